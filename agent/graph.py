@@ -1,0 +1,63 @@
+"""The critique of one group, as a graph; this file is the diagram.
+
+render_views -> measure_evidence -> retrieve_rules -> retrieve_prototypes -> score -> self_reflect
+                                                                              (-> revise -> self_reflect)* ->
+                                                                              END
+
+The loop is bounded by the number of revisions already in the state, and by a recursion limit as a second wall
+(LangGraph's own is 10,007 steps).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
+
+from agent import nodes
+from agent.context import CritiqueContext
+from agent.state import CritiqueState
+from agent.tracing import traced
+
+__all__ = ["build_critique_graph", "graph", "recursion_limit"]
+
+STRAIGHT_STEPS = 6  # nodes from render_views to the first self_reflect
+
+
+def recursion_limit(max_revisions: int) -> int:
+    """Steps a critique may take: the straight way, two a revision, and one to spare."""
+    return STRAIGHT_STEPS + 2 * max_revisions + 1
+
+
+def revise_or_end(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> Literal["revise", "__end__"]:
+    """Revise while something is in doubt and the budget lasts."""
+    if state["doubts"] and len(state["revisions"]) < runtime.context.settings.max_revisions:
+        return "revise"
+    return "__end__"
+
+
+def build_critique_graph() -> CompiledStateGraph[Any, CritiqueContext, Any, Any]:
+    """Compile the graph; it holds no models and no memory, those come with the runtime context."""
+    graph = StateGraph(CritiqueState, context_schema=CritiqueContext)
+    graph.add_node("render_views", traced(nodes.render_views))
+    graph.add_node("measure_evidence", traced(nodes.measure_evidence))
+    graph.add_node("retrieve_rules", traced(nodes.retrieve_rules))
+    graph.add_node("retrieve_prototypes", traced(nodes.retrieve_prototypes))
+    graph.add_node("score", traced(nodes.score))
+    graph.add_node("self_reflect", traced(nodes.self_reflect))
+    graph.add_node("revise", traced(nodes.revise))
+
+    graph.add_edge(START, "render_views")
+    graph.add_edge("render_views", "measure_evidence")
+    graph.add_edge("measure_evidence", "retrieve_rules")
+    graph.add_edge("retrieve_rules", "retrieve_prototypes")
+    graph.add_edge("retrieve_prototypes", "score")
+    graph.add_edge("score", "self_reflect")
+    graph.add_conditional_edges("self_reflect", revise_or_end)
+    graph.add_edge("revise", "self_reflect")
+    return graph.compile(name="critique")
+
+
+graph = build_critique_graph()

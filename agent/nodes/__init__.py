@@ -1,0 +1,17 @@
+"""The steps of a critique, in the order of the graph; each is a plain function node(state, runtime) ->
+update.
+"""
+
+from agent.nodes.judge import revise, score, self_reflect
+from agent.nodes.look import measure_evidence, render_views
+from agent.nodes.recall import retrieve_prototypes, retrieve_rules
+
+__all__ = [
+    "measure_evidence",
+    "render_views",
+    "retrieve_prototypes",
+    "retrieve_rules",
+    "revise",
+    "score",
+    "self_reflect",
+]

@@ -1,0 +1,114 @@
+"""Judging: score the group, doubt the scores, revise what is in doubt."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from langgraph.runtime import Runtime
+
+from agent.briefing import Brief, labelled_metrics
+from agent.context import CritiqueContext
+from agent.judging import score_group
+from agent.panels import photo_part
+from agent.ranking import label_names
+from agent.second_look import score_weighted_consensus
+from agent.state import CritiqueState
+from agent.vlm.answers import Doubt, Verdict, keyed_by_label
+from agent.vlm.ask import ask
+from agent.vlm.protocol import DataPart
+
+__all__ = ["revise", "score", "self_reflect"]
+
+
+def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Score the whole group at once, under several label orders."""
+    desk, settings = runtime.context.desk, runtime.context.settings
+    count = len(desk.hypotheses)
+    result = score_group(desk.backend, _brief(state, runtime.context), count, settings)
+    return {
+        "scores": _by_index(result.scores),
+        "comments": _by_index(result.comments),
+        "reasons": _by_index((result.reason,) * count) if result.reason else {},
+        "rank_dispersion": sum(result.rank_std) / count,
+        "rank_std": _by_index(result.rank_std),
+        "replies": list(result.replies),
+    }
+
+
+def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Measure what can be measured now that there are scores, and ask which of them are in doubt."""
+    desk, settings = runtime.context.desk, runtime.context.settings
+    known = _known(state)
+    if len(known) < len(desk.hypotheses) or len(known) < 2:
+        return {"doubts": {}, "second_look": [], "replies": []}
+    scores = torch.tensor([state["scores"][str(j)] for j in known.values()])
+    second_look = [asdict(score_weighted_consensus(desk.cases[state["case"]], scores))]
+    parts = [
+        *_brief(state, runtime.context).parts(known, "reflect"),
+        *_verdict_parts({**state, "second_look": second_look}, known),
+        DataPart("dispersion_threshold", settings.dispersion_threshold),
+    ]
+    answer = ask(desk.backend, "reflect", parts, keyed_by_label("reflect", Doubt, list(known)), settings.seed)
+    doubts = {}
+    if answer.value is not None:
+        found = {str(j): getattr(answer.value, label) for label, j in known.items()}
+        doubts = {j: item.reason for j, item in found.items() if item.doubt}
+    return {"doubts": doubts, "second_look": second_look, "replies": list(answer.replies)}
+
+
+def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Ask again for the scores in doubt, and for no others; a malformed answer leaves them as they were."""
+    desk, settings = runtime.context.desk, runtime.context.settings
+    known, doubts = _known(state), state["doubts"]
+    doubted = {label: str(j) for label, j in known.items() if str(j) in doubts}
+    parts = [
+        *_brief(state, runtime.context).parts(known, "revise"),
+        *_verdict_parts(state, known),
+        DataPart("doubts", {label: doubts[j] for label, j in doubted.items()}),
+    ]
+    answer = ask(
+        desk.backend, "revise", parts, keyed_by_label("revise", Verdict, list(doubted)), settings.seed
+    )
+    before = {j: state["scores"][j] for j in doubted.values()}
+    verdicts = {j: getattr(answer.value, label) for label, j in doubted.items()} if answer.value else {}
+    after = {**before, **{j: verdict.score for j, verdict in verdicts.items()}}
+    revision = {
+        "hypotheses": [int(j) for j in before],
+        "before": list(before.values()),
+        "after": list(after.values()),
+        "reason": answer.reason or "; ".join(sorted(set(doubts.values())))[:600],
+    }
+    return {
+        "scores": after,
+        "comments": {j: verdict.comment for j, verdict in verdicts.items()},
+        "rank_std": {**state["rank_std"], **dict.fromkeys(verdicts, 0.0)},
+        "revisions": [*state["revisions"], revision],
+        "replies": list(answer.replies),
+    }
+
+
+def _brief(state: CritiqueState, context: CritiqueContext) -> Brief:
+    desk = context.desk
+    views = [desk.views[key] for key in state["views"]]
+    photo = photo_part(desk.cases[state["case"]], context.settings.view_margin) if views else None
+    return Brief(state["evidence"], state["rules"], state["prototypes"], state["tags"], photo, views)
+
+
+def _known(state: CritiqueState) -> dict[str, int]:
+    """Labels of the hypotheses that have a score."""
+    scored = sorted(int(j) for j, value in state["scores"].items() if value is not None)
+    return dict(zip(label_names(len(scored)), scored, strict=True))
+
+
+def _verdict_parts(state: CritiqueState, labels: dict[str, int]) -> list[DataPart]:
+    return [
+        DataPart("scores", {label: state["scores"][str(j)] for label, j in labels.items()}),
+        DataPart("rank_std", {label: state["rank_std"][str(j)] for label, j in labels.items()}),
+        DataPart("second_look", labelled_metrics(state["second_look"], labels)),
+    ]
+
+
+def _by_index(values: tuple[Any, ...]) -> dict[str, Any]:
+    return {str(j): value for j, value in enumerate(values)}

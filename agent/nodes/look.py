@@ -1,0 +1,82 @@
+"""Looking: pose and render the group once, then let every tool measure it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from langgraph.runtime import Runtime
+
+from agent.context import CritiqueContext, Desk
+from agent.panels import draw_views
+from agent.state import CritiqueState
+from agent.types import Case, CritiqueTool, Evidence, Missing
+from hmr.types import Detection
+
+__all__ = ["measure_evidence", "render_views"]
+
+
+def render_views(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Pose the group, render it through the crop about the person, and ask the detector what it sees."""
+    desk, settings = runtime.context.desk, runtime.context.settings
+    sample, hypotheses = desk.sample, desk.hypotheses
+    with torch.no_grad():
+        posed = desk.body(hypotheses.params)
+    view = hypotheses.camera.crop(sample.box.square(settings.view_margin), settings.view_size_px)
+    frame = desk.renderer.render(posed.vertices_cam_m.numpy(), desk.body.faces.numpy(), view)
+    detection, missing = _look(desk)
+    case = Case(sample, hypotheses, desk.body, posed, view, frame, detection)
+    key = desk.case_key()
+    desk.cases[key] = case
+    views = draw_views(case, desk.renderer, settings.view_margin) if desk.backend.capabilities.images else []
+    desk.views.update({item.sha256: item for item in views})
+    return {"case": key, "views": [item.sha256 for item in views], "missing": missing}
+
+
+def _look(desk: Desk) -> tuple[Detection | None, list[dict[str, str]]]:
+    if desk.detector is None:
+        return None, [{"tool": "detector", "reason": "no detector at hand"}]
+    # A detector may be a user's own model: if it breaks, tools that need none still have something to say.
+    try:
+        return desk.detector.look(desk.sample), []
+    except Exception as error:  # noqa: BLE001
+        return None, [{"tool": f"detector {desk.detector.name}", "reason": _reason(error)}]
+
+
+def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Run every tool; one that cannot or will not measure is marked missing, and the critique goes on."""
+    desk = runtime.context.desk
+    case = desk.cases[state["case"]]
+    results = [_measure(tool, case) for tool in desk.tools]
+    missing = [{"tool": item.tool, "reason": item.reason} for item in results if isinstance(item, Missing)]
+    evidence = [asdict(item) for item in results if isinstance(item, Evidence)]
+    return {"evidence": evidence, "missing": state["missing"] + missing}
+
+
+def _measure(tool: CritiqueTool, case: Case) -> Evidence | Missing:
+    given = {"keypoints", "mask"} if case.detection is not None else set()
+    if unmet := sorted(tool.needs - given):
+        return Missing(tool.name, f"needs {', '.join(unmet)}")
+    # Tools are plug-ins: whatever one raises costs its own evidence and nothing else.
+    try:
+        evidence = tool.measure(case)
+    except Exception as error:  # noqa: BLE001
+        return Missing(tool.name, _reason(error))
+    return _checked(evidence, len(case))
+
+
+def _checked(evidence: Evidence, count: int) -> Evidence | Missing:
+    lengths = {len(evidence.values), len(evidence.parts), len(evidence.sentences)}
+    if lengths != {count}:
+        return Missing(evidence.tool, f"gave {len(evidence.values)} values for {count} hypotheses")
+    if any(value is not None and not math.isfinite(value) for value in evidence.values):
+        return Missing(evidence.tool, "gave a value that is not a finite number")
+    if all(value is None for value in evidence.values):
+        return Missing(evidence.tool, evidence.sentences[0])
+    return evidence
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:300]

@@ -1,0 +1,42 @@
+"""Recalling: which rules matter for an image like this, and how similar images were judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langgraph.runtime import Runtime
+
+from agent.briefing import prototype_json, question, rule_json
+from agent.context import CritiqueContext
+from agent.facts import image_facts
+from agent.panels import photo_part
+from agent.state import CritiqueState
+from agent.types import RetrievedPrototype
+from agent.vlm.answers import TagAnswer
+from agent.vlm.ask import ask
+from agent.vlm.protocol import DataPart
+
+__all__ = ["retrieve_prototypes", "retrieve_rules"]
+
+
+def retrieve_rules(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Tag the image, then fetch the rules that rank highest by relevance and UCB."""
+    desk, settings = runtime.context.desk, runtime.context.settings
+    case = desk.cases[state["case"]]
+    photo = photo_part(case, settings.view_margin) if state["views"] else None
+    parts = [*question("tag", photo), DataPart("image_facts", image_facts(case))]
+    answer = ask(desk.backend, "tag", parts, TagAnswer, settings.seed)
+    tags = answer.value.tags if answer.value else []
+    query = f"a person, {', '.join(tags)}"
+    retrieved = desk.rules.retrieve(query, tags, settings.rules_per_case, frozen=desk.frozen)
+    desk.retrieved_rules = tuple(retrieved)
+    return {"tags": tags, "rules": [rule_json(item) for item in retrieved], "replies": list(answer.replies)}
+
+
+def retrieve_prototypes(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Fetch the explored cases whose photographs look most like this one."""
+    desk, settings = runtime.context.desk, runtime.context.settings
+    embedding = desk.image_embedder(desk.sample)
+    nearest = desk.prototypes.nearest(embedding, settings.prototypes_per_case)
+    desk.retrieved_prototypes = tuple(RetrievedPrototype(prototype, cosine) for prototype, cosine in nearest)
+    return {"prototypes": [prototype_json(item) for item in desk.retrieved_prototypes]}

@@ -1,0 +1,53 @@
+"""The instruments of the critique agent: each measures one thing about every hypothesis of a group.
+
+A tool is any object with `name`, `needs` and `measure(case) -> Evidence` (`agent.types.CritiqueTool`). The
+built-in ones are listed here by name; others come from entry points of the group
+`meshcritic.critique_tools`, as docs/add-a-tool.md shows, or are handed to the agent as objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+from agent.tools.ground_contact import GroundContact
+from agent.tools.group_consensus import GroupConsensus
+from agent.tools.joint_limits import JointLimits
+from agent.tools.pose_prior import PosePrior
+from agent.tools.reprojection import Reprojection
+from agent.tools.self_contact import SelfContact
+from agent.tools.shape_prior import ShapePrior
+from agent.tools.silhouette import Silhouette
+from agent.types import CritiqueTool
+
+__all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "load_tools"]
+
+ENTRY_POINT_GROUP = "meshcritic.critique_tools"
+BUILT_IN: dict[str, Callable[[], CritiqueTool]] = {
+    "reprojection": Reprojection,
+    "silhouette": Silhouette,
+    "joint_limits": JointLimits,
+    "self_contact": SelfContact,
+    "ground_contact": GroundContact,
+    "pose_prior": PosePrior,
+    "shape_prior": ShapePrior,
+    "group_consensus": GroupConsensus,
+}
+
+
+def load_tools(names: Sequence[str] | None = None) -> list[CritiqueTool]:
+    """New tools by name, in the order given; without names the built-in ones, then every installed plug-in.
+
+    Raises:
+        ValueError: a name is neither built in nor installed, or a plug-in takes a built-in's name.
+    """
+    plugins: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if taken := sorted(plugins.keys() & BUILT_IN.keys()):
+        raise ValueError(
+            f"the installed tool {taken[0]!r} has the name of a built-in tool; rename its entry point"
+        )
+    allowed = [*BUILT_IN, *sorted(plugins)]
+    chosen = allowed if names is None else list(names)
+    if unknown := [name for name in chosen if name not in allowed]:
+        raise ValueError(f"no tool is called {unknown[0]!r}; the tools are {', '.join(allowed)}")
+    return [BUILT_IN[name]() if name in BUILT_IN else plugins[name].load()() for name in chosen]

@@ -1,0 +1,47 @@
+"""Does every joint bend only as far as joints do? Degrees beyond the anatomical range, summed over the
+joints.
+
+The ranges, their sources and the split of a rotation into anatomical angles are `hmr.joint_limits`'. The
+sum and not the worst joint: a pose with three joints a little too far is worse than one with a single such
+joint.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agent.tools.parts import JOINT_WORDS, PART_NAMES, capitalise, worst_parts
+from agent.types import Case, Evidence, Need
+from hmr.joint_limits import limit_excess_rad
+
+__all__ = ["JointLimits"]
+
+FAULT_DEG = 5.0  # goniometers agree no better (Norkin & White, "Measurement of Joint Motion")
+
+
+class JointLimits:
+    """Degrees by which joints leave their range, summed over the body."""
+
+    name = "joint_limits"
+    needs: frozenset[Need] = frozenset()
+
+    def measure(self, case: Case) -> Evidence:
+        excess_deg = torch.rad2deg(limit_excess_rad(case.hypotheses.params.body_pose))
+        return Evidence(
+            tool=self.name,
+            metric="joint_limit_excess_deg",
+            unit="deg",
+            values=tuple(excess_deg.sum(dim=-1).tolist()),
+            parts=worst_parts(excess_deg, FAULT_DEG, PART_NAMES[1:]),
+            sentences=tuple(_sentence(row) for row in excess_deg),
+        )
+
+
+def _sentence(excess_deg: Float[Tensor, "23"]) -> str:
+    joint = int(excess_deg.argmax())
+    worst = float(excess_deg[joint])
+    if worst <= FAULT_DEG:
+        return "Every joint stays within its anatomical range."
+    return capitalise(f"{JOINT_WORDS[joint + 1]} turns {worst:.0f} degrees beyond what a joint allows.")

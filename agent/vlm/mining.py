@@ -1,0 +1,60 @@
+"""Rules from mistakes, statistically: which metric, above which threshold, tells the over-ranked from the
+under-ranked.
+
+For every metric and every threshold between its values, Youden's J (Cancer 3, 1950) is the share of
+over-ranked hypotheses above it less the share of under-ranked ones; the best thresholds of the two best
+metrics become rules, if they separate clearly and there are enough hypotheses to say so. The weight is the
+log odds ratio, add-half smoothed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = ["mine"]
+
+MIN_SIDE = 8  # hypotheses on each side
+MIN_J = 0.25
+MAX_RULES = 2
+MAX_WEIGHT = 3.0
+
+
+def mine(discrepancy: dict[str, Any]) -> list[dict[str, Any]]:
+    """At most two rules from `{"tags": [...], "metrics": {metric: {"over": [...], "under": [...]}}}`."""
+    found = []
+    for metric, sides in discrepancy["metrics"].items():
+        over, under = np.array(sides["over"], float), np.array(sides["under"], float)
+        if min(len(over), len(under)) >= MIN_SIDE:
+            found.append((*_best_threshold(over, under), metric))
+    found.sort(reverse=True)
+    return [_rule(theta, metric, discrepancy) for j, theta, metric in found[:MAX_RULES] if j >= MIN_J]
+
+
+def _best_threshold(
+    over: Float[np.ndarray, "over"], under: Float[np.ndarray, "under"]
+) -> tuple[float, float]:
+    thresholds = np.unique(np.concatenate([over, under]))[:-1]
+    if not len(thresholds):
+        return 0.0, 0.0
+    youden = (over[:, None] > thresholds).mean(axis=0) - (under[:, None] > thresholds).mean(axis=0)
+    best = int(youden.argmax())
+    return float(youden[best]), float(thresholds[best])
+
+
+def _rule(theta: float, metric: str, discrepancy: dict[str, Any]) -> dict[str, Any]:
+    sides = discrepancy["metrics"][metric]
+    theta = float(f"{theta:.3g}")
+    over, under = np.array(sides["over"]) > theta, np.array(sides["under"]) > theta
+    odds = (over.sum() + 0.5) * ((~under).sum() + 0.5) / (((~over).sum() + 0.5) * (under.sum() + 0.5))
+    return {
+        "text": f"Distrust a hypothesis whose {metric} exceeds {theta:g}: such ones were ranked too high.",
+        "tags": discrepancy["tags"],
+        "metric": metric,
+        "comparison": ">",
+        "threshold": theta,
+        "weight": round(min(MAX_WEIGHT, max(0.0, math.log(odds))), 3),
+    }

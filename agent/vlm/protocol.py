@@ -1,0 +1,117 @@
+"""What the agent asks of a vision-language model, and what it gets back.
+
+A question is a list of parts (text, pictures, structured data) and a JSON schema whose `title` names the
+task; the answer is raw JSON text. Parsing, checking and the one repair are the agent's work
+(`agent/vlm/ask.py`), so that a backend stays a thin adapter. A `DataPart` is structured evidence: a text
+model reads its `.text`, the embedded critic its `.data`.
+
+Left out: streaming and tool calls, which judging a group in one answer has no use for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol, runtime_checkable
+
+__all__ = [
+    "Capabilities",
+    "DataPart",
+    "ImagePart",
+    "MalformedReply",
+    "Part",
+    "Reply",
+    "Task",
+    "TextPart",
+    "VLMBackend",
+]
+
+Task = Literal["tag", "score", "reflect", "revise", "mine"]
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Instructions, or a question."""
+
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """One picture: the photograph, or a labelled panel of one hypothesis."""
+
+    png: bytes
+    caption: str = ""
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.png).hexdigest()
+
+
+@dataclass(frozen=True)
+class DataPart:
+    """Structured evidence under a name, such as "evidence" or "rules"; `data` is JSON."""
+
+    name: str
+    data: Any
+
+    @cached_property
+    def text(self) -> str:
+        """How a model that reads text sees it."""
+        return f"<{self.name}>\n{json.dumps(self.data, ensure_ascii=False)}\n</{self.name}>"
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+Part = TextPart | ImagePart | DataPart
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can take in; the agent renders no panels for one that sees no images."""
+
+    images: bool = False
+    max_images: int | None = None  # in one request; None: no limit
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One raw answer and its cost."""
+
+    text: str
+    ms: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+class MalformedReply(ValueError):
+    """An answer that does not fit the schema it was asked for."""
+
+
+@runtime_checkable
+class VLMBackend(Protocol):
+    """A model that judges; every implementation passes tests/contracts/test_vlm_backends.py.
+
+    `name` and `revision` together name the weights (they go into traces and cache keys). `generate` may raise
+    any exception: the agent records it as the reason for a missing answer, and never makes up a score.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply: ...

@@ -1,0 +1,63 @@
+"""95 % intervals by the bootstrap (Efron and Tibshirani, 1993, chapter 13: the percentile interval).
+
+Values come as a table of seeds by images. A resample draws seeds and images with replacement, each on their
+own, and keeps the crossing: an image that is hard for one seed is hard for all, and a seed that trained badly
+did so for every image. A difference of two policies is taken cell by cell first (`a - b`), which pairs it.
+With three seeds the seeds' share of the interval is rough; leaving it out would claim more.
+
+Left out: BCa corrections, whose acceleration needs a jackknife over both axes; means of a hundred images are
+near enough to symmetric.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = ["Interval", "bootstrap_mean"]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_mean(
+    values: Float[np.ndarray, "seeds images"],
+    *,
+    weights: Float[np.ndarray, "seeds images"] | None = None,
+    seed: int = 0,
+    resamples: int = 4000,
+) -> Interval | None:
+    """The (weighted) mean of all known cells and its interval; None if no cell is known (NaN: no value)."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return None
+    mass = known * (1.0 if weights is None else weights)
+    weighted = mass * np.where(known, values, 0.0)
+    rng = np.random.default_rng(seed)
+    num_seeds, num_images = values.shape
+    seed_counts = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples)
+    image_counts = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
+    totals = ((seed_counts @ weighted) * image_counts).sum(axis=1)
+    masses = ((seed_counts @ mass) * image_counts).sum(axis=1)
+    means = totals[masses > 0] / masses[masses > 0]
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(weighted.sum() / mass.sum()), float(low), float(high))

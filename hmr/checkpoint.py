@@ -1,0 +1,28 @@
+"""Finding a policy: the shipped checkpoint, or a folder that pretraining or alignment left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from hmr.policy import DiffusionPolicy
+
+__all__ = ["SHIPPED_POLICY", "load_policy"]
+
+SHIPPED_POLICY = Path(__file__).parent / "assets" / "policy"
+
+
+def load_policy(folder: Path | None = None) -> DiffusionPolicy:
+    """The policy of a folder (the shipped one by default), frozen, in evaluation mode, on the CPU, in float32.
+
+    Raises FileNotFoundError or ValueError, each naming the folder, where no policy can be read from it.
+    """
+    folder = folder or SHIPPED_POLICY
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} holds no policy: a checkpoint has config.json and model.safetensors")
+    try:
+        policy = DiffusionPolicy.from_pretrained(folder, dtype="float32", local_files_only=True)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ValueError(f"the policy in {folder} cannot be read: {error}") from error
+    return policy.requires_grad_(False).eval()

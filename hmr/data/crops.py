@@ -1,0 +1,127 @@
+"""Training crops on disk: what the encoder sees and what pretraining must teach it, as plain memory-mapped arrays.
+
+    FOLDER/crops.npy     uint8 (N, S, S, 3)      FOLDER/targets.npz    everything else, see `CropTargets`
+
+One scene gives one crop. The file is a cache of a recipe: `make_crops` finds it by its arguments and makes it once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy.lib.format import open_memmap
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hmr.body import Body
+from hmr.data.recipe import SceneRecipe
+from hmr.data.store import scene_stream
+from hmr.parametrization import geometry_of, vector_from_params
+from hmr.render.overlay import crop_image
+from hmr.types import Box, Labelled
+
+__all__ = ["CropCache", "CropDataset", "CropTargets", "make_crops", "targets_of"]
+
+
+@dataclass(frozen=True)
+class CropTargets:
+    """One scene's truth in the crop's own units (-1 to 1 from border to border)."""
+
+    vector: Float[Tensor, "157"]  # hmr.parametrization, through the true camera
+    geometry: Float[Tensor, "6"]  # of the estimated camera: what the policy will know
+    keypoints: Float[Tensor, "24 2"]
+    visible: Bool[Tensor, "24"]
+    mask: UInt8[np.ndarray, "mask mask"]  # 255 where the person is seen
+
+
+def targets_of(labelled: Labelled, body: Body, crop_box: Box, mask_size: int) -> CropTargets:
+    sample, truth = labelled.sample, labelled.truth
+    pelvis = truth.params.transl + body.rest_joints(truth.params.betas)[0]
+    true_geometry = geometry_of([truth.camera], [crop_box])[0]
+    mask = np.repeat(truth.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
+    return CropTargets(
+        vector_from_params(truth.params, pelvis, true_geometry),
+        geometry_of([sample.camera], [crop_box])[0],
+        (truth.keypoints_px - torch.tensor(crop_box.center)) * 2 / crop_box.side,
+        truth.visible,
+        crop_image(mask, crop_box, mask_size)[..., 0],
+    )
+
+
+@dataclass(frozen=True)
+class CropCache:
+    """What decides the content of a cache folder."""
+
+    recipe: SceneRecipe
+    seed: int
+    count: int
+    crop_size: int
+    crop_scale: float
+
+    @property
+    def mask_size(self) -> int:
+        return self.crop_size // 4
+
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def make_crops(
+    cache: CropCache,
+    body: Body,
+    root: Path,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """The folder of this cache under `root`, made now unless it is whole already."""
+    folder = root / f"crops-{cache.recipe.name}-{cache.digest()}"
+    if (folder / "targets.npz").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    side = cache.crop_size
+    crops = open_memmap(folder / "crops.npy", mode="w+", dtype=np.uint8, shape=(cache.count, side, side, 3))
+    rows: list[CropTargets] = []
+    for number, scene in enumerate(scene_stream(cache.recipe, cache.seed, cache.count, workers=workers)):
+        box = scene.labelled.sample.box.square(cache.crop_scale)
+        crops[number] = crop_image(scene.labelled.sample.image, box, side)
+        rows.append(targets_of(scene.labelled, body, box, cache.mask_size))
+        if progress is not None:
+            progress(number + 1)
+    crops.flush()
+    columns = {
+        field.name: np.stack([np.asarray(getattr(row, field.name)) for row in rows])
+        for field in dataclasses.fields(CropTargets)
+    }
+    with (folder / "targets.partial").open("wb") as file:
+        np.savez(file, **columns)
+    (folder / "targets.partial").replace(folder / "targets.npz")  # last: its presence says the cache is whole
+    return folder
+
+
+class CropDataset(Dataset[dict[str, Tensor]]):
+    """Rows of a crop cache as tensors; the pictures stay on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.crops = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
+        with np.load(folder / "targets.npz", allow_pickle=False) as targets:
+            self.targets = {name: torch.from_numpy(targets[name]) for name in targets.files}
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        row = {name: column[index] for name, column in self.targets.items()}
+        return {"crops": torch.from_numpy(np.array(self.crops[index])), **row}
+
+    def statistics(self, min_std: float) -> tuple[Float[Tensor, "157"], Float[Tensor, "157"]]:
+        """Mean and standard deviation of the vectors, the latter kept from vanishing for joints that hardly move."""
+        vectors = self.targets["vector"]
+        return vectors.mean(dim=0), vectors.std(dim=0).clamp_min(min_std)

@@ -1,0 +1,219 @@
+"""A set of scenes on disk, its truth in a file of its own.
+
+    FOLDER/set.json          recipe, seed, count, content hash
+    FOLDER/samples.parquet   id, JPEG, box, estimated camera: all that a wild image gives
+    FOLDER/truth.parquet     parameters, true camera, joints, visibility, mask
+
+`read_samples` never opens the truth; the agent, the groups and the trainer are handed its answer alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from hmr.body import load_body
+from hmr.data.amass import load_amass
+from hmr.data.recipe import SceneRecipe
+from hmr.data.synthetic import CHUNK, Scene, SceneMaker
+from hmr.types import BodyParams, Box, Camera, Labelled, Sample, Truth
+
+__all__ = ["SampleSet", "make_scenes", "read_labelled", "read_samples", "read_truth", "scene_stream", "set_digest"]
+
+Progress = Callable[[int], None]
+
+
+class SampleSet(Sequence[Sample]):
+    """Samples decoded when asked for; a set of thousands costs its JPEGs in memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __getitem__(self, index):  # noqa: ANN001, ANN204  (Sequence's own overloads)
+        if isinstance(index, slice):
+            return SampleSet(self._table.take(range(*index.indices(len(self)))))
+        row = self._table.slice(range(len(self))[index], 1).to_pylist()[0]
+        image = np.asarray(Image.open(io.BytesIO(row["jpeg"])).convert("RGB"))
+        return Sample(row["id"], image, Box(*row["box"]), _camera(row["camera"]))
+
+
+def scene_stream(
+    recipe: SceneRecipe, seed: int, count: int, motion: Path | None = None, workers: int = 1
+) -> Iterator[Scene]:
+    """The first `count` scenes of a recipe in order, made by `workers` processes."""
+    make = functools.partial(_make_chunk, recipe, seed, motion)
+    chunks = range(-(-count // CHUNK))
+    if workers == 1:
+        yield from itertools.islice(itertools.chain.from_iterable(map(make, chunks)), count)
+        return
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("forkserver"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        batches = _in_order(pool, make, chunks, ahead=2 * workers)
+        yield from itertools.islice(itertools.chain.from_iterable(batches), count)
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, make: Callable[[int], list[Scene]], chunks: Iterable[int], ahead: int
+) -> Iterator[list[Scene]]:
+    """Results in order with a bounded number under way, so that a slow reader does not fill the memory."""
+    pending: deque[Future[list[Scene]]] = deque()
+    for chunk in chunks:
+        pending.append(pool.submit(make, chunk))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _make_chunk(recipe: SceneRecipe, seed: int, motion: Path | None, chunk: int) -> list[Scene]:
+    return _maker(recipe, seed, motion).chunk(chunk)
+
+
+@functools.lru_cache(maxsize=4)
+def _maker(recipe: SceneRecipe, seed: int, motion: Path | None) -> SceneMaker:
+    return SceneMaker(load_body(), recipe, seed, load_amass(motion) if motion else None)
+
+
+def make_scenes(
+    folder: Path,
+    recipe: SceneRecipe,
+    seed: int,
+    count: int,
+    motion: Path | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a set, or find that the same one is already there; `progress` is told of each scene made.
+
+    The set appears in one piece: a killed run leaves no half of it. Raises ValueError if `folder` holds another set.
+    """
+    wanted = {
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "count": count,
+        "motion": motion.name if motion else None,
+    }
+    if (folder / "set.json").exists():
+        found = json.loads((folder / "set.json").read_text())
+        if {key: found.get(key) for key in wanted} == json.loads(json.dumps(wanted)):
+            return folder
+        raise ValueError(f"{folder} already holds another set of scenes; remove it or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    samples, truths = [], []
+    for done, scene in enumerate(scene_stream(recipe, seed, count, motion, workers), start=1):
+        samples.append(_sample_row(scene))
+        truths.append(_truth_row(scene.labelled))
+        if progress is not None:
+            progress(done)
+    _write_parquet(folder / "samples.parquet", samples)
+    _write_parquet(folder / "truth.parquet", truths)
+    _write_text(folder / "set.json", json.dumps({**wanted, "digest": _content_digest(samples, truths)}, indent=1))
+    return folder
+
+
+def set_digest(folder: Path) -> str:
+    """The content hash of a set: every pixel, box, camera and true parameter in it."""
+    return str(json.loads((folder / "set.json").read_text())["digest"])
+
+
+def read_samples(folder: Path) -> SampleSet:
+    """What wild images give. Opens `samples.parquet` and nothing else."""
+    return SampleSet(pq.read_table(folder / "samples.parquet"))
+
+
+def read_truth(folder: Path) -> dict[str, Truth]:
+    """Truth by sample id; for pretraining, exploration and evaluation alone."""
+    return {row["id"]: _truth(row) for row in pq.read_table(folder / "truth.parquet").to_pylist()}
+
+
+def read_labelled(folder: Path) -> list[Labelled]:
+    truths = read_truth(folder)
+    return [Labelled(sample, truths[sample.id]) for sample in read_samples(folder)]
+
+
+def _sample_row(scene: Scene) -> dict[str, Any]:
+    sample = scene.labelled.sample
+    return {
+        "id": sample.id,
+        "jpeg": scene.jpeg,
+        "box": list(dataclasses.astuple(sample.box)),
+        "camera": list(dataclasses.astuple(sample.camera)),
+    }
+
+
+def _truth_row(labelled: Labelled) -> dict[str, Any]:
+    truth, buffer = labelled.truth, io.BytesIO()
+    Image.fromarray(truth.mask).save(buffer, "PNG")
+    return {
+        "id": labelled.sample.id,
+        "global_orient": truth.params.global_orient.tolist(),
+        "body_pose": truth.params.body_pose.flatten().tolist(),
+        "betas": truth.params.betas.tolist(),
+        "transl": truth.params.transl.tolist(),
+        "camera": list(dataclasses.astuple(truth.camera)),
+        "joints_cam_m": truth.joints_cam_m.flatten().tolist(),
+        "keypoints_px": truth.keypoints_px.flatten().tolist(),
+        "visible": truth.visible.tolist(),
+        "mask_png": buffer.getvalue(),
+    }
+
+
+def _truth(row: dict[str, Any]) -> Truth:
+    return Truth(
+        BodyParams(
+            torch.tensor(row["global_orient"]),
+            torch.tensor(row["body_pose"]).view(23, 3),
+            torch.tensor(row["betas"]),
+            torch.tensor(row["transl"]),
+        ),
+        _camera(row["camera"]),
+        torch.tensor(row["joints_cam_m"]).view(24, 3),
+        torch.tensor(row["keypoints_px"]).view(24, 2),
+        torch.tensor(row["visible"]),
+        np.asarray(Image.open(io.BytesIO(row["mask_png"]))),
+    )
+
+
+def _camera(values: list[float]) -> Camera:
+    focal, cx, cy, width, height = values
+    return Camera(focal, cx, cy, int(width), int(height))
+
+
+def _content_digest(*tables: list[dict[str, Any]]) -> str:
+    state = hashlib.sha256()
+    for table in tables:
+        for row in table:
+            state.update(repr(sorted(row.items())).encode())
+    return state.hexdigest()[:16]
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(rows), partial)
+    partial.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,75 @@
+"""The denoiser: (noisy body parameters, time, what was seen) -> the scheduler's prediction target.
+
+A residual MLP with adaptive layer norm (DiT, Peebles and Xie, ICCV 2023, arXiv 2212.09748). Everything that depends on
+the image and the time alone is computed once for a whole group, so a hypothesis costs two matrix products a block.
+Left out of ScoreHypo's denoiser (CVPR 2024): tokens and attention; `docs/pretraining.md` says what that trades.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+__all__ = ["Denoiser"]
+
+
+class ModulatedBlock(nn.Module):
+    def __init__(self, width: int, expansion: int = 2) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 3 * width)
+        self.inner = nn.Sequential(
+            nn.Linear(width, expansion * width), nn.SiLU(), nn.Linear(expansion * width, width)
+        )
+        nn.init.zeros_(self.modulation.weight)  # every block starts as the identity
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(
+        self, hidden: Float[Tensor, "*rows width"], context: Float[Tensor, "*context width"]
+    ) -> Float[Tensor, "*rows width"]:
+        shift, scale, gate = self.modulation(context).chunk(3, dim=-1)
+        return hidden + gate * self.inner(self.norm(hidden) * (1 + scale) + shift)
+
+
+class Denoiser(nn.Module):
+    def __init__(self, dim: int, condition_size: int, width: int, depth: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.frequencies = width // 4
+        self.from_x = nn.Linear(dim, width)
+        self.from_time = nn.Sequential(
+            nn.Linear(2 * self.frequencies, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.from_condition = nn.Sequential(
+            nn.LayerNorm(condition_size),
+            nn.Dropout(dropout),
+            nn.Linear(condition_size, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+        )
+        self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))
+        self.head = nn.Linear(width, dim)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "batch group steps dim"],
+        timesteps: Int[Tensor, "batch steps"],
+        condition: Float[Tensor, "batch channels"],
+    ) -> Float[Tensor, "batch group steps dim"]:
+        """The prediction for G hypotheses an image at K times an image."""
+        context = self.from_condition(condition)[:, None] + self.from_time(self._embed(timesteps))
+        context = nn.functional.silu(context)[:, None]  # batch 1 steps width
+        hidden = self.from_x(noisy)
+        for block in self.blocks:
+            hidden = block(hidden, context)
+        return self.head(hidden)
+
+    def _embed(self, timesteps: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch channels"]:
+        """Sinusoids of the step index (Vaswani et al., 2017)."""
+        steps = torch.arange(self.frequencies, device=timesteps.device, dtype=torch.float32)
+        angles = timesteps[..., None].float() * torch.exp(-math.log(10_000.0) * steps / self.frequencies)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.from_x.weight.dtype)

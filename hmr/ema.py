@@ -1,0 +1,56 @@
+"""Exponential moving average of trainable weights (diffusers' EMAModel) as a callback of transformers.Trainer.
+
+A denoiser's last weights jump from step to step; their average is what gets evaluated and saved, as in ScoreHypo,
+ADHMR and most diffusion work. The average travels with the trainer's checkpoints, so that a resumed run ends where an
+unbroken one does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+__all__ = ["EmaCallback"]
+
+FILE = "ema.safetensors"
+
+
+class EmaCallback(TrainerCallback):
+    """Averages the parameters of `model`; buffers, such as batch norm's running means, are averages already."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.ema = EMAModel(self.parameters, decay=decay, foreach=True)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.ema.to(self.parameters[0].device)
+        saved = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FILE
+        if state.global_step:
+            stored = load_file(saved)
+            with torch.no_grad():
+                for index, shadow in enumerate(self.ema.shadow_params):
+                    shadow.copy_(stored[str(index)])
+            self.ema.optimization_step = state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.ema.step(self.parameters)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        save_file({str(index): shadow for index, shadow in enumerate(self.ema.shadow_params)}, folder / FILE)
+
+    def finish(self) -> None:
+        """Put the average in the parameters' place."""
+        self.ema.copy_to(self.parameters)

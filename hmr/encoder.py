@@ -1,0 +1,124 @@
+"""The embedded image encoder: a square crop of one person -> what was seen, as one vector and three readable heads.
+
+A small residual network (He et al., CVPR 2016, arXiv 1512.03385) with a two-level feature pyramid. The heads are
+the policy's eyes and, through `hmr.detect.EmbeddedDetector`, the critic's: 24 keypoints by soft-argmax with their own
+standard deviation (integral regression, Sun et al., ECCV 2018, arXiv 1711.08229; uncertainty after Kendall and Gal,
+NeurIPS 2017), a probability that each is seen, and the person's mask. Each keypoint also pools the pyramid where it
+was found (part attention, PARE, arXiv 2104.08527), so that the policy can tell a bent arm from a hidden one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hmr.types import NUM_JOINTS
+
+__all__ = ["CropEncoder", "Seen"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The encoder's answer for a batch of crops; positions in crop units, -1 to 1 from border to border."""
+
+    vector: Float[Tensor, "batch channels"]
+    keypoints: Float[Tensor, "batch 24 2"]
+    log_sigma: Float[Tensor, "batch 24"]  # natural log of the standard deviation a coordinate, crop units
+    visible_logit: Float[Tensor, "batch 24"]
+    mask_logit: Float[Tensor, "batch side side"]
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.skip = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, features: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch c2 h2 w2"]:
+        return F.relu(self.body(features) + self.skip(features))
+
+
+class CropEncoder(nn.Module):
+    """`widths` are the channels at 1/4, 1/8 and 1/16 of the crop's side."""
+
+    def __init__(self, widths: tuple[int, int, int], pyramid: int = 96, part_channels: int = 16) -> None:
+        super().__init__()
+        fine, middle, coarse = widths
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, fine // 2, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(fine // 2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(fine // 2, fine, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(fine),
+            nn.ReLU(inplace=True),
+        )
+        self.fine = nn.Sequential(ResidualBlock(fine, fine), ResidualBlock(fine, fine))
+        self.middle = nn.Sequential(ResidualBlock(fine, middle, 2), ResidualBlock(middle, middle))
+        self.coarse = nn.Sequential(
+            ResidualBlock(middle, coarse, 2), ResidualBlock(coarse, coarse), ResidualBlock(coarse, coarse)
+        )
+        self.lateral_coarse = nn.Conv2d(coarse, pyramid, 1)
+        self.lateral_middle = nn.Conv2d(middle, pyramid, 1)
+        self.lateral_fine = nn.Conv2d(fine, pyramid // 2, 1)
+        self.merge_middle = nn.Sequential(
+            nn.Conv2d(pyramid, pyramid, 3, 1, 1, bias=False), nn.BatchNorm2d(pyramid), nn.ReLU(inplace=True)
+        )
+        self.to_fine = nn.Conv2d(pyramid, pyramid // 2, 1)
+        self.merge_fine = nn.Sequential(
+            nn.Conv2d(pyramid // 2, pyramid // 2, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(pyramid // 2),
+            nn.ReLU(inplace=True),
+        )
+        self.heatmap = nn.Conv2d(pyramid, NUM_JOINTS, 1)
+        self.part = nn.Linear(pyramid, part_channels)
+        self.certainty = nn.Linear(coarse + pyramid, 2)
+        self.mask = nn.Conv2d(pyramid // 2, 1, 1)
+        self.pooled_size = coarse
+        self.vector_size = coarse + NUM_JOINTS * (part_channels + 4)
+
+    def forward(self, crops: Float[Tensor, "batch 3 side side"]) -> Seen:
+        """`crops`: RGB, 0 to 1, any side divisible by 16."""
+        fine = self.fine(self.stem((crops - 0.45) / 0.25))
+        middle = self.middle(fine)
+        coarse = self.coarse(middle)
+        pyramid = F.interpolate(self.lateral_coarse(coarse), scale_factor=2.0, mode="nearest")
+        pyramid = self.merge_middle(pyramid + self.lateral_middle(middle))
+        detail = F.interpolate(self.to_fine(pyramid), scale_factor=2.0, mode="nearest")
+        detail = self.merge_fine(detail + self.lateral_fine(fine))
+        pooled = coarse.mean(dim=(2, 3))
+        keypoints, parts = self._keypoints(pyramid)
+        shared = pooled[:, None].expand(-1, NUM_JOINTS, -1)
+        log_sigma, visible = self.certainty(torch.cat([shared, parts], dim=-1)).float().unbind(-1)
+        log_sigma = log_sigma.clamp(-5.0, 1.0)
+        readable = torch.cat([keypoints, log_sigma[..., None], visible.sigmoid()[..., None]], dim=-1)
+        vector = torch.cat([pooled.float(), self.part(parts).float().flatten(1), readable.flatten(1)], dim=-1)
+        return Seen(vector, keypoints, log_sigma, visible, self.mask(detail)[:, 0].float())
+
+    def _keypoints(
+        self, pyramid: Float[Tensor, "batch c h w"]
+    ) -> tuple[Float[Tensor, "batch 24 2"], Float[Tensor, "batch 24 c"]]:
+        """Soft-argmax positions, and the pyramid pooled under each joint's attention."""
+        height, width = pyramid.shape[-2:]
+        attention = self.heatmap(pyramid).float().flatten(2).softmax(dim=-1)
+        ys, xs = torch.meshgrid(
+            (torch.arange(height, device=pyramid.device) + 0.5) / height * 2 - 1,
+            (torch.arange(width, device=pyramid.device) + 0.5) / width * 2 - 1,
+            indexing="ij",
+        )
+        grid = torch.stack([xs.flatten(), ys.flatten()], dim=-1)
+        parts = torch.einsum("bjp,bcp->bjc", attention.to(pyramid.dtype), pyramid.flatten(2))
+        return attention @ grid, parts

@@ -1,0 +1,167 @@
+"""How far each of SMPL's 23 body joints can turn: one table, and the distance of a pose from it.
+
+A joint's rotation is split as `swing * twist` (Baerlocher & Boulic 2001, "Parametrization and range of motion
+of the ball-and-socket joint"): the twist turns about the bone, the swing, whose axis is perpendicular to the
+bone, says where the bone points. Swing axis-angle components and twist angle together are the joint's
+**anatomical angles**, three numbers along SMPL's axes (left = +x, up = +y, forward = +z; T-pose, arms along
++-x, legs along -y). The right limbs are mirrored first, so every row of the table reads as the left side's:
+
+    joint            x                            y                              z
+    spine, neck      flexion +                    axial rotation (twist)         lateral bending
+    hip, knee        hip flexion -, knee +        external rotation + (twist)    abduction +
+    ankle, foot      plantarflexion +             toes outward +                 eversion + (twist)
+    collar           axial rotation (twist)       protraction -                  elevation +
+    shoulder         internal rotation + (twist)  horizontal adduction -         elevation +
+    elbow            pronation + (twist)          flexion -                      flexion with arm turned out +
+    wrist            pronation + (twist)          ulnar +                        flexion -
+
+Sources, as quoted in the rows: AAOS: American Academy of Orthopaedic Surgeons, "Joint Motion", 1965, the
+norms reprinted by NW: Norkin & White, "Measurement of Joint Motion", 5th ed. 2016; K: Kapandji, "The
+Physiology of the Joints", 6th ed. 2007; L: Ludewig et al. 2009, JBJS 91-A:378 (clavicle by bone pins); B:
+Bennell et al. 1998, Aust. J. Physiother. 44:175 (ankle lunge). Where a norm spans several SMPL joints (spine,
+neck, forearm) each may take most of it, because rigs share it differently; their sum is not bounded.
+
+Left out: limits that depend on the parent's pose (Akhter & Black, CVPR 2015: knee and elbow are there learned
+from stretching athletes, for academic use only, so neither data nor code is used here). A box of angles
+admits corners that no body reaches; in return it seldom rejects what one does. Of 7,789 frames of the CMU
+motion capture database 95 % or more are inside at every joint, fingers and toes aside
+(docs/add-a-data-source.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hmr.types import JOINT_NAMES
+
+__all__ = [
+    "JOINT_LIMITS",
+    "JointLimit",
+    "from_anatomical",
+    "into_limits",
+    "limit_excess_rad",
+    "limits_rad",
+    "to_anatomical",
+]
+
+
+@dataclass(frozen=True)
+class JointLimit:
+    """The range of one joint's anatomical angles in degrees, each axis (lower, upper)."""
+
+    bone: Literal["x", "y", "z"]  # the axis of SMPL's rest pose that the bone lies along
+    x: tuple[int | float, int | float]
+    y: tuple[int | float, int | float]
+    z: tuple[int | float, int | float]
+    source: str
+
+
+JOINT_LIMITS: dict[str, JointLimit] = {
+    "hip": JointLimit(
+        "y", (-125, 30), (-45, 50), (-35, 65),
+        "NW: 120 flexion, 30 extension, 45 rotations, 30 adduction; 45 abduction, 65 once flexed (K)",
+    ),
+    "knee": JointLimit(
+        "y", (-10, 135), (-30, 40), (-10, 10),
+        "AAOS: 135 flexion, 10 hyperextension; K: rotation 30 in, 40 out; varus and valgus a laxity",
+    ),
+    "ankle": JointLimit(
+        "z", (-45, 50), (-40, 40), (-35, 35),
+        "AAOS: 50 plantarflexion, 35 inversion; B: 45 dorsiflexion under load; K: 35-45 ab- and adduction",
+    ),
+    "foot": JointLimit("z", (-70, 45), (-15, 15), (-15, 15), "AAOS: toes 70 extension, 45 flexion"),
+    "spine1": JointLimit(
+        "y", (-25, 60), (-15, 15), (-25, 25),
+        "NW: thoracolumbar 80 flexion (60 of it lumbar), 25 extension, 35 lateral, 45 rotation",
+    ),
+    "spine2": JointLimit("y", (-25, 35), (-20, 20), (-25, 25), "as spine1"),
+    "spine3": JointLimit("y", (-25, 35), (-25, 25), (-25, 25), "as spine1; most rotation is thoracic (K)"),
+    "neck": JointLimit(
+        "y", (-50, 45), (-45, 45), (-45, 45),
+        "NW: cervical 45-60 flexion, 45-75 extension, 45 lateral, 60-80 rotation",
+    ),
+    "head": JointLimit(
+        "y", (-50, 60), (-50, 50), (-45, 45),
+        "as neck; the split is the rig's, so each joint may take most of it",
+    ),
+    "collar": JointLimit(
+        "x", (-30, 30), (-30, 30), (-15, 45),
+        "L: elevation, retraction and axial rotation 30; K: protraction 30, elevation 45",
+    ),
+    "shoulder": JointLimit(
+        "x", (-90, 90), (-135, 80), (-115, 100),
+        "AAOS: 135 horizontal flexion, 90 external rotation, 180 elevation less the collar's, 60 extension"
+        " (80 about y for a hanging arm); K: internal rotation 100",
+    ),
+    "elbow": JointLimit(
+        "x", (-67.5, 67.5), (-150, 10), (-15, 75),
+        "AAOS: 150 flexion, 10 hyperextension; its hinge turned up about the bone (K: humeral retroversion)",
+    ),
+    "wrist": JointLimit(
+        "x", (-80, 80), (-25, 35), (-80, 70),
+        "AAOS: 80 flexion, 70 extension, 20 radial, 30 ulnar, 80 pro- and supination",
+    ),
+    "hand": JointLimit("x", (-15, 15), (-20, 20), (-90, 45), "AAOS: knuckles 90 flexion, 45 extension"),
+}  # fmt: skip
+
+_BODY_JOINTS = JOINT_NAMES[1:]
+_ROWS = [JOINT_LIMITS[name.removeprefix("left_").removeprefix("right_")] for name in _BODY_JOINTS]
+_BONE = torch.tensor([[float(row.bone == axis) for axis in "xyz"] for row in _ROWS])
+# Right limbs are judged as left ones: a reflection at x = 0 takes rotation vectors (x, y, z) to (x, -y, -z).
+_MIRROR = torch.ones(len(_ROWS), 3)
+_MIRROR[[name.startswith("right") for name in _BODY_JOINTS], 1:] = -1
+_LOWER, _UPPER = (
+    torch.tensor([[row.x[side], row.y[side], row.z[side]] for row in _ROWS]) * (math.pi / 180)
+    for side in (0, 1)
+)
+
+
+def limits_rad() -> tuple[Float[Tensor, "23 3"], Float[Tensor, "23 3"]]:
+    """Lower and upper bounds of the anatomical angles of the body joints."""
+    return _LOWER, _UPPER
+
+
+def to_anatomical(body_pose: Float[Tensor, "*batch 23 3"]) -> Float[Tensor, "*batch 23 3"]:
+    """Anatomical angles (radians) of axis-angle rotations; twist in [-pi, pi], swing at most pi long."""
+    bone = _BONE.to(body_pose)
+    quat = roma.rotvec_to_unitquat(body_pose * _MIRROR.to(body_pose))
+    quat = torch.where(quat[..., 3:] < 0, -quat, quat)
+    along, real = (quat[..., :3] * bone).sum(-1, keepdim=True), quat[..., 3:]
+    # A half-turn swing has no twist (both terms are 0); the floor keeps its gradient finite.
+    length = (along**2 + real**2).clamp_min(1e-12).sqrt()
+    untwist = torch.cat([-bone * along, real], dim=-1) / length
+    swing = roma.unitquat_to_rotvec(roma.quat_product(quat, untwist))
+    return swing * (1 - bone) + 2 * torch.atan2(along, real.clamp_min(1e-6)) * bone
+
+
+def from_anatomical(angles_rad: Float[Tensor, "*batch 23 3"]) -> Float[Tensor, "*batch 23 3"]:
+    """Axis-angle rotations of anatomical angles: the inverse of `to_anatomical`."""
+    bone = _BONE.to(angles_rad)
+    swing, twist = angles_rad * (1 - bone), angles_rad * bone
+    return roma.rotvec_composition([swing, twist]) * _MIRROR.to(angles_rad)
+
+
+def limit_excess_rad(body_pose: Float[Tensor, "*batch 23 3"]) -> Float[Tensor, "*batch 23"]:
+    """How far each joint is outside its range: the length of the anatomical angles beyond it, 0 inside."""
+    angles = to_anatomical(body_pose)
+    beyond = angles - angles.clamp(_LOWER.to(angles), _UPPER.to(angles))
+    return _length(beyond)
+
+
+def into_limits(body_pose: Float[Tensor, "*batch 23 3"]) -> Float[Tensor, "*batch 23 3"]:
+    """The nearest pose, in anatomical angles, that keeps within the limits."""
+    angles = to_anatomical(body_pose)
+    return from_anatomical(angles.clamp(_LOWER.to(angles), _UPPER.to(angles)))
+
+
+def _length(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+    """The norm, with gradient 0 instead of NaN at the zero vector."""
+    squared = vectors.square().sum(-1)
+    return torch.where(squared > 0, squared.clamp_min(1e-30).sqrt(), squared)

@@ -1,0 +1,105 @@
+"""Between SMPL parameters and the vector the policy diffuses.
+
+The vector holds 24 rotations in 6D (the first two columns of the matrix, Zhou et al., CVPR 2019, arXiv 1812.07035),
+10 betas, and the pelvis as seen in the crop: log scale and position (weak perspective inside the crop, full
+perspective outside, as CLIFF, arXiv 2208.00571, equations 3 to 5).
+
+| variable     | symbol    | equation                                                  |
+|--------------|-----------|-----------------------------------------------------------|
+| box side     | b         | side of the square crop in image pixels                   |
+| log scale    | log s     | s = 2 f / (z b): half crop sides a metre at the pelvis    |
+| pelvis u, v  | (u, v)    | crop units: (pixel - box centre) / (b / 2)                |
+| pelvis depth | z         | z = 2 f / (s b)                                           |
+
+The image-plane part does not change when the focal length does, so truth seen through the true camera and a
+hypothesis placed under an estimated one meet in the same vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Camera
+
+__all__ = ["VECTOR_SIZE", "box_features", "geometry_of", "params_from_vector", "split", "vector_from_params"]
+
+ROTATION_SIZE = NUM_JOINTS * 6
+VECTOR_SIZE = ROTATION_SIZE + NUM_BETAS + 3
+MIN_DEPTH_M = 0.1  # a pelvis nearer than this is behind or inside the lens
+
+
+def geometry_of(cameras: Sequence[Camera], boxes: Sequence[Box]) -> Float[Tensor, "batch 6"]:
+    """(focal, cx, cy, crop centre x, crop centre y, crop side) in pixels of each whole image."""
+    rows = [
+        (camera.focal_px, camera.cx_px, camera.cy_px, *box.center, box.side)
+        for camera, box in zip(cameras, boxes, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def box_features(geometry: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
+    """Where in the view the crop lies: (centre - principal point) / f and side / f (CLIFF's box information)."""
+    focal, cx, cy, box_x, box_y, side = geometry.unbind(-1)
+    return torch.stack([(box_x - cx) / focal, (box_y - cy) / focal, side / focal], dim=-1)
+
+
+def split(
+    vector: Float[Tensor, "*batch 157"],
+) -> tuple[Float[Tensor, "*batch 24 3 3"], Float[Tensor, "*batch 10"], Float[Tensor, "*batch 3"]]:
+    """Rotation matrices, betas, and (log s, u, v)."""
+    columns = vector[..., :ROTATION_SIZE].unflatten(-1, (NUM_JOINTS, 3, 2))
+    return (
+        roma.special_gramschmidt(columns),
+        vector[..., ROTATION_SIZE : ROTATION_SIZE + NUM_BETAS],
+        vector[..., ROTATION_SIZE + NUM_BETAS :],
+    )
+
+
+def vector_from_params(
+    params: BodyParams, pelvis_cam_m: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*batch 6"]
+) -> Float[Tensor, "*batch 157"]:
+    """`pelvis_cam_m`: where the posed pelvis is, transl + the rest pelvis; `geometry` broadcasts over the batch."""
+    rotvecs = torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)
+    columns = roma.rotvec_to_rotmat(rotvecs)[..., :2].flatten(-3)
+    focal, cx, cy, box_x, box_y, side = geometry.unbind(-1)
+    x, y, z = pelvis_cam_m.unbind(-1)
+    z = z.clamp_min(MIN_DEPTH_M)
+    seen = torch.stack(
+        [
+            (2 * focal / (z * side)).log(),
+            (focal * x / z + cx - box_x) * 2 / side,
+            (focal * y / z + cy - box_y) * 2 / side,
+        ],
+        dim=-1,
+    )
+    return torch.cat([columns, params.betas, seen], dim=-1)
+
+
+def pelvis_from_seen(
+    seen: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*batch 6"]
+) -> Float[Tensor, "*batch 3"]:
+    """The pelvis in the camera's frame, metres, from (log s, u, v)."""
+    focal, cx, cy, box_x, box_y, side = geometry.unbind(-1)
+    log_scale, u, v = seen.unbind(-1)
+    z = 2 * focal / (log_scale.clamp(-5.0, 5.0).exp() * side)
+    x = (u * side / 2 + box_x - cx) * z / focal
+    y = (v * side / 2 + box_y - cy) * z / focal
+    return torch.stack([x, y, z], dim=-1)
+
+
+def params_from_vector(
+    vector: Float[Tensor, "*batch 157"],
+    rest_pelvis_m: Float[Tensor, "*batch 3"],
+    geometry: Float[Tensor, "*batch 6"],
+) -> BodyParams:
+    """The inverse of `vector_from_params`, the pelvis given as its rest position for the vector's betas."""
+    rotations, betas, seen = split(vector)
+    rotvecs = roma.rotmat_to_rotvec(rotations)
+    return BodyParams(
+        rotvecs[..., 0, :], rotvecs[..., 1:, :], betas, pelvis_from_seen(seen, geometry) - rest_pelvis_m
+    )

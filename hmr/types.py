@@ -1,0 +1,264 @@
+"""The data that every room of the house passes around.
+
+Frames and units, stated once: a camera looks along +z with x right and y down; lengths are metres, image
+coordinates are pixels with the origin at the top-left corner of the top-left pixel. Rotations are axis-angle
+vectors (radians) at every boundary; inside the policy they are 6D (Zhou et al., CVPR 2019, arXiv 1812.07035).
+A body's `global_orient` and `transl` place it in the camera's frame, SMPL's way: vertices are posed about the
+rest pelvis, then `transl` is added.
+
+Truth is a type of its own. A `Sample` is what one photograph gives; a `Labelled` pairs it with its `Truth`, and
+only pretraining, exploration and evaluation may hold one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+__all__ = [
+    "JOINT_NAMES",
+    "NUM_BETAS",
+    "NUM_JOINTS",
+    "PARENTS",
+    "BodyParams",
+    "Box",
+    "Camera",
+    "Detection",
+    "Detector",
+    "Frame",
+    "Hypotheses",
+    "Labelled",
+    "Posed",
+    "Renderer",
+    "Sample",
+    "Scorer",
+    "Truth",
+]
+
+JOINT_NAMES = (
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle",
+    "right_ankle", "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head",
+    "left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+    "left_hand", "right_hand",
+)  # fmt: skip
+PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
+NUM_JOINTS = len(JOINT_NAMES)
+NUM_BETAS = 10
+
+
+@dataclass(frozen=True)
+class BodyParams:
+    """SMPL parameters of any batch shape: axis-angle rotations, shape, translation in the camera frame."""
+
+    global_orient: Float[Tensor, "*batch 3"]
+    body_pose: Float[Tensor, "*batch 23 3"]
+    betas: Float[Tensor, "*batch 10"]
+    transl: Float[Tensor, "*batch 3"]  # metres
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        return self.global_orient.shape[:-1]
+
+    def __getitem__(self, index: int | slice | Tensor) -> BodyParams:
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> BodyParams:
+        return self._map(lambda tensor: tensor.to(device))
+
+    def flatten(self) -> BodyParams:
+        """The same bodies with one batch dimension."""
+        dims = len(self.batch_shape)
+        return self._map(lambda tensor: tensor.reshape(-1, *tensor.shape[dims:]))
+
+    @staticmethod
+    def stack(items: Sequence[BodyParams]) -> BodyParams:
+        return BodyParams(*(torch.stack(column) for column in zip(*map(_columns, items), strict=True)))
+
+    @staticmethod
+    def cat(items: Sequence[BodyParams]) -> BodyParams:
+        return BodyParams(*(torch.cat(column) for column in zip(*map(_columns, items), strict=True)))
+
+    def _map(self, function) -> BodyParams:  # noqa: ANN001  (Tensor -> Tensor)
+        return BodyParams(*(function(column) for column in _columns(self)))
+
+
+def _columns(params: BodyParams) -> tuple[Tensor, ...]:
+    return params.global_orient, params.body_pose, params.betas, params.transl
+
+
+@dataclass(frozen=True)
+class Box:
+    """An axis-aligned rectangle of the image, in pixels; it may reach over the border."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not (self.x1 > self.x0 and self.y1 > self.y0):
+            raise ValueError(f"a box needs x1 > x0 and y1 > y0, not {dataclasses.astuple(self)}")
+
+    @property
+    def center(self) -> tuple[float, float]:
+        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
+
+    @property
+    def side(self) -> float:
+        return max(self.x1 - self.x0, self.y1 - self.y0)
+
+    def square(self, scale: float = 1.0) -> Box:
+        """The smallest square about the same centre that holds the box, its side then multiplied by `scale`."""
+        (cx, cy), half = self.center, self.side * scale / 2
+        return Box(cx - half, cy - half, cx + half, cy + half)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera without distortion; focal length and principal point in pixels of its own image."""
+
+    focal_px: float
+    cx_px: float
+    cy_px: float
+    width: int
+    height: int
+
+    @property
+    def K(self) -> Float[Tensor, "3 3"]:
+        return torch.tensor(
+            [[self.focal_px, 0.0, self.cx_px], [0.0, self.focal_px, self.cy_px], [0.0, 0.0, 1.0]]
+        )
+
+    @staticmethod
+    def estimate(width: int, height: int) -> Camera:
+        """The usual guess for a photograph that says nothing about its lens: focal = image diagonal (a 53 degree
+        diagonal field of view; CLIFF, arXiv 2208.00571, section 3.3), principal point at the centre."""
+        return Camera(float(np.hypot(width, height)), width / 2, height / 2, width, height)
+
+    def project(self, points_cam_m: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 2"]:
+        """Pixels of points in front of the camera; depth is clamped to 1 cm so that no point divides by zero."""
+        x, y, z = points_cam_m.unbind(-1)
+        z = z.clamp_min(0.01)
+        return torch.stack([self.focal_px * x / z + self.cx_px, self.focal_px * y / z + self.cy_px], dim=-1)
+
+    def crop(self, box: Box, size: int) -> Camera:
+        """The camera that sees only `box` (a square), resampled to `size` x `size` pixels."""
+        zoom = size / (box.x1 - box.x0)
+        return Camera(
+            self.focal_px * zoom, (self.cx_px - box.x0) * zoom, (self.cy_px - box.y0) * zoom, size, size
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One person in one photograph, as a wild image gives it: nothing here is true, all of it is read or guessed."""
+
+    id: str  # opaque: says nothing of the scene, the pose or the split
+    image: UInt8[np.ndarray, "height width 3"]
+    box: Box  # detected, or given by a person
+    camera: Camera  # estimated
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What only a renderer or a motion-capture studio knows."""
+
+    params: BodyParams  # batch shape ()
+    camera: Camera
+    joints_cam_m: Float[Tensor, "24 3"]
+    keypoints_px: Float[Tensor, "24 2"]
+    visible: Bool[Tensor, "24"]  # inside the image, and hidden by nothing but the body itself
+    mask: Bool[np.ndarray, "height width"]  # pixels where the person is seen
+
+
+@dataclass(frozen=True)
+class Labelled:
+    sample: Sample
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """A group of G bodies for one sample, and the camera they were estimated under."""
+
+    params: BodyParams  # batch shape (G,)
+    camera: Camera
+
+    def __post_init__(self) -> None:
+        if len(self.params.batch_shape) != 1:
+            raise ValueError(f"a group has one batch dimension, not {tuple(self.params.batch_shape)}")
+
+    def __len__(self) -> int:
+        return self.params.batch_shape[0]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that judges a group: higher is better, None where judging failed, one value a hypothesis."""
+
+    @property
+    def name(self) -> str: ...
+
+    def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]: ...
+
+
+@dataclass(frozen=True)
+class Posed:
+    """Bodies with their skin on, in the camera's frame."""
+
+    vertices_cam_m: Float[Tensor, "*batch vertices 3"]
+    joints_cam_m: Float[Tensor, "*batch 24 3"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A batch of renders through one camera; where nothing is seen depth is 0, normals are 0 and face ids -1."""
+
+    depth_m: Float[np.ndarray, "batch height width"]
+    normals_cam: Float[np.ndarray, "batch height width 3"]  # unit length, facing the camera (z <= 0)
+    mask: Bool[np.ndarray, "batch height width"]
+    face_ids: Int[np.ndarray, "batch height width"]
+
+    def __len__(self) -> int:
+        return self.mask.shape[0]
+
+
+class Renderer(Protocol):
+    """Draws meshes; every implementation passes tests/contracts/test_renderer.py."""
+
+    name: str
+
+    def render(
+        self,
+        vertices_cam_m: Float[np.ndarray, "batch vertices 3"],
+        faces: Int[np.ndarray, "faces 3"],
+        camera: Camera,
+    ) -> Frame: ...
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a detector saw of one person: pixels of the whole image, however the detector crops."""
+
+    keypoints_px: Float[Tensor, "24 2"]
+    sigma_px: Float[Tensor, "24"]  # standard deviation a coordinate, as the detector itself expects it
+    confidence: Float[Tensor, "24"]  # probability that the joint is seen, 0 to 1
+    mask: Float[np.ndarray, "size size"]  # probability that the person is seen there, over `mask_box`
+    mask_box: Box  # a square
+
+
+class Detector(Protocol):
+    """Finds people, then looks closely at one of them."""
+
+    name: str
+
+    def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]: ...
+
+    def look(self, sample: Sample) -> Detection: ...

@@ -1,0 +1,62 @@
+"""Both memories in one folder: `memory.sqlite` is the truth, `rules.faiss` and `prototypes.faiss` are caches
+of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from memory.embed import TextEmbedder
+from memory.prototypes import PrototypeMemory
+from memory.rules import RuleMemory
+from memory.store import MemoryStore
+
+__all__ = ["Memory", "open_memory"]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a critic remembers; closing it, as leaving the `with` block does, caches the indices."""
+
+    store: MemoryStore
+    rules: RuleMemory
+    prototypes: PrototypeMemory
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.rules.save_index()
+        self.prototypes.save_index()
+        self.store.close()
+
+
+def open_memory(
+    folder: Path,
+    embedder: TextEmbedder,
+    image_embedder_name: str,
+    dim: int,
+    exploration: float = 0.5,
+    frozen: bool = False,
+    capacity: int = 512,
+) -> Memory:
+    """Opens the memory in `folder`, making a new one unless `frozen`; `dim` is the length of an image
+    embedding.
+
+    Raises FileNotFoundError for a frozen memory that does not exist, ValueError if the folder holds
+    something else or was written with other embedders.
+    """
+    store = MemoryStore(folder / "memory.sqlite", frozen)
+    try:
+        rules = RuleMemory(store, embedder, exploration)
+        prototypes = PrototypeMemory(store, dim, image_embedder_name, capacity)
+    except ValueError:
+        store.close()
+        raise
+    return Memory(store, rules, prototypes)

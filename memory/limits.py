@@ -1,0 +1,49 @@
+"""What text a memory accepts.
+
+What a memory remembers is read back into prompts for as long as the memory lives, so a sentence taken from
+one bad reply would be an injection that never ends. Hence one printable line, a length cap and no addresses,
+for rules and rationales alike. It is no judge of meaning: that is what quarantine is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["MAX_TAGS", "MAX_TAG_CHARS", "MAX_TEXT_CHARS", "check_tags", "check_text", "normalise_tags"]
+
+MAX_TEXT_CHARS = 300  # two sentences; mined rules ask for one
+MAX_TAGS = 12
+MAX_TAG_CHARS = 40
+
+_ADDRESS = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://|\bwww\.|\b(?:mailto|javascript|data):\S"
+    r"|\b[a-z0-9-]+\.(?:com|org|net|io|ai|dev|info|xyz|app|gov|edu)\b",
+    re.IGNORECASE,
+)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raises ValueError, naming `what`, unless `text` is one printable line without addresses."""
+    if not text.strip():
+        raise ValueError(f"{what} needs some text, not {text!r}")
+    if len(text) > MAX_TEXT_CHARS:
+        raise ValueError(f"{what} may have {MAX_TEXT_CHARS} characters, not {len(text)}: {text[:60]!r}...")
+    if not text.isprintable():
+        raise ValueError(f"{what} must be one printable line, not {text!r}")
+    if _ADDRESS.search(text):
+        raise ValueError(f"{what} must not hold an address: {text!r}")
+
+
+def check_tags(what: str, tags: tuple[str, ...]) -> None:
+    """Raises ValueError, naming `what`, unless `tags` are few, short and printable."""
+    if len(tags) > MAX_TAGS:
+        raise ValueError(f"{what} may have {MAX_TAGS} tags, not {len(tags)}")
+    for tag in tags:
+        if not tag or len(tag) > MAX_TAG_CHARS or not tag.isprintable() or _ADDRESS.search(tag):
+            raise ValueError(f"a tag of {what} has 1 to {MAX_TAG_CHARS} printable characters, not {tag!r}")
+
+
+def normalise_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags as they are stored and compared: trimmed, case folded, each once, in alphabetical order."""
+    return tuple(sorted({tag.strip().casefold() for tag in tags}))

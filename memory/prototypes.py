@@ -1,0 +1,174 @@
+"""Prototype memory: representative cases of the exploration phase, found again by the look of the photograph.
+
+A prototype joins an image embedding v_i, a critique rationale with its score r_i, and tags T_i (the method's
+section 2, arXiv 2602.19180); retrieval is the top K by cosine to the query image's embedding. Beyond the
+paper, which says nothing of size or choice, the memory is bounded and kept diverse: when it is full, each
+newcomer is let in and then one of the closest pair leaves, the pair measured by (1 - cosine) + |difference
+of scores| / 100.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from memory.index import normalised
+from memory.limits import check_tags, check_text, normalise_tags
+from memory.mirror import IndexMirror
+from memory.store import MemoryStore
+
+__all__ = ["Prototype", "PrototypeMemory"]
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """One judged hypothesis of an exploration case; `prototype_id` is a hash of everything else."""
+
+    prototype_id: str
+    case_id: str
+    rationale: str
+    score: float  # 0 to 100, as the critic gave it
+    tags: tuple[str, ...]
+    evidence: dict[str, float]  # metric -> its value for this hypothesis
+    weights: dict[str, float]  # metric -> Spearman's rho with the true error over this case's group
+
+    def __post_init__(self) -> None:
+        check_text("a prototype's rationale", self.rationale)
+        check_tags("a prototype", self.tags)
+        if not 0 <= self.score <= 100:
+            raise ValueError(f"a prototype's score lies between 0 and 100, not {self.score}")
+
+    @staticmethod
+    def create(
+        case_id: str,
+        rationale: str,
+        score: float,
+        tags: Sequence[str],
+        evidence: Mapping[str, float],
+        weights: Mapping[str, float],
+    ) -> Prototype:
+        """A new prototype with its id. Raises ValueError for text or a score that no memory accepts."""
+        rationale, tags = rationale.strip(), normalise_tags(tags)
+        content = [case_id, rationale, score, tags, dict(evidence), dict(weights)]
+        prototype_id = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return Prototype(prototype_id, case_id, rationale, score, tags, dict(evidence), dict(weights))
+
+
+class PrototypeMemory:
+    """The prototypes of a store, under image embeddings of one embedder. Safe to share between threads.
+
+    A write to a full memory costs time quadratic in `capacity`: milliseconds at the default. Raises
+    ValueError, naming both, if the store's prototypes were embedded by another model or with another length.
+    """
+
+    def __init__(self, store: MemoryStore, dim: int, embedder_name: str, capacity: int = 512) -> None:
+        if capacity < 1:
+            raise ValueError(f"a prototype memory has room for at least 1, not {capacity}")
+        self.capacity = capacity
+        self._store, self._dim = store, dim
+        self._settings = {"image_embedder": embedder_name, "image_dim": str(dim)}
+        for key, value in self._settings.items():
+            store.check(key, value)
+        self._mirror = IndexMirror(store, "prototypes", dim)
+
+    def __len__(self) -> int:
+        return self._store.read("SELECT COUNT(*) FROM prototypes")[0][0]
+
+    def all(self) -> list[Prototype]:
+        """Every prototype, in the order they were added."""
+        return [_from_row(row) for row in self._store.read("SELECT * FROM prototypes ORDER BY number")]
+
+    def add(self, prototypes: Sequence[tuple[Prototype, Float[np.ndarray, "dim"]]]) -> list[str]:
+        """Adds prototypes with their image embeddings, one after the other, and returns the ids that are now
+        kept.
+
+        A known id changes nothing. Raises ValueError for an embedding of another length or without
+        direction, and FrozenMemoryError; then none is added.
+        """
+        with self._store.transaction() as connection:
+            for key, value in self._settings.items():
+                self._store.claim(key, value)
+            for prototype, embedding in prototypes:
+                if len(embedding) != self._dim:
+                    raise ValueError(
+                        f"prototypes here have embeddings of {self._dim} numbers, not {len(embedding)}"
+                    )
+                row = (*_to_row(prototype), normalised(embedding[None]).tobytes())
+                connection.execute(_INSERT, row)
+                self._make_room(connection)
+            kept = {row["prototype_id"] for row in connection.execute("SELECT prototype_id FROM prototypes")}
+        return [prototype.prototype_id for prototype, _ in prototypes if prototype.prototype_id in kept]
+
+    def nearest(self, embedding: Float[np.ndarray, "dim"], k: int) -> list[tuple[Prototype, float]]:
+        """The (at most) k prototypes most alike, with their cosines, best first; ties go to the smaller
+        id."""
+        numbers, _ = self._mirror.search(embedding, k)
+        query = "SELECT * FROM prototypes WHERE number IN (SELECT value FROM json_each(?))"
+        rows = self._store.read(query, (json.dumps(numbers.tolist()),))
+        direction = normalised(embedding[None])[0]
+        # The cosine is taken anew from the row: what the index says is a hint, what the database says is
+        # true.
+        found = [(_from_row(row), float((_vector(row) @ direction).clip(-1, 1))) for row in rows]
+        return sorted(found, key=lambda pair: (-pair[1], pair[0].prototype_id))
+
+    def save_index(self) -> None:
+        """Caches the vector index beside the database, for a faster start."""
+        self._mirror.save()
+
+    def _make_room(self, connection: sqlite3.Connection) -> None:
+        if len(self) <= self.capacity:
+            return
+        rows = self._store.read("SELECT number, score, embedding FROM prototypes ORDER BY number")
+        redundant = _most_redundant(
+            np.stack([_vector(row) for row in rows]), np.array([row["score"] for row in rows])
+        )
+        connection.execute("DELETE FROM prototypes WHERE number = ?", (rows[redundant]["number"],))
+
+
+_INSERT = """
+    INSERT INTO prototypes (prototype_id, case_id, rationale, score, tags, evidence, weights, embedding)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+
+
+def _most_redundant(vectors: Float32[np.ndarray, "rows dim"], scores: Float[np.ndarray, "rows"]) -> int:
+    """Of the closest pair, the one that is closer to a third; if that is a tie, the later one."""
+    distances = (1 - vectors @ vectors.T) + np.abs(scores[:, None] - scores) / 100
+    np.fill_diagonal(distances, np.inf)
+    earlier, later = sorted(np.unravel_index(distances.argmin(), distances.shape))
+    third = np.partition(distances[[earlier, later]], 1, axis=1)[:, 1]
+    return int(earlier if third[0] < third[1] else later)
+
+
+def _vector(row: sqlite3.Row) -> Float32[np.ndarray, "dim"]:
+    return np.frombuffer(row["embedding"], np.float32)
+
+
+def _to_row(prototype: Prototype) -> tuple[str | float, ...]:
+    return (
+        prototype.prototype_id,
+        prototype.case_id,
+        prototype.rationale,
+        prototype.score,
+        json.dumps(prototype.tags),
+        json.dumps(prototype.evidence),
+        json.dumps(prototype.weights),
+    )
+
+
+def _from_row(row: sqlite3.Row) -> Prototype:
+    return Prototype(
+        prototype_id=row["prototype_id"],
+        case_id=row["case_id"],
+        rationale=row["rationale"],
+        score=row["score"],
+        tags=tuple(json.loads(row["tags"])),
+        evidence=json.loads(row["evidence"]),
+        weights=json.loads(row["weights"]),
+    )

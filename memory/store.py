@@ -1,0 +1,184 @@
+"""The one truth of a memory: an SQLite database of rules, cases, prototypes and a few settings.
+
+Everything else (vector indices, counts) is derived from it. WAL lets a reader look on while exploration
+writes; one connection under a lock serves all threads of a process; a transaction that a kill cuts short
+leaves nothing behind. `PRAGMA user_version` numbers the schema, and each entry of `_MIGRATIONS` lifts it by
+one.
+
+Left out: creation times. Rows keep the order in which they were written, and the same calls write the same
+content.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["FrozenMemoryError", "MemoryStore"]
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE rules (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        rule_id TEXT NOT NULL UNIQUE,
+        text TEXT NOT NULL,
+        tags TEXT NOT NULL,
+        predicate TEXT,
+        provenance TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('quarantined', 'admitted', 'retired')),
+        embedding BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE cases (case_id TEXT PRIMARY KEY, success INTEGER NOT NULL CHECK (success IN (0, 1))) STRICT;
+    CREATE TABLE rule_uses (
+        case_id TEXT NOT NULL REFERENCES cases (case_id),
+        rule_id TEXT NOT NULL REFERENCES rules (rule_id),
+        PRIMARY KEY (rule_id, case_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE prototypes (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        prototype_id TEXT NOT NULL UNIQUE,
+        case_id TEXT NOT NULL,
+        rationale TEXT NOT NULL,
+        score REAL NOT NULL,
+        tags TEXT NOT NULL,
+        evidence TEXT NOT NULL,
+        weights TEXT NOT NULL,
+        embedding BLOB NOT NULL
+    ) STRICT;
+    """,
+)
+_BUSY_S = 30.0  # how long a writer waits for another process' transaction
+
+
+class FrozenMemoryError(ValueError):
+    """Something tried to write to a memory that was opened read-only."""
+
+
+class MemoryStore:
+    """A memory database at `path`, created where there is none; ":memory:" keeps it in RAM.
+
+    With `frozen=True` the file must exist and is opened read-only. Raises FileNotFoundError if it does not
+    exist, ValueError if it is no memory database or was written by a newer version.
+    """
+
+    def __init__(self, path: Path | str, frozen: bool = False) -> None:
+        self.path = None if str(path) == ":memory:" else Path(path)
+        self.frozen = frozen
+        self.lock = (
+            threading.RLock()
+        )  # what is derived from the content is guarded by it too: one lock, no deadlock
+        self._rollbacks = 0
+        self._connection = _connect(self.path, frozen)
+        try:
+            if self.path and not frozen:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise ValueError(f"{path} is not a memory database ({error})") from error
+        except ValueError:
+            self.close()
+            raise
+
+    def __enter__(self) -> MemoryStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing: commits at the end of the block, rolls back if it raises. An inner one joins the
+        outer.
+
+        Raises FrozenMemoryError if the store was opened read-only.
+        """
+        if self.frozen:
+            raise FrozenMemoryError(f"the memory at {self.path} is frozen: it can be read, not written")
+        with self.lock:
+            if self._connection.in_transaction:
+                yield self._connection
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:  # a KeyboardInterrupt must not leave half a case either
+                self._connection.execute("ROLLBACK")
+                self._rollbacks += 1
+                raise
+            self._connection.execute("COMMIT")
+
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with self.lock:
+            return self._connection.execute(query, values).fetchall()
+
+    def version(self) -> tuple[int, int, int]:
+        """Changes whenever the content may have changed, by this connection or by another process."""
+        with self.lock:
+            return self.read("PRAGMA data_version")[0][0], self._connection.total_changes, self._rollbacks
+
+    def meta(self, key: str) -> str | None:
+        rows = self.read("SELECT value FROM meta WHERE key = ?", (key,))
+        return rows[0]["value"] if rows else None
+
+    def claim(self, key: str, value: str) -> None:
+        """Writes a setting that every later writer must share, such as the name of the embedder.
+
+        Raises ValueError, naming both, if another value was claimed before.
+        """
+        self.check(key, value)
+        if self.meta(key) is None:
+            with self.transaction() as connection:
+                connection.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+
+    def check(self, key: str, value: str) -> None:
+        """Raises ValueError, naming both, if a value other than `value` was claimed for `key`."""
+        claimed = self.meta(key)
+        if claimed not in (None, value):
+            raise ValueError(
+                f"this memory was written with {key} {claimed!r}, not {value!r}; use that, or a new folder"
+            )
+
+    def _migrate(self) -> None:
+        version = self.read("PRAGMA user_version")[0][0]
+        if version > len(_MIGRATIONS):
+            raise ValueError(f"{self.path} has schema {version}; this version knows up to {len(_MIGRATIONS)}")
+        if self.frozen and version < len(_MIGRATIONS):
+            raise ValueError(
+                f"{self.path} has schema {version}, not {len(_MIGRATIONS)}: open it once for writing"
+            )
+        if version == len(_MIGRATIONS):
+            return
+        with self.transaction() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[
+                0
+            ]  # another process may have been first
+            for script in _MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+
+def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
+    if frozen and (path is None or not path.is_file()):
+        raise FileNotFoundError(f"there is no memory at {path} to open frozen")
+    if path and not frozen:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={'ro' if frozen else 'rwc'}"
+    connection = sqlite3.connect(
+        target, uri=path is not None, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection

@@ -1,0 +1,108 @@
+"""What a run of group-preference alignment can be told, beside all that `transformers.TrainingArguments` knows.
+
+Left out, for the trainer does not do it yet: LoRA, replay of labelled batches, several rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import no_type_check
+
+from transformers import TrainingArguments
+
+from rl.losses import LOSSES, LossSettings
+
+__all__ = ["GroupPreferenceConfig"]
+
+
+@no_type_check  # TrainingArguments turns strings into enums, lists and objects that its own annotations deny
+@dataclass
+class GroupPreferenceConfig(TrainingArguments):
+    """Arguments of `rl.trainer.GroupPreferenceTrainer`. A batch counts images, each with its whole group.
+
+    Raises ValueError for a value outside its range, naming the field, the value and what is allowed.
+    """
+
+    output_dir: str | None = field(default="runs/align", metadata={"help": "Where checkpoints are written."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Images a step and device."})
+    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Images an evaluation batch."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
+    lr_scheduler_type: str = field(
+        default="cosine", metadata={"help": "Decay of the learning rate; without one alignment drifts."}
+    )
+    warmup_steps: float = field(
+        default=0.05, metadata={"help": "Steps of linear warm-up, or below 1 their share of all steps."}
+    )
+    max_steps: int = field(default=400, metadata={"help": "Optimizer steps."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two logged means."})
+    save_steps: float = field(default=200, metadata={"help": "Steps between two checkpoints."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    seed: int = field(default=0, metadata={"help": "Seeds the order of images, the times and the noise."})
+    disable_tqdm: bool | None = field(
+        default=True, metadata={"help": "No progress bar of transformers' own."}
+    )
+    dataloader_pin_memory: bool = field(
+        default=False,
+        metadata={"help": "Pinned memory; the groups are small and the default device is a CPU."},
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay off: the loss reads columns that forward does not."}
+    )
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "Trackers that the metrics are sent to, none by default."}
+    )
+
+    loss_type: str = field(default="clip", metadata={"help": f"One of {', '.join(LOSSES)} (rl/losses.py)."})
+    beta: float = field(
+        default=10.0, metadata={"help": "Scale of the log ratio r = -beta (L_theta - L_ref)."}
+    )
+    epsilon: float = field(
+        default=0.2, metadata={"help": "`clip` lets a hypothesis go once r has moved this far."}
+    )
+    temperature: float = field(
+        default=0.5, metadata={"help": "`weighted`: softmax temperature over the advantages of a group."}
+    )
+    penalty: float = field(default=1.0, metadata={"help": "`quadratic`: weight of r^2 / 2."})
+    timesteps_per_group: int = field(
+        default=2, metadata={"help": "Diffusion times a group and step, stratified and antithetic in pairs."}
+    )
+    min_timestep: float = field(
+        default=0.0, metadata={"help": "Lower end of the times, as a share of the diffusion's length."}
+    )
+    max_timestep: float = field(default=1.0, metadata={"help": "Upper end of the times, the same share."})
+    advantage_clip: float = field(default=5.0, metadata={"help": "Advantages are clamped to +- this."})
+    min_group_std: float = field(
+        default=0.1,
+        metadata={
+            "help": "Groups whose scores have a smaller std than this share of the median group's are masked: "
+            "standardising them would amplify the scorer's noise."
+        },
+    )
+    trainable: str = field(
+        default="denoiser", metadata={"help": "Submodule of the policy that is trained; the rest is frozen."}
+    )
+    ema_decay: float = field(
+        default=0.99,
+        metadata={
+            "help": "Decay of the averaged weights, the ones evaluated and saved, after a warm-up of "
+            "(1 + step) / (10 + step); 0 keeps the last weights."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss_type not in LOSSES:
+            raise ValueError(f"loss_type is one of {', '.join(LOSSES)}, not {self.loss_type!r}")
+        for name in ("beta", "epsilon", "temperature", "penalty", "advantage_clip", "timesteps_per_group"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.min_timestep < self.max_timestep <= 1:
+            raise ValueError(
+                "timesteps need 0 <= min_timestep < max_timestep <= 1, "
+                f"not {self.min_timestep} and {self.max_timestep}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
+
+    def loss_settings(self) -> LossSettings:
+        return LossSettings(self.beta, self.epsilon, self.temperature, self.penalty)

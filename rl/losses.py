@@ -1,0 +1,93 @@
+"""Losses that turn group-relative advantages into a direction for a diffusion policy: pure functions, one contract.
+
+| here        | symbol    | equation                                                                                    |
+|-------------|-----------|---------------------------------------------------------------------------------------------|
+| error       | L_theta   | mean over parameters of the squared error of the policy's prediction at (x_t^i, t, eps)     |
+| reference   | L_ref     | the same of the policy that sampled the group; no gradient                                  |
+| ratio       | r_i       | -beta (L_theta - L_ref): Diffusion-DPO's estimate of log pi_theta / pi_ref                   |
+|             |           | (arXiv 2311.12908, eq. 14, its T and omega absorbed in beta)                                |
+| advantages  | A_i       | standardised scores of the group (`rl.types.PreferenceGroup.advantages`)                    |
+| epsilon     | e         | how far r may move before a hypothesis is let go                                            |
+| temperature | tau       | of the softmax that weighs the hypotheses of a group                                        |
+| penalty     | lambda    | of r^2 / 2, the pull back to the reference                                                  |
+
+| name        | loss of hypothesis i at one t                          | bounded below                               |
+|-------------|--------------------------------------------------------|---------------------------------------------|
+| `clip`      | A > 0: -A min(r, e);  A < 0: -A max(r, -e)             | yes, by -|A| e                              |
+| `weighted`  | -G softmax_i(A / tau) r                                | yes, since L_theta >= 0                     |
+| `quadratic` | -A r + lambda r^2 / 2                                  | yes, by -A^2 / (2 lambda)                   |
+| `linear`    | -A r  (arXiv 2602.19180)                               | no: A < 0 is ascent without end             |
+
+`clip` is PPO's clip (arXiv 1707.06347, eq. 7) on r instead of exp(r), and one-sided: a bad step is always undone.
+`weighted` is reward-weighted regression (Peters and Schaal, ICML 2007): its optimum is the reference tilted by
+exp(A / tau), and it never pushes a hypothesis away. Every loss is 0 at r = 0 and is averaged over batch, group and
+steps, masked hypotheses counting as zeros, so that accumulated batches of one size add up to the large batch.
+
+Left out of the paper: lambda_t, its weight by time; a constant weight is the policy's own training loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+__all__ = ["LOSSES", "Loss", "LossSettings", "clip", "linear", "log_ratio", "quadratic", "weighted"]
+
+Ratio = Float[Tensor, "batch group steps"]
+PerHypothesis = Float[Tensor, "batch group"]
+Mask = Bool[Tensor, "batch group"]
+Scalar = Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    beta: float = 10.0
+    epsilon: float = 0.2
+    temperature: float = 0.5
+    penalty: float = 1.0
+
+
+Loss = Callable[[Ratio, PerHypothesis, Mask, LossSettings], Scalar]
+
+
+def log_ratio(error: Ratio, reference_error: Ratio, beta: float) -> Ratio:
+    """r, in float32 whatever autocast made of the errors: their difference is small beside them."""
+    return -beta * (error.float() - reference_error.float())
+
+
+def clip(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
+    """Push until r has moved by epsilon in the wanted direction, then let go."""
+    advantages = advantages[..., None]
+    held = torch.where(advantages > 0, ratio.clamp(max=settings.epsilon), ratio.clamp(min=-settings.epsilon))
+    return _mean(-advantages * held, mask)
+
+
+def weighted(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
+    """Imitate every hypothesis, the better ones more: the weights of a group's scored members average to 1."""
+    logits = (advantages / settings.temperature).masked_fill(~mask, torch.finfo(advantages.dtype).min)
+    weights = logits.softmax(dim=-1) * mask.sum(dim=-1, keepdim=True)
+    return _mean(-weights[..., None] * ratio, mask)
+
+
+def quadratic(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
+    """A parabola with its foot at r = A / lambda."""
+    return _mean(-advantages[..., None] * ratio + settings.penalty / 2 * ratio.square(), mask)
+
+
+def linear(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
+    """The paper's own form, kept for fidelity; it collapses, see docs and `method.md`."""
+    return _mean(-advantages[..., None] * ratio, mask)
+
+
+def _mean(losses: Ratio, mask: Mask) -> Scalar:
+    return torch.where(mask[..., None], losses, 0.0).mean()
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {"clip": clip, "weighted": weighted, "quadratic": quadratic, "linear": linear}
+)

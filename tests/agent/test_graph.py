@@ -1,0 +1,274 @@
+"""The graph: its order, its bounded loop, and what happens when parts of it fail."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from agent.context import CritiqueSettings
+from agent.graph import build_critique_graph, recursion_limit
+from agent.tools import load_tools
+from agent.tracing import Trace
+from agent.types import Case, Evidence
+from agent.vlm import Capabilities, EmbeddedCritic, Reply
+from hmr.types import Scorer
+from memory.store import MemoryStore
+from tests.agent.critique_case import (
+    GROUP,
+    TOOLS,
+    HashEmbedder,
+    group,
+    make_agent,
+    planted_fault,
+    sample,
+    spoiled_group,
+)
+
+STRAIGHT = [
+    "render_views",
+    "measure_evidence",
+    "retrieve_rules",
+    "retrieve_prototypes",
+    "score",
+    "self_reflect",
+]
+
+
+class Scripted(EmbeddedCritic):
+    """The embedded critic, but for the tasks that a test scripts: task -> raw texts, the last one for ever."""
+
+    name = "scripted"
+
+    def __init__(self, **answers: list[str]) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, list]] = []
+
+    def generate(self, parts, schema, seed):
+        self.asked.append((schema["title"], list(parts)))
+        texts = self.answers.get(schema["title"])
+        if texts is None:
+            return super().generate(parts, schema, seed)
+        return Reply(texts.pop(0) if len(texts) > 1 else texts[0])
+
+
+class Doubter(EmbeddedCritic):
+    """Never content with hypothesis A."""
+
+    def generate(self, parts, schema, seed):
+        if schema["title"] != "reflect":
+            return super().generate(parts, schema, seed)
+        answer = {label: {"doubt": label == "A", "reason": "never sure"} for label in schema["properties"]}
+        return Reply(json.dumps(answer))
+
+
+class Broken:
+    name = "broken"
+    needs = frozenset()
+
+    def measure(self, case: Case) -> Evidence:
+        raise RuntimeError("out of order")
+
+
+class Lying:
+    """Gives a value for every hypothesis but one, and NaN besides."""
+
+    name = "lying"
+    needs = frozenset()
+
+    def __init__(self, values: tuple) -> None:
+        self.values = values
+
+    def measure(self, case: Case) -> Evidence:
+        count = len(self.values)
+        return Evidence("lying", "lies_mm", "mm", self.values, ((),) * count, ("",) * count)
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_it_is_a_scorer_that_ranks_a_planted_fault_last():
+    agent = make_agent()
+    params = spoiled_group(group=5)
+    params = type(params).cat(
+        [params[:4] if i == 0 else type(params).stack([planted_fault()]) for i in (0, 1)]
+    )
+    scores = agent.score(sample(), group(params))
+    assert isinstance(agent, Scorer)
+    assert np.argmin(scores) == 4
+    assert all(0 <= score <= 100 for score in scores)
+
+
+def test_the_nodes_run_in_the_order_of_the_diagram(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    agent = make_agent(
+        trace=Trace(path, run_id="r"), settings=CritiqueSettings(view_size_px=64, max_revisions=0)
+    )
+    agent.critique(sample(), group(spoiled_group()))
+    assert [record["node"] for record in records(path)] == STRAIGHT
+
+
+def test_a_reflection_that_never_ends_is_ended_by_the_budget(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    settings = CritiqueSettings(view_size_px=64, max_revisions=2)
+    agent = make_agent(Doubter(), trace=Trace(path), settings=settings)
+    critique = agent.critique(sample(), group(spoiled_group()))
+    assert [record["node"] for record in records(path)] == STRAIGHT + 2 * ["revise", "self_reflect"]
+    assert len(critique.revisions) == 2
+    assert all(revision.hypotheses == (0,) for revision in critique.revisions)
+    assert critique.scores[0] == critique.revisions[-1].after[0]
+
+
+def test_the_recursion_limit_is_just_enough():
+    # 6 straight nodes, 2 for each of 3 revisions, one to spare
+    assert recursion_limit(3) == 13
+
+
+def test_scores_follow_their_hypotheses_when_the_group_is_shuffled():
+    agent, params = make_agent(), spoiled_group()
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    straight = agent.score(sample(), group(params))
+    shuffled = agent.score(sample(), group(params[order]))
+    assert shuffled == pytest.approx([straight[j] for j in order.tolist()], abs=1e-2)
+
+
+def test_equal_calls_give_equal_verdicts():
+    agent, hypotheses = make_agent(), group(spoiled_group())
+    first, second = (agent.critique(sample(), hypotheses) for _ in range(2))
+    assert replace(first, trace_id="") == replace(second, trace_id="")
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [
+        (Broken(), "RuntimeError: out of order"),
+        (Lying((1.0,) * (GROUP - 1)), f"gave {GROUP - 1} values for {GROUP} hypotheses"),
+        (Lying((float("nan"),) * GROUP), "gave a value that is not a finite number"),
+    ],
+)
+def test_a_tool_that_fails_costs_its_own_evidence_only(tool, reason):
+    agent = make_agent(tools=[*load_tools(TOOLS), tool])
+    critique = agent.critique(sample(), group(spoiled_group()))
+    assert [(item.tool, item.reason) for item in critique.missing] == [(tool.name, reason)]
+    assert None not in critique.scores
+
+
+def test_without_a_detector_the_tools_that_need_one_are_skipped_with_a_reason():
+    critique = make_agent(detector=None).critique(sample(), group(spoiled_group()))
+    reasons = {item.tool: item.reason for item in critique.missing}
+    assert reasons["reprojection"] == "needs keypoints"
+    assert reasons["silhouette"] == "needs keypoints, mask"
+    assert None not in critique.scores
+
+
+def test_no_evidence_at_all_ends_in_none_with_a_reason():
+    critique = make_agent(tools=[Broken()]).critique(sample(), group(spoiled_group()))
+    assert critique.scores == (None,) * GROUP
+    assert len(critique.reasons) == GROUP
+    assert "no retrieved rule applies" in critique.reasons[0]
+
+
+def test_a_malformed_reply_is_repaired_once_quoting_the_error():
+    good = json.dumps({label: {"comment": "fine", "score": 50 + i} for i, label in enumerate("ABCDEF")})
+    backend = Scripted(score=["no json", good], reflect=["{}"])
+    critique = make_agent(backend, settings=CritiqueSettings(view_size_px=64, permutations=1)).critique(
+        sample(), group(spoiled_group())
+    )
+    asked = [parts for task, parts in backend.asked if task == "score"]
+    assert len(asked) == 2
+    assert "no json" in asked[1][-1].text
+    assert sorted(critique.scores) == [50, 51, 52, 53, 54, 55]
+
+
+def test_a_reply_that_stays_malformed_is_none_and_never_a_number():
+    backend = Scripted(score=[json.dumps({"A": {"comment": "", "score": 101}})])
+    settings = CritiqueSettings(view_size_px=64, permutations=1)
+    critique = make_agent(backend, settings=settings).critique(sample(), group(spoiled_group()))
+    assert [task for task, _ in backend.asked] == ["tag", "score", "score"]
+    assert critique.scores == (None,) * GROUP
+    assert "malformed after one repair" in critique.reasons[0]
+    assert critique.revisions == ()
+
+
+def test_a_label_order_that_fails_is_left_out():
+    class FailsOnce(EmbeddedCritic):
+        def generate(self, parts, schema, seed):
+            if schema["title"] == "score" and seed == 1:
+                raise ConnectionError("gone")
+            return super().generate(parts, schema, seed)
+
+    assert None not in make_agent(FailsOnce()).score(sample(), group(spoiled_group()))
+
+
+def test_a_backend_with_eyes_gets_the_photograph_and_one_labelled_panel_a_hypothesis():
+    class Eyes(Scripted):
+        capabilities = Capabilities(images=True)
+
+    backend = Eyes()
+    settings = CritiqueSettings(view_size_px=64, permutations=1)
+    make_agent(backend, settings=settings).critique(sample(), group(spoiled_group()))
+    parts = next(parts for task, parts in backend.asked if task == "score")
+    captions = [part.caption for part in parts if hasattr(part, "png")]
+    assert captions == ["the photograph", *(f"hypothesis {label}" for label in "ABCDEF")]
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="at least 2 hypotheses, not 1"):
+        make_agent().critique(sample(), group(spoiled_group()[:1]))
+
+
+def test_a_critique_writes_to_no_memory(tmp_path):
+    from agent.seed_rules import load_seed_rules
+    from memory.prototypes import PrototypeMemory
+    from memory.rules import RuleMemory
+
+    path = tmp_path / "memory.sqlite"
+    with MemoryStore(path) as store:
+        RuleMemory(store, HashEmbedder()).add(load_seed_rules())
+    with MemoryStore(path, frozen=True) as store:
+        memories = {
+            "rules": RuleMemory(store, HashEmbedder()),
+            "prototypes": PrototypeMemory(store, 3, "mean_color"),
+        }
+        before = memories["rules"].all()
+        critique = make_agent(**memories).critique(sample(), group(spoiled_group()))
+        assert memories["rules"].all() == before
+    assert {retrieved.bonus for retrieved in critique.rules} == {0.0}
+
+
+def test_every_record_of_the_trace_tells_what_went_in_and_came_out(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    agent = make_agent(trace=Trace(path, run_id="run-1"))
+    critique = agent.critique(sample("a-case"), group(spoiled_group()))
+    by_node = {record["node"]: record for record in records(path)}
+    for record in by_node.values():
+        assert (record["run"], record["case"], record["trace"]) == ("run-1", "a-case", critique.trace_id)
+        assert record["ms"] >= 0
+        assert all(len(value) == 12 for value in record["inputs"].values())
+    rule = by_node["retrieve_rules"]["outputs"]["rules"][0]
+    assert rule.keys() >= {"similarity", "tag_overlap", "success_rate", "bonus", "psi"}
+    score = by_node["score"]["outputs"]
+    assert len(score["replies"]) == agent.settings.permutations
+    assert json.loads(score["replies"][0]["text"]).keys() == set("ABCDEF")
+    assert list(score["scores"]) == [str(j) for j in range(GROUP)]
+
+
+def test_no_picture_lands_in_the_trace(tmp_path):
+    class Eyes(EmbeddedCritic):
+        capabilities = Capabilities(images=True)
+
+    path = tmp_path / "trace.jsonl"
+    make_agent(Eyes(), trace=Trace(path)).critique(sample(), group(spoiled_group()))
+    assert "iVBORw0KGgo" not in path.read_text()  # how every base64 PNG begins
+    assert max(len(line) for line in path.read_text().splitlines()) < 50_000
+
+
+def test_the_graph_of_langgraph_json_is_this_one():
+    import importlib
+
+    config = json.loads(open("langgraph.json").read())
+    path, name = config["graphs"]["critique"].split(":")
+    module = importlib.import_module(path.removeprefix("./").removesuffix(".py").replace("/", "."))
+    assert set(getattr(module, name).get_graph().nodes) == set(build_critique_graph().get_graph().nodes)

@@ -1,0 +1,52 @@
+"""Finding tools by name: the built-in ones, and those that other packages bring."""
+
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+
+import agent.tools
+from agent.tools import BUILT_IN, ENTRY_POINT_GROUP, load_tools
+from agent.tools.parts import worst_parts
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As if a package had registered the shape prior's class under `name`."""
+    entry = EntryPoint(name, "agent.tools.shape_prior:ShapePrior", ENTRY_POINT_GROUP)
+    monkeypatch.setattr(
+        agent.tools, "entry_points", lambda group: [entry] if group == ENTRY_POINT_GROUP else []
+    )
+
+
+def test_every_built_in_tool_goes_by_its_own_name():
+    assert [tool.name for tool in load_tools(list(BUILT_IN))] == list(BUILT_IN)
+
+
+def test_names_choose_the_tools_and_their_order():
+    assert [tool.name for tool in load_tools(["silhouette", "reprojection"])] == [
+        "silhouette",
+        "reprojection",
+    ]
+    assert load_tools([]) == []
+
+
+def test_an_unknown_name_is_refused_with_the_allowed_ones():
+    with pytest.raises(ValueError, match=r"'telepathy'.*reprojection.*group_consensus"):
+        load_tools(["telepathy"])
+
+
+def test_installed_tools_come_after_the_built_in_ones(monkeypatch):
+    installed(monkeypatch, "build")
+    assert len(load_tools()) == len(BUILT_IN) + 1
+    assert load_tools(["build"])[0].name == "shape_prior"
+
+
+def test_an_installed_tool_may_not_take_a_built_in_name(monkeypatch):
+    installed(monkeypatch, "silhouette")
+    with pytest.raises(ValueError, match="'silhouette'"):
+        load_tools()
+
+
+def test_worst_parts_come_first_and_once():
+    errors = torch.tensor([[1.0, 9.0, 5.0, 7.0], [0.0, 0.0, 0.0, 0.0]])
+    assert worst_parts(errors, 2.0, ("a", "b", "c", "b")) == (("b", "c"), ())

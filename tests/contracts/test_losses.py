@@ -1,0 +1,162 @@
+"""Every loss of `rl.losses.LOSSES` keeps these promises; a new one adds one line to the dictionary there."""
+
+import pytest
+import torch
+
+from hmr.types import BodyParams, Camera, Hypotheses
+from rl.losses import LOSSES, LossSettings, log_ratio
+from rl.types import PreferenceGroup
+
+BATCH, GROUP, STEPS = 3, 6, 2
+SETTINGS = LossSettings()
+BOUNDED = ["clip", "weighted", "quadratic"]
+
+
+@pytest.fixture(params=sorted(LOSSES))
+def loss(request):
+    return LOSSES[request.param]
+
+
+def draw(seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    reference = 0.5 + torch.rand(BATCH, GROUP, STEPS, generator=generator)
+    advantages = torch.randn(BATCH, GROUP, generator=generator)
+    mask = torch.ones(BATCH, GROUP, dtype=torch.bool)
+    return reference, advantages, mask
+
+
+def advantages_of(scores: list[float | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    zeros = torch.zeros
+    params = BodyParams(*(zeros(len(scores), *shape) for shape in ((3,), (23, 3), (10,), (3,))))
+    hypotheses = Hypotheses(params, Camera(1.0, 0.0, 0.0, 1, 1))
+    group = PreferenceGroup("a", "", hypotheses, zeros(1), zeros(6), tuple(scores), "s", False, "")
+    found = group.advantages()
+    return found.values[None], found.mask[None]
+
+
+def test_zero_at_the_reference(loss):
+    reference, advantages, mask = draw()
+    value = loss(log_ratio(reference.clone(), reference, SETTINGS.beta), advantages, mask, SETTINGS)
+    assert value.item() == 0
+
+
+def test_first_step_lowers_the_error_of_the_better_ones(loss):
+    reference, advantages, mask = draw()
+    error = reference.clone().requires_grad_()
+    loss(log_ratio(error, reference, SETTINGS.beta), advantages, mask, SETTINGS).backward()
+    assert (error.grad[advantages > 0] > 0).all()
+
+
+def test_better_hypotheses_are_pulled_harder(loss):
+    reference, advantages, mask = draw()
+    error = reference.clone().requires_grad_()
+    loss(log_ratio(error, reference, SETTINGS.beta), advantages, mask, SETTINGS).backward()
+    order = advantages.argsort(dim=-1)
+    pulls = error.grad[..., 0].gather(1, order)
+    assert (pulls.diff(dim=-1) > 0).all()
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_bounded_below(name):
+    """Errors free to go anywhere at or above zero, descended for long: the loss settles and so do the errors."""
+    reference, advantages, mask = draw()
+    root = reference.sqrt().clone().requires_grad_()  # error = root^2 >= 0
+    optimizer = torch.optim.Adam([root], lr=0.05)
+    values = []
+    for _ in range(500):
+        value = LOSSES[name](log_ratio(root.square(), reference, SETTINGS.beta), advantages, mask, SETTINGS)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] == pytest.approx(min(values), abs=0.05)
+    assert root.square().max() < 3
+
+
+def test_clip_is_bounded_by_its_epsilon():
+    _, advantages, mask = draw()
+    ratio = torch.randn(BATCH, GROUP, STEPS, generator=torch.Generator().manual_seed(1)) * 1000
+    bound = -(advantages.abs() * SETTINGS.epsilon).mean()
+    assert LOSSES["clip"](ratio, advantages, mask, SETTINGS) >= bound
+
+
+def test_linear_is_not_bounded():
+    reference, advantages, mask = draw()
+    worst = advantages < 0
+    values = [
+        LOSSES["linear"](
+            log_ratio(reference + push * worst[..., None], reference, SETTINGS.beta),
+            advantages,
+            mask,
+            SETTINGS,
+        )
+        for push in (1.0, 100.0, 10_000.0)
+    ]
+    assert values[2] < 50 * values[1] < 2500 * values[0] < 0
+
+
+def test_order_of_the_group_does_not_matter(loss):
+    reference, advantages, mask = draw()
+    mask[0, 2] = False
+    ratio = torch.randn(BATCH, GROUP, STEPS, generator=torch.Generator().manual_seed(2))
+    order = torch.tensor([3, 1, 5, 0, 4, 2])
+    expected = loss(ratio, advantages, mask, SETTINGS)
+    found = loss(ratio[:, order], advantages[:, order], mask[:, order], SETTINGS)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 64.0), (4.0, 0.0), (0.25, -8.0)])
+def test_shift_and_scale_of_the_scores_do_not_matter(loss, scale, shift):
+    scores = [3.0, 1.0, None, 8.0, 2.0, 2.0]
+    moved = [None if score is None else scale * score + shift for score in scores]
+    ratio = torch.randn(1, GROUP, STEPS, generator=torch.Generator().manual_seed(3))
+    expected = loss(ratio, *advantages_of(scores), SETTINGS)
+    torch.testing.assert_close(loss(ratio, *advantages_of(moved), SETTINGS), expected)
+
+
+def test_masked_hypotheses_teach_nothing(loss):
+    reference, advantages, mask = draw()
+    mask[1] = False
+    mask[0, 3] = False
+    error = (reference * 1.01).requires_grad_()
+    loss(log_ratio(error, reference, SETTINGS.beta), advantages, mask, SETTINGS).backward()
+    assert not error.grad[~mask].any()
+    assert error.grad[mask].any()
+
+
+def test_batches_of_one_size_add_up(loss):
+    """Gradient accumulation: the mean of two halves is the whole."""
+    reference, advantages, mask = (torch.cat(pair) for pair in zip(draw(0), draw(1), strict=True))
+    mask[:2] = False
+    ratio = torch.randn(2 * BATCH, GROUP, STEPS, generator=torch.Generator().manual_seed(4))
+    halves = [
+        loss(ratio[part], advantages[part], mask[part], SETTINGS)
+        for part in (slice(0, BATCH), slice(BATCH, None))
+    ]
+    torch.testing.assert_close(sum(halves) / 2, loss(ratio, advantages, mask, SETTINGS))
+
+
+def test_differences_are_taken_in_float32():
+    # 1.0 and 1.0078125 are neighbours in bfloat16: a difference of 2^-7, times beta 10
+    one, next_up = torch.ones(1, 1, 1).bfloat16(), torch.full((1, 1, 1), 1.0078125).bfloat16()
+    ratio = log_ratio(next_up, one, 10.0)
+    assert ratio.dtype == torch.float32
+    assert ratio.item() == -0.078125
+
+
+def test_worked_sums():
+    # One group of two, A = (1, -2), r = (0.5, -0.1), epsilon 0.2, penalty 2.
+    ratio, advantages = torch.tensor([[[0.5], [-0.1]]]), torch.tensor([[1.0, -2.0]])
+    mask, settings = (
+        torch.ones(1, 2, dtype=torch.bool),
+        LossSettings(epsilon=0.2, temperature=1.0, penalty=2.0),
+    )
+    values = {name: some(ratio, advantages, mask, settings).item() for name, some in LOSSES.items()}
+    # clip: (-1 * min(.5, .2) + 2 * max(-.1, -.2)) / 2 = (-.2 - .2) / 2
+    assert values["clip"] == pytest.approx(-0.2)
+    # linear: (-.5 - .2) / 2
+    assert values["linear"] == pytest.approx(-0.35)
+    # quadratic: linear + (2 / 2) (.25 + .01) / 2
+    assert values["quadratic"] == pytest.approx(-0.35 + 0.13)
+    # weighted: softmax(1, -2) = (.952574, .047426); -(2 * .952574 * .5 - 2 * .047426 * .1) / 2
+    assert values["weighted"] == pytest.approx(-(0.476287 - 0.0047426), abs=1e-6)

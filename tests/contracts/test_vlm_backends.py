@@ -1,0 +1,82 @@
+"""What every VLM backend must do: answer each of the five tasks with JSON that fits, and the same for the same seed.
+
+A new backend adds one line to `BACKENDS`. The questions are those of real critiques, taken on the wire.
+"""
+
+import json
+from functools import cache
+
+import pytest
+
+from agent.briefing import Brief
+from agent.learning import Explored, mine_rules
+from agent.vlm import EmbeddedCritic, VLMBackend, load_backend
+from agent.vlm.answers import Doubt, MineAnswer, TagAnswer, Verdict, keyed_by_label
+from tests.agent.critique_case import group, make_agent, sample, spoiled_group
+
+BACKENDS = {
+    "embedded": lambda: load_backend("embedded"),
+}
+
+
+class Recorder(EmbeddedCritic):
+    """Doubts one hypothesis, so that every task comes up."""
+
+    def __init__(self) -> None:
+        self.questions: dict = {}
+
+    def generate(self, parts, schema, seed):
+        self.questions[schema["title"]] = (list(parts), schema, seed)
+        reply = super().generate(parts, schema, seed)
+        if schema["title"] != "reflect":
+            return reply
+        answer = json.loads(reply.text)
+        answer["A"] = {"doubt": True, "reason": "on principle"}
+        return type(reply)(json.dumps(answer))
+
+
+@cache
+def questions() -> dict:
+    recorder = Recorder()
+    critique = make_agent(recorder).critique(sample(), group(spoiled_group()))
+    evidence = [vars(item) for item in critique.evidence]
+    case = Explored("case", Brief(evidence, [], [], []), critique.scores, tuple(range(6)))
+    mine_rules(recorder, 0, [case] * 8)
+    return recorder.questions
+
+
+def answer_model(task: str, schema: dict) -> type:
+    keyed = {"score": Verdict, "revise": Verdict, "reflect": Doubt}
+    if task in keyed:
+        return keyed_by_label(task, keyed[task], list(schema["properties"]))
+    return {"tag": TagAnswer, "mine": MineAnswer}[task]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request) -> VLMBackend:
+    return BACKENDS[request.param]()
+
+
+def test_it_says_who_it_is(backend):
+    assert backend.name
+    assert backend.revision
+    assert backend.capabilities.max_images is None or backend.capabilities.images
+
+
+@pytest.mark.parametrize("task", ["tag", "score", "reflect", "revise", "mine"])
+def test_its_answer_fits_the_schema(backend, task):
+    parts, schema, seed = questions()[task]
+    reply = backend.generate(parts, schema, seed)
+    answer_model(task, schema).model_validate_json(reply.text)
+    assert reply.ms >= 0
+
+
+@pytest.mark.parametrize("task", ["tag", "score", "reflect", "revise", "mine"])
+def test_the_same_question_and_seed_get_the_same_answer(backend, task):
+    first, second = (backend.generate(*questions()[task]).text for _ in range(2))
+    assert first == second
+
+
+def test_an_unknown_spec_names_what_there_is():
+    with pytest.raises(ValueError, match="no VLM backend 'oracle:x'; there are: embedded"):
+        load_backend("oracle:x")

@@ -1,0 +1,155 @@
+"""Crops agree with `Camera.crop`, pictures with their frames."""
+
+import io
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from hmr.render.overlay import (
+    OUTSIDE,
+    SIDE_DISTANCE_M,
+    crop_image,
+    encode_jpeg,
+    encode_png,
+    montage,
+    overlay,
+    panel,
+    score_color,
+    side_view,
+    turn_sideways,
+    zoom,
+)
+from hmr.render.raster import RasterRenderer
+from hmr.types import Box, Camera, Frame
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def _frame(mask):
+    mask = np.asarray(mask, bool)[None]
+    normals = mask[..., None] * np.array([0, 0, -1], np.float32)
+    return Frame(np.where(mask, 2, 0).astype(np.float32), normals, mask, np.where(mask, 0, -1))
+
+
+def _disc():
+    rows, columns = np.mgrid[:60, :80]
+    return (rows - 30) ** 2 + (columns - 40) ** 2 < 400
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        (Box(20.3, 10.7, 60.3, 50.7), 40),
+        (Box(30.1, 22.6, 54.1, 46.6), 96),
+        (Box(-55.4, -40.2, 144.6, 159.8), 50),
+        (Box(-300.0, -310.5, 380.0, 369.5), 64),
+    ],
+    ids=["same scale", "enlarged", "shrunk, over the border", "shrunk tenfold"],
+)
+def test_a_dot_lands_where_the_cropped_camera_says(box, size):
+    dark = np.zeros((60, 80, 3), np.uint8)
+    dotted = dark.copy()
+    dotted[26:35, 36:45] = 255  # centred on (40.5, 30.5)
+    light = crop_image(dotted, box, size)[..., 0].astype(float) - crop_image(dark, box, size)[..., 0]
+    rows, columns = np.mgrid[:size, :size] + 0.5
+    seen = (light * columns).sum() / light.sum(), (light * rows).sum() / light.sum()
+    camera = Camera(80.0, 40.5, 30.5, 80, 60).crop(box, size)  # its principal point is the dot
+    assert seen == pytest.approx((camera.cx_px, camera.cy_px), abs=0.1)
+
+
+def test_a_crop_is_grey_beyond_the_border_and_exact_within():
+    crop = crop_image(PHOTO, Box(-20.0, 0.0, 60.0, 80.0), 80)
+    np.testing.assert_array_equal(crop[:60, 20:], PHOTO[:, :60])
+    assert (crop[:, :20] == OUTSIDE).all()
+    assert (crop[60:] == OUTSIDE).all()
+    for beyond in (Box(100.0, 0.0, 120.0, 20.0), Box(-40.0, -40.0, -20.0, -20.0)):
+        assert (crop_image(PHOTO, beyond, 16) == OUTSIDE).all()
+
+
+def test_an_overlay_changes_the_photo_within_the_mask_only():
+    mask = _disc()
+    picture = overlay(PHOTO, _frame(mask))
+    np.testing.assert_array_equal(picture[~mask], PHOTO[~mask])
+    assert picture[mask].std() < 0.4 * PHOTO[mask].std()  # flat clay over noise
+    np.testing.assert_array_equal(overlay(PHOTO, _frame(mask), alpha=0.0), PHOTO)
+
+
+def test_a_larger_frame_smooths_the_outline():
+    # One of four pixels of the frame is covered, so a quarter of the clay over three quarters of the photo.
+    mask = np.zeros((4, 4), bool)
+    mask[0, 0] = True
+    white, red = np.full((2, 2, 3), 255, np.uint8), (0.5, 0.0, 0.0)
+    quarter = overlay(white, _frame(mask), red, alpha=1.0).astype(float)
+    full = overlay(white, _frame(np.kron(mask, np.ones((2, 2)))[:4, :4]), red, alpha=1.0).astype(float)
+    np.testing.assert_allclose(quarter[0, 0], 0.75 * 255 + 0.25 * full[0, 0], atol=1)
+
+
+def test_a_frame_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"\(60, 80\) pixels is no whole multiple of a photo of \(50, 80\)"):
+        overlay(PHOTO[:50], _frame(_disc()))
+
+
+def test_zoom_sees_the_same_on_more_pixels():
+    camera = Camera(50.0, 31.0, 22.0, 64, 48)
+    assert zoom(camera, 3) == Camera(150.0, 93.0, 66.0, 192, 144)
+
+
+def test_turning_sideways_is_rigid_and_puts_the_near_at_the_left():
+    generator = np.random.default_rng(0)
+    body, pelvis = generator.normal(size=(2, 7, 3)), generator.normal(size=(2, 3))
+    turned = turn_sideways(body, pelvis)
+    before, after = (points[:, :, None] - points[:, None] for points in (body, turned))
+    np.testing.assert_allclose(np.linalg.norm(before, axis=-1), np.linalg.norm(after, axis=-1), atol=1e-9)
+    assert (np.linalg.det(after[:, 0, 1:4]) * np.linalg.det(before[:, 0, 1:4]) > 0).all()  # no mirror
+    np.testing.assert_array_equal(turn_sideways(pelvis[:, None], pelvis), [[[0, 0, SIDE_DISTANCE_M]]] * 2)
+    towards_camera = turn_sideways(pelvis[:, None] - [0, 0, 0.5], pelvis)
+    np.testing.assert_allclose(towards_camera[:, 0, 0], -0.5)
+
+
+def test_side_views_share_one_scale_and_show_the_side():
+    # 1.2 m tall, .3 m deep, 1.8 m broad; 2.4 m fill 96 pixels, so from the side 48 rows and 12 columns.
+    slab = trimesh.creation.box(extents=(1.8, 1.2, 0.3)).apply_translation((0.4, 0, 5))
+    vertices, pelvis = np.asarray(slab.vertices)[None], np.array([[0.4, 0.0, 5.0]])
+    color = (0.1, 0.1, 0.9)
+    view = side_view(vertices, np.asarray(slab.faces), pelvis, RasterRenderer(), 96, color)[0].astype(int)
+    rows, columns = np.nonzero(view[..., 2] - view[..., 0] > 40)
+    assert np.ptp(columns) + 1 == pytest.approx(12, abs=2)
+    assert np.ptp(rows) + 1 == pytest.approx(48, abs=8)  # its near side is closer than the pelvis, so larger
+    assert (rows.mean(), columns.mean()) == pytest.approx((47.5, 47.5), abs=1)
+
+
+def test_panels_carry_their_label_and_the_views_given():
+    photo, over, side = (np.full((90, 90, 3), value, np.uint8) for value in (10, 90, 200))
+    shown = panel(photo, over, side, "A")
+    np.testing.assert_array_equal(shown[40:90, :90], photo[40:])
+    np.testing.assert_array_equal(shown[40:90, -90:], side[40:])
+    assert (shown[:30, :30] != panel(photo, over, side, "B")[:30, :30]).any()
+    without_photo = panel(None, over, side, "A")
+    assert without_photo.shape[0] == shown.shape[0]
+    assert without_photo.shape[1] < shown.shape[1]
+    assert (panel(photo, over, side, "A", caption="score 71")[90:] != shown[90:]).any()
+
+
+def test_a_montage_fills_rows_first():
+    tiles = [np.full((20, 30, 3), value, np.uint8) for value in (10, 20, 30)]
+    sheet = montage(tiles, columns=2)
+    order = [np.argwhere((sheet == value).all(-1)).mean(0) for value in (10, 20, 30)]
+    assert order[0][0] == order[1][0] < order[2][0]
+    assert order[0][1] == order[2][1] < order[1][1]
+    assert all((sheet == value).all(-1).sum() == 600 for value in (10, 20, 30))
+
+
+def test_a_failed_score_is_grey_and_good_ones_are_greener():
+    assert len(set(score_color(None))) == 1
+    (bad_red, bad_green, _), (good_red, good_green, _) = score_color(0.0), score_color(100.0)
+    assert bad_red > bad_green
+    assert good_green > good_red
+
+
+def test_encoded_pictures_come_back():
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode_png(PHOTO)))), PHOTO)
+    smooth = np.broadcast_to(np.linspace(0, 255, 80).astype(np.uint8)[None, :, None], (60, 80, 3)).copy()
+    back = np.asarray(Image.open(io.BytesIO(encode_jpeg(smooth)))).astype(int)
+    assert np.abs(back - smooth).max() < 10

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from memory.embed import ClipEmbedder, ImageEmbedder, SentenceEmbedder, TextEmbedder, load_text_embedder
+
+SENTENCES = (
+    "the knee bends backwards beyond its limit",
+    "the leg is hyperextended at the joint",
+    "the feet float above the ground",
+)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> SentenceEmbedder:
+    """The real packaged model: sockets are closed in this suite, so loading it proves that it needs none."""
+    return load_text_embedder()
+
+
+def test_packaged_model_gives_unit_vectors(minilm):
+    assert isinstance(minilm, TextEmbedder)
+    vectors = minilm.embed(SENTENCES)
+    assert vectors.shape == (3, minilm.dim) == (3, 384)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_like_meanings_are_near(minilm):
+    knee, leg, feet = minilm.embed(SENTENCES)
+    assert knee @ leg > knee @ feet + 0.1
+
+
+def test_a_sentence_embeds_alike_in_any_company(minilm):
+    fresh = load_text_embedder()
+    alone = fresh.embed(SENTENCES[2:])[0]
+    np.testing.assert_array_equal(alone, minilm.embed(SENTENCES)[2])
+
+
+def test_revision_is_of_the_files(minilm, tmp_path):
+    assert minilm.revision == load_text_embedder().revision
+    for name, content in (("a", b"1"), ("b", b"2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(content)
+    first, second = (load_text_embedder(str(tmp_path / name)) for name in "ab")
+    assert first.revision != second.revision
+    assert first.name == "a"
+
+
+def test_another_name_is_one_of_the_hub():
+    assert load_text_embedder("BAAI/bge-small-en-v1.5").name == "BAAI/bge-small-en-v1.5"
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+    """A CLIP with the real classes and a handful of random weights."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+    from transformers.utils import logging
+
+    half = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "projection_dim": 8,
+    }
+    config = CLIPConfig(
+        vision_config={**half, "image_size": 32, "patch_size": 16},
+        text_config={**half, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2},
+        projection_dim=8,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPModel(config).save_pretrained(tmp_path)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(tmp_path)
+    assert logging.is_progress_bar_enabled()
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_clip_embeds_images_of_any_size(clip_folder):
+    embedder = ClipEmbedder(str(clip_folder))
+    assert isinstance(embedder, ImageEmbedder)
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, size, np.uint8) for size in ((20, 50, 3), (60, 40, 3))]
+    vectors = embedder.embed(images)
+    assert vectors.shape == (2, embedder.dim) == (2, 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(embedder.embed(images[1:])[0], vectors[1], atol=1e-5)
+    assert abs(vectors[0] @ vectors[1]) < 0.9999  # different pictures, different places

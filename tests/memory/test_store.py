@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from memory.rules import RuleMemory
+from memory.store import FrozenMemoryError, MemoryStore
+from tests.memory.conftest import seed
+
+
+def keys(store: MemoryStore) -> list[str]:
+    return [row["key"] for row in store.read("SELECT key FROM meta ORDER BY key")]
+
+
+def write_and_fail(store: MemoryStore) -> None:
+    with store.transaction():
+        with store.transaction() as inner:
+            inner.execute("INSERT INTO meta VALUES ('never', '1')")
+        raise InterruptedError
+
+
+def test_transaction_is_all_or_nothing_and_an_inner_one_falls_with_the_outer(store):
+    with pytest.raises(InterruptedError):
+        write_and_fail(store)
+    assert keys(store) == []
+
+
+def test_content_survives_closing(tmp_path):
+    with MemoryStore(tmp_path / "new" / "memory.sqlite") as store:
+        store.claim("a", "1")
+    with MemoryStore(tmp_path / "new" / "memory.sqlite") as store:
+        assert store.meta("a") == "1"
+
+
+def test_version_moves_with_own_writes_foreign_writes_and_rollbacks(tmp_path):
+    path = tmp_path / "memory.sqlite"
+    with MemoryStore(path) as store, MemoryStore(path) as other:
+        seen = [store.version()]
+        assert store.version() == seen[-1]
+        store.claim("a", "1")
+        seen.append(store.version())
+        other.claim("b", "1")
+        seen.append(store.version())
+        with pytest.raises(InterruptedError):
+            write_and_fail(store)
+        seen.append(store.version())
+        assert len(set(seen)) == 4
+
+
+def test_claim_names_both_values(store):
+    store.claim("text_embedder", "minilm@1")
+    store.claim("text_embedder", "minilm@1")
+    with pytest.raises(ValueError, match=r"'minilm@1', not 'bge@2'"):
+        store.claim("text_embedder", "bge@2")
+
+
+def test_frozen_store_reads_and_refuses_to_write(tmp_path):
+    path = tmp_path / "memory.sqlite"
+    with MemoryStore(path) as store:
+        store.claim("a", "1")
+    with MemoryStore(path, frozen=True) as store:
+        assert store.meta("a") == "1"
+        store.claim("a", "1")  # nothing to write
+        with pytest.raises(FrozenMemoryError, match="is frozen"):
+            store.claim("b", "1")
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):  # not by our word alone
+            store.read("DELETE FROM meta")
+
+
+def test_frozen_store_must_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no memory at"):
+        MemoryStore(tmp_path / "memory.sqlite", frozen=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_other_files_are_refused(tmp_path, frozen):
+    path = tmp_path / "memory.sqlite"
+    path.write_bytes(b"no database at all, but long enough to be looked at as one" * 20)
+    with pytest.raises(ValueError, match="not a memory database"):
+        MemoryStore(path, frozen)
+
+
+def test_newer_schema_is_refused(tmp_path):
+    path = tmp_path / "memory.sqlite"
+    with MemoryStore(path) as store, store.transaction() as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(ValueError, match="schema 99"):
+        MemoryStore(path)
+
+
+def test_foreign_keys_are_enforced(store):
+    with store.transaction() as connection, pytest.raises(sqlite3.IntegrityError):
+        connection.execute("INSERT INTO rule_uses VALUES ('no case', 'no rule')")
+
+
+KILLED_WHILE_COUNTING = """
+import sys
+from memory.rules import RuleMemory
+from memory.store import MemoryStore
+from tests.memory.conftest import WordCounts
+
+store = MemoryStore(sys.argv[1])
+rules = RuleMemory(store, WordCounts())
+rules.record_case("done", [rule.rule_id for rule in rules.all()], True)
+with store.transaction() as connection:
+    connection.execute("PRAGMA cache_spill = 1")
+    rules.record_case("half", [rule.rule_id for rule in rules.all()], True)
+    print("inside", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_kill_inside_a_transaction_leaves_no_half_case(tmp_path, words):
+    path = tmp_path / "memory.sqlite"
+    with MemoryStore(path) as store:
+        RuleMemory(store, words).add([seed("knee"), seed("foot")])
+    command = [sys.executable, "-c", KILLED_WHILE_COUNTING, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "inside\n"
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    with MemoryStore(path) as store:
+        rules = RuleMemory(store, words)
+        assert [(rule.uses, rule.successes) for rule in rules.all()] == [(1, 1), (1, 1)]
+        assert rules.has_case("done")
+        assert not rules.has_case("half")
+        assert rules.record_case("half", [], True)  # and the case can be done again

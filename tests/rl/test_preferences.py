@@ -1,0 +1,201 @@
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import rl.preferences
+from hmr.policy import Features
+from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
+from rl.groups import tensors_from_preferences
+from rl.preferences import build_preferences, load_preferences, shuffle_scores
+from rl.types import PreferenceGroup
+
+
+class FakePolicy:
+    """Draws what the generator gives; the condition is the image's mean."""
+
+    device = torch.device("cpu")
+
+    def encode(self, samples):
+        condition = torch.tensor([[float(s.image.mean()), float(len(s.id))] for s in samples])
+        return Features(condition, torch.arange(6.0).expand(len(samples), 6))
+
+    def sample(self, features, num_samples, generator, noise_scale=1.0, cameras=None):
+        def draw(*shape):
+            return noise_scale * torch.randn(len(features), num_samples, *shape, generator=generator)
+
+        params = BodyParams(draw(3), draw(23, 3), draw(10), draw(3))
+        return [Hypotheses(params[index], camera) for index, camera in enumerate(cameras)]
+
+    def digest(self):
+        return "fake-policy"
+
+
+class FakeScorer:
+    name = "fake"
+
+    def score(self, sample, hypotheses):
+        depths = hypotheses.params.transl[:, 2].tolist()
+        return [None, *depths[1:]]
+
+
+class DyingScorer(FakeScorer):
+    """Ends the run at its n-th image, as a kill would."""
+
+    def __init__(self, images):
+        self.left = images
+
+    def score(self, sample, hypotheses):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().score(sample, hypotheses)
+
+
+def wild(count=5):
+    return [
+        Sample(
+            f"id-{index}",
+            np.full((8, 6, 3), index, dtype=np.uint8),
+            Box(0.0, 0.0, 6.0, 8.0),
+            Camera.estimate(6, 8),
+        )
+        for index in range(count)
+    ]
+
+
+def build(out, samples=None, scorer=None, **changes):
+    settings = {"group_size": 3, "shard_rows": 2, **changes}
+    return build_preferences(FakePolicy(), scorer or FakeScorer(), samples or wild(), out, **settings)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_rows_carry_the_whole_group(tmp_path):
+    dataset = load_preferences(build(tmp_path))
+    assert len(dataset) == 5
+    assert set(dataset.column_names) == {
+        "sample_id", "image_sha256", "camera", "global_orient", "body_pose", "betas", "transl", "condition",
+        "geometry", "scores", "scorer", "uses_truth", "policy_digest",
+    }  # fmt: skip
+    group = PreferenceGroup.from_row(dataset[3])
+    assert group.sample_id == "id-3"
+    assert group.hypotheses.camera == Camera.estimate(6, 8)
+    assert group.hypotheses.params.body_pose.shape == (3, 23, 3)
+    assert group.condition.tolist() == [3.0, 4.0]
+    assert group.scores[0] is None
+    assert group.scores[1] == pytest.approx(group.hypotheses.params.transl[1, 2].item())
+    assert not group.uses_truth
+
+
+def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path):
+    whole = contents(build(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "killed", scorer=DyingScorer(3))
+    assert set(contents(tmp_path / "killed")) == {"manifest.json", "shard-00000.parquet"}
+    done = []
+    build(tmp_path / "killed", scorer=DyingScorer(3), progress=done.append)  # 5 images, 2 of them done
+    assert done == [2, 1, 1, 1]
+    assert contents(tmp_path / "killed") == whole
+
+
+def test_a_group_depends_on_its_own_image_and_seed_only(tmp_path):
+    few = load_preferences(build(tmp_path / "few", samples=wild()[3:]))
+    many = load_preferences(build(tmp_path / "many", shard_rows=4))
+    other = load_preferences(build(tmp_path / "other", seed=1))
+    assert few[0] == many[3]
+    assert few[0]["transl"] != other[3]["transl"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"group_size": 4}, "group_size=3, now 4"),
+        ({"seed": 7}, "seed=0, now 7"),
+        ({"noise_scale": 1.5}, "noise_scale=1.0, now 1.5"),
+        ({"samples": wild()[:3]}, "shards of more images"),
+        ({"samples": wild()[::-1]}, "other images"),
+        ({"samples": [dataclasses.replace(s, image=s.image + 1) for s in wild()]}, "other images"),
+    ],
+)
+def test_other_arguments_are_refused(tmp_path, changes, message):
+    build(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"), [([1.0], "1 scores for the 3"), ([1.0, float("nan"), 2.0], "None, never NaN")]
+)
+def test_scores_that_are_none_of_ours_are_refused(tmp_path, scores, message):
+    class Wrong(FakeScorer):
+        def score(self, sample, hypotheses):
+            return scores
+
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, scorer=Wrong())
+
+
+def test_a_group_of_one_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least 2"):
+        build(tmp_path, group_size=1)
+
+
+def test_nothing_to_load(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no preference set"):
+        load_preferences(tmp_path)
+
+
+def test_an_oracle_is_stamped_and_stays_so(tmp_path):
+    class Oracle(FakeScorer):
+        uses_truth = True
+
+    dataset = load_preferences(build(tmp_path, scorer=Oracle()))
+    assert all(dataset["uses_truth"])
+    assert all(shuffle_scores(dataset, 0)["uses_truth"])
+
+
+def test_shuffling_permutes_scores_within_their_group(tmp_path):
+    dataset = load_preferences(build(tmp_path, group_size=6))
+    shuffled = shuffle_scores(dataset, seed=0)
+    for before, after in zip(dataset, shuffled, strict=True):
+        assert sorted(before["scores"], key=repr) == sorted(after["scores"], key=repr)
+        assert before["transl"] == after["transl"]
+        assert after["scorer"] == "shuffled(fake)"
+    assert dataset["scores"][:] != shuffled["scores"][:]
+    assert shuffled["scores"][:] == shuffle_scores(dataset, seed=0)["scores"][:]
+    assert shuffled["scores"][:] != shuffle_scores(dataset, seed=1)["scores"][:]
+    # a row's permutation is its own: a subset is shuffled as the whole is
+    assert shuffle_scores(dataset.select([4]), seed=0)[0] == shuffled[4]
+
+
+def test_a_shard_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    def cut_short(table, path, **options):
+        path.write_bytes(b"PAR1")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(rl.preferences.pq, "write_table", cut_short)
+    with pytest.raises(OSError, match="no space"):
+        build(tmp_path)
+    assert not list(tmp_path.glob("shard-*"))
+
+
+def test_rows_become_tensors(tmp_path):
+    class Coordinates:
+        device = torch.device("cpu")
+
+        def to_x0(self, params, features):
+            return params.transl * features.geometry[:, None, 1:2]
+
+    dataset = load_preferences(build(tmp_path))
+    groups = tensors_from_preferences(Coordinates(), dataset)
+    assert groups.condition.shape == (5, 2)
+    assert groups.x0.shape == (5, 3, 3)
+    assert groups.x0[2].flatten().tolist() == dataset[2]["transl"]
+    assert groups.mask[:, 0].tolist() == [False] * 5  # its score is None
+    assert groups.scores.isnan()[:, 0].all()
+    assert pq.read_schema(tmp_path / "shard-00000.parquet").field("scores").type.list_size == 3

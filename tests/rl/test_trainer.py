@@ -1,0 +1,166 @@
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rl.config import GroupPreferenceConfig
+from rl.seeding import derive_generator
+from rl.trainer import GroupPreferenceTrainer, align, draw_times
+from tests.rl.toy import ToyPolicy, scored_group, toy_groups
+
+
+def config(folder, **changes):
+    fields = {
+        "output_dir": str(folder),
+        "max_steps": 8,
+        "per_device_train_batch_size": 16,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "learning_rate": 0.02,
+    }
+    return GroupPreferenceConfig(**{**fields, **changes})
+
+
+def weights(policy):
+    return torch.cat([tensor.detach().flatten() for tensor in policy.denoiser.parameters()])
+
+
+@pytest.mark.parametrize("loss_type", ["clip", "weighted", "quadratic"])
+def test_alignment_raises_the_reward_and_shuffled_scores_do_not(tmp_path, loss_type):
+    groups, policy = toy_groups(), ToyPolicy()
+    args = config(tmp_path, loss_type=loss_type, max_steps=80, logging_steps=80)
+    before = policy.expected_reward(groups.condition)  # -(.4^2 + .3^2 + 2 * .5^2) = -.75
+    assert before == pytest.approx(-0.75)
+    after = align(policy, groups, args).expected_reward(groups.condition)
+    control = align(policy, toy_groups(shuffled=True), args).expected_reward(groups.condition)
+    assert after > before + 0.1
+    assert after > control + 0.1
+
+
+def test_align_leaves_the_given_policy_and_the_frozen_parts_alone(tmp_path):
+    policy = ToyPolicy()
+    before = copy.deepcopy(policy.state_dict())
+    aligned = align(policy, toy_groups(), config(tmp_path))
+    assert all(torch.equal(before[name], tensor) for name, tensor in policy.state_dict().items())
+    assert torch.equal(aligned.encoder.weight, policy.encoder.weight)
+    assert not torch.equal(weights(aligned), weights(policy))
+    assert not any(tensor.requires_grad for tensor in aligned.parameters())
+
+
+def test_the_same_seed_gives_the_same_policy(tmp_path):
+    first, again = (align(ToyPolicy(), toy_groups(), config(tmp_path)) for _ in range(2))
+    other = align(ToyPolicy(), toy_groups(), config(tmp_path, seed=1))
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_logs_trl_names_and_starts_at_the_reference(tmp_path):
+    trainer = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path, max_steps=3), toy_groups())
+    trainer.train()
+    first, _, third = trainer.state.log_history[:3]  # the first of the warm-up's steps has learning rate 0
+    assert {"reward", "reward_std", "frac_reward_zero_std", "denoise_loss/pos", "denoise_loss/neg"} <= set(
+        first
+    )
+    assert first["kl"] == first["loss"] == first["clip_ratio/region"] == 0
+    assert third["kl"] != 0
+
+
+def test_accumulated_batches_equal_the_large_batch(tmp_path):
+    large = align(ToyPolicy(), toy_groups(), config(tmp_path, max_steps=5))
+    small = align(
+        ToyPolicy(),
+        toy_groups(),
+        config(tmp_path, max_steps=5, per_device_train_batch_size=4, gradient_accumulation_steps=4),
+    )
+    torch.testing.assert_close(weights(small), weights(large), atol=1e-5, rtol=1e-5)
+
+
+def test_resuming_takes_the_same_steps(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "no"}
+    whole = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path / "a", **saving), toy_groups())
+    whole.train()
+    # The policy handed in stands where the first half ended: the reference must come from the checkpoint.
+    moved = ToyPolicy(std=0.9)
+    resumed = GroupPreferenceTrainer(moved, config(tmp_path / "b", **saving), toy_groups())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+    losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_saves_and_evaluates_the_averaged_weights(tmp_path):
+    groups = toy_groups()
+    trainer = GroupPreferenceTrainer(
+        ToyPolicy(), config(tmp_path, ema_decay=0.99, save_strategy="steps", save_steps=8), groups, groups
+    )
+    trainer.train()
+    saved = load_file(tmp_path / "checkpoint-8" / "model.safetensors")
+    state = load_file(tmp_path / "checkpoint-8" / "alignment_state.safetensors")
+    name = "denoiser.mean.bias"
+    assert torch.equal(saved[name], state[f"average/{name}"])
+    assert torch.equal(saved[name], trainer.model.denoiser.mean.bias)
+    assert not torch.equal(saved[name], state[f"live/{name}"])
+    assert torch.equal(state[f"reference/{name}"], ToyPolicy().denoiser.mean.bias)
+    averaged = trainer.evaluate()["eval_loss"]
+    with torch.no_grad():
+        trainer.model.denoiser.mean.bias += 1.0  # what the live weights are must not matter
+    assert trainer.evaluate()["eval_loss"] == averaged
+
+
+def test_progress_counts_steps(tmp_path):
+    steps = []
+    align(ToyPolicy(), toy_groups(), config(tmp_path, max_steps=3), progress=steps.append)
+    assert steps == [1, 1, 1]
+
+
+def test_quiet(tmp_path, capfd):
+    align(ToyPolicy(), toy_groups(), config(tmp_path, max_steps=2))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_refuses_what_cannot_teach(tmp_path):
+    groups = toy_groups(images=2, group=3)
+    flat = type(groups).from_scores(
+        groups.condition, groups.x0, [scored_group([1.0, 1.0, 1.0])] * 2, 5.0, 0.1
+    )
+    with pytest.raises(ValueError, match="no group can teach"):
+        align(ToyPolicy(), flat, config(tmp_path))
+    with pytest.raises(ValueError, match=r"not 'head'"):
+        align(ToyPolicy(), groups, config(tmp_path, trainable="head"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_type": "ppo"}, "loss_type is one of clip"),
+        ({"beta": 0.0}, "beta must be above 0"),
+        ({"min_timestep": 0.6, "max_timestep": 0.5}, "min_timestep < max_timestep"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+    ],
+)
+def test_config_names_the_given_and_the_allowed(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **changes)
+
+
+def test_every_field_of_ours_has_a_help_text():
+    own = set(vars(GroupPreferenceConfig)["__annotations__"])
+    fields = {
+        name: field for name, field in GroupPreferenceConfig.__dataclass_fields__.items() if name in own
+    }
+    assert all(field.metadata.get("help") for field in fields.values())
+
+
+def test_times_are_stratified_and_antithetic():
+    times = torch.stack([draw_times(4, (200, 1000), derive_generator(seed)) for seed in range(500)])
+    assert times.min() >= 200
+    assert times.max() < 1000
+    for stratum in range(4):  # widths of 200 from 200 on; a mirrored place may touch the next stratum's edge
+        assert times[:, stratum].min() >= 200 + 200 * stratum
+        assert times[:, stratum].max() <= 400 + 200 * stratum
+    # mirrored: u + (1 - u) = 1, so 2 * 200 + 200 + 200 = 800, truncation takes up to 1
+    sums = times[:, 0] + times[:, 1]
+    assert sums.min() >= 799
+    assert sums.max() <= 800
