@@ -95,13 +95,14 @@ def explore(
             explored.append(_explore_case(seeker, labelled, propose, settings.success_srcc))
             on_case(Progress(len(explored), len(todo), explored[-1].srcc, _mean(explored)))
         mined += agent.rules.add(mine_rules(agent.backend, agent.settings.seed, explored[-len(batch) :]))
-    before = [_judge(judge, labelled, propose(labelled.sample))[0] for labelled in held_out]
+    trials = [(labelled, propose(labelled.sample)) for labelled in held_out]
+    before = [_judge(judge, *trial)[0] for trial in trials]
     admitted = admit_quarantined(agent.rules, agent.backend, before, agent.settings, settings.min_gain)
     reweighed = {}
     if explored:
         reweighed = reweigh(agent.rules, agent.backend, explored, before, agent.settings, settings.min_gain)
         _recount(agent, list(reweighed.values()), explored, settings.success_srcc)
-    after = [_judge(judge, labelled, propose(labelled.sample))[0] for labelled in held_out]
+    after = [_judge(judge, *trial)[0] for trial in trials]
     return ExplorationReport(
         cases=len(explored),
         skipped=len(calibration) - len(todo),

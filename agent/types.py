@@ -6,7 +6,7 @@ Nothing here can hold truth: a `Case` is made from a `Sample`, a group of hypoth
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from hmr.body import Body
 from hmr.types import Camera, Detection, Frame, Hypotheses, Posed, Sample
@@ -63,6 +63,7 @@ class Missing:
     reason: str
 
 
+@runtime_checkable
 class CritiqueTool(Protocol):
     """Measures one thing about every hypothesis of a group; passes tests/contracts/test_tools.py."""
 

@@ -1,8 +1,9 @@
 """How fast and how exactly the memories recall: `python -m benchmarks.retrieval`.
 
-Latency is of one query, its embedding apart; recall is against exact cosine search. Vectors are made to look like
-embeddings of photographs and sentences: clusters around a few hundred themes in a space of low intrinsic dimension.
-Independent Gaussian vectors, which no encoder gives, are the hard case for a graph and are shown beside them.
+Latency is of one query, its embedding apart; recall is against exact cosine search. Vectors are made to look
+like embeddings of photographs and sentences: clusters around a few hundred themes in a space of low
+intrinsic dimension. Independent Gaussian vectors, which no encoder gives, are the hard case for a graph and
+are shown beside them.
 """
 
 from __future__ import annotations

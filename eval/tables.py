@@ -24,7 +24,9 @@ from rich.table import Table
 from eval.intervals import Interval, bootstrap_mean
 from eval.protocol import ERROR_METRICS, SPREAD_METRICS, Report
 
-__all__ = ["VARIANTS", "Row", "compare", "label", "markdown_table", "rich_table", "stack_values"]
+__all__ = [
+    "VARIANTS", "Row", "baseline_table", "compare", "label", "markdown_table", "rich_table", "stack_values",
+]  # fmt: skip
 
 VARIANTS = ("base", "aligned", "shuffled")
 METRIC_NAMES = {"mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE", "pve_mm": "PVE"}
@@ -148,3 +150,21 @@ def _difference(interval: Interval | None, bold: tuple[str, str]) -> str:
     mean = round(interval.mean, 1) + 0.0  # no "-0.0"
     text = f"{mean:+.1f} ± {interval.half_width:.1f}"
     return text.join(bold) if interval.excludes_zero else text
+
+
+def baseline_table(reports: Mapping[str, Report]) -> Table:
+    """Means over the images for policies that were not paired, one column each."""
+    table = Table(title="Held-out scenes, mm")
+    table.add_column("measure", no_wrap=True)
+    for name in reports:
+        table.add_column(name, justify="right")
+    first = next(iter(reports.values()))
+    for metric in (*ERROR_METRICS, *SPREAD_METRICS):
+        for reduction in first.values[metric]:
+            columns = [report.values[metric].get(reduction) for report in reports.values()]
+            cells = [
+                "-" if values is None or np.isnan(values).all() else f"{np.nanmean(values):.1f}"
+                for values in columns
+            ]
+            table.add_row(label(metric, reduction), *cells)
+    return table

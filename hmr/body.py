@@ -42,9 +42,9 @@ REGIONS = (
 )  # fmt: skip
 # The region of each of the 24 joints' parts; "upper_leg" includes the pelvis, which trousers cover.
 _PART_REGIONS = (
-    "upper_leg", "upper_leg", "upper_leg", "torso", "lower_leg", "lower_leg", "torso", "foot", "foot", "torso",
-    "foot", "foot", "skin_head", "torso", "torso", "skin_head", "upper_arm", "upper_arm", "forearm", "forearm",
-    "hand", "hand", "hand", "hand",
+    "upper_leg", "upper_leg", "upper_leg", "torso", "lower_leg", "lower_leg", "torso", "foot", "foot",
+    "torso", "foot", "foot", "skin_head", "torso", "torso", "skin_head", "upper_arm", "upper_arm",
+    "forearm", "forearm", "hand", "hand", "hand", "hand",
 )  # fmt: skip
 
 
@@ -123,10 +123,9 @@ class Body(nn.Module):
             shaped = shaped + (features @ self.model.posedirs).view_as(shaped)
         rest = self._rest(flat.betas)
         turns, joints = self._chain(rotations, rest)
-        shifts = joints - (turns @ rest[..., None])[..., 0]
-        weights = self.model.lbs_weights
-        skin = (weights @ turns.flatten(2)).unflatten(2, (3, 3))
-        vertices = (skin @ shaped[..., None])[..., 0] + weights @ shifts + flat.transl[:, None]
+        transforms = torch.cat([turns, joints[..., None] - turns @ rest[..., None]], dim=-1)
+        skin = (self.model.lbs_weights @ transforms.flatten(2)).unflatten(2, (3, 4))
+        vertices = (skin[..., :3] @ shaped[..., None])[..., 0] + skin[..., 3] + flat.transl[:, None]
         joints = joints[:, self._columns] + flat.transl[:, None]
         return Posed(vertices.reshape(*batch, -1, 3), joints.reshape(*batch, NUM_JOINTS, 3))
 
@@ -197,18 +196,22 @@ def _embedded_arrays() -> dict[str, NDArray[Any]]:
 
 def _read_body(path: Path) -> dict[str, NDArray[Any]]:
     arrays = read_arrays(path, ARRAYS)
-    vertices, joints = arrays["v_template"].shape[0], arrays["weights"].shape[-1]
+    vertices, joints = len(arrays["v_template"]), arrays["weights"].shape[-1]
     if joints not in _LAYOUTS:
-        known = ", ".join(f"{layout.name} {count}" for count, layout in _LAYOUTS.items())
-        raise ValueError(f"{path} has {joints} joints; known are {known}")
+        known = ", ".join(f"{count} ({layout.name})" for count, layout in _LAYOUTS.items())
+        raise ValueError(f"{path} has skin weights for {joints} joints; known are {known}")
     expected = {
-        "v_template": (vertices, 3), "f": (len(arrays["f"]), 3), "weights": (vertices, joints),
+        "v_template": (vertices, 3),
+        "f": (len(arrays["f"]), 3),
+        "weights": (vertices, joints),
         "shapedirs": (vertices, 3, arrays["shapedirs"].shape[-1]),
-        "posedirs": (vertices, 3, 9 * (joints - 1)), "J_regressor": (joints, vertices), "kintree_table": (2, joints),
-    }  # fmt: skip
+        "posedirs": (vertices, 3, 9 * (joints - 1)),
+        "J_regressor": (joints, vertices),
+        "kintree_table": (2, joints),
+    }
     for name, shape in expected.items():
         if arrays[name].shape != shape:
-            raise ValueError(f"{path}: {name} has the shape {arrays[name].shape}, not {shape}")
+            raise ValueError(f"{path} has {name} of the shape {arrays[name].shape}, not {shape}")
     if arrays["shapedirs"].shape[-1] < NUM_BETAS:
         raise ValueError(f"{path} has {arrays['shapedirs'].shape[-1]} betas; {NUM_BETAS} are needed")
     return arrays

@@ -61,7 +61,7 @@ def split(
 
 
 def vector_from_params(
-    params: BodyParams, pelvis_cam_m: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*batch 6"]
+    params: BodyParams, pelvis_cam_m: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 6"]
 ) -> Float[Tensor, "*batch 157"]:
     """`pelvis_cam_m`: where the posed pelvis is, transl + the rest pelvis; `geometry` broadcasts over the batch."""
     rotvecs = torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)
@@ -81,7 +81,7 @@ def vector_from_params(
 
 
 def pelvis_from_seen(
-    seen: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*batch 6"]
+    seen: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 6"]
 ) -> Float[Tensor, "*batch 3"]:
     """The pelvis in the camera's frame, metres, from (log s, u, v)."""
     focal, cx, cy, box_x, box_y, side = geometry.unbind(-1)
@@ -95,7 +95,7 @@ def pelvis_from_seen(
 def params_from_vector(
     vector: Float[Tensor, "*batch 157"],
     rest_pelvis_m: Float[Tensor, "*batch 3"],
-    geometry: Float[Tensor, "*batch 6"],
+    geometry: Float[Tensor, "*#batch 6"],
 ) -> BodyParams:
     """The inverse of `vector_from_params`, the pelvis given as its rest position for the vector's betas."""
     rotations, betas, seen = split(vector)

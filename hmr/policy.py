@@ -244,7 +244,7 @@ class DiffusionPolicy(PreTrainedModel):
         state = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             state.update(name.encode())
-            state.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            state.update(tensor.detach().cpu().numpy().tobytes())
         return state.hexdigest()[:16]
 
 

@@ -193,7 +193,7 @@ def pretrain(
     body = load_body()
     policy = DiffusionPolicy(DiffusionPolicyConfig(**config.policy))
     train_set, test_set = (
-        _crops(config, body, cache, policy, seed, count, workers, progress)
+        _crops(config, cache, policy, seed, count, workers, progress)
         for seed, count in ((config.seed, config.scenes), (config.seed + 1_000_000, config.held_out))
     )
     policy.fit_to(body, *train_set.statistics(config.min_std))
@@ -216,7 +216,6 @@ def pretrain(
 
 def _crops(
     config: PretrainConfig,
-    body: Body,
     cache: Path,
     policy: DiffusionPolicy,
     seed: int,
@@ -226,4 +225,4 @@ def _crops(
 ) -> CropDataset:
     wanted = CropCache(RECIPES[config.recipe], seed, count, policy.config.crop_size, policy.config.crop_scale)
     report = (lambda done: progress("drawing scenes", done, count)) if progress else None
-    return CropDataset(make_crops(wanted, body, cache, workers, report))
+    return CropDataset(make_crops(wanted, cache, workers, report))

@@ -131,11 +131,11 @@ class _Array(_Record):
 
 
 class _Scalar(_Record):
-    """`numpy.core.multiarray.scalar(dtype, bytes)`."""
+    """`numpy.core.multiarray.scalar(dtype, bytes)`, as an array of no dimension."""
 
     def array(self) -> NDArray[Any]:
         dtype, data = self.args
-        return np.frombuffer(_bytes(data), dtype.dtype())[0]
+        return np.frombuffer(_bytes(data), dtype.dtype()).reshape(()).copy()
 
 
 class _ChumpyLeaf(_Record):

@@ -230,6 +230,7 @@ class Frame:
         return self.mask.shape[0]
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """Draws meshes; every implementation passes tests/contracts/test_renderer.py."""
 
@@ -254,6 +255,7 @@ class Detection:
     mask_box: Box  # a square
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds people, then looks closely at one of them."""
 

@@ -69,7 +69,7 @@ class VectorIndex:
             self._rebuild()
         if self.exact and len(self) + len(new) > self._exact_up_to:
             self._rebuild(graph=True)
-        self._faiss.add_with_ids(unit, ids)
+        self._insert(unit, ids)
         self._live |= new
 
     def remove(self, ids: Int64[np.ndarray, "batch"]) -> None:
@@ -88,15 +88,13 @@ class VectorIndex:
     def search(
         self, query: Float[np.ndarray, "dim"], k: int
     ) -> tuple[Int64[np.ndarray, "hits"], Float32[np.ndarray, "hits"]]:
-        """Ids and cosines of the (at most) k nearest, best first, ties by smaller id."""
+        """Ids and cosines of the (at most) k nearest, best first, ties in any order."""
         k = min(k, len(self))
         if k < 1:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         similarities, ids = self._faiss.search(normalised(query[None]), k, params=self._parameters(k))
         found = ids[0] >= 0
-        ids, similarities = ids[0][found], similarities[0][found].clip(-1, 1)
-        order = np.lexsort((ids, -similarities))
-        return ids[order], similarities[order]
+        return ids[0][found], similarities[0][found].clip(-1, 1)
 
     def save(self, path: Path, digest: str) -> None:
         """Writes the index and the digest of what it was built from, in one step."""
@@ -143,8 +141,16 @@ class VectorIndex:
             inner = faiss.IndexHNSWFlat(self.dim, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
             inner.hnsw.efConstruction = _EF_CONSTRUCTION
         self._faiss = faiss.IndexIDMap2(inner)
-        self._faiss.add_with_ids(vectors, ids[kept])
+        self._insert(vectors, ids[kept])
         self._removed = set()
+
+    def _insert(self, unit: Float32[np.ndarray, "batch dim"], ids: Int64[np.ndarray, "batch"]) -> None:
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)  # a graph that several threads build differs from run to run
+        try:
+            self._faiss.add_with_ids(unit, ids)
+        finally:
+            faiss.omp_set_num_threads(threads)
 
 
 def normalised(vectors: Float[np.ndarray, "batch dim"]) -> Float32[np.ndarray, "batch dim"]:

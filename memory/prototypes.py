@@ -94,14 +94,16 @@ class PrototypeMemory:
         with self._store.transaction() as connection:
             for key, value in self._settings.items():
                 self._store.claim(key, value)
+            count = len(self)
             for prototype, embedding in prototypes:
                 if len(embedding) != self._dim:
                     raise ValueError(
                         f"prototypes here have embeddings of {self._dim} numbers, not {len(embedding)}"
                     )
                 row = (*_to_row(prototype), normalised(embedding[None]).tobytes())
-                connection.execute(_INSERT, row)
-                self._make_room(connection)
+                count += connection.execute(_INSERT, row).rowcount
+                if count > self.capacity:
+                    count -= self._drop_most_redundant(connection)
             kept = {row["prototype_id"] for row in connection.execute("SELECT prototype_id FROM prototypes")}
         return [prototype.prototype_id for prototype, _ in prototypes if prototype.prototype_id in kept]
 
@@ -121,14 +123,13 @@ class PrototypeMemory:
         """Caches the vector index beside the database, for a faster start."""
         self._mirror.save()
 
-    def _make_room(self, connection: sqlite3.Connection) -> None:
-        if len(self) <= self.capacity:
-            return
+    def _drop_most_redundant(self, connection: sqlite3.Connection) -> int:
         rows = self._store.read("SELECT number, score, embedding FROM prototypes ORDER BY number")
         redundant = _most_redundant(
             np.stack([_vector(row) for row in rows]), np.array([row["score"] for row in rows])
         )
-        connection.execute("DELETE FROM prototypes WHERE number = ?", (rows[redundant]["number"],))
+        number = rows[redundant]["number"]
+        return connection.execute("DELETE FROM prototypes WHERE number = ?", (number,)).rowcount
 
 
 _INSERT = """

@@ -199,20 +199,20 @@ class RuleMemory:
             return []
         vector, exploration = self._embedder.embed([query])[0], 0.0 if frozen else self.exploration
         with self._store.lock:
-            numbers, similarities = self._vectors.search(vector, _CANDIDATES)
+            found, cosines = self._vectors.search(vector, _CANDIDATES)
             catalogue = self._current()
-        at = np.searchsorted(catalogue.numbers, numbers)
-        served = np.flatnonzero(catalogue.in_service(include_quarantined)[at])
-        at, similarities = at[served], similarities[served]
-        overlaps, rates = catalogue.tag_overlaps(normalise_tags(tags))[at], catalogue.success_rates()[at]
-        bonuses = catalogue.bonuses(exploration)[at]
+        similarities = catalogue.similarities(found, cosines)
+        overlaps, rates = catalogue.tag_overlaps(normalise_tags(tags)), catalogue.success_rates()
+        bonuses = catalogue.bonuses(exploration)
         psi = similarities + overlaps + rates + bonuses
-        used = (catalogue.uses[at] > 0) if exploration > 0 else np.zeros(len(at), bool)
-        best = np.lexsort((catalogue.alphabetical[at], -psi, used))[: max(k, 0)]
-        terms = zip(
-            at[best], similarities[best], overlaps[best], rates[best], bonuses[best], psi[best], strict=True
-        )
-        return [RetrievedRule(catalogue.rules[place], *map(float, values)) for place, *values in terms]
+        served = catalogue.admitted | (catalogue.quarantined & include_quarantined)
+        behind = (catalogue.uses > 0) & (exploration > 0)
+        best = _best(np.flatnonzero(served & np.isfinite(psi)), k, behind, psi, catalogue.alphabetical)
+        terms = zip(*(column[best] for column in (similarities, overlaps, rates, bonuses, psi)), strict=True)
+        return [
+            RetrievedRule(catalogue.rules[place], *map(float, values))
+            for place, values in zip(best, terms, strict=True)
+        ]
 
     def record_case(self, case_id: str, used: Sequence[str], success: bool) -> bool:
         """Counts a case for the rules it used: all of them or, if the process dies meanwhile, none.
@@ -222,11 +222,8 @@ class RuleMemory:
         """
         with self._store.transaction() as connection:
             values = (case_id, int(success))
-            new = (
-                connection.execute("INSERT INTO cases VALUES (?, ?) ON CONFLICT DO NOTHING", values).rowcount
-                == 1
-            )
-            if new:
+            case = connection.execute("INSERT INTO cases VALUES (?, ?) ON CONFLICT DO NOTHING", values)
+            if new := case.rowcount == 1:
                 for rule_id in dict.fromkeys(used):
                     self._require(rule_id)
                     connection.execute("INSERT INTO rule_uses VALUES (?, ?)", (case_id, rule_id))
@@ -277,6 +274,9 @@ class _Catalogue:
     numbers: Int64[np.ndarray, "rules"]
     alphabetical: Int64[np.ndarray, "rules"]  # rank of the rule id, to break ties
     uses: Int64[np.ndarray, "rules"]
+    successes: Int64[np.ndarray, "rules"]
+    admitted: Bool[np.ndarray, "rules"]
+    quarantined: Bool[np.ndarray, "rules"]
     by_tag: dict[str, list[int]]
 
     @staticmethod
@@ -292,12 +292,19 @@ class _Catalogue:
             numbers=np.array([row["number"] for row in rows], np.int64),
             alphabetical=np.argsort(np.argsort(np.array([rule.rule_id for rule in rules], str))),
             uses=np.array([rule.uses for rule in rules], np.int64),
+            successes=np.array([rule.successes for rule in rules], np.int64),
+            admitted=np.array([rule.state == "admitted" for rule in rules], bool),
+            quarantined=np.array([rule.state == "quarantined" for rule in rules], bool),
             by_tag=by_tag,
         )
 
-    def in_service(self, include_quarantined: bool) -> Bool[np.ndarray, "rules"]:
-        states = {"admitted", "quarantined"} if include_quarantined else {"admitted"}
-        return np.array([rule.state in states for rule in self.rules], bool)
+    def similarities(
+        self, numbers: Int64[np.ndarray, "found"], cosines: Float[np.ndarray, "found"]
+    ) -> Float[np.ndarray, "rules"]:
+        """The cosines found, in the order of the rules; minus infinity for a rule that was not found."""
+        by_number = np.full(self.numbers[-1] + 1, -np.inf)
+        by_number[numbers] = cosines
+        return by_number[self.numbers]
 
     def tag_overlaps(self, tags: tuple[str, ...]) -> Float[np.ndarray, "rules"]:
         shared = np.zeros(len(self.rules))
@@ -306,10 +313,26 @@ class _Catalogue:
         return shared / max(len(tags), 1)
 
     def success_rates(self) -> Float[np.ndarray, "rules"]:
-        return np.array([rule.successes for rule in self.rules]) / np.maximum(self.uses, 1)
+        return self.successes / np.maximum(self.uses, 1)
 
     def bonuses(self, exploration: float) -> Float[np.ndarray, "rules"]:
         return exploration * np.sqrt(math.log(max(int(self.uses.sum()), 1)) / (self.uses + 1))
+
+
+def _best(
+    places: Int64[np.ndarray, "served"],
+    k: int,
+    behind: Bool[np.ndarray, "rules"],
+    psi: Float[np.ndarray, "rules"],
+    alphabetical: Int64[np.ndarray, "rules"],
+) -> Int64[np.ndarray, "best"]:
+    """The first k places: those not `behind`, then by falling Psi, then by the alphabet."""
+    if k < 1 or not len(places):
+        return places[:0]
+    key = psi[places] - behind[places] * (np.ptp(psi[places]) + 1)
+    kth = np.partition(key, -min(k, len(key)))[-min(k, len(key))]
+    places = places[key >= kth]  # sorting these few is fifty times as fast as sorting all
+    return places[np.lexsort((alphabetical[places], -psi[places], behind[places]))][:k]
 
 
 def _to_row(rule: Rule) -> tuple[str | None, ...]:

@@ -1,4 +1,5 @@
-"""What a run of group-preference alignment can be told, beside all that `transformers.TrainingArguments` knows.
+"""What a run of group-preference alignment can be told, beside all that `transformers.TrainingArguments`
+knows.
 
 Left out, for the trainer does not do it yet: LoRA, replay of labelled batches, several rounds.
 """
@@ -39,16 +40,16 @@ class GroupPreferenceConfig(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     seed: int = field(default=0, metadata={"help": "Seeds the order of images, the times and the noise."})
     disable_tqdm: bool | None = field(
-        default=True, metadata={"help": "No progress bar of transformers' own."}
+        default=True, metadata={"help": "Whether transformers' own bar is off."}
     )
     dataloader_pin_memory: bool = field(
         default=False,
-        metadata={"help": "Pinned memory; the groups are small and the default device is a CPU."},
+        metadata={"help": "Pinned memory; of no use on a CPU, the tested default."},
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: the loss reads columns that forward does not."}
     )
-    report_to: None | str | list[str] = field(
+    report_to: str | list[str] | None = field(
         default="none", metadata={"help": "Trackers that the metrics are sent to, none by default."}
     )
 
@@ -74,7 +75,7 @@ class GroupPreferenceConfig(TrainingArguments):
     min_group_std: float = field(
         default=0.1,
         metadata={
-            "help": "Groups whose scores have a smaller std than this share of the median group's are masked: "
+            "help": "Groups whose scores' std is below this share of the median group's are masked: "
             "standardising them would amplify the scorer's noise."
         },
     )

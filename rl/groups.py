@@ -1,7 +1,7 @@
 """Preference rows as tensors: everything a training step reads, computed once before the first step.
 
-The whole set lies in memory, about 15 KB an image (G = 20, 157 parameters, 739 channels): a gigabyte holds 65,000
-images. Reading shards while training, for more than that, is left out.
+The whole set lies in memory, about 15 KB an image (G = 20, 157 parameters, 739 channels): a gigabyte holds
+65,000 images. Reading shards while training, for more than that, is left out.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class GroupTensors(TorchDataset):
         advantage_clip: float,
         min_group_std: float,
     ) -> GroupTensors:
-        """`min_group_std` is a share of the median group's std, so that it means the same for every scorer."""
+        """`min_group_std` is a share of the median group's std, so that it means the same for every
+        scorer."""
         stds = [std for group in groups if (std := group.score_std()) is not None]
         floor = min_group_std * torch.tensor(stds or [0.0]).median().item()
         advantages = [group.advantages(advantage_clip, floor) for group in groups]
@@ -87,7 +88,7 @@ def tensors_from_preferences(
     """
     if not len(dataset):
         raise ValueError("there is nothing to align on: the preference set has no row")
-    groups = [PreferenceGroup.from_row(cast(dict[str, Any], row)) for row in dataset.with_format("numpy")]
+    groups = [PreferenceGroup.from_row(cast(dict[str, Any], row)) for row in dataset.with_format(None)]
     sizes = sorted({len(group.scores) for group in groups})
     if len(sizes) > 1:
         raise ValueError(f"all groups of a preference set must have one size, not {sizes}")

@@ -1,27 +1,29 @@
-"""Losses that turn group-relative advantages into a direction for a diffusion policy: pure functions, one contract.
+"""Losses that turn group-relative advantages into a direction for a diffusion policy: pure functions, one
+contract.
 
-| here        | symbol    | equation                                                                                    |
-|-------------|-----------|---------------------------------------------------------------------------------------------|
-| error       | L_theta   | mean over parameters of the squared error of the policy's prediction at (x_t^i, t, eps)     |
-| reference   | L_ref     | the same of the policy that sampled the group; no gradient                                  |
-| ratio       | r_i       | -beta (L_theta - L_ref): Diffusion-DPO's estimate of log pi_theta / pi_ref                   |
-|             |           | (arXiv 2311.12908, eq. 14, its T and omega absorbed in beta)                                |
-| advantages  | A_i       | standardised scores of the group (`rl.types.PreferenceGroup.advantages`)                    |
-| epsilon     | e         | how far r may move before a hypothesis is let go                                            |
-| temperature | tau       | of the softmax that weighs the hypotheses of a group                                        |
-| penalty     | lambda    | of r^2 / 2, the pull back to the reference                                                  |
+| here        | symbol  | equation                                                                           |
+|-------------|---------|------------------------------------------------------------------------------------|
+| error       | L_theta | mean over parameters of the squared error of the policy's prediction at (x_t^i, t) |
+| reference   | L_ref   | the same of the policy that sampled the group; no gradient                         |
+| ratio       | r_i     | -beta (L_theta - L_ref), Diffusion-DPO's estimate of log pi_theta / pi_ref         |
+|             |         | (arXiv 2311.12908, eq. 14, its T and omega absorbed in beta)                       |
+| advantages  | A_i     | standardised scores of the group (`rl.types.PreferenceGroup.advantages`)           |
+| epsilon     | e       | how far r may move before a hypothesis is let go                                   |
+| temperature | tau     | of the softmax that weighs the hypotheses of a group                               |
+| penalty     | lambda  | weight of r^2 / 2, the pull back to the reference                                  |
 
-| name        | loss of hypothesis i at one t                          | bounded below                               |
-|-------------|--------------------------------------------------------|---------------------------------------------|
-| `clip`      | A > 0: -A min(r, e);  A < 0: -A max(r, -e)             | yes, by -|A| e                              |
-| `weighted`  | -G softmax_i(A / tau) r                                | yes, since L_theta >= 0                     |
-| `quadratic` | -A r + lambda r^2 / 2                                  | yes, by -A^2 / (2 lambda)                   |
-| `linear`    | -A r  (arXiv 2602.19180)                               | no: A < 0 is ascent without end             |
+| name        | loss of hypothesis i at one t                  | bounded below                               |
+|-------------|------------------------------------------------|---------------------------------------------|
+| `clip`      | A > 0: -A min(r, e); A < 0: -A max(r, -e)      | yes, by -abs(A) e                           |
+| `weighted`  | -G softmax_i(A / tau) r                        | yes, since L_theta >= 0                     |
+| `quadratic` | -A r + lambda r^2 / 2                          | yes, by -A^2 / (2 lambda)                   |
+| `linear`    | -A r (arXiv 2602.19180)                        | no: A < 0 is ascent without end             |
 
-`clip` is PPO's clip (arXiv 1707.06347, eq. 7) on r instead of exp(r), and one-sided: a bad step is always undone.
-`weighted` is reward-weighted regression (Peters and Schaal, ICML 2007): its optimum is the reference tilted by
-exp(A / tau), and it never pushes a hypothesis away. Every loss is 0 at r = 0 and is averaged over batch, group and
-steps, masked hypotheses counting as zeros, so that accumulated batches of one size add up to the large batch.
+`clip` is PPO's clip (arXiv 1707.06347, eq. 7) on r instead of exp(r), and one-sided: a bad step is always
+undone. `weighted` is reward-weighted regression (Peters and Schaal, ICML 2007): its optimum is the
+reference tilted by exp(A / tau), and it never pushes a hypothesis away. Every loss is 0 at r = 0 and is
+averaged over batch, group and steps, masked hypotheses counting as zeros, so that accumulated batches of
+one size add up to the large batch.
 
 Left out of the paper: lambda_t, its weight by time; a constant weight is the policy's own training loss.
 """
@@ -68,7 +70,8 @@ def clip(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSett
 
 
 def weighted(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
-    """Imitate every hypothesis, the better ones more: the weights of a group's scored members average to 1."""
+    """Imitate every hypothesis, the better ones more: the weights of a group's scored members average to
+    1."""
     logits = (advantages / settings.temperature).masked_fill(~mask, torch.finfo(advantages.dtype).min)
     weights = logits.softmax(dim=-1) * mask.sum(dim=-1, keepdim=True)
     return _mean(-weights[..., None] * ratio, mask)

@@ -1,14 +1,14 @@
 """What one training step tells of itself, under TRL's names where TRL has one.
 
-| name                     | meaning                                                                              |
-|--------------------------|--------------------------------------------------------------------------------------|
-| reward, reward_std       | mean raw score; mean within-group std of the raw scores (population form)            |
-| frac_reward_zero_std     | share of groups that teach nothing (too few scores, or too equal)                    |
-| kl                       | mean of L_theta - L_ref over every hypothesis. The groups are draws of the reference,|
-|                          | so this estimates KL(ref || theta) up to the bound's weight; in units of the error   |
-| clip_ratio/high, /low    | share of learning hypotheses let go: A > 0 with r > e; A < 0 with r < -e             |
-| clip_ratio/region        | their sum                                                                            |
-| denoise_loss/pos, /neg   | mean L_theta over hypotheses with A > 0 and A < 0: healthy runs part them gently     |
+| name                   | meaning                                                                          |
+|------------------------|----------------------------------------------------------------------------------|
+| reward, reward_std     | mean raw score; mean within-group std of the raw scores (population form)        |
+| frac_reward_zero_std   | share of groups that teach nothing: too few scores, or too equal                 |
+| kl                     | mean L_theta - L_ref over all hypotheses. They are draws of the reference, so it |
+|                        | estimates KL(ref || theta) up to the bound's weight by time                      |
+| clip_ratio/high, /low  | share of hypotheses let go: A > 0 with r > e; A < 0 with r < -e                  |
+| clip_ratio/region      | their sum                                                                        |
+| denoise_loss/pos, /neg | mean L_theta over A > 0 and A < 0; a healthy run parts them gently               |
 
 NaN where a mean is over nothing; the trainer leaves those out.
 """

@@ -1,13 +1,15 @@
 """Groups of scored hypotheses on disk: sampled from a policy, judged by a scorer, streamed to Parquet.
 
-One row is one image with its whole group, so a set can be split, shuffled and sharded without ever parting a group.
-`condition`, what the frozen encoder made of the image, lies in the row (3 KB beside 7 KB of parameters): aligning then
-costs no image, no crop and no encoder, and a set can be handed on without its photographs.
+One row is one image with its whole group, so a set can be split, shuffled and sharded without ever parting
+a group. `condition`, what the frozen encoder made of the image, lies in the row (3 KB beside 7 KB of
+parameters): aligning then costs no image, no crop and no encoder, and a set can be handed on without its
+photographs.
 
-Shards hold `shard_rows` images each, in the order given, and appear whole or not at all. A killed run is taken up at
-its first missing shard; what a shard in work had cost is kept only by the scorer's own cache. Each image is encoded
-and sampled by itself, with a generator of its own, so that its bytes do not depend on its neighbours; the critic costs
-far more than the batching would save. Left out: many workers (Ray Data), which change who calls `_judge`, not what.
+Shards hold `shard_rows` images each, in the order given, and appear whole or not at all. A killed run is
+taken up at its first missing shard; what a shard in work had cost is kept only by the scorer's own cache.
+Each image is encoded and sampled by itself, with a generator of its own, so that its bytes do not depend on
+its neighbours; the critic costs far more than the batching would save. Left out: many workers (Ray Data),
+which change who calls `_judge`, not what.
 """
 
 from __future__ import annotations
@@ -71,11 +73,13 @@ def build_preferences(
 ) -> Path:
     """Samples `group_size` hypotheses an image, has them scored, and writes the rows under `out`.
 
-    `noise_scale` multiplies the starting noise of the diffusion: above 1 groups spread. `progress` is called with the
-    number of rows that were done since its last call, finished shards of an earlier run included. Returns `out`.
+    `noise_scale` multiplies the starting noise of the diffusion: above 1 groups spread. `progress` is
+    called with the number of rows that were done since its last call, finished shards of an earlier run
+    included. Returns `out`.
 
-    The same arguments give the same bytes, in one go or in several. Raises ValueError if `out` was begun with other
-    arguments or other images, if a group would be too small to compare, or if a score is missing or not finite.
+    The same arguments give the same bytes, in one go or in several. Raises ValueError if `out` was begun
+    with other arguments or other images, if a group would be too small to compare, or if a score is missing
+    or not finite.
     """
     if group_size < 2:
         raise ValueError(f"a group needs at least 2 hypotheses to compare, not {group_size}")
@@ -122,7 +126,8 @@ def load_preferences(folder: Path) -> Dataset:
 
 
 def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:
-    """The control of every alignment: each group keeps its hypotheses and its scores, and loses which is whose."""
+    """The control of every alignment: each group keeps its hypotheses and its scores, and loses which is
+    whose."""
     table = cast(pa.Table, dataset.with_format("arrow")[:])
     scores = []
     for sample_id, group in zip(table["sample_id"].to_pylist(), table["scores"].to_pylist(), strict=True):

@@ -18,7 +18,8 @@ __all__ = ["TruthScorer"]
 
 
 class TruthScorer:
-    """Minus the MPJPE (24 joints, pelvis-aligned, mm) plus Gaussian noise of std `noise_mm`, drawn by sample id.
+    """Minus the MPJPE (24 joints, pelvis-aligned, mm) plus Gaussian noise of std `noise_mm`, drawn by
+    sample id.
 
     `truth_of` looks the truth of a sample up by its id; KeyError from it is passed on.
     """

@@ -1,7 +1,7 @@
 """Random streams that depend on what they are for, not on when they are drawn.
 
-A generator derived from (seed, image) or (seed, step, row) gives the same numbers whatever the batch size, the number
-of processes, or the place where an interrupted run was taken up again.
+A generator derived from (seed, image) or (seed, step, row) gives the same numbers whatever the batch size,
+the number of processes, or the place where an interrupted run was taken up again.
 """
 
 from __future__ import annotations

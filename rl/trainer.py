@@ -1,14 +1,15 @@
 """Aligns a diffusion policy with scored groups of its own hypotheses, offline, on `transformers.Trainer`.
 
-arXiv 2602.19180, section 3.3, made safe (`rl/losses.py`). For each image of a batch and each of K times t, one noise
-eps is shared by the whole group; L_theta and L_ref are the policy's denoising errors there, and the loss weighs their
-difference by the group's advantages. One forward serves all B x G x K rows: `policy(condition, x0, timesteps, noise)`
--> errors, so that anything with this forward and `config.num_train_timesteps` can be aligned.
+arXiv 2602.19180, section 3.3, made safe (`rl/losses.py`). For each image of a batch and each of K times t,
+one noise eps is shared by the whole group; L_theta and L_ref are the policy's denoising errors there, and
+the loss weighs their difference by the group's advantages. One forward serves all B x G x K rows:
+`policy(condition, x0, timesteps, noise)` -> errors, so that anything with this forward and
+`config.num_train_timesteps` can be aligned.
 
-The reference is not a second model but the old weights of the one submodule that is trained, put in its place for one
-forward. Averaged weights (EMA) are what is evaluated and saved; a checkpoint also keeps the live and the reference
-weights, so that a resumed run takes the same steps. Times and noise are drawn by (seed, step, row), hence the same for
-every batch size, number of processes and interruption.
+The reference is not a second model but the old weights of the one submodule that is trained, put in its
+place for one forward. Averaged weights (EMA) are what is evaluated and saved; a checkpoint also keeps the
+live and the reference weights, so that a resumed run takes the same steps. Times and noise are drawn by
+(seed, step, row), hence the same for every batch size, number of processes and interruption.
 
 Left out: LoRA, replay of labelled batches, reward functions and several rounds.
 """
@@ -46,9 +47,9 @@ Optimizers = tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.Lambda
 class GroupPreferenceTrainer(Trainer):
     """`model` is trained in place; after `train()` it holds the averaged weights.
 
-    Datasets are rows of `load_preferences`, or `GroupTensors`. Like every `transformers.Trainer`, it seeds the global
-    generators with `args.seed` when it is made. Raises ValueError if the policy has no submodule `args.trainable` or
-    if no group of the training set has anything to teach.
+    Datasets are rows of `load_preferences`, or `GroupTensors`. Like every `transformers.Trainer`, it seeds
+    the global generators with `args.seed` when it is made. Raises ValueError if the policy has no submodule
+    `args.trainable` or if no group of the training set has anything to teach.
     """
 
     args: GroupPreferenceConfig
@@ -135,7 +136,8 @@ class GroupPreferenceTrainer(Trainer):
         return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means since the last call, in place: whoever watches `logs` for the best checkpoint sees them."""
+        """Adds the means since the last call, in place: whoever watches `logs` for the best checkpoint sees
+        them."""
         prefix = "" if self.policy.training else "eval_"
         for name, values in self._metrics.items():
             mean = cast(Tensor, self.accelerator.gather(torch.stack(values).nanmean())).nanmean()
@@ -218,7 +220,8 @@ class _Progress(TrainerCallback):
 
 
 def draw_times(count: int, bounds: tuple[int, int], generator: torch.Generator) -> Int[Tensor, " count"]:
-    """`count` times in [low, high), one in each equal stratum; neighbours mirror each other's place in theirs."""
+    """`count` times in [low, high), one in each equal stratum; neighbours mirror each other's place in
+    theirs."""
     low, high = bounds
     place = torch.rand((), generator=generator)
     places = torch.where(torch.arange(count) % 2 == 0, place, 1 - place)
@@ -232,9 +235,11 @@ def align(
     args: GroupPreferenceConfig,
     progress: Callable[[int], None] | None = None,
 ) -> nn.Module:
-    """A copy of `policy`, aligned, with the averaged weights and in evaluation mode; `policy` itself is not touched.
+    """A copy of `policy`, aligned, with the averaged weights and in evaluation mode; `policy` itself is not
+    touched.
 
-    `progress` is called with 1 after every step. `args.resume_from_checkpoint` takes an interrupted run up again.
+    `progress` is called with 1 after every step. `args.resume_from_checkpoint` takes an interrupted run up
+    again.
     """
     trainer = GroupPreferenceTrainer(
         copy.deepcopy(policy), args, dataset, callbacks=[_Progress(progress)] if progress else None

@@ -5,9 +5,9 @@
 | scores             | s_i    | higher is better, any unit; None where judging failed                        |
 | advantages.values  | A_i    | (s_i - mean_j s_j) / std_j s_j over the scored hypotheses of this one image  |
 
-Group-relative advantages after GRPO (arXiv 2402.03300, section 4.1.2), std in its population form. They are computed
-inside the group, so that centring over another image's hypotheses cannot be written. Left out: advantages over the
-batch and un-normalised ones, which `rl/` learns with its study of normalisations.
+Group-relative advantages after GRPO (arXiv 2402.03300, section 4.1.2), std in its population form. They are
+computed inside the group, so that centring over another image's hypotheses cannot be written. Left out:
+advantages over the batch and un-normalised ones, which `rl/` learns with its study of normalisations.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class PreferenceGroup:
     def advantages(self, clip: float = 5.0, min_std: float = 0.0) -> Advantages:
         """Standardised scores, clamped to +-`clip`.
 
-        A hypothesis without a score is masked. So is a whole group whose std is no more than `min_std` (in the
-        scores' unit) or than rounding: dividing by it would turn the scorer's noise into advantages.
+        A hypothesis without a score is masked. So is a whole group whose std is no more than `min_std` (in
+        the scores' unit) or than rounding: dividing by it would turn the scorer's noise into advantages.
         """
         scored = torch.tensor([score is not None for score in self.scores])
         scores = torch.tensor([0.0 if score is None else score for score in self.scores], dtype=torch.float64)

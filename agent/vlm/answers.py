@@ -57,7 +57,7 @@ class Verdict(_Answer):
     """tasks "score" and "revise": one hypothesis' score and the sentence that goes with it."""
 
     comment: Annotated[str, _at_most(COMMENT_CHARS)]
-    score: Annotated[float, _within(0, 100)]
+    score: Annotated[float, _within(0.0, 100.0)]
 
 
 class Doubt(_Answer):
@@ -75,7 +75,7 @@ class MinedRule(_Answer):
     metric: str
     comparison: Literal[">", "<"]
     threshold: float
-    weight: Annotated[float, _within(0, 10)]
+    weight: Annotated[float, _within(0.0, 10.0)]
 
 
 class MineAnswer(_Answer):

@@ -85,7 +85,7 @@ def _revise(data: Json) -> Json:
 
 def _reflect(data: Json) -> Json:
     labels, scores = data["evidence"]["labels"], data["scores"]
-    verdict_rank = _ranks(np.array([-scores[label] for label in labels]))
+    verdict_rank = _ranks(-np.array([scores[label] for label in labels], float))
     evidence_rank = _ranks(_second_look(data))
     answer = {}
     for j, label in enumerate(labels):

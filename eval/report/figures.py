@@ -15,14 +15,14 @@ from markupsafe import Markup
 
 from eval.intervals import Interval
 
-__all__ = ["interval_strip", "paired_scatter", "score_error_scatter", "score_strip"]
+__all__ = ["Axis", "interval_strip", "paired_scatter", "score_error_scatter", "score_strip"]
 
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 46.0, 12.0, 12.0, 38.0
 TICKS = 5
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Maps values to one direction of the picture; `high_px` may be the smaller number."""
 
     low: float
@@ -50,9 +50,9 @@ def interval_strip(
     height: float = 30.0,
 ) -> Markup:
     """One table row's paired differences, in mm, on an axis that all rows share; zero is a dotted line."""
-    axis = _Axis(low, high, 6.0, width - 6.0)
+    axis = Axis(low, high, 6.0, width - 6.0)
     svg = _svg(width, height, "Paired differences to base with their 95 % intervals")
-    _line(svg, axis(0), 0, axis(0), height, "zero")
+    _line(svg, axis(0.0), 0.0, axis(0.0), height, "zero")
     known = {name: interval for name, interval in differences.items() if interval is not None}
     for rank, (name, interval) in enumerate(known.items(), start=1):
         y = height * rank / (len(known) + 1)
@@ -67,8 +67,8 @@ def paired_scatter(
 ) -> Markup:
     """One point an image: base across, the other up; below the diagonal the other is better."""
     low, high = _bounds([*base, *other])
-    across = _Axis(low, high, MARGIN_LEFT, size - MARGIN_RIGHT)
-    up = _Axis(low, high, size - MARGIN_BOTTOM, MARGIN_TOP)
+    across = Axis(low, high, MARGIN_LEFT, size - MARGIN_RIGHT)
+    up = Axis(low, high, size - MARGIN_BOTTOM, MARGIN_TOP)
     svg = _svg(size, size, f"{label}, {name} against base, one point an image")
     _frame(svg, across, up, f"base, {label}", name)
     _line(svg, across(low), up(low), across(high), up(high), "diagonal")
@@ -91,8 +91,8 @@ def score_error_scatter(
     """
     scored = [(index, score) for index, score in enumerate(scores) if score is not None]
     low, high = _bounds(list(errors_mm))
-    across = _Axis(0.0, 100.0, MARGIN_LEFT, width - MARGIN_RIGHT)
-    up = _Axis(low, high, height - MARGIN_BOTTOM, MARGIN_TOP)
+    across = Axis(0.0, 100.0, MARGIN_LEFT, width - MARGIN_RIGHT)
+    up = Axis(low, high, height - MARGIN_BOTTOM, MARGIN_TOP)
     svg = _svg(width, height, "Critic score against true error, one point a hypothesis")
     _frame(svg, across, up, "score", "MPJPE (mm)")
     for index, score in scored:
@@ -105,14 +105,14 @@ def score_strip(
     scores: Sequence[float | None], shown: Mapping[int, str], width: float = 300.0, height: float = 52.0
 ) -> Markup:
     """One group without truth: the scores alone."""
-    axis = _Axis(0.0, 100.0, 12.0, width - 12.0)
+    axis = Axis(0.0, 100.0, 12.0, width - 12.0)
     svg = _svg(width, height, "Critic scores, one point a hypothesis")
-    _line(svg, axis(0), 16, axis(100), 16, "axis")
-    for value in (0, 50, 100):
-        _text(svg, axis(value), height - 8, str(value), "tick", "middle")
+    _line(svg, axis(0.0), 16.0, axis(100.0), 16.0, "axis")
+    for value in (0.0, 50.0, 100.0):
+        _text(svg, axis(value), height - 8, f"{value:g}", "tick", "middle")
     for index, score in enumerate(scores):
         if score is not None:
-            _circle(svg, axis(score), 16, *_mark(shown.get(index)), f"h{index}: score {score:.0f}")
+            _circle(svg, axis(score), 16.0, *_mark(shown.get(index)), f"h{index}: score {score:.0f}")
     return _markup(svg)
 
 
@@ -141,7 +141,7 @@ def _svg(width: float, height: float, title: str) -> ElementTree.Element:
     return svg
 
 
-def _frame(svg: ElementTree.Element, across: _Axis, up: _Axis, x_label: str, y_label: str) -> None:
+def _frame(svg: ElementTree.Element, across: Axis, up: Axis, x_label: str, y_label: str) -> None:
     for tick in across.ticks():
         _line(svg, across(tick), up.low_px, across(tick), up.high_px, "grid")
         _text(svg, across(tick), up.low_px + 14, f"{tick:g}", "tick", "middle")
@@ -150,7 +150,7 @@ def _frame(svg: ElementTree.Element, across: _Axis, up: _Axis, x_label: str, y_l
         _text(svg, across.low_px - 6, up(tick) + 3.5, f"{tick:g}", "tick", "end")
     _text(svg, (across.low_px + across.high_px) / 2, up.low_px + 31, x_label, "label", "middle")
     middle = (up.low_px + up.high_px) / 2
-    label = _text(svg, 11, middle, y_label, "label", "middle")
+    label = _text(svg, 11.0, middle, y_label, "label", "middle")
     label.set("transform", f"rotate(-90 11 {middle:.1f})")
 
 

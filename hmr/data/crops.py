@@ -8,6 +8,7 @@ One scene gives one crop. The file is a cache of a recipe: `make_crops` finds it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from torch.utils.data import Dataset
 
 from hmr.body import Body
 from hmr.data.recipe import SceneRecipe
-from hmr.data.store import scene_stream
+from hmr.data.synthetic import CHUNK
+from hmr.data.workers import in_order, scene_maker
 from hmr.parametrization import geometry_of, vector_from_params
 from hmr.render.overlay import crop_image
 from hmr.types import Box, Labelled
@@ -76,7 +78,6 @@ class CropCache:
 
 def make_crops(
     cache: CropCache,
-    body: Body,
     root: Path,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
@@ -88,22 +89,35 @@ def make_crops(
     folder.mkdir(parents=True, exist_ok=True)
     side = cache.crop_size
     crops = open_memmap(folder / "crops.npy", mode="w+", dtype=np.uint8, shape=(cache.count, side, side, 3))
-    rows: list[CropTargets] = []
-    for number, scene in enumerate(scene_stream(cache.recipe, cache.seed, cache.count, workers=workers)):
-        box = scene.labelled.sample.box.square(cache.crop_scale)
-        crops[number] = crop_image(scene.labelled.sample.image, box, side)
-        rows.append(targets_of(scene.labelled, body, box, cache.mask_size))
+    chunks: list[dict[str, np.ndarray]] = []
+    done = 0
+    for pictures, targets in in_order(functools.partial(_crop_chunk, cache), -(-cache.count // CHUNK), workers):
+        crops[done : done + len(pictures)] = pictures
+        chunks.append(targets)
+        done += len(pictures)
         if progress is not None:
-            progress(number + 1)
+            progress(done)
     crops.flush()
+    with (folder / "targets.partial").open("wb") as file:
+        np.savez(file, **{name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})
+    (folder / "targets.partial").replace(folder / "targets.npz")  # last: its presence says the cache is whole
+    return folder
+
+
+def _crop_chunk(
+    cache: CropCache, chunk: int
+) -> tuple[UInt8[np.ndarray, "scenes side side 3"], dict[str, np.ndarray]]:
+    maker = scene_maker(cache.recipe, cache.seed, None)
+    pictures, rows = [], []
+    for scene in maker.chunk(chunk, min(CHUNK, cache.count - chunk * CHUNK)):
+        box = scene.labelled.sample.box.square(cache.crop_scale)
+        pictures.append(crop_image(scene.labelled.sample.image, box, cache.crop_size))
+        rows.append(targets_of(scene.labelled, maker.body, box, cache.mask_size))
     columns = {
         field.name: np.stack([np.asarray(getattr(row, field.name)) for row in rows])
         for field in dataclasses.fields(CropTargets)
     }
-    with (folder / "targets.partial").open("wb") as file:
-        np.savez(file, **columns)
-    (folder / "targets.partial").replace(folder / "targets.npz")  # last: its presence says the cache is whole
-    return folder
+    return np.stack(pictures), columns
 
 
 class CropDataset(Dataset[dict[str, Tensor]]):

@@ -61,11 +61,8 @@ def sample_poses(count: int, generator: torch.Generator, preset: Preset = "lab")
     """
     weights = torch.tensor([getattr(activity, preset) for activity in ACTIVITIES.values()])
     activity = torch.multinomial(weights, count, replacement=True, generator=generator)
-    looseness = (
-        _LOOSENESS[preset]
-        * _column("loose", activity)
-        * torch.exp(0.4 * torch.randn(count, generator=generator))
-    )
+    looser = torch.exp(0.4 * torch.randn(count, generator=generator))
+    looseness = _LOOSENESS[preset] * _column("loose", activity) * looser
     pitch = _normal("pitch", activity, generator)
     roll = _column("roll", activity) * torch.randn(count, generator=generator) * _RAD
     angles = torch.zeros(count, 23, 3)
@@ -93,9 +90,8 @@ def _column(field: str, activity: Int[Tensor, "batch"]) -> Float[Tensor, "batch"
 
 def _normal(field: str, activity: Int[Tensor, "batch"], generator: torch.Generator) -> Float[Tensor, "batch"]:
     """Radians drawn from the activity's (mean, standard deviation) in degrees."""
-    mean, sd = torch.tensor([getattr(row, field) for row in ACTIVITIES.values()], dtype=torch.float32)[
-        activity
-    ].T
+    table = torch.tensor([getattr(row, field) for row in ACTIVITIES.values()], dtype=torch.float32)
+    mean, sd = table[activity].T
     return (mean + sd * torch.randn(len(activity), generator=generator)) * _RAD
 
 

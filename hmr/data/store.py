@@ -13,12 +13,8 @@ import dataclasses
 import functools
 import hashlib
 import io
-import itertools
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +24,12 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from hmr.body import load_body
-from hmr.data.amass import load_amass
 from hmr.data.recipe import SceneRecipe
-from hmr.data.synthetic import CHUNK, Scene, SceneMaker
+from hmr.data.synthetic import CHUNK, Scene
+from hmr.data.workers import in_order, scene_maker
 from hmr.types import BodyParams, Box, Camera, Labelled, Sample, Truth
 
-__all__ = ["SampleSet", "make_scenes", "read_labelled", "read_samples", "read_truth", "scene_stream", "set_digest"]
+__all__ = ["SampleSet", "make_scenes", "read_labelled", "read_samples", "read_truth", "set_digest"]
 
 Progress = Callable[[int], None]
 
@@ -50,48 +45,10 @@ class SampleSet(Sequence[Sample]):
 
     def __getitem__(self, index):  # noqa: ANN001, ANN204  (Sequence's own overloads)
         if isinstance(index, slice):
-            return SampleSet(self._table.take(range(*index.indices(len(self)))))
+            return SampleSet(self._table.take(list(range(*index.indices(len(self))))))
         row = self._table.slice(range(len(self))[index], 1).to_pylist()[0]
         image = np.asarray(Image.open(io.BytesIO(row["jpeg"])).convert("RGB"))
         return Sample(row["id"], image, Box(*row["box"]), _camera(row["camera"]))
-
-
-def scene_stream(
-    recipe: SceneRecipe, seed: int, count: int, motion: Path | None = None, workers: int = 1
-) -> Iterator[Scene]:
-    """The first `count` scenes of a recipe in order, made by `workers` processes."""
-    make = functools.partial(_make_chunk, recipe, seed, motion)
-    chunks = range(-(-count // CHUNK))
-    if workers == 1:
-        yield from itertools.islice(itertools.chain.from_iterable(map(make, chunks)), count)
-        return
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("forkserver"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        batches = _in_order(pool, make, chunks, ahead=2 * workers)
-        yield from itertools.islice(itertools.chain.from_iterable(batches), count)
-
-
-def _in_order(
-    pool: ProcessPoolExecutor, make: Callable[[int], list[Scene]], chunks: Iterable[int], ahead: int
-) -> Iterator[list[Scene]]:
-    """Results in order with a bounded number under way, so that a slow reader does not fill the memory."""
-    pending: deque[Future[list[Scene]]] = deque()
-    for chunk in chunks:
-        pending.append(pool.submit(make, chunk))
-        if len(pending) > ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
-
-
-def _make_chunk(recipe: SceneRecipe, seed: int, motion: Path | None, chunk: int) -> list[Scene]:
-    return _maker(recipe, seed, motion).chunk(chunk)
-
-
-@functools.lru_cache(maxsize=4)
-def _maker(recipe: SceneRecipe, seed: int, motion: Path | None) -> SceneMaker:
-    return SceneMaker(load_body(), recipe, seed, load_amass(motion) if motion else None)
 
 
 def make_scenes(
@@ -120,11 +77,12 @@ def make_scenes(
         raise ValueError(f"{folder} already holds another set of scenes; remove it or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     samples, truths = [], []
-    for done, scene in enumerate(scene_stream(recipe, seed, count, motion, workers), start=1):
-        samples.append(_sample_row(scene))
-        truths.append(_truth_row(scene.labelled))
+    make = functools.partial(_rows_of_chunk, recipe, seed, count, motion)
+    for sample_rows, truth_rows in in_order(make, -(-count // CHUNK), workers):
+        samples += sample_rows
+        truths += truth_rows
         if progress is not None:
-            progress(done)
+            progress(len(samples))
     _write_parquet(folder / "samples.parquet", samples)
     _write_parquet(folder / "truth.parquet", truths)
     _write_text(folder / "set.json", json.dumps({**wanted, "digest": _content_digest(samples, truths)}, indent=1))
@@ -149,6 +107,13 @@ def read_truth(folder: Path) -> dict[str, Truth]:
 def read_labelled(folder: Path) -> list[Labelled]:
     truths = read_truth(folder)
     return [Labelled(sample, truths[sample.id]) for sample in read_samples(folder)]
+
+
+def _rows_of_chunk(
+    recipe: SceneRecipe, seed: int, count: int, motion: Path | None, chunk: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    scenes = scene_maker(recipe, seed, motion).chunk(chunk, min(CHUNK, count - chunk * CHUNK))
+    return [_sample_row(scene) for scene in scenes], [_truth_row(scene.labelled) for scene in scenes]
 
 
 def _sample_row(scene: Scene) -> dict[str, Any]:

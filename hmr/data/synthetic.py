@@ -47,8 +47,8 @@ class SceneMaker:
         self.regions = body.regions
         self.rest_m = body(_at_rest()).vertices_cam_m[0].numpy()
 
-    def chunk(self, index: int) -> list[Scene]:
-        """Scenes `index * CHUNK` to `(index + 1) * CHUNK - 1`."""
+    def chunk(self, index: int, count: int = CHUNK) -> list[Scene]:
+        """The first `count` of scenes `index * CHUNK` to `(index + 1) * CHUNK - 1`."""
         generator = torch.Generator().manual_seed(_seed(self.recipe.name, self.seed, index))
         poses = self._poses(generator)
         rngs = [np.random.default_rng([_seed(self.recipe.name, self.seed, index), k]) for k in range(CHUNK)]
@@ -58,7 +58,7 @@ class SceneMaker:
             posed = self.body(params)
         return [
             self._scene(rng, camera, params[k], posed.vertices_cam_m[k], posed.joints_cam_m[k])
-            for k, (rng, camera) in enumerate(zip(rngs, cameras, strict=True))
+            for k, (rng, camera) in enumerate(zip(rngs[:count], cameras[:count], strict=True))
         ]
 
     def _poses(self, generator: torch.Generator) -> PoseBatch:

@@ -90,31 +90,24 @@ class PyrenderRenderer:
         camera: Camera,
     ) -> Frame:
         """One frame a mesh, drawn one after the other."""
-        frames = [self._render_one(vertices, faces, camera) for vertices in vertices_cam_m]
-        shape = (len(frames), camera.height, camera.width)
-        columns = zip(*frames, strict=True) if frames else ((), (), ())
-        depth, normals, face_ids = (np.array(column) for column in columns)
-        face_ids = face_ids.reshape(shape).astype(np.int32)
-        return Frame(
-            depth.reshape(shape).astype(np.float32),
-            normals.reshape(*shape, 3).astype(np.float32),
-            face_ids >= 0,
-            face_ids,
-        )
+        shape = (len(vertices_cam_m), camera.height, camera.width)
+        depth_m, face_ids = np.empty(shape, np.float32), np.empty(shape, np.int32)
+        normals = np.empty((*shape, 3), np.float32)
+        for index, vertices in enumerate(vertices_cam_m):
+            depth_m[index], normals[index], face_ids[index] = self._draw(vertices, faces, camera)
+        return Frame(depth_m, normals, face_ids >= 0, face_ids)
 
-    def _render_one(
+    def _draw(
         self, vertices: np.ndarray, faces: np.ndarray, camera: Camera
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if len(faces) == 0:
-            shape = (camera.height, camera.width)
-            return np.zeros(shape), np.zeros((*shape, 3)), np.full(shape, -1)
+        """Depth, normals and face ids of one mesh."""
         corners = vertices[faces].reshape(-1, 3)
-        ids, depth = self._flat_pass(corners, np.repeat(_encode_ids(len(faces)), 3, axis=0), camera)
+        ids, depth_m = self._flat_pass(corners, np.repeat(_encode_ids(len(faces)), 3, axis=0), camera)
         face_ids = _decode_ids(ids)
         smooth = (vertex_normals(vertices, faces)[faces].reshape(-1, 3) + 1) / 2
         colours, _ = self._flat_pass(corners, np.rint(smooth * 255).astype(np.uint8), camera)
         normals = np.where(face_ids[..., None] >= 0, colours / 255 * 2 - 1, 0).astype(np.float32)
-        return depth, orient_normals(normals, face_ids, vertices, faces, camera), face_ids
+        return depth_m, orient_normals(normals, face_ids, vertices, faces, camera), face_ids
 
     def _flat_pass(
         self, corners: np.ndarray, colours: np.ndarray, camera: Camera

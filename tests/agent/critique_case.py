@@ -68,11 +68,11 @@ def sample(name: str = "case") -> Sample:
     return replace(plain, id=name, image=rng.integers(0, 255, plain.image.shape, dtype=np.uint8))
 
 
-def spoiled_group(seed: int = 0, group: int = GROUP) -> BodyParams:
+def spoiled_group(seed: int = 0, group: int = GROUP, worst_rad: float = 0.5) -> BodyParams:
     """The standing body, spoiled more and more from hypothesis 0 (hardly) to the last (badly)."""
     generator = torch.Generator().manual_seed(seed)
     members = []
-    for amount in torch.linspace(0.02, 0.5, group):
+    for amount in torch.linspace(0.02, worst_rad, group):
         noise = torch.randn(23, 3, generator=generator) * amount
         members.append(replace(standing(), body_pose=standing().body_pose + noise))
     return BodyParams.stack(members)

@@ -1,7 +1,9 @@
 """The graph: its order, its bounded loop, and what happens when parts of it fail."""
 
+import importlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +11,14 @@ import torch
 
 from agent.context import CritiqueSettings
 from agent.graph import build_critique_graph, recursion_limit
+from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.tracing import Trace
 from agent.types import Case, Evidence
 from agent.vlm import Capabilities, EmbeddedCritic, Reply
-from hmr.types import Scorer
+from hmr.types import BodyParams, Scorer
+from memory.prototypes import PrototypeMemory
+from memory.rules import RuleMemory
 from memory.store import MemoryStore
 from tests.agent.critique_case import (
     GROUP,
@@ -37,7 +42,7 @@ STRAIGHT = [
 
 
 class Scripted(EmbeddedCritic):
-    """The embedded critic, but for the tasks that a test scripts: task -> raw texts, the last one for ever."""
+    """The embedded critic, but for the tasks that a test scripts: raw texts, the last one for ever."""
 
     name = "scripted"
 
@@ -85,37 +90,41 @@ class Lying:
         return Evidence("lying", "lies_mm", "mm", self.values, ((),) * count, ("",) * count)
 
 
-def records(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+@pytest.fixture
+def trace(tmp_path):
+    with Trace(tmp_path / "trace.jsonl", run_id="run-1") as trace:
+        yield trace
+
+
+@pytest.fixture
+def records(trace, tmp_path):
+    def read():
+        return [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+
+    return read
 
 
 def test_it_is_a_scorer_that_ranks_a_planted_fault_last():
     agent = make_agent()
-    params = spoiled_group(group=5)
-    params = type(params).cat(
-        [params[:4] if i == 0 else type(params).stack([planted_fault()]) for i in (0, 1)]
-    )
+    params = BodyParams.cat([spoiled_group(group=5, worst_rad=0.05), BodyParams.stack([planted_fault()])])
     scores = agent.score(sample(), group(params))
     assert isinstance(agent, Scorer)
-    assert np.argmin(scores) == 4
+    assert np.argmin(scores) == 5
     assert all(0 <= score <= 100 for score in scores)
 
 
-def test_the_nodes_run_in_the_order_of_the_diagram(tmp_path):
-    path = tmp_path / "trace.jsonl"
-    agent = make_agent(
-        trace=Trace(path, run_id="r"), settings=CritiqueSettings(view_size_px=64, max_revisions=0)
-    )
+def test_the_nodes_run_in_the_order_of_the_diagram(trace, records):
+    settings = CritiqueSettings(view_size_px=64, max_revisions=0)
+    agent = make_agent(trace=trace, settings=settings)
     agent.critique(sample(), group(spoiled_group()))
-    assert [record["node"] for record in records(path)] == STRAIGHT
+    assert [record["node"] for record in records()] == STRAIGHT
 
 
-def test_a_reflection_that_never_ends_is_ended_by_the_budget(tmp_path):
-    path = tmp_path / "trace.jsonl"
+def test_a_reflection_that_never_ends_is_ended_by_the_budget(trace, records):
     settings = CritiqueSettings(view_size_px=64, max_revisions=2)
-    agent = make_agent(Doubter(), trace=Trace(path), settings=settings)
+    agent = make_agent(Doubter(), trace=trace, settings=settings)
     critique = agent.critique(sample(), group(spoiled_group()))
-    assert [record["node"] for record in records(path)] == STRAIGHT + 2 * ["revise", "self_reflect"]
+    assert [record["node"] for record in records()] == STRAIGHT + 2 * ["revise", "self_reflect"]
     assert len(critique.revisions) == 2
     assert all(revision.hypotheses == (0,) for revision in critique.revisions)
     assert critique.scores[0] == critique.revisions[-1].after[0]
@@ -220,29 +229,21 @@ def test_a_group_of_one_is_refused():
 
 
 def test_a_critique_writes_to_no_memory(tmp_path):
-    from agent.seed_rules import load_seed_rules
-    from memory.prototypes import PrototypeMemory
-    from memory.rules import RuleMemory
-
     path = tmp_path / "memory.sqlite"
     with MemoryStore(path) as store:
         RuleMemory(store, HashEmbedder()).add(load_seed_rules())
     with MemoryStore(path, frozen=True) as store:
-        memories = {
-            "rules": RuleMemory(store, HashEmbedder()),
-            "prototypes": PrototypeMemory(store, 3, "mean_color"),
-        }
-        before = memories["rules"].all()
-        critique = make_agent(**memories).critique(sample(), group(spoiled_group()))
-        assert memories["rules"].all() == before
+        rules, prototypes = RuleMemory(store, HashEmbedder()), PrototypeMemory(store, 3, "mean_color")
+        agent, before = make_agent(rules=rules, prototypes=prototypes), rules.all()
+        critique = agent.critique(sample(), group(spoiled_group()))
+        assert rules.all() == before
     assert {retrieved.bonus for retrieved in critique.rules} == {0.0}
 
 
-def test_every_record_of_the_trace_tells_what_went_in_and_came_out(tmp_path):
-    path = tmp_path / "trace.jsonl"
-    agent = make_agent(trace=Trace(path, run_id="run-1"))
+def test_every_record_of_the_trace_tells_what_went_in_and_came_out(trace, records):
+    agent = make_agent(trace=trace)
     critique = agent.critique(sample("a-case"), group(spoiled_group()))
-    by_node = {record["node"]: record for record in records(path)}
+    by_node = {record["node"]: record for record in records()}
     for record in by_node.values():
         assert (record["run"], record["case"], record["trace"]) == ("run-1", "a-case", critique.trace_id)
         assert record["ms"] >= 0
@@ -255,20 +256,18 @@ def test_every_record_of_the_trace_tells_what_went_in_and_came_out(tmp_path):
     assert list(score["scores"]) == [str(j) for j in range(GROUP)]
 
 
-def test_no_picture_lands_in_the_trace(tmp_path):
+def test_no_picture_lands_in_the_trace(trace, tmp_path):
     class Eyes(EmbeddedCritic):
         capabilities = Capabilities(images=True)
 
-    path = tmp_path / "trace.jsonl"
-    make_agent(Eyes(), trace=Trace(path)).critique(sample(), group(spoiled_group()))
-    assert "iVBORw0KGgo" not in path.read_text()  # how every base64 PNG begins
-    assert max(len(line) for line in path.read_text().splitlines()) < 50_000
+    make_agent(Eyes(), trace=trace).critique(sample(), group(spoiled_group()))
+    text = (tmp_path / "trace.jsonl").read_text()
+    assert "iVBORw0KGgo" not in text  # how every base64 PNG begins
+    assert max(map(len, text.splitlines())) < 50_000
 
 
 def test_the_graph_of_langgraph_json_is_this_one():
-    import importlib
-
-    config = json.loads(open("langgraph.json").read())
+    config = json.loads(Path("langgraph.json").read_text())
     path, name = config["graphs"]["critique"].split(":")
     module = importlib.import_module(path.removeprefix("./").removesuffix(".py").replace("/", "."))
     assert set(getattr(module, name).get_graph().nodes) == set(build_critique_graph().get_graph().nodes)

@@ -1,4 +1,5 @@
-"""Every loss of `rl.losses.LOSSES` keeps these promises; a new one adds one line to the dictionary there."""
+"""Every loss of `rl.losses.LOSSES` keeps these promises; a new one adds one line to the dictionary
+there."""
 
 import pytest
 import torch
@@ -58,7 +59,8 @@ def test_better_hypotheses_are_pulled_harder(loss):
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_bounded_below(name):
-    """Errors free to go anywhere at or above zero, descended for long: the loss settles and so do the errors."""
+    """Errors free to go anywhere at or above zero, descended for long: the loss settles and so do the
+    errors."""
     reference, advantages, mask = draw()
     root = reference.sqrt().clone().requires_grad_()  # error = root^2 >= 0
     optimizer = torch.optim.Adam([root], lr=0.05)
@@ -96,7 +98,7 @@ def test_linear_is_not_bounded():
 
 
 def test_order_of_the_group_does_not_matter(loss):
-    reference, advantages, mask = draw()
+    _, advantages, mask = draw()
     mask[0, 2] = False
     ratio = torch.randn(BATCH, GROUP, STEPS, generator=torch.Generator().manual_seed(2))
     order = torch.tensor([3, 1, 5, 0, 4, 2])
@@ -126,7 +128,7 @@ def test_masked_hypotheses_teach_nothing(loss):
 
 def test_batches_of_one_size_add_up(loss):
     """Gradient accumulation: the mean of two halves is the whole."""
-    reference, advantages, mask = (torch.cat(pair) for pair in zip(draw(0), draw(1), strict=True))
+    _, advantages, mask = (torch.cat(pair) for pair in zip(draw(0), draw(1), strict=True))
     mask[:2] = False
     ratio = torch.randn(2 * BATCH, GROUP, STEPS, generator=torch.Generator().manual_seed(4))
     halves = [
@@ -152,11 +154,14 @@ def test_worked_sums():
         LossSettings(epsilon=0.2, temperature=1.0, penalty=2.0),
     )
     values = {name: some(ratio, advantages, mask, settings).item() for name, some in LOSSES.items()}
-    # clip: (-1 * min(.5, .2) + 2 * max(-.1, -.2)) / 2 = (-.2 - .2) / 2
-    assert values["clip"] == pytest.approx(-0.2)
-    # linear: (-.5 - .2) / 2
-    assert values["linear"] == pytest.approx(-0.35)
-    # quadratic: linear + (2 / 2) (.25 + .01) / 2
-    assert values["quadratic"] == pytest.approx(-0.35 + 0.13)
-    # weighted: softmax(1, -2) = (.952574, .047426); -(2 * .952574 * .5 - 2 * .047426 * .1) / 2
-    assert values["weighted"] == pytest.approx(-(0.476287 - 0.0047426), abs=1e-6)
+    expected = {
+        # one hypothesis after the other: -1 * min(.5, .2) = -.2 and 2 * max(-.1, -.2) = -.2
+        "clip": -0.2,
+        # the pair is -1 * .5 = -.5 and 2 * -.1 = -.2
+        "linear": -0.35,
+        # as linear, with 2 / 2 * .25 and 2 / 2 * .01 on top
+        "quadratic": -0.35 + 0.13,
+        # softmax of (1, -2) is (.952574, .047426), times 2: -1.905148 * .5 and -.094852 * -.1
+        "weighted": (-0.952574 + 0.0094852) / 2,
+    }
+    assert values == pytest.approx(expected, abs=1e-6)

@@ -1,4 +1,4 @@
-"""What every VLM backend must do: answer each of the five tasks with JSON that fits, and the same for the same seed.
+"""What every VLM backend must do: answer each of the five tasks with JSON that fits, reproducibly.
 
 A new backend adds one line to `BACKENDS`. The questions are those of real critiques, taken on the wire.
 """
@@ -40,7 +40,7 @@ def questions() -> dict:
     recorder = Recorder()
     critique = make_agent(recorder).critique(sample(), group(spoiled_group()))
     evidence = [vars(item) for item in critique.evidence]
-    case = Explored("case", Brief(evidence, [], [], []), critique.scores, tuple(range(6)))
+    case = Explored("case", Brief(evidence, [], [], []), critique.scores, tuple(map(float, range(6))))
     mine_rules(recorder, 0, [case] * 8)
     return recorder.questions
 

@@ -157,14 +157,13 @@ def test_hostile_global_is_named_and_never_runs(
 @pytest.mark.parametrize(
     "body",
     [
-        b"ccopy_reg\n_reconstructor\n(c__builtin__\nset\nc__builtin__\nobject\nNtR",  # builds what is no
-        record b"cnumpy\nndarray\n(I1\ntS'O'\n\x86R",  # an array made by its constructor, of objects
+        b"ccopy_reg\n_reconstructor\n(c__builtin__\nset\nc__builtin__\nobject\nNtR",  # builds no record
+        b"cnumpy\nndarray\n(I1\ntS'O'\n\x86R",  # an array made by its constructor, of objects
         b"cnumpy\nndarray\n}S'array'\nNsb",  # sets an attribute of the class itself
         b"c_codecs\nencode\n}S'x'\nI1\nsb",  # or of an admitted function
-        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRS'aaaaaaaa'\ntR",  # objects out
-        of bytes
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRS'aaaaaaaa'\ntR",
     ],
-    ids=["reconstructor", "constructor", "class", "function", "object-dtype"],
+    ids=["reconstructor", "constructor", "class", "function", "objects-of-bytes"],
 )
 def test_admitted_names_cannot_be_bent(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "bent.pkl"

@@ -1,7 +1,7 @@
 """A diffusion policy small enough to check by hand: p(x0 | c) = N(W c + b, s^2 I) with its exact denoiser.
 
-For x_t = a x0 + sqrt(1 - a^2) eps and this Gaussian, E[x0 | x_t] = mu + a s^2 (x_t - a mu) / (a^2 s^2 + 1 - a^2). So the
-reference needs no training, sampling is exact, and the expected reward has a closed form.
+For x_t = a x0 + sqrt(1 - a^2) eps and this Gaussian, E[x0 | x_t] = mu + a s^2 (x_t - a mu) / (a^2 s^2 + 1 -
+a^2). So the reference needs no training, sampling is exact, and the expected reward has a closed form.
 """
 
 import math

@@ -1,0 +1,244 @@
+"""The whole loop on embedded defaults: what `meshcritic demo` runs.
+
+    lab scenes with truth      -> explore: the critic fills and tests its memories, then they are frozen
+    wild scenes without labels -> groups of hypotheses -> critique -> preferences -> alignment
+    held-out wild scenes       -> base, aligned and the control aligned on shuffled scores, side by side
+
+Every stage leaves its result under the run's folder and is skipped when a later run finds it whole; a changed setting,
+policy or memory names another folder or is refused by the stage itself. Truth of the wild training images is written
+by the renderer and never opened here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+
+from agent.agent import CritiqueAgent
+from agent.default import default_agent, open_default_memory
+from agent.explore import explore
+from agent.tracing import Trace
+from eval.protocol import Report, evaluate_policy
+from eval.report_store import load_report, save_report
+from eval.settings import DemoSettings
+from eval.tables import VARIANTS
+from hmr.body import Body, load_body
+from hmr.checkpoint import load_policy
+from hmr.data.recipe import LAB, WILD, SceneRecipe
+from hmr.data.store import make_scenes, read_labelled, read_samples, set_digest
+from hmr.policy import DiffusionPolicy
+from hmr.types import Hypotheses, Sample
+from rl.config import GroupPreferenceConfig
+from rl.preferences import build_preferences, load_preferences, shuffle_scores
+from rl.seeding import derive_generator
+from rl.trainer import align
+
+__all__ = ["Demo", "DemoResult", "Stage"]
+
+
+CALIBRATION_SEED, TRAIN_SEED, TEST_SEED = 11, 12, 13  # of the scenes; pretraining draws from other seeds
+
+SHARD_ROWS = 32
+EXPLORED, MADE_FROM = "exploration.json", "made_from.json"
+
+Stage = Callable[[str, int], Callable[[int], None]]  # (title, total) -> tick(done so far)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the loop found: a report a variant and seed, and what made it."""
+
+    reports: dict[str, list[Report]]  # variant -> one a seed
+    benchmark: str  # content hash of every scene
+    base_policy: str  # content hash of its weights
+    reused: tuple[str, ...]  # stages that an earlier run had done
+    seconds: dict[str, float]  # by stage
+
+
+class Demo:
+    """One run in one folder. `stage` is told of every long step and gives back the function that ticks it."""
+
+    def __init__(self, out: Path, settings: DemoSettings, stage: Stage, policy: Path | None = None) -> None:
+        self.out, self.settings, self.stage = out, settings, stage
+        self.body: Body = load_body()
+        self.policy: DiffusionPolicy = load_policy(policy)
+        self.scenes: dict[str, Path] = {}
+        self.reused: list[str] = []
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> DemoResult:
+        self.scenes = scenes = self._scenes()
+        self.agent = agent = self._explored(scenes["lab"])
+        reports: dict[str, list[Report]] = {variant: [] for variant in VARIANTS}
+        for seed in self.settings.seeds:
+            policies = {"base": self.policy, **self._aligned(agent, scenes["train"], seed)}
+            for variant, policy in policies.items():
+                reports[variant].append(self._evaluated(agent, policy, scenes["test"], variant, seed))
+        digest = hashlib.sha256("".join(set_digest(folder) for folder in scenes.values()).encode())
+        return DemoResult(
+            reports, digest.hexdigest()[:16], self.policy.digest(), tuple(self.reused), self.seconds
+        )
+
+    # -- stages ----------------------------------------------------------------------------------------------
+
+    def _scenes(self) -> dict[str, Path]:
+        settings = self.settings
+        wanted: dict[str, tuple[SceneRecipe, int, int]] = {
+            "lab": (LAB, CALIBRATION_SEED, settings.explore_images + settings.admit_images),
+            "train": (WILD, TRAIN_SEED, settings.train_images),
+            "test": (WILD, TEST_SEED, settings.test_images),
+        }
+        folders = {}
+        for name, (recipe, seed, count) in wanted.items():
+            folder = self.out / "scenes" / f"{recipe.name}-{name}-{count}"
+            title = f"drawing {count} {recipe.name} scenes ({name})"
+            if (folder / "set.json").exists():
+                self.reused.append(title)
+            with self._timed("scenes"):
+                folders[name] = make_scenes(folder, recipe, seed, count, progress=self.stage(title, count))
+        return folders
+
+    def _explored(self, folder: Path) -> CritiqueAgent:
+        """A frozen agent whose memories hold what the lab taught it."""
+        settings, memory_folder = self.settings, self.out / "memory"
+        trace = Trace(self.out / "trace.jsonl")
+        done = memory_folder / EXPLORED
+        wanted = {"scenes": set_digest(folder), "policy": self.policy.digest(), "backend": settings.backend}
+        if done.exists() and json.loads(done.read_text())["made_from"] != wanted:
+            raise ValueError(
+                f"{memory_folder} was explored with another policy, backend or scenes; remove it"
+            )
+        title = f"exploring {settings.explore_images} lab cases"
+        if done.exists():
+            self.reused.append(title)
+        else:
+            tick = self.stage(title, settings.explore_images)
+            with (
+                self._timed("explore"),
+                open_default_memory(memory_folder, self.policy, frozen=False) as memory,
+            ):
+                cases = read_labelled(folder)
+                report = explore(
+                    default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace),
+                    cases[: settings.explore_images],
+                    cases[settings.explore_images :],
+                    self._propose,
+                    on_case=lambda progress: tick(progress.done),
+                )
+            done.write_text(json.dumps({"made_from": wanted, **dataclasses.asdict(report)}, indent=1))
+        memory = open_default_memory(memory_folder, self.policy, frozen=True)
+        return default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace)
+
+    def _propose(self, sample: Sample) -> Hypotheses:
+        """A group from the base policy, the same whenever the same image is shown."""
+        generator = derive_generator("explore", sample.id)
+        return self.policy.sample(self.policy.encode([sample]), self.settings.group_size, generator)[0]
+
+    def _aligned(self, agent: CritiqueAgent, folder: Path, seed: int) -> dict[str, DiffusionPolicy]:
+        """The policy aligned on the critic's scores of its own groups, and on the same scores shuffled."""
+        settings, groups_folder = self.settings, self.out / "preferences" / f"seed-{seed}"
+        samples = read_samples(folder)
+        title = f"seed {seed}: {len(samples)} groups of {settings.group_size} sampled and critiqued"
+        tick = self.stage(title, len(samples))
+        done = 0
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            tick(done)
+
+        if len(list(groups_folder.glob("shard-*.parquet"))) * SHARD_ROWS >= len(samples):
+            self.reused.append(title)
+        with self._timed("preferences"):
+            build_preferences(
+                self.policy,
+                agent,
+                samples,
+                groups_folder,
+                group_size=settings.group_size,
+                seed=seed,
+                shard_rows=SHARD_ROWS,
+                progress=advance,
+            )
+        groups = load_preferences(groups_folder)
+        return {
+            "aligned": self._align("aligned", groups, seed),
+            "shuffled": self._align("shuffled", shuffle_scores(groups, seed), seed),
+        }
+
+    def _align(self, variant: str, groups: Dataset, seed: int) -> DiffusionPolicy:
+        folder = self.out / "policy" / f"{variant}-seed-{seed}"
+        arguments = GroupPreferenceConfig(
+            output_dir=str(folder / "trainer"), seed=seed, use_cpu=True, **self.settings.alignment
+        )
+        made_from = {
+            "policy": self.policy.digest(),
+            "groups": hashlib.sha256(repr(groups[:]).encode()).hexdigest()[:16],
+            "alignment": self.settings.alignment,
+        }
+        title = f"seed {seed}: aligning on {'the' if variant == 'aligned' else 'shuffled'} scores"
+        if _made_from(folder) == made_from:
+            self.reused.append(title)
+            return load_policy(folder)
+        tick, steps = self.stage(title, arguments.max_steps), itertools.count(1)
+        with self._timed("align"):
+            policy = align(self.policy, groups, arguments, progress=lambda step: tick(next(steps)))
+        policy.save_pretrained(folder)
+        shutil.rmtree(folder / "trainer", ignore_errors=True)  # only an interrupted run needs its checkpoints
+        (folder / MADE_FROM).write_text(json.dumps(made_from))
+        return policy
+
+    def _evaluated(
+        self, agent: CritiqueAgent, policy: DiffusionPolicy, folder: Path, variant: str, seed: int
+    ) -> Report:
+        settings = self.settings
+        key = {
+            "policy": policy.digest(),
+            "scenes": set_digest(folder),
+            "seed": seed,
+            "num_samples": settings.num_samples,
+            "group_size": settings.group_size,
+            "backend": settings.backend,
+            "memory": json.loads((self.out / "memory" / EXPLORED).read_text())["made_from"],
+        }
+        path = self.out / "evaluations" / f"{variant}-seed-{seed}.npz"
+        title = f"seed {seed}: evaluating {variant}"
+        if (report := load_report(path, key)) is not None:
+            self.reused.append(title)
+            return report
+        labelled = read_labelled(folder)
+        tick = self.stage(title, len(labelled))
+        with self._timed("evaluate"):
+            report = evaluate_policy(
+                policy,
+                self.body,
+                labelled,
+                num_samples=settings.num_samples,
+                group_size=settings.group_size,
+                seed=seed,
+                scorer=agent,
+                progress=lambda done, total: tick(done),
+            )
+        save_report(path, report, key)
+        return report
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _made_from(folder: Path) -> object:
+    path = folder / MADE_FROM
+    return json.loads(path.read_text()) if path.exists() else None
