@@ -97,8 +97,7 @@ def demo(
     from eval.tables import rich_table
 
     settings = read_settings(config or Path(__file__).parent / "configs" / "demo.yaml")
-    with _stages() as stage:
-        run = Demo(out, settings, stage, policy)
+    with _stages() as stage, Demo(out, settings, stage, policy) as run:
         result = run.run()
         rows, metrics = write_demo(run, result, time.perf_counter() - start)
     for title in result.reused:
@@ -288,6 +287,7 @@ def main() -> None:
     """The command. Bad input ends in one sentence and exit code 2; MESHCRITIC_DEBUG=1 shows the traceback."""
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars over local files
     try:
         app()
     except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:

@@ -45,9 +45,9 @@ class CritiqueSettings:
     view_size_px: int = 128  # side of the square crop that bodies are rendered in
     view_margin: float = 1.25  # side of that crop over the side of the person's box
     permutations: int = 3  # label orders a group is scored in
-    rules_per_case: int = 12
-    prototypes_per_case: int = 5
-    max_revisions: int = 2
+    rules_per_case: int = 16
+    prototypes_per_case: int = 10
+    max_revisions: int = 1  # a second one gained the embedded critic nothing
     dispersion_threshold: float = 2.5  # ranks; above it a hypothesis' place is in doubt
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from agent.judging import score_group
 from agent.violations import violation
 from agent.vlm.answers import MineAnswer
 from agent.vlm.ask import ask
+from agent.vlm.embedded import metric_trust
 from agent.vlm.protocol import DataPart, VLMBackend
 from memory.rules import Predicate, Provenance, Rule, RuleMemory
 
@@ -190,7 +191,9 @@ def _rank_shift(case: Explored) -> Float[np.ndarray, "group"]:
 
 
 def _violations(case: Explored, rules: Sequence[Rule]) -> Float[np.ndarray, "rules group"]:
+    """Trusted as the judge trusts each metric on this case, so that the weights count on top of its prototypes."""
     measured = {item["metric"]: item for item in case.brief.evidence}
+    trust = metric_trust(case.brief.prototypes, list(measured))
     rows = []
     for rule in rules:
         assert rule.predicate is not None
@@ -198,7 +201,8 @@ def _violations(case: Explored, rules: Sequence[Rule]) -> Float[np.ndarray, "rul
         values = [None] * len(case.errors_mm) if item is None else item["values"]
         column = np.array([np.nan if value is None else value for value in values], float)
         unit = item["unit"] if item else ""
-        rows.append(violation(column, rule.predicate.comparison, rule.predicate.threshold, unit))
+        graded = violation(column, rule.predicate.comparison, rule.predicate.threshold, unit)
+        rows.append(trust.get(rule.predicate.metric, 1.0) * graded)
     return np.stack(rows)
 
 

@@ -18,9 +18,10 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 from datasets import Dataset
 
@@ -66,7 +67,10 @@ class DemoResult:
 
 
 class Demo:
-    """One run in one folder. `stage` is told of every long step and gives back the function that ticks it."""
+    """One run in one folder, open (memory, trace) inside its `with` block.
+
+    `stage` is told of every long step and gives back the function that ticks it.
+    """
 
     def __init__(self, out: Path, settings: DemoSettings, stage: Stage, policy: Path | None = None) -> None:
         self.out, self.settings, self.stage = out, settings, stage
@@ -75,6 +79,15 @@ class Demo:
         self.scenes: dict[str, Path] = {}
         self.reused: list[str] = []
         self.seconds: dict[str, float] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Demo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
 
     def run(self) -> DemoResult:
         self.scenes = scenes = self._scenes()
@@ -111,7 +124,7 @@ class Demo:
     def _explored(self, folder: Path) -> CritiqueAgent:
         """A frozen agent whose memories hold what the lab taught it."""
         settings, memory_folder = self.settings, self.out / "memory"
-        trace = Trace(self.out / "trace.jsonl")
+        trace = self._open.enter_context(Trace(self.out / "trace.jsonl"))
         done = memory_folder / EXPLORED
         wanted = {"scenes": set_digest(folder), "policy": self.policy.digest(), "backend": settings.backend}
         if done.exists() and json.loads(done.read_text())["made_from"] != wanted:
@@ -136,7 +149,7 @@ class Demo:
                     on_case=lambda progress: tick(progress.done),
                 )
             done.write_text(json.dumps({"made_from": wanted, **dataclasses.asdict(report)}, indent=1))
-        memory = open_default_memory(memory_folder, self.policy, frozen=True)
+        memory = self._open.enter_context(open_default_memory(memory_folder, self.policy, frozen=True))
         return default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace)
 
     def _propose(self, sample: Sample) -> Hypotheses:

@@ -17,6 +17,7 @@ hypothesis placed under an estimated one meet in the same vector.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import roma
@@ -26,25 +27,31 @@ from torch import Tensor
 
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Camera
 
-__all__ = ["VECTOR_SIZE", "box_features", "geometry_of", "params_from_vector", "split", "vector_from_params"]
+__all__ = ["VECTOR_SIZE", "box_features", "camera_of", "geometry_of", "params_from_vector", "split", "vector_from_params"]
 
 ROTATION_SIZE = NUM_JOINTS * 6
 VECTOR_SIZE = ROTATION_SIZE + NUM_BETAS + 3
 MIN_DEPTH_M = 0.1  # a pelvis nearer than this is behind or inside the lens
 
 
-def geometry_of(cameras: Sequence[Camera], boxes: Sequence[Box]) -> Float[Tensor, "batch 6"]:
-    """(focal, cx, cy, crop centre x, crop centre y, crop side) in pixels of each whole image."""
+def geometry_of(cameras: Sequence[Camera], boxes: Sequence[Box]) -> Float[Tensor, "batch 8"]:
+    """Each row in pixels of the whole image: focal, cx, cy, width, height, crop centre x, crop centre y, crop side."""
     rows = [
-        (camera.focal_px, camera.cx_px, camera.cy_px, *box.center, box.side)
+        (*dataclasses.astuple(camera), *box.center, box.side)
         for camera, box in zip(cameras, boxes, strict=True)
     ]
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def box_features(geometry: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch 3"]:
+def camera_of(geometry: Float[Tensor, "8"]) -> Camera:
+    """The camera that a row of `geometry_of` was made from."""
+    focal, cx, cy, width, height = geometry[:5].tolist()
+    return Camera(focal, cx, cy, int(width), int(height))
+
+
+def box_features(geometry: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 3"]:
     """Where in the view the crop lies: (centre - principal point) / f and side / f (CLIFF's box information)."""
-    focal, cx, cy, box_x, box_y, side = geometry.unbind(-1)
+    focal, cx, cy, _, _, box_x, box_y, side = geometry.unbind(-1)
     return torch.stack([(box_x - cx) / focal, (box_y - cy) / focal, side / focal], dim=-1)
 
 
@@ -61,12 +68,12 @@ def split(
 
 
 def vector_from_params(
-    params: BodyParams, pelvis_cam_m: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 6"]
+    params: BodyParams, pelvis_cam_m: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 8"]
 ) -> Float[Tensor, "*batch 157"]:
     """`pelvis_cam_m`: where the posed pelvis is, transl + the rest pelvis; `geometry` broadcasts over the batch."""
     rotvecs = torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)
     columns = roma.rotvec_to_rotmat(rotvecs)[..., :2].flatten(-3)
-    focal, cx, cy, box_x, box_y, side = geometry.unbind(-1)
+    focal, cx, cy, _, _, box_x, box_y, side = geometry.unbind(-1)
     x, y, z = pelvis_cam_m.unbind(-1)
     z = z.clamp_min(MIN_DEPTH_M)
     seen = torch.stack(
@@ -81,10 +88,10 @@ def vector_from_params(
 
 
 def pelvis_from_seen(
-    seen: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 6"]
+    seen: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 8"]
 ) -> Float[Tensor, "*batch 3"]:
     """The pelvis in the camera's frame, metres, from (log s, u, v)."""
-    focal, cx, cy, box_x, box_y, side = geometry.unbind(-1)
+    focal, cx, cy, _, _, box_x, box_y, side = geometry.unbind(-1)
     log_scale, u, v = seen.unbind(-1)
     z = 2 * focal / (log_scale.clamp(-5.0, 5.0).exp() * side)
     x = (u * side / 2 + box_x - cx) * z / focal
@@ -95,7 +102,7 @@ def pelvis_from_seen(
 def params_from_vector(
     vector: Float[Tensor, "*batch 157"],
     rest_pelvis_m: Float[Tensor, "*batch 3"],
-    geometry: Float[Tensor, "*#batch 6"],
+    geometry: Float[Tensor, "*#batch 8"],
 ) -> BodyParams:
     """The inverse of `vector_from_params`, the pelvis given as its rest position for the vector's betas."""
     rotations, betas, seen = split(vector)

@@ -17,6 +17,7 @@ epsilon at a high terminal ratio samples from the wrong prior.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,12 +36,13 @@ from hmr.encoder import CropEncoder, Seen
 from hmr.parametrization import (
     VECTOR_SIZE,
     box_features,
+    camera_of,
     geometry_of,
     params_from_vector,
     vector_from_params,
 )
 from hmr.render.overlay import crop_image
-from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Camera, Hypotheses, Sample
+from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Hypotheses, Sample
 
 __all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features"]
 
@@ -76,7 +78,7 @@ class Features:
     """What the policy keeps of a batch of images: the condition of the denoiser and where each crop lay."""
 
     condition: Float[Tensor, "batch channels"]
-    geometry: Float[Tensor, "batch 6"]  # see hmr.parametrization.geometry_of
+    geometry: Float[Tensor, "batch 8"]  # see hmr.parametrization.geometry_of
 
     def __len__(self) -> int:
         return self.condition.shape[0]
@@ -115,15 +117,19 @@ class DiffusionPolicy(PreTrainedModel):
         self.register_buffer("std", torch.ones(VECTOR_SIZE))
         self.register_buffer("pelvis_template", torch.zeros(3))
         self.register_buffer("pelvis_shapedirs", torch.zeros(3, NUM_BETAS))
-        self.scheduler = DDIMScheduler(
-            num_train_timesteps=config.num_train_timesteps,
+        self.post_init()
+
+    @functools.cached_property
+    def scheduler(self) -> DDIMScheduler:
+        """Made when first asked for: `from_pretrained` builds the module where tensors have no data yet."""
+        return DDIMScheduler(
+            num_train_timesteps=self.config.num_train_timesteps,
             beta_schedule="squaredcos_cap_v2",
             prediction_type="v_prediction",
             rescale_betas_zero_snr=True,
             timestep_spacing="trailing",
             clip_sample=False,
         )
-        self.post_init()
 
     def fit_to(self, body: Body, mean: Float[Tensor, "157"], std: Float[Tensor, "157"]) -> None:
         """Before pretraining: remember the body's rest pelvis and the statistics of the training targets."""
@@ -156,7 +162,7 @@ class DiffusionPolicy(PreTrainedModel):
         return Features(self.condition(self.see(samples), geometry), geometry)
 
     @staticmethod
-    def condition(seen: Seen, geometry: Float[Tensor, "batch 6"]) -> Float[Tensor, "batch channels"]:
+    def condition(seen: Seen, geometry: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch channels"]:
         return torch.cat([seen.vector, box_features(geometry)], dim=-1)
 
     # -- posing ----------------------------------------------------------------------------------------------
@@ -178,14 +184,14 @@ class DiffusionPolicy(PreTrainedModel):
         noise[:, 0] = 0
         vectors = self._denoise(noise * noise_scale, features.condition)
         params = self.from_x0(vectors, features)
-        return [Hypotheses(params[index], _camera_of(row)) for index, row in enumerate(features.geometry)]
+        return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
     @torch.no_grad()
     def regress(self, features: Features) -> list[Hypotheses]:
         """The regression head's single answer (batch shape (1,)): the baseline that diffusion must beat."""
         vectors = self.regressor(features.condition)[:, None]
         params = self.from_x0(vectors, features)
-        return [Hypotheses(params[index], _camera_of(row)) for index, row in enumerate(features.geometry)]
+        return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
     def _denoise(
         self, noisy: Float[Tensor, "batch group dim"], condition: Float[Tensor, "batch channels"]
@@ -247,8 +253,3 @@ class DiffusionPolicy(PreTrainedModel):
             state.update(tensor.detach().cpu().numpy().tobytes())
         return state.hexdigest()[:16]
 
-
-def _camera_of(geometry: Float[Tensor, "6"]) -> Camera:
-    """The pinhole of a geometry row; the image's size is unknown here and taken as twice the principal point."""
-    focal, cx, cy = geometry[:3].tolist()
-    return Camera(focal, cx, cy, max(1, round(2 * cx)), max(1, round(2 * cy)))

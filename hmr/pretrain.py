@@ -99,7 +99,7 @@ class Pretraining(nn.Module):
         self,
         crops: UInt8[Tensor, "batch side side 3"],
         vector: Float[Tensor, "batch 157"],
-        geometry: Float[Tensor, "batch 6"],
+        geometry: Float[Tensor, "batch 8"],
         keypoints: Float[Tensor, "batch 24 2"],
         visible: Bool[Tensor, "batch 24"],
         mask: UInt8[Tensor, "batch mask mask"],
@@ -201,7 +201,12 @@ def pretrain(
     ema = EmaCallback(module, config.ema_decay)
     trainer_folder = out / "trainer"
     arguments = TrainingArguments(
-        output_dir=str(trainer_folder), seed=config.seed, remove_unused_columns=False, **config.training
+        output_dir=str(trainer_folder),
+        seed=config.seed,
+        remove_unused_columns=False,
+        label_names=["vector"],  # tells Trainer that an evaluation has a loss
+        prediction_loss_only=True,
+        **config.training,
     )
     trainer = Trainer(module, arguments, train_dataset=train_set, eval_dataset=test_set, callbacks=[ema])
     last = get_last_checkpoint(str(trainer_folder)) if trainer_folder.exists() else None

@@ -64,7 +64,7 @@ def restricted_load(path: Path) -> dict[str, Any]:
 
 # What Python's unpickler and the records below raise on a file that is damaged or made to deceive.
 _BROKEN = (
-    pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, ImportError, LookupError, MemoryError,
+    pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, LookupError, MemoryError,
     RecursionError, TypeError, ValueError,
 )  # fmt: skip
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
@@ -92,7 +94,8 @@ class VectorIndex:
         k = min(k, len(self))
         if k < 1:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        similarities, ids = self._faiss.search(normalised(query[None]), k, params=self._parameters(k))
+        with _one_thread():
+            similarities, ids = self._faiss.search(normalised(query[None]), k, params=self._parameters(k))
         found = ids[0] >= 0
         return ids[0][found], similarities[0][found].clip(-1, 1)
 
@@ -145,12 +148,20 @@ class VectorIndex:
         self._removed = set()
 
     def _insert(self, unit: Float32[np.ndarray, "batch dim"], ids: Int64[np.ndarray, "batch"]) -> None:
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)  # a graph that several threads build differs from run to run
-        try:
+        with _one_thread():  # a graph that several threads build differs from run to run
             self._faiss.add_with_ids(unit, ids)
-        finally:
-            faiss.omp_set_num_threads(threads)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Without FAISS's thread team: for one query it gains nothing, and where other work holds the cores its
+    members wait for each other for tenths of a second."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def normalised(vectors: Float[np.ndarray, "batch dim"]) -> Float32[np.ndarray, "batch dim"]:

@@ -11,6 +11,7 @@ content.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -175,7 +176,10 @@ def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
         raise FileNotFoundError(f"there is no memory at {path} to open frozen")
     if path and not frozen:
         path.parent.mkdir(parents=True, exist_ok=True)
-    target = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={'ro' if frozen else 'rwc'}"
+    # Even to read, WAL writes a file beside the database; where the folder forbids that, nobody writes at all.
+    reading = "mode=ro" if path and os.access(path.parent, os.W_OK) else "immutable=1"
+    mode = reading if frozen else "mode=rwc"
+    target = f"{path.absolute().as_uri()}?{mode}" if path else ":memory:"
     connection = sqlite3.connect(
         target, uri=path is not None, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
     )

@@ -1,5 +1,4 @@
-"""What a run of group-preference alignment can be told, beside all that `transformers.TrainingArguments`
-knows.
+"""What a run of alignment can be told, beside all that `transformers.TrainingArguments` knows.
 
 Left out, for the trainer does not do it yet: LoRA, replay of labelled batches, several rounds.
 """

@@ -1,5 +1,4 @@
-"""Losses that turn group-relative advantages into a direction for a diffusion policy: pure functions, one
-contract.
+"""Losses that turn group-relative advantages into a direction for a diffusion policy; one contract for all.
 
 | here        | symbol  | equation                                                                           |
 |-------------|---------|------------------------------------------------------------------------------------|
@@ -83,7 +82,7 @@ def quadratic(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: Los
 
 
 def linear(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
-    """The paper's own form, kept for fidelity; it collapses, see docs and `method.md`."""
+    """The paper's own form, kept for fidelity. Nothing holds it near the reference, and it collapses."""
     return _mean(-advantages[..., None] * ratio, mask)
 
 

@@ -30,7 +30,7 @@ import torch
 from datasets import Dataset
 
 from hmr.policy import Features
-from hmr.types import Camera, Hypotheses, Sample, Scorer
+from hmr.types import Hypotheses, Sample, Scorer
 from rl.seeding import derive_generator
 from rl.types import PARAM_COLUMNS, PreferenceGroup
 
@@ -53,7 +53,6 @@ class SamplingPolicy(Protocol):
         num_samples: int,
         generator: torch.Generator,
         noise_scale: float = 1.0,
-        cameras: Sequence[Camera] | None = None,
     ) -> list[Hypotheses]: ...
 
     def digest(self) -> str: ...
@@ -146,9 +145,7 @@ def _judge(
 ) -> PreferenceGroup:
     features = policy.encode([sample])
     generator = derive_generator(settings["seed"], "group", sample.id)
-    hypotheses = policy.sample(
-        features, settings["group_size"], generator, settings["noise_scale"], [sample.camera]
-    )[0]
+    hypotheses = policy.sample(features, settings["group_size"], generator, settings["noise_scale"])[0]
     scores = scorer.score(sample, hypotheses)
     if not all(score is None or math.isfinite(score) for score in scores):
         raise ValueError(f"{scorer.name!r} scored {sample.id!r} {scores}; a failed score is None, never NaN")

@@ -21,7 +21,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from datasets import Dataset
@@ -71,9 +71,7 @@ class GroupPreferenceTrainer(Trainer):
         super().__init__(
             model, args, None, train_groups, eval_groups, callbacks=callbacks, optimizers=optimizers
         )
-        self.loss_is_scaled_for_ga = (
-            False  # ours is a mean over the batch, the Trainer divides by the batches
-        )
+        self.loss_is_scaled_for_ga = False  # a mean over one batch: the Trainer divides by their number
         self.remove_callback(PrinterCallback)
         self.add_callback(_FollowWeights(self))
         self.policy = model
@@ -81,7 +79,10 @@ class GroupPreferenceTrainer(Trainer):
         self.trained = trained
         self.reference = {name: tensor.detach().clone() for name, tensor in trained.items()}
         self.ema = EMAModel(trained.values(), decay=args.ema_decay, foreach=True)
-        self._metrics: dict[str, list[Tensor]] = defaultdict(list)
+        self._metrics: dict[str, dict[str, list[Tensor]]] = {
+            "": defaultdict(list),
+            "eval_": defaultdict(list),
+        }
 
     # -- the step --------------------------------------------------------------------------------------------
 
@@ -100,12 +101,10 @@ class GroupPreferenceTrainer(Trainer):
             reference_error = functional_call(self.accelerator.unwrap_model(model), self.reference, query)
         ratio = log_ratio(error, reference_error, self.args.beta)
         if model.training and self.state.global_step == 0:
-            assert not ratio.detach().any(), (
-                "policy and reference differ before the first step: is dropout on?"
-            )
+            assert not ratio.detach().any(), "policy and reference differ at step 0: is dropout on?"
         settings = self.args.loss_settings()
         for name, value in step_metrics(error, ratio, inputs, settings).items():
-            self._metrics[name].append(value)
+            self._metrics[self._prefix][name].append(value)
         loss = LOSSES[self.args.loss_type](ratio, inputs["advantages"], inputs["mask"], settings)
         return (loss, {"error": error}) if return_outputs else loss
 
@@ -136,15 +135,17 @@ class GroupPreferenceTrainer(Trainer):
         return loss.detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means since the last call, in place: whoever watches `logs` for the best checkpoint sees
-        them."""
-        prefix = "" if self.policy.training else "eval_"
-        for name, values in self._metrics.items():
+        """Adds the means since the last call, in place, where the choice of the best checkpoint sees them."""
+        for name, values in self._metrics[self._prefix].items():
             mean = cast(Tensor, self.accelerator.gather(torch.stack(values).nanmean())).nanmean()
             if not mean.isnan():
-                logs[prefix + name] = mean.item()
-        self._metrics.clear()
+                logs[self._prefix + name] = mean.item()
+        self._metrics[self._prefix].clear()
         super().log(logs, start_time)
+
+    @property
+    def _prefix(self) -> Literal["", "eval_"]:
+        return "" if self.policy.training else "eval_"
 
     # -- averaged weights ------------------------------------------------------------------------------------
 

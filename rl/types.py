@@ -45,7 +45,7 @@ class PreferenceGroup:
     image_sha256: str
     hypotheses: Hypotheses
     condition: Float[Tensor, " channels"]
-    geometry: Float[Tensor, "6"]
+    geometry: Float[Tensor, "8"]
     scores: tuple[float | None, ...]
     scorer: str
     uses_truth: bool  # the scorer looked at the truth: an oracle run, never a result

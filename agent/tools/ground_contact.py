@@ -1,9 +1,10 @@
 """Would the body fall over? Distance of its centre of mass from its support, in millimetres.
 
-No floor is known in a photograph, so the lowest points of the body are taken to stand on one, and gravity
-to pull along the camera's +y: that assumes an upright, level camera. A camera pitched by 15 degrees shifts
-every value of a group alike, by about 250 mm for a standing person, and leaves the ranking mostly intact.
-What this sees and a projection does not is a lean towards or away from the camera.
+No floor is known in a photograph, so the lowest points of the body are taken to stand on one, and gravity to
+pull along the camera's +y: that assumes an upright, level camera, and much depends on it. On 40 groups of 20
+disturbed bodies, pitching the camera left a rank agreement with the level one (Spearman's rho) of 0.72 at 5
+degrees, 0.41 at 15 and 0.13 at 30: trust this little where the camera looks up or down. What it sees and a
+projection does not is a lean towards or away from the camera.
 
     centre of mass  c  segment masses and centres of de Leva 1996 (J. Biomechanics 29:1223, men), as one row
                        of weights over the 24 joints

@@ -33,7 +33,7 @@ from agent.vlm.mining import mine
 from agent.vlm.protocol import Capabilities, DataPart, Part, Reply
 from agent.vlm.tagging import tags_of
 
-__all__ = ["EmbeddedCritic"]
+__all__ = ["EmbeddedCritic", "metric_trust"]
 
 Json = dict[str, Any]
 Matrix = Float[np.ndarray, "rules group"]
@@ -42,8 +42,8 @@ JITTER_SHAPE = 8.0  # of the gamma that perturbs a rule's weight: mean 1, standa
 TRUST_FLOOR = (
     0.25  # a metric that failed on similar cases still counts this much, relative to the mean metric
 )
-SECOND_LOOK_SHARE = 0.5  # of the price of a hypothesis under revision
-CONTRADICTION = 1 / 3  # of the group: a gap in rank between verdict and second look that raises a doubt
+SECOND_LOOK_SHARE = 0.3  # of the price of a hypothesis under revision
+CONTRADICTION = 1 / 8  # of the group: a gap in rank (of more than 1) between verdict and second look
 
 
 class EmbeddedCritic:
@@ -93,7 +93,7 @@ def _reflect(data: Json) -> Json:
         reason = ""
         if moved > data["dispersion_threshold"]:
             reason = f"its rank moves by {moved:.1f} places when the rules are weighed differently"
-        elif gap > CONTRADICTION * len(labels):
+        elif gap > max(1.0, CONTRADICTION * len(labels)):
             reason = (
                 f"ranked {verdict_rank[j] + 1:.0f} but the second look puts it at {evidence_rank[j] + 1:.0f}"
             )

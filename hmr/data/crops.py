@@ -38,7 +38,7 @@ class CropTargets:
     """One scene's truth in the crop's own units (-1 to 1 from border to border)."""
 
     vector: Float[Tensor, "157"]  # hmr.parametrization, through the true camera
-    geometry: Float[Tensor, "6"]  # of the estimated camera: what the policy will know
+    geometry: Float[Tensor, "8"]  # of the estimated camera: what the policy will know
     keypoints: Float[Tensor, "24 2"]
     visible: Bool[Tensor, "24"]
     mask: UInt8[np.ndarray, "mask mask"]  # 255 where the person is seen

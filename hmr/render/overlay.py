@@ -98,7 +98,7 @@ def side_view(
     camera = Camera(size * SIDE_DISTANCE_M / SIDE_EXTENT_M, size / 2, size / 2, size, size)
     views = np.empty((len(vertices_cam_m), size, size, 3), np.uint8)
     for index, body in enumerate(turn_sideways(vertices_cam_m, pelvis_cam_m)):
-        floor_m = body[:, 1].max()
+        floor_m = float(body[:, 1].max())
         flattened = np.stack([body[:, 0], np.full(len(body), floor_m), body[:, 2]], axis=-1)
         frame = renderer.render(np.stack([body, flattened]), faces, zoom(camera))
         views[index] = overlay(_stage(camera, floor_m, frame.mask[1]), frame, color, alpha=1.0)

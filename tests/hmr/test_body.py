@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,9 @@ import scipy.sparse
 import smplx
 import torch
 import trimesh
+from smplx.lbs import lbs
+from smplx.utils import Struct
+from smplx.vertex_ids import vertex_ids
 from torch import Tensor
 
 from hmr.body import ARRAYS, EMBEDDED_BODY, REGIONS, Body, load_body
@@ -57,7 +59,7 @@ def height_m(body: Body, betas: Tensor) -> float:
 def tree(joints: int) -> list[int]:
     """SMPL's parents; hands of SMPL-H and SMPL-X are five chains of three joints on each wrist."""
     face = [15, 15, 15] if joints == 55 else []
-    body = [*PARENTS[:22], *face] if joints > 24 else list(PARENTS)
+    body: list[int] = [*PARENTS[:22], *face] if joints > 24 else list(PARENTS)
     for wrist in (20, 21) if joints > 24 else ():
         for _ in range(5):
             body += [wrist, len(body), len(body) + 1]
@@ -84,7 +86,7 @@ def write_model(folder: Path, kind: str, suffix: str) -> Path:
     path = folder / f"{kind.upper()}_NEUTRAL{suffix}"
     arrays = random_model(kind, betas=400 if kind == "smplx" else 10)
     if suffix == ".npz":
-        np.savez(path, **arrays, joint2num=np.array({"Pelvis": 0}, dtype=object))
+        np.savez(path, allow_pickle=True, **arrays, joint2num=np.array({"Pelvis": 0}, dtype=object))
     else:
         regressor = scipy.sparse.csc_matrix(arrays["J_regressor"])
         path.write_bytes(pickle.dumps(arrays | {"J_regressor": regressor, "bs_style": "lbs"}, protocol=2))
@@ -100,7 +102,7 @@ def smplx_reference(kind: str, arrays: dict[str, np.ndarray], params: BodyParams
     tensors = {
         name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items() if name != "f"
     }
-    vertices, places = smplx.lbs.lbs(
+    vertices, places = lbs(
         params.betas,
         roma.rotvec_to_rotmat(pose),
         tensors["v_template"],
@@ -184,10 +186,8 @@ def test_smplx_reads_the_asset_and_poses_it_alike(body: Body) -> None:
     with np.load(EMBEDDED_BODY, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     ids = arrays.pop("vertex_ids").tolist()
-    names = list(smplx.vertex_ids.vertex_ids["smplh"])
-    ours = smplx.SMPL(
-        "", data_struct=SimpleNamespace(**arrays), vertex_ids=dict(zip(names, ids, strict=True))
-    )
+    names = list(vertex_ids["smplh"])
+    ours = smplx.SMPL("", data_struct=Struct(**arrays), vertex_ids=dict(zip(names, ids, strict=True)))
     params = random_params(2)
     theirs = ours(params.betas, params.body_pose.flatten(1), params.global_orient, params.transl)
     posed = body(params)
@@ -233,7 +233,7 @@ def test_surface_is_closed(body: Body) -> None:
 
 def test_stance(body: Body) -> None:
     """y up, facing +z, the left at +x, arms out to the sides."""
-    joints = dict(zip(JOINT_NAMES, body.joint_template, strict=True))
+    joints: dict[str, Tensor] = dict(zip(JOINT_NAMES, body.joint_template, strict=True))
     for part in ("hip", "knee", "ankle", "foot", "collar", "shoulder", "elbow", "wrist", "hand"):
         left, right = joints[f"left_{part}"], joints[f"right_{part}"]
         assert left[0] > 0
@@ -304,7 +304,7 @@ def test_every_region_is_worn_where_it_belongs(body: Body) -> None:
 
 
 def save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return path
 
 

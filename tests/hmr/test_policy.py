@@ -108,6 +108,9 @@ def test_a_checkpoint_comes_back_the_same(tiny_policy: DiffusionPolicy, samples:
     loaded = load_policy(tmp_path)
     assert loaded.digest() == tiny_policy.digest()
     torch.testing.assert_close(loaded.encode(samples).condition, tiny_policy.encode(samples).condition)
+    for policy in (loaded, tiny_policy):
+        x0, noise = torch.ones(3, 2, 157), torch.ones(3, 1, 157)
+        assert policy(policy.encode(samples).condition, x0, torch.full((3, 1), 500), noise).isfinite().all()
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
 
 

@@ -71,6 +71,16 @@ def test_frozen_store_reads_and_refuses_to_write(tmp_path):
             store.read("DELETE FROM meta")
 
 
+def test_frozen_store_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    path = tmp_path / "memory.sqlite"
+    with MemoryStore(path) as store:
+        store.claim("a", "1")
+    monkeypatch.setattr("memory.store.os.access", lambda path, mode: False)  # root may write anywhere
+    with MemoryStore(path, frozen=True) as store:
+        assert store.meta("a") == "1"
+        assert [file.name for file in tmp_path.iterdir()] == ["memory.sqlite"]
+
+
 def test_frozen_store_must_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="no memory at"):
         MemoryStore(tmp_path / "memory.sqlite", frozen=True)

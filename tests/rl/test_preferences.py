@@ -7,6 +7,7 @@ import torch
 
 import rl.preferences
 from hmr.policy import Features
+from hmr.parametrization import camera_of, geometry_of
 from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
 from rl.groups import tensors_from_preferences
 from rl.preferences import build_preferences, load_preferences, shuffle_scores
@@ -20,14 +21,14 @@ class FakePolicy:
 
     def encode(self, samples):
         condition = torch.tensor([[float(s.image.mean()), float(len(s.id))] for s in samples])
-        return Features(condition, torch.arange(6.0).expand(len(samples), 6))
+        return Features(condition, geometry_of([s.camera for s in samples], [s.box for s in samples]))
 
-    def sample(self, features, num_samples, generator, noise_scale=1.0, cameras=None):
+    def sample(self, features, num_samples, generator, noise_scale=1.0):
         def draw(*shape):
             return noise_scale * torch.randn(len(features), num_samples, *shape, generator=generator)
 
         params = BodyParams(draw(3), draw(23, 3), draw(10), draw(3))
-        return [Hypotheses(params[index], camera) for index, camera in enumerate(cameras)]
+        return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
     def digest(self):
         return "fake-policy"

@@ -104,6 +104,7 @@ def test_saves_and_evaluates_the_averaged_weights(tmp_path):
     assert not torch.equal(saved[name], state[f"live/{name}"])
     assert torch.equal(state[f"reference/{name}"], ToyPolicy().denoiser.mean.bias)
     averaged = trainer.evaluate()["eval_loss"]
+    assert "eval_kl" in trainer.state.log_history[-1]
     with torch.no_grad():
         trainer.model.denoiser.mean.bias += 1.0  # what the live weights are must not matter
     assert trainer.evaluate()["eval_loss"] == averaged

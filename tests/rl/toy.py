@@ -77,7 +77,7 @@ def scored_group(scores: list[float | None], **changes: object) -> PreferenceGro
         "image_sha256": "0",
         "hypotheses": Hypotheses(params, Camera(100.0, 32.0, 32.0, 64, 64)),
         "condition": torch.zeros(CHANNELS),
-        "geometry": torch.zeros(6),
+        "geometry": torch.zeros(8),
         "scores": tuple(scores),
         "scorer": "fake",
         "uses_truth": False,

@@ -1,0 +1,129 @@
+"""The command as a person meets it: bad input costs one sentence and exit code 2, never a traceback."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import meshcritic
+from hmr.policy import DiffusionPolicy
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def policy(tiny_policy: DiffusionPolicy, tmp_path: Path) -> Path:
+    tiny_policy.save_pretrained(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: object) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["meshcritic", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        meshcritic.main()
+    out, err = capsys.readouterr()
+    code = ended.value.code
+    return (code if isinstance(code, int) else 0), out, err
+
+
+def group(count: int, **changes: np.ndarray) -> dict[str, np.ndarray]:
+    arrays = {
+        "global_orient": np.tile([np.pi, 0.0, 0.0], (count, 1)),
+        "body_pose": np.zeros((count, 69)),
+        "betas": np.zeros((count, 10)),
+        "transl": np.tile([0.0, 0.2, 4.0], (count, 1)),
+        "focal_px": np.array(150.0),
+        "center_px": np.array([45.0, 60.0]),
+        "image_size": np.array([90, 120]),
+    }
+    return {**arrays, **changes}
+
+
+BAD_FILES = {
+    "a group of one": (group(1), "at least 2"),
+    "a parameter that is not a number": (group(3, betas=np.full((3, 10), np.nan)), "betas"),
+    "a missing key": ({k: v for k, v in group(3).items() if k != "transl"}, "transl"),
+    "a wrong shape": (group(3, betas=np.zeros((3, 4))), "betas"),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(BAD_FILES))
+def test_a_bad_hypotheses_file_is_refused(fault, photo, policy, tmp_path, monkeypatch, capsys):
+    arrays, names = BAD_FILES[fault]
+    np.savez(tmp_path / "h.npz", **arrays)
+    words = ("critique", photo, "--hypotheses", tmp_path / "h.npz", "--policy", policy, "--out", tmp_path)
+    code, out, err = call(monkeypatch, capsys, *words)
+    assert (code, out) == (2, "")
+    assert names in err
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+
+
+BAD_WORDS = {
+    "no such photograph": (["predict", "nowhere.jpg"], "nowhere.jpg"),
+    "not an image": (["predict", "text.jpg"], "not an image"),
+    "an empty file": (["predict", "empty.png"], "not an image"),
+    "a box that is none": (["predict", "photo.png", "--box", "1,2,3"], "four numbers"),
+    "a box outside": (["predict", "photo.png", "--box", "500,500,600,600"], "outside"),
+    "a box inside out": (["predict", "photo.png", "--box", "50,50,10,10"], "x1 > x0"),
+    "one sample": (["predict", "photo.png", "--samples", "1"], "samples"),
+    "an unknown backend": (["critique", "photo.png", "--box", "9,9,80,99", "--backend", "oracle"], "oracle"),
+    "a memory that is not there": (["critique", "photo.png", "--box", "9,9,80,99", "--memory", "none"], "no memory"),
+    "no such policy": (["predict", "photo.png", "--policy", "elsewhere"], "no policy"),
+    "no such body": (["predict", "photo.png", "--body", "SMPL.pkl"], "SMPL.pkl"),
+    "an unknown split": (["evaluate", "--split", "moon"], "wild-test"),
+    "a config with an unknown key": (["demo", "--config", "bad.yaml"], "group_sise"),
+    "no trace": (["trace", "."], "no trace"),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(BAD_WORDS))
+def test_bad_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monkeypatch, capsys):
+    words, names = BAD_WORDS[fault]
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "bad.yaml").write_text("group_sise: 3\n")
+    monkeypatch.chdir(tmp_path)
+    if words[0] != "demo" and "--policy" not in words and words[0] != "trace":
+        words = [*words, "--policy", str(policy)]
+    code, out, err = call(monkeypatch, capsys, *words)
+    assert code == 2
+    assert names in err
+    assert "Traceback" not in out + err
+
+
+def test_predict_writes_what_it_says(photo, policy, tmp_path, monkeypatch, capsys):
+    words = ("predict", photo, "--box", "10,10,80,110", "--samples", 2, "--policy", policy, "--out", tmp_path / "o", "--json")
+    code, out, _ = call(monkeypatch, capsys, *words)
+    assert code == 0
+    (person,) = json.loads(out)["people"]
+    assert person["bbox"] == [10.0, 10.0, 80.0, 110.0]
+    assert {Path(file).suffix for file in person["files"]} == {".png", ".npz", ".glb"}
+    assert all(Path(file).stat().st_size > 100 for file in person["files"])
+    with Image.open(person["files"][0]) as overlay:
+        assert overlay.size == (90, 120)
+
+
+def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "h.npz", **group(3))
+    words = ("critique", photo, "--hypotheses", tmp_path / "h.npz", "--policy", policy, "--out", tmp_path / "o", "--json")
+    code, out, _ = call(monkeypatch, capsys, *words)
+    assert code == 0
+    (person,) = json.loads(out)["people"]
+    assert len(person["scores"]) == len(person["comments"]) == 3
+    assert all(0 <= score <= 100 for score in person["scores"])
+    assert (tmp_path / "o" / "trace.jsonl").stat().st_size > 0
+
+
+def test_every_command_helps_with_an_example(monkeypatch, capsys):
+    for command in ("demo", "predict", "critique", "pretrain", "evaluate", "trace"):
+        code, out, _ = call(monkeypatch, capsys, command, "--help")
+        assert code == 0
+        assert f"meshcritic {command}" in out
