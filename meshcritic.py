@@ -72,9 +72,15 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-PolicyDir = Annotated[Path | None, typer.Option("--policy", help="A checkpoint folder; default: the shipped one.")]
-BodyFile = Annotated[Path | None, typer.Option("--body", help="An SMPL file (.npz, .pkl); default: the embedded body.")]
-Boxes = Annotated[list[str] | None, typer.Option("--box", help="x0,y0,x1,y1 of a person in pixels; repeatable.")]
+PolicyDir = Annotated[
+    Path | None, typer.Option("--policy", help="A checkpoint folder; default: the shipped one.")
+]
+BodyFile = Annotated[
+    Path | None, typer.Option("--body", help="An SMPL file (.npz, .pkl); default: the embedded body.")
+]
+Boxes = Annotated[
+    list[str] | None, typer.Option("--box", help="x0,y0,x1,y1 of a person in pixels; repeatable.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
@@ -82,7 +88,9 @@ Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same res
 @app.command()
 def demo(
     out: Out = Path("runs/demo"),
-    config: Annotated[Path | None, typer.Option(help="Sizes and alignment; default: configs/demo.yaml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Sizes and alignment; default: configs/demo.yaml.")
+    ] = None,
     policy: PolicyDir = None,
     as_json: Json = False,
 ) -> None:
@@ -107,7 +115,9 @@ def demo(
         return
     _console().print(rich_table(rows))
     critic = next(iter(metrics["seeds"].values()))["critic"]
-    _say(f"critic, first seed: SRCC {critic['srcc']:.3f}, KRCC {critic['krcc']:.3f}, PLCC {critic['plcc']:.3f}")
+    _say(
+        f"critic, first seed: SRCC {critic['srcc']:.3f}, KRCC {critic['krcc']:.3f}, PLCC {critic['plcc']:.3f}"
+    )
     _say(f"{metrics['wall_s'] / 60:.1f} min, {metrics['peak_mib']} MiB at most")
     _say(f"look at {out / 'report.html'}; figures in {out / 'metrics.json'}")
 
@@ -140,7 +150,9 @@ def predict(
         people = sample_people(find_people(photo, model, boxes), model, samples, seed)
         for number, person in enumerate(people):
             paths = save_person(out / f"{photo.stem}-{number}", person, skin, renderer)
-            answers.append({"photo": str(photo), "bbox": _corners(person.sample.box), "files": [str(p) for p in paths]})
+            answers.append(
+                {"photo": str(photo), "bbox": _corners(person.sample.box), "files": [str(p) for p in paths]}
+            )
     if as_json:
         print(json.dumps({"people": answers}))
         return
@@ -157,9 +169,12 @@ def critique(
     out: Out = Path("runs/critique"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses a person.")] = 8,
     box: Boxes = None,
-    backend: Annotated[str, typer.Option(help="Who judges: embedded, or an installed backend's NAME:ARGUMENT.")] = "embedded",
+    backend: Annotated[
+        str, typer.Option(help="Who judges: embedded, or an installed backend's NAME:ARGUMENT.")
+    ] = "embedded",
     memory: Annotated[
-        Path | None, typer.Option(help="An explored memory, such as runs/demo/memory; default: the seed rules.")
+        Path | None,
+        typer.Option(help="An explored memory, such as runs/demo/memory; default: the seed rules."),
     ] = None,
     policy: PolicyDir = None,
     body: BodyFile = None,
@@ -186,21 +201,24 @@ def critique(
         people = sample_people(find_people(photo, model, boxes), model, samples, seed)
     out.mkdir(parents=True, exist_ok=True)
     answers = []
-    with tempfile.TemporaryDirectory() as fresh, Trace(out / "trace.jsonl") as trace:
-        with open_default_memory(memory or Path(fresh), model, frozen=memory is not None) as opened:
-            agent = default_agent(model, skin, opened, backend=backend, trace=trace)
-            for number, person in enumerate(people):
-                verdict = agent.critique(person.sample, person.hypotheses)
-                paths = save_person(out / f"{photo.stem}-{number}", person, skin, agent.renderer, verdict)
-                answers.append(
-                    {
-                        "bbox": _corners(person.sample.box),
-                        "scores": list(verdict.scores),
-                        "comments": list(verdict.comments),
-                        "reasons": list(verdict.reasons),
-                        "files": [str(path) for path in paths],
-                    }
-                )
+    with (
+        tempfile.TemporaryDirectory() as fresh,
+        Trace(out / "trace.jsonl") as trace,
+        open_default_memory(memory or Path(fresh), model, frozen=memory is not None) as opened,
+    ):
+        agent = default_agent(model, skin, opened, backend=backend, trace=trace)
+        for number, person in enumerate(people):
+            verdict = agent.critique(person.sample, person.hypotheses)
+            paths = save_person(out / f"{photo.stem}-{number}", person, skin, agent.renderer, verdict)
+            answers.append(
+                {
+                    "bbox": _corners(person.sample.box),
+                    "scores": list(verdict.scores),
+                    "comments": list(verdict.comments),
+                    "reasons": list(verdict.reasons),
+                    "files": [str(path) for path in paths],
+                }
+            )
     if as_json:
         print(json.dumps({"people": answers}))
         return
@@ -241,7 +259,9 @@ def pretrain(
 @app.command()
 def evaluate(
     policy: PolicyDir = None,
-    motion: Annotated[Path | None, typer.Option(help="Pose the scenes from a folder of AMASS npz files.")] = None,
+    motion: Annotated[
+        Path | None, typer.Option(help="Pose the scenes from a folder of AMASS npz files.")
+    ] = None,
     split: Annotated[str, typer.Option(help="wild-test or lab-test.")] = "wild-test",
     images: Annotated[int, typer.Option(min=1)] = 200,
     samples: Annotated[int, typer.Option(min=2, help="M, hypotheses an image.")] = 100,
@@ -315,10 +335,23 @@ def _say(line: str) -> None:
 def _stages() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
     """Progress bars on stderr, one a stage; where nobody watches, one line a finished stage."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         yield lambda title, total: _stage(bars, title, total)
 

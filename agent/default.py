@@ -23,7 +23,7 @@ __all__ = ["default_agent", "open_default_memory"]
 
 
 def open_default_memory(folder: Path, policy: DiffusionPolicy, frozen: bool) -> Memory:
-    """The memory in `folder`; a new one is given the seed rules. Raises FileNotFoundError for a frozen one not there."""
+    """The memory in `folder`; a new one is given the seed rules. Raises FileNotFoundError where a frozen one is not."""
     embedder = PolicyEmbedder(policy)
     memory = open_memory(folder, load_text_embedder(), embedder.name, embedder.dim, frozen=frozen)
     if not frozen and not len(memory.rules):

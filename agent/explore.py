@@ -7,7 +7,7 @@ admit what helps, and fit the weights. Done cases are known by the memory's own 
 exploration goes on where it stopped; what it mined and admitted is kept, while the fit of the weights sees
 the cases of the last run only.
 
-This is the one place in `agent/` that holds truth. Left out: its own graph around the critique's (issue 4).
+Only this module and `agent/learning.py` see truth. Left out: a graph of its own around the critique's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The critique of one group, as a graph; this file is the diagram.
 
 render_views -> measure_evidence -> retrieve_rules -> retrieve_prototypes -> score -> self_reflect
-                                                                              (-> revise -> self_reflect)* ->
-                                                                              END
+    (-> revise -> self_reflect)* -> END
 
 The loop is bounded by the number of revisions already in the state, and by a recursion limit as a second wall
 (LangGraph's own is 10,007 steps).

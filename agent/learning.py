@@ -191,7 +191,7 @@ def _rank_shift(case: Explored) -> Float[np.ndarray, "group"]:
 
 
 def _violations(case: Explored, rules: Sequence[Rule]) -> Float[np.ndarray, "rules group"]:
-    """Trusted as the judge trusts each metric on this case, so that the weights count on top of its prototypes."""
+    """Graded violations times the judge's trust in each metric here: weights are fitted on top of it."""
     measured = {item["metric"]: item for item in case.brief.evidence}
     trust = metric_trust(case.brief.prototypes, list(measured))
     rows = []

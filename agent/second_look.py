@@ -1,5 +1,4 @@
-"""What can only be measured once there are scores: how far each hypothesis lies from the body that the best
-agree on.
+"""What can only be measured once there are scores: the distance from the body that the best agree on.
 
 The first consensus weighs all hypotheses alike and so inherits the policy's bias; this one weighs them by
 their scores, w_j ~ exp(z_j) with z the standardised score, and measures the mean joint distance to the

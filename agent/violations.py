@@ -5,8 +5,8 @@
 | v_j       | the metric of hypothesis j; lower is better                                            |
 | theta     | the rule's threshold                                                                   |
 | h_j       | max(0, v_j - theta): what exceeds it (for the comparison "<", max(0, theta - v_j))      |
-| s         | max(1.4826 MAD(v), half the group's central range, resolution): the group's own spread  |
-| z_j       | min((h_j - median h) / s, 4): graded, centred, robust                                  |
+| s         | max(1.4826 MAD(v), half the interquartile range, resolution): the group's own spread   |
+| z_j       | (h_j - median h) / s, clipped to +-4: graded, centred, robust                          |
 
 The spread is taken from v and not from h, so that a rule that only one hypothesis breaks still has a scale;
 its floor is what a unit can resolve, so that a group of near-equals is not blown up into a ranking of noise.

@@ -81,8 +81,7 @@ def rule_rows(count: int, folder: Path, generator: np.random.Generator) -> list[
     exact = "all, exact" if count <= 10_000 else "nearest 10,000"
     return [
         f"rules x {count:,}, Psi over {exact}",
-        f"{middle:.2f}",
-        f"{slow:.2f}",
+        *latency,
         "1.000",
         f"{opened:.2f}",
         "",
@@ -108,8 +107,7 @@ def prototype_rows(count: int, dim: int, folder: Path, generator: np.random.Gene
     recall = overlap(found, queries, vectors[:count])
     return [
         f"prototypes x {count:,} x {dim}",
-        f"{middle:.2f}",
-        f"{slow:.2f}",
+        *latency,
         f"{recall:.3f}",
         f"{opened:.2f}",
         f"{built:.0f}",

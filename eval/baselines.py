@@ -23,7 +23,10 @@ from hmr.types import Hypotheses, Sample
 
 __all__ = ["SPLITS", "Comparison", "MeanPose", "RegressionHead", "evaluate_with_baselines"]
 
-SPLITS = {"wild-test": (WILD, 21), "lab-test": (LAB, 22)}  # recipe and seed; no other part of the project draws these
+SPLITS = {
+    "wild-test": (WILD, 21),
+    "lab-test": (LAB, 22),
+}  # recipe and seed; no other part of the project draws these
 
 
 class RegressionHead:

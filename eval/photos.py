@@ -1,9 +1,9 @@
 """Photographs: find the people, pose them, judge the poses, and leave pictures and files.
 
-    OUT/NAME-0-overlay.png    the person's body over the photograph
-    OUT/NAME-0-group.png      the whole group, overlay and side view each, with scores where there are any
-    OUT/NAME-0.npz            the hypotheses (docs/hypotheses-npz.md)
-    OUT/NAME-0.glb            the shown body as a mesh
+OUT/NAME-0-overlay.png    the person's body over the photograph
+OUT/NAME-0-group.png      the whole group, overlay and side view each, with scores where there are any
+OUT/NAME-0.npz            the hypotheses (docs/hypotheses-npz.md)
+OUT/NAME-0.glb            the shown body as a mesh
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import trimesh
 from jaxtyping import UInt8
 from PIL import Image
+from trimesh.exchange.gltf import export_glb
 
 from agent.types import GroupCritique
 from eval.hypotheses_file import read_hypotheses, write_hypotheses
@@ -28,7 +29,15 @@ from hmr.render.overlay import crop_image, montage, overlay, panel, score_color,
 from hmr.types import Box, Camera, Hypotheses, Renderer, Sample
 from rl.seeding import derive_generator
 
-__all__ = ["NobodyFound", "Person", "find_people", "given_people", "parse_box", "sample_people", "save_person"]
+__all__ = [
+    "NobodyFound",
+    "Person",
+    "find_people",
+    "given_people",
+    "parse_box",
+    "sample_people",
+    "save_person",
+]
 
 PANEL_PX = 224
 VIEW_SCALE = 1.35  # of the person's box, so that a misplaced limb stays in the picture
@@ -47,7 +56,7 @@ class Person:
 
 
 def parse_box(text: str) -> Box:
-    """"x0,y0,x1,y1" in pixels. Raises ValueError for anything else."""
+    """ "x0,y0,x1,y1" in pixels. Raises ValueError for anything else."""
     try:
         x0, y0, x1, y1 = (float(part) for part in text.split(","))
     except ValueError as error:
@@ -69,7 +78,9 @@ def find_people(path: Path, policy: DiffusionPolicy, boxes: Sequence[Box]) -> li
         )
     for box in found:
         if box.x1 <= 0 or box.y1 <= 0 or box.x0 >= image.shape[1] or box.y0 >= image.shape[0]:
-            raise ValueError(f"{path}: the box {box} lies outside the {image.shape[1]} x {image.shape[0]} image")
+            raise ValueError(
+                f"{path}: the box {box} lies outside the {image.shape[1]} x {image.shape[0]} image"
+            )
     return [sample_of(image, box) for box in found]
 
 
@@ -86,7 +97,7 @@ def sample_people(
 
 
 def given_people(path: Path, file: Path, body: Body) -> list[Person]:
-    """The people of a hypotheses file (docs/hypotheses-npz.md) over a photograph; missing boxes are drawn about them."""
+    """The people of a hypotheses file (docs/hypotheses-npz.md) over a photograph; missing boxes are drawn about."""
     image = read_photo(path)
     people = []
     for box, hypotheses in read_hypotheses(file, (image.shape[1], image.shape[0])):
@@ -143,12 +154,22 @@ def _group_sheet(
     photo = crop_image(person.sample.image, square, PANEL_PX)
     frame = renderer.render(vertices, faces, zoom(person.sample.camera.crop(square, PANEL_PX)))
     sides = side_view(vertices, faces, pelvis, renderer, PANEL_PX)
-    order = sorted(range(len(scores)), key=lambda index: -(scores[index] if scores[index] is not None else -1.0))
+    order = sorted(range(len(scores)), key=lambda index: _rank_key(scores[index]))
     panels = [
-        panel(None, overlay(photo, frame, index=index, color=score_color(scores[index])), sides[index], str(index))
+        panel(
+            None,
+            overlay(photo, frame, index=index, color=score_color(scores[index])),
+            sides[index],
+            str(index),
+        )
         for index in order
     ]
     return montage(panels, columns=4)
+
+
+def _rank_key(score: float | None) -> float:
+    """Best first, the unscored last."""
+    return 1.0 if score is None else -score
 
 
 def _save_png(path: Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
@@ -161,5 +182,5 @@ def _save_glb(path: Path, vertices_cam_m: np.ndarray, faces: np.ndarray) -> None
     """glTF's world is y up, looking along -z: the camera's y and z change sign."""
     mesh = trimesh.Trimesh(vertices_cam_m * (1, -1, -1), faces, process=False)
     partial = path.with_suffix(".partial")
-    partial.write_bytes(mesh.export(file_type="glb"))
+    partial.write_bytes(export_glb(trimesh.Scene(mesh)))
     partial.replace(path)

@@ -29,7 +29,7 @@ def save_report(path: Path, report: Report, key: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     partial.replace(path)
 
 
@@ -51,7 +51,9 @@ def load_report(path: Path, key: Mapping[str, Any]) -> Report | None:
 
 
 def _groups(sample_ids: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> tuple[ScoredGroup, ...]:
-    errors = {name.removeprefix("errors/"): rows for name, rows in arrays.items() if name.startswith("errors/")}
+    errors = {
+        name.removeprefix("errors/"): rows for name, rows in arrays.items() if name.startswith("errors/")
+    }
     return tuple(
         ScoredGroup(
             sample_id,

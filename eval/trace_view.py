@@ -44,7 +44,9 @@ def _parsed(line: str) -> dict[str, Any] | None:
 def show_case(records: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
     """One panel a node."""
     for record in records:
-        lines = [f"[bold]{escape(key)}[/bold]  {escape(_short(value))}" for key, value in record["outputs"].items()]
+        lines = [
+            f"[bold]{escape(key)}[/bold]  {escape(_short(value))}" for key, value in record["outputs"].items()
+        ]
         title = f"{record['node']}  ({record['ms']:.1f} ms)"
         yield Panel("\n".join(lines) or "nothing new", title=title, title_align="left")
 

@@ -135,6 +135,18 @@ class Body(nn.Module):
         _, joints = self._chain(self._rotations(flat), self._rest(flat.betas))
         return (joints[:, self._columns] + flat.transl[:, None]).reshape(*params.batch_shape, NUM_JOINTS, 3)
 
+    def joints_from_matrices(
+        self, rotations: Float[Tensor, "*batch 24 3 3"], betas: Float[Tensor, "*batch 10"]
+    ) -> Float[Tensor, "*batch 24 3"]:
+        """`joints` without a translation, for those who hold rotation matrices; differentiable, no detour by angles."""
+        flat = rotations.reshape(-1, NUM_JOINTS, 3, 3)
+        if (extra := len(self.parents) - 22) > 2:  # hands of their own stay flat
+            flat = torch.cat(
+                [flat[:, :22], torch.eye(3, device=flat.device).expand(len(flat), extra, 3, 3)], dim=1
+            )
+        _, joints = self._chain(flat, self._rest(betas.reshape(-1, NUM_BETAS)))
+        return joints[:, self._columns].reshape(*betas.shape[:-1], NUM_JOINTS, 3)
+
     def rest_joints(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 24 3"]:
         """Joints of the unposed body, metres, in the model's own frame (y up, facing +z, the left at +x)."""
         return self.joint_template + torch.einsum("jik,...k->...ji", self.joint_shapedirs, betas)

@@ -20,7 +20,9 @@ def load_policy(folder: Path | None = None) -> DiffusionPolicy:
     """
     folder = folder or SHIPPED_POLICY
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder} holds no policy: a checkpoint has config.json and model.safetensors")
+        raise FileNotFoundError(
+            f"{folder} holds no policy: a checkpoint has config.json and model.safetensors"
+        )
     try:
         policy = DiffusionPolicy.from_pretrained(folder, dtype="float32", local_files_only=True)
     except (SafetensorError, OSError, RuntimeError) as error:

@@ -27,7 +27,15 @@ from torch import Tensor
 
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Camera
 
-__all__ = ["VECTOR_SIZE", "box_features", "camera_of", "geometry_of", "params_from_vector", "split", "vector_from_params"]
+__all__ = [
+    "VECTOR_SIZE",
+    "box_features",
+    "camera_of",
+    "geometry_of",
+    "params_from_vector",
+    "split",
+    "vector_from_params",
+]
 
 ROTATION_SIZE = NUM_JOINTS * 6
 VECTOR_SIZE = ROTATION_SIZE + NUM_BETAS + 3

@@ -122,6 +122,9 @@ class DiffusionPolicy(PreTrainedModel):
     @functools.cached_property
     def scheduler(self) -> DDIMScheduler:
         """Made when first asked for: `from_pretrained` builds the module where tensors have no data yet."""
+        return self.new_scheduler()
+
+    def new_scheduler(self) -> DDIMScheduler:
         return DDIMScheduler(
             num_train_timesteps=self.config.num_train_timesteps,
             beta_schedule="squaredcos_cap_v2",
@@ -196,12 +199,12 @@ class DiffusionPolicy(PreTrainedModel):
     def _denoise(
         self, noisy: Float[Tensor, "batch group dim"], condition: Float[Tensor, "batch channels"]
     ) -> Float[Tensor, "batch group dim"]:
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler = self.new_scheduler()  # its own: stepping has state, and an agent's threads share a policy
         scheduler.set_timesteps(self.config.num_inference_steps, device=self.device)
-        for timestep in scheduler.timesteps:
-            times = timestep.expand(noisy.shape[0], 1)
+        for timestep in scheduler.timesteps.tolist():
+            times = torch.full((noisy.shape[0], 1), timestep, device=self.device)
             prediction = self.denoiser(noisy[:, :, None], times, condition)[:, :, 0]
-            noisy = scheduler.step(prediction, timestep, noisy).prev_sample
+            noisy = scheduler.step(prediction, timestep, noisy, return_dict=False)[0]
         return noisy
 
     # -- the diffusion's own coordinates ---------------------------------------------------------------------
@@ -252,4 +255,3 @@ class DiffusionPolicy(PreTrainedModel):
             state.update(name.encode())
             state.update(tensor.detach().cpu().numpy().tobytes())
         return state.hexdigest()[:16]
-

@@ -23,11 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from jaxtyping import Bool, Float, UInt8
-from smplx.lbs import batch_rigid_transform
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,7 +35,6 @@ from hmr.data.recipe import RECIPES
 from hmr.encoder import Seen
 from hmr.parametrization import split
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
-from hmr.types import PARENTS
 
 __all__ = ["LossWeights", "PretrainConfig", "Pretraining", "joints_of", "pretrain", "read_config"]
 
@@ -81,9 +78,8 @@ def read_config(path: Path, **changes: Any) -> PretrainConfig:
 def joints_of(vector: Float[Tensor, "*batch 157"], body: Body) -> Float[Tensor, "*batch 24 3"]:
     """Joints of raw vectors in metres, pelvis at the origin, camera axes."""
     rotations, betas, _ = split(vector)
-    rest = body.rest_joints(betas).flatten(0, -3)
-    posed, _ = batch_rigid_transform(rotations.flatten(0, -4), rest, np.asarray(PARENTS))
-    return (posed - posed[:, :1]).unflatten(0, vector.shape[:-1])
+    posed = body.joints_from_matrices(rotations, betas)
+    return posed - posed[..., :1, :]
 
 
 class Pretraining(nn.Module):
@@ -140,7 +136,9 @@ class Pretraining(nn.Module):
         predicted = policy.denoiser(noisy, timesteps, condition)[:, 0].float()
         abar = policy.scheduler.alphas_cumprod.to(vector.device)[timesteps][..., None]
         clean = abar.sqrt() * noisy[:, 0] - (1 - abar).sqrt() * predicted
-        error_m = (joints_of(clean * policy.std + policy.mean, body) - joints[:, None]).abs().mean(dim=(-1, -2))
+        error_m = (
+            (joints_of(clean * policy.std + policy.mean, body) - joints[:, None]).abs().mean(dim=(-1, -2))
+        )
         return {
             "denoise": (predicted - target[:, 0]).square().mean(),
             "x0_joints": (abar[..., 0].clamp_min(0.05) * error_m).mean(),

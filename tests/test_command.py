@@ -24,7 +24,9 @@ def policy(tiny_policy: DiffusionPolicy, tmp_path: Path) -> Path:
     return tmp_path / "policy"
 
 
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: object) -> tuple[int, str, str]:
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: object
+) -> tuple[int, str, str]:
     monkeypatch.setattr("sys.argv", ["meshcritic", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         meshcritic.main()
@@ -75,7 +77,10 @@ BAD_WORDS = {
     "a box inside out": (["predict", "photo.png", "--box", "50,50,10,10"], "x1 > x0"),
     "one sample": (["predict", "photo.png", "--samples", "1"], "samples"),
     "an unknown backend": (["critique", "photo.png", "--box", "9,9,80,99", "--backend", "oracle"], "oracle"),
-    "a memory that is not there": (["critique", "photo.png", "--box", "9,9,80,99", "--memory", "none"], "no memory"),
+    "a memory that is not there": (
+        ["critique", "photo.png", "--box", "9,9,80,99", "--memory", "none"],
+        "no memory",
+    ),
     "no such policy": (["predict", "photo.png", "--policy", "elsewhere"], "no policy"),
     "no such body": (["predict", "photo.png", "--body", "SMPL.pkl"], "SMPL.pkl"),
     "an unknown split": (["evaluate", "--split", "moon"], "wild-test"),
@@ -100,7 +105,19 @@ def test_bad_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monkeypa
 
 
 def test_predict_writes_what_it_says(photo, policy, tmp_path, monkeypatch, capsys):
-    words = ("predict", photo, "--box", "10,10,80,110", "--samples", 2, "--policy", policy, "--out", tmp_path / "o", "--json")
+    words = (
+        "predict",
+        photo,
+        "--box",
+        "10,10,80,110",
+        "--samples",
+        2,
+        "--policy",
+        policy,
+        "--out",
+        tmp_path / "o",
+        "--json",
+    )
     code, out, _ = call(monkeypatch, capsys, *words)
     assert code == 0
     (person,) = json.loads(out)["people"]
@@ -113,7 +130,17 @@ def test_predict_writes_what_it_says(photo, policy, tmp_path, monkeypatch, capsy
 
 def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "h.npz", **group(3))
-    words = ("critique", photo, "--hypotheses", tmp_path / "h.npz", "--policy", policy, "--out", tmp_path / "o", "--json")
+    words = (
+        "critique",
+        photo,
+        "--hypotheses",
+        tmp_path / "h.npz",
+        "--policy",
+        policy,
+        "--out",
+        tmp_path / "o",
+        "--json",
+    )
     code, out, _ = call(monkeypatch, capsys, *words)
     assert code == 0
     (person,) = json.loads(out)["people"]

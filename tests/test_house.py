@@ -56,5 +56,7 @@ def test_the_docs_link_to_files_that_are_there():
 @pytest.mark.parametrize(("page", "block"), EXAMPLES)
 def test_examples_in_the_docs_run(page: Path, block: str, tmp_path: Path):
     """Each block on its own, in an empty folder, in a fresh interpreter."""
-    run = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", block], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert run.returncode == 0, f"{page.name}:\n{run.stderr}"

@@ -2,19 +2,24 @@
 
 It answers the same five questions through the same protocol as a language model, deterministically:
 
-tag      thresholds on the image's facts (joint confidences, box, the group's median pose); score    every
-retrieved rule with a predicate prices its violation; the price of a hypothesis is the weighted mean,
-         p_j = sum_r w_r a_m(r) z_rj / sum_r w_r a_m(r), and its score 100 / (1 + exp(p_j)); w is the rule's
-         weight, z the graded violation (`agent/violations.py`), and a_m the metric's trust: how well it
-         agreed with the truth on the most similar explored cases (from the prototypes);
-reflect  doubts a hypothesis whose rank moves between permutations, or contradicts the second look;
-revise   prices the doubted ones again, the second look now counting as a rule of its own;
-mine     the one or two thresholds that best separate what was ranked too high from what was ranked too low.
+tag      thresholds on the image's facts (joint confidences, box, the group's median pose)
+score    every retrieved rule with a predicate prices its violation: see the table
+reflect  doubts a hypothesis whose rank moves between permutations, or contradicts the second look
+revise   prices the doubted ones again, the second look taking SECOND_LOOK_SHARE of the price
+mine     the one or two thresholds that best separate what was ranked too high from what was ranked too low
 
-Label order means nothing to it, so in its place each permutation's seed perturbs the rules' weights (a
-Bayesian bootstrap over rules: Rubin, Annals of Statistics 9, 1981): rank dispersion then says how far a
-verdict hangs on single rules. Text and images are ignored. Left out: interactions between rules, which issue
-4 may buy.
+| symbol | meaning                                                                                      |
+|--------|----------------------------------------------------------------------------------------------|
+| w_r    | the weight of rule r                                                                         |
+| z_rj   | its graded violation by hypothesis j (`agent/violations.py`)                                 |
+| a_r    | trust in its metric: how well that agreed with the truth on the most similar explored cases  |
+| p_j    | price, sum_r w_r a_r z_rj / sum_r w_r a_r                                                    |
+| s_j    | score, 100 / (1 + exp(2 p_j))                                                                |
+
+Label order means nothing to it, so in its place each permutation's seed perturbs the weights (a Bayesian
+bootstrap over rules: Rubin, Annals of Statistics 9, 1981): rank dispersion then says how far a verdict hangs
+on single rules. Text and images are ignored. Left out: interactions between rules, and kernel regression from
+prototypes' evidence to scores, which ranked no better than the trust alone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Rules from mistakes, statistically: which metric, above which threshold, tells the over-ranked from the
-under-ranked.
+"""Rules from mistakes: the metric and threshold that tell the over-ranked from the under-ranked.
 
 For every metric and every threshold between its values, Youden's J (Cancer 3, 1950) is the share of
 over-ranked hypotheses above it less the share of under-ranked ones; the best thresholds of the two best

@@ -91,7 +91,9 @@ def make_crops(
     crops = open_memmap(folder / "crops.npy", mode="w+", dtype=np.uint8, shape=(cache.count, side, side, 3))
     chunks: list[dict[str, np.ndarray]] = []
     done = 0
-    for pictures, targets in in_order(functools.partial(_crop_chunk, cache), -(-cache.count // CHUNK), workers):
+    for pictures, targets in in_order(
+        functools.partial(_crop_chunk, cache), -(-cache.count // CHUNK), workers
+    ):
         crops[done : done + len(pictures)] = pictures
         chunks.append(targets)
         done += len(pictures)
@@ -99,7 +101,11 @@ def make_crops(
             progress(done)
     crops.flush()
     with (folder / "targets.partial").open("wb") as file:
-        np.savez(file, **{name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]})
+        np.savez(
+            file,
+            allow_pickle=False,
+            **{name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]},
+        )
     (folder / "targets.partial").replace(folder / "targets.npz")  # last: its presence says the cache is whole
     return folder
 

@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw, ImageFilter
 __all__ = ["Textures", "background", "dress", "light", "occluder_mask", "photograph"]
 
 SKIN_DARK, SKIN_LIGHT = np.array([0.24, 0.14, 0.09]), np.array([0.93, 0.77, 0.66])
-HAIR = np.array([[0.06, 0.05, 0.05], [0.23, 0.14, 0.08], [0.55, 0.4, 0.22], [0.6, 0.58, 0.55], [0.4, 0.16, 0.08]])
+HAIR = np.array(
+    [[0.06, 0.05, 0.05], [0.23, 0.14, 0.08], [0.55, 0.4, 0.22], [0.6, 0.58, 0.55], [0.4, 0.16, 0.08]]
+)
 Image2D = Float[np.ndarray, "height width 3"]
 
 
@@ -96,17 +98,25 @@ def dress(
         "upper_leg": bottom, "lower_leg": bottom if rng.random() < 0.7 else skin,
     }  # fmt: skip
     albedo = np.stack([colours[name] for name in names])[regions]
-    clothed = np.isin(regions, [i for i, name in enumerate(names) if name in ("torso", "upper_arm", "upper_leg")])
+    clothed = np.isin(
+        regions, [i for i, name in enumerate(names) if name in ("torso", "upper_arm", "upper_leg")]
+    )
     return np.clip(albedo + clothed[:, None] * _pattern(rng, rest_m), 0, 1).astype(np.float32)
 
 
-def _pattern(rng: np.random.Generator, rest_m: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, "vertices 3"]:
+def _pattern(
+    rng: np.random.Generator, rest_m: Float[np.ndarray, "vertices 3"]
+) -> Float[np.ndarray, "vertices 3"]:
     """Stripes or blotches over the rest pose, or (half of the time) nothing."""
     contrast = rng.normal(0, 0.25, 3) if rng.random() < 0.5 else np.zeros(3)
     direction = rng.normal(0, 1, 3)
     phase = rest_m @ (direction / np.linalg.norm(direction)) * rng.uniform(15, 60)
     if rng.random() < 0.5:
-        phase = np.sin(rest_m[:, 0] * rng.uniform(10, 40)) + np.sin(rest_m[:, 1] * rng.uniform(10, 40)) + phase / 20
+        phase = (
+            np.sin(rest_m[:, 0] * rng.uniform(10, 40))
+            + np.sin(rest_m[:, 1] * rng.uniform(10, 40))
+            + phase / 20
+        )
     return np.sign(np.sin(phase))[:, None] * contrast
 
 
@@ -128,7 +138,9 @@ def photograph(
     """What the lens, the sensor and the file format make of it: the pixels, and the JPEG that holds them."""
     exposed = np.clip(picture * rng.uniform(0.6, 1.3), 0, 1) ** rng.uniform(0.75, 1.15)
     image = Image.fromarray((exposed * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(blur_px))
-    pixels = np.asarray(image, dtype=np.float32) + rng.normal(0, noise * 255, picture.shape).astype(np.float32)
+    pixels = np.asarray(image, dtype=np.float32) + rng.normal(0, noise * 255, picture.shape).astype(
+        np.float32
+    )
     buffer = io.BytesIO()
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer).convert("RGB")), buffer.getvalue()

@@ -30,7 +30,9 @@ def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not an image that can be read ({error})") from error
     if min(image.size) < MIN_SIDE:
-        raise ValueError(f"{path}: {image.width} x {image.height} pixels; a person needs at least {MIN_SIDE} a side")
+        raise ValueError(
+            f"{path}: {image.width} x {image.height} pixels; a person needs at least {MIN_SIDE} a side"
+        )
     return _to_rgb(image)
 
 

@@ -16,7 +16,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,13 @@ class SampleSet(Sequence[Sample]):
     def __len__(self) -> int:
         return self._table.num_rows
 
-    def __getitem__(self, index):  # noqa: ANN001, ANN204  (Sequence's own overloads)
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> SampleSet: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | SampleSet:
         if isinstance(index, slice):
             return SampleSet(self._table.take(list(range(*index.indices(len(self))))))
         row = self._table.slice(range(len(self))[index], 1).to_pylist()[0]
@@ -85,7 +91,9 @@ def make_scenes(
             progress(len(samples))
     _write_parquet(folder / "samples.parquet", samples)
     _write_parquet(folder / "truth.parquet", truths)
-    _write_text(folder / "set.json", json.dumps({**wanted, "digest": _content_digest(samples, truths)}, indent=1))
+    _write_text(
+        folder / "set.json", json.dumps({**wanted, "digest": _content_digest(samples, truths)}, indent=1)
+    )
     return folder
 
 

@@ -40,7 +40,8 @@ class SceneMaker:
     """Draws scenes of one recipe from one seed; `motion` replaces the recipe's own poses by real ones."""
 
     def __init__(self, body: Body, recipe: SceneRecipe, seed: int, motion: Motion | None = None) -> None:
-        self.body, self.recipe, self.seed, self.motion = body, recipe, seed, motion
+        self.body, self.recipe, self.seed = body, recipe, seed
+        self.recorded = motion.poses() if motion else None
         self.renderer = RasterRenderer()
         self.textures = Textures(recipe.image_size)
         self.faces = body.faces.cpu().numpy()
@@ -62,11 +63,11 @@ class SceneMaker:
         ]
 
     def _poses(self, generator: torch.Generator) -> PoseBatch:
-        if self.motion is None:
+        if self.recorded is None:
             return sample_poses(CHUNK, generator, self.recipe.poses)
-        rows = torch.randint(len(self.motion.body_pose), (CHUNK,), generator=generator)
-        recorded = torch.full((CHUNK,), -1)
-        return PoseBatch(self.motion.body_pose[rows], self.motion.global_orient_world[rows], recorded)
+        rows = torch.randint(len(self.recorded), (CHUNK,), generator=generator)
+        recorded = self.recorded
+        return PoseBatch(recorded.body_pose[rows], recorded.orient_up[rows], recorded.activity[rows])
 
     def _camera(self, rng: np.random.Generator) -> Camera:
         size = self.recipe.image_size
@@ -94,7 +95,11 @@ class SceneMaker:
 
     def _view(self, rng: np.random.Generator) -> Float[Tensor, "3 3"]:
         """World to camera: a heading from all around, the recipe's elevation and roll."""
-        angles = (rng.uniform(-180, 180), rng.uniform(*self.recipe.elevation_deg), rng.uniform(*self.recipe.roll_deg))
+        angles = (
+            rng.uniform(-180, 180),
+            rng.uniform(*self.recipe.elevation_deg),
+            rng.uniform(*self.recipe.roll_deg),
+        )
         heading, elevation, roll = (torch.tensor(np.deg2rad(angle), dtype=torch.float32) for angle in angles)
         zero = torch.zeros(())
         about_y = roma.rotvec_to_rotmat(torch.stack([zero, heading, zero]))
@@ -115,7 +120,10 @@ class SceneMaker:
             room = 0.38  # the person's centre may come close to the border
         target_px = side * (0.5 + rng.uniform(-room, room, 2))
         middle = (low + high) / 2
-        offset = [(float(t) - c) * depth_m / camera.focal_px for t, c in zip(target_px, (camera.cx_px, camera.cy_px), strict=True)]
+        offset = [
+            (float(t) - c) * depth_m / camera.focal_px
+            for t, c in zip(target_px, (camera.cx_px, camera.cy_px), strict=True)
+        ]
         return torch.tensor([*offset, depth_m]) - middle
 
     def _scene(

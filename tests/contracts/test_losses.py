@@ -30,7 +30,7 @@ def advantages_of(scores: list[float | None]) -> tuple[torch.Tensor, torch.Tenso
     zeros = torch.zeros
     params = BodyParams(*(zeros(len(scores), *shape) for shape in ((3,), (23, 3), (10,), (3,))))
     hypotheses = Hypotheses(params, Camera(1.0, 0.0, 0.0, 1, 1))
-    group = PreferenceGroup("a", "", hypotheses, zeros(1), zeros(6), tuple(scores), "s", False, "")
+    group = PreferenceGroup("a", "", hypotheses, zeros(1), zeros(8), tuple(scores), "s", False, "")
     found = group.advantages()
     return found.values[None], found.mask[None]
 

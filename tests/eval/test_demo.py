@@ -59,9 +59,11 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
     assert len({first[variant]["mpjpe_mm"]["mean"] for variant in ("base", "aligned", "shuffled")}) == 3
     page = (tmp_path / "run" / "report.html").read_text()
     assert "data:image/jpeg;base64," in page
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
     nodes = [json.loads(line)["node"] for line in (tmp_path / "run" / "trace.jsonl").read_text().splitlines()]
-    assert {"render_views", "measure_evidence", "retrieve_rules", "retrieve_prototypes", "score"} <= set(nodes)
+    assert {"render_views", "measure_evidence", "retrieve_rules", "retrieve_prototypes", "score"} <= set(
+        nodes
+    )
 
     with Demo(tmp_path / "run", SMALL, silent, policy_folder) as again:
         _, repeated = write_demo(again, again.run(), 1.0)
@@ -69,7 +71,9 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
     assert repeated["seeds"] == metrics["seeds"]
 
 
-def test_a_run_refuses_another_policy_memory(policy_folder: Path, tiny_policy: DiffusionPolicy, tmp_path: Path):
+def test_a_run_refuses_another_policy_memory(
+    policy_folder: Path, tiny_policy: DiffusionPolicy, tmp_path: Path
+):
     settings = DemoSettings(1, 1, 2, 1, 3, 3, (0,), "embedded", 1, ALIGNMENT)
     with Demo(tmp_path / "run", settings, silent, policy_folder) as run:
         run.run()

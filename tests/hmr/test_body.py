@@ -22,6 +22,7 @@ from smplx.utils import Struct
 from smplx.vertex_ids import vertex_ids
 from torch import Tensor
 
+from hmr.assets.bake_body import LANDMARKS
 from hmr.body import ARRAYS, EMBEDDED_BODY, REGIONS, Body, load_body
 from hmr.types import JOINT_NAMES, PARENTS, BodyParams
 
@@ -141,6 +142,15 @@ def test_fast_joints_are_the_joints(any_body: Body) -> None:
     torch.testing.assert_close(any_body.joints(params), any_body(params).joints_cam_m)
 
 
+def test_joints_from_matrices_are_the_joints(any_body: Body) -> None:
+    params = random_params(2, 3)
+    rotvecs = torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)
+    joints = any_body.joints_from_matrices(roma.rotvec_to_rotmat(rotvecs), params.betas)
+    torch.testing.assert_close(
+        joints + params.transl[..., None, :], any_body.joints(params), atol=1e-5, rtol=0
+    )
+
+
 def test_still_joints_are_the_rest_joints(any_body: Body) -> None:
     betas = random_params(4).betas
     torch.testing.assert_close(any_body.joints(still(4, betas=betas)), any_body.rest_joints(betas))
@@ -194,6 +204,18 @@ def test_smplx_reads_the_asset_and_poses_it_alike(body: Body) -> None:
     torch.testing.assert_close(posed.vertices_cam_m, theirs.vertices, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(posed.joints_cam_m, theirs.joints[:, :24], atol=1e-5, rtol=1e-5)
     assert theirs.joints.shape == (2, 24 + 21, 3)
+
+
+def test_landmarks_lie_where_their_names_say() -> None:
+    with np.load(EMBEDDED_BODY, allow_pickle=False) as file:
+        places = dict(zip(LANDMARKS, file["v_template"][file["vertex_ids"]], strict=True))
+    for name, place in places.items():
+        assert name == "nose" or (place[0] > 0) == (name[0] in "lL")
+    assert abs(places["nose"][0]) < 0.01
+    assert places["nose"][2] > places["leye"][2] > places["lear"][2]
+    assert places["LBigToe"][2] > places["LSmallToe"][2] > places["LHeel"][2]
+    assert places["LBigToe"][0] < places["LSmallToe"][0]
+    assert places["lmiddle"][0] > places["lpinky"][0] > places["lthumb"][0]
 
 
 def test_global_orient_turns_about_the_pelvis(body: Body) -> None:

@@ -36,7 +36,9 @@ def test_the_schedule_ends_in_pure_noise(tiny_policy: DiffusionPolicy):
     assert float(alphas[0]) > 0.99
 
 
-def test_sampling_repeats_with_its_generator_and_differs_without(tiny_policy: DiffusionPolicy, samples: list[Sample]):
+def test_sampling_repeats_with_its_generator_and_differs_without(
+    tiny_policy: DiffusionPolicy, samples: list[Sample]
+):
     features = tiny_policy.encode(samples)
     first, again, other = (tiny_policy.sample(features, 4, generator(s)) for s in (1, 1, 2))
     for one, two in zip(first, again, strict=True):
@@ -99,7 +101,9 @@ def test_a_group_is_denoised_as_its_members_are(tiny_policy: DiffusionPolicy, sa
     timesteps = torch.tensor([[10, 700], [300, 400], [0, 999]])
     noise = torch.randn(3, 2, 157, generator=generator(1))
     whole = tiny_policy(features.condition, x0, timesteps, noise)
-    parts = torch.cat([tiny_policy(features.condition, x0[:, g : g + 1], timesteps, noise) for g in range(5)], dim=1)
+    parts = torch.cat(
+        [tiny_policy(features.condition, x0[:, g : g + 1], timesteps, noise) for g in range(5)], dim=1
+    )
     torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
 
 

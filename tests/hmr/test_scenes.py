@@ -35,7 +35,9 @@ def test_the_truth_projects_onto_the_person(scenes: list[Labelled]):
         person = torch.from_numpy(np.stack([columns, rows], axis=-1)).float() + 0.5
         seen = item.truth.keypoints_px[item.truth.visible]
         distance = torch.cdist(seen, person).min(dim=1).values
-        assert distance.max() < 20  # of 224: toes and finger joints stick out of a coarse mask, or hide behind limbs
+        assert (
+            distance.max() < 20
+        )  # of 224: toes and finger joints stick out of a coarse mask, or hide behind limbs
         assert distance.median() < 2
 
 

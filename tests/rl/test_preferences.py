@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import rl.preferences
-from hmr.policy import Features
 from hmr.parametrization import camera_of, geometry_of
+from hmr.policy import Features
 from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
 from rl.groups import tensors_from_preferences
 from rl.preferences import build_preferences, load_preferences, shuffle_scores
@@ -196,7 +196,8 @@ def test_rows_become_tensors(tmp_path):
     groups = tensors_from_preferences(Coordinates(), dataset)
     assert groups.condition.shape == (5, 2)
     assert groups.x0.shape == (5, 3, 3)
-    assert groups.x0[2].flatten().tolist() == dataset[2]["transl"]
+    # geometry's second number is the principal point's x, 3 pixels in an image 6 wide
+    assert groups.x0[2].flatten().tolist() == pytest.approx([3.0 * value for value in dataset[2]["transl"]])
     assert groups.mask[:, 0].tolist() == [False] * 5  # its score is None
     assert groups.scores.isnan()[:, 0].all()
     assert pq.read_schema(tmp_path / "shard-00000.parquet").field("scores").type.list_size == 3
