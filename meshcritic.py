@@ -81,6 +81,7 @@ BodyFile = Annotated[
 Boxes = Annotated[
     list[str] | None, typer.Option("--box", help="x0,y0,x1,y1 of a person in pixels; repeatable.")
 ]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Pose a box even where the encoder is unsure.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for what is written.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
 
@@ -128,6 +129,7 @@ def predict(
     out: Out = Path("runs/predict"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses a person.")] = 8,
     box: Boxes = None,
+    anyway: Anyway = False,
     policy: PolicyDir = None,
     body: BodyFile = None,
     seed: Seed = 0,
@@ -147,7 +149,10 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     answers = []
     for photo in photos:
-        people = sample_people(find_people(photo, model, boxes), model, samples, seed)
+        found, refusals = find_people(photo, model, boxes, anyway)
+        for sentence in refusals:
+            _say(sentence)
+        people = sample_people(found, model, samples, seed)
         for number, person in enumerate(people):
             paths = save_person(out / f"{photo.stem}-{number}", person, skin, renderer)
             answers.append(
@@ -169,6 +174,7 @@ def critique(
     out: Out = Path("runs/critique"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses a person.")] = 8,
     box: Boxes = None,
+    anyway: Anyway = False,
     backend: Annotated[
         str, typer.Option(help="Who judges: embedded, or an installed backend's NAME:ARGUMENT.")
     ] = "embedded",
@@ -198,7 +204,10 @@ def critique(
         people = given_people(photo, hypotheses, skin)
     else:
         boxes = [parse_box(text) for text in box or []]
-        people = sample_people(find_people(photo, model, boxes), model, samples, seed)
+        found, refusals = find_people(photo, model, boxes, anyway)
+        for sentence in refusals:
+            _say(sentence)
+        people = sample_people(found, model, samples, seed)
     out.mkdir(parents=True, exist_ok=True)
     answers = []
     with (

@@ -52,6 +52,11 @@ class EmbeddedDetector:
             mask_box=square,
         )
 
+    def sureness(self, sample: Sample) -> float:
+        """From 0 to 1, how much the sample's crop looks like one that the encoder can read; lab scenes give about 0.8,
+        wild ones 0.6, crops without a person 0.2 to 0.4."""
+        return _judge(self.policy.see([sample]), 0, self.policy.crop_box(sample.box)).sureness
+
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
         """Boxes of people, the surest first; empty where nobody is seen surely enough."""
         return [found.box for found in self.candidates(image) if found.sureness >= MIN_SURENESS]
@@ -97,10 +102,10 @@ def _judge(seen: Seen, row: int, square: Box) -> Found:
     half, (cx, cy) = square.side / 2, square.center
     reach = 0.08 * square.side  # skin beyond the joints
     box = Box(
-        cx + float(low[0]) * half - reach,
-        cy + float(low[1]) * half - reach,
-        cx + float(high[0]) * half + reach,
-        cy + float(high[1]) * half + reach,
+        float(cx + low[0] * half - reach),
+        float(cy + low[1] * half - reach),
+        float(cx + high[0] * half + reach),
+        float(cy + high[1] * half + reach),
     )
     return Found(box, sureness)
 

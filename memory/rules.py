@@ -2,14 +2,14 @@
 
 Retrieval score of rule i for a query with text q and tags T_q (the method's section 2, arXiv 2602.19180):
 
-    symbol   here             value
-    Psi_i    score            R_i + U_i
+    symbol   here                       value
+    Psi_i    score                      R_i + U_i
     R_i      similarity + tag_overlap   cos(e(q), e(t_i)) + |T_q & T_i| / |T_q|   (the paper: |T_q & T_i|)
     U_i      success_rate + bonus       N_i^s / N_i^u + C * sqrt(log N_total / (N_i^u + 1))
-    N_i^u    rule.uses        cases that used the rule
-    N_i^s    rule.successes   those among them whose ranking agreed with the truth
-    N_total  -                uses of all rules together
-    C        exploration      0 when frozen
+    N_i^u    rule.uses                  cases that used the rule
+    N_i^s    rule.successes             those among them whose ranking agreed with the truth
+    N_total  -                          uses of all rules together
+    C        exploration                0 when frozen
 
 Choices the paper leaves open. Dividing the overlap by |T_q| keeps the paper's order for any one query and
 puts both parts of R on the scale of a cosine. A rule with N^u = 0 has proven nothing: its success rate is 0.

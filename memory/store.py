@@ -161,9 +161,7 @@ class MemoryStore:
         if version == len(_MIGRATIONS):
             return
         with self.transaction() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[
-                0
-            ]  # another process may have been first
+            version = self.read("PRAGMA user_version")[0][0]  # another process may have been first
             for script in _MIGRATIONS[version:]:
                 for statement in script.split(";"):
                     connection.execute(statement)

@@ -1,0 +1,46 @@
+"""The embedded detector: pixels of the whole photograph, whatever the crop."""
+
+import numpy as np
+import pytest
+import torch
+
+from hmr.detect import MAX_OVERLAP, EmbeddedDetector, Found, _distinct, _overlap
+from hmr.encoder import Seen
+from hmr.policy import DiffusionPolicy
+from hmr.types import Box, Camera, Sample
+
+SAMPLE = Sample("a", np.zeros((100, 80, 3), np.uint8), Box(20.0, 10.0, 60.0, 90.0), Camera.estimate(80, 100))
+
+
+def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch):
+    # the box's side is 80, the crop's 80 * 1.2 = 96 about (40, 50): u = 0.5 lies 0.5 * 48 = 24 px right of 40
+    seen = Seen(
+        vector=torch.zeros(1, 4),
+        keypoints=torch.tensor([0.5, -1.0]).expand(1, 24, 2),
+        log_sigma=torch.full((1, 24), -1.0),
+        visible_logit=torch.zeros(1, 24),
+        mask_logit=torch.zeros(1, 8, 8),
+    )
+    monkeypatch.setattr(tiny_policy, "see", lambda samples: seen)
+    found = EmbeddedDetector(tiny_policy).look(SAMPLE)
+    torch.testing.assert_close(found.keypoints_px[0], torch.tensor([64.0, 2.0]))
+    torch.testing.assert_close(found.sigma_px[0], torch.tensor(48 * np.exp(-1.0), dtype=torch.float32))
+    assert found.confidence[0] == 0.5
+    assert (found.mask == 0.5).all()
+    assert found.mask_box == Box(-8.0, 2.0, 88.0, 98.0)
+
+
+def test_one_person_is_found_once():
+    # the second box shares 90 * 90 of 2 * 100 * 100 - 90 * 90 = 11900: 0.68; the third touches nothing
+    boxes = [Box(0.0, 0.0, 100.0, 100.0), Box(10.0, 10.0, 110.0, 110.0), Box(200.0, 0.0, 300.0, 100.0)]
+    assert _overlap(boxes[0], boxes[1]) == pytest.approx(8100 / 11900)
+    assert _overlap(boxes[0], boxes[2]) == 0 < MAX_OVERLAP
+    kept = _distinct([Found(box, sureness) for box, sureness in zip(boxes, (0.9, 0.8, 0.7), strict=True)])
+    assert [found.box for found in kept] == [boxes[0], boxes[2]]
+
+
+def test_noise_holds_no_person(tiny_policy: DiffusionPolicy):
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    detector = EmbeddedDetector(tiny_policy)
+    assert detector.find(noise) == []
+    assert all(0 <= found.sureness <= 1 for found in detector.candidates(noise))
