@@ -1,19 +1,22 @@
-"""One case's reasoning as a person would want to read it, from the JSONL trace of a run."""
+"""One case's reasoning as a person would want to read it, from the JSONL trace of a run.
+
+Each node's record becomes one table; the raw replies of the backend stay in the file.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.panel import Panel
+from rich.table import Table
 
 __all__ = ["read_case", "show_case"]
 
-TEXT_CHARS = 1200  # of one value; the file holds the rest
+Outputs = Mapping[str, Any]
 
 
 def read_case(run: Path, case: str | None = None) -> list[dict[str, Any]]:
@@ -42,15 +45,102 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def show_case(records: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
-    """One panel a node."""
+    """One table a node, in the order the graph ran."""
+    yield f"case {escape(records[0]['case'])}, trace {escape(records[0]['trace'])}"
     for record in records:
-        lines = [
-            f"[bold]{escape(key)}[/bold]  {escape(_short(value))}" for key, value in record["outputs"].items()
-        ]
-        title = f"{record['node']}  ({record['ms']:.1f} ms)"
-        yield Panel("\n".join(lines) or "nothing new", title=title, title_align="left")
+        title = f"{record['node']} ({record['ms']:.0f} ms)"
+        show = _SHOWN.get(record["node"], _other)
+        yield show(title, record["outputs"])
 
 
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
-    return text if len(text) <= TEXT_CHARS else text[:TEXT_CHARS] + " ..."
+def _table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(*columns, title=title, title_justify="left", title_style="bold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _evidence(title: str, outputs: Outputs) -> Table:
+    """The extremes of each tool; lower is better."""
+    rows = []
+    for item in outputs["evidence"]:
+        known = [(value, index) for index, value in enumerate(item["values"]) if value is not None]
+        (low, best), (high, worst) = min(known), max(known)
+        best_worst = (f"h{best}: {low:.3g} {item['unit']}", f"h{worst}: {high:.3g} {item['unit']}")
+        rows.append((item["metric"], *best_worst, item["sentences"][worst]))
+    rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs["missing"]]
+    return _table(title, ("metric", "best", "worst", "of the worst"), rows)
+
+
+def _rules(title: str, outputs: Outputs) -> Table:
+    rows = [
+        (
+            rule["text"],
+            f"{rule['similarity']:.2f} + {rule['tag_overlap']:.2f}",
+            f"{rule['successes']}/{rule['uses']}",
+            f"{rule['success_rate']:.2f} + {rule['bonus']:.2f}",
+            f"{rule['psi']:.2f}",
+        )
+        for rule in outputs["rules"]
+    ]
+    columns = ("rule", "R = cosine + tags", "successes/uses", "U = rate + bonus", "Psi")
+    return _table(f"{title}, tags: {', '.join(outputs['tags']) or 'none'}", columns, rows)
+
+
+def _prototypes(title: str, outputs: Outputs) -> Table:
+    rows = [
+        (f"{item['similarity']:.3f}", f"{item['score']:.0f}", item["rationale"])
+        for item in outputs["prototypes"]
+    ]
+    return _table(title, ("similarity", "score", "rationale"), rows)
+
+
+def _scores(title: str, outputs: Outputs) -> Table:
+    """Best first; a failed score last, with its reason."""
+    scores = outputs["scores"]
+    order = sorted(scores, key=lambda index: -scores[index] if scores[index] is not None else 1)
+    rows = [
+        (
+            f"h{index}",
+            "-" if scores[index] is None else f"{scores[index]:.1f}",
+            outputs.get("reasons", {}).get(index) or outputs.get("comments", {}).get(index, ""),
+        )
+        for index in order
+    ]
+    return _table(title, ("hypothesis", "score", "comment"), rows)
+
+
+def _reflection(title: str, outputs: Outputs) -> Table:
+    doubts = [(f"h{index}", str(why)) for index, why in outputs["doubts"].items()]
+    looked = [
+        (f"looked again: {item['metric']}", item["sentences"][0]) for item in outputs.get("second_look", [])
+    ]
+    return _table(title, ("in doubt", "why"), [*doubts, *looked] or [("nothing", "the scores stand")])
+
+
+def _revision(title: str, outputs: Outputs) -> Table:
+    rows = [
+        (f"h{index}", _score(before), _score(after), item["reason"])
+        for item in outputs.get("revisions", [])
+        for index, before, after in zip(item["hypotheses"], item["before"], item["after"], strict=True)
+    ]
+    return _table(title, ("hypothesis", "before", "after", "why"), rows)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _other(title: str, outputs: Outputs) -> Table:
+    rows = [(key, json.dumps(value, ensure_ascii=False)[:300]) for key, value in outputs.items()]
+    return _table(title, ("key", "value"), rows)
+
+
+_SHOWN: dict[str, Callable[[str, Outputs], Table]] = {
+    "measure_evidence": _evidence,
+    "retrieve_rules": _rules,
+    "retrieve_prototypes": _prototypes,
+    "score": _scores,
+    "self_reflect": _reflection,
+    "revise": _revision,
+}

@@ -1,0 +1,81 @@
+"""A trace, read back as a person would."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from eval.trace_view import read_case, show_case
+
+RECORDS = [
+    {
+        "trace": "t1",
+        "case": "a",
+        "node": "score",
+        "ms": 1.0,
+        "outputs": {"scores": {"0": 1.0}, "comments": {}},
+    },
+    {
+        "trace": "t2",
+        "case": "a",
+        "node": "score",
+        "ms": 1.0,
+        "outputs": {
+            "scores": {"0": 20.0, "1": None, "2": 80.0},
+            "comments": {"0": "the [b]arm[/b] is bent", "2": "fits"},
+            "reasons": {"1": "no label B in the reply"},
+        },
+    },
+    {
+        "trace": "t2",
+        "case": "a",
+        "node": "revise",
+        "ms": 2.0,
+        "outputs": {
+            "revisions": [{"hypotheses": [0], "before": [20.0], "after": [35.0], "reason": "looked again"}]
+        },
+    },
+    {"trace": "t3", "case": "b", "node": "unheard_of", "ms": 1.0, "outputs": {"key": ["value"]}},
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    lines = [json.dumps(record) for record in RECORDS]
+    (tmp_path / "trace.jsonl").write_text("\n".join([*lines, '{"trace": "t4", "ca']))
+    return tmp_path
+
+
+def shown(records: list[dict]) -> str:
+    console = Console(width=120)
+    with console.capture() as captured:
+        for block in show_case(records):
+            console.print(block)
+    return captured.get()
+
+
+def test_the_last_critique_of_a_case_is_read(run: Path):
+    assert [record["node"] for record in read_case(run, "a")] == ["score", "revise"]
+    assert read_case(run)[0]["case"] == "b"  # the last whole record's case
+    assert read_case(run / "trace.jsonl", "a") == read_case(run, "a")
+
+
+def test_scores_stand_best_first_and_failures_say_why(run: Path):
+    text = shown(read_case(run, "a"))
+    assert text.index("h2") < text.index("h0") < text.index("h1")
+    assert "no label B in the reply" in text
+    assert "[b]arm[/b]" in text  # a model's words are text, never markup
+    assert "20.0" in text
+    assert "35.0" in text
+
+
+def test_a_node_without_a_view_of_its_own_is_shown(run: Path):
+    assert "value" in shown(read_case(run, "b"))
+
+
+def test_a_case_that_is_not_there_is_named(run: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="'c'"):
+        read_case(run, "c")
+    with pytest.raises(FileNotFoundError):
+        read_case(tmp_path / "elsewhere")
