@@ -1,4 +1,4 @@
-"""Finding a policy: the shipped checkpoint, or a folder that pretraining or alignment left."""
+"""Keeping and finding policies: the shipped checkpoint, or a folder that pretraining or alignment left."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from safetensors import SafetensorError
 
 from hmr.policy import DiffusionPolicy
 
-__all__ = ["SHIPPED_POLICY", "load_policy"]
+__all__ = ["SHIPPED_POLICY", "load_policy", "save_compact"]
 
 SHIPPED_POLICY = Path(__file__).parent / "assets" / "policy"
+
+
+def save_compact(policy: DiffusionPolicy, folder: Path) -> None:
+    """Matrices and kernels in float16, half the size; vectors (norms, statistics) need the range of float32."""
+    state = {
+        name: tensor.half() if tensor.ndim >= 2 and tensor.is_floating_point() else tensor
+        for name, tensor in policy.state_dict().items()
+    }
+    policy.save_pretrained(folder, state_dict=state)
 
 
 def load_policy(folder: Path | None = None) -> DiffusionPolicy:

@@ -2,7 +2,7 @@
 
 A residual MLP with adaptive layer norm (DiT, Peebles and Xie, ICCV 2023, arXiv 2212.09748). Everything that depends on
 the image and the time alone is computed once for a whole group, so a hypothesis costs two matrix products a block.
-Left out of ScoreHypo's denoiser (CVPR 2024): tokens and attention; `docs/pretraining.md` says what that trades.
+Left out of ScoreHypo's denoiser (CVPR 2024): tokens and attention; `docs/base-policy.md` says what that trades.
 """
 
 from __future__ import annotations

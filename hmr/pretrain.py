@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmr.body import Body, load_body
+from hmr.checkpoint import load_policy, save_compact
 from hmr.data.crops import CropCache, CropDataset, make_crops
 from hmr.data.recipe import RECIPES
 from hmr.encoder import Seen
@@ -179,7 +180,7 @@ def pretrain(
     workers: int = 2,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> DiffusionPolicy:
-    """Make the crops, train, and leave the EMA weights in `out` (config.json, model.safetensors, training.json).
+    """Make the crops, train, and leave the EMA weights in `out`: config.json, model.safetensors (float16), training.json.
 
     Resumes from the newest checkpoint under `out`/trainer.
     """
@@ -211,10 +212,10 @@ def pretrain(
     trainer.train(resume_from_checkpoint=last)
     ema.finish()
     figures = trainer.evaluate()
-    policy.save_pretrained(out)
+    save_compact(policy, out)
     history = {"config": dataclasses.asdict(config), "held_out": figures, "log": trainer.state.log_history}
     (out / "training.json").write_text(json.dumps(history, indent=1))
-    return policy
+    return load_policy(out)
 
 
 def _crops(

@@ -5,7 +5,7 @@ import pytest
 import roma
 import torch
 
-from hmr.checkpoint import load_policy
+from hmr.checkpoint import load_policy, save_compact
 from hmr.policy import DiffusionPolicy
 from hmr.types import BodyParams, Box, Camera, Sample
 
@@ -116,6 +116,21 @@ def test_a_checkpoint_comes_back_the_same(tiny_policy: DiffusionPolicy, samples:
         x0, noise = torch.ones(3, 2, 157), torch.ones(3, 1, 157)
         assert policy(policy.encode(samples).condition, x0, torch.full((3, 1), 500), noise).isfinite().all()
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+def test_a_compact_checkpoint_is_half_as_large_and_nearly_the_same(
+    tiny_policy: DiffusionPolicy, samples: list[Sample], tmp_path
+):
+    tiny_policy.save_pretrained(tmp_path / "whole")
+    save_compact(tiny_policy, tmp_path / "compact")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "compact")]
+    assert sizes[1] < 0.62 * sizes[0]
+    whole, compact = (load_policy(tmp_path / name) for name in ("whole", "compact"))
+    assert {p.dtype for p in compact.parameters()} == {torch.float32}
+    assert torch.equal(compact.std, whole.std)
+    torch.testing.assert_close(
+        compact.encode(samples).condition, whole.encode(samples).condition, atol=5e-3, rtol=5e-3
+    )
 
 
 def test_a_broken_checkpoint_is_named(tiny_policy: DiffusionPolicy, tmp_path):
