@@ -35,20 +35,26 @@ class ModulatedBlock(nn.Module):
 
 
 class Denoiser(nn.Module):
-    def __init__(self, dim: int, condition_size: int, width: int, depth: int, dropout: float = 0.0) -> None:
+    """The condition is what was seen, and behind it a first guess of x0, which has a way in of its own: zero at the
+    start, it lets a good guess pass without the seen features' normalisation in between."""
+
+    def __init__(self, dim: int, condition_size: int, width: int, depth: int) -> None:
         super().__init__()
+        self.dim = dim
         self.frequencies = width // 4
         self.from_x = nn.Linear(dim, width)
         self.from_time = nn.Sequential(
             nn.Linear(2 * self.frequencies, width), nn.SiLU(), nn.Linear(width, width)
         )
-        self.from_condition = nn.Sequential(
-            nn.LayerNorm(condition_size),
-            nn.Dropout(dropout),
-            nn.Linear(condition_size, width),
+        self.from_seen = nn.Sequential(
+            nn.LayerNorm(condition_size - dim),
+            nn.Linear(condition_size - dim, width),
             nn.SiLU(),
             nn.Linear(width, width),
         )
+        self.from_guess = nn.Linear(dim, width)
+        nn.init.zeros_(self.from_guess.weight)
+        nn.init.zeros_(self.from_guess.bias)
         self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))
         self.head = nn.Linear(width, dim)
         nn.init.zeros_(self.head.weight)
@@ -61,7 +67,9 @@ class Denoiser(nn.Module):
         condition: Float[Tensor, "batch channels"],
     ) -> Float[Tensor, "batch group steps dim"]:
         """The prediction for G hypotheses an image at K times an image."""
-        context = self.from_condition(condition)[:, None] + self.from_time(self._embed(timesteps))
+        seen, guess = condition[:, : -self.dim], condition[:, -self.dim :]
+        image = self.from_seen(seen) + self.from_guess(guess)
+        context = image[:, None] + self.from_time(self._embed(timesteps))
         context = nn.functional.silu(context)[:, None]  # batch 1 steps width
         hidden = self.from_x(noisy)
         for block in self.blocks:

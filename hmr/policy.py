@@ -103,11 +103,11 @@ class DiffusionPolicy(PreTrainedModel):
         super().__init__(config)
         fine, middle, coarse = config.encoder_widths
         self.encoder = CropEncoder((fine, middle, coarse))
-        condition_size = self.encoder.vector_size + 3
-        self.denoiser = Denoiser(VECTOR_SIZE, condition_size, config.width, config.depth)
+        seen_size = self.encoder.vector_size + 3
+        self.denoiser = Denoiser(VECTOR_SIZE, seen_size + VECTOR_SIZE, config.width, config.depth)
         self.regressor = nn.Sequential(
-            nn.LayerNorm(condition_size),
-            nn.Linear(condition_size, 2 * config.width),
+            nn.LayerNorm(seen_size),
+            nn.Linear(seen_size, 2 * config.width),
             nn.SiLU(),
             nn.Linear(2 * config.width, 2 * config.width),
             nn.SiLU(),
@@ -162,11 +162,16 @@ class DiffusionPolicy(PreTrainedModel):
         """One pass of the encoder an image, however many hypotheses are then sampled."""
         boxes = [self.crop_box(sample.box) for sample in samples]
         geometry = geometry_of([sample.camera for sample in samples], boxes).to(self.device)
-        return Features(self.condition(self.see(samples), geometry), geometry)
+        return Features(self.condition(self.seen_features(self.see(samples), geometry)), geometry)
 
     @staticmethod
-    def condition(seen: Seen, geometry: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch channels"]:
+    def seen_features(seen: Seen, geometry: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch features"]:
+        """What the encoder saw, and where in the view it looked."""
         return torch.cat([seen.vector, box_features(geometry)], dim=-1)
+
+    def condition(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch channels"]:
+        """What the denoiser is told: the seen features and the regression head's guess of x0, which it cannot move."""
+        return torch.cat([features, self.regressor(features).detach().float()], dim=-1)
 
     # -- posing ----------------------------------------------------------------------------------------------
 
@@ -192,7 +197,7 @@ class DiffusionPolicy(PreTrainedModel):
     @torch.no_grad()
     def regress(self, features: Features) -> list[Hypotheses]:
         """The regression head's single answer (batch shape (1,)): the baseline that diffusion must beat."""
-        vectors = self.regressor(features.condition)[:, None]
+        vectors = features.condition[:, None, -VECTOR_SIZE:]
         params = self.from_x0(vectors, features)
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 

@@ -15,7 +15,8 @@ from hmr.data.crops import CropCache, CropDataset, make_crops
 from hmr.data.recipe import LAB
 from hmr.data.store import make_scenes, read_labelled
 from hmr.policy import DiffusionPolicy
-from hmr.pretrain import LossWeights, PretrainConfig, Pretraining, joints_of, pretrain, read_config
+from hmr.pretrain import pretrain, read_config
+from hmr.pretrain_losses import LossWeights, SeeAndPose, joints_of
 
 TINY = {"crop_size": 64, "encoder_widths": [8, 12, 16], "width": 32, "depth": 1}
 
@@ -42,7 +43,7 @@ def test_every_part_learns_and_a_step_lowers_the_loss(
 ):
     tiny_policy.requires_grad_(True)
     tiny_policy.fit_to(body, *crops.statistics(0.05))
-    module = Pretraining(tiny_policy, body, PretrainConfig(times_per_image=4)).train()
+    module = SeeAndPose(tiny_policy, body, LossWeights(), 4).train()
     batch = torch.utils.data.default_collate([crops[i] for i in range(4)])
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     losses = []
@@ -62,9 +63,9 @@ def test_every_part_learns_and_a_step_lowers_the_loss(
 def test_a_loss_without_weight_teaches_nothing(crops: CropDataset, body: Body, tiny_policy: DiffusionPolicy):
     tiny_policy.requires_grad_(True)
     tiny_policy.fit_to(body, *crops.statistics(0.05))
-    only_mask = PretrainConfig(losses=LossWeights(0.0, 0.0, 0.0, 0.0, 1.0, 0.0), times_per_image=2)
+    only_mask = LossWeights(0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     batch = torch.utils.data.default_collate([crops[i] for i in range(2)])
-    Pretraining(tiny_policy, body, only_mask)(**batch)["loss"].backward()
+    SeeAndPose(tiny_policy, body, only_mask, 2)(**batch)["loss"].backward()
     assert not any(p.grad.any() for p in tiny_policy.denoiser.parameters() if p.grad is not None)
     assert tiny_policy.encoder.mask.weight.grad is not None
 
@@ -83,19 +84,27 @@ def test_the_shipped_recipe_is_readable():
 
 @pytest.mark.slow
 def test_a_run_resumes_and_leaves_a_policy(tmp_path: Path):
-    recipe = {
-        "scenes": 40, "held_out": 8, "times_per_image": 2, "policy": TINY,
-        "training": {"max_steps": 4, "per_device_train_batch_size": 8, "save_steps": 2, "use_cpu": True,
-                     "report_to": "none", "eval_strategy": "steps", "eval_steps": 2, "disable_tqdm": True},
+    stage = {
+        "max_steps": 4, "per_device_train_batch_size": 8, "save_steps": 2, "use_cpu": True, "report_to": "none",
+        "disable_tqdm": True,
     }  # fmt: skip
+    recipe = {
+        "scenes": 40,
+        "held_out": 8,
+        "times_per_image": 2,
+        "policy": TINY,
+        "training": stage,
+        "refining": stage,
+    }
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
     config = read_config(tmp_path / "a.yaml")
     whole = pretrain(config, tmp_path / "whole", tmp_path / "cache", workers=1)
     history = json.loads((tmp_path / "whole" / "training.json").read_text())
-    assert history["held_out"]["eval_loss"] > 0
+    assert {"see and pose", "pose"} < set(history)
+    assert all(history[stage]["held_out"]["eval_loss"] > 0 for stage in ("see and pose", "pose"))
     assert load_policy(tmp_path / "whole").digest() == whole.digest()
 
     # as a kill after the second step would leave it
-    shutil.copytree(tmp_path / "whole/trainer/checkpoint-2", tmp_path / "parts/trainer/checkpoint-2")
+    shutil.copytree(tmp_path / "whole/see/checkpoint-2", tmp_path / "parts/see/checkpoint-2")
     resumed = pretrain(config, tmp_path / "parts", tmp_path / "cache", workers=1)
     assert resumed.digest() == whole.digest()

@@ -1,0 +1,159 @@
+"""The losses of pretraining: seeing (the encoder's heads) and posing (the regression head and the denoiser).
+
+| term          | what is compared                                              | weight                  |
+|---------------|---------------------------------------------------------------|-------------------------|
+| denoise       | v_theta and v_t, mean over K times (hmr.policy)               | `denoise`               |
+| x0 joints     | joints of the predicted x_0, metres, weighted by abar_t       | `x0_joints`             |
+| keypoints     | Laplace likelihood of the 2D joints inside the crop           | `keypoints`             |
+| visible, mask | binary cross-entropy                                          | `visible`, `mask`       |
+| regression    | smooth L1 on the vector, L1 on its joints                     | `regression`            |
+
+Both stages of `hmr.pretrain` minimise them: `SeeAndPose` from pixels, `Pose` from features seen before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hmr.body import Body
+from hmr.encoder import Seen
+from hmr.parametrization import split
+from hmr.policy import DiffusionPolicy
+
+__all__ = ["LossWeights", "Pose", "SeeAndPose", "joints_of"]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    denoise: float = 1.0
+    x0_joints: float = 2.0
+    keypoints: float = 0.3
+    visible: float = 0.1
+    mask: float = 0.3
+    regression: float = 0.5
+
+
+def joints_of(vector: Float[Tensor, "*batch 157"], body: Body) -> Float[Tensor, "*batch 24 3"]:
+    """Joints of raw vectors in metres, pelvis at the origin, camera axes."""
+    rotations, betas, _ = split(vector)
+    posed = body.joints_from_matrices(rotations, betas)
+    return posed - posed[..., :1, :]
+
+
+class Pose(nn.Module):
+    """The posing losses of a policy on seen features, as the module that transformers.Trainer expects."""
+
+    def __init__(
+        self, policy: DiffusionPolicy, body: Body, weights: LossWeights, times_per_image: int
+    ) -> None:
+        super().__init__()
+        self.policy, self.weights, self.times_per_image = policy, weights, times_per_image
+        self._body = [body]  # a list hides it from the state dict: the body is data, not weights
+
+    def forward(
+        self, features: Float[Tensor, "batch features"], vector: Float[Tensor, "batch 157"]
+    ) -> dict[str, Tensor]:
+        return weighted(self.posing_terms(features, vector), self.weights)
+
+    def posing_terms(
+        self, features: Float[Tensor, "batch features"], vector: Float[Tensor, "batch 157"]
+    ) -> dict[str, Tensor]:
+        """Regression and diffusion on what was seen, whether just now or long ago."""
+        body = self._body[0]
+        joints = joints_of(vector, body)
+        condition = self.policy.condition(features)
+        return {
+            **self._regression_terms(features, vector, joints, body),
+            **self._diffusion_terms(condition, vector, joints, body),
+        }
+
+    def _regression_terms(
+        self, features: Tensor, vector: Tensor, joints: Float[Tensor, "batch 24 3"], body: Body
+    ) -> dict[str, Tensor]:
+        policy = self.policy
+        guess = policy.regressor(features).float()
+        standard = (vector - policy.mean) / policy.std
+        error_m = (joints_of(guess * policy.std + policy.mean, body) - joints).abs().mean()
+        return {"regression": F.smooth_l1_loss(guess, standard) + 5.0 * error_m}
+
+    def _diffusion_terms(
+        self, condition: Tensor, vector: Tensor, joints: Float[Tensor, "batch 24 3"], body: Body
+    ) -> dict[str, Tensor]:
+        policy, times = self.policy, self.times_per_image
+        batch = len(vector)
+        x0 = ((vector - policy.mean) / policy.std)[:, None]
+        strata = torch.arange(times, device=vector.device) + torch.rand(batch, times, device=vector.device)
+        timesteps = (strata / times * policy.config.num_train_timesteps).long()
+        noise = torch.randn(batch, times, x0.shape[-1], device=vector.device)
+        noisy, target = policy.noisy_and_target(x0, timesteps, noise)
+        predicted = policy.denoiser(noisy, timesteps, condition)[:, 0].float()
+        abar = policy.scheduler.alphas_cumprod.to(vector.device)[timesteps][..., None]
+        clean = abar.sqrt() * noisy[:, 0] - (1 - abar).sqrt() * predicted
+        error_m = (
+            (joints_of(clean * policy.std + policy.mean, body) - joints[:, None]).abs().mean(dim=(-1, -2))
+        )
+        return {
+            "denoise": (predicted - target[:, 0]).square().mean(),
+            "x0_joints": (abar[..., 0].clamp_min(0.05) * error_m).mean(),
+        }
+
+
+class SeeAndPose(Pose):
+    """All losses, from pixels."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        crops: UInt8[Tensor, "batch side side 3"],
+        vector: Float[Tensor, "batch 157"],
+        geometry: Float[Tensor, "batch 8"],
+        keypoints: Float[Tensor, "batch 24 2"],
+        visible: Bool[Tensor, "batch 24"],
+        mask: UInt8[Tensor, "batch mask mask"],
+    ) -> dict[str, Tensor]:
+        images = crops.permute(0, 3, 1, 2).float() / 255
+        if self.training:
+            images = _recolour(images)
+        seen = self.policy.encoder(images)
+        features = self.policy.seen_features(seen, geometry)
+        terms = _seeing_terms(seen, keypoints, visible, mask) | self.posing_terms(features, vector)
+        return weighted(terms, self.weights)
+
+
+def weighted(terms: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:
+    """The sum that is minimised, and each term for the log."""
+    named = dataclasses.asdict(weights)
+    loss = torch.stack([named[name] * term for name, term in terms.items()]).sum()
+    return {"loss": loss, **{f"{name}_loss": term.detach() for name, term in terms.items()}}
+
+
+def _seeing_terms(
+    seen: Seen,
+    keypoints: Float[Tensor, "batch 24 2"],
+    visible: Bool[Tensor, "batch 24"],
+    mask: UInt8[Tensor, "batch mask mask"],
+) -> dict[str, Tensor]:
+    inside = (keypoints.abs() <= 1).all(dim=-1).float()
+    # a Laplace of standard deviation sigma has scale sigma / sqrt(2) (a coordinate)
+    scale = seen.log_sigma.exp() / 2**0.5
+    distance = (seen.keypoints - keypoints).abs().sum(dim=-1)
+    likelihood = distance / scale + 2 * scale.log() + distance  # the last keeps a floor under the gradient
+    return {
+        "keypoints": (likelihood * inside).sum() / inside.sum().clamp_min(1),
+        "visible": F.binary_cross_entropy_with_logits(seen.visible_logit, visible.float()),
+        "mask": F.binary_cross_entropy_with_logits(seen.mask_logit, mask.float() / 255),
+    }
+
+
+def _recolour(images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
+    """Gain, cast and grain of other cameras; the scenes bring their own, this is on top."""
+    size = (len(images), 1, 1, 1)
+    gain = 1 + 0.2 * torch.randn(size, device=images.device)
+    cast = 1 + 0.08 * torch.randn(len(images), 3, 1, 1, device=images.device)
+    grain = 0.03 * torch.rand(size, device=images.device) * torch.randn_like(images)
+    return (images * gain * cast + grain).clamp(0, 1)
