@@ -17,7 +17,8 @@ SIGMA_PX = 1.0
 
 
 class TrueDetector:
-    """True keypoints (seen ones sure, hidden ones unsure) and the true mask, by sample id."""
+    """True keypoints (seen ones sure, hidden ones unsure) and the true mask, by sample id; beyond the image's border,
+    where nobody knows, the mask is 0.5."""
 
     name = "truth"
     uses_truth = True

@@ -41,7 +41,9 @@ class CropTargets:
     geometry: Float[Tensor, "8"]  # of the estimated camera: what the policy will know
     keypoints: Float[Tensor, "24 2"]
     visible: Bool[Tensor, "24"]
-    mask: UInt8[np.ndarray, "mask mask"]  # 255 where the person is seen
+    mask: UInt8[
+        np.ndarray, "mask mask"
+    ]  # 255 where the person is seen, 128 beyond the image, where nobody knows
 
 
 def targets_of(labelled: Labelled, body: Body, crop_box: Box, mask_size: int) -> CropTargets:
