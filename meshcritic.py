@@ -139,7 +139,7 @@ def predict(
 
     Example: `meshcritic predict photo.jpg --box 214,18,330,345 --samples 8`
     """
-    from eval.photos import find_people, parse_box, sample_people, save_person
+    from eval.photos import parse_box, sample_people, save_person
     from hmr.body import load_body
     from hmr.checkpoint import load_policy
     from hmr.render import load_renderer
@@ -149,10 +149,7 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     answers = []
     for photo in photos:
-        found, refusals = find_people(photo, model, boxes, anyway)
-        for sentence in refusals:
-            _say(sentence)
-        people = sample_people(found, model, samples, seed)
+        people = sample_people(_found(photo, model, boxes, anyway), model, samples, seed)
         for number, person in enumerate(people):
             paths = save_person(out / f"{photo.stem}-{number}", person, skin, renderer)
             answers.append(
@@ -195,7 +192,7 @@ def critique(
 
     from agent.default import default_agent, open_default_memory
     from agent.tracing import Trace
-    from eval.photos import find_people, given_people, parse_box, sample_people, save_person
+    from eval.photos import given_people, parse_box, sample_people, save_person
     from hmr.body import load_body
     from hmr.checkpoint import load_policy
 
@@ -204,10 +201,7 @@ def critique(
         people = given_people(photo, hypotheses, skin)
     else:
         boxes = [parse_box(text) for text in box or []]
-        found, refusals = find_people(photo, model, boxes, anyway)
-        for sentence in refusals:
-            _say(sentence)
-        people = sample_people(found, model, samples, seed)
+        people = sample_people(_found(photo, model, boxes, anyway), model, samples, seed)
     out.mkdir(parents=True, exist_ok=True)
     answers = []
     with (
@@ -231,6 +225,10 @@ def critique(
     if as_json:
         print(json.dumps({"people": answers}))
         return
+    _say_scores(answers)
+
+
+def _say_scores(answers: list[dict[str, Any]]) -> None:
     for number, answer in enumerate(answers):
         _say(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
         for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
@@ -324,6 +322,16 @@ def main() -> None:
             raise
         print(f"meshcritic: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _found(photo: Path, policy: Any, boxes: list[Any], anyway: bool) -> list[Any]:
+    """The people of a photograph; what was refused is said on stderr."""
+    from eval.photos import find_people
+
+    found, refusals = find_people(photo, policy, boxes, anyway)
+    for sentence in refusals:
+        _say(sentence)
+    return found
 
 
 def _corners(box: Any) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from eval.demo import Stage
 from eval.feasibility import align_on_truth, judge, rank_agreements, spread_matched
 from eval.intervals import Interval
 from eval.protocol import evaluate_policy
@@ -35,14 +36,7 @@ def main(
     policy, body = load_policy(), load_body()
     console = Console(width=140)
     with _stages() as stage:
-        sets = {}
-        for name, recipe, seed in (
-            ("lab", LAB, LAB_SEED),
-            ("wild", WILD, WILD_SEED),
-            ("align", WILD, ALIGN_SEED),
-        ):
-            tick = stage(f"drawing {images} scenes: {name}", images)
-            sets[name] = make_scenes(out / f"{name}-{images}", recipe, seed, images, progress=tick)
+        sets = _draw(out, images, stage)
         cases = {name: read_labelled(folder) for name, folder in sets.items()}
         agreements = {}
         for truth in (False, True):
@@ -89,6 +83,18 @@ def main(
         "noise_scale": scale,
     }
     (out / "feasibility.json").write_text(json.dumps(summary, indent=1))
+
+
+def _draw(out: Path, images: int, stage: Stage) -> dict[str, Path]:
+    sets = {}
+    for name, recipe, seed in (
+        ("lab", LAB, LAB_SEED),
+        ("wild", WILD, WILD_SEED),
+        ("align", WILD, ALIGN_SEED),
+    ):
+        tick = stage(f"drawing {images} scenes: {name}", images)
+        sets[name] = make_scenes(out / f"{name}-{images}", recipe, seed, images, progress=tick)
+    return sets
 
 
 def _show(interval: Interval | None) -> str:
