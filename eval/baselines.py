@@ -16,57 +16,13 @@ import torch
 from eval.demo import Stage
 from eval.protocol import Report, evaluate_policy
 from hmr.body import load_body
-from hmr.data.recipe import LAB, WILD
-from hmr.data.store import make_scenes, read_labelled, set_digest
+from hmr.data.benchmark import draw_split
+from hmr.data.store import read_labelled, set_digest
 from hmr.policy import DiffusionPolicy, Features
 from hmr.types import Hypotheses, Sample
 
-__all__ = ["SPLITS", "Comparison", "MeanPose", "RegressionHead", "evaluate_with_baselines"]
+__all__ = ["Comparison", "MeanPose", "RegressionHead", "evaluate_with_baselines"]
 
-SPLITS = {
-    "wild-test": (WILD, 21),
-    "lab-test": (LAB, 22),
-}  # recipe and seed; no other part of the project draws these
-
-
-class RegressionHead:
-    """The policy's own regression head, trained in the same run on the same features."""
-
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        self.policy = policy
-
-    def encode(self, samples: Sequence[Sample]) -> Features:
-        return self.policy.encode(samples)
-
-    def sample(self, features: Features, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
-        return [_repeated(group, num_samples) for group in self.policy.regress(features)]
-
-
-class MeanPose(RegressionHead):
-    """The mean of the training targets, placed in the crop: what one would say without looking."""
-
-    def sample(self, features: Features, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
-        x0 = torch.zeros(len(features), 1, len(self.policy.mean))
-        params = self.policy.from_x0(x0, features)
-        cameras = [group.camera for group in self.policy.regress(features)]
-        return [
-            _repeated(Hypotheses(params[index], camera), num_samples) for index, camera in enumerate(cameras)
-        ]
-
-
-def _repeated(group: Hypotheses, count: int) -> Hypotheses:
-    return Hypotheses(group.params[torch.zeros(count, dtype=torch.long)], group.camera)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    reports: dict[str, Report]  # "policy", "regression head", "mean pose"
-    benchmark: str
-    base_policy: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The policy's R at the top, the baselines' beside it."""
-        summaries = {name.replace(" ", "_"): report.summary() for name, report in self.reports.items()}
         return {
             **summaries.pop("policy"),
             "baselines": summaries,
@@ -87,14 +43,10 @@ def evaluate_with_baselines(
     workers: int = 1,
 ) -> Comparison:
     """Draw the split's scenes (once) and evaluate all three. Raises ValueError for an unknown split."""
-    if split not in SPLITS:
-        raise ValueError(f"no split is called {split!r}; there are {', '.join(SPLITS)}")
     if motion is not None and not motion.exists():
         raise FileNotFoundError(f"{motion}: there is no such folder of AMASS npz files")
-    recipe, scene_seed = SPLITS[split]
-    folder = out / f"{split}-{images}{'-' + motion.name if motion else ''}"
     tick = stage(f"drawing {images} scenes", images)
-    make_scenes(folder, recipe, scene_seed, images, motion, workers, tick)
+    folder = draw_split(split, out, images, motion=motion, workers=workers, progress=tick)
     labelled, body = read_labelled(folder), load_body()
     reports = {}
     rivals = {"policy": policy, "regression head": RegressionHead(policy), "mean pose": MeanPose(policy)}

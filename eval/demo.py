@@ -5,8 +5,8 @@
     held-out wild scenes       -> base, aligned and the control aligned on shuffled scores, side by side
 
 Every stage leaves its result under the run's folder and is skipped when a later run finds it whole; a changed setting,
-policy or memory names another folder or is refused by the stage itself. Truth of the wild training images is written
-by the renderer and never opened here.
+policy or memory names another folder or is refused by the stage itself. Truth of the wild training images is never
+written.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from eval.settings import DemoSettings
 from eval.tables import VARIANTS
 from hmr.body import Body, load_body
 from hmr.checkpoint import load_policy
-from hmr.data.recipe import LAB, WILD, SceneRecipe
-from hmr.data.store import make_scenes, read_labelled, read_samples, set_digest
+from hmr.data.benchmark import calibration_parts, draw_split
+from hmr.data.store import read_labelled, read_samples, set_digest
 from hmr.policy import DiffusionPolicy
 from hmr.types import Hypotheses, Sample
 from rl.config import GroupPreferenceConfig
@@ -46,8 +46,6 @@ from rl.trainer import align
 
 __all__ = ["Demo", "DemoResult", "Stage"]
 
-
-CALIBRATION_SEED, TRAIN_SEED, TEST_SEED = 11, 12, 13  # of the scenes; pretraining draws from other seeds
 
 SHARD_ROWS = 32
 EXPLORED, MADE_FROM = "exploration.json", "made_from.json"
@@ -91,12 +89,12 @@ class Demo:
 
     def run(self) -> DemoResult:
         self.scenes = scenes = self._scenes()
-        self.agent = agent = self._explored(scenes["lab"])
+        self.agent = agent = self._explored(scenes["lab-calibration"])
         reports: dict[str, list[Report]] = {variant: [] for variant in VARIANTS}
         for seed in self.settings.seeds:
-            policies = {"base": self.policy, **self._aligned(agent, scenes["train"], seed)}
+            policies = {"base": self.policy, **self._aligned(agent, scenes["wild-train"], seed)}
             for variant, policy in policies.items():
-                reports[variant].append(self._evaluated(agent, policy, scenes["test"], variant, seed))
+                reports[variant].append(self._evaluated(agent, policy, scenes["wild-test"], variant, seed))
         digest = hashlib.sha256("".join(set_digest(folder) for folder in scenes.values()).encode())
         return DemoResult(
             reports, digest.hexdigest()[:16], self.policy.digest(), tuple(self.reused), self.seconds
@@ -106,19 +104,20 @@ class Demo:
 
     def _scenes(self) -> dict[str, Path]:
         settings = self.settings
-        wanted: dict[str, tuple[SceneRecipe, int, int]] = {
-            "lab": (LAB, CALIBRATION_SEED, settings.explore_images + settings.admit_images),
-            "train": (WILD, TRAIN_SEED, settings.train_images),
-            "test": (WILD, TEST_SEED, settings.test_images),
+        wanted = {
+            "lab-calibration": settings.calibration_images,
+            "wild-train": settings.train_images,
+            "wild-test": settings.test_images,
         }
         folders = {}
-        for name, (recipe, seed, count) in wanted.items():
-            folder = self.out / "scenes" / f"{recipe.name}-{name}-{count}"
-            title = f"drawing {count} {recipe.name} scenes ({name})"
-            if (folder / "set.json").exists():
+        for name, count in wanted.items():
+            title = f"drawing {count} scenes of {name}"
+            if (self.out / "scenes" / f"{name}-{count}" / "set.json").exists():
                 self.reused.append(title)
             with self._timed("scenes"):
-                folders[name] = make_scenes(folder, recipe, seed, count, progress=self.stage(title, count))
+                folders[name] = draw_split(
+                    name, self.out / "scenes", count, progress=self.stage(title, count)
+                )
         return folders
 
     def _explored(self, folder: Path) -> CritiqueAgent:
@@ -131,11 +130,12 @@ class Demo:
             raise ValueError(
                 f"{memory_folder} was explored with another policy, backend or scenes; remove it"
             )
-        title = f"exploring {settings.explore_images} lab cases"
+        parts = calibration_parts(settings.calibration_images)
+        title = f"exploring {len(parts['explore'])} lab cases"
         if done.exists():
             self.reused.append(title)
         else:
-            tick = self.stage(title, settings.explore_images)
+            tick = self.stage(title, len(parts["explore"]))
             with (
                 self._timed("explore"),
                 open_default_memory(memory_folder, self.policy, frozen=False) as memory,
@@ -143,8 +143,8 @@ class Demo:
                 cases = read_labelled(folder)
                 report = explore(
                     default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace),
-                    cases[: settings.explore_images],
-                    cases[settings.explore_images :],
+                    [cases[row] for row in parts["explore"]],
+                    [cases[row] for row in parts["admit"]],
                     self._propose,
                     on_case=lambda progress: tick(progress.done),
                 )

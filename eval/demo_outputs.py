@@ -118,7 +118,7 @@ def _page(
 def _cases(demo: Demo) -> tuple[ReportCase, ...]:
     """The first held-out images, judged again with their pictures."""
     cases = []
-    for labelled in read_labelled(demo.scenes["test"])[: demo.settings.shown_cases]:
+    for labelled in read_labelled(demo.scenes["wild-test"])[: demo.settings.shown_cases]:
         sample = labelled.sample
         generator = derive_generator("shown", sample.id)
         features = demo.policy.encode([sample])

@@ -16,8 +16,7 @@ __all__ = ["DemoSettings", "read_settings"]
 class DemoSettings:
     """`configs/demo.yaml` holds the values of `make demo`; a scene set is named by its seed alone."""
 
-    explore_images: int = 64
-    admit_images: int = 32
+    calibration_images: int = 128  # half are explored, a quarter admits rules (hmr.data.benchmark)
     train_images: int = 160
     test_images: int = 64
     group_size: int = 20
@@ -28,7 +27,7 @@ class DemoSettings:
     alignment: dict[str, Any] = field(default_factory=dict)  # rl.config.GroupPreferenceConfig
 
     def __post_init__(self) -> None:
-        for name in ("explore_images", "admit_images", "train_images", "test_images"):
+        for name in ("calibration_images", "train_images", "test_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.seeds:

@@ -41,6 +41,9 @@ class PretrainConfig:
     """One experiment; `configs/pretrain_tiny.yaml` is the shipped checkpoint's."""
 
     recipe: str = "lab"
+    start_from: str | None = (
+        None  # a checkpoint folder to go on from; its architecture and coordinates are kept
+    )
     scenes: int = 40_000
     held_out: int = 1_000
     seed: int = 1
@@ -73,12 +76,14 @@ def pretrain(
     Resumes from the newest checkpoint of its stage under `out`.
     """
     body = load_body()
-    policy = DiffusionPolicy(DiffusionPolicyConfig(**config.policy))
+    policy = _starting_policy(config)
     train_set, test_set = (
         _crops(config, cache, policy, seed, count, workers, progress)
         for seed, count in ((config.seed, config.scenes), (config.seed + 1_000_000, config.held_out))
     )
-    policy.fit_to(body, *train_set.statistics(config.min_std))
+    train_set.mirrored = True
+    if config.start_from is None:
+        policy.fit_to(body, *train_set.statistics(config.min_std))
     parts = (policy, body, config.losses, config.times_per_image)
     history = {
         "see and pose": _train(
@@ -94,6 +99,16 @@ def pretrain(
         json.dumps({"config": dataclasses.asdict(config), **history}, indent=1)
     )
     return load_policy(out)
+
+
+def _starting_policy(config: PretrainConfig) -> DiffusionPolicy:
+    if config.start_from is None:
+        return DiffusionPolicy(DiffusionPolicyConfig(**config.policy))
+    policy = load_policy(Path(config.start_from)).float()
+    for key, value in config.policy.items():
+        if (kept := getattr(policy.config, key)) != value:
+            raise ValueError(f"{config.start_from} has {key} {kept}, the experiment says {value}")
+    return policy.requires_grad_(True)
 
 
 def _train(
@@ -126,17 +141,22 @@ def _train(
 
 
 class FeatureDataset(Dataset[dict[str, Tensor]]):
-    """What a policy's encoder saw of every crop, and the target vectors, in memory."""
+    """What a policy's encoder saw of every crop, and what posing is taught there, in memory."""
+
+    KEPT = ("vector", "geometry", "keypoints")
 
     def __init__(self, policy: DiffusionPolicy, crops: CropDataset) -> None:
-        self.vectors = crops.targets["vector"]
-        self.features = torch.cat([_features(policy, batch) for batch in DataLoader(crops, ENCODE_BATCH)])
+        batches = [
+            {"features": _features(policy, batch), **{name: batch[name] for name in self.KEPT}}
+            for batch in DataLoader(crops, ENCODE_BATCH)
+        ]
+        self.columns = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
     def __len__(self) -> int:
-        return len(self.vectors)
+        return len(self.columns["vector"])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"features": self.features[index], "vector": self.vectors[index]}
+        return {name: column[index] for name, column in self.columns.items()}
 
 
 @torch.no_grad()

@@ -3,10 +3,15 @@
 | term          | what is compared                                              | weight                  |
 |---------------|---------------------------------------------------------------|-------------------------|
 | denoise       | v_theta and v_t, mean over K times (hmr.policy)               | `denoise`               |
-| x0 joints     | joints of the predicted x_0, metres, weighted by abar_t       | `x0_joints`             |
+| x0 joints     | joints of the predicted x_0, metres, weighted by trust_t      | `x0_joints`             |
+| reprojection  | those joints through the estimated camera, crop units, same   | `reprojection`          |
 | keypoints     | Laplace likelihood of the 2D joints inside the crop           | `keypoints`             |
 | visible, mask | binary cross-entropy                                          | `visible`, `mask`       |
 | regression    | smooth L1 on the vector, L1 on its joints                     | `regression`            |
+
+trust_t = max(abar_t, 0.25): at high noise the predicted x_0 is the mean of many poses, whose joints say less; yet
+hypothesis 0 and the averaged pose begin there. Truth was seen through the true camera; reprojecting through the
+estimated one teaches the policy to lie on the person where everything downstream will look.
 
 Both stages of `hmr.pretrain` minimise them: `SeeAndPose` from pixels, `Pose` from features seen before.
 """
@@ -23,7 +28,7 @@ from torch.nn import functional as F
 
 from hmr.body import Body
 from hmr.encoder import Seen
-from hmr.parametrization import split
+from hmr.parametrization import MIN_DEPTH_M, pelvis_from_seen, split
 from hmr.policy import DiffusionPolicy
 
 __all__ = ["LossWeights", "Pose", "SeeAndPose", "joints_of"]
@@ -33,10 +38,15 @@ __all__ = ["LossWeights", "Pose", "SeeAndPose", "joints_of"]
 class LossWeights:
     denoise: float = 1.0
     x0_joints: float = 2.0
+    reprojection: float = 0.5
     keypoints: float = 0.3
     visible: float = 0.1
     mask: float = 0.3
     regression: float = 0.5
+
+
+LEAST_TRUST = 0.25
+FARTHEST = 2.0  # crop units: beyond it a reprojected joint is lost, and how far no longer matters
 
 
 def joints_of(vector: Float[Tensor, "*batch 157"], body: Body) -> Float[Tensor, "*batch 24 3"]:
@@ -44,6 +54,22 @@ def joints_of(vector: Float[Tensor, "*batch 157"], body: Body) -> Float[Tensor, 
     rotations, betas, _ = split(vector)
     posed = body.joints_from_matrices(rotations, betas)
     return posed - posed[..., :1, :]
+
+
+def reproject(
+    vector: Float[Tensor, "*batch 157"],
+    joints_m: Float[Tensor, "*batch 24 3"],
+    geometry: Float[Tensor, "*#batch 8"],
+) -> Float[Tensor, "*batch 24 2"]:
+    """Where the joints of raw vectors appear in the crop (-1 to 1 from border to border) under the estimated camera."""
+    seen = split(vector)[2]
+    points = joints_m + pelvis_from_seen(seen, geometry)[..., None, :]
+    focal, cx, cy, _, _, crop_x, crop_y, side = geometry[..., None, :].unbind(-1)
+    x, y, z = points.unbind(-1)
+    z = z.clamp_min(MIN_DEPTH_M)
+    return torch.stack(
+        [(focal * x / z + cx - crop_x) * 2 / side, (focal * y / z + cy - crop_y) * 2 / side], dim=-1
+    )
 
 
 class Pose(nn.Module):
@@ -57,51 +83,60 @@ class Pose(nn.Module):
         self._body = [body]  # a list hides it from the state dict: the body is data, not weights
 
     def forward(
-        self, features: Float[Tensor, "batch features"], vector: Float[Tensor, "batch 157"]
+        self,
+        features: Float[Tensor, "batch features"],
+        vector: Float[Tensor, "batch 157"],
+        geometry: Float[Tensor, "batch 8"],
+        keypoints: Float[Tensor, "batch 24 2"],
     ) -> dict[str, Tensor]:
-        return weighted(self.posing_terms(features, vector), self.weights)
+        return weighted(self.posing_terms(features, vector, geometry, keypoints), self.weights)
 
     def posing_terms(
-        self, features: Float[Tensor, "batch features"], vector: Float[Tensor, "batch 157"]
+        self,
+        features: Float[Tensor, "batch features"],
+        vector: Float[Tensor, "batch 157"],
+        geometry: Float[Tensor, "batch 8"],
+        keypoints: Float[Tensor, "batch 24 2"],
     ) -> dict[str, Tensor]:
         """Regression and diffusion on what was seen, whether just now or long ago."""
-        body = self._body[0]
-        joints = joints_of(vector, body)
-        condition = self.policy.condition(features)
+        joints_m = joints_of(vector, self._body[0])
+        clean, trust, denoise = self._denoised(features, vector)
+        clean_joints_m = joints_of(clean, self._body[0])
+        error_m = (clean_joints_m - joints_m[:, None]).abs().mean(dim=(-1, -2))
+        seen = reproject(clean, clean_joints_m, geometry[:, None])
+        off = (seen - keypoints[:, None]).abs().clamp_max(FARTHEST).mean(dim=(-1, -2))
         return {
-            **self._regression_terms(features, vector, joints, body),
-            **self._diffusion_terms(condition, vector, joints, body),
+            "regression": self._regression(features, vector, joints_m),
+            "denoise": denoise,
+            "x0_joints": (trust * error_m).mean(),
+            "reprojection": (trust * off).mean(),
         }
 
-    def _regression_terms(
-        self, features: Tensor, vector: Tensor, joints: Float[Tensor, "batch 24 3"], body: Body
-    ) -> dict[str, Tensor]:
+    def _regression(self, features: Tensor, vector: Tensor, joints_m: Float[Tensor, "batch 24 3"]) -> Tensor:
         policy = self.policy
         guess = policy.regressor(features).float()
         standard = (vector - policy.mean) / policy.std
-        error_m = (joints_of(guess * policy.std + policy.mean, body) - joints).abs().mean()
-        return {"regression": F.smooth_l1_loss(guess, standard) + 5.0 * error_m}
+        error_m = (joints_of(guess * policy.std + policy.mean, self._body[0]) - joints_m).abs().mean()
+        return F.smooth_l1_loss(guess, standard) + 5.0 * error_m
 
-    def _diffusion_terms(
-        self, condition: Tensor, vector: Tensor, joints: Float[Tensor, "batch 24 3"], body: Body
-    ) -> dict[str, Tensor]:
+    def _denoised(
+        self, features: Float[Tensor, "batch features"], vector: Float[Tensor, "batch 157"]
+    ) -> tuple[Float[Tensor, "batch times 157"], Float[Tensor, "batch times"], Float[Tensor, ""]]:
+        """The predicted x_0 as raw vectors, how far each is trusted, and the denoising loss, at stratified times."""
         policy, times = self.policy, self.times_per_image
-        batch = len(vector)
+        condition = policy.condition(features)
         x0 = ((vector - policy.mean) / policy.std)[:, None]
-        strata = torch.arange(times, device=vector.device) + torch.rand(batch, times, device=vector.device)
+        strata = torch.arange(times, device=vector.device) + torch.rand(
+            len(vector), times, device=vector.device
+        )
         timesteps = (strata / times * policy.config.num_train_timesteps).long()
-        noise = torch.randn(batch, times, x0.shape[-1], device=vector.device)
+        noise = torch.randn(len(vector), times, x0.shape[-1], device=vector.device)
         noisy, target = policy.noisy_and_target(x0, timesteps, noise)
         predicted = policy.denoiser(noisy, timesteps, condition)[:, 0].float()
-        abar = policy.scheduler.alphas_cumprod.to(vector.device)[timesteps][..., None]
-        clean = abar.sqrt() * noisy[:, 0] - (1 - abar).sqrt() * predicted
-        error_m = (
-            (joints_of(clean * policy.std + policy.mean, body) - joints[:, None]).abs().mean(dim=(-1, -2))
-        )
-        return {
-            "denoise": (predicted - target[:, 0]).square().mean(),
-            "x0_joints": (abar[..., 0].clamp_min(0.05) * error_m).mean(),
-        }
+        abar = policy.scheduler.alphas_cumprod.to(vector.device)[timesteps]
+        clean = abar.sqrt()[..., None] * noisy[:, 0] - (1 - abar).sqrt()[..., None] * predicted
+        error = (predicted - target[:, 0]).square().mean()
+        return clean * policy.std + policy.mean, abar.clamp_min(LEAST_TRUST), error
 
 
 class SeeAndPose(Pose):
@@ -116,12 +151,16 @@ class SeeAndPose(Pose):
         visible: Bool[Tensor, "batch 24"],
         mask: UInt8[Tensor, "batch mask mask"],
     ) -> dict[str, Tensor]:
-        images = crops.permute(0, 3, 1, 2).float() / 255
+        images = (
+            crops.permute(0, 3, 1, 2).float() / 255
+        )  # channels last in memory, which CPUs convolve faster
         if self.training:
             images = _recolour(images)
         seen = self.policy.encoder(images)
         features = self.policy.seen_features(seen, geometry)
-        terms = _seeing_terms(seen, keypoints, visible, mask) | self.posing_terms(features, vector)
+        terms = _seeing_terms(seen, keypoints, visible, mask) | self.posing_terms(
+            features, vector, geometry, keypoints
+        )
         return weighted(terms, self.weights)
 
 

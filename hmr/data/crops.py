@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hmr.body import Body
+from hmr.data.mirror import mirror_crop
 from hmr.data.recipe import SceneRecipe
 from hmr.data.synthetic import CHUNK
 from hmr.data.workers import in_order, scene_maker
@@ -115,7 +116,7 @@ def make_crops(
 def _crop_chunk(
     cache: CropCache, chunk: int
 ) -> tuple[UInt8[np.ndarray, "scenes side side 3"], dict[str, np.ndarray]]:
-    maker = scene_maker(cache.recipe, cache.seed, None)
+    maker = scene_maker(cache.recipe, cache.seed)
     pictures, rows = [], []
     for scene in maker.chunk(chunk, min(CHUNK, cache.count - chunk * CHUNK)):
         box = scene.labelled.sample.box.square(cache.crop_scale)
@@ -129,17 +130,23 @@ def _crop_chunk(
 
 
 class CropDataset(Dataset[dict[str, Tensor]]):
-    """Rows of a crop cache as tensors; the pictures stay on disk."""
+    """Rows of a crop cache as tensors; the pictures stay on disk. `mirrored`: every row's twin comes after them all."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mirrored: bool = False) -> None:
         self.crops = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
+        self.mirrored = mirrored
         with np.load(folder / "targets.npz", allow_pickle=False) as targets:
             self.targets = {name: torch.from_numpy(targets[name]) for name in targets.files}
 
     def __len__(self) -> int:
-        return len(self.crops)
+        return len(self.crops) * (2 if self.mirrored else 1)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if index >= len(self.crops):
+            return mirror_crop(self._row(index - len(self.crops)))
+        return self._row(index)
+
+    def _row(self, index: int) -> dict[str, Tensor]:
         row = {name: column[index] for name, column in self.targets.items()}
         return {"crops": torch.from_numpy(np.array(self.crops[index])), **row}
 

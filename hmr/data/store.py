@@ -2,7 +2,7 @@
 
     FOLDER/set.json          recipe, seed, count, content hash
     FOLDER/samples.parquet   id, JPEG, box, estimated camera: all that a wild image gives
-    FOLDER/truth.parquet     parameters, true camera, joints, visibility, mask
+    FOLDER/truth.parquet     parameters, true camera, joints, visibility, mask; not there in `wild-train`
 
 `read_samples` never opens the truth; the agent, the groups and the trainer are handed its answer alone.
 """
@@ -63,18 +63,23 @@ def make_scenes(
     seed: int,
     count: int,
     motion: Path | None = None,
+    backdrops: Path | None = None,
+    *,
+    keep_truth: bool = True,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
     """Write a set, or find that the same one is already there; `progress` is told of each scene made.
 
-    The set appears in one piece: a killed run leaves no half of it. Raises ValueError if `folder` holds another set.
+    Without `keep_truth` no truth is ever written. The set appears in one piece: a killed run leaves no half of it. Raises ValueError if `folder` holds another set.
     """
     wanted = {
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
         "count": count,
         "motion": motion.name if motion else None,
+        "backdrops": backdrops.name if backdrops else None,
+        "truth": keep_truth,
     }
     if (folder / "set.json").exists():
         found = json.loads((folder / "set.json").read_text())
@@ -83,14 +88,15 @@ def make_scenes(
         raise ValueError(f"{folder} already holds another set of scenes; remove it or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     samples, truths = [], []
-    make = functools.partial(_rows_of_chunk, recipe, seed, count, motion)
+    make = functools.partial(_rows_of_chunk, recipe, seed, count, motion, backdrops)
     for sample_rows, truth_rows in in_order(make, -(-count // CHUNK), workers):
         samples += sample_rows
         truths += truth_rows
         if progress is not None:
             progress(len(samples))
     _write_parquet(folder / "samples.parquet", samples)
-    _write_parquet(folder / "truth.parquet", truths)
+    if keep_truth:
+        _write_parquet(folder / "truth.parquet", truths)
     _write_text(
         folder / "set.json", json.dumps({**wanted, "digest": _content_digest(samples, truths)}, indent=1)
     )
@@ -108,7 +114,12 @@ def read_samples(folder: Path) -> SampleSet:
 
 
 def read_truth(folder: Path) -> dict[str, Truth]:
-    """Truth by sample id; for pretraining, exploration and evaluation alone."""
+    """Truth by sample id; for pretraining, exploration and evaluation alone.
+
+    Raises FileNotFoundError for a set whose truth was never kept.
+    """
+    if not (folder / "truth.parquet").exists():
+        raise FileNotFoundError(f"{folder} holds no truth: it was drawn without, as wild-train is")
     return {row["id"]: _truth(row) for row in pq.read_table(folder / "truth.parquet").to_pylist()}
 
 
@@ -118,9 +129,9 @@ def read_labelled(folder: Path) -> list[Labelled]:
 
 
 def _rows_of_chunk(
-    recipe: SceneRecipe, seed: int, count: int, motion: Path | None, chunk: int
+    recipe: SceneRecipe, seed: int, count: int, motion: Path | None, backdrops: Path | None, chunk: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    scenes = scene_maker(recipe, seed, motion).chunk(chunk, min(CHUNK, count - chunk * CHUNK))
+    scenes = scene_maker(recipe, seed, motion, backdrops).chunk(chunk, min(CHUNK, count - chunk * CHUNK))
     return [_sample_row(scene) for scene in scenes], [_truth_row(scene.labelled) for scene in scenes]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hmr.body import REGIONS, Body
 from hmr.data.amass import Motion
-from hmr.data.paint import Textures, background, dress, light, occluder_mask, photograph
+from hmr.data.paint import Backdrops, Textures, background, dress, light, photograph, shape_mask
 from hmr.data.poses import PoseBatch, sample_poses
 from hmr.data.recipe import SceneRecipe
 from hmr.render.raster import RasterRenderer, interpolate
@@ -26,6 +26,7 @@ from hmr.types import NUM_BETAS, BodyParams, Box, Camera, Labelled, Sample, Trut
 __all__ = ["CHUNK", "Scene", "SceneMaker"]
 
 CHUNK = 32  # scenes posed together
+TRUNCATED_ROOM = 0.3  # how far, of the side, the centre of a person cut off lies from the middle
 MIN_VISIBLE = 0.35  # of the person's pixels in the frame; a thing that would hide more is left out
 FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # y-up world facing +z -> camera frame, facing the lens
 
@@ -37,13 +38,21 @@ class Scene:
 
 
 class SceneMaker:
-    """Draws scenes of one recipe from one seed; `motion` replaces the recipe's own poses by real ones."""
+    """Draws scenes of one recipe from one seed; `motion` replaces the recipe's own poses by real ones, `backdrops` its
+    painted backgrounds by photographs."""
 
-    def __init__(self, body: Body, recipe: SceneRecipe, seed: int, motion: Motion | None = None) -> None:
+    def __init__(
+        self,
+        body: Body,
+        recipe: SceneRecipe,
+        seed: int,
+        motion: Motion | None = None,
+        backdrops: Backdrops | None = None,
+    ) -> None:
         self.body, self.recipe, self.seed = body, recipe, seed
         self.recorded = motion.poses() if motion else None
         self.renderer = RasterRenderer()
-        self.textures = Textures(recipe.image_size)
+        self.textures, self.backdrops = Textures(recipe.image_size), backdrops
         self.faces = body.faces.cpu().numpy()
         self.regions = body.regions
         self.rest_m = body(_at_rest()).vertices_cam_m[0].numpy()
@@ -117,7 +126,7 @@ class SceneMaker:
         depth_m = camera.focal_px * extent_m / (fraction * side) + float(high[2] - low[2]) / 2
         room = max(0.0, 1 - fraction) / 2
         if rng.random() < self.recipe.truncation:
-            room = 0.38  # the person's centre may come close to the border
+            room = TRUNCATED_ROOM
         target_px = side * (0.5 + rng.uniform(-room, room, 2))
         middle = (low + high) / 2
         offset = [
@@ -140,17 +149,11 @@ class SceneMaker:
         body_mask = frame.mask[0]
         albedo = dress(rng, self.regions, self.rest_m, REGIONS)[None]
         colours = interpolate(frame, vertices, self.faces, albedo, camera)[0]
-        picture = background(rng, self.textures, self.recipe.clutter)
-        picture[body_mask] = light(rng, frame.normals_cam[0], colours)[body_mask]
+        picture = background(rng, self.textures, self.backdrops, self.recipe.clutter)
+        light(rng, picture, body_mask, frame.normals_cam[0], colours, self.recipe.lamps)
         keypoints_px = camera.project(joints_cam_m)
         hidden = self._occlude(rng, picture, body_mask, keypoints_px)
-        pixels, jpeg = photograph(
-            rng,
-            picture,
-            rng.uniform(*self.recipe.blur_px),
-            rng.uniform(*self.recipe.noise),
-            int(rng.integers(self.recipe.jpeg_quality[0], self.recipe.jpeg_quality[1] + 1)),
-        )
+        pixels, jpeg = photograph(rng, picture, self.recipe)
         sample = Sample(
             id=hashlib.sha256(jpeg).hexdigest()[:16],
             image=pixels,
@@ -178,11 +181,10 @@ class SceneMaker:
         for _ in range(rng.integers(low, high + 1)):
             about = keypoints_px[rng.integers(len(keypoints_px))].numpy().astype(np.float64)
             extent = rng.uniform(*self.recipe.occluder_fraction) * span_px * 1.5
-            mask = occluder_mask(rng, picture.shape[0], about + rng.normal(0, 0.1 * span_px, 2), extent)
-            cover = self.textures.patch(rng)
+            mask = shape_mask(rng, picture.shape[0], about + rng.normal(0, 0.1 * span_px, 2), extent)
             if (body_mask & ~(hidden | mask)).sum() < MIN_VISIBLE * body_mask.sum():
                 continue
-            picture[mask] = cover[mask]
+            self.textures.paint(rng, picture, mask)
             hidden |= mask
         return hidden
 

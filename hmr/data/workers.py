@@ -18,6 +18,7 @@ import torch
 
 from hmr.body import load_body
 from hmr.data.amass import load_amass
+from hmr.data.paint import Backdrops
 from hmr.data.recipe import SceneRecipe
 from hmr.data.synthetic import SceneMaker
 
@@ -44,6 +45,14 @@ def in_order(make: Callable[[int], T], chunks: int, workers: int) -> Iterator[T]
 
 
 @functools.lru_cache(maxsize=4)
-def scene_maker(recipe: SceneRecipe, seed: int, motion: Path | None) -> SceneMaker:
+def scene_maker(
+    recipe: SceneRecipe, seed: int, motion: Path | None = None, backdrops: Path | None = None
+) -> SceneMaker:
     """The maker of a process, kept between its chunks."""
-    return SceneMaker(load_body(), recipe, seed, load_amass(motion) if motion else None)
+    return SceneMaker(
+        load_body(),
+        recipe,
+        seed,
+        load_amass(motion) if motion else None,
+        Backdrops(backdrops, recipe.image_size) if backdrops else None,
+    )

@@ -17,11 +17,11 @@ int32 [faces, 3], pictures [height, width, ...]; (focal, cx, cy) is the camera, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
+
+from hmr.compiled import compiled
 
 __all__ = ["NEAR_M", "accumulate_normals", "draw", "interpolate_pixels", "orient_pixels"]
 
@@ -32,52 +32,40 @@ SMALLEST_EDGE = 0.5 / SUBPIXELS**2  # less than any positive value that an edge 
 Vector = tuple[float, float, float]
 
 
-def _compiled(function: Callable) -> Callable:
-    """numba's machine code, free of the interpreter's lock so that threads share a batch. Kept on disk where
-    numba finds a folder it may write to, compiled anew in each process where it does not."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-# `no_type_check` keeps jaxtyping's import hook (tests) from wrapping what numba has to read.
-
-
-@_compiled
+@compiled
 @no_type_check
 def _row(points: np.ndarray, index: int) -> Vector:
     """A row as three numbers: numba keeps them in registers, where a view of an array would cost."""
     return np.float64(points[index, 0]), np.float64(points[index, 1]), np.float64(points[index, 2])
 
 
-@_compiled
+@compiled
 @no_type_check
 def _dot(p: Vector, q: Vector) -> float:
     return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
 
 
-@_compiled
+@compiled
 @no_type_check
 def _cross(p: Vector, q: Vector) -> Vector:
     return p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]
 
 
-@_compiled
+@compiled
 @no_type_check
 def _face_normal(a: Vector, b: Vector, c: Vector) -> Vector:
     """Outward if the corners run counter-clockwise seen from outside; twice the face's area long."""
     return _cross((b[0] - a[0], b[1] - a[1], b[2] - a[2]), (c[0] - a[0], c[1] - a[1], c[2] - a[2]))
 
 
-@_compiled
+@compiled
 @no_type_check
 def _corners(vertices: np.ndarray, faces: np.ndarray, face: int) -> tuple[Vector, Vector, Vector]:
     a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
     return _row(vertices, a), _row(vertices, b), _row(vertices, c)
 
 
-@_compiled
+@compiled
 @no_type_check
 def _project(vertices: np.ndarray, focal: float, cx: float, cy: float) -> np.ndarray:
     """Columns u, v (pixels, snapped) and 1/z; 1/z is 0 for a vertex that cannot be drawn."""
@@ -93,7 +81,7 @@ def _project(vertices: np.ndarray, focal: float, cx: float, cy: float) -> np.nda
     return points
 
 
-@_compiled
+@compiled
 @no_type_check
 def _centres_between(low: float, high: float, count: int) -> tuple[int, int]:
     """First and last index of the pixels, among `count`, whose centres lie in [low, high]."""
@@ -102,14 +90,14 @@ def _centres_between(low: float, high: float, count: int) -> tuple[int, int]:
     return first, last
 
 
-@_compiled
+@compiled
 @no_type_check
 def _least(dx: float, dy: float) -> float:
     """What an edge function must reach: 0 on a top or left edge (its points are ours), else more than 0."""
     return 0.0 if dy < 0.0 or (dy == 0.0 and dx > 0.0) else SMALLEST_EDGE
 
 
-@_compiled
+@compiled
 @no_type_check
 def _fill(
     a: Vector, b: Vector, c: Vector, area: float, face: int, nearest: np.ndarray, face_ids: np.ndarray
@@ -139,7 +127,7 @@ def _fill(
             edge_c -= ab_y
 
 
-@_compiled
+@compiled
 @no_type_check
 def draw(
     vertices: np.ndarray,
@@ -169,7 +157,7 @@ def draw(
                 depth[row, column] = np.float32(1.0) / depth[row, column]
 
 
-@_compiled
+@compiled
 @no_type_check
 def _weights(ray: Vector, a: Vector, b: Vector, c: Vector) -> Vector:
     """Barycentric weights of the point where a ray meets the triangle's plane. Snapping can put that point a
@@ -184,7 +172,7 @@ def _weights(ray: Vector, a: Vector, b: Vector, c: Vector) -> Vector:
     return weight_a / total, weight_b / total, weight_c / total
 
 
-@_compiled
+@compiled
 @no_type_check
 def interpolate_pixels(
     face_ids: np.ndarray,
@@ -213,7 +201,7 @@ def interpolate_pixels(
                 out[row, column, channel] = value
 
 
-@_compiled
+@compiled
 @no_type_check
 def accumulate_normals(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray) -> None:
     """Adds each face's cross product (twice its area long) to its corners."""
@@ -225,7 +213,7 @@ def accumulate_normals(vertices: np.ndarray, faces: np.ndarray, normals: np.ndar
                 normals[faces[face, corner], axis] += normal[axis]
 
 
-@_compiled
+@compiled
 @no_type_check
 def orient_pixels(
     normals: np.ndarray,

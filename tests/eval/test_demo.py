@@ -21,8 +21,7 @@ from rl.trainer import align
 
 ALIGNMENT = {"loss_type": "weighted", "max_steps": 3, "per_device_train_batch_size": 2}
 SMALL = DemoSettings(
-    explore_images=4,
-    admit_images=2,
+    calibration_images=8,
     train_images=4,
     test_images=3,
     group_size=5,

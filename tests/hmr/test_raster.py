@@ -94,18 +94,6 @@ def test_vertex_normals_weigh_faces_by_area_and_leave_loose_vertices_zero():
     np.testing.assert_array_equal(normals[4], 0)
 
 
-def test_kernels_compile_where_no_cache_can_be_written(monkeypatch):
-    real = kernels.njit
-
-    def njit_without_a_folder(**options):
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return real(**options)
-
-    monkeypatch.setattr(kernels, "njit", njit_without_a_folder)
-    assert kernels._compiled(lambda x: x + 1)(1) == 2
-
-
 def test_an_unknown_renderer_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match="'mitsuba'; there are raster, pyrender"):
         load_renderer("mitsuba")
