@@ -1,12 +1,13 @@
-"""A policy beside what it must beat: the mean pose and a regression head on the same encoder.
+"""A policy beside what it must beat, the mean pose and a regression head on the same encoder, and itself with guidance.
 
 Both baselines answer once, so their M hypotheses are one body repeated: every reduction of theirs is the same number,
-and a minimum over M is no advantage to them. Read `averaged` and `hyp0` against them for a fair match.
+and a minimum over M is no advantage to them. Read `averaged` and `hyp0` against them for a fair match. What they lack
+is doubt: calibration is asked of the sets of hypotheses alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,93 @@ from typing import Any
 import torch
 
 from eval.demo import Stage
-from eval.protocol import Report, evaluate_policy
-from hmr.body import load_body
+from eval.protocol import Policy, Report, evaluate_policy
+from hmr.body import Body, load_body
 from hmr.data.benchmark import draw_split
 from hmr.data.store import read_labelled, set_digest
-from hmr.policy import DiffusionPolicy, Features
+from hmr.detect import EmbeddedDetector
+from hmr.guidance import DetectionGuidance
+from hmr.policy import DiffusionPolicy, Features, Guidance
 from hmr.types import Hypotheses, Sample
 
-__all__ = ["Comparison", "MeanPose", "RegressionHead", "evaluate_with_baselines"]
+__all__ = [
+    "ANSWER_ONCE",
+    "SPLITS",
+    "Comparison",
+    "Guided",
+    "MeanPose",
+    "RegressionHead",
+    "evaluate_with_baselines",
+]
 
+SPLITS = ("wild-test", "lab-test")  # of hmr.data.benchmark: nothing is fitted on these
+ANSWER_ONCE = ("mean pose", "regression head")
+GROUP_SIZE = 20
+
+
+class RegressionHead:
+    """The policy's own regression head, trained in the same run on the same features."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        self.policy = policy
+
+    def encode(self, samples: Sequence[Sample]) -> Features:
+        return self.policy.encode(samples)
+
+    def sample(self, features: Features, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
+        return [_repeated(group, num_samples) for group in self.policy.regress(features)]
+
+
+class MeanPose(RegressionHead):
+    """The mean of the training targets, placed in the crop: what one would say without looking."""
+
+    def sample(self, features: Features, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
+        x0 = torch.zeros(len(features), 1, len(self.policy.mean))
+        params = self.policy.from_x0(x0, features)
+        cameras = [group.camera for group in self.policy.regress(features)]
+        return [
+            _repeated(Hypotheses(params[index], camera), num_samples) for index, camera in enumerate(cameras)
+        ]
+
+
+class Guided:
+    """The policy with its sampler pulled towards what else is known of an image; the same starting noise."""
+
+    def __init__(
+        self, policy: DiffusionPolicy, guidance_of: Callable[[Sequence[Sample], Features], Guidance]
+    ) -> None:
+        self.policy, self.guidance_of = policy, guidance_of
+
+    def encode(self, samples: Sequence[Sample]) -> tuple[Features, Guidance]:
+        features = self.policy.encode(samples)
+        return features, self.guidance_of(samples, features)
+
+    def sample(
+        self, features: tuple[Features, Guidance], num_samples: int, generator: torch.Generator
+    ) -> list[Hypotheses]:
+        seen, guidance = features
+        return self.policy.sample(seen, num_samples, generator, guidance=guidance)
+
+
+def _repeated(group: Hypotheses, count: int) -> Hypotheses:
+    return Hypotheses(group.params[torch.zeros(count, dtype=torch.long)], group.camera)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    reports: dict[str, Report]  # by rival, from what is easiest to beat
+    benchmark: str  # content hash of the scenes
+    base_policy: str  # content hash of its weights
+
+    def to_json(self) -> dict[str, Any]:
+        """The diffusion's R and what its spread is worth at the top; the others beside it."""
+        figures = {
+            name.replace(" ", "_"): report.summary() | ({} if name in ANSWER_ONCE else report.uncertainty())
+            for name, report in self.reports.items()
+        }
         return {
-            **summaries.pop("policy"),
-            "baselines": summaries,
+            **figures.pop("diffusion"),
+            "beside": figures,
             "benchmark": self.benchmark,
             "base_policy": self.base_policy,
         }
@@ -42,23 +118,41 @@ def evaluate_with_baselines(
     motion: Path | None = None,
     workers: int = 1,
 ) -> Comparison:
-    """Draw the split's scenes (once) and evaluate all three. Raises ValueError for an unknown split."""
+    """Draw the split's scenes (once) and evaluate all rivals on the same starting noise.
+
+    Raises ValueError for an unknown split, FileNotFoundError for a motion folder that is not there.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split to evaluate on is called {split!r}; there are {', '.join(SPLITS)}")
     if motion is not None and not motion.exists():
         raise FileNotFoundError(f"{motion}: there is no such folder of AMASS npz files")
     tick = stage(f"drawing {images} scenes", images)
     folder = draw_split(split, out, images, motion=motion, workers=workers, progress=tick)
     labelled, body = read_labelled(folder), load_body()
     reports = {}
-    rivals = {"policy": policy, "regression head": RegressionHead(policy), "mean pose": MeanPose(policy)}
-    for name, rival in rivals.items():
+    for name, rival in _rivals(policy, body).items():
         ticks = stage(f"evaluating the {name}", images)
         reports[name] = evaluate_policy(
             rival,
             body,
             labelled,
-            num_samples=samples if name == "policy" else 20,
-            group_size=20 if samples >= 20 else samples,
+            num_samples=samples,
+            group_size=min(GROUP_SIZE, samples),
             seed=seed,
             progress=lambda done, total, ticks=ticks: ticks(done),
         )
     return Comparison(reports, set_digest(folder), policy.digest())
+
+
+def _rivals(policy: DiffusionPolicy, body: Body) -> dict[str, Policy]:
+    detector = EmbeddedDetector(policy)
+
+    def detected(samples: Sequence[Sample], features: Features) -> Guidance:
+        return DetectionGuidance(policy, body, features, [detector.look(sample) for sample in samples])
+
+    return {
+        "mean pose": MeanPose(policy),
+        "regression head": RegressionHead(policy),
+        "diffusion": policy,
+        "diffusion with guidance": Guided(policy, detected),
+    }

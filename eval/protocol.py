@@ -32,8 +32,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hmr.calibration import MIN_IMAGES, coverage, hidden_by_occluder, hidden_over_visible
 from hmr.metrics import (
     average_pose,
+    joint_std_mm,
     mean_of_errors,
     min_of_errors,
     mpjpe_mm,
@@ -42,19 +44,23 @@ from hmr.metrics import (
     pve_mm,
     spread_mm,
 )
-from hmr.types import BodyParams, Hypotheses, Labelled, Posed, Sample, Scorer, Truth
+from hmr.types import JOINT_NAMES, BodyParams, Hypotheses, Labelled, Posed, Sample, Scorer, Truth
 
 __all__ = [
     "ERROR_METRICS",
     "PROTOCOL",
     "SPREAD_METRICS",
+    "UNCERTAINTY_METRICS",
+    "Policy",
     "Report",
     "ScoredGroup",
     "evaluate_policy",
+    "noise_generator",
 ]
 
 ERROR_METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
 SPREAD_METRICS = ("spread_visible_mm", "spread_occluded_mm")
+UNCERTAINTY_METRICS = ("calibration_80", "spread_occluded_over_visible")
 PROTOCOL: dict[str, str] = {
     "unit": "millimetre",
     "joints": "24, in SMPL's order; the pelvis counts, as a zero of MPJPE",
@@ -69,6 +75,10 @@ PROTOCOL: dict[str, str] = {
     "pick": "the best-scored of the first G; equal best scores give their mean error; no score, no value",
     "spread": "mean_j sqrt(mean_m |p_mj - mean_m p_mj|^2) over all M, pelvis-aligned, pelvis left out; "
     "visible: joints inside the image that nothing but the body hides; occluded: the others",
+    "calibration_80": "share of the 23 x 3 pelvis-aligned joint coordinates, camera axes, whose truth lies between the "
+    "10th and the 90th percentile of the M samples; pelvis left out",
+    "spread_occluded_over_visible": "mean_j of a joint's std (as in spread) averaged over the images where an occluder "
+    f"hides it, over the same where it is visible; joints with at least {MIN_IMAGES} images of each",
     "images": "mean over images; one without a value (no occluded joint, no score) is left out of that mean",
     "noise": "seeded by the run's seed and the image's id: policies under comparison share it",
     "box": "the Sample's: detected or jittered, never the true one",
@@ -99,9 +109,8 @@ class Report:
     """One policy's evaluation; values by image stay, because intervals and pairs are made of them."""
 
     sample_ids: tuple[str, ...]
-    values: Mapping[
-        str, Mapping[str, Float[np.ndarray, " images"]]
-    ]  # metric -> reduction -> mm, NaN: no value
+    # metric -> reduction or joint -> a value an image, NaN where it has none
+    values: Mapping[str, Mapping[str, Float[np.ndarray, " images"]]]
     groups: tuple[ScoredGroup, ...]  # empty without a scorer
 
     def summary(self) -> dict[str, dict[str, float | None] | float | None]:
@@ -111,6 +120,20 @@ class Report:
             for metric in ERROR_METRICS
         }
         return summary | {metric: _mean_or_none(self.values[metric]["all"]) for metric in SPREAD_METRICS}
+
+    def uncertainty(self) -> dict[str, float | None]:
+        """`calibration_80` and `spread_occluded_over_visible` (hmr/calibration.py), None where nothing can be said."""
+        hidden, visible = (
+            np.stack([self.values[metric][name] for name in JOINT_NAMES[1:]], axis=1)
+            for metric in ("std_hidden_mm", "std_visible_mm")
+        )
+        ratio = hidden_over_visible(hidden, visible)
+        figures = _mean_or_none(self.values["calibration_80"]["all"]), ratio
+        return dict(zip(UNCERTAINTY_METRICS, figures, strict=True))
+
+    def spread_mm(self) -> float:
+        """The spread over all joints, visible and occluded: mean over joints, then over images."""
+        return float(self.values["spread_mm"]["all"].mean())
 
 
 def evaluate_policy(
@@ -136,12 +159,12 @@ def evaluate_policy(
     rows, groups = [], []
     for done, item in enumerate(labelled, start=1):
         params = _sample_params(policy, item.sample, num_samples, seed)
-        errors, spreads = _measure(body, params, item.truth)
+        errors, doubt = _measure(body, params, item.truth)
         group = None
         if scorer is not None:
             group = _score(scorer, item.sample, params[:group_size], errors)
             groups.append(group)
-        rows.append(_reduce(errors, group, num_samples, group_size) | spreads)
+        rows.append(_reduce(errors, group, num_samples, group_size) | doubt)
         if progress is not None:
             progress(done, len(labelled))
     values = {
@@ -151,11 +174,14 @@ def evaluate_policy(
     return Report(tuple(item.sample.id for item in labelled), values, tuple(groups))
 
 
-def _sample_params(policy: Policy, sample: Sample, num_samples: int, seed: int) -> BodyParams:
-    """One image at a time, so that its noise depends on nothing but the seed and its id."""
+def noise_generator(seed: int, sample: Sample) -> torch.Generator:
+    """The starting noise of one image: it depends on nothing but the run's seed and the image's id."""
     digest = hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
-    params = policy.sample(policy.encode([sample]), num_samples, generator)[0].params
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
+
+
+def _sample_params(policy: Policy, sample: Sample, num_samples: int, seed: int) -> BodyParams:
+    params = policy.sample(policy.encode([sample]), num_samples, noise_generator(seed, sample))[0].params
     if not all(tensor.isfinite().all() for tensor in vars(params).values()):
         # Left alone, a NaN would drop its image from the means and flatter a policy that diverged.
         raise ValueError(
@@ -168,7 +194,7 @@ def _sample_params(policy: Policy, sample: Sample, num_samples: int, seed: int) 
 def _measure(
     body: Callable[[BodyParams], Posed], params: BodyParams, truth: Truth
 ) -> tuple[dict[str, Float[Tensor, " samples_and_average"]], dict[str, dict[str, float]]]:
-    """Errors of the M hypotheses and, last, of their average; spreads of the M."""
+    """Errors of the M hypotheses and, last, of their average; what the M say of their own doubt."""
     true = body(truth.params)
     true_joints = truth.joints_cam_m
     everyone = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
@@ -183,8 +209,24 @@ def _measure(
         "pa_mpjpe_mm": pa_mpjpe_mm(all_joints, true_joints),
         "pve_mm": torch.cat(pve),
     }
-    masks = zip(SPREAD_METRICS, (truth.visible, ~truth.visible), strict=True)
-    return errors, {name: {"all": spread_mm(all_joints[:-1], mask).item()} for name, mask in masks}
+    return errors, _doubt(all_joints[:-1], truth)
+
+
+def _doubt(joints_cam_m: Float[Tensor, "samples 24 3"], truth: Truth) -> dict[str, dict[str, float]]:
+    """Spreads over sets of joints, each joint's own where it is hidden or seen (else NaN), and the coverage."""
+    masks = {
+        "spread_mm": torch.ones_like(truth.visible),
+        "spread_visible_mm": truth.visible,
+        "spread_occluded_mm": ~truth.visible,
+    }
+    spreads = {name: {"all": spread_mm(joints_cam_m, mask).item()} for name, mask in masks.items()}
+    std_mm = joint_std_mm(joints_cam_m)
+    sights = {"std_visible_mm": truth.visible, "std_hidden_mm": hidden_by_occluder(truth)}
+    by_joint: dict[str, dict[str, float]] = {
+        name: dict(zip(JOINT_NAMES[1:], torch.where(mask, std_mm, torch.nan)[1:].tolist(), strict=True))
+        for name, mask in sights.items()
+    }
+    return {**spreads, **by_joint, "calibration_80": {"all": coverage(joints_cam_m, truth.joints_cam_m)}}
 
 
 def _score(scorer: Scorer, sample: Sample, params: BodyParams, errors: Mapping[str, Tensor]) -> ScoredGroup:

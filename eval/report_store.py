@@ -1,9 +1,12 @@
-"""Evaluations on disk, so that a second run need not measure again what has not changed."""
+"""Evaluations on disk, so that a second run need not measure again what has not changed.
+
+A key names everything that shaped a result but the code: after a change of the code remove the folder.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,16 @@ import numpy as np
 
 from eval.protocol import Report, ScoredGroup
 
-__all__ = ["load_report", "save_report"]
+__all__ = ["kept_report", "load_report", "save_report"]
+
+
+def kept_report(path: Path, key: Mapping[str, Any], evaluate: Callable[[], Report]) -> Report:
+    """The report in `path` if it was made from `key`; else `evaluate`'s, then kept there."""
+    report = load_report(path, key)
+    if report is None:
+        report = evaluate()
+        save_report(path, report, key)
+    return report
 
 
 def save_report(path: Path, report: Report, key: Mapping[str, Any]) -> None:

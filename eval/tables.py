@@ -34,6 +34,10 @@ SPREAD_LABELS = {
     "spread_visible_mm": "spread, visible joints",
     "spread_occluded_mm": "spread, occluded joints",
 }
+UNCERTAINTY_LABELS = {
+    "calibration_80": "truth inside the central 80 %",
+    "spread_occluded_over_visible": "std of a joint, hidden / seen",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Row:
     metric: str
     reduction: str
     values: Mapping[str, Interval | None]  # by variant
-    differences: Mapping[str, Interval | None]  # by variant other than base: variant - base, paired
+    differences: Mapping[str, Interval | None]  # by variant: variant - reference, paired; not of itself
 
     @property
     def label(self) -> str:
@@ -72,32 +76,34 @@ def stack_values(reports: Sequence[Report], metric: str, reduction: str) -> Floa
     return np.stack([report.values[metric][reduction] for report in reports])
 
 
-def compare(reports: Mapping[str, Sequence[Report]], *, seed: int = 0) -> list[Row]:
-    """One row a measure from the reports of each variant (`base` among them), one report a seed.
+def compare(reports: Mapping[str, Sequence[Report]], *, reference: str = "base", seed: int = 0) -> list[Row]:
+    """One row a measure from the reports of each variant, one report a seed; `reference` is one of the variants.
 
     Raises ValueError if the variants do not share images and number of seeds: their differences are paired.
     """
     shapes = {variant: (len(runs), *runs[0].sample_ids) for variant, runs in reports.items()}
     if len(set(shapes.values())) != 1:
         raise ValueError(f"{', '.join(reports)} must have the same seeds and the same images to be paired")
-    first = reports["base"][0]
+    first = reports[reference][0]
     return [
-        _row(reports, metric, reduction, seed)
+        _row(reports, reference, metric, reduction, seed)
         for metric in (*ERROR_METRICS, *SPREAD_METRICS)
         for reduction in first.values[metric]
     ]
 
 
-def _row(reports: Mapping[str, Sequence[Report]], metric: str, reduction: str, seed: int) -> Row:
+def _row(
+    reports: Mapping[str, Sequence[Report]], reference: str, metric: str, reduction: str, seed: int
+) -> Row:
     cells = {variant: stack_values(runs, metric, reduction) for variant, runs in reports.items()}
     return Row(
         metric,
         reduction,
         {variant: bootstrap_mean(table, seed=seed) for variant, table in cells.items()},
         {
-            variant: bootstrap_mean(table - cells["base"], seed=seed)
+            variant: bootstrap_mean(table - cells[reference], seed=seed)
             for variant, table in cells.items()
-            if variant != "base"
+            if variant != reference
         },
     )
 
@@ -128,7 +134,8 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def _cells(rows: Sequence[Row], bold: tuple[str, str]) -> tuple[list[str], list[list[str]]]:
     variants, differences = list(rows[0].values), list(rows[0].differences)
-    header = ["measure (mm)", *variants, *(f"{variant} - base" for variant in differences)]
+    reference = next(variant for variant in variants if variant not in differences)
+    header = ["measure (mm)", *variants, *(f"{variant} - {reference}" for variant in differences)]
     lines = [
         [
             row.label,
@@ -152,8 +159,8 @@ def _difference(interval: Interval | None, bold: tuple[str, str]) -> str:
     return text.join(bold) if interval.excludes_zero else text
 
 
-def baseline_table(reports: Mapping[str, Report]) -> Table:
-    """Means over the images for policies that were not paired, one column each."""
+def baseline_table(reports: Mapping[str, Report], answer_once: Sequence[str] = ()) -> Table:
+    """Means over the images, one column a policy; those that answer once have no doubt to calibrate."""
     table = Table(title="Held-out scenes, mm")
     table.add_column("measure", no_wrap=True)
     for name in reports:
@@ -161,10 +168,12 @@ def baseline_table(reports: Mapping[str, Report]) -> Table:
     first = next(iter(reports.values()))
     for metric in (*ERROR_METRICS, *SPREAD_METRICS):
         for reduction in first.values[metric]:
-            columns = [report.values[metric].get(reduction) for report in reports.values()]
-            cells = [
-                "-" if values is None or np.isnan(values).all() else f"{np.nanmean(values):.1f}"
-                for values in columns
-            ]
-            table.add_row(label(metric, reduction), *cells)
+            columns = [report.values[metric][reduction] for report in reports.values()]
+            if not all(np.isnan(values).all() for values in columns):  # nobody picks without a scorer
+                table.add_row(label(metric, reduction), *(f"{np.nanmean(values):.1f}" for values in columns))
+    table.add_section()
+    doubts = [{} if name in answer_once else report.uncertainty() for name, report in reports.items()]
+    for metric, words in UNCERTAINTY_LABELS.items():
+        cells = [doubt.get(metric) for doubt in doubts]
+        table.add_row(words, *("-" if cell is None else f"{cell:.2f}" for cell in cells))
     return table

@@ -22,8 +22,8 @@ def save_compact(policy: DiffusionPolicy, folder: Path) -> None:
     policy.save_pretrained(folder, state_dict=state)
 
 
-def load_policy(folder: Path | None = None) -> DiffusionPolicy:
-    """The policy of a folder (the shipped one by default), frozen, in evaluation mode, on the CPU, in float32.
+def load_policy(folder: Path | None = None, device: str = "cpu") -> DiffusionPolicy:
+    """The policy of a folder (the shipped one by default), frozen, in evaluation mode, in float32.
 
     Raises FileNotFoundError or ValueError, each naming the folder, where no policy can be read from it.
     """
@@ -33,7 +33,13 @@ def load_policy(folder: Path | None = None) -> DiffusionPolicy:
             f"{folder} holds no policy: a checkpoint has config.json and model.safetensors"
         )
     try:
-        policy = DiffusionPolicy.from_pretrained(folder, dtype="float32", local_files_only=True)
+        policy, found = DiffusionPolicy.from_pretrained(
+            folder, dtype="float32", local_files_only=True, output_loading_info=True
+        )
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ValueError(f"the policy in {folder} cannot be read: {error}") from error
+    if found["missing_keys"]:  # transformers would go on with what lay in memory
+        missing = ", ".join(sorted(found["missing_keys"]))
+        raise ValueError(f"the policy in {folder} lacks {missing}: another version wrote it")
+    policy.to(device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
     return policy.requires_grad_(False).eval()

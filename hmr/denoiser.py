@@ -2,7 +2,7 @@
 
 A residual MLP with adaptive layer norm (DiT, Peebles and Xie, ICCV 2023, arXiv 2212.09748). Everything that depends on
 the image and the time alone is computed once for a whole group, so a hypothesis costs two matrix products a block.
-Left out of ScoreHypo's denoiser (CVPR 2024): tokens and attention; `docs/base-policy.md` says what that trades.
+Left out of ScoreHypo's denoiser (CVPR 2024): tokens and attention, which `hmr.token_denoiser` has.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["Denoiser"]
+__all__ = ["Denoiser", "sinusoids"]
+
+
+def sinusoids(timesteps: Int[Tensor, "*batch"], frequencies: int) -> Float[Tensor, "*batch {2*frequencies}"]:
+    """Of the step index (Vaswani et al., 2017)."""
+    steps = torch.arange(frequencies, device=timesteps.device, dtype=torch.float32)
+    angles = timesteps[..., None].float() * torch.exp(-math.log(10_000.0) * steps / frequencies)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 class ModulatedBlock(nn.Module):
@@ -57,6 +64,10 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.from_guess.bias)
         self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))
         self.head = nn.Linear(width, dim)
+        self.silence()
+
+    def silence(self) -> None:
+        """Predict nothing, as at the start: the policy then samples from a Gaussian about its guess."""
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -68,16 +79,11 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "batch group steps dim"]:
         """The prediction for G hypotheses an image at K times an image."""
         seen, guess = condition[:, : -self.dim], condition[:, -self.dim :]
+        times = sinusoids(timesteps, self.frequencies).to(self.from_x.weight.dtype)
         image = self.from_seen(seen) + self.from_guess(guess)
-        context = image[:, None] + self.from_time(self._embed(timesteps))
+        context = image[:, None] + self.from_time(times)
         context = nn.functional.silu(context)[:, None]  # batch 1 steps width
         hidden = self.from_x(noisy)
         for block in self.blocks:
             hidden = block(hidden, context)
         return self.head(hidden)
-
-    def _embed(self, timesteps: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch channels"]:
-        """Sinusoids of the step index (Vaswani et al., 2017)."""
-        steps = torch.arange(self.frequencies, device=timesteps.device, dtype=torch.float32)
-        angles = timesteps[..., None].float() * torch.exp(-math.log(10_000.0) * steps / self.frequencies)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.from_x.weight.dtype)

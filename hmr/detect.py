@@ -2,8 +2,8 @@
 
 `look` reads keypoints, their deviation and the mask of one person. `find` slides windows of several sizes over the
 photograph and keeps those in which the encoder sees a whole person that fills the window as a crop does; it was
-trained on rendered people, so on real photographs it finds few and says how sure it is. A detector trained for the
-purpose (`transformers`: RT-DETR, ViTPose) is a later issue's; until then give boxes by hand where this one refuses.
+trained on rendered people, so on real photographs it finds few and says how sure it is. Detectors trained on
+photographs (`hmr.detect_transformers`) need weights; without them give boxes by hand where this one refuses.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from hmr.encoder import Seen
 from hmr.policy import DiffusionPolicy
-from hmr.types import Box, Camera, Detection, Sample
+from hmr.types import Box, Camera, Detection, Detector, Sample
 
-__all__ = ["EmbeddedDetector", "Found"]
+__all__ = ["EmbeddedDetector", "Found", "load_detector", "overlap"]
 
 WINDOW_FRACTIONS = (1.0, 0.75, 0.55, 0.4, 0.3)  # of the longer image side
 STRIDE = 0.25  # of the window
@@ -120,14 +120,32 @@ def _distinct(found: list[Found]) -> list[Found]:
     """Greedy non-maximum suppression over candidates sorted by sureness."""
     kept: list[Found] = []
     for candidate in found:
-        if all(_overlap(candidate.box, other.box) < MAX_OVERLAP for other in kept):
+        if all(overlap(candidate.box, other.box) < MAX_OVERLAP for other in kept):
             kept.append(candidate)
     return kept
 
 
-def _overlap(a: Box, b: Box) -> float:
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union, 0 to 1."""
     width = min(a.x1, b.x1) - max(a.x0, b.x0)
     height = min(a.y1, b.y1) - max(a.y0, b.y0)
     shared = max(width, 0.0) * max(height, 0.0)
     areas = (a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0)
     return shared / (areas - shared)
+
+
+def load_detector(spec: str, policy: DiffusionPolicy) -> Detector:
+    """`embedded`, `transformers`, or `transformers:FINDER[,POSE[,SEGMENTER]]`, each a hub name or a local folder.
+
+    Raises ValueError for any other name and for a model that cannot be loaded.
+    """
+    kind, _, models = spec.partition(":")
+    if spec == EmbeddedDetector.name:
+        return EmbeddedDetector(policy)
+    if kind == "transformers":
+        from hmr.detect_transformers import load_transformers_detector
+
+        return load_transformers_detector(models)
+    raise ValueError(
+        f"no detector is called {spec!r}; known are embedded and transformers[:FINDER[,POSE[,SEGMENTER]]]"
+    )

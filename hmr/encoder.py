@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from hmr.types import NUM_JOINTS
 
-__all__ = ["CropEncoder", "Seen"]
+__all__ = ["CropEncoder", "SeeingHeads", "Seen"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,49 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(features) + self.skip(features))
 
 
-class CropEncoder(nn.Module):
+class SeeingHeads(nn.Module):
+    """The readable heads over a feature pyramid; an encoder makes the pyramid and inherits them."""
+
+    def _add_heads(self, pooled: int, pyramid: int, detail: int, part_channels: int) -> None:
+        """Channels of the pooled feature, of the grid that joints are found on, and of the finer one for the mask."""
+        self.heatmap = nn.Conv2d(pyramid, NUM_JOINTS, 1)
+        self.part = nn.Linear(pyramid, part_channels)
+        self.certainty = nn.Linear(pooled + pyramid, 2)
+        self.mask = nn.Conv2d(detail, 1, 1)
+        self.pooled_size = pooled
+        self.vector_size = pooled + NUM_JOINTS * (part_channels + 4)
+
+    def _read(
+        self,
+        pooled: Float[Tensor, "batch c"],
+        pyramid: Float[Tensor, "batch c2 h w"],
+        detail: Float[Tensor, "batch c3 h2 w2"],
+    ) -> Seen:
+        keypoints, parts = self._keypoints(pyramid)
+        shared = pooled[:, None].expand(-1, NUM_JOINTS, -1)
+        log_sigma, visible = self.certainty(torch.cat([shared, parts], dim=-1)).float().unbind(-1)
+        log_sigma = log_sigma.clamp(-5.0, 1.0)
+        readable = torch.cat([keypoints, log_sigma[..., None], visible.sigmoid()[..., None]], dim=-1)
+        vector = torch.cat([pooled.float(), self.part(parts).float().flatten(1), readable.flatten(1)], dim=-1)
+        return Seen(vector, keypoints, log_sigma, visible, self.mask(detail)[:, 0].float())
+
+    def _keypoints(
+        self, pyramid: Float[Tensor, "batch c h w"]
+    ) -> tuple[Float[Tensor, "batch 24 2"], Float[Tensor, "batch 24 c"]]:
+        """Soft-argmax positions, and the pyramid pooled under each joint's attention."""
+        height, width = pyramid.shape[-2:]
+        attention = self.heatmap(pyramid).float().flatten(2).softmax(dim=-1)
+        ys, xs = torch.meshgrid(
+            (torch.arange(height, device=pyramid.device) + 0.5) / height * 2 - 1,
+            (torch.arange(width, device=pyramid.device) + 0.5) / width * 2 - 1,
+            indexing="ij",
+        )
+        grid = torch.stack([xs.flatten(), ys.flatten()], dim=-1)
+        parts = torch.einsum("bjp,bcp->bjc", attention.to(pyramid.dtype), pyramid.flatten(2))
+        return attention @ grid, parts
+
+
+class CropEncoder(SeeingHeads):
     """`widths` are the channels at 1/4, 1/8 and 1/16 of the crop's side."""
 
     def __init__(self, widths: tuple[int, int, int], pyramid: int = 96, part_channels: int = 16) -> None:
@@ -83,12 +125,7 @@ class CropEncoder(nn.Module):
             nn.BatchNorm2d(pyramid // 2),
             nn.ReLU(inplace=True),
         )
-        self.heatmap = nn.Conv2d(pyramid, NUM_JOINTS, 1)
-        self.part = nn.Linear(pyramid, part_channels)
-        self.certainty = nn.Linear(coarse + pyramid, 2)
-        self.mask = nn.Conv2d(pyramid // 2, 1, 1)
-        self.pooled_size = coarse
-        self.vector_size = coarse + NUM_JOINTS * (part_channels + 4)
+        self._add_heads(coarse, pyramid, pyramid // 2, part_channels)
 
     def forward(self, crops: Float[Tensor, "batch 3 side side"]) -> Seen:
         """`crops`: RGB, 0 to 1, any side divisible by 16."""
@@ -99,26 +136,4 @@ class CropEncoder(nn.Module):
         pyramid = self.merge_middle(pyramid + self.lateral_middle(middle))
         detail = F.interpolate(self.to_fine(pyramid), scale_factor=2.0, mode="nearest")
         detail = self.merge_fine(detail + self.lateral_fine(fine))
-        pooled = coarse.mean(dim=(2, 3))
-        keypoints, parts = self._keypoints(pyramid)
-        shared = pooled[:, None].expand(-1, NUM_JOINTS, -1)
-        log_sigma, visible = self.certainty(torch.cat([shared, parts], dim=-1)).float().unbind(-1)
-        log_sigma = log_sigma.clamp(-5.0, 1.0)
-        readable = torch.cat([keypoints, log_sigma[..., None], visible.sigmoid()[..., None]], dim=-1)
-        vector = torch.cat([pooled.float(), self.part(parts).float().flatten(1), readable.flatten(1)], dim=-1)
-        return Seen(vector, keypoints, log_sigma, visible, self.mask(detail)[:, 0].float())
-
-    def _keypoints(
-        self, pyramid: Float[Tensor, "batch c h w"]
-    ) -> tuple[Float[Tensor, "batch 24 2"], Float[Tensor, "batch 24 c"]]:
-        """Soft-argmax positions, and the pyramid pooled under each joint's attention."""
-        height, width = pyramid.shape[-2:]
-        attention = self.heatmap(pyramid).float().flatten(2).softmax(dim=-1)
-        ys, xs = torch.meshgrid(
-            (torch.arange(height, device=pyramid.device) + 0.5) / height * 2 - 1,
-            (torch.arange(width, device=pyramid.device) + 0.5) / width * 2 - 1,
-            indexing="ij",
-        )
-        grid = torch.stack([xs.flatten(), ys.flatten()], dim=-1)
-        parts = torch.einsum("bjp,bcp->bjc", attention.to(pyramid.dtype), pyramid.flatten(2))
-        return attention @ grid, parts
+        return self._read(coarse.mean(dim=(2, 3)), pyramid, detail)

@@ -5,6 +5,8 @@
 | `mpjpe_mm` | MPJPE(h) | mean over joints of their distance, both skeletons moved to put the pelvis at 0 |
 | `pa_mpjpe_mm` | PA-MPJPE(h) | the same after the best similarity (least squares; Umeyama, TPAMI 1991) |
 | `pve_mm` | PVE(h) | mean over vertices of their distance, both bodies moved by their pelvis joint |
+| `joint_std_mm` | sigma_j | standard deviation of one joint over a group |
+| `spread_mm` | mean_j sigma_j | its mean over the joints asked for |
 | `min_of_errors` | min_m e(h_m) | the best of the first `count` hypotheses, chosen by the truth |
 | `mean_of_errors` | mean_m e(h_m) | the mean of the errors; *not* the error of the mean |
 | `average_pose` | avg_m h_m | the averaged body: e(avg_m h_m) is another, usually lower number |
@@ -28,7 +30,10 @@ from torch import Tensor
 from hmr.types import BodyParams
 
 __all__ = [
+    "PELVIS",
+    "about_pelvis",
     "average_pose",
+    "joint_std_mm",
     "mean_of_errors",
     "min_of_errors",
     "mpjpe_mm",
@@ -42,11 +47,16 @@ PELVIS = 0
 MM_PER_M = 1000.0
 
 
+def about_pelvis(joints_cam_m: Float[Tensor, "*batch 24 3"]) -> Float[Tensor, "*batch 24 3"]:
+    """The skeleton moved so that its own pelvis is the origin."""
+    return joints_cam_m - joints_cam_m[..., PELVIS : PELVIS + 1, :]
+
+
 def mpjpe_mm(
     pred_joints_cam_m: Float[Tensor, "*#batch 24 3"], true_joints_cam_m: Float[Tensor, "*#batch 24 3"]
 ) -> Float[Tensor, "*#batch"]:
     """Mean per-joint position error over all 24 joints, pelvis-aligned (the pelvis counts, as a zero)."""
-    return _mean_distance_mm(_about_pelvis(pred_joints_cam_m), _about_pelvis(true_joints_cam_m))
+    return _mean_distance_mm(about_pelvis(pred_joints_cam_m), about_pelvis(true_joints_cam_m))
 
 
 def pa_mpjpe_mm(
@@ -56,7 +66,7 @@ def pa_mpjpe_mm(
 
     A prediction whose joints all coincide has no orientation and no size: it is moved onto the true centroid.
     """
-    pred, true = torch.broadcast_tensors(_about_pelvis(pred_joints_cam_m), _about_pelvis(true_joints_cam_m))
+    pred, true = torch.broadcast_tensors(about_pelvis(pred_joints_cam_m), about_pelvis(true_joints_cam_m))
     registered = roma.rigid_points_registration(pred, true, compute_scaling=True)
     rotation, translation, scale = cast("tuple[Tensor, Tensor, Tensor]", registered)
     aligned = scale[..., None, None] * pred @ rotation.mT + translation[..., None, :]
@@ -77,19 +87,28 @@ def pve_mm(
     return _mean_distance_mm(pred, true)
 
 
+def joint_std_mm(joints_cam_m: Float[Tensor, "*batch group 24 3"]) -> Float[Tensor, "*batch 24"]:
+    """How far the hypotheses disagree on each joint: sqrt(mean_g |p_gj - mean_g p_gj|^2).
+
+    The root of the summed variance of x, y and z (population form, over G), skeletons pelvis-aligned: the pelvis
+    itself is zero.
+    """
+    joints = about_pelvis(joints_cam_m)
+    variance = (joints - joints.mean(dim=-3, keepdim=True)).square().sum(dim=-1).mean(dim=-2)
+    return MM_PER_M * variance.sqrt()
+
+
 def spread_mm(
     joints_cam_m: Float[Tensor, "*batch group 24 3"], joint_mask: Bool[Tensor, "*#batch 24"]
 ) -> Float[Tensor, "*batch"]:
-    """How far hypotheses lie apart: mean_j sqrt(mean_g |p_gj - mean_g p_gj|^2) over the joints j of the mask.
+    """How far hypotheses lie apart: the mean of `joint_std_mm` over the joints of the mask.
 
-    The root of the summed variance of x, y and z (population form, over G), skeletons pelvis-aligned. The
-    pelvis is left out, being zero by the alignment. NaN where the mask holds no other joint: there is no
+    The pelvis is left out, being zero by the alignment. NaN where the mask holds no other joint: there is no
     spread of nothing, and zero would read as perfect agreement.
     """
-    joints = _about_pelvis(joints_cam_m)
-    per_joint = (joints - joints.mean(dim=-3, keepdim=True)).square().sum(dim=-1).mean(dim=-2).sqrt()
+    per_joint = joint_std_mm(joints_cam_m)
     weights = joint_mask.to(per_joint.dtype).expand(per_joint.shape)[..., PELVIS + 1 :]
-    return MM_PER_M * (per_joint[..., PELVIS + 1 :] * weights).sum(dim=-1) / weights.sum(dim=-1)
+    return (per_joint[..., PELVIS + 1 :] * weights).sum(dim=-1) / weights.sum(dim=-1)
 
 
 def min_of_errors(errors_mm: Float[Tensor, "*batch group"], count: int) -> Float[Tensor, "*batch"]:
@@ -142,10 +161,6 @@ def average_pose(params: BodyParams) -> BodyParams:
 def _mean_rotvec(rotvec: Float[Tensor, "*shape 3"], dim: int) -> Float[Tensor, "*fewer 3"]:
     mean = roma.rotvec_to_rotmat(rotvec).mean(dim=dim)
     return roma.rotmat_to_rotvec(roma.special_procrustes(mean))
-
-
-def _about_pelvis(joints_cam_m: Float[Tensor, "*batch 24 3"]) -> Float[Tensor, "*batch 24 3"]:
-    return joints_cam_m - joints_cam_m[..., PELVIS : PELVIS + 1, :]
 
 
 def _mean_distance_mm(

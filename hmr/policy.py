@@ -1,7 +1,7 @@
 """The diffusion policy: one photograph of a person -> as many body hypotheses as asked for.
 
 Follows ScoreHypo (CVPR 2024) and ADHMR (ICML 2025, arXiv 2505.10250) in the large: a deterministic encoder, a
-conditional denoiser, DDIM in a few steps, hypothesis 0 from zero noise. It differs where their papers or our
+conditional denoiser, a solver in a few steps, hypothesis 0 from zero noise. It differs where their papers or our
 measurements advise it: rotations, shape and camera are all diffused (theirs regresses the last two); the prediction
 target is v on a schedule whose terminal signal-to-noise ratio is zero (Lin et al., WACV 2024, arXiv 2305.08891), since
 epsilon at a high terminal ratio samples from the wrong prior.
@@ -12,24 +12,33 @@ epsilon at a high terminal ratio samples from the wrong prior.
 | noise             | eps           | N(0, I)                                                    |
 | noisy             | x_t           | sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps                    |
 | target            | v_t           | sqrt(abar_t) eps - sqrt(1 - abar_t) x_0                    |
+| guess             | g             | the regression head's x_0, part of the condition           |
+| guess_std         | r             | standard deviation of x_0 - g, from pretraining            |
+| prediction        | v_theta       | denoiser + (a x_t - E[x_0 | x_t]) / s, E under N(g, r^2)   |
 | denoising error   | L(x_t, eps)   | mean over the parameters of (v_theta - v_t)^2              |
+
+with a = sqrt(abar_t) and s = sqrt(1 - abar_t): the denoiser that predicts nothing samples from a Gaussian about the
+guess, exactly (E[x_0 | x_t] = g + a r^2 (x_t - a g) / (a^2 r^2 + s^2)), and what is learned is all that is not
+Gaussian. It is the preconditioning of EDM (Karras et al., NeurIPS 2022, arXiv 2206.00364) about a mean that the image
+gives.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from hmr.backbone import PREFIX, BackboneCard, TransformersEncoder, describe_backbone
 from hmr.body import Body
 from hmr.denoiser import Denoiser
 from hmr.encoder import CropEncoder, Seen
@@ -42,13 +51,24 @@ from hmr.parametrization import (
     vector_from_params,
 )
 from hmr.render.overlay import crop_image
+from hmr.solver import Solver, new_solver
+from hmr.token_denoiser import TokenDenoiser
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Hypotheses, Sample
 
-__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features"]
+__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]
+
+
+GUESS_STD = (0.05, 1.5)  # of a standardised parameter, whatever the head says
 
 
 class DiffusionPolicyConfig(PretrainedConfig):
-    """Everything a checkpoint needs to be built again; chosen values live in configs/."""
+    """Everything a checkpoint needs to be built again; chosen values live in configs/.
+
+    encoder: "embedded", or "transformers:" and a backbone's hub name or folder (`hmr.backbone`); `backbone` is its
+    card, read from there when it is not given.
+    denoiser: "mlp", or "tokens" with a layout of `hmr.token_denoiser` in `tokens` and its `heads`.
+    solver: "ddim" or "dpm++" (`hmr.solver`).
+    """
 
     model_type = "meshcritic_diffusion_policy"
 
@@ -61,6 +81,12 @@ class DiffusionPolicyConfig(PretrainedConfig):
         depth: int = 4,
         num_train_timesteps: int = 1000,
         num_inference_steps: int = 8,
+        denoiser: str = "mlp",
+        tokens: str = "joints",
+        heads: int = 8,
+        solver: str = "ddim",
+        encoder: str = "embedded",
+        backbone: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.crop_size = crop_size
@@ -70,6 +96,12 @@ class DiffusionPolicyConfig(PretrainedConfig):
         self.depth = depth
         self.num_train_timesteps = num_train_timesteps
         self.num_inference_steps = num_inference_steps
+        self.denoiser = denoiser
+        self.tokens = tokens
+        self.heads = heads
+        self.solver = solver
+        self.encoder = encoder
+        self.backbone = backbone
         super().__init__(**kwargs)
 
 
@@ -87,6 +119,17 @@ class Features:
         return Features(self.condition[rows], self.geometry[rows])
 
 
+@runtime_checkable
+class Guidance(Protocol):
+    """Pulls predictions towards what else is known of the images; `hmr.guidance` has one for detections."""
+
+    def guide(
+        self, x0: Float[Tensor, "batch group dim"], steps_left: int
+    ) -> Float[Tensor, "batch group dim"]:
+        """A better x_0 in the policy's standardised coordinates; `steps_left` is 0 at the last step."""
+        ...
+
+
 class DiffusionPolicy(PreTrainedModel):
     """`from_pretrained(folder)` reads safetensors and a JSON config, never a pickle."""
 
@@ -94,17 +137,18 @@ class DiffusionPolicy(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "condition"
     config: DiffusionPolicyConfig
+    denoiser: Denoiser | TokenDenoiser
     mean: Tensor
     std: Tensor
+    guess_std: Tensor
     pelvis_template: Tensor
     pelvis_shapedirs: Tensor
 
     def __init__(self, config: DiffusionPolicyConfig) -> None:
         super().__init__(config)
-        fine, middle, coarse = config.encoder_widths
-        self.encoder = CropEncoder((fine, middle, coarse))
+        self.encoder = _new_encoder(config)
         seen_size = self.encoder.vector_size + 3
-        self.denoiser = Denoiser(VECTOR_SIZE, seen_size + VECTOR_SIZE, config.width, config.depth)
+        self.denoiser = _new_denoiser(config, seen_size + VECTOR_SIZE)
         self.regressor = nn.Sequential(
             nn.LayerNorm(seen_size),
             nn.Linear(seen_size, 2 * config.width),
@@ -115,24 +159,18 @@ class DiffusionPolicy(PreTrainedModel):
         )
         self.register_buffer("mean", torch.zeros(VECTOR_SIZE))
         self.register_buffer("std", torch.ones(VECTOR_SIZE))
+        self.register_buffer("guess_std", torch.ones(VECTOR_SIZE))
         self.register_buffer("pelvis_template", torch.zeros(3))
         self.register_buffer("pelvis_shapedirs", torch.zeros(3, NUM_BETAS))
         self.post_init()
 
-    @functools.cached_property
-    def scheduler(self) -> DDIMScheduler:
-        """Made when first asked for: `from_pretrained` builds the module where tensors have no data yet."""
-        return self.new_scheduler()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Modules initialise themselves: transformers' default would overwrite the zeros they start from."""
 
-    def new_scheduler(self) -> DDIMScheduler:
-        return DDIMScheduler(
-            num_train_timesteps=self.config.num_train_timesteps,
-            beta_schedule="squaredcos_cap_v2",
-            prediction_type="v_prediction",
-            rescale_betas_zero_snr=True,
-            timestep_spacing="trailing",
-            clip_sample=False,
-        )
+    @functools.cached_property
+    def scheduler(self) -> Solver:
+        """Made when first asked for: `from_pretrained` builds the module where tensors have no data yet."""
+        return new_solver("ddim", self.config.num_train_timesteps)
 
     def fit_to(self, body: Body, mean: Float[Tensor, "157"], std: Float[Tensor, "157"]) -> None:
         """Before pretraining: remember the body's rest pelvis and the statistics of the training targets."""
@@ -140,6 +178,14 @@ class DiffusionPolicy(PreTrainedModel):
         self.std.copy_(std)
         self.pelvis_template.copy_(body.joint_template[0])
         self.pelvis_shapedirs.copy_(body.joint_shapedirs[0])
+
+    @torch.no_grad()
+    def fit_guess(self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]) -> None:
+        """Remember how far the regression head's guess is off on scenes that it was not trained on; the denoiser, which
+        learned what another Gaussian left over, begins again from nothing."""
+        error = self.regressor(features).float() - (vectors - self.mean) / self.std
+        self.guess_std.copy_(error.square().mean(dim=0).sqrt().clamp(*GUESS_STD))
+        self.denoiser.silence()
 
     # -- seeing ----------------------------------------------------------------------------------------------
 
@@ -182,15 +228,17 @@ class DiffusionPolicy(PreTrainedModel):
         num_samples: int,
         generator: torch.Generator,
         noise_scale: float = 1.0,
+        guidance: Guidance | None = None,
     ) -> list[Hypotheses]:
         """M hypotheses an image, the first from zero noise.
 
-        `noise_scale` multiplies the starting noise: below 1 hypotheses huddle, above 1 they spread.
+        `noise_scale` multiplies the starting noise: below 1 hypotheses huddle, above 1 they spread. `guidance` is of
+        the same images in the same order.
         """
         shape = (len(features), num_samples, VECTOR_SIZE)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
         noise[:, 0] = 0
-        vectors = self._denoise(noise * noise_scale, features.condition)
+        vectors = self._denoise(noise * noise_scale, features.condition, guidance)
         params = self.from_x0(vectors, features)
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
@@ -202,14 +250,24 @@ class DiffusionPolicy(PreTrainedModel):
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
     def _denoise(
-        self, noisy: Float[Tensor, "batch group dim"], condition: Float[Tensor, "batch channels"]
+        self,
+        noisy: Float[Tensor, "batch group dim"],
+        condition: Float[Tensor, "batch channels"],
+        guidance: Guidance | None,
     ) -> Float[Tensor, "batch group dim"]:
-        scheduler = self.new_scheduler()  # its own: stepping has state, and an agent's threads share a policy
-        scheduler.set_timesteps(self.config.num_inference_steps, device=self.device)
-        for timestep in scheduler.timesteps.tolist():
+        # its own solver: stepping has state, and an agent's threads share a policy
+        solver = new_solver(self.config.solver, self.config.num_train_timesteps)
+        solver.set_timesteps(self.config.num_inference_steps, device=self.device)
+        timesteps = solver.timesteps.tolist()
+        for index, timestep in enumerate(timesteps):
             times = torch.full((noisy.shape[0], 1), timestep, device=self.device)
-            prediction = self.denoiser(noisy[:, :, None], times, condition)[:, :, 0]
-            noisy = scheduler.step(prediction, timestep, noisy, return_dict=False)[0]
+            prediction = self.predict(noisy[:, :, None], times, condition)[:, :, 0]
+            if guidance is not None:
+                abar = solver.alphas_cumprod[timestep].to(self.device)
+                signal, spread = abar.sqrt(), (1 - abar).sqrt()
+                x0 = guidance.guide(signal * noisy - spread * prediction, len(timesteps) - 1 - index)
+                prediction = (signal * noisy - x0) / spread
+            noisy = solver.step(prediction, timestep, noisy, return_dict=False)[0]
         return noisy
 
     # -- the diffusion's own coordinates ---------------------------------------------------------------------
@@ -241,6 +299,21 @@ class DiffusionPolicy(PreTrainedModel):
         clean, noise = x0[:, :, None], noise[:, None]
         return signal * clean + spread * noise, signal * noise - spread * clean
 
+    def predict(
+        self,
+        noisy: Float[Tensor, "batch group steps dim"],
+        timesteps: Int[Tensor, "batch steps"],
+        condition: Float[Tensor, "batch channels"],
+    ) -> Float[Tensor, "batch group steps dim"]:
+        """v_theta: the Gaussian part about the guess, which is exact, and the denoiser's, which is learned."""
+        abar = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, :, None]
+        signal, spread = abar.sqrt(), (1 - abar).sqrt()
+        guess = condition[:, None, None, -VECTOR_SIZE:]
+        variance = self.guess_std.square()
+        gain = signal * variance / (abar * variance + 1 - abar)
+        expected = guess + gain * (noisy - signal * guess)
+        return (signal * noisy - expected) / spread + self.denoiser(noisy, timesteps, condition)
+
     def forward(
         self,
         condition: Float[Tensor, "batch channels"],
@@ -250,7 +323,7 @@ class DiffusionPolicy(PreTrainedModel):
     ) -> Float[Tensor, "batch group steps"]:
         """The denoising error of each hypothesis at each time, float32, averaged over the parameters."""
         noisy, target = self.noisy_and_target(x0, timesteps, noise)
-        prediction = self.denoiser(noisy, timesteps, condition)
+        prediction = self.predict(noisy, timesteps, condition)
         return (prediction.float() - target.float()).square().mean(dim=-1)
 
     def digest(self) -> str:
@@ -259,4 +332,25 @@ class DiffusionPolicy(PreTrainedModel):
         for name, tensor in sorted(self.state_dict().items()):
             state.update(name.encode())
             state.update(tensor.detach().cpu().numpy().tobytes())
+        if isinstance(self.encoder, TransformersEncoder):
+            state.update(self.encoder.card.revision.encode())
         return state.hexdigest()[:16]
+
+
+def _new_encoder(config: DiffusionPolicyConfig) -> CropEncoder | TransformersEncoder:
+    if config.encoder == "embedded":
+        fine, middle, coarse = config.encoder_widths
+        return CropEncoder((fine, middle, coarse))
+    if not config.encoder.startswith(PREFIX):
+        raise ValueError(f"no encoder is called {config.encoder!r}; there are embedded, {PREFIX}NAME")
+    if config.backbone is None:
+        config.backbone = dataclasses.asdict(describe_backbone(config.encoder.removeprefix(PREFIX)))
+    return TransformersEncoder(BackboneCard.of(config.backbone))
+
+
+def _new_denoiser(config: DiffusionPolicyConfig, condition_size: int) -> Denoiser | TokenDenoiser:
+    if config.denoiser == "mlp":
+        return Denoiser(VECTOR_SIZE, condition_size, config.width, config.depth)
+    if config.denoiser == "tokens":
+        return TokenDenoiser(condition_size, config.width, config.depth, config.heads, config.tokens)
+    raise ValueError(f"no denoiser is called {config.denoiser!r}; there are mlp, tokens")

@@ -2,8 +2,9 @@
 
 First all together from pixels: one pass of the encoder an image feeds its own heads (keypoints, visibility, mask),
 the regression head, and the denoiser at several times at once. Then the encoder rests: encoding an image costs fifty
-times what a denoising step on its features does, so the features of the whole set are kept, and the denoiser, with the
-regression head that it is compared to, sees them many times over. The losses are in `hmr.pretrain_losses`.
+times what a denoising step on its features does, so features are kept, and the denoiser, with the regression head that
+it is compared to, sees them many times over; it starts from the Gaussian that the head's errors on held-out scenes make
+(hmr.policy). The losses are in `hmr.pretrain_losses`.
 
 Run by transformers.Trainer, so that bf16, resume, accumulation and several processes are its own.
 """
@@ -21,7 +22,7 @@ import torch
 import yaml
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from hmr.body import load_body
 from hmr.checkpoint import load_policy, save_compact
@@ -30,7 +31,7 @@ from hmr.data.recipe import RECIPES
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.pretrain_losses import LossWeights, Pose, SeeAndPose
 
-__all__ = ["PretrainConfig", "pretrain", "read_config"]
+__all__ = ["FeatureDataset", "PretrainConfig", "pretrain", "read_config", "run_stage"]
 
 ENCODE_BATCH = 128
 Progress = Callable[[str, int, int], None]
@@ -54,8 +55,9 @@ class PretrainConfig:
     losses: LossWeights = field(default_factory=LossWeights)
     training: dict[str, Any] = field(
         default_factory=dict
-    )  # transformers.TrainingArguments of the first stage
-    refining: dict[str, Any] = field(default_factory=dict)  # and of the second; empty: no second stage
+    )  # transformers.TrainingArguments of the first stage; empty: no such stage
+    refining_rows: int = 80_000  # of the crops and their twins, whose features the second stage keeps
+    refining: dict[str, Any] = field(default_factory=dict)  # and of the second, likewise
 
 
 def read_config(path: Path, **changes: Any) -> PretrainConfig:
@@ -85,15 +87,17 @@ def pretrain(
     if config.start_from is None:
         policy.fit_to(body, *train_set.statistics(config.min_std))
     parts = (policy, body, config.losses, config.times_per_image)
-    history = {
-        "see and pose": _train(
+    history = {}
+    if config.training:
+        history["see and pose"] = run_stage(
             SeeAndPose(*parts), config, config.training, (train_set, test_set), out / "see"
         )
-    }
     if config.refining:
         policy.encoder.requires_grad_(False)
+        train_set = Subset(train_set, range(min(config.refining_rows, len(train_set))))
         sets = FeatureDataset(policy, train_set), FeatureDataset(policy, test_set)
-        history["pose"] = _train(Pose(*parts), config, config.refining, sets, out / "pose")
+        policy.fit_guess(sets[1].columns["features"], sets[1].columns["vector"])
+        history["pose"] = run_stage(Pose(*parts), config, config.refining, sets, out / "pose")
     save_compact(policy, out)
     (out / "training.json").write_text(
         json.dumps({"config": dataclasses.asdict(config), **history}, indent=1)
@@ -111,7 +115,7 @@ def _starting_policy(config: PretrainConfig) -> DiffusionPolicy:
     return policy.requires_grad_(True)
 
 
-def _train(
+def run_stage(
     module: Pose,
     config: PretrainConfig,
     training: dict[str, Any],
@@ -145,7 +149,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 
     KEPT = ("vector", "geometry", "keypoints")
 
-    def __init__(self, policy: DiffusionPolicy, crops: CropDataset) -> None:
+    def __init__(self, policy: DiffusionPolicy, crops: Dataset[dict[str, Tensor]]) -> None:
         batches = [
             {"features": _features(policy, batch), **{name: batch[name] for name in self.KEPT}}
             for batch in DataLoader(crops, ENCODE_BATCH)
@@ -161,7 +165,9 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 
 @torch.no_grad()
 def _features(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
-    seen = policy.encoder.eval()(batch["crops"].permute(0, 3, 1, 2).float() / 255)
+    crops = batch["crops"].permute(0, 3, 1, 2).float() / 255
+    with torch.autocast(policy.device.type, torch.bfloat16):  # as the first stage saw, in half the time
+        seen = policy.encoder.eval()(crops)
     return policy.seen_features(seen, batch["geometry"])
 
 

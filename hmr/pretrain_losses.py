@@ -3,15 +3,17 @@
 | term          | what is compared                                              | weight                  |
 |---------------|---------------------------------------------------------------|-------------------------|
 | denoise       | v_theta and v_t, mean over K times (hmr.policy)               | `denoise`               |
-| x0 joints     | joints of the predicted x_0, metres, weighted by trust_t      | `x0_joints`             |
-| reprojection  | those joints through the estimated camera, crop units, same   | `reprojection`          |
+| x0 joints     | joints of the predicted x_0, metres                           | `x0_joints`             |
+| reprojection  | those joints through the estimated camera, crop units         | `reprojection`          |
 | keypoints     | Laplace likelihood of the 2D joints inside the crop           | `keypoints`             |
 | visible, mask | binary cross-entropy                                          | `visible`, `mask`       |
 | regression    | smooth L1 on the vector, L1 on its joints                     | `regression`            |
 
-trust_t = max(abar_t, 0.25): at high noise the predicted x_0 is the mean of many poses, whose joints say less; yet
-hypothesis 0 and the averaged pose begin there. Truth was seen through the true camera; reprojecting through the
-estimated one teaches the policy to lie on the person where everything downstream will look.
+The terms on x_0 count alike at all times: at high noise x_0 is the middle of many poses, and hypothesis 0 and the
+averaged pose begin there. A middle in parameters is not one in joints, which is what the regression head is taught.
+
+Truth was seen through the true camera; reprojecting through the estimated one teaches the policy to lie on the person
+where everything downstream will look.
 
 Both stages of `hmr.pretrain` minimise them: `SeeAndPose` from pixels, `Pose` from features seen before.
 """
@@ -37,7 +39,7 @@ __all__ = ["LossWeights", "Pose", "SeeAndPose", "joints_of"]
 @dataclass(frozen=True)
 class LossWeights:
     denoise: float = 1.0
-    x0_joints: float = 2.0
+    x0_joints: float = 20.0
     reprojection: float = 0.5
     keypoints: float = 0.3
     visible: float = 0.1
@@ -45,7 +47,6 @@ class LossWeights:
     regression: float = 0.5
 
 
-LEAST_TRUST = 0.25
 FARTHEST = 2.0  # crop units: beyond it a reprojected joint is lost, and how far no longer matters
 
 
@@ -100,16 +101,16 @@ class Pose(nn.Module):
     ) -> dict[str, Tensor]:
         """Regression and diffusion on what was seen, whether just now or long ago."""
         joints_m = joints_of(vector, self._body[0])
-        clean, trust, denoise = self._denoised(features, vector)
+        clean, denoise = self._denoised(features, vector)
         clean_joints_m = joints_of(clean, self._body[0])
-        error_m = (clean_joints_m - joints_m[:, None]).abs().mean(dim=(-1, -2))
+        error_m = (clean_joints_m - joints_m[:, None]).abs()
         seen = reproject(clean, clean_joints_m, geometry[:, None])
-        off = (seen - keypoints[:, None]).abs().clamp_max(FARTHEST).mean(dim=(-1, -2))
+        off = (seen - keypoints[:, None]).abs().clamp_max(FARTHEST)
         return {
             "regression": self._regression(features, vector, joints_m),
             "denoise": denoise,
-            "x0_joints": (trust * error_m).mean(),
-            "reprojection": (trust * off).mean(),
+            "x0_joints": error_m.mean(),
+            "reprojection": off.mean(),
         }
 
     def _regression(self, features: Tensor, vector: Tensor, joints_m: Float[Tensor, "batch 24 3"]) -> Tensor:
@@ -121,8 +122,8 @@ class Pose(nn.Module):
 
     def _denoised(
         self, features: Float[Tensor, "batch features"], vector: Float[Tensor, "batch 157"]
-    ) -> tuple[Float[Tensor, "batch times 157"], Float[Tensor, "batch times"], Float[Tensor, ""]]:
-        """The predicted x_0 as raw vectors, how far each is trusted, and the denoising loss, at stratified times."""
+    ) -> tuple[Float[Tensor, "batch times 157"], Float[Tensor, ""]]:
+        """The predicted x_0 as raw vectors, and the denoising loss, at stratified times."""
         policy, times = self.policy, self.times_per_image
         condition = policy.condition(features)
         x0 = ((vector - policy.mean) / policy.std)[:, None]
@@ -132,11 +133,11 @@ class Pose(nn.Module):
         timesteps = (strata / times * policy.config.num_train_timesteps).long()
         noise = torch.randn(len(vector), times, x0.shape[-1], device=vector.device)
         noisy, target = policy.noisy_and_target(x0, timesteps, noise)
-        predicted = policy.denoiser(noisy, timesteps, condition)[:, 0].float()
+        predicted = policy.predict(noisy, timesteps, condition)[:, 0].float()
         abar = policy.scheduler.alphas_cumprod.to(vector.device)[timesteps]
         clean = abar.sqrt()[..., None] * noisy[:, 0] - (1 - abar).sqrt()[..., None] * predicted
         error = (predicted - target[:, 0]).square().mean()
-        return clean * policy.std + policy.mean, abar.clamp_min(LEAST_TRUST), error
+        return clean * policy.std + policy.mean, error
 
 
 class SeeAndPose(Pose):

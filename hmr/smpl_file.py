@@ -1,12 +1,13 @@
-"""Reads body-model files that strangers wrote without running anything that is in them.
+"""Reads body models and data sets that strangers wrote without running anything that is in them.
 
 Official SMPL files are Python 2 pickles of numpy arrays, a scipy sparse matrix and `chumpy.ch.Ch` objects.
 Plain `pickle.load` executes whatever such a file names, and needs chumpy, which no longer imports on numpy >=
 1.24. The unpickler here admits by name the few classes that those files hold ("Restricting Globals" in
 Python's pickle documentation) and puts a record of our own in the place of each, so that not even numpy's
 constructors see the file: `numpy.ndarray` itself, called with the wrong arguments, reads foreign memory.
-`.npz` files are read array by array with `allow_pickle=False`, so the object arrays in official SMPL-X files
-never load.
+`.npz` files of body models are read array by array with `allow_pickle=False`, so the object arrays in official
+SMPL-X files never load. Data sets keep what is needed in such arrays (mmhuman3d's `smpl` is a pickled dictionary);
+`restricted_npz` gives them to the same unpickler.
 
 Left out: chumpy expressions but for `Select`, a slice that some files of the family keep in place of a leaf;
 any other is refused by its name.
@@ -18,14 +19,17 @@ import codecs
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from zipfile import is_zipfile
+from typing import Any, cast
+from zipfile import BadZipFile, ZipExtFile, ZipFile, is_zipfile
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, csr_matrix
 
-__all__ = ["read_arrays", "restricted_load"]
+from hmr.layout import require
+
+__all__ = ["read_arrays", "restricted_load", "restricted_npz"]
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -40,7 +44,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         return _read_npz(path, names)
     if path.suffix == ".pkl":
         content = restricted_load(path)
-        _require(path, names, list(content))
+        require(content, names, str(path))
         return {name: np.asarray(content[name]) for name in names}
     raise ValueError(f"a body model is an .npz or a .pkl file, not {path.name}")
 
@@ -62,6 +66,30 @@ def restricted_load(path: Path) -> dict[str, Any]:
     return content
 
 
+def restricted_npz(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """The named members of an `.npz`, and those of `optional` that it has; no other is opened.
+
+    An array of objects comes out as what it holds: the one object where it has no dimension (a dictionary, as
+    mmhuman3d writes them), a list where it has one. Raises FileNotFoundError where there is no file, ValueError
+    where it is no npz, lacks one of the names, or pickles anything but what `restricted_load` reads.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no npz file at {path}")
+    if not is_zipfile(path):
+        raise ValueError(f"{path} is no npz archive")
+    with ZipFile(path) as archive:
+        found = [name.removesuffix(".npy") for name in archive.namelist()]
+        require(found, names, str(path))
+        members = {}
+        for name in (*names, *(name for name in optional if name in found)):
+            try:
+                with cast("ZipExtFile", archive.open(f"{name}.npy")) as file:
+                    members[name] = _read_member(file)
+            except (*_BROKEN, BadZipFile) as error:
+                raise ValueError(f"{path}: {name} is not made of plain arrays: {error}") from error
+    return members
+
+
 # What Python's unpickler and the records below raise on a file that is damaged or made to deceive.
 _BROKEN = (
     pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, LookupError, MemoryError,
@@ -73,16 +101,24 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     if not is_zipfile(path):
         raise ValueError(f"{path} is no npz archive")
     with np.load(path, allow_pickle=False) as file:
-        _require(path, names, file.files)
+        require(file.files, names, str(path))
         return {name: file[name] for name in names}
 
 
-def _require(path: Path, names: Sequence[str], found: Sequence[str]) -> None:
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(found)) or 'nothing'}"
-        )
+def _read_member(file: ZipExtFile) -> Any:
+    """One `.npy` file: an array of numbers or texts, or what an array of objects holds.
+
+    numpy pickles the latter right after the header, which has versions 1 and 2 (3 is for names of fields).
+    """
+    read_header = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}
+    version, _ = npy.read_magic(file)
+    if version not in read_header:
+        raise pickle.UnpicklingError(f"it has a header of version {version}.0; 1.0 and 2.0 are read")
+    shape, column_major, dtype = read_header[version](file)
+    if dtype.hasobject:
+        return _plain(_RestrictedUnpickler(file, encoding="latin1").load())
+    flat = np.frombuffer(file.read(), dtype)
+    return flat.reshape(shape, order="F" if column_major else "C")
 
 
 def _plain(value: Any) -> Any:
@@ -107,7 +143,7 @@ class _Record:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def array(self) -> NDArray[Any]:
+    def array(self) -> Any:
         raise ValueError(f"a {type(self).__name__.lstrip('_')} stands where an array belongs")
 
 
@@ -122,12 +158,22 @@ class _Dtype(_Record):
 
 
 class _Array(_Record):
-    """`numpy.ndarray`, with (version, shape, dtype, column-major, bytes) as its state."""
+    """`numpy.ndarray`, with (version, shape, dtype, column-major, bytes) as its state; a list in place of the
+    bytes where it holds objects."""
 
-    def array(self) -> NDArray[Any]:
+    def array(self) -> Any:
         _, shape, dtype, column_major, data = self.state
+        if isinstance(data, list):
+            return _objects(shape, data)
         flat = np.frombuffer(_bytes(data), dtype.dtype())
         return flat.reshape(shape, order="F" if column_major else "C").copy()
+
+
+def _objects(shape: tuple[int, ...], items: list[Any]) -> Any:
+    """What an array of objects holds: its one object, or a list of them."""
+    if shape not in ((), (len(items),)):
+        raise ValueError(f"an array of objects of the shape {shape} is refused; (n,) and () are admitted")
+    return _plain(items) if shape else _plain(items[0])
 
 
 class _Scalar(_Record):

@@ -77,6 +77,11 @@ BAD_WORDS = {
     "a box inside out": (["predict", "photo.png", "--box", "50,50,10,10"], "x1 > x0"),
     "a box that cannot be read": (["predict", "photo.png", "--box", "9,9,80,99"], "--anyway"),
     "a photograph of nobody": (["predict", "photo.png"], "--box"),
+    "a format that is none": (["predict", "photo.png", "--save", "npz,fbx"], "npz, obj, glb, bvh, not fbx"),
+    "an unknown detector": (["predict", "photo.png", "--detector", "yolo"], "transformers"),
+    "a folder without photographs": (["predict", "empty"], "no photograph"),
+    "a video that is none": (["predict", "text.gif"], "not a video"),
+    "a folder of bad files": (["predict", "bad"], "none of the 2 pictures"),
     "one sample": (["predict", "photo.png", "--samples", "1"], "samples"),
     "an unknown backend": (
         ["critique", "photo.png", "--box", "9,9,80,99", "--anyway", "--backend", "oracle"],
@@ -99,6 +104,11 @@ def test_bad_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monkeypa
     words, names = BAD_WORDS[fault]
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").touch()
+    (tmp_path / "text.gif").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    for name in ("a.jpg", "b.png"):
+        (tmp_path / "bad" / name).write_text("hello")
     (tmp_path / "bad.yaml").write_text("group_sise: 3\n")
     monkeypatch.chdir(tmp_path)
     if words[0] != "demo" and "--policy" not in words and words[0] != "trace":
@@ -132,6 +142,38 @@ def test_predict_writes_what_it_says(photo, policy, tmp_path, monkeypatch, capsy
     assert all(Path(file).stat().st_size > 100 for file in person["files"])
     with Image.open(person["files"][0]) as overlay:
         assert overlay.size == (90, 120)
+
+
+def test_predict_reports_a_bad_file_of_several_and_goes_on(photo, policy, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad.jpg").write_text("hello")
+    out_folder = tmp_path / "o"
+    words = ("predict", tmp_path / "bad.jpg", photo, "--box", "10,10,80,110", "--anyway", "--samples", 2)
+    words = (*words, "--policy", policy, "--out", out_folder, "--save", "obj,bvh", "--json")
+    code, out, err = call(monkeypatch, capsys, *words)
+    assert code == 0
+    answer = json.loads(out)
+    (person,), (failed,) = answer["people"], answer["failed"]
+    assert {Path(file).suffix for file in person["files"]} == {".png", ".obj", ".bvh"}
+    assert failed["photo"] == str(tmp_path / "bad.jpg")
+    assert "not an image" in failed["reason"]
+    assert failed["reason"] in err
+    code, again, err = call(monkeypatch, capsys, *words)
+    assert (code, json.loads(again)) == (0, answer)
+    assert "finished by an earlier run" in err
+
+
+def test_predict_says_what_became_of_a_video(policy, tmp_path, monkeypatch, capsys):
+    frames = [Image.new("RGB", (90, 120), (grey, grey, grey)) for grey in (30, 90, 150)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    words = ("predict", tmp_path / "clip.gif", "--box", "10,10,80,110", "--anyway", "--samples", 2)
+    words = (*words, "--policy", policy, "--out", tmp_path / "o", "--save", "bvh", "--every", 2, "--json")
+    code, out, err = call(monkeypatch, capsys, *words)
+    assert code == 0
+    assert [person["frame"] for person in json.loads(out)["people"]] == [0, 2]
+    assert json.loads(out)["motions"] == [
+        {"photo": str(tmp_path / "clip.gif"), "files": [str(tmp_path / "o/clip-0.bvh")], "first_frame": 0}
+    ]
+    assert "2 frames looked at (0 by an earlier run), people in 2" in err
 
 
 def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, monkeypatch, capsys):

@@ -1,9 +1,10 @@
 """Recorded motion in AMASS's layout (Mahmood et al., ICCV 2019; npz files of SMPL-H or SMPL-X parameters).
 
-AMASS's world is z-up; here it becomes the project's y-up world by turning it -90 degrees about x: (x, y, z)
--> (x, z, -y). The body's own axes do not change (SMPL's: left +x, up +y, forward +z), so
-`global_orient_world` takes them into the y-up world. Left out: hands, face and jaw (only the first 66 columns
-of `poses` are read), gender (the default body has none) and `dmpls`.
+The two kinds of file name their frame rate differently: `mocap_framerate` in SMPL-H's (as the notebooks of
+nghorbani/amass list them), `mocap_frame_rate` in SMPL-X's `*_stageii.npz`. The world of both is z-up; here it
+becomes the project's y-up world by turning it -90 degrees about x: (x, y, z) -> (x, z, -y). The body's own axes do
+not change (SMPL's: left +x, up +y, forward +z), so `global_orient_world` takes them into the y-up world. Left out:
+hands, face and jaw (only the first 66 columns of `poses` are read), gender (the default body has none) and `dmpls`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr.data.poses import PoseBatch, remove_heading
+from hmr.layout import require
 
 __all__ = ["Motion", "load_amass"]
 
 _RATE_KEYS = ("mocap_framerate", "mocap_frame_rate")  # SMPL-H files, SMPL-X files
-_SUBJECT_FILES = ("shape.npz", "neutral_stagei.npz")
+_SUBJECT_FILES = ("shape.npz", "*_stagei.npz")  # of SMPL-H, of SMPL-X: female, male or neutral
 _BODY_COLUMNS = 66  # root and 21 body joints
 _YUP_FROM_ZUP = torch.tensor([-math.pi / 2, 0.0, 0.0])
 
@@ -60,14 +62,14 @@ class Motion:
 def load_amass(folder_or_file: str | Path, fps: float | int | None = None) -> Motion:
     """One npz file, or all under a folder in order of name, thinned to about `fps` frames a second.
 
-    A folder's `shape.npz` and `neutral_stagei.npz` (AMASS's subject files, without motion) are passed over.
+    A folder's `shape.npz` and `*_stagei.npz` (AMASS's subject files, without motion) are passed over.
     Raises FileNotFoundError where there is no such file or no npz in the folder, ValueError (naming what is
     missing and what was found) on a file of another layout or with numbers that are not finite.
     """
     path = Path(folder_or_file)
     if path.is_file():
         return _load_file(path, fps)
-    files = [file for file in sorted(path.rglob("*.npz")) if file.name not in _SUBJECT_FILES]
+    files = [file for file in sorted(path.rglob("*.npz")) if not any(map(file.match, _SUBJECT_FILES))]
     if not files:
         raise FileNotFoundError(f"no AMASS npz file at {path}")
     return Motion.cat([_load_file(file, fps) for file in files])
@@ -92,11 +94,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The needed arrays, checked. Object arrays (`gender` of some files) are pickles and are not opened."""
     with np.load(path, allow_pickle=False) as archive:
         wanted = ("poses", "trans", "betas")
-        missing = [key for key in wanted if key not in archive.files]
-        if missing:
-            raise ValueError(
-                f"{path} is no AMASS file: it lacks {', '.join(missing)}; it has {', '.join(archive.files)}"
-            )
+        require(archive.files, wanted, str(path))
         arrays = {key: archive[key] for key in (*wanted, *_RATE_KEYS) if key in archive.files}
     frames = len(arrays["poses"])
     expected = {

@@ -8,9 +8,9 @@
 | `wild-train`      | alignment                                             | drawn and thrown away               |
 | `wild-test`       | every figure of a comparison                          | yes, for evaluation alone           |
 
-A split is an endless sequence of scenes (`hmr.data.recipe`, a seed of its own); a smaller size is the beginning of a larger
-one. The recipes carry a version, and the content hash of what was drawn (`hmr.data.store.set_digest`) is printed with
-every figure.
+A split is an endless sequence of scenes (`hmr.data.recipe`, a seed of its own); a smaller size is the beginning of a
+larger one. The recipes carry a version, and the content hash of what was drawn (`hmr.data.store.set_digest`) is printed
+with every figure.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def draw_split(
 
 
 def calibration_parts(count: int) -> dict[str, list[int]]:
-    """Rows of each part of the first `count` calibration scenes: half to explore, a quarter to admit rules, a quarter to
-    report. They take turns, so that a scene keeps its part however many are drawn."""
+    """Rows of each part of the first `count` calibration scenes: half to explore, a quarter to admit rules, a quarter
+    to report. They take turns, so that a scene keeps its part however many are drawn."""
     return {
         part: [row for row in range(count) if _TURNS[row % len(_TURNS)] == part]
         for part in dict.fromkeys(_TURNS)

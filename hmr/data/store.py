@@ -71,14 +71,15 @@ def make_scenes(
 ) -> Path:
     """Write a set, or find that the same one is already there; `progress` is told of each scene made.
 
-    Without `keep_truth` no truth is ever written. The set appears in one piece: a killed run leaves no half of it. Raises ValueError if `folder` holds another set.
+    Without `keep_truth` no truth is ever written. The set appears in one piece: a killed run leaves no half of it.
+    Raises ValueError if `folder` holds another set, FileNotFoundError where `motion` or `backdrops` is not there.
     """
     wanted = {
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
         "count": count,
-        "motion": motion.name if motion else None,
-        "backdrops": backdrops.name if backdrops else None,
+        "motion": motion and _fingerprint(motion),
+        "backdrops": backdrops and _fingerprint(backdrops),
         "truth": keep_truth,
     }
     if (folder / "set.json").exists():
@@ -126,6 +127,15 @@ def read_truth(folder: Path) -> dict[str, Truth]:
 def read_labelled(folder: Path) -> list[Labelled]:
     truths = read_truth(folder)
     return [Labelled(sample, truths[sample.id]) for sample in read_samples(folder)]
+
+
+def _fingerprint(folder: Path) -> str:
+    """What files a folder holds, by name and size: enough to tell two folders of one name apart."""
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder}: there is no such folder")
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) or [folder]
+    listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in files)
+    return f"{folder.name}-{hashlib.sha256(listing.encode()).hexdigest()[:8]}"
 
 
 def _rows_of_chunk(

@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 def in_order(make: Callable[[int], T], chunks: int, workers: int) -> Iterator[T]:
     """`make(0) ... make(chunks - 1)`, made by `workers` processes (1: here), few of them ahead of the reader."""
-    if workers == 1:
+    workers = min(workers, chunks)
+    if workers <= 1:
         yield from map(make, range(chunks))
         return
     with ProcessPoolExecutor(

@@ -1,5 +1,6 @@
 """The loop, in miniature and for real; and proof that no truth of a wild image reaches what is learned from it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
 def test_a_run_refuses_another_policy_memory(
     policy_folder: Path, tiny_policy: DiffusionPolicy, tmp_path: Path
 ):
-    settings = DemoSettings(1, 1, 2, 1, 3, 3, (0,), "embedded", 1, ALIGNMENT)
+    settings = dataclasses.replace(SMALL, calibration_images=4, train_images=2, test_images=1, seeds=(0,))
     with Demo(tmp_path / "run", settings, silent, policy_folder) as run:
         run.run()
     torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)

@@ -93,6 +93,44 @@ def test_every_reduction_is_the_worked_sum() -> None:
     assert report.groups[0].errors_mm["mpjpe_mm"] == pytest.approx([2.0, 1.0, 3.0], abs=1e-4)
 
 
+def test_doubt_is_measured_joint_by_joint() -> None:
+    class Doubtful:
+        """Twice as wide about joint 5 where an occluder hides it, and off by 30 mm where it is seen."""
+
+        def encode(self, samples: Sequence[Sample]) -> list[bool]:
+            return [sample.id.startswith("hidden") for sample in samples]
+
+        def sample(
+            self, features: list[bool], num_samples: int, generator: torch.Generator
+        ) -> list[Hypotheses]:
+            betas = torch.zeros(1, num_samples, 10)
+            betas[..., 0] = torch.tensor([-20.0, -10.0, 0.0, 10.0, 20.0]) / 1000
+            betas = 2 * betas if features[0] else betas + 0.030
+            return [Hypotheses(body_params(betas[0]), CAMERA)]
+
+    def image(name: str) -> Labelled:
+        item = labelled(name)
+        seen = torch.ones(24, dtype=torch.bool)
+        return (
+            item
+            if name.startswith("hidden")
+            else Labelled(item.sample, dataclasses.replace(item.truth, visible=seen))
+        )
+
+    images = [image(f"{kind} {number}") for kind in ("hidden", "seen") for number in range(10)]
+    report = evaluate_policy(Doubtful(), toy_body, images, num_samples=5, group_size=2, seed=0)
+    doubt = report.uncertainty()
+    # Joint 5 alone is ever hidden: sqrt((400 + 100 + 0 + 100 + 400) / 5) = sqrt(200), and twice that.
+    assert report.values["std_visible_mm"]["right_knee"][-1] == pytest.approx(math.sqrt(200), abs=1e-3)
+    assert doubt["spread_occluded_over_visible"] == pytest.approx(2.0, rel=1e-3)
+    # Where it is seen the samples reach from 10 to 50 mm, and the truth is 0: one coordinate of 69 is missed, in
+    # half of the images.
+    assert doubt["calibration_80"] == pytest.approx(1 - 0.5 / 69, abs=1e-6)
+    assert report.spread_mm() == pytest.approx(1.5 * math.sqrt(200) / 23, rel=1e-3)
+    fewer = evaluate_policy(Doubtful(), toy_body, images[1:], num_samples=5, group_size=2, seed=0)
+    assert fewer.uncertainty()["spread_occluded_over_visible"] is None  # nine images hide it
+
+
 def test_without_a_scorer_there_is_no_pick() -> None:
     report = evaluate_policy(
         ToyPolicy(OFFSETS_MM), toy_body, [labelled("a")], num_samples=4, group_size=2, seed=0
@@ -209,6 +247,16 @@ def test_a_paired_difference_is_sharp_where_images_differ_widely() -> None:
 def test_differences_need_the_same_images() -> None:
     with pytest.raises(ValueError, match="same images"):
         compare({"base": [flat_report([1.0, 2.0])], "aligned": [flat_report([1.0])]})
+
+
+def test_differences_can_be_taken_to_another_than_the_base() -> None:
+    reports = {"matched": [flat_report([10.0, 20.0])], "oracle": [flat_report([8.0, 18.0])]}
+    rows = compare(reports, reference="matched")
+    assert set(rows[0].differences) == {"oracle"}
+    change = rows[1].differences["oracle"]
+    assert change is not None
+    assert change.mean == pytest.approx(-2.0)
+    assert "oracle - matched" in markdown_table(rows).splitlines()[0]
 
 
 def test_labels_are_formulas() -> None:

@@ -16,6 +16,7 @@ from eval.intervals import Interval
 from eval.protocol import ERROR_METRICS, PROTOCOL, ScoredGroup
 from eval.report import ReportCase, ReportData, ShownHypothesis, figures, picture_case, write_report
 from eval.report.pictures import best_and_worst
+from eval.report.svg import Axis
 from eval.tables import Row
 from hmr.body import load_body
 from hmr.render import load_renderer
@@ -163,7 +164,7 @@ def test_the_paired_scatter_puts_equal_errors_on_the_diagonal() -> None:
 
 @pytest.mark.parametrize("span", [0.7, 12.0, 340.0])
 def test_ticks_are_few_and_round(span: float) -> None:
-    ticks = figures.Axis(0.0, span, 0.0, 100.0).ticks()
+    ticks = Axis(0.0, span, 0.0, 100.0).ticks()
     assert 3 <= len(ticks) <= 6
     assert ticks[0] == 0.0
     mantissas = {f"{ticks[1] - ticks[0]:e}"[0]}

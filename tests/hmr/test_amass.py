@@ -61,6 +61,7 @@ def test_folder_is_read_in_order_without_subject_files(tmp_path):
     saved(tmp_path / "b" / "two.npz", clip(frames=2))
     saved(tmp_path / "a" / "one.npz", clip(frames=3))
     saved(tmp_path / "a" / "shape.npz", {"betas": np.zeros(16)})
+    saved(tmp_path / "b" / "male_stagei.npz", {"betas": np.zeros(16)})
     assert load_amass(tmp_path).body_pose[:, 0, 0].mul(100).round().tolist() == [0, 1, 2, 0, 1]
 
 
@@ -72,7 +73,7 @@ def test_object_arrays_are_never_opened(tmp_path):
 @pytest.mark.parametrize("key", ["poses", "trans", "betas"])
 def test_missing_array_is_named_with_what_was_found(tmp_path, key):
     arrays = {name: value for name, value in clip().items() if name != key}
-    with pytest.raises(ValueError, match=rf"lacks {key}; it has .*gender"):
+    with pytest.raises(ValueError, match=rf"lacks {key}; it holds .*gender"):
         load_amass(saved(tmp_path / "clip.npz", arrays))
 
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hmr.data.benchmark import SPLITS, calibration_parts, draw_split
 from hmr.data.store import read_samples, read_truth, set_digest
@@ -40,12 +42,26 @@ def test_an_unknown_split_is_named(tmp_path: Path):
 
 
 def test_photographs_stand_behind_the_bodies_where_a_folder_is_given(tmp_path: Path):
-    from PIL import Image
-
     (tmp_path / "walls").mkdir()
     Image.new("RGB", (300, 260), (10, 200, 30)).save(tmp_path / "walls" / "green.png")
     folder = draw_split("lab-test", tmp_path, 1, backdrops=tmp_path / "walls")
     corner = read_samples(folder)[0].image[:8, :8].reshape(-1, 3).mean(axis=0)
-    assert corner[1] > 2 * corner[0] and corner[1] > 2 * corner[2]
-    with pytest.raises(ValueError, match="no photographs"):
+    assert corner[1] > 2 * max(corner[0], corner[2])
+    with pytest.raises(FileNotFoundError, match="no such folder"):
         draw_split("lab-test", tmp_path / "other", 1, backdrops=tmp_path / "other-walls")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ValueError, match="no photographs"):
+        draw_split("lab-test", tmp_path / "other", 1, backdrops=tmp_path / "bare")
+
+
+def test_two_motions_of_one_name_are_two_sets(tmp_path: Path):
+    for place, frames in (("a", 4), ("b", 6)):
+        (tmp_path / place / "clips").mkdir(parents=True)
+        np.savez(
+            tmp_path / place / "clips" / "walk.npz",
+            poses=np.zeros((frames, 156)), trans=np.zeros((frames, 3)), betas=np.zeros(16), gender="neutral",
+            mocap_framerate=12.0,
+        )  # fmt: skip
+    draw_split("lab-test", tmp_path / "sets", 1, motion=tmp_path / "a" / "clips")
+    with pytest.raises(ValueError, match="another set"):
+        draw_split("lab-test", tmp_path / "sets", 1, motion=tmp_path / "b" / "clips")

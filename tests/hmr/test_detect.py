@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.detect import MAX_OVERLAP, EmbeddedDetector, Found, _distinct, _overlap
+from hmr.detect import MAX_OVERLAP, EmbeddedDetector, Found, _distinct, overlap
 from hmr.encoder import Seen
 from hmr.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Sample
@@ -33,8 +33,8 @@ def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pyt
 def test_one_person_is_found_once():
     # the second box shares 90 * 90 of 2 * 100 * 100 - 90 * 90 = 11900: 0.68; the third touches nothing
     boxes = [Box(0.0, 0.0, 100.0, 100.0), Box(10.0, 10.0, 110.0, 110.0), Box(200.0, 0.0, 300.0, 100.0)]
-    assert _overlap(boxes[0], boxes[1]) == pytest.approx(8100 / 11900)
-    assert _overlap(boxes[0], boxes[2]) == 0 < MAX_OVERLAP
+    assert overlap(boxes[0], boxes[1]) == pytest.approx(8100 / 11900)
+    assert overlap(boxes[0], boxes[2]) == 0 < MAX_OVERLAP
     kept = _distinct([Found(box, sureness) for box, sureness in zip(boxes, (0.9, 0.8, 0.7), strict=True)])
     assert [found.box for found in kept] == [boxes[0], boxes[2]]
 

@@ -11,14 +11,14 @@ import os
 import pickle
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse
 
-from hmr.smpl_file import read_arrays, restricted_load
+from hmr.smpl_file import read_arrays, restricted_load, restricted_npz
 
 
 class Ch:
@@ -233,3 +233,52 @@ def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "body.obj").touch()
     with pytest.raises(ValueError, match=r"an \.npz or a \.pkl file, not body\.obj"):
         read_arrays(tmp_path / "body.obj", ["f"])
+
+
+def test_objects_in_an_npz_come_out_as_what_they_hold(tmp_path: Path) -> None:
+    """mmhuman3d's HumanData keeps pickled dictionaries, BEDLAM lists of names."""
+    path = tmp_path / "human_data.npz"
+    fit = {"betas": np.eye(2), "global_orient": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
+    np.savez_compressed(
+        path,
+        smpl=np.array(fit, dtype=object),
+        names=np.array(["a.jpg", "b.jpg"], dtype=object),
+        columns=np.asfortranarray(np.arange(6).reshape(2, 3)),
+        unread=np.array(Calls(os.system, f"touch {tmp_path / 'trace'}"), dtype=object),
+    )
+    members = restricted_npz(path, ["smpl", "columns"], optional=["names", "absent"])
+    assert sorted(members) == ["columns", "names", "smpl"]
+    np.testing.assert_array_equal(members["smpl"]["global_orient"], fit["global_orient"])
+    np.testing.assert_array_equal(members["columns"], [[0, 1, 2], [3, 4, 5]])
+    assert members["names"] == ["a.jpg", "b.jpg"]
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("wrap", [lambda hostile: hostile, lambda hostile: {"betas": [hostile]}])
+def test_hostile_objects_in_an_npz_never_run(tmp_path: Path, wrap: Callable[[object], object]) -> None:
+    path, trace = tmp_path / "hostile.npz", tmp_path / "trace"
+    np.savez(path, smpl=np.array(wrap(Calls(os.system, f"touch {trace}")), dtype=object))
+    with pytest.raises(ValueError, match=r"smpl is not made of plain arrays: it asks for .*system"):
+        restricted_npz(path, ["smpl"])
+    assert not trace.exists()
+
+
+def test_arrays_of_objects_in_a_pickle(tmp_path: Path) -> None:
+    nested = np.empty((2, 2), dtype=object)
+    ragged = np.array([np.eye(2), "m"], dtype=object)
+    loaded = restricted_load(_written(tmp_path / "ok.pkl", {"x": ragged}))
+    np.testing.assert_array_equal(loaded["x"][0], np.eye(2))
+    assert loaded["x"][1] == "m"
+    with pytest.raises(ValueError, match=r"an array of objects of the shape \(2, 2\) is refused"):
+        restricted_load(_written(tmp_path / "nested.pkl", {"x": nested}))
+
+
+def test_npz_without_the_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", poses=np.eye(3))
+    with pytest.raises(ValueError, match=r"other.npz lacks smpl; it holds poses"):
+        restricted_npz(tmp_path / "other.npz", ["smpl"])
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(ValueError, match="is no npz archive"):
+        restricted_npz(tmp_path / "text.npz", ["smpl"])
+    with pytest.raises(FileNotFoundError, match="no npz file at"):
+        restricted_npz(tmp_path / "absent.npz", ["smpl"])

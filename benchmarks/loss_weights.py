@@ -1,0 +1,91 @@
+"""What each loss on the predicted x_0 does: the same policy refined on the same features under other weights.
+
+    python -m benchmarks.loss_weights --policy DIR [--cache runs/cache] [--steps 1000] [--images 200]
+
+Each row starts from the same weights and sees the same batches; only the named weights differ. Errors are of `lab-test`
+and `wild-test`, 20 hypotheses an image, millimetres.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from eval.protocol import evaluate_policy
+from hmr.body import load_body
+from hmr.checkpoint import load_policy
+from hmr.data.benchmark import draw_split
+from hmr.data.crops import CropCache, CropDataset, make_crops
+from hmr.data.recipe import RECIPES
+from hmr.data.store import read_labelled
+from hmr.pretrain import FeatureDataset, PretrainConfig, read_config, run_stage
+from hmr.pretrain_losses import LossWeights, Pose
+from hmr.types import Labelled
+
+VARIANTS = {
+    "denoising alone": {"x0_joints": 0.0, "reprojection": 0.0},
+    "and joints, 5": {"x0_joints": 5.0, "reprojection": 0.0},
+    "and joints, 20": {"x0_joints": 20.0, "reprojection": 0.0},
+    "and joints, 20; reprojection, 0.5": {"x0_joints": 20.0, "reprojection": 0.5},
+    "and joints, 20; reprojection, 2": {"x0_joints": 20.0, "reprojection": 2.0},
+}
+COLUMNS = {"mean": "mean", "hyp0": "h_0", "averaged": "averaged", "min20": "min 20"}
+
+
+def main(
+    policy: Path,
+    config: Path = Path("configs/pretrain_tiny.yaml"),
+    cache: Path = Path("runs/cache"),
+    steps: int = 1000,
+    scenes: int = 20_000,
+    images: int = 200,
+) -> None:
+    settings = read_config(config)
+    train, test = (_features(policy, settings, cache, seed, scenes) for seed in (settings.seed, 1_000_001))
+    with tempfile.TemporaryDirectory() as folder:
+        tests = {
+            split: read_labelled(draw_split(split, Path(folder), images))
+            for split in ("lab-test", "wild-test")
+        }
+        table = Table("", *(f"{split} {name}" for split in tests for name in (*COLUMNS.values(), "spread")))
+        table.add_row("as it was", *_errors(policy, tests))
+        for name, weights in VARIANTS.items():
+            out = Path(folder) / name
+            refined = load_policy(policy).requires_grad_(True)
+            refined.encoder.requires_grad_(False)
+            losses = dataclasses.replace(LossWeights(), **weights)
+            module = Pose(refined, load_body(), losses, settings.times_per_image)
+            arguments = {**settings.refining, "max_steps": steps, "per_device_train_batch_size": 64}
+            arguments |= {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
+            run_stage(module, settings, arguments, (train, test), out)
+            refined.save_pretrained(out)
+            table.add_row(name, *_errors(out, tests))
+    Console(width=200).print(table)
+
+
+def _features(policy: Path, settings: PretrainConfig, cache: Path, seed: int, scenes: int) -> FeatureDataset:
+    frozen = load_policy(policy)
+    count = scenes if seed == settings.seed else settings.held_out
+    crops = CropCache(
+        RECIPES[settings.recipe], seed, count, frozen.config.crop_size, frozen.config.crop_scale
+    )
+    return FeatureDataset(frozen, CropDataset(make_crops(crops, cache)))
+
+
+def _errors(folder: Path, tests: dict[str, list[Labelled]]) -> list[str]:
+    cells: list[str] = []
+    for labelled in tests.values():
+        report = evaluate_policy(load_policy(folder), load_body(), labelled, num_samples=20, seed=0)
+        summary = report.summary()
+        cells += [f"{summary['mpjpe_mm'][name]:.1f}" for name in COLUMNS]
+        cells.append(f"{summary['spread_visible_mm']:.0f}")
+    return cells
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,45 @@
+"""`meshcritic pretrain`: a policy from labelled lab scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eval.commands.console import say, stages
+from eval.commands.options import Out
+
+__all__ = ["pretrain"]
+
+
+def pretrain(
+    config: Annotated[Path, typer.Option(help="One experiment.")] = Path("configs/pretrain_tiny.yaml"),
+    start_from: Annotated[
+        Path | None, typer.Option("--from", help="A checkpoint folder to go on from; default: from scratch.")
+    ] = None,
+    out: Out = Path("runs/pretrain"),
+    cache: Annotated[Path, typer.Option(help="Where training crops are kept.")] = Path("runs/cache"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw scenes.")] = 2,
+) -> None:
+    """Train a policy on labelled lab scenes; goes on from its last checkpoint.
+
+    Example: `meshcritic pretrain --config configs/pretrain_tiny.yaml --out runs/pretrain`
+    """
+    from eval.report.curves import write_curves
+    from hmr.pretrain import pretrain as run
+    from hmr.pretrain import read_config
+
+    settings = read_config(config, **({"start_from": str(start_from)} if start_from else {}))
+    with stages() as stage:
+        ticks: dict[str, Callable[[int], None]] = {}
+
+        def progress(title: str, done: int, total: int) -> None:
+            key = f"{title} ({total})"
+            if key not in ticks:
+                ticks[key] = stage(key, total)
+            ticks[key](done)
+
+        run(settings, out, cache, workers, progress)
+    say(f"the policy lies in {out}, its learning curves in {write_curves(out)}")

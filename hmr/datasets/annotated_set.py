@@ -1,0 +1,287 @@
+"""A prepared data set on disk, its annotations in a file of their own.
+
+    FOLDER/set.json               source, split, protocol, count, content hash
+    FOLDER/samples.parquet        id, JPEG, box, estimated camera: what a wild image gives
+    FOLDER/annotations.parquet    what the data set knows (hmr/datasets/annotation.py)
+
+The sibling of hmr/data/store.py for real data: `store.read_samples` reads the samples of both, and opens nothing
+true. The truth file has another name because it has other columns: `Truth` demands a mask and all of SMPL, which
+real records lack. Rows are written as they come, so a set of any size needs the memory of some hundred images;
+the folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import astuple
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from hmr.datasets.annotation import Annotation, Joints, Keypoints, Placement, SmplFit, Source
+from hmr.datasets.joints import CONVENTIONS
+from hmr.types import Box, Camera
+
+__all__ = ["prepare", "read_annotations"]
+
+ROWS_AT_ONCE = 64
+JPEG_QUALITY = 95  # of images that are not JPEG files already; those are kept to the byte
+
+_NUMBERS, _FLAGS = pa.list_(pa.float64()), pa.list_(pa.bool_())
+SAMPLES = pa.schema({"id": pa.string(), "jpeg": pa.binary(), "box": _NUMBERS, "camera": _NUMBERS})
+ANNOTATIONS = pa.schema(
+    {
+        "id": pa.string(),
+        "image": pa.string(),
+        "person": pa.string(),
+        "box": _NUMBERS,
+        "camera": _NUMBERS,
+        "smpl": pa.struct(
+            {
+                "model": pa.string(),
+                "gender": pa.string(),
+                "global_orient": _NUMBERS,
+                "body_pose": _NUMBERS,
+                "betas": _NUMBERS,
+                "turn": _NUMBERS,
+                "offset_m": _NUMBERS,
+            }
+        ),
+        "joints": pa.list_(
+            pa.struct(
+                {"convention": pa.string(), "frame": pa.string(), "positions_m": _NUMBERS, "known": _FLAGS}
+            )
+        ),
+        "keypoints": pa.list_(
+            pa.struct(
+                {
+                    "convention": pa.string(),
+                    "positions_px": _NUMBERS,
+                    "confidence": _NUMBERS,
+                    "visible": _FLAGS,
+                }
+            )
+        ),
+    }
+)
+
+
+def prepare(
+    source: Source,
+    folder: Path,
+    split: str,
+    out: Path,
+    every: int = 1,
+    limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Read a split of a data set and write it as a set, or find that the same one is already there.
+
+    every, limit: every so-manieth annotation from the first, and how many at most. `progress` is told how many are
+    written. Raises what the source raises; FileNotFoundError or ValueError for an image that is missing, unreadable
+    or of another size than its camera; ValueError if `out` holds another set or the split holds nobody.
+    """
+    wanted = {"source": source.name, "split": split, "every": every, "limit": limit}
+    if (out / "set.json").exists():
+        found = json.loads((out / "set.json").read_text())
+        if {key: found.get(key) for key in wanted} == wanted:
+            return out
+        raise ValueError(f"{out} already holds another set; remove it or choose another folder")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is a folder with other files in it; choose another")
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    chosen = islice(source.read(folder, split), 0, None, every)
+    count, digest = _write(islice(chosen, limit), source.name, folder, partial, progress)
+    if count == 0:
+        shutil.rmtree(partial)
+        raise ValueError(f"split {split!r} of {source.name} in {folder} holds no person")
+    summary = {**wanted, "follows": source.follows, "count": count, "digest": digest}
+    (partial / "set.json").write_text(json.dumps(summary, indent=1))
+    partial.replace(out)
+    return out
+
+
+def read_annotations(folder: Path) -> dict[str, Annotation]:
+    """Annotations by sample id; for pretraining, exploration and evaluation alone.
+
+    Raises FileNotFoundError where there is no prepared data set.
+    """
+    path = folder / "annotations.parquet"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no prepared data set (annotations.parquet) in {folder}")
+    return {row["id"]: _annotation(row) for row in pq.read_table(path).to_pylist()}
+
+
+def _write(
+    annotations: Iterator[Annotation],
+    source: str,
+    folder: Path,
+    out: Path,
+    progress: Callable[[int], None] | None,
+) -> tuple[int, str]:
+    """Both files, a few rows at a time; how many people, and the content's hash."""
+    count, state = 0, hashlib.sha256()
+    with (
+        pq.ParquetWriter(out / "samples.parquet", SAMPLES) as samples,
+        pq.ParquetWriter(out / "annotations.parquet", ANNOTATIONS) as truths,
+    ):
+        while batch := list(islice(annotations, ROWS_AT_ONCE)):
+            ids = [_opaque_id(source, annotation) for annotation in batch]
+            tables = (
+                [_sample_row(name, folder, each) for name, each in zip(ids, batch, strict=True)],
+                [_annotation_row(name, each) for name, each in zip(ids, batch, strict=True)],
+            )
+            for writer, schema, table in zip((samples, truths), (SAMPLES, ANNOTATIONS), tables, strict=True):
+                writer.write_table(pa.Table.from_pylist(table, schema))
+                for row in table:
+                    state.update(row.get("jpeg", b""))
+                    state.update(repr([row[key] for key in schema.names if key != "jpeg"]).encode())
+            count += len(batch)
+            if progress is not None:
+                progress(count)
+    return count, state.hexdigest()[:16]
+
+
+def _opaque_id(source: str, annotation: Annotation) -> str:
+    """A name that says nothing of subject, action or sequence."""
+    return hashlib.sha256(f"{source}/{annotation.name}".encode()).hexdigest()[:16]
+
+
+def _sample_row(name: str, folder: Path, annotation: Annotation) -> dict[str, Any]:
+    jpeg, size = _jpeg(folder / annotation.image, annotation.name)
+    camera = annotation.camera
+    if camera is not None and size != (camera.width, camera.height):
+        raise ValueError(
+            f"{annotation.image} has {size[0]} x {size[1]} pixels; its camera was calibrated for "
+            f"{camera.width} x {camera.height}"
+        )
+    estimate = Camera.estimate(*size)
+    return {
+        "id": name,
+        "jpeg": jpeg,
+        "box": list(astuple(annotation.box)),
+        "camera": [float(value) for value in astuple(estimate)],
+    }
+
+
+def _jpeg(path: Path, wanted_by: str) -> tuple[bytes, tuple[int, int]]:
+    """The pixels as they are stored: annotations were made on those, whatever EXIF says of turning them."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no image at {path}, where the annotation {wanted_by} wants one")
+    try:
+        with Image.open(path) as image:
+            size = image.size
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                image.draft("L", (1, 1))  # an eighth of the size tells a broken file as well, and sooner
+                image.load()
+                return path.read_bytes(), size
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+            return buffer.getvalue(), size
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} is no image that can be read: {error}") from error
+
+
+def _annotation_row(name: str, annotation: Annotation) -> dict[str, Any]:
+    camera, fit = annotation.camera, annotation.smpl
+    return {
+        "id": name,
+        "image": annotation.image,
+        "person": annotation.person,
+        "box": list(astuple(annotation.box)),
+        "camera": None if camera is None else [float(value) for value in astuple(camera)],
+        "smpl": None if fit is None else _fit_row(fit),
+        "joints": [
+            {
+                "convention": each.convention.name,
+                "frame": each.frame,
+                "positions_m": _flat(each.positions_m),
+                "known": each.known.tolist(),
+            }
+            for each in annotation.joints
+        ],
+        "keypoints": [
+            {
+                "convention": each.convention.name,
+                "positions_px": _flat(each.positions_px),
+                "confidence": each.confidence.tolist(),
+                "visible": None if each.visible is None else each.visible.tolist(),
+            }
+            for each in annotation.keypoints
+        ],
+    }
+
+
+def _fit_row(fit: SmplFit) -> dict[str, Any]:
+    place = fit.placement
+    return {
+        "model": fit.model,
+        "gender": fit.gender,
+        "global_orient": _flat(fit.global_orient),
+        "body_pose": _flat(fit.body_pose),
+        "betas": None if fit.betas is None else _flat(fit.betas),
+        "turn": None if place is None else _flat(place.turn),
+        "offset_m": None if place is None else _flat(place.offset_m),
+    }
+
+
+def _annotation(row: dict[str, Any]) -> Annotation:
+    camera, fit = row["camera"], row["smpl"]
+    return Annotation(
+        row["image"],
+        row["person"],
+        Box(*row["box"]),
+        None if camera is None else _camera(camera),
+        None if fit is None else _fit(fit),
+        tuple(
+            Joints(
+                CONVENTIONS[each["convention"]],
+                torch.tensor(each["positions_m"]).view(-1, 3),
+                torch.tensor(each["known"]),
+                each["frame"],
+            )
+            for each in row["joints"]
+        ),
+        tuple(
+            Keypoints(
+                CONVENTIONS[each["convention"]],
+                torch.tensor(each["positions_px"]).view(-1, 2),
+                torch.tensor(each["confidence"]),
+                None if each["visible"] is None else torch.tensor(each["visible"]),
+            )
+            for each in row["keypoints"]
+        ),
+    )
+
+
+def _camera(values: list[float]) -> Camera:
+    focal, cx, cy, width, height = values
+    return Camera(focal, cx, cy, int(width), int(height))
+
+
+def _fit(row: dict[str, Any]) -> SmplFit:
+    placed = row["turn"] is not None
+    return SmplFit(
+        row["model"],
+        row["gender"],
+        torch.tensor(row["global_orient"]),
+        torch.tensor(row["body_pose"]).view(23, 3),
+        None if row["betas"] is None else torch.tensor(row["betas"]),
+        Placement(torch.tensor(row["turn"]).view(3, 3), torch.tensor(row["offset_m"])) if placed else None,
+    )
+
+
+def _flat(tensor: Tensor) -> list[float]:
+    return tensor.flatten().tolist()

@@ -1,0 +1,74 @@
+"""COCO's person keypoints (Lin et al., ECCV 2014): real photographs with 17 keypoints and no 3D.
+
+    FOLDER/annotations/person_keypoints_val2017.json    (or train2017)
+    FOLDER/val2017/000000000139.jpg
+
+Follows cocodataset.org, "Data format": `keypoints` is 17 times (x, y, v), v = 0 for not labelled, 1 for labelled
+but hidden, 2 for seen; `bbox` is (x, y, width, height) from the image's corner. Keypoints are indices of pixels,
+so they are moved by half a pixel to their middle, as Detectron2 does (`detectron2/data/datasets/coco.py`). People
+without a keypoint and crowds (`iscrowd`) are left out. The measure is PCK at .05 and .1 of the box (hmr/pck.py).
+
+Left out: segmentations, OKS and AP, which rank detections and need scores that no pose has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hmr.datasets.annotation import Annotation, Keypoints, Source, box_of_xywh, tensor
+from hmr.datasets.joints import COCO17
+from hmr.layout import numbers, read_json, require
+
+__all__ = ["COCO_KEYPOINTS", "read_coco_keypoints"]
+
+TO_PIXEL_CENTER = 0.5
+_IMAGE_KEYS = ("id", "file_name", "width", "height")
+_PERSON_KEYS = ("id", "image_id", "bbox", "keypoints", "iscrowd")
+
+
+def read_coco_keypoints(folder: Path, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without the annotation file, ValueError where a record is of another layout."""
+    path = folder / "annotations" / f"person_keypoints_{split}.json"
+    content = read_json(path, ("images", "annotations"))
+    images = {}
+    for index, image in enumerate(content["images"]):
+        require(image, _IMAGE_KEYS, f"image {index} of {path}")
+        images[image["id"]] = image
+    for index, person in enumerate(content["annotations"]):
+        where = f"annotation {index} of {path}"
+        require(person, _PERSON_KEYS, where)
+        if person["image_id"] not in images:
+            raise ValueError(f"{where} belongs to image {person['image_id']}, which the file does not list")
+        xyv = numbers(person["keypoints"], (17, 3), f"keypoints of {where}")
+        if not person["iscrowd"] and xyv[:, 2].any():
+            yield _annotation(images[person["image_id"]], person, xyv, split, where)
+
+
+def _annotation(
+    image: dict[str, Any], person: dict[str, Any], xyv: Any, split: str, where: str
+) -> Annotation:
+    flag = tensor(xyv[:, 2])
+    keypoints = Keypoints(
+        COCO17,
+        tensor(xyv[:, :2] + TO_PIXEL_CENTER),
+        confidence=(flag > 0).to(torch.float32),
+        visible=flag == 2,
+    )
+    return Annotation(
+        image=f"{split}/{image['file_name']}",
+        person=str(person["id"]),
+        box=box_of_xywh(person["bbox"], f"bbox of {where}"),
+        keypoints=(keypoints,),
+    )
+
+
+COCO_KEYPOINTS = Source(
+    "coco",
+    ("train2017", "val2017"),
+    "COCO's person keypoints, people with at least one; PCK at .05 and .1 of the box's longer side, as HMR2 has it",
+    read_coco_keypoints,
+)

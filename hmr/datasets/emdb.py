@@ -1,0 +1,112 @@
+"""EMDB (Kaufmann et al., ICCV 2023), from its pickles, read by the restricted unpickler.
+
+    FOLDER/P0/00_mvs_a/P0_00_mvs_a_data.pkl
+    FOLDER/P0/00_mvs_a/images/00000.jpg
+
+Follows eth-ait/emdb: `dataset.md` for the layout, `evaluation_engine.py` for what is compared: frames of the
+`good_frames_mask`, SMPL's 24 joints of gendered bodies about the middle of the two hips (not joint 0), in the
+camera's frame by `camera.extrinsics` (world to camera). Splits: `emdb1`, the sequences on which regressors from
+single images are compared; `emdb2`, those for global motion; `all`.
+
+The file has no joints in space, only SMPL parameters in the world's frame; in the camera's frame they follow with
+the gendered SMPL model (hmr/datasets/labelling.py). Frames whose box is in `bboxes.invalid_idxs` are left out too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hmr.datasets.annotation import (
+    Annotation,
+    Keypoints,
+    Placement,
+    SmplFit,
+    Source,
+    box_of_xyxy,
+    gender_of,
+    pinhole,
+    tensor,
+    turned,
+)
+from hmr.datasets.joints import SMPL24
+from hmr.layout import numbers, require, rows
+from hmr.smpl_file import restricted_load
+
+__all__ = ["EMDB", "read_emdb"]
+
+_KEYS = (
+    "gender", "name", "emdb1", "emdb2", "n_frames", "good_frames_mask", "camera", "smpl", "kp2d", "bboxes",
+)  # fmt: skip
+_INNER = {
+    "camera": ("intrinsics", "extrinsics", "width", "height"),
+    "smpl": ("poses_root", "poses_body", "trans", "betas"),
+    "bboxes": ("bboxes", "invalid_idxs"),
+}
+
+
+def read_emdb(folder: Path, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without sequences, ValueError where a pickle is of another layout."""
+    files = sorted(folder.glob("P*/*/*_data.pkl"))
+    if not files:
+        raise FileNotFoundError(f"there is no sequence (P*/*/*_data.pkl) in {folder}")
+    for path in files:
+        content = restricted_load(path)
+        require(content, _KEYS, str(path))
+        for key, names in _INNER.items():
+            require(content[key], names, f"{key} of {path}")
+        if split == "all" or bool(content[split]):
+            yield from _sequence(folder, path, content)
+
+
+def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
+    count = int(content["n_frames"])
+    camera, smpl, boxes = content["camera"], content["smpl"], content["bboxes"]
+    columns = {
+        "extrinsics": rows(camera["extrinsics"], count, (4, 4), f"camera.extrinsics of {path}"),
+        "poses_root": rows(smpl["poses_root"], count, (3,), f"smpl.poses_root of {path}"),
+        "poses_body": rows(smpl["poses_body"], count, (69,), f"smpl.poses_body of {path}"),
+        "trans": rows(smpl["trans"], count, (3,), f"smpl.trans of {path}"),
+        "boxes": rows(boxes["bboxes"], count, (4,), f"bboxes.bboxes of {path}"),
+        "kp2d": rows(content["kp2d"], count, (24, 2), f"kp2d of {path}"),
+    }
+    good = rows(content["good_frames_mask"], count, (), f"good_frames_mask of {path}").astype(bool)
+    good[np.asarray(boxes["invalid_idxs"], dtype=int)] = False
+    matrix = numbers(camera["intrinsics"], (3, 3), f"camera.intrinsics of {path}")
+    size = int(camera["width"]), int(camera["height"])
+    pinhole_camera = pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], size, str(path))
+    betas = tensor(numbers(smpl["betas"], (10,), f"smpl.betas of {path}"))
+    images = path.parent.relative_to(folder).as_posix() + "/images"
+    for frame in np.flatnonzero(good):
+        row = {key: column[frame] for key, column in columns.items()}
+        yield Annotation(
+            image=f"{images}/{frame:05d}.jpg",
+            person="0",
+            box=box_of_xyxy(row["boxes"], f"box of frame {frame} of {path}"),
+            camera=pinhole_camera,
+            smpl=_fit(row, betas, str(content["gender"])),
+            keypoints=(Keypoints(SMPL24, tensor(row["kp2d"]), torch.ones(24)),),
+        )
+
+
+def _fit(row: dict[str, np.ndarray], betas: torch.Tensor, gender: str) -> SmplFit:
+    return SmplFit(
+        "smpl",
+        gender_of(gender),
+        turned(row["poses_root"], row["extrinsics"]),
+        tensor(row["poses_body"].reshape(23, 3)),
+        betas,
+        Placement.of_world(tensor(row["trans"]), tensor(row["extrinsics"])),
+    )
+
+
+EMDB = Source(
+    "emdb",
+    ("emdb1", "emdb2", "all"),
+    "EMDB's own pickles; good frames and SMPL's 24 joints about the middle of the hips (eth-ait/emdb)",
+    read_emdb,
+)

@@ -1,0 +1,120 @@
+"""Which joint is which in whose order, and the joints that the published protocols compare.
+
+| here         | joints | order from                                                                     |
+|--------------|--------|--------------------------------------------------------------------------------|
+| `SMPL24`     | 24     | SMPL's kinematic tree (hmr/types.py)                                           |
+| `H36M17`     | 17     | the Human3.6M regressor (HybrIK `h36m_smpl.py`, `joints_name_17`)              |
+| `LSP14`      | 14     | Leeds Sports Pose; `H36M_EVAL_14` picks them from `H36M17`                     |
+| `COCO17`     | 17     | COCO keypoints (cocodataset.org, "Keypoint Detection")                         |
+| `PW3D18`     | 18     | OpenPose's COCO model, `poses2d` of 3DPW                                       |
+| `SPIN24`     | 24     | SPIN `constants.py`, ground-truth joints: LSP, MPII, Human3.6M, then the face  |
+| `HMR2_44`    | 44     | ProHMR and HMR2: 25 of OpenPose's BODY_25, then the first 19 of `SPIN24`       |
+
+A name means the same landmark only within one convention: Human3.6M's hips are not SMPL's. Where a table below
+takes one for the other it says so. Left out: face and hands of HumanData's 190 (mmhuman3d `human_data.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hmr.types import JOINT_NAMES
+
+__all__ = [
+    "COCO17",
+    "COCO_LIMBS",
+    "CONVENTIONS",
+    "H36M17",
+    "H36M_EVAL_14",
+    "HMR2_44",
+    "HUMAN_DATA",
+    "LSP14",
+    "PW3D18",
+    "SMPL24",
+    "SMPL_FOR_COCO_LIMBS",
+    "SPIN24",
+    "Convention",
+]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Names of joints in their order; `root` says whose mean is the origin, where the convention has one."""
+
+    name: str
+    joints: tuple[str, ...]
+    root: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.joints)
+
+
+LSP14 = Convention(
+    "lsp14",
+    (
+        "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist",
+        "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist", "neck", "head_top",
+    ),
+)  # fmt: skip
+SMPL24 = Convention("smpl24", JOINT_NAMES, root=(0,))
+H36M17 = Convention(
+    "h36m17",
+    (
+        "pelvis", "left_hip", "left_knee", "left_ankle", "right_hip", "right_knee", "right_ankle", "torso", "neck",
+        "nose", "head_top", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow",
+        "right_wrist",
+    ),
+    root=(0,),
+)  # fmt: skip
+COCO17 = Convention(
+    "coco17",
+    (
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+        "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
+        "right_ankle",
+    ),
+)  # fmt: skip
+PW3D18 = Convention(
+    "pw3d18",
+    (
+        "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+        "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
+        "right_ear", "left_ear",
+    ),
+)  # fmt: skip
+_BODY_25 = (
+    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
+    "mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye",
+    "left_eye", "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe",
+    "right_small_toe", "right_heel",
+)  # fmt: skip
+_EXTRA_19 = (
+    *LSP14.joints, "pelvis_mpii", "thorax_mpii", "spine_h36m", "jaw_h36m", "head_h36m",
+)  # fmt: skip
+SPIN24 = Convention(
+    "spin24", (*_EXTRA_19, "nose", "left_eye", "right_eye", "left_ear", "right_ear"), root=(14,)
+)
+HMR2_44 = Convention("hmr2_44", (*(f"openpose_{name}" for name in _BODY_25), *_EXTRA_19), root=(39,))
+
+CONVENTIONS = {c.name: c for c in (SMPL24, H36M17, LSP14, COCO17, PW3D18, SPIN24, HMR2_44)}
+
+H36M_EVAL_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)  # of H36M17, in the order of LSP14
+
+# What SMPL's joints can say of COCO's: shoulders to ankles, in COCO's order. SMPL's hips lie deeper than COCO's
+# annotators put them; nose, eyes and ears are on the skin and have no joint.
+COCO_LIMBS = tuple(range(5, 17))
+SMPL_FOR_COCO_LIMBS = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
+
+# For each joint of a convention, indices among HumanData's 190: the first that a file's mask has is taken. The
+# second ones are OpenPose's, which mmhuman3d too counts as the same landmark ("approximate").
+HUMAN_DATA: dict[str, tuple[tuple[int, ...], ...]] = {
+    "smpl24": tuple((index,) for index in (*range(22), 188, 189)),
+    "h36m17": (
+        (148,), (145,), (4,), (7,), (144,), (5,), (8,), (150,), (146,), (152,), (147,), (16,), (18,), (20,), (17,),
+        (19,), (21,),
+    ),
+    "coco17": (
+        (55, 153), (57, 169), (56, 168), (59, 171), (58, 170), (16, 158), (17, 155), (18, 159), (19, 156), (20, 160),
+        (21, 157), (145, 165), (144, 162), (4, 166), (5, 163), (7, 167), (8, 164),
+    ),
+}  # fmt: skip

@@ -1,0 +1,107 @@
+"""Which joints a published protocol compares, about which point, and the two errors over them.
+
+| protocol       | joints                                | about                   | stated in                        |
+|----------------|---------------------------------------|-------------------------|----------------------------------|
+| `H36M_14`      | 14 of the regressor's 17, LSP's order | regressor joint 0       | SPIN `eval.py`, `constants.py`   |
+| `SPIN_H36M_14` | 0 to 12 and 18 of SPIN's 24           | joint 14, MPII's pelvis | SPIN `constants.py` (J24_TO_J14) |
+| `HMR2_14`      | 25 to 37 and 43 of HMR2's 44          | joint 39, MPII's pelvis | 4D-Humans `datasets_eval.yaml`   |
+| `PW3D_24`      | SMPL's 24                             | joint 0                 | 3dpw-eval `evaluate.py`          |
+| `EMDB_24`      | SMPL's 24                             | middle of both hips     | emdb `evaluation_metrics.py`     |
+
+`H36M_14` and `HMR2_14` need regressors that belong to SMPL's topology and are not shipped: `J_regressor_h36m.npy`
+(17 x 6890, with SPIN's data) and HMR2's `SMPL_to_J19.pkl`. `load_regressor` and `regress` take the former, and for
+SMPL's topology alone: the default body has other vertices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hmr.datasets.joints import H36M17, H36M_EVAL_14, HMR2_44, SMPL24, SPIN24, Convention
+
+__all__ = [
+    "EMDB_24",
+    "H36M_14",
+    "HMR2_14",
+    "PW3D_24",
+    "SPIN_H36M_14",
+    "JointProtocol",
+    "load_regressor",
+    "regress",
+]
+
+MM_PER_M = 1000.0
+
+
+@dataclass(frozen=True)
+class JointProtocol:
+    """The joints of a convention that count, and those whose mean is the origin."""
+
+    name: str
+    convention: Convention
+    joints: tuple[int, ...]
+    root: tuple[int, ...]
+
+    def mpjpe_mm(
+        self, pred_m: Float[Tensor, "*#batch joints 3"], true_m: Float[Tensor, "*#batch joints 3"]
+    ) -> Float[Tensor, "*#batch"]:
+        """Mean distance of the protocol's joints, each skeleton about its own root; joints of the convention."""
+        return _mean_distance_mm(self._about_root(pred_m), self._about_root(true_m))
+
+    def pa_mpjpe_mm(
+        self, pred_m: Float[Tensor, "*#batch joints 3"], true_m: Float[Tensor, "*#batch joints 3"]
+    ) -> Float[Tensor, "*#batch"]:
+        """The same after the best similarity over the protocol's joints (Umeyama, TPAMI 1991)."""
+        pred, true = torch.broadcast_tensors(self._about_root(pred_m), self._about_root(true_m))
+        registered = roma.rigid_points_registration(pred, true, compute_scaling=True)
+        rotation, translation, scale = cast("tuple[Tensor, Tensor, Tensor]", registered)
+        aligned = scale[..., None, None] * pred @ rotation.mT + translation[..., None, :]
+        return _mean_distance_mm(aligned, true)
+
+    def _about_root(self, joints_m: Float[Tensor, "*batch joints 3"]) -> Float[Tensor, "*batch picked 3"]:
+        if joints_m.shape[-2] != len(self.convention):
+            raise ValueError(
+                f"{self.name} picks from the {len(self.convention)} joints of {self.convention.name}, "
+                f"not from {joints_m.shape[-2]}"
+            )
+        root = joints_m[..., list(self.root), :].mean(dim=-2, keepdim=True)
+        return joints_m[..., list(self.joints), :] - root
+
+
+_FOURTEEN_OF_24 = (*range(13), 18)
+H36M_14 = JointProtocol("h36m-14", H36M17, H36M_EVAL_14, (0,))
+SPIN_H36M_14 = JointProtocol("spin-h36m-14", SPIN24, _FOURTEEN_OF_24, (14,))
+HMR2_14 = JointProtocol("hmr2-14", HMR2_44, tuple(25 + joint for joint in _FOURTEEN_OF_24), (39,))
+PW3D_24 = JointProtocol("3dpw-24", SMPL24, tuple(range(24)), (0,))
+EMDB_24 = JointProtocol("emdb-24", SMPL24, tuple(range(24)), (1, 2))
+
+
+def load_regressor(path: Path) -> Float[Tensor, "17 vertices"]:
+    """`J_regressor_h36m.npy`. Raises FileNotFoundError without the file, ValueError if it is another array."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no joint regressor at {path}")
+    regressor = np.load(path, allow_pickle=False)
+    if regressor.ndim != 2 or len(regressor) != len(H36M17):
+        raise ValueError(f"{path} has shape {regressor.shape}, not ({len(H36M17)}, vertices)")
+    return torch.from_numpy(regressor.astype(np.float32))
+
+
+def regress(
+    regressor: Float[Tensor, "joints vertices"], vertices_cam_m: Float[Tensor, "*batch vertices 3"]
+) -> Float[Tensor, "*batch joints 3"]:
+    """Joints as weighted sums of vertices."""
+    return torch.einsum("jv,...vi->...ji", regressor, vertices_cam_m)
+
+
+def _mean_distance_mm(
+    pred_m: Float[Tensor, "*#batch joints 3"], true_m: Float[Tensor, "*#batch joints 3"]
+) -> Float[Tensor, "*#batch"]:
+    return MM_PER_M * (pred_m - true_m).norm(dim=-1).mean(dim=-1)

@@ -1,0 +1,152 @@
+"""3DPW, from its official pickles (von Marcard et al., ECCV 2018).
+
+    FOLDER/sequenceFiles/{train,validation,test}/SEQUENCE.pkl
+    FOLDER/imageFiles/SEQUENCE/image_00000.jpg
+
+The pickles are read by the restricted unpickler. Their readme writes `gender` and `poses2D`; the files, and so all
+loaders, have `genders` and `poses2d`. An image's number is the frame's index in `poses` (SPIN
+`datasets/preprocess/pw3d.py`), not its entry in `img_frame_ids`, which indexes the 60 Hz arrays.
+
+Frames are those of the 3DPW challenge (aymenmir1/3dpw-eval, `evaluate.py`): the camera is aligned
+(`campose_valid`) and at least six 2D joints were detected (`poses2d` is not all zero). It compares SMPL's 24
+joints of gendered bodies about joint 0. SPIN and HMR2 take the same camera test but regress Human3.6M's joints.
+The box is SPIN's: a square about the detected joints, 1.2 times their extent.
+
+Left out: clothed templates, textures, and the 60 Hz poses, which have no images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hmr.datasets.annotation import (
+    Annotation,
+    Gender,
+    Joints,
+    Keypoints,
+    Placement,
+    SmplFit,
+    Source,
+    box_of_xyxy,
+    gender_of,
+    pinhole,
+    ten_betas,
+    tensor,
+    turned,
+)
+from hmr.datasets.joints import PW3D18, SMPL24
+from hmr.datasets.npz_files import texts
+from hmr.layout import image_size, numbers, require, rows
+from hmr.smpl_file import restricted_load
+from hmr.types import Box, Camera
+
+__all__ = ["PW3D", "read_pw3d"]
+
+BOX_SCALE = 1.2
+_KEYS = (
+    "sequence", "poses", "betas", "trans", "genders", "poses2d", "jointPositions", "cam_poses", "cam_intrinsics",
+    "campose_valid",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Actor:
+    """One person of one sequence; arrays have a row a frame."""
+
+    poses: np.ndarray
+    trans_world_m: np.ndarray
+    joints_world_m: np.ndarray
+    keypoints: np.ndarray  # (frames, 3, 18): x, y, confidence
+    camera_valid: np.ndarray
+    betas: torch.Tensor
+    gender: Gender
+
+
+def read_pw3d(folder: Path, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without sequences or images, ValueError where a pickle is of another layout."""
+    files = sorted((folder / "sequenceFiles" / split).glob("*.pkl"))
+    if not files:
+        raise FileNotFoundError(f"there is no sequence (*.pkl) at {folder / 'sequenceFiles' / split}")
+    for path in files:
+        content = restricted_load(path)
+        require(content, _KEYS, str(path))
+        yield from _sequence(folder, path, content)
+
+
+def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
+    (sequence,) = texts([np.asarray(content["sequence"]).item()])  # a text or an array of one
+    images = f"imageFiles/{sequence}"
+    cam_from_world = rows(content["cam_poses"], len(content["cam_poses"]), (4, 4), f"cam_poses of {path}")
+    matrix = numbers(content["cam_intrinsics"], (3, 3), f"cam_intrinsics of {path}")
+    size = image_size(folder / images / "image_00000.jpg")
+    camera = pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], size, str(path))
+    actors = [_actor(content, actor, len(cam_from_world), path) for actor in range(len(content["poses"]))]
+    for frame, extrinsics in enumerate(cam_from_world):
+        for number, actor in enumerate(actors):
+            if actor.camera_valid[frame] and actor.keypoints[frame].any():
+                image = f"{images}/image_{frame:05d}.jpg"
+                yield _annotation(image, str(number), actor, frame, extrinsics, camera)
+
+
+def _actor(content: dict[str, Any], actor: int, frames: int, path: Path) -> _Actor:
+    def column(key: str, *shape: int) -> np.ndarray:
+        what = f"{key}[{actor}] of {path}"
+        if len(content[key]) <= actor:
+            raise ValueError(f"{what} is missing; there are poses of {len(content['poses'])} people")
+        return rows(content[key][actor], frames, shape, what)
+
+    return _Actor(
+        column("poses", 72),
+        column("trans", 3),
+        column("jointPositions", 72).reshape(frames, 24, 3),
+        column("poses2d", 3, 18),
+        column("campose_valid").astype(bool),
+        ten_betas(content["betas"][actor], f"betas[{actor}] of {path}"),
+        gender_of(np.asarray(content["genders"][actor]).item()),
+    )
+
+
+def _annotation(
+    image: str, person: str, actor: _Actor, frame: int, cam_from_world: np.ndarray, camera: Camera
+) -> Annotation:
+    joints = tensor(actor.joints_world_m[frame] @ cam_from_world[:3, :3].T + cam_from_world[:3, 3])
+    pose = tensor(actor.poses[frame].reshape(24, 3))
+    fit = SmplFit(
+        "smpl",
+        actor.gender,
+        turned(actor.poses[frame, :3], cam_from_world),
+        pose[1:],
+        actor.betas,
+        Placement.of_world(tensor(actor.trans_world_m[frame]), tensor(cam_from_world)),
+    )
+    xyc = actor.keypoints[frame].T
+    return Annotation(
+        image,
+        person,
+        _box(xyc, f"{image}#{person}"),
+        camera,
+        fit,
+        (Joints(SMPL24, joints, torch.ones(24, dtype=torch.bool), "camera"),),
+        (Keypoints(PW3D18, tensor(xyc[:, :2]), tensor(xyc[:, 2]).clamp(0, 1)),),
+    )
+
+
+def _box(xyc: np.ndarray, name: str) -> Box:
+    seen = xyc[xyc[:, 2] > 0, :2]
+    if len(seen) == 0:
+        raise ValueError(f"{name}: poses2d has places but no confidence above 0")
+    return box_of_xyxy((*seen.min(axis=0), *seen.max(axis=0)), f"poses2d of {name}").square(BOX_SCALE)
+
+
+PW3D = Source(
+    "3dpw",
+    ("train", "validation", "test"),
+    "3DPW's own pickles; frames and SMPL's 24 joints as the 3DPW challenge has them (aymenmir1/3dpw-eval)",
+    read_pw3d,
+)

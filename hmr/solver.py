@@ -1,0 +1,61 @@
+"""The noise schedule and the solvers that walk it back, from diffusers.
+
+| name    | scheduler                     | paper                                               | order |
+|---------|-------------------------------|-----------------------------------------------------|-------|
+| `ddim`  | `DDIMScheduler`               | Song et al., ICLR 2021, arXiv 2010.02502            | 1     |
+| `dpm++` | `DPMSolverMultistepScheduler` | DPM-Solver++(2M), Lu et al., 2022, arXiv 2211.01095 | 2     |
+
+Both share one cosine schedule that is rescaled to end in pure noise (Lin et al., WACV 2024, arXiv 2305.08891), where
+sigma / alpha is infinite: only solvers that carry the predicted x_0 from step to step can begin there, so it is `dpm++`
+and not `dpm`, which carries epsilon. diffusers gives it 2^-24 for abar at the last time, where DDIM has 0. The walk
+ends at sigma = 0 in both; a second-order step to there would be 0 times infinity, so the last one is of first order
+however many steps there are (`euler_at_final`). Karras' spacing of sigma indexes past its own table under this schedule
+and is not offered.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast, runtime_checkable
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["SOLVERS", "Solver", "new_solver"]
+
+SOLVERS = ("ddim", "dpm++")
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """What sampling asks of a diffusers scheduler: its times, its abar, one step."""
+
+    alphas_cumprod: Tensor
+    timesteps: Tensor
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device) -> None: ...
+
+    def step(
+        self, model_output: Tensor, timestep: int, sample: Tensor, *, return_dict: bool
+    ) -> tuple[Float[Tensor, "batch group dim"], ...]: ...
+
+
+def new_solver(name: str, num_train_timesteps: int) -> Solver:
+    """A solver of its own state. Raises ValueError for an unknown name."""
+    schedule = {
+        "num_train_timesteps": num_train_timesteps,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    }
+    if name == "ddim":
+        return cast(Solver, DDIMScheduler(**schedule, clip_sample=False))
+    if name == "dpm++":
+        solver = DPMSolverMultistepScheduler(
+            **schedule, algorithm_type="dpmsolver++", solver_order=2, euler_at_final=True
+        )
+        return cast(Solver, solver)
+    raise ValueError(f"no solver is called {name!r}; there are {', '.join(SOLVERS)}")

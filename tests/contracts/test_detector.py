@@ -1,0 +1,83 @@
+"""What every detector must do, whatever it has learned: pixels of the whole image, and the same answer twice."""
+
+import numpy as np
+import pytest
+import torch
+
+from hmr.detect import load_detector
+from hmr.policy import DiffusionPolicy
+from hmr.types import Box, Camera, Detection, Detector, Sample
+from tests.hmr.detector_models import save_finder, save_pose, save_segmenter
+
+BOX = Box(60.0, 40.0, 110.0, 120.0)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("models")
+    saved = (save_finder(folder / "finder"), save_pose(folder / "pose"), save_segmenter(folder / "segmenter"))
+    return f"transformers:{','.join(map(str, saved))}"
+
+
+@pytest.fixture(params=["embedded", "transformers"])
+def detector(request: pytest.FixtureRequest, tiny_policy: DiffusionPolicy, models: str) -> Detector:
+    return load_detector("embedded" if request.param == "embedded" else models, tiny_policy)
+
+
+def image(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (160, 200, 3), dtype=np.uint8)
+
+
+def look(detector: Detector, pixels: np.ndarray, box: Box) -> Detection:
+    return detector.look(Sample("a", pixels, box, Camera.estimate(pixels.shape[1], pixels.shape[0])))
+
+
+def test_it_keeps_the_protocol(detector: Detector):
+    assert isinstance(detector, Detector)
+    assert detector.name
+
+
+def test_people_are_boxes_of_the_image(detector: Detector):
+    boxes = detector.find(image())
+    assert all(isinstance(box, Box) for box in boxes)
+    assert all(-20 <= box.x0 < box.x1 <= 220 and -20 <= box.y0 < box.y1 <= 180 for box in boxes)
+
+
+def test_a_look_is_finite_and_its_probabilities_are_probabilities(detector: Detector):
+    seen = look(detector, image(), BOX)
+    assert seen.keypoints_px.isfinite().all()
+    assert (seen.sigma_px > 0).all()
+    assert ((seen.confidence >= 0) & (seen.confidence <= 1)).all()
+    assert seen.confidence.max() > 0
+    assert ((seen.mask >= 0) & (seen.mask <= 1)).all()
+
+
+def test_the_mask_lies_over_a_square_that_holds_the_box(detector: Detector):
+    square = look(detector, image(), BOX).mask_box
+    assert square.x1 - square.x0 == pytest.approx(square.y1 - square.y0)
+    assert square.x0 <= BOX.x0
+    assert square.x1 >= BOX.x1
+    assert square.y0 <= BOX.y0
+    assert square.y1 >= BOX.y1
+
+
+def test_looking_twice_sees_the_same(detector: Detector):
+    first, again = (look(detector, image(), BOX) for _ in range(2))
+    torch.testing.assert_close(first.keypoints_px, again.keypoints_px, rtol=0, atol=0)
+    np.testing.assert_array_equal(first.mask, again.mask)
+
+
+def test_a_person_who_stands_elsewhere_in_the_photograph_is_seen_there(detector: Detector):
+    """The same pixels 37 to the right and 23 down: every answer moves by that, and changes in nothing else."""
+    pixels, shift = image(), (37, 23)
+    larger = np.full((240, 300, 3), 128, np.uint8)
+    larger[shift[1] : shift[1] + 160, shift[0] : shift[0] + 200] = pixels
+    there = Box(BOX.x0 + shift[0], BOX.y0 + shift[1], BOX.x1 + shift[0], BOX.y1 + shift[1])
+    first, second = look(detector, pixels, BOX), look(detector, larger, there)
+    seen = first.confidence > 0
+    torch.testing.assert_close(
+        second.keypoints_px[seen] - torch.tensor(shift), first.keypoints_px[seen], rtol=0, atol=0.05
+    )
+    torch.testing.assert_close(second.sigma_px, first.sigma_px, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(second.mask, first.mask, atol=1e-3)
+    assert second.mask_box.x0 - first.mask_box.x0 == pytest.approx(shift[0])

@@ -1,0 +1,30 @@
+"""Learning curves as a picture."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from eval.report.curves import write_curves
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_stage_is_a_panel_with_its_two_lines(tmp_path: Path):
+    log = [{"step": 100 * k, "loss": str(3.0 - k), "grad_norm": "1"} for k in range(3)]
+    held_out = [{"step": 200, "eval_loss": "1.5"}]
+    history = {"config": {}, "see and pose": {"log": log + held_out}, "pose": {"log": log}}
+    (tmp_path / "training.json").write_text(json.dumps(history))
+    root = ElementTree.parse(write_curves(tmp_path)).getroot()
+    panels = root.findall(f"{SVG}g")
+    assert len(panels) == 2
+    lines = [line.get("points") or "" for line in panels[0].findall(f"{SVG}polyline")]
+    assert [len(line.split()) for line in lines] == [3, 1]
+    # steps 0, 100, 200 over the panel's 46 to 408 px: the middle one at 227
+    assert lines[0].split()[1].startswith("227.0,")
+
+
+def test_a_folder_without_history_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"training\.json"):
+        write_curves(tmp_path)

@@ -1,0 +1,152 @@
+"""A prepared set on disk: whole or not at all, its truth apart, its images as they were."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from hmr.data.store import read_samples
+from hmr.datasets import annotated_set
+from hmr.datasets.annotated_set import prepare, read_annotations
+from hmr.datasets.sources import SOURCES
+from tests.hmr.datasets.layouts import coco, coco_records, image, pw3d_coco, write_json
+
+COCO, PW3D = SOURCES["coco"], SOURCES["3dpw-coco"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def test_jpeg_files_are_kept_to_the_byte(folder, tmp_path):
+    coco(folder)
+    out = prepare(COCO, folder, "val2017", tmp_path / "set")
+    (row,) = pq.read_table(out / "samples.parquet").to_pylist()
+    assert row["jpeg"] == (folder / "val2017" / "000000000139.jpg").read_bytes()
+
+
+def test_the_samples_hold_nothing_that_only_the_data_set_knows(folder, tmp_path):
+    pw3d_coco(folder)
+    out = prepare(PW3D, folder, "test", tmp_path / "set")
+    assert pq.read_table(out / "samples.parquet").column_names == ["id", "jpeg", "box", "camera"]
+    camera = read_samples(out)[0].camera
+    assert camera.focal_px == 80.0  # the diagonal of 64 x 48, not the true 190
+    (out / "annotations.parquet").write_bytes(b"no truth can be read")
+    assert len(read_samples(out)) == 11
+
+
+def test_other_images_become_jpeg(folder, tmp_path):
+    content = coco_records()
+    content["images"][0]["file_name"] = "grey.png"
+    write_json(folder / "annotations" / "person_keypoints_val2017.json", content)
+    (folder / "val2017").mkdir()
+    Image.fromarray(np.full((48, 64), 90, np.uint8)).save(folder / "val2017" / "grey.png")
+    out = prepare(COCO, folder, "val2017", tmp_path / "set")
+    assert abs(read_samples(out)[0].image.astype(int) - 90).max() <= 1
+
+
+def test_pixels_stay_as_stored_whatever_exif_says(folder, tmp_path):
+    coco(folder)
+    path = folder / "val2017" / "000000000139.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.open(io.BytesIO(path.read_bytes())).save(path, exif=exif)
+    out = prepare(COCO, folder, "val2017", tmp_path / "set")
+    assert read_samples(out)[0].image.shape == (48, 64, 3)
+
+
+def test_every_and_limit_thin_a_split(folder, tmp_path):
+    pw3d_coco(folder)
+    out = prepare(PW3D, folder, "test", tmp_path / "set", every=3, limit=2)
+    assert [each.person for each in read_annotations(out).values()] == ["0", "3"]
+
+
+def test_batches_are_written_as_they_come(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(annotated_set, "ROWS_AT_ONCE", 4)
+    pw3d_coco(folder)
+    told: list[int] = []
+    out = prepare(PW3D, folder, "test", tmp_path / "set", progress=told.append)
+    assert told == [4, 8, 11]
+    assert pq.ParquetFile(out / "samples.parquet").num_row_groups == 3
+
+
+def test_the_same_set_is_found_again_and_another_is_refused(folder, tmp_path):
+    split = pw3d_coco(folder)
+    out = prepare(PW3D, folder, split, tmp_path / "set")
+    before = (out / "samples.parquet").stat().st_mtime_ns
+    assert prepare(PW3D, folder, split, out) == out
+    assert (out / "samples.parquet").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="already holds another set"):
+        prepare(PW3D, folder, split, out, every=2)
+
+
+def test_an_empty_folder_is_filled(folder, tmp_path):
+    split = coco(folder)
+    (tmp_path / "set").mkdir()
+    assert len(read_samples(prepare(COCO, folder, split, tmp_path / "set"))) == 1
+
+
+def test_a_folder_with_other_files_is_left_alone(folder, tmp_path):
+    split = pw3d_coco(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match="a folder with other files in it"):
+        prepare(PW3D, folder, split, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+
+
+def test_a_failure_leaves_no_set_and_a_second_try_succeeds(folder, tmp_path):
+    split = pw3d_coco(folder)
+    lost = folder / "imageFiles" / "downtown_walk_00" / "image_00009.jpg"
+    content = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"no image at .*image_00009.jpg, where the annotation imageFiles"
+    ):
+        prepare(PW3D, folder, split, tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+    lost.write_bytes(content)
+    out = prepare(PW3D, folder, split, tmp_path / "set")
+    assert json.loads((out / "set.json").read_text())["count"] == 11
+    assert not (tmp_path / "set.partial").exists()
+
+
+def test_the_digest_is_of_the_content(folder, tmp_path):
+    split = coco(folder)
+    digests = []
+    for name in ("one", "two", "changed"):
+        if name == "changed":
+            Image.new("RGB", (64, 48)).save(folder / "val2017" / "000000000139.jpg")
+        out = prepare(COCO, folder, split, tmp_path / name)
+        digests.append(json.loads((out / "set.json").read_text())["digest"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_images_of_another_size_than_their_camera_are_refused(folder, tmp_path):
+    split = pw3d_coco(folder)
+    image(folder / "imageFiles" / "downtown_walk_00" / "image_00000.jpg", (32, 24))
+    with pytest.raises(ValueError, match="has 32 x 24 pixels; its camera was calibrated for 64 x 48"):
+        prepare(PW3D, folder, split, tmp_path / "set")
+
+
+def test_broken_images_and_empty_splits_are_refused(folder, tmp_path):
+    split = coco(folder)
+    path = folder / "val2017" / "000000000139.jpg"
+    for content in (path.read_bytes()[:-400], b"\xff\xd8 no picture"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is no image that can be read"):
+            prepare(COCO, folder, split, tmp_path / "set")
+    write_json(folder / "annotations" / "person_keypoints_val2017.json", {"images": [], "annotations": []})
+    with pytest.raises(ValueError, match=r"split 'val2017' of coco in .* holds no person"):
+        prepare(COCO, folder, split, tmp_path / "set")
+
+
+def test_reading_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no prepared data set"):
+        read_annotations(tmp_path)
