@@ -43,7 +43,8 @@ def _panel(svg: ElementTree.Element, left: float, name: str, log: list[dict[str,
     held_out = [y for _, y in lines["held"]]
     last = max(x for points in lines.values() for x, _ in points)
     low = min([training[0], *held_out])
-    high = max([training[int(0.98 * (len(training) - 1))], *held_out])  # the first steps would flatten all others
+    usual = training[int(0.98 * (len(training) - 1))]  # the first steps would flatten all others
+    high = max([usual, *held_out])
     across = Axis(0.0, last, MARGIN_LEFT, WIDTH - MARGIN_RIGHT)
     up = Axis(low, max(high, low + 1e-6), HEIGHT - MARGIN_BOTTOM, MARGIN_TOP + 16)
     panel = ElementTree.SubElement(svg, "g", {"transform": f"translate({left:g} 0)"})
