@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError
 
@@ -33,11 +34,13 @@ def load_policy(folder: Path | None = None, device: str = "cpu") -> DiffusionPol
             f"{folder} holds no policy: a checkpoint has config.json and model.safetensors"
         )
     try:
-        policy, found = DiffusionPolicy.from_pretrained(
+        loaded = DiffusionPolicy.from_pretrained(
             folder, dtype="float32", local_files_only=True, output_loading_info=True
         )
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ValueError(f"the policy in {folder} cannot be read: {error}") from error
+    # transformers' types leave the second answer out
+    policy, found = cast(tuple[DiffusionPolicy, dict[str, set[str]]], loaded)
     if found["missing_keys"]:  # transformers would go on with what lay in memory
         missing = ", ".join(sorted(found["missing_keys"]))
         raise ValueError(f"the policy in {folder} lacks {missing}: another version wrote it")
