@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hmr.body import Body
-from hmr.parametrization import pelvis_from_seen, split
+from hmr.parametrization import pelvis_from_seen, project, split
 from hmr.policy import DiffusionPolicy, Features
 from hmr.types import PARENTS, Detection
 
@@ -138,14 +138,11 @@ class DetectionGuidance:
         return (pixels - self.keypoints_px).square().sum(dim=-1) / self.deviation_px.square()
 
     def _pixels(self, x0: Float[Tensor, "batch group dim"]) -> Float[Tensor, "batch group 24 2"]:
-        """The joints through `Camera.project`, for a camera an image."""
+        """Where the joints of standardised vectors appear."""
         rotations, betas, seen = split(x0 * self.policy.std + self.policy.mean)
         joints = self.body.joints_from_matrices(rotations, betas)
         pelvis_cam_m = pelvis_from_seen(seen, self.geometry)
-        x, y, z = (joints - joints[..., :1, :] + pelvis_cam_m[..., None, :]).unbind(-1)
-        focal, cx, cy = self.geometry[..., None, :3].unbind(-1)
-        z = z.clamp_min(0.01)
-        return torch.stack([focal * x / z + cx, focal * y / z + cy], dim=-1)
+        return project(joints - joints[..., :1, :] + pelvis_cam_m[..., None, :], self.geometry)
 
     def _outside_mask(self, joints_px: Float[Tensor, "batch group 24 2"]) -> Float[Tensor, "batch group"]:
         """Mean distance of points of the bones to the mask, in halves of its box; gradients lead inwards."""

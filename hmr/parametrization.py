@@ -33,6 +33,8 @@ __all__ = [
     "camera_of",
     "geometry_of",
     "params_from_vector",
+    "pelvis_from_seen",
+    "project",
     "split",
     "vector_from_params",
 ]
@@ -105,6 +107,16 @@ def pelvis_from_seen(
     x = (u * side / 2 + box_x - cx) * z / focal
     y = (v * side / 2 + box_y - cy) * z / focal
     return torch.stack([x, y, z], dim=-1)
+
+
+def project(
+    points_cam_m: Float[Tensor, "*batch points 3"], geometry: Float[Tensor, "*#batch 8"]
+) -> Float[Tensor, "*batch points 2"]:
+    """`Camera.project` for a camera a row of `geometry`: pixels of the whole image."""
+    focal, cx, cy = geometry[..., None, :3].unbind(-1)
+    x, y, z = points_cam_m.unbind(-1)
+    z = z.clamp_min(0.01)
+    return torch.stack([focal * x / z + cx, focal * y / z + cy], dim=-1)
 
 
 def params_from_vector(

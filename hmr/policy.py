@@ -286,6 +286,13 @@ class DiffusionPolicy(PreTrainedModel):
         betas = vectors[..., NUM_JOINTS * 6 : NUM_JOINTS * 6 + NUM_BETAS]
         return params_from_vector(vectors, self.rest_pelvis_m(betas), features.geometry[:, None])
 
+    def signal_and_spread(
+        self, timesteps: Int[Tensor, "batch steps"]
+    ) -> tuple[Float[Tensor, "batch 1 steps 1"], Float[Tensor, "batch 1 steps 1"]]:
+        """a = sqrt(abar_t) and s = sqrt(1 - abar_t)."""
+        abar = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps][:, None, :, None]
+        return abar.sqrt(), (1 - abar).sqrt()
+
     def noisy_and_target(
         self,
         x0: Float[Tensor, "batch group dim"],
@@ -293,9 +300,7 @@ class DiffusionPolicy(PreTrainedModel):
         noise: Float[Tensor, "batch steps dim"],
     ) -> tuple[Float[Tensor, "batch group steps dim"], Float[Tensor, "batch group steps dim"]]:
         """x_t and v_t; the whole group of an image shares its times and its noise."""
-        alphas_cumprod = self.scheduler.alphas_cumprod.to(x0.device)[timesteps]
-        signal = alphas_cumprod.sqrt()[:, None, :, None]
-        spread = (1 - alphas_cumprod).sqrt()[:, None, :, None]
+        signal, spread = self.signal_and_spread(timesteps)
         clean, noise = x0[:, :, None], noise[:, None]
         return signal * clean + spread * noise, signal * noise - spread * clean
 
@@ -306,11 +311,10 @@ class DiffusionPolicy(PreTrainedModel):
         condition: Float[Tensor, "batch channels"],
     ) -> Float[Tensor, "batch group steps dim"]:
         """v_theta: the Gaussian part about the guess, which is exact, and the denoiser's, which is learned."""
-        abar = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, :, None]
-        signal, spread = abar.sqrt(), (1 - abar).sqrt()
+        signal, spread = self.signal_and_spread(timesteps)
         guess = condition[:, None, None, -VECTOR_SIZE:]
         variance = self.guess_std.square()
-        gain = signal * variance / (abar * variance + 1 - abar)
+        gain = signal * variance / (signal.square() * variance + spread.square())
         expected = guess + gain * (noisy - signal * guess)
         return (signal * noisy - expected) / spread + self.denoiser(noisy, timesteps, condition)
 

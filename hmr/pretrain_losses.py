@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from hmr.body import Body
 from hmr.encoder import Seen
-from hmr.parametrization import MIN_DEPTH_M, pelvis_from_seen, split
+from hmr.parametrization import pelvis_from_seen, project, split
 from hmr.policy import DiffusionPolicy
 
 __all__ = ["LossWeights", "Pose", "SeeAndPose", "joints_of"]
@@ -63,14 +63,9 @@ def reproject(
     geometry: Float[Tensor, "*#batch 8"],
 ) -> Float[Tensor, "*batch 24 2"]:
     """Where the joints of raw vectors appear in the crop (-1 to 1 from border to border) under the estimated camera."""
-    seen = split(vector)[2]
-    points = joints_m + pelvis_from_seen(seen, geometry)[..., None, :]
-    focal, cx, cy, _, _, crop_x, crop_y, side = geometry[..., None, :].unbind(-1)
-    x, y, z = points.unbind(-1)
-    z = z.clamp_min(MIN_DEPTH_M)
-    return torch.stack(
-        [(focal * x / z + cx - crop_x) * 2 / side, (focal * y / z + cy - crop_y) * 2 / side], dim=-1
-    )
+    points_cam_m = joints_m + pelvis_from_seen(split(vector)[2], geometry)[..., None, :]
+    center, side = geometry[..., None, 5:7], geometry[..., None, 7:]
+    return (project(points_cam_m, geometry) - center) * 2 / side
 
 
 class Pose(nn.Module):
@@ -133,11 +128,10 @@ class Pose(nn.Module):
         timesteps = (strata / times * policy.config.num_train_timesteps).long()
         noise = torch.randn(len(vector), times, x0.shape[-1], device=vector.device)
         noisy, target = policy.noisy_and_target(x0, timesteps, noise)
-        predicted = policy.predict(noisy, timesteps, condition)[:, 0].float()
-        abar = policy.scheduler.alphas_cumprod.to(vector.device)[timesteps]
-        clean = abar.sqrt()[..., None] * noisy[:, 0] - (1 - abar).sqrt()[..., None] * predicted
-        error = (predicted - target[:, 0]).square().mean()
-        return clean * policy.std + policy.mean, error
+        predicted = policy.predict(noisy, timesteps, condition).float()
+        signal, spread = policy.signal_and_spread(timesteps)
+        clean = (signal * noisy - spread * predicted)[:, 0]
+        return clean * policy.std + policy.mean, (predicted - target).square().mean()
 
 
 class SeeAndPose(Pose):

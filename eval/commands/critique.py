@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eval.commands.console import say
 from eval.commands.options import Anyway, BodyFile, Boxes, Json, Out, PolicyDir, Seed
+
+if TYPE_CHECKING:
+    from eval.photos import Person
+    from hmr.policy import DiffusionPolicy
 
 __all__ = ["critique"]
 
@@ -44,22 +48,15 @@ def critique(
     from agent.default import default_agent, open_default_memory
     from agent.tracing import Trace
     from eval.person_files import save_person
-    from eval.photos import find_people, given_people, parse_box, sample_people
+    from eval.photos import given_people
     from hmr.body import load_body
     from hmr.checkpoint import load_policy
-    from hmr.data.photo import load_photo
-    from hmr.detect import EmbeddedDetector
 
     model, skin = load_policy(policy), load_body(body)
     if hypotheses is not None:
         people = given_people(photo, hypotheses, skin)
     else:
-        boxes = [parse_box(text) for text in box or []]
-        opened_photo = load_photo(photo)
-        found, refusals = find_people(opened_photo, str(photo), model, EmbeddedDetector(model), boxes, anyway)
-        for sentence in refusals:
-            say(sentence)
-        people = sample_people(found, opened_photo, model, samples, seed)
+        people = _posed_people(photo, model, box or [], anyway, samples, seed)
     out.mkdir(parents=True, exist_ok=True)
     answers = []
     with (
@@ -84,6 +81,22 @@ def critique(
         print(json.dumps({"people": answers}))
         return
     _say_scores(answers)
+
+
+def _posed_people(
+    photo: Path, model: DiffusionPolicy, boxes: list[str], anyway: bool, samples: int, seed: int
+) -> list[Person]:
+    """The people of a photograph with the policy's hypotheses; what was refused is said on stderr."""
+    from eval.photos import find_people, parse_box, sample_people
+    from hmr.data.photo import load_photo
+    from hmr.detect import EmbeddedDetector
+
+    opened = load_photo(photo)
+    asked = [parse_box(text) for text in boxes]
+    found, refusals = find_people(opened, str(photo), model, EmbeddedDetector(model), asked, anyway)
+    for sentence in refusals:
+        say(sentence)
+    return sample_people(found, opened, model, samples, seed)
 
 
 def _say_scores(answers: list[dict[str, Any]]) -> None:

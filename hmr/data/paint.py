@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from hmr.data import pixels
-from hmr.data.photo import read_photo
+from hmr.data.photo import PHOTO_SUFFIXES, read_photo
 from hmr.data.recipe import SceneRecipe
 
 __all__ = ["Backdrops", "Textures", "background", "dress", "light", "photograph", "shape_mask"]
@@ -26,7 +26,6 @@ HAIR = np.array(
     [[0.06, 0.05, 0.05], [0.23, 0.14, 0.08], [0.55, 0.4, 0.22], [0.6, 0.58, 0.55], [0.4, 0.16, 0.08]]
 )
 RESPONSE_STEPS = 1024
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 Image2D = Float[np.ndarray, "height width 3"]
 Mask2D = Bool[np.ndarray, "height width"]
 
