@@ -66,6 +66,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
 
     encoder: "embedded", or "transformers:" and a backbone's hub name or folder (`hmr.backbone`); `backbone` is its
     card, read from there when it is not given.
+    head_width: of the regression head's two hidden layers.
     denoiser: "mlp", or "tokens" with a layout of `hmr.token_denoiser` in `tokens` and its `heads`.
     solver: "ddim" or "dpm++" (`hmr.solver`).
     """
@@ -79,6 +80,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         encoder_widths: Sequence[int] = (64, 128, 256),
         width: int = 384,
         depth: int = 4,
+        head_width: int = 640,
         num_train_timesteps: int = 1000,
         num_inference_steps: int = 8,
         denoiser: str = "mlp",
@@ -94,6 +96,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         self.encoder_widths = list(encoder_widths)
         self.width = width
         self.depth = depth
+        self.head_width = head_width
         self.num_train_timesteps = num_train_timesteps
         self.num_inference_steps = num_inference_steps
         self.denoiser = denoiser
@@ -151,11 +154,11 @@ class DiffusionPolicy(PreTrainedModel):
         self.denoiser = _new_denoiser(config, seen_size + VECTOR_SIZE)
         self.regressor = nn.Sequential(
             nn.LayerNorm(seen_size),
-            nn.Linear(seen_size, 2 * config.width),
+            nn.Linear(seen_size, config.head_width),
             nn.SiLU(),
-            nn.Linear(2 * config.width, 2 * config.width),
+            nn.Linear(config.head_width, config.head_width),
             nn.SiLU(),
-            nn.Linear(2 * config.width, VECTOR_SIZE),
+            nn.Linear(config.head_width, VECTOR_SIZE),
         )
         self.register_buffer("mean", torch.zeros(VECTOR_SIZE))
         self.register_buffer("std", torch.ones(VECTOR_SIZE))

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from hmr.body import load_body
 from hmr.checkpoint import load_policy, save_compact
+from hmr.data.augment import as_floats, augment
 from hmr.data.crops import CropCache, CropDataset, make_crops
 from hmr.data.recipe import RECIPES
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
@@ -95,7 +96,7 @@ def pretrain(
     if config.refining:
         policy.encoder.requires_grad_(False)
         train_set = Subset(train_set, range(min(config.refining_rows, len(train_set))))
-        sets = FeatureDataset(policy, train_set), FeatureDataset(policy, test_set)
+        sets = FeatureDataset(policy, train_set, config.seed), FeatureDataset(policy, test_set, config.seed + 1)
         policy.fit_guess(sets[1].columns["features"], sets[1].columns["vector"])
         history["pose"] = run_stage(Pose(*parts), config, config.refining, sets, out / "pose")
     save_compact(policy, out)
@@ -149,11 +150,18 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 
     KEPT = ("vector", "geometry", "keypoints")
 
-    def __init__(self, policy: DiffusionPolicy, crops: Dataset[dict[str, Tensor]]) -> None:
-        batches = [
-            {"features": _features(policy, batch), **{name: batch[name] for name in self.KEPT}}
-            for batch in DataLoader(crops, ENCODE_BATCH)
-        ]
+    def __init__(
+        self, policy: DiffusionPolicy, crops: Dataset[dict[str, Tensor]], augmented: int | None = None
+    ) -> None:
+        """`augmented`: a seed, from which every crop becomes one other photograph (hmr.data.augment)."""
+        generator = None if augmented is None else torch.Generator().manual_seed(augmented)
+        batches = []
+        for loaded in DataLoader(crops, ENCODE_BATCH):
+            batch = as_floats(loaded)
+            if generator is not None:
+                batch = augment(batch, generator)
+            kept = {name: batch[name] for name in self.KEPT}
+            batches.append({"features": _features(policy, batch), **kept})
         self.columns = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
     def __len__(self) -> int:
@@ -165,9 +173,8 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 
 @torch.no_grad()
 def _features(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
-    crops = batch["crops"].permute(0, 3, 1, 2).float() / 255
     with torch.autocast(policy.device.type, torch.bfloat16):  # as the first stage saw, in half the time
-        seen = policy.encoder.eval()(crops)
+        seen = policy.encoder.eval()(batch["crops"])
     return policy.seen_features(seen, batch["geometry"])
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hmr.body import Body
+from hmr.data.augment import as_floats, augment
 from hmr.encoder import Seen
 from hmr.parametrization import pelvis_from_seen, project, split
 from hmr.policy import DiffusionPolicy
@@ -146,15 +147,15 @@ class SeeAndPose(Pose):
         visible: Bool[Tensor, "batch 24"],
         mask: UInt8[Tensor, "batch mask mask"],
     ) -> dict[str, Tensor]:
-        images = (
-            crops.permute(0, 3, 1, 2).float() / 255
-        )  # channels last in memory, which CPUs convolve faster
+        named = {"vector": vector, "geometry": geometry, "keypoints": keypoints, "visible": visible}
+        rows = as_floats({"crops": crops, "mask": mask, **named})
         if self.training:
-            images = _recolour(images)
-        seen = self.policy.encoder(images)
-        features = self.policy.seen_features(seen, geometry)
-        terms = _seeing_terms(seen, keypoints, visible, mask) | self.posing_terms(
-            features, vector, geometry, keypoints
+            with torch.no_grad(), torch.autocast(crops.device.type, enabled=False):
+                rows = augment(rows)
+        seen = self.policy.encoder(rows["crops"])
+        features = self.policy.seen_features(seen, rows["geometry"])
+        terms = _seeing_terms(seen, rows["keypoints"], rows["visible"], rows["mask"]) | self.posing_terms(
+            features, rows["vector"], rows["geometry"], rows["keypoints"]
         )
         return weighted(terms, self.weights)
 
@@ -170,7 +171,7 @@ def _seeing_terms(
     seen: Seen,
     keypoints: Float[Tensor, "batch 24 2"],
     visible: Bool[Tensor, "batch 24"],
-    mask: UInt8[Tensor, "batch mask mask"],
+    mask: Float[Tensor, "batch mask mask"],
 ) -> dict[str, Tensor]:
     inside = (keypoints.abs() <= 1).all(dim=-1).float()
     # a Laplace of standard deviation sigma has scale sigma / sqrt(2) (a coordinate)
@@ -180,14 +181,5 @@ def _seeing_terms(
     return {
         "keypoints": (likelihood * inside).sum() / inside.sum().clamp_min(1),
         "visible": F.binary_cross_entropy_with_logits(seen.visible_logit, visible.float()),
-        "mask": F.binary_cross_entropy_with_logits(seen.mask_logit, mask.float() / 255),
+        "mask": F.binary_cross_entropy_with_logits(seen.mask_logit, mask),
     }
-
-
-def _recolour(images: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch 3 h w"]:
-    """Gain, cast and grain of other cameras; the scenes bring their own, this is on top."""
-    size = (len(images), 1, 1, 1)
-    gain = 1 + 0.2 * torch.randn(size, device=images.device)
-    cast = 1 + 0.08 * torch.randn(len(images), 3, 1, 1, device=images.device)
-    grain = 0.03 * torch.rand(size, device=images.device) * torch.randn_like(images)
-    return (images * gain * cast + grain).clamp(0, 1)

@@ -1,0 +1,196 @@
+"""Other photographs of the same training crops: nearer, partly hidden, blurred, in other light.
+
+The usual augmentations of the field (scale and colour: SPIN, arXiv 1909.12828; things pasted before the person: Sarandi
+et al., arXiv 1808.09316, and PARE, arXiv 2104.08527), with the truth moved along. They are what a network needs in order
+to be unsure where it sees nothing. Left out: turning the crop, since cameras in the scenes roll by themselves.
+
+All of it works on a batch of `hmr.data.crops.CropDataset` after `as_floats`: "crops" is (batch, 3, side, side) from 0 to
+1, "mask" (batch, side, side) likewise. Positions are in crop units, -1 to 1 from border to border.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["as_floats", "augment", "blur", "hide", "recolour", "zoom"]
+
+Rows = dict[str, Tensor]
+
+ZOOMED, CLOSEST = 0.5, 0.85  # share of the rows; the smallest window, as a fraction of the crop
+THINGS, HIDDEN = 2, 0.5  # so many times, a thing stands before so large a share of the rows
+THING_SIZE = (0.1, 0.35)  # half extents
+MIN_VISIBLE = 0.35  # of the person's pixels; a thing that would hide more is left out
+BLURRED, KERNEL = 0.4, 9
+BLUR_PX = (0.3, 2.5)  # along the shutter's motion, standard deviation; across it at most a third
+GRAIN = 0.06  # at most, of 1
+
+
+def as_floats(rows: Rows) -> Rows:
+    """The rows of `CropDataset` as everything here takes them: bytes become 0 to 1, colours come first."""
+    crops = rows["crops"].permute(0, 3, 1, 2)  # channels last in memory, which CPUs convolve faster
+    return rows | {"crops": crops.float() / 255, "mask": rows["mask"].float() / 255}
+
+
+def augment(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """A new photograph of every row; `generator` None draws from torch's own, which the trainer seeds and resumes."""
+    rows = zoom(rows, generator)
+    for _ in range(THINGS):
+        rows = hide(rows, generator)
+    return recolour(blur(rows, generator), generator)
+
+
+def zoom(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """A window of some crops becomes the crop: as if the detector's box had been tighter and elsewhere."""
+    chosen = _some(rows, ZOOMED, generator)
+    count, device = len(chosen), chosen.device
+    size = CLOSEST + (1 - CLOSEST) * _uniform((count,), generator, device)
+    offset = (2 * _uniform((count, 2), generator, device) - 1) * (1 - size[:, None])
+    old = {name: column[chosen] for name, column in rows.items()}
+    pelvis = (old["vector"][:, -2:] - offset) / size[:, None]
+    log_scale = old["vector"][:, -3:-2] - size[:, None].log()
+    rest, center, side = old["geometry"].split([5, 2, 1], dim=-1)
+    return _with(
+        rows,
+        chosen,
+        crops=_window(old["crops"], offset, size),
+        mask=_window(old["mask"][:, None], offset, size)[:, 0],
+        vector=torch.cat([old["vector"][:, :-3], log_scale, pelvis], dim=-1),
+        geometry=torch.cat([rest, center + offset * side / 2, side * size[:, None]], dim=-1),
+        keypoints=(old["keypoints"] - offset[:, None]) / size[:, None, None],
+    )
+
+
+def hide(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """A thing stands about a joint of some people; what it hides is no longer seen, in mask and keypoints alike."""
+    chosen = _some(rows, HIDDEN, generator)
+    images, mask, keypoints = rows["crops"][chosen], rows["mask"][chosen], rows["keypoints"][chosen]
+    thing = _things(keypoints, generator)
+    left = mask.masked_fill(_on_grid(thing, mask.shape[-1]), 0.0)
+    placed = left.sum(dim=(1, 2)) >= MIN_VISIBLE * mask.sum(dim=(1, 2))
+    covered = _on_grid(thing, images.shape[-1]) & placed[:, None, None]
+    return _with(
+        rows,
+        chosen,
+        crops=torch.where(covered[:, None], _textures(images, generator), images),
+        mask=torch.where(placed[:, None, None], left, mask),
+        visible=rows["visible"][chosen] & ~(thing.covers(keypoints) & placed[:, None]),
+    )
+
+
+def blur(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """A shutter that was too slow, a lens out of focus: an oblong Gaussian for some crops."""
+    chosen = _some(rows, BLURRED, generator)
+    count, device = len(chosen), chosen.device
+    low, high = BLUR_PX
+    along = low + (high - low) * _uniform((count, 1, 1), generator, device)
+    across = low + (along / 3 - low).clamp_min(0) * _uniform((count, 1, 1), generator, device)
+    turn = math.pi * _uniform((count, 1, 1), generator, device)
+    ys, xs = (_grid(KERNEL, device) * KERNEL / 2).flip(-1).unbind(-1)  # whole pixels from the middle
+    forward, aside = xs * turn.cos() + ys * turn.sin(), ys * turn.cos() - xs * turn.sin()
+    kernel = (-((forward / along).square() + (aside / across).square()) / 2).exp()
+    kernel = kernel / kernel.sum(dim=(1, 2), keepdim=True)
+    stacked = rows["crops"][chosen].transpose(0, 1)  # each colour: a picture of `count` channels, a kernel each
+    padded = F.pad(stacked, [KERNEL // 2] * 4, mode="replicate")
+    return _with(rows, chosen, crops=F.conv2d(padded, kernel[:, None], groups=count).transpose(0, 1))
+
+
+def recolour(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """Gain, cast and grain of other cameras; the scenes bring their own, this is on top."""
+    images = rows["crops"]
+    count, device = len(images), images.device
+    gain = 1 + 0.2 * _normal((count, 1, 1, 1), generator, device)
+    cast = 1 + 0.08 * _normal((count, 3, 1, 1), generator, device)
+    grain = GRAIN * _uniform((count, 1, 1, 1), generator, device)
+    noise = _normal(images.shape, generator, device)
+    return rows | {"crops": noise.mul_(grain).add_(images * (gain * cast)).clamp_(0, 1)}
+
+
+@dataclass(frozen=True)
+class _Things:
+    """One ellipse or box a row."""
+
+    center: Float[Tensor, "batch 2"]
+    half: Float[Tensor, "batch 2"]
+    turn: Float[Tensor, "batch"]
+    boxy: Bool[Tensor, "batch"]
+
+    def covers(self, points: Float[Tensor, "*batch points 2"]) -> Bool[Tensor, "batch points"]:
+        """Points of each row, or the same for all."""
+        x, y = (points - self.center[:, None]).unbind(-1)
+        cos, sin = self.turn.cos()[:, None], self.turn.sin()[:, None]
+        along, aside = (x * cos + y * sin) / self.half[:, :1], (y * cos - x * sin) / self.half[:, 1:]
+        farthest = torch.maximum(along.abs(), aside.abs())
+        return torch.where(self.boxy[:, None], farthest, torch.hypot(along, aside)) <= 1
+
+
+def _things(keypoints: Float[Tensor, "batch 24 2"], generator: torch.Generator | None) -> _Things:
+    count, device = len(keypoints), keypoints.device
+    joint = (_uniform((count,), generator, device) * keypoints.shape[1]).long()
+    about = keypoints[torch.arange(count, device=device), joint]
+    low, high = THING_SIZE
+    return _Things(
+        about + 0.1 * _normal((count, 2), generator, device),
+        low + (high - low) * _uniform((count, 2), generator, device),
+        math.pi * _uniform((count,), generator, device),
+        _uniform((count,), generator, device) < 0.5,
+    )
+
+
+def _textures(
+    images: Float[Tensor, "batch 3 side side"], generator: torch.Generator | None
+) -> Float[Tensor, "batch 3 side side"]:
+    """What things are painted with: a corner of the next picture, enlarged, or its one mean colour."""
+    count, device = len(images), images.device
+    side, quarter = images.shape[-1], images.shape[-1] // 4
+    row, column = (int(_uniform((), generator, device) < 0.5) * (side - quarter) for _ in range(2))
+    corner = images.roll(1, dims=0)[..., row : row + quarter, column : column + quarter]
+    enlarged = F.interpolate(corner, (side, side), mode="bilinear")
+    plain = _uniform((count, 1, 1, 1), generator, device) < 0.4
+    return torch.where(plain, enlarged.mean(dim=(2, 3), keepdim=True), enlarged)
+
+
+def _window(
+    pictures: Float[Tensor, "batch channels side side"],
+    offset: Float[Tensor, "batch 2"],
+    size: Float[Tensor, "batch"],
+) -> Float[Tensor, "batch channels side side"]:
+    """The window about `offset` that spans `size` of each picture, at the picture's own resolution."""
+    grid = _grid(pictures.shape[-1], pictures.device) * size[:, None, None, None] + offset[:, None, None]
+    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+
+
+def _grid(side: int, device: torch.device) -> Float[Tensor, "{side} {side} 2"]:
+    """(x, y) of the pixel centres."""
+    steps = (torch.arange(side, device=device) + 0.5) / side * 2 - 1
+    ys, xs = torch.meshgrid(steps, steps, indexing="ij")
+    return torch.stack([xs, ys], dim=-1)
+
+
+def _on_grid(thing: _Things, side: int) -> Bool[Tensor, "batch {side} {side}"]:
+    return thing.covers(_grid(side, thing.center.device).flatten(0, 1)).unflatten(1, (side, side))
+
+
+def _some(rows: Rows, share: float, generator: torch.Generator | None) -> Int[Tensor, "chosen"]:
+    """Indices of about that share of the rows, at least one."""
+    count, device = len(rows["crops"]), rows["crops"].device
+    drawn = _uniform((count,), generator, device)
+    return (drawn <= drawn.min().clamp_min(share)).nonzero()[:, 0]
+
+
+def _with(rows: Rows, chosen: Int[Tensor, "chosen"], **changed: Tensor) -> Rows:
+    """The rows with new values where they were chosen."""
+    return rows | {name: rows[name].index_copy(0, chosen, value) for name, value in changed.items()}
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    return torch.rand(shape, generator=generator, device=device)
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    return torch.randn(shape, generator=generator, device=device)

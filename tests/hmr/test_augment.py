@@ -1,0 +1,131 @@
+"""Augmented crops are other photographs of the same truth: laws that tie pictures, keypoints, mask and body together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hmr.body import Body
+from hmr.data import augment as augmenting
+from hmr.data.augment import as_floats, augment, blur, hide, recolour, zoom
+from hmr.parametrization import VECTOR_SIZE
+from hmr.pretrain_losses import joints_of, reproject
+
+COUNT, SIDE = 16, 64
+
+
+def _rows(seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    vector = 0.3 * torch.randn(COUNT, VECTOR_SIZE, generator=generator)
+    vector[:, :-13] += torch.eye(3)[:, :2].flatten().repeat(24)
+    geometry = torch.tensor([250.0, 112, 112, 224, 224, 100, 120, 150]).repeat(COUNT, 1)
+    return as_floats(
+        {
+            "crops": torch.randint(0, 256, (COUNT, SIDE, SIDE, 3), generator=generator, dtype=torch.uint8),
+            "mask": torch.full((COUNT, SIDE // 4, SIDE // 4), 255, dtype=torch.uint8),
+            "vector": vector,
+            "geometry": geometry,
+            "keypoints": torch.rand(COUNT, 24, 2, generator=generator) * 1.6 - 0.8,
+            "visible": torch.ones(COUNT, 24, dtype=torch.bool),
+        }
+    )
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
+
+
+def _same(left: Tensor, right: Tensor) -> Tensor:
+    return (left == right).flatten(1).all(dim=1)
+
+
+def test_a_nearer_view_moves_the_body_with_its_picture(body: Body) -> None:
+    rows = _rows()
+    nearer = zoom(rows, _generator())
+
+    def seen(r: dict[str, Tensor]) -> Tensor:
+        return reproject(r["vector"], joints_of(r["vector"], body), r["geometry"])
+
+    size = (nearer["geometry"][:, 7] / rows["geometry"][:, 7])[:, None, None]
+    off_before, off_after = seen(rows) - rows["keypoints"], seen(nearer) - nearer["keypoints"]
+    torch.testing.assert_close(off_after, off_before / size, atol=2e-5, rtol=1e-4)
+    assert (size < 1).sum() in range(COUNT // 4, COUNT)  # some rows, not all
+    assert (size >= augmenting.CLOSEST).all()
+
+
+def test_a_nearer_view_shows_the_pixels_that_it_says() -> None:
+    rows = _rows()
+    ramp = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1  # a picture whose red is its own x, and green its y
+    rows["crops"] = torch.stack([ramp.expand(SIDE, SIDE), ramp[:, None].expand(SIDE, SIDE)] * 2)[:3].expand(
+        COUNT, 3, SIDE, SIDE
+    )
+    rows["keypoints"] = torch.zeros(COUNT, 24, 2)  # the middle of the old crop, where red and green are 0
+    nearer = zoom(rows, _generator())
+    at = nearer["keypoints"][:, :1, None]
+    found = torch.nn.functional.grid_sample(nearer["crops"], at, align_corners=False)[:, :2]
+    torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-4, rtol=0)
+
+
+def test_what_a_thing_hides_is_not_seen() -> None:
+    rows = _rows()
+    hidden = hide(rows, _generator())
+    touched = ~_same(hidden["mask"], rows["mask"])
+    assert 1 <= int(touched.sum()) < COUNT
+    assert (hidden["visible"].logical_not().any(dim=1) <= touched).all()  # no keypoint is lost without a thing
+    assert hidden["visible"].logical_not().any()
+    assert _same(hidden["crops"], rows["crops"])[~touched].all()
+    assert torch.equal(hidden["keypoints"], rows["keypoints"])  # hidden is not gone
+    left = hidden["mask"].sum(dim=(1, 2)) / rows["mask"].sum(dim=(1, 2))
+    assert (left >= augmenting.MIN_VISIBLE).all()
+
+
+def test_nothing_stands_before_a_person_who_is_hardly_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = _rows()
+    rows["mask"] = torch.zeros_like(rows["mask"])
+    rows["mask"][:, 8, 8] = 1.0  # one pixel, at the joints
+    rows["keypoints"] = torch.full((COUNT, 24, 2), 1 / 16)
+    monkeypatch.setattr(augmenting, "THING_SIZE", (0.9, 0.95))
+    hidden = hide(rows, _generator())
+    assert torch.equal(hidden["mask"], rows["mask"])
+    assert torch.equal(hidden["crops"], rows["crops"])
+    assert hidden["visible"].all()
+
+
+def test_blur_keeps_the_light_and_takes_the_detail() -> None:
+    rows = _rows()
+    blurred = blur(rows, _generator())["crops"]
+    changed = ~_same(blurred, rows["crops"])
+    assert 1 <= int(changed.sum()) < COUNT
+    assert (blurred[changed].flatten(1).std(dim=1) < 0.95 * rows["crops"][changed].flatten(1).std(dim=1)).all()
+    means = [images.flatten(2).mean(dim=2) for images in (blurred, rows["crops"])]
+    torch.testing.assert_close(*means, atol=0.02, rtol=0)
+
+
+def test_a_plain_picture_stays_plain_under_blur() -> None:
+    rows = _rows()
+    rows["crops"] = torch.full_like(rows["crops"], 0.3)
+    torch.testing.assert_close(blur(rows, _generator())["crops"], rows["crops"])
+
+
+def test_colours_stay_colours_and_truth_stays() -> None:
+    rows = _rows()
+    recoloured = recolour(rows, _generator())
+    assert recoloured["crops"].min() >= 0
+    assert recoloured["crops"].max() <= 1
+    assert not _same(recoloured["crops"], rows["crops"]).any()
+    assert all(torch.equal(recoloured[name], rows[name]) for name in rows if name != "crops")
+
+
+def test_the_same_seed_gives_the_same_photographs() -> None:
+    first, again = augment(_rows(), _generator()), augment(_rows(), _generator())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = augment(_rows(), torch.Generator().manual_seed(2))
+    assert not torch.equal(first["crops"], other["crops"])
+
+
+def test_rows_go_in_unharmed() -> None:
+    rows = _rows()
+    before = {name: column.clone() for name, column in rows.items()}
+    augment(rows, _generator())
+    assert all(torch.equal(rows[name], before[name]) for name in rows)
