@@ -63,6 +63,7 @@ class CritiqueAgent:
             "case_id": sample.id,
             "revisions": [],
             "second_look": [],
+            "bought": [],
         }
         state = graph.invoke(
             start,
@@ -96,7 +97,7 @@ def _verdict(state: Mapping[str, Any], desk: Desk) -> GroupCritique:
         comments=tuple(state["comments"].get(j, "") for j in indices),
         tags=tuple(state["tags"]),
         rank_dispersion=state["rank_dispersion"],
-        evidence=tuple(_evidence(item) for item in (*state["evidence"], *state["second_look"])),
+        evidence=tuple(_evidence(item) for item in (*state["evidence"], *state["second_look"], *state["bought"])),
         missing=tuple(Missing(**item) for item in state["missing"]),
         rules=desk.retrieved_rules,
         prototypes=desk.retrieved_prototypes,
@@ -118,4 +119,10 @@ def _evidence(item: Mapping[str, Any]) -> Evidence:
 
 
 def _revision(item: Mapping[str, Any]) -> Revision:
-    return Revision(tuple(item["hypotheses"]), tuple(item["before"]), tuple(item["after"]), item["reason"])
+    return Revision(
+        tuple(item["hypotheses"]),
+        tuple(item["before"]),
+        tuple(item["after"]),
+        item["reason"],
+        tuple(item["looked_at"]),
+    )

@@ -50,7 +50,7 @@ def default_agent(
         prototypes=memory.prototypes,
         body=body,
         renderer=load_renderer(renderer),
-        detector=EmbeddedDetector(policy),
+        detector=EmbeddedDetector(policy, body),
         image_embedder=PolicyEmbedder(policy),
         settings=settings or CritiqueSettings(),
         trace=trace or Trace(),

@@ -1,7 +1,7 @@
 """The critique of one group, as a graph; this file is the diagram.
 
 render_views -> measure_evidence -> retrieve_rules -> retrieve_prototypes -> score -> self_reflect
-    (-> revise -> self_reflect)* -> END
+    (-> look_again -> revise -> self_reflect)* -> END
 
 The loop is bounded by the number of revisions already in the state, and by a recursion limit as a second wall
 (LangGraph's own is 10,007 steps).
@@ -26,14 +26,14 @@ STRAIGHT_STEPS = 6  # nodes from render_views to the first self_reflect
 
 
 def recursion_limit(max_revisions: int) -> int:
-    """Steps a critique may take: the straight way, two a revision, and one to spare."""
-    return STRAIGHT_STEPS + 2 * max_revisions + 1
+    """Steps a critique may take: the straight way, three a revision, and one to spare."""
+    return STRAIGHT_STEPS + 3 * max_revisions + 1
 
 
-def revise_or_end(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> Literal["revise", "__end__"]:
+def look_again_or_end(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> Literal["look_again", "__end__"]:
     """Revise while something is in doubt and the budget lasts."""
     if state["doubts"] and len(state["revisions"]) < runtime.context.settings.max_revisions:
-        return "revise"
+        return "look_again"
     return "__end__"
 
 
@@ -46,6 +46,7 @@ def build_critique_graph() -> CompiledStateGraph[Any, CritiqueContext, Any, Any]
     graph.add_node("retrieve_prototypes", traced(nodes.retrieve_prototypes))
     graph.add_node("score", traced(nodes.score))
     graph.add_node("self_reflect", traced(nodes.self_reflect))
+    graph.add_node("look_again", traced(nodes.look_again))
     graph.add_node("revise", traced(nodes.revise))
 
     graph.add_edge(START, "render_views")
@@ -54,7 +55,8 @@ def build_critique_graph() -> CompiledStateGraph[Any, CritiqueContext, Any, Any]
     graph.add_edge("retrieve_rules", "retrieve_prototypes")
     graph.add_edge("retrieve_prototypes", "score")
     graph.add_edge("score", "self_reflect")
-    graph.add_conditional_edges("self_reflect", revise_or_end)
+    graph.add_conditional_edges("self_reflect", look_again_or_end)
+    graph.add_edge("look_again", "revise")
     graph.add_edge("revise", "self_reflect")
     return graph.compile(name="critique")
 

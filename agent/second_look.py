@@ -1,20 +1,35 @@
-"""What can only be measured once there are scores: the distance from the body that the best agree on.
+"""What a doubt buys: evidence that nobody had when the group was scored.
 
-The first consensus weighs all hypotheses alike and so inherits the policy's bias; this one weighs them by
-their scores, w_j ~ exp(z_j) with z the standardised score, and measures the mean joint distance to the
-weighted mean body, pelvis-aligned. Choosing the hypothesis of least expected distance under w is the minimum
-Bayes risk decision.
+| metric                       | what is looked at                                                      | costs            |
+|------------------------------|------------------------------------------------------------------------|------------------|
+| score_weighted_consensus_mm  | the body that the best-scored agree on                                 | nothing          |
+| steady_reprojection_percent  | keypoints read from other crops of the photograph and their mirrors    | 2 x VIEWS looks  |
+| steady_pose_reading_mm       | joints in space read from the same, where the detector reads any       | the same looks   |
+
+The first consensus of a group weighs all hypotheses alike and so inherits the policy's bias; this one weighs them by
+their scores, w_j ~ exp(z_j) with z the standardised score. It needs no doubt and is what reflection itself consults;
+choosing the hypothesis of least expected distance under w is the minimum Bayes risk decision. The others are taken
+once a score is in doubt, and only then. Left out: libigl's exact self-intersection, which ranks nothing here
+(docs/feasibility.md); the capsules of `agent.tools.self_contact` stay the test.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from agent.tools.pose_reading import PoseReading
+from agent.tools.reprojection import Reprojection
 from agent.types import Case, Evidence
+from hmr.steady import steady_look
+from hmr.types import Detector
 
-__all__ = ["score_weighted_consensus"]
+__all__ = ["look_again", "score_weighted_consensus"]
+
+VIEWS = 4  # crops of the photograph, each also mirrored
 
 
 def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evidence:
@@ -34,3 +49,16 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
             f"It lies {value:.0f} mm from the body the best hypotheses agree on." for value in distance
         ),
     )
+
+
+def look_again(case: Case, detector: Detector, seed: int) -> list[Evidence]:
+    """The group against a steadier reading of the photograph (hmr.steady). Raises what the detector raises."""
+    steady = replace(case, detection=steady_look(detector, case.sample, VIEWS, seed))
+    found = [_renamed(Reprojection().measure(steady), "steady_reprojection_percent")]
+    if steady.detection is not None and steady.detection.joints_root_m is not None:
+        found.append(_renamed(PoseReading().measure(steady), "steady_pose_reading_mm"))
+    return found
+
+
+def _renamed(evidence: Evidence, metric: str) -> Evidence:
+    return replace(evidence, tool="second_look", metric=metric)

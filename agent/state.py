@@ -40,6 +40,7 @@ class CritiqueState(TypedDict):
     rank_dispersion: float  # mean standard deviation of a rank over the label orders, as first scored
     rank_std: dict[str, float]  # the same by hypothesis; 0 once a revision has settled it
     second_look: list[Json]  # evidence taken once there were scores
+    bought: list[Json]  # evidence taken because a score was in doubt
     doubts: dict[str, str]
     revisions: list[Json]  # agent.types.Revision; its length bounds the loop
     replies: list[Json]  # of the last node that asked the backend

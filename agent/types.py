@@ -24,7 +24,7 @@ __all__ = [
     "Revision",
 ]
 
-Need = Literal["keypoints", "mask", "ground"]
+Need = Literal["keypoints", "mask", "joints", "ground"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ class Revision:
     before: tuple[float | None, ...]
     after: tuple[float | None, ...]
     reason: str
+    looked_at: tuple[str, ...] = ()  # the metrics of the evidence that was bought for it
 
 
 @dataclass(frozen=True)

@@ -62,14 +62,26 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) ->
 
 def _evidence(title: str, outputs: Outputs) -> Table:
     """The extremes of each tool; lower is better."""
-    rows = []
-    for item in outputs["evidence"]:
+    rows = _extremes(outputs["evidence"])
+    rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs["missing"]]
+    return _table(title, ("metric", "best", "worst", "of the worst"), rows)
+
+
+def _bought(title: str, outputs: Outputs) -> Table:
+    """The same of what a doubt bought."""
+    rows = _extremes(outputs.get("bought", []))
+    rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs.get("missing", [])]
+    return _table(title, ("looked again", "best", "worst", "of the worst"), rows)
+
+
+def _extremes(evidence: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for item in evidence:
         known = [(value, index) for index, value in enumerate(item["values"]) if value is not None]
         (low, best), (high, worst) = min(known), max(known)
         best_worst = (f"h{best}: {low:.3g} {item['unit']}", f"h{worst}: {high:.3g} {item['unit']}")
         rows.append((item["metric"], *best_worst, item["sentences"][worst]))
-    rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs["missing"]]
-    return _table(title, ("metric", "best", "worst", "of the worst"), rows)
+    return rows
 
 
 def _rules(title: str, outputs: Outputs) -> Table:
@@ -120,11 +132,11 @@ def _reflection(title: str, outputs: Outputs) -> Table:
 
 def _revision(title: str, outputs: Outputs) -> Table:
     rows = [
-        (f"h{index}", _score(before), _score(after), item["reason"])
+        (f"h{index}", _score(before), _score(after), item["reason"], ", ".join(item.get("looked_at", [])))
         for item in outputs.get("revisions", [])
         for index, before, after in zip(item["hypotheses"], item["before"], item["after"], strict=True)
     ]
-    return _table(title, ("hypothesis", "before", "after", "why"), rows)
+    return _table(title, ("hypothesis", "before", "after", "why", "looked at"), rows)
 
 
 def _score(value: float | None) -> str:
@@ -142,5 +154,6 @@ _SHOWN: dict[str, Callable[[str, Outputs], Table]] = {
     "retrieve_prototypes": _prototypes,
     "score": _scores,
     "self_reflect": _reflection,
+    "look_again": _bought,
     "revise": _revision,
 }

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from hmr.body import Body
 from hmr.encoder import Seen
 from hmr.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Detection, Detector, Sample
@@ -35,10 +36,12 @@ class Found:
 
 
 class EmbeddedDetector:
+    """With a `body`, looks read joints in space as well: those of the regression head's answer."""
+
     name = "embedded"
 
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        self.policy = policy
+    def __init__(self, policy: DiffusionPolicy, body: Body | None = None) -> None:
+        self.policy, self.body = policy, body
 
     def look(self, sample: Sample) -> Detection:
         seen = self.policy.see([sample])
@@ -50,7 +53,14 @@ class EmbeddedDetector:
             confidence=seen.visible_logit[0].cpu().sigmoid(),
             mask=seen.mask_logit[0].cpu().sigmoid().numpy(),
             mask_box=square,
+            joints_root_m=None if self.body is None else self._joints_root_m(seen, sample, self.body),
         )
+
+    @torch.no_grad()
+    def _joints_root_m(self, seen: Seen, sample: Sample, body: Body) -> Float[Tensor, "24 3"]:
+        features = self.policy.features(seen, [sample])
+        joints_m = body.joints(self.policy.regress(features)[0].params)[0].cpu()
+        return joints_m - joints_m[0]
 
     def sureness(self, sample: Sample) -> float:
         """From 0 to 1, how much the sample's crop looks like one that the encoder can read; lab scenes give about 0.8,

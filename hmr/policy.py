@@ -209,9 +209,13 @@ class DiffusionPolicy(PreTrainedModel):
     @torch.no_grad()
     def encode(self, samples: Sequence[Sample]) -> Features:
         """One pass of the encoder an image, however many hypotheses are then sampled."""
+        return self.features(self.see(samples), samples)
+
+    def features(self, seen: Seen, samples: Sequence[Sample]) -> Features:
+        """What `encode` keeps of a look that was taken before."""
         boxes = [self.crop_box(sample.box) for sample in samples]
         geometry = geometry_of([sample.camera for sample in samples], boxes).to(self.device)
-        return Features(self.condition(self.seen_features(self.see(samples), geometry)), geometry)
+        return Features(self.condition(self.seen_features(seen, geometry)), geometry)
 
     @staticmethod
     def seen_features(seen: Seen, geometry: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch features"]:

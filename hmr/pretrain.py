@@ -96,7 +96,10 @@ def pretrain(
     if config.refining:
         policy.encoder.requires_grad_(False)
         train_set = Subset(train_set, range(min(config.refining_rows, len(train_set))))
-        sets = FeatureDataset(policy, train_set, config.seed), FeatureDataset(policy, test_set, config.seed + 1)
+        sets = (
+            FeatureDataset(policy, train_set, config.seed),
+            FeatureDataset(policy, test_set, config.seed + 1),
+        )
         policy.fit_guess(sets[1].columns["features"], sets[1].columns["vector"])
         history["pose"] = run_stage(Pose(*parts), config, config.refining, sets, out / "pose")
     save_compact(policy, out)

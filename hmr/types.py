@@ -253,6 +253,9 @@ class Detection:
     confidence: Float[Tensor, "24"]  # probability that the joint is seen, 0 to 1
     mask: Float[np.ndarray, "size size"]  # probability that the person is seen there, over `mask_box`
     mask_box: Box  # a square
+    joints_root_m: Float[Tensor, "24 3"] | None = (
+        None  # a reading in space, pelvis at the origin, the camera's axes; None from detectors of images alone
+    )
 
 
 @runtime_checkable

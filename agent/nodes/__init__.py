@@ -2,11 +2,12 @@
 update.
 """
 
-from agent.nodes.judge import revise, score, self_reflect
+from agent.nodes.judge import look_again, revise, score, self_reflect
 from agent.nodes.look import measure_evidence, render_views
 from agent.nodes.recall import retrieve_prototypes, retrieve_rules
 
 __all__ = [
+    "look_again",
     "measure_evidence",
     "render_views",
     "retrieve_prototypes",

@@ -13,13 +13,14 @@ from agent.context import CritiqueContext
 from agent.judging import score_group
 from agent.panels import photo_part
 from agent.ranking import label_names
+from agent.second_look import look_again as look_again_with
 from agent.second_look import score_weighted_consensus
 from agent.state import CritiqueState
 from agent.vlm.answers import Doubt, Verdict, keyed_by_label
 from agent.vlm.ask import ask
 from agent.vlm.protocol import DataPart
 
-__all__ = ["revise", "score", "self_reflect"]
+__all__ = ["look_again", "revise", "score", "self_reflect"]
 
 
 def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
@@ -58,6 +59,20 @@ def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
     return {"doubts": doubts, "second_look": second_look, "replies": list(answer.replies)}
 
 
+def look_again(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Buy evidence for the doubts, once a critique; a detector that breaks leaves the doubts to what is known."""
+    desk, settings = runtime.context.desk, runtime.context.settings
+    if state["bought"] or desk.detector is None:
+        return {"bought": state["bought"]}
+    # as at the first look: a detector may be a user's own model
+    try:
+        found = look_again_with(desk.cases[state["case"]], desk.detector, settings.seed)
+    except Exception as error:  # noqa: BLE001
+        reason = f"{type(error).__name__}: {error}"[:300]
+        return {"missing": [*state["missing"], {"tool": "second_look", "reason": reason}]}
+    return {"bought": [asdict(item) for item in found if None not in item.values]}
+
+
 def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Ask again for the scores in doubt, and for no others; a malformed answer leaves them as they were."""
     desk, settings = runtime.context.desk, runtime.context.settings
@@ -75,6 +90,7 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
     verdicts = {j: getattr(answer.value, label) for label, j in doubted.items()} if answer.value else {}
     after = {**before, **{j: verdict.score for j, verdict in verdicts.items()}}
     revision = {
+        "looked_at": [item["metric"] for item in (*state["second_look"], *state["bought"])],
         "hypotheses": [int(j) for j in before],
         "before": list(before.values()),
         "after": list(after.values()),
@@ -106,7 +122,7 @@ def _verdict_parts(state: CritiqueState, labels: dict[str, int]) -> list[DataPar
     return [
         DataPart("scores", {label: state["scores"][str(j)] for label, j in labels.items()}),
         DataPart("rank_std", {label: state["rank_std"][str(j)] for label, j in labels.items()}),
-        DataPart("second_look", labelled_metrics(state["second_look"], labels)),
+        DataPart("second_look", labelled_metrics([*state["second_look"], *state["bought"]], labels)),
     ]
 
 

@@ -12,7 +12,7 @@ from langgraph.runtime import Runtime
 from agent.context import CritiqueContext, Desk
 from agent.panels import draw_views
 from agent.state import CritiqueState
-from agent.types import Case, CritiqueTool, Evidence, Missing
+from agent.types import Case, CritiqueTool, Evidence, Missing, Need
 from hmr.types import Detection
 
 __all__ = ["measure_evidence", "render_views"]
@@ -56,8 +56,7 @@ def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) ->
 
 
 def _measure(tool: CritiqueTool, case: Case) -> Evidence | Missing:
-    given = {"keypoints", "mask"} if case.detection is not None else set()
-    if unmet := sorted(tool.needs - given):
+    if unmet := sorted(tool.needs - _given(case.detection)):
         return Missing(tool.name, f"needs {', '.join(unmet)}")
     # Tools are plug-ins: whatever one raises costs its own evidence and nothing else.
     try:
@@ -65,6 +64,12 @@ def _measure(tool: CritiqueTool, case: Case) -> Evidence | Missing:
     except Exception as error:  # noqa: BLE001
         return Missing(tool.name, _reason(error))
     return _checked(evidence, len(case))
+
+
+def _given(detection: Detection | None) -> set[Need]:
+    if detection is None:
+        return set()
+    return {"keypoints", "mask"} if detection.joints_root_m is None else {"keypoints", "mask", "joints"}
 
 
 def _checked(evidence: Evidence, count: int) -> Evidence | Missing:

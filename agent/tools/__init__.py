@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
+from agent.tools.appearance import Appearance
 from agent.tools.ground_contact import GroundContact
 from agent.tools.group_consensus import GroupConsensus
 from agent.tools.joint_limits import JointLimits
 from agent.tools.pose_prior import PosePrior
+from agent.tools.pose_reading import PoseReading
 from agent.tools.reprojection import Reprojection
 from agent.tools.self_contact import SelfContact
 from agent.tools.shape_prior import ShapePrior
@@ -26,11 +28,13 @@ ENTRY_POINT_GROUP = "meshcritic.critique_tools"
 BUILT_IN: dict[str, Callable[[], CritiqueTool]] = {
     "reprojection": Reprojection,
     "silhouette": Silhouette,
+    "appearance": Appearance,
     "joint_limits": JointLimits,
     "self_contact": SelfContact,
     "ground_contact": GroundContact,
     "pose_prior": PosePrior,
     "shape_prior": ShapePrior,
+    "pose_reading": PoseReading,
     "group_consensus": GroupConsensus,
 }
 

@@ -161,7 +161,7 @@ def metric_trust(prototypes: Sequence[Json], metrics: Sequence[str]) -> dict[str
 def _second_look(data: Json) -> Float[np.ndarray, "group"]:
     labels = data["evidence"]["labels"]
     looks = data["second_look"].values()
-    return np.sum([violation(_column(look, labels), ">", 0.0, look["unit"]) for look in looks], axis=0)
+    return np.mean([violation(_column(look, labels), ">", 0.0, look["unit"]) for look in looks], axis=0)
 
 
 def _verdicts(

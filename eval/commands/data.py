@@ -1,4 +1,4 @@
-"""`meshcritic data`: real data sets, made ready once."""
+"""`meshcritic data`: real data sets, made ready once and evaluated on."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from eval.commands.console import say
-from eval.commands.options import Json
+from eval.commands.console import say, stages
+from eval.commands.options import BodyFile, Json, PolicyDir, Seed
 
 __all__ = ["data"]
 
-data = typer.Typer(no_args_is_help=True, help="Real data sets, made ready once (docs/datasets.md).")
+data = typer.Typer(no_args_is_help=True, help="Real data sets, made ready once and evaluated on (docs/datasets.md).")
 
 
 @data.command()
@@ -49,3 +49,56 @@ def prepare(
         print(json.dumps(summary))
         return
     say(f"{summary['count']} people in {out} (content {summary['digest']}); {summary['follows']}")
+
+
+@data.command()
+def evaluate(
+    prepared: Annotated[Path, typer.Argument(help="A folder that `meshcritic data prepare` wrote.")],
+    policy: PolicyDir = None,
+    body: BodyFile = None,
+    bodies: Annotated[
+        list[str] | None,
+        typer.Option(help="gender=FILE, the set's own body models (3DPW, EMDB); repeatable."),
+    ] = None,
+    regressor: Annotated[
+        Path | None, typer.Option(help="J_regressor_h36m.npy, for protocols of 14 joints.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=2, help="M, hypotheses a person.")] = 20,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many people.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """A policy on a prepared set: MPJPE and PA-MPJPE by the set's own protocol, PCK where there are COCO keypoints.
+
+    Example: `meshcritic data evaluate data/prepared/coco-val --samples 20`
+    """
+    from eval.annotated import Instruments, evaluate_annotated
+    from hmr.body import load_body
+    from hmr.checkpoint import load_policy
+    from hmr.datasets.protocols import load_regressor
+
+    given = dict(_gender_and_file(text) for text in bodies or [])
+    instruments = Instruments(
+        load_body(body),
+        {gender: load_body(path) for gender, path in given.items()},
+        None if regressor is None else load_regressor(regressor),
+    )
+    with stages() as stage:
+        report = evaluate_annotated(
+            load_policy(policy), prepared, instruments, num_samples=samples, seed=seed, stage=stage, limit=limit
+        )
+    if as_json:
+        print(json.dumps({**report.to_json(), "samples": samples, "seed": seed}))
+        return
+    for metric, values in report.errors_mm.items():
+        told = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
+        say(f"{metric} ({report.protocol}, {report.people_in_space} people): {told}")
+    for name, value in report.pck.items():
+        say(f"{name} of hypothesis 0 ({report.people_in_image} people): {value:.3f}")
+
+
+def _gender_and_file(text: str) -> tuple[str, Path]:
+    gender, _, path = text.partition("=")
+    if gender not in ("female", "male", "neutral") or not path:
+        raise ValueError(f"--bodies takes female=FILE, male=FILE or neutral=FILE, not {text!r}")
+    return gender, Path(path)

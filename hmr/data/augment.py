@@ -95,7 +95,9 @@ def blur(rows: Rows, generator: torch.Generator | None = None) -> Rows:
     forward, aside = xs * turn.cos() + ys * turn.sin(), ys * turn.cos() - xs * turn.sin()
     kernel = (-((forward / along).square() + (aside / across).square()) / 2).exp()
     kernel = kernel / kernel.sum(dim=(1, 2), keepdim=True)
-    stacked = rows["crops"][chosen].transpose(0, 1)  # each colour: a picture of `count` channels, a kernel each
+    stacked = rows["crops"][chosen].transpose(
+        0, 1
+    )  # each colour: a picture of `count` channels, a kernel each
     padded = F.pad(stacked, [KERNEL // 2] * 4, mode="replicate")
     return _with(rows, chosen, crops=F.conv2d(padded, kernel[:, None], groups=count).transpose(0, 1))
 

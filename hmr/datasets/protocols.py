@@ -51,16 +51,27 @@ class JointProtocol:
     root: tuple[int, ...]
 
     def mpjpe_mm(
-        self, pred_m: Float[Tensor, "*#batch joints 3"], true_m: Float[Tensor, "*#batch joints 3"]
+        self,
+        pred_m: Float[Tensor, "*#batch predicted 3"],
+        true_m: Float[Tensor, "*#batch joints 3"],
+        predicted_by: JointProtocol | None = None,
     ) -> Float[Tensor, "*#batch"]:
-        """Mean distance of the protocol's joints, each skeleton about its own root; joints of the convention."""
-        return _mean_distance_mm(self._about_root(pred_m), self._about_root(true_m))
+        """Mean distance of the protocol's joints, each skeleton about its own root; joints of the convention.
+
+        `predicted_by`: the protocol whose joints, in the same order, the predictions have where it is not this one
+        (SPIN and HMR2 compare the H36M regressor's joints with annotated ones).
+        """
+        return _mean_distance_mm((predicted_by or self)._about_root(pred_m), self._about_root(true_m))
 
     def pa_mpjpe_mm(
-        self, pred_m: Float[Tensor, "*#batch joints 3"], true_m: Float[Tensor, "*#batch joints 3"]
+        self,
+        pred_m: Float[Tensor, "*#batch predicted 3"],
+        true_m: Float[Tensor, "*#batch joints 3"],
+        predicted_by: JointProtocol | None = None,
     ) -> Float[Tensor, "*#batch"]:
         """The same after the best similarity over the protocol's joints (Umeyama, TPAMI 1991)."""
-        pred, true = torch.broadcast_tensors(self._about_root(pred_m), self._about_root(true_m))
+        picked = (predicted_by or self)._about_root(pred_m)
+        pred, true = torch.broadcast_tensors(picked, self._about_root(true_m))
         registered = roma.rigid_points_registration(pred, true, compute_scaling=True)
         rotation, translation, scale = cast("tuple[Tensor, Tensor, Tensor]", registered)
         aligned = scale[..., None, None] * pred @ rotation.mT + translation[..., None, :]

@@ -24,6 +24,7 @@ from tests.agent.critique_case import (
     GROUP,
     TOOLS,
     HashEmbedder,
+    PerfectDetector,
     group,
     make_agent,
     planted_fault,
@@ -124,15 +125,58 @@ def test_a_reflection_that_never_ends_is_ended_by_the_budget(trace, records):
     settings = CritiqueSettings(view_size_px=64, max_revisions=2)
     agent = make_agent(Doubter(), trace=trace, settings=settings)
     critique = agent.critique(sample(), group(spoiled_group()))
-    assert [record["node"] for record in records()] == STRAIGHT + 2 * ["revise", "self_reflect"]
+    assert [record["node"] for record in records()] == STRAIGHT + 2 * ["look_again", "revise", "self_reflect"]
     assert len(critique.revisions) == 2
     assert all(revision.hypotheses == (0,) for revision in critique.revisions)
     assert critique.scores[0] == critique.revisions[-1].after[0]
 
 
+def test_a_doubt_buys_evidence_once_and_the_revision_says_what(trace, records):
+    agent = make_agent(Doubter(), trace=trace, settings=CritiqueSettings(view_size_px=64, max_revisions=2))
+    critique = agent.critique(sample(), group(spoiled_group()))
+    bought = ("steady_reprojection_percent", "steady_pose_reading_mm")
+    looked = [item.metric for item in critique.evidence if item.tool == "second_look"]
+    assert looked == ["score_weighted_consensus_mm", *bought]
+    assert {revision.looked_at for revision in critique.revisions} == {tuple(looked)}
+    asked = [record for record in records() if record["node"] == "look_again"]
+    assert len({json.dumps(record["outputs"]["bought"]) for record in asked}) == 1
+
+
+def test_no_doubt_buys_nothing():
+    content = json.dumps({label: {"doubt": False, "reason": ""} for label in "ABCDEF"})
+    looks = []
+
+    class Counting(PerfectDetector):
+        def look(self, sample):
+            looks.append(sample)
+            return super().look(sample)
+
+    critique = make_agent(Scripted(reflect=[content]), detector=Counting()).critique(
+        sample(), group(spoiled_group())
+    )
+    assert len(looks) == 1
+    assert critique.revisions == ()
+
+
+def test_a_detector_that_breaks_at_the_second_look_costs_the_second_look_only():
+    class Tired(PerfectDetector):
+        looked = False
+
+        def look(self, sample):
+            if self.looked:
+                raise RuntimeError("tired")
+            self.looked = True
+            return super().look(sample)
+
+    critique = make_agent(Doubter(), detector=Tired()).critique(sample(), group(spoiled_group()))
+    assert [(item.tool, item.reason) for item in critique.missing] == [("second_look", "RuntimeError: tired")]
+    assert critique.revisions[0].looked_at == ("score_weighted_consensus_mm",)
+    assert None not in critique.scores
+
+
 def test_the_recursion_limit_is_just_enough():
-    # 6 straight nodes, 2 for each of 3 revisions, one to spare
-    assert recursion_limit(3) == 13
+    # 6 straight nodes, 3 for each of 3 revisions, one to spare
+    assert recursion_limit(3) == 16
 
 
 def test_scores_follow_their_hypotheses_when_the_group_is_shuffled():

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from agent.tools.appearance import Appearance
 from agent.tools.reprojection import Reprojection
 from agent.tools.silhouette import Silhouette, person_probability
 from agent.types import Case
-from hmr.types import JOINT_NAMES, Box, Camera, Detection, Frame, Hypotheses
-from tests.agent.tool_case import body, case_of, group_of
+from hmr.types import JOINT_NAMES, BodyParams, Box, Camera, Detection, Frame, Hypotheses
+from tests.agent.tool_case import body, case_of, group_of, standing
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,36 @@ def test_a_mask_of_the_view_itself_comes_back_unchanged(case):
     probability, inside = person_probability(case, case.detection)
     np.testing.assert_allclose(probability, case.frame.mask[0], atol=1e-3)
     assert inside.all()
+
+
+def arms_away() -> BodyParams:
+    return dataclasses.replace(standing(), body_pose=torch.zeros(23, 3))
+
+
+def test_the_colours_of_a_body_are_explained_by_its_own_parts():
+    *own, away = Appearance().measure(case_of(group_of(arms_away()))).values
+    assert max(own) < 0.7 * away  # what is left of its own lies where resampling mixes two colours
+
+
+def test_a_darker_picture_ranks_the_bodies_alike():
+    case = case_of(group_of(arms_away()))
+    darker = dataclasses.replace(case.sample, image=(case.sample.image // 2).astype(np.uint8))
+    bright, dark = (
+        Appearance().measure(dataclasses.replace(case, sample=sample)).values
+        for sample in (case.sample, darker)
+    )
+    assert max(range(4), key=bright.__getitem__) == max(range(4), key=dark.__getitem__) == 3
+
+
+def test_a_picture_of_one_colour_says_nothing():
+    case = case_of(group_of())
+    plain = dataclasses.replace(case.sample, image=np.full_like(case.sample.image, 77))
+    evidence = Appearance().measure(dataclasses.replace(case, sample=plain))
+    assert evidence.values == (None, None, None)
+    assert "of one colour" in evidence.sentences[0]
+
+
+def test_a_body_beside_the_photograph_says_nothing():
+    away = dataclasses.replace(standing(), transl=torch.tensor([30.0, 0.0, 4.0]))
+    evidence = Appearance().measure(case_of(BodyParams.stack([away, away])))
+    assert evidence.values == (None, None)

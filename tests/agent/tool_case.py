@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from agent.types import Case
-from hmr.body import Body, load_body
+from hmr.body import REGIONS, Body, load_body
 from hmr.render.raster import RasterRenderer
 from hmr.types import JOINT_NAMES, BodyParams, Box, Camera, Detection, Frame, Hypotheses, Posed, Sample
 
@@ -44,7 +44,7 @@ def group_of(*members: BodyParams) -> BodyParams:
 
 
 def case_of(params: BodyParams) -> Case:
-    """The group before the camera, and what a perfect detector sees of hypothesis 0."""
+    """The group before the camera, a photograph of hypothesis 0, and what a perfect detector sees of it."""
     camera = Camera.estimate(IMAGE_PX, IMAGE_PX)
     box = Box(78.0, 30.0, 178.0, 216.0)
     view = camera.crop(box.square(1.2), VIEW_PX)
@@ -56,9 +56,21 @@ def case_of(params: BodyParams) -> Case:
         confidence=torch.full((24,), 0.9),
         mask=frame.mask[0].astype(np.float32),
         mask_box=box.square(1.2),
+        joints_root_m=posed.joints_cam_m[0] - posed.joints_cam_m[0, 0],
     )
-    sample = Sample("case", np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8), box, camera)
+    sample = Sample("case", photograph(posed.vertices_cam_m[:1].numpy(), camera), box, camera)
     return Case(sample, Hypotheses(params, camera), body(), posed, view, frame, detection)
+
+
+def photograph(vertices_cam_m: np.ndarray, camera: Camera) -> np.ndarray:
+    """One body before grey, each of its regions in a colour of its own."""
+    faces = body().faces.numpy()
+    frame = RasterRenderer().render(vertices_cam_m, faces, camera)
+    palette = np.random.default_rng(0).integers(0, 256, (len(REGIONS), 3), dtype=np.uint8)
+    region_of_face = body().regions[faces[:, 0]]
+    image = np.full((camera.height, camera.width, 3), 128, np.uint8)
+    image[frame.mask[0]] = palette[region_of_face[frame.face_ids[0][frame.mask[0]]]]
+    return image
 
 
 def permuted(case: Case, order: list[int]) -> Case:

@@ -44,11 +44,13 @@ def built(sd: float) -> BodyParams:
 FAULTS: dict[str, tuple[Callable[[], BodyParams], str | None]] = {
     "reprojection": (lambda: bent("left_elbow", (0.0, -2.0, 0.0)), "left forearm"),
     "silhouette": (lambda: moved(0.6), "left thigh"),
+    "appearance": (lambda: bent("left_shoulder", (0.0, 0.0, 0.0)), "forearms"),
     "joint_limits": (lambda: bent("left_knee", (-1.2, 0.0, 0.0)), "left shin"),
     "self_contact": (lambda: bent("left_shoulder", (0.0, 0.0, -2.0)), "left forearm"),
     "ground_contact": (lambda: leaning(0.5), "left foot"),
     "pose_prior": (lambda: bent("spine2", (0.0, 1.0, 0.0)), "torso"),
     "shape_prior": (lambda: built(4.0), None),
+    "pose_reading": (lambda: bent("right_shoulder", (0.0, 0.0, -1.2)), "right forearm"),
     "group_consensus": (lambda: bent("right_shoulder", (0.0, 0.0, -1.2)), "right forearm"),
 }
 

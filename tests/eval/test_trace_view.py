@@ -30,10 +30,34 @@ RECORDS = [
     {
         "trace": "t2",
         "case": "a",
+        "node": "look_again",
+        "ms": 3.0,
+        "outputs": {
+            "bought": [
+                {
+                    "metric": "steady_reprojection_percent",
+                    "unit": "%",
+                    "values": [9.5, None, 2.5],
+                    "sentences": ["the arm is off", "", "all is well"],
+                }
+            ]
+        },
+    },
+    {
+        "trace": "t2",
+        "case": "a",
         "node": "revise",
         "ms": 2.0,
         "outputs": {
-            "revisions": [{"hypotheses": [0], "before": [20.0], "after": [35.0], "reason": "looked again"}]
+            "revisions": [
+                {
+                    "hypotheses": [0],
+                    "before": [20.0],
+                    "after": [35.0],
+                    "reason": "its rank moves",
+                    "looked_at": ["steady_pose_reading_mm"],
+                }
+            ]
         },
     },
     {"trace": "t3", "case": "b", "node": "unheard_of", "ms": 1.0, "outputs": {"key": ["value"]}},
@@ -56,7 +80,7 @@ def shown(records: list[dict]) -> str:
 
 
 def test_the_last_critique_of_a_case_is_read(run: Path):
-    assert [record["node"] for record in read_case(run, "a")] == ["score", "revise"]
+    assert [record["node"] for record in read_case(run, "a")] == ["score", "look_again", "revise"]
     assert read_case(run)[0]["case"] == "b"  # the last whole record's case
     assert read_case(run / "trace.jsonl", "a") == read_case(run, "a")
 
@@ -68,6 +92,14 @@ def test_scores_stand_best_first_and_failures_say_why(run: Path):
     assert "[b]arm[/b]" in text  # a model's words are text, never markup
     assert "20.0" in text
     assert "35.0" in text
+
+
+def test_what_a_doubt_bought_is_shown_with_its_extremes(run: Path):
+    text = shown(read_case(run, "a"))
+    assert "h2: 2.5 %" in text
+    assert "h0: 9.5 %" in text
+    assert "the arm is off" in text
+    assert "steady_pose_readi" in text  # the revision names it; a narrow terminal wraps
 
 
 def test_a_node_without_a_view_of_its_own_is_shown(run: Path):

@@ -1,0 +1,154 @@
+"""A policy on prepared real data: worked errors by the sets' own protocols, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import meshcritic
+from eval.annotated import AnnotatedReport, Instruments, evaluate_annotated
+from hmr.body import Body
+from hmr.datasets.annotated_set import prepare
+from hmr.datasets.annotation import Annotation, Joints, Keypoints, Source
+from hmr.datasets.joints import COCO17, H36M17, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
+from hmr.datasets.protocols import regress
+from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
+from tests.hmr.datasets.layouts import coco, image
+
+PEOPLE, SIZE = 2, (64, 48)
+
+
+class Statue:
+    """A policy that always answers the same body, twice, far enough for all of it to be in the picture."""
+
+    def __init__(self) -> None:
+        self.params = BodyParams(
+            torch.tensor([[torch.pi, 0.0, 0.0]] * 2), torch.zeros(2, 23, 3), torch.zeros(2, 10),
+            torch.tensor([[0.0, 0.0, 6.0]] * 2),
+        )  # fmt: skip
+
+    def encode(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        return samples
+
+    def sample(self, features: Any, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
+        assert num_samples == 2
+        return [Hypotheses(self.params, sample.camera) for sample in features]
+
+
+def _set(tmp_path: Path, source: str, person: dict[str, Any]) -> Path:
+    def read(folder: Path, split: str) -> Iterator[Annotation]:
+        for number in range(PEOPLE):
+            yield Annotation(f"{split}/1.png", str(number), Box(8.0, 4.0, 56.0, 44.0), **person)
+
+    image(tmp_path / "set" / "val" / "1.png", SIZE)
+    return prepare(Source(source, (), "a test", read), tmp_path / "set", "val", tmp_path / "prepared")
+
+
+def _joints(convention: Convention, positions_m: torch.Tensor, known: torch.Tensor | None = None) -> Joints:
+    known = torch.ones(len(convention), dtype=torch.bool) if known is None else known
+    return Joints(convention, positions_m, known, "camera")
+
+
+def _evaluate(folder: Path, instruments: Instruments) -> AnnotatedReport:
+    return evaluate_annotated(
+        Statue(), folder, instruments, num_samples=2, seed=0, stage=lambda title, total: lambda done: None
+    )
+
+
+def test_one_joint_of_24_is_50_mm_off(tmp_path: Path, body: Body) -> None:
+    true_m = body.joints(Statue().params)[0] + 1.0  # somewhere else as a whole: the root takes that away
+    true_m[15] += torch.tensor([0.0, 0.03, 0.04])
+    report = _evaluate(_set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, true_m),)}), Instruments(body, {}))
+    assert report.protocol == "3dpw-24"
+    assert report.people_in_space == PEOPLE
+    assert report.errors_mm["mpjpe_mm"] == {
+        name: pytest.approx(50 / 24, rel=1e-3) for name in ("min2", "mean", "hyp0", "averaged")
+    }
+    assert 0 < report.errors_mm["pa_mpjpe_mm"]["hyp0"] < 50  # squares are least, not distances
+
+
+def test_fourteen_joints_are_the_regressors(tmp_path: Path, body: Body) -> None:
+    regressor = torch.zeros(17, len(body.model.v_template))
+    regressor[range(17), torch.arange(17) * 300] = 1.0
+    vertices = body(Statue().params).vertices_cam_m[0]
+    true_m = regress(regressor, vertices).clone()
+    true_m[6] += torch.tensor([0.03, 0.04, 0.0])  # one of the protocol's 14
+    true_m[7] += 1.0  # the torso, which is none of them
+    prepared = _set(tmp_path, "human36m", {"joints": (_joints(H36M17, true_m),)})
+    report = _evaluate(prepared, Instruments(body, {}, regressor))
+    assert report.errors_mm["mpjpe_mm"]["mean"] == pytest.approx(50 / 14, rel=1e-3)
+
+
+@pytest.mark.parametrize("regressor", [None, torch.zeros(17, 6890)])
+def test_a_protocol_of_14_joints_asks_for_its_regressor_and_smpl(
+    tmp_path: Path, body: Body, regressor: torch.Tensor | None
+) -> None:
+    prepared = _set(tmp_path, "human36m", {"joints": (_joints(H36M17, torch.zeros(17, 3)),)})
+    with pytest.raises(ValueError, match="SMPL --body"):
+        _evaluate(prepared, Instruments(body, {}, regressor))
+
+
+def test_people_without_a_joint_of_the_protocol_are_left_out_and_nobody_is_an_error(
+    tmp_path: Path, body: Body
+) -> None:
+    known = torch.ones(24, dtype=torch.bool)
+    known[5] = False
+    prepared = _set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, torch.zeros(24, 3), known),)})
+    with pytest.raises(ValueError, match="nobody in"):
+        _evaluate(prepared, Instruments(body, {}))
+
+
+def test_pck_counts_limbs_within_a_twentieth_of_the_box(tmp_path: Path, body: Body) -> None:
+    """A box of 48 pixels: .05 is 2.4 and .1 is 4.8; two of the twelve limbs are 3 off, one is 30 off."""
+    limbs = body.joints(Statue().params)[0][list(SMPL_FOR_COCO_LIMBS)]
+    positions = torch.zeros(17, 2)
+    positions[5:] = Camera.estimate(*SIZE).project(limbs)
+    positions[5:7, 0] += 3.0
+    positions[16, 1] += 30.0
+    keypoints = Keypoints(COCO17, positions, torch.tensor([0.0] * 5 + [1.0] * 12))
+    report = _evaluate(_set(tmp_path, "coco", {"keypoints": (keypoints,)}), Instruments(body, {}))
+    assert report.protocol is None
+    assert report.pck == {"pck_0.05": pytest.approx(9 / 12), "pck_0.1": pytest.approx(11 / 12)}
+
+
+def _call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr("sys.argv", ["meshcritic", "data", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        meshcritic.main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_the_command_evaluates_the_shipped_policy_on_coco(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "coco").mkdir()
+    split = coco(tmp_path / "coco")
+    prepared = tmp_path / "prepared"
+    assert (
+        _call(monkeypatch, capsys, "prepare", "coco", tmp_path / "coco", "--split", split, "--out", prepared)[0]
+        == 0
+    )
+    code, out, _ = _call(monkeypatch, capsys, "evaluate", prepared, "--samples", 2, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["people_in_image"] == 1
+    assert 0 <= answer["pck"]["pck_0.1"] <= 1
+    assert np.isfinite(answer["pck"]["pck_0.05"])
+
+
+def test_mistakes_cost_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = _call(monkeypatch, capsys, "evaluate", tmp_path / "nowhere")
+    assert (code, "there is no prepared data set" in err) == (2, True)
+    code, _, err = _call(monkeypatch, capsys, "evaluate", tmp_path, "--bodies", "other=file.npz")
+    assert (code, "female=FILE" in err) == (2, True)
