@@ -1,10 +1,10 @@
 """What a doubt buys: evidence that nobody had when the group was scored.
 
-| metric                       | what is looked at                                                      | costs            |
-|------------------------------|------------------------------------------------------------------------|------------------|
-| score_weighted_consensus_mm  | the body that the best-scored agree on                                 | nothing          |
-| steady_reprojection_percent  | keypoints read from other crops of the photograph and their mirrors    | 2 x VIEWS looks  |
-| steady_pose_reading_mm       | joints in space read from the same, where the detector reads any       | the same looks   |
+| metric                       | what is looked at                                             | costs           |
+|------------------------------|---------------------------------------------------------------|-----------------|
+| score_weighted_consensus_mm  | the body that the best-scored agree on                        | nothing         |
+| steady_reprojection_percent  | keypoints read from other crops of the photo, mirrors too       | 2 x VIEWS looks |
+| steady_pose_reading_mm       | joints in space read there, where the detector reads any      | the same looks  |
 
 The first consensus of a group weighs all hypotheses alike and so inherits the policy's bias; this one weighs them by
 their scores, w_j ~ exp(z_j) with z the standardised score. It needs no doubt and is what reflection itself consults;

@@ -1,9 +1,8 @@
 """A steadier reading of one photograph: the detector looks at other crops of it and at their mirror images.
 
-Test-time augmentation, as evaluation scripts of the field flip their images (HRNet, arXiv 1902.09212). A keypoint is the
-mean of its readings, each weighed by 1 / sigma^2; sigma stays as wide as a single reading's, for the readings share their
-mistakes. The mask is the first look's. For the embedded detector on wild scenes, what several looks are worth is measured
-in docs/critics.md.
+Test-time augmentation, as evaluation scripts of the field flip their images (HRNet, arXiv 1902.09212). A keypoint is
+the mean of its readings, each weighed by 1 / sigma^2; sigma stays as wide as a single reading's, for the readings
+share their mistakes. The mask is the first look's. docs/critics.md says what several looks are worth on wild scenes.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@
 | `weighted`  | -G softmax_i(A / tau) r                        | yes, since L_theta >= 0                     |
 | `quadratic` | -A r + lambda r^2 / 2                          | yes, by -A^2 / (2 lambda)                   |
 | `linear`    | -A r (arXiv 2602.19180)                        | no: A < 0 is ascent without end             |
+| `dpo`       | -log sigma(r_best - r_worst) + log 2, a group  | yes, by -log 2                              |
+| `kto`       | 1/2 - sigma(sign(A) (r - z)), z = max(0, mean r) | yes, by -1/2                              |
+| `sft`       | -G r of the best, 0 for the others             | yes, since L_theta >= 0                     |
 
 `clip` is PPO's clip (arXiv 1707.06347, eq. 7) on r instead of exp(r), and one-sided: a bad step is always
 undone. `weighted` is reward-weighted regression (Peters and Schaal, ICML 2007): its optimum is the
@@ -24,11 +27,17 @@ reference tilted by exp(A / tau), and it never pushes a hypothesis away. Every l
 averaged over batch, group and steps, masked hypotheses counting as zeros, so that accumulated batches of
 one size add up to the large batch.
 
+The last three are the baselines. `dpo` is Diffusion-DPO (arXiv 2311.12908, eq. 14) on the best and the worst of a
+group, ADHMR's recipe (arXiv 2505.10250, section 3.3); `kto` is Diffusion-KTO's utility (arXiv 2404.04465), desirable
+being better than the group's mean, with KTO's reference point (arXiv 2402.01306, eq. 8) taken over the group and
+without gradient; `sft` imitates the best-scored hypothesis. Equal best or worst ones share their place.
+
 Left out of the paper: lambda_t, its weight by time; a constant weight is the policy's own training loss.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -36,8 +45,21 @@ from types import MappingProxyType
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["LOSSES", "Loss", "LossSettings", "clip", "linear", "log_ratio", "quadratic", "weighted"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "LossSettings",
+    "clip",
+    "dpo",
+    "kto",
+    "linear",
+    "log_ratio",
+    "quadratic",
+    "sft",
+    "weighted",
+]
 
 Ratio = Float[Tensor, "batch group steps"]
 PerHypothesis = Float[Tensor, "batch group"]
@@ -86,10 +108,47 @@ def linear(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSe
     return _mean(-advantages[..., None] * ratio, mask)
 
 
+def dpo(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
+    """The best of a group against its worst; the hypotheses between teach nothing."""
+    best, worst = _extreme(advantages, mask), _extreme(-advantages, mask)
+    margin = torch.einsum("bg,bgk->bk", best - worst, ratio)
+    differ = (best != worst).any(dim=-1)
+    return torch.where(differ[:, None], F.softplus(-margin) - math.log(2), 0.0).mean()
+
+
+def kto(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
+    """Better than the mean is desirable, worse is not; how much better does not count."""
+    known = torch.where(mask[..., None], ratio.detach(), 0.0).sum(dim=1, keepdim=True)
+    point = (known / mask.sum(dim=1).clamp_min(1)[:, None, None]).clamp_min(0)
+    wanted = advantages.sign()[..., None]
+    return _mean((0.5 - (wanted * (ratio - point)).sigmoid()) * wanted.abs(), mask)
+
+
+def sft(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
+    """Imitate the best-scored hypothesis alone."""
+    best = _extreme(advantages, mask) * advantages.shape[-1]
+    return _mean(-best[..., None] * ratio, mask)
+
+
+def _extreme(advantages: PerHypothesis, mask: Mask) -> PerHypothesis:
+    """1 for the scored hypothesis of the largest advantage, shared where several have it; 0 for a group without."""
+    scored = advantages.masked_fill(~mask, -torch.inf)
+    top = (scored == scored.amax(dim=-1, keepdim=True)) & mask
+    return top / top.sum(dim=-1, keepdim=True).clamp_min(1)
+
+
 def _mean(losses: Ratio, mask: Mask) -> Scalar:
     return torch.where(mask[..., None], losses, 0.0).mean()
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {"clip": clip, "weighted": weighted, "quadratic": quadratic, "linear": linear}
+    {
+        "clip": clip,
+        "weighted": weighted,
+        "quadratic": quadratic,
+        "linear": linear,
+        "dpo": dpo,
+        "kto": kto,
+        "sft": sft,
+    }
 )

@@ -1,11 +1,11 @@
 """Other photographs of the same training crops: nearer, partly hidden, blurred, in other light.
 
-The usual augmentations of the field (scale and colour: SPIN, arXiv 1909.12828; things pasted before the person: Sarandi
-et al., arXiv 1808.09316, and PARE, arXiv 2104.08527), with the truth moved along. They are what a network needs in order
-to be unsure where it sees nothing. Left out: turning the crop, since cameras in the scenes roll by themselves.
+The usual augmentations of the field (scale and colour: SPIN, arXiv 1909.12828; things pasted before the person:
+Sarandi et al., arXiv 1808.09316, and PARE, arXiv 2104.08527), with the truth moved along. They are what a network
+needs in order to be unsure where it sees nothing. Left out: turning the crop, since the scenes' cameras roll.
 
-All of it works on a batch of `hmr.data.crops.CropDataset` after `as_floats`: "crops" is (batch, 3, side, side) from 0 to
-1, "mask" (batch, side, side) likewise. Positions are in crop units, -1 to 1 from border to border.
+All of it works on a batch of `hmr.data.crops.CropDataset` after `as_floats`: "crops" is (batch, 3, side, side) from
+0 to 1, "mask" (batch, side, side) likewise. Positions are in crop units, -1 to 1 from border to border.
 """
 
 from __future__ import annotations

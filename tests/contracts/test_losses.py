@@ -1,6 +1,8 @@
 """Every loss of `rl.losses.LOSSES` keeps these promises; a new one adds one line to the dictionary
 there."""
 
+import math
+
 import pytest
 import torch
 
@@ -10,7 +12,8 @@ from rl.types import PreferenceGroup
 
 BATCH, GROUP, STEPS = 3, 6, 2
 SETTINGS = LossSettings()
-BOUNDED = ["clip", "weighted", "quadratic"]
+BOUNDED = ["clip", "weighted", "quadratic", "dpo", "kto", "sft"]
+BY_RANK = ["clip", "weighted", "quadratic", "linear"]  # the others see who is best, or on which side of the mean
 
 
 @pytest.fixture(params=sorted(LOSSES))
@@ -45,10 +48,14 @@ def test_first_step_lowers_the_error_of_the_better_ones(loss):
     reference, advantages, mask = draw()
     error = reference.clone().requires_grad_()
     loss(log_ratio(error, reference, SETTINGS.beta), advantages, mask, SETTINGS).backward()
-    assert (error.grad[advantages > 0] > 0).all()
+    assert (error.grad[advantages > 0] >= 0).all()
+    best = advantages.argmax(dim=-1)
+    assert (error.grad[torch.arange(BATCH), best] > 0).all()
 
 
-def test_better_hypotheses_are_pulled_harder(loss):
+@pytest.mark.parametrize("name", BY_RANK)
+def test_better_hypotheses_are_pulled_harder(name):
+    loss = LOSSES[name]
     reference, advantages, mask = draw()
     error = reference.clone().requires_grad_()
     loss(log_ratio(error, reference, SETTINGS.beta), advantages, mask, SETTINGS).backward()
@@ -80,6 +87,31 @@ def test_clip_is_bounded_by_its_epsilon():
     ratio = torch.randn(BATCH, GROUP, STEPS, generator=torch.Generator().manual_seed(1)) * 1000
     bound = -(advantages.abs() * SETTINGS.epsilon).mean()
     assert LOSSES["clip"](ratio, advantages, mask, SETTINGS) >= bound
+
+
+@pytest.mark.parametrize(("name", "bound"), [("dpo", -math.log(2)), ("kto", -0.5)])
+def test_a_bound_holds_however_far_the_ratio_goes(name, bound):
+    _, advantages, mask = draw()
+    ratio = torch.randn(BATCH, GROUP, STEPS, generator=torch.Generator().manual_seed(1)) * 1000
+    assert LOSSES[name](ratio, advantages, mask, SETTINGS) >= bound
+
+
+def test_the_middle_of_a_group_teaches_dpo_and_sft_nothing():
+    reference, _, mask = draw()
+    advantages = torch.tensor([[-1.0, 2.0, 0.5, 0.1, -2.0, -0.5]]).expand(BATCH, -1)
+    taught = {}
+    for name in ("dpo", "sft"):
+        error = reference.clone().requires_grad_()
+        LOSSES[name](log_ratio(error, reference, SETTINGS.beta), advantages, mask, SETTINGS).backward()
+        taught[name] = error.grad[0, :, 0].sign().tolist()
+    assert taught == {"dpo": [0, 1, 0, 0, -1, 0], "sft": [0, 1, 0, 0, 0, 0]}
+
+
+def test_a_group_of_equals_has_no_best_and_no_worst():
+    ratio = torch.randn(1, GROUP, STEPS, generator=torch.Generator().manual_seed(5))
+    mask = torch.ones(1, GROUP, dtype=torch.bool)
+    assert LOSSES["dpo"](ratio, torch.zeros(1, GROUP), mask, SETTINGS) == 0
+    assert LOSSES["kto"](ratio, torch.zeros(1, GROUP), mask, SETTINGS) == 0
 
 
 def test_linear_is_not_bounded():
@@ -163,5 +195,11 @@ def test_worked_sums():
         "quadratic": -0.35 + 0.13,
         # softmax of (1, -2) is (.952574, .047426), times 2: -1.905148 * .5 and -.094852 * -.1
         "weighted": (-0.952574 + 0.0094852) / 2,
+        # softplus(-(.5 + .1)) = log(1 + exp(-.6)) = .437488, minus log 2 = .693147
+        "dpo": 0.437488 - 0.693147,
+        # z = mean of (.5, -.1) = .2: .5 - sigma(.3) = -.0744425 and .5 - sigma(.2 + .1) = -.0744425
+        "kto": -0.0744425,
+        # 2 * -.5 for the best and 0 for the other
+        "sft": -0.5,
     }
     assert values == pytest.approx(expected, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Augmented crops are other photographs of the same truth: laws that tie pictures, keypoints, mask and body together."""
+"""Augmented crops are other photographs of the same truth: laws that tie picture, keypoints, mask and body."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def test_what_a_thing_hides_is_not_seen() -> None:
     hidden = hide(rows, _generator())
     touched = ~_same(hidden["mask"], rows["mask"])
     assert 1 <= int(touched.sum()) < COUNT
-    assert (hidden["visible"].logical_not().any(dim=1) <= touched).all()  # no keypoint is lost without a thing
+    assert (
+        hidden["visible"].logical_not().any(dim=1) <= touched
+    ).all()  # no keypoint is lost without a thing
     assert hidden["visible"].logical_not().any()
     assert _same(hidden["crops"], rows["crops"])[~touched].all()
     assert torch.equal(hidden["keypoints"], rows["keypoints"])  # hidden is not gone
@@ -97,7 +99,9 @@ def test_blur_keeps_the_light_and_takes_the_detail() -> None:
     blurred = blur(rows, _generator())["crops"]
     changed = ~_same(blurred, rows["crops"])
     assert 1 <= int(changed.sum()) < COUNT
-    assert (blurred[changed].flatten(1).std(dim=1) < 0.95 * rows["crops"][changed].flatten(1).std(dim=1)).all()
+    assert (
+        blurred[changed].flatten(1).std(dim=1) < 0.95 * rows["crops"][changed].flatten(1).std(dim=1)
+    ).all()
     means = [images.flatten(2).mean(dim=2) for images in (blurred, rows["crops"])]
     torch.testing.assert_close(*means, atol=0.02, rtol=0)
 

@@ -1,4 +1,4 @@
-"""Several looks at one photograph: the mirror names sides as the photograph does, and a mean is steadier than a look."""
+"""Several looks at one photograph: the mirror names sides alike, and a mean is steadier than a look."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Fake:
     def look(self, sample: Sample) -> Detection:
         self.looks += 1
         keypoints, joints = TRUE_PX, TRUE_M
-        if sample.image[0, 0, 0] == 0:  # the marker is in the other corner: a mirror image, whose left is right
+        if (
+            sample.image[0, 0, 0] == 0
+        ):  # the marker is in the other corner: a mirror image, whose left is right
             keypoints = torch.stack([WIDTH - TRUE_PX[:, 0], TRUE_PX[:, 1]], dim=-1)[OTHER_SIDE]
             joints = (TRUE_M * torch.tensor([-1.0, 1.0, 1.0]))[OTHER_SIDE]
         generator = torch.Generator().manual_seed(self.looks)
