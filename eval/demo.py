@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,14 +39,14 @@ from hmr.policy import DiffusionPolicy
 from hmr.types import Hypotheses, Sample
 from rl.config import GroupPreferenceConfig
 from rl.preferences import build_preferences, load_preferences, shuffle_scores
+from rl.rounds import align_once, kept_policy
 from rl.seeding import derive_generator
-from rl.trainer import align
 
 __all__ = ["Demo", "DemoResult", "Stage"]
 
 
 SHARD_ROWS = 32
-EXPLORED, MADE_FROM = "exploration.json", "made_from.json"
+EXPLORED = "exploration.json"
 
 Stage = Callable[[str, int], Callable[[int], None]]  # (title, total) -> tick(done so far)
 
@@ -190,26 +188,14 @@ class Demo:
         }
 
     def _align(self, variant: str, groups: Dataset, seed: int) -> DiffusionPolicy:
-        folder = self.out / "policy" / f"{variant}-seed-{seed}"
-        arguments = GroupPreferenceConfig(
-            output_dir=str(folder / "trainer"), seed=seed, use_cpu=True, **self.settings.alignment
-        )
-        made_from = {
-            "policy": self.policy.digest(),
-            "groups": hashlib.sha256(repr(groups[:]).encode()).hexdigest()[:16],
-            "alignment": self.settings.alignment,
-        }
+        folder, settings = self.out / "policy" / f"{variant}-seed-{seed}", self.settings.alignment
         title = f"seed {seed}: aligning on {'the' if variant == 'aligned' else 'shuffled'} scores"
-        if _made_from(folder) == made_from:
+        if (kept := kept_policy(self.policy, groups, folder, settings)) is not None:
             self.reused.append(title)
-            return load_policy(folder)
-        tick, steps = self.stage(title, arguments.max_steps), itertools.count(1)
+            return kept
+        tick = self.stage(title, settings.get("max_steps", GroupPreferenceConfig.max_steps))
         with self._timed("align"):
-            policy = align(self.policy, groups, arguments, progress=lambda step: tick(next(steps)))
-        policy.save_pretrained(folder)
-        shutil.rmtree(folder / "trainer", ignore_errors=True)  # only an interrupted run needs its checkpoints
-        (folder / MADE_FROM).write_text(json.dumps(made_from))
-        return policy
+            return align_once(self.policy, groups, folder, settings, seed, tick)
 
     def _evaluated(
         self, agent: CritiqueAgent, policy: DiffusionPolicy, folder: Path, variant: str, seed: int
@@ -250,8 +236,3 @@ class Demo:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-def _made_from(folder: Path) -> object:
-    path = folder / MADE_FROM
-    return json.loads(path.read_text()) if path.exists() else None

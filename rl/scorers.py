@@ -5,6 +5,7 @@ For oracle runs and controls only. Their rows are stamped `uses_truth`, and no r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,7 +15,7 @@ from hmr.metrics import mpjpe_mm
 from hmr.types import Hypotheses, Sample, Truth
 from rl.seeding import derive_generator
 
-__all__ = ["TruthScorer"]
+__all__ = ["NoisyTruthScorer", "TruthScorer", "noise_share"]
 
 
 class TruthScorer:
@@ -46,3 +47,36 @@ class TruthScorer:
         errors_mm = mpjpe_mm(joints_cam_m, self.truth_of(sample.id).joints_cam_m)
         noise = torch.randn(len(hypotheses), generator=derive_generator(self.seed, "truth-noise", sample.id))
         return [-value for value in (errors_mm + self.noise_mm * noise.to(errors_mm)).tolist()]
+
+
+class NoisyTruthScorer:
+    """The truth as a critic of a given quality would see it: noise in proportion to how far a group's errors spread.
+
+    Its mean Spearman's rho with the true errors is `srcc`, as far as errors are Gaussian within a group. Raises
+    ValueError unless 0 < srcc <= 1.
+    """
+
+    uses_truth = True
+
+    def __init__(self, body: Body, truth_of: Callable[[str], Truth], srcc: float, seed: int = 0) -> None:
+        self.exact = TruthScorer(body, truth_of)
+        self.srcc, self.share, self.seed = srcc, noise_share(srcc), seed
+
+    @property
+    def name(self) -> str:
+        return f"noisy-truth:{self.srcc:g}"
+
+    def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
+        exact = torch.tensor(self.exact.score(sample, hypotheses), dtype=torch.float64)
+        generator = derive_generator(self.seed, "noisy-truth", sample.id)
+        noise = torch.randn(len(exact), generator=generator, dtype=torch.float64)
+        return (exact + self.share * exact.std() * noise).tolist()
+
+
+def noise_share(srcc: float) -> float:
+    """Standard deviation of the noise over that of the signal, for a Spearman's rho of `srcc` between the two's sum and
+    the signal: rho = 6 / pi asin(r / 2) for Gaussians of Pearson's r (Pearson 1907), and r = 1 / sqrt(1 + share^2)."""
+    if not 0 < srcc <= 1:
+        raise ValueError(f"a critic's srcc lies above 0 and at most at 1, not at {srcc}")
+    pearson = 2 * math.sin(math.pi * srcc / 6)
+    return math.sqrt(max(0.0, pearson**-2 - 1))

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from hmr.body import load_body
 from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample, Scorer, Truth
-from rl.scorers import TruthScorer
+from rl.scorers import NoisyTruthScorer, TruthScorer, noise_share
 
 CAMERA = Camera.estimate(6, 8)
 
@@ -53,3 +55,28 @@ def test_noise_belongs_to_the_sample_and_the_seed(body, case):
 def test_no_negative_noise(body):
     with pytest.raises(ValueError, match="at least 0"):
         TruthScorer(body, lambda _: None, noise_mm=-1.0)
+
+
+@pytest.mark.parametrize("srcc", [0.3, 0.6, 0.8, 1.0])
+def test_noisy_truth_agrees_with_the_truth_as_far_as_it_was_told(srcc):
+    """400 groups of 20: the mean rho is known to about .01."""
+    signal = torch.randn(400, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(400, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    heard = signal + noise_share(srcc) * signal.std(dim=1, keepdim=True) * noise
+    found = np.mean([spearmanr(a, b).statistic for a, b in zip(signal, heard, strict=True)])
+    assert found == pytest.approx(srcc, abs=0.03)
+
+
+def test_a_critic_of_no_quality_is_refused():
+    with pytest.raises(ValueError, match="srcc"):
+        noise_share(0.0)
+
+
+def test_a_perfect_critic_is_the_truth_and_a_noisy_one_is_stamped(body, case):
+    sample, hypotheses, truth = case
+    perfect, noisy, again = (NoisyTruthScorer(body, lambda _: truth, srcc) for srcc in (1.0, 0.5, 0.5))
+    exact = TruthScorer(body, lambda _: truth).score(sample, hypotheses)
+    assert perfect.score(sample, hypotheses) == pytest.approx(exact)
+    assert noisy.score(sample, hypotheses) == again.score(sample, hypotheses) != exact
+    assert noisy.uses_truth
+    assert noisy.name == "noisy-truth:0.5"
