@@ -1,6 +1,6 @@
 """What a run of alignment can be told, beside all that `transformers.TrainingArguments` knows.
 
-Left out, for the trainer does not do it yet: LoRA, replay of labelled batches, several rounds.
+Left out, for the trainer does not do it yet: replay of labelled batches.
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ class GroupPreferenceConfig(TrainingArguments):
     trainable: str = field(
         default="denoiser", metadata={"help": "Submodule of the policy that is trained; the rest is frozen."}
     )
+    lora_rank: int = field(
+        default=0, metadata={"help": "Rank of LoRA adapters on it; 0 trains the submodule itself."}
+    )
     ema_decay: float = field(
         default=0.99,
         metadata={
@@ -101,6 +104,8 @@ class GroupPreferenceConfig(TrainingArguments):
                 "timesteps need 0 <= min_timestep < max_timestep <= 1, "
                 f"not {self.min_timestep} and {self.max_timestep}"
             )
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank must be at least 0, not {self.lora_rank}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
 

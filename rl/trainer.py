@@ -7,11 +7,12 @@ the loss weighs their difference by the group's advantages. One forward serves a
 `config.num_train_timesteps` can be aligned.
 
 The reference is not a second model but the old weights of the one submodule that is trained, put in its
-place for one forward. Averaged weights (EMA) are what is evaluated and saved; a checkpoint also keeps the
-live and the reference weights, so that a resumed run takes the same steps. Times and noise are drawn by
-(seed, step, row), hence the same for every batch size, number of processes and interruption.
+place for one forward; with LoRA (`rl.lora`) those are the adapters as they began, whose product is zero.
+Averaged weights (EMA) are what is evaluated and saved; a checkpoint also keeps the live and the reference
+weights, so that a resumed run takes the same steps. Times and noise are drawn by (seed, step, row), hence the
+same for every batch size, number of processes and interruption.
 
-Left out: LoRA, replay of labelled batches, reward functions and several rounds.
+Left out: replay of labelled batches and reward functions; rounds are `rl.rounds`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from rl.config import GroupPreferenceConfig
 from rl.groups import Coordinates, GroupTensors, tensors_from_preferences
+from rl.lora import Adapters
 from rl.losses import LOSSES, log_ratio
 from rl.metrics import step_metrics
 from rl.seeding import derive_generator
@@ -68,14 +70,14 @@ class GroupPreferenceTrainer(Trainer):
         if not train_groups.mask.any():
             raise ValueError("no group can teach anything: every score is missing or equal to its neighbours")
         eval_groups = None if eval_dataset is None else _as_tensors(model, eval_dataset, args)
-        trained = _freeze_all_but(model, args.trainable)
+        adapters, trained = _freeze_all_but(model, args)
         super().__init__(
             model, args, None, train_groups, eval_groups, callbacks=callbacks, optimizers=optimizers
         )
         self.loss_is_scaled_for_ga = False  # a mean over one batch: the Trainer divides by their number
         self.remove_callback(PrinterCallback)
         self.add_callback(_FollowWeights(self))
-        self.policy = model
+        self.policy, self._adapters = model, adapters
         self.num_train_timesteps: int = cast(Any, model).config.num_train_timesteps
         self.trained = trained
         self.reference = {name: tensor.detach().clone() for name, tensor in trained.items()}
@@ -172,6 +174,12 @@ class GroupPreferenceTrainer(Trainer):
         super()._load_best_model()
         self.ema.shadow_params = [tensor.detach().clone() for tensor in self.trained.values()]
 
+    def merge_adapters(self) -> None:
+        """After training with LoRA: the policy without adapters, what they learned added to its weights."""
+        if self._adapters is not None:
+            self._adapters.merge()
+            self._adapters = None
+
     # -- resuming --------------------------------------------------------------------------------------------
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
@@ -247,6 +255,7 @@ def align(
         copy.deepcopy(policy), args, dataset, callbacks=[_Progress(progress)] if progress else None
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.merge_adapters()
     return cast(Policy, trainer.policy.requires_grad_(False).eval())
 
 
@@ -260,13 +269,19 @@ def _as_tensors(
     )
 
 
-def _freeze_all_but(policy: nn.Module, trainable: str) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by their names in the policy."""
+def _freeze_all_but(
+    policy: nn.Module, args: GroupPreferenceConfig
+) -> tuple[Adapters | None, dict[str, nn.Parameter]]:
+    """The parameters that are trained, by their names in the policy: the submodule's own, or adapters on it."""
+    trainable = args.trainable
     children = [name for name, _ in policy.named_modules() if name]
     if trainable not in children:
         raise ValueError(
             f"trainable must name a submodule of the policy, such as {children[:5]}, not {trainable!r}"
         )
     policy.requires_grad_(False)
-    policy.get_submodule(trainable).requires_grad_(True)
-    return {name: tensor for name, tensor in policy.named_parameters() if tensor.requires_grad}
+    submodule = policy.get_submodule(trainable)
+    adapters = Adapters(submodule, args.lora_rank, args.seed) if args.lora_rank else None
+    if adapters is None:
+        submodule.requires_grad_(True)
+    return adapters, {name: tensor for name, tensor in policy.named_parameters() if tensor.requires_grad}

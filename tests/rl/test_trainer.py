@@ -77,8 +77,9 @@ def test_accumulated_batches_equal_the_large_batch(tmp_path):
     torch.testing.assert_close(weights(small), weights(large), atol=1e-5, rtol=1e-5)
 
 
-def test_resuming_takes_the_same_steps(tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "no"}
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_resuming_takes_the_same_steps(tmp_path, lora_rank):
+    saving = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "no", "lora_rank": lora_rank}
     whole = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path / "a", **saving), toy_groups())
     whole.train()
     # The policy handed in stands where the first half ended: the reference must come from the checkpoint.
@@ -88,6 +89,39 @@ def test_resuming_takes_the_same_steps(tmp_path):
     assert torch.equal(weights(resumed.model), weights(whole.model))
     losses = [[entry["loss"] for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
     assert losses[0] == losses[1]
+
+
+def test_lora_moves_the_adapted_layers_alone_and_leaves_a_policy_like_any_other(tmp_path):
+    policy, groups = ToyPolicy(), toy_groups()
+    aligned = align(policy, groups, config(tmp_path, lora_rank=1, max_steps=40))
+    assert aligned.state_dict().keys() == policy.state_dict().keys()
+    assert type(aligned.denoiser.mean) is torch.nn.Linear
+    moved = aligned.denoiser.mean.weight - policy.denoiser.mean.weight
+    assert torch.linalg.matrix_rank(moved, atol=1e-5) == 1
+    assert torch.equal(aligned.denoiser.mean.bias, policy.denoiser.mean.bias)
+    assert torch.equal(aligned.denoiser.log_std, policy.denoiser.log_std)
+
+
+def test_lora_starts_at_the_reference_and_merging_changes_no_prediction(tmp_path):
+    groups = toy_groups()
+    trainer = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path, lora_rank=2), groups)
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["kl"] == first["loss"] == 0
+    query = (groups.condition, groups.x0, torch.full((len(groups), 1), 50), torch.zeros(len(groups), 1, 2))
+    before = trainer.policy(*query)
+    trainer.merge_adapters()
+    torch.testing.assert_close(trainer.policy(*query), before)
+
+
+def test_the_same_seed_gives_the_same_adapters(tmp_path):
+    first, again = (align(ToyPolicy(), toy_groups(), config(tmp_path, lora_rank=2)) for _ in range(2))
+    assert torch.equal(weights(first), weights(again))
+
+
+def test_lora_needs_a_linear_layer(tmp_path):
+    with pytest.raises(ValueError, match="linear layers"):
+        align(ToyPolicy(), toy_groups(), config(tmp_path, lora_rank=2, trainable="denoiser.mean"))
 
 
 def test_saves_and_evaluates_the_averaged_weights(tmp_path):
