@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PYTHONWARNINGS ?= ignore::DeprecationWarning:pkg_resources
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow lint format check-vlm clean
 
 demo: $(STAMP)
 	$(BIN)/meshcritic demo --out runs/demo
@@ -25,6 +25,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+SPEC ?= embedded
+check-vlm: $(STAMP)
+	$(BIN)/meshcritic check-vlm "$(SPEC)" --out runs/check-vlm
 
 # torch first and pinned: left to a dependency's range, pip would bring the CUDA build
 $(STAMP): pyproject.toml constraints.txt

@@ -14,10 +14,14 @@ from typing import Any
 
 import typer
 
+from eval.commands.align import align
+from eval.commands.check_vlm import check_vlm
+from eval.commands.critic_eval import critic_eval
 from eval.commands.critique import critique
 from eval.commands.data import data
 from eval.commands.demo import demo
 from eval.commands.evaluate import evaluate
+from eval.commands.memory import memory
 from eval.commands.predict import predict
 from eval.commands.pretrain import pretrain
 from eval.commands.trace import trace
@@ -71,9 +75,10 @@ app = typer.Typer(
     help="A critique agent judges groups of 3D human meshes and teaches a diffusion policy with what it found.",
 )
 
-for command in (demo, predict, critique, pretrain, evaluate, trace):
+for command in (demo, predict, critique, pretrain, align, evaluate, critic_eval, check_vlm, trace):
     app.command()(command)
 app.add_typer(data, name="data")
+app.add_typer(memory, name="memory")
 
 
 def main() -> None:

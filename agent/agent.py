@@ -97,7 +97,9 @@ def _verdict(state: Mapping[str, Any], desk: Desk) -> GroupCritique:
         comments=tuple(state["comments"].get(j, "") for j in indices),
         tags=tuple(state["tags"]),
         rank_dispersion=state["rank_dispersion"],
-        evidence=tuple(_evidence(item) for item in (*state["evidence"], *state["second_look"], *state["bought"])),
+        evidence=tuple(
+            _evidence(item) for item in (*state["evidence"], *state["second_look"], *state["bought"])
+        ),
         missing=tuple(Missing(**item) for item in state["missing"]),
         rules=desk.retrieved_rules,
         prototypes=desk.retrieved_prototypes,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agent.panels import Views, hypothesis_part
+from agent.panels import Views, hypothesis_parts
 from agent.prompts import load_prompt
 from agent.types import RetrievedPrototype
 from agent.vlm.protocol import DataPart, ImagePart, Part, Task, TextPart
@@ -31,16 +31,15 @@ class Brief:
     tags: Sequence[str]
     photo: ImagePart | None = None
     views: Sequence[Views] = ()
+    pictures: str = "separate"  # or "montage"
 
     def parts(self, labels: Mapping[str, int], task: Task) -> list[Part]:
         """The question about the hypotheses that `labels` names (label -> index)."""
         evidence = {"labels": list(labels), "metrics": labelled_metrics(self.evidence, labels)}
-        pictures = (
-            [hypothesis_part(self.views[j], label) for label, j in labels.items()] if self.views else []
-        )
+        shown = {label: self.views[j] for label, j in labels.items()} if self.views else {}
         return [
             *question(task, self.photo),
-            *pictures,
+            *hypothesis_parts(shown, self.pictures),
             DataPart("tags", list(self.tags)),
             DataPart("rules", list(self.rules)),
             DataPart("prototypes", list(self.prototypes)),

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic.json_schema import SkipJsonSchema
 
-from agent.panels import Views
+from agent.panels import PICTURES, Views
 from agent.tracing import Trace
 from agent.types import Case, CritiqueTool, RetrievedPrototype
 from agent.vlm.protocol import VLMBackend
@@ -49,6 +49,7 @@ class CritiqueSettings:
     prototypes_per_case: int = 10
     max_revisions: int = 1  # a second one gained the embedded critic nothing
     dispersion_threshold: float = 2.5  # ranks; above it a hypothesis' place is in doubt
+    pictures: str = "separate"  # or "montage": sheets of panels, for a judge that takes few pictures
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -59,6 +60,8 @@ class CritiqueSettings:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.pictures not in PICTURES:
+            raise ValueError(f"pictures must be one of {', '.join(PICTURES)}, not {self.pictures!r}")
 
 
 @dataclass

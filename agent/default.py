@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
-from agent.embedding import PolicyEmbedder
+from agent.embedding import load_image_embedder
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.tracing import Trace
@@ -22,9 +22,15 @@ from memory.folder import Memory, open_memory
 __all__ = ["default_agent", "open_default_memory"]
 
 
-def open_default_memory(folder: Path, policy: DiffusionPolicy, frozen: bool) -> Memory:
-    """The memory in `folder`; a new one is given the seed rules. Raises FileNotFoundError where a frozen one is not."""
-    embedder = PolicyEmbedder(policy)
+def open_default_memory(
+    folder: Path, policy: DiffusionPolicy, frozen: bool, image_embedder: str = "policy"
+) -> Memory:
+    """The memory in `folder`; a new one is given the seed rules.
+
+    `image_embedder` is `policy` or `clip:NAME`. Raises FileNotFoundError where a frozen one is not, ValueError where it
+    was written with another embedder.
+    """
+    embedder = load_image_embedder(image_embedder, policy)
     memory = open_memory(folder, load_text_embedder(), embedder.name, embedder.dim, frozen=frozen)
     if not frozen and not len(memory.rules):
         memory.rules.add(load_seed_rules())
@@ -41,6 +47,7 @@ def default_agent(
     renderer: str = "raster",
     settings: CritiqueSettings | None = None,
     trace: Trace | None = None,
+    image_embedder: str = "policy",
 ) -> CritiqueAgent:
     """A frozen agent. Raises ValueError for an unknown backend, tool or renderer, with the known ones."""
     return CritiqueAgent(
@@ -51,7 +58,7 @@ def default_agent(
         body=body,
         renderer=load_renderer(renderer),
         detector=EmbeddedDetector(policy, body),
-        image_embedder=PolicyEmbedder(policy),
+        image_embedder=load_image_embedder(image_embedder, policy),
         settings=settings or CritiqueSettings(),
         trace=trace or Trace(),
     )

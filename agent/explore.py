@@ -2,61 +2,38 @@
 
 For every case: score the group; count the rules it used, as a success if Spearman's rho with the true errors
 exceeds tau; write a representative hypothesis to the prototypes, with how far each metric agreed with the
-truth. After every batch: mine new rules from the discrepancy, into quarantine. At the end, on held-out cases:
-admit what helps, and fit the weights. Done cases are known by the memory's own database, so a killed
-exploration goes on where it stopped; what it mined and admitted is kept, while the fit of the weights sees
-the cases of the last run only.
+truth. After every batch: mine one or two rules from the discrepancy, into quarantine, and retire rules that
+keep failing. At the end, on held-out cases: admit what helps, and fit the weights. `agent/exploration/graph.py`
+is the diagram.
 
-Only this module and `agent/learning.py` see truth. Left out: a graph of its own around the critique's.
+Done cases and steps are known by the memory's own database, so that an exploration killed at any point goes on
+where it stopped: at most the group in flight is lost, nothing counts twice, and the fit sees all cases, whichever
+process explored them. Their evidence and true errors are kept there for that; they are labelled lab cases.
+
+Only this module, `agent/exploration/` and `agent/learning.py` see truth. Left out: several cases at once. Which
+rules a case tries depends on the counts of those before it, and the same cases should leave the same memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-
-import numpy as np
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from agent.agent import CritiqueAgent
-from agent.briefing import Brief, prototype_json, rule_json
-from agent.judging import score_group
-from agent.learning import (
-    Explored,
-    admit_quarantined,
-    metric_agreement,
-    mine_rules,
-    places,
-    plain_rule,
-    reweigh,
+from agent.exploration.context import (
+    EXPLORATION,
+    ExplorationContext,
+    ExplorationDesk,
+    ExplorationSettings,
+    Progress,
+    Propose,
 )
-from agent.types import GroupCritique
-from hmr.metrics import mpjpe_mm
-from hmr.types import Hypotheses, Labelled, Sample
-from memory.limits import MAX_TEXT_CHARS
-from memory.prototypes import Prototype
+from agent.exploration.graph import exploration_graph, recursion_limit
+from agent.exploration.nodes import mean_srcc
+from hmr.types import Labelled
 
 __all__ = ["ExplorationReport", "ExplorationSettings", "Progress", "explore"]
-
-Propose = Callable[[Sample], Hypotheses]
-
-
-@dataclass(frozen=True)
-class ExplorationSettings:
-    """Numbers the paper leaves out."""
-
-    success_srcc: float = 0.4  # tau
-    batch: int = 16  # cases between two rounds of mining
-    min_gain: float = 0.002  # rise of mean rho on held-out cases that admits a rule
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One case explored."""
-
-    done: int
-    total: int
-    srcc: float | None
-    running_srcc: float | None  # mean over the cases of this run
 
 
 @dataclass(frozen=True)
@@ -65,11 +42,13 @@ class ExplorationReport:
 
     cases: int  # explored now
     skipped: int  # explored by an earlier run
-    srcc: float | None
+    unscored: int  # not a single score came back: a later run tries them again
+    srcc: float | None  # over all cases explored, now or earlier
     held_out_srcc_before: float | None
     held_out_srcc_after: float | None
-    mined: tuple[str, ...]  # rule ids
+    mined: tuple[str, ...]  # rule ids; these three are of this run
     admitted: tuple[str, ...]
+    retired: tuple[str, ...]
     reweighed: int
 
 
@@ -78,7 +57,7 @@ def explore(
     calibration: Sequence[Labelled],
     held_out: Sequence[Labelled],
     propose: Propose,
-    settings: ExplorationSettings = ExplorationSettings(),
+    settings: ExplorationSettings | None = None,
     on_case: Callable[[Progress], None] = lambda progress: None,
 ) -> ExplorationReport:
     """Explore `calibration`, try on `held_out` what was learned, and leave it in the agent's memories.
@@ -86,98 +65,31 @@ def explore(
     `propose` gives each sample its hypotheses. The agent may be frozen or not: exploring, it is not. Raises
     FrozenMemoryError if its memories were opened read-only.
     """
-    seeker, judge = replace(agent, frozen=False), replace(agent, frozen=True)
-    todo = [case for case in calibration if not agent.rules.has_case(case.sample.id)]
-    explored: list[Explored] = []
-    mined: list[str] = []
-    for batch in _batches(todo, settings.batch):
-        for labelled in batch:
-            explored.append(_explore_case(seeker, labelled, propose, settings.success_srcc))
-            on_case(Progress(len(explored), len(todo), explored[-1].srcc, _mean(explored)))
-        mined += agent.rules.add(mine_rules(agent.backend, agent.settings.seed, explored[-len(batch) :]))
-    trials = [(labelled, propose(labelled.sample)) for labelled in held_out]
-    before = [_judge(judge, *trial)[0] for trial in trials]
-    admitted = admit_quarantined(agent.rules, agent.backend, before, agent.settings, settings.min_gain)
-    reweighed = {}
-    if explored:
-        reweighed = reweigh(agent.rules, agent.backend, explored, before, agent.settings, settings.min_gain)
-        _recount(agent, list(reweighed.values()), explored, settings.success_srcc)
-    after = [_judge(judge, *trial)[0] for trial in trials]
+    desk = ExplorationDesk(
+        seeker=replace(agent, frozen=False),
+        judge=replace(agent, frozen=True),
+        calibration={labelled.sample.id: labelled for labelled in calibration},
+        held_out=held_out,
+        propose=propose,
+        settings=settings or ExplorationSettings(),
+        on_case=on_case,
+        run_id=uuid.uuid4().hex[:12],
+    )
+    start = {"trace_id": desk.run_id, "case_id": EXPLORATION, "batch": 0}
+    state = exploration_graph.invoke(
+        start,
+        context=ExplorationContext(desk),
+        config={"recursion_limit": recursion_limit(len(desk.calibration), len(desk.batches))},
+    )
     return ExplorationReport(
-        cases=len(explored),
-        skipped=len(calibration) - len(todo),
-        srcc=_mean(explored),
-        held_out_srcc_before=_mean(before),
-        held_out_srcc_after=_mean(after),
-        mined=tuple(mined),
-        admitted=tuple(rule.rule_id for rule in admitted),
-        reweighed=len(reweighed),
+        cases=state["explored"],
+        skipped=len(desk.calibration) - state["explored"] - state["unscored"],
+        unscored=state["unscored"],
+        srcc=mean_srcc(desk.explored.values()),
+        held_out_srcc_before=state["held_out_srcc_before"],
+        held_out_srcc_after=state["held_out_srcc_after"],
+        mined=tuple(state["mined"]),
+        admitted=tuple(state["admitted"]),
+        retired=tuple(state["retired"]),
+        reweighed=state["reweighed"],
     )
-
-
-def _explore_case(agent: CritiqueAgent, labelled: Labelled, propose: Propose, tau: float) -> Explored:
-    """Judge one case and write back: first the prototype, last the count that marks the case as done."""
-    case, critique = _judge(agent, labelled, propose(labelled.sample))
-    if None not in case.scores:
-        agent.prototypes.add([(_prototype(case, critique), agent.image_embedder(labelled.sample))])
-    used = [retrieved.rule.rule_id for retrieved in critique.rules]
-    agent.rules.record_case(case.case_id, used, _success(case.srcc, tau))
-    return case
-
-
-def _judge(
-    agent: CritiqueAgent, labelled: Labelled, hypotheses: Hypotheses
-) -> tuple[Explored, GroupCritique]:
-    critique = agent.critique(labelled.sample, hypotheses)
-    joints = agent.body.joints(hypotheses.params)
-    errors_mm = mpjpe_mm(joints, labelled.truth.joints_cam_m[None])
-    brief = Brief(
-        evidence=[asdict(item) for item in critique.evidence if item.tool != "second_look"],
-        rules=[rule_json(item) for item in critique.rules],
-        prototypes=[prototype_json(item) for item in critique.prototypes],
-        tags=critique.tags,
-    )
-    return Explored(labelled.sample.id, brief, critique.scores, tuple(errors_mm.tolist())), critique
-
-
-def _prototype(case: Explored, critique: GroupCritique) -> Prototype:
-    """The hypothesis judged farthest from its true place, or the truly best one where the ranking held."""
-    truth, verdict = places(case.errors_mm), places([-score for score in case.scores if score is not None])
-    held = (case.srcc or 0.0) > 0
-    chosen = int(truth.argmin() if held else np.abs(truth - verdict).argmax())
-    place = f"Truly number {truth[chosen] + 1} of {len(truth)}, ranked {verdict[chosen] + 1}."
-    score = case.scores[chosen]
-    assert score is not None
-    values = {item["metric"]: item["values"][chosen] for item in case.brief.evidence}
-    return Prototype.create(
-        case_id=case.case_id,
-        rationale=f"{place} {critique.comments[chosen]}"[:MAX_TEXT_CHARS],
-        score=round(score, 2),
-        tags=critique.tags[:12],
-        evidence={metric: value for metric, value in values.items() if value is not None},
-        weights=metric_agreement(case),
-    )
-
-
-def _recount(agent: CritiqueAgent, rules: Sequence, explored: Sequence[Explored], tau: float) -> None:
-    """Give reweighed rules a record of their own: the explored cases judged again under them."""
-    for case in explored if rules else []:
-        brief = replace(case.brief, rules=[plain_rule(rule) for rule in rules])
-        scores = score_group(agent.backend, brief, len(case.errors_mm), agent.settings).scores
-        srcc = replace(case, scores=scores).srcc
-        used = [rule.rule_id for rule in rules]
-        agent.rules.record_case(f"{case.case_id}/reweighed", used, _success(srcc, tau))
-
-
-def _success(srcc: float | None, tau: float) -> bool:
-    return srcc is not None and srcc > tau
-
-
-def _mean(cases: Sequence[Explored]) -> float | None:
-    known = [case.srcc for case in cases if case.srcc is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _batches(cases: Sequence[Labelled], size: int) -> Iterator[Sequence[Labelled]]:
-    for start in range(0, len(cases), size):
-        yield cases[start : start + size]

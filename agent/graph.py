@@ -30,7 +30,9 @@ def recursion_limit(max_revisions: int) -> int:
     return STRAIGHT_STEPS + 3 * max_revisions + 1
 
 
-def look_again_or_end(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> Literal["look_again", "__end__"]:
+def look_again_or_end(
+    state: CritiqueState, runtime: Runtime[CritiqueContext]
+) -> Literal["look_again", "__end__"]:
     """Revise while something is in doubt and the budget lasts."""
     if state["doubts"] and len(state["revisions"]) < runtime.context.settings.max_revisions:
         return "look_again"

@@ -2,7 +2,8 @@
 
 Nothing enters service unseen: a candidate is tried on held-out cases, judged again from their briefs with and
 without it, and is admitted only if mean Spearman's rho rises. A rule is immutable (its id is a hash of its
-content), so a new weight makes a new rule of the same text, and the one it replaces retires.
+content), so a new weight makes a new rule of the same text, and the one it replaces retires. Every change of
+state is written down with its reason and, where a trial measured one, its gain.
 
 Left out: pictures at the trial of a rule. A stored case keeps its measurements, not its renders; a backend
 with eyes judges candidates from the measurements alone.
@@ -31,11 +32,14 @@ from memory.rules import Predicate, Provenance, Rule, RuleMemory
 
 __all__ = [
     "Explored",
+    "Mined",
+    "Reweighed",
     "admit_quarantined",
     "metric_agreement",
     "mine_rules",
     "places",
     "plain_rule",
+    "recount",
     "reweigh",
 ]
 
@@ -56,6 +60,53 @@ class Explored:
     def srcc(self) -> float | None:
         return group_spearman(self.scores, self.errors_mm)
 
+    def to_json(self) -> Json:
+        """What the memory keeps of a case, so that a later process learns from all of them.
+
+        The true errors are in it: cases of exploration are labelled lab cases (method section 2), and no wild
+        image ever gets here.
+        """
+        kept = {
+            "evidence": self.brief.evidence,
+            "rules": self.brief.rules,
+            "prototypes": self.brief.prototypes,
+        }
+        return {**kept, "tags": self.brief.tags, "scores": self.scores, "errors_mm": self.errors_mm}
+
+    @staticmethod
+    def from_json(case_id: str, kept: Json) -> Explored:
+        brief = Brief(kept["evidence"], kept["rules"], kept["prototypes"], kept["tags"])
+        return Explored(case_id, brief, tuple(kept["scores"]), tuple(kept["errors_mm"]))
+
+
+@dataclass(frozen=True)
+class Mined:
+    """What a backend made of a batch's mistakes; `answered` is False where its reply was no answer."""
+
+    rules: list[Rule]
+    answered: bool
+    replies: tuple[Json, ...]
+
+
+@dataclass(frozen=True)
+class Reweighed:
+    """Rules with fitted weights, by the id of the one each replaces; none where nothing was gained."""
+
+    rules: dict[str, Rule]
+    before: float  # mean rho on the held-out cases
+    after: float
+
+    def write(self, memory: RuleMemory) -> None:
+        """Puts the new rules into service and retires the old. Raises FrozenMemoryError."""
+        gain = self.after - self.before
+        for old, rule in self.rules.items():
+            if old == rule.rule_id:
+                continue
+            reason = f"reweighed: rho {self.before:.4f} to {self.after:.4f} on held-out cases"
+            memory.add([replace(rule, state="quarantined")], f"made from {old}")
+            memory.set_state(rule.rule_id, "admitted", reason, gain)
+            memory.set_state(old, "retired", f"replaced by {rule.rule_id}, the same with another weight")
+
 
 def places(costs: Sequence[float]) -> Int[np.ndarray, "group"]:
     """Every hypothesis' place in the ranking, 0 for the lowest cost."""
@@ -73,7 +124,7 @@ def metric_agreement(case: Explored) -> dict[str, float]:
     return found
 
 
-def mine_rules(backend: VLMBackend, seed: int, cases: Sequence[Explored]) -> list[Rule]:
+def mine_rules(backend: VLMBackend, seed: int, cases: Sequence[Explored]) -> Mined:
     """One or two quarantined rules from where the verdicts on these cases disagreed with the truth."""
     discrepancy = _discrepancy(cases)
     answer = ask(backend, "mine", [*question("mine"), DataPart("discrepancy", discrepancy)], MineAnswer, seed)
@@ -89,7 +140,7 @@ def mine_rules(backend: VLMBackend, seed: int, cases: Sequence[Explored]) -> lis
             rules.append(Rule.create(mined.text, mined.tags, provenance, predicate))
         except ValueError:
             continue
-    return rules
+    return Mined(rules, answer.value is not None, answer.replies)
 
 
 def admit_quarantined(
@@ -98,19 +149,31 @@ def admit_quarantined(
     held_out: Sequence[Explored],
     settings: CritiqueSettings,
     gain: float,
+    trial: str,
 ) -> list[Rule]:
-    """Try every quarantined rule on the held-out cases, one after the other; those that raise rho by `gain`
+    """Try the quarantined rules on the held-out cases, one after the other; those that raise rho by `gain`
     serve.
+
+    What each trial measured is written down with the rule under the name `trial`, and a rule that has been
+    through a trial of that name is not tried again.
     """
     admitted: list[Rule] = []
+    verdicts: list[tuple[Rule, float, float]] = []
     best = _mean_srcc(backend, held_out, settings, [case.brief.rules for case in held_out])
-    for rule in [rule for rule in rules.all() if rule.state == "quarantined"]:
-        trial = [[*case.brief.rules, *map(plain_rule, [*admitted, rule])] for case in held_out]
-        srcc = _mean_srcc(backend, held_out, settings, trial)
+    for rule in _untried(rules, trial) if held_out else []:
+        listed = [[*case.brief.rules, *map(plain_rule, [*admitted, rule])] for case in held_out]
+        srcc = _mean_srcc(backend, held_out, settings, listed)
+        verdicts.append((rule, best, srcc))
         if srcc > best + gain:
-            rules.set_state(rule.rule_id, "admitted")
             admitted.append(rule)
             best = srcc
+    with rules.transaction():
+        for rule, before, after in verdicts:
+            reason = (
+                f"rho {before:.4f} to {after:.4f} on {len(held_out)} held-out cases; {gain:g} is asked for"
+            )
+            state = "admitted" if rule in admitted else "quarantined"
+            rules.set_state(rule.rule_id, state, reason, after - before, trial)
     return admitted
 
 
@@ -121,33 +184,37 @@ def reweigh(
     held_out: Sequence[Explored],
     settings: CritiqueSettings,
     gain: float,
-) -> dict[str, Rule]:
-    """Fit all weights on `cases`; if that raises rho on the held-out cases, the reweighed rules replace the
-    old.
+) -> Reweighed:
+    """Fit all weights on `cases` and try them on the held-out cases; nothing is written yet.
 
-    Returns the new rules by the id of the one each replaces; empty if nothing was gained.
+    The old rules stand if the new ones do not raise rho by `gain`.
     """
     serving = [rule for rule in rules.all() if rule.state == "admitted" and rule.predicate]
     start = np.array([rule.predicate.weight for rule in serving if rule.predicate])
     fitted = fit_weights(
         [_violations(case, serving) for case in cases], [np.array(case.errors_mm) for case in cases], start
     )
-    fitted *= start.sum() / max(
-        fitted.sum(), 1e-9
-    )  # only relative weights matter; keep the scale people know
+    # Only relative weights matter; keep the scale people know.
+    fitted *= start.sum() / max(fitted.sum(), 1e-9)
     new = {
         rule.rule_id: _with_weight(rule, weight)
         for rule, weight in zip(serving, fitted.tolist(), strict=True)
     }
     before = _mean_srcc(backend, held_out, settings, [list(map(plain_rule, serving))] * len(held_out))
     after = _mean_srcc(backend, held_out, settings, [list(map(plain_rule, new.values()))] * len(held_out))
-    if after <= before + gain:
-        return {}
-    rules.add(list(new.values()))
-    for old, rule in new.items():
-        if old != rule.rule_id:
-            rules.set_state(old, "retired")
-    return new
+    return Reweighed(new if after > before + gain else {}, before, after)
+
+
+def recount(
+    rules: Sequence[Rule], backend: VLMBackend, cases: Sequence[Explored], settings: CritiqueSettings
+) -> list[Explored]:
+    """The same cases judged again under these rules alone: a record of their own for rules just made."""
+    listed = list(map(plain_rule, rules))
+    judged = []
+    for case in cases if rules else []:
+        scores = score_group(backend, replace(case.brief, rules=listed), len(case.errors_mm), settings).scores
+        judged.append(replace(case, scores=scores))
+    return judged
 
 
 def plain_rule(rule: Rule) -> Json:
@@ -163,6 +230,16 @@ def plain_rule(rule: Rule) -> Json:
         "threshold": predicate.threshold,
         "weight": predicate.weight,
     }
+
+
+def _untried(rules: RuleMemory, trial: str) -> list[Rule]:
+    histories = rules.histories()
+    return [
+        rule
+        for rule in rules.all()
+        if rule.state == "quarantined" and rule.predicate
+        if trial not in {change.held_out for change in histories[rule.rule_id]}
+    ]
 
 
 def _discrepancy(cases: Sequence[Explored]) -> Json:

@@ -27,6 +27,7 @@ from memory.index import normalised
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from torch.nn import Module
 
 __all__ = ["ClipEmbedder", "ImageEmbedder", "SentenceEmbedder", "TextEmbedder", "load_text_embedder"]
 
@@ -80,13 +81,11 @@ class SentenceEmbedder:
     @cached_property
     def _revision(self) -> str:
         """Hash of the folder's files, or of a hub model's weights: 12 hexadecimal digits."""
+        if self._folder is None:
+            return _weights_hash(self._model)
         digest = hashlib.sha256()
-        if self._folder:
-            for file in sorted(path for path in self._folder.rglob("*") if path.is_file()):
-                digest.update(file.relative_to(self._folder).as_posix().encode() + file.read_bytes())
-        else:
-            for key, tensor in sorted(self._model.state_dict().items()):
-                digest.update(key.encode() + tensor.cpu().numpy().tobytes())
+        for file in sorted(path for path in self._folder.rglob("*") if path.is_file()):
+            digest.update(file.relative_to(self._folder).as_posix().encode() + file.read_bytes())
         return digest.hexdigest()[:12]
 
     @property
@@ -130,9 +129,14 @@ def load_text_embedder(name: str | None = None) -> SentenceEmbedder:
 class ClipEmbedder:
     """The image half of a CLIP model (Radford et al., arXiv 2103.00020), by hub name or folder."""
 
-    def __init__(self, name: str, device: str = "cpu") -> None:
-        self.name = name
-        self._device = device
+    def __init__(self, model: str, device: str = "cpu") -> None:
+        self._model, self._device = model, device
+
+    @cached_property
+    def name(self) -> str:
+        """The model's name and the hash of its weights, which a hub may change under the same name."""
+        folder = Path(self._model)
+        return f"clip:{folder.name if folder.is_dir() else self._model}@{_weights_hash(self._tower[1])}"
 
     @property
     def dim(self) -> int:
@@ -151,10 +155,17 @@ class ClipEmbedder:
         from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
         with _quiet():
-            processor = AutoImageProcessor.from_pretrained(self.name)
-            model = CLIPVisionModelWithProjection.from_pretrained(self.name)
+            processor = AutoImageProcessor.from_pretrained(self._model)
+            model = CLIPVisionModelWithProjection.from_pretrained(self._model)
         model.to(self._device)  # pyright: ignore[reportArgumentType]  (a decorated method)
         return processor, model.eval()
+
+
+def _weights_hash(model: Module) -> str:
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 @contextmanager

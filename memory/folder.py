@@ -3,6 +3,7 @@ of it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from memory.prototypes import PrototypeMemory
 from memory.rules import RuleMemory
 from memory.store import MemoryStore
 
-__all__ = ["Memory", "open_memory"]
+__all__ = ["Memory", "open_memory", "open_stored", "store_path"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ class Memory:
         self.store.close()
 
 
+def store_path(folder: Path) -> Path:
+    return folder / "memory.sqlite"
+
+
+def open_stored(folder: Path) -> MemoryStore:
+    """The database of a memory that is there, whatever embedders it was written with; read-only where the
+    file is.
+
+    Raises FileNotFoundError if `folder` holds no memory.
+    """
+    path = store_path(folder)
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: there is no memory here")
+    return MemoryStore(path, frozen=not os.access(path, os.W_OK))
+
+
 def open_memory(
     folder: Path,
     embedder: TextEmbedder,
@@ -52,7 +69,7 @@ def open_memory(
     Raises FileNotFoundError for a frozen memory that does not exist, ValueError if the folder holds
     something else or was written with other embedders.
     """
-    store = MemoryStore(folder / "memory.sqlite", frozen)
+    store = MemoryStore(store_path(folder), frozen)
     try:
         rules = RuleMemory(store, embedder, exploration)
         prototypes = PrototypeMemory(store, dim, image_embedder_name, capacity)

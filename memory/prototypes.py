@@ -23,7 +23,7 @@ from memory.limits import check_tags, check_text, normalise_tags
 from memory.mirror import IndexMirror
 from memory.store import MemoryStore
 
-__all__ = ["Prototype", "PrototypeMemory"]
+__all__ = ["Prototype", "PrototypeMemory", "prototype_from_row"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class PrototypeMemory:
 
     def all(self) -> list[Prototype]:
         """Every prototype, in the order they were added."""
-        return [_from_row(row) for row in self._store.read("SELECT * FROM prototypes ORDER BY number")]
+        return [
+            prototype_from_row(row) for row in self._store.read("SELECT * FROM prototypes ORDER BY number")
+        ]
 
     def add(self, prototypes: Sequence[tuple[Prototype, Float[np.ndarray, "dim"]]]) -> list[str]:
         """Adds prototypes with their image embeddings, one by one, and returns the ids that are now kept.
@@ -113,7 +115,7 @@ class PrototypeMemory:
         rows = self._store.read(query, (json.dumps(numbers.tolist()),))
         direction = normalised(embedding[None])[0]
         # The cosine is taken anew from the row: the index gives a hint, the database the truth.
-        found = [(_from_row(row), float((_vector(row) @ direction).clip(-1, 1))) for row in rows]
+        found = [(prototype_from_row(row), float((_vector(row) @ direction).clip(-1, 1))) for row in rows]
         return sorted(found, key=lambda pair: (-pair[1], pair[0].prototype_id))
 
     def save_index(self) -> None:
@@ -160,7 +162,7 @@ def _to_row(prototype: Prototype) -> tuple[str | float, ...]:
     )
 
 
-def _from_row(row: sqlite3.Row) -> Prototype:
+def prototype_from_row(row: sqlite3.Row) -> Prototype:
     return Prototype(
         prototype_id=row["prototype_id"],
         case_id=row["case_id"],

@@ -1,4 +1,5 @@
-"""The one truth of a memory: an SQLite database of rules, cases, prototypes and a few settings.
+"""The one truth of a memory: an SQLite database of rules and their history, cases, prototypes, and what
+exploration has done.
 
 Everything else (vector indices, counts) is derived from it. WAL lets a reader look on while exploration
 writes; one connection under a lock serves all threads of a process; a transaction that a kill cuts short
@@ -52,6 +53,24 @@ _MIGRATIONS = (
         weights TEXT NOT NULL,
         embedding BLOB NOT NULL
     ) STRICT;
+    """,
+    """
+    CREATE TABLE rule_history (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        rule_id TEXT NOT NULL REFERENCES rules (rule_id),
+        state TEXT NOT NULL CHECK (state IN ('quarantined', 'admitted', 'retired')),
+        reason TEXT NOT NULL,
+        gain REAL,
+        held_out TEXT
+    ) STRICT;
+    CREATE INDEX rule_history_by_rule ON rule_history (rule_id);
+    INSERT INTO rule_history (rule_id, state, reason)
+        SELECT rule_id, state, 'from a memory that kept no history' FROM rules ORDER BY number;
+    CREATE TABLE explored (
+        case_id TEXT PRIMARY KEY REFERENCES cases (case_id),
+        judged TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE steps (step TEXT PRIMARY KEY) STRICT;
     """,
 )
 _BUSY_S = 30.0  # how long a writer waits for another process' transaction

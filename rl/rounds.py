@@ -71,7 +71,9 @@ def align_in_rounds(
     """
     steps = int(alignment.get("max_steps", GroupPreferenceConfig.max_steps))
     if min(len(samples), steps) < rounds.count:
-        raise ValueError(f"{rounds.count} rounds need as many images and steps, not {len(samples)} and {steps}")
+        raise ValueError(
+            f"{rounds.count} rounds need as many images and steps, not {len(samples)} and {steps}"
+        )
     for number in range(rounds.count):
         folder, seed = out / f"round-{number}", rounds.seed + number
         groups = _groups(policy, scorer, samples[number :: rounds.count], folder, rounds, seed, stage)

@@ -109,7 +109,8 @@ def _brief(state: CritiqueState, context: CritiqueContext) -> Brief:
     desk = context.desk
     views = [desk.views[key] for key in state["views"]]
     photo = photo_part(desk.cases[state["case"]], context.settings.view_margin) if views else None
-    return Brief(state["evidence"], state["rules"], state["prototypes"], state["tags"], photo, views)
+    known = (state["evidence"], state["rules"], state["prototypes"], state["tags"])
+    return Brief(*known, photo, views, context.settings.pictures)
 
 
 def _known(state: CritiqueState) -> dict[str, int]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
 from agent.vlm.embedded import EmbeddedCritic
 from agent.vlm.protocol import (
     Capabilities,
     DataPart,
     ImagePart,
+    KeepsAnswers,
     MalformedReply,
     Part,
     Reply,
@@ -22,6 +27,7 @@ __all__ = [
     "DataPart",
     "EmbeddedCritic",
     "ImagePart",
+    "KeepsAnswers",
     "MalformedReply",
     "Part",
     "Reply",
@@ -32,19 +38,33 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "meshcritic.vlm_backends"
+# The house's own besides the embedded critic: modules of this package, loaded when named.
+OWN = ("openai", "local", "langchain", "replay")
 
 
-def load_backend(spec: str = "embedded") -> VLMBackend:
-    """The backend of a spec such as "embedded" or "NAME:ARGUMENT".
+def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
+    """The backend of a spec such as "embedded" or "NAME:ARGUMENT", with settings of its own.
 
     Other names are looked up among the installed packages' entry points of the group
     `meshcritic.vlm_backends`; the entry point is called with the argument (empty if there is none). Raises
-    ValueError for an unknown name.
+    ValueError for an unknown name, and for a setting that the backend does not have.
     """
     name, _, argument = spec.partition(":")
-    if name == "embedded" and not argument:
-        return EmbeddedCritic()
+    build = _builder(name, spec)
+    try:
+        inspect.signature(build).bind(argument, **settings)
+    except TypeError as error:
+        raise ValueError(f"the backend {name} has no such setting ({error})") from error
+    return build(argument, **settings)
+
+
+def _builder(name: str, spec: str) -> Callable[..., VLMBackend]:
+    if spec == "embedded":
+        return lambda argument: EmbeddedCritic()
+    if name in OWN:
+        return import_module(f"agent.vlm.{name}").from_argument
     plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in plugins:
-        raise ValueError(f"no VLM backend {spec!r}; there are: {', '.join(['embedded', *sorted(plugins)])}")
-    return plugins[name].load()(argument)
+        there = ", ".join(["embedded", *OWN, *sorted(plugins)])
+        raise ValueError(f"no VLM backend {spec!r}; there are: {there}")
+    return plugins[name].load()

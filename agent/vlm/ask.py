@@ -1,21 +1,27 @@
 """Ask a backend, check the answer, let it repair once, and otherwise come back with a reason instead of a
 number.
+
+A model that is not held to the schema talks about its answer: JSON is found inside prose and code fences. Where
+several objects fit, the last one counts (a model that thinks aloud ends with its answer); an object that gives
+a label twice fits never.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from agent.vlm.protocol import MalformedReply, Part, Task, TextPart, VLMBackend
+from agent.vlm.protocol import KeepsAnswers, MalformedReply, Part, Reply, Task, TextPart, VLMBackend
 
 __all__ = ["Answer", "ask"]
 
 M = TypeVar("M", bound=BaseModel)
 QUOTED_CHARS = 2000  # of a bad reply, shown back to the model
+MAX_BRACES = 200  # opening braces tried in one reply: prose full of them is no answer
 
 
 @dataclass(frozen=True)
@@ -34,29 +40,75 @@ def ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], 
     attempt = list(parts)
     reason = ""
     for _ in range(2):
-        # A backend is somebody else's server or plug-in: whatever it raises becomes a reason.
+        said = ""
         try:
-            reply = backend.generate(attempt, schema, seed)
-        except Exception as error:  # noqa: BLE001
-            return Answer(
-                None, f"{backend.name} failed: {type(error).__name__}: {error}"[:300], tuple(replies)
-            )
-        replies.append(_record(task, seed, attempt, reply))
-        try:
-            return Answer(_parse(reply.text, model), "", tuple(replies))
+            reply = _generate(backend, attempt, schema, seed)
+            said = reply.text
+            replies.append(_record(task, seed, attempt, reply))
+            value = _parse(said, model)
         except MalformedReply as error:
             reason = str(error)
-            attempt = [*parts, TextPart(_repair_request(reply.text, reason))]
+            attempt = [*parts, TextPart(_repair_request(said, reason))]
+            continue
+        except _Failed as error:
+            replies.append(_failure(task, seed, attempt, str(error)))
+            return Answer(None, str(error), tuple(replies))
+        if isinstance(backend, KeepsAnswers) and not reply.cached:
+            backend.keep(parts, schema, seed, reply)
+        return Answer(value, "", tuple(replies))
     return Answer(None, f"malformed after one repair: {reason}"[:300], tuple(replies))
 
 
-def _parse(text: str, model: type[M]) -> M:
+class _Failed(Exception):
+    """A backend raised; the message is the reason."""
+
+
+def _generate(backend: VLMBackend, parts: Sequence[Part], schema: dict[str, Any], seed: int) -> Reply:
+    # A backend is somebody else's server or plug-in: whatever it raises becomes a reason.
     try:
-        return model.model_validate_json(text)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)[:6]
-        where = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'reply'}: {item['msg']}" for item in details)
-        raise MalformedReply(where) from error
+        return backend.generate(parts, schema, seed)
+    except MalformedReply:
+        raise
+    except Exception as error:
+        raise _Failed(f"{backend.name} failed: {type(error).__name__}: {error}"[:300]) from error
+
+
+def _parse(text: str, model: type[M]) -> M:
+    reason = "there is no complete JSON object in the reply"
+    for number, candidate in enumerate(reversed(list(_objects(text)))):
+        try:
+            return model.model_validate_json(candidate)
+        except ValidationError as error:
+            reason = reason if number else _what_is_wrong(error)
+    raise MalformedReply(reason)
+
+
+def _objects(text: str) -> Iterator[str]:
+    """The outermost JSON objects in a text, in order; an object with a repeated key is none."""
+    start = text.find("{")
+    for _ in range(MAX_BRACES):
+        if start < 0:
+            return
+        try:
+            _, end = _DECODER.raw_decode(text, start)
+            yield text[start:end]
+        except (ValueError, RecursionError):
+            end = start + 1
+        start = text.find("{", end)
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return dict(pairs)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_key_twice)
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    details = error.errors(include_url=False, include_input=False)[:6]
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'reply'}: {item['msg']}" for item in details)
 
 
 def _repair_request(text: str, reason: str) -> str:
@@ -66,7 +118,7 @@ def _repair_request(text: str, reason: str) -> str:
     )
 
 
-def _record(task: Task, seed: int, parts: Sequence[Part], reply: Any) -> dict[str, Any]:
+def _record(task: Task, seed: int, parts: Sequence[Part], reply: Reply) -> dict[str, Any]:
     return {
         "task": task,
         "seed": seed,
@@ -74,4 +126,10 @@ def _record(task: Task, seed: int, parts: Sequence[Part], reply: Any) -> dict[st
         "text": reply.text,
         "ms": round(reply.ms, 3),
         "tokens": [reply.tokens_in, reply.tokens_out],
+        "retries": reply.retries,
+        "cached": reply.cached,
     }
+
+
+def _failure(task: Task, seed: int, parts: Sequence[Part], reason: str) -> dict[str, Any]:
+    return {"task": task, "seed": seed, "parts": [part.sha256 for part in parts], "error": reason}

@@ -21,6 +21,7 @@ __all__ = [
     "Capabilities",
     "DataPart",
     "ImagePart",
+    "KeepsAnswers",
     "MalformedReply",
     "Part",
     "Reply",
@@ -81,6 +82,8 @@ class Capabilities:
 
     images: bool = False
     max_images: int | None = None  # in one request; None: no limit
+    concurrency: int = 1  # requests it takes at once; above 1, `generate` is called from several threads
+    sends_to: str = ""  # the host that questions, and so photographs, are sent to; empty: this machine
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Reply:
     ms: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0
+    retries: int = 0  # requests that failed before this answer came
+    cached: bool = False  # answered before: nothing was asked now
 
 
 class MalformedReply(ValueError):
@@ -101,8 +106,10 @@ class MalformedReply(ValueError):
 class VLMBackend(Protocol):
     """A model that judges; every implementation passes tests/contracts/test_vlm_backends.py.
 
-    `name` and `revision` together name the weights (they go into traces and cache keys). `generate` may raise
-    any exception: the agent records it as the reason for a missing answer, and never makes up a score.
+    `name` and `revision` together name the weights and every setting that shapes an answer: they go into traces
+    and cache keys, and whatever must not share answers differs in one of them. `generate` may raise any
+    exception: the agent records it as the reason for a missing answer, and never makes up a score. A
+    MalformedReply is worth the one repair, any other is not.
     """
 
     @property
@@ -115,3 +122,13 @@ class VLMBackend(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply: ...
+
+
+@runtime_checkable
+class KeepsAnswers(Protocol):
+    """A backend that wants to know which of its answers held: `ask` hands it the checked one.
+
+    The question is the original one even where the answer is that to a repair.
+    """
+
+    def keep(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int, reply: Reply) -> None: ...

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import say
 from eval.commands.options import Anyway, BodyFile, Boxes, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
+    from agent.agent import CritiqueAgent
+    from agent.types import GroupCritique
+    from agent.vlm import VLMBackend
+    from agent.vlm.dry_run import DryRun
     from eval.photos import Person
+    from hmr.body import Body
     from hmr.policy import DiffusionPolicy
+    from hmr.types import Detector
 
-__all__ = ["critique"]
+__all__ = ["critique", "say_estimate"]
 
 
 def critique(
@@ -27,9 +37,15 @@ def critique(
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses a person.")] = 8,
     box: Boxes = None,
     anyway: Anyway = False,
-    backend: Annotated[
-        str, typer.Option(help="Who judges: embedded, or an installed backend's NAME:ARGUMENT.")
+    detector: Annotated[
+        str, typer.Option(help="embedded, or transformers:FINDER,POSE,SEGMENTER (hub names or folders).")
     ] = "embedded",
+    backend: BackendSpec = "embedded",
+    settings: BackendSet = None,
+    dry_run: DryRunFlag = False,
+    max_calls: MaxCalls = None,
+    record: Record = None,
+    reply_cache: ReplyCacheFile = None,
     memory: Annotated[
         Path | None,
         typer.Option(help="An explored memory, such as runs/demo/memory; default: the seed rules."),
@@ -43,60 +59,118 @@ def critique(
 
     Example: `meshcritic critique photo.jpg --box 214,18,330,345 --samples 8 --memory runs/demo/memory`
     """
-    import tempfile
-
-    from agent.default import default_agent, open_default_memory
-    from agent.tracing import Trace
-    from eval.person_files import save_person
+    from agent.many import critique_many
+    from eval.backend_options import BackendOptions, opened_backend
     from eval.photos import given_people
     from hmr.body import load_body
     from hmr.checkpoint import load_policy
+    from hmr.detect import load_detector
 
-    model, skin = load_policy(policy), load_body(body)
-    if hypotheses is not None:
-        people = given_people(photo, hypotheses, skin)
-    else:
-        people = _posed_people(photo, model, box or [], anyway, samples, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    answers = []
-    with (
-        tempfile.TemporaryDirectory() as fresh,
-        Trace(out / "trace.jsonl") as trace,
-        open_default_memory(memory or Path(fresh), model, frozen=memory is not None) as opened,
-    ):
-        agent = default_agent(model, skin, opened, backend=backend, trace=trace)
-        for number, person in enumerate(people):
-            verdict = agent.critique(person.sample, person.hypotheses)
-            paths = save_person(out / f"{photo.stem}-{number}", person, skin, agent.renderer, verdict)
-            answers.append(
-                {
-                    "bbox": _corners(person.box_in_file),
-                    "scores": list(verdict.scores),
-                    "comments": list(verdict.comments),
-                    "reasons": list(verdict.reasons),
-                    "files": [str(path) for path in paths],
-                }
-            )
+    asked = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
+    with opened_backend(asked) as opened:
+        model, skin = load_policy(policy), load_body(body)
+        eyes = load_detector(detector, model)
+        if hypotheses is not None:
+            people = given_people(photo, hypotheses, skin)
+        else:
+            people = _posed_people(photo, model, eyes, box or [], anyway, samples, seed)
+        trace = None if dry_run else out / "trace.jsonl"
+        with _agent_about(model, skin, eyes, opened.backend, memory, trace) as agent:
+            verdicts = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))
+        if opened.dry_run:
+            say_estimate(opened.dry_run, as_json)
+            return
+    answers = _answers(people, verdicts, out / photo.stem, skin)
     if as_json:
         print(json.dumps({"people": answers}))
-        return
-    _say_scores(answers)
+    else:
+        _say_scores(answers)
 
 
 def _posed_people(
-    photo: Path, model: DiffusionPolicy, boxes: list[str], anyway: bool, samples: int, seed: int
+    photo: Path,
+    model: DiffusionPolicy,
+    detector: Detector,
+    boxes: list[str],
+    anyway: bool,
+    samples: int,
+    seed: int,
 ) -> list[Person]:
     """The people of a photograph with the policy's hypotheses; what was refused is said on stderr."""
     from eval.photos import find_people, parse_box, sample_people
     from hmr.data.photo import load_photo
-    from hmr.detect import EmbeddedDetector
 
     opened = load_photo(photo)
     asked = [parse_box(text) for text in boxes]
-    found, refusals = find_people(opened, str(photo), model, EmbeddedDetector(model), asked, anyway)
+    found, refusals = find_people(opened, str(photo), model, detector, asked, anyway)
     for sentence in refusals:
         say(sentence)
     return sample_people(found, opened, model, samples, seed)
+
+
+@contextmanager
+def _agent_about(
+    model: DiffusionPolicy,
+    body: Body,
+    detector: Detector,
+    backend: VLMBackend,
+    memory: Path | None,
+    trace: Path | None,
+) -> Iterator[CritiqueAgent]:
+    """The default agent with other eyes and another judge; without a memory, on the seed rules alone."""
+    import tempfile
+
+    from agent.default import default_agent, open_default_memory
+    from agent.tracing import Trace
+
+    with (
+        tempfile.TemporaryDirectory() as fresh,
+        Trace(trace) as records,
+        open_default_memory(memory or Path(fresh), model, frozen=memory is not None) as opened,
+    ):
+        agent = default_agent(model, body, opened, trace=records)
+        own = isinstance(detector, type(agent.detector))  # the agent's own reads joints in space besides
+        yield replace(agent, backend=backend, detector=agent.detector if own else detector)
+
+
+def _answers(
+    people: Sequence[Person], verdicts: Sequence[GroupCritique], stem: Path, body: Body
+) -> list[dict[str, Any]]:
+    """What is printed of each person, once the files are written."""
+    from eval.person_files import save_person
+    from hmr.render import load_renderer
+
+    renderer = load_renderer()
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    answers = []
+    for number, (person, verdict) in enumerate(zip(people, verdicts, strict=True)):
+        paths = save_person(stem.with_name(f"{stem.name}-{number}"), person, body, renderer, verdict)
+        answers.append(
+            {
+                "bbox": _corners(person.box_in_file),
+                "scores": list(verdict.scores),
+                "comments": list(verdict.comments),
+                "reasons": list(verdict.reasons),
+                "files": [str(path) for path in paths],
+            }
+        )
+    return answers
+
+
+def say_estimate(dry_run: DryRun, as_json: bool) -> None:
+    account = dry_run.as_json()
+    if as_json:
+        print(json.dumps({"dry_run": account}))
+        return
+    by_task = ", ".join(f"{count} {task}" for task, count in account["by_task"].items())
+    say(f"{account['backend']} would be asked up to {account['calls']} times ({by_task or 'nothing'})")
+    say(
+        f"{account['calls_without_doubt']} times where reflection doubts nothing; a malformed reply costs one more"
+    )
+    say(
+        f"{account['images']} images, about {account['tokens_in']:,} tokens in and {account['tokens_out']:,} out"
+    )
+    say(f"to {account['sends_to']}; nothing has been sent")
 
 
 def _say_scores(answers: list[dict[str, Any]]) -> None:

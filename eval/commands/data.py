@@ -13,7 +13,9 @@ from eval.commands.options import BodyFile, Json, PolicyDir, Seed
 
 __all__ = ["data"]
 
-data = typer.Typer(no_args_is_help=True, help="Real data sets, made ready once and evaluated on (docs/datasets.md).")
+data = typer.Typer(
+    no_args_is_help=True, help="Real data sets, made ready once and evaluated on (docs/datasets.md)."
+)
 
 
 @data.command()
@@ -85,7 +87,13 @@ def evaluate(
     )
     with stages() as stage:
         report = evaluate_annotated(
-            load_policy(policy), prepared, instruments, num_samples=samples, seed=seed, stage=stage, limit=limit
+            load_policy(policy),
+            prepared,
+            instruments,
+            num_samples=samples,
+            seed=seed,
+            stage=stage,
+            limit=limit,
         )
     if as_json:
         print(json.dumps({**report.to_json(), "samples": samples, "seed": seed}))

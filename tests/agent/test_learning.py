@@ -1,5 +1,7 @@
 """What is learned from cases with truth: weights, rules, and their admission."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -75,7 +77,7 @@ def test_weights_stay_where_no_pair_differs_by_the_margin():
 
 
 def test_mining_learns_from_the_metric_that_the_verdict_ignored():
-    mined = mine_rules(EmbeddedCritic(), 0, [case(number) for number in range(8)])
+    mined = mine_rules(EmbeddedCritic(), 0, [case(number) for number in range(8)]).rules
     assert mined[0].predicate.metric == "told_mm"
     assert mined[0].state == "quarantined"
     assert mined[0].provenance.kind == "mined"
@@ -86,20 +88,42 @@ def test_only_a_rule_that_helps_on_held_out_cases_leaves_quarantine():
     good, bad = rule("told_mm", 2.0, "mined"), rule("noise_mm", 2.0, "mined")
     rules = memory(serving, bad, good)
     held_out = [case(number, [as_judged(serving)]) for number in range(6)]
-    admitted = admit_quarantined(rules, EmbeddedCritic(), held_out, SETTINGS, GAIN)
+    admitted = admit_quarantined(rules, EmbeddedCritic(), held_out, SETTINGS, GAIN, "trial")
     assert [item.rule_id for item in admitted] == [good.rule_id]
     states = {item.rule_id: item.state for item in rules.all()}
     assert states == {serving.rule_id: "admitted", good.rule_id: "admitted", bad.rule_id: "quarantined"}
+    helped, harmed = rules.history(good.rule_id)[-1], rules.history(bad.rule_id)[-1]
+    assert (helped.state, helped.held_out) == ("admitted", "trial")
+    assert helped.gain > GAIN > harmed.gain
+    assert "on 6 held-out cases" in helped.reason
+
+
+def test_a_rule_is_tried_once_on_the_same_cases():
+    bad = rule("noise_mm", 2.0, "mined")
+    rules = memory(rule("told_mm", 1.0), bad)
+    held_out = [case(number) for number in range(2)]
+    for trial in ("a", "a", "b"):
+        admit_quarantined(rules, EmbeddedCritic(), held_out, SETTINGS, GAIN, trial)
+    assert [change.held_out for change in rules.history(bad.rule_id)] == [None, "a", "b"]
+
+
+def test_a_case_comes_back_from_json_as_it_was():
+    before = case(3)
+    after = Explored.from_json(before.case_id, json.loads(json.dumps(before.to_json())))
+    assert (after.scores, after.errors_mm, after.srcc) == (before.scores, before.errors_mm, before.srcc)
+    assert metric_agreement(after) == metric_agreement(before)
 
 
 def test_reweighed_rules_replace_the_old_only_when_they_rank_better():
     rules = memory(rule("told_mm", 0.2), rule("noise_mm", 2.0))
     cases, held_out = [case(number) for number in range(6)], [case(number) for number in range(10, 14)]
     new = reweigh(rules, EmbeddedCritic(), cases, held_out, SETTINGS, GAIN)
-    weights = {
-        item.predicate.metric: item.predicate.weight for item in rules.all() if item.state == "admitted"
-    }
-    assert len(new) == 2
+    assert {item.state for item in rules.all()} == {"admitted"}  # nothing is written until somebody says so
+    new.write(rules)
+    serving = [item for item in rules.all() if item.state == "admitted"]
+    weights = {item.predicate.metric: item.predicate.weight for item in serving}
+    assert len(new.rules) == 2
     assert weights["told_mm"] > weights["noise_mm"]
     assert sum(weights.values()) == pytest.approx(2.2, abs=0.01)
-    assert reweigh(rules, EmbeddedCritic(), cases, held_out, SETTINGS, gain=0.1) == {}
+    assert {rules.history(item.rule_id)[-1].gain for item in serving} == {new.after - new.before}
+    assert reweigh(rules, EmbeddedCritic(), cases, held_out, SETTINGS, gain=0.1).rules == {}

@@ -13,7 +13,12 @@ from rl.types import PreferenceGroup
 BATCH, GROUP, STEPS = 3, 6, 2
 SETTINGS = LossSettings()
 BOUNDED = ["clip", "weighted", "quadratic", "dpo", "kto", "sft"]
-BY_RANK = ["clip", "weighted", "quadratic", "linear"]  # the others see who is best, or on which side of the mean
+BY_RANK = [
+    "clip",
+    "weighted",
+    "quadratic",
+    "linear",
+]  # the others see who is best, or on which side of the mean
 
 
 @pytest.fixture(params=sorted(LOSSES))

@@ -5,6 +5,7 @@ A new backend adds one line to `BACKENDS`. The questions are those of real criti
 
 import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -12,14 +13,25 @@ from agent.briefing import Brief
 from agent.learning import Explored, mine_rules
 from agent.vlm import EmbeddedCritic, VLMBackend, load_backend
 from agent.vlm.answers import Doubt, MineAnswer, TagAnswer, Verdict, keyed_by_label
+from agent.vlm.budget import Budget, with_budget
+from agent.vlm.cache import Cached, ReplyCache
+from agent.vlm.dry_run import DryRun
+from agent.vlm.replay import Recorder
+from tests.agent.chat_server import chat_server, good
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 
+# each is made from a server that answers well, and an empty folder
 BACKENDS = {
-    "embedded": lambda: load_backend("embedded"),
+    "embedded": lambda server, folder: load_backend("embedded"),
+    "openai": lambda server, folder: load_backend(f"openai:m@{server.url}"),
+    "replay": lambda server, folder: load_backend(f"replay:{recording(folder / 'replies.jsonl')}"),
+    "cached": lambda server, folder: Cached(EmbeddedCritic(), ReplyCache(folder / "replies.sqlite")),
+    "budgeted": lambda server, folder: with_budget(EmbeddedCritic(), Budget(10)),
+    "dry run": lambda server, folder: DryRun(EmbeddedCritic()),
 }
 
 
-class Recorder(EmbeddedCritic):
+class Listener(EmbeddedCritic):
     """Doubts one hypothesis, so that every task comes up."""
 
     def __init__(self) -> None:
@@ -37,12 +49,19 @@ class Recorder(EmbeddedCritic):
 
 @cache
 def questions() -> dict:
-    recorder = Recorder()
-    critique = make_agent(recorder).critique(sample(), group(spoiled_group()))
+    listener = Listener()
+    critique = make_agent(listener).critique(sample(), group(spoiled_group()))
     evidence = [vars(item) for item in critique.evidence]
     case = Explored("case", Brief(evidence, [], [], []), critique.scores, tuple(map(float, range(6))))
-    mine_rules(recorder, 0, [case] * 8)
-    return recorder.questions
+    mine_rules(listener, 0, [case] * 8)
+    return listener.questions
+
+
+def recording(path: Path) -> Path:
+    with Recorder(EmbeddedCritic(), path) as recorder:
+        for parts, schema, seed in questions().values():
+            recorder.generate(parts, schema, seed)
+    return path
 
 
 def answer_model(task: str, schema: dict) -> type:
@@ -52,15 +71,23 @@ def answer_model(task: str, schema: dict) -> type:
     return {"tag": TagAnswer, "mine": MineAnswer}[task]
 
 
+@pytest.fixture(scope="module")
+def server():
+    with chat_server(good) as server:
+        yield server
+
+
 @pytest.fixture(params=BACKENDS)
-def backend(request) -> VLMBackend:
-    return BACKENDS[request.param]()
+def backend(request, server, tmp_path) -> VLMBackend:
+    return BACKENDS[request.param](server, tmp_path)
 
 
 def test_it_says_who_it_is(backend):
     assert backend.name
     assert backend.revision
+    assert isinstance(backend, VLMBackend)
     assert backend.capabilities.max_images is None or backend.capabilities.images
+    assert backend.capabilities.concurrency >= 1
 
 
 @pytest.mark.parametrize("task", ["tag", "score", "reflect", "revise", "mine"])

@@ -134,7 +134,9 @@ def test_the_command_evaluates_the_shipped_policy_on_coco(
     split = coco(tmp_path / "coco")
     prepared = tmp_path / "prepared"
     assert (
-        _call(monkeypatch, capsys, "prepare", "coco", tmp_path / "coco", "--split", split, "--out", prepared)[0]
+        _call(monkeypatch, capsys, "prepare", "coco", tmp_path / "coco", "--split", split, "--out", prepared)[
+            0
+        ]
         == 0
     )
     code, out, _ = _call(monkeypatch, capsys, "evaluate", prepared, "--samples", 2, "--json")

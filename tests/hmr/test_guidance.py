@@ -126,7 +126,6 @@ def test_an_empty_mask_says_nothing(tiny_policy, body, features, x0):
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++"])
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_sampling_follows_its_guidance(tiny_policy, body, features, solver: str):
     """And no truth is asked for: detections are all that guidance is given."""
     tiny_policy.config.solver = solver

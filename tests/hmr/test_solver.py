@@ -8,7 +8,6 @@ from hmr.solver import SOLVERS, new_solver
 from hmr.types import Hypotheses
 
 # diffusers makes an array of a tensor in a way that numpy will change
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(params=SOLVERS)

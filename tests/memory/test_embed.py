@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from memory.embed import ClipEmbedder, ImageEmbedder, SentenceEmbedder, TextEmbedder, load_text_embedder
+from tests.memory.clip_model import tiny_clip
 
 SENTENCES = (
     "the knee bends backwards beyond its limit",
@@ -51,35 +52,9 @@ def test_another_name_is_one_of_the_hub():
     assert load_text_embedder("BAAI/bge-small-en-v1.5").name == "BAAI/bge-small-en-v1.5"
 
 
-@pytest.fixture
-def clip_folder(tmp_path):
-    """A CLIP with the real classes and a handful of random weights."""
-    import torch
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
-
-    half = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "projection_dim": 8,
-    }
-    config = CLIPConfig(
-        vision_config={**half, "image_size": 32, "patch_size": 16},
-        text_config={**half, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2},
-        projection_dim=8,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        CLIPModel(config).save_pretrained(tmp_path)
-    size = {"height": 32, "width": 32}
-    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.slow
-def test_clip_embeds_images_of_any_size(clip_folder):
-    embedder = ClipEmbedder(str(clip_folder))
+def test_clip_embeds_images_of_any_size(tmp_path):
+    embedder = ClipEmbedder(str(tiny_clip(tmp_path / "clip")))
     assert isinstance(embedder, ImageEmbedder)
     generator = np.random.default_rng(0)
     images = [generator.integers(0, 256, size, np.uint8) for size in ((20, 50, 3), (60, 40, 3))]
@@ -88,3 +63,11 @@ def test_clip_embeds_images_of_any_size(clip_folder):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(embedder.embed(images[1:])[0], vectors[1], atol=1e-5)
     assert abs(vectors[0] @ vectors[1]) < 0.9999  # different pictures, different places
+
+
+@pytest.mark.slow
+def test_clips_name_is_of_its_weights_and_of_no_path(tmp_path):
+    names = [ClipEmbedder(str(tiny_clip(tmp_path / where / "clip", seed))).name for where, seed in
+             (("a", 0), ("b", 0), ("c", 1))]  # fmt: skip
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("clip:clip@")

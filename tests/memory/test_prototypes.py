@@ -117,6 +117,29 @@ def test_what_is_kept_does_not_depend_on_batches():
     assert kept[0] == kept[1] == kept[2]
 
 
+def closest_pair(memory: PrototypeMemory, store: MemoryStore) -> float:
+    rows = store.read("SELECT score, embedding FROM prototypes")
+    vectors = np.stack([np.frombuffer(row["embedding"], np.float32) for row in rows])
+    scores = np.array([row["score"] for row in rows])
+    distances = 1 - vectors @ vectors.T + np.abs(scores[:, None] - scores) / 100
+    return float(distances[np.triu_indices(len(rows), 1)].min())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_full_memory_only_spreads(store, seed):
+    """Law: a write never brings the closest pair closer, and never changes how many there are."""
+    generator = np.random.default_rng(seed)
+    memory, spreads = PrototypeMemory(store, DIM, "encoder", capacity=8), []
+    for number in range(60):
+        score = float(generator.uniform(0, 100))
+        memory.add([(prototype(str(number), score), generator.normal(size=DIM))])
+        if number >= 8:
+            assert len(memory) == 8
+            spreads.append(closest_pair(memory, store))
+    assert np.diff(spreads).min() > -1e-6
+    assert spreads[-1] > spreads[0]
+
+
 @pytest.mark.parametrize("bad", [direction(0, 0, 0, 0), direction(1, np.nan, 0, 0), direction(1, 2, 3)])
 def test_bad_embedding_adds_nothing(memory, bad):
     with pytest.raises(ValueError, match="embedding"):

@@ -28,29 +28,6 @@ def texts(retrieved) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("predicate", "value", "violation"),
-    [
-        (Predicate("m", ">", 10.0, 1.0), 10.0, 0.0),
-        (Predicate("m", ">", 10.0, 1.0), 15.0, 1 / 3),  # 5 / (5 + 10)
-        (Predicate("m", ">", 10.0, 1.0), 20.0, 1 / 2),  # 10 / (10 + 10)
-        (Predicate("m", "<", 0.5, 1.0), 0.25, 1 / 3),  # .25 / (.25 + .5)
-        (Predicate("m", "<", 0.5, 1.0), 0.75, 0.0),
-        (Predicate("m", ">", 0.0, 1.0), 3.0, 3 / 4),  # a threshold of 0: 3 / (3 + 1)
-        (Predicate("m", ">", -2.0, 1.0), 4.0, 3 / 4),  # 6 / (6 + 2)
-        (Predicate("m", ">", 10.0, 1.0), None, None),
-    ],
-)
-def test_violation_is_graded(predicate, value, violation):
-    assert predicate.violation(value) == (None if violation is None else pytest.approx(violation))
-
-
-def test_violation_grows_and_saturates():
-    grades = [Predicate("m", ">", 10.0, 1.0).violation(value) for value in (10.0, 11.0, 20.0, 1e3, 1e9)]
-    assert grades == sorted(set(grades))
-    assert grades[-1] < 1
-
-
-@pytest.mark.parametrize(
     "fields",
     [("m", ">", math.inf, 1.0), ("m", ">", math.nan, 1.0), ("m", ">", 1.0, -1.0), ("m", ">", 1.0, math.inf)],
 )
@@ -188,12 +165,12 @@ def test_no_rules_no_tags_and_more_than_there_are(store, words):
 def test_quarantined_rules_serve_on_request_and_retired_never(rules):
     suspect = Rule.create("knee knee", ["leg"], MINED)
     rules.add([suspect])
-    rules.set_state(FOOT.rule_id, "retired")
+    rules.set_state(FOOT.rule_id, "retired", "test")
     for frozen in (True, False):
         assert sorted(texts(rules.retrieve("knee foot", [], 9, frozen))) == ["hand", "knee"]
         trial = rules.retrieve("knee foot", [], 9, frozen, include_quarantined=True)
         assert sorted(texts(trial)) == ["hand", "knee", "knee knee"]
-    rules.set_state(suspect.rule_id, "admitted")
+    rules.set_state(suspect.rule_id, "admitted", "test")
     assert "knee knee" in texts(rules.retrieve("knee foot", [], 9, frozen=True))
 
 
@@ -211,7 +188,7 @@ def test_unknown_rule_records_nothing(rules):
     assert not rules.has_case("1")
     assert rules.all()[0].uses == 0
     with pytest.raises(KeyError, match="nobody"):
-        rules.set_state("nobody", "retired")
+        rules.set_state("nobody", "retired", "test")
 
 
 def test_rolled_back_rules_leave_no_vector(rules, store):
@@ -263,7 +240,7 @@ def test_frozen_memory_refuses_every_write(tmp_path, words):
         for write in (
             lambda: rules.add([FOOT]),
             lambda: rules.record_case("1", [KNEE.rule_id], True),
-            lambda: rules.set_state(KNEE.rule_id, "retired"),
+            lambda: rules.set_state(KNEE.rule_id, "retired", "test"),
         ):
             with pytest.raises(FrozenMemoryError):
                 write()
@@ -283,11 +260,11 @@ def test_same_calls_same_content():
             rules = RuleMemory(store, WordCounts())
             rules.add([KNEE, FOOT, HAND])
             rules.record_case("1", [KNEE.rule_id], True)
-            rules.set_state(HAND.rule_id, "retired")
+            rules.set_state(HAND.rule_id, "retired", "test")
             dumps.append(
                 [
                     tuple(row)
-                    for table in ("rules", "cases", "rule_uses", "meta")
+                    for table in ("rules", "rule_history", "cases", "rule_uses", "meta")
                     for row in store.read(f"SELECT * FROM {table}")
                 ]
             )

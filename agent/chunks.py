@@ -1,0 +1,83 @@
+"""Groups larger than a backend's image limit: judged in chunks, and made one ranking by anchors they share.
+
+A few hypotheses, the anchors, stand in every chunk; the others in one each. A judge's scale moves from question to
+question, but the anchors are the same bodies in all of them:
+
+| symbol  | meaning                                                                                   |
+|---------|-------------------------------------------------------------------------------------------|
+| s_c(j)  | score of hypothesis j in chunk c                                                          |
+| h_k     | the k-th lowest score of an anchor, mean over the chunks                                  |
+| f_c     | piecewise linear, takes the k-th lowest score of an anchor in c to h_k; beyond the        |
+|         | outermost anchors it goes on with the slope between them                                  |
+| v_j     | f_c(s_c(j)), for an anchor its mean over the chunks: the value that ranks the whole group |
+| score_j | the scores given (an anchor's: their mean), sorted, at the rank of v_j                    |
+
+f_c increases, so a chunk's own members keep their order. A judge with one order in mind, whose scale is stretched and
+shifted from chunk to chunk, gets exactly that order back; one whose scale is bent as well gets it back across every
+anchor, and what lies between the same two anchors in different chunks is ordered by how far along it was scored. The
+scores are the judge's own numbers, dealt out anew.
+
+Left out: asking more questions to settle those neighbours; several label orders, each with anchors of its own, do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.stats import rankdata
+
+__all__ = ["merge_chunks", "split_order"]
+
+MAX_ANCHORS = 3
+
+
+def split_order(
+    order: Int[np.ndarray, "count"], limit: int, seed: int
+) -> tuple[Int[np.ndarray, "anchors"], list[Int[np.ndarray, "_"]]]:
+    """The anchors, and chunks of at most `limit` hypotheses that each hold them all, in a random order of their own.
+
+    The first of the order become anchors: three, or half of a chunk where that is less. Raises ValueError for a limit
+    below 2, under which nothing can be compared.
+    """
+    if limit < 2:
+        raise ValueError(f"ranking takes at least 2 hypotheses in one question, not {limit}")
+    if len(order) <= limit:
+        return order[:0], [order]
+    anchors, rest = np.split(order, [min(MAX_ANCHORS, limit // 2)])
+    chunks = np.array_split(rest, -(-len(rest) // (limit - len(anchors))))
+    rng = np.random.default_rng([seed, len(order)])
+    return anchors, [rng.permutation(np.concatenate([anchors, chunk])) for chunk in chunks]
+
+
+def merge_chunks(
+    anchors: Int[np.ndarray, "anchors"],
+    chunks: Sequence[Int[np.ndarray, "_"]],
+    scores: Sequence[Float[np.ndarray, "_"]],
+) -> Float[np.ndarray, "count"]:
+    """One score a hypothesis from those of at least one anchor and two chunks, each in the order of its members."""
+    given = [dict(zip(c.tolist(), s.tolist(), strict=True)) for c, s in zip(chunks, scores, strict=True)]
+    at_anchors = np.array([sorted(chunk[a] for a in anchors.tolist()) for chunk in given])
+    heights = at_anchors.mean(axis=0)
+    values: dict[int, list[float]] = {}
+    told: dict[int, list[float]] = {}
+    for chunk, scored, knots in zip(chunks, scores, at_anchors, strict=True):
+        for j, score, value in zip(chunk.tolist(), scored, _onto(scored, knots, heights), strict=True):
+            told.setdefault(j, []).append(score)
+            values.setdefault(j, []).append(value)
+    profile = np.sort([np.mean(told[j]) for j in told])
+    # equal values that were reached by different sums are equal
+    ranks = rankdata([round(float(np.mean(values[j])), 9) for j in range(len(values))]) - 1
+    return np.interp(ranks, np.arange(len(profile)), profile)
+
+
+def _onto(
+    scored: Float[np.ndarray, "_"], knots: Float[np.ndarray, "anchors"], heights: Float[np.ndarray, "anchors"]
+) -> Float[np.ndarray, "_"]:
+    """f_c of the module's table; anchors that tie are one knot, at the mean of their heights."""
+    knots, which = np.unique(knots, return_inverse=True)
+    heights = np.bincount(which, weights=heights) / np.bincount(which)
+    slope = (heights[-1] - heights[0]) / (knots[-1] - knots[0]) if len(knots) > 1 else 1.0
+    beyond = np.minimum(scored - knots[0], 0) + np.maximum(scored - knots[-1], 0)
+    return np.interp(scored, knots, heights) + slope * beyond

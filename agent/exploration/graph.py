@@ -1,0 +1,66 @@
+"""The exploration phase, as a graph around the critique's; this file is the diagram (method section 2).
+
+open_batch -> (score -> judge -> write_back)* -> mine -> retire -> (open_batch ... | admit) -> reweigh
+    -> conclude -> END
+
+`score` runs the critique's whole graph on one case. Each node leaves the memory's database at a point from
+which another process can go on: a case, a round of mining, an admission are each one transaction.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from langgraph.graph import START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
+
+from agent.exploration import nodes
+from agent.exploration.context import ExplorationContext, ExplorationState
+from agent.tracing import traced
+
+__all__ = ["build_exploration_graph", "exploration_graph", "recursion_limit"]
+
+
+def recursion_limit(cases: int, batches: int) -> int:
+    """Steps an exploration may take: three a case, three a batch, three to finish, and the one
+    that LangGraph wants beyond the last."""
+    return 3 * cases + 3 * batches + 4
+
+
+def batch_or_admit(
+    state: ExplorationState, runtime: Runtime[ExplorationContext]
+) -> Literal["open_batch", "admit"]:
+    return "open_batch" if state["batch"] < len(runtime.context.desk.batches) else "admit"
+
+
+def score_or_mine(state: ExplorationState) -> Literal["score", "mine"]:
+    return "score" if state["todo"] else "mine"
+
+
+def build_exploration_graph() -> CompiledStateGraph[Any, ExplorationContext, Any, Any]:
+    """Compile the graph; agents, cases and truth come with the runtime context."""
+    graph = StateGraph(ExplorationState, context_schema=ExplorationContext)
+    graph.add_node("open_batch", nodes.open_batch)
+    graph.add_node("score", nodes.score)
+    graph.add_node("judge", traced(nodes.judge))
+    graph.add_node("write_back", traced(nodes.write_back))
+    graph.add_node("mine", traced(nodes.mine))
+    graph.add_node("retire", traced(nodes.retire))
+    graph.add_node("admit", traced(nodes.admit))
+    graph.add_node("reweigh", traced(nodes.reweigh))
+    graph.add_node("conclude", traced(nodes.conclude))
+
+    graph.add_conditional_edges(START, batch_or_admit)
+    graph.add_conditional_edges("open_batch", score_or_mine)
+    graph.add_edge("score", "judge")
+    graph.add_edge("judge", "write_back")
+    graph.add_conditional_edges("write_back", score_or_mine)
+    graph.add_edge("mine", "retire")
+    graph.add_conditional_edges("retire", batch_or_admit)
+    graph.add_edge("admit", "reweigh")
+    graph.add_edge("reweigh", "conclude")
+    return graph.compile(name="exploration")
+
+
+exploration_graph = build_exploration_graph()

@@ -1,0 +1,245 @@
+"""The nodes of the exploration graph, in the order they run.
+
+A step that a later process must not repeat writes its finding and its own name in one transaction; a step
+without such a name (`score`, `judge`) leaves nothing behind until `write_back` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from langgraph.runtime import Runtime
+
+from agent.agent import CritiqueAgent
+from agent.briefing import Brief, prototype_json, rule_json
+from agent.exploration.context import (
+    EXPLORATION,
+    ExplorationContext,
+    ExplorationDesk,
+    ExplorationState,
+    Progress,
+)
+from agent.learning import (
+    Explored,
+    admit_quarantined,
+    metric_agreement,
+    mine_rules,
+    places,
+    recount,
+)
+from agent.learning import reweigh as fit_and_try
+from agent.types import GroupCritique
+from hmr.metrics import mpjpe_mm
+from hmr.types import Hypotheses, Labelled
+from memory.limits import MAX_TAGS, MAX_TEXT_CHARS
+from memory.prototypes import Prototype
+from memory.retirement import retire_failing, retire_fruitless
+
+__all__ = [
+    "admit",
+    "conclude",
+    "judge",
+    "mean_srcc",
+    "mine",
+    "open_batch",
+    "retire",
+    "reweigh",
+    "score",
+    "write_back",
+]
+
+Json = dict[str, Any]
+
+
+def open_batch(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """See which cases of the batch an earlier run has explored, and recall what they taught."""
+    desk = runtime.context.desk
+    ids, rules = desk.batches[state["batch"]], desk.seeker.rules
+    desk.explored |= {
+        case_id: Explored.from_json(case_id, kept) for case_id, kept in rules.explored(ids).items()
+    }
+    return {"todo": [case_id for case_id in ids if not rules.has_case(case_id)], **_home(desk)}
+
+
+def score(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Run the critique on the next case; truth stays outside."""
+    desk = runtime.context.desk
+    labelled = desk.calibration[state["todo"][0]]
+    desk.open_case = _judged(desk.seeker, labelled, desk.propose(labelled.sample))
+    return {"case_id": labelled.sample.id, "trace_id": desk.open_case[1].trace_id}
+
+
+def judge(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Spearman's rho of the scores with the true errors, and whether it exceeds tau."""
+    case, _ = _open_case(runtime.context.desk)
+    return {"srcc": case.srcc, "success": _success(case, runtime.context.desk.settings.success_srcc)}
+
+
+def write_back(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Count the rules used, remember a representative hypothesis, keep what the fit needs: all or nothing.
+
+    A case without a single score says nothing of the rules: it is not counted, and a later run tries it again.
+    """
+    desk = runtime.context.desk
+    case, critique = _open_case(desk)
+    rest = {"todo": state["todo"][1:], **_home(desk)}
+    if not any(score is not None for score in case.scores):
+        return {**rest, "unscored": 1}
+    agent, prototype = desk.seeker, _prototype(case, critique)
+    embedding = agent.image_embedder(desk.calibration[case.case_id].sample)
+    used = [retrieved.rule.rule_id for retrieved in critique.rules]
+    with agent.rules.transaction():
+        if prototype is not None:
+            agent.prototypes.add([(prototype, embedding)])
+        agent.rules.record_case(case.case_id, used, state["success"], case.to_json())
+    desk.explored[case.case_id] = case
+    desk.on_case(
+        Progress(len(desk.explored), len(desk.calibration), case.srcc, mean_srcc(desk.explored.values()))
+    )
+    return {**rest, "explored": 1}
+
+
+def mine(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Where did the verdicts of this batch disagree with the truth? One or two rules from it, into quarantine."""
+    desk = runtime.context.desk
+    ids, rules, agent = desk.batches[state["batch"]], desk.seeker.rules, desk.seeker
+    step = f"mine/{_digest(ids)}"
+    if rules.is_done(step) or not all(case_id in desk.explored for case_id in ids):
+        return {"mined": []}
+    found = mine_rules(agent.backend, agent.settings.seed, [desk.explored[case_id] for case_id in ids])
+    with rules.transaction():
+        added = rules.add(found.rules, f"mined by {agent.backend.name} from {len(ids)} cases")
+        if found.answered:  # a backend that failed is asked again by a later run
+            rules.mark_done(step)
+    return {"mined": added, "replies": list(found.replies)}
+
+
+def retire(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Rules that keep failing leave service; then on to the next batch."""
+    desk = runtime.context.desk
+    rules, step = desk.seeker.rules, f"retire/{_digest(desk.batches[state['batch']])}"
+    retired: list[str] = []
+    if not rules.is_done(step):
+        with rules.transaction():
+            retired = retire_failing(rules, desk.settings.retirement)
+            rules.mark_done(step)
+    return {"retired": retired, "batch": state["batch"] + 1}
+
+
+def admit(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Try the quarantined rules on the held-out cases; those that raise mean rho enter service."""
+    desk = runtime.context.desk
+    desk.trials = [(labelled, desk.propose(labelled.sample)) for labelled in desk.held_out]
+    desk.tried = [_judged(desk.judge, *trial)[0] for trial in desk.trials]
+    agent, rules = desk.judge, desk.judge.rules
+    admitted = admit_quarantined(
+        rules, agent.backend, desk.tried, agent.settings, desk.settings.min_gain, _held_out(desk)
+    )
+    return {
+        "admitted": [rule.rule_id for rule in admitted],
+        "retired": retire_fruitless(rules, desk.settings.retirement),
+        "held_out_srcc_before": mean_srcc(desk.tried),
+    }
+
+
+def reweigh(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Fit the weights on every explored case; where that ranks the held-out cases better, the new ones serve."""
+    desk = runtime.context.desk
+    agent, rules = desk.judge, desk.judge.rules
+    cases = [desk.explored[case_id] for case_id in desk.calibration if case_id in desk.explored]
+    step = f"weigh/{_digest([*(case.case_id for case in cases), _held_out(desk)])}"
+    if not cases or rules.is_done(step):
+        return {"reweighed": 0}
+    new = fit_and_try(rules, agent.backend, cases, desk.tried, agent.settings, desk.settings.min_gain)
+    judged = recount(list(new.rules.values()), agent.backend, cases, agent.settings)
+    with rules.transaction():
+        new.write(rules)
+        for case in judged:
+            used = [rule.rule_id for rule in new.rules.values()]
+            success = _success(case, desk.settings.success_srcc)
+            rules.record_case(f"{case.case_id}/{step}", used, success)
+        rules.mark_done(step)
+    return {"reweighed": len(new.rules)}
+
+
+def conclude(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Judge the held-out cases again if anything that judges them has changed."""
+    desk = runtime.context.desk
+    changed = state["admitted"] or state["reweighed"]
+    after = [_judged(desk.judge, *trial)[0] for trial in desk.trials] if changed else desk.tried
+    return {"held_out_srcc_after": mean_srcc(after)}
+
+
+def mean_srcc(cases: Iterable[Explored]) -> float | None:
+    """Mean over the cases that have a rho."""
+    known = [case.srcc for case in cases if case.srcc is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _judged(
+    agent: CritiqueAgent, labelled: Labelled, hypotheses: Hypotheses
+) -> tuple[Explored, GroupCritique]:
+    critique = agent.critique(labelled.sample, hypotheses)
+    joints = agent.body.joints(hypotheses.params)
+    errors_mm = mpjpe_mm(joints, labelled.truth.joints_cam_m[None])
+    brief = Brief(
+        evidence=[asdict(item) for item in critique.evidence if item.tool != "second_look"],
+        rules=[rule_json(item) for item in critique.rules],
+        prototypes=[prototype_json(item) for item in critique.prototypes],
+        tags=critique.tags,
+    )
+    return Explored(labelled.sample.id, brief, critique.scores, tuple(errors_mm.tolist())), critique
+
+
+def _prototype(case: Explored, critique: GroupCritique) -> Prototype | None:
+    """The hypothesis judged farthest from its true place, or the truly best one where the ranking held.
+
+    None where a hypothesis has no score, and where the comment is not fit to be remembered.
+    """
+    scores = [score for score in case.scores if score is not None]
+    if len(scores) < len(case.scores):
+        return None
+    truth, verdict = places(case.errors_mm), places([-score for score in scores])
+    held = (case.srcc or 0.0) > 0
+    chosen = int(truth.argmin() if held else np.abs(truth - verdict).argmax())
+    place = f"Truly number {truth[chosen] + 1} of {len(truth)}, ranked {verdict[chosen] + 1}."
+    values = {item["metric"]: item["values"][chosen] for item in case.brief.evidence}
+    # The memory refuses addresses and control characters, which a backend's comment may hold.
+    try:
+        return Prototype.create(
+            case_id=case.case_id,
+            rationale=f"{place} {critique.comments[chosen]}"[:MAX_TEXT_CHARS],
+            score=round(scores[chosen], 2),
+            tags=critique.tags[:MAX_TAGS],
+            evidence={metric: value for metric, value in values.items() if value is not None},
+            weights=metric_agreement(case),
+        )
+    except ValueError:
+        return None
+
+
+def _open_case(desk: ExplorationDesk) -> tuple[Explored, GroupCritique]:
+    assert desk.open_case is not None, "`score` comes before whatever looks at its verdict"
+    return desk.open_case
+
+
+def _success(case: Explored, tau: float) -> bool:
+    return case.srcc is not None and case.srcc > tau
+
+
+def _home(desk: ExplorationDesk) -> Json:
+    """Steps about many cases are traced under one id."""
+    return {"case_id": EXPLORATION, "trace_id": desk.run_id}
+
+
+def _held_out(desk: ExplorationDesk) -> str:
+    """Which cases a trial was on, and who judged them."""
+    return _digest([desk.judge.backend.name, *(labelled.sample.id for labelled in desk.held_out)])
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]

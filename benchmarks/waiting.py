@@ -1,0 +1,92 @@
+"""What a critique costs while its judge makes it wait, and how much of the wait groups share:
+
+    python -m benchmarks.waiting [--groups 8] [--samples 8] [--reply-s 2]
+
+A judge without eyes or weights (the embedded critic, delayed) takes `--reply-s` for every answer. One group alone has
+its label orders asked at once; its critical path is what it then takes. Several groups in flight should take little
+more. The graph's own cost is a group's critical path with no wait at all, by hypothesis. A judge with eyes costs the
+drawing of panels besides (`--eyes`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agent.default import default_agent, open_default_memory
+from agent.many import critique_many
+from agent.vlm import Capabilities, EmbeddedCritic, Part, Reply
+from hmr.body import Body, load_body
+from hmr.checkpoint import load_policy
+from hmr.data.recipe import WILD
+from hmr.data.synthetic import Scene, SceneMaker
+from hmr.policy import DiffusionPolicy
+from hmr.types import Hypotheses, Sample
+from rl.seeding import derive_generator
+
+CONCURRENCY = 32
+Group = tuple[Sample, Hypotheses]
+
+
+class Slow(EmbeddedCritic):
+    """The embedded critic, as far away as a model on a busy server."""
+
+    def __init__(self, reply_s: float, eyes: bool) -> None:
+        self._reply_s = reply_s
+        self.capabilities = Capabilities(images=eyes, concurrency=CONCURRENCY)
+
+    def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
+        time.sleep(self._reply_s)
+        return super().generate(parts, schema, seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--reply-s", type=float, default=2.0)
+    parser.add_argument("--eyes", action="store_true")
+    asked = parser.parse_args()
+    policy, body = load_policy(), load_body()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_default_memory(Path(folder), policy, frozen=False) as memory,
+    ):
+        agent = default_agent(policy, body, memory)
+        groups = [
+            _group(policy, scene.labelled.sample, asked.samples) for scene in _scenes(body, asked.groups)
+        ]
+        agent.critique(*groups[0])  # numba compiles once
+        slow = replace(agent, backend=Slow(asked.reply_s, asked.eyes))
+        one_s = min(_seconds(lambda g=g: slow.critique(*g)) for g in groups[:3])
+        many_s = _seconds(lambda: list(critique_many(slow, groups, asked.groups)))
+        instant = replace(agent, backend=Slow(0.0, asked.eyes))
+        own_ms = min(_seconds(lambda g=g: instant.critique(*g)) for g in groups) / asked.samples * 1e3
+    print(f"one group {one_s:.2f} s, {asked.groups} in flight {many_s:.2f} s: {many_s / one_s:.2f} of it")
+    print(f"the graph's own cost {own_ms:.1f} ms a hypothesis")
+
+
+def _scenes(body: Body, count: int) -> list[Scene]:
+    return SceneMaker(body, WILD, seed=11).chunk(0, count)
+
+
+def _group(policy: DiffusionPolicy, sample: Sample, count: int) -> Group:
+    drawn = policy.sample(policy.encode([sample]), count, derive_generator(0, "waiting", sample.id))[0]
+    return sample, Hypotheses(drawn.params, sample.camera)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What `meshcritic align` runs: wild images without labels, a critic, and rounds of alignment.
+
+| critic            | scores of a group                                                                             |
+|-------------------|-----------------------------------------------------------------------------------------------|
+| a backend's spec  | the explored agent's (`embedded`, `openai:NAME@URL`, ...)                                     |
+| shuffled          | the embedded agent's, each group's in random order: the control                               |
+| hmr-scorer        | a small learned scorer's (`rl.hmr_scorer`), ADHMR's critic                                     |
+| noisy-truth:SRCC  | the truth's, with noise until it ranks as well as SRCC says; opens the truth and is stamped   |
+
+A critic that learns does so on `lab-calibration` alone, as in `eval.critic_eval`. The folder keeps the scenes, the
+memory, every round (`rl.rounds`) and alignment.json, which says what all of it was made from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.vlm import load_backend
+from eval.critic_rivals import fitted_hmr_scorer
+from eval.critic_variants import AGENT, AgentBench
+from eval.demo import Stage
+from eval.demo_outputs import versions
+from eval.kept_evidence import KeptEvidence
+from eval.tested_groups import draw_groups
+from hmr.body import Body, load_body
+from hmr.data.benchmark import draw_split
+from hmr.data.store import read_labelled, read_samples, set_digest
+from hmr.policy import DiffusionPolicy
+from hmr.types import Scorer
+from memory.embed import load_text_embedder
+from rl.config import GroupPreferenceConfig
+from rl.preferences import shuffle_scores
+from rl.rounds import Rounds, align_in_rounds
+from rl.scorers import NoisyTruthScorer
+
+__all__ = ["AlignSettings", "read_alignment", "run_alignment"]
+
+NOISY_TRUTH = "noisy-truth:"
+
+
+@dataclass(frozen=True)
+class AlignSettings:
+    critic: str = "embedded"
+    images: int = 200  # of wild-train; each costs one critique, whatever the number of rounds
+    calibration: int = 128  # lab scenes that a critic learns from
+    rounds: Rounds = field(default_factory=Rounds)
+    alignment: dict[str, Any] = field(default_factory=dict)  # fields of rl.config.GroupPreferenceConfig
+    motion: Path | None = None
+    memory: Path | None = None  # an explored one; None: explore first
+
+    @property
+    def uses_truth(self) -> bool:
+        return self.critic.startswith(NOISY_TRUTH)
+
+    def srcc(self) -> float:
+        """Of a noisy truth. Raises ValueError where the critic's name holds no number."""
+        text = self.critic.removeprefix(NOISY_TRUTH)
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"noisy-truth takes a number, such as noisy-truth:0.6, not {text!r}") from None
+
+    def to_json(self) -> dict[str, Any]:
+        paths = {"motion": self.motion and self.motion.name, "memory": self.memory and self.memory.name}
+        return {**dataclasses.asdict(self), **paths, "uses_truth": self.uses_truth}
+
+
+def read_alignment(path: Path) -> dict[str, Any]:
+    """Fields of `GroupPreferenceConfig` from YAML. Raises ValueError on a key that it does not have."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    allowed = {item.name for item in dataclasses.fields(GroupPreferenceConfig)}
+    told = f"unknown {', '.join(sorted(set(values) - allowed))}" if isinstance(values, dict) else "no mapping"
+    if told != "unknown ":
+        raise ValueError(f"{path}: {told}; allowed are the fields of rl/config.py and of TrainingArguments")
+    return values
+
+
+def run_alignment(
+    policy: DiffusionPolicy, settings: AlignSettings, out: Path, stage: Stage, workers: int = 1
+) -> DiffusionPolicy:
+    """The aligned policy, which `out` then holds as well; a second run does only what is missing.
+
+    Raises ValueError for an unknown critic and for settings that alignment refuses.
+    """
+    title = f"drawing {settings.images} scenes of wild-train"
+    scenes = draw_split(
+        "wild-train",
+        out / "scenes",
+        settings.images,
+        motion=settings.motion,
+        uses_truth=settings.uses_truth,
+        workers=workers,
+        progress=stage(title, settings.images),
+    )
+    body, samples = load_body(), list(read_samples(scenes))
+    rescore = shuffle_scores if settings.critic == "shuffled" else None
+    with ExitStack() as opened:
+        scorer = _scorer(policy, body, settings, scenes, out, stage, opened)
+        aligned = align_in_rounds(
+            policy, scorer, samples, out, settings.alignment, settings.rounds, stage, rescore
+        )
+    told = {
+        **settings.to_json(),
+        "scorer": scorer.name,
+        "base_policy": policy.digest(),
+        "policy": aligned.digest(),
+        "scenes": set_digest(scenes),
+        "versions": versions(),
+    }
+    (out / "alignment.json").write_text(json.dumps(told, indent=1))
+    return aligned
+
+
+def _scorer(
+    policy: DiffusionPolicy,
+    body: Body,
+    settings: AlignSettings,
+    scenes: Path,
+    out: Path,
+    stage: Stage,
+    opened: ExitStack,
+) -> Scorer:
+    if settings.uses_truth:
+        truths = {case.sample.id: case.truth for case in read_labelled(scenes)}
+        return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
+    backend = load_backend("embedded" if settings.critic in ("shuffled", "hmr-scorer") else settings.critic)
+    tick = stage(f"drawing {settings.calibration} scenes of lab-calibration", settings.calibration)
+    lab = draw_split("lab-calibration", out / "scenes", settings.calibration, progress=tick)
+    size, seed = settings.rounds.group_size, settings.rounds.seed
+    tick = stage(f"groups of {size} on them", settings.calibration)
+    cases = draw_groups(policy, body, lab, size, seed, out / "groups", tick)
+    made_from = {"policy": policy.digest(), "scenes": set_digest(lab), "samples": size}
+    evidence = opened.enter_context(KeptEvidence(out / "evidence.jsonl"))
+    bench = AgentBench(
+        policy, body, backend, load_text_embedder(), evidence, cases, [], out, stage, made_from,
+        settings.memory, seed,
+    )  # fmt: skip
+    if settings.critic == "hmr-scorer":
+        return fitted_hmr_scorer(bench)
+    return opened.enter_context(bench.agent(AGENT))

@@ -1,0 +1,79 @@
+"""`meshcritic align`: a policy learns from what a critic thinks of its hypotheses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eval.commands.console import say, stages
+from eval.commands.options import Json, PolicyDir, Seed
+
+__all__ = ["align"]
+
+DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
+
+
+def align(
+    out: Annotated[Path, typer.Option(help="Folder for the aligned policy and all that led to it.")],
+    critic: Annotated[
+        str,
+        typer.Option(help="embedded (or another backend's spec), hmr-scorer, shuffled, noisy-truth:SRCC."),
+    ] = "embedded",
+    loss: Annotated[
+        str | None, typer.Option(help="clip, weighted, quadratic, linear, dpo, kto or sft.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Sample, score and align so often, on one budget of critiques.")
+    ] = 1,
+    images: Annotated[int, typer.Option(min=2, help="Of wild-train, one critique each.")] = 200,
+    group_size: Annotated[int, typer.Option(min=2, help="Hypotheses an image.")] = 20,
+    calibration: Annotated[
+        int, typer.Option(min=4, help="Lab scenes that the critic learns from, where it has no memory yet.")
+    ] = 128,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML of training arguments (rl/config.py); default: the demo's.")
+    ] = None,
+    motion: Annotated[
+        Path | None, typer.Option(help="Pose the scenes from a folder of AMASS npz files.")
+    ] = None,
+    memory: Annotated[
+        Path | None, typer.Option(help="An explored memory; default: explore here first.")
+    ] = None,
+    policy: PolicyDir = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Align a policy to a critic's scores of its own hypotheses on wild images, without 3D labels.
+
+    Example: `meshcritic align --critic embedded --loss clip --rounds 2 --out runs/aligned`, then
+    `meshcritic evaluate --policy runs/aligned`
+    """
+    from eval.alignment import AlignSettings, read_alignment, run_alignment
+    from eval.settings import read_settings
+    from hmr.checkpoint import load_policy
+    from rl.rounds import Rounds
+
+    alignment = read_settings(DEMO).alignment if config is None else read_alignment(config)
+    if loss is not None:
+        alignment["loss_type"] = loss
+    settings = AlignSettings(
+        critic,
+        images,
+        calibration,
+        rounds=Rounds(rounds, group_size, seed),
+        alignment=alignment,
+        motion=motion,
+        memory=memory,
+    )
+    base = load_policy(policy)
+    with stages() as stage:
+        aligned = run_alignment(base, settings, out, stage, workers=os.cpu_count() or 1)
+    if as_json:
+        print((out / "alignment.json").read_text())
+        return
+    stamp = " (it looked at the truth: no result)" if settings.uses_truth else ""
+    say(f"{out} holds policy {aligned.digest()}, aligned from {base.digest()}{stamp}")
+    say(f"see what it is worth: meshcritic evaluate --policy {out}")

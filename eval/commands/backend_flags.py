@@ -1,0 +1,37 @@
+"""The flags about a VLM backend, worded once; `eval/backend_options.py` is what they come to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["BackendSet", "BackendSpec", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile"]
+
+BackendSpec = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        help="Who judges: embedded, openai:NAME@URL, local:NAME, langchain:PROVIDER:NAME, replay:FILE, "
+        "or an installed plug-in's NAME:ARGUMENT (docs/backends.md).",
+    ),
+]
+BackendSet = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="field=value, a setting of the backend such as deadline_s=60; repeatable."),
+]
+DryRunFlag = Annotated[
+    bool, typer.Option("--dry-run", help="Count calls, images and tokens; ask nobody and write nothing.")
+]
+MaxCalls = Annotated[
+    int | None,
+    typer.Option("--max-calls", min=0, help="Never make more requests; what is left gets no score."),
+]
+Record = Annotated[
+    Path | None, typer.Option("--record", help="Write every reply to this file, for --backend replay:FILE.")
+]
+ReplyCacheFile = Annotated[
+    Path | None,
+    typer.Option("--reply-cache", help="Keep answers in this file and ask only for what is missing."),
+]

@@ -1,0 +1,110 @@
+"""`meshcritic critic-eval`: how well critics rank groups whose errors are known."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
+from eval.commands.console import console, say, stages
+from eval.commands.options import Json, Out, PolicyDir, Seed
+
+if TYPE_CHECKING:
+    from eval.backend_options import BackendOptions
+    from eval.critic_eval import CriticEval, CriticEvalSettings
+
+__all__ = ["critic_eval"]
+
+
+def critic_eval(
+    critic: Annotated[
+        str,
+        typer.Option(help="agent, greedy, true-detections, hmr-scorer, ranknet, consensus, random, or all."),
+    ] = "agent",
+    without: Annotated[
+        str | None, typer.Option(help="The agent without any of rules,prototypes,reflection.")
+    ] = None,
+    without_tool: Annotated[
+        list[str] | None, typer.Option(help="The agent without this tool; repeatable.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Of wild-test.")] = 100,
+    samples: Annotated[int, typer.Option(min=3, help="Hypotheses a group.")] = 20,
+    calibration: Annotated[
+        int, typer.Option(min=4, help="Lab scenes to learn from: half explored, a quarter to admit rules.")
+    ] = 128,
+    motion: Annotated[
+        Path | None, typer.Option(help="Pose the wild scenes from a folder of AMASS npz files.")
+    ] = None,
+    memory: Annotated[
+        Path | None, typer.Option(help="An explored memory; default: explore here first.")
+    ] = None,
+    backend: BackendSpec = "embedded",
+    settings: BackendSet = None,
+    dry_run: DryRunFlag = False,
+    max_calls: MaxCalls = None,
+    record: Record = None,
+    reply_cache: ReplyCacheFile = None,
+    policy: PolicyDir = None,
+    seed: Seed = 0,
+    out: Out = Path("runs/critic-eval"),
+    as_json: Json = False,
+) -> None:
+    """Rank agreement of a critic with the truth on wild groups; with `--critic all` every critic and ablation.
+
+    Example: `meshcritic critic-eval --critic all --images 100 --samples 20`
+    """
+    from eval.backend_options import BackendOptions
+    from eval.critic_eval import CriticEvalSettings
+    from eval.critic_variants import AgentVariant
+
+    handicap = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
+    asked = CriticEvalSettings(critic, handicap, images, samples, calibration, seed, motion, memory)
+    options = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
+    found, account = _run(asked, options, policy, out)
+    if account is not None:
+        print(json.dumps({"dry_run": account}) if as_json else _estimate(account))
+        return
+    if as_json:
+        facts = {"images": images, "samples": samples, "seed": seed, "backend": backend}
+        facts["motion"] = motion.name if motion else None
+        print(json.dumps({**found.to_json(), **facts}))
+        return
+    from eval.critic_table import critic_table
+
+    console().print(critic_table(found))
+    say(f"benchmark {found.benchmark}, base policy {found.base_policy}")
+
+
+def _run(
+    asked: CriticEvalSettings, options: BackendOptions, policy: Path | None, out: Path
+) -> tuple[CriticEval, dict[str, Any] | None]:
+    """The figures, and the account of a dry run, whose memories are thrown away with their folder."""
+    from eval.backend_options import opened_backend
+    from eval.critic_eval import critic_eval as run
+    from hmr.checkpoint import load_policy
+
+    with ExitStack() as stack:
+        opened = stack.enter_context(opened_backend(options))
+        if opened.dry_run:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stage = stack.enter_context(stages())
+        found = run(load_policy(policy), opened.backend, asked, out, stage, workers=os.cpu_count() or 1)
+        return found, opened.dry_run.as_json() if opened.dry_run else None
+
+
+def _estimate(account: dict[str, Any]) -> str:
+    return (
+        f"{account['backend']} would be asked up to {account['calls']} times with {account['images']} images, about "
+        f"{account['tokens_in']:,} tokens in and {account['tokens_out']:,} out, by {account['sends_to']}; "
+        "nothing has been sent"
+    )
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]

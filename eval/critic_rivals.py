@@ -1,0 +1,81 @@
+"""Critics that are no agents: what an agent must beat, and the floor under all of them.
+
+| critic     | what it is                                                                                         |
+|------------|----------------------------------------------------------------------------------------------------|
+| hmr-scorer | `rl.hmr_scorer`, fitted on the scenes that the agent explores, stopped on those that admit its     |
+|            | rules                                                                                              |
+| ranknet    | `eval.rank_net` over the agent's own evidence, fitted for MPJPE on both: is the agent more than    |
+|            | its evidence?                                                                                      |
+| consensus  | the distance from the rest of the group, one tool, no image                                        |
+| random     | noise                                                                                              |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import torch
+
+from agent.types import GroupCritique
+from eval.critic_variants import AgentBench
+from eval.protocol import ScoredGroup
+from eval.rank_net import ToolRankNet, standardised
+from eval.tested_groups import TestedGroup
+from rl.hmr_scorer import HMRScorer, eyes_digest
+from rl.seeding import derive_generator
+from rl.train_hmr_scorer import ScorerTraining, train_hmr_scorer
+
+__all__ = [
+    "fitted_hmr_scorer", "fitted_rank_net", "metric_scores", "random_scores", "rank_net_scores",
+]  # fmt: skip
+
+
+def fitted_hmr_scorer(bench: AgentBench) -> HMRScorer:
+    """HMR-Scorer of the bench's scenes, policy and seed; kept under its folder."""
+    cases, held_out = ([group.labelled for group in bench.part(part)] for part in ("explore", "admit"))
+    made_from = {
+        "eyes": eyes_digest(bench.policy), "seed": bench.seed,
+        "scenes": [case.sample.id for case in (*cases, *held_out)],
+    }  # fmt: skip
+    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    folder = bench.out / f"hmr-scorer-{key}"
+    if not folder.exists():
+        count = len(cases) + len(held_out)
+        tick = bench.stage(f"fitting HMR-Scorer on {count} lab scenes", count)
+        training = ScorerTraining(seed=bench.seed)
+        train_hmr_scorer(bench.policy, bench.body, cases, held_out, training, tick).save(folder)
+    return HMRScorer.load(folder, bench.policy, bench.body)
+
+
+def metric_scores(critique: GroupCritique, metric: str) -> tuple[float | None, ...]:
+    """Minus a metric's values: lower is better. None for all where it was not measured."""
+    for item in critique.evidence:
+        if item.metric == metric:
+            return tuple(None if value is None else -value for value in item.values)
+    return (None,) * len(critique.scores)
+
+
+def fitted_rank_net(
+    groups: Sequence[TestedGroup], critiques: Sequence[GroupCritique], metrics: Sequence[str], seed: int
+) -> ToolRankNet:
+    network = ToolRankNet(len(metrics), seed)
+    values = [
+        standardised(seen.evidence, metrics, len(group.hypotheses))
+        for group, seen in zip(groups, critiques, strict=True)
+    ]
+    errors = [torch.from_numpy(group.errors_mm["mpjpe_mm"]) for group in groups]
+    network.fit(torch.stack(values), torch.stack(errors))
+    return network
+
+
+def rank_net_scores(
+    network: ToolRankNet, critique: GroupCritique, metrics: Sequence[str]
+) -> tuple[float | None, ...]:
+    return tuple(network.score(standardised(critique.evidence, metrics, len(critique.scores))))
+
+
+def random_scores(group: TestedGroup, seed: int) -> ScoredGroup:
+    generator = derive_generator(seed, "random critic", group.labelled.sample.id)
+    return group.scored(torch.rand(len(group.hypotheses), generator=generator).tolist())

@@ -1,0 +1,212 @@
+"""The agent and its ablations, each explored under its own handicap and as good as it can be made.
+
+| variant                 | what is different                                                                     |
+|-------------------------|---------------------------------------------------------------------------------------|
+| without rules           | one rule a metric, all of weight 1, nothing mined, admitted or weighed: the same      |
+|                         | evidence in equal parts (a backend that reads prose gets no rules at all)             |
+| without prototypes      | none is recalled, so every metric is trusted alike; weights are fitted for that       |
+| without reflection      | no revision                                                                           |
+| greedy                  | C = 0 in the rules' UCB: what has worked is used again, what is new is not tried      |
+| without a tool          | the tool is not there, neither at exploration nor at judgement                        |
+| true keypoints and mask | the tools' detector knows the truth (`eval.true_detector`): headroom, no ablation     |
+
+What a handicap cannot touch is shared: an agent without rules recalls the whole agent's prototypes, which hold how far
+each metric agreed with the truth and no rule. Everything else explores for itself, on the same cases in the same
+order, so that an ablation does not judge by weights that were fitted for what it lacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.agent import CritiqueAgent
+from agent.context import CritiqueSettings
+from agent.default import default_agent
+from agent.embedding import PolicyEmbedder
+from agent.explore import explore
+from agent.seed_rules import load_seed_rules
+from agent.types import GroupCritique
+from agent.vlm import EmbeddedCritic, VLMBackend
+from eval.demo import Stage
+from eval.kept_evidence import KeptEvidence
+from eval.tested_groups import TestedGroup
+from eval.true_detector import TrueDetector
+from hmr.body import Body
+from hmr.data.benchmark import calibration_parts
+from hmr.policy import DiffusionPolicy
+from memory.embed import TextEmbedder
+from memory.folder import Memory, open_memory
+from memory.prototypes import PrototypeMemory
+from memory.rule import Predicate, Provenance, Rule
+from memory.rules import RuleMemory
+from memory.store import MemoryStore
+
+__all__ = ["AGENT", "COMPONENTS", "AgentBench", "AgentVariant", "equal_rules", "metrics_of"]
+
+COMPONENTS = ("rules", "prototypes", "reflection")
+EXPLORED = "exploration.json"
+SECOND_LOOK = "second_look"  # the tool of what is measured once there are scores
+UCB = 0.5  # C
+FAR_BELOW = -1e6  # a threshold that every value exceeds: the violation is then the value itself, graded
+
+
+@dataclass(frozen=True)
+class AgentVariant:
+    """What is taken from the agent. Raises ValueError for a component it does not have."""
+
+    without: frozenset[str] = frozenset()
+    without_tools: frozenset[str] = frozenset()
+    greedy: bool = False
+    true_detections: bool = False
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(self.without - set(COMPONENTS)):
+            raise ValueError(
+                f"an agent can do without {', '.join(COMPONENTS)}; {', '.join(unknown)} is none of them"
+            )
+
+    @property
+    def name(self) -> str:
+        lacking = [*(part for part in COMPONENTS if part in self.without), *sorted(self.without_tools)]
+        words = ["agent", *([f"without {' and '.join(lacking)}"] if lacking else [])]
+        words += ["greedy"] * self.greedy + ["with true keypoints and mask"] * self.true_detections
+        return " ".join(words)
+
+    @property
+    def explores_as(self) -> AgentVariant:
+        """The variant whose memory this one judges from."""
+        return dataclasses.replace(self, without=self.without - {"rules"})
+
+    def to_json(self) -> dict[str, Any]:
+        lacking = {"without": sorted(self.without), "without_tools": sorted(self.without_tools)}
+        return {**dataclasses.asdict(self), **lacking}
+
+
+AGENT = AgentVariant()
+
+
+@dataclass(frozen=True)
+class AgentBench:
+    """Builds variants over one policy, one backend and one set of explored cases.
+
+    `memory` is a folder that was explored before: then nothing is explored here, and handicaps begin at judgement.
+    """
+
+    policy: DiffusionPolicy
+    body: Body
+    backend: VLMBackend
+    embedder: TextEmbedder
+    evidence: KeptEvidence
+    calibration: Sequence[TestedGroup]  # of lab-calibration, from its first row
+    tests: Sequence[TestedGroup]
+    out: Path
+    stage: Stage
+    made_from: Mapping[str, Any] = field(default_factory=dict)  # digests that name an exploration
+    memory: Path | None = None
+    seed: int = 0
+
+    def part(self, *names: str) -> list[TestedGroup]:
+        """The calibration groups of these parts (`hmr.data.benchmark.calibration_parts`)."""
+        parts = calibration_parts(len(self.calibration))
+        return [self.calibration[row] for name in names for row in parts[name]]
+
+    @contextmanager
+    def agent(self, variant: AgentVariant) -> Iterator[CritiqueAgent]:
+        """The frozen agent of a variant, explored first where that has not been done.
+
+        Raises ValueError for a tool that is not there, and for a greedy exploration where a memory was given.
+        """
+        folder = self._explored(variant.explores_as) if self.memory is None else self.memory
+        if variant.greedy and self.memory is not None:
+            raise ValueError("how a given memory was explored cannot be changed; leave out --memory")
+        with self._open(folder, frozen=True) as memory:
+            agent = self._build(variant, memory)
+            if "rules" in variant.without:
+                agent = self._without_rules(agent)
+            yield agent
+
+    def measure(self, groups: Sequence[TestedGroup]) -> list[GroupCritique]:
+        """What the tools say of these groups, and verdicts of no account: no memory, no backend asked."""
+        store, embedder = MemoryStore(":memory:"), PolicyEmbedder(self.policy)
+        rules = RuleMemory(store, self.embedder)
+        rules.add(load_seed_rules())
+        memory = Memory(store, rules, PrototypeMemory(store, embedder.dim, embedder.name))
+        agent = self._build(AgentVariant(frozenset({"reflection"})), memory)
+        agent = dataclasses.replace(agent, backend=EmbeddedCritic())
+        return [agent.critique(group.labelled.sample, group.hypotheses) for group in groups]
+
+    def _explored(self, variant: AgentVariant) -> Path:
+        made_from = {**self.made_from, **variant.to_json(), "backend": self.backend.name, "seed": self.seed}
+        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+        folder = self.out / "memory" / f"{variant.name.replace(' ', '-')}-{key}"
+        if (folder / EXPLORED).exists():
+            return folder
+        cases = self.part("explore")
+        groups = {group.labelled.sample.id: group.hypotheses for group in self.calibration}
+        tick = self.stage(f"exploring {len(cases)} lab cases: {variant.name}", len(cases))
+        with self._open(folder, frozen=False, exploration=0.0 if variant.greedy else UCB) as memory:
+            if not len(memory.rules):
+                memory.rules.add(load_seed_rules())
+            report = explore(
+                self._build(variant, memory),
+                [group.labelled for group in cases],
+                [group.labelled for group in self.part("admit")],
+                lambda sample: groups[sample.id],
+                on_case=lambda progress: tick(progress.done),
+            )
+        partial = folder / f"{EXPLORED}.partial"
+        partial.write_text(json.dumps({"made_from": made_from, **dataclasses.asdict(report)}, indent=1))
+        partial.replace(folder / EXPLORED)
+        return folder
+
+    def _open(self, folder: Path, frozen: bool, exploration: float = UCB) -> Memory:
+        embedder = PolicyEmbedder(self.policy)
+        return open_memory(folder, self.embedder, embedder.name, embedder.dim, exploration, frozen)
+
+    def _build(self, variant: AgentVariant, memory: Memory) -> CritiqueAgent:
+        settings = CritiqueSettings(seed=self.seed)
+        if "reflection" in variant.without:
+            settings = dataclasses.replace(settings, max_revisions=0)
+        if "prototypes" in variant.without:
+            settings = dataclasses.replace(settings, prototypes_per_case=0)
+        agent = default_agent(self.policy, self.body, memory, settings=settings)
+        kept = [tool for tool in agent.tools if tool.name not in variant.without_tools]
+        if unknown := sorted(variant.without_tools - {tool.name for tool in agent.tools}):
+            there = ", ".join(tool.name for tool in agent.tools)
+            raise ValueError(f"the agent has no tool {unknown[0]!r} to do without; its tools are {there}")
+        agent = dataclasses.replace(agent, backend=self.backend, tools=self.evidence.around(kept))
+        if not variant.true_detections:
+            return agent
+        truths = {
+            group.labelled.sample.id: group.labelled.truth for group in (*self.calibration, *self.tests)
+        }
+        return dataclasses.replace(agent, detector=TrueDetector(truths))
+
+    def _without_rules(self, agent: CritiqueAgent) -> CritiqueAgent:
+        """For the embedded critic equal rules on whatever the tools measure; for one that reads prose, none."""
+        rules = RuleMemory(MemoryStore(":memory:"), self.embedder)
+        if self.backend.name == EmbeddedCritic.name:
+            rules.add(equal_rules(set(metrics_of(self.measure(self.part("admit"))))))
+        settings = dataclasses.replace(agent.settings, rules_per_case=max(1, len(rules)))
+        return dataclasses.replace(agent, rules=rules, settings=settings)
+
+
+def metrics_of(critiques: Sequence[GroupCritique]) -> list[str]:
+    """What was measured before anything was scored."""
+    return sorted({item.metric for seen in critiques for item in seen.evidence if item.tool != SECOND_LOOK})
+
+
+def equal_rules(metrics: set[str]) -> list[Rule]:
+    """One rule a metric, its whole value graded, all of one weight."""
+    provenance = Provenance(kind="seed", backend="equal weights", case_id=None)
+    return [
+        Rule.create(f"The less {metric}, the better.", [], provenance, Predicate(metric, ">", FAR_BELOW, 1.0))
+        for metric in sorted(metrics)
+    ]

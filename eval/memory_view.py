@@ -1,0 +1,75 @@
+"""Rules as a person or a script reads them: rows of JSON, a table, one card a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from memory.ledger import RuleLedger
+from memory.rule import Rule, StateChange
+
+__all__ = ["rule_card", "rule_rows", "rule_table"]
+
+Json = dict[str, Any]
+
+
+def rule_rows(ledger: RuleLedger, state: str | None = None) -> list[Json]:
+    """Every rule, or those in one state, with its record and its history."""
+    histories = ledger.histories()
+    return [
+        _row(rule, histories[rule.rule_id]) for rule in ledger.all() if state is None or rule.state == state
+    ]
+
+
+def _row(rule: Rule, history: Sequence[StateChange]) -> Json:
+    gains = [change.gain for change in history if change.gain is not None]
+    return {
+        "id": rule.rule_id,
+        "state": rule.state,
+        "uses": rule.uses,
+        "successes": rule.successes,
+        "weight": rule.predicate.weight if rule.predicate else None,
+        "gain": gains[-1] if gains else None,
+        "text": rule.text,
+        "tags": list(rule.tags),
+        "predicate": asdict(rule.predicate) if rule.predicate else None,
+        "provenance": asdict(rule.provenance),
+        "history": [asdict(change) for change in history],
+    }
+
+
+def rule_table(rows: Sequence[Json]) -> Table:
+    """One line a rule."""
+    table = Table("id", "state", "right/used", "weight", "gain", "rule", "why in this state")
+    for row in rows:
+        record = f"{row['successes']}/{row['uses']}"
+        cells = (
+            row["id"][:8],
+            row["state"],
+            record,
+            _number(row["weight"], ".2f"),
+            _number(row["gain"], "+.4f"),
+        )
+        table.add_row(*cells, escape(row["text"]), escape(row["history"][-1]["reason"]))
+    return table
+
+
+def rule_card(row: Json) -> Panel:
+    """All that speaks for and against one rule."""
+    origin, predicate = row["provenance"], row["predicate"]
+    lines = [row["text"], f"tags: {', '.join(row['tags']) or 'none'}"]
+    if predicate:
+        test = f"{predicate['metric']} {predicate['comparison']} {predicate['threshold']:g}"
+        lines.append(f"test: {test}, weight {predicate['weight']:g}")
+    lines.append(f"{origin['kind']} by {origin['backend']}, from case {origin['case_id'] or '-'}")
+    lines += [f"{change['state']}: {change['reason']}" for change in row["history"]]
+    return Panel(escape("\n".join(lines)), title=row["id"], title_align="left")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

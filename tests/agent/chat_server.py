@@ -1,0 +1,176 @@
+"""A loopback server that speaks the OpenAI protocol, and misbehaves in every way a test asks for."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Act = Callable[["Handler", dict], None]
+DRIP_S = 0.01
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request: the next act of the server's script, and its last one for ever."""
+
+    protocol_version = "HTTP/1.0"
+    server: ChatServer
+
+    def do_POST(self) -> None:
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        act = self.server.note(question, dict(self.headers))
+        act(self, question)
+
+    def send(
+        self,
+        body: bytes,
+        status: int = 200,
+        kind: str = "application/json",
+        length: int | None = None,
+        **headers: str,
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class ChatServer(ThreadingHTTPServer):
+    """`questions` is every request that came, `headers` those of the last one."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, *acts: Act) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.acts, self.questions, self.headers = list(acts), [], {}
+        self.over = threading.Event()
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    @property
+    def tasks(self) -> list[str]:
+        return [task_of(question) for question in self.questions]
+
+    def note(self, question: dict, headers: dict) -> Act:
+        with self._lock:
+            self.questions.append(question)
+            self.headers = headers
+            return self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that hangs up on us is what half the tests are about."""
+
+
+@contextmanager
+def chat_server(*acts: Act) -> Iterator[ChatServer]:
+    server = ChatServer(*acts)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def task_of(question: dict) -> str:
+    return question["response_format"]["json_schema"]["name"]
+
+
+def schema_of(question: dict) -> dict:
+    return question["response_format"]["json_schema"]["schema"]
+
+
+def fitting(question: dict) -> Any:
+    """An answer that fits: A gets 90, B 80 and so on, and nothing is in doubt."""
+    task, labels = task_of(question), list(schema_of(question)["properties"])
+    if task in ("tag", "mine"):
+        return {"tag": {"tags": ["pose:upright"]}, "mine": {"rules": []}}[task]
+    if task == "reflect":
+        return {label: {"doubt": False, "reason": ""} for label in labels}
+    return {
+        label: {"comment": f"said of {label}", "score": 90 - 10 * place} for place, label in enumerate(labels)
+    }
+
+
+def completion(text: Any) -> bytes:
+    usage = {"prompt_tokens": 11, "completion_tokens": 7}
+    return json.dumps({"choices": [{"message": {"content": text}}], "usage": usage}).encode()
+
+
+def good(handler: Handler, question: dict) -> None:
+    handler.send(completion(json.dumps(fitting(question))))
+
+
+def saying(change: Callable[[str, dict], str]) -> Act:
+    """A well-formed completion whose text is made from the fitting one and the question."""
+    return lambda handler, question: handler.send(completion(change(json.dumps(fitting(question)), question)))
+
+
+def scoring(change: Callable[[dict], Any]) -> Act:
+    """Fits, but for what `change` makes of the scores."""
+
+    def text(fits: str, question: dict) -> str:
+        return json.dumps(change(json.loads(fits))) if task_of(question) == "score" else fits
+
+    return saying(text)
+
+
+def body(raw: bytes, **how: Any) -> Act:
+    return lambda handler, question: handler.send(raw, **how)
+
+
+def cut(handler: Handler, question: dict) -> None:
+    handler.send(completion("{}")[:20], length=1000)
+
+
+def hang_up(handler: Handler, question: dict) -> None:
+    handler.close_connection = True
+
+
+def drip(handler: Handler, question: dict) -> None:
+    """Valid JSON white space, a byte at a time, for ever."""
+    handler.send(b"", length=10**9)
+    while not handler.server.over.wait(DRIP_S):
+        handler.wfile.write(b" ")
+
+
+def drip_headers(handler: Handler, question: dict) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not handler.server.over.wait(DRIP_S):
+        handler.wfile.write(b"o")
+
+
+def silent(handler: Handler, question: dict) -> None:
+    handler.server.over.wait()
+
+
+def flood(handler: Handler, question: dict) -> None:
+    """30 MB that never said how long they are."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    for _ in range(30):
+        handler.wfile.write(b" " * 1_000_000)
+
+
+def parrot(handler: Handler, question: dict) -> None:
+    """Refuses, and quotes the whole request, key and pictures included."""
+    said = {"error": handler.headers["Authorization"], "input": question}
+    handler.send(json.dumps(said).encode(), status=422)

@@ -1,0 +1,79 @@
+"""What a judge with eyes is shown: pictures of one kind or the other, each under its label."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agent.context import CritiqueSettings
+from agent.panels import PANEL_PX, Views, draw_views, hypothesis_parts, photo_part, shown_at_once
+from hmr.render.raster import RasterRenderer
+from hmr.types import BodyParams
+from tests.agent.critique_case import planted_fault
+from tests.agent.tool_case import case_of, standing
+
+
+def views(count: int) -> dict[str, Views]:
+    """One even grey each."""
+    return {
+        label: Views(*(np.full((64, 64, 3), 20 * place, np.uint8) for _ in range(2)))
+        for place, label in enumerate("ABCDEFGH"[:count])
+    }
+
+
+def size(png: bytes) -> tuple[int, int]:
+    return Image.open(io.BytesIO(png)).size
+
+
+def test_separate_pictures_come_in_the_labels_order():
+    parts = hypothesis_parts(views(3))
+    assert [part.caption for part in parts] == ["hypothesis A", "hypothesis B", "hypothesis C"]
+    assert len({part.sha256 for part in parts}) == 3
+
+
+def test_a_montage_puts_six_on_a_sheet():
+    first, second = hypothesis_parts(views(8), "montage")
+    assert first.caption == "hypotheses A, B, C, D, E, F"
+    assert second.caption == "hypotheses G, H"
+    width, height = size(hypothesis_parts(views(1))[0].png)
+    assert size(first.png) == (2 * (width + 8) + 8, 3 * (height + 8) + 8)
+    assert size(second.png) == (2 * (width + 8) + 8, height + 8 + 8)
+
+
+def test_the_label_is_part_of_the_picture():
+    [under_a] = hypothesis_parts({"A": views(1)["A"]})
+    [under_b] = hypothesis_parts({"B": views(1)["A"]})
+    assert under_a.sha256 != under_b.sha256
+
+
+def test_no_views_are_no_pictures():
+    assert hypothesis_parts({}) == hypothesis_parts({}, "montage") == []
+
+
+@pytest.mark.parametrize(
+    ("max_images", "pictures", "hypotheses"),
+    [
+        (None, "separate", None),
+        (9, "separate", 8),
+        (1, "separate", 0),
+        (3, "montage", 12),
+        (None, "montage", None),
+    ],
+)
+def test_how_many_hypotheses_fit_beside_the_photograph(max_images, pictures, hypotheses):
+    assert shown_at_once(max_images, pictures) == hypotheses
+
+
+def test_a_fault_shows_in_the_side_view_and_over_the_photograph():
+    case = case_of(BodyParams.stack([standing(), standing(), planted_fault()]))
+    right, same, bent = draw_views(case, RasterRenderer(), 1.25)
+    assert right.overlay.shape == (PANEL_PX, PANEL_PX, 3)
+    assert right.sha256 == same.sha256 != bent.sha256
+    assert (right.side != bent.side).any(axis=-1).mean() > 0.02  # a shin out of place
+    assert size(photo_part(case, 1.25).png) == (PANEL_PX, PANEL_PX)
+
+
+def test_a_kind_of_pictures_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="separate, montage, not 'collage'"):
+        CritiqueSettings(pictures="collage")

@@ -1,0 +1,80 @@
+"""What every critic of a group owes its caller, and that none of them can know the truth."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from agent.default import default_agent, open_default_memory
+from hmr.body import Body
+from hmr.data.recipe import LAB
+from hmr.data.synthetic import SceneMaker
+from hmr.policy import DiffusionPolicy
+from hmr.types import Hypotheses, Labelled, Scorer
+from rl.scorers import TruthScorer
+from rl.train_hmr_scorer import ScorerTraining, train_hmr_scorer
+
+GROUP = 6
+Build = Callable[[DiffusionPolicy, Body, "list[Labelled]", object], Scorer]
+
+
+def hmr_scorer(policy: DiffusionPolicy, body: Body, cases: list[Labelled], folder) -> Scorer:
+    training = ScorerTraining(noisy=4, sampled=4, views=1, steps=10, batch=2, check_every=5)
+    return train_hmr_scorer(policy, body, cases[:1], cases[1:2], training)
+
+
+def agent(policy: DiffusionPolicy, body: Body, cases: list[Labelled], folder) -> Scorer:
+    with open_default_memory(folder, policy, frozen=False):
+        pass  # the seed rules
+    return default_agent(policy, body, open_default_memory(folder, policy, frozen=True))
+
+
+def truth(policy: DiffusionPolicy, body: Body, cases: list[Labelled], folder) -> Scorer:
+    return TruthScorer(body, {case.sample.id: case.truth for case in cases}.__getitem__)
+
+
+SCORERS: dict[str, Build] = {"hmr-scorer": hmr_scorer, "agent": agent, "truth": truth}
+BLIND = sorted(SCORERS.keys() - {"truth"})  # those that no truth may reach
+
+
+@pytest.fixture(scope="module")
+def cases(body: Body) -> list[Labelled]:
+    return [scene.labelled for scene in SceneMaker(body, LAB, seed=6).chunk(0, 3)]
+
+
+@pytest.fixture
+def group(tiny_policy: DiffusionPolicy, cases: list[Labelled]) -> Hypotheses:
+    generator = torch.Generator().manual_seed(0)
+    return tiny_policy.sample(tiny_policy.encode([cases[2].sample]), GROUP, generator)[0]
+
+
+@pytest.mark.parametrize("name", sorted(SCORERS))
+def test_one_finite_score_a_hypothesis_the_same_each_time(name, tiny_policy, body, cases, group, tmp_path):
+    scorer, sample = SCORERS[name](tiny_policy, body, cases, tmp_path), cases[2].sample
+    assert isinstance(scorer, Scorer)
+    assert scorer.name
+    pixels, params = sample.image.copy(), copy.deepcopy(group.params)
+    scores = scorer.score(sample, group)
+    assert len(scores) == GROUP
+    assert all(score is None or math.isfinite(score) for score in scores)
+    assert len(set(scores)) > 1
+    assert scorer.score(sample, group) == scores
+    assert np.array_equal(sample.image, pixels)
+    for column in ("global_orient", "body_pose", "betas", "transl"):
+        assert torch.equal(getattr(group.params, column), getattr(params, column))
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_a_critic_reads_the_sample_and_the_group_and_nothing_else(
+    name, tiny_policy, body, cases, group, tmp_path
+):
+    """The truth is looked up by the sample's id: under an id that nobody knows, a blind critic says the same."""
+    scorer, sample = SCORERS[name](tiny_policy, body, cases, tmp_path), cases[2].sample
+    stranger = dataclasses.replace(sample, id="nobody has seen this")
+    assert scorer.score(stranger, group) == scorer.score(sample, group)

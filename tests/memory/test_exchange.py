@@ -1,0 +1,146 @@
+"""A memory as a file: what goes out comes back, and nothing else gets in."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from memory.exchange import MemoryDocument, read_document, snapshot, write_document
+from memory.ledger import RuleLedger
+from memory.merge import absorb
+from memory.prototypes import Prototype, PrototypeMemory
+from memory.rules import Predicate, Provenance, Rule, RuleMemory
+from memory.store import MemoryStore
+from tests.memory.conftest import WordCounts, seed
+
+KNEE = seed("knee", "leg")
+MINED = Rule.create("hand", ["arm"], Provenance("mined", "vlm", "case"), Predicate("m", ">", 0.1, 1.5))
+LOOK = np.array([0.6, 0.8])
+
+
+def fill(store: MemoryStore) -> None:
+    rules = RuleMemory(store, WordCounts())
+    rules.add([KNEE, MINED], "seen first")
+    rules.set_state(MINED.rule_id, "admitted", "rho .40 to .43", 0.03, "held-out")
+    rules.record_case("a", [KNEE.rule_id, MINED.rule_id], True, {"scores": [1 / 3, None]})
+    rules.mark_done("mine/1")
+    prototype = Prototype.create("a", "seen in a", 50.0, ["leg"], {"m": 0.1}, {"m": 2 / 3})
+    PrototypeMemory(store, 2, "encoder@1").add([(prototype, LOOK)])
+
+
+@pytest.fixture
+def document(store) -> MemoryDocument:
+    fill(store)
+    return snapshot(store)
+
+
+def test_what_is_written_is_read_to_the_last_bit(document, tmp_path):
+    write_document(document, tmp_path / "sub" / "memory.json")
+    assert read_document(tmp_path / "sub" / "memory.json") == document
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["memory.json"]
+
+
+def test_an_empty_memory_can_be_exported(store, tmp_path):
+    write_document(snapshot(store), tmp_path / "memory.json")
+    assert read_document(tmp_path / "memory.json").rules == ()
+
+
+def test_a_trusted_import_into_a_new_memory_is_a_copy(document):
+    with MemoryStore(":memory:") as copy:
+        prototypes = PrototypeMemory(copy, 2, "encoder@1")
+        absorb(RuleMemory(copy, WordCounts()), prototypes, document, "file", keep_states=True)
+        taken = snapshot(copy)
+        (prototype, cosine), *_ = prototypes.nearest(LOOK, 1)
+    assert (taken.cases, taken.steps, taken.prototypes) == (
+        document.cases,
+        document.steps,
+        document.prototypes,
+    )
+    assert [kept.rule for kept in taken.rules] == [kept.rule for kept in document.rules]
+    assert [change.reason for change in taken.rules[1].history] == [
+        "seen first",
+        "rho .40 to .43",
+        "from file",
+    ]
+    assert (prototype.case_id, cosine) == ("a", pytest.approx(1.0))
+
+
+def test_sentences_are_embedded_by_the_importer(document):
+    with MemoryStore(":memory:") as other:
+        rules = RuleMemory(other, WordCounts("another-model"))
+        absorb(rules, None, document, "file", keep_states=True)
+        assert rules.retrieve("hand", [], 1, frozen=True)[0].rule.text == "hand"
+        assert other.meta("text_embedder") == "another-model@1"
+
+
+def test_a_file_may_be_written_by_hand(tmp_path):
+    rule = {
+        "rule_id": "any name",
+        "text": " Mind the knee. ",
+        "tags": ["Leg"],
+        "predicate": None,
+        "provenance": {"kind": "imported", "backend": "a person", "case_id": None},
+        "state": "quarantined",
+    }
+    content = {
+        "format": "meshcritic-memory",
+        "version": 1,
+        "text_embedder": None,
+        "image_embedder": None,
+        "rules": [{"rule": rule}],
+        "cases": [{"case_id": "a", "success": True, "rules": ["any name"]}],
+    }
+    (tmp_path / "rules.json").write_text(json.dumps(content))
+    document = read_document(tmp_path / "rules.json")
+    expected = Rule.create("Mind the knee.", ["leg"], Provenance("imported", "a person", None))
+    assert document.rules[0].rule == expected
+    assert document.cases[0].rules == (expected.rule_id,)
+
+
+def rules_text(content: dict, text: str) -> dict:
+    (first, *rest) = content["rules"]
+    return {**content, "rules": [{**first, "rule": {**first["rule"], "text": text}}, *rest]}
+
+
+FAULTS = {
+    "another format": (lambda content: {**content, "format": "cookbook"}, "format"),
+    "a later version": (lambda content: {**content, "version": 2}, "version 2"),
+    "a missing key": (lambda content: {k: v for k, v in content.items() if k != "rules"}, "rules"),
+    "a rule with an address": (lambda content: rules_text(content, "see www.x.org"), "address"),
+    "a case of an unknown rule": (
+        lambda content: {**content, "cases": [{"case_id": "a", "success": True, "rules": ["x"]}]},
+        "does not hold: 'x'",
+    ),
+    "prototypes of nobody": (lambda content: {**content, "image_embedder": None}, "image_embedder"),
+    "no object": (lambda content: [1, 2], "memory"),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_bad_file_is_refused_in_one_sentence(fault, document, tmp_path):
+    spoil, names = FAULTS[fault]
+    path = tmp_path / "memory.json"
+    write_document(document, path)
+    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    with pytest.raises(ValueError, match="is not an exported memory") as refused:
+        read_document(path)
+    assert names in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_no_json_or_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_document(tmp_path / "memory.json")
+    (tmp_path / "memory.json").write_text("{'rules'")
+    with pytest.raises(ValueError, match="is not an exported memory"):
+        read_document(tmp_path / "memory.json")
+
+
+def test_nothing_is_taken_in_where_the_image_embedders_differ(document, store):
+    with MemoryStore(":memory:") as other:
+        PrototypeMemory(other, 2, "clip").add([(document.prototypes[0].prototype, LOOK)])
+        with pytest.raises(ValueError, match="'clip', not 'encoder@1'"):
+            PrototypeMemory(other, 2, str(document.image_embedder))
+        assert RuleLedger(other).all() == []

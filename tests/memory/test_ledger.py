@@ -1,0 +1,117 @@
+"""The record of the rules: why each is in its state, what its cases were, and a schema that grew."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from memory.ledger import RuleLedger
+from memory.rules import Provenance, Rule, RuleMemory, StateChange
+from memory.store import MemoryStore
+from tests.memory.conftest import seed
+
+KNEE, FOOT = seed("knee"), seed("foot")
+MINED = Rule.create("hand", ["arm"], Provenance("mined", "test", "case"))
+
+
+@pytest.fixture
+def rules(store, words) -> RuleMemory:
+    rules = RuleMemory(store, words)
+    rules.add([KNEE, FOOT], "a seed")
+    rules.add([MINED], "mined from 16 cases")
+    return rules
+
+
+def test_a_rule_remembers_every_state_and_why(rules):
+    rules.set_state(MINED.rule_id, "quarantined", "rho .40 to .40", 0.0, "held-out")
+    rules.set_state(MINED.rule_id, "admitted", "rho .40 to .43", 0.03, "other")
+    assert rules.history(MINED.rule_id) == [
+        StateChange("quarantined", "mined from 16 cases"),
+        StateChange("quarantined", "rho .40 to .40", 0.0, "held-out"),
+        StateChange("admitted", "rho .40 to .43", 0.03, "other"),
+    ]
+    assert rules.history(KNEE.rule_id) == [StateChange("admitted", "a seed")]
+    assert rules.history("nobody") == []
+
+
+def test_a_ledger_needs_no_embedder(rules, store):
+    rules.record_case("a", [KNEE.rule_id], True)
+    assert RuleLedger(store).all() == rules.all()
+
+
+def test_what_was_kept_beside_a_case_comes_back_in_the_order_asked_for(rules):
+    rules.record_case("b", [KNEE.rule_id], True, {"scores": [0.1, None]})
+    rules.record_case("a", [], False, {"scores": []})
+    rules.record_case("c", [FOOT.rule_id, KNEE.rule_id], False)
+    rules.record_case("b", [], False, {"scores": "of a case that was recorded before"})
+    assert list(rules.explored(["c", "b", "nobody", "a"]).items()) == [
+        ("b", {"scores": [0.1, None]}),
+        ("a", {"scores": []}),
+    ]
+    assert rules.cases() == [
+        ("a", False, []),
+        ("b", True, [KNEE.rule_id]),
+        ("c", False, sorted([KNEE.rule_id, FOOT.rule_id])),
+    ]
+
+
+def test_a_step_is_done_with_what_it_wrote_or_not_at_all(rules):
+    def mine_and_die() -> None:
+        with rules.transaction():
+            rules.mark_done("mine/1")
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        mine_and_die()
+    assert not rules.is_done("mine/1")
+    rules.mark_done("mine/1")
+    rules.mark_done("mine/1")
+    assert rules.steps() == ["mine/1"]
+
+
+def test_a_joined_rule_hands_its_cases_over_each_once(rules):
+    rules.record_case("both", [KNEE.rule_id, FOOT.rule_id], True)
+    rules.record_case("foot alone", [FOOT.rule_id], False)
+    rules.join(FOOT.rule_id, KNEE.rule_id, "says the same")
+    # knee had 1 case of 1; foot's 2 are the same one and a failure: 2 cases, 1 success
+    knee, foot, _ = rules.all()
+    assert (knee.uses, knee.successes, knee.state) == (2, 1, "admitted")
+    assert (foot.uses, foot.state) == (0, "retired")
+
+
+FIRST_SCHEMA = """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+    CREATE TABLE rules (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, rule_id TEXT NOT NULL UNIQUE, text TEXT NOT NULL,
+        tags TEXT NOT NULL, predicate TEXT, provenance TEXT NOT NULL, state TEXT NOT NULL, embedding BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE cases (case_id TEXT PRIMARY KEY, success INTEGER NOT NULL) STRICT;
+    CREATE TABLE rule_uses (
+        case_id TEXT NOT NULL REFERENCES cases (case_id), rule_id TEXT NOT NULL REFERENCES rules (rule_id),
+        PRIMARY KEY (rule_id, case_id)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE prototypes (number INTEGER PRIMARY KEY AUTOINCREMENT, prototype_id TEXT NOT NULL UNIQUE) STRICT;
+    INSERT INTO rules VALUES
+        (1, 'a', 'mind the knee', '[]', NULL, '{"kind": "seed", "backend": "x", "case_id": null}', 'retired', x'00');
+    INSERT INTO cases VALUES ('old', 1);
+    INSERT INTO rule_uses VALUES ('old', 'a');
+    PRAGMA user_version = 1;
+"""
+
+
+def test_a_memory_of_the_first_schema_is_lifted_with_all_it_holds(tmp_path):
+    path = tmp_path / "memory.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(FIRST_SCHEMA)
+    connection.close()
+    with pytest.raises(ValueError, match="open it once for writing"):
+        MemoryStore(path, frozen=True)
+    with MemoryStore(path) as store:
+        ledger = RuleLedger(store)
+        (rule,) = ledger.all()
+        assert (rule.text, rule.state, rule.uses, rule.successes) == ("mind the knee", "retired", 1, 1)
+        assert ledger.history("a") == [StateChange("retired", "from a memory that kept no history")]
+        assert ledger.record_case("new", ["a"], False, {})
+    with MemoryStore(path, frozen=True) as store:
+        assert RuleLedger(store).all()[0].uses == 2

@@ -1,0 +1,136 @@
+"""Two memories become one: every case once, every rule that says the same once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from memory.exchange import snapshot
+from memory.merge import absorb
+from memory.rules import Predicate, Provenance, Rule, RuleMemory, RuleState
+from memory.store import MemoryStore
+from tests.memory.conftest import WordCounts, seed
+
+MINED = Provenance("mined", "test", "case")
+
+
+def about(text: str, metric: str = "m", threshold: float = 10.0, state: RuleState = "admitted") -> Rule:
+    return Rule.create(text, [], MINED, Predicate(metric, ">", threshold, 1.0), state)
+
+
+KNEE, KNEES, FOOT = about("knee"), about("the knee", threshold=10.5), about("foot")
+
+
+def memory(
+    rules: Sequence[Rule],
+    cases: Sequence[tuple[str, Sequence[Rule], bool]] = (),
+    store: MemoryStore | None = None,
+) -> RuleMemory:
+    made = RuleMemory(store or MemoryStore(":memory:"), WordCounts())
+    made.add(rules)
+    for case_id, used, success in cases:
+        made.record_case(case_id, [rule.rule_id for rule in used], success)
+    return made
+
+
+def taken(mine: RuleMemory, theirs: RuleMemory, keep_states: bool = True):
+    return absorb(mine, None, snapshot(theirs._store), "theirs", keep_states)
+
+
+def records(rules: RuleMemory) -> dict[str, tuple[str, int, int]]:
+    return {rule.text: (rule.state, rule.uses, rule.successes) for rule in rules.all()}
+
+
+def test_near_duplicates_are_joined_and_their_cases_counted_once():
+    mine = memory([KNEE], [("a", [KNEE], True), ("b", [KNEE], True), ("c", [KNEE], False)])
+    theirs = memory([KNEES, FOOT], [("c", [KNEES], True), ("d", [KNEES, FOOT], False)])
+    report = taken(mine, theirs)
+    # "knee" has 3 cases, "the knee" 2: "knee" stays. Case c is known here, d is new: 4 cases, a and b right
+    assert records(mine) == {"knee": ("admitted", 4, 2), "foot": ("admitted", 1, 0)}
+    assert (report.rules_added, report.rules_joined, report.cases_added, report.cases_known) == (1, 1, 1, 1)
+
+
+def test_the_rule_with_more_cases_survives_from_either_side():
+    mine = memory([KNEE], [("a", [KNEE], True)])
+    theirs = memory([KNEES], [("b", [KNEES], True), ("c", [KNEES], False)])
+    taken(mine, theirs)
+    assert records(mine) == {"knee": ("retired", 0, 0), "the knee": ("admitted", 3, 2)}
+    assert mine.history(KNEE.rule_id)[-1].reason == f"says the same as {KNEES.rule_id}, from theirs"
+
+
+def test_merging_twice_changes_nothing():
+    mine = memory([KNEE], [("a", [KNEE], True)])
+    theirs = memory([KNEES, FOOT], [("b", [KNEES], True), ("c", [KNEES, FOOT], False)])
+    taken(mine, theirs)
+    before = snapshot(mine._store)
+    report = taken(mine, theirs)
+    assert snapshot(mine._store) == before
+    assert (report.rules_added, report.cases_added) == (0, 0)
+
+
+def test_which_memory_receives_changes_no_count():
+    def make() -> tuple[RuleMemory, RuleMemory]:
+        ours = memory([KNEE, FOOT], [("a", [KNEE], True), ("b", [KNEE, FOOT], False)])
+        return ours, memory([KNEES], [("c", [KNEES], True)])
+
+    (left, right), (again, other) = make(), make()
+    taken(left, right)
+    taken(other, again)
+
+    def serving(rules: RuleMemory) -> dict[str, tuple[str, int, int]]:
+        return {text: record for text, record in records(rules).items() if record[0] == "admitted"}
+
+    assert serving(left) == serving(other) == {"knee": ("admitted", 3, 2), "foot": ("admitted", 1, 0)}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        about("the knee", metric="n"),
+        about("the knee", threshold=20.0),
+        seed("the knee"),
+        about("the knee foot"),
+    ],
+    ids=["another metric", "another threshold", "no predicate", "another meaning"],
+)
+def test_what_finds_another_fault_is_another_rule(other):
+    mine = memory([KNEE])
+    taken(mine, memory([other]))
+    assert len(mine) == 2
+
+
+def test_rules_of_one_memory_are_never_joined_with_each_other():
+    mine = memory([])
+    taken(mine, memory([KNEE, KNEES]))
+    assert set(records(mine)) == {"knee", "the knee"}
+
+
+def test_a_strangers_rule_starts_in_quarantine_and_displaces_nobody():
+    mine = memory([KNEE])
+    theirs = memory([KNEES, FOOT], [("a", [KNEES], True)])
+    taken(mine, theirs, keep_states=False)
+    assert records(mine) == {"knee": ("admitted", 1, 1), "foot": ("quarantined", 0, 0)}
+
+
+def test_a_rule_that_both_know_takes_the_state_it_has_where_it_was_used_more():
+    theirs = memory([KNEE, FOOT], [("a", [KNEE], False)])
+    theirs.set_state(KNEE.rule_id, "retired", "kept failing")
+    theirs.set_state(FOOT.rule_id, "retired", "by hand")  # never used: no better reason than ours
+    mine = memory([KNEE, FOOT])
+    taken(mine, theirs)
+    assert records(mine) == {"knee": ("retired", 1, 0), "foot": ("admitted", 0, 0)}
+    assert mine.history(KNEE.rule_id)[-1].reason == "as in theirs: kept failing"
+
+
+def test_a_merge_that_fails_leaves_nothing_behind(monkeypatch):
+    mine, theirs = memory([KNEE]), memory([FOOT], [("a", [FOOT], True)])
+    before = snapshot(mine._store)
+
+    def fail(*arguments: object) -> bool:
+        raise InterruptedError
+
+    monkeypatch.setattr(mine, "record_case", fail)
+    with pytest.raises(InterruptedError):
+        taken(mine, theirs)
+    assert snapshot(mine._store) == before

@@ -1,0 +1,79 @@
+"""Rules that keep failing retire, and the numbers that say so."""
+
+from __future__ import annotations
+
+import pytest
+
+from memory.retirement import RetirementPolicy, failing_probability, retire_failing, retire_fruitless
+from memory.rules import Provenance, Rule, RuleMemory
+from tests.memory.conftest import seed
+
+GOOD, BAD = seed("knee"), seed("foot")
+MINED = Rule.create("hand", ["arm"], Provenance("mined", "test", "case"))
+
+
+@pytest.fixture
+def rules(store, words) -> RuleMemory:
+    rules = RuleMemory(store, words)
+    rules.add([GOOD, BAD, MINED])
+    return rules
+
+
+def record(rules: RuleMemory, rule: Rule, right: int, wrong: int) -> None:
+    for number in range(right + wrong):
+        rules.record_case(f"{rule.text}/{right}/{wrong}/{number}", [rule.rule_id], number < right)
+
+
+def states(rules: RuleMemory) -> list[str]:
+    return [rule.state for rule in rules.all()]
+
+
+@pytest.mark.parametrize(
+    ("uses", "successes", "rate", "probability"),
+    [
+        (0, 0, 0.3, 0.3),  # nothing known: the prior is uniform
+        (2, 0, 0.5, 0.875),  # Beta(1, 3): 1 - .5^3
+        (12, 0, 0.25, 1 - 0.75**13),  # Beta(1, 13)
+        (1, 1, 0.5, 0.25),  # Beta(2, 1): .5^2
+    ],
+)
+def test_worked_probabilities(uses, successes, rate, probability):
+    assert failing_probability(uses, successes, rate) == pytest.approx(probability)
+
+
+def test_a_rule_that_fails_where_others_succeed_retires_and_says_why(rules):
+    record(rules, GOOD, 12, 4)
+    record(rules, BAD, 0, 16)
+    # the rate of all uses is 12 / 32 = .375, the bar .1875; Beta(1, 17) lies below it with 1 - .8125^17 = .971
+    assert retire_failing(rules) == [BAD.rule_id]
+    assert states(rules) == ["admitted", "retired", "quarantined"]
+    reason = rules.history(BAD.rule_id)[-1].reason
+    assert reason == "right in 0 of 16 cases: below 0.19, 0.5 of all rules' rate, with probability 0.971"
+    assert retire_failing(rules) == []
+
+
+def test_a_few_failures_retire_nobody(rules):
+    record(rules, GOOD, 16, 0)
+    record(rules, BAD, 0, 7)  # one short of the least number of uses
+    assert retire_failing(rules) == []
+    assert retire_failing(rules, RetirementPolicy(least_uses=7)) == [BAD.rule_id]
+
+
+def test_where_everything_fails_no_rule_is_to_blame(rules):
+    record(rules, GOOD, 0, 40)
+    record(rules, BAD, 0, 40)
+    assert retire_failing(rules) == []
+
+
+def test_more_failures_never_speak_for_a_rule():
+    doubts = [failing_probability(uses, 3, 0.3) for uses in range(3, 40)]
+    assert doubts == sorted(doubts)
+
+
+def test_a_rule_that_no_trial_admitted_is_given_up(rules):
+    for name in ("a", "a", "b"):  # the same cases twice are one trial
+        rules.set_state(MINED.rule_id, "quarantined", "no gain", -0.001, name)
+    assert retire_fruitless(rules) == []
+    rules.set_state(MINED.rule_id, "quarantined", "no gain", 0.0, "c")
+    assert retire_fruitless(rules) == [MINED.rule_id]
+    assert rules.history(MINED.rule_id)[-1].reason == "no gain in 3 trials"

@@ -1,0 +1,95 @@
+"""The packages of docs/add-a-tool.md and docs/add-a-backend.md, installed from the pages' own text and run.
+
+The environment is a new one that sees the packages of this one, which are not to be installed twice.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"docs/add-a-tool.md": "meshcritic_stature.py", "docs/add-a-backend.md": "one_metric.py"}
+MOST_LINES = 40
+
+
+def package(page: str) -> dict[str, str]:
+    """The files of a page's package."""
+    blocks = re.findall(r"^```(python|toml)\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    return {PAGES[page] if kind == "python" else "pyproject.toml": text for kind, text in blocks}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_package_is_short_and_imports_from_the_front_door_alone(page):
+    files = package(page)
+    assert set(files) == {PAGES[page], "pyproject.toml"}
+    assert sum(len(text.splitlines()) for text in files.values()) < MOST_LINES
+    for house in ("agent", "memory", "hmr", "rl", "eval"):
+        assert not re.search(rf"^\s*(from|import) {house}\b", files[PAGES[page]], re.M)
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory):
+    """The interpreter of an environment in which both packages are installed."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, system_site_packages=True, with_pip=False)
+    interpreter = folder / "bin" / "python"
+    ours = [sysconfig.get_path("purelib"), str(ROOT)]
+    lines = [f"import site; site.addsitedir({path!r})" for path in ours]
+    own = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    (Path(own) / "ours.pth").write_text("\n".join(lines))
+    for page in PAGES:
+        source = tmp_path_factory.mktemp("package")
+        for name, text in package(page).items():
+            (source / name).write_text(text)
+        pip = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "--no-deps"]
+        run([*pip, "--no-build-isolation", "--no-index", "--quiet", str(source)])
+    return interpreter
+
+
+def run(command: list[str], **options) -> str:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_an_installed_backend_judges(python, tmp_path):
+    command = [
+        str(python),
+        "-m",
+        "meshcritic",
+        "check-vlm",
+        "one-metric:reprojection_px",
+        "--scenes",
+        "2",
+        "--json",
+    ]
+    found = json.loads(run(command, cwd=tmp_path))
+    assert found["backend"] == "one-metric:reprojection_px"
+    assert found["judged"] == 2
+    assert found["below_truth"]["off_image"] == 2  # half an image away is what a reprojection cannot miss
+
+
+@pytest.mark.slow
+def test_an_installed_tool_measures(python, tmp_path):
+    out = tmp_path / "check"
+    run([str(python), "-m", "meshcritic", "check-vlm", "--scenes", "1", "--out", str(out)], cwd=tmp_path)
+    assert "stature_off_mm" in (out / "trace.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_neither_is_known_where_it_is_not_installed():
+    from agent.tools import load_tools
+    from agent.vlm import load_backend
+
+    assert "stature" not in {tool.name for tool in load_tools()}
+    with pytest.raises(ValueError, match="no VLM backend 'one-metric'"):
+        load_backend("one-metric")
