@@ -33,13 +33,15 @@ class Brief:
     views: Sequence[Views] = ()
     pictures: str = "separate"  # or "montage"
 
-    def parts(self, labels: Mapping[str, int], task: Task) -> list[Part]:
-        """The question about the hypotheses that `labels` names (label -> index)."""
+    def parts(self, labels: Mapping[str, int], task: Task, shown: Sequence[str] | None = None) -> list[Part]:
+        """The question about the hypotheses that `labels` names (label -> index), with the pictures of those `shown`
+        (None: of all)."""
         evidence = {"labels": list(labels), "metrics": labelled_metrics(self.evidence, labels)}
-        shown = {label: self.views[j] for label, j in labels.items()} if self.views else {}
+        chosen = labels if shown is None else shown
+        views = {label: self.views[labels[label]] for label in chosen} if self.views else {}
         return [
             *question(task, self.photo),
-            *hypothesis_parts(shown, self.pictures),
+            *hypothesis_parts(views, self.pictures),
             DataPart("tags", list(self.tags)),
             DataPart("rules", list(self.rules)),
             DataPart("prototypes", list(self.prototypes)),

@@ -27,7 +27,7 @@ def read_case(run: Path, case: str | None = None) -> list[dict[str, Any]]:
     path = run / "trace.jsonl" if run.is_dir() else run
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no trace here")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")
     records = [record for line in lines if (record := _parsed(line)) is not None]
     chosen = [record for record in records if case is None or record["case"] == case]
     if not chosen:

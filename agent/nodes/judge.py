@@ -11,7 +11,7 @@ from langgraph.runtime import Runtime
 from agent.briefing import Brief, labelled_metrics
 from agent.context import CritiqueContext
 from agent.judging import score_group
-from agent.panels import photo_part
+from agent.panels import photo_part, shown_at_once
 from agent.ranking import label_names
 from agent.second_look import look_again as look_again_with
 from agent.second_look import score_weighted_consensus
@@ -47,7 +47,9 @@ def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
     scores = torch.tensor([state["scores"][str(j)] for j in known.values()])
     second_look = [asdict(score_weighted_consensus(desk.cases[state["case"]], scores))]
     parts = [
-        *_brief(state, runtime.context).parts(known, "reflect"),
+        *_brief(state, runtime.context).parts(
+            known, "reflect", _shown(list(known), runtime.context, whole=True)
+        ),
         *_verdict_parts({**state, "second_look": second_look}, known),
         DataPart("dispersion_threshold", settings.dispersion_threshold),
     ]
@@ -79,7 +81,7 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
     known, doubts = _known(state), state["doubts"]
     doubted = {label: str(j) for label, j in known.items() if str(j) in doubts}
     parts = [
-        *_brief(state, runtime.context).parts(known, "revise"),
+        *_brief(state, runtime.context).parts(known, "revise", _shown(list(doubted), runtime.context)),
         *_verdict_parts(state, known),
         DataPart("doubts", {label: doubts[j] for label, j in doubted.items()}),
     ]
@@ -111,6 +113,14 @@ def _brief(state: CritiqueState, context: CritiqueContext) -> Brief:
     photo = photo_part(desk.cases[state["case"]], context.settings.view_margin) if views else None
     known = (state["evidence"], state["rules"], state["prototypes"], state["tags"])
     return Brief(*known, photo, views, context.settings.pictures)
+
+
+def _shown(labels: list[str], context: CritiqueContext, whole: bool = False) -> list[str]:
+    """As many of the hypotheses as the backend takes pictures of; with `whole`, all or none."""
+    room = shown_at_once(context.desk.backend.capabilities.max_images, context.settings.pictures)
+    if room is None or len(labels) <= room:
+        return labels
+    return [] if whole else labels[:room]
 
 
 def _known(state: CritiqueState) -> dict[str, int]:

@@ -69,7 +69,7 @@ def critique(
     asked = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
     with opened_backend(asked) as opened:
         model, skin = load_policy(policy), load_body(body)
-        eyes = load_detector(detector, model)
+        eyes = load_detector(detector, model, skin)
         if hypotheses is not None:
             people = given_people(photo, hypotheses, skin)
         else:
@@ -129,8 +129,7 @@ def _agent_about(
         open_default_memory(memory or Path(fresh), model, frozen=memory is not None) as opened,
     ):
         agent = default_agent(model, body, opened, trace=records)
-        own = isinstance(detector, type(agent.detector))  # the agent's own reads joints in space besides
-        yield replace(agent, backend=backend, detector=agent.detector if own else detector)
+        yield replace(agent, backend=backend, detector=detector)
 
 
 def _answers(

@@ -231,6 +231,8 @@ def _reduced(shaded: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> tu
 
 def _pooled(picture: np.ndarray, factor: int) -> np.ndarray:
     """Means over blocks of `factor` x `factor` pixels."""
+    if factor == 1:
+        return picture.astype(np.float32)
     height, width = picture.shape[0] // factor, picture.shape[1] // factor
     return picture.reshape(height, factor, width, factor, *picture.shape[2:]).mean(axis=(1, 3))
 

@@ -267,6 +267,26 @@ def test_a_backend_with_eyes_gets_the_photograph_and_one_labelled_panel_a_hypoth
     assert captions == ["the photograph", *(f"hypothesis {label}" for label in "ABCDEF")]
 
 
+def test_a_backend_that_takes_few_pictures_reflects_without_and_revises_with_those_in_doubt():
+    class FewPictures(Doubter):
+        name = "few"
+        capabilities = Capabilities(images=True, max_images=5)
+
+        def __init__(self):
+            self.asked = []
+
+        def generate(self, parts, schema, seed):
+            pictures = [part.caption for part in parts if hasattr(part, "png")]
+            self.asked.append((schema["title"], pictures))
+            return super().generate(parts, schema, seed)
+
+    backend = FewPictures()
+    make_agent(backend).critique(sample(), group(spoiled_group()))
+    shown = {task: pictures for task, pictures in backend.asked if task in ("reflect", "revise")}
+    assert shown == {"reflect": ["the photograph"], "revise": ["the photograph", "hypothesis A"]}
+    assert max(len(pictures) for _, pictures in backend.asked) <= 5
+
+
 def test_a_group_of_one_is_refused():
     with pytest.raises(ValueError, match="at least 2 hypotheses, not 1"):
         make_agent().critique(sample(), group(spoiled_group()[:1]))
