@@ -147,7 +147,8 @@ def overlap(a: Box, b: Box) -> float:
 def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) -> Detector:
     """`embedded`, `transformers`, or `transformers:FINDER[,POSE[,SEGMENTER]]`, each a hub name or a local folder.
 
-    With a `body` the embedded one reads joints in space as well. Raises ValueError for any other name and for a model that cannot be loaded.
+    With a `body` the embedded one reads joints in space as well. Raises ValueError for any other name and for a model
+    that cannot be loaded.
     """
     kind, _, models = spec.partition(":")
     if spec == EmbeddedDetector.name:

@@ -55,6 +55,7 @@ def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
     assert sorted(path.name for path in (out / "scenes").iterdir()) == ["wild-train-2-uses-truth"]
 
 
+@pytest.mark.slow
 def test_a_critic_without_truth_finds_none(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -217,6 +217,7 @@ def test_the_agent_explores_judges_and_finds_it_all_again(tiny_policy: Diffusion
     assert len(shown["benchmark"]) == len(shown["calibration"]) == 16
 
 
+@pytest.mark.slow
 def test_it_judges_from_a_memory_that_was_explored_before(tiny_policy: DiffusionPolicy, tmp_path: Path):
     made = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent)
     (folder,) = (tmp_path / "memory").iterdir()

@@ -146,6 +146,7 @@ def test_the_same_score_for_all_is_given_to_all(critique):
     assert answer["people"][0]["scores"] == [50.0] * COUNT
 
 
+@pytest.mark.slow
 def test_a_run_again_asks_only_for_what_is_missing(critique, tmp_path):
     cache = ("--reply-cache", tmp_path / "cache.sqlite")
 

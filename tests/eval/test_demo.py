@@ -71,6 +71,7 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
     assert repeated["seeds"] == metrics["seeds"]
 
 
+@pytest.mark.slow
 def test_a_run_refuses_another_policy_memory(
     policy_folder: Path, tiny_policy: DiffusionPolicy, tmp_path: Path
 ):
