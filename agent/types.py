@@ -48,7 +48,7 @@ class Evidence:
     """One measurement of a whole group. Lower is always better; None where it could not be taken."""
 
     tool: str
-    metric: str  # the value's name with its unit, such as "reprojection_px"
+    metric: str  # the value's name with its unit, such as "imbalance_mm"
     unit: str  # "px", "deg", "mm", "1"
     values: tuple[float | None, ...]
     parts: tuple[tuple[str, ...], ...]  # body parts at fault, worst first; empty where nothing is wrong

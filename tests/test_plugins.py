@@ -67,13 +67,13 @@ def test_an_installed_backend_judges(python, tmp_path):
         "-m",
         "meshcritic",
         "check-vlm",
-        "one-metric:reprojection_px",
+        "one-metric:reprojection_percent_of_box",
         "--scenes",
         "2",
         "--json",
     ]
     found = json.loads(run(command, cwd=tmp_path))
-    assert found["backend"] == "one-metric:reprojection_px"
+    assert found["backend"] == "one-metric:reprojection_percent_of_box"
     assert found["judged"] == 2
     assert found["below_truth"]["off_image"] == 2  # half an image away is what a reprojection cannot miss
 
