@@ -26,7 +26,11 @@ TASKS = ("tag", "score", "reflect", "revise", "mine")
 MINE = {"discrepancy": {"tags": [], "metrics": {"reprojection_px": {"over": [3.0] * 8, "under": [1.0] * 8}}}}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# the other family passes the same checks in `make test-slow`
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name == "qwen3_vl" else pytest.mark.slow) for name in FAMILIES],
+)
 def folder(request, tmp_path_factory):
     return FAMILIES[request.param](tmp_path_factory.mktemp(request.param))
 
