@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from agent.tools.distances import joints_root_m
 from agent.tools.pose_reading import PoseReading
 from agent.tools.reprojection import Reprojection
 from agent.types import Case, Evidence
@@ -34,7 +35,7 @@ VIEWS = 4  # crops of the photograph, each also mirrored
 
 def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evidence:
     """Distance in millimetres of every hypothesis from the score-weighted mean of the group."""
-    joints_mm = 1000 * (case.posed.joints_cam_m - case.posed.joints_cam_m[:, :1])
+    joints_mm = 1000 * joints_root_m(case)
     z = (scores - scores.mean()) / scores.std().clamp_min(1e-6)
     weights = torch.softmax(z, dim=0).to(joints_mm)
     center = (weights[:, None, None] * joints_mm).sum(dim=0)

@@ -54,6 +54,11 @@ class Evidence:
     parts: tuple[tuple[str, ...], ...]  # body parts at fault, worst first; empty where nothing is wrong
     sentences: tuple[str, ...]
 
+    @staticmethod
+    def silent(tool: str, metric: str, unit: str, count: int, sentence: str) -> Evidence:
+        """Of a group of which the measurement can say nothing, and why."""
+        return Evidence(tool, metric, unit, (None,) * count, ((),) * count, (sentence,) * count)
+
 
 @dataclass(frozen=True)
 class Missing:

@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 
 from eval.commands.console import stages
-from eval.demo import Stage
 from eval.feasibility import VARIANTS, OracleSeed, OracleStudy, judge, rank_agreements
 from eval.intervals import Interval
 from eval.settings import read_settings
@@ -24,6 +23,7 @@ from hmr.checkpoint import load_policy
 from hmr.data.benchmark import draw_split
 from hmr.data.store import read_labelled, set_digest
 from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
 
 SPLITS = ("lab-test", "wild-test", "wild-train")  # the RankNet's fit, all figures, the oracle's alignment
 

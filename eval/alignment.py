@@ -25,7 +25,6 @@ import yaml
 from agent.vlm import load_backend
 from eval.critic_rivals import fitted_hmr_scorer
 from eval.critic_variants import AGENT, AgentBench
-from eval.demo import Stage
 from eval.demo_outputs import versions
 from eval.kept_evidence import KeptEvidence
 from eval.tested_groups import draw_groups
@@ -33,6 +32,7 @@ from hmr.body import Body, load_body
 from hmr.data.benchmark import draw_split
 from hmr.data.store import read_labelled, read_samples, set_digest
 from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
 from hmr.types import Scorer
 from memory.embed import load_text_embedder
 from rl.config import GroupPreferenceConfig

@@ -25,17 +25,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eval.demo import Stage
 from eval.protocol import Policy, noise_generator
 from hmr.body import Body
 from hmr.data.store import read_samples
 from hmr.datasets.annotated_set import read_annotations
 from hmr.datasets.annotation import Annotation
-from hmr.datasets.joints import COCO_LIMBS, SMPL_FOR_COCO_LIMBS
+from hmr.datasets.joints import COCO_LIMBS, SMPL24, SMPL_FOR_COCO_LIMBS
 from hmr.datasets.labelling import body_params
 from hmr.datasets.protocols import EMDB_24, H36M_14, HMR2_14, PW3D_24, SPIN_H36M_14, JointProtocol, regress
 from hmr.metrics import average_pose
 from hmr.pck import PCK_THRESHOLDS, pck
+from hmr.progress import Stage
 from hmr.types import BodyParams, Sample
 
 __all__ = ["AnnotatedReport", "Instruments", "evaluate_annotated"]
@@ -116,7 +116,7 @@ def _true_joints(
     for joints in annotation.joints:
         if joints.convention == protocol.convention:
             return joints.positions_m if bool(joints.known[needed].all()) else None
-    if annotation.smpl is None or protocol.convention != PW3D_24.convention:
+    if annotation.smpl is None or protocol.convention != SMPL24:
         return None
     params, body = body_params(annotation, instruments.bodies)
     return body.joints(params)
@@ -128,7 +128,7 @@ def _errors(
 ) -> dict[str, dict[str, float]]:
     everyone = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
     posed = instruments.body(everyone)
-    by = protocol if protocol.convention == PW3D_24.convention else H36M_14
+    by = protocol if protocol.convention == SMPL24 else H36M_14
     pred_m = posed.joints_cam_m
     if by is H36M_14:
         pred_m = regress(_regressor(instruments, protocol), posed.vertices_cam_m)

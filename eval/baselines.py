@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from eval.demo import Stage
 from eval.protocol import Policy, Report, evaluate_policy
 from hmr.body import Body, load_body
 from hmr.data.benchmark import draw_split
@@ -22,6 +21,7 @@ from hmr.data.store import read_labelled, set_digest
 from hmr.detect import EmbeddedDetector
 from hmr.guidance import DetectionGuidance
 from hmr.policy import DiffusionPolicy, Features, Guidance
+from hmr.progress import Stage
 from hmr.types import Hypotheses, Sample
 
 __all__ = [

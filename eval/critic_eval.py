@@ -32,7 +32,6 @@ from eval.critic_rivals import (
     rank_net_scores,
 )
 from eval.critic_variants import AGENT, COMPONENTS, AgentBench, AgentVariant, metrics_of
-from eval.demo import Stage
 from eval.intervals import Interval, bootstrap_mean
 from eval.kept_evidence import KeptEvidence
 from eval.protocol import ERROR_METRICS, ScoredGroup
@@ -41,6 +40,7 @@ from hmr.body import load_body
 from hmr.data.benchmark import draw_split
 from hmr.data.store import set_digest
 from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
 from memory.embed import load_text_embedder
 
 __all__ = ["CRITICS", "CriticEval", "CriticEvalSettings", "CriticFigures", "critic_eval", "figures_of"]

@@ -34,13 +34,13 @@ from agent.explore import explore
 from agent.seed_rules import load_seed_rules
 from agent.types import GroupCritique
 from agent.vlm import EmbeddedCritic, VLMBackend
-from eval.demo import Stage
 from eval.kept_evidence import KeptEvidence
 from eval.tested_groups import TestedGroup
 from eval.true_detector import TrueDetector
 from hmr.body import Body
 from hmr.data.benchmark import calibration_parts
 from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
 from memory.embed import TextEmbedder
 from memory.folder import Memory, open_memory
 from memory.prototypes import PrototypeMemory

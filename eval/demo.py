@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,19 +36,18 @@ from hmr.checkpoint import load_policy
 from hmr.data.benchmark import calibration_parts, draw_split
 from hmr.data.store import read_labelled, read_samples, set_digest
 from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
 from hmr.types import Hypotheses, Sample
 from rl.config import GroupPreferenceConfig
 from rl.preferences import build_preferences, load_preferences, shuffle_scores
 from rl.rounds import align_once, kept_policy
 from rl.seeding import derive_generator
 
-__all__ = ["Demo", "DemoResult", "Stage"]
+__all__ = ["Demo", "DemoResult"]
 
 
 SHARD_ROWS = 32
 EXPLORED = "exploration.json"
-
-Stage = Callable[[str, int], Callable[[int], None]]  # (title, total) -> tick(done so far)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from agent.agent import CritiqueAgent
 from agent.agreement import group_spearman
 from agent.default import default_agent, open_default_memory
 from agent.types import GroupCritique
-from eval.demo import Stage
 from eval.intervals import Interval, bootstrap_mean
 from eval.protocol import Policy, Report, evaluate_policy
 from eval.rank_net import ToolRankNet, standardised
@@ -35,6 +34,7 @@ from hmr.body import Body
 from hmr.data.store import read_labelled, set_digest
 from hmr.metrics import mpjpe_mm
 from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
 from hmr.types import Labelled
 from rl.config import GroupPreferenceConfig
 from rl.preferences import build_preferences, load_preferences

@@ -30,11 +30,10 @@ from hmr.data.video import Video, open_video
 from hmr.export import write_bvh
 from hmr.guidance import DetectionGuidance
 from hmr.policy import DiffusionPolicy, Features
+from hmr.progress import Stage
 from hmr.types import BodyParams, Box, Detector, Renderer, Sample
 
 __all__ = ["Models", "Outcome", "PredictSettings", "Predictor"]
-
-Stage = Callable[[str, int], Callable[[int], None]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["Denoiser", "sinusoids"]
+__all__ = ["Denoiser", "seen_encoder", "sinusoids", "time_encoder"]
 
 
 def sinusoids(timesteps: Int[Tensor, "*batch"], frequencies: int) -> Float[Tensor, "*batch {2*frequencies}"]:
@@ -21,6 +21,16 @@ def sinusoids(timesteps: Int[Tensor, "*batch"], frequencies: int) -> Float[Tenso
     steps = torch.arange(frequencies, device=timesteps.device, dtype=torch.float32)
     angles = timesteps[..., None].float() * torch.exp(-math.log(10_000.0) * steps / frequencies)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def time_encoder(frequencies: int, width: int) -> nn.Sequential:
+    """From `sinusoids` to the width of a denoiser."""
+    return nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def seen_encoder(size: int, width: int) -> nn.Sequential:
+    """From what was seen of an image to the width of a denoiser."""
+    return nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
 
 
 class ModulatedBlock(nn.Module):
@@ -50,15 +60,8 @@ class Denoiser(nn.Module):
         self.dim = dim
         self.frequencies = width // 4
         self.from_x = nn.Linear(dim, width)
-        self.from_time = nn.Sequential(
-            nn.Linear(2 * self.frequencies, width), nn.SiLU(), nn.Linear(width, width)
-        )
-        self.from_seen = nn.Sequential(
-            nn.LayerNorm(condition_size - dim),
-            nn.Linear(condition_size - dim, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-        )
+        self.from_time = time_encoder(self.frequencies, width)
+        self.from_seen = seen_encoder(condition_size - dim, width)
         self.from_guess = nn.Linear(dim, width)
         nn.init.zeros_(self.from_guess.weight)
         nn.init.zeros_(self.from_guess.bias)

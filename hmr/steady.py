@@ -2,7 +2,7 @@
 
 Test-time augmentation, as evaluation scripts of the field flip their images (HRNet, arXiv 1902.09212). A keypoint is
 the mean of its readings, each weighed by 1 / sigma^2; sigma stays as wide as a single reading's, for the readings
-share their mistakes. The mask is the first look's. docs/critics.md says what several looks are worth on wild scenes.
+share their mistakes. The mask is the first look's. `python -m benchmarks.gap` says how far off one look is.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hmr.denoiser import sinusoids
+from hmr.denoiser import seen_encoder, sinusoids, time_encoder
 from hmr.parametrization import ROTATION_SIZE, VECTOR_SIZE
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS
 
@@ -112,15 +112,8 @@ class TokenDenoiser(nn.Module):
         self.from_x = nn.Parameter(torch.randn(tokens, slots, width) / slots**0.5)
         self.from_guess = nn.Parameter(torch.zeros(tokens, slots, width))
         self.token = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        self.from_time = nn.Sequential(
-            nn.Linear(2 * self.frequencies, width), nn.SiLU(), nn.Linear(width, width)
-        )
-        self.from_seen = nn.Sequential(
-            nn.LayerNorm(condition_size - VECTOR_SIZE),
-            nn.Linear(condition_size - VECTOR_SIZE, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-        )
+        self.from_time = time_encoder(self.frequencies, width)
+        self.from_seen = seen_encoder(condition_size - VECTOR_SIZE, width)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Parameter(torch.zeros(tokens, slots, width))

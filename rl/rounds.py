@@ -28,6 +28,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hmr.checkpoint import load_policy
 from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
 from hmr.types import Sample, Scorer
 from rl.config import GroupPreferenceConfig
 from rl.preferences import build_preferences, load_preferences
@@ -36,7 +37,6 @@ from rl.trainer import align
 __all__ = ["Rounds", "align_in_rounds", "align_once", "kept_policy"]
 
 MADE_FROM = "made_from.json"
-Stage = Callable[[str, int], Callable[[int], None]]  # (title, total) -> tick(done so far)
 Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups under other scores
 
 
@@ -126,7 +126,11 @@ def align_once(
     checkpoints. `tick` is told of every step."""
     if (kept := kept_policy(policy, groups, folder, alignment)) is not None:
         return kept
-    trainer = folder / "trainer"
+    origin = _origin(policy, groups, alignment)
+    # named after what it trains: another run's checkpoints in the same folder are not taken up
+    trainer = (
+        folder / f"trainer-{hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]}"
+    )
     arguments = GroupPreferenceConfig(
         output_dir=str(trainer),
         seed=seed,
@@ -138,7 +142,7 @@ def align_once(
     aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)))
     aligned.save_pretrained(folder)
     shutil.rmtree(trainer, ignore_errors=True)  # only an interrupted run needs its checkpoints
-    (folder / MADE_FROM).write_text(json.dumps(_origin(policy, groups, alignment)))
+    (folder / MADE_FROM).write_text(json.dumps(origin))
     return load_policy(folder)
 
 

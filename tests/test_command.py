@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import meshcritic
 from hmr.policy import DiffusionPolicy
+from tests.command import call
 
 
 @pytest.fixture
@@ -22,17 +22,6 @@ def photo(tmp_path: Path) -> Path:
 def policy(tiny_policy: DiffusionPolicy, tmp_path: Path) -> Path:
     tiny_policy.save_pretrained(tmp_path / "policy")
     return tmp_path / "policy"
-
-
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["meshcritic", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        meshcritic.main()
-    out, err = capsys.readouterr()
-    code = ended.value.code
-    return (code if isinstance(code, int) else 0), out, err
 
 
 def group(count: int, **changes: np.ndarray) -> dict[str, np.ndarray]:

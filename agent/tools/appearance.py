@@ -22,6 +22,7 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from agent.tools.parts import worst_parts
+from agent.tools.view import inside_photo, pixel_centers_px
 from agent.types import Case, Evidence, Need
 from hmr.body import REGIONS
 from hmr.render.overlay import crop_image
@@ -29,6 +30,7 @@ from hmr.types import Box
 
 __all__ = ["Appearance"]
 
+METRIC = "colour_unexplained"
 RIM_SHARE = 0.05  # of the view: background beside the bodies that counts
 DARKEST = 0.05  # added before the logarithm: black is not infinitely dark
 RIDGE = 1e-2  # a part of a few pixels must not explain them all
@@ -48,15 +50,13 @@ class Appearance:
     def measure(self, case: Case) -> Evidence:
         counted = _counted(case)
         if counted.sum() < MIN_PIXELS:
-            sentence = "Too few of the bodies' pixels lie inside the photograph."
-            return self._evidence((None,) * len(case), ((),) * len(case), (sentence,) * len(case))
+            return self._silent(case, "Too few of the bodies' pixels lie inside the photograph.")
         photo = crop_image(case.sample.image, _view_box(case), case.view.width)
         colours = np.log(photo[counted] / 255 + DARKEST)
         colours -= colours.mean(axis=0)
         total, backdrop = (colours**2).sum(axis=1), _quadric(counted)
         if total.mean() < PLAIN:
-            sentence = "The photograph is of one colour there."
-            return self._evidence((None,) * len(case), ((),) * len(case), (sentence,) * len(case))
+            return self._silent(case, "The photograph is of one colour there.")
         values, strange = [], []
         for face_ids in case.frame.face_ids:
             part = _part_of_pixel(case, face_ids[counted])
@@ -65,33 +65,24 @@ class Appearance:
             strange.append(_strangers(left, part, STRANGE * float(total.mean())))
         shares = torch.from_numpy(np.stack(strange))
         sentences = tuple(_sentence(value, row) for value, row in zip(values, shares, strict=True))
-        return self._evidence(tuple(values), worst_parts(shares, FAULT_SHARE, WORDS), sentences)
+        parts = worst_parts(shares, FAULT_SHARE, WORDS)
+        return Evidence(self.name, METRIC, "1", tuple(values), parts, sentences)
 
-    def _evidence(
-        self,
-        values: tuple[float | None, ...],
-        parts: tuple[tuple[str, ...], ...],
-        sentences: tuple[str, ...],
-    ) -> Evidence:
-        return Evidence(self.name, "colour_unexplained", "1", values, parts, sentences)
+    def _silent(self, case: Case, sentence: str) -> Evidence:
+        return Evidence.silent(self.name, METRIC, "1", len(case), sentence)
 
 
 def _view_box(case: Case) -> Box:
     """The square of the photograph that the case's view shows."""
-    view, camera = case.view, case.hypotheses.camera
-    zoom = view.focal_px / camera.focal_px
-    left, top = camera.cx_px - view.cx_px / zoom, camera.cy_px - view.cy_px / zoom
-    return Box(left, top, left + view.width / zoom, top + view.height / zoom)
+    zoom = case.view.focal_px / case.hypotheses.camera.focal_px
+    left, top = (float(centers[0]) - 0.5 / zoom for centers in pixel_centers_px(case))
+    return Box(left, top, left + case.view.width / zoom, top + case.view.height / zoom)
 
 
 def _counted(case: Case) -> Bool[np.ndarray, "size size"]:
     """Pixels that any hypothesis covers and a rim about them, as far as the photograph reaches."""
-    size, box = case.view.width, _view_box(case)
-    centers = (np.arange(size) + 0.5) / size
-    x_px, y_px = box.x0 + centers * (box.x1 - box.x0), box.y0 + centers * (box.y1 - box.y0)
-    height, width = case.sample.image.shape[:2]
-    inside = ((y_px > 0) & (y_px < height))[:, None] & ((x_px > 0) & (x_px < width))
-    return inside & binary_dilation(case.frame.mask.any(axis=0), iterations=max(1, round(RIM_SHARE * size)))
+    rim = max(1, round(RIM_SHARE * case.view.width))
+    return inside_photo(case).numpy() & binary_dilation(case.frame.mask.any(axis=0), iterations=rim)
 
 
 def _quadric(counted: Bool[np.ndarray, "size size"]) -> Float[np.ndarray, "pixels 6"]:

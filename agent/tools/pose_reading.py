@@ -8,15 +8,10 @@ adds to the group's own consensus is that nobody drew it at random.
 
 from __future__ import annotations
 
-from jaxtyping import Float
-from torch import Tensor
-
-from agent.tools.parts import JOINT_WORDS, LIMB_ENDING_AT, worst_parts
+from agent.tools.distances import distance_evidence
 from agent.types import Case, Evidence, Need
 
 __all__ = ["PoseReading"]
-
-FAULT_MM = 150.0
 
 
 class PoseReading:
@@ -28,21 +23,7 @@ class PoseReading:
     def measure(self, case: Case) -> Evidence:
         assert case.detection is not None, "the graph skips tools whose needs are not met"
         assert case.detection.joints_root_m is not None, "and so it does here"
-        joints_root_m = case.posed.joints_cam_m - case.posed.joints_cam_m[:, :1]
-        distance_mm = 1000 * (joints_root_m - case.detection.joints_root_m.to(joints_root_m)).norm(dim=-1)
-        return Evidence(
-            tool=self.name,
-            metric="pose_reading_mm",
-            unit="mm",
-            values=tuple(distance_mm.mean(dim=-1).tolist()),
-            parts=worst_parts(distance_mm, FAULT_MM, LIMB_ENDING_AT),
-            sentences=tuple(_sentence(row) for row in distance_mm),
+        reading = case.detection.joints_root_m
+        return distance_evidence(
+            case, self.name, reading, "the detector's own reading", "where the detector reads it"
         )
-
-
-def _sentence(distance_mm: Float[Tensor, "24"]) -> str:
-    joint = int(distance_mm.argmax())
-    worst = float(distance_mm[joint])
-    if worst <= FAULT_MM:
-        return f"No joint is farther than {worst:.0f} mm from the detector's own reading."
-    return f"The {JOINT_WORDS[joint]} is {worst:.0f} mm from where the detector reads it."

@@ -24,12 +24,14 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from agent.tools.parts import PART_NAMES, capitalise, worst_parts
+from agent.tools.view import inside_photo, pixel_centers_px
 from agent.types import Case, Evidence, Need
 from hmr.body import Body
 from hmr.types import NUM_JOINTS, PARENTS, Detection
 
 __all__ = ["Silhouette", "person_probability"]
 
+METRIC = "silhouette_mismatch"
 EXCESS_FLOOR = 0.2
 MIN_PERSON_SHARE = 0.002  # of the view: below this the detector found nobody
 FAULT_SHARE = 0.02  # of the person's pixels
@@ -46,40 +48,27 @@ class Silhouette:
         probability, inside = person_probability(case, case.detection)
         person = float(probability.sum())
         if person < MIN_PERSON_SHARE * probability.size:
-            sentence = "The detector saw no person to cover."
-            return self._evidence((None,) * len(case), ((),) * len(case), (sentence,) * len(case))
+            return Evidence.silent(self.name, METRIC, "1", len(case), "The detector saw no person to cover.")
         covered, excess = _overlap(case, probability, inside, _part_confidence(case.detection))
         values = 1 - covered / (person + excess.sum(axis=1))
         shares = torch.from_numpy(excess / person)
         missed = 1 - covered / person
         sentences = tuple(_sentence(float(m), row) for m, row in zip(missed, shares, strict=True))
-        return self._evidence(tuple(values.tolist()), worst_parts(shares, FAULT_SHARE), sentences)
-
-    def _evidence(
-        self,
-        values: tuple[float | None, ...],
-        parts: tuple[tuple[str, ...], ...],
-        sentences: tuple[str, ...],
-    ) -> Evidence:
-        return Evidence(self.name, "silhouette_mismatch", "1", values, parts, sentences)
+        parts = worst_parts(shares, FAULT_SHARE)
+        return Evidence(self.name, METRIC, "1", tuple(values.tolist()), parts, sentences)
 
 
 def person_probability(
     case: Case, detection: Detection
 ) -> tuple[Float[np.ndarray, "size size"], Bool[np.ndarray, "size size"]]:
     """The detector's person probability in the view's pixels (0 outside the image), and which lie inside."""
-    view, camera = case.view, case.hypotheses.camera
-    zoom = view.focal_px / camera.focal_px
-    x_px = (torch.arange(view.width) + 0.5 - view.cx_px) / zoom + camera.cx_px
-    y_px = (torch.arange(view.height) + 0.5 - view.cy_px) / zoom + camera.cy_px
-    box = detection.mask_box
+    (x_px, y_px), box = pixel_centers_px(case), detection.mask_box
     x_grid = 2 * (x_px - box.x0) / box.side - 1
     y_grid = 2 * (y_px - box.y0) / box.side - 1
     grid = torch.stack(torch.meshgrid(x_grid, y_grid, indexing="xy"), dim=-1)
     mask = torch.tensor(detection.mask, dtype=torch.float32)
     probability = grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-    height, width = case.sample.image.shape[:2]
-    inside = ((y_px > 0) & (y_px < height))[:, None] & ((x_px > 0) & (x_px < width))
+    inside = inside_photo(case)
     return (probability * inside).numpy(), inside.numpy()
 
 

@@ -48,26 +48,20 @@ def align(
 ) -> None:
     """Align a policy to a critic's scores of its own hypotheses on wild images, without 3D labels.
 
-    Example: `meshcritic align --critic embedded --loss clip --rounds 2 --out runs/aligned`, then
-    `meshcritic evaluate --policy runs/aligned`
+    Example: `meshcritic align --critic embedded --loss clip --rounds 2 --out runs/aligned`
     """
     from eval.alignment import AlignSettings, read_alignment, run_alignment
     from eval.settings import read_settings
     from hmr.checkpoint import load_policy
     from rl.rounds import Rounds
 
-    alignment = read_settings(DEMO).alignment if config is None else read_alignment(config)
+    # the demo does its few steps again sooner than it would save them; here a killed run goes on
+    default = {**read_settings(DEMO).alignment, "save_strategy": "steps"}
+    alignment = default if config is None else read_alignment(config)
     if loss is not None:
         alignment["loss_type"] = loss
-    settings = AlignSettings(
-        critic,
-        images,
-        calibration,
-        rounds=Rounds(rounds, group_size, seed),
-        alignment=alignment,
-        motion=motion,
-        memory=memory,
-    )
+    plan = Rounds(rounds, group_size, seed)
+    settings = AlignSettings(critic, images, calibration, plan, alignment, motion, memory)
     base = load_policy(policy)
     with stages() as stage:
         aligned = run_alignment(base, settings, out, stage, workers=os.cpu_count() or 1)

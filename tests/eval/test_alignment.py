@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import meshcritic
 from hmr.checkpoint import load_policy
 from hmr.policy import DiffusionPolicy
 from rl.preferences import load_preferences
+from tests.command import call
 
 TINY = (
     "{loss_type: weighted, max_steps: 6, per_device_train_batch_size: 2, learning_rate: 0.01, "
@@ -27,22 +27,12 @@ def words(tiny_policy: DiffusionPolicy, tmp_path: Path) -> list[str]:
     return ["--policy", str(tmp_path / "base"), "--config", str(tmp_path / "tiny.yaml"), *sizes]
 
 
-def _call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["meshcritic", "align", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        meshcritic.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
-
-
 def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "aligned"
     asked = ("--out", out, "--critic", "noisy-truth:0.8", "--rounds", 2, "--loss", "clip", *words)
-    code, _, err = _call(monkeypatch, capsys, *asked)
+    code, _, err = call(monkeypatch, capsys, "align", *asked)
     assert code == 0
     assert "it looked at the truth" in err
     told = json.loads((out / "alignment.json").read_text())
@@ -61,7 +51,9 @@ def test_a_critic_without_truth_finds_none(
 ) -> None:
     """The shuffled control: the explored agent's scores, in another order."""
     out = tmp_path / "control"
-    code, printed, _ = _call(monkeypatch, capsys, "--out", out, "--critic", "shuffled", "--json", *words)
+    code, printed, _ = call(
+        monkeypatch, capsys, "align", "--out", out, "--critic", "shuffled", "--json", *words
+    )
     assert code == 0
     assert json.loads(printed)["uses_truth"] is False
     assert not (out / "scenes" / "wild-train-2" / "truth.parquet").exists()
@@ -86,7 +78,7 @@ def test_mistakes_cost_one_sentence(
     more: list[str],
     message: str,
 ) -> None:
-    code, _, err = _call(monkeypatch, capsys, "--out", tmp_path / "out", *words, *more)
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", *words, *more)
     assert (code, message in err) == (2, True), err
     assert "Traceback" not in err
 
@@ -95,5 +87,5 @@ def test_an_unknown_argument_of_training_is_named(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text("{learning: 1}")
-    code, _, err = _call(monkeypatch, capsys, "--out", tmp_path / "out", *words)
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", *words)
     assert (code, "unknown learning" in err) == (2, True)

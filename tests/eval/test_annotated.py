@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import meshcritic
 from eval.annotated import AnnotatedReport, Instruments, evaluate_annotated
 from hmr.body import Body
 from hmr.datasets.annotated_set import prepare
@@ -19,6 +18,7 @@ from hmr.datasets.annotation import Annotation, Joints, Keypoints, Source
 from hmr.datasets.joints import COCO17, H36M17, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
 from hmr.datasets.protocols import regress
 from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
+from tests.command import call
 from tests.hmr.datasets.layouts import coco, image
 
 PEOPLE, SIZE = 2, (64, 48)
@@ -117,16 +117,6 @@ def test_pck_counts_limbs_within_a_twentieth_of_the_box(tmp_path: Path, body: Bo
     assert report.pck == {"pck_0.05": pytest.approx(9 / 12), "pck_0.1": pytest.approx(11 / 12)}
 
 
-def _call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["meshcritic", "data", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        meshcritic.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
-
-
 def test_the_command_evaluates_the_shipped_policy_on_coco(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,12 +124,21 @@ def test_the_command_evaluates_the_shipped_policy_on_coco(
     split = coco(tmp_path / "coco")
     prepared = tmp_path / "prepared"
     assert (
-        _call(monkeypatch, capsys, "prepare", "coco", tmp_path / "coco", "--split", split, "--out", prepared)[
-            0
-        ]
+        call(
+            monkeypatch,
+            capsys,
+            "data",
+            "prepare",
+            "coco",
+            tmp_path / "coco",
+            "--split",
+            split,
+            "--out",
+            prepared,
+        )[0]
         == 0
     )
-    code, out, _ = _call(monkeypatch, capsys, "evaluate", prepared, "--samples", 2, "--json")
+    code, out, _ = call(monkeypatch, capsys, "data", "evaluate", prepared, "--samples", 2, "--json")
     answer = json.loads(out)
     assert code == 0
     assert answer["people_in_image"] == 1
@@ -150,7 +149,7 @@ def test_the_command_evaluates_the_shipped_policy_on_coco(
 def test_mistakes_cost_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = _call(monkeypatch, capsys, "evaluate", tmp_path / "nowhere")
+    code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path / "nowhere")
     assert (code, "there is no prepared data set" in err) == (2, True)
-    code, _, err = _call(monkeypatch, capsys, "evaluate", tmp_path, "--bodies", "other=file.npz")
+    code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path, "--bodies", "other=file.npz")
     assert (code, "female=FILE" in err) == (2, True)

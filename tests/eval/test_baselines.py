@@ -8,7 +8,6 @@ import pytest
 import torch
 from rich.console import Console
 
-import meshcritic
 from eval.baselines import ANSWER_ONCE, Guided, MeanPose, RegressionHead, evaluate_with_baselines
 from eval.tables import baseline_table
 from hmr.body import Body
@@ -16,6 +15,7 @@ from hmr.data.recipe import LAB
 from hmr.data.synthetic import SceneMaker
 from hmr.policy import DiffusionPolicy, Features, Guidance
 from hmr.types import Sample
+from tests.command import call
 
 ERRORS = {"mpjpe_mm", "pa_mpjpe_mm", "pve_mm"}
 R = {*ERRORS, "spread_visible_mm", "spread_occluded_mm"}
@@ -39,12 +39,10 @@ def test_the_command_prints_one_object(
 ) -> None:
     tiny_policy.save_pretrained(tmp_path / "policy")
     words = f"--policy {tmp_path / 'policy'} --images 2 --samples 4 --seed 3 --out {tmp_path} --json"
-    monkeypatch.setattr("sys.argv", ["meshcritic", "evaluate", *words.split()])
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # two images are not worth a process
-    with pytest.raises(SystemExit) as ended:
-        meshcritic.main()
-    assert not ended.value.code
-    found = json.loads(capsys.readouterr().out)
+    code, out, _ = call(monkeypatch, capsys, "evaluate", *words.split())
+    assert code == 0
+    found = json.loads(out)
     assert set(found) >= R | DOUBT | {"beside", "benchmark", "base_policy", "versions", "split", "seed"}
     for metric in ERRORS:
         assert set(found[metric]) == {"min4", "pick4", "mean", "hyp0", "averaged"}

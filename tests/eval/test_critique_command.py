@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import meshcritic
 from tests.agent.chat_server import (
     body,
     chat_server,
@@ -21,6 +20,7 @@ from tests.agent.chat_server import (
     scoring,
     task_of,
 )
+from tests.command import call
 
 KEY = "sk-canary-0123456789"
 COUNT = 3
@@ -54,12 +54,9 @@ def critique(tmp_path, tiny_policy, monkeypatch, capsys):
             "--out",
             tmp_path / "out",
         )
-        everything = ("meshcritic", "critique", tmp_path / "photo.png", *given, "--json", *words)
-        monkeypatch.setattr("sys.argv", [str(word) for word in everything])
-        with pytest.raises(SystemExit) as ended:
-            meshcritic.main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, json.loads(out) if out else None, err
+        asked = (tmp_path / "photo.png", *given, "--json", *words)
+        code, out, err = call(monkeypatch, capsys, "critique", *asked)
+        return code, json.loads(out) if out else None, err
 
     return run
 

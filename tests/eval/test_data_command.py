@@ -5,38 +5,28 @@ from pathlib import Path
 
 import pytest
 
-import meshcritic
 from hmr.datasets.annotated_set import read_annotations
 from hmr.datasets.sources import SOURCES
+from tests.command import call
 from tests.hmr.datasets.layouts import coco, pw3d
-
-
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["meshcritic", "data", "prepare", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        meshcritic.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_a_set_is_prepared_and_named(tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "coco").mkdir()
     split = coco(tmp_path / "coco")
     words = (tmp_path / "coco", "--split", split, "--out", tmp_path / "set")
-    code, out, err = call(monkeypatch, capsys, "coco", *words)
+    code, out, err = call(monkeypatch, capsys, "data", "prepare", "coco", *words)
     assert (code, out) == (0, "")
     assert "1 people in" in err
     assert "PCK at .05 and .1" in err
     assert len(read_annotations(tmp_path / "set")) == 1
-    code, out, _ = call(monkeypatch, capsys, "coco", *words, "--json")
+    code, out, _ = call(monkeypatch, capsys, "data", "prepare", "coco", *words, "--json")
     assert code == 0
     assert json.loads(out)["count"] == 1
 
 
 def test_every_source_is_in_the_help(monkeypatch, capsys):
-    _, out, _ = call(monkeypatch, capsys, "--help")
+    _, out, _ = call(monkeypatch, capsys, "data", "prepare", "--help")
     words = out.replace("│", " ").split()
     for name in SOURCES:
         assert name in [word.strip(".,") for word in words]
@@ -52,7 +42,9 @@ def test_every_source_is_in_the_help(monkeypatch, capsys):
 )
 def test_mistakes_cost_one_sentence(tmp_path: Path, monkeypatch, capsys, source, split, message):
     pw3d(tmp_path)
-    code, _, err = call(monkeypatch, capsys, source, tmp_path, "--split", split, "--out", tmp_path / "set")
+    code, _, err = call(
+        monkeypatch, capsys, "data", "prepare", source, tmp_path, "--split", split, "--out", tmp_path / "set"
+    )
     assert code == 2
     assert message in err
     assert "Traceback" not in err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 
 from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
 from hmr.types import Box, Camera, Hypotheses, Sample
 from rl.preferences import load_preferences, shuffle_scores
 from rl.rounds import Rounds, align_in_rounds
@@ -112,6 +113,55 @@ def test_a_killed_run_goes_on_and_ends_where_a_whole_one_does(
         _align(tiny_policy, Depth(patience=3), wild, tmp_path / "cut", 2)  # in the middle of the second round
     resumed = _align(tiny_policy, Depth(), wild, tmp_path / "cut", 2)
     assert torch.equal(_weights(whole), _weights(resumed))
+
+
+def _cut_at(step: int) -> Stage:
+    """Ends the run at that step of training, as a kill would."""
+
+    def stage(title: str, total: int) -> Callable[[int], None]:
+        def tick(done: int) -> None:
+            if "aligning" in title and done == step:
+                raise KeyboardInterrupt
+
+        return tick
+
+    return stage
+
+
+def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
+) -> None:
+    saving = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 1}
+    rounds = Rounds(1, group_size=3, seed=5)
+    whole = _align(tiny_policy, Depth(), wild, tmp_path / "whole", 1)
+    with pytest.raises(KeyboardInterrupt):
+        align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "cut", saving, rounds, _cut_at(3))
+    steps: list[int] = []
+    resumed = align_in_rounds(
+        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _listening(steps)
+    )
+    assert torch.equal(_weights(whole), _weights(resumed))
+    assert len(steps) < 4  # the first ones were not taken again
+
+
+def test_another_loss_does_not_take_up_the_checkpoints_of_the_first(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
+) -> None:
+    saving = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 1}
+    rounds = Rounds(1, group_size=3, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        align_in_rounds(tiny_policy, Depth(), wild, tmp_path, saving, rounds, _cut_at(3))
+    steps: list[int] = []
+    other = {**saving, "loss_type": "sft"}
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening(steps))
+    assert len(steps) == 4
+
+
+def _listening(steps: list[int]) -> Stage:
+    def stage(title: str, total: int) -> Callable[[int], None]:
+        return steps.append if "aligning" in title else lambda done: None
+
+    return stage
 
 
 def test_a_control_learns_from_other_scores(
