@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from hmr.yaml_file import read_fields
 
 __all__ = ["DemoSettings", "read_settings"]
 
@@ -35,11 +35,8 @@ class DemoSettings:
 
 
 def read_settings(path: Path) -> DemoSettings:
-    """Raises ValueError on a key that no setting has, with the allowed ones."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    allowed = [item.name for item in dataclasses.fields(DemoSettings)]
-    if unknown := sorted(set(values) - set(allowed)):
-        raise ValueError(f"{path}: unknown {', '.join(unknown)}; allowed are {', '.join(allowed)}")
+    """Raises what `hmr.yaml_file.read_fields` raises."""
+    values = read_fields(path, [item.name for item in dataclasses.fields(DemoSettings)])
     if "seeds" in values:
         values["seeds"] = tuple(values["seeds"])
     return DemoSettings(**values)

@@ -63,7 +63,9 @@ class Denoiser(nn.Module):
         self.from_time = time_encoder(self.frequencies, width)
         self.from_seen = seen_encoder(condition_size - dim, width)
         self.from_guess = nn.Linear(dim, width)
-        nn.init.zeros_(self.from_guess.weight)
+        self.from_pull = nn.Linear(dim, width, bias=False)
+        for way in (self.from_guess, self.from_pull):
+            nn.init.zeros_(way.weight)
         nn.init.zeros_(self.from_guess.bias)
         self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))
         self.head = nn.Linear(width, dim)
@@ -77,6 +79,7 @@ class Denoiser(nn.Module):
     def forward(
         self,
         noisy: Float[Tensor, "batch group steps dim"],
+        pull: Float[Tensor, "batch group steps dim"],
         timesteps: Int[Tensor, "batch steps"],
         condition: Float[Tensor, "batch channels"],
     ) -> Float[Tensor, "batch group steps dim"]:
@@ -86,7 +89,7 @@ class Denoiser(nn.Module):
         image = self.from_seen(seen) + self.from_guess(guess)
         context = image[:, None] + self.from_time(times)
         context = nn.functional.silu(context)[:, None]  # batch 1 steps width
-        hidden = self.from_x(noisy)
+        hidden = self.from_x(noisy) + self.from_pull(pull)
         for block in self.blocks:
             hidden = block(hidden, context)
         return self.head(hidden)

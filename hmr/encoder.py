@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from hmr.types import NUM_JOINTS
 
-__all__ = ["CropEncoder", "SeeingHeads", "Seen"]
+__all__ = ["CropEncoder", "SeeingHeads", "Seen", "read_keypoints"]
+
+READABLE = 4  # numbers a joint at the end of what was seen: x, y, log sigma, probability that it is in sight
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,14 @@ class Seen:
     log_sigma: Float[Tensor, "batch 24"]  # natural log of the standard deviation a coordinate, crop units
     visible_logit: Float[Tensor, "batch 24"]
     mask_logit: Float[Tensor, "batch side side"]
+
+
+def read_keypoints(
+    vector: Float[Tensor, "*batch channels"],
+) -> tuple[Float[Tensor, "*batch 24 2"], Float[Tensor, "*batch 24"], Float[Tensor, "*batch 24"]]:
+    """Keypoints, their standard deviations (crop units) and the probability that each is in sight, of `Seen.vector`."""
+    readable = vector[..., -NUM_JOINTS * READABLE :].unflatten(-1, (NUM_JOINTS, READABLE))
+    return readable[..., :2], readable[..., 2].exp(), readable[..., 3]
 
 
 class ResidualBlock(nn.Module):
@@ -62,7 +72,7 @@ class SeeingHeads(nn.Module):
         self.certainty = nn.Linear(pooled + pyramid, 2)
         self.mask = nn.Conv2d(detail, 1, 1)
         self.pooled_size = pooled
-        self.vector_size = pooled + NUM_JOINTS * (part_channels + 4)
+        self.vector_size = pooled + NUM_JOINTS * (part_channels + READABLE)
 
     def _read(
         self,

@@ -14,6 +14,7 @@ epsilon at a high terminal ratio samples from the wrong prior.
 | target            | v_t           | sqrt(abar_t) eps - sqrt(1 - abar_t) x_0                    |
 | guess             | g             | the regression head's x_0, part of the condition           |
 | guess_std         | r             | standard deviation of x_0 - g, from pretraining            |
+| pull              | q             | where the keypoints pull E[x_0 | x_t] (hmr.pull), asinh    |
 | prediction        | v_theta       | denoiser + (a x_t - E[x_0 | x_t]) / s, E under N(g, r^2)   |
 | denoising error   | L(x_t, eps)   | mean over the parameters of (v_theta - v_t)^2              |
 
@@ -50,6 +51,7 @@ from hmr.parametrization import (
     params_from_vector,
     vector_from_params,
 )
+from hmr.pull import KeypointPull
 from hmr.render.overlay import crop_image
 from hmr.solver import Solver, new_solver
 from hmr.token_denoiser import TokenDenoiser
@@ -144,8 +146,6 @@ class DiffusionPolicy(PreTrainedModel):
     mean: Tensor
     std: Tensor
     guess_std: Tensor
-    pelvis_template: Tensor
-    pelvis_shapedirs: Tensor
 
     def __init__(self, config: DiffusionPolicyConfig) -> None:
         super().__init__(config)
@@ -163,8 +163,7 @@ class DiffusionPolicy(PreTrainedModel):
         self.register_buffer("mean", torch.zeros(VECTOR_SIZE))
         self.register_buffer("std", torch.ones(VECTOR_SIZE))
         self.register_buffer("guess_std", torch.ones(VECTOR_SIZE))
-        self.register_buffer("pelvis_template", torch.zeros(3))
-        self.register_buffer("pelvis_shapedirs", torch.zeros(3, NUM_BETAS))
+        self.pull = KeypointPull()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -176,11 +175,10 @@ class DiffusionPolicy(PreTrainedModel):
         return new_solver("ddim", self.config.num_train_timesteps)
 
     def fit_to(self, body: Body, mean: Float[Tensor, "157"], std: Float[Tensor, "157"]) -> None:
-        """Before pretraining: remember the body's rest pelvis and the statistics of the training targets."""
+        """Before pretraining: remember the body's joints at rest and the statistics of the training targets."""
         self.mean.copy_(mean)
         self.std.copy_(std)
-        self.pelvis_template.copy_(body.joint_template[0])
-        self.pelvis_shapedirs.copy_(body.joint_shapedirs[0])
+        self.pull.fit_to(body)
 
     @torch.no_grad()
     def fit_guess(self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]) -> None:
@@ -280,7 +278,7 @@ class DiffusionPolicy(PreTrainedModel):
     # -- the diffusion's own coordinates ---------------------------------------------------------------------
 
     def rest_pelvis_m(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 3"]:
-        return self.pelvis_template + betas @ self.pelvis_shapedirs.T
+        return self.pull.joint_template[0] + betas @ self.pull.joint_shapedirs[0].T
 
     def to_x0(self, params: BodyParams, features: Features) -> Float[Tensor, "batch group dim"]:
         """Standardised targets of bodies with batch shape (B, G), B images and G hypotheses each."""
@@ -323,7 +321,10 @@ class DiffusionPolicy(PreTrainedModel):
         variance = self.guess_std.square()
         gain = signal * variance / (signal.square() * variance + spread.square())
         expected = guess + gain * (noisy - signal * guess)
-        return (signal * noisy - expected) / spread + self.denoiser(noisy, timesteps, condition)
+        seen = condition[:, None, None, :-VECTOR_SIZE]
+        with torch.autocast(noisy.device.type, enabled=False):  # a chain of rotations bears no half precision
+            pull = self.pull(expected.float() * self.std + self.mean, seen.float()).asinh()
+        return (signal * noisy - expected) / spread + self.denoiser(noisy, pull, timesteps, condition)
 
     def forward(
         self,

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -31,6 +30,7 @@ from hmr.data.crops import CropCache, CropDataset, make_crops
 from hmr.data.recipe import RECIPES
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.pretrain_losses import LossWeights, Pose, SeeAndPose
+from hmr.yaml_file import read_fields
 
 __all__ = ["FeatureDataset", "PretrainConfig", "pretrain", "read_config", "run_stage"]
 
@@ -62,11 +62,9 @@ class PretrainConfig:
 
 
 def read_config(path: Path, **changes: Any) -> PretrainConfig:
-    """Raises ValueError on an unknown key, with the allowed ones."""
-    values = {**(yaml.safe_load(path.read_text()) or {}), **changes}
+    """The file's experiment, with `changes` made to it. Raises what `hmr.yaml_file.read_fields` raises."""
     allowed = {item.name for item in dataclasses.fields(PretrainConfig)}
-    if unknown := set(values) - allowed:
-        raise ValueError(f"{path}: unknown {sorted(unknown)}; allowed are {sorted(allowed)}")
+    values = {**read_fields(path, allowed), **changes}
     values["losses"] = LossWeights(**values.get("losses", {}))
     return PretrainConfig(**values)
 

@@ -111,6 +111,7 @@ class TokenDenoiser(nn.Module):
         self.register_buffer("homes", homes)
         self.from_x = nn.Parameter(torch.randn(tokens, slots, width) / slots**0.5)
         self.from_guess = nn.Parameter(torch.zeros(tokens, slots, width))
+        self.from_pull = nn.Parameter(torch.zeros(tokens, slots, width))
         self.token = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.from_time = time_encoder(self.frequencies, width)
         self.from_seen = seen_encoder(condition_size - VECTOR_SIZE, width)
@@ -127,6 +128,7 @@ class TokenDenoiser(nn.Module):
     def forward(
         self,
         noisy: Float[Tensor, "batch group steps dim"],
+        pull: Float[Tensor, "batch group steps dim"],
         timesteps: Int[Tensor, "batch steps"],
         condition: Float[Tensor, "batch channels"],
     ) -> Float[Tensor, "batch group steps dim"]:
@@ -135,7 +137,9 @@ class TokenDenoiser(nn.Module):
         times = self.from_time(sinusoids(timesteps, self.frequencies).to(self.token.dtype))
         context = F.silu(self.from_seen(seen)[:, None] + times)[:, None, :, None]  # batch 1 steps 1 width
         image = torch.einsum("bts,tsw->btw", self._slots(guess), self.from_guess) + self.token
-        hidden = torch.einsum("bgkts,tsw->bgktw", self._slots(noisy), self.from_x) + image[:, None, None]
+        hidden = image[:, None, None]
+        for vector, way in ((noisy, self.from_x), (pull, self.from_pull)):
+            hidden = hidden + torch.einsum("bgkts,tsw->bgktw", self._slots(vector), way)
         for block in self.blocks:
             hidden = block(hidden, context)
         slots = torch.einsum("bgktw,tsw->bgkts", self.norm(hidden), self.head)

@@ -33,11 +33,11 @@ def denoiser(request: pytest.FixtureRequest) -> nn.Module:
 
 
 @pytest.fixture
-def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    noisy = torch.randn(2, 3, 4, VECTOR_SIZE, generator=generator)
+    noisy, pull = torch.randn(2, 2, 3, 4, VECTOR_SIZE, generator=generator)
     timesteps = torch.tensor([[0, 10, 500, 999], [3, 40, 700, 900]])
-    return noisy, timesteps, torch.randn(2, SEEN + VECTOR_SIZE, generator=generator)
+    return noisy, pull, timesteps, torch.randn(2, SEEN + VECTOR_SIZE, generator=generator)
 
 
 def test_it_answers_for_every_row(denoiser: nn.Module, inputs):
@@ -48,40 +48,45 @@ def test_it_answers_for_every_row(denoiser: nn.Module, inputs):
 
 def test_rows_share_nothing_but_their_image_and_time(denoiser: nn.Module, inputs):
     """The whole against one hypothesis, one time and one image at a time."""
-    noisy, timesteps, condition = inputs
-    whole = denoiser(noisy, timesteps, condition)
+    noisy, pull, timesteps, condition = inputs
+    whole = denoiser(*inputs)
     for image, group, step in ((0, 0, 0), (1, 2, 3), (0, 1, 2)):
         alone = denoiser(
             noisy[image, group, step][None, None, None],
+            pull[image, group, step][None, None, None],
             timesteps[image, step][None, None],
             condition[image][None],
         )
         torch.testing.assert_close(alone[0, 0, 0], whole[image, group, step], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("which", ["noisy", "timesteps", "seen", "guess"])
+@pytest.mark.parametrize("which", ["noisy", "pull", "timesteps", "seen", "guess"])
 def test_everything_it_is_told_matters(denoiser: nn.Module, inputs, which: str):
-    noisy, timesteps, condition = (tensor.clone() for tensor in inputs)
-    before = denoiser(noisy, timesteps, condition)
+    noisy, pull, timesteps, condition = again = [tensor.clone() for tensor in inputs]
+    before = denoiser(*inputs)
     changed = {
-        "noisy": noisy, "timesteps": timesteps, "seen": condition[:, :5], "guess": condition[:, SEEN : SEEN + 5],
-    }[which]  # fmt: skip
+        "noisy": noisy,
+        "pull": pull,
+        "timesteps": timesteps,
+        "seen": condition[:, :5],
+        "guess": condition[:, SEEN : SEEN + 5],
+    }[which]
     changed += 1
-    assert (denoiser(noisy, timesteps, condition) - before).abs().max() > 1e-4
+    assert (denoiser(*again) - before).abs().max() > 1e-4
 
 
 def test_every_number_can_move_any_other(denoiser: nn.Module, inputs):
     """Through attention or through a common layer: no part of the body is denoised by itself."""
-    noisy, timesteps, condition = inputs
+    noisy, pull, timesteps, condition = inputs
     noisy = noisy[:1, :1, :1].clone().requires_grad_(True)
-    denoiser(noisy, timesteps[:1, :1], condition[:1])[0, 0, 0, 7 * 6].backward()
+    denoiser(noisy, pull[:1, :1, :1], timesteps[:1, :1], condition[:1])[0, 0, 0, 7 * 6].backward()
     assert noisy.grad is not None
     assert (noisy.grad.abs() > 0).all()
 
 
 def test_it_keeps_the_dtype_of_its_weights(denoiser: nn.Module, inputs):
-    noisy, timesteps, condition = inputs
-    answer = denoiser.bfloat16()(noisy.bfloat16(), timesteps, condition.bfloat16())
+    noisy, pull, timesteps, condition = inputs
+    answer = denoiser.bfloat16()(noisy.bfloat16(), pull.bfloat16(), timesteps, condition.bfloat16())
     assert answer.dtype == torch.bfloat16
 
 
@@ -91,7 +96,8 @@ from tests.contracts.test_denoiser import DENOISERS, SEEN
 from hmr.parametrization import VECTOR_SIZE
 
 denoiser = DENOISERS[{name!r}]().requires_grad_(False)
-inputs = torch.randn(2, 3, 4, VECTOR_SIZE), torch.full((2, 4), 500), torch.randn(2, SEEN + VECTOR_SIZE)
+noisy, pull = torch.randn(2, 2, 3, 4, VECTOR_SIZE)
+inputs = noisy, pull, torch.full((2, 4), 500), torch.randn(2, SEEN + VECTOR_SIZE)
 compiled = torch.compile(denoiser, fullgraph=True, backend="aot_eager")  # fullgraph: a graph break is an error
 torch.testing.assert_close(compiled(*inputs), denoiser(*inputs), atol=1e-5, rtol=1e-4)
 """
