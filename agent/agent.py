@@ -64,12 +64,14 @@ class CritiqueAgent:
             "revisions": [],
             "second_look": [],
             "bought": [],
+            "close_ups": {},
         }
-        state = graph.invoke(
-            start,
-            context=CritiqueContext(self.settings, desk),
-            config={"recursion_limit": recursion_limit(self.settings.max_revisions)},
-        )
+        with self.trace.case():
+            state = graph.invoke(
+                start,
+                context=CritiqueContext(self.settings, desk),
+                config={"recursion_limit": recursion_limit(self.settings.max_revisions)},
+            )
         return _verdict(state, desk)
 
     def _desk(self, sample: Sample, hypotheses: Hypotheses) -> Desk:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from agent.panels import Views, hypothesis_parts
@@ -42,10 +43,17 @@ class Brief:
         return [
             *question(task, self.photo),
             *hypothesis_parts(views, self.pictures),
+            *self._recalled,
+            DataPart("evidence", evidence),
+        ]
+
+    @cached_property
+    def _recalled(self) -> list[DataPart]:
+        """The same for every label order, and so written out once."""
+        return [
             DataPart("tags", list(self.tags)),
             DataPart("rules", list(self.rules)),
             DataPart("prototypes", list(self.prototypes)),
-            DataPart("evidence", evidence),
         ]
 
 

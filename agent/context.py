@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Float
 from pydantic.json_schema import SkipJsonSchema
 
+from agent.close_ups import CloseUp
 from agent.panels import PICTURES, Views
 from agent.tracing import Trace
 from agent.types import Case, CritiqueTool, RetrievedPrototype
-from agent.vlm.protocol import VLMBackend
+from agent.vlm.protocol import ImagePart, VLMBackend
 from hmr.body import Body
 from hmr.types import Detector, Hypotheses, Renderer, Sample
 from memory.prototypes import PrototypeMemory
@@ -49,6 +50,7 @@ class CritiqueSettings:
     prototypes_per_case: int = 10
     max_revisions: int = 1  # a second one gained the embedded critic nothing
     dispersion_threshold: float = 2.5  # ranks; above it a hypothesis' place is in doubt
+    close_ups: int = 4  # hypotheses in doubt that a judge with eyes is shown again, close up
     pictures: str = "separate"  # or "montage": sheets of panels, for a judge that takes few pictures
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class CritiqueSettings:
             ("permutations", 1),
             ("rules_per_case", 1),
             ("max_revisions", 0),
+            ("close_ups", 0),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
@@ -82,6 +85,8 @@ class Desk:
     frozen: bool
     cases: dict[str, Case] = field(default_factory=dict)
     views: dict[str, Views] = field(default_factory=dict)
+    photo: ImagePart | None = None  # as a backend with eyes is shown it
+    close_ups: dict[str, CloseUp] = field(default_factory=dict)
     retrieved_rules: tuple[RetrievedRule, ...] = ()
     retrieved_prototypes: tuple[RetrievedPrototype, ...] = ()
 

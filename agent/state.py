@@ -8,7 +8,10 @@ duplicate it.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
+
+# pydantic, and with it LangGraph's own tools, reads no other before Python 3.12
+from typing_extensions import TypedDict
 
 __all__ = ["CritiqueState", "merge"]
 
@@ -41,6 +44,7 @@ class CritiqueState(TypedDict):
     rank_std: dict[str, float]  # the same by hypothesis; 0 once a revision has settled it
     second_look: list[Json]  # evidence taken once there were scores
     bought: list[Json]  # evidence taken because a score was in doubt
+    close_ups: dict[str, str]  # content hashes of the pictures drawn for the doubts at hand
     doubts: dict[str, str]
     revisions: list[Json]  # agent.types.Revision; its length bounds the loop
     replies: list[Json]  # of the last node that asked the backend

@@ -9,9 +9,10 @@ import torch
 from langgraph.runtime import Runtime
 
 from agent.briefing import Brief, labelled_metrics
+from agent.close_ups import close_up_part, disputed_part, draw_close_up
 from agent.context import CritiqueContext
 from agent.judging import score_group
-from agent.panels import photo_part, shown_at_once
+from agent.panels import sheets, shown_at_once
 from agent.ranking import label_names
 from agent.second_look import look_again as look_again_with
 from agent.second_look import score_weighted_consensus
@@ -62,17 +63,45 @@ def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
 
 
 def look_again(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
-    """Buy evidence for the doubts, once a critique; a detector that breaks leaves the doubts to what is known."""
-    desk, settings = runtime.context.desk, runtime.context.settings
+    """Buy evidence for the doubts: measurements once a critique, and for a judge with eyes close-ups of the doubted."""
+    return {**_measure_again(state, runtime.context), "close_ups": _draw_close_ups(state, runtime.context)}
+
+
+def _measure_again(state: CritiqueState, context: CritiqueContext) -> dict[str, Any]:
+    """A detector that breaks leaves the doubts to what is known."""
+    desk = context.desk
     if state["bought"] or desk.detector is None:
         return {"bought": state["bought"]}
     # as at the first look: a detector may be a user's own model
     try:
-        found = look_again_with(desk.cases[state["case"]], desk.detector, settings.seed)
+        found = look_again_with(desk.cases[state["case"]], desk.detector, context.settings.seed)
     except Exception as error:  # noqa: BLE001
         reason = f"{type(error).__name__}: {error}"[:300]
         return {"missing": [*state["missing"], {"tool": "second_look", "reason": reason}]}
     return {"bought": [asdict(item) for item in found if None not in item.values]}
+
+
+def _draw_close_ups(state: CritiqueState, context: CritiqueContext) -> dict[str, str]:
+    """Of the most uncertain of those in doubt, as many as the question has room for; their hashes by hypothesis."""
+    desk, drawn = context.desk, {}
+    for j in _most_uncertain(state)[: _room_for_close_ups(len(state["doubts"]), context)]:
+        part = disputed_part(state["evidence"], int(j), state["doubts"][j], state["comments"][j])
+        close_up = draw_close_up(desk.cases[state["case"]], int(j), part, desk.renderer)
+        desk.close_ups[close_up.sha256] = close_up
+        drawn[j] = close_up.sha256
+    return drawn
+
+
+def _most_uncertain(state: CritiqueState) -> list[str]:
+    return sorted(state["doubts"], key=lambda j: (-state["rank_std"][j], int(j)))
+
+
+def _room_for_close_ups(doubted: int, context: CritiqueContext) -> int:
+    """What settings and the backend's image limit leave beside the photograph and the panels of those in doubt."""
+    settings, takes = context.settings, context.desk.backend.capabilities
+    if not takes.images or takes.max_images is None:
+        return settings.close_ups if takes.images else 0
+    return max(0, min(settings.close_ups, takes.max_images - 1 - sheets(doubted, settings.pictures)))
 
 
 def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
@@ -80,8 +109,14 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
     desk, settings = runtime.context.desk, runtime.context.settings
     known, doubts = _known(state), state["doubts"]
     doubted = {label: str(j) for label, j in known.items() if str(j) in doubts}
+    again = {
+        label: desk.close_ups[state["close_ups"][j]]
+        for label, j in doubted.items()
+        if j in state["close_ups"]
+    }
     parts = [
         *_brief(state, runtime.context).parts(known, "revise", _shown(list(doubted), runtime.context)),
+        *(close_up_part(close_up, label) for label, close_up in again.items()),
         *_verdict_parts(state, known),
         DataPart("doubts", {label: doubts[j] for label, j in doubted.items()}),
     ]
@@ -92,7 +127,10 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
     verdicts = {j: getattr(answer.value, label) for label, j in doubted.items()} if answer.value else {}
     after = {**before, **{j: verdict.score for j, verdict in verdicts.items()}}
     revision = {
-        "looked_at": [item["metric"] for item in (*state["second_look"], *state["bought"])],
+        "looked_at": [
+            *(item["metric"] for item in (*state["second_look"], *state["bought"])),
+            *(close_up.looked_at for close_up in again.values()),
+        ],
         "hypotheses": [int(j) for j in before],
         "before": list(before.values()),
         "after": list(after.values()),
@@ -110,9 +148,8 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
 def _brief(state: CritiqueState, context: CritiqueContext) -> Brief:
     desk = context.desk
     views = [desk.views[key] for key in state["views"]]
-    photo = photo_part(desk.cases[state["case"]], context.settings.view_margin) if views else None
     known = (state["evidence"], state["rules"], state["prototypes"], state["tags"])
-    return Brief(*known, photo, views, context.settings.pictures)
+    return Brief(*known, desk.photo, views, context.settings.pictures)
 
 
 def _shown(labels: list[str], context: CritiqueContext, whole: bool = False) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from langgraph.runtime import Runtime
 
 from agent.context import CritiqueContext, Desk
-from agent.panels import draw_views
+from agent.panels import draw_views, photo_part
 from agent.state import CritiqueState
 from agent.types import Case, CritiqueTool, Evidence, Missing, Need
 from hmr.types import Detection
@@ -30,9 +30,17 @@ def render_views(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
     case = Case(sample, hypotheses, desk.body, posed, view, frame, detection)
     key = desk.case_key()
     desk.cases[key] = case
-    views = draw_views(case, desk.renderer, settings.view_margin) if desk.backend.capabilities.images else []
+    return {"case": key, "views": _draw(desk, case, settings.view_margin), "missing": missing}
+
+
+def _draw(desk: Desk, case: Case, margin: float) -> list[str]:
+    """Once a group, for a backend with eyes: photograph and views onto the desk; the views' hashes."""
+    if not desk.backend.capabilities.images:
+        return []
+    views = draw_views(case, desk.renderer, margin)
     desk.views.update({item.sha256: item for item in views})
-    return {"case": key, "views": [item.sha256 for item in views], "missing": missing}
+    desk.photo = photo_part(case, margin)
+    return [item.sha256 for item in views]
 
 
 def _look(desk: Desk) -> tuple[Detection | None, list[dict[str, str]]]:

@@ -9,7 +9,6 @@ from langgraph.runtime import Runtime
 from agent.briefing import prototype_json, question, rule_json
 from agent.context import CritiqueContext
 from agent.facts import image_facts
-from agent.panels import photo_part
 from agent.state import CritiqueState
 from agent.types import RetrievedPrototype
 from agent.vlm.answers import TagAnswer
@@ -23,8 +22,7 @@ def retrieve_rules(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> d
     """Tag the image, then fetch the rules that rank highest by relevance and UCB."""
     desk, settings = runtime.context.desk, runtime.context.settings
     case = desk.cases[state["case"]]
-    photo = photo_part(case, settings.view_margin) if state["views"] else None
-    parts = [*question("tag", photo), DataPart("image_facts", image_facts(case))]
+    parts = [*question("tag", desk.photo), DataPart("image_facts", image_facts(case))]
     answer = ask(desk.backend, "tag", parts, TagAnswer, settings.seed)
     tags = answer.value.tags if answer.value else []
     query = f"a person, {', '.join(tags)}"

@@ -23,6 +23,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 
+from agent.exporters import unwatched
 from agent.vlm.openai import data_url
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply
 from agent.vlm.settings import above_zero, read_settings
@@ -81,7 +82,8 @@ class LangChainBackend:
         start = time.perf_counter()
         content: list[Any] = [piece for part in parts for piece in self._pieces(part)]
         structured = self.chat.with_structured_output(dict(schema), include_raw=True)
-        answer: Any = structured.invoke([HumanMessage(content)])
+        with unwatched():
+            answer: Any = structured.invoke([HumanMessage(content)])
         raw, parsed = answer["raw"], answer["parsed"]
         text = raw.text if parsed is None else json.dumps(parsed, ensure_ascii=False)
         usage = raw.usage_metadata or {"input_tokens": 0, "output_tokens": 0}

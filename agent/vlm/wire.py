@@ -15,7 +15,6 @@ Left out: streamed answers (SSE), which nobody reads along here.
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
 import zlib
@@ -26,12 +25,12 @@ from functools import cache
 
 import httpx
 
+from agent.redaction import without_pictures
+
 __all__ = ["ServerError", "Wire", "WireLimits", "retry_after_s"]
 
 CONNECT_S = 10.0
 EXCERPT_CHARS = 200  # of what a server says about its own failure
-# some servers quote the request they refuse
-_PICTURE = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*|[A-Za-z0-9+/]{200,}={0,2}")
 
 
 class ServerError(RuntimeError):
@@ -88,8 +87,8 @@ class Wire:
         return asyncio.run_coroutine_threadsafe(self._post(body), self._loop).result()
 
     def clean(self, text: str) -> str:
-        """A server's words without the key and without pictures, should it repeat them."""
-        return _PICTURE.sub("[base64]", text.replace(self._key, "[key]") if self._key else text)
+        """A server's words without the key and without pictures: some quote the request they refuse."""
+        return without_pictures(text.replace(self._key, "[key]") if self._key else text)
 
     async def _post(self, body: bytes) -> Body:
         deadline_s = self._limits.deadline_s
