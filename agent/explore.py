@@ -76,11 +76,12 @@ def explore(
         run_id=uuid.uuid4().hex[:12],
     )
     start = {"trace_id": desk.run_id, "case_id": EXPLORATION, "batch": 0}
-    state = exploration_graph.invoke(
-        start,
-        context=ExplorationContext(desk),
-        config={"recursion_limit": recursion_limit(len(desk.calibration), len(desk.batches))},
-    )
+    with desk.trace.case():
+        state = exploration_graph.invoke(
+            start,
+            context=ExplorationContext(desk),
+            config={"recursion_limit": recursion_limit(len(desk.calibration), len(desk.batches))},
+        )
     return ExplorationReport(
         cases=state["explored"],
         skipped=len(desk.calibration) - state["explored"] - state["unscored"],

@@ -1,20 +1,24 @@
-"""What a doubt buys: evidence that nobody had when the group was scored.
+"""What a doubt buys: a steadier reading of the photograph.
 
 | metric                       | what is looked at                                             | costs           |
 |------------------------------|---------------------------------------------------------------|-----------------|
 | score_weighted_consensus_mm  | the body that the best-scored agree on                        | nothing         |
-| steady_reprojection_percent  | keypoints read from other crops of the photo, mirrors too       | 2 x VIEWS looks |
-| steady_pose_reading_mm       | joints in space read there, where the detector reads any      | the same looks  |
+| those of LOOKED_AGAIN        | keypoints, and joints in space where the detector reads any,  | 2 x VIEWS looks |
+|                              | read from other crops of the photograph, mirrors too          |                 |
 
-The first consensus of a group weighs all hypotheses alike and so inherits the policy's bias; this one weighs them by
-their scores, w_j ~ exp(z_j) with z the standardised score. It needs no doubt and is what reflection itself consults;
-choosing the hypothesis of least expected distance under w is the minimum Bayes risk decision. The others are taken
-once a score is in doubt, and only then. Left out: libigl's exact self-intersection, which ranks nothing here
-(docs/feasibility.md); the capsules of `agent.tools.self_contact` stay the test.
+A metric that is measured again keeps its name and takes the place of the first measurement (`latest`): the first
+reading of a photograph hangs on one crop, and of all that was tried this moves the ranking most (docs/critics.md).
+
+The first consensus of a group weighs all hypotheses alike and so inherits the policy's bias; the one here weighs them
+by their scores, w_j ~ exp(z_j) with z the standardised score. It needs no doubt and is what reflection itself consults;
+choosing the hypothesis of least expected distance under w is the minimum Bayes risk decision. Left out: libigl's exact
+self-intersection, which ranks nothing here (docs/feasibility.md); the capsules of `agent.tools.self_contact` stay the
+test.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -22,14 +26,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agent.tools.distances import joints_root_m
+from agent.tools.keypoint_layout import KeypointLayout
 from agent.tools.pose_reading import PoseReading
 from agent.tools.reprojection import Reprojection
-from agent.types import Case, Evidence
+from agent.types import Case, CritiqueTool, Evidence
 from hmr.steady import steady_look
 from hmr.types import Detector
 
-__all__ = ["look_again", "score_weighted_consensus"]
+__all__ = ["SECOND_LOOK", "latest", "look_again", "score_weighted_consensus"]
 
+SECOND_LOOK = "second_look"  # the tool of what is measured once there are scores
+LOOKED_AGAIN: tuple[CritiqueTool, ...] = (Reprojection(), KeypointLayout(), PoseReading())
 VIEWS = 4  # crops of the photograph, each also mirrored
 
 
@@ -41,7 +48,7 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
     center = (weights[:, None, None] * joints_mm).sum(dim=0)
     distance = (joints_mm - center).norm(dim=-1).mean(dim=-1).tolist()
     return Evidence(
-        tool="second_look",
+        tool=SECOND_LOOK,
         metric="score_weighted_consensus_mm",
         unit="mm",
         values=tuple(distance),
@@ -54,12 +61,14 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
 
 def look_again(case: Case, detector: Detector, seed: int) -> list[Evidence]:
     """The group against a steadier reading of the photograph (hmr.steady). Raises what the detector raises."""
-    steady = replace(case, detection=steady_look(detector, case.sample, VIEWS, seed))
-    found = [_renamed(Reprojection().measure(steady), "steady_reprojection_percent")]
-    if steady.detection is not None and steady.detection.joints_root_m is not None:
-        found.append(_renamed(PoseReading().measure(steady), "steady_pose_reading_mm"))
-    return found
+    detection = steady_look(detector, case.sample, VIEWS, seed)
+    steady = replace(case, detection=detection)
+    reads_space = detection.joints_root_m is not None
+    tools = [tool for tool in LOOKED_AGAIN if reads_space or "joints" not in tool.needs]
+    return [replace(tool.measure(steady), tool=SECOND_LOOK) for tool in tools]
 
 
-def _renamed(evidence: Evidence, metric: str) -> Evidence:
-    return replace(evidence, tool="second_look", metric=metric)
+def latest(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """What was measured of the group before it had scores, each metric as it was measured last."""
+    last = {item.metric: item for item in evidence}
+    return [last[item.metric] for item in evidence if item.tool != SECOND_LOOK]

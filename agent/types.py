@@ -92,7 +92,7 @@ class Revision:
     before: tuple[float | None, ...]
     after: tuple[float | None, ...]
     reason: str
-    looked_at: tuple[str, ...] = ()  # the metrics of the evidence that was bought for it
+    looked_at: tuple[str, ...] = ()  # the metrics of the evidence that was bought for it, the close-ups shown
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@
 | v_j       | the metric of hypothesis j; lower is better                                            |
 | theta     | the rule's threshold                                                                   |
 | h_j       | max(0, v_j - theta): what exceeds it (for the comparison "<", max(0, theta - v_j))      |
-| s         | max(1.4826 MAD(v), half the interquartile range, resolution): the group's own spread   |
-| z_j       | (h_j - median h) / s, clipped to +-4: graded, centred, robust                          |
+| s_j       | max(standard deviation of v over the others, resolution): the group's own spread       |
+| z_j       | (h_j - median h) / s_j, clipped to +-4: graded, centred, robust                        |
 
-The spread is taken from v and not from h, so that a rule that only one hypothesis breaks still has a scale;
-its floor is what a unit can resolve, so that a group of near-equals is not blown up into a ranking of noise.
+The spread is taken from v and not from h, so that a rule that only one hypothesis breaks still has a scale; its floor
+is what a unit can resolve, so that a group of near-equals is not blown up into a ranking of noise. It leaves
+hypothesis j itself out, so that what stands far off does not make itself look near (externally studentised, as
+outliers are tested); quantiles of twenty values (MAD, quartiles) do that as well, but scatter more and rank worse
+(docs/critics.md).
 Several rules on one metric add up to a piecewise linear price (as in MARS, Friedman 1991), which is what
 mining makes use of.
 """
@@ -46,11 +49,15 @@ def violation(
         return np.zeros_like(values)
     excess = np.maximum(0.0, values - threshold if comparison == ">" else threshold - values)
     middle = np.median(excess[known])
-    z = np.clip((excess - middle) / _spread(values[known], unit), -CLIP, CLIP)
-    return np.where(known, z, 0.0)
+    spread = np.maximum(_spread_of_others(values[known]), RESOLUTION.get(unit, 1e-6))
+    z = np.zeros_like(values)
+    z[known] = np.clip((excess[known] - middle) / spread, -CLIP, CLIP)
+    return z
 
 
-def _spread(values: Float[np.ndarray, "known"], unit: str) -> float:
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-    mad = 1.4826 * float(np.median(np.abs(values - median)))
-    return max(mad, float(high - low) / 2, RESOLUTION.get(unit, 1e-6))
+def _spread_of_others(values: Float[np.ndarray, "known"]) -> Float[np.ndarray, "known"]:
+    """Standard deviation of the values without each one in turn; 0 for a value that has no others."""
+    others = max(len(values) - 1, 1)
+    about = values - values.mean()
+    mean = -about / others  # of the others: all together sum to 0
+    return np.sqrt(np.maximum(((about**2).sum() - about**2) / others - mean**2, 0.0))

@@ -5,7 +5,7 @@
 | without rules           | one rule a metric, all of weight 1, nothing mined, admitted or weighed: the same      |
 |                         | evidence in equal parts (a backend that reads prose gets no rules at all)             |
 | without prototypes      | none is recalled, so every metric is trusted alike; weights are fitted for that       |
-| without reflection      | no revision                                                                           |
+| without reflection      | one look at the photograph, no second one and no revision                             |
 | greedy                  | C = 0 in the rules' UCB: what has worked is used again, what is new is not tried      |
 | without a tool          | the tool is not there, neither at exploration nor at judgement                        |
 | true keypoints and mask | the tools' detector knows the truth (`eval.true_detector`): headroom, no ablation     |
@@ -31,6 +31,7 @@ from agent.context import CritiqueSettings
 from agent.default import default_agent
 from agent.embedding import PolicyEmbedder
 from agent.explore import explore
+from agent.second_look import SECOND_LOOK
 from agent.seed_rules import load_seed_rules
 from agent.types import GroupCritique
 from agent.vlm import EmbeddedCritic, VLMBackend
@@ -52,7 +53,6 @@ __all__ = ["AGENT", "COMPONENTS", "AgentBench", "AgentVariant", "equal_rules", "
 
 COMPONENTS = ("rules", "prototypes", "reflection")
 EXPLORED = "exploration.json"
-SECOND_LOOK = "second_look"  # the tool of what is measured once there are scores
 UCB = 0.5  # C
 FAR_BELOW = -1e6  # a threshold that every value exceeds: the violation is then the value itself, graded
 
@@ -133,12 +133,13 @@ class AgentBench:
             yield agent
 
     def measure(self, groups: Sequence[TestedGroup]) -> list[GroupCritique]:
-        """What the tools say of these groups, and verdicts of no account: no memory, no backend asked."""
+        """What the tools say of these groups, looked at again where the seed rules leave doubts, and verdicts of no
+        account: no memory, no backend asked."""
         store, embedder = MemoryStore(":memory:"), PolicyEmbedder(self.policy)
         rules = RuleMemory(store, self.embedder)
         rules.add(load_seed_rules())
         memory = Memory(store, rules, PrototypeMemory(store, embedder.dim, embedder.name))
-        agent = self._build(AgentVariant(frozenset({"reflection"})), memory)
+        agent = self._build(AGENT, memory)
         agent = dataclasses.replace(agent, backend=EmbeddedCritic())
         return [agent.critique(group.labelled.sample, group.hypotheses) for group in groups]
 

@@ -32,6 +32,7 @@ from agent.learning import (
     recount,
 )
 from agent.learning import reweigh as fit_and_try
+from agent.second_look import latest
 from agent.types import GroupCritique
 from hmr.metrics import mpjpe_mm
 from hmr.types import Hypotheses, Labelled
@@ -187,7 +188,7 @@ def _judged(
     joints = agent.body.joints(hypotheses.params)
     errors_mm = mpjpe_mm(joints, labelled.truth.joints_cam_m[None])
     brief = Brief(
-        evidence=[asdict(item) for item in critique.evidence if item.tool != "second_look"],
+        evidence=[asdict(item) for item in latest(critique.evidence)],
         rules=[rule_json(item) for item in critique.rules],
         prototypes=[prototype_json(item) for item in critique.prototypes],
         tags=critique.tags,

@@ -14,6 +14,7 @@ from agent.tools.appearance import Appearance
 from agent.tools.ground_contact import GroundContact
 from agent.tools.group_consensus import GroupConsensus
 from agent.tools.joint_limits import JointLimits
+from agent.tools.keypoint_layout import KeypointLayout
 from agent.tools.pose_prior import PosePrior
 from agent.tools.pose_reading import PoseReading
 from agent.tools.reprojection import Reprojection
@@ -27,6 +28,7 @@ __all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "load_tools"]
 ENTRY_POINT_GROUP = "meshcritic.critique_tools"
 BUILT_IN: dict[str, Callable[[], CritiqueTool]] = {
     "reprojection": Reprojection,
+    "keypoint_layout": KeypointLayout,
     "silhouette": Silhouette,
     "appearance": Appearance,
     "joint_limits": JointLimits,

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from agent.tools.parts import JOINT_WORDS, LIMB_ENDING_AT, capitalise, worst_parts
 from agent.types import Case, Evidence, Need
-from hmr.types import Detection
 
-__all__ = ["Reprojection"]
+__all__ = ["Reprojection", "keypoint_evidence", "keypoint_weights", "project_joints"]
 
 SATURATION_PERCENT = 25.0
 SIGMA_FLOOR_PERCENT = 1.5  # no detector is better than this against a body's joints
@@ -39,35 +38,42 @@ class Reprojection:
     needs: frozenset[Need] = frozenset({"keypoints"})
 
     def measure(self, case: Case) -> Evidence:
-        assert case.detection is not None, "the graph skips tools whose needs are not met"
-        side_px = case.sample.box.side
-        distance = _distance_percent(case, case.detection, side_px)
-        weights = _weights(case.detection, side_px).to(distance)
-        values: tuple[float | None, ...] = (None,) * len(case)
-        if case.detection.confidence.sum() >= MIN_CONFIDENCE_SUM:
-            robust = distance / (1 + (distance / SATURATION_PERCENT) ** 2).sqrt()
-            values = tuple((robust @ weights).tolist())
-        # a joint that carries less than half an equal share of the weight does not decide who is at fault
-        blame = torch.where(weights > 0.5 / len(weights), distance, 0.0)
-        return Evidence(
-            tool=self.name,
-            metric="reprojection_percent_of_box",
-            unit="%",
-            values=values,
-            parts=worst_parts(blame, FAULT_PERCENT, LIMB_ENDING_AT),
-            sentences=tuple(_sentence(value, row) for value, row in zip(values, blame, strict=True)),
-        )
+        return keypoint_evidence(case, self.name, "reprojection_percent_of_box", project_joints(case))
 
 
-def _distance_percent(case: Case, detection: Detection, side_px: float) -> Float[Tensor, "group 24"]:
-    projected_px = case.hypotheses.camera.project(case.posed.joints_cam_m)
-    return (projected_px - detection.keypoints_px.to(projected_px)).norm(dim=-1) * (100 / side_px)
+def project_joints(case: Case) -> Float[Tensor, "group 24 2"]:
+    """Pixels of the group's joints in the whole image."""
+    return case.hypotheses.camera.project(case.posed.joints_cam_m)
 
 
-def _weights(detection: Detection, side_px: float) -> Float[Tensor, "24"]:
-    sigma_percent = detection.sigma_px * (100 / side_px)
-    weights = detection.confidence / (sigma_percent**2 + SIGMA_FLOOR_PERCENT**2)
+def keypoint_weights(case: Case) -> Float[Tensor, "24"]:
+    """How far each keypoint is to be believed: w_j of the table above, summing to 1 (to 0 where nothing was seen)."""
+    assert case.detection is not None, "the graph skips tools whose needs are not met"
+    sigma_percent = case.detection.sigma_px * (100 / case.sample.box.side)
+    weights = case.detection.confidence / (sigma_percent**2 + SIGMA_FLOOR_PERCENT**2)
     return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def keypoint_evidence(case: Case, tool: str, metric: str, joints_px: Float[Tensor, "group 24 2"]) -> Evidence:
+    """The table's value, with the joints of every hypothesis where `joints_px` puts them in the image."""
+    assert case.detection is not None, "the graph skips tools whose needs are not met"
+    keypoints_px = case.detection.keypoints_px.to(joints_px)
+    distance = (joints_px - keypoints_px).norm(dim=-1) * (100 / case.sample.box.side)
+    weights = keypoint_weights(case).to(distance)
+    values: tuple[float | None, ...] = (None,) * len(case)
+    if case.detection.confidence.sum() >= MIN_CONFIDENCE_SUM:
+        robust = distance / (1 + (distance / SATURATION_PERCENT) ** 2).sqrt()
+        values = tuple((robust @ weights).tolist())
+    # a joint that carries less than half an equal share of the weight does not decide who is at fault
+    blame = torch.where(weights > 0.5 / len(weights), distance, 0.0)
+    return Evidence(
+        tool=tool,
+        metric=metric,
+        unit="%",
+        values=values,
+        parts=worst_parts(blame, FAULT_PERCENT, LIMB_ENDING_AT),
+        sentences=tuple(_sentence(value, row) for value, row in zip(values, blame, strict=True)),
+    )
 
 
 def _sentence(value: float | None, blame_percent: Float[Tensor, "24"]) -> str:

@@ -9,15 +9,20 @@ a label twice fits never.
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from agent.prompts import load_prompt
+from agent.redaction import redactor
 from agent.vlm.protocol import KeepsAnswers, MalformedReply, Part, Reply, Task, TextPart, VLMBackend
 
-__all__ = ["Answer", "ask"]
+__all__ = ["Answer", "ask", "parse"]
 
 M = TypeVar("M", bound=BaseModel)
 QUOTED_CHARS = 2000  # of a bad reply, shown back to the model
@@ -35,28 +40,35 @@ class Answer(Generic[M]):
 
 def ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], seed: int) -> Answer[M]:
     """One question, and one repair that quotes what was wrong. Never raises on what a backend does."""
-    schema = {**model.model_json_schema(), "title": task}
+    schema = {**_schema(model), "title": task}
     replies: list[dict[str, Any]] = []
     attempt = list(parts)
     reason = ""
     for _ in range(2):
         said = ""
+        asked = _question(backend, task, seed, attempt)
         try:
             reply = _generate(backend, attempt, schema, seed)
             said = reply.text
-            replies.append(_record(task, seed, attempt, reply))
-            value = _parse(said, model)
+            replies.append({**asked, **_said(reply)})
+            value = parse(said, model)
         except MalformedReply as error:
             reason = str(error)
             attempt = [*parts, TextPart(_repair_request(said, reason))]
             continue
         except _Failed as error:
-            replies.append(_failure(task, seed, attempt, str(error)))
+            replies.append({**asked, "error": str(error)})
             return Answer(None, str(error), tuple(replies))
         if isinstance(backend, KeepsAnswers) and not reply.cached:
             backend.keep(parts, schema, seed, reply)
         return Answer(value, "", tuple(replies))
     return Answer(None, f"malformed after one repair: {reason}"[:300], tuple(replies))
+
+
+@lru_cache(maxsize=256)
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Kept, because making it takes longer than all else about a question."""
+    return model.model_json_schema()
 
 
 class _Failed(Exception):
@@ -70,10 +82,12 @@ def _generate(backend: VLMBackend, parts: Sequence[Part], schema: dict[str, Any]
     except MalformedReply:
         raise
     except Exception as error:
-        raise _Failed(f"{backend.name} failed: {type(error).__name__}: {error}"[:300]) from error
+        said = f"{backend.name} failed: {type(error).__name__}: {error}"
+        raise _Failed(redactor(os.environ)(said)[:300]) from error
 
 
-def _parse(text: str, model: type[M]) -> M:
+def parse(text: str, model: type[M]) -> M:
+    """The checked answer in a reply. Raises MalformedReply with what was wrong with it."""
     reason = "there is no complete JSON object in the reply"
     for number, candidate in enumerate(reversed(list(_objects(text)))):
         try:
@@ -118,18 +132,23 @@ def _repair_request(text: str, reason: str) -> str:
     )
 
 
-def _record(task: Task, seed: int, parts: Sequence[Part], reply: Reply) -> dict[str, Any]:
+def _question(backend: VLMBackend, task: Task, seed: int, parts: Sequence[Part]) -> dict[str, Any]:
+    """What the trace says of a question: who was asked, when, and every part by its hash."""
     return {
         "task": task,
+        "backend": f"{backend.name} {backend.revision}",
+        "prompt": load_prompt(task).version,
         "seed": seed,
         "parts": [part.sha256 for part in parts],
+        "started": round(time.time(), 3),
+    }
+
+
+def _said(reply: Reply) -> dict[str, Any]:
+    return {
         "text": reply.text,
         "ms": round(reply.ms, 3),
         "tokens": [reply.tokens_in, reply.tokens_out],
         "retries": reply.retries,
         "cached": reply.cached,
     }
-
-
-def _failure(task: Task, seed: int, parts: Sequence[Part], reason: str) -> dict[str, Any]:
-    return {"task": task, "seed": seed, "parts": [part.sha256 for part in parts], "error": reason}

@@ -4,8 +4,9 @@ It answers the same five questions through the same protocol as a language model
 
 tag      thresholds on the image's facts (joint confidences, box, the group's median pose)
 score    every retrieved rule with a predicate prices its violation: see the table
-reflect  doubts a hypothesis whose rank moves between permutations, or contradicts the second look
-revise   prices the doubted ones again, the second look taking SECOND_LOOK_SHARE of the price
+reflect  doubts a hypothesis whose rank moves between permutations, or contradicts the body that the best agree on;
+         with one in doubt the photograph is read again, and that may move them all
+revise   prices the doubted ones again, what was measured again in the place of what was measured first
 mine     the one or two thresholds that best separate what was ranked too high from what was ranked too low
 
 | symbol | meaning                                                                                      |
@@ -47,8 +48,8 @@ JITTER_SHAPE = 8.0  # of the gamma that perturbs a rule's weight: mean 1, standa
 TRUST_FLOOR = (
     0.25  # a metric that failed on similar cases still counts this much, relative to the mean metric
 )
-SECOND_LOOK_SHARE = 0.3  # of the price of a hypothesis under revision
 CONTRADICTION = 1 / 8  # of the group: a gap in rank (of more than 1) between verdict and second look
+READ_AGAIN = "others of its group are in doubt, and the photograph is read again"
 
 
 class EmbeddedCritic:
@@ -82,28 +83,36 @@ def _score(data: Json, seed: int) -> Json:
 
 
 def _revise(data: Json) -> Json:
+    first, again = data["evidence"]["metrics"], data["second_look"]
+    metrics = {name: again.get(name, metric) for name, metric in first.items()}
+    data = {**data, "evidence": {**data["evidence"], "metrics": metrics}}
     rules, prices = _priced_rules(data)
-    second = _second_look(data)
-    total = (1 - SECOND_LOOK_SHARE) * prices.sum(axis=0) + SECOND_LOOK_SHARE * second
-    return _verdicts(data, list(data["doubts"]), total, rules, prices)
+    return _verdicts(data, list(data["doubts"]), prices.sum(axis=0), rules, prices)
 
 
 def _reflect(data: Json) -> Json:
+    reasons = _doubts(data)
+    if any(reasons.values()):
+        reasons = {label: reason or READ_AGAIN for label, reason in reasons.items()}
+    return {label: {"doubt": bool(reason), "reason": reason} for label, reason in reasons.items()}
+
+
+def _doubts(data: Json) -> dict[str, str]:
+    """What speaks against each score, in words; empty where nothing does."""
     labels, scores = data["evidence"]["labels"], data["scores"]
     verdict_rank = _ranks(-np.array([scores[label] for label in labels], float))
     evidence_rank = _ranks(_second_look(data))
-    answer = {}
+    reasons = {}
     for j, label in enumerate(labels):
         moved, gap = data["rank_std"][label], abs(verdict_rank[j] - evidence_rank[j])
-        reason = ""
+        reasons[label] = ""
         if moved > data["dispersion_threshold"]:
-            reason = f"its rank moves by {moved:.1f} places when the rules are weighed differently"
+            reasons[label] = f"its rank moves by {moved:.1f} places when the rules are weighed differently"
         elif gap > max(1.0, CONTRADICTION * len(labels)):
-            reason = (
+            reasons[label] = (
                 f"ranked {verdict_rank[j] + 1:.0f} but the second look puts it at {evidence_rank[j] + 1:.0f}"
             )
-        answer[label] = {"doubt": bool(reason), "reason": reason}
-    return answer
+    return reasons
 
 
 def _priced_rules(data: Json, seed: int | None = None) -> tuple[list[Json], Matrix]:

@@ -16,6 +16,7 @@ Left out: jumping over tokens that the grammar forces, a speed-up that transform
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,11 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-__all__ = ["Grammars", "Guide", "bounded"]
+__all__ = ["Grammars", "Guide", "bounded", "fitting"]
 
 Json = dict[str, Any]
 
+BARRED = r'"\\\x00-\x1f\x7f'  # in strings: quotes, backslashes and control characters
 ITEMS = 8  # of a list
 ITEM_CHARS = 60  # of a string in a list, as `agent.vlm.answers` checks
 RANGES = {"score": (0, 100), "weight": (0, 10)}  # as `agent.vlm.answers` checks
@@ -50,10 +52,15 @@ def bounded(schema: Mapping[str, Any], chars: int, name: str = "") -> Json:
     if schema.get("type") == "array":
         tight |= {"items": bounded(schema["items"], min(chars, ITEM_CHARS)), "maxItems": ITEMS}
     elif schema.get("type") == "string" and "enum" not in schema:
-        tight["pattern"] = rf'^[^"\\\x00-\x1f\x7f]{{0,{chars}}}$'
+        tight["pattern"] = rf"^[^{BARRED}]{{0,{chars}}}$"
     elif schema.get("type") == "number" and name in RANGES:
         tight["minimum"], tight["maximum"] = RANGES[name]
     return tight
+
+
+def fitting(text: str, chars: int) -> str:
+    """A string as a bounded answer may hold it: what is barred becomes an apostrophe, what is too long is cut."""
+    return re.sub(f"[{BARRED}]", "'", text)[:chars]
 
 
 class Grammars:

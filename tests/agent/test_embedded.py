@@ -7,7 +7,7 @@ import pytest
 
 from agent.violations import violation
 from agent.vlm import DataPart, EmbeddedCritic
-from agent.vlm.embedded import metric_trust
+from agent.vlm.embedded import READ_AGAIN, metric_trust
 from agent.vlm.mining import mine
 from agent.vlm.tagging import tags_of
 
@@ -46,13 +46,22 @@ def ask(task, metrics, rules, **data):
     return json.loads(EmbeddedCritic().generate(parts, {"title": task}, seed=0).text)
 
 
-def test_violation_is_what_exceeds_the_threshold_over_the_groups_spread():
-    # median 30, deviations 20 10 0 10 20 -> MAD 10, 1.4826 * 10 = 14.826; quartiles 20, 40 -> half range 10
-    values = np.array([10.0, 20.0, 30.0, 40.0, 50.0])
-    np.testing.assert_allclose(violation(values, ">", 0.0, "mm"), (values - 30) / 14.826)
+def test_violation_is_what_exceeds_the_threshold_over_the_others_spread():
+    # without 10 or 50: 20 30 40 50 about 35, variance 125; without 20 or 40: 218.75; without 30: 250
+    values, spread = np.array([10.0, 20.0, 30.0, 40.0, 50.0]), np.sqrt([125, 218.75, 250, 218.75, 125])
+    np.testing.assert_allclose(violation(values, ">", 0.0, "mm"), (values - 30) / spread)
     # above 30: excess 0 0 0 10 20, its median 0
-    np.testing.assert_allclose(violation(values, ">", 30.0, "mm"), np.array([0, 0, 0, 10, 20]) / 14.826)
-    np.testing.assert_allclose(violation(values, "<", 30.0, "mm"), np.array([20, 10, 0, 0, 0]) / 14.826)
+    np.testing.assert_allclose(violation(values, ">", 30.0, "mm"), np.array([0, 0, 0, 10, 20]) / spread)
+    np.testing.assert_allclose(violation(values, "<", 30.0, "mm"), np.array([20, 10, 0, 0, 0]) / spread)
+
+
+def test_what_stands_far_off_does_not_make_itself_look_near():
+    # the others span 3 mm, which is the resolution: (1000 - 2) / 3, clipped to 4
+    assert violation(np.array([0.0, 1.0, 2.0, 3.0, 1000.0]), ">", 0.0, "mm")[-1] == 4.0
+
+
+def test_a_value_alone_says_nothing():
+    assert violation(np.array([np.nan, 7.0]), ">", 0.0, "mm").tolist() == [0.0, 0.0]
 
 
 def test_violation_does_not_blow_up_differences_below_the_resolution():
@@ -113,8 +122,35 @@ def test_reflection_doubts_what_moves_and_what_the_second_look_contradicts():
         "reflect", metrics, [], scores=scores, rank_std=stds, second_look=second, dispersion_threshold=2.0
     )
     # A is first by score and last (place 5) on the second look; C moves by 3 places
-    assert [label for label in LABELS if answer[label]["doubt"]] == ["A", "C"]
     assert answer["A"]["reason"] == "ranked 1 but the second look puts it at 5"
+    assert answer["C"]["reason"].startswith("its rank moves by 3.0 places")
+    # and with them the whole group: a photograph that is read again may move every one
+    assert all(answer[label]["doubt"] for label in LABELS)
+    assert {answer[label]["reason"] for label in "BDE"} == {READ_AGAIN}
+
+
+def test_reflection_doubts_nothing_where_the_second_look_agrees():
+    metrics = {"a": metric([1, 2, 3, 4, 5])}
+    answer = ask(
+        "reflect", metrics, [], scores=dict(zip(LABELS, [90, 80, 70, 60, 50], strict=True)),
+        rank_std=dict.fromkeys(LABELS, 0.5), second_look={"c": metric([10, 20, 30, 40, 50])}, dispersion_threshold=2.0,
+    )  # fmt: skip
+    assert not any(answer[label]["doubt"] or answer[label]["reason"] for label in LABELS)
+
+
+def test_a_revision_puts_what_was_measured_again_in_the_place_of_what_was_measured_first():
+    first, again = metric([50, 40, 30, 20, 10]), metric([10, 20, 30, 40, 50])
+    unknown_before = metric([50, 40, 30, 20, 10])
+    doubts = dict.fromkeys(LABELS, "read again")
+    revised = ask(
+        "revise", {"a": first}, [rule("a"), rule("b")], doubts=doubts,
+        second_look={"a": again, "b": unknown_before},
+    )  # fmt: skip
+    scores = [revised[label]["score"] for label in LABELS]
+    assert scores == sorted(
+        scores, reverse=True
+    )  # by `again`; the rule on b prices nothing, b was no evidence
+    assert set(ask("revise", {"a": first}, [rule("a")], doubts={"B": "why"}, second_look={})) == {"B"}
 
 
 def test_mining_finds_the_metric_and_threshold_that_separate():

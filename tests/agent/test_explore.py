@@ -21,6 +21,7 @@ from memory.store import FrozenMemoryError, MemoryStore
 from tests.agent import exploration_run
 from tests.agent.critique_case import HashEmbedder, MeanColor, make_agent
 from tests.agent.exploration_run import HELD_OUT, Miner, propose
+from tests.agent.trace_services import Kept
 
 CASES = exploration_run.CASES[:3]
 KILLS = 8
@@ -201,7 +202,8 @@ def test_the_recursion_limit_is_just_enough(monkeypatch):
 
 
 def test_the_steps_of_an_exploration_are_on_record(tmp_path):
-    with Trace(tmp_path / "trace.jsonl") as trace:
+    kept = Kept()
+    with Trace(tmp_path / "trace.jsonl", exporters=[kept]) as trace:
         explore(make_agent(Miner(), trace=trace), CASES[:1], HELD_OUT, propose)
     nodes = [record["node"] for record in read_case(tmp_path, "exploration")]
     assert nodes == ["mine", "retire", "admit", "reweigh", "conclude"]
@@ -209,6 +211,10 @@ def test_the_steps_of_an_exploration_are_on_record(tmp_path):
     assert of_case[0] == "render_views"
     assert of_case[-2:] == ["judge", "write_back"]
     assert list(show_case(read_case(tmp_path, "exploration")))
+    whole = kept.cases[-1]  # as a tree: what judges a case is the exploration's, the critique stands alone
+    assert [node.name for node in whole.children] == ["judge", "write_back", *nodes]
+    assert [call.name for call in whole.children[2].children] == ["mine"]
+    assert kept.cases[0].name == CASES[0].sample.id
 
 
 def test_a_frozen_memory_refuses_exploration(tmp_path):

@@ -134,7 +134,7 @@ def test_a_reflection_that_never_ends_is_ended_by_the_budget(trace, records):
 def test_a_doubt_buys_evidence_once_and_the_revision_says_what(trace, records):
     agent = make_agent(Doubter(), trace=trace, settings=CritiqueSettings(view_size_px=64, max_revisions=2))
     critique = agent.critique(sample(), group(spoiled_group()))
-    bought = ("steady_reprojection_percent", "steady_pose_reading_mm")
+    bought = ("reprojection_percent_of_box", "layout_percent_of_box", "pose_reading_mm")
     looked = [item.metric for item in critique.evidence if item.tool == "second_look"]
     assert looked == ["score_weighted_consensus_mm", *bought]
     assert {revision.looked_at for revision in critique.revisions} == {tuple(looked)}
@@ -283,7 +283,9 @@ def test_a_backend_that_takes_few_pictures_reflects_without_and_revises_with_tho
     backend = FewPictures()
     make_agent(backend).critique(sample(), group(spoiled_group()))
     shown = {task: pictures for task, pictures in backend.asked if task in ("reflect", "revise")}
-    assert shown == {"reflect": ["the photograph"], "revise": ["the photograph", "hypothesis A"]}
+    assert shown["reflect"] == ["the photograph"]
+    assert shown["revise"][:2] == ["the photograph", "hypothesis A"]
+    assert [caption.partition(":")[0] for caption in shown["revise"][2:]] == ["hypothesis A again"]
     assert max(len(pictures) for _, pictures in backend.asked) <= 5
 
 
@@ -330,8 +332,15 @@ def test_no_picture_lands_in_the_trace(trace, tmp_path):
     assert max(map(len, text.splitlines())) < 50_000
 
 
-def test_the_graph_of_langgraph_json_is_this_one():
-    config = json.loads(Path("langgraph.json").read_text())
+def test_langgraphs_own_tools_can_open_what_langgraph_json_names():
+    root = Path(__file__).parents[2]
+    config = json.loads((root / "langgraph.json").read_text())
+    assert config["dependencies"] == ["."]
     path, name = config["graphs"]["critique"].split(":")
+    assert (root / path).is_file()
     module = importlib.import_module(path.removeprefix("./").removesuffix(".py").replace("/", "."))
-    assert set(getattr(module, name).get_graph().nodes) == set(build_critique_graph().get_graph().nodes)
+    opened = getattr(module, name)
+    assert set(opened.get_graph().nodes) == set(build_critique_graph().get_graph().nodes)
+    assert {"scores", "doubts", "revisions"} <= opened.get_output_jsonschema()["properties"].keys()
+    settings = opened.get_context_jsonschema()["$defs"]["CritiqueSettings"]["properties"]
+    assert settings["permutations"]["default"] == CritiqueSettings.permutations

@@ -8,6 +8,7 @@ from PIL import Image
 
 from agent.context import CritiqueSettings
 from agent.panels import PANEL_PX, Views, draw_views, hypothesis_parts, photo_part, shown_at_once
+from hmr.render.overlay import panel
 from hmr.render.raster import RasterRenderer
 from hmr.types import BodyParams
 from tests.agent.critique_case import planted_fault
@@ -45,6 +46,15 @@ def test_the_label_is_part_of_the_picture():
     [under_a] = hypothesis_parts({"A": views(1)["A"]})
     [under_b] = hypothesis_parts({"B": views(1)["A"]})
     assert under_a.sha256 != under_b.sha256
+
+
+@pytest.mark.parametrize(("size", "label"), [(64, "A"), (224, "Q"), (224, "AB")])
+def test_what_is_laid_on_is_what_would_have_been_drawn(size, label):
+    rng = np.random.default_rng(size)
+    overlaid, side = (rng.integers(0, 255, (size, size, 3), dtype=np.uint8) for _ in range(2))
+    [part] = hypothesis_parts({label: Views(overlaid, side)})
+    shown = np.asarray(Image.open(io.BytesIO(part.png)))
+    assert np.array_equal(shown, panel(None, overlaid, side, label))
 
 
 def test_no_views_are_no_pictures():

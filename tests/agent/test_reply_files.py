@@ -188,7 +188,8 @@ def test_a_dry_run_walks_the_longest_way_and_asks_nobody():
     assert account["by_task"] == {"tag": 1, "score": 3, "reflect": 2, "revise": 1}
     assert (account["calls"], account["calls_without_doubt"]) == (7, 5)
     # the photograph for the tags; the photograph and a panel a hypothesis (of six) for the other six questions
-    assert account["images"] == 1 + 6 * 7
+    # and close-ups of the four most in doubt for the revision
+    assert account["images"] == 1 + 6 * 7 + 4
     assert account["tokens_in"] > account["tokens_out"] > 0
     assert account["sends_to"] == "far.away"
     assert live.calls == 0

@@ -43,6 +43,7 @@ def built(sd: float) -> BodyParams:
 # tool -> a body with the fault it must see, and a part it must blame (None: the fault has no place)
 FAULTS: dict[str, tuple[Callable[[], BodyParams], str | None]] = {
     "reprojection": (lambda: bent("left_elbow", (0.0, -2.0, 0.0)), "left forearm"),
+    "keypoint_layout": (lambda: bent("left_elbow", (0.0, -2.0, 0.0)), "left forearm"),
     "silhouette": (lambda: moved(0.6), "left thigh"),
     "appearance": (lambda: bent("left_shoulder", (0.0, 0.0, 0.0)), "forearms"),
     "joint_limits": (lambda: bent("left_knee", (-1.2, 0.0, 0.0)), "left shin"),
