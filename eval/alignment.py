@@ -6,9 +6,12 @@
 | shuffled          | the embedded agent's, each group's in random order: the control                               |
 | hmr-scorer        | a small learned scorer's (`rl.hmr_scorer`), ADHMR's critic                                     |
 | noisy-truth:SRCC  | the truth's, with noise until it ranks as well as SRCC says; opens the truth and is stamped   |
+| reward:FILE:NAME  | those of a function or a `Scorer` of your own (`rl.rewards.load_reward`)                      |
 
-A critic that learns does so on `lab-calibration` alone, as in `eval.critic_eval`. The folder keeps the scenes, the
-memory, every round (`rl.rounds`) and alignment.json, which says what all of it was made from.
+A critic that learns does so on `lab-calibration` alone, as in `eval.critic_eval`. Where training arguments give
+`replay_weight`, scenes of `lab-train` are drawn with their truth and replayed beside the wild ones (`rl.replay`). The
+folder keeps the scenes, the memory, every round (`rl.rounds`) and alignment.json, which says what all of it was made
+from.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from agent.agent import CritiqueAgent
 from agent.vlm import load_backend
 from eval.critic_rivals import fitted_hmr_scorer
 from eval.critic_variants import AGENT, AgentBench
@@ -37,12 +41,15 @@ from hmr.types import Scorer
 from memory.embed import load_text_embedder
 from rl.config import GroupPreferenceConfig
 from rl.preferences import shuffle_scores
+from rl.replay import replay_of
+from rl.rewards import load_reward
 from rl.rounds import Rounds, align_in_rounds
 from rl.scorers import NoisyTruthScorer
 
-__all__ = ["AlignSettings", "read_alignment", "run_alignment"]
+__all__ = ["AlignSettings", "read_alignment", "run_alignment", "with_replay"]
 
 NOISY_TRUTH = "noisy-truth:"
+REWARD = "reward:"
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class AlignSettings:
     alignment: dict[str, Any] = field(default_factory=dict)  # fields of rl.config.GroupPreferenceConfig
     motion: Path | None = None
     memory: Path | None = None  # an explored one; None: explore first
+    replayed: int = 512  # scenes of lab-train, where training arguments ask for replay
 
     @property
     def uses_truth(self) -> bool:
@@ -103,11 +111,12 @@ def run_alignment(
     rescore = shuffle_scores if settings.critic == "shuffled" else None
     with ExitStack() as opened:
         scorer = _scorer(policy, body, settings, scenes, out, stage, opened)
-        aligned = align_in_rounds(
-            policy, scorer, samples, out, settings.alignment, settings.rounds, stage, rescore
-        )
+        alignment = with_replay(policy, settings, out, stage, workers)
+        rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
+        aligned = align_in_rounds(policy, scorer, samples, out, alignment, rounds, stage, rescore)
     told = {
         **settings.to_json(),
+        "uses_truth": settings.uses_truth or bool(getattr(scorer, "uses_truth", False)),
         "scorer": scorer.name,
         "base_policy": policy.digest(),
         "policy": aligned.digest(),
@@ -116,6 +125,36 @@ def run_alignment(
     }
     (out / "alignment.json").write_text(json.dumps(told, indent=1))
     return aligned
+
+
+def _in_flight(scorer: Scorer) -> int:
+    """Groups that are judged at once: as many as the server behind an agent takes."""
+    return scorer.backend.capabilities.concurrency if isinstance(scorer, CritiqueAgent) else 1
+
+
+def with_replay(
+    policy: DiffusionPolicy, settings: AlignSettings, out: Path, stage: Stage, workers: int = 1
+) -> dict[str, Any]:
+    """The training arguments, and if they ask for replay but not of what, a `replay_file` of lab scenes in `out`.
+
+    One file does for all rounds: it holds what the encoder sees, and alignment leaves the encoder alone.
+    """
+    alignment = settings.alignment
+    if not alignment.get("replay_weight") or alignment.get("replay_file"):
+        return alignment
+    file = out / f"replay-{settings.replayed}-{policy.digest()}.safetensors"
+    if not file.exists():
+        tick = stage(f"drawing {settings.replayed} scenes of lab-train to replay", settings.replayed)
+        scenes = draw_split(
+            "lab-train",
+            out / "scenes",
+            settings.replayed,
+            motion=settings.motion,
+            workers=workers,
+            progress=tick,
+        )
+        replay_of(policy, read_labelled(scenes)).save(file)
+    return {**alignment, "replay_file": str(file)}
 
 
 def _scorer(
@@ -130,6 +169,8 @@ def _scorer(
     if settings.uses_truth:
         truths = {case.sample.id: case.truth for case in read_labelled(scenes)}
         return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
+    if settings.critic.startswith(REWARD):
+        return load_reward(settings.critic.removeprefix(REWARD))
     backend = load_backend("embedded" if settings.critic in ("shuffled", "hmr-scorer") else settings.critic)
     tick = stage(f"drawing {settings.calibration} scenes of lab-calibration", settings.calibration)
     lab = draw_split("lab-calibration", out / "scenes", settings.calibration, progress=tick)

@@ -1,6 +1,7 @@
 """What a run of alignment can be told, beside all that `transformers.TrainingArguments` knows.
 
-Left out, for the trainer does not do it yet: replay of labelled batches.
+Left out: weights of several reward functions, which are settled where scores are made (`rl.preferences`): a row holds
+one score a hypothesis.
 """
 
 from __future__ import annotations
@@ -10,9 +11,23 @@ from typing import no_type_check
 
 from transformers import TrainingArguments
 
-from rl.losses import LOSSES, LossSettings
+from rl.advantages import ADVANTAGE_TYPES, AdvantageSettings
+from rl.losses import LOSSES, TRUST_REGIONS, LossSettings
 
 __all__ = ["GroupPreferenceConfig"]
+
+CHOICES = {"loss_type": LOSSES, "advantage_type": ADVANTAGE_TYPES, "trust_region": TRUST_REGIONS}
+POSITIVE = (
+    "beta",
+    "epsilon",
+    "temperature",
+    "penalty",
+    "advantage_clip",
+    "timesteps_per_group",
+    "replay_per_image",
+    "spread_images",
+)
+NOT_NEGATIVE = ("spread_weight", "spread_floor", "replay_weight", "spread_steps", "lora_rank")
 
 
 @no_type_check  # TrainingArguments turns strings into enums, lists and objects that its own annotations deny
@@ -45,6 +60,14 @@ class GroupPreferenceConfig(TrainingArguments):
         default=False,
         metadata={"help": "Pinned memory; of no use on a CPU, the tested default."},
     )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={"help": "All that is trained is used in every step; there is nothing to find."},
+    )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False,
+        metadata={"help": "Buffers are frozen; copying them would spoil a graph of two forward passes."},
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: the loss reads columns that forward does not."}
     )
@@ -63,6 +86,13 @@ class GroupPreferenceConfig(TrainingArguments):
         default=0.5, metadata={"help": "`weighted`: softmax temperature over the advantages of a group."}
     )
     penalty: float = field(default=1.0, metadata={"help": "`quadratic`: weight of r^2 / 2."})
+    trust_region: str = field(
+        default="absolute",
+        metadata={
+            "help": "`relative` divides the difference of errors by the group's mean L_ref(t), so that beta and "
+            "epsilon mean the same at all times; `absolute` does not."
+        },
+    )
     timesteps_per_group: int = field(
         default=2, metadata={"help": "Diffusion times a group and step, stratified and antithetic in pairs."}
     )
@@ -70,13 +100,51 @@ class GroupPreferenceConfig(TrainingArguments):
         default=0.0, metadata={"help": "Lower end of the times, as a share of the diffusion's length."}
     )
     max_timestep: float = field(default=1.0, metadata={"help": "Upper end of the times, the same share."})
+    advantage_type: str = field(
+        default="group",
+        metadata={
+            "help": "What centred scores are divided by: the `group`'s std, the std within all groups (`batch`), or "
+            "nothing (`none`)."
+        },
+    )
     advantage_clip: float = field(default=5.0, metadata={"help": "Advantages are clamped to +- this."})
+    diversity_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Added to the advantages: this times the standardised distance from the group's mean."
+        },
+    )
+    spread_neutral: bool = field(
+        default=False,
+        metadata={
+            "help": "Take out of the advantages what the distance from the group's mean explains of them, so that "
+            "better ones pull the mean and leave the spread, to first order."
+        },
+    )
     min_group_std: float = field(
         default=0.1,
         metadata={
             "help": "Groups whose scores' std is below this share of the median group's are masked: "
             "standardising them would amplify the scorer's noise."
         },
+    )
+    spread_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the penalty on lost spread (rl/spread.py), in a group's predictions at high noise."
+        },
+    )
+    spread_floor: float = field(
+        default=1.0, metadata={"help": "Share of the reference's spread below which that penalty begins."}
+    )
+    replay_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the denoising loss on labelled lab scenes (rl/replay.py)."}
+    )
+    replay_per_image: int = field(
+        default=4, metadata={"help": "Labelled scenes drawn for each image of a batch, when there is replay."}
+    )
+    replay_file: str | None = field(
+        default=None, metadata={"help": "What `Replay.save` wrote; `meshcritic align` makes it by itself."}
     )
     trainable: str = field(
         default="denoiser", metadata={"help": "Submodule of the policy that is trained; the rest is frozen."}
@@ -92,22 +160,45 @@ class GroupPreferenceConfig(TrainingArguments):
         },
     )
 
+    spread_steps: int = field(
+        default=100,
+        metadata={
+            "help": "Steps between two looks at the spread of what the averaged policy samples; 0 for none."
+        },
+    )
+    spread_images: int = field(
+        default=16, metadata={"help": "Training images, the first ones, that are looked at."}
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss_type not in LOSSES:
-            raise ValueError(f"loss_type is one of {', '.join(LOSSES)}, not {self.loss_type!r}")
-        for name in ("beta", "epsilon", "temperature", "penalty", "advantage_clip", "timesteps_per_group"):
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not {getattr(self, name)!r}")
+        for name in POSITIVE:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.min_timestep < self.max_timestep <= 1:
             raise ValueError(
                 "timesteps need 0 <= min_timestep < max_timestep <= 1, "
                 f"not {self.min_timestep} and {self.max_timestep}"
             )
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank must be at least 0, not {self.lora_rank}")
+        if self.replay_weight and not self.replay_file:
+            raise ValueError("replay_weight needs a replay_file, written by rl.replay.Replay.save")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
 
     def loss_settings(self) -> LossSettings:
-        return LossSettings(self.beta, self.epsilon, self.temperature, self.penalty)
+        return LossSettings(self.beta, self.epsilon, self.temperature, self.penalty, self.trust_region)
+
+    def advantage_settings(self) -> AdvantageSettings:
+        return AdvantageSettings(
+            self.advantage_type,
+            self.advantage_clip,
+            self.min_group_std,
+            self.diversity_weight,
+            self.spread_neutral,
+        )

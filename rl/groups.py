@@ -6,21 +6,27 @@ The whole set lies in memory, about 15 KB an image (G = 20, 157 parameters, 739 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from datasets import Dataset
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from hmr.policy import Features
 from hmr.types import BodyParams
+from rl.advantages import DEFAULT_ADVANTAGES, AdvantageSettings, Scores, advantages_of
 from rl.types import PreferenceGroup
 
-__all__ = ["Coordinates", "GroupTensors", "tensors_from_preferences"]
+__all__ = ["Coordinates", "GroupTensors", "features_of", "tensors_from_preferences"]
+
+REWARDS = "rewards/"  # before the name of a reward function, in columns and in metrics
 
 
 @runtime_checkable
@@ -42,6 +48,9 @@ class GroupTensors(TorchDataset):
     advantages: Float[Tensor, "images group"]
     mask: Bool[Tensor, "images group"]
     scores: Float[Tensor, "images group"]  # raw, NaN for None; only metrics read them
+    rewards: Mapping[str, Float[Tensor, "images group"]] = field(
+        default_factory=dict
+    )  # by function, likewise
 
     def __len__(self) -> int:
         return self.condition.shape[0]
@@ -54,48 +63,65 @@ class GroupTensors(TorchDataset):
             "advantages": self.advantages[row],
             "mask": self.mask[row],
             "scores": self.scores[row],
+            **{f"{REWARDS}{name}": values[row] for name, values in self.rewards.items()},
         }
 
     @staticmethod
     def from_scores(
         condition: Float[Tensor, "images channels"],
         x0: Float[Tensor, "images group dim"],
-        groups: Sequence[PreferenceGroup],
-        advantage_clip: float,
-        min_group_std: float,
+        scores: Sequence[Scores],
+        settings: AdvantageSettings = DEFAULT_ADVANTAGES,
+        rewards: Mapping[str, Sequence[Scores]] = MappingProxyType({}),
     ) -> GroupTensors:
-        """`min_group_std` is a share of the median group's std, so that it means the same for every
-        scorer."""
-        stds = [std for group in groups if (std := group.score_std()) is not None]
-        floor = min_group_std * torch.tensor(stds or [0.0]).median().item()
-        advantages = [group.advantages(advantage_clip, floor) for group in groups]
-        scores = [[float("nan") if score is None else score for score in group.scores] for group in groups]
-        return GroupTensors(
-            condition,
-            x0,
-            torch.stack([item.values for item in advantages]),
-            torch.stack([item.mask for item in advantages]),
-            torch.tensor(scores, dtype=torch.float32),
-        )
+        """`scores`, and what each reward function gave, are of the same images in the same order."""
+        told = {name: _with_nan(values) for name, values in rewards.items()}
+        return GroupTensors(condition, x0, *advantages_of(scores, x0, settings), _with_nan(scores), told)
 
 
 def tensors_from_preferences(
-    policy: Coordinates, dataset: Dataset, advantage_clip: float = 5.0, min_group_std: float = 0.1
+    policy: nn.Module | Coordinates, dataset: Dataset, settings: AdvantageSettings = DEFAULT_ADVANTAGES
 ) -> GroupTensors:
-    """Rows of `rl.preferences.load_preferences` in the coordinates of `policy`.
+    """Rows of `rl.preferences.load_preferences` in the coordinates of `policy`, which are in the rows already if it is
+    no model of SMPL bodies (`rl.policy_adapter`); one that is has `Coordinates`.
 
     Raises ValueError if there is no row or if the groups differ in size.
     """
     if not len(dataset):
         raise ValueError("there is nothing to align on: the preference set has no row")
-    groups = [PreferenceGroup.from_row(cast(dict[str, Any], row)) for row in dataset.with_format(None)]
-    sizes = sorted({len(group.scores) for group in groups})
+    scores = dataset["scores"][:]
+    sizes = sorted({len(group) for group in scores})
     if len(sizes) > 1:
         raise ValueError(f"all groups of a preference set must have one size, not {sizes}")
-    condition = torch.stack([group.condition for group in groups])
-    geometry = torch.stack([group.geometry for group in groups])
-    params = BodyParams.stack([group.hypotheses.params for group in groups])
-    with torch.no_grad():
-        features = Features(condition.to(policy.device), geometry.to(policy.device))
-        x0 = policy.to_x0(params.to(policy.device), features).cpu()
-    return GroupTensors.from_scores(condition, x0, groups, advantage_clip, min_group_std)
+    if "x0" in dataset.column_names:
+        condition, x0 = _column(dataset, "condition"), _column(dataset, "x0")
+        x0 = x0.unflatten(1, (sizes[0], -1))
+    else:
+        condition, x0 = _from_bodies(cast(Coordinates, policy), dataset)
+    told = {name for name in dataset.column_names if name.startswith(REWARDS)}
+    rewards = {name.removeprefix(REWARDS): dataset[name][:] for name in sorted(told)}
+    return GroupTensors.from_scores(condition, x0, scores, settings, rewards)
+
+
+@torch.no_grad()
+def _from_bodies(
+    policy: Coordinates, dataset: Dataset
+) -> tuple[Float[Tensor, "images channels"], Float[Tensor, "images group dim"]]:
+    rows = dataset.with_format(None)
+    params = [PreferenceGroup.from_row(cast(dict[str, Any], row)).hypotheses.params for row in rows]
+    features = features_of(dataset)
+    on_device = Features(features.condition.to(policy.device), features.geometry.to(policy.device))
+    return features.condition, policy.to_x0(BodyParams.stack(params).to(policy.device), on_device).cpu()
+
+
+def features_of(dataset: Dataset) -> Features:
+    """What the encoder made of each image of a preference set, and where its crop lay."""
+    return Features(_column(dataset, "condition"), _column(dataset, "geometry"))
+
+
+def _column(dataset: Dataset, name: str) -> Float[Tensor, "images length"]:
+    return torch.from_numpy(np.stack(list(dataset.with_format("numpy")[name])).astype(np.float32))
+
+
+def _with_nan(scores: Sequence[Scores]) -> Float[Tensor, "images group"]:
+    return torch.tensor([[math.nan if score is None else score for score in group] for group in scores])

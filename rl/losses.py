@@ -5,7 +5,8 @@
 | error       | L_theta | mean over parameters of the squared error of the policy's prediction at (x_t^i, t) |
 | reference   | L_ref   | the same of the policy that sampled the group; no gradient                         |
 | ratio       | r_i     | -beta (L_theta - L_ref), Diffusion-DPO's estimate of log pi_theta / pi_ref         |
-|             |         | (arXiv 2311.12908, eq. 14, its T and omega absorbed in beta)                       |
+|             |         | (arXiv 2311.12908, eq. 14, its T and omega absorbed in beta); under a `relative`   |
+|             |         | trust region divided by L_ref(t), the group's mean L_ref at that time              |
 | advantages  | A_i     | standardised scores of the group (`rl.types.PreferenceGroup.advantages`)           |
 | epsilon     | e       | how far r may move before a hypothesis is let go                                   |
 | temperature | tau     | of the softmax that weighs the hypotheses of a group                               |
@@ -49,6 +50,7 @@ from torch.nn import functional as F
 
 __all__ = [
     "LOSSES",
+    "TRUST_REGIONS",
     "Loss",
     "LossSettings",
     "clip",
@@ -56,6 +58,7 @@ __all__ = [
     "kto",
     "linear",
     "log_ratio",
+    "mean_error",
     "quadratic",
     "sft",
     "weighted",
@@ -67,20 +70,33 @@ Mask = Bool[Tensor, "batch group"]
 Scalar = Float[Tensor, ""]
 
 
+TRUST_REGIONS = ("absolute", "relative")
+
+
 @dataclass(frozen=True)
 class LossSettings:
     beta: float = 10.0
     epsilon: float = 0.2
     temperature: float = 0.5
     penalty: float = 1.0
+    trust_region: str = "absolute"  # of TRUST_REGIONS
 
 
 Loss = Callable[[Ratio, PerHypothesis, Mask, LossSettings], Scalar]
 
 
-def log_ratio(error: Ratio, reference_error: Ratio, beta: float) -> Ratio:
+def log_ratio(
+    error: Ratio, reference_error: Ratio, beta: float, trust_region: str = TRUST_REGIONS[0]
+) -> Ratio:
     """r, in float32 whatever autocast made of the errors: their difference is small beside them."""
-    return -beta * (error.float() - reference_error.float())
+    error, reference_error = error.float(), reference_error.float()
+    unit = mean_error(reference_error) if trust_region == "relative" else 1.0
+    return -beta * (error - reference_error) / unit
+
+
+def mean_error(reference_error: Ratio) -> Float[Tensor, "batch 1 steps"]:
+    """L_ref(t): how much the reference errs on a group at a time, the unit of a relative trust region."""
+    return reference_error.mean(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def clip(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:

@@ -5,25 +5,22 @@ a group. `condition`, what the frozen encoder made of the image, lies in the row
 parameters): aligning then costs no image, no crop and no encoder, and a set can be handed on without its
 photographs.
 
-Shards hold `shard_rows` images each, in the order given, and appear whole or not at all. A killed run is
-taken up at its first missing shard; what a shard in work had cost is kept only by the scorer's own cache.
-Each image is encoded and sampled by itself, with a generator of its own, so that its bytes do not depend on
-its neighbours; the critic costs far more than the batching would save. Left out: many workers (Ray Data),
-which change who calls `_judge`, not what.
+A group is on disk as soon as it is judged, and shards appear whole (`rl.shards`): a killed run is taken up with
+the groups that were in flight. Each image is encoded and sampled by itself, with a generator of its own, so that
+its bytes depend neither on its neighbours nor on who judges it when; the critic costs far more than the batching
+would save. Many processes and machines: `rl.ray_groups`, which calls `draw_group` and `judge_group` elsewhere.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -31,14 +28,27 @@ from datasets import Dataset
 
 from hmr.policy import Features
 from hmr.types import Hypotheses, Sample, Scorer
+from rl.groups import REWARDS
+from rl.policy_adapter import AdapterGroup, PolicyAdapter
+from rl.rewards import ScoresInParts
 from rl.seeding import derive_generator
-from rl.types import PARAM_COLUMNS, PreferenceGroup
+from rl.shards import SHARD_PATTERN, GroupShards, Place, encode_row, image_sha256
+from rl.types import PreferenceGroup
 
-__all__ = ["SamplingPolicy", "build_preferences", "load_preferences", "shuffle_scores"]
+__all__ = [
+    "SamplingPolicy",
+    "build_preferences",
+    "describe_set",
+    "draw_group",
+    "group_of_row",
+    "judge_group",
+    "load_preferences",
+    "shuffle_scores",
+]
 
-MANIFEST = "manifest.json"
-SHARD_PATTERN = "shard-*.parquet"
 FORMAT = 1
+Settings = dict[str, Any]  # what the manifest says
+Group = PreferenceGroup | AdapterGroup
 
 
 @runtime_checkable
@@ -59,7 +69,7 @@ class SamplingPolicy(Protocol):
 
 
 def build_preferences(
-    policy: SamplingPolicy,
+    policy: SamplingPolicy | PolicyAdapter,
     scorer: Scorer,
     samples: Iterable[Sample],
     out: Path,
@@ -68,21 +78,42 @@ def build_preferences(
     seed: int = 0,
     shard_rows: int = 64,
     noise_scale: float = 1.0,
+    in_flight: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Samples `group_size` hypotheses an image, has them scored, and writes the rows under `out`.
 
-    `noise_scale` multiplies the starting noise of the diffusion: above 1 groups spread. `progress` is
-    called with the number of rows that were done since its last call, finished shards of an earlier run
-    included. Returns `out`.
+    `noise_scale` multiplies the starting noise of the diffusion: above 1 groups spread. `in_flight` groups are with
+    the scorer at once, in threads of this process: for a scorer that waits for a server. `progress` is called with the
+    number of rows that were done since its last call, those of an earlier run included. Returns `out`.
 
     The same arguments give the same bytes, in one go or in several. Raises ValueError if `out` was begun
     with other arguments or other images, if a group would be too small to compare, or if a score is missing
     or not finite.
     """
+    settings = describe_set(policy, scorer, group_size, seed, shard_rows, noise_scale)
+    shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
+    todo = shards.missing(_blocks(samples, shard_rows), advance)
+    drawn = ((place, s := block[place.row], draw_group(policy, s, settings)) for place, block in todo)
+    for place, row in _judged(scorer, drawn, in_flight):
+        shards.keep(place, row)
+        advance(1)
+    shards.close()
+    return out
+
+
+def describe_set(
+    policy: SamplingPolicy | PolicyAdapter,
+    scorer: Scorer,
+    group_size: int,
+    seed: int,
+    shard_rows: int,
+    noise_scale: float,
+) -> Settings:
+    """The manifest of a set: all that its bytes depend on, beside the images. Raises ValueError for a group of one."""
     if group_size < 2:
         raise ValueError(f"a group needs at least 2 hypotheses to compare, not {group_size}")
-    settings = {
+    return {
         "format": FORMAT,
         "group_size": group_size,
         "seed": seed,
@@ -92,25 +123,43 @@ def build_preferences(
         "uses_truth": bool(getattr(scorer, "uses_truth", False)),
         "policy_digest": policy.digest(),
     }
-    _claim(out, settings)
-    expected = set()
-    for index, block in enumerate(_blocks(samples, shard_rows)):
-        shard = out / f"shard-{index:05d}.parquet"
-        expected.add(shard)
-        if shard.exists():
-            _check_shard(shard, block)
-            _advance(progress, len(block))
-            continue
-        rows = []
-        for sample in block:
-            rows.append(_judge(policy, scorer, sample, settings).to_row())
-            _advance(progress, 1)
-        _write_atomically(
-            shard, lambda path, rows=rows: pq.write_table(_table(rows), path, compression="zstd")
-        )
-    if left_over := sorted(set(out.glob(SHARD_PATTERN)) - expected):
-        raise ValueError(f"{out} holds shards of more images than were given, from {left_over[0].name} on")
-    return out
+
+
+def draw_group(policy: SamplingPolicy | PolicyAdapter, sample: Sample, settings: Settings) -> Group:
+    """A group that nobody has judged yet: every score is None."""
+    size, noise_scale = settings["group_size"], settings["noise_scale"]
+    generator = derive_generator(settings["seed"], "group", sample.id)
+    told = {name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")}
+    told |= {"sample_id": sample.id, "image_sha256": image_sha256(sample), "scores": (None,) * size}
+    if isinstance(policy, PolicyAdapter):
+        condition = policy.features([sample])
+        draws = policy.sample(condition, size, generator, noise_scale)
+        return AdapterGroup(hypotheses=draws.shown[0], condition=condition[0], x0=draws.x0[0], **told)
+    features = policy.encode([sample])
+    hypotheses = policy.sample(features, size, generator, noise_scale)[0]
+    return PreferenceGroup(
+        hypotheses=hypotheses, condition=features.condition[0], geometry=features.geometry[0], **told
+    )
+
+
+def group_of_row(row: dict[str, Any]) -> Group:
+    """A group of either kind from its row."""
+    return AdapterGroup.from_row(row) if "x0" in row else PreferenceGroup.from_row(row)
+
+
+def judge_group(scorer: Scorer, sample: Sample, group: Group) -> bytes:
+    """The finished row of a drawn group, with the scores of each reward function if the scorer mixes several."""
+    parts = {}
+    if isinstance(scorer, ScoresInParts):
+        parts = scorer.score_parts(sample, group.hypotheses)
+        scores = scorer.combine(parts)
+    else:
+        # what an adapter shows that is no `Hypotheses` is for a scorer that was made for it
+        scores = scorer.score(sample, cast(Hypotheses, group.hypotheses))
+    if not all(score is None or math.isfinite(score) for score in scores):
+        raise ValueError(f"{scorer.name!r} scored {sample.id!r} {scores}; a failed score is None, never NaN")
+    row = dataclasses.replace(group, scores=tuple(scores)).to_row()
+    return encode_row({**row, **{REWARDS + name: list(part) for name, part in parts.items()}})
 
 
 def load_preferences(folder: Path) -> Dataset:
@@ -139,75 +188,31 @@ def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:
     return Dataset(table)
 
 
-def _judge(
-    policy: SamplingPolicy, scorer: Scorer, sample: Sample, settings: dict[str, Any]
-) -> PreferenceGroup:
-    features = policy.encode([sample])
-    generator = derive_generator(settings["seed"], "group", sample.id)
-    hypotheses = policy.sample(features, settings["group_size"], generator, settings["noise_scale"])[0]
-    scores = scorer.score(sample, hypotheses)
-    if not all(score is None or math.isfinite(score) for score in scores):
-        raise ValueError(f"{scorer.name!r} scored {sample.id!r} {scores}; a failed score is None, never NaN")
-    return PreferenceGroup(
-        sample_id=sample.id,
-        image_sha256=_image_sha256(sample),
-        hypotheses=hypotheses,
-        condition=features.condition[0],
-        geometry=features.geometry[0],
-        scores=tuple(scores),
-        scorer=settings["scorer"],
-        uses_truth=settings["uses_truth"],
-        policy_digest=settings["policy_digest"],
-    )
+Drawn = tuple[Place, Sample, Group]
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Writes the manifest, or finds the same one there."""
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = out / MANIFEST
-    if not manifest.exists():
-        _write_atomically(manifest, lambda path: path.write_text(json.dumps(settings, indent=2) + "\n"))
-    begun = json.loads(manifest.read_text())
-    if changed := [name for name in settings if begun.get(name) != settings[name]]:
-        told = ", ".join(f"{name}={begun.get(name)!r}, now {settings[name]!r}" for name in changed)
-        raise ValueError(f"{out} was begun with {told}; take the same arguments up again or another folder")
+def _judged(scorer: Scorer, drawn: Iterable[Drawn], in_flight: int) -> Iterator[tuple[Place, bytes]]:
+    """Rows as they are finished, at most `in_flight` of them at work; one at a time needs no thread."""
+    if in_flight == 1:
+        yield from ((place, judge_group(scorer, sample, group)) for place, sample, group in drawn)
+        return
+    at_work: dict[Future[bytes], Place] = {}
+    with ThreadPoolExecutor(in_flight, "judge") as pool:
+        for place, sample, group in drawn:
+            at_work[pool.submit(judge_group, scorer, sample, group)] = place
+            if len(at_work) >= in_flight:
+                yield from _finished(at_work)
+        while at_work:
+            yield from _finished(at_work)
 
 
-def _check_shard(shard: Path, block: Sequence[Sample]) -> None:
-    columns = pq.read_table(shard, columns=["sample_id", "image_sha256"]).to_pylist()
-    if columns != [{"sample_id": item.id, "image_sha256": _image_sha256(item)} for item in block]:
-        raise ValueError(f"{shard} was made from other images, or from these in another order")
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Arrays as float32 lists of fixed length, scores as nullable float64."""
-    fixed = {name: len(rows[0][name]) for name in (*PARAM_COLUMNS, "condition", "geometry")}
-    types: dict[str, pa.DataType] = {"sample_id": pa.string(), "image_sha256": pa.string()}
-    types |= {"camera": pa.list_(pa.float64(), 5)}
-    types |= {name: pa.list_(pa.float32(), length) for name, length in fixed.items()}
-    types |= {"scores": pa.list_(pa.float64(), len(rows[0]["scores"]))}
-    types |= {"scorer": pa.string(), "uses_truth": pa.bool_(), "policy_digest": pa.string()}
-    return pa.Table.from_pylist(list(rows), schema=pa.schema(list(types.items())))
-
-
-def _image_sha256(sample: Sample) -> str:
-    """Content hash of the pixels and the image's shape; file names and compression do not matter."""
-    image = np.ascontiguousarray(sample.image)
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)
+def _finished(at_work: dict[Future[bytes], Place]) -> Iterator[tuple[Place, bytes]]:
+    done, _ = wait(at_work, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield at_work.pop(future), future.result()
 
 
 def _blocks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
     stream = iter(samples)
     while block := list(islice(stream, size)):
         yield block
-
-
-def _advance(progress: Callable[[int], None] | None, rows: int) -> None:
-    if progress is not None:
-        progress(rows)

@@ -14,6 +14,7 @@ round; within a round the reference is the policy that sampled its groups.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -21,7 +22,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from datasets import Dataset
 from transformers.trainer_utils import get_last_checkpoint
@@ -31,12 +32,14 @@ from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import Sample, Scorer
 from rl.config import GroupPreferenceConfig
+from rl.policy_adapter import PolicyAdapter
 from rl.preferences import build_preferences, load_preferences
 from rl.trainer import align
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "kept_policy"]
 
 MADE_FROM = "made_from.json"
+Policy = TypeVar("Policy", DiffusionPolicy, PolicyAdapter)
 Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups under other scores
 
 
@@ -48,6 +51,7 @@ class Rounds:
     group_size: int = 20
     seed: int = 0
     noise_scale: float = 1.0  # of the starting noise: above 1 groups spread
+    in_flight: int = 1  # groups that are with the critic at once, for one that waits for a server
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -55,7 +59,7 @@ class Rounds:
 
 
 def align_in_rounds(
-    policy: DiffusionPolicy,
+    policy: Policy,
     scorer: Scorer,
     samples: Sequence[Sample],
     out: Path,
@@ -63,9 +67,11 @@ def align_in_rounds(
     rounds: Rounds,
     stage: Stage,
     rescore: Rescore | None = None,
-) -> DiffusionPolicy:
-    """The policy after the last round. `alignment`: fields of `GroupPreferenceConfig`, its `max_steps` for all rounds
-    together. `rescore` changes the scores before they are learned from, as a control does.
+) -> Policy:
+    """The policy after the last round: ours, or one behind an adapter (`rl.policy_adapter`).
+
+    `alignment`: fields of `GroupPreferenceConfig`, its `max_steps` for all rounds together. `rescore` changes the
+    scores before they are learned from, as a control does.
 
     Raises ValueError for fewer images or steps than rounds, and what `build_preferences` raises.
     """
@@ -86,7 +92,7 @@ def align_in_rounds(
 
 
 def _groups(
-    policy: DiffusionPolicy,
+    policy: Policy,
     scorer: Scorer,
     samples: Sequence[Sample],
     folder: Path,
@@ -109,19 +115,20 @@ def _groups(
         group_size=rounds.group_size,
         seed=seed,
         noise_scale=rounds.noise_scale,
+        in_flight=rounds.in_flight,
         progress=advance,
     )
     return load_preferences(folder / "groups")
 
 
 def align_once(
-    policy: DiffusionPolicy,
+    policy: Policy,
     groups: Dataset,
     folder: Path,
     alignment: Mapping[str, Any],
     seed: int,
     tick: Callable[[int], None],
-) -> DiffusionPolicy:
+) -> Policy:
     """The policy aligned on the groups, kept in `folder` and found there again; resumes from the trainer's own
     checkpoints. `tick` is told of every step."""
     if (kept := kept_policy(policy, groups, folder, alignment)) is not None:
@@ -143,20 +150,29 @@ def align_once(
     aligned.save_pretrained(folder)
     shutil.rmtree(trainer, ignore_errors=True)  # only an interrupted run needs its checkpoints
     (folder / MADE_FROM).write_text(json.dumps(origin))
-    return load_policy(folder)
+    return _load(policy, folder)
 
 
-def kept_policy(
-    policy: DiffusionPolicy, groups: Dataset, folder: Path, alignment: Mapping[str, Any]
-) -> DiffusionPolicy | None:
+def kept_policy(policy: Policy, groups: Dataset, folder: Path, alignment: Mapping[str, Any]) -> Policy | None:
     """What an earlier run left in `folder`, if it came of the same policy, groups and settings."""
     path = folder / MADE_FROM
     if not path.exists() or json.loads(path.read_text()) != _origin(policy, groups, alignment):
         return None
-    return load_policy(folder)
+    return _load(policy, folder)
 
 
-def _origin(policy: DiffusionPolicy, groups: Dataset, alignment: Mapping[str, Any]) -> dict[str, Any]:
+def _load(policy: Policy, folder: Path) -> Policy:
+    """What was saved there, as a policy of the same kind."""
+    if not isinstance(policy, PolicyAdapter):
+        return cast(Policy, load_policy(folder))
+    policy = copy.deepcopy(policy)
+    policy.load_weights(folder)
+    return policy
+
+
+def _origin(
+    policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, alignment: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "policy": policy.digest(),
         "groups": hashlib.sha256(repr(groups[:]).encode()).hexdigest()[:16],

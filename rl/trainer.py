@@ -7,12 +7,16 @@ the loss weighs their difference by the group's advantages. One forward serves a
 `config.num_train_timesteps` can be aligned.
 
 The reference is not a second model but the old weights of the one submodule that is trained, put in its
-place for one forward; with LoRA (`rl.lora`) those are the adapters as they began, whose product is zero.
+place for one forward (`rl.weights`); with LoRA (`rl.lora`) those are the adapters as they began, whose product is zero.
 Averaged weights (EMA) are what is evaluated and saved; a checkpoint also keeps the live and the reference
 weights, so that a resumed run takes the same steps. Times and noise are drawn by (seed, step, row), hence the
-same for every batch size, number of processes and interruption.
+same for every batch size, number of processes and interruption; a step's loss is the mean over all its images,
+however they are divided.
 
-Left out: replay of labelled batches and reward functions; rounds are `rl.rounds`.
+Two terms may be added, replay (`rl.replay`) and a floor under the spread (`rl.spread`); each costs a forward pass.
+FSDP shards the policy under the trainer's eyes (`rl.weights`): `train` and `save_model` work, watching the spread, the
+floor under it and LoRA do not. Left out: reward functions, which `rl.preferences` calls; rounds, which are `rl.rounds`;
+DeepSpeed.
 """
 
 from __future__ import annotations
@@ -20,30 +24,34 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 from datasets import Dataset
-from diffusers.training_utils import EMAModel
-from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from hmr.policy import DiffusionPolicy
 from rl.config import GroupPreferenceConfig
-from rl.groups import Coordinates, GroupTensors, tensors_from_preferences
+from rl.draws import draw_times_and_noise
+from rl.groups import GroupTensors, features_of, tensors_from_preferences
 from rl.lora import Adapters
 from rl.losses import LOSSES, log_ratio
 from rl.metrics import step_metrics
+from rl.replay import Replay
 from rl.seeding import derive_generator
+from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_kept
+from rl.spread_watch import SpreadWatch
+from rl.weights import TrainedWeights
 
-__all__ = ["GroupPreferenceTrainer", "align", "draw_times"]
+__all__ = ["GroupPreferenceTrainer", "align"]
 
 STATE_NAME = "alignment_state.safetensors"
 Policy = TypeVar("Policy", bound=nn.Module)
+Query = tuple[Tensor, Tensor, Tensor, Tensor]  # condition, x0, timesteps and noise of a policy's forward
 Optimizers = tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None]
 
 
@@ -70,18 +78,23 @@ class GroupPreferenceTrainer(Trainer):
         if not train_groups.mask.any():
             raise ValueError("no group can teach anything: every score is missing or equal to its neighbours")
         eval_groups = None if eval_dataset is None else _as_tensors(model, eval_dataset, args)
-        adapters, trained = _freeze_all_but(model, args)
+        adapters = _freeze_all_but(model, args)
         super().__init__(
             model, args, None, train_groups, eval_groups, callbacks=callbacks, optimizers=optimizers
         )
-        self.loss_is_scaled_for_ga = False  # a mean over one batch: the Trainer divides by their number
+        if self.is_deepspeed_enabled or (self.is_fsdp_enabled and (args.spread_weight or adapters)):
+            raise ValueError("DeepSpeed is not supported, nor spread_weight or lora_rank under FSDP")
+        self.loss_is_scaled_for_ga = True  # by `_get_num_items_in_batch`
         self.remove_callback(PrinterCallback)
         self.add_callback(_FollowWeights(self))
         self.policy, self._adapters = model, adapters
         self.num_train_timesteps: int = cast(Any, model).config.num_train_timesteps
-        self.trained = trained
-        self.reference = {name: tensor.detach().clone() for name, tensor in trained.items()}
-        self.ema = EMAModel(trained.values(), decay=args.ema_decay, foreach=True)
+        self.weights = TrainedWeights(model, args.ema_decay)
+        self.replay = _load_replay(args)
+        self.prediction = X0Prediction(model) if args.spread_weight else None
+        watch = None if self.is_fsdp_enabled else _spread_watch(model, train_dataset, args)
+        if watch is not None:
+            self.add_callback(_WatchSpread(self, watch))
         self._metrics: dict[str, dict[str, list[Tensor]]] = {
             "": defaultdict(list),
             "eval_": defaultdict(list),
@@ -97,34 +110,73 @@ class GroupPreferenceTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Loss of one batch, and under `return_outputs` the errors of the policy as well."""
-        timesteps, noise = self._draw(inputs)
-        query = (inputs["condition"], inputs["x0"], timesteps, noise)
+        query = self._query(inputs)
+        with torch.no_grad(), self.weights.as_reference():
+            reference_error, before = model(*query), self._predictions(inputs)
         error = model(*query)
-        with torch.no_grad():
-            reference_error = functional_call(self.accelerator.unwrap_model(model), self.reference, query)
-        ratio = log_ratio(error, reference_error, self.args.beta)
+        ratio = log_ratio(error, reference_error, self.args.beta, self.args.trust_region)
         if model.training and self.state.global_step == 0:
             assert not ratio.detach().any(), "policy and reference differ at step 0: is dropout on?"
         settings = self.args.loss_settings()
-        for name, value in step_metrics(error, ratio, inputs, settings).items():
-            self._metrics[self._prefix][name].append(value)
+        self.note(step_metrics(error, reference_error, ratio, inputs, settings))
         loss = LOSSES[self.args.loss_type](ratio, inputs["advantages"], inputs["mask"], settings)
+        loss = loss + self._replay_term(model, inputs) + self._spread_term(inputs, before)
+        if num_items_in_batch is not None:  # processes and accumulated batches are averaged and added up
+            loss = loss * len(error) * self.accelerator.num_processes / num_items_in_batch
         return (loss, {"error": error}) if return_outputs else loss
 
-    def _draw(
-        self, inputs: dict[str, Tensor]
-    ) -> tuple[Int[Tensor, "batch steps"], Float[Tensor, "batch steps dim"]]:
-        """Times and noise of a batch; evaluation always sees the same ones."""
-        moment = self.state.global_step if self.policy.training else "evaluation"
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
+        """Images of one optimizer step, over all processes and accumulated batches: the loss is a mean over them."""
+        images = torch.tensor(sum(len(batch["row"]) for batch in batch_samples), device=device)
+        return cast(Tensor, self.accelerator.gather(images)).sum()
+
+    def _query(self, inputs: dict[str, Tensor]) -> Query:
         shares = (self.args.min_timestep, self.args.max_timestep)
+        times_and_noise = self._draw(self._generators(inputs), self.args.timesteps_per_group, shares)
+        return inputs["condition"], inputs["x0"], *times_and_noise
+
+    def _replay_term(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor | float:
+        if self.replay is None:
+            return 0.0
+        generators = [
+            generator
+            for number in range(self.args.replay_per_image)
+            for generator in self._generators(inputs, "replay", number)
+        ]
+        replay = self.replay.to(inputs["x0"].device)
+        scenes = replay.draw(generators)
+        times_and_noise = self._draw(generators, self.args.timesteps_per_group, (0.0, 1.0))
+        error = model(replay.condition[scenes], replay.x0[scenes, None], *times_and_noise).float().mean()
+        self.note({"denoise_loss/replay": error})
+        return self.args.replay_weight * error
+
+    def _predictions(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        """Of the batch's groups at high noise; None where nothing is asked of them."""
+        if self.prediction is None:
+            return None
+        times_and_noise = self._draw(self._generators(inputs, "spread"), 1, HIGH_NOISE)
+        return self.prediction(inputs["condition"], inputs["x0"], *times_and_noise)
+
+    def _spread_term(self, inputs: dict[str, Tensor], before: Tensor | None) -> Tensor | float:
+        predictions = self._predictions(inputs)
+        if predictions is None or before is None:
+            return 0.0
+        kept = spread_kept(predictions, before)
+        self.note({"spread_kept": kept.mean()})
+        return self.args.spread_weight * lost_spread(kept, self.args.spread_floor)
+
+    def _generators(self, inputs: dict[str, Tensor], *purpose: str | int) -> list[torch.Generator]:
+        """One for each image of a batch; evaluation always sees the same draws."""
+        moment = self.state.global_step if self.policy.training else "evaluation"
+        return [derive_generator(self.args.seed, *purpose, moment, row) for row in inputs["row"].tolist()]
+
+    def _draw(
+        self, generators: list[torch.Generator], count: int, shares: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
         low, high = (round(share * self.num_train_timesteps) for share in shares)
-        draws = []
-        for row in inputs["row"].tolist():
-            generator = derive_generator(self.args.seed, moment, row)
-            times = draw_times(self.args.timesteps_per_group, (low, high), generator)
-            draws.append((times, torch.randn(len(times), inputs["x0"].shape[-1], generator=generator)))
-        times, noise = (torch.stack(column).to(inputs["x0"].device) for column in zip(*draws, strict=True))
-        return times, noise
+        dim = cast(GroupTensors, self.train_dataset).x0.shape[-1]
+        times, noise = draw_times_and_noise(generators, count, (low, high), dim)
+        return times.to(self.args.device), noise.to(self.args.device)
 
     def prediction_step(
         self,
@@ -136,6 +188,12 @@ class GroupPreferenceTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
+
+    def note(self, metrics: dict[str, Tensor], prefix: Literal["", "eval_"] | None = None) -> None:
+        """Scalars that the next line of the log, of training or of evaluation, tells the mean of."""
+        noted = self._metrics[self._prefix if prefix is None else prefix]
+        for name, value in metrics.items():
+            noted[name].append(value.detach())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last call, in place, where the choice of the best checkpoint sees them."""
@@ -152,27 +210,21 @@ class GroupPreferenceTrainer(Trainer):
 
     # -- averaged weights ------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
+    def averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         """The model with its averaged weights, for the time of the block."""
-        self.ema.store(self.trained.values())
-        self.ema.copy_to(self.trained.values())
-        try:
-            yield
-        finally:
-            self.ema.restore(self.trained.values())
+        return self.weights.as_average()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.averaged_weights():
             return super().evaluate(*args, **kwargs)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with self.averaged_weights():
-            super()._save(output_dir, state_dict)
+            super().save_model(output_dir, _internal_call)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        self.ema.shadow_params = [tensor.detach().clone() for tensor in self.trained.values()]
+        self.weights.average_is_live()
 
     def merge_adapters(self) -> None:
         """After training with LoRA: the policy without adapters, what they learned added to its weights."""
@@ -185,24 +237,14 @@ class GroupPreferenceTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Beside the optimizer, and before `trainer_state.json`, which makes a checkpoint complete."""
         super()._save_optimizer_and_scheduler(output_dir)
+        state = self.weights.state()
         if self.args.should_save:
-            kinds = {"live": self.trained, "reference": self.reference, "average": self._averages()}
-            state = {
-                f"{kind}/{name}": tensor for kind, some in kinds.items() for name, tensor in some.items()
-            }
             save_file(state, Path(output_dir, STATE_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        state = load_file(Path(resume_from_checkpoint, STATE_NAME))
-        with torch.no_grad():
-            for name, average in self._averages().items():
-                self.trained[name].copy_(state[f"live/{name}"])
-                self.reference[name].copy_(state[f"reference/{name}"])
-                average.copy_(state[f"average/{name}"])
-
-    def _averages(self) -> dict[str, Tensor]:
-        return dict(zip(self.trained, self.ema.shadow_params, strict=True))
+        self.weights.follow()
+        self.weights.load(load_file(Path(resume_from_checkpoint, STATE_NAME)))
 
 
 class _FollowWeights(TrainerCallback):
@@ -212,13 +254,33 @@ class _FollowWeights(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.ema.optimization_step = state.global_step
+        self.trainer.weights.follow()
+        self.trainer.weights.ema.optimization_step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.ema.step(self.trainer.trained.values())
+        self.trainer.weights.step()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.ema.copy_to(self.trainer.trained.values())
+        self.trainer.weights.settle()
+
+
+class _WatchSpread(TrainerCallback):
+    """Notes how wide the averaged policy's samples lie, first of all the base's."""
+
+    def __init__(self, trainer: GroupPreferenceTrainer, watch: SpreadWatch) -> None:
+        self.trainer, self.watch = trainer, watch
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._look()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % args.spread_steps == 0:
+            self._look()
+
+    def _look(self) -> None:
+        with self.trainer.averaged_weights():
+            self.trainer.note(self.watch.measure(), "")
 
 
 class _Progress(TrainerCallback):
@@ -227,16 +289,6 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.advance(1)
-
-
-def draw_times(count: int, bounds: tuple[int, int], generator: torch.Generator) -> Int[Tensor, " count"]:
-    """`count` times in [low, high), one in each equal stratum; neighbours mirror each other's place in
-    theirs."""
-    low, high = bounds
-    place = torch.rand((), generator=generator)
-    places = torch.where(torch.arange(count) % 2 == 0, place, 1 - place)
-    times = low + (torch.arange(count) + places) / count * (high - low)
-    return times.long().clamp(low, high - 1)
 
 
 def align(
@@ -264,15 +316,25 @@ def _as_tensors(
 ) -> GroupTensors:
     if isinstance(dataset, GroupTensors):
         return dataset
-    return tensors_from_preferences(
-        cast(Coordinates, policy), dataset, args.advantage_clip, args.min_group_std
-    )
+    return tensors_from_preferences(policy, dataset, args.advantage_settings())
 
 
-def _freeze_all_but(
-    policy: nn.Module, args: GroupPreferenceConfig
-) -> tuple[Adapters | None, dict[str, nn.Parameter]]:
-    """The parameters that are trained, by their names in the policy: the submodule's own, or adapters on it."""
+def _load_replay(args: GroupPreferenceConfig) -> Replay | None:
+    return Replay.load(Path(cast(str, args.replay_file))) if args.replay_weight else None
+
+
+def _spread_watch(
+    policy: nn.Module, dataset: Dataset | GroupTensors, args: GroupPreferenceConfig
+) -> SpreadWatch | None:
+    """None where the policy cannot be watched, or where the set does not say where its crops lay."""
+    if not (args.spread_steps and isinstance(policy, DiffusionPolicy) and isinstance(dataset, Dataset)):
+        return None
+    shown = dataset.select(range(min(args.spread_images, len(dataset))))
+    return SpreadWatch(policy, features_of(shown), len(dataset[0]["scores"]), args.seed)
+
+
+def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> Adapters | None:
+    """Leaves gradients to what is trained alone: the submodule's own parameters, or adapters on it."""
     trainable = args.trainable
     children = [name for name, _ in policy.named_modules() if name]
     if trainable not in children:
@@ -284,4 +346,4 @@ def _freeze_all_but(
     adapters = Adapters(submodule, args.lora_rank, args.seed) if args.lora_rank else None
     if adapters is None:
         submodule.requires_grad_(True)
-    return adapters, {name: tensor for name, tensor in policy.named_parameters() if tensor.requires_grad}
+    return adapters

@@ -1,36 +1,25 @@
-"""A group of hypotheses for one image, what a critic thought of them, and the advantages that follow.
+"""A group of hypotheses for one image and what a critic thought of them; its advantages follow (`rl.advantages`).
 
-| here               | symbol | equation                                                                     |
-|--------------------|--------|------------------------------------------------------------------------------|
-| scores             | s_i    | higher is better, any unit; None where judging failed                        |
-| advantages.values  | A_i    | (s_i - mean_j s_j) / std_j s_j over the scored hypotheses of this one image  |
-
-Group-relative advantages after GRPO (arXiv 2402.03300, section 4.1.2), std in its population form. They are
-computed inside the group, so that centring over another image's hypotheses cannot be written. Left out:
-advantages over the batch and un-normalised ones, which `rl/` learns with its study of normalisations.
+They are computed inside the group, so that centring over another image's hypotheses cannot be written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from hmr.types import BodyParams, Camera, Hypotheses
+from rl.advantages import Advantages, group_advantages, score_std
 
-__all__ = ["Advantages", "PreferenceGroup"]
+__all__ = ["PARAM_COLUMNS", "PreferenceGroup", "bodies_of_row", "body_columns"]
 
-ROUNDING = 1e-9  # a std below this share of the scores' size is rounding of equal scores
 PARAM_COLUMNS = {"global_orient": (3,), "body_pose": (23, 3), "betas": (10,), "transl": (3,)}
-
-
-@dataclass(frozen=True)
-class Advantages:
-    values: Float[Tensor, " group"]  # 0 wherever the mask is False
-    mask: Bool[Tensor, " group"]  # True where there is something to learn
 
 
 @dataclass(frozen=True)
@@ -59,40 +48,20 @@ class PreferenceGroup:
             )
 
     def score_std(self) -> float | None:
-        """Population standard deviation of the scores; None when fewer than two hypotheses have one."""
-        known = torch.tensor([score for score in self.scores if score is not None], dtype=torch.float64)
-        return known.std(correction=0).item() if len(known) > 1 else None
+        return score_std(self.scores)
 
-    def advantages(self, clip: float = 5.0, min_std: float = 0.0) -> Advantages:
-        """Standardised scores, clamped to +-`clip`.
-
-        A hypothesis without a score is masked. So is a whole group whose std is no more than `min_std` (in
-        the scores' unit) or than rounding: dividing by it would turn the scorer's noise into advantages.
-        """
-        scored = torch.tensor([score is not None for score in self.scores])
-        scores = torch.tensor([0.0 if score is None else score for score in self.scores], dtype=torch.float64)
-        std = self.score_std()
-        if std is None or std <= max(min_std, ROUNDING * scores.abs().max().item()):
-            return Advantages(torch.zeros(len(scores)), torch.zeros_like(scored))
-        standardised = (scores - scores[scored].mean()) / std
-        return Advantages((standardised.clamp(-clip, clip) * scored).float(), scored)
+    def advantages(self, clip: float = 5.0, min_std: float = 0.0, scale: float | None = None) -> Advantages:
+        """`rl.advantages.group_advantages` of this group."""
+        return group_advantages(self.scores, clip, min_std, scale)
 
     def to_row(self) -> dict[str, Any]:
         """Plain lists and numbers, one Parquet row; arrays are flattened in C order."""
-        camera, params = self.hypotheses.camera, self.hypotheses.params
-        arrays = {name: getattr(params, name) for name in PARAM_COLUMNS}
-        arrays |= {"condition": self.condition, "geometry": self.geometry}
         return {
             "sample_id": self.sample_id,
             "image_sha256": self.image_sha256,
-            "camera": [
-                camera.focal_px,
-                camera.cx_px,
-                camera.cy_px,
-                float(camera.width),
-                float(camera.height),
-            ],
-            **{name: array.detach().cpu().flatten().numpy() for name, array in arrays.items()},
+            **body_columns(self.hypotheses),
+            "condition": _flat(self.condition),
+            "geometry": _flat(self.geometry),
             "scores": list(self.scores),
             "scorer": self.scorer,
             "uses_truth": self.uses_truth,
@@ -100,17 +69,12 @@ class PreferenceGroup:
         }
 
     @staticmethod
-    def from_row(row: dict[str, Any]) -> PreferenceGroup:
+    def from_row(row: Mapping[str, Any]) -> PreferenceGroup:
         """The inverse of `to_row`."""
-        focal_px, cx_px, cy_px, width, height = row["camera"]
-        group = len(row["scores"])
-        arrays = {name: _tensor(row[name]).reshape(group, *shape) for name, shape in PARAM_COLUMNS.items()}
         return PreferenceGroup(
             sample_id=row["sample_id"],
             image_sha256=row["image_sha256"],
-            hypotheses=Hypotheses(
-                BodyParams(**arrays), Camera(focal_px, cx_px, cy_px, int(width), int(height))
-            ),
+            hypotheses=bodies_of_row(row),
             condition=_tensor(row["condition"]),
             geometry=_tensor(row["geometry"]),
             scores=tuple(row["scores"]),
@@ -118,6 +82,27 @@ class PreferenceGroup:
             uses_truth=row["uses_truth"],
             policy_digest=row["policy_digest"],
         )
+
+
+def body_columns(hypotheses: Hypotheses) -> dict[str, Any]:
+    """The columns of a row that say what a group of SMPL bodies is: `camera` and those of `PARAM_COLUMNS`, flat."""
+    camera, params = hypotheses.camera, hypotheses.params
+    return {
+        "camera": [camera.focal_px, camera.cx_px, camera.cy_px, float(camera.width), float(camera.height)],
+        **{name: _flat(getattr(params, name)) for name in PARAM_COLUMNS},
+    }
+
+
+def bodies_of_row(row: Mapping[str, Any]) -> Hypotheses:
+    """The inverse of `body_columns`, on a row that has `scores` as well."""
+    focal_px, cx_px, cy_px, width, height = row["camera"]
+    group = len(row["scores"])
+    arrays = {name: _tensor(row[name]).reshape(group, *shape) for name, shape in PARAM_COLUMNS.items()}
+    return Hypotheses(BodyParams(**arrays), Camera(focal_px, cx_px, cy_px, int(width), int(height)))
+
+
+def _flat(array: Tensor) -> np.ndarray:
+    return array.detach().cpu().flatten().numpy()
 
 
 def _tensor(values: Any) -> Float[Tensor, " length"]:

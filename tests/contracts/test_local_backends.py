@@ -122,7 +122,7 @@ def test_text_cannot_speak_for_the_house(backend):
 
 
 def test_a_large_picture_is_made_smaller(backend):
-    _, item = backend._content(a_picture(2000, 1000))
+    _, item = backend.phrasing.content(a_picture(2000, 1000))
     assert item["image"].size == (1024, 512)
 
 
@@ -166,6 +166,17 @@ def test_an_adapter_changes_the_answers_and_the_revision(folder, tmp_path, backe
     assert not torch.allclose(plain, other, atol=1e-4)
     reply = adapted.generate(QUESTION, SCORE, 0)
     answer_model("score", SCORE).model_validate_json(reply.text)
+    alone = load_backend(f"local:{tmp_path / 'tuned'}", **SETTINGS)  # it says which model it belongs to
+    assert (alone.name, alone.revision) == (adapted.name, adapted.revision)
+    assert alone.generate(QUESTION, SCORE, 0).text == reply.text
+
+
+def an_adapter(folder, base: str | None):
+    """As far as a search for its model looks."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    (folder / "adapter_model.safetensors").touch()
+    return folder
 
 
 def broken(case: str, folder, tmp_path) -> str:
@@ -176,6 +187,10 @@ def broken(case: str, folder, tmp_path) -> str:
         return f"local:{folder}+{tmp_path / 'nowhere'}"
     if case == "no model at all":
         return "local:"
+    if case == "an adapter of nothing":
+        return f"local:{an_adapter(tmp_path / 'lost', None)}"
+    if case == "an adapter of a model that is gone":
+        return f"local:{an_adapter(tmp_path / 'lost', str(tmp_path / 'nowhere'))}"
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in folder.iterdir():
@@ -191,6 +206,8 @@ BROKEN = {
     "no such folder": "no model",
     "no such adapter": "no LoRA adapter",
     "no model at all": "needs a model",
+    "an adapter of nothing": "does not say of which model it is; write local:MODEL",
+    "an adapter of a model that is gone": "no model .*nowhere', of which the adapter at .*lost is",
     "pickled weights": "safetensors; other formats are not read",
     "a model of text": "is a bert: no image-text-to-text model",
 }

@@ -183,6 +183,14 @@ def test_differences_are_taken_in_float32():
     assert ratio.item() == -0.078125
 
 
+def test_a_relative_trust_region_divides_by_the_mean_error_of_the_group():
+    reference = torch.tensor([[[1.0, 0.2], [3.0, 0.6]]])  # means over the group at the two times: 2 and .4
+    error = reference + torch.tensor([[[0.2, 0.04], [-0.2, -0.04]]])
+    # -10 * .2 / 2 = -1 and -10 * .04 / .4 = -1: a tenth of L_ref(t) is as far at both times
+    found = log_ratio(error, reference, 10.0, "relative")
+    torch.testing.assert_close(found, torch.tensor([[[-1.0, -1.0], [1.0, 1.0]]]))
+
+
 def test_worked_sums():
     # One group of two, A = (1, -2), r = (0.5, -0.1), epsilon 0.2, penalty 2.
     ratio, advantages = torch.tensor([[[0.5], [-0.1]]]), torch.tensor([[1.0, -2.0]])

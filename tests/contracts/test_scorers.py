@@ -17,6 +17,7 @@ from hmr.data.recipe import LAB
 from hmr.data.synthetic import SceneMaker
 from hmr.policy import DiffusionPolicy
 from hmr.types import Hypotheses, Labelled, Scorer
+from rl.rewards import RewardMix
 from rl.scorers import TruthScorer
 from rl.train_hmr_scorer import ScorerTraining, train_hmr_scorer
 
@@ -39,7 +40,18 @@ def truth(policy: DiffusionPolicy, body: Body, cases: list[Labelled], folder) ->
     return TruthScorer(body, {case.sample.id: case.truth for case in cases}.__getitem__)
 
 
-SCORERS: dict[str, Build] = {"hmr-scorer": hmr_scorer, "agent": agent, "truth": truth}
+def rewards(policy: DiffusionPolicy, body: Body, cases: list[Labelled], folder) -> Scorer:
+    def upright(*, joints_cam_m, **kwargs):
+        return (joints_cam_m[:, 0, 1] - joints_cam_m[:, 15, 1]).tolist()
+
+    def centred(*, sample, hypotheses, **kwargs):
+        pelvis_px = hypotheses.camera.project(hypotheses.params.transl)
+        return (-(pelvis_px - torch.tensor(sample.box.center)).norm(dim=-1)).tolist()
+
+    return RewardMix([upright, centred], [1.0, 0.5], normalize=True, body=body)
+
+
+SCORERS: dict[str, Build] = {"hmr-scorer": hmr_scorer, "agent": agent, "truth": truth, "rewards": rewards}
 BLIND = sorted(SCORERS.keys() - {"truth"})  # those that no truth may reach
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval.alignment import AlignSettings, run_alignment
 from hmr.checkpoint import load_policy
 from hmr.policy import DiffusionPolicy
 from rl.preferences import load_preferences
+from rl.replay import Replay
+from rl.rounds import Rounds
 from tests.command import call
 
 TINY = (
@@ -43,6 +46,29 @@ def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
     assert not torch.equal(aligned.denoiser.head.weight, base.denoiser.head.weight)
     assert all(load_preferences(out / "round-0" / "groups")["uses_truth"])
     assert sorted(path.name for path in (out / "scenes").iterdir()) == ["wild-train-2-uses-truth"]
+
+
+def test_replay_is_of_labelled_lab_scenes_and_drawn_when_asked_for(
+    tiny_policy: DiffusionPolicy, tmp_path: Path
+) -> None:
+    alignment = {
+        "replay_weight": 0.5,
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "no",
+    }
+    settings = AlignSettings(
+        "noisy-truth:0.8", images=2, rounds=Rounds(2, group_size=3), alignment=alignment, replayed=3
+    )
+    run_alignment(tiny_policy, settings, tmp_path, lambda title, total: lambda done, note="": None)
+    (file,) = tmp_path.glob("replay-3-*.safetensors")
+    assert Replay.load(file).x0.shape == (3, 157)
+    assert {path.name for path in (tmp_path / "scenes").iterdir()} == {
+        "wild-train-2-uses-truth",
+        "lab-train-3",
+    }
+    told = json.loads((tmp_path / "alignment.json").read_text())
+    assert (told["replayed"], told["alignment"]) == (3, alignment)
 
 
 @pytest.mark.slow

@@ -1,11 +1,14 @@
 import dataclasses
+import os
+import signal
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-import rl.preferences
+import rl.shards
 from hmr.parametrization import camera_of, geometry_of
 from hmr.policy import Features
 from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
@@ -73,7 +76,7 @@ def build(out, samples=None, scorer=None, **changes):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_rows_carry_the_whole_group(tmp_path):
@@ -93,15 +96,80 @@ def test_rows_carry_the_whole_group(tmp_path):
     assert not group.uses_truth
 
 
-def test_a_killed_run_is_taken_up_where_it_stopped(tmp_path):
+def test_a_run_that_breaks_is_taken_up_group_by_group(tmp_path):
     whole = contents(build(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "killed", scorer=DyingScorer(3))
-    assert set(contents(tmp_path / "killed")) == {"manifest.json", "shard-00000.parquet"}
+        build(tmp_path / "broken", scorer=DyingScorer(3))
+    assert set(contents(tmp_path / "broken")) == {
+        "manifest.json",
+        "shard-00000.parquet",
+        "unfinished/00001-00000",
+    }
     done = []
-    build(tmp_path / "killed", scorer=DyingScorer(3), progress=done.append)  # 5 images, 2 of them done
+    build(tmp_path / "broken", scorer=DyingScorer(2), progress=done.append)  # 5 images, 3 of them done
     assert done == [2, 1, 1, 1]
-    assert contents(tmp_path / "killed") == whole
+    assert contents(tmp_path / "broken") == whole
+
+
+@pytest.mark.parametrize("last", range(5))
+def test_a_killed_process_loses_the_group_in_flight_and_no_other(tmp_path, last):
+    """SIGKILL in the middle of a critique, then the same arguments: every group is scored, one of them twice."""
+    whole = contents(build(tmp_path / "whole"))
+    book, out = tmp_path / "asked", tmp_path / "killed"
+
+    class Booked(FakeScorer):
+        def score(self, sample, hypotheses):
+            with book.open("a") as lines:
+                lines.write(f"{sample.id}\n")
+            if os.getpid() == child and sample.id == f"id-{last}":
+                os.kill(child, signal.SIGKILL)
+            return super().score(sample, hypotheses)
+
+    if (pid := os.fork()) == 0:
+        child = os.getpid()
+        build(out, scorer=Booked())
+        os._exit(0)
+    child = pid
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    build(out, scorer=Booked())
+    assert contents(out) == whole
+    assert sorted(book.read_text().split()) == sorted([*(f"id-{n}" for n in range(5)), f"id-{last}"])
+
+
+@pytest.mark.parametrize("step", ["pq.write_table", "GroupShards._forget"])
+def test_a_kill_while_a_shard_is_made_costs_no_critique(tmp_path, monkeypatch, step):
+    """Before the shard stands, its journal makes it; once it stands, what is left of the journal does not count."""
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    whole = contents(build(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"rl.shards.{step}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "cut")
+    left = [name for name in contents(tmp_path / "cut") if name.startswith("unfinished")]
+    assert len(left) == 2
+    build(tmp_path / "cut", scorer=DyingScorer(3))  # of 5
+    assert contents(tmp_path / "cut") == whole
+
+
+def test_several_groups_in_flight_give_the_same_bytes(tmp_path):
+    """All of them are with the scorer at once, and the last one given is answered first."""
+
+    answered = [threading.Event() for _ in range(6)]
+    answered[5].set()
+
+    class Reversed(FakeScorer):
+        def score(self, sample, hypotheses):
+            place = int(sample.id.removeprefix("id-"))
+            answered[place + 1].wait()
+            answered[place].set()
+            return super().score(sample, hypotheses)
+
+    whole = contents(build(tmp_path / "whole"))
+    assert contents(build(tmp_path / "threads", scorer=Reversed(), in_flight=5)) == whole
 
 
 def test_a_group_depends_on_its_own_image_and_seed_only(tmp_path):
@@ -179,7 +247,7 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         path.write_bytes(b"PAR1")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(rl.preferences.pq, "write_table", cut_short)
+    monkeypatch.setattr(rl.shards.pq, "write_table", cut_short)
     with pytest.raises(OSError, match="no space"):
         build(tmp_path)
     assert not list(tmp_path.glob("shard-*"))

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from rl.config import GroupPreferenceConfig
+from rl.draws import draw_times
 from rl.seeding import derive_generator
-from rl.trainer import GroupPreferenceTrainer, align, draw_times
-from tests.rl.toy import ToyPolicy, scored_group, toy_groups
+from rl.trainer import GroupPreferenceTrainer, align
+from tests.rl.toy import ToyPolicy, toy_groups
 
 
 def config(folder, **changes):
@@ -75,6 +76,38 @@ def test_accumulated_batches_equal_the_large_batch(tmp_path):
         config(tmp_path, max_steps=5, per_device_train_batch_size=4, gradient_accumulation_steps=4),
     )
     torch.testing.assert_close(weights(small), weights(large), atol=1e-5, rtol=1e-5)
+
+
+def test_accumulation_is_exact_where_the_last_batch_is_smaller(tmp_path):
+    groups = toy_groups(images=44)  # an epoch is 16 + 16 + 12, or 5 x 8 + 4
+    large = align(ToyPolicy(), groups, config(tmp_path, max_steps=6))
+    halves = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    small = align(ToyPolicy(), groups, config(tmp_path, max_steps=6, **halves))
+    torch.testing.assert_close(weights(small), weights(large), atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_starts_at_the_reference_and_ends_near_the_float32_run(tmp_path):
+    groups = toy_groups()
+    trainer = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path, max_steps=20, bf16=True), groups)
+    trainer.train()
+    exact = align(ToyPolicy(), groups, config(tmp_path, max_steps=20))
+    first, last = trainer.state.log_history[0], trainer.state.log_history[-2]
+    assert first["kl"] == first["loss"] == 0
+    assert last["kl"] != 0
+    assert all(tensor.dtype == torch.float32 for tensor in trainer.policy.parameters())
+    torch.testing.assert_close(weights(trainer.policy), weights(exact), atol=0.05, rtol=0.0)
+
+
+def test_a_relative_trust_region_measures_in_units_of_the_reference(tmp_path):
+    logs = {}
+    for region in ("absolute", "relative"):
+        args = config(tmp_path, max_steps=2, trust_region=region, beta=3.0)
+        trainer = GroupPreferenceTrainer(ToyPolicy(), args, toy_groups())
+        trainer.train()
+        logs[region] = trainer.state.log_history[0]
+    assert logs["relative"]["effective_beta"] == pytest.approx(3.0)
+    errors = (logs["absolute"]["denoise_loss/pos"], logs["absolute"]["denoise_loss/neg"])
+    assert 3.0 * min(errors) < logs["absolute"]["effective_beta"] < 3.0 * max(errors)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
@@ -157,9 +190,7 @@ def test_quiet(tmp_path, capfd):
 
 def test_refuses_what_cannot_teach(tmp_path):
     groups = toy_groups(images=2, group=3)
-    flat = type(groups).from_scores(
-        groups.condition, groups.x0, [scored_group([1.0, 1.0, 1.0])] * 2, 5.0, 0.1
-    )
+    flat = type(groups).from_scores(groups.condition, groups.x0, [[1.0, 1.0, 1.0]] * 2)
     with pytest.raises(ValueError, match="no group can teach"):
         align(ToyPolicy(), flat, config(tmp_path))
     with pytest.raises(ValueError, match=r"not 'head'"):
@@ -173,6 +204,9 @@ def test_refuses_what_cannot_teach(tmp_path):
         ({"beta": 0.0}, "beta must be above 0"),
         ({"min_timestep": 0.6, "max_timestep": 0.5}, "min_timestep < max_timestep"),
         ({"ema_decay": 1.0}, "ema_decay"),
+        ({"advantage_type": "image"}, "advantage_type is one of group, batch, none, not 'image'"),
+        ({"trust_region": "far"}, "trust_region is one of absolute, relative"),
+        ({"spread_weight": -1.0}, "spread_weight must be at least 0"),
     ],
 )
 def test_config_names_the_given_and_the_allowed(tmp_path, changes, message):

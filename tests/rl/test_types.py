@@ -46,10 +46,10 @@ def test_a_tiny_std_is_masked_in_the_unit_of_the_scores():
 
 def test_the_floor_of_a_set_follows_its_median_group():
     stds = [0.1, 10.0, 20.0]  # of [-s, s]; a tenth of the median is 1
-    groups = [scored_group([-std, std]) for std in stds]
+    groups = [[-std, std] for std in stds]
     for scale in (1.0, 1000.0):
-        scaled = [scored_group([scale * score for score in group.scores]) for group in groups]
-        tensors = GroupTensors.from_scores(torch.zeros(3, 1), torch.zeros(3, 2, 1), scaled, 5.0, 0.1)
+        scaled = [[scale * score for score in group] for group in groups]
+        tensors = GroupTensors.from_scores(torch.zeros(3, 1), torch.zeros(3, 2, 1), scaled)
         assert tensors.mask.any(dim=-1).tolist() == [False, True, True]
 
 

@@ -22,7 +22,7 @@ class GaussianDenoiser(nn.Module):
     def __init__(self, std: float) -> None:
         super().__init__()
         self.mean = nn.Linear(CHANNELS, DIM)
-        self.log_std = nn.Parameter(torch.tensor(math.log(std)))
+        self.log_std = nn.Parameter(torch.tensor([math.log(std)]))  # FSDP takes no scalars
         with torch.no_grad():
             self.mean.weight.copy_(torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, -0.5]]))
             self.mean.bias.zero_()
@@ -41,9 +41,22 @@ class ToyPolicy(nn.Module):
         self.encoder = nn.Linear(1, 1)  # must stay as it is
         self.denoiser = GaussianDenoiser(std)
 
-    def forward(self, condition, x0, timesteps, noise):
+    def signal_and_spread(self, timesteps):
         signal = torch.cos((timesteps + 0.5) / LENGTH * math.pi / 2)[:, None, :, None]
-        noisy = signal * x0[:, :, None] + (1 - signal**2).sqrt() * noise[:, None]
+        return signal, (1 - signal**2).sqrt()
+
+    def noisy_and_target(self, x0, timesteps, noise):
+        signal, spread = self.signal_and_spread(timesteps)
+        clean, noise = x0[:, :, None], noise[:, None]
+        return signal * clean + spread * noise, signal * noise - spread * clean
+
+    def predict(self, noisy, timesteps, condition):
+        signal, spread = self.signal_and_spread(timesteps)
+        return (signal * noisy - self.denoiser(noisy, signal, condition)) / spread
+
+    def forward(self, condition, x0, timesteps, noise):
+        signal, _ = self.signal_and_spread(timesteps)
+        noisy, _ = self.noisy_and_target(x0, timesteps, noise)
         predicted = self.denoiser(noisy, signal, condition)
         return (predicted - x0[:, :, None]).float().square().mean(dim=-1)
 
@@ -64,9 +77,7 @@ def toy_groups(images: int = 48, group: int = 8, shuffled: bool = False, seed: i
     scores = -(x0 - (mean + TRUE_OFFSET)[:, None]).square().sum(dim=-1)
     if shuffled:
         scores = torch.stack([row[torch.randperm(group, generator=generator)] for row in scores])
-    return GroupTensors.from_scores(
-        condition, x0, [scored_group(row.tolist()) for row in scores], advantage_clip=5.0, min_group_std=0.1
-    )
+    return GroupTensors.from_scores(condition, x0, scores.tolist())
 
 
 def scored_group(scores: list[float | None], **changes: object) -> PreferenceGroup:

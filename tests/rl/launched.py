@@ -1,0 +1,47 @@
+"""What the test of several processes launches: `python -m tests.rl.launched OUT BATCH REPLAY_FILE FLOOR [fsdp]`."""
+
+import sys
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+
+from rl.config import GroupPreferenceConfig
+from rl.trainer import GroupPreferenceTrainer
+from tests.rl.toy import ToyPolicy, toy_groups
+
+
+def main(out: Path, batch: int, replay: str, floor: float, fsdp: bool) -> None:
+    args = GroupPreferenceConfig(
+        output_dir=str(out),
+        max_steps=6,
+        per_device_train_batch_size=batch,
+        learning_rate=0.02,
+        logging_steps=2,
+        save_strategy="no",
+        use_cpu=True,
+        replay_weight=0.5,
+        replay_file=replay,
+        spread_weight=floor,
+        **({"fsdp": True, "fsdp_config": {"auto_wrap_policy": "NO_WRAP"}} if fsdp else {}),
+    )
+    if fsdp:
+        pretend_to_have_gpus(args)
+    trainer = GroupPreferenceTrainer(ToyPolicy(), args, toy_groups())
+    trainer.train()
+    trainer.save_model(str(out / f"{args.world_size}-processes"))
+    if trainer.is_world_process_zero():
+        lines = enumerate(trainer.state.log_history)
+        metrics = {f"{name}-{number}": str(value) for number, line in lines for name, value in line.items()}
+        save_file({}, out / f"{args.world_size}-processes" / "log.safetensors", metadata=metrics)
+
+
+def pretend_to_have_gpus(args: GroupPreferenceConfig) -> None:
+    """torch shards on CPUs over gloo; accelerate asks for accelerators first, and without them runs DDP."""
+    assert args.device.type == "cpu"
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5:] == ["fsdp"])

@@ -1,0 +1,65 @@
+"""Real processes over gloo: two of them make the policy that one makes of batches twice as large, sharded or not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from rl.replay import Replay
+from tests.rl.toy import CHANNELS, DIM
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(processes: int, *words: object) -> None:
+    """`--multi_gpu` is accelerate's word for several processes; `use_cpu` makes them CPUs that talk over gloo."""
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    rest = [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
+    command = [sys.executable, *(launcher + rest if processes > 1 else []), "-m", "tests.rl.launched"]
+    run = subprocess.run(
+        [*command, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("floor", "sharded"), [(0.5, []), (0.0, ["fsdp"])], ids=["ddp", "fsdp"])
+def test_two_processes_equal_one_with_the_double_batch(tmp_path, floor, sharded):
+    generator = torch.Generator().manual_seed(3)
+    scenes = Replay(torch.randn(32, CHANNELS, generator=generator), torch.randn(32, DIM, generator=generator))
+    scenes.save(tmp_path / "replay.safetensors")
+    launch(1, tmp_path, 16, tmp_path / "replay.safetensors", floor)
+    launch(2, tmp_path, 8, tmp_path / "replay.safetensors", floor, *sharded)
+    folders = [tmp_path / f"{processes}-processes" for processes in (1, 2)]
+    one, two = (load_file(folder / "model.safetensors") for folder in folders)
+    trained = [name for name in one if name.startswith("denoiser.")]
+    assert trained
+    assert all((one[name] - two[name]).abs().max() < 1e-5 for name in trained)
+    logged = [safe_open(folder / "log.safetensors", "pt").metadata() for folder in folders]
+    for name in (
+        "loss-0",
+        "kl-2",
+        "denoise_loss/replay-1",
+        "reward-0",
+        *(["spread_kept-2"] if floor else []),
+    ):
+        assert float(logged[0][name]) == pytest.approx(float(logged[1][name]), abs=1e-5)

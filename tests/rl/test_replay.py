@@ -1,0 +1,106 @@
+"""Labelled scenes in the step of a policy that learns from scores."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from hmr.body import load_body
+from hmr.data.crops import targets_of
+from hmr.data.recipe import LAB
+from hmr.data.synthetic import SceneMaker
+from rl.replay import Replay, replay_of
+from rl.seeding import derive_generator
+from rl.trainer import GroupPreferenceTrainer, align
+from tests.rl.test_trainer import config, weights
+from tests.rl.toy import CHANNELS, ToyPolicy, toy_groups
+
+
+@pytest.fixture
+def replay_file(tmp_path):
+    """Scenes whose truth is the reference's own mean: they ask the toy to stay, and to be sure of itself."""
+    condition = torch.randn(32, CHANNELS, generator=torch.Generator().manual_seed(3))
+    Replay(condition, ToyPolicy().denoiser.mean(condition).detach()).save(tmp_path / "replay.safetensors")
+    return str(tmp_path / "replay.safetensors")
+
+
+def test_the_truth_is_what_pretraining_teaches(tiny_policy, body):
+    cases = [scene.labelled for scene in SceneMaker(body, LAB, seed=1).chunk(0, 3)]
+    replay = replay_of(tiny_policy, cases)
+    for row, case in enumerate(cases):
+        target = targets_of(case, load_body(), tiny_policy.crop_box(case.sample.box), 16)
+        vector = (target.vector - tiny_policy.mean) / tiny_policy.std
+        torch.testing.assert_close(replay.x0[row], vector, atol=1e-4, rtol=1e-4)
+        seen = tiny_policy.encode([case.sample])
+        torch.testing.assert_close(replay.condition[row], seen.condition[0], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    replay = Replay(torch.rand(4, 3), torch.rand(4, 2))
+    replay.save(tmp_path / "r.safetensors")
+    loaded = Replay.load(tmp_path / "r.safetensors")
+    assert all(
+        torch.equal(getattr(loaded, field.name), getattr(replay, field.name))
+        for field in dataclasses.fields(Replay)
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["r.safetensors"]
+
+
+def test_scenes_depend_on_the_generators_alone():
+    replay = Replay(torch.rand(100, 3), torch.rand(100, 2))
+    keys = [derive_generator(0, number) for number in range(6)]
+    halves = [
+        replay.draw([derive_generator(0, number) for number in part]) for part in ((0, 1, 2), (3, 4, 5))
+    ]
+    assert torch.equal(replay.draw(keys), torch.cat(halves))
+
+
+def test_replay_holds_the_policy_to_what_it_is_told(tmp_path, replay_file):
+    groups = toy_groups()
+    means = []
+    for weight in (0.0, 100.0):
+        args = config(tmp_path, max_steps=60, replay_weight=weight, replay_file=replay_file)
+        means.append(align(ToyPolicy(), groups, args).denoiser.mean.bias.norm())
+    assert means[1] < 0.5 * means[0]
+
+
+def test_the_error_of_labelled_scenes_is_logged(tmp_path, replay_file):
+    args = config(tmp_path, max_steps=2, replay_weight=0.5, replay_file=replay_file)
+    trainer = GroupPreferenceTrainer(ToyPolicy(), args, toy_groups())
+    trainer.train()
+    first = trainer.state.log_history[0]
+    # at step 0 the preference term is 0: what is left is the weight times the error
+    assert first["loss"] == pytest.approx(0.5 * first["denoise_loss/replay"], abs=1e-6)
+    assert first["denoise_loss/replay"] > 0
+
+
+def test_accumulated_batches_replay_the_same_scenes(tmp_path, replay_file):
+    more = {"max_steps": 5, "replay_weight": 0.5, "replay_file": replay_file, "spread_weight": 0.5}
+    large = align(
+        ToyPolicy(), toy_groups(44), config(tmp_path, **more)
+    )  # the last batch of an epoch is of 12
+    small = align(
+        ToyPolicy(),
+        toy_groups(44),
+        config(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=2, **more),
+    )
+    torch.testing.assert_close(weights(small), weights(large), atol=1e-5, rtol=1e-5)
+
+
+def test_resuming_replays_the_same_scenes(tmp_path, replay_file):
+    more = {"save_strategy": "steps", "save_steps": 4, "replay_weight": 0.5, "replay_file": replay_file}
+    whole = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path / "a", **more), toy_groups())
+    whole.train()
+    resumed = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path / "b", **more), toy_groups())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_replay_needs_scenes(tiny_policy, tmp_path):
+    with pytest.raises(ValueError, match="replay_file"):
+        config(tmp_path, replay_weight=0.5)
+    with pytest.raises(ValueError, match="at least one labelled scene"):
+        replay_of(tiny_policy, [])
+    args = config(tmp_path, replay_weight=0.5, replay_file=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        align(ToyPolicy(), toy_groups(), args)

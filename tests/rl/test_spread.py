@@ -1,0 +1,87 @@
+"""The floor under the spread, and the look at what a policy samples."""
+
+import math
+
+import pytest
+import torch
+
+from hmr.parametrization import VECTOR_SIZE
+from rl.spread import X0Prediction, lost_spread, spread_kept
+from rl.spread_watch import SpreadWatch, believed_visible
+from rl.trainer import align
+from tests.rl.test_trainer import config
+from tests.rl.toy import DIM, ToyPolicy, toy_groups
+
+
+def query(groups, time=60):
+    noise = torch.randn(len(groups), 1, DIM, generator=torch.Generator().manual_seed(1))
+    return groups.condition, groups.x0, torch.full((len(groups), 1), time), noise
+
+
+def test_predictions_lie_as_far_apart_as_the_policy_thinks_answers_may():
+    groups, asked = toy_groups(), None
+    asked = query(groups)
+    wide, narrow = (X0Prediction(ToyPolicy(std))(*asked) for std in (0.5, 0.25))
+    kept = spread_kept(narrow, wide)
+    # gain = a s^2 / (a^2 s^2 + 1 - a^2) at a = cos(60.5 / 100 * pi / 2): a^2 = .338092
+    abar = math.cos(60.5 / 100 * math.pi / 2) ** 2
+    gains = [var / (abar * var + 1 - abar) for var in (0.0625, 0.25)]
+    torch.testing.assert_close(kept, torch.full_like(kept, gains[0] / gains[1]))
+    assert lost_spread(kept, 1.0).item() == pytest.approx(1 - gains[0] / gains[1], abs=1e-6)
+
+
+def test_nothing_is_lost_at_the_reference_nor_above_the_floor():
+    asked = query(toy_groups())
+    same, wider = (X0Prediction(ToyPolicy(std))(*asked) for std in (0.5, 0.7))
+    assert lost_spread(spread_kept(same, same), 1.0) == 0
+    assert lost_spread(spread_kept(wider, same), 1.0) == 0
+    assert lost_spread(spread_kept(same, wider), 0.1) == 0
+
+
+def test_its_gradient_widens():
+    policy, asked = ToyPolicy(0.3), query(toy_groups())
+    before = X0Prediction(ToyPolicy(0.5))(*asked).detach()
+    lost_spread(spread_kept(X0Prediction(policy)(*asked), before), 1.0).backward()
+    assert policy.denoiser.log_std.grad < 0
+    assert policy.denoiser.mean.bias.grad.abs().max() < 1e-5  # where the middle is does not matter
+
+
+def test_alignment_under_a_floor_moves_as_far_and_stays_wider(tmp_path):
+    groups = toy_groups()
+    free, held = (
+        align(ToyPolicy(), groups, config(tmp_path, max_steps=80, loss_type="weighted", spread_weight=weight))
+        for weight in (0.0, 10.0)
+    )
+    assert free.denoiser.log_std.exp() < 0.45
+    assert held.denoiser.log_std.exp() > 0.48
+    assert held.expected_reward(groups.condition) > -0.75 + 0.1  # the base's is -.75
+
+
+def test_a_policy_without_predictions_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="noisy_and_target"):
+        X0Prediction(torch.nn.Linear(1, 1))
+
+
+def test_the_condition_says_what_the_encoder_saw(tiny_policy):
+    """A guard: the place of these numbers in the condition is the encoder's to choose."""
+    crops = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tiny_policy.encoder.certainty.bias[1] -= tiny_policy.encoder(crops).visible_logit.median()
+    seen = tiny_policy.encoder(crops)
+    features = tiny_policy.seen_features(seen, torch.ones(5, 8))
+    visible = believed_visible(tiny_policy.condition(features))
+    assert torch.equal(visible, seen.visible_logit > 0)
+    assert visible.any()
+    assert not visible.all()
+
+
+def test_a_look_tells_visible_and_occluded_joints_apart(tiny_policy):
+    from hmr.policy import Features
+
+    condition = torch.randn(3, tiny_policy.encoder.vector_size + 3 + VECTOR_SIZE)
+    geometry = torch.tensor([[100.0, 50.0, 50.0, 100.0, 100.0, 50.0, 50.0, 80.0]]).expand(3, -1)
+    watch = SpreadWatch(tiny_policy, Features(condition, geometry), num_samples=4, seed=0)
+    first, again = watch.measure(), watch.measure()
+    assert first == again
+    assert first["spread_visible_mm"] > 0
+    watch.visible[:] = True
+    assert watch.measure()["spread_occluded_mm"].isnan()
