@@ -15,16 +15,19 @@ from typing import Any
 import typer
 
 from eval.commands.align import align
+from eval.commands.bench import bench
 from eval.commands.check_vlm import check_vlm
 from eval.commands.critic_eval import critic_eval
 from eval.commands.critique import critique
 from eval.commands.data import data
 from eval.commands.demo import demo
 from eval.commands.evaluate import evaluate
+from eval.commands.explore import explore
 from eval.commands.memory import memory
 from eval.commands.predict import predict
 from eval.commands.pretrain import pretrain
 from eval.commands.trace import trace
+from eval.commands.tune_critic import tune_critic
 
 _PUBLIC = {
     "BodyParams": "hmr.types",
@@ -75,9 +78,13 @@ app = typer.Typer(
     help="A critique agent judges groups of 3D human meshes and teaches a diffusion policy with what it found.",
 )
 
-for command in (demo, predict, critique, pretrain, align, evaluate, critic_eval, check_vlm, trace):
+COMMANDS = (
+    demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, check_vlm, tune_critic, trace,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
 app.add_typer(memory, name="memory")
 
 
@@ -85,6 +92,7 @@ def main() -> None:
     """The command. Bad input ends in one sentence and exit code 2; MESHCRITIC_DEBUG=1 shows the traceback."""
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers would report their use to the hub
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars over local files
     try:
         app()

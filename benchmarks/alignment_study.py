@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from rl.replay import replay_of
 
 from eval.commands.console import stages
 from eval.protocol import Policy, evaluate_policy
@@ -36,12 +36,15 @@ from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import BodyParams, Labelled, Posed, Scorer
 from rl.preferences import build_preferences, load_preferences
+from rl.replay import replay_of
 from rl.rounds import Rounds, align_in_rounds, align_once
 from rl.scorers import NoisyTruthScorer, TruthScorer
 
 SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 COLUMNS = ("mean", "hyp0", "averaged", "min20", "min100")
-STEPS = {"max_steps": 400, "learning_rate": 3e-4, "save_strategy": "no"}
+FAST = {"max_steps": 400, "learning_rate": 3e-4, "save_strategy": "no"}
+SLOW = {"learning_rate": 3e-5, "ema_decay": 0.995}
+SILENT = {"beta": 1e-6}  # of a preference that must not be heard
 
 
 @dataclass(frozen=True)
@@ -54,32 +57,46 @@ class Arm:
     group_size: int = 20
     noise_scale: float = 1.0
     rounds: int = 1
+    labels: str | None = None  # a split whose truth is replayed
 
 
 def _weighted(**others: Any) -> dict[str, Any]:
     return {"loss_type": "weighted", "temperature": 0.3, **others}
 
 
+def _labels(split: str, images: int) -> Arm:
+    """Labels in the place of scores: what the truth itself can teach this denoiser, whatever the loss."""
+    return Arm(_weighted(max_steps=300, replay_weight=1.0, **SLOW, **SILENT), images=images, labels=split)
+
+
+LARGE = 3200
 ARMS: dict[str, Arm] = {
+    "labels of wild, 3,200 images": _labels("wild-train", 3200),
+    "labels of lab, 1,000 images": _labels("lab-train", 1000),
+    "weighted": Arm(_weighted()),
+    "weighted, 1,500 steps, 3,200 images": Arm(_weighted(max_steps=1500), images=LARGE),
+    "weighted, slow": Arm(_weighted(**SLOW)),
+    "weighted, slow, 3,200 images": Arm(_weighted(**SLOW), images=LARGE),
+    "clip, slow, 3,200 images": Arm({"loss_type": "clip", **SLOW}, images=LARGE),
+    "clip, relative, slow, 3,200 images": Arm(
+        {"loss_type": "clip", "trust_region": "relative", **SLOW}, images=LARGE
+    ),
+    "weighted, slow, spread neutral, 3,200 images": Arm(_weighted(spread_neutral=True, **SLOW), images=LARGE),
+    "weighted, slow, lab replay, 3,200 images": Arm(
+        _weighted(replay_weight=0.5, **SLOW), labels="lab-train", images=LARGE
+    ),
+    "dpo, slow, 3,200 images": Arm({"loss_type": "dpo", **SLOW}, images=LARGE),
+    "sft, slow, 3,200 images": Arm({"loss_type": "sft", **SLOW}, images=LARGE),
     **{name: Arm({"loss_type": name}) for name in ("clip", "quadratic", "dpo", "kto", "sft")},
     "linear": Arm({"loss_type": "linear", "learning_rate": 1e-4, "lr_scheduler_type": "constant"}),
-    "weighted": Arm(_weighted()),
-    "weighted, 1,500 steps": Arm(_weighted(max_steps=1500)),
-    "clip, 1,500 steps": Arm({"loss_type": "clip", "max_steps": 1500}),
     "weighted, tau 1": Arm(_weighted(temperature=1.0)),
-    "weighted, lr 1e-3": Arm(_weighted(learning_rate=1e-3)),
     "weighted, high noise only": Arm(_weighted(min_timestep=0.5)),
-    "weighted, replay": Arm(_weighted(replay_weight=0.5)),
     "weighted, spread penalty": Arm(_weighted(spread_weight=2.0)),
-    "weighted, spread neutral": Arm(_weighted(spread_neutral=True)),
-    "clip, spread neutral": Arm({"loss_type": "clip", "spread_neutral": True}),
     "weighted, diversity": Arm(_weighted(diversity_weight=0.5)),
-    "clip, relative": Arm({"loss_type": "clip", "trust_region": "relative"}),
     "weighted, LoRA 16": Arm(_weighted(lora_rank=16, learning_rate=1e-3)),
     "weighted, 4 rounds": Arm(_weighted(), rounds=4),
     "weighted, wide groups": Arm(_weighted(), noise_scale=1.5),
     **{f"weighted, G {size}": Arm(_weighted(), group_size=size) for size in (4, 8, 50)},
-    **{f"weighted, {images} images": Arm(_weighted(), images=images) for images in (100, 200, 800)},
     **{f"weighted, SRCC {srcc}": Arm(_weighted(), srcc=srcc) for srcc in (0.3, 0.45, 0.6, 0.8)},
 }
 
@@ -107,9 +124,9 @@ class Study:
         return figures
 
     def _aligned(self, name: str, arm: Arm, seed: int) -> DiffusionPolicy:
-        alignment, folder = {**STEPS, **arm.alignment}, self.out / "policies" / f"{name}-{seed}"
-        if alignment.get("replay_weight"):
-            alignment["replay_file"] = str(self._replay())
+        alignment, folder = {**FAST, **arm.alignment}, self.out / "policies" / f"{name}-{seed}"
+        if arm.labels:
+            alignment["replay_file"] = str(self._replay(arm.labels, arm.images))
         if arm.rounds > 1:
             rounds = Rounds(arm.rounds, arm.group_size, seed, arm.noise_scale)
             scorer, labelled = self._scorer(arm, seed)
@@ -120,37 +137,38 @@ class Study:
 
     def _groups(self, arm: Arm, seed: int) -> Dataset:
         scorer, labelled = self._scorer(arm, seed)
-        folder = (
-            self.out
-            / f"groups-{scorer.name}-{arm.images}x{arm.group_size}-{arm.noise_scale:g}-{seed}".replace(
-                ":", "-"
-            )
-        )
-        tick, done = self.stage(f"{folder.name} sampled", arm.images), iter(range(1, arm.images + 1))
+        told = f"{scorer.name}-{arm.images}x{arm.group_size}-{arm.noise_scale:g}-{seed}"
+        folder = self.out / f"groups-{told.replace(':', '-')}"
+        tick = self.stage(f"{folder.name} sampled", arm.images)
+        done = itertools.accumulate(itertools.repeat(1))
+
+        def advance(rows: int) -> None:
+            for _ in range(rows):
+                tick(next(done))
+
         build_preferences(
             self.policy, scorer, [case.sample for case in labelled], folder,
             group_size=arm.group_size, seed=seed, noise_scale=arm.noise_scale,
-            progress=lambda rows: [tick(next(done)) for _ in range(rows)],
+            progress=advance,
         )  # fmt: skip
         return load_preferences(folder)
 
     def _scorer(self, arm: Arm, seed: int) -> tuple[Scorer, list[Labelled]]:
-        tick = self.stage(f"drawing {arm.images} scenes of wild-train", arm.images)
-        scenes = draw_split(
-            "wild-train", self.out / f"scenes-{arm.images}", arm.images, uses_truth=True, progress=tick
-        )
-        labelled = list(read_labelled(scenes))
+        labelled = self._labelled("wild-train", arm.images)
         truths = {case.sample.id: case.truth for case in labelled}
         if arm.srcc < 1:
             return NoisyTruthScorer(self.body, truths.__getitem__, arm.srcc, seed), labelled
         return TruthScorer(self.body, truths.__getitem__), labelled
 
-    def _replay(self) -> Path:
-        path = self.out / "replay.safetensors"
+    def _labelled(self, split: str, images: int) -> list[Labelled]:
+        tick = self.stage(f"drawing {images} scenes of {split}", images)
+        scenes = draw_split(split, self.out / f"scenes-{images}", images, uses_truth=True, progress=tick)
+        return list(read_labelled(scenes))
+
+    def _replay(self, split: str, images: int) -> Path:
+        path = self.out / f"replay-{split}-{images}-{self.policy.digest()}.safetensors"
         if not path.exists():
-            tick = self.stage("drawing lab-train for replay", 1000)
-            scenes = draw_split("lab-train", self.out / "replay", 1000, progress=tick)
-            replay_of(self.policy, list(read_labelled(scenes))).save(path)
+            replay_of(self.policy, self._labelled(split, images)).save(path)
         return path
 
     def _measured(self, name: str, policy: Policy, key: Mapping[str, Any], seed: int) -> dict[str, float]:

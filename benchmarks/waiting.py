@@ -4,8 +4,9 @@
 
 A judge without eyes or weights (the embedded critic, delayed) takes `--reply-s` for every answer. One group alone has
 its label orders asked at once; its critical path is what it then takes. Several groups in flight should take little
-more. The graph's own cost is a group's critical path with no wait at all, by hypothesis. A judge with eyes costs the
-drawing of panels besides (`--eyes`).
+more. The graph's own cost is a group's critical path with no wait at all, by hypothesis, and the same in time of the
+processor, for machines that do other work as well. A judge with eyes costs the drawing of panels besides (`--eyes`),
+and where scores are in doubt that of close-ups.
 """
 
 from __future__ import annotations
@@ -69,8 +70,14 @@ def main() -> None:
         many_s = _seconds(lambda: list(critique_many(slow, groups, asked.groups)))
         instant = replace(agent, backend=Slow(0.0, asked.eyes))
         own_ms = min(_seconds(lambda g=g: instant.critique(*g)) for g in groups) / asked.samples * 1e3
+        busy_s = time.process_time()
+        doubted = sum(bool(instant.critique(*g).revisions) for g in groups)
+        busy_ms = (time.process_time() - busy_s) / len(groups) / asked.samples * 1e3
     print(f"one group {one_s:.2f} s, {asked.groups} in flight {many_s:.2f} s: {many_s / one_s:.2f} of it")
-    print(f"the graph's own cost {own_ms:.1f} ms a hypothesis")
+    print(f"the graph's own cost {own_ms:.1f} ms a hypothesis at best")
+    print(
+        f"{busy_ms:.1f} ms of processor a hypothesis on average, {doubted} of {asked.groups} groups in doubt"
+    )
 
 
 def _scenes(body: Body, count: int) -> list[Scene]:

@@ -11,7 +11,6 @@ written.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -25,8 +24,8 @@ from datasets import Dataset
 
 from agent.agent import CritiqueAgent
 from agent.default import default_agent, open_default_memory
-from agent.explore import explore
 from agent.tracing import Trace
+from eval.exploring import EXPLORED, Exploration
 from eval.protocol import Report, evaluate_policy
 from eval.report_store import load_report, save_report
 from eval.settings import DemoSettings
@@ -47,7 +46,6 @@ __all__ = ["Demo", "DemoResult"]
 
 
 SHARD_ROWS = 32
-EXPLORED = "exploration.json"
 
 
 @dataclass(frozen=True)
@@ -121,31 +119,23 @@ class Demo:
         """A frozen agent whose memories hold what the lab taught it."""
         settings, memory_folder = self.settings, self.out / "memory"
         trace = self._open.enter_context(Trace(self.out / "trace.jsonl"))
-        done = memory_folder / EXPLORED
-        wanted = {"scenes": set_digest(folder), "policy": self.policy.digest(), "backend": settings.backend}
-        if done.exists() and json.loads(done.read_text())["made_from"] != wanted:
-            raise ValueError(
-                f"{memory_folder} was explored with another policy, backend or scenes; remove it"
-            )
-        parts = calibration_parts(settings.calibration_images)
-        title = f"exploring {len(parts['explore'])} lab cases"
-        if done.exists():
-            self.reused.append(title)
+        cases, parts = read_labelled(folder), calibration_parts(settings.calibration_images)
+        exploration = Exploration(
+            memory_folder,
+            {"scenes": set_digest(folder), "policy": self.policy.digest(), "backend": settings.backend},
+            [cases[row] for row in parts["explore"]],
+            [cases[row] for row in parts["admit"]],
+            self._propose,
+        )
+        if exploration.found() is not None:
+            self.reused.append(exploration.title)
         else:
-            tick = self.stage(title, len(parts["explore"]))
             with (
                 self._timed("explore"),
                 open_default_memory(memory_folder, self.policy, frozen=False) as memory,
             ):
-                cases = read_labelled(folder)
-                report = explore(
-                    default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace),
-                    [cases[row] for row in parts["explore"]],
-                    [cases[row] for row in parts["admit"]],
-                    self._propose,
-                    on_case=lambda progress: tick(progress.done),
-                )
-            done.write_text(json.dumps({"made_from": wanted, **dataclasses.asdict(report)}, indent=1))
+                agent = default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace)
+                exploration.run(agent, self.stage)
         memory = self._open.enter_context(open_default_memory(memory_folder, self.policy, frozen=True))
         return default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace)
 

@@ -1,6 +1,7 @@
 """One case's reasoning as a person would want to read it, from the JSONL trace of a run.
 
-Each node's record becomes one table; the raw replies of the backend stay in the file.
+Each node's record becomes one table, followed by one of what it asked the backend; the last line sums those up. The
+raw replies stay in the file.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def show_case(records: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
-    """One table a node, in the order the graph ran."""
+    """A node's finding, then its calls, in the order the graph ran."""
     yield f"case {escape(records[0]['case'])}, trace {escape(records[0]['trace'])}"
     for record in records:
-        title = f"{record['node']} ({record['ms']:.0f} ms)"
-        show = _SHOWN.get(record["node"], _other)
-        yield show(title, record["outputs"])
+        title, outputs = f"{record['node']} ({record['ms']:.0f} ms)", dict(record["outputs"])
+        calls = outputs.pop("replies", [])
+        yield _SHOWN.get(record["node"], _other)(title, outputs)
+        if calls:
+            yield _calls(calls)
+    yield escape(_sum_up(records))
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -141,6 +145,48 @@ def _revision(title: str, outputs: Outputs) -> Table:
 
 def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
+
+
+def _calls(calls: Sequence[Outputs]) -> Table:
+    """Who was asked what, and what it cost. A repair asks the same once more, and quotes what was wrong."""
+    parts = [list(call["parts"]) for call in calls]
+    repairs = [place > 0 and parts[place - 1] == parts[place][:-1] for place in range(len(calls))]
+    rows = [
+        (
+            f"{call['task']}, to repair the last" if repairs[place] else call["task"],
+            call["backend"],
+            call["prompt"],
+            f"{call['ms']:,.0f}" if "ms" in call else "-",
+            _tokens(*call.get("tokens", (0, 0))),
+            str(call.get("retries", "-")),
+            "a reply that did not fit" if any(repairs[place + 1 : place + 2]) else _ended(call),
+        )
+        for place, call in enumerate(calls)
+    ]
+    return _table("", ("asked to", "of", "prompt", "ms", "tokens", "retries", "ended in"), rows)
+
+
+def _ended(call: Outputs) -> str:
+    return call.get("error") or ("an answer kept from before" if call["cached"] else "a reply")
+
+
+def _tokens(tokens_in: int, tokens_out: int) -> str:
+    return f"{tokens_in:,} in, {tokens_out:,} out" if tokens_in or tokens_out else "-"
+
+
+def _sum_up(records: Sequence[Outputs]) -> str:
+    """One line on the whole case."""
+    calls = [call for record in records for call in record["outputs"].get("replies", [])]
+    tokens = [sum(call.get("tokens", (0, 0))[side] for call in calls) for side in (0, 1)]
+    retries, failed = sum(call.get("retries", 0) for call in calls), sum("error" in call for call in calls)
+    words = [
+        f"{sum(record['ms'] for record in records):,.0f} ms",
+        f"{len(calls)} question{'s' * (len(calls) != 1)}",
+        *([_tokens(tokens[0], tokens[1]).replace(" in", " tokens in")] if any(tokens) else []),
+        *([f"{retries} retries"] if retries else []),
+        *([f"{failed} failed"] if failed else []),
+    ]
+    return "; ".join(words)
 
 
 def _other(title: str, outputs: Outputs) -> Table:

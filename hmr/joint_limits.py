@@ -15,18 +15,27 @@ bone, says where the bone points. Swing axis-angle components and twist angle to
     elbow            pronation + (twist)          flexion -                      flexion with arm turned out +
     wrist            pronation + (twist)          ulnar +                        flexion -
 
-Sources, as quoted in the rows: AAOS: American Academy of Orthopaedic Surgeons, "Joint Motion", 1965, the
-norms reprinted by NW: Norkin & White, "Measurement of Joint Motion", 5th ed. 2016; K: Kapandji, "The
-Physiology of the Joints", 6th ed. 2007; L: Ludewig et al. 2009, JBJS 91-A:378 (clavicle by bone pins); B:
-Bennell et al. 1998, Aust. J. Physiother. 44:175 (ankle lunge). Where a norm spans several SMPL joints (spine,
-neck, forearm) each may take most of it, because rigs share it differently; their sum is not bounded.
+Sources of the rows, and how far they could be checked against public text (the books were not at hand):
+
+    NW    Norkin & White, "Measurement of Joint Motion", 5th ed. 2016; shoulder, elbow and wrist are in its appendix
+          as read, which reprints the norms of AAOS
+    AAOS  American Academy of Orthopaedic Surgeons, "Joint Motion", 1965, as others quote it
+    M     "Normal values for range of motion of joints", The Merck Manual, 2013; read
+    W     Wilson & Furukawa 2014, Am. Fam. Physician 89:27, as others quote it
+    R     Rettig et al. 2015, BMC Musculoskelet. Disord. 16, the clavicle of arms that go up; abstract read
+    B     Bennell et al. 1998, Aust. J. Physiother. 44:175, the lunge with the heel down; abstract read
+    K     Kapandji, "The Physiology of the Joints", 6th ed. 2007
+
+A number with no mark was found under its source's name; one with `~` in texts that name no source or another; one with
+`?` nowhere. Where a norm spans several SMPL joints (spine, neck, forearm) each may take most of it, because rigs share it
+differently; their sum is not bounded.
 
 Left out: limits that depend on the parent's pose (Akhter & Black, CVPR 2015: knee and elbow are there learned
 from stretching athletes, for academic use only, so neither data nor code is used here). A box of angles
 admits corners that no body reaches; in return it seldom rejects what one does: of 7,789 frames of the CMU
 motion capture database 95 % or more are inside at every joint but the toes (docs/add-a-data-source.md).
-Seeing them, ankle, spine, neck, head and wrist were given the wider of the norms cited, and the elbow's z its
-room: SMPL's T-pose leaves open how far the humerus is turned. These rows are so far not confirmed on other
+Seeing them, ankle, spine, neck, head and wrist were given the wider of the norms cited or a few degrees more, and the
+elbow's z its room: SMPL's T-pose leaves open how far the humerus is turned. These rows are so far not confirmed on other
 motion.
 """
 
@@ -68,26 +77,29 @@ class JointLimit:
 JOINT_LIMITS: dict[str, JointLimit] = {
     "hip": JointLimit(
         "y", (-125, 30), (-45, 50), (-35, 65),
-        "NW: 120 flexion, 30 extension, 45 rotations, 30 adduction; 45 abduction, 65 once flexed (K)",
+        "M: 125 flexion, 45 rotations, 45 abduction; W: 40-60 external rotation; NW: 30~ extension, 30~ adduction;"
+        " K: 65? abduction once flexed",
     ),
     "knee": JointLimit(
         "y", (-10, 135), (-30, 40), (-10, 10),
-        "AAOS: 135 flexion, 10 hyperextension; K: rotation 30 in, 40 out; varus and valgus a laxity",
+        "AAOS: 135 flexion, 10? hyperextension; K: rotation 30? in, 40~ out; varus and valgus a laxity",
     ),
     "ankle": JointLimit(
         "z", (-45, 50), (-40, 40), (-35, 35),
-        "AAOS: 50 plantarflexion, 35 inversion; B: 45 dorsiflexion under load; K: 35-45 ab- and adduction",
+        "M: 50 plantarflexion, 35 inversion; B: 45? dorsiflexion under load; K: 35-45? ab- and adduction",
     ),
-    "foot": JointLimit("z", (-70, 45), (-15, 15), (-15, 15), "AAOS: toes 70 extension, 45 flexion"),
+    "foot": JointLimit("z", (-70, 45), (-15, 15), (-15, 15), "AAOS: toes 70~ extension, 45~ flexion"),
     "spine1": JointLimit(
         "y", (-25, 60), (-15, 15), (-25, 25),
-        "NW: thoracolumbar 80 flexion (60 of it lumbar), 25 extension, 35 lateral, 45 rotation",
+        "NW: thoracolumbar 80? flexion (60~ of it lumbar), 25~ extension, 35~ lateral, 45? rotation",
     ),
     "spine2": JointLimit("y", (-25, 35), (-20, 20), (-25, 25), "as spine1"),
-    "spine3": JointLimit("y", (-25, 35), (-25, 25), (-25, 25), "as spine1; most rotation is thoracic (K)"),
+    "spine3": JointLimit(
+        "y", (-25, 35), (-25, 25), (-25, 25), "as spine1; rotation is 35~ thoracic and 5~ lumbar (K)"
+    ),
     "neck": JointLimit(
         "y", (-50, 45), (-45, 45), (-45, 45),
-        "NW: cervical 45-60 flexion, 45-75 extension, 45 lateral, 60-80 rotation",
+        "NW: cervical 45~-60? flexion, 45~-75~ extension, 45~ lateral, 60?-80~ rotation",
     ),
     "head": JointLimit(
         "y", (-50, 60), (-50, 50), (-45, 45),
@@ -95,20 +107,21 @@ JOINT_LIMITS: dict[str, JointLimit] = {
     ),
     "collar": JointLimit(
         "x", (-30, 30), (-30, 30), (-15, 45),
-        "L: elevation, retraction and axial rotation 30; K: protraction 30, elevation 45",
+        "R: 32 elevation, 5 depression; textbooks: 45~ elevation, 10-15~ depression, 15-30~ pro- and retraction,"
+        " 20-50~ axial rotation",
     ),
     "shoulder": JointLimit(
         "x", (-90, 90), (-135, 80), (-115, 100),
-        "AAOS: 135 horizontal flexion, 90 external rotation, 180 elevation less the collar's, 60 extension"
-        " (80 about y for a hanging arm); K: internal rotation 100",
+        "NW: 180 elevation less the collar's, 60 extension (80 about y for a hanging arm), 90 external rotation;"
+        " M: 90 internal rotation; AAOS: 135~ horizontal flexion",
     ),
     "elbow": JointLimit(
         "x", (-67.5, 67.5), (-150, 10), (-15, 75),
-        "AAOS: 150 flexion, 10 hyperextension; its hinge turned up about the bone (K: humeral retroversion)",
+        "NW: 150 flexion, 0 extension, 10 more a laxity; its hinge turned up about the bone (K?: humeral retroversion)",
     ),
     "wrist": JointLimit(
         "x", (-80, 80), (-25, 35), (-80, 70),
-        "AAOS: 80 flexion, 70 extension, 20 radial, 30 ulnar, 80 pro- and supination",
+        "NW: 80 flexion, 70 extension, 20 radial, 30 ulnar, 80 pro- and supination",
     ),
     "hand": JointLimit("x", (-15, 15), (-20, 20), (-90, 45), "AAOS: knuckles 90 flexion, 45 extension"),
 }  # fmt: skip

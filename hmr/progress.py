@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-__all__ = ["Stage"]
+__all__ = ["Stage", "Tick"]
 
-Stage = Callable[[str, int], Callable[[int], None]]  # (title, total) -> tick(done so far)
+
+class Tick(Protocol):
+    """Told how much is done so far and, where there is one, the figure to watch meanwhile."""
+
+    def __call__(self, done: int, note: str = "", /) -> None: ...
+
+
+Stage = Callable[[str, int], Tick]  # (title, total) -> tick

@@ -20,7 +20,9 @@ def align(
     out: Annotated[Path, typer.Option(help="Folder for the aligned policy and all that led to it.")],
     critic: Annotated[
         str,
-        typer.Option(help="embedded (or another backend's spec), hmr-scorer, shuffled, noisy-truth:SRCC."),
+        typer.Option(
+            help="embedded (or another backend's spec), hmr-scorer, shuffled, noisy-truth:SRCC, reward:FILE.py:NAME."
+        ),
     ] = "embedded",
     loss: Annotated[
         str | None, typer.Option(help="clip, weighted, quadratic, linear, dpo, kto or sft.")

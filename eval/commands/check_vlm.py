@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eval.commands.backend_flags import BackendSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile
-from eval.commands.console import console, say, stages
-from eval.commands.critique import say_estimate
+from eval.commands.console import console, say, say_estimate, stages
 from eval.commands.options import Json, PolicyDir
 
 if TYPE_CHECKING:

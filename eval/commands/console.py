@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["console", "say", "stages"]
+    from agent.vlm.dry_run import DryRun
+    from hmr.progress import Stage, Tick
+
+__all__ = ["console", "say", "say_estimate", "stages"]
 
 
 def console() -> Console:
@@ -24,9 +28,25 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def say_estimate(dry_run: DryRun, as_json: bool) -> None:
+    account = dry_run.as_json()
+    if as_json:
+        print(json.dumps({"dry_run": account}))
+        return
+    by_task = ", ".join(f"{count} {task}" for task, count in account["by_task"].items())
+    say(f"{account['backend']} would be asked up to {account['calls']} times ({by_task or 'nothing'})")
+    say(
+        f"{account['calls_without_doubt']} times where reflection doubts nothing; a malformed reply costs one more"
+    )
+    say(
+        f"{account['images']} images, about {account['tokens_in']:,} tokens in and {account['tokens_out']:,} out"
+    )
+    say(f"to {account['sends_to']}; nothing has been sent")
+
+
 @contextmanager
-def stages() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """Progress bars on stderr, one a stage; where nobody watches, one line a finished stage."""
+def stages() -> Iterator[Stage]:
+    """Progress bars on stderr, one a stage, each with its note; where nobody watches, one line a finished stage."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -44,17 +64,18 @@ def stages() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
         yield lambda title, total: _stage(bars, title, total)
 
 
-def _stage(bars: Progress, title: str, total: int) -> Callable[[int], None]:
-    task = bars.add_task(title, total=total)
+def _stage(bars: Progress, title: str, total: int) -> Tick:
+    task = bars.add_task(title, total=total, note="")
 
-    def tick(done: int) -> None:
-        bars.update(task, completed=done)
+    def tick(done: int, note: str = "", /) -> None:
+        bars.update(task, completed=done, note=note)
         if bars.disable and done >= total:
-            say(f"done: {title}")
+            say(f"done: {title}{note and ', '}{note}")
 
     return tick

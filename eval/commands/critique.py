@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
-from eval.commands.console import say
+from eval.commands.console import say, say_estimate
 from eval.commands.options import Anyway, BodyFile, Boxes, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
     from agent.agent import CritiqueAgent
     from agent.types import GroupCritique
     from agent.vlm import VLMBackend
-    from agent.vlm.dry_run import DryRun
     from eval.photos import Person
     from hmr.body import Body
     from hmr.policy import DiffusionPolicy
     from hmr.types import Detector
 
-__all__ = ["critique", "say_estimate"]
+__all__ = ["critique"]
 
 
 def critique(
@@ -154,22 +153,6 @@ def _answers(
             }
         )
     return answers
-
-
-def say_estimate(dry_run: DryRun, as_json: bool) -> None:
-    account = dry_run.as_json()
-    if as_json:
-        print(json.dumps({"dry_run": account}))
-        return
-    by_task = ", ".join(f"{count} {task}" for task, count in account["by_task"].items())
-    say(f"{account['backend']} would be asked up to {account['calls']} times ({by_task or 'nothing'})")
-    say(
-        f"{account['calls_without_doubt']} times where reflection doubts nothing; a malformed reply costs one more"
-    )
-    say(
-        f"{account['images']} images, about {account['tokens_in']:,} tokens in and {account['tokens_out']:,} out"
-    )
-    say(f"to {account['sends_to']}; nothing has been sent")
 
 
 def _say_scores(answers: list[dict[str, Any]]) -> None:

@@ -32,7 +32,7 @@ SMALL = CriticEvalSettings(images=2, samples=4, calibration=4)
 
 
 def silent(title: str, total: int):
-    return lambda done: None
+    return lambda done, note="": None
 
 
 def groups(*scores: tuple[float | None, ...]) -> list[ScoredGroup]:
@@ -200,7 +200,7 @@ def test_the_agent_explores_judges_and_finds_it_all_again(tiny_policy: Diffusion
 
     def stage(title: str, total: int):
         titles.append(title)
-        return lambda done: None
+        return lambda done, note="": None
 
     first = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
     assert any("exploring 2 lab cases" in title for title in titles)

@@ -184,7 +184,8 @@ def test_a_dry_run_counts_and_neither_asks_nor_writes(critique, tmp_path):
     assert code == 0
     assert server.questions == []
     assert (account["calls"], account["calls_without_doubt"]) == (7, 5)
-    assert account["images"] == 1 + 6 * (1 + COUNT)
+    # the tag sees the photograph, six others panels too, and the revision a close-up of each
+    assert account["images"] == 1 + 6 * (1 + COUNT) + COUNT
     assert account["tokens_in"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.npz", "photo.png", "policy"]
 

@@ -35,7 +35,7 @@ R = {"mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "spread_visible_mm", "spread_occluded_
 
 
 def silent(title: str, total: int):
-    return lambda done: None
+    return lambda done, note="": None
 
 
 @pytest.fixture

@@ -8,6 +8,13 @@ from rich.console import Console
 
 from eval.trace_view import read_case, show_case
 
+ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
+CALLS = [
+    {**ASKED, "parts": ["p"], "text": "{", "ms": 812.4, "tokens": [1530, 211], "retries": 2, "cached": False},
+    {**ASKED, "parts": ["p", "repair"], "text": "{}", "ms": 40.0, "tokens": [9, 1], "retries": 0, "cached": False},
+    {**ASKED, "parts": ["q"], "text": "{}", "ms": 0.1, "tokens": [0, 0], "retries": 0, "cached": True},
+    {**ASKED, "parts": ["r"], "error": "openai:m failed: [b]429[/b]"},
+]  # fmt: skip
 RECORDS = [
     {
         "trace": "t1",
@@ -25,6 +32,7 @@ RECORDS = [
             "scores": {"0": 20.0, "1": None, "2": 80.0},
             "comments": {"0": "the [b]arm[/b] is bent", "2": "fits"},
             "reasons": {"1": "no label B in the reply"},
+            "replies": CALLS,
         },
     },
     {
@@ -72,7 +80,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def shown(records: list[dict]) -> str:
-    console = Console(width=120)
+    console = Console(width=160)
     with console.capture() as captured:
         for block in show_case(records):
             console.print(block)
@@ -100,6 +108,24 @@ def test_what_a_doubt_bought_is_shown_with_its_extremes(run: Path):
     assert "h0: 9.5 %" in text
     assert "the arm is off" in text
     assert "steady_pose_readi" in text  # the revision names it; a narrow terminal wraps
+
+
+def test_every_call_says_what_it_cost_and_how_it_ended(run: Path):
+    text = shown(read_case(run, "a"))
+    rows = [line for line in text.splitlines() if "9201abc1f14e" in line]
+    for row, words in zip(
+        rows,
+        [
+            ("812", "1,530 in, 211 out", "2", "a reply that did not fit"),
+            ("score, to repair the last", "40", "9 in, 1 out", "a reply"),
+            ("an answer kept from before",),
+            ("openai:m failed: [b]429[/b]",),
+        ],
+        strict=True,
+    ):
+        assert all(word in row for word in words)
+    # 1 + 3 + 2 ms of three nodes; 1530 + 9 and 211 + 1 tokens
+    assert text.splitlines()[-1] == "6 ms; 4 questions; 1,539 tokens in, 212 out; 2 retries; 1 failed"
 
 
 def test_a_node_without_a_view_of_its_own_is_shown(run: Path):

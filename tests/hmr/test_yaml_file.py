@@ -32,7 +32,7 @@ def test_anything_else_is_refused_in_one_line(tmp_path: Path, text: str, told: s
 
 def test_a_long_list_of_fields_can_be_told_otherwise(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("step: 3\n")
-    with pytest.raises(ValueError, match="allowed are those of rl/config.py$"):
+    with pytest.raises(ValueError, match=r"allowed are those of rl/config\.py$"):
         read_fields(tmp_path / "a.yaml", ["steps"], "those of rl/config.py")
 
 

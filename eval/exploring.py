@@ -1,0 +1,165 @@
+"""An exploration of a memory folder, done once however often it is asked for: what `meshcritic demo`, `explore`,
+`align` and `critic-eval` share.
+
+    MEMORY/memory.sqlite       cases, rules, prototypes, each written as it is known (`agent.explore`)
+    MEMORY/exploration.json    what it is explored from, before the first case; what came of it, after the last
+
+So whoever asks for the same again takes up what a kill left, or finds it whole; whoever asks with another policy or
+another judge is refused. Only the number of lab scenes may grow: more of them teach the same memory more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agent.agent import CritiqueAgent
+from agent.context import CritiqueSettings
+from agent.default import default_agent, open_default_memory
+from agent.exploration.context import Progress, Propose
+from agent.exploration.nodes import mean_srcc
+from agent.explore import explore
+from agent.learning import Explored
+from agent.tracing import Trace
+from agent.vlm import VLMBackend
+from eval.protocol import noise_generator
+from hmr.body import load_body
+from hmr.data.benchmark import calibration_parts, draw_split
+from hmr.data.store import read_labelled, set_digest
+from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
+from hmr.types import Hypotheses, Labelled, Sample
+
+__all__ = ["EXPLORED", "Exploration", "ExploreSettings", "explore_lab"]
+
+Json = dict[str, Any]
+Say = Callable[[str], None]
+EXPLORED = "exploration.json"
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Which cases are explored into which folder, and all that decides what comes of it."""
+
+    folder: Path
+    made_from: Mapping[str, Any]
+    cases: Sequence[Labelled]
+    held_out: Sequence[Labelled]
+    propose: Propose
+    name: str = ""  # of a variant of the agent
+
+    @property
+    def title(self) -> str:
+        return f"exploring {len(self.cases)} lab cases" + (f": {self.name}" if self.name else "")
+
+    def found(self) -> Json | None:
+        """What came of it when it was last run; None where that is yet to be seen.
+
+        Raises ValueError where the folder was explored from something else.
+        """
+        path = self.folder / EXPLORED
+        if not path.exists():
+            return None
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if other := self._differing(kept["made_from"]):
+            was, asked = kept["made_from"].get(other[0], "unknown"), self.made_from[other[0]]
+            raise ValueError(
+                f"{self.folder} was explored with {other[0]} = {was}, and this asks for {asked}; "
+                "remove it or name another"
+            )
+        return kept if "cases" in kept and kept["made_from"] == dict(self.made_from) else None
+
+    def run(self, agent: CritiqueAgent, stage: Stage, say: Say = lambda line: None) -> Json:
+        """Explore, or go on where an earlier run was cut short; `agent` judges over the folder's memory.
+
+        A case that the backend gave no score keeps the exploration open: the next run asks for it again.
+        """
+        self._write({})
+        tick = stage(self.title, len(self.cases))
+        if before := self._explored_before(agent):
+            told = _running(mean_srcc(before))
+            say(f"{len(before)} of {len(self.cases)} cases were explored before{told and ', '}{told}")
+            tick(len(before), told)
+
+        def on_case(progress: Progress) -> None:
+            tick(progress.done, _running(progress.running_srcc))
+
+        report = explore(agent, self.cases, self.held_out, self.propose, on_case=on_case)
+        found = dataclasses.asdict(report)
+        if not report.unscored:
+            self._write(found)
+        return {"made_from": dict(self.made_from), **found}
+
+    def _differing(self, kept: Mapping[str, Any]) -> list[str]:
+        grown = kept.get("images", math.inf) < self.made_from.get("images", 0)
+        free = ("images", "scenes") if grown else ()
+        return [
+            name for name, value in self.made_from.items() if name not in free and kept.get(name) != value
+        ]
+
+    def _explored_before(self, agent: CritiqueAgent) -> list[Explored]:
+        kept = agent.rules.explored([case.sample.id for case in self.cases])
+        return [Explored.from_json(case_id, judged) for case_id, judged in kept.items()]
+
+    def _write(self, report: Json) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{EXPLORED}.partial"
+        partial.write_text(json.dumps({"made_from": dict(self.made_from), **report}, indent=1))
+        partial.replace(self.folder / EXPLORED)
+
+
+@dataclass(frozen=True)
+class ExploreSettings:
+    """What `meshcritic explore` is asked."""
+
+    images: int = 128  # of lab-calibration: half explored, a quarter to admit rules
+    samples: int = 20
+    seed: int = 0
+
+
+def explore_lab(
+    policy: DiffusionPolicy,
+    backend: VLMBackend,
+    settings: ExploreSettings,
+    out: Path,
+    memory: Path,
+    stage: Stage,
+    say: Say,
+    workers: int = 1,
+) -> Json:
+    """What came of exploring lab-calibration with this policy and this judge into `memory`; scenes and trace in `out`.
+
+    Raises ValueError for a memory that was explored from something else or by other models.
+    """
+    tick = stage(f"drawing {settings.images} scenes of lab-calibration", settings.images)
+    scenes = draw_split("lab-calibration", out / "scenes", settings.images, workers=workers, progress=tick)
+    made_from = {
+        **dataclasses.asdict(settings),
+        "scenes": set_digest(scenes),
+        "policy": policy.digest(),
+        "backend": backend.name,
+    }
+    labelled, parts = read_labelled(scenes), calibration_parts(settings.images)
+
+    def propose(sample: Sample) -> Hypotheses:
+        noise = noise_generator(settings.seed, sample)
+        return policy.sample(policy.encode([sample]), settings.samples, noise)[0]
+
+    teach, admit = ([labelled[row] for row in parts[part]] for part in ("explore", "admit"))
+    exploration = Exploration(memory, made_from, teach, admit, propose)
+    if (found := exploration.found()) is not None:
+        say(f"{memory} was explored before on these {len(teach)} cases")
+        return found
+    with Trace(out / "trace.jsonl") as trace, open_default_memory(memory, policy, frozen=False) as opened:
+        asked = CritiqueSettings(seed=settings.seed)
+        agent = default_agent(policy, load_body(), opened, settings=asked, trace=trace)
+        return exploration.run(replace(agent, backend=backend), stage, say)
+
+
+def _running(srcc: float | None) -> str:
+    return "" if srcc is None else f"SRCC {srcc:.3f}"
