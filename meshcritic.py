@@ -58,6 +58,9 @@ _PUBLIC = {
     "load_backend": "agent.vlm",
     "GroupPreferenceConfig": "rl.config",
     "GroupPreferenceTrainer": "rl.trainer",
+    "PolicyAdapter": "rl.policy_adapter",
+    "Draws": "rl.policy_adapter",
+    "RewardMix": "rl.rewards",
     "build_preferences": "rl.preferences",
     "load_preferences": "rl.preferences",
 }

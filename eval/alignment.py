@@ -23,8 +23,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from agent.agent import CritiqueAgent
 from agent.vlm import load_backend
 from eval.critic_rivals import fitted_hmr_scorer
@@ -38,6 +36,7 @@ from hmr.data.store import read_labelled, read_samples, set_digest
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import Scorer
+from hmr.yaml_file import read_fields
 from memory.embed import load_text_embedder
 from rl.config import GroupPreferenceConfig
 from rl.preferences import shuffle_scores
@@ -81,13 +80,9 @@ class AlignSettings:
 
 
 def read_alignment(path: Path) -> dict[str, Any]:
-    """Fields of `GroupPreferenceConfig` from YAML. Raises ValueError on a key that it does not have."""
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    """Fields of `GroupPreferenceConfig` from YAML. Raises what `hmr.yaml_file.read_fields` raises."""
     allowed = {item.name for item in dataclasses.fields(GroupPreferenceConfig)}
-    told = f"unknown {', '.join(sorted(set(values) - allowed))}" if isinstance(values, dict) else "no mapping"
-    if told != "unknown ":
-        raise ValueError(f"{path}: {told}; allowed are the fields of rl/config.py and of TrainingArguments")
-    return values
+    return read_fields(path, allowed, "the fields of rl/config.py and of TrainingArguments")
 
 
 def run_alignment(

@@ -30,11 +30,11 @@ from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
 from agent.default import default_agent
 from agent.embedding import PolicyEmbedder
-from agent.explore import explore
 from agent.second_look import SECOND_LOOK
 from agent.seed_rules import load_seed_rules
 from agent.types import GroupCritique
 from agent.vlm import EmbeddedCritic, VLMBackend
+from eval.exploring import Exploration
 from eval.kept_evidence import KeptEvidence
 from eval.tested_groups import TestedGroup
 from eval.true_detector import TrueDetector
@@ -52,7 +52,6 @@ from memory.store import MemoryStore
 __all__ = ["AGENT", "COMPONENTS", "AgentBench", "AgentVariant", "equal_rules", "metrics_of"]
 
 COMPONENTS = ("rules", "prototypes", "reflection")
-EXPLORED = "exploration.json"
 UCB = 0.5  # C
 FAR_BELOW = -1e6  # a threshold that every value exceeds: the violation is then the value itself, graded
 
@@ -146,26 +145,22 @@ class AgentBench:
     def _explored(self, variant: AgentVariant) -> Path:
         made_from = {**self.made_from, **variant.to_json(), "backend": self.backend.name, "seed": self.seed}
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-        folder = self.out / "memory" / f"{variant.name.replace(' ', '-')}-{key}"
-        if (folder / EXPLORED).exists():
-            return folder
-        cases = self.part("explore")
         groups = {group.labelled.sample.id: group.hypotheses for group in self.calibration}
-        tick = self.stage(f"exploring {len(cases)} lab cases: {variant.name}", len(cases))
-        with self._open(folder, frozen=False, exploration=0.0 if variant.greedy else UCB) as memory:
-            if not len(memory.rules):
-                memory.rules.add(load_seed_rules())
-            report = explore(
-                self._build(variant, memory),
-                [group.labelled for group in cases],
-                [group.labelled for group in self.part("admit")],
-                lambda sample: groups[sample.id],
-                on_case=lambda progress: tick(progress.done),
-            )
-        partial = folder / f"{EXPLORED}.partial"
-        partial.write_text(json.dumps({"made_from": made_from, **dataclasses.asdict(report)}, indent=1))
-        partial.replace(folder / EXPLORED)
-        return folder
+        exploration = Exploration(
+            self.out / "memory" / f"{variant.name.replace(' ', '-')}-{key}",
+            made_from,
+            [group.labelled for group in self.part("explore")],
+            [group.labelled for group in self.part("admit")],
+            lambda sample: groups[sample.id],
+            variant.name,
+        )
+        if exploration.found() is None:
+            ucb = 0.0 if variant.greedy else UCB
+            with self._open(exploration.folder, frozen=False, exploration=ucb) as memory:
+                if not len(memory.rules):
+                    memory.rules.add(load_seed_rules())
+                exploration.run(self._build(variant, memory), self.stage)
+        return exploration.folder
 
     def _open(self, folder: Path, frozen: bool, exploration: float = UCB) -> Memory:
         embedder = PolicyEmbedder(self.policy)

@@ -26,17 +26,17 @@ Sources of the rows, and how far they could be checked against public text (the 
     B     Bennell et al. 1998, Aust. J. Physiother. 44:175, the lunge with the heel down; abstract read
     K     Kapandji, "The Physiology of the Joints", 6th ed. 2007
 
-A number with no mark was found under its source's name; one with `~` in texts that name no source or another; one with
-`?` nowhere. Where a norm spans several SMPL joints (spine, neck, forearm) each may take most of it, because rigs share it
-differently; their sum is not bounded.
+A number with no mark was found under its source's name; one with `~` in texts that name no source or another; one
+with `?` nowhere. Where a norm spans several SMPL joints (spine, neck, forearm) each may take most of it, because rigs
+share it differently; their sum is not bounded.
 
 Left out: limits that depend on the parent's pose (Akhter & Black, CVPR 2015: knee and elbow are there learned
 from stretching athletes, for academic use only, so neither data nor code is used here). A box of angles
 admits corners that no body reaches; in return it seldom rejects what one does: of 7,789 frames of the CMU
 motion capture database 95 % or more are inside at every joint but the toes (docs/add-a-data-source.md).
-Seeing them, ankle, spine, neck, head and wrist were given the wider of the norms cited or a few degrees more, and the
-elbow's z its room: SMPL's T-pose leaves open how far the humerus is turned. These rows are so far not confirmed on other
-motion.
+Seeing them, ankle, spine, neck, head and wrist were given the wider of the norms cited or a few degrees more, and
+the elbow's z its room: SMPL's T-pose leaves open how far the humerus is turned. These rows are so far not confirmed on
+other motion.
 """
 
 from __future__ import annotations

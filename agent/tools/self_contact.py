@@ -25,7 +25,7 @@ from agent.types import Case, Evidence, Need
 from hmr.body import Body
 from hmr.types import NUM_JOINTS, PARENTS
 
-__all__ = ["SelfContact"]
+__all__ = ["FAULT_MM", "SelfContact", "judged_pairs", "penetration_mm"]
 
 SOFT_TISSUE_M = 0.01
 FAULT_MM = 20.0  # hands on hips press this deep
@@ -39,10 +39,7 @@ class SelfContact:
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
-        pairs, allowed = _pairs(case.body)
-        capsules = fit_capsules(case.body).pose(case.posed.vertices_cam_m)
-        overlap_m, reach_m = _overlap(capsules, pairs)
-        depth_mm = 1000 * (overlap_m - allowed * reach_m - SOFT_TISSUE_M).clamp_min(0)
+        pairs, depth_mm = judged_pairs(case.body)[0], penetration_mm(case.body, case.posed.vertices_cam_m)
         between_mm = depth_mm.new_zeros(len(case), NUM_JOINTS, NUM_JOINTS)
         between_mm[:, pairs[:, 0], pairs[:, 1]] = depth_mm
         blame_mm = between_mm.amax(dim=1).maximum(between_mm.amax(dim=2))
@@ -56,6 +53,13 @@ class SelfContact:
         )
 
 
+def penetration_mm(body: Body, vertices_m: Float[Tensor, "batch vertices 3"]) -> Float[Tensor, "batch pairs"]:
+    """How deep the capsules of each of `judged_pairs` go into one another beyond what is allowed."""
+    pairs, allowed = judged_pairs(body)
+    overlap_m, reach_m = _overlap(fit_capsules(body).pose(vertices_m), pairs)
+    return 1000 * (overlap_m - allowed * reach_m - SOFT_TISSUE_M).clamp_min(0)
+
+
 def _overlap(
     capsules: Capsules, pairs: Int[Tensor, "pairs 2"]
 ) -> tuple[Float[Tensor, "batch pairs"], Float[Tensor, "batch pairs"]]:
@@ -67,7 +71,7 @@ def _overlap(
 
 
 @lru_cache(maxsize=4)
-def _pairs(body: Body) -> tuple[Int[Tensor, "pairs 2"], Float[Tensor, "pairs"]]:
+def judged_pairs(body: Body) -> tuple[Int[Tensor, "pairs 2"], Float[Tensor, "pairs"]]:
     """The pairs that must not meet, and the share of their summed radii by which they may overlap."""
     thighs = (1, 2)
     pairs = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from hmr.yaml_file import read_fields
 
 __all__ = ["STAGES", "TuningSettings", "read_tuning"]
 
@@ -41,16 +41,15 @@ class TuningSettings:
 def read_tuning(path: Path, **changes: Any) -> TuningSettings:
     """The settings of a YAML file with the sections `lora`, `sft` and `grpo`.
 
-    Raises ValueError for a section or a field that is not there, and for one that the command itself sets.
+    Raises what `hmr.yaml_file.read_fields` raises, and ValueError for a field of a section that is not there or that the
+    command itself sets.
     """
     from peft import LoraConfig
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.sft_config import SFTConfig
 
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     sections = {"lora": LoraConfig, "sft": SFTConfig, "grpo": GRPOConfig}
-    if not isinstance(values, dict) or not set(values) <= {"label_orders", *sections}:
-        raise ValueError(f"{path}: allowed are label_orders, {', '.join(sections)}, not {values}")
+    values = read_fields(path, ["label_orders", *sections])
     for name, config in sections.items():
         values[name] = values.get(name) or {}
         known = {item.name for item in dataclasses.fields(config)} - OURS

@@ -140,13 +140,13 @@ def test_the_shipped_recipe_is_one():
 
 
 BAD_RECIPES = {
-    "an unknown section": ("dpo: {}", "allowed are label_orders, lora, sft, grpo, not"),
+    "an unknown section": ("dpo: {}", "unknown dpo; allowed are grpo, label_orders, lora, sft$"),
     "an unknown field": (
         "grpo: {learning_rat: 1}",
         "grpo takes the fields of GRPOConfig .* not learning_rat",
     ),
     "a field that is the command's": ("sft: {trust_remote_code: true}", "not trust_remote_code"),
-    "no mapping": ("- sft", "allowed are"),
+    "no mapping": ("- sft", "a mapping of fields, not a list$"),
     "a section that is none": ("lora: 16", "lora takes the fields of LoraConfig .* not 16"),
 }
 

@@ -1,0 +1,126 @@
+"""How well the capsules of `agent.tools.self_contact` agree with an exact test of the skin, by libigl.
+
+    pip install -e ".[bench]"
+    python -m benchmarks.self_contact [--poses 160] [--noise-rad 0.15] [--every 10] [--seed 7]
+
+The reference: a skin point of one part is inside another part where the generalised winding number of that part's faces
+(Jacobson et al., SIGGRAPH 2013; it takes open surfaces, which parts are) exceeds a half, and as deep as its distance to
+the nearest of those faces. A pair of parts penetrates by its deepest point, a body by the sum over the pairs that the
+tool judges; neither soft tissue nor an allowed overlap is taken off. Poses are the built-in sampler's, every other one
+disturbed at each joint; average build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+
+import igl
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import mannwhitneyu, spearmanr
+
+from agent.tools.self_contact import FAULT_MM, judged_pairs, penetration_mm
+from eval.intervals import Interval
+from hmr.body import Body, load_body
+from hmr.data.poses import sample_poses
+from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams
+
+INSIDE = 0.5  # winding number
+BATCH = 16  # bodies at a time
+
+
+@dataclass(frozen=True)
+class Skin:
+    """Faces of every part, and the skin points asked about, by part."""
+
+    faces: list[np.ndarray]
+    points: list[np.ndarray]  # vertex indices
+
+    @classmethod
+    def of(cls, body: Body, every: int) -> Skin:
+        part_of = body.skin_weights.argmax(dim=1).numpy()
+        faces = body.faces.numpy().astype(np.int64)
+        owner = np.median(part_of[faces], axis=1)  # a face belongs to the part of most of its corners
+        asked = np.arange(0, len(part_of), every)
+        parts = range(NUM_JOINTS)
+        return cls(
+            [faces[owner == part] for part in parts], [asked[part_of[asked] == part] for part in parts]
+        )
+
+
+def exact_depth_mm(
+    vertices_m: Float[np.ndarray, "vertices 3"], skin: Skin, pairs: Int[np.ndarray, "pairs 2"]
+) -> float:
+    """Depth of the deepest point of each pair of parts, summed over the pairs."""
+    deepest = [
+        max(_depth_m(vertices_m, skin, a, b), _depth_m(vertices_m, skin, b, a)) for a, b in pairs.tolist()
+    ]
+    return 1000 * sum(deepest)
+
+
+def _depth_m(vertices_m: np.ndarray, skin: Skin, of: int, within: int) -> float:
+    points, faces = vertices_m[skin.points[of]], skin.faces[within]
+    corners = vertices_m[np.unique(faces)]
+    near = ((points >= corners.min(axis=0)) & (points <= corners.max(axis=0))).all(axis=1)
+    points = points[near]
+    if len(points):
+        points = points[igl.winding_number(vertices_m, faces, points) > INSIDE]
+    if not len(points):
+        return 0.0
+    return float(igl.point_mesh_squared_distance(points, vertices_m, faces)[0].max() ** 0.5)
+
+
+def posed(body: Body, params: BodyParams) -> Float[torch.Tensor, "count vertices 3"]:
+    rows = torch.arange(len(params.body_pose)).split(BATCH)
+    return torch.cat(
+        [body(BodyParams(*(column[row] for column in vars(params).values()))).vertices_cam_m for row in rows]
+    )
+
+
+def poses(count: int, noise_rad: float, seed: int) -> BodyParams:
+    generator = torch.Generator().manual_seed(seed)
+    drawn = sample_poses(count, generator)
+    noise = noise_rad * torch.randn(drawn.body_pose.shape, generator=generator)
+    noise[::2] = 0
+    zeros = torch.zeros(count, 3)
+    return BodyParams(zeros, drawn.body_pose + noise, torch.zeros(count, NUM_BETAS), zeros)
+
+
+def interval(exact: np.ndarray, proxy: np.ndarray, draws: int = 1000) -> Interval:
+    """Spearman's rho with a bootstrap interval of 95 % over the poses."""
+    generator = np.random.default_rng(0)
+    rows = generator.integers(0, len(exact), (draws, len(exact)))
+    low, high = np.quantile([spearmanr(exact[row], proxy[row]).statistic for row in rows], (0.025, 0.975))
+    return Interval(float(spearmanr(exact, proxy).statistic), float(low), float(high))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Capsules against the skin itself.")
+    parser.add_argument("--poses", type=int, default=160)
+    parser.add_argument("--noise-rad", type=float, default=0.15)
+    parser.add_argument("--every", type=int, default=10, help="one skin point in so many is asked about")
+    parser.add_argument("--seed", type=int, default=7)
+    asked = parser.parse_args()
+    body = load_body()
+    skin, pairs = Skin.of(body, asked.every), judged_pairs(body)[0].numpy()
+    vertices = posed(body, poses(asked.poses, asked.noise_rad, asked.seed))
+    begun = time.process_time()
+    proxy = torch.cat([penetration_mm(body, part).sum(dim=1) for part in vertices.split(BATCH)]).numpy()
+    proxy_ms = 1000 * (time.process_time() - begun) / asked.poses
+    begun = time.process_time()
+    exact = np.array([exact_depth_mm(one, skin, pairs) for one in vertices.double().numpy()])
+    exact_ms = 1000 * (time.process_time() - begun) / asked.poses
+    deep = exact > FAULT_MM
+    auc = mannwhitneyu(proxy[deep], proxy[~deep]).statistic / (deep.sum() * (~deep).sum())
+    found = interval(exact, proxy)
+    print(f"{asked.poses} poses, {sum(map(len, skin.points))} skin points, {len(pairs)} pairs of parts")
+    print(f"Spearman's rho {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]")
+    print(f"{deep.mean():.0%} deeper than {FAULT_MM:.0f} mm; told from the rest with an AUC of {auc:.2f}")
+    print(f"a body: {proxy_ms:.2f} ms by capsules, {exact_ms:.0f} ms by libigl (processor time)")
+
+
+if __name__ == "__main__":
+    main()
