@@ -9,7 +9,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
+
+from pydantic.json_schema import SkipJsonSchema
+
+# pydantic, and with it LangGraph's own tools, reads no other before Python 3.12
+from typing_extensions import TypedDict
 
 from agent.agent import CritiqueAgent
 from agent.learning import Explored
@@ -104,4 +109,4 @@ class ExplorationDesk:
 class ExplorationContext:
     """The runtime context of `agent.exploration.graph`."""
 
-    desk: ExplorationDesk
+    desk: SkipJsonSchema[Any]  # an ExplorationDesk: what is alive has no schema

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from agent.tools.appearance import Appearance
+from agent.tools.depth_order import DepthOrder
 from agent.tools.ground_contact import GroundContact
 from agent.tools.group_consensus import GroupConsensus
 from agent.tools.joint_limits import JointLimits
@@ -37,6 +38,7 @@ BUILT_IN: dict[str, Callable[[], CritiqueTool]] = {
     "pose_prior": PosePrior,
     "shape_prior": ShapePrior,
     "pose_reading": PoseReading,
+    "depth_order": DepthOrder,
     "group_consensus": GroupConsensus,
 }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agent.context import CritiqueSettings
+from agent.exploration.graph import build_exploration_graph
 from agent.graph import build_critique_graph, recursion_limit
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
@@ -332,15 +333,26 @@ def test_no_picture_lands_in_the_trace(trace, tmp_path):
     assert max(map(len, text.splitlines())) < 50_000
 
 
-def test_langgraphs_own_tools_can_open_what_langgraph_json_names():
+@pytest.mark.parametrize(
+    ("name", "made", "told"),
+    [
+        ("critique", build_critique_graph, {"scores", "doubts", "revisions"}),
+        ("exploration", build_exploration_graph, {"todo", "mined", "retired"}),
+    ],
+)
+def test_langgraphs_own_tools_can_open_what_langgraph_json_names(name, made, told):
     root = Path(__file__).parents[2]
     config = json.loads((root / "langgraph.json").read_text())
     assert config["dependencies"] == ["."]
-    path, name = config["graphs"]["critique"].split(":")
+    path, variable = config["graphs"][name].split(":")
     assert (root / path).is_file()
     module = importlib.import_module(path.removeprefix("./").removesuffix(".py").replace("/", "."))
-    opened = getattr(module, name)
-    assert set(opened.get_graph().nodes) == set(build_critique_graph().get_graph().nodes)
-    assert {"scores", "doubts", "revisions"} <= opened.get_output_jsonschema()["properties"].keys()
-    settings = opened.get_context_jsonschema()["$defs"]["CritiqueSettings"]["properties"]
+    opened = getattr(module, variable)
+    assert set(opened.get_graph().nodes) == set(made().get_graph().nodes)
+    assert told <= opened.get_output_jsonschema()["properties"].keys()
+    assert opened.get_context_jsonschema()["type"] == "object"
+
+
+def test_langgraphs_own_tools_show_the_settings_of_a_critique():
+    settings = build_critique_graph().get_context_jsonschema()["$defs"]["CritiqueSettings"]["properties"]
     assert settings["permutations"]["default"] == CritiqueSettings.permutations

@@ -52,6 +52,7 @@ FAULTS: dict[str, tuple[Callable[[], BodyParams], str | None]] = {
     "pose_prior": (lambda: bent("spine2", (0.0, 1.0, 0.0)), "torso"),
     "shape_prior": (lambda: built(4.0), None),
     "pose_reading": (lambda: bent("right_shoulder", (0.0, 0.0, -1.2)), "right forearm"),
+    "depth_order": (lambda: bent("left_knee", (1.2, 0.0, 0.0)), "left foot"),
     "group_consensus": (lambda: bent("right_shoulder", (0.0, 0.0, -1.2)), "right forearm"),
 }
 
