@@ -177,9 +177,7 @@ def _explored(memory: Path, policy: DiffusionPolicy) -> tuple[dict[str, Json], J
         ledger = RuleLedger(store)
         kept = ledger.explored([case_id for case_id, _, _ in ledger.cases()])
     if not kept:
-        raise ValueError(
-            f"{memory}: no case was explored here; `meshcritic explore` fills a memory"
-        )
+        raise ValueError(f"{memory}: no case was explored here; `meshcritic explore` fills a memory")
     path = memory / EXPLORED
     made_from = json.loads(path.read_text(encoding="utf-8"))["made_from"] if path.is_file() else {}
     if made_from.get("policy", policy.digest()) != policy.digest():

@@ -4,11 +4,10 @@ Two parts may touch, and parts near one another on the skeleton always do, so a 
 least three joints apart (or a thigh against the other), and only by what exceeds a little soft tissue and the
 overlap that the two capsules have with the arms out or down, where no body penetrates itself.
 
-An exact test of a posed body takes from a tenth of a second to seconds (libigl, warp, fcl on 14k vertices);
-this one takes 0.2 ms. Against winding numbers of 700 skin points, on 160 poses of the default body
-that played no part in choosing the constants (half of them disturbed by 0.15 rad a joint), its ranking agrees
-by Spearman's rho 0.86, and it tells penetrations deeper than 20 mm from the rest with an AUC of 0.90. It sees
-nothing finer than a limb.
+Exactly, by libigl's winding numbers and distances of 691 skin points, a posed body takes 50 ms; this takes 0.2 ms. On
+400 poses of the default body, half of them disturbed by 0.15 rad a joint, the two rank alike by Spearman's rho 0.87
+[0.84, 0.91], and penetrations deeper than 20 mm are told from the rest with an AUC of 0.98:
+`python -m benchmarks.self_contact --poses 400`. It sees nothing finer than a limb.
 """
 
 from __future__ import annotations

@@ -66,6 +66,7 @@ def test_the_command_measures_all_of_them(tiny_policy, tmp_path, monkeypatch, ca
     assert all(cost["peak_mb"] > 0 for cost in told["steps"].values())
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_costs_one_sentence(tmp_path, monkeypatch, capsys):
     code, _, err = call(monkeypatch, capsys, "bench", "align", "--policy", tmp_path / "nowhere")
     assert (code, "no policy" in err, "Traceback" in err) == (2, True, False)

@@ -22,9 +22,9 @@ from rl.trainer import align
 
 ALIGNMENT = {"loss_type": "weighted", "max_steps": 3, "per_device_train_batch_size": 2}
 SMALL = DemoSettings(
-    calibration_images=8,
+    calibration_images=4,
     train_images=4,
-    test_images=3,
+    test_images=2,
     group_size=5,
     num_samples=7,
     seeds=(0, 1),
