@@ -49,6 +49,7 @@ def test_the_docs_link_to_files_that_are_there():
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.slow  # an interpreter a page, each of which imports torch
 @pytest.mark.parametrize(
     "page", [page for page, blocks in BLOCKS.items() if blocks], ids=lambda page: page.stem
 )
