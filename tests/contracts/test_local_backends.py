@@ -80,6 +80,7 @@ class Listener:
         return Reply(json.dumps(answer))
 
 
+@pytest.mark.slow
 def test_a_whole_critique_runs_on_it(backend):
     """Every task with its real pictures and prompts: no answer may cost a score."""
     listener = Listener(backend)

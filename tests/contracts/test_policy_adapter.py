@@ -146,6 +146,7 @@ def test_groups_are_built_kept_and_read_back(adapter: PolicyAdapter, samples: li
     assert tensors.mask.all()
 
 
+@pytest.mark.slow
 def test_rounds_align_it(name: str, adapter: PolicyAdapter, samples: list[Sample], tmp_path: Path):
     settings = {"max_steps": 4, "learning_rate": 0.01, "trainable": TRAINABLE[name], "save_strategy": "no"}
 

@@ -44,6 +44,7 @@ def policy_folder(tiny_policy: DiffusionPolicy, tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
+@pytest.mark.slow
 def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
     with Demo(tmp_path / "run", SMALL, silent, policy_folder) as run:
         _, metrics = write_demo(run, run.run(), 1.0)

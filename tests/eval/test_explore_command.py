@@ -40,6 +40,7 @@ def content(folder: Path):
         return snapshot(store)
 
 
+@pytest.mark.slow
 def test_a_memory_is_explored_once_and_then_found(explore, tmp_path):
     code, found, err = explore()
     assert code == 0
@@ -73,6 +74,7 @@ def test_bad_input_is_refused_in_one_sentence(explore, tmp_path, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_what_is_left_and_writes_nothing(explore, tmp_path):
     with chat_server(good) as server:
         spec = ("--backend", f"openai:any@{server.url}")
@@ -86,6 +88,7 @@ def test_a_dry_run_counts_what_is_left_and_writes_nothing(explore, tmp_path):
         assert (code, answer["dry_run"]["calls"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_case_without_a_score_keeps_the_exploration_open(explore, tmp_path):
     with chat_server(good) as server:
         spec = ("--backend", f"openai:any@{server.url}")

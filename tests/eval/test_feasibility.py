@@ -64,6 +64,7 @@ def test_a_metric_that_says_nothing_has_no_agreement() -> None:
     assert found["good"] is not None
 
 
+@pytest.mark.slow
 def test_the_oracle_stands_beside_a_base_of_its_own_spread(
     tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path
 ) -> None:

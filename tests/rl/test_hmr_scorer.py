@@ -77,6 +77,7 @@ def test_a_hypothesis_is_scored_by_itself(
     assert scorer.score(cases[3].sample, group) == pytest.approx(alone, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_that_more_noise_is_worse(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]):
     """On the training images, with other noise: a check of gradients, signs and kept steps."""
     training = dataclasses.replace(QUICK, views=1, noisy=12, steps=150, errors=("mpjpe_mm",))

@@ -55,6 +55,7 @@ def test_scenes_depend_on_the_generators_alone():
     assert torch.equal(replay.draw(keys), torch.cat(halves))
 
 
+@pytest.mark.slow
 def test_replay_holds_the_policy_to_what_it_is_told(tmp_path, replay_file):
     groups = toy_groups()
     means = []

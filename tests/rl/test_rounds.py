@@ -105,6 +105,7 @@ def test_a_second_run_does_nothing_again(
     assert torch.equal(_weights(first), _weights(again))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_where_a_whole_one_does(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def _cut_at(step: int) -> Stage:
     return stage
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
@@ -164,6 +166,7 @@ def _listening(steps: list[int]) -> Stage:
     return stage
 
 
+@pytest.mark.slow
 def test_a_control_learns_from_other_scores(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def test_its_gradient_widens():
     assert policy.denoiser.mean.bias.grad.abs().max() < 1e-5  # where the middle is does not matter
 
 
+@pytest.mark.slow
 def test_alignment_under_a_floor_moves_as_far_and_stays_wider(tmp_path):
     groups = toy_groups()
     free, held = (

@@ -28,6 +28,7 @@ def weights(policy):
     return torch.cat([tensor.detach().flatten() for tensor in policy.denoiser.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_type", ["clip", "weighted", "quadratic"])
 def test_alignment_raises_the_reward_and_shuffled_scores_do_not(tmp_path, loss_type):
     groups, policy = toy_groups(), ToyPolicy()
