@@ -41,8 +41,8 @@ class TuningSettings:
 def read_tuning(path: Path, **changes: Any) -> TuningSettings:
     """The settings of a YAML file with the sections `lora`, `sft` and `grpo`.
 
-    Raises what `hmr.yaml_file.read_fields` raises, and ValueError for a field of a section that is not there or that the
-    command itself sets.
+    Raises what `hmr.yaml_file.read_fields` raises, and ValueError for a field of a section that is not there or that
+    the command itself sets.
     """
     from peft import LoraConfig
     from trl.trainer.grpo_config import GRPOConfig
