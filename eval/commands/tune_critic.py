@@ -34,7 +34,7 @@ def tune_critic(
     out: Annotated[Path, typer.Option(help="Folder for the adapters and all that led to them.")] = Path(
         "runs/critic"
     ),
-    stage: Annotated[str, typer.Option(help="sft (true answers), grpo (rewards for replies), both.")] = "both",
+    stage: Annotated[str, typer.Option(help="sft (true answers), grpo (rewards), both.")] = "both",
     config: Annotated[
         Path | None,
         typer.Option(help="YAML with fields of peft and TRL; default: configs/tune_critic.yaml."),
