@@ -56,6 +56,21 @@ def test_the_command_prints_one_object(
     assert (found["split"], found["seed"], found["motion"]) == ("wild-test", 3, None)
 
 
+def test_what_the_diffusion_is_ahead_by_is_paired_by_image(
+    tiny_policy: DiffusionPolicy, tmp_path: Path
+) -> None:
+    """A silent denoiser's hypothesis 0 is the head's own answer (hmr.policy): nothing is between them on any image."""
+    ahead = evaluate_with_baselines(tiny_policy, "lab-test", 2, 4, 0, tmp_path, silent).less_the_head()
+    tiny_policy.denoiser.silence()
+    level = evaluate_with_baselines(tiny_policy, "lab-test", 2, 4, 0, tmp_path, silent).less_the_head()
+    assert set(ahead) == set(level) == ERRORS
+    for metric in ERRORS:
+        assert level[metric]["hyp0"] == pytest.approx([0, 0, 0], abs=0.1)  # mm
+        mean, low, high = ahead[metric]["hyp0"]
+        assert low <= mean <= high
+        assert abs(mean) > 1
+
+
 def test_rivals_that_answer_once_have_one_error_and_no_doubt(
     tiny_policy: DiffusionPolicy, tmp_path: Path
 ) -> None:
