@@ -22,12 +22,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from hmr.body import load_body
 from hmr.checkpoint import load_policy, save_compact
 from hmr.data.augment import as_floats, augment
 from hmr.data.crops import CropCache, CropDataset, make_crops
+from hmr.data.rare_poses import WeightedRows, rarity_m
 from hmr.data.recipe import RECIPES
+from hmr.ema import EmaCallback
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.pretrain_losses import LossWeights, Pose, SeeAndPose
 from hmr.yaml_file import read_fields
@@ -50,6 +54,7 @@ class PretrainConfig:
     held_out: int = 1_000
     seed: int = 1
     times_per_image: int = 8
+    rarity: float = 0.0  # rows are drawn in proportion to this power of how rare their pose is
     min_std: float = 0.05  # of a standardised target, so that joints that hardly move do not amplify noise
     ema_decay: float = 0.999
     policy: dict[str, Any] = field(default_factory=dict)
@@ -121,15 +126,10 @@ def run_stage(
     module: Pose,
     config: PretrainConfig,
     training: dict[str, Any],
-    sets: tuple[Dataset[dict[str, Tensor]], Dataset[dict[str, Tensor]]],
+    sets: tuple[CropDataset | FeatureDataset, CropDataset | FeatureDataset],
     folder: Path,
 ) -> dict[str, Any]:
     """One stage; the module holds the averaged weights afterwards. Returns the held-out loss and the log."""
-    from transformers import Trainer, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from hmr.ema import EmaCallback
-
     arguments = TrainingArguments(
         output_dir=str(folder),
         seed=config.seed,
@@ -139,11 +139,28 @@ def run_stage(
         **training,
     )
     ema = EmaCallback(module, config.ema_decay)
-    trainer = Trainer(module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema])
+    trainer = WeighingTrainer(
+        module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema]
+    )
+    trainer.rows = _drawn_rows(sets[0], config) if config.rarity else None
     last = get_last_checkpoint(str(folder)) if folder.exists() else None
     trainer.train(resume_from_checkpoint=last)
     ema.finish()
     return {"held_out": trainer.evaluate(), "log": trainer.state.log_history}
+
+
+class WeighingTrainer(Trainer):
+    """Shows its training rows as `rows` draws them."""
+
+    rows: WeightedRows | None = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.rows or super()._get_train_sampler(train_dataset)
+
+
+def _drawn_rows(rows: CropDataset | FeatureDataset, config: PretrainConfig) -> WeightedRows:
+    rare = rarity_m(rows.vectors, load_body(), torch.Generator().manual_seed(config.seed))
+    return WeightedRows(rare**config.rarity, config.seed)
 
 
 class FeatureDataset(Dataset[dict[str, Tensor]]):
@@ -167,6 +184,11 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.columns["vector"])
+
+    @property
+    def vectors(self) -> Float[Tensor, "rows 157"]:
+        """Every row's truth."""
+        return self.columns["vector"]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {name: column[index] for name, column in self.columns.items()}

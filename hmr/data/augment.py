@@ -1,8 +1,8 @@
-"""Other photographs of the same training crops: nearer, partly hidden, blurred, in other light.
+"""Other photographs of the same training crops: turned, nearer, partly hidden, blurred, in other light.
 
-The usual augmentations of the field (scale and colour: SPIN, arXiv 1909.12828; things pasted before the person:
+The usual augmentations of the field (turn, scale and colour: SPIN, arXiv 1909.12828; things pasted before the person:
 Sarandi et al., arXiv 1808.09316, and PARE, arXiv 2104.08527), with the truth moved along. They are what a network
-needs in order to be unsure where it sees nothing. Left out: turning the crop, since the scenes' cameras roll.
+needs in order to be unsure where it sees nothing, and to know people whose trunk is not upright.
 
 All of it works on a batch of `hmr.data.crops.CropDataset` after `as_floats`: "crops" is (batch, 3, side, side) from
 0 to 1, "mask" (batch, side, side) likewise. Positions are in crop units, -1 to 1 from border to border.
@@ -13,15 +13,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import roma
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["as_floats", "augment", "blur", "hide", "recolour", "zoom"]
+from hmr.parametrization import VECTOR_SIZE
+
+__all__ = ["as_floats", "augment", "blur", "hide", "recolour", "turn", "zoom"]
 
 Rows = dict[str, Tensor]
 
+TURNED, TURN_DEG = 0.5, 30.0  # share of the rows; standard deviation of the camera's roll
 ZOOMED, CLOSEST = 0.5, 0.85  # share of the rows; the smallest window, as a fraction of the crop
 THINGS, HIDDEN = 2, 0.5  # so many times, a thing stands before so large a share of the rows
 THING_SIZE = (0.1, 0.35)  # half extents
@@ -39,10 +43,33 @@ def as_floats(rows: Rows) -> Rows:
 
 def augment(rows: Rows, generator: torch.Generator | None = None) -> Rows:
     """A new photograph of every row; `generator` None draws from torch's own, which the trainer seeds and resumes."""
-    rows = zoom(rows, generator)
+    rows = zoom(turn(rows, generator), generator)
     for _ in range(THINGS):
         rows = hide(rows, generator)
     return recolour(blur(rows, generator), generator)
+
+
+def turn(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """The camera of some crops rolls about its optical axis, and the crop with it."""
+    chosen = _some(rows, TURNED, generator)
+    count, device = len(chosen), chosen.device
+    angle = math.radians(TURN_DEG) * _normal((count,), generator, device)
+    roll = roma.rotvec_to_rotmat(F.pad(angle[:, None], (2, 0)))
+    flat = roll[:, :2, :2]
+    old = {name: column[chosen] for name, column in rows.items()}
+    global_orient, rest, pelvis = old["vector"].split([6, VECTOR_SIZE - 8, 2], dim=-1)
+    lens, axis, size, center, side = old["geometry"].split([1, 2, 2, 2, 1], dim=-1)
+    return _with(
+        rows,
+        chosen,
+        crops=_turned(old["crops"], flat),
+        mask=_turned(old["mask"][:, None], flat)[:, 0],
+        vector=torch.cat(
+            [(roll @ global_orient.unflatten(-1, (3, 2))).flatten(1), rest, _rotate(flat, pelvis)], dim=-1
+        ),
+        geometry=torch.cat([lens, axis, size, axis + _rotate(flat, center - axis), side], dim=-1),
+        keypoints=old["keypoints"] @ flat.mT,
+    )
 
 
 def zoom(rows: Rows, generator: torch.Generator | None = None) -> Rows:
@@ -155,6 +182,22 @@ def _textures(
     enlarged = F.interpolate(corner, (side, side), mode="bilinear")
     plain = _uniform((count, 1, 1, 1), generator, device) < 0.4
     return torch.where(plain, enlarged.mean(dim=(2, 3), keepdim=True), enlarged)
+
+
+def _rotate(
+    flat: Float[Tensor, "batch 2 2"], points: Float[Tensor, "batch 2"]
+) -> Float[Tensor, "batch 2"]:
+    return (flat @ points[..., None])[..., 0]
+
+
+def _turned(
+    pictures: Float[Tensor, "batch channels side side"], flat: Float[Tensor, "batch 2 2"]
+) -> Float[Tensor, "batch channels side side"]:
+    """Corners that nobody photographed continue the border."""
+    grid = _grid(pictures.shape[-1], pictures.device).flatten(0, 1) @ flat  # rows times R: the inverse turn
+    return F.grid_sample(
+        pictures, grid.unflatten(1, pictures.shape[-2:]), padding_mode="border", align_corners=False
+    )
 
 
 def _window(

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hmr.body import Body
-from hmr.data.mirror import mirror_crop
+from hmr.data.mirror import mirror_crop, mirror_vector
 from hmr.data.recipe import SceneRecipe
 from hmr.data.synthetic import CHUNK
 from hmr.data.workers import in_order, scene_maker
@@ -149,6 +149,12 @@ class CropDataset(Dataset[dict[str, Tensor]]):
     def _row(self, index: int) -> dict[str, Tensor]:
         row = {name: column[index] for name, column in self.targets.items()}
         return {"crops": torch.from_numpy(np.array(self.crops[index])), **row}
+
+    @property
+    def vectors(self) -> Float[Tensor, "rows 157"]:
+        """Every row's truth."""
+        vectors = self.targets["vector"]
+        return torch.cat([vectors, mirror_vector(vectors)]) if self.mirrored else vectors
 
     def statistics(self, min_std: float) -> tuple[Float[Tensor, "157"], Float[Tensor, "157"]]:
         """Mean and standard deviation of the vectors, the latter kept from vanishing for joints that hardly move."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hmr.body import Body
 from hmr.data import augment as augmenting
-from hmr.data.augment import as_floats, augment, blur, hide, recolour, zoom
+from hmr.data.augment import as_floats, augment, blur, hide, recolour, turn, zoom
 from hmr.parametrization import VECTOR_SIZE
 from hmr.pretrain_losses import joints_of, reproject
 
@@ -52,6 +52,34 @@ def test_a_nearer_view_moves_the_body_with_its_picture(body: Body) -> None:
     torch.testing.assert_close(off_after, off_before / size, atol=2e-5, rtol=1e-4)
     assert (size < 1).sum() in range(COUNT // 4, COUNT)  # some rows, not all
     assert (size >= augmenting.CLOSEST).all()
+
+
+def test_a_rolled_camera_turns_the_body_with_its_picture(body: Body) -> None:
+    rows = _rows()
+    turned = turn(rows, _generator())
+
+    def seen(r: dict[str, Tensor]) -> Tensor:
+        return reproject(r["vector"], joints_of(r["vector"], body), r["geometry"])
+
+    off_before, off_after = seen(rows) - rows["keypoints"], seen(turned) - turned["keypoints"]
+    torch.testing.assert_close(off_after.norm(dim=-1), off_before.norm(dim=-1), atol=2e-4, rtol=1e-3)
+    depths = [joints_of(r["vector"], body)[..., 2] for r in (rows, turned)]
+    torch.testing.assert_close(*depths, atol=1e-5, rtol=0)
+    assert (~_same(turned["vector"], rows["vector"])).sum() in range(COUNT // 4, COUNT)  # some rows, not all
+
+
+def test_a_rolled_camera_shows_the_pixels_that_it_says() -> None:
+    rows = _rows()
+    ramp = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    rows["crops"] = torch.stack([ramp.expand(SIDE, SIDE), ramp[:, None].expand(SIDE, SIDE)] * 2)[:3].expand(
+        COUNT, 3, SIDE, SIDE
+    )
+    rows["keypoints"] = rows["keypoints"] * 0.5  # near the middle, which no turn takes out of the crop
+    turned = turn(rows, _generator())
+    found = torch.nn.functional.grid_sample(
+        turned["crops"], turned["keypoints"][:, :, None], align_corners=False
+    )
+    torch.testing.assert_close(found[:, :2, :, 0].mT, rows["keypoints"], atol=1e-4, rtol=0)
 
 
 def test_a_nearer_view_shows_the_pixels_that_it_says() -> None:
