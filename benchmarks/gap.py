@@ -53,8 +53,8 @@ def measure(policy: DiffusionPolicy, body: Body, scenes: CropDataset) -> tuple[f
         stop = min(start + BATCH, len(scenes))
         rows = torch.utils.data.default_collate([scenes[row] for row in range(start, stop)])
         rows = as_floats(rows)
-        seen = policy.encoder.eval()(rows["crops"])
-        guess = policy.regressor(policy.seen_features(seen, rows["geometry"]))
+        seen = policy.look(rows["crops"])
+        guess = policy.guess(policy.seen_features(seen, rows["geometry"]))
         joints = (joints_of(vector, body) for vector in (guess * policy.std + policy.mean, rows["vector"]))
         errors_mm.append(1000 * (next(joints) - next(joints)).norm(dim=-1).mean(dim=-1))
         off = (seen.keypoints - rows["keypoints"]).norm(dim=-1)[rows["visible"]]

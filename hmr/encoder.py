@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from hmr.types import NUM_JOINTS
 
-__all__ = ["CropEncoder", "SeeingHeads", "Seen", "read_keypoints"]
+__all__ = ["CropEncoder", "SeeingHeads", "Seen", "read_keypoints", "readable"]
 
 READABLE = 4  # numbers a joint at the end of what was seen: x, y, log sigma, probability that it is in sight
 
@@ -38,8 +38,17 @@ def read_keypoints(
     vector: Float[Tensor, "*batch channels"],
 ) -> tuple[Float[Tensor, "*batch 24 2"], Float[Tensor, "*batch 24"], Float[Tensor, "*batch 24"]]:
     """Keypoints, their standard deviations (crop units) and the probability that each is in sight, of `Seen.vector`."""
-    readable = vector[..., -NUM_JOINTS * READABLE :].unflatten(-1, (NUM_JOINTS, READABLE))
-    return readable[..., :2], readable[..., 2].exp(), readable[..., 3]
+    told = vector[..., -NUM_JOINTS * READABLE :].unflatten(-1, (NUM_JOINTS, READABLE))
+    return told[..., :2], told[..., 2].exp(), told[..., 3]
+
+
+def readable(
+    keypoints: Float[Tensor, "batch 24 2"],
+    log_sigma: Float[Tensor, "batch 24"],
+    visible_logit: Float[Tensor, "batch 24"],
+) -> Float[Tensor, "batch 96"]:
+    """The end of `Seen.vector`."""
+    return torch.cat([keypoints, log_sigma[..., None], visible_logit.sigmoid()[..., None]], dim=-1).flatten(1)
 
 
 class ResidualBlock(nn.Module):
@@ -84,8 +93,8 @@ class SeeingHeads(nn.Module):
         shared = pooled[:, None].expand(-1, NUM_JOINTS, -1)
         log_sigma, visible = self.certainty(torch.cat([shared, parts], dim=-1)).float().unbind(-1)
         log_sigma = log_sigma.clamp(-5.0, 1.0)
-        readable = torch.cat([keypoints, log_sigma[..., None], visible.sigmoid()[..., None]], dim=-1)
-        vector = torch.cat([pooled.float(), self.part(parts).float().flatten(1), readable.flatten(1)], dim=-1)
+        told = readable(keypoints, log_sigma, visible)
+        vector = torch.cat([pooled.float(), self.part(parts).float().flatten(1), told], dim=-1)
         return Seen(vector, keypoints, log_sigma, visible, self.mask(detail)[:, 0].float())
 
     def _keypoints(

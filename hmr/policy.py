@@ -41,8 +41,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from hmr.backbone import PREFIX, BackboneCard, TransformersEncoder, describe_backbone
 from hmr.body import Body
+from hmr.data.mirror import mirror_vector
 from hmr.denoiser import Denoiser
 from hmr.encoder import CropEncoder, Seen
+from hmr.mirrored_look import SeenTwice, look_twice, mirror_box
 from hmr.parametrization import (
     VECTOR_SIZE,
     box_features,
@@ -71,6 +73,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
     head_width: of the regression head's two hidden layers.
     denoiser: "mlp", or "tokens" with a layout of `hmr.token_denoiser` in `tokens` and its `heads`.
     solver: "ddim" or "dpm++" (`hmr.solver`).
+    mirror_look: every crop is also seen in the mirror (`hmr.mirrored_look`), for twice the cost of seeing.
     """
 
     model_type = "meshcritic_diffusion_policy"
@@ -91,6 +94,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         solver: str = "ddim",
         encoder: str = "embedded",
         backbone: dict[str, Any] | None = None,
+        mirror_look: bool = False,
         **kwargs: Any,
     ) -> None:
         self.crop_size = crop_size
@@ -107,6 +111,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         self.solver = solver
         self.encoder = encoder
         self.backbone = backbone
+        self.mirror_look = mirror_look
         super().__init__(**kwargs)
 
 
@@ -150,7 +155,7 @@ class DiffusionPolicy(PreTrainedModel):
     def __init__(self, config: DiffusionPolicyConfig) -> None:
         super().__init__(config)
         self.encoder = _new_encoder(config)
-        seen_size = self.encoder.vector_size + 3
+        self.seen_size = seen_size = self.encoder.vector_size + 3
         self.denoiser = _new_denoiser(config, seen_size + VECTOR_SIZE)
         self.regressor = nn.Sequential(
             nn.LayerNorm(seen_size),
@@ -184,7 +189,7 @@ class DiffusionPolicy(PreTrainedModel):
     def fit_guess(self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]) -> None:
         """Remember how far the regression head's guess is off on scenes that it was not trained on; the denoiser, which
         learned what another Gaussian left over, begins again from nothing."""
-        error = self.regressor(features).float() - (vectors - self.mean) / self.std
+        error = self.guess(features) - (vectors - self.mean) / self.std
         self.guess_std.copy_(error.square().mean(dim=0).sqrt().clamp(*GUESS_STD))
         self.denoiser.silence()
 
@@ -199,10 +204,14 @@ class DiffusionPolicy(PreTrainedModel):
         pixels = np.stack([crop_image(s.image, self.crop_box(s.box), size) for s in samples])
         return torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 255
 
+    def look(self, crops: Float[Tensor, "batch 3 side side"]) -> Seen:
+        """The encoder's heads, always in evaluation mode: a look changes nothing."""
+        encoder = self.encoder.eval()
+        return look_twice(encoder, crops) if self.config.mirror_look else encoder(crops)
+
     @torch.no_grad()
     def see(self, samples: Sequence[Sample]) -> Seen:
-        """The encoder's heads, always in evaluation mode: a look changes nothing."""
-        return self.encoder.eval()(self.crops(samples))
+        return self.look(self.crops(samples))
 
     @torch.no_grad()
     def encode(self, samples: Sequence[Sample]) -> Features:
@@ -217,12 +226,24 @@ class DiffusionPolicy(PreTrainedModel):
 
     @staticmethod
     def seen_features(seen: Seen, geometry: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch features"]:
-        """What the encoder saw, and where in the view it looked."""
-        return torch.cat([seen.vector, box_features(geometry)], dim=-1)
+        """What the encoder saw, and where in the view it looked; then the same of the mirror, if it looked there."""
+        box = box_features(geometry)
+        looks = [seen.vector, box]
+        if isinstance(seen, SeenTwice):
+            looks += [seen.mirror_vector, mirror_box(box)]
+        return torch.cat(looks, dim=-1)
+
+    def guess(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 157"]:
+        """The regression head's x0: of one look, or the middle of what it says of both."""
+        looks = self.regressor(features.unflatten(-1, (-1, self.seen_size))).float()
+        if looks.shape[1] == 1:
+            return looks[:, 0]
+        own, mirrored = (looks * self.std + self.mean).unbind(dim=1)
+        return ((own + mirror_vector(mirrored)) / 2 - self.mean) / self.std
 
     def condition(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch channels"]:
-        """What the denoiser is told: the seen features and the regression head's guess of x0, which it cannot move."""
-        return torch.cat([features, self.regressor(features).detach().float()], dim=-1)
+        """What the denoiser is told: the features of the crop itself and the guess of x0, which it cannot move."""
+        return torch.cat([features[:, : self.seen_size], self.guess(features).detach()], dim=-1)
 
     # -- posing ----------------------------------------------------------------------------------------------
 
@@ -344,6 +365,8 @@ class DiffusionPolicy(PreTrainedModel):
         for name, tensor in sorted(self.state_dict().items()):
             state.update(name.encode())
             state.update(tensor.detach().cpu().numpy().tobytes())
+        if self.config.mirror_look:
+            state.update(b"mirror_look")
         if isinstance(self.encoder, TransformersEncoder):
             state.update(self.encoder.card.revision.encode())
         return state.hexdigest()[:16]

@@ -139,9 +139,7 @@ def run_stage(
         **training,
     )
     ema = EmaCallback(module, config.ema_decay)
-    trainer = WeighingTrainer(
-        module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema]
-    )
+    trainer = WeighingTrainer(module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema])
     trainer.rows = _drawn_rows(sets[0], config) if config.rarity else None
     last = get_last_checkpoint(str(folder)) if folder.exists() else None
     trainer.train(resume_from_checkpoint=last)
@@ -197,7 +195,7 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 @torch.no_grad()
 def _features(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
     with torch.autocast(policy.device.type, torch.bfloat16):  # as the first stage saw, in half the time
-        seen = policy.encoder.eval()(batch["crops"])
+        seen = policy.look(batch["crops"])
     return policy.seen_features(seen, batch["geometry"])
 
 

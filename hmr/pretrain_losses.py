@@ -111,7 +111,7 @@ class Pose(nn.Module):
 
     def _regression(self, features: Tensor, vector: Tensor, joints_m: Float[Tensor, "batch 24 3"]) -> Tensor:
         policy = self.policy
-        guess = policy.regressor(features).float()
+        guess = policy.guess(features)
         standard = (vector - policy.mean) / policy.std
         error_m = (joints_of(guess * policy.std + policy.mean, self._body[0]) - joints_m).abs().mean()
         return F.smooth_l1_loss(guess, standard) + 5.0 * error_m

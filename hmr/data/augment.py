@@ -184,9 +184,7 @@ def _textures(
     return torch.where(plain, enlarged.mean(dim=(2, 3), keepdim=True), enlarged)
 
 
-def _rotate(
-    flat: Float[Tensor, "batch 2 2"], points: Float[Tensor, "batch 2"]
-) -> Float[Tensor, "batch 2"]:
+def _rotate(flat: Float[Tensor, "batch 2 2"], points: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch 2"]:
     return (flat @ points[..., None])[..., 0]
 
 

@@ -1,9 +1,9 @@
-"""Which training rows are shown how often: a studio's poses are mostly standing and walking, and the street's are not.
+"""Which training rows are shown how often: a studio's poses mostly stand and walk, and the street's do not.
 
-How rare a pose is: the distance to its tenth neighbour among poses drawn from the same set, in joint positions, the body
-turned upright and facing ahead (so that only its pose counts). Drawing rows in proportion to a power of it flattens the
-set's density, which needs no knowledge of any other set; the use of neighbours' distances as a density is classical
-(Loftsgaarden and Quesenberry, Annals of Mathematical Statistics 36, 1965).
+How rare a pose is: the distance to its tenth neighbour among poses drawn from the same set, in joint positions, the
+body turned upright and facing ahead (so that only its pose counts). Drawing rows in proportion to a power of it
+flattens the set's density, which needs no knowledge of any other set; the use of neighbours' distances as a density is
+classical (Loftsgaarden and Quesenberry, Annals of Mathematical Statistics 36, 1965).
 """
 
 from __future__ import annotations
