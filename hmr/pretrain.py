@@ -39,6 +39,7 @@ from hmr.yaml_file import read_fields
 __all__ = ["FeatureDataset", "PretrainConfig", "pretrain", "read_config", "run_stage"]
 
 ENCODE_BATCH = 128
+FREE = ("mirror_look", "solver", "num_inference_steps")  # of a policy's fields, those that shape no weights
 Progress = Callable[[str, int, int], None]
 
 
@@ -117,7 +118,9 @@ def _starting_policy(config: PretrainConfig) -> DiffusionPolicy:
         return DiffusionPolicy(DiffusionPolicyConfig(**config.policy))
     policy = load_policy(Path(config.start_from)).float()
     for key, value in config.policy.items():
-        if (kept := getattr(policy.config, key)) != value:
+        if key in FREE:
+            setattr(policy.config, key, value)
+        elif (kept := getattr(policy.config, key)) != value:
             raise ValueError(f"{config.start_from} has {key} {kept}, the experiment says {value}")
     return policy.requires_grad_(True)
 

@@ -103,6 +103,17 @@ def test_a_run_goes_on_only_from_its_own_shape(tmp_path: Path, tiny_policy: Diff
         pretrain(config, tmp_path / "out", tmp_path / "cache", workers=1)
 
 
+def test_a_run_may_go_on_with_other_looks(tmp_path: Path, tiny_policy: DiffusionPolicy):
+    save_compact(tiny_policy, tmp_path / "small")
+    stage = {"max_steps": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    config = PretrainConfig(
+        start_from=str(tmp_path / "small"), policy={"mirror_look": True}, scenes=2, held_out=1, refining=stage
+    )
+    policy = pretrain(config, tmp_path / "out", tmp_path / "cache", workers=1)
+    assert policy.config.mirror_look
+    assert policy.digest() != tiny_policy.digest()
+
+
 def test_an_unknown_key_is_named(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("sceens: 3\n")
     with pytest.raises(ValueError, match="sceens"):
@@ -125,7 +136,8 @@ def test_a_run_resumes_and_leaves_a_policy(tmp_path: Path):
         "scenes": 40,
         "held_out": 8,
         "times_per_image": 2,
-        "policy": TINY,
+        "rarity": 1.0,
+        "policy": TINY | {"mirror_look": True},
         "training": stage,
         "refining": stage,
     }
