@@ -14,6 +14,7 @@ from agent.tracing import Trace
 from agent.vlm import load_backend
 from hmr.body import Body
 from hmr.detect import EmbeddedDetector
+from hmr.eyes import Eyes
 from hmr.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from memory.embed import load_text_embedder
@@ -50,6 +51,7 @@ def default_agent(
     image_embedder: str = "policy",
 ) -> CritiqueAgent:
     """A frozen agent. Raises ValueError for an unknown backend, tool or renderer, with the known ones."""
+    eyes = Eyes(policy)  # detector and embedder look at the same crop
     return CritiqueAgent(
         backend=load_backend(backend),
         tools=load_tools(tools),
@@ -57,8 +59,8 @@ def default_agent(
         prototypes=memory.prototypes,
         body=body,
         renderer=load_renderer(renderer),
-        detector=EmbeddedDetector(policy, body),
-        image_embedder=load_image_embedder(image_embedder, policy),
+        detector=EmbeddedDetector(policy, body, eyes),
+        image_embedder=load_image_embedder(image_embedder, policy, eyes),
         settings=settings or CritiqueSettings(),
         trace=trace or Trace(),
     )

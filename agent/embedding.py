@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import nn
 
 from hmr.backbone import TransformersEncoder
+from hmr.eyes import Eyes
 from hmr.policy import DiffusionPolicy
 from hmr.render.overlay import crop_image
 from hmr.types import Sample
@@ -31,13 +32,13 @@ class PolicyEmbedder:
     name carries the encoder's hash: under another encoder the same photograph lies elsewhere.
     """
 
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        self.policy = policy
+    def __init__(self, policy: DiffusionPolicy, eyes: Eyes | None = None) -> None:
+        self.eyes = eyes or Eyes(policy)
         self.dim = policy.encoder.pooled_size
         self.name = f"policy-encoder@{_digest(policy.encoder)}"
 
     def __call__(self, sample: Sample) -> Float[np.ndarray, "dim"]:
-        return self.policy.see([sample]).vector[0, : self.dim].cpu().numpy()
+        return self.eyes.see([sample]).vector[0, : self.dim].cpu().numpy()
 
 
 def _digest(encoder: nn.Module) -> str:
@@ -68,11 +69,16 @@ class ClipSampleEmbedder:
         return self._clip.embed([crop])[0]
 
 
-def load_image_embedder(spec: str, policy: DiffusionPolicy) -> PolicyEmbedder | ClipSampleEmbedder:
-    """`policy`, or `clip:NAME` with a CLIP's hub name or folder. Raises ValueError for anything else."""
+def load_image_embedder(
+    spec: str, policy: DiffusionPolicy, eyes: Eyes | None = None
+) -> PolicyEmbedder | ClipSampleEmbedder:
+    """`policy`, or `clip:NAME` with a CLIP's hub name or folder; `eyes` are the policy's, where somebody shares them.
+
+    Raises ValueError for any other name.
+    """
     kind, _, model = spec.partition(":")
     if kind == "policy" and not model:
-        return PolicyEmbedder(policy)
+        return PolicyEmbedder(policy, eyes)
     if kind == "clip" and model:
         return ClipSampleEmbedder(model, str(policy.device))
     raise ValueError(

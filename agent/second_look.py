@@ -1,10 +1,10 @@
 """What a doubt buys: a steadier reading of the photograph.
 
-| metric                       | what is looked at                                             | costs           |
-|------------------------------|---------------------------------------------------------------|-----------------|
-| score_weighted_consensus_mm  | the body that the best-scored agree on                        | nothing         |
-| those of LOOKED_AGAIN        | keypoints, and joints in space where the detector reads any,  | 2 x VIEWS looks |
-|                              | read from other crops of the photograph, mirrors too          |                 |
+| metric                       | what is looked at                                             | costs             |
+|------------------------------|---------------------------------------------------------------|-------------------|
+| score_weighted_consensus_mm  | the body that the best-scored agree on                        | nothing           |
+| those of LOOKED_AGAIN        | keypoints, and joints in space where the detector reads any,  | VIEWS - 1 looks   |
+|                              | read from other crops of the photograph, mirrors too          | and VIEWS mirrors |
 
 A metric that is measured again keeps its name and takes the place of the first measurement (`latest`): the first
 reading of a photograph hangs on one crop, and of all that was tried this moves the ranking most (docs/critics.md).
@@ -60,8 +60,9 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
 
 
 def look_again(case: Case, detector: Detector, seed: int) -> list[Evidence]:
-    """The group against a steadier reading of the photograph (hmr.steady). Raises what the detector raises."""
-    detection = steady_look(detector, case.sample, VIEWS, seed)
+    """The group against a steadier reading of the photograph (hmr.steady), by the detector whose first look the case
+    holds. Raises what the detector raises."""
+    detection = steady_look(detector, case.sample, VIEWS, seed, case.detection)
     steady = replace(case, detection=detection)
     reads_space = detection.joints_root_m is not None
     tools = [tool for tool in LOOKED_AGAIN if reads_space or "joints" not in tool.needs]

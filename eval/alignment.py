@@ -32,7 +32,7 @@ from eval.kept_evidence import KeptEvidence
 from eval.tested_groups import draw_groups
 from hmr.body import Body, load_body
 from hmr.data.benchmark import draw_split
-from hmr.data.store import read_labelled, read_samples, set_digest
+from hmr.data.store import read_labelled, read_samples, read_truth, set_digest
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import Scorer
@@ -45,7 +45,7 @@ from rl.rewards import load_reward
 from rl.rounds import Rounds, align_in_rounds
 from rl.scorers import NoisyTruthScorer
 
-__all__ = ["AlignSettings", "read_alignment", "run_alignment", "with_replay"]
+__all__ = ["AlignSettings", "open_scorer", "read_alignment", "run_alignment", "with_replay"]
 
 NOISY_TRUTH = "noisy-truth:"
 REWARD = "reward:"
@@ -105,7 +105,7 @@ def run_alignment(
     body, samples = load_body(), list(read_samples(scenes))
     rescore = shuffle_scores if settings.critic == "shuffled" else None
     with ExitStack() as opened:
-        scorer = _scorer(policy, body, settings, scenes, out, stage, opened)
+        scorer = open_scorer(policy, body, settings, scenes, out, stage, opened)
         alignment = with_replay(policy, settings, out, stage, workers)
         rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
         aligned = align_in_rounds(policy, scorer, samples, out, alignment, rounds, stage, rescore)
@@ -152,7 +152,7 @@ def with_replay(
     return {**alignment, "replay_file": str(file)}
 
 
-def _scorer(
+def open_scorer(
     policy: DiffusionPolicy,
     body: Body,
     settings: AlignSettings,
@@ -161,8 +161,12 @@ def _scorer(
     stage: Stage,
     opened: ExitStack,
 ) -> Scorer:
+    """The critic of that name, good until `opened` is closed; what it had to learn is kept under `out`.
+
+    A noisy truth is read from `scenes`. Raises ValueError for an unknown critic.
+    """
     if settings.uses_truth:
-        truths = {case.sample.id: case.truth for case in read_labelled(scenes)}
+        truths = read_truth(scenes)
         return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
     if settings.critic.startswith(REWARD):
         return load_reward(settings.critic.removeprefix(REWARD))

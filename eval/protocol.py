@@ -34,6 +34,8 @@ from torch import Tensor
 
 from hmr.calibration import MIN_IMAGES, coverage, hidden_by_occluder, hidden_over_visible
 from hmr.metrics import (
+    MM_PER_M,
+    about_pelvis,
     average_pose,
     joint_std_mm,
     mean_of_errors,
@@ -60,7 +62,7 @@ __all__ = [
 
 ERROR_METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
 SPREAD_METRICS = ("spread_visible_mm", "spread_occluded_mm")
-UNCERTAINTY_METRICS = ("calibration_80", "spread_occluded_over_visible")
+UNCERTAINTY_METRICS = ("calibration_80", "spread_occluded_over_visible", "error_occluded_over_visible")
 PROTOCOL: dict[str, str] = {
     "unit": "millimetre",
     "joints": "24, in SMPL's order; the pelvis counts, as a zero of MPJPE",
@@ -79,6 +81,8 @@ PROTOCOL: dict[str, str] = {
     "10th and the 90th percentile of the M samples; pelvis left out",
     "spread_occluded_over_visible": "mean_j of a joint's std (as in spread) averaged over the images where an occluder "
     f"hides it, over the same where it is visible; joints with at least {MIN_IMAGES} images of each",
+    "error_occluded_over_visible": "the same ratio of how far the middle of the samples is off: where the spread means "
+    "something the two agree",
     "images": "mean over images; one without a value (no occluded joint, no score) is left out of that mean",
     "noise": "seeded by the run's seed and the image's id: policies under comparison share it",
     "box": "the Sample's: detected or jittered, never the true one",
@@ -122,14 +126,16 @@ class Report:
         return summary | {metric: _mean_or_none(self.values[metric]["all"]) for metric in SPREAD_METRICS}
 
     def uncertainty(self) -> dict[str, float | None]:
-        """`calibration_80` and `spread_occluded_over_visible` (hmr/calibration.py), None where nothing can be said."""
-        hidden, visible = (
-            np.stack([self.values[metric][name] for name in JOINT_NAMES[1:]], axis=1)
-            for metric in ("std_hidden_mm", "std_visible_mm")
-        )
-        ratio = hidden_over_visible(hidden, visible)
-        figures = _mean_or_none(self.values["calibration_80"]["all"]), ratio
+        """`UNCERTAINTY_METRICS` (hmr/calibration.py), None where nothing can be said."""
+        ratios = [
+            hidden_over_visible(*(self._by_joint(f"{metric}_{sight}_mm") for sight in ("hidden", "visible")))
+            for metric in ("std", "error")
+        ]
+        figures = [_mean_or_none(self.values["calibration_80"]["all"]), *ratios]
         return dict(zip(UNCERTAINTY_METRICS, figures, strict=True))
+
+    def _by_joint(self, metric: str) -> Float[np.ndarray, "images joints"]:
+        return np.stack([self.values[metric][name] for name in JOINT_NAMES[1:]], axis=1)
 
     def spread_mm(self) -> float:
         """The spread over all joints, visible and occluded: mean over joints, then over images."""
@@ -220,11 +226,16 @@ def _doubt(joints_cam_m: Float[Tensor, "samples 24 3"], truth: Truth) -> dict[st
         "spread_occluded_mm": ~truth.visible,
     }
     spreads = {name: {"all": spread_mm(joints_cam_m, mask).item()} for name, mask in masks.items()}
-    std_mm = joint_std_mm(joints_cam_m)
-    sights = {"std_visible_mm": truth.visible, "std_hidden_mm": hidden_by_occluder(truth)}
+    middle_m = about_pelvis(joints_cam_m).mean(dim=0)
+    error_mm = MM_PER_M * (middle_m - about_pelvis(truth.joints_cam_m)).norm(dim=-1)
+    figures = {"std": joint_std_mm(joints_cam_m), "error": error_mm}
+    sights = {"visible": truth.visible, "hidden": hidden_by_occluder(truth)}
     by_joint: dict[str, dict[str, float]] = {
-        name: dict(zip(JOINT_NAMES[1:], torch.where(mask, std_mm, torch.nan)[1:].tolist(), strict=True))
-        for name, mask in sights.items()
+        f"{metric}_{sight}_mm": dict(
+            zip(JOINT_NAMES[1:], torch.where(mask, figure, torch.nan)[1:].tolist(), strict=True)
+        )
+        for metric, figure in figures.items()
+        for sight, mask in sights.items()
     }
     return {**spreads, **by_joint, "calibration_80": {"all": coverage(joints_cam_m, truth.joints_cam_m)}}
 

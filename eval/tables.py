@@ -37,6 +37,7 @@ SPREAD_LABELS = {
 UNCERTAINTY_LABELS = {
     "calibration_80": "truth inside the central 80 %",
     "spread_occluded_over_visible": "std of a joint, hidden / seen",
+    "error_occluded_over_visible": "error of a joint, hidden / seen",
 }
 
 

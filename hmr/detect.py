@@ -8,6 +8,7 @@ photographs (`hmr.detect_transformers`) need weights; without them give boxes by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from hmr.body import Body
 from hmr.encoder import Seen
+from hmr.eyes import Eyes
 from hmr.policy import DiffusionPolicy
-from hmr.types import Box, Camera, Detection, Detector, Sample
+from hmr.types import BodyParams, Box, Camera, Detection, Detector, Sample
 
 __all__ = ["EmbeddedDetector", "Found", "load_detector", "overlap"]
 
@@ -36,31 +38,33 @@ class Found:
 
 
 class EmbeddedDetector:
-    """With a `body`, looks read joints in space as well: those of the regression head's answer."""
+    """With a `body`, looks read joints in space as well: those of the regression head's answer. `eyes` are shared with
+    whoever else looks at the same samples."""
 
     name = "embedded"
 
-    def __init__(self, policy: DiffusionPolicy, body: Body | None = None) -> None:
-        self.policy, self.body = policy, body
+    def __init__(self, policy: DiffusionPolicy, body: Body | None = None, eyes: Eyes | None = None) -> None:
+        self.policy, self.body, self.eyes = policy, body, eyes or Eyes(policy)
+
+    @property
+    def sees_mirror(self) -> bool:
+        return self.policy.config.mirror_look
 
     def look(self, sample: Sample) -> Detection:
-        seen = self.policy.see([sample])
-        square = self.policy.crop_box(sample.box)
-        half, center = square.side / 2, torch.tensor(square.center)
-        return Detection(
-            keypoints_px=seen.keypoints[0].cpu() * half + center,
-            sigma_px=seen.log_sigma[0].cpu().exp() * half,
-            confidence=seen.visible_logit[0].cpu().sigmoid(),
-            mask=seen.mask_logit[0].cpu().sigmoid().numpy(),
-            mask_box=square,
-            joints_root_m=None if self.body is None else self._joints_root_m(seen, sample, self.body),
-        )
+        return self.looks([sample])[0]
+
+    def looks(self, samples: Sequence[Sample]) -> list[Detection]:
+        seen = self.eyes.see(samples)
+        joints_root_m = [None] * len(samples) if self.body is None else self._joints_root_m(seen, samples)
+        squares = [self.policy.crop_box(sample.box) for sample in samples]
+        return [_detection(seen, *each) for each in zip(range(len(samples)), squares, joints_root_m, strict=True)]
 
     @torch.no_grad()
-    def _joints_root_m(self, seen: Seen, sample: Sample, body: Body) -> Float[Tensor, "24 3"]:
-        features = self.policy.features(seen, [sample])
-        joints_m = body.joints(self.policy.regress(features)[0].params)[0].cpu()
-        return joints_m - joints_m[0]
+    def _joints_root_m(self, seen: Seen, samples: Sequence[Sample]) -> list[Float[Tensor, "24 3"]]:
+        assert self.body is not None
+        guesses = self.policy.regress(self.policy.features(seen, samples))
+        joints_m = self.body.joints(BodyParams.cat([guess.params for guess in guesses])).cpu()
+        return list(joints_m - joints_m[:, :1])
 
     def sureness(self, sample: Sample) -> float:
         """From 0 to 1, how much the sample's crop looks like one that the encoder can read; lab scenes give about 0.8,
@@ -83,6 +87,21 @@ class EmbeddedDetector:
             squares = [self.policy.crop_box(box) for box in batch]
             found += [_judge(seen, row, square) for row, square in enumerate(squares)]
         return _distinct(sorted(found, key=lambda item: -item.sureness))
+
+
+def _detection(
+    seen: Seen, row: int, square: Box, joints_root_m: Float[Tensor, "24 3"] | None
+) -> Detection:
+    """One row in pixels of the photograph, of which the encoder saw this square."""
+    half, center = square.side / 2, torch.tensor(square.center)
+    return Detection(
+        keypoints_px=seen.keypoints[row].cpu() * half + center,
+        sigma_px=seen.log_sigma[row].cpu().exp() * half,
+        confidence=seen.visible_logit[row].cpu().sigmoid(),
+        mask=seen.mask_logit[row].cpu().sigmoid().numpy(),
+        mask_box=square,
+        joints_root_m=joints_root_m,
+    )
 
 
 def _windows(width: int, height: int, crop_scale: float) -> list[Box]:

@@ -2,7 +2,7 @@
 
 Test-time augmentation, as evaluation scripts of the field flip their images (HRNet, arXiv 1902.09212). A keypoint is
 the mean of its readings, each weighed by 1 / sigma^2; sigma stays as wide as a single reading's, for the readings
-share their mistakes. The mask is the first look's. `python -m benchmarks.gap` says how far off one look is.
+share their mistakes. The mask is the first look's. A detector that takes many crops in one pass gets them so. `python -m benchmarks.gap` says how far off one look is.
 """
 
 from __future__ import annotations
@@ -16,22 +16,34 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr.data.mirror import OTHER_SIDE
-from hmr.types import Box, Detection, Detector, Sample
+from hmr.types import BatchDetector, Box, Detection, Detector, Sample
 
 __all__ = ["steady_look"]
 
 SHIFT, SCALE = 0.05, 0.08  # standard deviations, of the box's side: how far detectors' boxes stray
 
 
-def steady_look(detector: Detector, sample: Sample, views: int, seed: int = 0) -> Detection:
-    """`views` crops, the first of them the sample's own box, each also mirrored."""
+def steady_look(
+    detector: Detector, sample: Sample, views: int, seed: int = 0, first: Detection | None = None
+) -> Detection:
+    """`views` crops, the first of them the sample's own box, each also mirrored unless the detector does so by itself.
+
+    `first` is what it saw of the sample's own box, where somebody has looked already.
+    """
     rng = np.random.default_rng(seed)
     boxes = [sample.box, *(_moved(sample.box, rng) for _ in range(views - 1))]
-    looks: list[Detection] = []
-    for box in boxes:
-        view = dataclasses.replace(sample, box=box)
-        looks += [detector.look(view), _mirrored_look(detector, view)]
-    return _fused(looks)
+    crops = [dataclasses.replace(sample, box=box) for box in boxes]
+    mirrored = [] if isinstance(detector, BatchDetector) and detector.sees_mirror else _mirror_images(crops)
+    known = [] if first is None else [first]
+    seen = known + _looks(detector, [*crops, *mirrored][len(known) :])
+    width = float(sample.image.shape[1])
+    return _fused([*seen[:views], *(_mirrored_back(look, width) for look in seen[views:])])
+
+
+def _looks(detector: Detector, crops: Sequence[Sample]) -> list[Detection]:
+    if isinstance(detector, BatchDetector):
+        return detector.looks(crops)
+    return [detector.look(crop) for crop in crops]
 
 
 def _moved(box: Box, rng: np.random.Generator) -> Box:
@@ -41,17 +53,20 @@ def _moved(box: Box, rng: np.random.Generator) -> Box:
     return Box(float(left), float(top), float(right), float(bottom))
 
 
-def _mirrored_look(detector: Detector, sample: Sample) -> Detection:
-    """What the detector sees in the mirror image, told in the photograph's own terms."""
-    width, box = sample.image.shape[1], sample.box
-    image = np.ascontiguousarray(sample.image[:, ::-1])
-    mirror_box = Box(width - box.x1, box.y0, width - box.x0, box.y1)
-    seen = detector.look(dataclasses.replace(sample, image=image, box=mirror_box))
-    flip = torch.tensor([-1.0, 1.0])
+def _mirror_images(crops: Sequence[Sample]) -> list[Sample]:
+    """The mirror image of the photograph that they share, with each of their boxes."""
+    image = np.ascontiguousarray(crops[0].image[:, ::-1])
+    width = image.shape[1]
+    boxes = [Box(width - crop.box.x1, crop.box.y0, width - crop.box.x0, crop.box.y1) for crop in crops]
+    return [dataclasses.replace(crop, image=image, box=box) for crop, box in zip(crops, boxes, strict=True)]
+
+
+def _mirrored_back(seen: Detection, width: float) -> Detection:
+    """What was seen in the mirror image, told in the photograph's own terms."""
     joints = seen.joints_root_m
     return dataclasses.replace(
         seen,
-        keypoints_px=seen.keypoints_px[OTHER_SIDE] * flip + torch.tensor([float(width), 0.0]),
+        keypoints_px=seen.keypoints_px[OTHER_SIDE] * torch.tensor([-1.0, 1.0]) + torch.tensor([width, 0.0]),
         sigma_px=seen.sigma_px[OTHER_SIDE],
         confidence=seen.confidence[OTHER_SIDE],
         joints_root_m=None if joints is None else joints[OTHER_SIDE] * torch.tensor([-1.0, 1.0, 1.0]),

@@ -27,6 +27,7 @@ __all__ = [
     "NUM_BETAS",
     "NUM_JOINTS",
     "PARENTS",
+    "BatchDetector",
     "BodyParams",
     "Box",
     "Camera",
@@ -267,3 +268,15 @@ class Detector(Protocol):
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]: ...
 
     def look(self, sample: Sample) -> Detection: ...
+
+
+@runtime_checkable
+class BatchDetector(Detector, Protocol):
+    """A detector that looks at several people, or several crops of one, in one pass."""
+
+    @property
+    def sees_mirror(self) -> bool:
+        """Whether each look has seen the mirror image as well."""
+        ...
+
+    def looks(self, samples: Sequence[Sample]) -> list[Detection]: ...

@@ -123,6 +123,8 @@ def test_doubt_is_measured_joint_by_joint() -> None:
     # Joint 5 alone is ever hidden: sqrt((400 + 100 + 0 + 100 + 400) / 5) = sqrt(200), and twice that.
     assert report.values["std_visible_mm"]["right_knee"][-1] == pytest.approx(math.sqrt(200), abs=1e-3)
     assert doubt["spread_occluded_over_visible"] == pytest.approx(2.0, rel=1e-3)
+    # Where it is hidden their middle is the truth, where it is seen 30 mm off.
+    assert doubt["error_occluded_over_visible"] == pytest.approx(0.0, abs=1e-3)
     # Where it is seen the samples reach from 10 to 50 mm, and the truth is 0: one coordinate of 69 is missed, in
     # half of the images.
     assert doubt["calibration_80"] == pytest.approx(1 - 0.5 / 69, abs=1e-6)

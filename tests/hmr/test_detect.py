@@ -1,13 +1,16 @@
 """The embedded detector: pixels of the whole photograph, whatever the crop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from hmr.body import load_body
 from hmr.detect import MAX_OVERLAP, EmbeddedDetector, Found, _distinct, overlap
 from hmr.encoder import Seen
 from hmr.policy import DiffusionPolicy
-from hmr.types import Box, Camera, Sample
+from hmr.types import BatchDetector, Box, Camera, Sample
 
 SAMPLE = Sample("a", np.zeros((100, 80, 3), np.uint8), Box(20.0, 10.0, 60.0, 90.0), Camera.estimate(80, 100))
 
@@ -28,6 +31,23 @@ def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pyt
     assert found.confidence[0] == 0.5
     assert (found.mask == 0.5).all()
     assert found.mask_box == Box(-8.0, 2.0, 88.0, 98.0)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_many_looks_in_one_pass_are_the_looks_one_by_one(
+    twice: bool, tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tiny_policy.config, "mirror_look", twice)
+    detector = EmbeddedDetector(tiny_policy, load_body())
+    assert isinstance(detector, BatchDetector)
+    assert detector.sees_mirror is twice
+    image = np.random.default_rng(0).integers(0, 255, (100, 80, 3), dtype=np.uint8)
+    samples = [replace(SAMPLE, image=image, box=Box(x, 10.0, x + 40, 90.0)) for x in (10.0, 20.0, 35.0)]
+    for seen, alone in zip(detector.looks(samples), map(detector.look, samples), strict=True):
+        torch.testing.assert_close(seen.keypoints_px, alone.keypoints_px, rtol=0, atol=1e-3)
+        torch.testing.assert_close(seen.joints_root_m, alone.joints_root_m, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(seen.mask, alone.mask, atol=1e-4)
+        assert seen.mask_box == alone.mask_box
 
 
 def test_one_person_is_found_once():

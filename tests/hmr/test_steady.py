@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -99,9 +100,47 @@ def test_each_view_is_another_box_and_its_mirror_image(sample: Sample) -> None:
     assert len(seen) == 6
     assert seen[0] == sample.box
     assert len(set(seen)) == 6
-    for straight, mirrored in zip(seen[::2], seen[1::2], strict=True):
+    for straight, mirrored in zip(seen[:3], seen[3:], strict=True):
         assert mirrored.x0 == pytest.approx(WIDTH - straight.x1)
         assert mirrored.side == pytest.approx(straight.side)
+
+
+def test_what_was_seen_before_is_not_looked_at_again(sample: Sample) -> None:
+    """One view of which the straight look is known: what is left is its mirror image."""
+    detector = Fake()
+    first = dataclasses.replace(Fake().look(sample), keypoints_px=TRUE_PX + torch.tensor([4.0, 0.0]))
+    steady = steady_look(detector, sample, views=1, first=first)
+    assert detector.looks == 1
+    torch.testing.assert_close(steady.keypoints_px, TRUE_PX + torch.tensor([2.0, 0.0]))  # equally sure: the middle
+
+
+@pytest.mark.parametrize(("sees_mirror", "passes"), [(True, [2]), (False, [5])])
+def test_a_batch_detector_is_asked_once_and_for_mirrors_only_where_it_sees_none(
+    sees_mirror: bool, passes: list[int], sample: Sample
+) -> None:
+    asked: list[int] = []
+
+    class Batched:
+        """Three views, the first of them known: two crops are left, and three mirror images."""
+
+        name = "batched"
+
+        def __init__(self) -> None:
+            self.sees_mirror, self.one = sees_mirror, Fake()
+
+        def find(self, image: np.ndarray) -> list[Box]:
+            return []
+
+        def look(self, sample: Sample) -> Detection:
+            raise AssertionError("one by one")
+
+        def looks(self, samples: Sequence[Sample]) -> list[Detection]:
+            asked.append(len(samples))
+            return [self.one.look(each) for each in samples]
+
+    steady = steady_look(Batched(), sample, views=3, first=Fake().look(sample))
+    assert asked == passes
+    torch.testing.assert_close(steady.keypoints_px, TRUE_PX)
 
 
 def test_a_detector_of_images_alone_gives_no_joints(sample: Sample) -> None:
