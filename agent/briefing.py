@@ -15,6 +15,7 @@ from agent.panels import Views, hypothesis_parts
 from agent.prompts import load_prompt
 from agent.types import RetrievedPrototype
 from agent.vlm.protocol import DataPart, ImagePart, Part, Task, TextPart
+from agent.wording import told_metrics, told_prototypes, told_rules
 from memory.rules import RetrievedRule
 
 __all__ = ["Brief", "labelled_metrics", "prototype_json", "question", "rule_json"]
@@ -40,11 +41,11 @@ class Brief:
         evidence = {"labels": list(labels), "metrics": labelled_metrics(self.evidence, labels)}
         chosen = labels if shown is None else shown
         views = {label: self.views[labels[label]] for label in chosen} if self.views else {}
-        return [
+        return [  # what all label orders share comes first: servers keep what they read of a common beginning
             *question(task, self.photo),
-            *hypothesis_parts(views, self.pictures),
             *self._recalled,
-            DataPart("evidence", evidence),
+            *hypothesis_parts(views, self.pictures),
+            DataPart("evidence", evidence, told_metrics(evidence["metrics"])),
         ]
 
     @cached_property
@@ -52,8 +53,8 @@ class Brief:
         """The same for every label order, and so written out once."""
         return [
             DataPart("tags", list(self.tags)),
-            DataPart("rules", list(self.rules)),
-            DataPart("prototypes", list(self.prototypes)),
+            DataPart("rules", list(self.rules), told_rules(self.rules)),
+            DataPart("prototypes", list(self.prototypes), told_prototypes(self.prototypes)),
         ]
 
 

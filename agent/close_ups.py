@@ -28,15 +28,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from agent.panels import OPACITY, PANEL_PX, SIDE_PX, enlarged
+from agent.panels import OPACITY, PANEL_PX
 from agent.pictures import stored_png, with_badge
 from agent.tools.parts import PART_NAMES
 from agent.types import Case
 from agent.vlm.protocol import ImagePart
 from hmr.render.overlay import crop_image, montage, overlay, side_view
+from hmr.render.threads import each
 from hmr.types import PARENTS, Box, Renderer
 
-__all__ = ["CloseUp", "close_up_part", "disputed_part", "draw_close_up", "part_box"]
+__all__ = ["CloseUp", "close_up_part", "disputed_part", "draw_close_ups", "part_box"]
 
 MARGIN = 1.5  # side of the crop over the extent of the joints in it
 FARTHEST = 2.0  # times the person's box: a body may lie far off the photograph, or at the camera
@@ -81,13 +82,18 @@ def disputed_part(evidence: Sequence[Mapping[str, Any]], index: int, doubt: str,
     return best if votes[best] else None
 
 
-def draw_close_up(case: Case, index: int, part: str | None, renderer: Renderer) -> CloseUp:
-    """The tiles of one hypothesis in a row; None shows its other side alone."""
-    tiles = [
-        *([] if part is None else _crops(case, index, part, renderer)),
-        _other_side(case, index, renderer),
-    ]
-    return CloseUp(index, part, montage(tiles, columns=len(tiles)))
+def draw_close_ups(case: Case, parts: Mapping[int, str | None], renderer: Renderer) -> list[CloseUp]:
+    """The tiles of each hypothesis in a row; where the part is None, its other side alone."""
+    chosen = list(parts.items())
+    others = _other_sides(case, list(parts), renderer)
+
+    def draw(place: int) -> CloseUp:
+        index, part = chosen[place]
+        crops = [] if part is None else _crops(case, index, part, renderer)
+        tiles = [*crops, others[place]]
+        return CloseUp(index, part, montage(tiles, columns=len(tiles)))
+
+    return each(draw, len(chosen))
 
 
 def close_up_part(close_up: CloseUp, label: str) -> ImagePart:
@@ -127,9 +133,12 @@ def _crops(case: Case, index: int, part: str, renderer: Renderer) -> list[UInt8[
     return [photo, overlay(photo, frame, alpha=OPACITY)]
 
 
-def _other_side(case: Case, index: int, renderer: Renderer) -> UInt8[np.ndarray, "size size 3"]:
-    """The side view of the body turned by half a turn about its pelvis' vertical."""
-    pelvis = case.posed.joints_cam_m[index, :1].numpy()
-    turned = pelvis + (case.posed.vertices_cam_m[index].numpy() - pelvis) * np.array([-1, 1, -1], np.float32)
-    [side] = side_view(turned[None], case.body.faces.numpy(), pelvis, renderer, SIDE_PX)
-    return enlarged(side)
+def _other_sides(
+    case: Case, indices: Sequence[int], renderer: Renderer
+) -> UInt8[np.ndarray, "chosen size size 3"]:
+    """The side views of the bodies turned by half a turn about their pelvis' vertical."""
+    chosen = list(indices)
+    pelvis = case.posed.joints_cam_m[chosen, 0].numpy()
+    from_pelvis = case.posed.vertices_cam_m[chosen].numpy() - pelvis[:, None]
+    turned = pelvis[:, None] + from_pelvis * np.array([-1, 1, -1], np.float32)
+    return side_view(turned, case.body.faces.numpy(), pelvis, renderer, PANEL_PX, supersampling=1)

@@ -6,7 +6,7 @@ are for servers that take few pictures, or charge by the picture.
 
 Panels are drawn larger than the view that tools measure in, and through the same crop as the photograph, so that
 the three can be laid over each other. They are drawn once a group; only the badge with the label, which changes with
-every label order, is laid on when the question is put. Backends without eyes get none of this, and nothing is drawn
+every label order, is laid on when a question is put. Backends without eyes get none of this, and nothing is drawn
 for them.
 """
 
@@ -19,22 +19,20 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from agent.pictures import framed, stored_png, with_badge
+from agent.pictures import StoredRows, below_badge, framed, joined_png, stored_png, with_badge
 from agent.types import Case
 from agent.vlm.protocol import ImagePart
 from hmr.render.overlay import crop_image, montage, overlay, side_view
+from hmr.render.threads import each
 from hmr.types import Renderer
 
 __all__ = [
     "OPACITY",
     "PANEL_PX",
     "PICTURES",
-    "SIDE_PX",
     "Views",
     "draw_views",
-    "enlarged",
     "hypothesis_parts",
     "photo_part",
     "sheets",
@@ -44,9 +42,6 @@ __all__ = [
 PICTURES = ("separate", "montage")
 
 PANEL_PX = 224  # side of one view: seven patches of 32 pixels, as Qwen3-VL's are
-SIDE_PX = (
-    PANEL_PX // 2
-)  # side views are drawn at half the size and enlarged: they show a posture, not an outline
 OPACITY = 0.75  # of the body over the photograph: the limb under it stays visible
 SHEET_PANELS = 6
 SHEET_COLUMNS = 2
@@ -64,6 +59,27 @@ class Views:
         """Both beside each other, without a label."""
         return framed(self.overlay, self.side)
 
+    def labelled(self, label: str) -> UInt8[np.ndarray, "height width 3"]:
+        """The panel with its badge."""
+        return with_badge(self.panel, label, len(self.overlay))
+
+    def part(self, label: str) -> ImagePart:
+        """The labelled panel as a picture of its own; kept, for reflection and revision show what was shown before."""
+        if label not in self._parts:
+            size = len(self.overlay)
+            top = with_badge(self.panel[: below_badge(size)], label, size)
+            png = joined_png([StoredRows.of(top), self._below_badge])
+            self._parts[label] = ImagePart(png, f"hypothesis {label}")
+        return self._parts[label]
+
+    @cached_property
+    def _below_badge(self) -> StoredRows:
+        return StoredRows.of(self.panel[below_badge(len(self.overlay)) :])
+
+    @cached_property
+    def _parts(self) -> dict[str, ImagePart]:
+        return {}
+
     @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.overlay.tobytes() + self.side.tobytes()).hexdigest()[:16]
@@ -78,10 +94,9 @@ def draw_views(case: Case, renderer: Renderer, margin: float) -> list[Views]:
         case.hypotheses.camera.crop(square, PANEL_PX),
     )
     frame = renderer.render(vertices, faces, camera)
-    sides = side_view(vertices, faces, case.posed.joints_cam_m[:, 0].numpy(), renderer, SIDE_PX)
-    return [
-        Views(overlay(photo, frame, alpha=OPACITY, index=j), enlarged(side)) for j, side in enumerate(sides)
-    ]
+    pelvis = case.posed.joints_cam_m[:, 0].numpy()
+    sides = side_view(vertices, faces, pelvis, renderer, PANEL_PX, supersampling=1)
+    return each(lambda j: Views(overlay(photo, frame, alpha=OPACITY, index=j), sides[j]), len(case))
 
 
 def photo_part(case: Case, margin: float) -> ImagePart:
@@ -92,9 +107,9 @@ def photo_part(case: Case, margin: float) -> ImagePart:
 
 def hypothesis_parts(views: Mapping[str, Views], pictures: str = "separate") -> list[ImagePart]:
     """The pictures of the hypotheses by label: one each, or sheets of six."""
-    panels = {label: with_badge(view.panel, label, len(view.overlay)) for label, view in views.items()}
     if pictures == "separate":
-        return [ImagePart(stored_png(drawn), f"hypothesis {label}") for label, drawn in panels.items()]
+        return [view.part(label) for label, view in views.items()]
+    panels = {label: view.labelled(label) for label, view in views.items()}
     labels = list(panels)
     return [
         _sheet({label: panels[label] for label in labels[start : start + SHEET_PANELS]})
@@ -112,11 +127,6 @@ def shown_at_once(max_images: int | None, pictures: str = "separate") -> int | N
     if max_images is None:
         return None
     return max(0, max_images - 1) * (SHEET_PANELS if pictures == "montage" else 1)
-
-
-def enlarged(side: UInt8[np.ndarray, "half half 3"]) -> UInt8[np.ndarray, "size size 3"]:
-    """A side view as large as an overlay."""
-    return np.asarray(Image.fromarray(side).resize((PANEL_PX, PANEL_PX), Image.Resampling.BICUBIC))
 
 
 def _sheet(panels: dict[str, UInt8[np.ndarray, "height width 3"]]) -> ImagePart:

@@ -99,26 +99,29 @@ class StudySeed:
         self, name: str, asked: Mapping[str, Any], picks: bool, policy_of: Callable[[], Policy]
     ) -> Report:
         """From disk, if it was made from the same; else the policy is made and evaluated."""
-        tests = self._scenes("wild-test", self.sizes.test)
         key = {
-            **asked, "base": self.policy.digest(), "tests": set_digest(tests), "samples": self.sizes.samples,
-            "seed": self.seed, "picker": {"calibration": self.sizes.calibration} if picks else None,
+            **asked, "base": self.policy.digest(), "tests": set_digest(self.tests), "samples": self.sizes.samples,
+            "seed": self.seed, "calibration": self.sizes.calibration, "picks": picks,
         }  # fmt: skip
         path = self.out / "reports" / f"{_slug(name)}-seed-{self.seed}.npz"
-        return kept_report(path, key, lambda: self._evaluated(name, policy_of(), tests, picks))
+        return kept_report(path, key, lambda: self._evaluated(name, policy_of(), picks))
 
-    def _evaluated(self, name: str, policy: Policy, tests: Path, picks: bool) -> Report:
+    def _evaluated(self, name: str, policy: Policy, picks: bool) -> Report:
         tick = self.stage(f"seed {self.seed}, {name}: evaluating", self.sizes.test)
         return evaluate_policy(
             policy,
             self._skeleton,
-            read_labelled(tests),
+            read_labelled(self.tests),
             num_samples=self.sizes.samples,
             group_size=min(PICKED_OF, self.sizes.samples),
             seed=self.seed,
             scorer=self._critic(PICKER) if picks else None,
             progress=lambda done, total: tick(done),
         )
+
+    @property
+    def tests(self) -> Path:
+        return self._scenes("wild-test", self.sizes.test)
 
     def _skeleton(self, params: BodyParams) -> Posed:
         joints_cam_m = self.body.joints(params)
@@ -142,8 +145,8 @@ class StudySeed:
     def _groups(self, arm: Arm) -> Dataset:
         """The arm's groups, from parts that other arms have had scored or will find."""
         scorer, samples = self._critic(arm.critic), self._samples(arm)
-        told = f"{_critic_of(arm)}-G{arm.group_size}-x{arm.noise_scale:g}-seed-{self.seed}"
-        folder = self.out / "groups" / told.replace(":", "-")
+        critic = f"{_asked(arm.critic)}-{self.sizes.calibration}".replace(":", "-")
+        folder = self.out / "groups" / f"{critic}-G{arm.group_size}-x{arm.noise_scale:g}-seed-{self.seed}"
         tick = self.stage(f"seed {self.seed}: {len(samples)} groups in {folder.name}", len(samples))
         parts = []
         for start in range(0, len(samples), PART):
@@ -159,7 +162,7 @@ class StudySeed:
         return shuffle_scores(groups, self.seed) if arm.critic == "shuffled" else groups
 
     def _critic(self, critic: str) -> Scorer:
-        critic = PICKER if critic == "shuffled" else critic
+        critic = _asked(critic)
         if critic not in self.critics:
             rounds = Rounds(group_size=PICKED_OF, seed=self.seed)
             settings = AlignSettings(critic, calibration=self.sizes.calibration, rounds=rounds)
@@ -193,7 +196,7 @@ def run_study(
     """Every seed of every arm, seed by seed. Raises KeyError for an arm that is not in the table."""
     sizes = dataclasses.replace(sizes, train=max(ARMS[name].images for name in names))
     body = load_body()
-    runs = StudyRuns({name: [] for name in names}, [])
+    runs = StudyRuns({name: [] for name in names}, [], {"base policy": policy.digest()})
     for seed in range(seeds):
         with ExitStack() as opened:
             run = StudySeed(policy, body, sizes, seed, out, stage, opened)
@@ -201,11 +204,13 @@ def run_study(
                 runs.arms[name].append(run.arm(name))
             narrowest_mm = min(reports[seed].spread_mm() for reports in runs.arms.values())
             runs.bases.append(run.narrowed(narrowest_mm))
+            runs.made_from.update(benchmark=set_digest(run.tests), M=sizes.samples)
     return runs
 
 
-def _critic_of(arm: Arm) -> str:
-    return PICKER if arm.critic == "shuffled" else arm.critic
+def _asked(critic: str) -> str:
+    """Whose scores they are before they are shuffled."""
+    return "embedded" if critic == "shuffled" else critic
 
 
 def _slug(name: str) -> str:
@@ -227,11 +232,8 @@ def main() -> None:
     parser.add_argument("--no-picks", action="store_true", help="no critique of what an arm samples")
     parser.add_argument("--json", action="store_true", help="print that in place of the tables")
     asked = parser.parse_args()
-    names, sizes = (
-        asked.arm or list(SETS[asked.set]),
-        Sizes(asked.images, asked.samples, asked.calibration, picks=not asked.no_picks),
-    )
-    policy = load_policy(asked.policy)
+    sizes = Sizes(asked.images, asked.samples, asked.calibration, picks=not asked.no_picks)
+    policy, names = load_policy(asked.policy), asked.arm or list(SETS[asked.set])
     with stages() as stage:
         runs = run_study(policy, names, asked.seeds, sizes, asked.out, stage)
     print(json.dumps(to_json(runs), indent=1) if asked.json else markdown(runs))

@@ -46,6 +46,7 @@ class StudyRuns:
 
     arms: dict[str, list[Report]]
     bases: list[list[Report]]
+    made_from: dict[str, Any]  # the base policy's digest, the benchmark's, and M
 
     def of(self, arm: str, measure: str) -> Values:
         return np.stack([_values(report, measure) for report in self.arms[arm]])
@@ -69,11 +70,13 @@ def at_spread(scales: Sequence[Report], spread_mm: float, measure: str) -> Float
 
 
 def markdown(runs: StudyRuns) -> str:
-    """Every arm beside the base; then, in per cent, beside each rival that was run, and what narrowing explains."""
+    """What it was made from, every arm beside the base, and in per cent beside each rival that was run."""
     shown = [
         name for name in MEASURES if not np.isnan(runs.base(name)).all()
     ]  # nobody picks without a critic
-    lines = [_line(["", *shown]), "|---|" + "---:|" * len(shown)]
+    told = {**runs.made_from, "seeds": len(runs.bases), "images": len(runs.bases[0][0].sample_ids)}
+    lines = [", ".join(f"{name} {value}" for name, value in told.items()), ""]
+    lines += [_line(["", *shown]), "|---|" + "---:|" * len(shown)]
     lines.append(_line(["base", *(_number(name, runs.base(name)) for name in shown)]))
     for arm in runs.arms:
         lines.append(_line([arm, *(_cell(runs, arm, name) for name in shown)]))
@@ -101,8 +104,8 @@ def to_json(runs: StudyRuns) -> dict[str, Any]:
         for arm in runs.arms
     }
     base = {name: _mean(runs.base(name)) for name in MEASURES}
-    first = runs.bases[0][0]
-    return {"seeds": len(runs.bases), "images": len(first.sample_ids), "base": base, "arms": arms}
+    sizes = {"seeds": len(runs.bases), "images": len(runs.bases[0][0].sample_ids)}
+    return {**runs.made_from, **sizes, "base": base, "arms": arms}
 
 
 def _rivals(runs: StudyRuns, arm: str) -> list[str]:

@@ -14,7 +14,9 @@ others are as lean as they can be written: one loss, AdamW, the same clipping an
 the one-sided clip of `rl.losses` at one set of times, and their gradients are the same (tests/eval). `reencode` is a
 batched step as any diffusion trainer has it; `reencode_shared` has all of ours but for the features and the reference.
 
-    python -m eval.align_steps STEP BATCH GROUP TIMES STEPS [POLICY]      one JSON object: seconds a step, peak memory
+    python -m eval.align_steps STEP BATCH GROUP TIMES STEPS [POLICY]
+
+prints one JSON object: what every step took, on the wall's clock and of the CPUs' time, and the peak memory.
 
 The photographs are noise and the hypotheses too: no step's cost depends on what they hold. Left out: bf16.
 """
@@ -52,6 +54,7 @@ __all__ = ["Batch", "draw_batch", "loop", "measure", "reencode"]
 SETTINGS = LossSettings()
 MAX_GRAD_NORM = 1.0
 LEARNING_RATE = 1e-4
+Spent = tuple[float, float]  # seconds by the clock on the wall, and of all CPUs together
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ def loop(
             (clip(ratio, batch.advantages[one], known, SETTINGS) / (images * group)).backward()
 
 
-def measure(step: str, policy: DiffusionPolicy, batch: Batch, steps: int) -> list[float]:
-    """Seconds of each of `steps` steps after a first one that does not count, by the names of the module's table."""
+def measure(step: str, policy: DiffusionPolicy, batch: Batch, steps: int) -> list[Spent]:
+    """The time of each of `steps` steps after a first one that does not count, by the names of the module's table."""
     if step == "trainer":
         return _time_trainer(policy, batch, steps)
     reference = copy.deepcopy(policy).eval()
@@ -139,33 +142,39 @@ def measure(step: str, policy: DiffusionPolicy, batch: Batch, steps: int) -> lis
     return _time_rival(policy, lambda: loop(policy, reference, batch, condition), steps)
 
 
-def _time_rival(policy: DiffusionPolicy, gradients: Callable[[], None], steps: int) -> list[float]:
+def _time_rival(policy: DiffusionPolicy, gradients: Callable[[], None], steps: int) -> list[Spent]:
     trained = list(policy.denoiser.parameters())
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     average = EMAModel(trained, decay=0.99, foreach=True)
-    seconds = []
+    clock = _Clock()
     for _ in range(steps + 1):
-        start = time.perf_counter()
         gradients()
         torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
         optimizer.step()
         optimizer.zero_grad()
         average.step(trained)
-        seconds.append(time.perf_counter() - start)
-    return seconds[1:]
+        clock.step_ends()
+    return clock.spent()
 
 
 class _Clock(TrainerCallback):
     """From the end of one step to the end of the next: loading, drawing and metrics count."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.ends: list[Spent] = []
+
+    def step_ends(self) -> None:
+        self.ends.append((time.perf_counter(), time.process_time()))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.step_ends()
+
+    def spent(self) -> list[Spent]:
+        pairs = zip(self.ends, self.ends[1:], strict=False)
+        return [(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
 
 
-def _time_trainer(policy: DiffusionPolicy, batch: Batch, steps: int) -> list[float]:
+def _time_trainer(policy: DiffusionPolicy, batch: Batch, steps: int) -> list[Spent]:
     images, clock = len(batch.x0), _Clock()
     groups = GroupTensors(
         encoded(policy, batch),
@@ -186,7 +195,7 @@ def _time_trainer(policy: DiffusionPolicy, batch: Batch, steps: int) -> list[flo
             use_cpu=True,
         )
         GroupPreferenceTrainer(policy, args, groups, callbacks=[clock]).train()
-    return [end - start for start, end in zip(clock.ends, clock.ends[1:], strict=False)]
+    return clock.spent()
 
 
 def _peak_mb() -> float:
@@ -203,8 +212,10 @@ def main() -> None:
     images, group, times, steps = map(int, sizes)
     imported_mb = _peak_mb()
     policy = load_policy(Path(sys.argv[6]) if len(sys.argv) > 6 else None)
-    seconds = measure(step, policy, draw_batch(policy, images, group, times), steps)
-    print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb() - imported_mb}))
+    seconds, cpu_seconds = zip(
+        *measure(step, policy, draw_batch(policy, images, group, times), steps), strict=True
+    )
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": _peak_mb() - imported_mb}))
 
 
 if __name__ == "__main__":

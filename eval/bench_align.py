@@ -34,11 +34,18 @@ class BenchSettings:
 class StepCost:
     step: str
     seconds: tuple[float, ...]  # of each step that was timed
+    cpu_seconds: tuple[
+        float, ...
+    ]  # of the same steps, all CPUs together: less touched by who else is at work
     peak_mb: float
 
     @property
     def median_s(self) -> float:
         return statistics.median(self.seconds)
+
+    @property
+    def median_cpu_s(self) -> float:
+        return statistics.median(self.cpu_seconds)
 
 
 def bench_align(settings: BenchSettings, stage: Stage) -> dict[str, StepCost]:
@@ -57,11 +64,15 @@ def bench_align(settings: BenchSettings, stage: Stage) -> dict[str, StepCost]:
 def to_json(costs: dict[str, StepCost], settings: BenchSettings) -> dict[str, Any]:
     """For machines: every timed second, and how many times faster the trainer was than each rival."""
     sizes = {**asdict(settings), "policy": settings.policy and settings.policy.name}
-    ours = costs["trainer"].median_s
+    ours, rivals = costs["trainer"], {name: cost for name, cost in costs.items() if name != "trainer"}
     return {
         "settings": sizes,
-        "steps": {name: {**asdict(cost), "median_s": cost.median_s} for name, cost in costs.items()},
-        "times_faster": {name: cost.median_s / ours for name, cost in costs.items() if name != "trainer"},
+        "steps": {
+            name: {**asdict(cost), "median_s": cost.median_s, "median_cpu_s": cost.median_cpu_s}
+            for name, cost in costs.items()
+        },
+        "times_faster": {name: cost.median_s / ours.median_s for name, cost in rivals.items()},
+        "times_less_cpu": {name: cost.median_cpu_s / ours.median_cpu_s for name, cost in rivals.items()},
         "goals": GOALS,
     }
 
@@ -74,4 +85,4 @@ def _run(step: str, settings: BenchSettings, count: int) -> StepCost:
     if run.returncode:
         raise ValueError(f"the step {step!r} failed: {run.stderr.strip().splitlines()[-1]}")
     told = json.loads(run.stdout)
-    return StepCost(step, tuple(told["seconds"]), told["peak_mb"])
+    return StepCost(step, tuple(told["seconds"]), tuple(told["cpu_seconds"]), told["peak_mb"])

@@ -56,8 +56,11 @@ class EmbeddedDetector:
     def looks(self, samples: Sequence[Sample]) -> list[Detection]:
         seen = self.eyes.see(samples)
         joints_root_m = [None] * len(samples) if self.body is None else self._joints_root_m(seen, samples)
-        squares = [self.policy.crop_box(sample.box) for sample in samples]
-        return [_detection(seen, *each) for each in zip(range(len(samples)), squares, joints_root_m, strict=True)]
+        rows = zip(samples, joints_root_m, strict=True)
+        return [
+            _detection(seen, row, self.policy.crop_box(sample.box), joints)
+            for row, (sample, joints) in enumerate(rows)
+        ]
 
     @torch.no_grad()
     def _joints_root_m(self, seen: Seen, samples: Sequence[Sample]) -> list[Float[Tensor, "24 3"]]:
@@ -89,9 +92,7 @@ class EmbeddedDetector:
         return _distinct(sorted(found, key=lambda item: -item.sureness))
 
 
-def _detection(
-    seen: Seen, row: int, square: Box, joints_root_m: Float[Tensor, "24 3"] | None
-) -> Detection:
+def _detection(seen: Seen, row: int, square: Box, joints_root_m: Float[Tensor, "24 3"] | None) -> Detection:
     """One row in pixels of the photograph, of which the encoder saw this square."""
     half, center = square.side / 2, torch.tensor(square.center)
     return Detection(

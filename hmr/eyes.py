@@ -1,4 +1,4 @@
-"""A policy's encoder as several parts of the house share it: what was seen of a sample is remembered while the sample is.
+"""A policy's encoder as several parts of the house share it: what it saw of a sample is remembered for a while.
 
 A critique asks what the detector sees of a person and where the photograph lies among the prototypes; both are heads of
 one pass. Samples are told apart by identity, not by content: nobody changes one. Several samples at once are not

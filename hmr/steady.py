@@ -2,7 +2,8 @@
 
 Test-time augmentation, as evaluation scripts of the field flip their images (HRNet, arXiv 1902.09212). A keypoint is
 the mean of its readings, each weighed by 1 / sigma^2; sigma stays as wide as a single reading's, for the readings
-share their mistakes. The mask is the first look's. A detector that takes many crops in one pass gets them so. `python -m benchmarks.gap` says how far off one look is.
+share their mistakes. The mask is the first look's. A detector that takes many crops in one pass is given them at once.
+`python -m benchmarks.gap` says how far off one look is.
 """
 
 from __future__ import annotations

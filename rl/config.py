@@ -27,7 +27,7 @@ POSITIVE = (
     "replay_per_image",
     "spread_images",
 )
-NOT_NEGATIVE = ("spread_weight", "spread_floor", "replay_weight", "spread_steps", "lora_rank")
+NOT_NEGATIVE = ("spread_weight", "spread_floor", "replay_weight", "spread_steps", "table_steps", "lora_rank")
 
 
 @no_type_check  # TrainingArguments turns strings into enums, lists and objects that its own annotations deny
@@ -168,6 +168,13 @@ class GroupPreferenceConfig(TrainingArguments):
     )
     spread_images: int = field(
         default=16, metadata={"help": "Training images, the first ones, that are looked at."}
+    )
+    table_steps: int = field(
+        default=0,
+        metadata={
+            "help": "Steps between two pictures of what the scores liked, what they did not and what is drawn now "
+            "(rl/hypotheses_table.py); 0 for none. Who aligns must have the photographs, as `meshcritic align` does."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -3,7 +3,8 @@
     OUT/hypotheses-000200.png      a row an image: the best and the worst scored of its group, with score / advantage,
                                    and hypothesis 0 of the averaged policy after 200 steps
 
-A callback to be added by hand, for groups hold no pictures and whoever has the samples must give them:
+`meshcritic align` adds it where training arguments give `table_steps` (`rl.rounds`). Groups hold no pictures, so that
+whoever trains without it must give the samples:
 
     trainer.add_callback(HypothesesTable(trainer, samples, groups, Path("runs/aligned"), every=100))
 

@@ -5,7 +5,8 @@ sample, score, step. Rounds share one budget: each image is sampled and scored o
 the optimizer's steps are divided among the rounds: one round and several cost the same and end at the same step.
 
     OUT/round-0/groups     what the round sampled and how it was scored (rl.preferences)
-    OUT/round-0/policy     what it ended with, and made_from.json, by which a second run knows it
+    OUT/round-0/policy     what it ended with, and made_from.json, by which a second run knows it; where asked for by
+                           `table_steps`, hypotheses/ with pictures of how it got there (rl.hypotheses_table)
     OUT/config.json, ...   the last round's policy, which `meshcritic evaluate --policy OUT` reads
 
 A killed run goes on at the shard or the checkpoint it had reached. Left out: a fresh reference for every step of a
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from datasets import Dataset
+from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from hmr.checkpoint import load_policy
@@ -34,11 +36,12 @@ from hmr.types import Sample, Scorer
 from rl.config import GroupPreferenceConfig
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences import build_preferences, load_preferences
-from rl.trainer import align
+from rl.trainer import GroupPreferenceTrainer, align
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "kept_policy"]
 
 MADE_FROM = "made_from.json"
+SHOWN = 4  # images of a table of hypotheses
 Policy = TypeVar("Policy", DiffusionPolicy, PolicyAdapter)
 Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups under other scores
 
@@ -81,12 +84,12 @@ def align_in_rounds(
             f"{rounds.count} rounds need as many images and steps, not {len(samples)} and {steps}"
         )
     for number in range(rounds.count):
-        folder, seed = out / f"round-{number}", rounds.seed + number
-        groups = _groups(policy, scorer, samples[number :: rounds.count], folder, rounds, seed, stage)
+        folder, seed, share = out / f"round-{number}", rounds.seed + number, samples[number :: rounds.count]
+        groups = _groups(policy, scorer, share, folder, rounds, seed, stage)
         learned_from = rescore(groups, seed) if rescore else groups
-        share = {**alignment, "max_steps": steps // rounds.count}
-        tick = stage(f"round {number}: aligning on {len(groups)} groups", share["max_steps"])
-        policy = align_once(policy, learned_from, folder / "policy", share, seed, tick)
+        arguments = {**alignment, "max_steps": steps // rounds.count}
+        tick = stage(f"round {number}: aligning on {len(groups)} groups", arguments["max_steps"])
+        policy = align_once(policy, learned_from, folder / "policy", arguments, seed, tick, share)
     policy.save_pretrained(out)
     return policy
 
@@ -128,9 +131,14 @@ def align_once(
     alignment: Mapping[str, Any],
     seed: int,
     tick: Callable[[int], None],
+    samples: Sequence[Sample] = (),
 ) -> Policy:
     """The policy aligned on the groups, kept in `folder` and found there again; resumes from the trainer's own
-    checkpoints. `tick` is told of every step."""
+    checkpoints. `tick` is told of every step.
+
+    Where training arguments give `table_steps`, hypotheses on the first of `samples`, photographs that groups are of,
+    are drawn into `folder`. Raises ValueError where there are none, or no bodies to draw.
+    """
     if (kept := kept_policy(policy, groups, folder, alignment)) is not None:
         return kept
     origin = _origin(policy, groups, alignment)
@@ -146,11 +154,27 @@ def align_once(
         **alignment,
     )
     steps = itertools.count(1)
-    aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)))
+    watch = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
+    aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), watch=watch)
     aligned.save_pretrained(folder)
     shutil.rmtree(trainer, ignore_errors=True)  # only an interrupted run needs its checkpoints
     (folder / MADE_FROM).write_text(json.dumps(origin))
     return _load(policy, folder)
+
+
+def _table(
+    policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, out: Path, samples: Sequence[Sample], every: int
+) -> Callable[[GroupPreferenceTrainer], TrainerCallback] | None:
+    if not every:
+        return None
+    if not samples or isinstance(policy, PolicyAdapter):
+        raise ValueError(
+            "table_steps draws SMPL bodies over their photographs: it needs the samples and a DiffusionPolicy"
+        )
+    from rl.hypotheses_table import HypothesesTable  # renderers
+
+    shown = {sample.id: sample for sample in samples[:SHOWN]}
+    return lambda trainer: HypothesesTable(trainer, shown, groups, out, every)
 
 
 def kept_policy(policy: Policy, groups: Dataset, folder: Path, alignment: Mapping[str, Any]) -> Policy | None:

@@ -296,16 +296,19 @@ def align(
     dataset: Dataset | GroupTensors,
     args: GroupPreferenceConfig,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[GroupPreferenceTrainer], TrainerCallback] | None = None,
 ) -> Policy:
     """A copy of `policy`, aligned, with the averaged weights and in evaluation mode; `policy` itself is not
     touched.
 
-    `progress` is called with 1 after every step. `args.resume_from_checkpoint` takes an interrupted run up
-    again.
+    `progress` is called with 1 after every step; `watch` makes a callback of the trainer. `args.resume_from_checkpoint`
+    takes an interrupted run up again.
     """
     trainer = GroupPreferenceTrainer(
         copy.deepcopy(policy), args, dataset, callbacks=[_Progress(progress)] if progress else None
     )
+    if watch is not None:
+        trainer.add_callback(watch(trainer))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.merge_adapters()
     return cast(Policy, trainer.policy.requires_grad_(False).eval())

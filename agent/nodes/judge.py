@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from langgraph.runtime import Runtime
 
 from agent.briefing import Brief, labelled_metrics
-from agent.close_ups import close_up_part, disputed_part, draw_close_up
+from agent.close_ups import close_up_part, disputed_part, draw_close_ups
 from agent.context import CritiqueContext
 from agent.judging import score_group
 from agent.panels import sheets, shown_at_once
@@ -20,6 +19,7 @@ from agent.state import CritiqueState
 from agent.vlm.answers import Doubt, Verdict, keyed_by_label
 from agent.vlm.ask import ask
 from agent.vlm.protocol import DataPart
+from agent.wording import told_figures, told_metrics
 
 __all__ = ["look_again", "revise", "score", "self_reflect"]
 
@@ -46,7 +46,7 @@ def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
     if len(known) < len(desk.hypotheses) or len(known) < 2:
         return {"doubts": {}, "second_look": [], "replies": []}
     scores = torch.tensor([state["scores"][str(j)] for j in known.values()])
-    second_look = [asdict(score_weighted_consensus(desk.cases[state["case"]], scores))]
+    second_look = [dict(vars(score_weighted_consensus(desk.cases[state["case"]], scores)))]
     parts = [
         *_brief(state, runtime.context).parts(
             known, "reflect", _shown(list(known), runtime.context, whole=True)
@@ -78,18 +78,20 @@ def _measure_again(state: CritiqueState, context: CritiqueContext) -> dict[str, 
     except Exception as error:  # noqa: BLE001
         reason = f"{type(error).__name__}: {error}"[:300]
         return {"missing": [*state["missing"], {"tool": "second_look", "reason": reason}]}
-    return {"bought": [asdict(item) for item in found if None not in item.values]}
+    return {"bought": [dict(vars(item)) for item in found if None not in item.values]}
 
 
 def _draw_close_ups(state: CritiqueState, context: CritiqueContext) -> dict[str, str]:
     """Of the most uncertain of those in doubt, as many as the question has room for; their hashes by hypothesis."""
-    desk, drawn = context.desk, {}
-    for j in _most_uncertain(state)[: _room_for_close_ups(len(state["doubts"]), context)]:
-        part = disputed_part(state["evidence"], int(j), state["doubts"][j], state["comments"][j])
-        close_up = draw_close_up(desk.cases[state["case"]], int(j), part, desk.renderer)
-        desk.close_ups[close_up.sha256] = close_up
-        drawn[j] = close_up.sha256
-    return drawn
+    desk = context.desk
+    chosen = _most_uncertain(state)[: _room_for_close_ups(len(state["doubts"]), context)]
+    parts = {
+        int(j): disputed_part(state["evidence"], int(j), state["doubts"][j], state["comments"][j])
+        for j in chosen
+    }
+    close_ups = draw_close_ups(desk.cases[state["case"]], parts, desk.renderer)
+    desk.close_ups.update({item.sha256: item for item in close_ups})
+    return {str(item.hypothesis): item.sha256 for item in close_ups}
 
 
 def _most_uncertain(state: CritiqueState) -> list[str]:
@@ -167,10 +169,13 @@ def _known(state: CritiqueState) -> dict[str, int]:
 
 
 def _verdict_parts(state: CritiqueState, labels: dict[str, int]) -> list[DataPart]:
+    scores = {label: state["scores"][str(j)] for label, j in labels.items()}
+    rank_std = {label: state["rank_std"][str(j)] for label, j in labels.items()}
+    second_look = labelled_metrics([*state["second_look"], *state["bought"]], labels)
     return [
-        DataPart("scores", {label: state["scores"][str(j)] for label, j in labels.items()}),
-        DataPart("rank_std", {label: state["rank_std"][str(j)] for label, j in labels.items()}),
-        DataPart("second_look", labelled_metrics([*state["second_look"], *state["bought"]], labels)),
+        DataPart("scores", scores, told_figures(scores)),
+        DataPart("rank_std", rank_std, told_figures(rank_std)),
+        DataPart("second_look", second_look, told_metrics(second_look)),
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -59,7 +58,7 @@ def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) ->
     case = desk.cases[state["case"]]
     results = [_measure(tool, case) for tool in desk.tools]
     missing = [{"tool": item.tool, "reason": item.reason} for item in results if isinstance(item, Missing)]
-    evidence = [asdict(item) for item in results if isinstance(item, Evidence)]
+    evidence = [dict(vars(item)) for item in results if isinstance(item, Evidence)]
     return {"evidence": evidence, "missing": state["missing"] + missing}
 
 

@@ -58,8 +58,9 @@ class Appearance:
         if total.mean() < PLAIN:
             return self._silent(case, "The photograph is of one colour there.")
         values, strange = [], []
+        region_of_face = case.body.regions[case.body.faces[:, 0].cpu().numpy()].astype(np.int64)
         for face_ids in case.frame.face_ids:
-            part = _part_of_pixel(case, face_ids[counted])
+            part = _part_of_pixel(region_of_face, face_ids[counted])
             left = _unexplained(colours, part, backdrop)
             values.append(float(left.sum() / total.sum()))
             strange.append(_strangers(left, part, STRANGE * float(total.mean())))
@@ -91,9 +92,10 @@ def _quadric(counted: Bool[np.ndarray, "size size"]) -> Float[np.ndarray, "pixel
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
 
 
-def _part_of_pixel(case: Case, face_ids: Int[np.ndarray, "pixels"]) -> Int[np.ndarray, "pixels"]:
+def _part_of_pixel(
+    region_of_face: Int[np.ndarray, "faces"], face_ids: Int[np.ndarray, "pixels"]
+) -> Int[np.ndarray, "pixels"]:
     """The index into `REGIONS` of what is drawn there, -1 for the background."""
-    region_of_face = case.body.regions[case.body.faces[:, 0].cpu().numpy()].astype(np.int64)
     return np.where(face_ids >= 0, region_of_face[np.maximum(face_ids, 0)], -1)
 
 
@@ -103,16 +105,14 @@ def _unexplained(
     backdrop: Float[np.ndarray, "pixels 6"],
 ) -> Float[np.ndarray, "pixels"]:
     """Squared residuals, summed over the three colours."""
-    left = np.empty(len(part))
-    for region in range(-1, len(REGIONS)):
-        here = part == region
-        if not here.any():
-            continue
-        columns = backdrop[here] if region < 0 else np.ones((int(here.sum()), 1))
-        gram = columns.T @ columns + RIDGE * np.eye(columns.shape[1])
-        fitted = columns @ np.linalg.solve(gram, columns.T @ colours[here])
-        left[here] = ((colours[here] - fitted) ** 2).sum(axis=1)
-    return left
+    count = np.bincount(part + 1) + RIDGE  # of the background, then of each part
+    means = [np.bincount(part + 1, colour) / count for colour in colours.T]
+    left = colours - np.stack(means, axis=1)[part + 1]
+    behind = part < 0
+    columns = backdrop[behind]
+    gram = columns.T @ columns + RIDGE * np.eye(columns.shape[1])
+    left[behind] = colours[behind] - columns @ np.linalg.solve(gram, columns.T @ colours[behind])
+    return (left**2).sum(axis=1)
 
 
 def _strangers(

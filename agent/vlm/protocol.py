@@ -58,19 +58,25 @@ class ImagePart:
 
 @dataclass(frozen=True)
 class DataPart:
-    """Structured evidence under a name, such as "evidence" or "rules"; `data` is JSON."""
+    """Structured evidence under a name, such as "evidence" or "rules"; `data` is JSON, and `told` says it shorter."""
 
     name: str
     data: Any
+    told: str | None = None
 
     @cached_property
     def text(self) -> str:
         """How a model that reads text sees it."""
-        return f"<{self.name}>\n{json.dumps(self.data, ensure_ascii=False)}\n</{self.name}>"
+        return f"<{self.name}>\n{self._json if self.told is None else self.told}\n</{self.name}>"
 
     @cached_property
     def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """Of all that either kind of reader is given."""
+        return hashlib.sha256((self.text + ("" if self.told is None else self._json)).encode()).hexdigest()
+
+    @cached_property
+    def _json(self) -> str:
+        return json.dumps(self.data, ensure_ascii=False)
 
 
 Part = TextPart | ImagePart | DataPart

@@ -48,11 +48,18 @@ def align(
         return
     from rich.table import Table
 
-    table = Table("step", "ms, median", "fastest, slowest", "against ours", "goal", "peak memory, MB")
+    table = Table(
+        "step", "ms, median", "fastest, slowest", "against ours", "goal", "CPU ms", "against ours", "peak memory, MB"
+    )  # fmt: skip
     for name, cost in costs.items():
-        faster, goal = told["times_faster"].get(name), told["goals"].get(name)
         spread = f"{1e3 * min(cost.seconds):.0f}, {1e3 * max(cost.seconds):.0f}"
-        ratio, wanted = (f"{value:.1f} x" if value else "" for value in (faster, goal))
-        table.add_row(name, f"{1e3 * cost.median_s:.0f}", spread, ratio, wanted, f"{cost.peak_mb:.0f}")
+        faster, goal, less = (
+            f"{told[kind][name]:.1f} x" if name in told[kind] else ""
+            for kind in ("times_faster", "goals", "times_less_cpu")
+        )
+        times = (f"{1e3 * cost.median_s:.0f}", spread, faster, goal, f"{1e3 * cost.median_cpu_s:.0f}", less)
+        table.add_row(name, *times, f"{cost.peak_mb:.0f}")
     console().print(table)
-    say("what each step does: eval/align_steps.py; figures hold for an idle machine alone")
+    say(
+        "what each step does: eval/align_steps.py; milliseconds hold for an idle machine, CPU's nearly so on a busy one"
+    )

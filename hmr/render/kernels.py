@@ -23,7 +23,7 @@ import numpy as np
 
 from hmr.compiled import compiled
 
-__all__ = ["NEAR_M", "accumulate_normals", "draw", "interpolate_pixels", "orient_pixels"]
+__all__ = ["NEAR_M", "draw", "interpolate_pixels", "orient_pixels", "smooth_normals", "smooth_pixels"]
 
 NEAR_M = 0.05
 SUBPIXELS = 256.0
@@ -203,14 +203,62 @@ def interpolate_pixels(
 
 @compiled
 @no_type_check
-def accumulate_normals(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray) -> None:
-    """Adds each face's cross product (twice its area long) to its corners."""
+def smooth_normals(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray) -> None:
+    """At each vertex the direction of the sum of its faces' cross products, each twice its area long; 0 of none."""
+    sums = np.zeros(vertices.shape)
     for face in range(len(faces)):
         a, b, c = _corners(vertices, faces, face)
         normal = _face_normal(a, b, c)
         for corner in range(3):
             for axis in range(3):
-                normals[faces[face, corner], axis] += normal[axis]
+                sums[faces[face, corner], axis] += normal[axis]
+    for vertex in range(len(sums)):
+        total = _row(sums, vertex)
+        length = math.sqrt(_dot(total, total))
+        for axis in range(3):
+            normals[vertex, axis] = total[axis] / length if length > 0.0 else 0.0
+
+
+@compiled
+@no_type_check
+def _oriented(normal: Vector, ray: Vector, a: Vector, b: Vector, c: Vector) -> Vector:
+    """See `raster.orient_normals`; `normal` is what smoothing says where the ray meets the face."""
+    sign = 1.0 if _dot(_face_normal(a, b, c), a) <= 0.0 else -1.0
+    away = max(sign * _dot(normal, ray), 0.0) / _dot(ray, ray)
+    x, y = sign * normal[0] - away * ray[0], sign * normal[1] - away * ray[1]
+    z = sign * normal[2] - away * ray[2]
+    length = math.sqrt(x * x + y * y + z * z)
+    if length > 1e-12:
+        return x / length, y / length, z / length
+    length = -math.sqrt(_dot(ray, ray))  # the smooth normal looks straight away from us, or is none
+    return ray[0] / length, ray[1] / length, ray[2] / length
+
+
+@compiled
+@no_type_check
+def smooth_pixels(
+    face_ids: np.ndarray,
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    vertex_normals: np.ndarray,
+    focal: float,
+    cx: float,
+    cy: float,
+    normals: np.ndarray,
+) -> None:
+    """The second pass for normals: interpolated and then oriented, each face fetched once."""
+    for row in range(face_ids.shape[0]):
+        for column in range(face_ids.shape[1]):
+            face = face_ids[row, column]
+            seen = (0.0, 0.0, 0.0)
+            if face >= 0:
+                ray = ((column + 0.5 - cx) / focal, (row + 0.5 - cy) / focal, 1.0)
+                a, b, c = _corners(vertices, faces, face)
+                u, v, w = _weights(ray, a, b, c)
+                p, q, r = _corners(vertex_normals, faces, face)
+                x, y = u * p[0] + v * q[0] + w * r[0], u * p[1] + v * q[1] + w * r[1]
+                seen = _oriented((x, y, u * p[2] + v * q[2] + w * r[2]), ray, a, b, c)
+            normals[row, column, 0], normals[row, column, 1], normals[row, column, 2] = seen
 
 
 @compiled
@@ -231,15 +279,7 @@ def orient_pixels(
             if face < 0:
                 continue
             a, b, c = _corners(vertices, faces, face)
-            sign = 1.0 if _dot(_face_normal(a, b, c), a) <= 0.0 else -1.0
             ray = ((column + 0.5 - cx) / focal, (row + 0.5 - cy) / focal, 1.0)
-            normal = normals[row, column]
-            away = max(sign * _dot(normal, ray), 0.0) / _dot(ray, ray)
-            x, y = sign * normal[0] - away * ray[0], sign * normal[1] - away * ray[1]
-            z = sign * normal[2] - away * ray[2]
-            length = math.sqrt(x * x + y * y + z * z)
-            if length > 1e-12:
-                normal[0], normal[1], normal[2] = x / length, y / length, z / length
-            else:  # the smooth normal looks straight away from us, or is none
-                length = -math.sqrt(_dot(ray, ray))
-                normal[0], normal[1], normal[2] = ray[0] / length, ray[1] / length, ray[2] / length
+            smooth = normals[row, column, 0], normals[row, column, 1], normals[row, column, 2]
+            turned = _oriented(smooth, ray, a, b, c)
+            normals[row, column, 0], normals[row, column, 1], normals[row, column, 2] = turned

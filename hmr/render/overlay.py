@@ -18,6 +18,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
+from hmr.render import shading
+from hmr.render.threads import each
 from hmr.types import Box, Camera, Frame, Renderer
 
 __all__ = [
@@ -41,9 +43,10 @@ PAPER: Color = (0.955, 0.955, 0.945)
 INK: Color = (0.13, 0.15, 0.18)
 OUTSIDE = 128  # grey of what lies beyond a photo's border
 
-KEY_LIGHT = np.array([-0.45, -0.65, -0.61], np.float32)  # towards the light: left, above, in front
-SKY = np.array([0.0, -1.0, 0.0], np.float32)
+KEY_LIGHT = (-0.45, -0.65, -0.61)  # towards the light: left, above, in front
 HALO_M = 0.08  # depth behind its surroundings at which a surface is darkest
+HALO_CELLS = 112  # rows of the grid on which that depth is averaged
+STUDIO = np.array([*KEY_LIGHT, HALO_M])
 SUPERSAMPLING = 2
 SIDE_DISTANCE_M = 8.0
 SIDE_EXTENT_M = 2.4  # what a side view shows from edge to edge: the same for all, so that bodies compare
@@ -71,9 +74,19 @@ def overlay(
     Raises:
         ValueError: the frame's size is not a whole multiple of the photo's.
     """
-    shaded, coverage = _reduced(_shade(frame, color, index), frame.mask[index], image.shape[:2])
-    opacity = (alpha * coverage)[..., None]
-    return _to_bytes(image.astype(np.float32) / 255 * (1 - opacity) + shaded * opacity)
+    depth_m, mask = np.asarray(frame.depth_m[index], np.float32), frame.mask[index]
+    factor = len(mask) // len(image)
+    if (len(image) * factor, image.shape[1] * factor) != mask.shape:
+        raise ValueError(
+            f"a frame of {mask.shape} pixels is no whole multiple of a photo of {image.shape[:2]}"
+        )
+    step = max(1, len(mask) // HALO_CELLS)
+    around_m = np.empty([-(-side // step) for side in mask.shape], np.float32)
+    shading.mean_depth(depth_m, mask, step, around_m)
+    normals = np.asarray(frame.normals_cam[index], np.float32)
+    drawn, look = image.copy(), np.array([*color, alpha])
+    shading.lay_over(depth_m, normals, mask, around_m, step, STUDIO, look, drawn)
+    return drawn
 
 
 def turn_sideways(
@@ -92,17 +105,15 @@ def side_view(
     renderer: Renderer,
     size: int = 224,
     color: Color = CLAY,
+    supersampling: int = SUPERSAMPLING,
 ) -> UInt8[np.ndarray, "batch {size} {size} 3"]:
     """Each body from its side (the photo's camera stands at the left), on paper, with its shadow on a level
     floor under its lowest point. One scale for all: 2.4 m from edge to edge, the pelvis in the middle."""
     camera = Camera(size * SIDE_DISTANCE_M / SIDE_EXTENT_M, size / 2, size / 2, size, size)
-    views = np.empty((len(vertices_cam_m), size, size, 3), np.uint8)
-    for index, body in enumerate(turn_sideways(vertices_cam_m, pelvis_cam_m)):
-        floor_m = float(body[:, 1].max())
-        flattened = np.stack([body[:, 0], np.full(len(body), floor_m), body[:, 2]], axis=-1)
-        frame = renderer.render(np.stack([body, flattened]), faces, zoom(camera))
-        views[index] = overlay(_stage(camera, floor_m, frame.mask[1]), frame, color, alpha=1.0)
-    return views
+    bodies = turn_sideways(vertices_cam_m, pelvis_cam_m)
+    frame = renderer.render(bodies, faces, zoom(camera, supersampling))
+    views = each(lambda index: overlay(_stage(camera, bodies[index]), frame, color, 1.0, index), len(bodies))
+    return np.array(views, np.uint8).reshape(-1, size, size, 3)
 
 
 def panel(
@@ -138,8 +149,8 @@ def montage(
     """Panels of one size in rows of `columns`, on paper."""
     height, width = panels[0].shape[:2]
     rows, gap = math.ceil(len(panels) / columns), 2 * GUTTER
-    sheet = np.empty((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), np.uint8)
-    sheet[:] = _rgb(PAPER)
+    line = np.tile(np.array(_rgb(PAPER), np.uint8), (1, columns * (width + gap) + gap, 1))
+    sheet = np.repeat(line, rows * (height + gap) + gap, axis=0)
     for place, picture in enumerate(panels):
         row, column = divmod(place, columns)
         top, left = gap + row * (height + gap), gap + column * (width + gap)
@@ -196,59 +207,38 @@ def _encode(image: np.ndarray, kind: str, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _shade(frame: Frame, color: Color, index: int) -> np.ndarray:
-    """Clay under the studio's light, at the frame's own resolution."""
-    shaded = np.zeros(frame.normals_cam[index].shape, np.float32)
-    mask = frame.mask[index]
-    if mask.any():
-        seen = tuple(slice(line.min(), line.max() + 1) for line in np.nonzero(mask))
-        normals, behind = frame.normals_cam[index][seen], _behind(frame.depth_m[index][seen], mask[seen])
-        key = np.clip(0.5 + 0.5 * normals @ KEY_LIGHT, 0, 1) ** 1.5
-        sky = 0.5 + 0.5 * normals @ SKY
-        light = (0.32 + 0.72 * key + 0.24 * sky) * (1 - 0.45 * behind) * mask[seen]
-        rim = 0.30 * (1 - np.clip(-normals[..., 2], 0, 1)) ** 4 * sky * mask[seen]
-        shaded[seen] = np.asarray(color, np.float32) * light[..., None] + rim[..., None]
-    return shaded
-
-
-def _behind(depth_m: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """0 to 1: how far a pixel lies behind the mean depth of the body around it."""
-    sigma = len(mask) / 40
-    weight = gaussian_filter(mask.astype(np.float32), sigma, truncate=2.5)
-    around_m = gaussian_filter(depth_m, sigma, truncate=2.5) / np.maximum(weight, 1e-6)
-    return np.clip((depth_m - around_m) / HALO_M, 0, 1) * mask
-
-
-def _reduced(shaded: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Colours and coverage averaged over the frame's pixels within each pixel of the photo."""
-    factor = len(mask) // shape[0]
-    if (shape[0] * factor, shape[1] * factor) != mask.shape:
-        raise ValueError(f"a frame of {mask.shape} pixels is no whole multiple of a photo of {shape}")
-    coverage = _pooled(mask, factor)
-    total = _pooled(shaded, factor)  # `_shade` leaves black what no body covers
-    return total / np.maximum(coverage, 1e-6)[..., None], coverage
-
-
-def _pooled(picture: np.ndarray, factor: int) -> np.ndarray:
-    """Means over blocks of `factor` x `factor` pixels."""
-    picture = picture.astype(np.float32)
-    offsets = [(row, column) for row in range(factor) for column in range(factor)]
-    # a sum of strided views: six times as fast as a mean over the axes of small blocks
-    total = np.zeros_like(picture[::factor, ::factor])
-    for row, column in offsets:
-        total += picture[row::factor, column::factor]
-    return total / factor**2
-
-
-def _stage(camera: Camera, floor_m: float, shadow: np.ndarray) -> np.ndarray:
-    """A light page, its floor a shade darker, with a soft shadow on it (a mask larger than the page)."""
-    page = np.full((camera.height, camera.width, 1), 1.0, np.float32)
+def _stage(camera: Camera, body_m: Float[np.ndarray, "vertices 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """A light page, its floor a shade darker, with the body's soft shadow on it."""
+    floor_m = float(body_m[:, 1].max())
     horizon = camera.cy_px + camera.focal_px * floor_m / (SIDE_DISTANCE_M + FLOOR_DEPTH_M)
-    rows = np.arange(camera.height)[:, None, None] + 0.5
-    page -= 0.09 * np.clip((rows - horizon) / 2, 0, 1)
-    soft = gaussian_filter(shadow.astype(np.float32), len(shadow) / 100)
-    page *= 1 - 0.4 * _pooled(soft, len(shadow) // camera.height)[..., None]
-    return _to_bytes(np.asarray(PAPER, np.float32) * page)
+    floor = np.clip((np.arange(camera.height)[:, None, None] + 0.5 - horizon) / 2, 0, 1)
+    page = np.asarray(PAPER) * (1 - 0.09 * floor)
+    stage = np.repeat(_to_bytes(page), camera.width, axis=1)
+    top, left, shadow = _shadow(camera, body_m, floor_m)
+    rows, columns = slice(top, top + len(shadow)), slice(left, left + shadow.shape[1])
+    stage[rows, columns] = _to_bytes(page[rows] * (1 - 0.4 * shadow[..., None]))
+    return stage
+
+
+def _shadow(
+    camera: Camera, body_m: Float[np.ndarray, "vertices 3"], floor_m: float
+) -> tuple[int, int, Float[np.ndarray, "rows columns"]]:
+    """Where the page's rows and columns with shadow on them begin, and how dark it is there, 0 to 1: of the vertices
+    dropped to the floor, which lie denser than pixels."""
+    sigma = camera.height / 100
+    reach = math.ceil(3 * sigma)
+    x, _, z = body_m.T
+    columns = np.floor(camera.focal_px * x / z + camera.cx_px).astype(int)
+    rows = np.floor(camera.focal_px * floor_m / z + camera.cy_px).astype(int)
+    inside = (rows >= 0) & (rows < camera.height) & (columns >= 0) & (columns < camera.width)
+    if not inside.any():
+        return 0, 0, np.zeros((0, 0), np.float32)
+    rows, columns = rows[inside], columns[inside]
+    top, left = max(rows.min() - reach, 0), max(columns.min() - reach, 0)
+    bottom, right = min(rows.max() + reach + 1, camera.height), min(columns.max() + reach + 1, camera.width)
+    mask = np.zeros((bottom - top, right - left), np.float32)
+    mask[rows - top, columns - left] = 1
+    return int(top), int(left), gaussian_filter(mask, sigma, truncate=3.0)
 
 
 def _badge(draw: ImageDraw.ImageDraw, label: str, side: int, color: Color) -> None:

@@ -3,20 +3,16 @@
 The method and its sources are in `kernels.py`. Left out: clipping (a triangle with any corner nearer than
 5 cm is dropped: bodies stand metres away), anti-aliasing (a mask is a yes or a no; pictures are drawn larger
 and reduced, see `overlay.py`) and back-face culling (open meshes show their inside, with normals turned to
-the camera). Meshes are spread over Python threads, for which the kernels release the interpreter's lock:
-numba's own parallel loops are not safe to enter from several threads.
+the camera). Meshes are spread over threads (`threads.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
 from hmr.render import kernels
+from hmr.render.threads import each
 from hmr.types import Camera, Frame
 
 __all__ = ["RasterRenderer", "interpolate", "orient_normals", "vertex_normals"]
@@ -56,10 +52,9 @@ class RasterRenderer:
         def draw(index: int) -> None:
             mesh, seen = vertices[index], face_ids[index]
             kernels.draw(mesh, faces, *lens, depth_m[index], seen)
-            kernels.interpolate_pixels(seen, mesh, faces, _corner_normals(mesh, faces), *lens, normals[index])
-            kernels.orient_pixels(normals[index], seen, mesh, faces, *lens)
+            kernels.smooth_pixels(seen, mesh, faces, _corner_normals(mesh, faces), *lens, normals[index])
 
-        _each(draw, len(vertices), self.threads)
+        each(draw, len(vertices), self.threads)
         return Frame(depth_m, normals, face_ids >= 0, face_ids)
 
 
@@ -85,7 +80,7 @@ def interpolate(
         attribute = values[index if len(values) > 1 else 0]
         kernels.interpolate_pixels(face_ids[index], vertices[index], faces, attribute, *lens, out[index])
 
-    _each(shade, len(vertices), None)
+    each(shade, len(vertices))
     return out
 
 
@@ -117,10 +112,9 @@ def orient_normals(
 
 
 def _corner_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    sums = np.zeros(vertices.shape, np.float64)
-    kernels.accumulate_normals(vertices, faces, sums)
-    lengths = np.linalg.norm(sums, axis=-1, keepdims=True)
-    return np.divide(sums, lengths, out=np.zeros_like(sums), where=lengths > 0).astype(np.float32)
+    normals = np.zeros(vertices.shape, np.float32)
+    kernels.smooth_normals(vertices, faces, normals)
+    return normals
 
 
 def _plain(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,14 +124,3 @@ def _plain(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
             f"faces name vertices {faces.min()} to {faces.max()}, but a mesh has {vertices.shape[1]} of them"
         )
     return np.ascontiguousarray(vertices, np.float32), np.ascontiguousarray(faces, np.int32)
-
-
-def _each(work: Callable[[int], None], count: int, threads: int | None) -> None:
-    """Runs `work` on 0 ... count-1. Threads live for one call: a pool kept over a fork hangs the child."""
-    workers = min(count, torch.get_num_threads() if threads is None else threads)
-    if workers <= 1:
-        for index in range(count):
-            work(index)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, range(count)))

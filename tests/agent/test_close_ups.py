@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from agent.close_ups import close_up_part, disputed_part, draw_close_up, part_box
+from agent.close_ups import close_up_part, disputed_part, draw_close_ups, part_box
 from agent.context import CritiqueSettings
 from agent.panels import PANEL_PX
 from agent.tracing import Trace
@@ -73,10 +73,10 @@ def test_the_part_in_dispute_is_named_or_blamed_most(doubt, comment, part):
 def test_nothing_known_is_no_part_and_one_tile():
     case, renderer = case_of(BodyParams.stack([standing()])), RasterRenderer()
     assert disputed_part(BLAMES, 1, "its rank moves", "") is None
-    plain = close_up_part(draw_close_up(case, 0, None, renderer), "B")
+    plain = close_up_part(draw_close_ups(case, {0: None}, renderer)[0], "B")
     assert tiles(plain.png) == 1
     assert plain.caption == "hypothesis B again: the whole body from its other side (camera at right)"
-    shin = close_up_part(draw_close_up(case, 0, "left shin", renderer), "B")
+    shin = close_up_part(draw_close_ups(case, {0: "left shin"}, renderer)[0], "B")
     assert tiles(shin.png) == 3
     assert "the left shin close up (photograph, overlay)" in shin.caption
 
@@ -99,15 +99,25 @@ def test_a_body_far_off_is_looked_for_about_the_person():
     case = case_of(BodyParams.stack([standing(), far]))
     limit = 1.5 * 2 * case.sample.box.side  # the margin about twice the person's box
     assert part_box(case, 1, "left shin").side <= limit + 1e-3
-    assert draw_close_up(case, 1, "left shin", RasterRenderer()).tiles.any()
+    assert draw_close_ups(case, {1: "left shin"}, RasterRenderer())[0].tiles.any()
+
+
+def test_several_are_drawn_as_each_alone():
+    case, renderer = case_of(BodyParams.stack([standing(), planted_fault()])), RasterRenderer(threads=2)
+    together = draw_close_ups(case, {1: "left shin", 0: None}, renderer)
+    assert [(item.hypothesis, item.part) for item in together] == [(1, "left shin"), (0, None)]
+    for item in together:
+        [alone] = draw_close_ups(case, {item.hypothesis: item.part}, renderer)
+        assert np.array_equal(item.tiles, alone.tiles)
+    assert draw_close_ups(case, {}, renderer) == []
 
 
 def test_the_other_side_is_not_the_first_one():
     case, renderer = case_of(BodyParams.stack([planted_fault()])), RasterRenderer()
-    whole = draw_close_up(case, 0, None, renderer).tiles
+    whole = draw_close_ups(case, {0: None}, renderer)[0].tiles
     assert (whole != whole[:, ::-1]).any(axis=-1).mean() > 0.01
     assert whole.shape == (PANEL_PX + 16, PANEL_PX + 16, 3)
-    assert np.array_equal(whole, draw_close_up(case, 0, None, renderer).tiles)
+    assert np.array_equal(whole, draw_close_ups(case, {0: None}, renderer)[0].tiles)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def memory(*rules: Rule) -> RuleMemory:
 
 def as_judged(item: Rule) -> dict:
     predicate = item.predicate
-    return {"id": item.rule_id, "text": item.text, "metric": predicate.metric, "comparison": ">",
+    return {"id": item.rule_id, "text": item.text, "tags": [], "metric": predicate.metric, "comparison": ">",
             "threshold": predicate.threshold, "weight": predicate.weight}  # fmt: skip
 
 

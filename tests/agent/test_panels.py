@@ -1,6 +1,7 @@
 """What a judge with eyes is shown: pictures of one kind or the other, each under its label."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from agent.context import CritiqueSettings
 from agent.panels import PANEL_PX, Views, draw_views, hypothesis_parts, photo_part, shown_at_once
+from agent.pictures import StoredRows, joined_png, stored_png
 from hmr.render.overlay import panel
 from hmr.render.raster import RasterRenderer
 from hmr.types import BodyParams
@@ -55,6 +57,33 @@ def test_what_is_laid_on_is_what_would_have_been_drawn(size, label):
     [part] = hypothesis_parts({label: Views(overlaid, side)})
     shown = np.asarray(Image.open(io.BytesIO(part.png)))
     assert np.array_equal(shown, panel(None, overlaid, side, label))
+
+
+def test_a_panel_under_the_same_label_is_written_once():
+    view = views(2)["B"]
+    [first], [again], [other] = (hypothesis_parts({label: view}) for label in "AAB")
+    assert first is again
+    assert other.png != first.png
+
+
+def test_a_picture_in_pieces_is_the_file_that_the_whole_would_be():
+    """By the standard: every chunk's checksum, and the one at the end of what the chunks hold together."""
+    image = np.random.default_rng(0).integers(0, 255, (90, 300, 3), dtype=np.uint8)
+    pieces = [StoredRows.of(image[:13]), StoredRows.of(image[13:14]), StoredRows.of(image[14:])]
+    for png in (stored_png(image), joined_png(pieces)):
+        held, at = b"", 8
+        while at < len(png):
+            size, kind = int.from_bytes(png[at : at + 4]), png[at + 4 : at + 8]
+            assert zlib.crc32(png[at + 4 : at + 8 + size]) == int.from_bytes(
+                png[at + 8 + size : at + 12 + size]
+            )
+            held += png[at + 8 : at + 8 + size] if kind == b"IDAT" else b""
+            at += size + 12
+        rows = np.frombuffer(zlib.decompress(held), np.uint8).reshape(
+            90, 1 + 3 * 300
+        )  # it checks the Adler-32
+        assert np.array_equal(rows[:, 1:].reshape(image.shape), image)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), image)
 
 
 def test_no_views_are_no_pictures():

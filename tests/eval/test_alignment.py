@@ -48,6 +48,20 @@ def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
     assert sorted(path.name for path in (out / "scenes").iterdir()) == ["wild-train-2-uses-truth"]
 
 
+def test_hypotheses_are_drawn_where_the_configuration_asks_for_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("}", ", table_steps: 2}"))
+    out = tmp_path / "aligned"
+    asked = ("--out", out, "--critic", "noisy-truth:0.8", "--rounds", 2, *words)
+    assert call(monkeypatch, capsys, "align", *asked)[0] == 0
+    for number in range(2):  # six steps, three a round: before the first, after the second, and at the end
+        folder = out / f"round-{number}" / "policy" / "hypotheses"
+        assert sorted(path.name for path in folder.iterdir()) == [
+            f"hypotheses-{step:06d}.png" for step in (0, 2, 3)
+        ]
+
+
 def test_replay_is_of_labelled_lab_scenes_and_drawn_when_asked_for(
     tiny_policy: DiffusionPolicy, tmp_path: Path
 ) -> None:

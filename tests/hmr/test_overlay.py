@@ -76,6 +76,19 @@ def test_an_overlay_changes_the_photo_within_the_mask_only():
     np.testing.assert_array_equal(overlay(PHOTO, _frame(mask), alpha=0.0), PHOTO)
 
 
+def test_what_lies_behind_its_surroundings_is_darker():
+    """A wall with a strip that stands before it: beside the strip the wall is in its shade, far off it is not."""
+    depth = np.full((112, 112), 3.0, np.float32)
+    depth[:, 50:60] = 2.5
+    mask = np.ones((112, 112), bool)
+    normals = np.broadcast_to(np.array([0, 0, -1], np.float32), (112, 112, 3))
+    frame = Frame(depth[None], normals[None], mask[None], np.zeros((1, 112, 112), int))
+    drawn = overlay(np.zeros((112, 112, 3), np.uint8), frame, alpha=1.0)[56, :, 0].astype(int)
+    assert drawn[55] == drawn[5] == drawn[105]  # the strip, and the wall far from it
+    assert drawn[49] < 0.8 * drawn[5]
+    assert drawn[60] == pytest.approx(drawn[49], abs=1)
+
+
 def test_a_larger_frame_smooths_the_outline():
     # One of four pixels of the frame is covered, so a quarter of the clay over three quarters of the photo.
     mask = np.zeros((4, 4), bool)

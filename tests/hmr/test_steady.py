@@ -111,7 +111,8 @@ def test_what_was_seen_before_is_not_looked_at_again(sample: Sample) -> None:
     first = dataclasses.replace(Fake().look(sample), keypoints_px=TRUE_PX + torch.tensor([4.0, 0.0]))
     steady = steady_look(detector, sample, views=1, first=first)
     assert detector.looks == 1
-    torch.testing.assert_close(steady.keypoints_px, TRUE_PX + torch.tensor([2.0, 0.0]))  # equally sure: the middle
+    middle = TRUE_PX + torch.tensor([2.0, 0.0])  # equally sure
+    torch.testing.assert_close(steady.keypoints_px, middle)
 
 
 @pytest.mark.parametrize(("sees_mirror", "passes"), [(True, [2]), (False, [5])])

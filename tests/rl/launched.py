@@ -1,6 +1,9 @@
-"""What the test of several processes launches: `python -m tests.rl.launched OUT BATCH REPLAY_FILE FLOOR [fsdp]`."""
+"""What the test of several processes launches: `python -m tests.rl.launched OUT BATCH REPLAY_FILE FLOOR`.
 
-import sys
+`--fsdp` shards, `--save` leaves a checkpoint half-way, `--resume DIR` goes on from one, from other weights at first.
+"""
+
+import argparse
 from pathlib import Path
 
 from accelerate import PartialState
@@ -12,14 +15,17 @@ from rl.trainer import GroupPreferenceTrainer
 from tests.rl.toy import ToyPolicy, toy_groups
 
 
-def main(out: Path, batch: int, replay: str, floor: float, fsdp: bool) -> None:
+def main(
+    out: Path, batch: int, replay: str, floor: float, fsdp: bool, save: bool, resume: str | None
+) -> None:
     args = GroupPreferenceConfig(
         output_dir=str(out),
         max_steps=6,
         per_device_train_batch_size=batch,
         learning_rate=0.02,
         logging_steps=2,
-        save_strategy="no",
+        save_strategy="steps" if save else "no",
+        save_steps=3,
         use_cpu=True,
         replay_weight=0.5,
         replay_file=replay,
@@ -28,8 +34,8 @@ def main(out: Path, batch: int, replay: str, floor: float, fsdp: bool) -> None:
     )
     if fsdp:
         pretend_to_have_gpus(args)
-    trainer = GroupPreferenceTrainer(ToyPolicy(), args, toy_groups())
-    trainer.train()
+    trainer = GroupPreferenceTrainer(ToyPolicy(std=0.9 if resume else 0.5), args, toy_groups())
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(out / f"{args.world_size}-processes"))
     if trainer.is_world_process_zero():
         lines = enumerate(trainer.state.log_history)
@@ -43,5 +49,15 @@ def pretend_to_have_gpus(args: GroupPreferenceConfig) -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
+def asked() -> dict:
+    parser = argparse.ArgumentParser()
+    for name, kind in {"out": Path, "batch": int, "replay": str, "floor": float}.items():
+        parser.add_argument(name, type=kind)
+    for switch in ("--fsdp", "--save"):
+        parser.add_argument(switch, action="store_true")
+    parser.add_argument("--resume")
+    return vars(parser.parse_args())
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), sys.argv[5:] == ["fsdp"])
+    main(**asked())

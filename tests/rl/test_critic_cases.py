@@ -13,7 +13,7 @@ from agent.ranking import label_orders
 from agent.vlm.answers import Verdict, keyed_by_label
 from agent.vlm.embedded import EmbeddedCritic
 from agent.vlm.guided import Grammars, bounded
-from agent.vlm.protocol import Capabilities, ImagePart, TextPart
+from agent.vlm.protocol import Capabilities, DataPart, ImagePart, TextPart
 from agent.vlm.weights import find_model, load_processor
 from hmr.render.raster import RasterRenderer
 from rl.critic_tuning import cases
@@ -80,7 +80,7 @@ def test_the_question_is_the_agents_own_to_the_pixel(case):
 
 def test_what_was_told_then_is_told_now_and_the_truth_is_not(case):
     (question,) = asked(case)
-    data = {part.name: part.data for part in question.parts[7:]}
+    data = {part.name: part.data for part in question.parts if isinstance(part, DataPart)}
     assert data["rules"] == case.explored.brief.rules
     assert data["tags"] == list(case.explored.brief.tags)
     said = "".join(part.text for part in question.parts if not isinstance(part, ImagePart))

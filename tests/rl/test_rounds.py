@@ -15,7 +15,7 @@ from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import Box, Camera, Hypotheses, Sample
 from rl.preferences import load_preferences, shuffle_scores
-from rl.rounds import Rounds, align_in_rounds
+from rl.rounds import Rounds, align_in_rounds, align_once
 
 ALIGNMENT: dict[str, Any] = {
     "max_steps": 4,
@@ -188,3 +188,12 @@ def test_more_rounds_than_images_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="round"):
         _align(tiny_policy, Depth(), wild, tmp_path, count)
+
+
+def test_hypotheses_cannot_be_drawn_without_photographs(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
+) -> None:
+    _align(tiny_policy, Depth(), wild, tmp_path, 1)
+    groups = load_preferences(tmp_path / "round-0" / "groups")
+    with pytest.raises(ValueError, match=r"table_steps draws .* needs the samples"):
+        align_once(tiny_policy, groups, tmp_path / "p", {**ALIGNMENT, "table_steps": 1}, 0, lambda step: None)
