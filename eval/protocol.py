@@ -128,7 +128,7 @@ class Report:
     def uncertainty(self) -> dict[str, float | None]:
         """`UNCERTAINTY_METRICS` (hmr/calibration.py), None where nothing can be said."""
         ratios = [
-            hidden_over_visible(*(self._by_joint(f"{metric}_{sight}_mm") for sight in ("hidden", "visible")))
+            hidden_over_visible(self._by_joint(f"{metric}_hidden_mm"), self._by_joint(f"{metric}_visible_mm"))
             for metric in ("std", "error")
         ]
         figures = [_mean_or_none(self.values["calibration_80"]["all"]), *ratios]

@@ -74,6 +74,8 @@ class DiffusionPolicyConfig(PretrainedConfig):
     denoiser: "mlp", or "tokens" with a layout of `hmr.token_denoiser` in `tokens` and its `heads`.
     solver: "ddim" or "dpm++" (`hmr.solver`).
     mirror_look: every crop is also seen in the mirror (`hmr.mirrored_look`), for twice the cost of seeing.
+    noise_temperature: what starting noise is multiplied by; `benchmarks/temperature.py` finds the one at which the
+        spread is right on `lab-calibration`.
     """
 
     model_type = "meshcritic_diffusion_policy"
@@ -95,6 +97,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         encoder: str = "embedded",
         backbone: dict[str, Any] | None = None,
         mirror_look: bool = False,
+        noise_temperature: float = 1.0,
         **kwargs: Any,
     ) -> None:
         self.crop_size = crop_size
@@ -112,6 +115,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         self.encoder = encoder
         self.backbone = backbone
         self.mirror_look = mirror_look
+        self.noise_temperature = noise_temperature
         super().__init__(**kwargs)
 
 
@@ -264,7 +268,9 @@ class DiffusionPolicy(PreTrainedModel):
         shape = (len(features), num_samples, VECTOR_SIZE)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
         noise[:, 0] = 0
-        vectors = self._denoise(noise * noise_scale, features.condition, guidance)
+        vectors = self._denoise(
+            noise * (noise_scale * self.config.noise_temperature), features.condition, guidance
+        )
         params = self.from_x0(vectors, features)
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
@@ -365,8 +371,9 @@ class DiffusionPolicy(PreTrainedModel):
         for name, tensor in sorted(self.state_dict().items()):
             state.update(name.encode())
             state.update(tensor.detach().cpu().numpy().tobytes())
-        if self.config.mirror_look:
-            state.update(b"mirror_look")
+        for answer in ("mirror_look", "noise_temperature"):  # settings that change every answer
+            if (value := getattr(self.config, answer)) != getattr(DiffusionPolicyConfig(), answer):
+                state.update(f"{answer}={value}".encode())
         if isinstance(self.encoder, TransformersEncoder):
             state.update(self.encoder.card.revision.encode())
         return state.hexdigest()[:16]

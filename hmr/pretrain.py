@@ -39,7 +39,12 @@ from hmr.yaml_file import read_fields
 __all__ = ["FeatureDataset", "PretrainConfig", "pretrain", "read_config", "run_stage"]
 
 ENCODE_BATCH = 128
-FREE = ("mirror_look", "solver", "num_inference_steps")  # of a policy's fields, those that shape no weights
+FREE = (
+    "mirror_look",
+    "temperature",
+    "solver",
+    "num_inference_steps",
+)  # of a policy's fields, those that shape no weights
 Progress = Callable[[str, int, int], None]
 
 

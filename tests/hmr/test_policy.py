@@ -61,6 +61,15 @@ def test_noise_scale_widens_the_group(tiny_policy: DiffusionPolicy, samples: lis
     assert spreads[0] < spreads[1] < spreads[2]
 
 
+def test_temperature_is_the_policy_s_own_noise_scale(tiny_policy: DiffusionPolicy, samples: list[Sample]):
+    features, plain = tiny_policy.encode(samples[:1]), tiny_policy.digest()
+    asked = tiny_policy.sample(features, 4, generator(0), noise_scale=1.2)[0].params
+    tiny_policy.config.noise_temperature = 1.2
+    own = tiny_policy.sample(features, 4, generator(0))[0].params
+    torch.testing.assert_close(own.body_pose, asked.body_pose)
+    assert tiny_policy.digest() != plain
+
+
 def test_an_image_is_encoded_the_same_in_any_company(tiny_policy: DiffusionPolicy, samples: list[Sample]):
     together = tiny_policy.encode(samples).condition
     alone = torch.cat([tiny_policy.encode([sample]).condition for sample in samples])

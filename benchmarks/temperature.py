@@ -1,0 +1,50 @@
+"""How wide a policy has to start for its spread to be right where there is truth to hold it against.
+
+    python -m benchmarks.temperature [--policy DIR] [--images 100] [--samples 100]
+
+Samples of `lab-calibration` at several temperatures of the starting noise (`noise_temperature` of a policy's config).
+Take the one whose `calibration_80` comes nearest to what M draws from the true distribution would have (hmr/calibration.py);
+`wild` has no say in it. A classifier's temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599) is the same idea.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eval.protocol import evaluate_policy
+from hmr.body import load_body
+from hmr.calibration import LEVEL
+from hmr.checkpoint import load_policy
+from hmr.data.benchmark import draw_split
+from hmr.data.store import read_labelled
+
+TEMPERATURES = (1.0, 1.1, 1.2, 1.3, 1.4)
+
+
+def main(
+    policy: Annotated[Path | None, typer.Option(help="Default: the shipped one.")] = None,
+    images: int = 100,
+    samples: int = 100,
+) -> None:
+    model, body = load_policy(policy) if policy else load_policy(), load_body()
+    with tempfile.TemporaryDirectory() as folder:
+        scenes = read_labelled(draw_split("lab-calibration", Path(folder), images))
+    print(f"{images} scenes of lab-calibration; goal {LEVEL * (samples - 1) / (samples + 1):.3f}\n")
+    print("| temperature | calibration_80 | mean | averaged | min 20 | min 100 | spread |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
+    for temperature in TEMPERATURES:
+        model.config.noise_temperature = temperature
+        report = evaluate_policy(model, body, scenes, num_samples=samples, seed=0)
+        errors = report.values["mpjpe_mm"]
+        names = ("mean", "averaged", "min20", f"min{samples}")
+        cells = [f"{errors[name].mean():.1f}" for name in names] + [f"{report.spread_mm():.1f}"]
+        found = report.values["calibration_80"]["all"].mean()
+        print(f"| {temperature} | {found:.3f} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
