@@ -4,7 +4,8 @@
 
 Samples of `lab-calibration` at several temperatures of the starting noise (`noise_temperature` of a policy's config).
 Take the one whose `calibration_80` comes nearest to what M draws from the true distribution would have
-(hmr/calibration.py); `wild` has no say in it. A classifier's temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599) is the same idea.
+(hmr/calibration.py); `wild` has no say in it. A classifier's temperature scaling (Guo et al., ICML 2017,
+arXiv 1706.04599) is the same idea.
 """
 
 from __future__ import annotations
