@@ -39,12 +39,7 @@ from hmr.yaml_file import read_fields
 __all__ = ["FeatureDataset", "PretrainConfig", "pretrain", "read_config", "run_stage"]
 
 ENCODE_BATCH = 128
-FREE = (
-    "mirror_look",
-    "temperature",
-    "solver",
-    "num_inference_steps",
-)  # of a policy's fields, those that shape no weights
+FREE = ("mirror_look", "noise_temperature", "solver", "num_inference_steps")  # they shape no weights
 Progress = Callable[[str, int, int], None]
 
 
@@ -161,7 +156,7 @@ class WeighingTrainer(Trainer):
     rows: WeightedRows | None = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.rows or super()._get_train_sampler(train_dataset)
+        return super()._get_train_sampler(train_dataset) if self.rows is None else self.rows
 
 
 def _drawn_rows(rows: CropDataset | FeatureDataset, config: PretrainConfig) -> WeightedRows:

@@ -106,11 +106,12 @@ def test_a_run_goes_on_only_from_its_own_shape(tmp_path: Path, tiny_policy: Diff
 def test_a_run_may_go_on_with_other_looks(tmp_path: Path, tiny_policy: DiffusionPolicy):
     save_compact(tiny_policy, tmp_path / "small")
     stage = {"max_steps": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    others = {"mirror_look": True, "noise_temperature": 1.2, "solver": "dpm++", "num_inference_steps": 3}
     config = PretrainConfig(
-        start_from=str(tmp_path / "small"), policy={"mirror_look": True}, scenes=2, held_out=1, refining=stage
+        start_from=str(tmp_path / "small"), policy=others, scenes=2, held_out=1, refining=stage
     )
     policy = pretrain(config, tmp_path / "out", tmp_path / "cache", workers=1)
-    assert policy.config.mirror_look
+    assert {name: getattr(policy.config, name) for name in others} == others
     assert policy.digest() != tiny_policy.digest()
 
 
