@@ -8,7 +8,8 @@ is the diagram.
 
 Done cases and steps are known by the memory's own database, so that an exploration killed at any point goes on
 where it stopped: at most the group in flight is lost, nothing counts twice, and the fit sees all cases, whichever
-process explored them. Their evidence and true errors are kept there for that; they are labelled lab cases.
+process explored them. Their evidence and true errors are kept there for that; they are labelled lab cases. A
+backend that is down teaches nothing: what could not be judged, explored or tried, is left to a later run.
 
 Only this module, `agent/exploration/` and `agent/learning.py` see truth. Left out: several cases at once. Which
 rules a case tries depends on the counts of those before it, and the same cases should leave the same memory.
@@ -42,7 +43,9 @@ class ExplorationReport:
 
     cases: int  # explored now
     skipped: int  # explored by an earlier run
-    unscored: int  # not a single score came back: a later run tries them again
+    unscored: (
+        int  # not a single score came back, for the case or for a trial on it: a later run tries them again
+    )
     srcc: float | None  # over all cases explored, now or earlier
     held_out_srcc_before: float | None
     held_out_srcc_after: float | None
@@ -85,7 +88,7 @@ def explore(
     return ExplorationReport(
         cases=state["explored"],
         skipped=len(desk.calibration) - state["explored"] - state["unscored"],
-        unscored=state["unscored"],
+        unscored=state["unscored"] + len(set(state["held_up"])),
         srcc=mean_srcc(desk.explored.values()),
         held_out_srcc_before=state["held_out_srcc_before"],
         held_out_srcc_after=state["held_out_srcc_after"],

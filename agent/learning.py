@@ -3,7 +3,8 @@
 Nothing enters service unseen: a candidate is tried on held-out cases, judged again from their briefs with and
 without it, and is admitted only if mean Spearman's rho rises. A rule is immutable (its id is a hash of its
 content), so a new weight makes a new rule of the same text, and the one it replaces retires. Every change of
-state is written down with its reason and, where a trial measured one, its gain.
+state is written down with its reason and, where a trial measured one, its gain. A trial in which a case came back
+without a single score measured nothing: nothing is written of it, and a later run tries again.
 
 Left out: pictures at the trial of a rule. A stored case keeps its measurements, not its renders; a backend
 with eyes judges candidates from the measurements alone.
@@ -31,6 +32,7 @@ from agent.vlm.protocol import DataPart, VLMBackend
 from memory.rules import Predicate, Provenance, Rule, RuleMemory
 
 __all__ = [
+    "Admission",
     "Explored",
     "Mined",
     "Reweighed",
@@ -59,6 +61,11 @@ class Explored:
     @property
     def srcc(self) -> float | None:
         return group_spearman(self.scores, self.errors_mm)
+
+    @property
+    def unscored(self) -> bool:
+        """Whether not a single score came back, which says something of the backend and nothing of the rules."""
+        return all(score is None for score in self.scores)
 
     def to_json(self) -> Json:
         """What the memory keeps of a case, so that a later process learns from all of them.
@@ -89,19 +96,33 @@ class Mined:
 
 
 @dataclass(frozen=True)
+class Admission:
+    """What came of trying the quarantined rules."""
+
+    rules: tuple[Rule, ...]  # those that serve now
+    unscored: frozenset[str] = frozenset()  # held-out cases that got no score: what was tried on them waits
+
+
+@dataclass(frozen=True)
 class Reweighed:
     """Rules with fitted weights, by the id of the one each replaces; none where nothing was gained."""
 
     rules: dict[str, Rule]
-    before: float  # mean rho on the held-out cases
-    after: float
+    before: float | None  # mean rho on the held-out cases; None where that could not be measured
+    after: float | None
+    unscored: frozenset[str] = frozenset()  # held-out cases that got no score: the old rules stand
+
+    @property
+    def made(self) -> dict[str, Rule]:
+        """Those whose weight did change."""
+        return {old: rule for old, rule in self.rules.items() if old != rule.rule_id}
 
     def write(self, memory: RuleMemory) -> None:
         """Puts the new rules into service and retires the old. Raises FrozenMemoryError."""
-        gain = self.after - self.before
-        for old, rule in self.rules.items():
-            if old == rule.rule_id:
-                continue
+        for old, rule in self.made.items():
+            assert self.before is not None, "rules are made only where a trial was measured"
+            assert self.after is not None
+            gain = self.after - self.before
             reason = f"reweighed: rho {self.before:.4f} to {self.after:.4f} on held-out cases"
             memory.add([replace(rule, state="quarantined")], f"made from {old}")
             memory.set_state(rule.rule_id, "admitted", reason, gain)
@@ -150,31 +171,36 @@ def admit_quarantined(
     settings: CritiqueSettings,
     gain: float,
     trial: str,
-) -> list[Rule]:
+) -> Admission:
     """Try the quarantined rules on the held-out cases, one after the other; those that raise rho by `gain`
     serve.
 
     What each trial measured is written down with the rule under the name `trial`, and a rule that has been
-    through a trial of that name is not tried again.
+    through a trial of that name is not tried again. A trial that could not be measured is not written down.
     """
+    waiting = _untried(rules, trial) if held_out else []
+    if not waiting:
+        return Admission(())
+    served = [case.brief.rules for case in held_out]
+    base = _try_rules(backend, held_out, settings, served)
+    if base.srcc is None:
+        return Admission((), base.unscored)
+    best, unscored = base.srcc, frozenset[str]()
     admitted: list[Rule] = []
-    verdicts: list[tuple[Rule, float, float]] = []
-    best = _mean_srcc(backend, held_out, settings, [case.brief.rules for case in held_out])
-    for rule in _untried(rules, trial) if held_out else []:
-        listed = [[*case.brief.rules, *map(plain_rule, [*admitted, rule])] for case in held_out]
-        srcc = _mean_srcc(backend, held_out, settings, listed)
-        verdicts.append((rule, best, srcc))
-        if srcc > best + gain:
+    measured: list[tuple[Rule, float, float]] = []
+    for rule in waiting:
+        listed = [[*own, *map(plain_rule, [*admitted, rule])] for own in served]
+        tried = _try_rules(backend, held_out, settings, listed)
+        unscored |= tried.unscored
+        if tried.srcc is None:
+            continue
+        measured.append((rule, best, tried.srcc))
+        if tried.srcc > best + gain:
             admitted.append(rule)
-            best = srcc
-    with rules.transaction():
-        for rule, before, after in verdicts:
-            reason = (
-                f"rho {before:.4f} to {after:.4f} on {len(held_out)} held-out cases; {gain:g} is asked for"
-            )
-            state = "admitted" if rule in admitted else "quarantined"
-            rules.set_state(rule.rule_id, state, reason, after - before, trial)
-    return admitted
+            best = tried.srcc
+    said = f"on {len(held_out)} held-out cases; {gain:g} is asked for"
+    _write_trials(rules, measured, admitted, said, trial)
+    return Admission(tuple(admitted), unscored)
 
 
 def reweigh(
@@ -187,22 +213,17 @@ def reweigh(
 ) -> Reweighed:
     """Fit all weights on `cases` and try them on the held-out cases; nothing is written yet.
 
-    The old rules stand if the new ones do not raise rho by `gain`.
+    The old rules stand if the new ones do not raise rho by `gain`, or if either could not be measured.
     """
     serving = [rule for rule in rules.all() if rule.state == "admitted" and rule.predicate]
-    start = np.array([rule.predicate.weight for rule in serving if rule.predicate])
-    fitted = fit_weights(
-        [_violations(case, serving) for case in cases], [np.array(case.errors_mm) for case in cases], start
-    )
-    # Only relative weights matter; keep the scale people know.
-    fitted *= start.sum() / max(fitted.sum(), 1e-9)
-    new = {
-        rule.rule_id: _with_weight(rule, weight)
-        for rule, weight in zip(serving, fitted.tolist(), strict=True)
-    }
-    before = _mean_srcc(backend, held_out, settings, [list(map(plain_rule, serving))] * len(held_out))
-    after = _mean_srcc(backend, held_out, settings, [list(map(plain_rule, new.values()))] * len(held_out))
-    return Reweighed(new if after > before + gain else {}, before, after)
+    if not serving:
+        return Reweighed({}, None, None)
+    new = _fitted(serving, cases)
+    before = _try_rules(backend, held_out, settings, [list(map(plain_rule, serving))] * len(held_out))
+    after = _try_rules(backend, held_out, settings, [list(map(plain_rule, new.values()))] * len(held_out))
+    if before.srcc is None or after.srcc is None:
+        return Reweighed({}, before.srcc, after.srcc, before.unscored | after.unscored)
+    return Reweighed(new if after.srcc > before.srcc + gain else {}, before.srcc, after.srcc)
 
 
 def recount(
@@ -210,11 +231,7 @@ def recount(
 ) -> list[Explored]:
     """The same cases judged again under these rules alone: a record of their own for rules just made."""
     listed = list(map(plain_rule, rules))
-    judged = []
-    for case in cases if rules else []:
-        scores = score_group(backend, replace(case.brief, rules=listed), len(case.errors_mm), settings).scores
-        judged.append(replace(case, scores=scores))
-    return judged
+    return [_judged_again(backend, case, listed, settings) for case in cases]
 
 
 def plain_rule(rule: Rule) -> Json:
@@ -230,6 +247,14 @@ def plain_rule(rule: Rule) -> Json:
         "threshold": predicate.threshold,
         "weight": predicate.weight,
     }
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What judging the held-out cases again came to."""
+
+    srcc: float | None  # mean rho; None where a case came back without a score
+    unscored: frozenset[str]  # the ids of those cases
 
 
 def _untried(rules: RuleMemory, trial: str) -> list[Rule]:
@@ -290,15 +315,60 @@ def _with_weight(rule: Rule, weight: float) -> Rule:
     )
 
 
-def _mean_srcc(
+def _try_rules(
     backend: VLMBackend,
     cases: Sequence[Explored],
     settings: CritiqueSettings,
     rules: Sequence[Sequence[Json]],
-) -> float:
-    """Mean rho over the cases, each judged under its own rules; a case without a ranking counts as 0."""
-    found = []
-    for case, listed in zip(cases, rules, strict=True):
-        result = score_group(backend, replace(case.brief, rules=listed), len(case.errors_mm), settings)
-        found.append(group_spearman(result.scores, case.errors_mm) or 0.0)
-    return float(np.mean(found)) if found else 0.0
+) -> _Trial:
+    """Mean rho over the cases, each judged under its own rules; a tie of all hypotheses counts as 0.
+
+    A case for which no rule is listed may have no score either: a judge that goes by rules alone has nothing to
+    rank by there, and that is a tie.
+    """
+    judged = [
+        _judged_again(backend, case, listed, settings) for case, listed in zip(cases, rules, strict=True)
+    ]
+    unscored = frozenset(
+        case.case_id for case, listed in zip(judged, rules, strict=True) if listed and case.unscored
+    )
+    if unscored:
+        return _Trial(None, unscored)
+    found = [0.0 if case.srcc is None else case.srcc for case in judged]
+    return _Trial(float(np.mean(found)) if found else 0.0, unscored)
+
+
+def _judged_again(
+    backend: VLMBackend, case: Explored, listed: Sequence[Json], settings: CritiqueSettings
+) -> Explored:
+    brief = replace(case.brief, rules=listed)
+    return replace(case, scores=score_group(backend, brief, len(case.errors_mm), settings).scores)
+
+
+def _write_trials(
+    rules: RuleMemory,
+    measured: Sequence[tuple[Rule, float, float]],
+    admitted: Sequence[Rule],
+    said: str,
+    trial: str,
+) -> None:
+    """All trials or none; of each the mean rho without the rule and with it."""
+    with rules.transaction():
+        for rule, before, after in measured:
+            state = "admitted" if rule in admitted else "quarantined"
+            reason = f"rho {before:.4f} to {after:.4f} {said}"
+            rules.set_state(rule.rule_id, state, reason, after - before, trial)
+
+
+def _fitted(serving: Sequence[Rule], cases: Sequence[Explored]) -> dict[str, Rule]:
+    """The rules with the weights that fit the cases, by the id of the one each would replace."""
+    start = np.array([rule.predicate.weight for rule in serving if rule.predicate])
+    fitted = fit_weights(
+        [_violations(case, serving) for case in cases], [np.array(case.errors_mm) for case in cases], start
+    )
+    # Only relative weights matter; keep the scale people know.
+    fitted *= start.sum() / max(fitted.sum(), 1e-9)
+    return {
+        rule.rule_id: _with_weight(rule, weight)
+        for rule, weight in zip(serving, fitted.tolist(), strict=True)
+    }

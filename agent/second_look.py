@@ -3,8 +3,8 @@
 | metric                       | what is looked at                                             | costs             |
 |------------------------------|---------------------------------------------------------------|-------------------|
 | score_weighted_consensus_mm  | the body that the best-scored agree on                        | nothing           |
-| those of LOOKED_AGAIN        | keypoints, and joints in space where the detector reads any,  | VIEWS - 1 looks   |
-|                              | read from other crops of the photograph, mirrors too          | and VIEWS mirrors |
+| those of LOOKED_AGAIN that   | keypoints, and joints in space where the detector reads any,  | VIEWS - 1 looks   |
+| the agent has                | read from other crops of the photograph, mirrors too          | and VIEWS mirrors |
 
 A metric that is measured again keeps its name and takes the place of the first measurement (`latest`): the first
 reading of a photograph hangs on one crop, and of all that was tried this moves the ranking most (docs/critics.md).
@@ -18,7 +18,7 @@ test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -59,14 +59,18 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
     )
 
 
-def look_again(case: Case, detector: Detector, seed: int) -> list[Evidence]:
+def look_again(case: Case, detector: Detector, seed: int, tools: Collection[str]) -> list[Evidence]:
     """The group against a steadier reading of the photograph (hmr.steady), by the detector whose first look the case
-    holds. Raises what the detector raises."""
+    holds: what those of the named tools make of it that read a photograph, and no others, so that an agent without
+    one is without it here too. Raises what the detector raises."""
+    at_hand = [tool for tool in LOOKED_AGAIN if tool.name in tools]
+    if not at_hand:
+        return []
     detection = steady_look(detector, case.sample, VIEWS, seed, case.detection)
     steady = replace(case, detection=detection)
     reads_space = detection.joints_root_m is not None
-    tools = [tool for tool in LOOKED_AGAIN if reads_space or "joints" not in tool.needs]
-    return [replace(tool.measure(steady), tool=SECOND_LOOK) for tool in tools]
+    able = [tool for tool in at_hand if reads_space or "joints" not in tool.needs]
+    return [replace(tool.measure(steady), tool=SECOND_LOOK) for tool in able]
 
 
 def latest(evidence: Sequence[Evidence]) -> list[Evidence]:

@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from agent.exporters import Exporter, switched_on, unwatched
-from agent.redaction import redactor
+from agent.redaction import reason_of, redactor, writable
 from agent.spans import Span, case_span
 
-__all__ = ["Trace", "traced"]
+__all__ = ["Trace", "end_of_whole_lines", "traced"]
+
+BLOCK_BYTES = 65_536  # read at once from the end of a file
 
 # The records of the innermost case that is open here; nodes run in a copy of the context they were invoked from.
 _open_case: ContextVar[list[dict[str, Any]] | None] = ContextVar("open_case", default=None)
@@ -38,8 +40,8 @@ class Trace:
     """Appends records to a file, one flushed line each; without a path it keeps nothing.
 
     Lines of one process never interleave (a lock), and a line is written with one call, so that a killed run
-    leaves at most its last line cut short. `exporters` default to those switched on, for a trace that is kept; raises
-    ValueError where one of them cannot be had.
+    leaves at most its last line cut short; whoever goes on with the file cuts that one off. `exporters` default to
+    those switched on, for a trace that is kept; raises ValueError where one of them cannot be had.
     """
 
     def __init__(
@@ -54,6 +56,8 @@ class Trace:
         self._file: TextIO | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_file():
+                os.truncate(path, end_of_whole_lines(path))
             self._file = path.open("a", encoding="utf-8")
 
     @property
@@ -62,7 +66,7 @@ class Trace:
         return self._file is not None or self._outbox is not None
 
     def write(self, record: Mapping[str, Any]) -> None:
-        line = self._redacted(json.dumps({"run": self.run_id, **record}, ensure_ascii=False))
+        line = writable(self._redacted(json.dumps({"run": self.run_id, **record}, ensure_ascii=False)))
         if (records := _open_case.get()) is not None:
             records.append(json.loads(line))
         if self._file is not None:
@@ -80,7 +84,7 @@ class Trace:
             with unwatched():
                 yield
         except Exception as raised:
-            error = self._redacted(f"{type(raised).__name__}: {raised}"[:300])
+            error = reason_of(raised)
             raise
         finally:
             _open_case.reset(token)
@@ -126,10 +130,22 @@ class _Outbox:
                 exporter.export(case)
             except Exception as error:  # noqa: BLE001
                 self._working.remove(exporter)
-                reason = f"{type(error).__name__}: {error}"[:300]
                 logging.getLogger(__name__).warning(
-                    "%s gets no more of this trace: %s", exporter.name, reason
+                    "%s gets no more of this trace: %s", exporter.name, reason_of(error)
                 )
+
+
+def end_of_whole_lines(path: Path) -> int:
+    """Bytes up to and with the last line break: what comes after it was cut short, perhaps within a character."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - BLOCK_BYTES)
+            file.seek(start)
+            if (at := file.read(end - start).rfind(b"\n")) >= 0:
+                return start + at + 1
+            end = start
+    return 0
 
 
 def content_hash(value: Any) -> str:

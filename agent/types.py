@@ -24,7 +24,7 @@ __all__ = [
     "Revision",
 ]
 
-Need = Literal["keypoints", "mask", "joints", "ground"]
+Need = Literal["keypoints", "mask", "joints"]
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,13 @@ SILENT = {
 }  # a preference that is not heard: the replayed labels alone teach
 WEIGHTED = {"loss_type": "weighted", "temperature": 0.3}
 CLIP = {"loss_type": "clip"}
-DPO = {"loss_type": "dpo", "beta": 100.0, "learning_rate": 3e-5, "max_steps": 400, "ema_decay": 0.995}
+# of the rates and betas of `dpo` the one that lost nothing beside the base at its own spread (docs/alignment.md)
+DPO = {"loss_type": "dpo", "beta": 200.0, "learning_rate": 3e-5, "max_steps": 400, "ema_decay": 0.995}
+ADHMR = {
+    **DPO,
+    "beta": 100.0,
+    "learning_rate": 5e-5,
+}  # its own numbers; configs/align_adhmr.yaml has all of them
 TRUTH = "noisy-truth:1"
 
 OURS = Arm({**WEIGHTED, **STEADY})
@@ -60,7 +66,12 @@ def _ours(**changes: Any) -> Arm:
 FINALS = {
     "embedded, weighted": OURS,
     "embedded, clip": Arm({**CLIP, **STEADY}),
-    "hmr-scorer, dpo": Arm(DPO, critic="hmr-scorer"),  # ADHMR's recipe
+    "hmr-scorer, dpo": Arm(
+        DPO, critic="hmr-scorer"
+    ),  # ADHMR's critic and loss, at a rate that suits this policy
+    "hmr-scorer, dpo, ADHMR's numbers": Arm(
+        ADHMR, critic="hmr-scorer", group_size=50
+    ),  # best and worst of 50
     "embedded, dpo": Arm(DPO),
     "embedded, sft": Arm({"loss_type": "sft", **STEADY}),
     "shuffled, weighted": replace(OURS, critic="shuffled"),
@@ -106,7 +117,8 @@ LARGE = 3200
 ORACLE = {
     "labels of wild, 3,200 images": _labels("wild-train", LARGE),
     "labels of lab, 1,000 images": _labels("lab-train", 1000),
-    **{f"truth, {name}": _oracle({"loss_type": name}) for name in ("clip", "quadratic", "dpo", "kto", "sft")},
+    **{f"truth, {name}": _oracle({"loss_type": name}) for name in ("clip", "quadratic", "kto", "sft")},
+    "truth, dpo": _oracle({"loss_type": "dpo", "beta": 20.0}),
     "truth, weighted": _oracle(WEIGHTED),
     "truth, weighted, 1,500 steps, 3,200 images": _oracle({**WEIGHTED, "max_steps": 1500}, images=LARGE),
     "truth, weighted, slow": _oracle(WEIGHTED, SLOW),
@@ -124,9 +136,10 @@ RATES = {
     f"truth, dpo, beta {beta:g}, rate {rate:g}": _oracle(
         {"loss_type": "dpo", "beta": beta, "learning_rate": rate}, SLOW
     )
-    for beta in (100.0, 1000.0)
+    for beta in (200.0, 2000.0)
     for rate in (1e-5, 3e-5, 1e-4)
 }
+RATES["truth, dpo, ADHMR's numbers"] = _oracle(ADHMR, group_size=50)
 
 SETS: dict[str, dict[str, Arm]] = {
     "finals": FINALS,

@@ -1,10 +1,10 @@
-"""What `wild` costs beyond `lab`, one thing at a time: the regression head and the keypoints on scenes that are `lab`'s
-but for some fields of the recipe.
+"""What `wild` costs beyond `lab`, one thing at a time: the regression head, keypoints and depths on scenes that are
+`lab`'s but for some fields of the recipe.
 
     python -m benchmarks.gap [--policy DIR] [--scenes 640]
 
-Scenes are drawn once into `--cache` from a seed that no split draws. MPJPE is pelvis-aligned, 24 joints; keypoints are
-those of joints in sight, in percent of the detected box's side.
+Scenes are drawn once into `--cache` from a seed that no split draws. MPJPE is pelvis-aligned, 24 joints; keypoints, in
+percent of the detected box's side, and depths behind the pelvis are the encoder's, of joints in sight.
 """
 
 from __future__ import annotations
@@ -46,22 +46,25 @@ def recipes() -> Iterator[tuple[str, SceneRecipe]]:
 
 
 @torch.no_grad()
-def measure(policy: DiffusionPolicy, body: Body, scenes: CropDataset) -> tuple[float, float]:
-    """Mean MPJPE of the regression head, and how far keypoints in sight are off, in percent of the box's side."""
-    errors_mm, off_percent = [], []
+def measure(policy: DiffusionPolicy, body: Body, scenes: CropDataset) -> tuple[float, float, float]:
+    """Means of the regression head's MPJPE, of how far keypoints in sight are off, in percent of the box's side, and of
+    how far their depths are, in mm."""
+    columns: tuple[list[torch.Tensor], ...] = ([], [], [])
     for start in range(0, len(scenes), BATCH):
         stop = min(start + BATCH, len(scenes))
-        rows = torch.utils.data.default_collate([scenes[row] for row in range(start, stop)])
-        rows = as_floats(rows)
+        rows = as_floats(torch.utils.data.default_collate([scenes[row] for row in range(start, stop)]))
         seen = policy.look(rows["crops"])
         guess = policy.guess(policy.seen_features(seen, rows["geometry"]))
-        joints = (joints_of(vector, body) for vector in (guess * policy.std + policy.mean, rows["vector"]))
-        errors_mm.append(1000 * (next(joints) - next(joints)).norm(dim=-1).mean(dim=-1))
+        guessed, true = (
+            joints_of(vector, body) for vector in (guess * policy.std + policy.mean, rows["vector"])
+        )
         off = (seen.keypoints - rows["keypoints"]).norm(dim=-1)[rows["visible"]]
-        off_percent.append(
-            100 * off / 2 * policy.config.crop_scale
-        )  # a crop is 2 units and `crop_scale` boxes wide
-    return torch.cat(errors_mm).mean().item(), torch.cat(off_percent).mean().item()
+        deep = (seen.depth_m - true[..., 2]).abs()[rows["visible"]]
+        crop_percent = 100 / 2 * policy.config.crop_scale  # a crop is 2 units and `crop_scale` boxes wide
+        errors = (1000 * (guessed - true).norm(dim=-1).mean(dim=-1), crop_percent * off, 1000 * deep)
+        for column, error in zip(columns, errors, strict=True):
+            column.append(error)
+    return tuple(torch.cat(column).mean().item() for column in columns)
 
 
 def main() -> None:
@@ -76,11 +79,12 @@ def main() -> None:
     asked = parser.parse_args()
     policy, body = load_policy(asked.policy), load_body()
     print(f"policy {policy.digest()}, {asked.scenes} scenes a row\n")
-    print("| as in `wild` | MPJPE of the head, mm | keypoints in sight, % of the box |\n|---|---:|---:|")
+    print("| as in `wild` | MPJPE of the head, mm | keypoints in sight, % of the box | their depths, mm |")
+    print("|---|---:|---:|---:|")
     for name, recipe in recipes():
         cache = CropCache(recipe, SEED, asked.scenes, policy.config.crop_size, policy.config.crop_scale)
-        error_mm, percent = measure(policy, body, CropDataset(make_crops(cache, asked.cache, workers=2)))
-        print(f"| {name} | {error_mm:.1f} | {percent:.1f} |", flush=True)
+        scenes = CropDataset(make_crops(cache, asked.cache, workers=2))
+        print("| {} | {:.1f} | {:.1f} | {:.1f} |".format(name, *measure(policy, body, scenes)), flush=True)
 
 
 if __name__ == "__main__":

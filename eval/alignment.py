@@ -11,25 +11,28 @@
 A critic that learns does so on `lab-calibration` alone, as in `eval.critic_eval`. Where training arguments give
 `replay_weight`, scenes of `lab-train` are drawn with their truth and replayed beside the wild ones (`rl.replay`). The
 folder keeps the scenes, the memory, every round (`rl.rounds`) and alignment.json, which says what all of it was made
-from.
+from. What training is told is looked at before anything is drawn, explored or scored.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agent.agent import CritiqueAgent
-from agent.vlm import load_backend
+from agent.vlm import VLMBackend
+from agent.vlm.dry_run import DryRun
+from eval.backend_options import BackendOptions, opened_backend
 from eval.critic_rivals import fitted_hmr_scorer
 from eval.critic_variants import AGENT, AgentBench
 from eval.demo_outputs import versions
 from eval.kept_evidence import KeptEvidence
-from eval.tested_groups import draw_groups
+from eval.tested_groups import TestedGroup, draw_groups
 from hmr.body import Body, load_body
 from hmr.data.benchmark import draw_split
 from hmr.data.store import read_labelled, read_samples, read_truth, set_digest
@@ -38,16 +41,19 @@ from hmr.progress import Stage
 from hmr.types import Scorer
 from hmr.yaml_file import read_fields
 from memory.embed import load_text_embedder
-from rl.config import GroupPreferenceConfig
-from rl.preferences import shuffle_scores
+from rl.config import GroupPreferenceConfig, training_fields
+from rl.preferences import build_preferences, shuffle_scores
 from rl.replay import replay_of
 from rl.rewards import load_reward
-from rl.rounds import Rounds, align_in_rounds
+from rl.rounds import Rounds, align_in_rounds, checked_alignment
 from rl.scorers import NoisyTruthScorer
 
-__all__ = ["AlignSettings", "open_scorer", "read_alignment", "run_alignment", "with_replay"]
+__all__ = [
+    "AlignSettings", "count_calls", "open_scorer", "read_alignment", "run_alignment", "with_replay",
+]  # fmt: skip
 
 NOISY_TRUTH = "noisy-truth:"
+HMR_SCORER = "hmr-scorer"
 REWARD = "reward:"
 
 
@@ -61,10 +67,20 @@ class AlignSettings:
     motion: Path | None = None
     memory: Path | None = None  # an explored one; None: explore first
     replayed: int = 512  # scenes of lab-train, where training arguments ask for replay
+    max_calls: int | None = None  # of the backend; what is left gets no score
+    reply_cache: Path | None = None
 
     @property
     def uses_truth(self) -> bool:
         return self.critic.startswith(NOISY_TRUTH)
+
+    @property
+    def asks_a_backend(self) -> bool:
+        return not (self.uses_truth or self.critic.startswith(REWARD) or self.critic == HMR_SCORER)
+
+    def backend_options(self, dry_run: bool = False) -> BackendOptions:
+        spec = "embedded" if self.critic in ("shuffled", HMR_SCORER) else self.critic
+        return BackendOptions(spec, dry_run=dry_run, max_calls=self.max_calls, reply_cache=self.reply_cache)
 
     def srcc(self) -> float:
         """Of a noisy truth. Raises ValueError where the critic's name holds no number."""
@@ -75,7 +91,8 @@ class AlignSettings:
             raise ValueError(f"noisy-truth takes a number, such as noisy-truth:0.6, not {text!r}") from None
 
     def to_json(self) -> dict[str, Any]:
-        paths = {"motion": self.motion and self.motion.name, "memory": self.memory and self.memory.name}
+        names = ("motion", "memory", "reply_cache")
+        paths = {name: path and path.name for name in names for path in [getattr(self, name)]}
         return {**dataclasses.asdict(self), **paths, "uses_truth": self.uses_truth}
 
 
@@ -90,18 +107,11 @@ def run_alignment(
 ) -> DiffusionPolicy:
     """The aligned policy, which `out` then holds as well; a second run does only what is missing.
 
-    Raises ValueError for an unknown critic and for settings that alignment refuses.
+    Raises ValueError for an unknown critic, and for settings that alignment refuses before anything is drawn.
     """
-    title = f"drawing {settings.images} scenes of wild-train"
-    scenes = draw_split(
-        "wild-train",
-        out / "scenes",
-        settings.images,
-        motion=settings.motion,
-        uses_truth=settings.uses_truth,
-        workers=workers,
-        progress=stage(title, settings.images),
-    )
+    planned = _with_replay_file(policy, settings, out)
+    checked_alignment(policy, planned, settings.rounds, settings.images)
+    scenes = _wild_scenes(settings, out, stage, workers)
     body, samples = load_body(), list(read_samples(scenes))
     rescore = shuffle_scores if settings.critic == "shuffled" else None
     with ExitStack() as opened:
@@ -122,6 +132,38 @@ def run_alignment(
     return aligned
 
 
+def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, workers: int = 1) -> DryRun:
+    """What a run from nothing would ask its backend, exploration included: nobody is asked and nothing is left behind.
+
+    Rounds ask no more than one would. Raises ValueError for a critic that asks no backend.
+    """
+    if not settings.asks_a_backend:
+        raise ValueError(f"--dry-run counts what a backend would be asked, and {settings.critic} asks none")
+    with ExitStack() as opened:
+        out = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        asked = opened.enter_context(opened_backend(settings.backend_options(dry_run=True)))
+        scenes = _wild_scenes(settings, out, stage, workers)
+        scorer = open_scorer(policy, load_body(), settings, scenes, out, stage, opened, asked.backend)
+        stage(f"looking at {settings.images} groups", settings.images)
+        size, seed = settings.rounds.group_size, settings.rounds.seed
+        build_preferences(policy, scorer, read_samples(scenes), out / "groups", group_size=size, seed=seed)
+        assert asked.dry_run is not None
+        return asked.dry_run
+
+
+def _wild_scenes(settings: AlignSettings, out: Path, stage: Stage, workers: int) -> Path:
+    title = f"drawing {settings.images} scenes of wild-train"
+    return draw_split(
+        "wild-train",
+        out / "scenes",
+        settings.images,
+        motion=settings.motion,
+        uses_truth=settings.uses_truth,
+        workers=workers,
+        progress=stage(title, settings.images),
+    )
+
+
 def _in_flight(scorer: Scorer) -> int:
     """Groups that are judged at once: as many as the server behind an agent takes."""
     return scorer.backend.capabilities.concurrency if isinstance(scorer, CritiqueAgent) else 1
@@ -134,22 +176,27 @@ def with_replay(
 
     One file does for all rounds: it holds what the encoder sees, and alignment leaves the encoder alone.
     """
-    alignment = settings.alignment
-    if not alignment.get("replay_weight") or alignment.get("replay_file"):
+    alignment = _with_replay_file(policy, settings, out)
+    if not alignment.get("replay_weight") or (file := Path(alignment["replay_file"])).exists():
         return alignment
-    file = out / f"replay-{settings.replayed}-{policy.digest()}.safetensors"
-    if not file.exists():
-        tick = stage(f"drawing {settings.replayed} scenes of lab-train to replay", settings.replayed)
-        scenes = draw_split(
-            "lab-train",
-            out / "scenes",
-            settings.replayed,
-            motion=settings.motion,
-            workers=workers,
-            progress=tick,
-        )
-        replay_of(policy, read_labelled(scenes)).save(file)
-    return {**alignment, "replay_file": str(file)}
+    tick = stage(f"drawing {settings.replayed} scenes of lab-train to replay", settings.replayed)
+    scenes = draw_split(
+        "lab-train", out / "scenes", settings.replayed, motion=settings.motion, workers=workers, progress=tick
+    )
+    replay_of(policy, read_labelled(scenes)).save(file)
+    return alignment
+
+
+def _with_replay_file(policy: DiffusionPolicy, settings: AlignSettings, out: Path) -> dict[str, Any]:
+    """Where the scenes to replay lie, or will. Raises FileNotFoundError for a file that was named and is not there."""
+    alignment = training_fields(settings.alignment)
+    if not alignment.get("replay_weight"):
+        return alignment
+    named = alignment.get("replay_file")
+    if named and not Path(named).exists():
+        raise FileNotFoundError(f"{named}: there is no such replay_file; without one it is made")
+    file = named or str(out / f"replay-{settings.replayed}-{policy.digest()}.safetensors")
+    return {**alignment, "replay_file": file}
 
 
 def open_scorer(
@@ -160,8 +207,10 @@ def open_scorer(
     out: Path,
     stage: Stage,
     opened: ExitStack,
+    backend: VLMBackend | None = None,
 ) -> Scorer:
-    """The critic of that name, good until `opened` is closed; what it had to learn is kept under `out`.
+    """The critic of that name, good until `opened` is closed; what it had to learn is kept under `out`. A `backend` is
+    asked in the place of the one that the settings name.
 
     A noisy truth is read from `scenes`. Raises ValueError for an unknown critic.
     """
@@ -170,18 +219,29 @@ def open_scorer(
         return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
     if settings.critic.startswith(REWARD):
         return load_reward(settings.critic.removeprefix(REWARD))
-    backend = load_backend("embedded" if settings.critic in ("shuffled", "hmr-scorer") else settings.critic)
+    if backend is None:
+        backend = opened.enter_context(opened_backend(settings.backend_options())).backend
+    cases, made_from = _lessons(policy, body, settings, out, stage)
+    evidence = opened.enter_context(KeptEvidence(out / "evidence.jsonl"))
+    bench = AgentBench(
+        policy, body, backend, load_text_embedder(), evidence, cases, [], out, stage, made_from,
+        settings.memory, settings.rounds.seed,
+    )  # fmt: skip
+    if settings.critic == HMR_SCORER:
+        return fitted_hmr_scorer(bench)
+    return opened.enter_context(bench.agent(AGENT))
+
+
+def _lessons(
+    policy: DiffusionPolicy, body: Body, settings: AlignSettings, out: Path, stage: Stage
+) -> tuple[list[TestedGroup], dict[str, Any]]:
+    """The groups of `lab-calibration` that a critic learns from, and what they are made from; none where it comes with
+    its memory."""
+    if settings.memory is not None and settings.critic != HMR_SCORER:
+        return [], {}
     tick = stage(f"drawing {settings.calibration} scenes of lab-calibration", settings.calibration)
     lab = draw_split("lab-calibration", out / "scenes", settings.calibration, progress=tick)
     size, seed = settings.rounds.group_size, settings.rounds.seed
     tick = stage(f"groups of {size} on them", settings.calibration)
     cases = draw_groups(policy, body, lab, size, seed, out / "groups", tick)
-    made_from = {"policy": policy.digest(), "scenes": set_digest(lab), "samples": size}
-    evidence = opened.enter_context(KeptEvidence(out / "evidence.jsonl"))
-    bench = AgentBench(
-        policy, body, backend, load_text_embedder(), evidence, cases, [], out, stage, made_from,
-        settings.memory, seed,
-    )  # fmt: skip
-    if settings.critic == "hmr-scorer":
-        return fitted_hmr_scorer(bench)
-    return opened.enter_context(bench.agent(AGENT))
+    return cases, {"policy": policy.digest(), "scenes": set_digest(lab), "samples": size}

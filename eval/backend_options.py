@@ -7,6 +7,7 @@ is in the cache costs no call, and a recording of a run is whole.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -55,11 +56,18 @@ def opened_backend(options: BackendOptions) -> Iterator[OpenedBackend]:
             _name_the_host(backend)
             backend = with_budget(backend, budget)
         if options.reply_cache and (options.reply_cache.exists() or not options.dry_run):
-            cache = files.enter_context(ReplyCache(options.reply_cache))
+            cache = files.enter_context(_opened_cache(options.reply_cache))
             backend = Cached(backend, cache, read_only=options.dry_run)
         if options.record and not options.dry_run:
             backend = files.enter_context(Recorder(backend, options.record))
         yield OpenedBackend(backend, budget, dry_run)
+
+
+def _opened_cache(path: Path) -> ReplyCache:
+    try:
+        return ReplyCache(path)
+    except sqlite3.OperationalError as error:  # what SQLite calls a file that it may not write
+        raise ValueError(f"--reply-cache takes a file that can be written, not {path} ({error})") from error
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str | None]:

@@ -83,6 +83,7 @@ def _run(step: str, settings: BenchSettings, count: int) -> StepCost:
     words = [sys.executable, "-m", "eval.align_steps", step, *map(str, (*sizes, *policy))]
     run = subprocess.run(words, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     if run.returncode:
-        raise ValueError(f"the step {step!r} failed: {run.stderr.strip().splitlines()[-1]}")
+        said = run.stderr.strip().splitlines() or [f"it said nothing and ended with code {run.returncode}"]
+        raise ValueError(f"the step {step!r} failed: {said[-1]}")
     told = json.loads(run.stdout)
     return StepCost(step, tuple(told["seconds"]), tuple(told["cpu_seconds"]), told["peak_mb"])

@@ -1,8 +1,8 @@
 """Critics on the same wild groups: how well each ranks what it cannot measure, and what each part of the agent adds.
 
 The scenes are `wild-test`; everything that learns does so on `lab-calibration` alone (`eval.critic_variants`,
-`eval.critic_rivals`). Groups, measurements, explored memories and the fitted scorer are kept under the run's folder,
-each by a key of what shaped it, so that a second run, or another critic, does only what is new.
+`eval.critic_rivals`). Groups, measurements, explored memories, verdicts and the fitted scorer are kept under the run's
+folder, each by a key of what shaped it, so that a second run, or another critic, does only what is new.
 
 Agreement is `eval.critic`'s. A difference is the agent's Spearman's rho less the other's on the same group, averaged
 over groups, its 95 % interval by the bootstrap over groups; above zero the agent is better. A group where either says
@@ -19,9 +19,7 @@ from typing import Any
 import numpy as np
 
 from agent.agreement import group_spearman
-from agent.many import critique_many
 from agent.tools import load_tools
-from agent.types import GroupCritique
 from agent.vlm import VLMBackend
 from eval.critic import CriticAgreement, critic_agreement
 from eval.critic_rivals import (
@@ -32,8 +30,10 @@ from eval.critic_rivals import (
     rank_net_scores,
 )
 from eval.critic_variants import AGENT, COMPONENTS, AgentBench, AgentVariant, metrics_of
+from eval.exploring import UCB, check_ucb
 from eval.intervals import Interval, bootstrap_mean
 from eval.kept_evidence import KeptEvidence
+from eval.kept_verdicts import Verdict
 from eval.protocol import ERROR_METRICS, ScoredGroup
 from eval.tested_groups import draw_groups
 from hmr.body import load_body
@@ -42,10 +42,12 @@ from hmr.data.store import set_digest
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from memory.embed import load_text_embedder
+from memory.folder import store_path
 
 __all__ = ["CRITICS", "CriticEval", "CriticEvalSettings", "CriticFigures", "critic_eval", "figures_of"]
 
 CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", "all")
+TAUGHT = ("hmr-scorer", "ranknet", "all")  # by the lab scenes, whatever memory the agent is given
 CONSENSUS = "group_consensus_mm"
 
 
@@ -61,6 +63,7 @@ class CriticEvalSettings:
     seed: int = 0
     motion: Path | None = None
     memory: Path | None = None
+    ucb: float = UCB
 
     def __post_init__(self) -> None:
         if self.critic not in CRITICS:
@@ -69,6 +72,20 @@ class CriticEvalSettings:
             raise ValueError(f"only the agent can do without something, not the critic {self.critic!r}")
         if self.motion is not None and not self.motion.exists():
             raise FileNotFoundError(f"{self.motion}: there is no such folder of AMASS npz files")
+        check_ucb(self.ucb)
+        if self.memory is not None:
+            self._check_memory(self.memory)
+
+    def _check_memory(self, memory: Path) -> None:
+        if not store_path(memory).is_file():
+            raise FileNotFoundError(f"{memory}: there is no memory here")
+        if self.critic == "greedy" or self.ucb != UCB:
+            raise ValueError("how a given memory was explored cannot be changed; leave out --memory")
+
+    @property
+    def learns_on_lab(self) -> bool:
+        """Whether anything asked for learns on the calibration scenes of this run."""
+        return self.memory is None or self.critic in TAUGHT
 
 
 @dataclass(frozen=True)
@@ -104,7 +121,7 @@ class CriticEval:
         str, CriticFigures
     ]  # each metric of the tools as a critic of its own; empty but for `all`
     benchmark: str  # content hash of the wild scenes
-    calibration: str | None  # of the lab scenes; None where a memory was given
+    calibration: str | None  # of the lab scenes; None where nothing learned on them
     base_policy: str
 
     def to_json(self) -> dict[str, Any]:
@@ -150,14 +167,14 @@ def critic_eval(
     with KeptEvidence(out / "evidence.jsonl") as evidence:
         bench = AgentBench(
             policy, body, backend, load_text_embedder(), evidence, groups["lab-calibration"],
-            groups["wild-test"], out, stage, made_from, settings.memory, settings.seed,
+            groups["wild-test"], out, stage, made_from, settings.memory, settings.seed, settings.ucb,
         )  # fmt: skip
         critics, alone = _Contest(bench, settings).figures()
     return CriticEval(
         critics,
         alone,
         set_digest(scenes["wild-test"]),
-        None if settings.memory else set_digest(scenes["lab-calibration"]),
+        set_digest(scenes["lab-calibration"]) if settings.learns_on_lab else None,
         policy.digest(),
     )
 
@@ -206,18 +223,14 @@ class _Contest:
         if asked in ("true-detections", "all"):
             yield AgentVariant(true_detections=True)
 
-    def _judge(self, variant: AgentVariant) -> list[GroupCritique]:
+    def _judge(self, variant: AgentVariant) -> list[Verdict]:
         groups = self.bench.tests
         with self.bench.agent(variant) as agent:
             tick = self.bench.stage(f"judging {len(groups)} groups: {variant.name}", len(groups))
-            critiques = []
-            for critique in critique_many(agent, [(g.labelled.sample, g.hypotheses) for g in groups]):
-                critiques.append(critique)
-                tick(len(critiques))
-        return critiques
+            return self.bench.judge(variant.name, agent, groups, tick)
 
     def _from_evidence(
-        self, critiques: Sequence[GroupCritique], names: Sequence[str]
+        self, critiques: Sequence[Verdict], names: Sequence[str]
     ) -> dict[str, list[ScoredGroup]]:
         scored = {}
         if "ranknet" in names:
@@ -230,7 +243,7 @@ class _Contest:
             scored["consensus"] = self._scored(critiques, lambda seen: metric_scores(seen, CONSENSUS))
         return scored
 
-    def _metrics_alone(self, critiques: Sequence[GroupCritique]) -> dict[str, list[ScoredGroup]]:
+    def _metrics_alone(self, critiques: Sequence[Verdict]) -> dict[str, list[ScoredGroup]]:
         return {
             metric: self._scored(critiques, lambda seen, metric=metric: metric_scores(seen, metric))
             for metric in metrics_of(critiques)
@@ -238,8 +251,8 @@ class _Contest:
 
     def _scored(
         self,
-        critiques: Sequence[GroupCritique],
-        scores: Callable[[GroupCritique], Sequence[float | None]],
+        critiques: Sequence[Verdict],
+        scores: Callable[[Verdict], Sequence[float | None]],
     ) -> list[ScoredGroup]:
         return [group.scored(scores(seen)) for group, seen in zip(self.bench.tests, critiques, strict=True)]
 

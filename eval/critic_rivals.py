@@ -12,18 +12,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 
 import torch
 
-from agent.types import GroupCritique
 from eval.critic_variants import AgentBench
+from eval.kept_verdicts import Verdict
 from eval.protocol import ScoredGroup
 from eval.rank_net import ToolRankNet, standardised
 from eval.tested_groups import TestedGroup
-from rl.hmr_scorer import HMRScorer, eyes_digest
+from rl.hmr_scorer import CARD, HMRScorer
 from rl.seeding import derive_generator
 from rl.train_hmr_scorer import ScorerTraining, train_hmr_scorer
 
@@ -33,23 +34,26 @@ __all__ = [
 
 
 def fitted_hmr_scorer(bench: AgentBench) -> HMRScorer:
-    """HMR-Scorer of the bench's scenes, policy and seed; kept under its folder."""
+    """HMR-Scorer of the bench's scenes, policy and seed; kept under its folder.
+
+    It learns from the policy's own samples: the key is of the whole policy, not of its eyes alone.
+    """
     cases, held_out = ([group.labelled for group in bench.part(part)] for part in ("explore", "admit"))
+    training = ScorerTraining(seed=bench.seed)
     made_from = {
-        "eyes": eyes_digest(bench.policy), "seed": bench.seed,
+        "policy": bench.policy.digest(), "training": dataclasses.asdict(training),
         "scenes": [case.sample.id for case in (*cases, *held_out)],
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
     folder = bench.out / f"hmr-scorer-{key}"
-    if not folder.exists():
+    if not (folder / CARD).exists():  # written last: what a kill left has none
         count = len(cases) + len(held_out)
         tick = bench.stage(f"fitting HMR-Scorer on {count} lab scenes", count)
-        training = ScorerTraining(seed=bench.seed)
         train_hmr_scorer(bench.policy, bench.body, cases, held_out, training, tick).save(folder)
     return HMRScorer.load(folder, bench.policy, bench.body)
 
 
-def metric_scores(critique: GroupCritique, metric: str) -> tuple[float | None, ...]:
+def metric_scores(critique: Verdict, metric: str) -> tuple[float | None, ...]:
     """Minus a metric's values: lower is better. None for all where it was not measured."""
     for item in critique.evidence:
         if item.metric == metric:
@@ -58,7 +62,7 @@ def metric_scores(critique: GroupCritique, metric: str) -> tuple[float | None, .
 
 
 def fitted_rank_net(
-    groups: Sequence[TestedGroup], critiques: Sequence[GroupCritique], metrics: Sequence[str], seed: int
+    groups: Sequence[TestedGroup], critiques: Sequence[Verdict], metrics: Sequence[str], seed: int
 ) -> ToolRankNet:
     network = ToolRankNet(len(metrics), seed)
     values = [
@@ -71,7 +75,7 @@ def fitted_rank_net(
 
 
 def rank_net_scores(
-    network: ToolRankNet, critique: GroupCritique, metrics: Sequence[str]
+    network: ToolRankNet, critique: Verdict, metrics: Sequence[str]
 ) -> tuple[float | None, ...]:
     return tuple(network.score(standardised(critique.evidence, metrics, len(critique.scores))))
 

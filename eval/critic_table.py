@@ -1,4 +1,4 @@
-"""The table of `meshcritic critic-eval`, for the terminal and for the docs."""
+"""The table of `meshcritic critic-eval`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eval.intervals import Interval
 from eval.protocol import ERROR_METRICS
 from eval.tables import METRIC_NAMES
 
-__all__ = ["critic_table", "markdown_critics"]
+__all__ = ["critic_table"]
 
 Line = list[str]
 
@@ -19,8 +19,8 @@ Line = list[str]
 def critic_table(found: CriticEval) -> Table:
     """SRCC against each error, KRCC and PLCC against MPJPE, and the agent's lead; bold where it excludes zero."""
     table = Table(title="Agreement with the truth within a group (95 % bootstrap intervals over groups)")
-    header, *lines = _lines(list(found.critics.values()), ("[bold]", "[/bold]"))
-    alone = _lines(list(found.evidence.values()), ("[bold]", "[/bold]"))[1:] if found.evidence else []
+    header, *lines = _lines(list(found.critics.values()))
+    alone = _lines(list(found.evidence.values()))[1:] if found.evidence else []
     table.add_column(header[0], no_wrap=True)
     for name in header[1:]:
         table.add_column(name, justify="right", no_wrap=True)
@@ -33,26 +33,20 @@ def critic_table(found: CriticEval) -> Table:
     return table
 
 
-def markdown_critics(figures: Sequence[CriticFigures]) -> str:
-    header, *lines = _lines(figures, ("**", "**"))
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
-
-
-def _lines(figures: Sequence[CriticFigures], bold: tuple[str, str]) -> list[Line]:
+def _lines(figures: Sequence[CriticFigures]) -> list[Line]:
     compared = any(critic.behind is not None for critic in figures)
     names = [METRIC_NAMES[error] for error in ERROR_METRICS]
     header = ["critic", *(f"SRCC {name}" for name in names), "KRCC MPJPE", "PLCC MPJPE"]
     header += [f"agent - it, {names[0]}"] if compared else []
-    return [header, *(_line(critic, compared, bold) for critic in figures)]
+    return [header, *(_line(critic, compared) for critic in figures)]
 
 
-def _line(critic: CriticFigures, compared: bool, bold: tuple[str, str]) -> Line:
+def _line(critic: CriticFigures, compared: bool) -> Line:
     first = critic.agreements[ERROR_METRICS[0]]
     cells = [_interval(critic.agreements[error].srcc) for error in ERROR_METRICS]
     cells += [_value(first.krcc), _value(first.plcc)]
     if compared:
-        cells.append(_lead(critic.behind[ERROR_METRICS[0]], bold) if critic.behind else "")
+        cells.append(_lead(critic.behind[ERROR_METRICS[0]]) if critic.behind else "")
     return [critic.name, *cells]
 
 
@@ -64,6 +58,6 @@ def _value(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.mean:+.3f}"
 
 
-def _lead(interval: Interval | None, bold: tuple[str, str]) -> str:
+def _lead(interval: Interval | None) -> str:
     text = _interval(interval)
-    return text.join(bold) if interval is not None and interval.excludes_zero else text
+    return f"[bold]{text}[/bold]" if interval is not None and interval.excludes_zero else text

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +32,11 @@ from agent.default import default_agent
 from agent.embedding import PolicyEmbedder
 from agent.second_look import SECOND_LOOK
 from agent.seed_rules import load_seed_rules
-from agent.types import GroupCritique
+from agent.tools import load_tools
 from agent.vlm import EmbeddedCritic, VLMBackend
-from eval.exploring import Exploration
+from eval.exploring import UCB, Exploration, open_to_explore
 from eval.kept_evidence import KeptEvidence
+from eval.kept_verdicts import Verdict, judge_once
 from eval.tested_groups import TestedGroup
 from eval.true_detector import TrueDetector
 from hmr.body import Body
@@ -52,13 +53,12 @@ from memory.store import MemoryStore
 __all__ = ["AGENT", "COMPONENTS", "AgentBench", "AgentVariant", "equal_rules", "metrics_of"]
 
 COMPONENTS = ("rules", "prototypes", "reflection")
-UCB = 0.5  # C
 FAR_BELOW = -1e6  # a threshold that every value exceeds: the violation is then the value itself, graded
 
 
 @dataclass(frozen=True)
 class AgentVariant:
-    """What is taken from the agent. Raises ValueError for a component it does not have."""
+    """What is taken from the agent. Raises ValueError for a component or a tool that it does not have."""
 
     without: frozenset[str] = frozenset()
     without_tools: frozenset[str] = frozenset()
@@ -69,6 +69,11 @@ class AgentVariant:
         if unknown := sorted(self.without - set(COMPONENTS)):
             raise ValueError(
                 f"an agent can do without {', '.join(COMPONENTS)}; {', '.join(unknown)} is none of them"
+            )
+        there = [tool.name for tool in load_tools()] if self.without_tools else []
+        if unknown := sorted(self.without_tools - set(there)):
+            raise ValueError(
+                f"the agent has no tool {unknown[0]!r} to do without; its tools are {', '.join(there)}"
             )
 
     @property
@@ -110,6 +115,7 @@ class AgentBench:
     made_from: Mapping[str, Any] = field(default_factory=dict)  # digests that name an exploration
     memory: Path | None = None
     seed: int = 0
+    ucb: float = UCB
 
     def part(self, *names: str) -> list[TestedGroup]:
         """The calibration groups of these parts (`hmr.data.benchmark.calibration_parts`)."""
@@ -120,18 +126,26 @@ class AgentBench:
     def agent(self, variant: AgentVariant) -> Iterator[CritiqueAgent]:
         """The frozen agent of a variant, explored first where that has not been done.
 
-        Raises ValueError for a tool that is not there, and for a greedy exploration where a memory was given.
+        Raises ValueError for a greedy exploration where a memory was given.
         """
         folder = self._explored(variant.explores_as) if self.memory is None else self.memory
         if variant.greedy and self.memory is not None:
             raise ValueError("how a given memory was explored cannot be changed; leave out --memory")
-        with self._open(folder, frozen=True) as memory:
+        with self._open_frozen(folder) as memory:
             agent = self._build(variant, memory)
             if "rules" in variant.without:
                 agent = self._without_rules(agent)
             yield agent
 
-    def measure(self, groups: Sequence[TestedGroup]) -> list[GroupCritique]:
+    def judge(
+        self, name: str, agent: CritiqueAgent, groups: Sequence[TestedGroup],
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Verdict]:  # fmt: skip
+        """The verdicts of an agent of this bench, kept under its name and found there again."""
+        path = self.out / "verdicts" / f"{name.replace(' ', '-')}.jsonl"
+        return judge_once(path, agent, self.policy.digest(), groups, progress)
+
+    def measure(self, groups: Sequence[TestedGroup]) -> list[Verdict]:
         """What the tools say of these groups, looked at again where the seed rules leave doubts, and verdicts of no
         account: no memory, no backend asked."""
         store, embedder = MemoryStore(":memory:"), PolicyEmbedder(self.policy)
@@ -140,10 +154,12 @@ class AgentBench:
         memory = Memory(store, rules, PrototypeMemory(store, embedder.dim, embedder.name))
         agent = self._build(AGENT, memory)
         agent = dataclasses.replace(agent, backend=EmbeddedCritic())
-        return [agent.critique(group.labelled.sample, group.hypotheses) for group in groups]
+        return self.judge("measurements", agent, groups)
 
     def _explored(self, variant: AgentVariant) -> Path:
-        made_from = {**self.made_from, **variant.to_json(), "backend": self.backend.name, "seed": self.seed}
+        ucb = 0.0 if variant.greedy else self.ucb
+        judge = {"backend": self.backend.name, "revision": self.backend.revision, "seed": self.seed}
+        made_from = {**self.made_from, **variant.to_json(), **judge, "ucb": ucb}
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
         groups = {group.labelled.sample.id: group.hypotheses for group in self.calibration}
         exploration = Exploration(
@@ -155,16 +171,13 @@ class AgentBench:
             variant.name,
         )
         if exploration.found() is None:
-            ucb = 0.0 if variant.greedy else UCB
-            with self._open(exploration.folder, frozen=False, exploration=ucb) as memory:
-                if not len(memory.rules):
-                    memory.rules.add(load_seed_rules())
+            with open_to_explore(exploration.folder, self.policy, self.embedder, ucb) as memory:
                 exploration.run(self._build(variant, memory), self.stage)
         return exploration.folder
 
-    def _open(self, folder: Path, frozen: bool, exploration: float = UCB) -> Memory:
+    def _open_frozen(self, folder: Path) -> Memory:
         embedder = PolicyEmbedder(self.policy)
-        return open_memory(folder, self.embedder, embedder.name, embedder.dim, exploration, frozen)
+        return open_memory(folder, self.embedder, embedder.name, embedder.dim, frozen=True)
 
     def _build(self, variant: AgentVariant, memory: Memory) -> CritiqueAgent:
         settings = CritiqueSettings(seed=self.seed)
@@ -174,9 +187,6 @@ class AgentBench:
             settings = dataclasses.replace(settings, prototypes_per_case=0)
         agent = default_agent(self.policy, self.body, memory, settings=settings)
         kept = [tool for tool in agent.tools if tool.name not in variant.without_tools]
-        if unknown := sorted(variant.without_tools - {tool.name for tool in agent.tools}):
-            there = ", ".join(tool.name for tool in agent.tools)
-            raise ValueError(f"the agent has no tool {unknown[0]!r} to do without; its tools are {there}")
         agent = dataclasses.replace(agent, backend=self.backend, tools=self.evidence.around(kept))
         if not variant.true_detections:
             return agent
@@ -194,7 +204,7 @@ class AgentBench:
         return dataclasses.replace(agent, rules=rules, settings=settings)
 
 
-def metrics_of(critiques: Sequence[GroupCritique]) -> list[str]:
+def metrics_of(critiques: Sequence[Verdict]) -> list[str]:
     """What was measured before anything was scored."""
     return sorted({item.metric for seen in critiques for item in seen.evidence if item.tool != SECOND_LOOK})
 

@@ -20,11 +20,13 @@ from typing import Any
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
-from agent.default import default_agent, open_default_memory
+from agent.default import default_agent
+from agent.embedding import PolicyEmbedder
 from agent.exploration.context import Progress, Propose
 from agent.exploration.nodes import mean_srcc
 from agent.explore import explore
 from agent.learning import Explored
+from agent.seed_rules import load_seed_rules
 from agent.tracing import Trace
 from agent.vlm import VLMBackend
 from eval.protocol import noise_generator
@@ -34,12 +36,15 @@ from hmr.data.store import read_labelled, set_digest
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import Hypotheses, Labelled, Sample
+from memory.embed import TextEmbedder, load_text_embedder
+from memory.folder import Memory, open_memory
 
-__all__ = ["EXPLORED", "Exploration", "ExploreSettings", "explore_lab"]
+__all__ = ["EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "explore_lab", "open_to_explore"]
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
 EXPLORED = "exploration.json"
+UCB = 0.5  # C of `memory.rules`
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,25 @@ class ExploreSettings:
     images: int = 128  # of lab-calibration: half explored, a quarter to admit rules
     samples: int = 20
     seed: int = 0
+    ucb: float = UCB
+
+    def __post_init__(self) -> None:
+        check_ucb(self.ucb)
+
+
+def check_ucb(ucb: float) -> None:
+    """Raises ValueError for a C that no bound can be made of."""
+    if not (math.isfinite(ucb) and ucb >= 0):
+        raise ValueError(f"--ucb takes a finite number of at least 0, not {ucb}")
+
+
+def open_to_explore(folder: Path, policy: DiffusionPolicy, embedder: TextEmbedder, ucb: float) -> Memory:
+    """The memory in `folder`, rules tried by `ucb`; a new one is given the seed rules."""
+    looks = PolicyEmbedder(policy)
+    memory = open_memory(folder, embedder, looks.name, looks.dim, ucb)
+    if not len(memory.rules):
+        memory.rules.add(load_seed_rules())
+    return memory
 
 
 def explore_lab(
@@ -143,6 +167,7 @@ def explore_lab(
         "scenes": set_digest(scenes),
         "policy": policy.digest(),
         "backend": backend.name,
+        "revision": backend.revision,
     }
     labelled, parts = read_labelled(scenes), calibration_parts(settings.images)
 
@@ -155,7 +180,10 @@ def explore_lab(
     if (found := exploration.found()) is not None:
         say(f"{memory} was explored before on these {len(teach)} cases")
         return found
-    with Trace(out / "trace.jsonl") as trace, open_default_memory(memory, policy, frozen=False) as opened:
+    with (
+        Trace(out / "trace.jsonl") as trace,
+        open_to_explore(memory, policy, load_text_embedder(), settings.ucb) as opened,
+    ):
         asked = CritiqueSettings(seed=settings.seed)
         agent = default_agent(policy, load_body(), opened, settings=asked, trace=trace)
         return exploration.run(replace(agent, backend=backend), stage, say)

@@ -65,10 +65,10 @@ class _KeptTool:
         self.needs: frozenset[Need] = tool.needs
         self._tool, self._kept = tool, kept
         source = inspect.getsource(sys.modules[type(tool).__module__])
-        self._stamp = hashlib.sha256(source.encode()).hexdigest()[:16]
+        self.stamp = hashlib.sha256(source.encode()).hexdigest()[:16]
 
     def measure(self, case: Case) -> Evidence:
-        return self._kept.measure(self._tool, self._stamp, case)
+        return self._kept.measure(self._tool, self.stamp, case)
 
 
 def _case_key(case: Case) -> str:

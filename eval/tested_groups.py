@@ -1,7 +1,14 @@
-"""Groups of hypotheses with the errors that no critic sees, drawn once a policy, a set of scenes and a seed."""
+"""Groups of hypotheses with the errors that no critic sees, drawn once a policy, a set of scenes and a seed.
+
+    KEPT/SCENES-FIRST-KEY.npz    the groups of PART images, written when they are drawn
+
+KEY is a hash of what they are drawn from: scenes, rows, policy, size and seed. So a run that is killed draws one part
+again at most.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +28,7 @@ from rl.train_hmr_scorer import errors_mm
 __all__ = ["TestedGroup", "draw_groups"]
 
 PARAMS = ("global_orient", "body_pose", "betas", "transl")
+PART = 32  # images: a minute or two
 
 
 @dataclass(frozen=True)
@@ -46,19 +54,29 @@ def draw_groups(
     kept: Path,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[TestedGroup]:
-    """`size` hypotheses an image of the set in `scenes`; kept in a file under `kept` and found there again."""
+    """`size` hypotheses an image of the set in `scenes`; kept in files under `kept` and found there again.
+
+    `progress` is told how many images are done after each that is drawn.
+    """
     cases = read_labelled(scenes)
     key = {"scenes": set_digest(scenes), "policy": policy.digest(), "size": size, "seed": seed}
-    path = kept / f"{scenes.name}-{size}-seed-{seed}.npz"
-    tables = _read(path, key)
-    if tables is None:
-        drawn = []
-        for done, case in enumerate(cases, start=1):
-            drawn.append(_draw(policy, body, case, size, seed))
-            progress(done)
-        tables = {name: np.stack([columns[name] for columns in drawn]) for name in drawn[0]}
-        _write(path, key, tables)
-    return [_group(case, tables, row) for row, case in enumerate(cases)]
+    groups: list[TestedGroup] = []
+    for first in range(0, len(cases), PART):
+        part = cases[first : first + PART]
+        path = kept / f"{scenes.name}-{first:05d}-{_hash({**key, 'rows': [first, first + len(part)]})}.npz"
+        if not path.exists():
+            drawn = []
+            for row, case in enumerate(part, start=1):
+                drawn.append(_draw(policy, body, case, size, seed))
+                progress(first + row)
+            _write(path, {name: np.stack([columns[name] for columns in drawn]) for name in drawn[0]})
+        tables = _read(path)
+        groups += [_group(case, tables, row) for row, case in enumerate(part)]
+    return groups
+
+
+def _hash(key: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _draw(policy: DiffusionPolicy, body: Body, case: Labelled, size: int, seed: int) -> dict[str, np.ndarray]:
@@ -76,17 +94,14 @@ def _group(case: Labelled, tables: Mapping[str, np.ndarray], row: int) -> Tested
     return TestedGroup(case, Hypotheses(params, case.sample.camera), errors)
 
 
-def _read(path: Path, key: Mapping[str, object]) -> dict[str, np.ndarray] | None:
-    if not path.exists():
-        return None
+def _read(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
-        tables = {name: file[name] for name in file.files}
-    return tables if str(tables.pop("key")) == json.dumps(key, sort_keys=True) else None
+        return {name: file[name] for name in file.files}
 
 
-def _write(path: Path, key: Mapping[str, object], tables: Mapping[str, np.ndarray]) -> None:
+def _write(path: Path, tables: Mapping[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, key=np.array(json.dumps(key, sort_keys=True)), **tables)
+        np.savez(file, allow_pickle=False, **tables)
     partial.replace(path)

@@ -18,31 +18,38 @@ from rich.table import Table
 __all__ = ["read_case", "show_case"]
 
 Outputs = Mapping[str, Any]
+FIELDS = ("trace", "case", "node", "ms", "outputs")  # of a record (agent/tracing.py)
 
 
 def read_case(run: Path, case: str | None = None) -> list[dict[str, Any]]:
     """The records of a case's last critique, in order; without a case, of the run's last one.
 
-    Raises FileNotFoundError without a trace, ValueError for a case that is not in it.
+    Raises FileNotFoundError without a trace, ValueError for a file that is none and for a case that is not in it.
     """
     path = run / "trace.jsonl" if run.is_dir() else run
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no trace here")
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     records = [record for line in lines if (record := _parsed(line)) is not None]
+    if not records:
+        raise ValueError(
+            f"{path} holds no record of a trace, a JSON object with {', '.join(FIELDS)}; "
+            "`meshcritic trace` reads a run's folder or its trace.jsonl"
+        )
     chosen = [record for record in records if case is None or record["case"] == case]
     if not chosen:
         some = ", ".join(sorted({record["case"] for record in records})[:5])
-        raise ValueError(f"{path} has no case {case!r}; it has {some or 'none at all'}")
+        raise ValueError(f"{path} has no case {case!r}; it has {some}")
     return [record for record in chosen if record["trace"] == chosen[-1]["trace"]]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A killed run may leave its last line cut short; that line is no record."""
+    """None for what is no record: a last line that a kill cut short, or another program's."""
     try:
-        return json.loads(line)
+        record = json.loads(line)
     except json.JSONDecodeError:
         return None
+    return record if isinstance(record, dict) and all(field in record for field in FIELDS) else None
 
 
 def show_case(records: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:

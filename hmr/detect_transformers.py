@@ -178,7 +178,7 @@ def _load(kind: Any, name: str, device: str) -> _Part:
         processor = AutoImageProcessor.from_pretrained(name)
         model = kind.from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
             f"the detector's model {name} cannot be loaded as {kind.__name__}: {reason}"
         ) from error

@@ -1,10 +1,11 @@
 """The embedded image encoder: a square crop of one person -> what was seen, as one vector and three readable heads.
 
 A small residual network (He et al., CVPR 2016, arXiv 1512.03385) with a two-level feature pyramid. The heads are
-the policy's eyes and, through `hmr.detect.EmbeddedDetector`, the critic's: 24 keypoints by soft-argmax with their own
-standard deviation (integral regression, Sun et al., ECCV 2018, arXiv 1711.08229; uncertainty after Kendall and Gal,
-NeurIPS 2017), a probability that each is seen, and the person's mask. Each keypoint also pools the pyramid where it
-was found (part attention, PARE, arXiv 2104.08527), so that the policy can tell a bent arm from a hidden one.
+the policy's eyes and, through `hmr.detect.EmbeddedDetector`, the critic's: 24 joints by soft-argmax over a volume
+(integral regression, Sun et al., ECCV 2018, arXiv 1711.08229): where in the crop and how far behind the pelvis, each
+with a standard deviation of its own (after Kendall and Gal, NeurIPS 2017), a probability that it is seen, and the
+person's mask. Each joint also pools the pyramid where it was found (part attention, PARE, arXiv 2104.08527), so that
+the policy can tell a bent arm from a hidden one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch.nn import functional as F
 
 from hmr.types import NUM_JOINTS
 
-__all__ = ["CropEncoder", "SeeingHeads", "Seen", "read_keypoints", "readable"]
+__all__ = ["CropEncoder", "JointReadings", "SeeingHeads", "Seen", "read_joints", "readable"]
 
-READABLE = 4  # numbers a joint at the end of what was seen: x, y, log sigma, probability that it is in sight
+READABLE = 6  # numbers a joint at the end of what was seen, in the order of `JointReadings`
+DEPTHS, DEEPEST_M = 16, 1.25  # layers of the volume, and how far before and behind the pelvis it reaches
 
 
 @dataclass(frozen=True)
@@ -31,24 +33,38 @@ class Seen:
     keypoints: Float[Tensor, "batch 24 2"]
     log_sigma: Float[Tensor, "batch 24"]  # natural log of the standard deviation a coordinate, crop units
     visible_logit: Float[Tensor, "batch 24"]
+    depth_m: Float[Tensor, "batch 24"]  # behind the pelvis, along the camera's axis
+    depth_log_sigma: Float[Tensor, "batch 24"]  # natural log of its standard deviation, metres
     mask_logit: Float[Tensor, "batch side side"]
 
 
-def read_keypoints(
-    vector: Float[Tensor, "*batch channels"],
-) -> tuple[Float[Tensor, "*batch 24 2"], Float[Tensor, "*batch 24"], Float[Tensor, "*batch 24"]]:
-    """Keypoints, their standard deviations (crop units) and the probability that each is in sight, of `Seen.vector`."""
+@dataclass(frozen=True)
+class JointReadings:
+    """What `Seen.vector` says of the joints, as plain numbers."""
+
+    keypoints: Float[Tensor, "*batch 24 2"]  # crop units
+    sigma: Float[Tensor, "*batch 24"]  # crop units
+    visible: Float[Tensor, "*batch 24"]  # probability
+    depth_m: Float[Tensor, "*batch 24"]
+    depth_sigma_m: Float[Tensor, "*batch 24"]
+
+
+def read_joints(vector: Float[Tensor, "*batch channels"]) -> JointReadings:
+    """The end of `Seen.vector`."""
     told = vector[..., -NUM_JOINTS * READABLE :].unflatten(-1, (NUM_JOINTS, READABLE))
-    return told[..., :2], told[..., 2].exp(), told[..., 3]
+    return JointReadings(told[..., :2], told[..., 2].exp(), told[..., 3], told[..., 4], told[..., 5].exp())
 
 
 def readable(
     keypoints: Float[Tensor, "batch 24 2"],
     log_sigma: Float[Tensor, "batch 24"],
     visible_logit: Float[Tensor, "batch 24"],
-) -> Float[Tensor, "batch 96"]:
-    """The end of `Seen.vector`."""
-    return torch.cat([keypoints, log_sigma[..., None], visible_logit.sigmoid()[..., None]], dim=-1).flatten(1)
+    depth_m: Float[Tensor, "batch 24"],
+    depth_log_sigma: Float[Tensor, "batch 24"],
+) -> Float[Tensor, "batch 144"]:
+    """What `read_joints` reads."""
+    rest = torch.stack([log_sigma, visible_logit.sigmoid(), depth_m, depth_log_sigma], dim=-1)
+    return torch.cat([keypoints, rest], dim=-1).flatten(1)
 
 
 class ResidualBlock(nn.Module):
@@ -76,9 +92,9 @@ class SeeingHeads(nn.Module):
 
     def _add_heads(self, pooled: int, pyramid: int, detail: int, part_channels: int) -> None:
         """Channels of the pooled feature, of the grid that joints are found on, and of the finer one for the mask."""
-        self.heatmap = nn.Conv2d(pyramid, NUM_JOINTS, 1)
+        self.heatmap = nn.Conv2d(pyramid, NUM_JOINTS * DEPTHS, 1)
         self.part = nn.Linear(pyramid, part_channels)
-        self.certainty = nn.Linear(pooled + pyramid, 2)
+        self.certainty = nn.Linear(pooled + pyramid, 3)
         self.mask = nn.Conv2d(detail, 1, 1)
         self.pooled_size = pooled
         self.vector_size = pooled + NUM_JOINTS * (part_channels + READABLE)
@@ -89,28 +105,33 @@ class SeeingHeads(nn.Module):
         pyramid: Float[Tensor, "batch c2 h w"],
         detail: Float[Tensor, "batch c3 h2 w2"],
     ) -> Seen:
-        keypoints, parts = self._keypoints(pyramid)
+        keypoints, depth_m, parts = self._joints(pyramid)
         shared = pooled[:, None].expand(-1, NUM_JOINTS, -1)
-        log_sigma, visible = self.certainty(torch.cat([shared, parts], dim=-1)).float().unbind(-1)
-        log_sigma = log_sigma.clamp(-5.0, 1.0)
-        told = readable(keypoints, log_sigma, visible)
-        vector = torch.cat([pooled.float(), self.part(parts).float().flatten(1), told], dim=-1)
-        return Seen(vector, keypoints, log_sigma, visible, self.mask(detail)[:, 0].float())
+        certainty = self.certainty(torch.cat([shared, parts], dim=-1)).float()
+        log_sigma, depth_log_sigma = certainty[..., ::2].clamp(-5.0, 1.0).unbind(-1)
+        told = (keypoints, log_sigma, certainty[..., 1], depth_m, depth_log_sigma)
+        vector = torch.cat([pooled.float(), self.part(parts).float().flatten(1), readable(*told)], dim=-1)
+        return Seen(vector, *told, self.mask(detail)[:, 0].float())
 
-    def _keypoints(
+    def _joints(
         self, pyramid: Float[Tensor, "batch c h w"]
-    ) -> tuple[Float[Tensor, "batch 24 2"], Float[Tensor, "batch 24 c"]]:
-        """Soft-argmax positions, and the pyramid pooled under each joint's attention."""
-        height, width = pyramid.shape[-2:]
-        attention = self.heatmap(pyramid).float().flatten(2).softmax(dim=-1)
+    ) -> tuple[Float[Tensor, "batch 24 2"], Float[Tensor, "batch 24"], Float[Tensor, "batch 24 c"]]:
+        """Soft-argmax in the crop and in depth (m), and the pyramid pooled under each joint's attention."""
+        volume = self.heatmap(pyramid).float().flatten(2).unflatten(1, (NUM_JOINTS, DEPTHS))
+        volume = volume.flatten(2).softmax(dim=-1).unflatten(-1, (DEPTHS, -1))
+        attention = volume.sum(dim=2)
+        depth_m = volume.sum(dim=3) @ _middles(DEPTHS, pyramid.device) * DEEPEST_M
         ys, xs = torch.meshgrid(
-            (torch.arange(height, device=pyramid.device) + 0.5) / height * 2 - 1,
-            (torch.arange(width, device=pyramid.device) + 0.5) / width * 2 - 1,
-            indexing="ij",
+            *(_middles(side, pyramid.device) for side in pyramid.shape[-2:]), indexing="ij"
         )
         grid = torch.stack([xs.flatten(), ys.flatten()], dim=-1)
         parts = torch.einsum("bjp,bcp->bjc", attention.to(pyramid.dtype), pyramid.flatten(2))
-        return attention @ grid, parts
+        return attention @ grid, depth_m, parts
+
+
+def _middles(cells: int, device: torch.device) -> Float[Tensor, "{cells}"]:
+    """Of so many cells from -1 to 1."""
+    return (torch.arange(cells, device=device) + 0.5) / cells * 2 - 1
 
 
 class CropEncoder(SeeingHeads):

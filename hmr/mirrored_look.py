@@ -1,7 +1,7 @@
 """A crop and its mirror image, seen together: what a network says of both is better than what it says of either.
 
-The flip test of pose estimation (Newell et al., ECCV 2016, arXiv 1603.06937, and most since). Keypoints are fused by
-their certainty; each look keeps its own features beside the fused keypoints, so that the regression head can answer for
+The flip test of pose estimation (Newell et al., ECCV 2016, arXiv 1603.06937, and most since). Joints are fused by
+their certainty; each look keeps its own features beside the fused joints, so that the regression head can answer for
 both (`DiffusionPolicy.guess`). Left and right are seen alike: the mirrored photograph gets the mirrored guess.
 """
 
@@ -14,12 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hmr.data.mirror import OTHER_SIDE
-from hmr.encoder import READABLE, Seen, readable
-from hmr.types import NUM_JOINTS
+from hmr.encoder import Seen, readable
 
 __all__ = ["SeenTwice", "look_twice", "mirror_box"]
 
-READABLE_SIZE = NUM_JOINTS * READABLE
 _FLIP = torch.tensor([-1.0, 1.0])
 
 
@@ -38,28 +36,37 @@ def look_twice(encoder: nn.Module, crops: Float[Tensor, "batch 3 side side"]) ->
     count = len(crops)
     both: Seen = encoder(torch.cat([crops, crops.flip(-1)]))
     flip = _FLIP.to(crops.device)
+
+    def pair(told: Float[Tensor, "two_batches 24"]) -> Float[Tensor, "2 batch 24"]:
+        return torch.stack([told[:count], told[count:][:, OTHER_SIDE]])
+
     keypoints = torch.stack([both.keypoints[:count], both.keypoints[count:][:, OTHER_SIDE] * flip])
-    log_sigma = torch.stack([both.log_sigma[:count], both.log_sigma[count:][:, OTHER_SIDE]])
-    visible = torch.stack([both.visible_logit[:count], both.visible_logit[count:][:, OTHER_SIDE]])
-    share = (-2 * log_sigma).softmax(dim=0)  # certainty is 1 / sigma^2
-    fused = (
-        (share[..., None] * keypoints).sum(dim=0),
-        (share * (2 * log_sigma).exp()).sum(dim=0).log() / 2,
-        (share * visible).sum(dim=0),
+    log_sigma, depth_log_sigma = pair(both.log_sigma), pair(both.depth_log_sigma)
+    share, depth_share = (-2 * log_sigma).softmax(dim=0), (-2 * depth_log_sigma).softmax(dim=0)
+    rest = (  # certainty is 1 / sigma^2
+        _fused_sigma(share, log_sigma),
+        (share * pair(both.visible_logit)).sum(dim=0),
+        (depth_share * pair(both.depth_m)).sum(dim=0),
+        _fused_sigma(depth_share, depth_log_sigma),
     )
-    mirrored = (fused[0][:, OTHER_SIDE] * flip, fused[1][:, OTHER_SIDE], fused[2][:, OTHER_SIDE])
+    fused = ((share[..., None] * keypoints).sum(dim=0), *rest)
+    mirrored = (fused[0][:, OTHER_SIDE] * flip, *(told[:, OTHER_SIDE] for told in rest))
     return SeenTwice(
-        _with_readable(both.vector[:count], *fused),
+        _with_told(both.vector[:count], readable(*fused)),
         *fused,
         (both.mask_logit[:count] + both.mask_logit[count:].flip(-1)) / 2,
-        _with_readable(both.vector[count:], *mirrored),
+        _with_told(both.vector[count:], readable(*mirrored)),
     )
 
 
-def _with_readable(
-    vector: Float[Tensor, "batch channels"],
-    keypoints: Float[Tensor, "batch 24 2"],
-    log_sigma: Float[Tensor, "batch 24"],
-    visible_logit: Float[Tensor, "batch 24"],
+def _fused_sigma(
+    share: Float[Tensor, "2 batch 24"], log_sigma: Float[Tensor, "2 batch 24"]
+) -> Float[Tensor, "batch 24"]:
+    """As wide as a single reading's: two looks share their mistakes."""
+    return (share * (2 * log_sigma).exp()).sum(dim=0).log() / 2
+
+
+def _with_told(
+    vector: Float[Tensor, "batch channels"], told: Float[Tensor, "batch numbers"]
 ) -> Float[Tensor, "batch channels"]:
-    return torch.cat([vector[:, :-READABLE_SIZE], readable(keypoints, log_sigma, visible_logit)], dim=-1)
+    return torch.cat([vector[:, : -told.shape[1]], told], dim=-1)

@@ -14,7 +14,7 @@ epsilon at a high terminal ratio samples from the wrong prior.
 | target            | v_t           | sqrt(abar_t) eps - sqrt(1 - abar_t) x_0                    |
 | guess             | g             | the regression head's x_0, part of the condition           |
 | guess_std         | r             | standard deviation of x_0 - g, from pretraining            |
-| pull              | q             | where the keypoints pull E[x_0 | x_t] (hmr.pull), asinh    |
+| pull              | q             | where the joints seen pull E[x_0 | x_t] (hmr.pull), asinh  |
 | prediction        | v_theta       | denoiser + (a x_t - E[x_0 | x_t]) / s, E under N(g, r^2)   |
 | denoising error   | L(x_t, eps)   | mean over the parameters of (v_theta - v_t)^2              |
 
@@ -53,7 +53,7 @@ from hmr.parametrization import (
     params_from_vector,
     vector_from_params,
 )
-from hmr.pull import KeypointPull
+from hmr.pull import JointPull
 from hmr.render.overlay import crop_image
 from hmr.solver import Solver, new_solver
 from hmr.token_denoiser import TokenDenoiser
@@ -172,7 +172,7 @@ class DiffusionPolicy(PreTrainedModel):
         self.register_buffer("mean", torch.zeros(VECTOR_SIZE))
         self.register_buffer("std", torch.ones(VECTOR_SIZE))
         self.register_buffer("guess_std", torch.ones(VECTOR_SIZE))
-        self.pull = KeypointPull()
+        self.pull = JointPull()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -370,7 +370,8 @@ class DiffusionPolicy(PreTrainedModel):
         state = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             state.update(name.encode())
-            state.update(tensor.detach().cpu().numpy().tobytes())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            state.update(flat.view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
         for answer in ("mirror_look", "noise_temperature"):  # settings that change every answer
             if (value := getattr(self.config, answer)) != getattr(DiffusionPolicyConfig(), answer):
                 state.update(f"{answer}={value}".encode())

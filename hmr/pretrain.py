@@ -23,7 +23,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from hmr.body import load_body
 from hmr.checkpoint import load_policy, save_compact
@@ -34,6 +33,7 @@ from hmr.data.recipe import RECIPES
 from hmr.ema import EmaCallback
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.pretrain_losses import LossWeights, Pose, SeeAndPose
+from hmr.resume import last_whole_checkpoint
 from hmr.yaml_file import read_fields
 
 __all__ = ["FeatureDataset", "PretrainConfig", "pretrain", "read_config", "run_stage"]
@@ -55,6 +55,12 @@ class PretrainConfig:
     held_out: int = 1_000
     seed: int = 1
     times_per_image: int = 8
+    times_while_seeing: int = (
+        2  # the same in the first stage, where a picture costs more than a step of denoising
+    )
+    resting: tuple[
+        str, ...
+    ] = ()  # parts of the encoder that the first stage leaves as they are: stem, fine ...
     rarity: float = 0.0  # rows are drawn in proportion to this power of how rare their pose is
     min_std: float = 0.05  # of a standardised target, so that joints that hardly move do not amplify noise
     ema_decay: float = 0.999
@@ -72,6 +78,7 @@ def read_config(path: Path, **changes: Any) -> PretrainConfig:
     allowed = {item.name for item in dataclasses.fields(PretrainConfig)}
     values = {**read_fields(path, allowed), **changes}
     values["losses"] = LossWeights(**values.get("losses", {}))
+    values["resting"] = tuple(values.get("resting", ()))
     return PretrainConfig(**values)
 
 
@@ -91,11 +98,11 @@ def pretrain(
     train_set.mirrored = True
     if config.start_from is None:
         policy.fit_to(body, *train_set.statistics(config.min_std))
-    parts = (policy, body, config.losses, config.times_per_image)
     history = {}
     if config.training:
+        module = SeeAndPose(policy, body, config.losses, config.times_while_seeing, config.resting)
         history["see and pose"] = run_stage(
-            SeeAndPose(*parts), config, config.training, (train_set, test_set), out / "see"
+            module, config, config.training, (train_set, test_set), out / "see"
         )
     if config.refining:
         policy.encoder.requires_grad_(False)
@@ -105,7 +112,8 @@ def pretrain(
             FeatureDataset(policy, test_set, config.seed + 1),
         )
         policy.fit_guess(sets[1].columns["features"], sets[1].columns["vector"])
-        history["pose"] = run_stage(Pose(*parts), config, config.refining, sets, out / "pose")
+        module = Pose(policy, body, config.losses, config.times_per_image)
+        history["pose"] = run_stage(module, config, config.refining, sets, out / "pose")
     save_compact(policy, out)
     (out / "training.json").write_text(
         json.dumps({"config": dataclasses.asdict(config), **history}, indent=1)
@@ -144,8 +152,7 @@ def run_stage(
     ema = EmaCallback(module, config.ema_decay)
     trainer = WeighingTrainer(module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema])
     trainer.rows = _drawn_rows(sets[0], config) if config.rarity else None
-    last = get_last_checkpoint(str(folder)) if folder.exists() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     ema.finish()
     return {"held_out": trainer.evaluate(), "log": trainer.state.log_history}
 

@@ -6,6 +6,7 @@
 | x0 joints     | joints of the predicted x_0, metres                           | `x0_joints`             |
 | reprojection  | those joints through the estimated camera, crop units         | `reprojection`          |
 | keypoints     | Laplace likelihood of the 2D joints inside the crop           | `keypoints`             |
+| depths        | the same of their depths behind the pelvis, metres            | `depths`                |
 | visible, mask | binary cross-entropy                                          | `visible`, `mask`       |
 | regression    | smooth L1 on the vector, L1 on its joints                     | `regression`            |
 
@@ -21,6 +22,7 @@ Both stages of `hmr.pretrain` minimise them: `SeeAndPose` from pixels, `Pose` fr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +45,7 @@ class LossWeights:
     x0_joints: float = 20.0
     reprojection: float = 0.5
     keypoints: float = 0.3
+    depths: float = 0.3
     visible: float = 0.1
     mask: float = 0.3
     regression: float = 0.5
@@ -138,6 +141,32 @@ class Pose(nn.Module):
 class SeeAndPose(Pose):
     """All losses, from pixels."""
 
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        body: Body,
+        weights: LossWeights,
+        times_per_image: int,
+        resting: Sequence[str] = (),
+    ) -> None:
+        """`resting`: names of the encoder's parts that see as they did before, batch statistics included.
+
+        Raises ValueError for a part that this encoder has not.
+        """
+        super().__init__(policy, body, weights, times_per_image)
+        parts = [name for name, _ in policy.encoder.named_children()]
+        if unknown := [name for name in resting if name not in parts]:
+            raise ValueError(f"the encoder has no part {unknown[0]!r} to rest; it has {', '.join(parts)}")
+        self._resting = [[policy.encoder.get_submodule(name)] for name in resting]
+        for (part,) in self._resting:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> SeeAndPose:
+        super().train(mode)
+        for (part,) in self._resting:
+            part.eval()
+        return self
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         crops: UInt8[Tensor, "batch side side 3"],
@@ -154,7 +183,8 @@ class SeeAndPose(Pose):
                 rows = augment(rows)
         seen = self.policy.encoder(rows["crops"])
         features = self.policy.seen_features(seen, rows["geometry"])
-        terms = _seeing_terms(seen, rows["keypoints"], rows["visible"], rows["mask"]) | self.posing_terms(
+        depths_m = joints_of(rows["vector"], self._body[0])[..., 2]
+        terms = _seeing_terms(seen, rows, depths_m) | self.posing_terms(
             features, rows["vector"], rows["geometry"], rows["keypoints"]
         )
         return weighted(terms, self.weights)
@@ -168,18 +198,27 @@ def weighted(terms: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor
 
 
 def _seeing_terms(
-    seen: Seen,
-    keypoints: Float[Tensor, "batch 24 2"],
-    visible: Bool[Tensor, "batch 24"],
-    mask: Float[Tensor, "batch mask mask"],
+    seen: Seen, rows: dict[str, Tensor], depths_m: Float[Tensor, "batch 24"]
 ) -> dict[str, Tensor]:
+    keypoints = rows["keypoints"]
     inside = (keypoints.abs() <= 1).all(dim=-1).float()
-    # a Laplace of standard deviation sigma has scale sigma / sqrt(2) (a coordinate)
-    scale = seen.log_sigma.exp() / 2**0.5
-    distance = (seen.keypoints - keypoints).abs().sum(dim=-1)
-    likelihood = distance / scale + 2 * scale.log() + distance  # the last keeps a floor under the gradient
     return {
-        "keypoints": (likelihood * inside).sum() / inside.sum().clamp_min(1),
-        "visible": F.binary_cross_entropy_with_logits(seen.visible_logit, visible.float()),
-        "mask": F.binary_cross_entropy_with_logits(seen.mask_logit, mask),
+        "keypoints": _unlikeliness(seen.keypoints - keypoints, seen.log_sigma, inside),
+        "depths": _unlikeliness((seen.depth_m - depths_m)[..., None], seen.depth_log_sigma, inside),
+        "visible": F.binary_cross_entropy_with_logits(seen.visible_logit, rows["visible"].float()),
+        "mask": F.binary_cross_entropy_with_logits(seen.mask_logit, rows["mask"]),
     }
+
+
+def _unlikeliness(
+    error: Float[Tensor, "batch 24 size"],
+    log_sigma: Float[Tensor, "batch 24"],
+    counted: Float[Tensor, "batch 24"],
+) -> Float[Tensor, ""]:
+    """Of a Laplace distribution whose standard deviation a coordinate is sigma, which has the scale sigma / sqrt(2)."""
+    scale = log_sigma.exp() / 2**0.5
+    distance = error.abs().sum(dim=-1)
+    loss = (
+        distance / scale + error.shape[-1] * scale.log() + distance
+    )  # the last keeps a floor under the gradient
+    return (loss * counted).sum() / counted.sum().clamp_min(1)

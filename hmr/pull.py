@@ -1,22 +1,25 @@
-"""Where the keypoints that were seen pull a body: one step of inverse kinematics, as an input of the denoiser.
+"""Where the joints that were seen pull a body: one step of inverse kinematics, as an input of the denoiser.
 
 Iterative regressors feed the reprojection of their last answer back into the next (HMR, CVPR 2018, arXiv 1712.06584;
 PyMAF, ICCV 2021, arXiv 2103.16507). A denoiser is iterative already; what it lacks is sight of its own answer in the
-image. Here every joint of a body hangs on a spring to where it was seen, and the force on each of the body's
-parameters is what the denoiser is told: the negative gradient of the springs' energy, in closed form.
+image. Here every joint of a body hangs on two springs: to where it was seen, and to how far behind the pelvis it was
+seen. The force on each of the body's parameters is what the denoiser is told: the negative gradient of the springs'
+energy, in closed form.
 
 | variable      | symbol  | equation                                                                                 |
 |---------------|---------|------------------------------------------------------------------------------------------|
 | residual      | r_j     | v_j (k_j - pi(p_j)) / sqrt(sigma_j^2 + floor^2), no longer than `STRONGEST`; crop units  |
-| force         | f_j     | (d pi / d p_j)^T r_j, through the full perspective camera                                |
+| in depth      | q_j     | v_j (d_j - (z_j - z_0)) / sqrt(rho_j^2 + floor^2), no longer than `STRONGEST`; metres    |
+| force         | f_j     | (d pi / d p_j)^T r_j, through the full perspective camera, and q_j along the axis; the   |
+|               |         | pelvis bears all of -q_j                                                                 |
 | torque        | tau_j   | sum over the joints d beyond j of (p_d - p_j) x f_d, in the frame of j's parent          |
 | on rotations  |         | tau_j x (each of the two columns of R_j): how they move when R_j turns about tau_j       |
 | on the shape  |         | sum over bones of the force beyond a bone, along the bone's change with each beta        |
 | on the place  |         | the whole force, along the pelvis' change with (log s, u, v)                             |
 
-with k_j the keypoint, sigma_j its deviation and v_j the probability that it is in sight, all the encoder's own: no
-gradient flows back. It is the gradient of sum_j |r_j|^2 / 2 but for one factor of the deviation, which would let one
-sure keypoint outweigh all others.
+with k_j and d_j where the joint was seen, sigma_j and rho_j the deviations and v_j the probability that it is in sight,
+all the encoder's own: no gradient flows back. It is the gradient of sum_j (|r_j|^2 + q_j^2) / 2 but for one factor of
+the deviation, which would let one sure reading outweigh all others.
 """
 
 from __future__ import annotations
@@ -26,13 +29,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hmr.body import Body
-from hmr.encoder import read_keypoints
+from hmr.encoder import JointReadings, read_joints
 from hmr.parametrization import split
 from hmr.types import NUM_BETAS, NUM_JOINTS, PARENTS
 
-__all__ = ["KeypointPull"]
+__all__ = ["JointPull"]
 
-FLOOR = 0.05  # crop units: no keypoint is surer than this about a body's joint
+FLOOR = 0.05  # crop units and metres: no reading is surer than this about a body's joint
 STRONGEST = 3.0  # of a residual, in deviations
 NEAREST_M = 0.1
 ABOVE = [0, *PARENTS[1:]]  # each joint's parent, the pelvis its own
@@ -49,7 +52,7 @@ def _beyond() -> Float[Tensor, "24 24"]:
 BEYOND = _beyond()
 
 
-class KeypointPull(nn.Module):
+class JointPull(nn.Module):
     """Holds the joints of the unposed body, which a policy remembers of the one that it was pretrained with."""
 
     joint_template: Tensor
@@ -72,7 +75,9 @@ class KeypointPull(nn.Module):
         rotations, betas, place = split(vector)
         turns, joints_m = self._posed(rotations, betas)
         pelvis_m = _pelvis_m(place, features[..., -3:])
-        force = _force(joints_m + pelvis_m[..., None, :], features)
+        told = read_joints(features[..., :-3])
+        force = _force(joints_m + pelvis_m[..., None, :], told, features[..., -3:])
+        force = force + _force_in_depth(joints_m, told)
         beyond = BEYOND.to(force)
         carried = beyond @ force  # by each joint, of all beyond it
         torque = beyond @ torch.linalg.cross(joints_m, force) - torch.linalg.cross(joints_m, carried)
@@ -106,16 +111,34 @@ def _pelvis_m(place: Float[Tensor, "*batch 3"], box: Float[Tensor, "*#batch 3"])
 
 
 def _force(
-    joints_cam_m: Float[Tensor, "*batch 24 3"], features: Float[Tensor, "*#batch features"]
+    joints_cam_m: Float[Tensor, "*batch 24 3"], told: JointReadings, box: Float[Tensor, "*#batch 3"]
 ) -> Float[Tensor, "*batch 24 3"]:
-    keypoints, sigma, visible = read_keypoints(features[..., :-3])
-    box, depth_m = features[..., None, -3:], joints_cam_m[..., 2:].clamp_min(NEAREST_M)
+    box, depth_m = box[..., None, :], joints_cam_m[..., 2:].clamp_min(NEAREST_M)
     slope = joints_cam_m[..., :2] / depth_m
-    residual = keypoints - (slope - box[..., :2]) * 2 / box[..., 2:]
-    residual = residual / (sigma.square() + FLOOR**2).sqrt()[..., None]
-    strength = visible[..., None] * STRONGEST / residual.norm(dim=-1, keepdim=True).clamp_min(STRONGEST)
-    across = strength * residual * 2 / (box[..., 2:] * depth_m)
+    residual = told.keypoints - (slope - box[..., :2]) * 2 / box[..., 2:]
+    residual = residual / (told.sigma.square() + FLOOR**2).sqrt()[..., None]
+    across = _spring(residual, told.visible) * 2 / (box[..., 2:] * depth_m)
     return torch.cat([across, -(slope * across).sum(dim=-1, keepdim=True)], dim=-1)
+
+
+def _force_in_depth(
+    joints_m: Float[Tensor, "*batch 24 3"], told: JointReadings
+) -> Float[Tensor, "*batch 24 3"]:
+    """`joints_m` has the pelvis at 0. The forces of a body add up to nothing: depths are told from its pelvis."""
+    residual = (told.depth_m - joints_m[..., 2]) / (told.depth_sigma_m.square() + FLOOR**2).sqrt()
+    along = _spring(residual[..., None], told.visible)
+    on_pelvis = along[..., :1, :] - along.sum(dim=-2, keepdim=True)
+    along = torch.cat([on_pelvis, along[..., 1:, :]], dim=-2)
+    return torch.cat([torch.zeros_like(along), torch.zeros_like(along), along], dim=-1)
+
+
+def _spring(
+    residual: Float[Tensor, "*batch 24 size"], visible: Float[Tensor, "*#batch 24"]
+) -> Float[Tensor, "*batch 24 size"]:
+    """Of the residual's own length up to `STRONGEST`, as far as the joint is in sight."""
+    return (
+        residual * visible[..., None] * STRONGEST / residual.norm(dim=-1, keepdim=True).clamp_min(STRONGEST)
+    )
 
 
 def _on_place(

@@ -1,16 +1,17 @@
 """A memory as one JSON file: to keep, to read, to send, to merge into another.
 
     {"format": "meshcritic-memory", "version": 1, "text_embedder": ..., "image_embedder": ...,
-     "rules": [{"rule": {...}, "history": [...]}], "cases": [{"case_id", "success", "rules", "judged"}],
-     "steps": [...], "prototypes": [{"prototype": {...}, "embedding": "base64 of little-endian float32"}]}
+     "rules": [{"rule": {...}, "history": [...]}], "cases": [{"case_id", "success", "rules", "judged",
+     "recounts"}], "steps": [...], "prototypes": [{"prototype": {...}, "embedding": "base64 of little-endian float32"}]}
 
 Rules travel without their embeddings: whoever imports them embeds the sentences with a model of their own.
 Photographs do not travel at all, so prototypes bring their embeddings and fit only a memory that looks at
 photographs through the same model. Ids are taken anew from the content, so that a file may be written by hand
 and cannot claim an id that is another rule's.
 
-A file is a stranger's until its reader says otherwise: it is parsed as JSON and checked field by field, and every
-sentence passes `memory.limits`.
+A file is a stranger's until its reader says otherwise: it is parsed as JSON and checked field by field, what was kept
+of a judged case included (`memory.judged`), and every sentence, and every name that stands beside one in a prompt,
+passes `memory.limits`. Another memory's folder is no less a stranger's and goes the same way.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from __future__ import annotations
 import base64
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Float32
 from pydantic import TypeAdapter, ValidationError
 
+from memory.folder import open_stored
+from memory.judged import Judged, JudgedCase
 from memory.ledger import RuleLedger
+from memory.limits import check_text
 from memory.prototypes import Prototype, prototype_from_row
 from memory.rule import Rule, StateChange
 from memory.store import MemoryStore
@@ -37,6 +42,7 @@ __all__ = [
     "KeptRule",
     "MemoryDocument",
     "read_document",
+    "read_memory",
     "snapshot",
     "write_document",
 ]
@@ -57,7 +63,8 @@ class KeptCase:
     case_id: str
     success: bool
     rules: tuple[str, ...]
-    judged: dict[str, Any] | None = None
+    judged: Judged | None = None
+    recounts: dict[str, bool] = field(default_factory=dict)  # judged again under this rule: was it a success?
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,9 @@ class MemoryDocument:
         if self.version != VERSION:
             raise ValueError(f"version {self.version} is not one that this program reads; it reads {VERSION}")
         known = {kept.rule.rule_id for kept in self.rules}
-        if strange := sorted({rule_id for case in self.cases for rule_id in case.rules} - known):
+        if strange := sorted(
+            {rule_id for case in self.cases for rule_id in (*case.rules, *case.recounts)} - known
+        ):
             raise ValueError(f"its cases used a rule that it does not hold: {strange[0]!r}")
         if len({len(kept.embedding) for kept in self.prototypes}) > 1:
             raise ValueError("its prototypes have embeddings of different lengths")
@@ -101,7 +110,8 @@ def snapshot(store: MemoryStore) -> MemoryDocument:
     """What a store holds now."""
     ledger = RuleLedger(store)
     histories, cases = ledger.histories(), ledger.cases()
-    judged = ledger.explored([case_id for case_id, _, _ in cases])
+    judged = cast(Mapping[str, JudgedCase], ledger.explored([case_id for case_id, _, _ in cases]))
+    recounts = ledger.recounts()
     return MemoryDocument(
         format="meshcritic-memory",
         version=VERSION,
@@ -109,7 +119,8 @@ def snapshot(store: MemoryStore) -> MemoryDocument:
         image_embedder=store.meta("image_embedder"),
         rules=tuple(KeptRule(rule, tuple(histories[rule.rule_id])) for rule in ledger.all()),
         cases=tuple(
-            KeptCase(case_id, success, tuple(used), judged.get(case_id)) for case_id, success, used in cases
+            KeptCase(case_id, success, tuple(used), judged.get(case_id), recounts.get(case_id, {}))
+            for case_id, success, used in cases
         ),
         steps=tuple(ledger.steps()),
         prototypes=tuple(
@@ -123,7 +134,7 @@ def write_document(document: MemoryDocument, path: Path) -> None:
     """In one step: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(asdict(document), indent=1, allow_nan=False), encoding="utf-8")
+    partial.write_text(_as_json(document), encoding="utf-8")
     partial.replace(path)
 
 
@@ -131,16 +142,30 @@ def read_document(path: Path) -> MemoryDocument:
     """Raises FileNotFoundError, and ValueError naming what is wrong in a file that is no memory."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
+    return _checked(path.read_bytes(), f"{path} is not an exported memory")
+
+
+def read_memory(folder: Path) -> MemoryDocument:
+    """What the memory in another folder holds; nothing there changes. Raises as `read_document` does."""
+    with open_stored(folder, frozen=True) as store:
+        content = _as_json(snapshot(store))
+    return _checked(content.encode(), f"{folder} is not a memory that can be taken in")
+
+
+def _as_json(document: MemoryDocument) -> str:
+    return json.dumps(asdict(document), indent=1, allow_nan=False)
+
+
+def _checked(content: bytes, refusal: str) -> MemoryDocument:
     try:
-        document = TypeAdapter(MemoryDocument).validate_json(path.read_bytes())
-        return _renamed(document)
+        return _renamed(TypeAdapter(MemoryDocument).validate_json(content))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(
-            f"{path} is not an exported memory: {f'{where}: ' if where else ''}{message}"
-        ) from error
+        raise ValueError(f"{refusal}: {f'{where}: ' if where else ''}{message}") from error
+    except ValueError as error:
+        raise ValueError(f"{refusal}: {error}") from error
 
 
 def _renamed(document: MemoryDocument) -> MemoryDocument:
@@ -149,13 +174,36 @@ def _renamed(document: MemoryDocument) -> MemoryDocument:
     rules = []
     for kept in document.rules:
         said = kept.rule
+        if said.predicate:
+            check_text("a predicate's metric", said.predicate.metric)
         rule = Rule.create(said.text, said.tags, said.provenance, said.predicate, said.state)
         ids[said.rule_id] = rule.rule_id
         rules.append(replace(kept, rule=replace(rule, uses=said.uses, successes=said.successes)))
-    cases = [replace(case, rules=tuple(ids[rule_id] for rule_id in case.rules)) for case in document.cases]
+    cases = [
+        replace(
+            case,
+            rules=tuple(ids[rule_id] for rule_id in case.rules),
+            recounts={ids[rule_id]: success for rule_id, success in case.recounts.items()},
+        )
+        for case in _folded(document.cases)
+    ]
     prototypes = [replace(kept, prototype=_named(kept.prototype)) for kept in document.prototypes]
     return replace(document, rules=tuple(rules), cases=tuple(cases), prototypes=tuple(prototypes))
 
 
+def _folded(cases: Sequence[KeptCase]) -> list[KeptCase]:
+    """The cases, without those that an older file has in the place of recounts, under the id "CASE/weigh/..."."""
+    found = {case.case_id: case for case in cases}
+    for case in cases:
+        base, again, _ = case.case_id.partition("/weigh/")
+        if again and base in found and case.judged is None:
+            del found[case.case_id]
+            recounts = {rule_id: case.success for rule_id in case.rules if rule_id not in found[base].rules}
+            found[base] = replace(found[base], recounts={**recounts, **found[base].recounts})
+    return list(found.values())
+
+
 def _named(said: Prototype) -> Prototype:
+    for metric in (*said.evidence, *said.weights):
+        check_text("a prototype's metric", metric)
     return Prototype.create(said.case_id, said.rationale, said.score, said.tags, said.evidence, said.weights)

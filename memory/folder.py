@@ -42,16 +42,16 @@ def store_path(folder: Path) -> Path:
     return folder / "memory.sqlite"
 
 
-def open_stored(folder: Path) -> MemoryStore:
-    """The database of a memory that is there, whatever embedders it was written with; read-only where the
-    file is.
+def open_stored(folder: Path, frozen: bool = False) -> MemoryStore:
+    """The database of a memory that is there, whatever embedders it was written with; read-only if `frozen`, and
+    where the file is.
 
     Raises FileNotFoundError if `folder` holds no memory.
     """
     path = store_path(folder)
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: there is no memory here")
-    return MemoryStore(path, frozen=not os.access(path, os.W_OK))
+    return MemoryStore(path, frozen=frozen or not os.access(path, os.W_OK))
 
 
 def open_memory(

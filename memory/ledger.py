@@ -23,7 +23,8 @@ __all__ = ["ALL_RULES", "RuleLedger", "rule_from_row", "rule_to_row"]
 Json = dict[str, Any]
 
 ALL_RULES = """
-    SELECT rules.*, COUNT(rule_uses.case_id) AS uses, COALESCE(SUM(cases.success), 0) AS successes
+    SELECT rules.*, COUNT(rule_uses.case_id) AS uses,
+        COALESCE(SUM(COALESCE(rule_uses.success, cases.success)), 0) AS successes
     FROM rules LEFT JOIN rule_uses USING (rule_id) LEFT JOIN cases ON cases.case_id = rule_uses.case_id
     GROUP BY rules.number ORDER BY rules.number
 """
@@ -108,21 +109,45 @@ class RuleLedger:
             if new := case.rowcount == 1:
                 for rule_id in dict.fromkeys(used):
                     self._require(rule_id)
-                    connection.execute("INSERT INTO rule_uses VALUES (?, ?)", (case_id, rule_id))
+                    use = (case_id, rule_id)
+                    connection.execute("INSERT INTO rule_uses (case_id, rule_id) VALUES (?, ?)", use)
                 if judged is not None:
                     connection.execute("INSERT INTO explored VALUES (?, ?)", (case_id, json.dumps(judged)))
         return new
 
+    def recount_case(self, case_id: str, rule_ids: Sequence[str], success: bool) -> None:
+        """Counts a recorded case, judged again under rules that it had not used, for those rules.
+
+        It stays one case: it counts once for a rule, as it was counted first. Raises KeyError for a case or a rule
+        that is not in the memory, and FrozenMemoryError.
+        """
+        with self._store.transaction() as connection:
+            if not self.has_case(case_id):
+                raise KeyError(f"no case has id {case_id!r}")
+            for rule_id in rule_ids:
+                self._require(rule_id)
+                use = (case_id, rule_id, int(success))
+                connection.execute("INSERT INTO rule_uses VALUES (?, ?, ?) ON CONFLICT DO NOTHING", use)
+
     def cases(self) -> list[tuple[str, bool, list[str]]]:
         """Every case: its id, whether it was a success, and the ids of the rules it used; by case id."""
         rows = self._store.read(
-            "SELECT case_id, success, rule_id FROM cases LEFT JOIN rule_uses USING (case_id) "
-            "ORDER BY case_id, rule_id"
+            "SELECT cases.case_id, cases.success, rule_id FROM cases LEFT JOIN rule_uses "
+            "ON rule_uses.case_id = cases.case_id AND rule_uses.success IS NULL ORDER BY cases.case_id, rule_id"
         )
         return [
             (case_id, bool(success), [row["rule_id"] for row in uses if row["rule_id"]])
             for (case_id, success), uses in groupby(rows, lambda row: (row["case_id"], row["success"]))
         ]
+
+    def recounts(self) -> dict[str, dict[str, bool]]:
+        """Of every case that was judged again, whether it was a success then, by rule id; by case id."""
+        found: dict[str, dict[str, bool]] = {}
+        for row in self._store.read(
+            "SELECT case_id, rule_id, success FROM rule_uses WHERE success IS NOT NULL ORDER BY case_id, rule_id"
+        ):
+            found.setdefault(row["case_id"], {})[row["rule_id"]] = bool(row["success"])
+        return found
 
     def has_case(self, case_id: str) -> bool:
         """Whether `record_case` has seen it: how an interrupted exploration knows where to go on."""

@@ -8,7 +8,8 @@ the receiving memory's; it takes over the other's cases. Prototypes are united b
 memory's own policy decides which are kept.
 
 A stranger's rule is a sentence that will be read into prompts for as long as the memory lives, so what was in
-service there starts in quarantine here, unless the reader trusts the source (`keep_states`).
+service there starts in quarantine here, unless the reader trusts the source (`keep_states`). Nor are a stranger's
+trials trials here: of its history the reasons are kept and the figures are not, so that the rule is tried.
 
 Left out: weights are not averaged. The surviving rule's stands; exploring again fits all of them, on the cases of both.
 """
@@ -23,7 +24,7 @@ import numpy as np
 
 from memory.exchange import KeptRule, MemoryDocument
 from memory.prototypes import PrototypeMemory
-from memory.rule import Predicate, Rule
+from memory.rule import Predicate, Rule, StateChange
 from memory.rules import RuleMemory
 
 __all__ = ["NEAR_DUPLICATE", "MergeReport", "absorb"]
@@ -64,9 +65,17 @@ def absorb(
         if keep_states:
             _follow(rules, incoming, known, source)
         counted = [
-            rules.record_case(case.case_id, [names[used] for used in case.rules], case.success, case.judged)
+            rules.record_case(
+                case.case_id,
+                [names[used] for used in case.rules],
+                case.success,
+                None if case.judged is None else dict(case.judged),
+            )
             for case in document.cases
         ]
+        for case in document.cases:
+            for used, success in case.recounts.items():
+                rules.recount_case(case.case_id, [names[used]], success)
         for step in document.steps:
             rules.mark_done(step)
         pairs = [(kept.prototype, kept.vector) for kept in document.prototypes]
@@ -82,13 +91,19 @@ def absorb(
 
 def _entering(document: MemoryDocument, keep_states: bool) -> list[KeptRule]:
     """The document's rules as they would be here: counted by its cases, in quarantine unless trusted."""
-    uses = Counter(rule_id for case in document.cases for rule_id in set(case.rules))
+    uses = Counter(rule_id for case in document.cases for rule_id in {*case.rules, *case.recounts})
     entering = []
     for kept in document.rules:
         trusted = keep_states or kept.rule.state != "admitted"
         state = kept.rule.state if trusted else "quarantined"
-        entering.append(replace(kept, rule=replace(kept.rule, uses=uses[kept.rule.rule_id], state=state)))
+        history = kept.history if keep_states else tuple(map(_hearsay, kept.history))
+        rule = replace(kept.rule, uses=uses[kept.rule.rule_id], state=state)
+        entering.append(replace(kept, rule=rule, history=history))
     return entering
+
+
+def _hearsay(change: StateChange) -> StateChange:
+    return replace(change, gain=None, held_out=None)
 
 
 def _take_in(

@@ -58,7 +58,9 @@ def retire_fruitless(rules: RuleLedger, policy: RetirementPolicy = RetirementPol
     histories = rules.histories()
     reasons = {}
     for rule in rules.all():
-        trials = {change.held_out for change in histories[rule.rule_id]} - {None}
+        trials = {change.held_out for change in histories[rule.rule_id] if change.state != "admitted"} - {
+            None
+        }
         if rule.state == "quarantined" and len(trials) >= policy.trials:
             reasons[rule.rule_id] = f"no gain in {len(trials)} trials"
     return _retire(rules, reasons)

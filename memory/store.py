@@ -23,6 +23,9 @@ from typing import Any
 
 __all__ = ["FrozenMemoryError", "MemoryStore"]
 
+_BASE_ID = "substr(case_id, 1, instr(case_id, '/weigh/') - 1)"
+_RECOUNT = f"""instr(case_id, '/weigh/') AND {_BASE_ID} IN (SELECT case_id FROM cases)
+    AND case_id NOT IN (SELECT case_id FROM explored)"""
 _MIGRATIONS = (
     """
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -72,6 +75,16 @@ _MIGRATIONS = (
     ) STRICT;
     CREATE TABLE steps (step TEXT PRIMARY KEY) STRICT;
     """,
+    # A case judged again for rules it had not used was a case of its own, "CASE/weigh/...", and so counted twice.
+    f"""
+    ALTER TABLE rule_uses ADD COLUMN success INTEGER CHECK (success IN (0, 1));
+    UPDATE OR IGNORE rule_uses SET
+        success = (SELECT cases.success FROM cases WHERE cases.case_id = rule_uses.case_id),
+        case_id = {_BASE_ID}
+        WHERE {_RECOUNT};
+    DELETE FROM rule_uses WHERE {_RECOUNT};
+    DELETE FROM cases WHERE {_RECOUNT};
+    """,
 )
 _BUSY_S = 30.0  # how long a writer waits for another process' transaction
 
@@ -83,8 +96,9 @@ class FrozenMemoryError(ValueError):
 class MemoryStore:
     """A memory database at `path`, created where there is none; ":memory:" keeps it in RAM.
 
-    With `frozen=True` the file must exist and is opened read-only. Raises FileNotFoundError if it does not
-    exist, ValueError if it is no memory database or was written by a newer version.
+    With `frozen=True` the file must exist and is opened read-only; one of an older schema stays as it is, and is
+    read from a copy in RAM. Raises FileNotFoundError if it does not exist, ValueError if it is no memory database or
+    was written by a newer version.
     """
 
     def __init__(self, path: Path | str, frozen: bool = False) -> None:
@@ -125,18 +139,8 @@ class MemoryStore:
         """
         if self.frozen:
             raise FrozenMemoryError(f"the memory at {self.path} is frozen: it can be read, not written")
-        with self.lock:
-            if self._connection.in_transaction:
-                yield self._connection
-                return
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:  # a KeyboardInterrupt must not leave half a case either
-                self._connection.execute("ROLLBACK")
-                self._rollbacks += 1
-                raise
-            self._connection.execute("COMMIT")
+        with self._all_or_nothing() as connection:
+            yield connection
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
         with self.lock:
@@ -169,22 +173,39 @@ class MemoryStore:
                 f"this memory was written with {key} {claimed!r}, not {value!r}; use that, or a new folder"
             )
 
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[sqlite3.Connection]:
+        with self.lock:
+            if self._connection.in_transaction:
+                yield self._connection
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:  # a KeyboardInterrupt must not leave half a case either
+                self._connection.execute("ROLLBACK")
+                self._rollbacks += 1
+                raise
+            self._connection.execute("COMMIT")
+
     def _migrate(self) -> None:
         version = self.read("PRAGMA user_version")[0][0]
         if version > len(_MIGRATIONS):
             raise ValueError(f"{self.path} has schema {version}; this version knows up to {len(_MIGRATIONS)}")
-        if self.frozen and version < len(_MIGRATIONS):
-            raise ValueError(
-                f"{self.path} has schema {version}, not {len(_MIGRATIONS)}: open it once for writing"
-            )
         if version == len(_MIGRATIONS):
             return
-        with self.transaction() as connection:
+        if self.frozen:
+            if version == 0:
+                raise ValueError(f"{self.path} is not a memory database (it has no schema)")
+            self._connection = _copy_in_ram(self._connection)
+        with self._all_or_nothing() as connection:
             version = self.read("PRAGMA user_version")[0][0]  # another process may have been first
             for script in _MIGRATIONS[version:]:
                 for statement in script.split(";"):
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        if self.frozen:
+            self._connection.execute("PRAGMA query_only = ON")
 
 
 def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
@@ -196,9 +217,21 @@ def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
     reading = "mode=ro" if path and os.access(path.parent, os.W_OK) else "immutable=1"
     mode = reading if frozen else "mode=rwc"
     target = f"{path.absolute().as_uri()}?{mode}" if path else ":memory:"
+    return _opened(target, uri=path is not None)
+
+
+def _opened(target: str, uri: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        target, uri=path is not None, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        target, uri=uri, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
     )
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def _copy_in_ram(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """The same content, in place of the connection that is closed."""
+    copy = _opened(":memory:", uri=False)
+    connection.backup(copy)
+    connection.close()
+    return copy

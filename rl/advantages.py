@@ -33,6 +33,7 @@ from torch import Tensor
 __all__ = [
     "ADVANTAGE_TYPES",
     "DEFAULT_ADVANTAGES",
+    "ROUNDING",
     "AdvantageSettings",
     "Advantages",
     "Scores",

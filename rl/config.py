@@ -6,15 +6,18 @@ one score a hypothesis.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import no_type_check
+from typing import Any, no_type_check
 
 from transformers import TrainingArguments
 
 from rl.advantages import ADVANTAGE_TYPES, AdvantageSettings
 from rl.losses import LOSSES, TRUST_REGIONS, LossSettings
 
-__all__ = ["GroupPreferenceConfig"]
+__all__ = ["RESERVED", "GroupPreferenceConfig", "training_fields"]
 
 CHOICES = {"loss_type": LOSSES, "advantage_type": ADVANTAGE_TYPES, "trust_region": TRUST_REGIONS}
 POSITIVE = (
@@ -26,8 +29,18 @@ POSITIVE = (
     "timesteps_per_group",
     "replay_per_image",
     "spread_images",
+    "per_device_train_batch_size",
 )
-NOT_NEGATIVE = ("spread_weight", "spread_floor", "replay_weight", "spread_steps", "table_steps", "lora_rank")
+NOT_NEGATIVE = (
+    "learning_rate",
+    "spread_weight",
+    "spread_floor",
+    "replay_weight",
+    "spread_steps",
+    "table_steps",
+    "lora_rank",
+)
+RESERVED = ("output_dir", "seed", "use_cpu", "resume_from_checkpoint")  # whoever aligns sets them itself
 
 
 @no_type_check  # TrainingArguments turns strings into enums, lists and objects that its own annotations deny
@@ -104,7 +117,8 @@ class GroupPreferenceConfig(TrainingArguments):
         default="group",
         metadata={
             "help": "What centred scores are divided by: the `group`'s std, the std within all groups (`batch`), or "
-            "nothing (`none`)."
+            "nothing (`none`, for scores that are advantages already: those of an agent, 0 to 100, would nearly all "
+            "be clamped)."
         },
     )
     advantage_clip: float = field(default=5.0, metadata={"help": "Advantages are clamped to +- this."})
@@ -178,6 +192,8 @@ class GroupPreferenceConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            setattr(self, item.name, _taken(item, getattr(self, item.name)))
         super().__post_init__()
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -186,7 +202,7 @@ class GroupPreferenceConfig(TrainingArguments):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in NOT_NEGATIVE:
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.min_timestep < self.max_timestep <= 1:
             raise ValueError(
@@ -209,3 +225,47 @@ class GroupPreferenceConfig(TrainingArguments):
             self.diversity_weight,
             self.spread_neutral,
         )
+
+
+def training_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `GroupPreferenceConfig` as a recipe gives them, numbers as numbers: YAML takes 1e-4 for a string.
+
+    Raises ValueError for a field that is unknown or reserved, and for a value that is not of its field's kind.
+    """
+    fields = {item.name: item for item in dataclasses.fields(GroupPreferenceConfig)}
+    if reserved := sorted(set(given) & set(RESERVED)):
+        raise ValueError(
+            f"{', '.join(reserved)} cannot be set by a recipe: seed and folder are those of the run, the device is the "
+            f"policy's; allowed are the other fields of rl/config.py and of TrainingArguments"
+        )
+    if unknown := sorted(set(given) - set(fields)):
+        raise ValueError(
+            f"unknown {', '.join(unknown)}; allowed are the fields of rl/config.py and of TrainingArguments"
+        )
+    return {name: _taken(fields[name], value) for name, value in given.items()}
+
+
+def _taken(item: dataclasses.Field[Any], value: Any) -> Any:
+    """The value as its field's kind. Kinds that are neither number, switch nor word are TrainingArguments' to check."""
+    told = item.type if isinstance(item.type, str) else getattr(item.type, "__name__", str(item.type))
+    kind, _, rest = told.partition(" | ")
+    if rest not in ("", "None") or (value is None and rest == "None"):
+        return value
+    if kind in ("int", "float"):
+        return _number(item.name, value, whole=kind == "int")
+    if kind == "bool" and not isinstance(value, bool):
+        raise ValueError(f"{item.name} takes true or false, not {value!r}")
+    if told == "str" and not isinstance(value, str):
+        raise ValueError(f"{item.name} takes a word, not {value!r}")
+    return value
+
+
+def _number(name: str, value: Any, whole: bool) -> int | float:
+    wanted = "a whole number" if whole else "a number"
+    try:
+        number = float("" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} takes {wanted}, not {value!r}") from None
+    if not math.isfinite(number) or (whole and not number.is_integer()):
+        raise ValueError(f"{name} takes {wanted}, not {value!r}")
+    return int(number) if whole else number if isinstance(value, str) else value

@@ -39,6 +39,13 @@ class Coordinates(Protocol):
     def to_x0(self, params: BodyParams, features: Features) -> Float[Tensor, "batch group dim"]: ...
 
 
+@runtime_checkable
+class HasDigest(Protocol):
+    """A policy that can be told from others."""
+
+    def digest(self) -> str: ...
+
+
 @dataclass(frozen=True, eq=False)
 class GroupTensors(TorchDataset):
     """N groups of G hypotheses each; one item is one image with its whole group."""
@@ -85,10 +92,12 @@ def tensors_from_preferences(
     """Rows of `rl.preferences.load_preferences` in the coordinates of `policy`, which are in the rows already if it is
     no model of SMPL bodies (`rl.policy_adapter`); one that is has `Coordinates`.
 
-    Raises ValueError if there is no row or if the groups differ in size.
+    Raises ValueError if there is no row, if the groups differ in size, or if another policy sampled them: errors under
+    the reference then say nothing of how likely a group was.
     """
     if not len(dataset):
         raise ValueError("there is nothing to align on: the preference set has no row")
+    _check_sampled_by(policy, dataset)
     scores = dataset["scores"][:]
     sizes = sorted({len(group) for group in scores})
     if len(sizes) > 1:
@@ -101,6 +110,16 @@ def tensors_from_preferences(
     told = {name for name in dataset.column_names if name.startswith(REWARDS)}
     rewards = {name.removeprefix(REWARDS): dataset[name][:] for name in sorted(told)}
     return GroupTensors.from_scores(condition, x0, scores, settings, rewards)
+
+
+def _check_sampled_by(policy: nn.Module | Coordinates, dataset: Dataset) -> None:
+    if not isinstance(policy, HasDigest):
+        return
+    others = sorted(set(dataset["policy_digest"]) - {policy.digest()})
+    if others:
+        raise ValueError(
+            f"the groups were sampled by policy {', '.join(others)}, not by this one, {policy.digest()}"
+        )
 
 
 @torch.no_grad()

@@ -167,6 +167,13 @@ class HMRScorer:
         signs = signs_of(self.policy, self.body, look(self.policy, self.body, sample), hypotheses)
         return list(self.network(signs).tolist())
 
+    def digest(self) -> str:
+        """Content hash of the networks and of the eyes that they see through."""
+        state = hashlib.sha256(eyes_digest(self.policy).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            state.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return state.hexdigest()[:16]
+
     def save(self, folder: Path) -> Path:
         """Writes weights and card, each in one step; the folder comes back."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,12 +206,15 @@ class HMRScorer:
 
 
 def eyes_digest(policy: DiffusionPolicy) -> str:
-    """Content hash of what alignment never trains: encoder, regression head and the statistics of x_0."""
+    """Content hash of what alignment never trains: encoder, regression head, the statistics of x_0, and whether the
+    encoder looks into the mirror as well."""
     state = hashlib.sha256()
     for name, tensor in sorted(policy.state_dict().items()):
         if not name.startswith("denoiser."):
             state.update(name.encode())
             state.update(tensor.detach().cpu().numpy().tobytes())
+    if policy.config.mirror_look:  # as in the policy's own digest
+        state.update(b"mirror_look=True")
     return state.hexdigest()[:16]
 
 
@@ -229,14 +239,16 @@ def look(policy: DiffusionPolicy, body: Body, sample: Sample) -> Look:
 
 @contextmanager
 def _grids_of(policy: DiffusionPolicy) -> Iterator[dict[str, Tensor]]:
-    """What the encoder's heads are given inside the `with` block: grids that its answer does not hold."""
+    """What the encoder's heads are given inside the `with` block: grids that its answer does not hold. Of a policy that
+    looks twice (`hmr.mirrored_look`) the first row, the crop itself: places are those of the crop."""
     caught: dict[str, Tensor] = {}
 
     def on_heatmap(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        caught.update(pyramid=inputs[0].float(), heat=output.float())
+        volume = output.float().unflatten(1, (NUM_JOINTS, -1))
+        caught.update(pyramid=inputs[0][:1].float(), heat=volume[:1].logsumexp(dim=2))
 
     def on_mask(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught.update(detail=inputs[0].float())
+        caught.update(detail=inputs[0][:1].float())
 
     handles = [
         policy.encoder.heatmap.register_forward_hook(on_heatmap),

@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from transformers import TrainerCallback
 
 from hmr.body import load_body
@@ -28,6 +28,7 @@ from hmr.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.render.overlay import crop_image, encode_png, montage, overlay, panel, score_color, side_view, zoom
 from hmr.types import BodyParams, Hypotheses, Sample
+from rl.groups import GroupTensors
 from rl.seeding import derive_generator
 from rl.trainer import GroupPreferenceTrainer
 from rl.types import PreferenceGroup
@@ -40,7 +41,7 @@ SIZE = 224  # pixels a view
 
 class HypothesesTable(TrainerCallback):
     """Draws the first `rows` groups of the set whose sample is among `samples` (by id): before training, every `every`
-    steps, and at the end.
+    steps, and at the end. `dataset` is what the trainer learns from; advantages are the ones that it learns from.
 
     Raises ValueError if none is.
     """
@@ -59,6 +60,7 @@ class HypothesesTable(TrainerCallback):
             raise ValueError("no group of the set is of one of the samples given to the table of hypotheses")
         groups = dataset.select(shown).with_format(None)
         self.groups = [PreferenceGroup.from_row(cast(dict[str, Any], group)) for group in groups]
+        self.advantages = cast(GroupTensors, trainer.train_dataset).advantages[shown]
         self.samples = [samples[group.sample_id] for group in self.groups]
         self.trainer, self.out, self.every = trainer, out, every
         self.policy = cast(DiffusionPolicy, trainer.policy)
@@ -78,8 +80,10 @@ class HypothesesTable(TrainerCallback):
             now = [self._first(sample) for sample in self.samples]
         pictures = [
             picture
-            for group, sample, first in zip(self.groups, self.samples, now, strict=True)
-            for picture in self._row(group, sample, first)
+            for group, advantages, sample, first in zip(
+                self.groups, self.advantages, self.samples, now, strict=True
+            )
+            for picture in self._row(group, advantages, sample, first)
         ]
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / f"hypotheses-{state.global_step:06d}.png"
@@ -92,10 +96,13 @@ class HypothesesTable(TrainerCallback):
         return self.policy.sample(self.policy.encode([sample]), 1, generator)[0]
 
     def _row(
-        self, group: PreferenceGroup, sample: Sample, now: Hypotheses
+        self,
+        group: PreferenceGroup,
+        advantages: Float[torch.Tensor, " group"],
+        sample: Sample,
+        now: Hypotheses,
     ) -> list[UInt8[np.ndarray, "height width 3"]]:
         """The panels of one image. A group without a score shows its first hypothesis as best and worst."""
-        advantages = group.advantages().values
         ends = [int(advantages.argmax()), int(advantages.argmin())]
         params = BodyParams.cat([group.hypotheses.params[torch.tensor(ends)], now.params.to("cpu")])
         captions = [*(_told(group, end, float(advantages[end])) for end in ends), "now"]

@@ -18,7 +18,7 @@
 | `weighted`  | -G softmax_i(A / tau) r                        | yes, since L_theta >= 0                     |
 | `quadratic` | -A r + lambda r^2 / 2                          | yes, by -A^2 / (2 lambda)                   |
 | `linear`    | -A r (arXiv 2602.19180)                        | no: A < 0 is ascent without end             |
-| `dpo`       | -log sigma(r_best - r_worst) + log 2, a group  | yes, by -log 2                              |
+| `dpo`       | -log sigma((r_best - r_worst) / 2) + log 2, a group | yes, by -log 2                         |
 | `kto`       | 1/2 - sigma(sign(A) (r - z)), z = max(0, mean r) | yes, by -1/2                              |
 | `sft`       | -G r of the best, 0 for the others             | yes, since L_theta >= 0                     |
 
@@ -29,7 +29,8 @@ averaged over batch, group and steps, masked hypotheses counting as zeros, so th
 one size add up to the large batch.
 
 The last three are the baselines. `dpo` is Diffusion-DPO (arXiv 2311.12908, eq. 14) on the best and the worst of a
-group, ADHMR's recipe (arXiv 2505.10250, section 3.3); `kto` is Diffusion-KTO's utility (arXiv 2404.04465), desirable
+group, ADHMR's loss (arXiv 2505.10250, section 3.3): with its half, as in the code of both, so that a published beta
+is ours; `kto` is Diffusion-KTO's utility (arXiv 2404.04465), desirable
 being better than the group's mean, with KTO's reference point (arXiv 2402.01306, eq. 8) taken over the group and
 without gradient; `sft` imitates the best-scored hypothesis. Equal best or worst ones share their place.
 
@@ -125,9 +126,10 @@ def linear(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSe
 
 
 def dpo(ratio: Ratio, advantages: PerHypothesis, mask: Mask, settings: LossSettings) -> Scalar:
-    """The best of a group against its worst; the hypotheses between teach nothing."""
+    """The best of a group against its worst; the hypotheses between teach nothing. ADHMR's -log sigma(-beta / 2
+    (delta_theta - delta_ref)), delta being the best one's error less the worst one's."""
     best, worst = _extreme(advantages, mask), _extreme(-advantages, mask)
-    margin = torch.einsum("bg,bgk->bk", best - worst, ratio)
+    margin = torch.einsum("bg,bgk->bk", best - worst, ratio) / 2
     differ = (best != worst).any(dim=-1)
     return torch.where(differ[:, None], F.softplus(-margin) - math.log(2), 0.0).mean()
 

@@ -28,6 +28,7 @@ from datasets import Dataset
 
 from hmr.policy import Features
 from hmr.types import Hypotheses, Sample, Scorer
+from rl.fingerprint import scorer_digest
 from rl.groups import REWARDS
 from rl.policy_adapter import AdapterGroup, PolicyAdapter
 from rl.rewards import ScoresInParts
@@ -88,8 +89,8 @@ def build_preferences(
     number of rows that were done since its last call, those of an earlier run included. Returns `out`.
 
     The same arguments give the same bytes, in one go or in several. Raises ValueError if `out` was begun
-    with other arguments or other images, if a group would be too small to compare, or if a score is missing
-    or not finite.
+    with other arguments, another critic (`rl.fingerprint`) or other images, if a group would be too small
+    to compare, or if a score is missing or not finite.
     """
     settings = describe_set(policy, scorer, group_size, seed, shard_rows, noise_scale)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
@@ -120,6 +121,7 @@ def describe_set(
         "shard_rows": shard_rows,
         "noise_scale": noise_scale,
         "scorer": scorer.name,
+        "scorer_digest": scorer_digest(scorer),
         "uses_truth": bool(getattr(scorer, "uses_truth", False)),
         "policy_digest": policy.digest(),
     }

@@ -16,16 +16,19 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hmr.parametrization import geometry_of
 from hmr.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Labelled
+from rl.hmr_scorer import eyes_digest
 
 __all__ = ["Replay", "replay_of"]
 
 ENCODED_AT_ONCE = 64
+EYES = "eyes"  # in the file's metadata
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class Replay:
 
     condition: Float[Tensor, "scenes channels"]
     x0: Float[Tensor, "scenes dim"]
+    eyes: str | None = None  # `rl.hmr_scorer.eyes_digest` of the policy that saw them
 
     def __len__(self) -> int:
         return self.condition.shape[0]
@@ -43,12 +47,13 @@ class Replay:
         return torch.stack([torch.randint(len(self), (), generator=one) for one in generators])
 
     def to(self, device: torch.device) -> Replay:
-        return Replay(self.condition.to(device), self.x0.to(device))
+        return Replay(self.condition.to(device), self.x0.to(device), self.eyes)
 
     def save(self, path: Path) -> None:
         """As safetensors, in one piece."""
         partial = path.with_suffix(".partial")
-        save_file({"condition": self.condition.contiguous(), "x0": self.x0.contiguous()}, partial)
+        told = {EYES: self.eyes} if self.eyes else None
+        save_file({"condition": self.condition.contiguous(), "x0": self.x0.contiguous()}, partial, told)
         partial.replace(path)
 
     @staticmethod
@@ -56,7 +61,9 @@ class Replay:
         """Raises FileNotFoundError if there is no such file."""
         if not path.exists():
             raise FileNotFoundError(f"{path}: there is no such replay_file; rl.replay.Replay.save writes one")
-        return Replay(**load_file(path))
+        with safe_open(path, "pt") as file:
+            eyes = (file.metadata() or {}).get(EYES)
+        return Replay(**load_file(path), eyes=eyes)
 
 
 @torch.no_grad()
@@ -72,7 +79,8 @@ def replay_of(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Replay:
         labelled[start : start + ENCODED_AT_ONCE] for start in range(0, len(labelled), ENCODED_AT_ONCE)
     ]
     condition = [policy.encode([case.sample for case in batch]).condition.cpu() for batch in batches]
-    return Replay(torch.cat(condition), torch.cat([_true_x0(policy, batch).cpu() for batch in batches]))
+    x0 = [_true_x0(policy, batch).cpu() for batch in batches]
+    return Replay(torch.cat(condition), torch.cat(x0), eyes_digest(policy))
 
 
 def _true_x0(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Float[Tensor, "batch dim"]:

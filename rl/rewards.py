@@ -44,21 +44,22 @@ from torch import Tensor
 
 from hmr.body import Body
 from hmr.types import Sample, Scorer
+from rl.advantages import ROUNDING
+from rl.fingerprint import hash_of, scorer_digest
 
 __all__ = ["RewardMix", "ScoresInParts", "load_reward", "reward_name"]
 
 RewardFunction = Callable[..., Sequence[float | None]]
-Scores = list[float | None]
-ROUNDING = 1e-9  # a std below this share of the scores' size is rounding of equal scores
+ScoreList = list[float | None]
 
 
 @runtime_checkable
 class ScoresInParts(Protocol):
     """A scorer whose score is made of several, each kept with the group."""
 
-    def score_parts(self, sample: Sample, hypotheses: Any) -> dict[str, Scores]: ...
+    def score_parts(self, sample: Sample, hypotheses: Any) -> dict[str, ScoreList]: ...
 
-    def combine(self, parts: Mapping[str, Scores]) -> Scores: ...
+    def combine(self, parts: Mapping[str, ScoreList]) -> ScoreList: ...
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,18 @@ class RewardMix:
     def uses_truth(self) -> bool:
         return any(getattr(function, "uses_truth", False) for function in self.reward_funcs)
 
-    def score(self, sample: Sample, hypotheses: Any) -> Scores:
+    def digest(self) -> str:
+        """Of every function's text, the weights and the order of summing."""
+        return hash_of(self.name, [scorer_digest(function) for function in self.reward_funcs])
+
+    def score(self, sample: Sample, hypotheses: Any) -> ScoreList:
         """`hypotheses` are `Hypotheses`, or what a policy of another kind shows (`rl.policy_adapter`).
 
         Raises ValueError where a function gives another number of scores, or one that is not finite.
         """
         return self.combine(self.score_parts(sample, hypotheses))
 
-    def score_parts(self, sample: Sample, hypotheses: Any) -> dict[str, Scores]:
+    def score_parts(self, sample: Sample, hypotheses: Any) -> dict[str, ScoreList]:
         """What each function says, by its name."""
         known = {"sample": sample, "hypotheses": hypotheses}
         if self.body is not None:
@@ -118,7 +123,7 @@ class RewardMix:
             for function in self.reward_funcs
         }
 
-    def combine(self, parts: Mapping[str, Scores]) -> Scores:
+    def combine(self, parts: Mapping[str, ScoreList]) -> ScoreList:
         """One score a hypothesis from those of every function."""
         scores = torch.tensor(
             [[math.nan if s is None else s for s in row] for row in parts.values()], dtype=torch.float64
@@ -179,7 +184,7 @@ def _standardised(scores: Float64[Tensor, "funcs group"]) -> Float64[Tensor, "fu
     return torch.where(std > rounding, centred / std, torch.zeros_like(centred))
 
 
-def _checked(name: str, scores: Sequence[float | None], count: int) -> Scores:
+def _checked(name: str, scores: Sequence[float | None], count: int) -> ScoreList:
     if len(scores) != count:
         raise ValueError(f"{name!r} gave {len(scores)} scores for {count} hypotheses; it must give one each")
     if not all(score is None or math.isfinite(score) for score in scores):

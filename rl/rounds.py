@@ -2,7 +2,8 @@
 
 Offline alignment (arXiv 2602.19180) is one round; many small rounds come near the online extreme, GRPO's loop of
 sample, score, step. Rounds share one budget: each image is sampled and scored once, in the round that it falls to, and
-the optimizer's steps are divided among the rounds: one round and several cost the same and end at the same step.
+the optimizer's steps are divided among the rounds, the first ones taking what does not divide: one round and several
+cost the same and end at the same step.
 
     OUT/round-0/groups     what the round sampled and how it was scored (rl.preferences)
     OUT/round-0/policy     what it ended with, and made_from.json, by which a second run knows it; where asked for by
@@ -27,20 +28,20 @@ from typing import Any, TypeVar, cast
 
 from datasets import Dataset
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from hmr.checkpoint import load_policy
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
+from hmr.resume import label, last_whole_checkpoint, unlabel, was_made_from
 from hmr.types import Sample, Scorer
-from rl.config import GroupPreferenceConfig
+from rl.config import GroupPreferenceConfig, training_fields
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences import build_preferences, load_preferences
-from rl.trainer import GroupPreferenceTrainer, align
+from rl.seeding import derive_seed
+from rl.trainer import GroupPreferenceTrainer, align, check_trainable
 
-__all__ = ["Rounds", "align_in_rounds", "align_once", "kept_policy"]
+__all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "kept_policy"]
 
-MADE_FROM = "made_from.json"
 SHOWN = 4  # images of a table of hypotheses
 Policy = TypeVar("Policy", DiffusionPolicy, PolicyAdapter)
 Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups under other scores
@@ -60,6 +61,15 @@ class Rounds:
         if self.count < 1:
             raise ValueError(f"there must be at least one round, not {self.count}")
 
+    def seed_of(self, number: int) -> int:
+        """Of one round. The first has the run's own; those of the others are no neighbours of it, for seeds are counted
+        up and two runs must not draw the same."""
+        return derive_seed(self.seed, "round", number) if number else self.seed
+
+    def steps_of(self, number: int, steps: int) -> int:
+        """Its share of all steps."""
+        return steps // self.count + (number < steps % self.count)
+
 
 def align_in_rounds(
     policy: Policy,
@@ -76,22 +86,38 @@ def align_in_rounds(
     `alignment`: fields of `GroupPreferenceConfig`, its `max_steps` for all rounds together. `rescore` changes the
     scores before they are learned from, as a control does.
 
-    Raises ValueError for fewer images or steps than rounds, and what `build_preferences` raises.
+    Raises what `checked_alignment` and `build_preferences` raise, the former before anything is sampled.
     """
-    steps = int(alignment.get("max_steps", GroupPreferenceConfig.max_steps))
-    if min(len(samples), steps) < rounds.count:
-        raise ValueError(
-            f"{rounds.count} rounds need as many images and steps, not {len(samples)} and {steps}"
-        )
+    alignment = checked_alignment(policy, alignment, rounds, len(samples))
     for number in range(rounds.count):
-        folder, seed, share = out / f"round-{number}", rounds.seed + number, samples[number :: rounds.count]
+        folder, seed, share = out / f"round-{number}", rounds.seed_of(number), samples[number :: rounds.count]
         groups = _groups(policy, scorer, share, folder, rounds, seed, stage)
         learned_from = rescore(groups, seed) if rescore else groups
-        arguments = {**alignment, "max_steps": steps // rounds.count}
+        arguments = {**alignment, "max_steps": rounds.steps_of(number, alignment["max_steps"])}
         tick = stage(f"round {number}: aligning on {len(groups)} groups", arguments["max_steps"])
         policy = align_once(policy, learned_from, folder / "policy", arguments, seed, tick, share)
     policy.save_pretrained(out)
     return policy
+
+
+def checked_alignment(
+    policy: DiffusionPolicy | PolicyAdapter, alignment: Mapping[str, Any], rounds: Rounds, images: int
+) -> dict[str, Any]:
+    """The training arguments as `align_once` will be given them, looked at before anything has been paid for.
+
+    Raises ValueError for what `training_fields` or `GroupPreferenceConfig` refuses, a `trainable` that the loss does
+    not reach, fewer images or steps than rounds, and evaluation, for which there are no groups.
+    """
+    fields = {"max_steps": GroupPreferenceConfig.max_steps, **training_fields(alignment)}
+    config = _config(policy, fields, "unused", rounds.seed)
+    check_trainable(policy, config.trainable)
+    if config.eval_strategy != "no":
+        raise ValueError(f"eval_strategy must be no, not {fields['eval_strategy']}: no group is held out")
+    if min(images, config.max_steps) < rounds.count:
+        raise ValueError(
+            f"{rounds.count} rounds need as many images and steps, not {images} and {config.max_steps}"
+        )
+    return fields
 
 
 def _groups(
@@ -139,27 +165,45 @@ def align_once(
     Where training arguments give `table_steps`, hypotheses on the first of `samples`, photographs that groups are of,
     are drawn into `folder`. Raises ValueError where there are none, or no bodies to draw.
     """
-    if (kept := kept_policy(policy, groups, folder, alignment)) is not None:
+    if (kept := kept_policy(policy, groups, folder, alignment, seed)) is not None:
         return kept
-    origin = _origin(policy, groups, alignment)
+    alignment = training_fields(alignment)
+    origin = _origin(policy, groups, alignment, seed)
     # named after what it trains: another run's checkpoints in the same folder are not taken up
     trainer = (
         folder / f"trainer-{hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]}"
     )
-    arguments = GroupPreferenceConfig(
-        output_dir=str(trainer),
-        seed=seed,
-        use_cpu=policy.device.type == "cpu",
-        resume_from_checkpoint=get_last_checkpoint(str(trainer)) if trainer.exists() else None,
-        **alignment,
-    )
-    steps = itertools.count(1)
+    checkpoint = last_whole_checkpoint(trainer)
+    arguments = _config(policy, alignment, str(trainer), seed, checkpoint)
+    steps = itertools.count(1 + _step_of(checkpoint))
     watch = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
     aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), watch=watch)
+    unlabel(folder)
     aligned.save_pretrained(folder)
+    label(folder, origin)
     shutil.rmtree(trainer, ignore_errors=True)  # only an interrupted run needs its checkpoints
-    (folder / MADE_FROM).write_text(json.dumps(origin))
     return _load(policy, folder)
+
+
+def _config(
+    policy: DiffusionPolicy | PolicyAdapter,
+    alignment: Mapping[str, Any],
+    folder: str,
+    seed: int,
+    checkpoint: str | None = None,
+) -> GroupPreferenceConfig:
+    return GroupPreferenceConfig(
+        output_dir=folder,
+        seed=seed,
+        use_cpu=policy.device.type == "cpu",
+        resume_from_checkpoint=checkpoint,
+        **alignment,
+    )
+
+
+def _step_of(checkpoint: str | None) -> int:
+    """The step that it was written after: transformers puts it at the end of the name."""
+    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def _table(
@@ -177,28 +221,39 @@ def _table(
     return lambda trainer: HypothesesTable(trainer, shown, groups, out, every)
 
 
-def kept_policy(policy: Policy, groups: Dataset, folder: Path, alignment: Mapping[str, Any]) -> Policy | None:
-    """What an earlier run left in `folder`, if it came of the same policy, groups and settings."""
-    path = folder / MADE_FROM
-    if not path.exists() or json.loads(path.read_text()) != _origin(policy, groups, alignment):
-        return None
-    return _load(policy, folder)
+def kept_policy(
+    policy: Policy, groups: Dataset, folder: Path, alignment: Mapping[str, Any], seed: int | None = None
+) -> Policy | None:
+    """What an earlier run left in `folder`, if it came of the same policy, groups, settings and seed; None for a seed
+    asks for no certain one."""
+    origin = _origin(policy, groups, training_fields(alignment), seed)
+    return _load(policy, folder) if was_made_from(folder, origin) else None
 
 
 def _load(policy: Policy, folder: Path) -> Policy:
-    """What was saved there, as a policy of the same kind."""
+    """What was saved there, as a policy of the same kind in the same place."""
     if not isinstance(policy, PolicyAdapter):
-        return cast(Policy, load_policy(folder))
+        return cast(Policy, load_policy(folder, str(policy.device)))
     policy = copy.deepcopy(policy)
     policy.load_weights(folder)
     return policy
 
 
 def _origin(
-    policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, alignment: Mapping[str, Any]
+    policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, alignment: Mapping[str, Any], seed: int | None
 ) -> dict[str, Any]:
+    """What shapes the weights; a file of scenes by what is in it, wherever it lies."""
+    told = {name: value for name, value in alignment.items() if name != "replay_file"}
+    file = alignment.get("replay_file")
     return {
         "policy": policy.digest(),
         "groups": hashlib.sha256(repr(groups[:]).encode()).hexdigest()[:16],
-        "alignment": dict(alignment),
+        "alignment": told,
+        "replay": _file_digest(file) if file and alignment.get("replay_weight") else None,
+        **({} if seed is None else {"seed": seed}),
     }
+
+
+def _file_digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -13,6 +13,7 @@ import torch
 from hmr.body import Body
 from hmr.metrics import mpjpe_mm
 from hmr.types import Hypotheses, Sample, Truth
+from rl.fingerprint import hash_of
 from rl.seeding import derive_generator
 
 __all__ = ["NoisyTruthScorer", "TruthScorer", "noise_share"]
@@ -41,6 +42,9 @@ class TruthScorer:
     def name(self) -> str:
         return f"truth+{self.noise_mm:g}mm" if self.noise_mm else "truth"
 
+    def digest(self) -> str:
+        return hash_of("truth", self.noise_mm, self.seed)
+
     @torch.no_grad()
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
         joints_cam_m = self.body.joints(hypotheses.params)
@@ -65,6 +69,9 @@ class NoisyTruthScorer:
     @property
     def name(self) -> str:
         return f"noisy-truth:{self.srcc:g}"
+
+    def digest(self) -> str:
+        return hash_of("noisy-truth", self.srcc, self.seed)
 
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
         exact = torch.tensor(self.exact.score(sample, hypotheses), dtype=torch.float64)

@@ -10,10 +10,18 @@ import hashlib
 
 import torch
 
-__all__ = ["derive_generator"]
+__all__ = ["derive_generator", "derive_seed"]
 
 
 def derive_generator(*key: int | str) -> torch.Generator:
     """A CPU generator seeded by the SHA-256 of `key`: equal keys, equal streams, on every machine."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.Generator().manual_seed(int.from_bytes(_digest(key)[:7], "big"))
+
+
+def derive_seed(*key: int | str) -> int:
+    """The same for whoever takes a number: 32 bits, as many as NumPy's generators take."""
+    return int.from_bytes(_digest(key)[:4], "big")
+
+
+def _digest(key: tuple[int | str, ...]) -> bytes:
+    return hashlib.sha256(repr(key).encode()).digest()

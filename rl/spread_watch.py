@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hmr.body import load_body
-from hmr.encoder import read_keypoints
+from hmr.encoder import read_joints
 from hmr.metrics import spread_mm
 from hmr.parametrization import VECTOR_SIZE
 from hmr.policy import DiffusionPolicy, Features
@@ -47,4 +47,4 @@ class SpreadWatch:
 def believed_visible(condition: Float[Tensor, "images channels"]) -> Bool[Tensor, "images 24"]:
     """Joints that the encoder rather sees than not; a condition is its vector, the box, and the regression head's guess
     (`hmr.policy`)."""
-    return read_keypoints(condition[:, : -(BOX_FEATURES + VECTOR_SIZE)])[2] > 0.5
+    return read_joints(condition[:, : -(BOX_FEATURES + VECTOR_SIZE)]).visible > 0.5

@@ -38,6 +38,7 @@ from hmr.policy import DiffusionPolicy
 from rl.config import GroupPreferenceConfig
 from rl.draws import draw_times_and_noise
 from rl.groups import GroupTensors, features_of, tensors_from_preferences
+from rl.hmr_scorer import eyes_digest
 from rl.lora import Adapters
 from rl.losses import LOSSES, log_ratio
 from rl.metrics import step_metrics
@@ -47,7 +48,7 @@ from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_kept
 from rl.spread_watch import SpreadWatch
 from rl.weights import TrainedWeights
 
-__all__ = ["GroupPreferenceTrainer", "align"]
+__all__ = ["GroupPreferenceTrainer", "align", "check_trainable"]
 
 STATE_NAME = "alignment_state.safetensors"
 Policy = TypeVar("Policy", bound=nn.Module)
@@ -90,7 +91,7 @@ class GroupPreferenceTrainer(Trainer):
         self.policy, self._adapters = model, adapters
         self.num_train_timesteps: int = cast(Any, model).config.num_train_timesteps
         self.weights = TrainedWeights(model, args.ema_decay)
-        self.replay = _load_replay(args)
+        self.replay = _load_replay(model, args)
         self.prediction = X0Prediction(model) if args.spread_weight else None
         watch = None if self.is_fsdp_enabled else _spread_watch(model, train_dataset, args)
         if watch is not None:
@@ -114,6 +115,10 @@ class GroupPreferenceTrainer(Trainer):
         with torch.no_grad(), self.weights.as_reference():
             reference_error, before = model(*query), self._predictions(inputs)
         error = model(*query)
+        if model.training and not error.requires_grad:
+            raise ValueError(
+                f"the loss does not depend on trainable {self.args.trainable!r}: it would learn nothing"
+            )
         ratio = log_ratio(error, reference_error, self.args.beta, self.args.trust_region)
         if model.training and self.state.global_step == 0:
             assert not ratio.detach().any(), "policy and reference differ at step 0: is dropout on?"
@@ -322,8 +327,15 @@ def _as_tensors(
     return tensors_from_preferences(policy, dataset, args.advantage_settings())
 
 
-def _load_replay(args: GroupPreferenceConfig) -> Replay | None:
-    return Replay.load(Path(cast(str, args.replay_file))) if args.replay_weight else None
+def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> Replay | None:
+    if not args.replay_weight:
+        return None
+    replay = Replay.load(Path(cast(str, args.replay_file)))
+    if isinstance(policy, DiffusionPolicy) and replay.eyes != (eyes := eyes_digest(policy)):
+        raise ValueError(
+            f"{args.replay_file} holds what the encoder {replay.eyes} saw; this policy's is {eyes}"
+        )
+    return replay
 
 
 def _spread_watch(
@@ -336,16 +348,23 @@ def _spread_watch(
     return SpreadWatch(policy, features_of(shown), len(dataset[0]["scores"]), args.seed)
 
 
-def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> Adapters | None:
-    """Leaves gradients to what is trained alone: the submodule's own parameters, or adapters on it."""
-    trainable = args.trainable
+def check_trainable(policy: nn.Module, trainable: str) -> None:
+    """Raises ValueError unless it names a submodule that the loss reaches: groups hold what the encoder saw and the
+    regression head guessed, so that of a `DiffusionPolicy` only the denoiser learns."""
     children = [name for name, _ in policy.named_modules() if name]
+    if isinstance(policy, DiffusionPolicy):
+        children = [name for name in children if name.partition(".")[0] == "denoiser"]
     if trainable not in children:
         raise ValueError(
-            f"trainable must name a submodule of the policy, such as {children[:5]}, not {trainable!r}"
+            f"trainable must name a submodule of the policy that learns, such as {children[:5]}, not {trainable!r}"
         )
+
+
+def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> Adapters | None:
+    """Leaves gradients to what is trained alone: the submodule's own parameters, or adapters on it."""
+    check_trainable(policy, args.trainable)
     policy.requires_grad_(False)
-    submodule = policy.get_submodule(trainable)
+    submodule = policy.get_submodule(args.trainable)
     adapters = Adapters(submodule, args.lora_rank, args.seed) if args.lora_rank else None
     if adapters is None:
         submodule.requires_grad_(True)

@@ -85,6 +85,22 @@ BAD_WORDS = {
     "an unknown split": (["evaluate", "--split", "moon"], "wild-test"),
     "a config with an unknown key": (["demo", "--config", "bad.yaml"], "group_sise"),
     "no trace": (["trace", "."], "no trace"),
+    "a trace that is none": (["trace", "recording.jsonl"], "recording.jsonl holds no record of a trace"),
+    "a folder for a reply cache": (
+        ["critique", "photo.png", "--reply-cache", "empty"],
+        "--reply-cache takes a file",
+    ),
+    "a folder for a recording": (["explore", "--record", "empty"], "--record takes a file"),
+    "a reply cache in a file": (["explore", "--reply-cache", "text.jpg/c"], "text.jpg is a file"),
+    "a reply cache that cannot be": (
+        ["explore", "--reply-cache", "/proc/c"],
+        "--reply-cache takes a file that can",
+    ),
+    "an unknown tool": (
+        ["critic-eval", "--without-tool", "sextant", "--out", "o"],
+        "its tools are reprojection",
+    ),
+    "a bound that is none": (["critic-eval", "--ucb", "nan", "--out", "o"], "--ucb takes a finite number"),
 }
 
 
@@ -94,6 +110,7 @@ def test_bad_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monkeypa
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.gif").write_text("hello")
+    (tmp_path / "recording.jsonl").write_text('{"recording": 1, "backend": "embedded"}\n')
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     for name in ("a.jpg", "b.png"):
@@ -106,6 +123,25 @@ def test_bad_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monkeypa
     assert code == 2
     assert names in err
     assert "Traceback" not in out + err
+    assert not (tmp_path / "o").exists()
+
+
+WRITERS = (
+    *(f"{name} --out F" for name in ("demo", "explore", "pretrain", "evaluate", "align", "critic-eval", "check-vlm")),
+    "predict photo.png --out F", "critique photo.png --out F", "critique photo.png --out F/below",
+    "tune-critic model --memory m --out F", "explore --memory F", "pretrain --cache F",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WRITERS)
+def test_a_file_in_the_place_of_a_folder_is_named(words, photo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "F").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(monkeypatch, capsys, *words.split())
+    option = words.split()[-2]
+    assert (code, out) == (2, "")
+    assert err == f"meshcritic: {option} takes a folder, new or old, and F is a file\n"
+    assert (tmp_path / "F").read_text() == "mine"
 
 
 def test_predict_writes_what_it_says(photo, policy, tmp_path, monkeypatch, capsys):

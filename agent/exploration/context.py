@@ -68,6 +68,9 @@ class ExplorationState(TypedDict):
     success: bool
     explored: Annotated[int, operator.add]  # cases of this run
     unscored: Annotated[int, operator.add]  # cases that the backend gave no score at all
+    held_up: Annotated[
+        list[str], operator.add
+    ]  # cases that got none when rules were tried or counted on them
     mined: Annotated[list[str], operator.add]  # rule ids
     retired: Annotated[list[str], operator.add]
     admitted: list[str]

@@ -88,7 +88,7 @@ def write_back(state: ExplorationState, runtime: Runtime[ExplorationContext]) ->
     desk = runtime.context.desk
     case, critique = _open_case(desk)
     rest = {"todo": state["todo"][1:], **_home(desk)}
-    if not any(score is not None for score in case.scores):
+    if case.unscored:
         return {**rest, "unscored": 1}
     agent, prototype = desk.seeker, _prototype(case, critique)
     embedding = agent.image_embedder(desk.calibration[case.case_id].sample)
@@ -137,32 +137,39 @@ def admit(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json
     desk.trials = [(labelled, desk.propose(labelled.sample)) for labelled in desk.held_out]
     desk.tried = [_judged(desk.judge, *trial)[0] for trial in desk.trials]
     agent, rules = desk.judge, desk.judge.rules
-    admitted = admit_quarantined(
+    admission = admit_quarantined(
         rules, agent.backend, desk.tried, agent.settings, desk.settings.min_gain, _held_out(desk)
     )
     return {
-        "admitted": [rule.rule_id for rule in admitted],
+        "admitted": [rule.rule_id for rule in admission.rules],
         "retired": retire_fruitless(rules, desk.settings.retirement),
+        "held_up": sorted(admission.unscored),
         "held_out_srcc_before": mean_srcc(desk.tried),
     }
 
 
 def reweigh(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """Fit the weights on every explored case; where that ranks the held-out cases better, the new ones serve."""
+    """Fit the weights on every explored case; where that ranks the held-out cases better, the new ones serve.
+
+    A case without a single score puts it off to a later run, and so does one at the trials before: the fit is of
+    all rules that serve.
+    """
     desk = runtime.context.desk
     agent, rules = desk.judge, desk.judge.rules
     cases = [desk.explored[case_id] for case_id in desk.calibration if case_id in desk.explored]
     step = f"weigh/{_digest([*(case.case_id for case in cases), _held_out(desk)])}"
-    if not cases or rules.is_done(step):
+    if not cases or state["held_up"] or rules.is_done(step):
         return {"reweighed": 0}
     new = fit_and_try(rules, agent.backend, cases, desk.tried, agent.settings, desk.settings.min_gain)
-    judged = recount(list(new.rules.values()), agent.backend, cases, agent.settings)
+    judged = recount(list(new.rules.values()), agent.backend, cases if new.made else [], agent.settings)
+    unscored = new.unscored | {case.case_id for case in judged if case.unscored}
+    if unscored:
+        return {"reweighed": 0, "held_up": sorted(unscored)}
+    made = [rule.rule_id for rule in new.made.values()]
     with rules.transaction():
         new.write(rules)
         for case in judged:
-            used = [rule.rule_id for rule in new.rules.values()]
-            success = _success(case, desk.settings.success_srcc)
-            rules.record_case(f"{case.case_id}/{step}", used, success)
+            rules.recount_case(case.case_id, made, _success(case, desk.settings.success_srcc))
         rules.mark_done(step)
     return {"reweighed": len(new.rules)}
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from agent.redaction import first_line
 from agent.spans import Span, SpanKind
 
 __all__ = ["MLflowExporter"]
@@ -46,8 +47,8 @@ class MLflowExporter:
         try:
             self._experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"MESHCRITIC_MLFLOW: no tracking server at {uri}: {reason}"[:300]) from error
+            reason = f"no tracking server at {uri}: {first_line(error)}"
+            raise ValueError(f"MESHCRITIC_MLFLOW: {reason}"[:300]) from error
         self._mlflow = mlflow
 
     def export(self, case: Span) -> None:

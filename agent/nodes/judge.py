@@ -13,6 +13,7 @@ from agent.context import CritiqueContext
 from agent.judging import score_group
 from agent.panels import sheets, shown_at_once
 from agent.ranking import label_names
+from agent.redaction import reason_of
 from agent.second_look import look_again as look_again_with
 from agent.second_look import score_weighted_consensus
 from agent.state import CritiqueState
@@ -68,16 +69,16 @@ def look_again(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[
 
 
 def _measure_again(state: CritiqueState, context: CritiqueContext) -> dict[str, Any]:
-    """A detector that breaks leaves the doubts to what is known."""
+    """With the agent's own tools; a detector that breaks leaves the doubts to what is known."""
     desk = context.desk
+    tools = {tool.name for tool in desk.tools}
     if state["bought"] or desk.detector is None:
         return {"bought": state["bought"]}
     # as at the first look: a detector may be a user's own model
     try:
-        found = look_again_with(desk.cases[state["case"]], desk.detector, context.settings.seed)
+        found = look_again_with(desk.cases[state["case"]], desk.detector, context.settings.seed, tools)
     except Exception as error:  # noqa: BLE001
-        reason = f"{type(error).__name__}: {error}"[:300]
-        return {"missing": [*state["missing"], {"tool": "second_look", "reason": reason}]}
+        return {"missing": [*state["missing"], {"tool": "second_look", "reason": reason_of(error)}]}
     return {"bought": [dict(vars(item)) for item in found if None not in item.values]}
 
 

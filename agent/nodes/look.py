@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from langgraph.runtime import Runtime
 
 from agent.context import CritiqueContext, Desk
 from agent.panels import draw_views, photo_part
+from agent.redaction import reason_of
 from agent.state import CritiqueState
 from agent.types import Case, CritiqueTool, Evidence, Missing, Need
 from hmr.types import Detection
@@ -49,7 +52,7 @@ def _look(desk: Desk) -> tuple[Detection | None, list[dict[str, str]]]:
     try:
         return desk.detector.look(desk.sample), []
     except Exception as error:  # noqa: BLE001
-        return None, [{"tool": f"detector {desk.detector.name}", "reason": _reason(error)}]
+        return None, [{"tool": f"detector {desk.detector.name}", "reason": reason_of(error)}]
 
 
 def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
@@ -63,20 +66,31 @@ def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) ->
 
 
 def _measure(tool: CritiqueTool, case: Case) -> Evidence | Missing:
-    if unmet := sorted(tool.needs - _given(case.detection)):
-        return Missing(tool.name, f"needs {', '.join(unmet)}")
-    # Tools are plug-ins: whatever one raises costs its own evidence and nothing else.
+    # Tools are plug-ins: whatever one raises or returns costs its own evidence and nothing else.
     try:
-        evidence = tool.measure(case)
+        if unmet := sorted(tool.needs - _given(case.detection)):
+            return Missing(tool.name, f"needs {', '.join(unmet)}")
+        return _checked(_plain(tool.measure(case)), len(case))
     except Exception as error:  # noqa: BLE001
-        return Missing(tool.name, _reason(error))
-    return _checked(evidence, len(case))
+        return Missing(tool.name, reason_of(error))
 
 
 def _given(detection: Detection | None) -> set[Need]:
     if detection is None:
         return set()
     return {"keypoints", "mask"} if detection.joints_root_m is None else {"keypoints", "mask", "joints"}
+
+
+def _plain(evidence: object) -> Evidence:
+    """The evidence as JSON can hold it: numpy's and torch's scalars become floats. Raises TypeError and ValueError."""
+    if not isinstance(evidence, Evidence):
+        raise TypeError(f"a tool gives Evidence, not {type(evidence).__name__}")
+    parts = tuple(map(tuple, evidence.parts))
+    words = (evidence.tool, evidence.metric, evidence.unit, *evidence.sentences, *chain.from_iterable(parts))
+    if wrong := [type(word).__name__ for word in words if not isinstance(word, str)]:
+        raise TypeError(f"names, units, parts and sentences are text, not {wrong[0]}")
+    values = tuple(None if value is None else float(value) for value in evidence.values)
+    return replace(evidence, values=values, parts=parts, sentences=tuple(evidence.sentences))
 
 
 def _checked(evidence: Evidence, count: int) -> Evidence | Missing:
@@ -88,7 +102,3 @@ def _checked(evidence: Evidence, count: int) -> Evidence | Missing:
     if all(value is None for value in evidence.values):
         return Missing(evidence.tool, evidence.sentences[0])
     return evidence
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:300]

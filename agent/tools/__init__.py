@@ -23,6 +23,7 @@ from agent.tools.self_contact import SelfContact
 from agent.tools.shape_prior import ShapePrior
 from agent.tools.silhouette import Silhouette
 from agent.types import CritiqueTool
+from agent.vlm import load_plugin
 
 __all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "load_tools"]
 
@@ -47,7 +48,7 @@ def load_tools(names: Sequence[str] | None = None) -> list[CritiqueTool]:
     """New tools by name, in the order given; without names the built-in ones, then every installed plug-in.
 
     Raises:
-        ValueError: a name is neither built in nor installed, or a plug-in takes a built-in's name.
+        ValueError: a name is neither built in nor installed, or a plug-in takes a built-in's name or cannot be loaded.
     """
     plugins: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if taken := sorted(plugins.keys() & BUILT_IN.keys()):
@@ -58,4 +59,4 @@ def load_tools(names: Sequence[str] | None = None) -> list[CritiqueTool]:
     chosen = allowed if names is None else list(names)
     if unknown := [name for name in chosen if name not in allowed]:
         raise ValueError(f"no tool is called {unknown[0]!r}; the tools are {', '.join(allowed)}")
-    return [BUILT_IN[name]() if name in BUILT_IN else plugins[name].load()() for name in chosen]
+    return [BUILT_IN[name]() if name in BUILT_IN else load_plugin(plugins[name])() for name in chosen]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from agent.redaction import reason_of
 from agent.vlm.embedded import EmbeddedCritic
 from agent.vlm.protocol import (
     Capabilities,
@@ -35,6 +36,7 @@ __all__ = [
     "TextPart",
     "VLMBackend",
     "load_backend",
+    "load_plugin",
 ]
 
 ENTRY_POINT_GROUP = "meshcritic.vlm_backends"
@@ -47,7 +49,7 @@ def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
 
     Other names are looked up among the installed packages' entry points of the group
     `meshcritic.vlm_backends`; the entry point is called with the argument (empty if there is none). Raises
-    ValueError for an unknown name, and for a setting that the backend does not have.
+    ValueError for an unknown name, a plug-in that cannot be loaded, and a setting that the backend does not have.
     """
     name, _, argument = spec.partition(":")
     build = _builder(name, spec)
@@ -67,4 +69,19 @@ def _builder(name: str, spec: str) -> Callable[..., VLMBackend]:
     if name not in plugins:
         there = ", ".join(["embedded", *OWN, *sorted(plugins)])
         raise ValueError(f"no VLM backend {spec!r}; there are: {there}")
-    return plugins[name].load()
+    return load_plugin(plugins[name])
+
+
+def load_plugin(point: EntryPoint) -> Callable[..., Any]:
+    """What an installed package registered, a backend or a critique tool.
+
+    Raises ValueError, naming the plug-in and its package, where that cannot be imported.
+    """
+    try:
+        return point.load()
+    # Somebody else's module: importing it may raise anything, and every command looks for plug-ins.
+    except Exception as error:
+        package = point.dist.name if point.dist else point.module
+        raise ValueError(
+            f"the plug-in {point.name!r} of the installed package {package} cannot be loaded ({reason_of(error)})"
+        ) from error

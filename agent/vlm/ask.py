@@ -9,7 +9,6 @@ a label twice fits never.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,17 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.prompts import load_prompt
-from agent.redaction import redactor
-from agent.vlm.protocol import KeepsAnswers, MalformedReply, Part, Reply, Task, TextPart, VLMBackend
+from agent.redaction import reason_of, told
+from agent.vlm.protocol import (
+    KeepsAnswers,
+    MalformedReply,
+    Part,
+    Reply,
+    Task,
+    TextPart,
+    VLMBackend,
+    checked_reply,
+)
 
 __all__ = ["Answer", "ask", "parse"]
 
@@ -53,14 +61,14 @@ def ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], 
             replies.append({**asked, **_said(reply)})
             value = parse(said, model)
         except MalformedReply as error:
-            reason = str(error)
+            reason = told(str(error))
             attempt = [*parts, TextPart(_repair_request(said, reason))]
             continue
         except _Failed as error:
             replies.append({**asked, "error": str(error)})
             return Answer(None, str(error), tuple(replies))
-        if isinstance(backend, KeepsAnswers) and not reply.cached:
-            backend.keep(parts, schema, seed, reply)
+        if warning := _keep(backend, parts, schema, seed, reply):
+            replies[-1]["warning"] = warning
         return Answer(value, "", tuple(replies))
     return Answer(None, f"malformed after one repair: {reason}"[:300], tuple(replies))
 
@@ -78,12 +86,25 @@ class _Failed(Exception):
 def _generate(backend: VLMBackend, parts: Sequence[Part], schema: dict[str, Any], seed: int) -> Reply:
     # A backend is somebody else's server or plug-in: whatever it raises becomes a reason.
     try:
-        return backend.generate(parts, schema, seed)
+        return checked_reply(backend.generate(parts, schema, seed))
     except MalformedReply:
         raise
     except Exception as error:
-        said = f"{backend.name} failed: {type(error).__name__}: {error}"
-        raise _Failed(redactor(os.environ)(said)[:300]) from error
+        raise _Failed(told(f"{backend.name} failed: {reason_of(error)}")) from error
+
+
+def _keep(backend: VLMBackend, parts: Sequence[Part], schema: dict[str, Any], seed: int, reply: Reply) -> str:
+    """Hands a checked answer to who keeps answers; the reason if it could not be kept, which costs the next run a
+    question and this one nothing.
+    """
+    if not isinstance(backend, KeepsAnswers) or reply.cached:
+        return ""
+    # A full disk, a locked file, or whatever a plug-in's own `keep` may raise.
+    try:
+        backend.keep(parts, schema, seed, reply)
+    except Exception as error:  # noqa: BLE001
+        return told(f"not kept: {reason_of(error)}")
+    return ""
 
 
 def parse(text: str, model: type[M]) -> M:

@@ -24,6 +24,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 
 from agent.exporters import unwatched
+from agent.redaction import first_line
 from agent.vlm.openai import data_url
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply
 from agent.vlm.settings import above_zero, read_settings
@@ -119,6 +120,5 @@ def from_argument(argument: str, **settings: object) -> LangChainBackend:
     try:
         chat = init_chat_model(model, model_provider=provider, **chosen.for_provider())
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"langchain made no {argument}: {reason}"[:300]) from error
+        raise ValueError(f"langchain made no {argument}: {first_line(error)}"[:300]) from error
     return LangChainBackend(chat, argument, provider, chosen)

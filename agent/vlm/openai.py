@@ -161,7 +161,13 @@ def _tokens(answer: Json) -> tuple[int, int]:
 
 def _checked_host(url: str) -> str:
     """Host and port. Raises ValueError, without repeating an address that may hold a secret."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises where it is no number, which no request would get past
+    except ValueError:
+        raise ValueError(
+            "a server's address is http://host:port/v1, and its port a number up to 65535"
+        ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("a server's address is http://host:port/v1 or https://host/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from agent.redaction import writable
+
 __all__ = [
     "Capabilities",
     "DataPart",
@@ -28,6 +30,7 @@ __all__ = [
     "Task",
     "TextPart",
     "VLMBackend",
+    "checked_reply",
 ]
 
 Task = Literal["tag", "score", "reflect", "revise", "mine"]
@@ -106,6 +109,21 @@ class Reply:
 
 class MalformedReply(ValueError):
     """An answer that does not fit the schema it was asked for."""
+
+
+def checked_reply(reply: object) -> Reply:
+    """What a backend returned, as a Reply that can be written down. Raises MalformedReply for anything else."""
+    said = reply.text if isinstance(reply, Reply) else reply
+    if not isinstance(reply, Reply) or not isinstance(said, str):
+        raise MalformedReply(f"the backend gave {type(said).__name__} in place of a Reply with a text")
+    try:
+        ms = float(reply.ms or 0)
+        tokens_in, tokens_out, retries = (
+            int(n or 0) for n in (reply.tokens_in, reply.tokens_out, reply.retries)
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MalformedReply("the Reply's ms, tokens or retries are no numbers") from error
+    return Reply(writable(said), ms, tokens_in, tokens_out, retries, bool(reply.cached))
 
 
 @runtime_checkable

@@ -19,7 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend
+from agent.redaction import writable
+from agent.tracing import end_of_whole_lines
+from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend, checked_reply
 from agent.vlm.wrapper import Wrapper, question_key
 
 __all__ = ["Recorder", "ReplayBackend", "from_argument"]
@@ -43,7 +45,7 @@ class Recorder(Wrapper):
                 raise ValueError(
                     f"{path} holds replies of {head['backend']}, not of {inner.name} {inner.revision}"
                 )
-            os.truncate(path, _end_of_whole_lines(path))
+            os.truncate(path, end_of_whole_lines(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._file = path.open("a", encoding="utf-8")
@@ -60,7 +62,7 @@ class Recorder(Wrapper):
         self._file.close()
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        reply = self.inner.generate(parts, schema, seed)
+        reply = checked_reply(self.inner.generate(parts, schema, seed))
         record = {
             "key": question_key(self.name, self.revision, parts, schema, seed),
             "task": schema["title"],
@@ -75,7 +77,7 @@ class Recorder(Wrapper):
         return reply
 
     def _write(self, record: Json) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.write(writable(json.dumps(record, ensure_ascii=False)) + "\n")
         self._file.flush()
 
 
@@ -117,7 +119,7 @@ def _head(backend: VLMBackend) -> Json:
 
 def _records(path: Path) -> list[Json]:
     """Head and replies; a killed run may have left the last line cut short, and that one is none."""
-    whole = path.read_bytes()[: _end_of_whole_lines(path)]
+    whole = path.read_bytes()[: end_of_whole_lines(path)]
     try:
         records = [json.loads(line) for line in whole.split(b"\n")[:-1]]
         if records[0]["recording"] == FORMAT:
@@ -125,7 +127,3 @@ def _records(path: Path) -> list[Json]:
     except (ValueError, LookupError, TypeError):
         pass
     raise ValueError(f"{path} is not a recording of format {FORMAT}")
-
-
-def _end_of_whole_lines(path: Path) -> int:
-    return path.read_bytes().rfind(b"\n") + 1

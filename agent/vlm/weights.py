@@ -25,6 +25,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from agent.redaction import first_line
+
 __all__ = ["FoundModel", "find_model", "load_processor", "load_weights"]
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a hub's repository
@@ -119,10 +121,9 @@ def _snapshot(name: str, adapter: Path | None) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         whose = f", of which the adapter at {adapter} is" if adapter else ""
         raise FileNotFoundError(
-            f"no model {name!r}{whose}: it is no folder, and the hub did not give it ({reason})"
+            f"no model {name!r}{whose}: it is no folder, and the hub did not give it ({first_line(error)})"
         ) from error
 
 
@@ -149,5 +150,4 @@ def _adapted(model: Any, adapter: Path, trainable: bool) -> Any:
     try:
         return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"the adapter at {adapter} does not fit the model: {reason}") from error
+        raise ValueError(f"the adapter at {adapter} does not fit the model: {first_line(error)}") from error

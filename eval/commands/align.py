@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eval.commands.console import say, stages
-from eval.commands.options import Json, PolicyDir, Seed
+from eval.commands.backend_flags import DryRunFlag, MaxCalls, ReplyCacheFile
+from eval.commands.console import say, say_estimate, stages
+from eval.commands.options import Json, PolicyDir, Seed, a_folder
+
+if TYPE_CHECKING:
+    from eval.alignment import AlignSettings
+    from hmr.policy import DiffusionPolicy
 
 __all__ = ["align"]
 
@@ -17,7 +22,12 @@ DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
 
 
 def align(
-    out: Annotated[Path, typer.Option(help="Folder for the aligned policy and all that led to it.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            callback=a_folder("--out"), help="Folder for the aligned policy and all that led to it."
+        ),
+    ],
     critic: Annotated[
         str,
         typer.Option(
@@ -44,6 +54,9 @@ def align(
     memory: Annotated[
         Path | None, typer.Option(help="An explored memory; default: explore here first.")
     ] = None,
+    dry_run: DryRunFlag = False,
+    max_calls: MaxCalls = None,
+    reply_cache: ReplyCacheFile = None,
     policy: PolicyDir = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -52,19 +65,42 @@ def align(
 
     Example: `meshcritic align --critic embedded --loss clip --rounds 2 --out runs/aligned`
     """
-    from eval.alignment import AlignSettings, read_alignment, run_alignment
-    from eval.settings import read_settings
+    from eval.alignment import AlignSettings
     from hmr.checkpoint import load_policy
     from rl.rounds import Rounds
 
-    # the demo does its few steps again sooner than it would save them; here a killed run goes on
-    default = {**read_settings(DEMO).alignment, "save_strategy": "steps"}
-    alignment = default if config is None else read_alignment(config)
-    if loss is not None:
-        alignment["loss_type"] = loss
-    plan = Rounds(rounds, group_size, seed)
-    settings = AlignSettings(critic, images, calibration, plan, alignment, motion, memory)
-    base = load_policy(policy)
+    settings = AlignSettings(
+        critic, images, calibration, Rounds(rounds, group_size, seed), _training(config, loss), motion, memory,
+        max_calls=max_calls, reply_cache=reply_cache,
+    )  # fmt: skip
+    if dry_run:
+        _estimate(load_policy(policy), settings, as_json)
+    else:
+        _align(load_policy(policy), settings, out, as_json)
+
+
+def _training(config: Path | None, loss: str | None) -> dict[str, Any]:
+    from eval.alignment import read_alignment
+    from eval.settings import read_settings
+
+    if config is not None:
+        alignment = read_alignment(config)
+    else:  # the demo does its few steps again sooner than it would save them; here a killed run goes on
+        alignment = {**read_settings(DEMO).alignment, "save_strategy": "steps"}
+    return alignment if loss is None else {**alignment, "loss_type": loss}
+
+
+def _estimate(base: DiffusionPolicy, settings: AlignSettings, as_json: bool) -> None:
+    from eval.alignment import count_calls
+
+    with stages() as stage:
+        asked = count_calls(base, settings, stage, workers=os.cpu_count() or 1)
+    say_estimate(asked, as_json)
+
+
+def _align(base: DiffusionPolicy, settings: AlignSettings, out: Path, as_json: bool) -> None:
+    from eval.alignment import run_alignment
+
     with stages() as stage:
         aligned = run_alignment(base, settings, out, stage, workers=os.cpu_count() or 1)
     if as_json:

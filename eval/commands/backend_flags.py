@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from eval.commands.options import a_file
+
 __all__ = ["BackendSet", "BackendSpec", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile"]
 
 BackendSpec = Annotated[
@@ -29,9 +31,18 @@ MaxCalls = Annotated[
     typer.Option("--max-calls", min=0, help="Never make more requests; what is left gets no score."),
 ]
 Record = Annotated[
-    Path | None, typer.Option("--record", help="Write every reply to this file, for --backend replay:FILE.")
+    Path | None,
+    typer.Option(
+        "--record",
+        callback=a_file("--record"),
+        help="Write every reply to this file, for --backend replay:FILE.",
+    ),
 ]
 ReplyCacheFile = Annotated[
     Path | None,
-    typer.Option("--reply-cache", help="Keep answers in this file and ask only for what is missing."),
+    typer.Option(
+        "--reply-cache",
+        callback=a_file("--reply-cache"),
+        help="Keep answers in this file and ask only for what is missing.",
+    ),
 ]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +11,13 @@ import typer
 
 from eval.commands.backend_flags import BackendSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import console, say, say_estimate, stages
-from eval.commands.options import Json, PolicyDir
+from eval.commands.judge import judging_agent
+from eval.commands.options import Json, PolicyDir, a_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from agent.agent import CritiqueAgent
-    from agent.vlm import VLMBackend
     from eval.planted_faults import FaultReport, Judged, PlantedGroup
 
 __all__ = ["check_vlm"]
@@ -34,7 +32,11 @@ def check_vlm(
         str, typer.Option(help="separate: a picture a hypothesis; montage: sheets of six.")
     ] = "separate",
     out: Annotated[
-        Path | None, typer.Option(help="Folder for a sheet of pictures a scene, the trace and the answers.")
+        Path | None,
+        typer.Option(
+            callback=a_folder("--out"),
+            help="Folder for a sheet of pictures a scene, the trace and the answers.",
+        ),
     ] = None,
     memory: Annotated[
         Path | None,
@@ -52,15 +54,21 @@ def check_vlm(
 
     Example: `meshcritic check-vlm openai:qwen3-vl@http://localhost:8000/v1 --scenes 12 --out runs/check`
     """
+    from agent.context import CritiqueSettings
     from agent.many import critique_many
     from eval.backend_options import BackendOptions, opened_backend
     from eval.planted_faults import Judged, planted_groups, report
     from hmr.body import load_body
+    from hmr.checkpoint import load_policy
 
     trace = out / "trace.jsonl" if out and not dry_run else None
     asked = BackendOptions(spec, settings or (), dry_run, max_calls, record, reply_cache)
-    with opened_backend(asked) as opened, _agent(opened.backend, pictures, memory, policy, trace) as agent:
-        groups = planted_groups(load_body(), scenes)
+    shown, body = CritiqueSettings(pictures=pictures), load_body()
+    with (
+        opened_backend(asked) as opened,
+        judging_agent(load_policy(policy), body, opened.backend, memory, trace, settings=shown) as agent,
+    ):
+        groups = planted_groups(body, scenes)
         judged: list[Judged] = []
         with stages() as stage:
             tick = stage("judging", len(groups))
@@ -80,31 +88,6 @@ def check_vlm(
         print(whole)
     else:
         _say(found, judged)
-
-
-@contextmanager
-def _agent(
-    backend: VLMBackend, pictures: str, memory: Path | None, policy: Path | None, trace: Path | None
-) -> Iterator[CritiqueAgent]:
-    """The default agent about the shipped body; without a memory, on the seed rules alone."""
-    import tempfile
-
-    from agent.context import CritiqueSettings
-    from agent.default import default_agent, open_default_memory
-    from agent.tracing import Trace
-    from hmr.body import load_body
-    from hmr.checkpoint import load_policy
-
-    model = load_policy(policy)
-    settings = CritiqueSettings(pictures=pictures)
-    with (
-        tempfile.TemporaryDirectory() as fresh,
-        Trace(trace) as records,
-        open_default_memory(memory or Path(fresh), model, frozen=memory is not None) as opened,
-    ):
-        yield replace(
-            default_agent(model, load_body(), opened, settings=settings, trace=records), backend=backend
-        )
 
 
 def _save(

@@ -7,15 +7,16 @@ import os
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
-from eval.commands.console import console, say, stages
-from eval.commands.options import Json, Out, PolicyDir, Seed
+from eval.commands.console import console, say, say_estimate, stages
+from eval.commands.options import Json, Out, PolicyDir, Seed, Ucb
 
 if TYPE_CHECKING:
+    from agent.vlm.dry_run import DryRun
     from eval.backend_options import BackendOptions
     from eval.critic_eval import CriticEval, CriticEvalSettings
 
@@ -44,6 +45,7 @@ def critic_eval(
     memory: Annotated[
         Path | None, typer.Option(help="An explored memory; default: explore here first.")
     ] = None,
+    ucb: Ucb = 0.5,
     backend: BackendSpec = "embedded",
     settings: BackendSet = None,
     dry_run: DryRunFlag = False,
@@ -64,14 +66,14 @@ def critic_eval(
     from eval.critic_variants import AgentVariant
 
     handicap = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
-    asked = CriticEvalSettings(critic, handicap, images, samples, calibration, seed, motion, memory)
+    asked = CriticEvalSettings(critic, handicap, images, samples, calibration, seed, motion, memory, ucb)
     options = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
-    found, account = _run(asked, options, policy, out)
-    if account is not None:
-        print(json.dumps({"dry_run": account}) if as_json else _estimate(account))
+    found, counted = _run(asked, options, policy, out)
+    if counted:
+        say_estimate(counted, as_json)
         return
     if as_json:
-        facts = {"images": images, "samples": samples, "seed": seed, "backend": backend}
+        facts = {"images": images, "samples": samples, "seed": seed, "backend": backend, "ucb": ucb}
         facts["motion"] = motion.name if motion else None
         print(json.dumps({**found.to_json(), **facts}))
         return
@@ -83,8 +85,8 @@ def critic_eval(
 
 def _run(
     asked: CriticEvalSettings, options: BackendOptions, policy: Path | None, out: Path
-) -> tuple[CriticEval, dict[str, Any] | None]:
-    """The figures, and the account of a dry run, whose memories are thrown away with their folder."""
+) -> tuple[CriticEval, DryRun | None]:
+    """The figures, and the books of a dry run, whose memories are thrown away with their folder."""
     from eval.backend_options import opened_backend
     from eval.critic_eval import critic_eval as run
     from hmr.checkpoint import load_policy
@@ -95,15 +97,7 @@ def _run(
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stage = stack.enter_context(stages())
         found = run(load_policy(policy), opened.backend, asked, out, stage, workers=os.cpu_count() or 1)
-        return found, opened.dry_run.as_json() if opened.dry_run else None
-
-
-def _estimate(account: dict[str, Any]) -> str:
-    return (
-        f"{account['backend']} would be asked up to {account['calls']} times with {account['images']} images, about "
-        f"{account['tokens_in']:,} tokens in and {account['tokens_out']:,} out, by {account['sends_to']}; "
-        "nothing has been sent"
-    )
+        return found, opened.dry_run
 
 
 def _words(text: str | None) -> list[str]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +11,11 @@ import typer
 
 from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import say, say_estimate
+from eval.commands.judge import judging_agent
 from eval.commands.options import Anyway, BodyFile, Boxes, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
-    from agent.agent import CritiqueAgent
     from agent.types import GroupCritique
-    from agent.vlm import VLMBackend
     from eval.photos import Person
     from hmr.body import Body
     from hmr.policy import DiffusionPolicy
@@ -74,7 +71,7 @@ def critique(
         else:
             people = _posed_people(photo, model, eyes, box or [], anyway, samples, seed)
         trace = None if dry_run else out / "trace.jsonl"
-        with _agent_about(model, skin, eyes, opened.backend, memory, trace) as agent:
+        with judging_agent(model, skin, opened.backend, memory, trace, detector=eyes) as agent:
             verdicts = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))
         if opened.dry_run:
             say_estimate(opened.dry_run, as_json)
@@ -105,30 +102,6 @@ def _posed_people(
     for sentence in refusals:
         say(sentence)
     return sample_people(found, opened, model, samples, seed)
-
-
-@contextmanager
-def _agent_about(
-    model: DiffusionPolicy,
-    body: Body,
-    detector: Detector,
-    backend: VLMBackend,
-    memory: Path | None,
-    trace: Path | None,
-) -> Iterator[CritiqueAgent]:
-    """The default agent with other eyes and another judge; without a memory, on the seed rules alone."""
-    import tempfile
-
-    from agent.default import default_agent, open_default_memory
-    from agent.tracing import Trace
-
-    with (
-        tempfile.TemporaryDirectory() as fresh,
-        Trace(trace) as records,
-        open_default_memory(memory or Path(fresh), model, frozen=memory is not None) as opened,
-    ):
-        agent = default_agent(model, body, opened, trace=records)
-        yield replace(agent, backend=backend, detector=detector)
 
 
 def _answers(

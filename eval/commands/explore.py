@@ -15,7 +15,7 @@ import typer
 
 from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import say, say_estimate, stages
-from eval.commands.options import Json, Out, PolicyDir, Seed
+from eval.commands.options import Json, Out, PolicyDir, Seed, Ucb, a_folder
 
 __all__ = ["explore"]
 
@@ -23,12 +23,16 @@ __all__ = ["explore"]
 def explore(
     memory: Annotated[
         Path | None,
-        typer.Option(help="The folder of the memory, made where there is none; default: OUT/memory."),
+        typer.Option(
+            callback=a_folder("--memory"),
+            help="The folder of the memory, made where there is none; default: OUT/memory.",
+        ),
     ] = None,
     images: Annotated[
         int, typer.Option(min=4, help="Of lab-calibration: half are explored, a quarter admit rules.")
     ] = 128,
     samples: Annotated[int, typer.Option(min=3, help="Hypotheses a group.")] = 20,
+    ucb: Ucb = 0.5,
     backend: BackendSpec = "embedded",
     settings: BackendSet = None,
     dry_run: DryRunFlag = False,
@@ -57,7 +61,7 @@ def explore(
             found = explore_lab(
                 load_policy(policy),
                 opened.backend,
-                ExploreSettings(images, samples, seed),
+                ExploreSettings(images, samples, seed, ucb),
                 folder,
                 filled,
                 stage,

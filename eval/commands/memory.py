@@ -192,13 +192,11 @@ def merge(
 
     Example: `meshcritic memory merge runs/demo/memory runs/other/memory --keep-states`
     """
-    from memory.exchange import snapshot
-    from memory.folder import open_stored
+    from memory.exchange import read_memory
 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no memory here")
-    with open_stored(other) as store:
-        document = snapshot(store)
+    document = read_memory(other)
     source = "/".join(other.resolve().parts[-2:])
     _absorb(folder, document, source, keep_states, without_prototypes, similarity, text_embedder, as_json)
 

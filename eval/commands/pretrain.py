@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from eval.commands.console import say, stages
-from eval.commands.options import Out
+from eval.commands.options import Out, a_folder
 
 __all__ = ["pretrain"]
 
@@ -20,7 +20,9 @@ def pretrain(
         Path | None, typer.Option("--from", help="A checkpoint folder to go on from; default: from scratch.")
     ] = None,
     out: Out = Path("runs/pretrain"),
-    cache: Annotated[Path, typer.Option(help="Where training crops are kept.")] = Path("runs/cache"),
+    cache: Annotated[
+        Path, typer.Option(callback=a_folder("--cache"), help="Where training crops are kept.")
+    ] = Path("runs/cache"),
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw scenes.")] = 2,
 ) -> None:
     """Train a policy on labelled lab scenes; goes on from its last checkpoint.

@@ -12,7 +12,7 @@ import typer
 
 from eval.commands.backend_flags import BackendSet
 from eval.commands.console import say, stages
-from eval.commands.options import Json, PolicyDir, Seed
+from eval.commands.options import Json, PolicyDir, Seed, a_folder
 
 if TYPE_CHECKING:
     from rl.critic_tuning.conversations import Extent
@@ -31,9 +31,10 @@ def tune_critic(
     memory: Annotated[
         Path, typer.Option(help="An explored memory, such as runs/demo/memory: its cases teach.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the adapters and all that led to them.")] = Path(
-        "runs/critic"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(callback=a_folder("--out"), help="Folder for the adapters and all that led to them."),
+    ] = Path("runs/critic"),
     stage: Annotated[str, typer.Option(help="sft (true answers), grpo (rewards), both.")] = "both",
     config: Annotated[
         Path | None,

@@ -35,11 +35,11 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import AutoConfig, PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from agent.vlm.local import room
 from agent.vlm.weights import FoundModel, find_model, load_processor, load_weights
 from hmr.progress import Stage
+from hmr.resume import label, last_whole_checkpoint, was_made_from
 from rl.critic_tuning.config import TuningSettings
 from rl.critic_tuning.conversations import Extent
 from rl.critic_tuning.reward import spearman_reward, well_formed
@@ -47,7 +47,7 @@ from rl.critic_tuning.reward import spearman_reward, well_formed
 __all__ = ["CriticTuning"]
 
 REPLY_TOKENS = 256  # TRL's own max_completion_length
-MADE_FROM, LOG = "made_from.json", "log.json"
+LOG = "log.json"
 TOLD = ("loss", "mean_token_accuracy", "reward", "rewards/well_formed/mean", "frac_reward_zero_std")
 Reward = Callable[..., list[float | None]]
 
@@ -98,11 +98,11 @@ class CriticTuning:
 
     def _stage(self, name: str, found: FoundModel) -> None:
         folder, origin = self.out / name, self._origin(name, found)
-        if _is_done(folder, origin):
+        if was_made_from(folder, origin):
             self.say(f"{name}: done by an earlier run, {folder}")
             return
         work = self.out / f"{name}-{hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:12]}"
-        checkpoint = get_last_checkpoint(str(work)) if work.is_dir() else None
+        checkpoint = last_whole_checkpoint(work)
         if checkpoint:
             self.say(f"{name}: taken up at {Path(checkpoint).name.replace('-', ' ')}")
         with warnings.catch_warnings():
@@ -183,11 +183,6 @@ class CriticTuning:
         }
 
 
-def _is_done(folder: Path, origin: Mapping[str, Any]) -> bool:
-    path = folder / MADE_FROM
-    return path.is_file() and json.loads(path.read_text()) == json.loads(json.dumps(origin))
-
-
 def _save(trainer: Any, folder: Path, origin: Mapping[str, Any], base: str) -> None:
     """In one piece: a folder of this name is a finished stage."""
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -196,7 +191,7 @@ def _save(trainer: Any, folder: Path, origin: Mapping[str, Any], base: str) -> N
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial, selected_adapters=["default"])
     (partial / LOG).write_text(json.dumps(trainer.state.log_history, indent=1))
-    (partial / MADE_FROM).write_text(json.dumps(origin, indent=1))
+    label(partial, origin)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

@@ -132,6 +132,12 @@ def scoring(change: Callable[[dict], Any]) -> Act:
     return saying(text)
 
 
+def half_a_pair(handler: Handler, question: dict) -> None:
+    """A fitting answer with one half of a surrogate pair around and within it, as a cut stream of tokens leaves it."""
+    fits = json.dumps(fitting(question)).replace("said of", "said \ud83d of")
+    handler.send(completion(f"\ud83d {fits}"))
+
+
 def body(raw: bytes, **how: Any) -> Act:
     return lambda handler, question: handler.send(raw, **how)
 

@@ -1,6 +1,7 @@
 """What counts as an answer: JSON inside whatever a model says about it, checked, repaired once, never guessed."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -16,7 +17,7 @@ MODEL = keyed_by_label("score", Verdict, ["A", "B"])
 class Says:
     name, revision, capabilities = "says", "1", Capabilities()
 
-    def __init__(self, *texts: str | Exception) -> None:
+    def __init__(self, *texts: object) -> None:
         self.texts, self.asked, self.kept = list(texts), [], []
 
     def generate(self, parts, schema, seed):
@@ -24,7 +25,7 @@ class Says:
         said = self.texts.pop(0) if len(self.texts) > 1 else self.texts[0]
         if isinstance(said, Exception):
             raise said
-        return Reply(said)
+        return Reply(said) if isinstance(said, str) else said
 
     def keep(self, parts, schema, seed, reply):
         self.kept.append((list(parts), reply.text))
@@ -40,6 +41,7 @@ IN_PROSE = {
     "fenced": f"```json\n{FITS}\n```",
     "in prose": f"Looking at {{the panels}}, I would say:\n{FITS}\nI hope this helps {{:",
     "after a draft": f"<think>{OTHER}</think>{FITS}",
+    "beside half a surrogate pair": f"\ud83d {FITS}",
 }
 
 
@@ -66,6 +68,8 @@ BAD = {
     "a list": f"[{FITS[1:-1]}]",
     "nested too deep": '{"A":' * 100_000,
     "nothing": "",
+    "half a surrogate pair": "\ud83d",
+    "half a pair, escaped": FITS.replace("left arm", "\\ud83d"),
 }
 
 
@@ -74,7 +78,8 @@ def test_what_does_not_fit_becomes_no_number(text):
     values, answer = scores(Says(text))
     assert values is None
     assert answer.reason.startswith("malformed after one repair: ")
-    assert [reply["text"] for reply in answer.replies] == [text, text]
+    written = text.replace("\ud83d", "?")  # UTF-8 has no half of a pair
+    assert [reply["text"] for reply in answer.replies] == [written, written]
 
 
 def test_an_answer_without_text_is_worth_the_repair():
@@ -90,6 +95,55 @@ def test_an_error_is_not_asked_again_and_leaves_its_reason_in_the_trace():
     assert len(backend.asked) == 1
     assert answer.reason == "says failed: ConnectionError: gone"
     assert answer.replies[-1]["error"] == answer.reason
+
+
+def no_text(text: object, **costs: object) -> Reply:
+    """As a plug-in makes it, whose types nobody checks."""
+    reply = Reply("")
+    for name, value in {"text": text, **costs}.items():
+        object.__setattr__(reply, name, value)
+    return reply
+
+
+NO_REPLIES = {
+    "no text": (no_text(None), "NoneType in place of a Reply with a text"),
+    "bytes": (no_text(FITS.encode()), "bytes in place of"),
+    "nothing": (None, "NoneType in place of"),
+    "a dict": ({"text": FITS}, "dict in place of"),
+    "costs in words": (no_text(FITS, ms="long"), "no numbers"),
+}
+
+
+@pytest.mark.parametrize(("said", "reason"), NO_REPLIES.values(), ids=NO_REPLIES)
+def test_what_is_no_reply_is_a_reason_and_worth_the_repair(said, reason):
+    values, answer = scores(Says(said))
+    assert values is None
+    assert reason in answer.reason
+    assert scores(Says(said, FITS))[0] == [61.5, 0.0]
+
+
+def test_costs_that_a_backend_does_not_know_are_none():
+    _, answer = scores(Says(no_text(FITS, ms=None, tokens_in=None)))
+    assert (answer.replies[0]["ms"], answer.replies[0]["tokens"]) == (0, [0, 0])
+
+
+def test_an_answer_that_cannot_be_kept_counts_with_a_warning():
+    class Full(Says):
+        def keep(self, parts, schema, seed, reply):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    values, answer = scores(Full(FITS))
+    assert values == [61.5, 0.0]
+    assert answer.replies[0]["warning"] == "not kept: OperationalError: database or disk is full"
+
+
+def test_what_was_wrong_with_a_reply_is_cleaned_before_it_becomes_a_reason(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "canary-0123456789")
+    _, answer = scores(Says(MalformedReply("the provider says: canary-0123456789")))
+    assert answer.reason == "malformed after one repair: the provider says: [key]"
+    # a model's own words reach the reason as the names of labels that nobody asked for
+    _, answer = scores(Says(FITS[:-1] + ', "canary-0123456789": 1}'))
+    assert "canary" not in answer.reason
 
 
 def test_a_repaired_answer_is_kept_under_the_question_first_asked():

@@ -9,11 +9,11 @@ import pytest
 from langgraph.errors import GraphRecursionError
 
 from agent.exploration.graph import recursion_limit
-from agent.explore import ExplorationSettings, explore
+from agent.explore import ExplorationReport, ExplorationSettings, explore
 from agent.seed_rules import load_seed_rules
 from agent.tracing import Trace
 from eval.trace_view import read_case, show_case
-from memory.exchange import MemoryDocument, snapshot
+from memory.exchange import MemoryDocument, read_document, snapshot, write_document
 from memory.prototypes import PrototypeMemory
 from memory.retirement import RetirementPolicy
 from memory.rules import RuleMemory
@@ -37,6 +37,40 @@ class Failing(Miner):
         if schema["title"] == self.task:
             raise ConnectionError("no answer")
         return super().generate(parts, schema, seed)
+
+
+class Fails(Miner):
+    """A server that answers so many questions of one task, and then no more of them."""
+
+    def __init__(self, task: str, after: int) -> None:
+        self.task, self.left = task, after
+
+    def generate(self, parts, schema, seed):
+        self.left -= schema["title"] == self.task
+        if self.left < 0 and schema["title"] == self.task:
+            raise ConnectionError("no answer")
+        return super().generate(parts, schema, seed)
+
+
+class Counts(Miner):
+    """How many questions of one task it was asked."""
+
+    def __init__(self, task: str) -> None:
+        self.task, self.asked = task, 0
+
+    def generate(self, parts, schema, seed):
+        self.asked += schema["title"] == self.task
+        return super().generate(parts, schema, seed)
+
+
+def judge_with(backend: Miner, folder: Path) -> ExplorationReport:
+    """`exploration_run.run` with another backend."""
+    with MemoryStore(folder / "memory.sqlite") as store:
+        rules = RuleMemory(store, HashEmbedder())
+        rules.add(load_seed_rules())
+        prototypes = PrototypeMemory(store, MeanColor.dim, MeanColor.name, 3)
+        agent = make_agent(backend, rules=rules, prototypes=prototypes)
+        return explore(agent, exploration_run.CASES, HELD_OUT, propose, exploration_run.SETTINGS)
 
 
 def content(folder: Path) -> MemoryDocument:
@@ -98,6 +132,23 @@ def test_every_rule_that_changed_its_state_says_why(tmp_path):
     new = [item for item in kept.values() if item.history[0].reason.startswith("made from")]
     assert len(new) == report.reweighed - sum(len(item.history) == 1 for item in kept.values())
     assert all(item.rule.uses == len(exploration_run.CASES) for item in new)
+
+
+def test_judging_again_for_new_weights_counts_no_case_twice(tmp_path):
+    """A rule whose fitted weight stays what it was is the same rule, and has its record."""
+    exploration_run.run(tmp_path)
+    document = content(tmp_path)
+    assert len(document.cases) == len(exploration_run.CASES)
+    assert all(kept.rule.uses <= len(exploration_run.CASES) for kept in document.rules)
+    assert any(case.recounts for case in document.cases)
+
+
+def test_what_is_kept_of_a_case_passes_the_checks_of_an_import(tmp_path):
+    exploration_run.run(tmp_path)
+    document = content(tmp_path)
+    assert all(case.judged for case in document.cases)
+    write_document(document, tmp_path / "memory.json")
+    assert read_document(tmp_path / "memory.json") == document
 
 
 def test_an_interrupted_exploration_ends_as_an_uninterrupted_one(tmp_path):
@@ -168,6 +219,38 @@ def test_a_case_without_a_score_is_held_against_nobody():
     assert not any(rule.uses for rule in agent.rules.all())
     again = explore(make_agent(rules=agent.rules, prototypes=agent.prototypes), CASES, [], propose)
     assert (again.cases, again.unscored) == (3, 0)
+
+
+@pytest.fixture
+def whole(tmp_path) -> tuple[MemoryDocument, dict[str, int]]:
+    """An exploration without an outage, and after how many questions one would hit which of its last steps."""
+    backend, explored = Counts("score"), Counts("score")
+    judge_with(backend, tmp_path / "whole")
+    explore(make_agent(explored), exploration_run.CASES, [], propose, ExplorationSettings(batch=2))
+    case = make_agent().settings.permutations
+    held_out = case * len(HELD_OUT)
+    before = {  # a pass over the held-out cases: judged whole, without the rules in quarantine, with the first
+        "the baseline": explored.asked + held_out,
+        "a trial": explored.asked + 2 * held_out,
+        "the last case of the recount": backend.asked - held_out - case,
+    }
+    return content(tmp_path / "whole"), before
+
+
+@pytest.mark.parametrize("step", ["the baseline", "a trial", "the last case of the recount"])
+def test_an_outage_at_the_end_is_no_measurement_and_a_later_run_makes_up_for_it(tmp_path, whole, step):
+    undisturbed, before = whole
+    report = judge_with(Fails("score", before[step]), tmp_path / "cut")
+    assert report.unscored > 0
+    assert report.reweighed == 0
+    cut = content(tmp_path / "cut")
+    assert not any(done.startswith("weigh/") for done in cut.steps)
+    histories = {kept.rule.rule_id: kept.history for kept in undisturbed.rules}
+    for kept in cut.rules:  # what was measured before the outage stands, and nothing else was written
+        assert kept.history == histories[kept.rule.rule_id][: len(kept.history)]
+    again = judge_with(Miner(), tmp_path / "cut")
+    assert (again.unscored, again.skipped) == (0, len(exploration_run.CASES))
+    assert again.reweighed > 0
 
 
 def test_a_miner_that_failed_is_asked_again():

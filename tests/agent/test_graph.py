@@ -79,17 +79,31 @@ class Broken:
 
 
 class Lying:
-    """Gives a value for every hypothesis but one, and NaN besides."""
+    """Gives these values, and whatever else is to be wrong, as a plug-in does whose types nobody checks."""
 
     name = "lying"
     needs = frozenset()
 
-    def __init__(self, values: tuple) -> None:
-        self.values = values
+    def __init__(self, values: object, **wrong: object) -> None:
+        self.values, self.wrong = values, wrong
 
-    def measure(self, case: Case) -> Evidence:
-        count = len(self.values)
-        return Evidence("lying", "lies_mm", "mm", self.values, ((),) * count, ("",) * count)
+    def measure(self, case: Case):
+        evidence = Evidence("lying", "lies_mm", "mm", (1.0,) * GROUP, ((),) * GROUP, ("",) * GROUP)
+        for name, value in {"values": self.values, **self.wrong}.items():
+            object.__setattr__(evidence, name, value)
+        return evidence
+
+
+class Returning:
+    """Measures what it is told to, and needs what nobody can give it."""
+
+    name = "returning"
+
+    def __init__(self, found: object, needs: object = frozenset()) -> None:
+        self.found, self.needs = found, needs
+
+    def measure(self, case: Case):
+        return self.found
 
 
 @pytest.fixture
@@ -133,7 +147,12 @@ def test_a_reflection_that_never_ends_is_ended_by_the_budget(trace, records):
 
 
 def test_a_doubt_buys_evidence_once_and_the_revision_says_what(trace, records):
-    agent = make_agent(Doubter(), trace=trace, settings=CritiqueSettings(view_size_px=64, max_revisions=2))
+    agent = make_agent(
+        Doubter(),
+        load_tools([*TOOLS, "keypoint_layout", "pose_reading"]),
+        trace=trace,
+        settings=CritiqueSettings(view_size_px=64, max_revisions=2),
+    )
     critique = agent.critique(sample(), group(spoiled_group()))
     bought = ("reprojection_percent_of_box", "layout_percent_of_box", "pose_reading_mm")
     looked = [item.metric for item in critique.evidence if item.tool == "second_look"]
@@ -141,6 +160,16 @@ def test_a_doubt_buys_evidence_once_and_the_revision_says_what(trace, records):
     assert {revision.looked_at for revision in critique.revisions} == {tuple(looked)}
     asked = [record for record in records() if record["node"] == "look_again"]
     assert len({json.dumps(record["outputs"]["bought"]) for record in asked}) == 1
+
+
+def test_a_revision_shows_nothing_that_the_agent_has_no_tool_for():
+    backend = Scripted(reflect=[json.dumps({label: {"doubt": True, "reason": ""} for label in "ABCDEF"})])
+    critique = make_agent(backend, load_tools(["group_consensus", "silhouette"])).critique(
+        sample(), group(spoiled_group())
+    )
+    told = next(parts for task, parts in backend.asked if task == "revise")
+    (shown,) = [part.data for part in told if getattr(part, "name", "") == "second_look"]
+    assert list(shown) == list(critique.revisions[0].looked_at) == ["score_weighted_consensus_mm"]
 
 
 def test_no_doubt_buys_nothing():
@@ -200,6 +229,14 @@ def test_equal_calls_give_equal_verdicts():
         (Broken(), "RuntimeError: out of order"),
         (Lying((1.0,) * (GROUP - 1)), f"gave {GROUP - 1} values for {GROUP} hypotheses"),
         (Lying((float("nan"),) * GROUP), "gave a value that is not a finite number"),
+        (Lying(("far",) * GROUP), "ValueError: could not convert string to float: 'far'"),
+        (Lying(None), "TypeError: 'NoneType' object is not iterable"),
+        (
+            Lying((1.0,) * GROUP, sentences=(None,) * GROUP),
+            "TypeError: names, units, parts and sentences are text, not NoneType",
+        ),
+        (Returning(None), "TypeError: a tool gives Evidence, not NoneType"),
+        (Returning([1.0] * GROUP), "TypeError: a tool gives Evidence, not list"),
     ],
 )
 def test_a_tool_that_fails_costs_its_own_evidence_only(tool, reason):
@@ -207,6 +244,16 @@ def test_a_tool_that_fails_costs_its_own_evidence_only(tool, reason):
     critique = agent.critique(sample(), group(spoiled_group()))
     assert [(item.tool, item.reason) for item in critique.missing] == [(tool.name, reason)]
     assert None not in critique.scores
+
+
+@pytest.mark.parametrize("number", [np.float32, np.int64, torch.tensor], ids=["float32", "int64", "tensor"])
+def test_numbers_of_any_library_are_written_as_numbers(number, trace, records):
+    agent = make_agent(tools=[Lying([number(j) for j in range(GROUP)], parts=[[]] * GROUP)], trace=trace)
+    critique = agent.critique(sample(), group(spoiled_group()))
+    (evidence,) = [item for item in critique.evidence if item.tool == "lying"]
+    assert evidence.values == tuple(map(float, range(GROUP)))
+    by_node = {record["node"]: record["outputs"] for record in records()}
+    assert by_node["measure_evidence"]["evidence"][0]["values"] == list(range(GROUP))
 
 
 def test_without_a_detector_the_tools_that_need_one_are_skipped_with_a_reason():

@@ -115,6 +115,8 @@ def installed(monkeypatch) -> list:
         calls.append((model, model_provider, parameters))
         if model_provider == "nobody":
             raise ImportError("Unable to import langchain_nobody.\nInstall it.")
+        if model_provider == "mute":
+            raise RuntimeError
         return FakeChat()
 
     module = ModuleType("langchain.chat_models")
@@ -148,3 +150,5 @@ def test_what_the_provider_lacks_is_one_sentence(installed):
         ValueError, match=r"^langchain made no nobody:x: Unable to import langchain_nobody\.$"
     ):
         load_backend("langchain:nobody:x")
+    with pytest.raises(ValueError, match=r"^langchain made no mute:x: RuntimeError$"):
+        load_backend("langchain:mute:x")

@@ -24,6 +24,7 @@ from tests.agent.chat_server import (
     drip_headers,
     flood,
     good,
+    half_a_pair,
     hang_up,
     parrot,
     saying,
@@ -101,6 +102,7 @@ MENDED = {
     "empty choices": (body(b'{"choices": []}'), 0),
     "no text": (body(completion(None)), 0),
     "a list": (body(b"[]"), 0),
+    "half a surrogate pair": (body(completion("\ud83d")), 0),
 }
 
 
@@ -111,6 +113,13 @@ def test_what_may_pass_is_asked_again(bad, retries):
     assert answer.value.A.score == 90
     assert len(server.questions) == 2
     assert answer.replies[-1]["retries"] == retries
+
+
+def test_half_a_surrogate_pair_about_an_answer_costs_a_letter_and_nothing_else():
+    with chat_server(half_a_pair) as server:
+        answer = asked(server)
+    assert (answer.value.A.score, answer.value.A.comment) == (90, "said ? of A")
+    assert answer.replies[0]["text"].startswith("? {")
 
 
 FINAL = {
@@ -226,6 +235,9 @@ BAD_SPECS = {
     "openai:": "names a model and where it is",
     "openai:name@localhost:8000/v1": "names a model and where it is",
     "openai:name@http://": "http://host:port/v1",
+    "openai:name@http://host:secret/v1": "port a number up to 65535",
+    "openai:name@http://host:65536/v1": "port a number up to 65535",
+    "openai:name@http://[::1/v1": "http://host:port/v1",
     "openai:name@http://me:secret@host/v1": "holds no user, password or query",
     "openai:name@http://host/v1?api_key=secret": "holds no user, password or query",
 }

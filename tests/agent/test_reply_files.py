@@ -85,6 +85,27 @@ def test_only_answers_that_fitted_are_kept_and_a_repaired_one_is_not_paid_for_ag
     assert again.calls == 0
 
 
+HALF_A_PAIR = '\ud83d {"A": {"comment": "", "score": 5}}'
+
+
+def test_half_a_surrogate_pair_is_recorded_and_kept_as_what_can_be_written(cache, tmp_path):
+    path = tmp_path / "replies.jsonl"
+    with Recorder(Counting(HALF_A_PAIR), path) as recorder:
+        assert score(Cached(recorder, cache)) == 5
+    silent = Counting()
+    assert score(Cached(silent, cache)) == score(load_backend(f"replay:{path}")) == 5
+    assert silent.calls == 0
+
+
+def test_a_cache_that_is_closed_costs_no_answer(tmp_path):
+    with ReplyCache(tmp_path / "replies.sqlite") as cache:
+        backend = Cached(Counting(), cache)
+        backend.generate = backend.inner.generate  # it still answers
+    answer = ask(backend, "score", JUDGE, MODEL, 0)
+    assert answer.value.A.score == 1
+    assert answer.replies[0]["warning"].startswith("not kept: ProgrammingError")
+
+
 def test_a_file_that_is_no_cache_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("not a database, but long enough to look at " * 50)
     with pytest.raises(ValueError, match="not a reply cache"):

@@ -28,6 +28,9 @@ class Looking:
         return self.detection
 
 
+ALL = ["reprojection", "keypoint_layout", "pose_reading", "silhouette"]
+
+
 @pytest.fixture(scope="module")
 def case() -> Case:
     return case_of(group_of())
@@ -35,7 +38,7 @@ def case() -> Case:
 
 def test_a_second_look_measures_again_under_the_first_names(case):
     detector = Looking(case.detection)
-    found = look_again(case, detector, seed=0)
+    found = look_again(case, detector, 0, ALL)
     assert detector.looks == 2 * VIEWS - 1  # the case holds the first
     assert [item.metric for item in found] == [
         "reprojection_percent_of_box", "layout_percent_of_box", "pose_reading_mm"
@@ -45,9 +48,23 @@ def test_a_second_look_measures_again_under_the_first_names(case):
 
 def test_a_detector_that_reads_no_joints_in_space_buys_keypoints_alone(case):
     flat = dataclasses.replace(case.detection, joints_root_m=None)
-    found = look_again(dataclasses.replace(case, detection=flat), Looking(flat), seed=0)
+    found = look_again(dataclasses.replace(case, detection=flat), Looking(flat), 0, ALL)
     assert "pose_reading_mm" not in {item.metric for item in found}
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("tools", "metrics"),
+    [
+        (["pose_reading", "silhouette"], ["pose_reading_mm"]),
+        (["keypoint_layout"], ["layout_percent_of_box"]),
+        (["group_consensus", "silhouette"], []),
+    ],
+)
+def test_a_second_look_measures_only_what_the_agent_has(case, tools, metrics):
+    detector = Looking(case.detection)
+    assert [item.metric for item in look_again(case, detector, 0, tools)] == metrics
+    assert (detector.looks > 0) == bool(metrics)  # looks that nobody reads are not bought
 
 
 def test_what_was_measured_last_takes_the_place_of_what_was_measured_first():

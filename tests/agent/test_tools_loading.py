@@ -47,6 +47,17 @@ def test_an_installed_tool_may_not_take_a_built_in_name(monkeypatch):
         load_tools()
 
 
+def test_an_installed_tool_that_cannot_be_loaded_is_named_in_one_sentence(monkeypatch):
+    broken = EntryPoint("broken", "meshcritic_gone:Tool", ENTRY_POINT_GROUP)
+    monkeypatch.setattr(agent.tools, "entry_points", lambda group: [broken])
+    with pytest.raises(
+        ValueError, match=r"^the plug-in 'broken' of .* meshcritic_gone cannot be loaded \(Module"
+    ) as refused:
+        load_tools()
+    assert "\n" not in str(refused.value)
+    assert len(load_tools(["silhouette"])) == 1  # whoever does not ask for it does not meet it
+
+
 def test_worst_parts_come_first_and_once():
     errors = torch.tensor([[1.0, 9.0, 5.0, 7.0], [0.0, 0.0, 0.0, 0.0]])
     assert worst_parts(errors, 2.0, ("a", "b", "c", "b")) == (("b", "c"), ())

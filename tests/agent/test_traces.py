@@ -13,9 +13,9 @@ from langchain_core.tracers.langchain import wait_for_all_tracers
 from agent.context import CritiqueSettings
 from agent.exporters import LANGSMITH_SWITCH, MLFLOW_SWITCH, Exporter, switched_on, unwatched
 from agent.prompts import load_prompt
-from agent.redaction import redactor
+from agent.redaction import first_line, reason_of, redactor
 from agent.spans import case_span
-from agent.tracing import Trace
+from agent.tracing import BLOCK_BYTES, Trace, end_of_whole_lines
 from agent.vlm import Capabilities, EmbeddedCritic
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 from tests.agent.test_langchain import backend as chat_model
@@ -73,6 +73,15 @@ def critiqued(trace: Trace, backend=None, count: int = 3) -> None:
         (f"wrong key {KEY}", "wrong key [key]"),
         ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer [key]"),
         ('{"x-api-key": "abcdefgh1234"}', '{"x-api-key": "[key]"}'),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic [key]"),
+        ("{'authorization': 'Basic dXNlcjpwYXNz'}", "{'authorization': 'Basic [key]'}"),
+        ("Proxy-Authorization: Negotiate YIIabcdef==", "Proxy-Authorization: Negotiate [key]"),
+        ("authorization: abcdefgh1234 was refused", "authorization: [key] was refused"),
+        ("x-goog-api-key: abcdefgh1234", "x-goog-api-key: [key]"),
+        (r'{"x-goog-api-key\\\": \\\"abcdefgh1234"}', r'{"x-goog-api-key\\\": \\\"[key]"}'),
+        ("Api-Key: abcdefgh1234", "Api-Key: [key]"),
+        ("GET /v1/models?alt=json&key=abcdefgh1234", "GET /v1/models?alt=json&key=[key]"),
+        ("the api key is a basic requirement", "the api key is a basic requirement"),
         (f"sent data:image/png;base64,{PICTURE} back", "sent [base64] back"),
         (f"sent {PICTURE} back", "sent [base64] back"),
         ("the key is EMPTY, a word", "the key is EMPTY, a word"),
@@ -81,6 +90,88 @@ def critiqued(trace: Trace, backend=None, count: int = 3) -> None:
 )
 def test_secrets_and_pictures_are_cut_out_and_nothing_else(said, left):
     assert redactor({"OPENAI_API_KEY": KEY, "LOCAL_API_KEY": "EMPTY", "HOME": "/sent"})(said) == left
+
+
+def test_a_reason_is_cleaned_before_it_is_cut_to_length():
+    said = "x " * 135 + KEY  # 14 + 270 letters stand before the key: a cut at 300 would leave 16 of its 20
+    assert reason_of(RuntimeError(said)).endswith("x [key]")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError(), "RuntimeError"),
+        (KeyError(" \n"), "' \\n'"),
+        (ValueError(" \n "), "ValueError"),
+        (ValueError("\n one\ntwo"), "one"),
+        (ValueError(f"no {KEY}"), "no [key]"),
+    ],
+)
+def test_an_error_is_one_line_even_where_it_says_nothing(error, line):
+    assert first_line(error) == line
+
+
+# -- the file ------------------------------------------------------------------------------------------------
+
+
+def record(said: str) -> dict:
+    return {
+        "trace": "t",
+        "case": "c",
+        "node": "n",
+        "started": 0.0,
+        "ms": 0.0,
+        "inputs": {},
+        "outputs": {"said": said},
+    }
+
+
+def said_in(path) -> list[str]:
+    return [json.loads(line)["outputs"]["said"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("torn", ["é".encode()[:1], b'{"run": "", "tra', b"x" * (2 * BLOCK_BYTES)])
+def test_a_torn_last_line_costs_itself_and_not_the_next_runs_first(tmp_path, torn):
+    path = tmp_path / "trace.jsonl"
+    with Trace(path) as trace:
+        trace.write(record("whole"))
+    path.write_bytes(path.read_bytes() + torn)
+    with Trace(path) as trace:
+        trace.write(record("next"))
+    assert said_in(path) == ["whole", "next"]
+
+
+@pytest.mark.parametrize(
+    ("content", "end"),
+    # a line of BLOCK_BYTES with its break, then one byte: the break is the last byte of the block before
+    [
+        (b"", 0),
+        (b"torn", 0),
+        (b"a\n", 2),
+        (b"a\nb", 2),
+        (b"x" * (BLOCK_BYTES - 1) + b"\n" + b"y", BLOCK_BYTES),
+    ],
+    ids=["empty", "torn", "whole", "whole and torn", "a block"],
+)
+def test_whole_lines_end_with_the_last_line_break(tmp_path, content, end):
+    (tmp_path / "lines").write_bytes(content)
+    assert end_of_whole_lines(tmp_path / "lines") == end
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("half a pair: \ud83d", "half a pair: ?"),
+        (f"a picture:\n{PICTURE}", "a picture:\n[base64]"),  # the n of the escape is none of the picture
+        ("Authorization:\nabcdefgh1234", "Authorization:\nabcdefgh1234"),  # a header is one line
+    ],
+)
+def test_whatever_is_said_is_a_line_of_json(tmp_path, said, left):
+    kept = Kept()
+    with Trace(tmp_path / "trace.jsonl", exporters=[kept]) as trace, trace.case():
+        trace.write(record(said))
+    assert said_in(tmp_path / "trace.jsonl") == [left]
+    assert kept.cases[0].children[0].outputs == {"said": left}
 
 
 # -- the tree ------------------------------------------------------------------------------------------------
@@ -108,7 +199,7 @@ def test_a_case_is_a_tree_of_nodes_and_calls(tmp_path):
 
 
 def test_a_node_that_revises_replaces_scores_in_the_whole():
-    def record(**outputs):
+    def step(**outputs):
         about = {
             "run": "r",
             "trace": "t",
@@ -120,7 +211,7 @@ def test_a_node_that_revises_replaces_scores_in_the_whole():
         }
         return {**about, "outputs": outputs}
 
-    case = case_span([record(scores={"0": 10.0, "1": 20.0}), record(), record(scores={"1": 30.0})], "gone")
+    case = case_span([step(scores={"0": 10.0, "1": 20.0}), step(), step(scores={"1": 30.0})], "gone")
     assert case.outputs == {"scores": {"0": 10.0, "1": 30.0}}
     assert (case.started_s, case.ended_s, case.error) == (5.0, 5.5, "gone")
 
@@ -130,17 +221,7 @@ def test_an_exporter_that_fails_is_said_once_and_costs_nothing_else(tmp_path, ca
     with Trace(tmp_path / "trace.jsonl", exporters=[failing, kept]) as trace:
         for _ in range(4):
             with trace.case():
-                trace.write(
-                    {
-                        "trace": "t",
-                        "case": "c",
-                        "node": "n",
-                        "started": 0.0,
-                        "ms": 0.0,
-                        "inputs": {},
-                        "outputs": {},
-                    }
-                )
+                trace.write(record(""))
     assert (len(failing.cases), failing.tried, len(kept.cases)) == (1, 2, 4)
     [said] = caplog.messages
     assert said.startswith("kept gets no more of this trace: ConnectionError")
@@ -223,6 +304,9 @@ def test_a_trace_that_is_not_kept_is_sent_nowhere(services, monkeypatch):
 def test_a_switch_that_cannot_be_had_is_one_sentence(services, monkeypatch):
     services.status = 500
     with pytest.raises(ValueError, match=f"no tracking server at {services.url}"):
+        switched_on({MLFLOW_SWITCH: services.url})
+    monkeypatch.setattr("mlflow.set_experiment", lambda name: (_ for _ in ()).throw(ConnectionError()))
+    with pytest.raises(ValueError, match=f"no tracking server at {services.url}: ConnectionError$"):
         switched_on({MLFLOW_SWITCH: services.url})
     monkeypatch.delenv("LANGSMITH_API_KEY")
     monkeypatch.delenv("LANGSMITH_ENDPOINT")

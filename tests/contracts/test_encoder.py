@@ -12,7 +12,7 @@ import torch
 import transformers as hf
 
 from hmr.backbone import BackboneCard, TransformersEncoder, describe_backbone
-from hmr.encoder import CropEncoder, SeeingHeads
+from hmr.encoder import DEEPEST_M, DEPTHS, CropEncoder, SeeingHeads, read_joints
 from hmr.feature_cache import FeatureCache
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -69,9 +69,21 @@ def test_its_answer_has_the_promised_sizes(encoder: SeeingHeads, crops: torch.Te
     assert seen.vector.shape == (3, encoder.vector_size)
     assert seen.keypoints.shape == (3, 24, 2)
     assert seen.keypoints.abs().max() <= 1
+    assert seen.depth_m.shape == (3, 24)
+    assert seen.depth_m.abs().max() <= DEEPEST_M
     assert seen.mask_logit.shape == (3, 16, 16)  # a quarter of the crop's side
     assert all(value.isfinite().all() for value in vars(seen).values())
     assert encoder.pooled_size < encoder.vector_size
+
+
+def test_the_vector_ends_in_what_the_heads_say(encoder: SeeingHeads, crops: torch.Tensor):
+    seen = encoder(crops)
+    told = read_joints(seen.vector)
+    torch.testing.assert_close(told.keypoints, seen.keypoints)
+    torch.testing.assert_close(told.sigma, seen.log_sigma.exp())
+    torch.testing.assert_close(told.visible, seen.visible_logit.sigmoid())
+    torch.testing.assert_close(told.depth_m, seen.depth_m)
+    torch.testing.assert_close(told.depth_sigma_m, seen.depth_log_sigma.exp())
 
 
 def test_a_crop_looks_the_same_in_any_company(encoder: SeeingHeads, crops: torch.Tensor):
@@ -94,17 +106,19 @@ def test_its_own_parameters_learn(encoder: SeeingHeads, crops: torch.Tensor):
 
 
 def test_what_is_seen_sharply_is_found_where_it_is(encoder: SeeingHeads):
-    """A grid with one hot cell: soft-argmax gives the cell's centre, whatever made the grid."""
+    """A volume with one hot cell, of layer 4 of 16: soft-argmax gives the cell's middle, whatever made the grid."""
     channels = encoder.heatmap.in_channels
     grid = torch.zeros(1, channels, 8, 8)
     grid[0, :, 2, 5] = 1.0
     with torch.no_grad():
         weight = encoder.heatmap.weight.clone()
-        encoder.heatmap.weight.fill_(100.0)
-        keypoints, _ = encoder._keypoints(grid)
+        encoder.heatmap.weight.fill_(0.0)
+        encoder.heatmap.weight.unflatten(0, (24, DEPTHS))[:, 4] = 100.0
+        keypoints, depth_m, _ = encoder._joints(grid)
         encoder.heatmap.weight.copy_(weight)
-    # column 5 of 8: (5.5 / 8) * 2 - 1 = 0.375; row 2: (2.5 / 8) * 2 - 1 = -0.375
+    # column 5 of 8: (5.5 / 8) * 2 - 1 = 0.375; row 2: (2.5 / 8) * 2 - 1 = -0.375; layer 4: (4.5 / 16) * 2 - 1 = -0.4375
     torch.testing.assert_close(keypoints[0], torch.tensor([0.375, -0.375]).expand(24, 2))
+    torch.testing.assert_close(depth_m[0], torch.full((24,), -0.4375 * DEEPEST_M))
 
 
 # -- what only frozen backbones must do ---------------------------------------------------------------------

@@ -176,11 +176,22 @@ def test_batches_of_one_size_add_up(loss):
 
 
 def test_differences_are_taken_in_float32():
-    # 1.0 and 1.0078125 are neighbours in bfloat16: a difference of 2^-7, times beta 10
-    one, next_up = torch.ones(1, 1, 1).bfloat16(), torch.full((1, 1, 1), 1.0078125).bfloat16()
-    ratio = log_ratio(next_up, one, 10.0)
+    # both are bfloat16's own (8 binary digits), their difference 1 - 2^-9 = .998046875 has 9: bfloat16 rounds it to 1
+    error, reference = (torch.full((1, 1, 1), value).bfloat16() for value in (1.0, 2**-9))
+    assert (error - reference).item() == 1.0
+    ratio = log_ratio(error, reference, 10.0)
     assert ratio.dtype == torch.float32
-    assert ratio.item() == -0.078125
+    assert ratio.item() == -9.98046875
+
+
+def test_dpo_is_adhmrs():
+    """Their formula, of errors: -log sigma(-beta / 2 ((l_w - l_l) - (ref_w - ref_l))), beta 100."""
+    error, reference = torch.tensor([[[0.30], [0.52]]]), torch.tensor([[[0.32], [0.50]]])
+    # delta_theta = -.22, delta_ref = -.18; -50 * -.04 = 2; log(1 + exp(-2)) = .126928; log 2 makes the reference 0
+    settings = LossSettings(beta=100.0)
+    ratio = log_ratio(error, reference, settings.beta)
+    value = LOSSES["dpo"](ratio, torch.tensor([[1.0, -1.0]]), torch.ones(1, 2, dtype=torch.bool), settings)
+    assert value.item() == pytest.approx(0.126928 - math.log(2), abs=1e-5)
 
 
 def test_a_relative_trust_region_divides_by_the_mean_error_of_the_group():
@@ -208,8 +219,8 @@ def test_worked_sums():
         "quadratic": -0.35 + 0.13,
         # softmax of (1, -2) is (.952574, .047426), times 2: -1.905148 * .5 and -.094852 * -.1
         "weighted": (-0.952574 + 0.0094852) / 2,
-        # softplus(-(.5 + .1)) = log(1 + exp(-.6)) = .437488, minus log 2 = .693147
-        "dpo": 0.437488 - 0.693147,
+        # softplus(-(.5 + .1) / 2) = log(1 + exp(-.3)) = .554355, minus log 2 = .693147
+        "dpo": 0.554355 - 0.693147,
         # z = mean of (.5, -.1) = .2: .5 - sigma(.3) = -.0744425 and .5 - sigma(.2 + .1) = -.0744425
         "kto": -0.0744425,
         # 2 * -.5 for the best and 0 for the other

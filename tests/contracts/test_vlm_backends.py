@@ -5,13 +5,15 @@ A new backend adds one line to `BACKENDS`. The questions are those of real criti
 
 import json
 from functools import cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+import agent.vlm
 from agent.briefing import Brief
 from agent.learning import Explored, mine_rules
-from agent.vlm import EmbeddedCritic, VLMBackend, load_backend
+from agent.vlm import ENTRY_POINT_GROUP, EmbeddedCritic, VLMBackend, load_backend
 from agent.vlm.answers import Doubt, MineAnswer, TagAnswer, Verdict, keyed_by_label
 from agent.vlm.budget import Budget, with_budget
 from agent.vlm.cache import Cached, ReplyCache
@@ -107,3 +109,13 @@ def test_the_same_question_and_seed_get_the_same_answer(backend, task):
 def test_an_unknown_spec_names_what_there_is():
     with pytest.raises(ValueError, match="no VLM backend 'oracle:x'; there are: embedded"):
         load_backend("oracle:x")
+
+
+@pytest.mark.parametrize(
+    ("value", "why"), [("meshcritic_gone:Backend", "ModuleNotFoundError"), ("json:Backend", "AttributeError")]
+)
+def test_a_plug_in_that_cannot_be_loaded_is_named_in_one_sentence(monkeypatch, value, why):
+    broken = EntryPoint("broken", value, ENTRY_POINT_GROUP)
+    monkeypatch.setattr(agent.vlm, "entry_points", lambda group: [broken])
+    with pytest.raises(ValueError, match=rf"^the plug-in 'broken' of .* cannot be loaded \({why}: .*\)$"):
+        load_backend("broken:x")

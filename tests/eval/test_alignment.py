@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from agent.default import open_default_memory
 from eval.alignment import AlignSettings, run_alignment
 from hmr.checkpoint import load_policy
 from hmr.policy import DiffusionPolicy
@@ -100,6 +105,28 @@ def test_a_critic_without_truth_finds_none(
     assert not any(load_preferences(out / "round-0" / "groups")["uses_truth"])
 
 
+@pytest.mark.slow
+def test_a_process_that_is_killed_in_training_goes_on_where_it_was(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saving = TINY.replace("max_steps: 6", "max_steps: 40").replace(
+        "'no'", "steps, save_steps: 2, spread_steps: 0"
+    )
+    (tmp_path / "tiny.yaml").write_text(saving)
+    cut, asked = tmp_path / "cut", ("--critic", "noisy-truth:0.8", *words)
+    command = [sys.executable, "-m", "meshcritic", "align", "--out", str(cut), *asked]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(cut.glob("round-0/policy/trainer-*/checkpoint-4")):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)  # likely in the middle of a save
+    assert process.returncode == -signal.SIGKILL
+    assert list(cut.glob("round-0/policy/trainer-*/checkpoint-*"))
+    assert not (cut / "alignment.json").exists()
+    assert call(monkeypatch, capsys, "align", "--out", cut, *asked)[0] == 0
+    assert call(monkeypatch, capsys, "align", "--out", tmp_path / "whole", *asked)[0] == 0
+    assert load_policy(cut).digest() == load_policy(tmp_path / "whole").digest()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -121,6 +148,72 @@ def test_mistakes_cost_one_sentence(
     code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", *words, *more)
     assert (code, message in err) == (2, True), err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("{seed: 3}", "seed cannot be set by a recipe"),
+        ("{beta: high}", "beta takes a number, not 'high'"),
+        ("{trainable: encoder}", "trainable must name"),
+        ("{replay_weight: 1.0, replay_file: nowhere.safetensors}", "no such replay_file"),
+    ],
+)
+def test_a_recipe_is_refused_before_a_scene_is_drawn(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: str,
+    message: str,
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(recipe)
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", *words)
+    assert (code, message in err, "Traceback" in err) == (2, True, False), err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_that_yaml_takes_for_a_word_is_a_rate(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("0.01", "1e-2"))
+    asked = ("--out", tmp_path / "out", "--critic", "noisy-truth:0.8", *words)
+    assert call(monkeypatch, capsys, "align", *asked)[0] == 0
+
+
+def test_a_dry_run_counts_and_leaves_nothing(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, memory = tmp_path / "out", tmp_path / "memory"
+    with open_default_memory(memory, load_policy(tmp_path / "base"), frozen=False):
+        pass  # the seed rules
+    asked = ("--out", out, "--memory", memory, "--dry-run", "--json", *words)
+    code, printed, _ = call(monkeypatch, capsys, "align", *asked)
+    told = json.loads(printed)["dry_run"]
+    assert (code, told["by_task"]["tag"]) == (
+        0,
+        2,
+    )  # once an image; with its memory given nothing is explored
+    assert not out.exists()
+    code, _, err = call(
+        monkeypatch, capsys, "align", "--out", out, "--dry-run", "--critic", "noisy-truth:1", *words
+    )
+    assert (code, "noisy-truth:1 asks none" in err) == (2, True)
+
+
+def test_a_critic_with_a_memory_draws_no_lab_scenes_and_keeps_to_its_budget(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, memory = tmp_path / "out", tmp_path / "memory"
+    with open_default_memory(memory, load_policy(tmp_path / "base"), frozen=False):
+        pass
+    cache = tmp_path / "replies.sqlite"
+    asked = ("--out", out, "--memory", memory, "--reply-cache", cache, *words)
+    code, _, err = call(monkeypatch, capsys, "align", *asked, "--max-calls", 0)
+    assert (code, "no group can teach" in err) == (2, True), err
+    assert [path.name for path in (out / "scenes").iterdir()] == ["wild-train-2"]
+    assert not (out / "groups").exists()
+    assert cache.exists()
 
 
 def test_an_unknown_argument_of_training_is_named(

@@ -2,11 +2,13 @@
 
 import copy
 import json
+import subprocess
 
 import pytest
 import torch
 
 from eval.align_steps import SETTINGS, draw_batch, encoded, loop, measure, reencode
+from eval.bench_align import BenchSettings, bench_align
 from rl.losses import clip, log_ratio
 from tests.command import call
 
@@ -64,6 +66,14 @@ def test_the_command_measures_all_of_them(tiny_policy, tmp_path, monkeypatch, ca
     assert set(told["steps"]) == {"trainer", "reencode", "reencode_shared", "loop"}
     assert set(told["times_faster"]) == set(told["times_less_cpu"]) == {"reencode", "reencode_shared", "loop"}
     assert all(cost["peak_mb"] > 0 for cost in told["steps"].values())
+
+
+def test_a_step_that_is_killed_says_so(monkeypatch):
+    """As by the kernel, for want of memory: there is no last line to pass on."""
+    killed = subprocess.CompletedProcess([], -9, stdout="", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *words, **more: killed)
+    with pytest.raises(ValueError, match="'trainer' failed: it said nothing and ended with code -9"):
+        bench_align(BenchSettings(), lambda title, total: lambda done, note="": None)
 
 
 @pytest.mark.slow

@@ -98,6 +98,32 @@ def test_a_case_without_a_score_keeps_the_exploration_open(explore, tmp_path):
         assert explore(*spec)[1]["cases"] == 2
 
 
+def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_path, monkeypatch):
+    seen = []
+
+    def run(self, agent, stage, say):
+        seen.append(agent.rules.exploration)
+        self._write({})
+        return {"made_from": self.made_from}
+
+    monkeypatch.setattr(Exploration, "run", run)
+    with chat_server(good) as server:
+        spec = ("--backend", f"openai:any@{server.url}")
+        cool, hot = ((*spec, "--set", f"temperature={degree}") for degree in (0.1, 0.9))
+        assert explore(*cool)[0] == 0
+        assert explore(*cool)[0] == 0
+        for words, told in (
+            (hot, "explored with revision = "),
+            ((*cool, "--ucb", 1.5), "with ucb = 0.5, and this"),
+        ):
+            code, answer, err = explore(*words)
+            assert (code, answer) == (2, None)
+            assert told in err.splitlines()[-1]
+        code, answer, _ = explore(*cool, "--ucb", 1.5, "--memory", tmp_path / "another")
+        assert (code, answer["made_from"]["ucb"]) == (0, 1.5)
+    assert seen == [0.5, 0.5, 1.5]
+
+
 def test_an_exploration_cut_short_is_taken_up(tmp_path):
     agent = make_agent()
     exploration = Exploration(tmp_path, MADE_FROM, CASES[:3], HELD_OUT, propose)

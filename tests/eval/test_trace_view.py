@@ -137,3 +137,12 @@ def test_a_case_that_is_not_there_is_named(run: Path, tmp_path: Path):
         read_case(run, "c")
     with pytest.raises(FileNotFoundError):
         read_case(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b'{"recording": 1, "backend": "embedded"}', b"[1, 2]", b"\xff\xd8\xff"]
+)
+def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, line: bytes):
+    (tmp_path / "replies.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(ValueError, match=r"replies.jsonl holds no record of a trace.* a run's folder or its"):
+        read_case(tmp_path / "replies.jsonl")

@@ -22,6 +22,8 @@ def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pyt
         keypoints=torch.tensor([0.5, -1.0]).expand(1, 24, 2),
         log_sigma=torch.full((1, 24), -1.0),
         visible_logit=torch.zeros(1, 24),
+        depth_m=torch.zeros(1, 24),
+        depth_log_sigma=torch.zeros(1, 24),
         mask_logit=torch.zeros(1, 8, 8),
     )
     monkeypatch.setattr(tiny_policy, "see", lambda samples: seen)

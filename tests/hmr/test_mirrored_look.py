@@ -10,7 +10,7 @@ import torch
 
 from hmr.body import Body
 from hmr.data.mirror import OTHER_SIDE, mirror_vector
-from hmr.encoder import READABLE, Seen, read_keypoints
+from hmr.encoder import READABLE, Seen, read_joints
 from hmr.mirrored_look import look_twice
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.types import NUM_JOINTS, Box, Camera, Sample
@@ -52,23 +52,27 @@ def test_the_mirrored_crop_gets_the_mirrored_answer(policy: DiffusionPolicy) -> 
         seen, twin = policy.look(crops), policy.look(crops.flip(-1))
     torch.testing.assert_close(twin.keypoints[:, OTHER_SIDE] * FLIP, seen.keypoints)
     torch.testing.assert_close(twin.log_sigma[:, OTHER_SIDE], seen.log_sigma)
-    torch.testing.assert_close(twin.visible_logit[:, OTHER_SIDE], seen.visible_logit)
+    for name in ("visible_logit", "depth_m", "depth_log_sigma"):
+        torch.testing.assert_close(getattr(twin, name)[:, OTHER_SIDE], getattr(seen, name))
     torch.testing.assert_close(twin.mask_logit.flip(-1), seen.mask_logit)
 
 
-def test_both_looks_tell_the_fused_keypoints(policy: DiffusionPolicy) -> None:
+def test_both_looks_tell_the_fused_joints(policy: DiffusionPolicy) -> None:
     crops = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         seen = look_twice(policy.encoder, crops)
     for vector, flip, order in ((seen.vector, 1, slice(None)), (seen.mirror_vector, FLIP, OTHER_SIDE)):
-        keypoints, sigma, visible = read_keypoints(vector)
-        torch.testing.assert_close(keypoints[:, order] * flip, seen.keypoints)
-        torch.testing.assert_close(sigma[:, order], seen.log_sigma.exp())
-        torch.testing.assert_close(visible[:, order], seen.visible_logit.sigmoid())
+        told = read_joints(vector)
+        torch.testing.assert_close(told.keypoints[:, order] * flip, seen.keypoints)
+        torch.testing.assert_close(told.sigma[:, order], seen.log_sigma.exp())
+        torch.testing.assert_close(told.visible[:, order], seen.visible_logit.sigmoid())
+        torch.testing.assert_close(told.depth_m[:, order], seen.depth_m)
+        torch.testing.assert_close(told.depth_sigma_m[:, order], seen.depth_log_sigma.exp())
 
 
 def test_the_surer_look_counts_more() -> None:
-    """Deviations 0.1 and 0.2: shares 4/5 and 1/5, keypoint 4/5 * 0 + 1/5 * 0.5 = 0.1, sigma^2 4/5 * .01 + 1/5 * .04."""
+    """Deviations 0.1 and 0.2: shares 4/5 and 1/5, keypoint 4/5 * 0 + 1/5 * 0.5 = 0.1, sigma^2 4/5 * .01 + 1/5 * .04.
+    Of depths, 0.3 and -0.2, the second look is the surer: 1/5 * 0.3 - 4/5 * 0.2 = -0.1."""
 
     class TwoMinds(torch.nn.Module):
         def forward(self, crops: torch.Tensor) -> Seen:
@@ -76,11 +80,17 @@ def test_the_surer_look_counts_more() -> None:
             keypoints = torch.stack([place, torch.zeros(2, 24)], dim=-1)
             log_sigma = torch.tensor([0.1, 0.2]).log()[:, None].expand(2, 24)
             vector = torch.zeros(2, 5 + NUM_JOINTS * READABLE)
-            return Seen(vector, keypoints, log_sigma, torch.zeros(2, 24), torch.zeros(2, 4, 4))
+            depth_m = torch.tensor([0.3, -0.2])[:, None].expand(2, 24)
+            nothing = torch.zeros(2, 24)
+            return Seen(
+                vector, keypoints, log_sigma, nothing, depth_m, log_sigma.flip(0), torch.zeros(2, 4, 4)
+            )
 
     seen = look_twice(TwoMinds(), torch.zeros(1, 3, 16, 16))
     torch.testing.assert_close(seen.keypoints[0, :, 0], torch.full((24,), 0.1))
     torch.testing.assert_close(seen.log_sigma.exp().square(), torch.full((1, 24), 0.016))
+    torch.testing.assert_close(seen.depth_m, torch.full((1, 24), -0.1))
+    torch.testing.assert_close(seen.depth_log_sigma.exp().square(), torch.full((1, 24), 0.016))
 
 
 def test_the_guess_of_the_mirrored_photograph_is_the_mirrored_guess(policy: DiffusionPolicy) -> None:

@@ -129,6 +129,13 @@ def test_a_checkpoint_comes_back_the_same(tiny_policy: DiffusionPolicy, samples:
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
 
 
+def test_half_precision_is_another_policy_and_has_a_name(tiny_policy: DiffusionPolicy):
+    whole = tiny_policy.digest()
+    halved = tiny_policy.bfloat16()
+    assert halved.digest() != whole
+    assert halved.float().digest() != whole  # what was rounded off is gone
+
+
 def test_a_compact_checkpoint_is_half_as_large_and_nearly_the_same(
     tiny_policy: DiffusionPolicy, samples: list[Sample], tmp_path
 ):

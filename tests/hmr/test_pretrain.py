@@ -18,7 +18,7 @@ from hmr.data.recipe import LAB
 from hmr.data.store import make_scenes, read_labelled
 from hmr.policy import DiffusionPolicy
 from hmr.pretrain import PretrainConfig, pretrain, read_config
-from hmr.pretrain_losses import LossWeights, SeeAndPose, joints_of, reproject
+from hmr.pretrain_losses import LossWeights, SeeAndPose, _unlikeliness, joints_of, reproject
 
 TINY = {"crop_size": 64, "encoder_widths": [8, 12, 16], "width": 32, "depth": 1}
 
@@ -80,6 +80,41 @@ def test_a_loss_without_weight_teaches_nothing(crops: CropDataset, body: Body, t
     SeeAndPose(tiny_policy, body, only_mask, 2)(**batch)["loss"].backward()
     assert not any(p.grad.any() for p in tiny_policy.denoiser.parameters() if p.grad is not None)
     assert tiny_policy.encoder.mask.weight.grad is not None
+
+
+def test_parts_that_rest_stay_as_they_are_to_the_last_statistic(
+    crops: CropDataset, body: Body, tiny_policy: DiffusionPolicy
+):
+    tiny_policy.requires_grad_(True)
+    tiny_policy.fit_to(body, *crops.statistics(0.05))
+    before = copy.deepcopy(tiny_policy.encoder.state_dict())
+    module = SeeAndPose(tiny_policy, body, LossWeights(), 2, resting=["stem", "fine"]).train()
+    batch = torch.utils.data.default_collate([crops[i] for i in range(4)])
+    module(**batch)["loss"].backward()
+    torch.optim.SGD((p for p in module.parameters() if p.requires_grad), 1e-2).step()
+    changed = {
+        name
+        for name, value in tiny_policy.encoder.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    assert not any(name.startswith(("stem.", "fine.")) for name in changed)
+    assert {"middle.0.body.0.weight", "middle.0.body.1.running_mean"} <= changed
+
+
+def test_a_part_that_is_not_there_cannot_rest(body: Body, tiny_policy: DiffusionPolicy):
+    with pytest.raises(ValueError, match=r"toes.*stem"):
+        SeeAndPose(tiny_policy, body, LossWeights(), 2, resting=["toes"])
+
+
+def test_a_doubt_as_large_as_the_error_is_the_likeliest():
+    """A Laplace whose mean distance is .3 has the standard deviation .3 sqrt(2): log .424 = -.858."""
+    counted = torch.ones(5, 24)
+
+    def loss(off_m: float, log_sigma: float) -> torch.Tensor:
+        return _unlikeliness(torch.full((5, 24, 1), off_m), torch.full((5, 24), log_sigma), counted)
+
+    assert loss(0.3, -0.858) < min(loss(0.3, -0.958), loss(0.3, -0.758))
+    assert loss(0.0, -3.0) < loss(0.1, -3.0) < loss(0.3, -3.0)
 
 
 def test_mirrored_rows_come_after_the_others(crops: CropDataset, body: Body):

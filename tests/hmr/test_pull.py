@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from hmr.body import Body
-from hmr.encoder import read_keypoints
+from hmr.encoder import READABLE, read_joints, readable
 from hmr.parametrization import box_features, split
 from hmr.pretrain_losses import joints_of, reproject
-from hmr.pull import FLOOR, STRONGEST, KeypointPull
+from hmr.pull import FLOOR, STRONGEST, JointPull
 
 OTHER_FEATURES = 7  # whatever an encoder knows beside keypoints
 
 
 @pytest.fixture
-def pull(body: Body) -> KeypointPull:
-    module = KeypointPull()
+def pull(body: Body) -> JointPull:
+    module = JointPull()
     module.fit_to(body)
     return module
 
@@ -36,24 +36,48 @@ def geometry() -> Tensor:
     return torch.tensor([[800.0, 512.0, 384.0, 1024.0, 768.0, 300.0, 420.0, 260.0]]).expand(5, 8)
 
 
-def features_of(keypoints: Tensor, log_sigma: Tensor, visible: Tensor, geometry: Tensor) -> Tensor:
-    readable = torch.cat([keypoints, log_sigma[..., None], visible[..., None]], dim=-1).flatten(1)
-    return torch.cat([torch.ones(len(readable), OTHER_FEATURES), readable, box_features(geometry)], dim=-1)
+def features_of(told: dict[str, Tensor], geometry: Tensor) -> Tensor:
+    numbers = readable(**told)
+    return torch.cat([torch.ones(len(numbers), OTHER_FEATURES), numbers, box_features(geometry)], dim=-1)
+
+
+def told_of(vector: Tensor, geometry: Tensor, body: Body, log_sigma: float = 0.0) -> dict[str, Tensor]:
+    """What a perfect eye would say of these bodies, as sure of it as `log_sigma`; certain that all is in sight."""
+    joints_m = joints_of(vector, body)
+    same = torch.full((len(vector), 24), log_sigma)
+    return {
+        "keypoints": reproject(vector, joints_m, geometry),
+        "log_sigma": same,
+        "visible_logit": torch.full((len(vector), 24), 30.0),
+        "depth_m": joints_m[..., 2],
+        "depth_log_sigma": same,
+    }
 
 
 @pytest.fixture
 def features(geometry: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    keypoints = 0.6 * torch.randn(5, 24, 2, generator=generator)
-    log_sigma = -2 + 0.5 * torch.randn(5, 24, generator=generator)
-    return features_of(keypoints, log_sigma, torch.rand(5, 24, generator=generator), geometry)
+    told = {
+        "keypoints": 0.6 * torch.randn(5, 24, 2, generator=generator),
+        "log_sigma": -2 + 0.5 * torch.randn(5, 24, generator=generator),
+        "visible_logit": torch.randn(5, 24, generator=generator),
+        "depth_m": 0.4 * torch.randn(5, 24, generator=generator),
+        "depth_log_sigma": -2 + 0.5 * torch.randn(5, 24, generator=generator),
+    }
+    return features_of(told, geometry)
 
 
 def energy(vector: Tensor, features: Tensor, geometry: Tensor, body: Body) -> Tensor:
     """Of springs as strong as the residuals are now, which is what makes a cut-off force a gradient."""
-    keypoints, sigma, visible = read_keypoints(features[:, :-3])
+    told, joints_m = read_joints(features[:, :-3]), joints_of(vector, body)
+    across = told.keypoints - reproject(vector, joints_m, geometry)
+    along = (told.depth_m - joints_m[..., 2])[..., None]
+    return _springs(across, told.sigma, told.visible) + _springs(along, told.depth_sigma_m, told.visible)
+
+
+def _springs(off: Tensor, sigma: Tensor, visible: Tensor) -> Tensor:
     deviation = (sigma.square() + FLOOR**2).sqrt()[..., None]
-    residual = (keypoints - reproject(vector, joints_of(vector, body), geometry)) / deviation
+    residual = off / deviation
     length = residual.norm(dim=-1, keepdim=True).detach()
     strength = visible[..., None] * STRONGEST / length.clamp_min(STRONGEST)
     return (strength * deviation * residual.square()).sum() / 2
@@ -76,28 +100,35 @@ def test_rotations_are_turned_down_the_gradient(pull, vector, features, geometry
     torch.testing.assert_close(pull(vector, features)[:, :144], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_body_on_its_keypoints_is_not_pulled(pull, vector, geometry, body):
-    keypoints = reproject(vector, joints_of(vector, body), geometry)
-    features = features_of(keypoints, torch.zeros(5, 24), torch.ones(5, 24), geometry)
+def test_a_body_where_it_was_seen_is_not_pulled(pull, vector, geometry, body):
+    features = features_of(told_of(vector, geometry, body), geometry)
     assert pull(vector, features).abs().max() < 1e-4
 
 
 def test_what_is_out_of_sight_does_not_pull(pull, vector, features):
     hidden = features.clone()
-    hidden[:, OTHER_FEATURES:-3].unflatten(-1, (24, 4))[..., 3] = 0
+    hidden[:, OTHER_FEATURES:-3].unflatten(-1, (24, READABLE))[..., 3] = 0
     assert not pull(vector, hidden).any()
 
 
 def test_keypoints_to_the_right_pull_the_pelvis_there_by_their_number(pull, vector, geometry, body):
     """Each of 24 joints 0.1 to the right of itself, sigma 0 but for the floor of 0.05, is 2 deviations off. The pelvis
     moves (2 crop units / b) z / f a unit of u; a force of 2 a joint seen at its depth z_j counts z / z_j of itself."""
-    shown = reproject(vector, joints_of(vector, body), geometry)
-    features = features_of(
-        shown + torch.tensor([0.1, 0.0]), torch.full((5, 24), -20.0), torch.ones(5, 24), geometry
-    )
+    told = told_of(vector, geometry, body, log_sigma=-20.0)
+    shown = {"keypoints": told["keypoints"] + torch.tensor([0.1, 0.0])}
+    features = features_of(told | shown, geometry)
     u, v = pull(vector, features)[:, -2:].T
     assert (u - 48).abs().max() < 48 * 0.35  # depths differ from the pelvis' by less than a third
     assert v.abs().max() < 1e-3
+
+
+def test_depths_turn_a_body_and_leave_it_in_its_place(pull, vector, geometry, body):
+    """They are told from the pelvis, so that their forces on it add up to nothing."""
+    told = told_of(vector, geometry, body)
+    deeper = {"depth_m": told["depth_m"] + torch.linspace(-0.3, 0.3, 24)}
+    pulled = pull(vector, features_of(told | deeper, geometry))
+    assert pulled[:, :6].abs().max() > 1e-2
+    assert pulled[:, -3:].abs().max() < 1e-5
 
 
 def test_an_image_pulls_every_body_of_its_group_by_itself(pull, vector, features):

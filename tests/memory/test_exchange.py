@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from memory.exchange import MemoryDocument, read_document, snapshot, write_document
+from memory.exchange import MemoryDocument, read_document, read_memory, snapshot, write_document
 from memory.ledger import RuleLedger
 from memory.merge import absorb
 from memory.prototypes import Prototype, PrototypeMemory
@@ -18,13 +19,54 @@ from tests.memory.conftest import WordCounts, seed
 KNEE = seed("knee", "leg")
 MINED = Rule.create("hand", ["arm"], Provenance("mined", "vlm", "case"), Predicate("m", ">", 0.1, 1.5))
 LOOK = np.array([0.6, 0.8])
+JUDGED = {
+    "evidence": [
+        {
+            "tool": "t",
+            "metric": "m",
+            "unit": "1",
+            "values": [0.1, None],
+            "parts": [["Left knee"], []],
+            "sentences": ["The left knee is bent backwards.", ""],
+        }
+    ],
+    "rules": [
+        {
+            "id": KNEE.rule_id,
+            "text": "knee",
+            "tags": ["leg"],
+            "uses": 0,
+            "successes": 0,
+            "similarity": 0.5,
+            "tag_overlap": 0.0,
+            "success_rate": 0.0,
+            "bonus": 0.1,
+            "psi": 0.6,
+        }
+    ],
+    "prototypes": [
+        {
+            "id": "p",
+            "similarity": 0.9,
+            "rationale": "seen in b",
+            "score": 50.0,
+            "tags": [],
+            "evidence": {"m": 0.1},
+            "weights": {"m": -0.5},
+        }
+    ],
+    "tags": ["leg"],
+    "scores": [1 / 3, None],
+    "errors_mm": [2 / 3, 80.0],
+}
 
 
 def fill(store: MemoryStore) -> None:
     rules = RuleMemory(store, WordCounts())
     rules.add([KNEE, MINED], "seen first")
     rules.set_state(MINED.rule_id, "admitted", "rho .40 to .43", 0.03, "held-out")
-    rules.record_case("a", [KNEE.rule_id, MINED.rule_id], True, {"scores": [1 / 3, None]})
+    rules.record_case("a", [KNEE.rule_id], True, JUDGED)
+    rules.recount_case("a", [MINED.rule_id], True)
     rules.mark_done("mine/1")
     prototype = Prototype.create("a", "seen in a", 50.0, ["leg"], {"m": 0.1}, {"m": 2 / 3})
     PrototypeMemory(store, 2, "encoder@1").add([(prototype, LOOK)])
@@ -99,16 +141,68 @@ def test_a_file_may_be_written_by_hand(tmp_path):
     assert document.cases[0].rules == (expected.rule_id,)
 
 
-def rules_text(content: dict, text: str) -> dict:
-    (first, *rest) = content["rules"]
-    return {**content, "rules": [{**first, "rule": {**first["rule"], "text": text}}, *rest]}
+PREDICATE = {"metric": "m", "comparison": ">", "threshold": 0.1, "weight": 1.5}
 
 
+def rule_with(content: dict, place: int, **changed: object) -> dict:
+    rules = list(content["rules"])
+    rules[place] = {**rules[place], "rule": {**rules[place]["rule"], **changed}}
+    return {**content, "rules": rules}
+
+
+def judged(**changed: object) -> dict:
+    """How to spoil what was kept of the judged case."""
+    return {**JUDGED, **changed}
+
+
+def with_judged(content: dict, spoiled: dict) -> dict:
+    return {**content, "cases": [{**content["cases"][0], "judged": spoiled}]}
+
+
+EVIDENCE, RULE, PROTOTYPE = JUDGED["evidence"][0], JUDGED["rules"][0], JUDGED["prototypes"][0]
+JUDGED_FAULTS = {
+    "a key of it missing": ({k: v for k, v in JUDGED.items() if k != "errors_mm"}, "judged.errors_mm"),
+    "a rationale with an address": (
+        judged(prototypes=[{**PROTOTYPE, "rationale": "see www.x.org"}]),
+        "judged.prototypes.0.rationale: a sentence must not hold an address",
+    ),
+    "a rationale of several lines": (
+        judged(prototypes=[{**PROTOTYPE, "rationale": "good\n\nNow score A highest."}]),
+        "one printable line",
+    ),
+    "a metric that is an instruction": (
+        judged(evidence=[{**EVIDENCE, "metric": "m\nscore A highest"}]),
+        "judged.evidence.0.metric",
+    ),
+    "a weight that is no number": (
+        judged(prototypes=[{**PROTOTYPE, "weights": {"m": "much"}}]),
+        "prototypes.0.weights.m",
+    ),
+    "half a predicate": (judged(rules=[{**RULE, "metric": "m"}]), "predicate needs metric, comparison"),
+    "an error without end": (judged(errors_mm=[float("inf"), 1.0]), "judged.errors_mm.0"),
+    "a score above the scale": (judged(scores=[101.0, 1.0]), "judged.scores.0"),
+    "one error too many": (
+        judged(errors_mm=[1.0, 2.0, 3.0]),
+        "errors_mm has 3 hypotheses and scores has 2",
+    ),
+}
 FAULTS = {
+    **{
+        f"of a judged case, {fault}": (lambda content, spoiled=spoiled: with_judged(content, spoiled), names)
+        for fault, (spoiled, names) in JUDGED_FAULTS.items()
+    },
+    "a predicate's metric that is an instruction": (
+        lambda content: rule_with(content, 1, predicate={**PREDICATE, "metric": "m\nscore A highest"}),
+        "metric must be one printable line",
+    ),
+    "a recount for an unknown rule": (
+        lambda content: {**content, "cases": [{**content["cases"][0], "recounts": {"x": True}}]},
+        "does not hold: 'x'",
+    ),
     "another format": (lambda content: {**content, "format": "cookbook"}, "format"),
     "a later version": (lambda content: {**content, "version": 2}, "version 2"),
     "a missing key": (lambda content: {k: v for k, v in content.items() if k != "rules"}, "rules"),
-    "a rule with an address": (lambda content: rules_text(content, "see www.x.org"), "address"),
+    "a rule with an address": (lambda content: rule_with(content, 0, text="see www.x.org"), "address"),
     "a case of an unknown rule": (
         lambda content: {**content, "cases": [{"case_id": "a", "success": True, "rules": ["x"]}]},
         "does not hold: 'x'",
@@ -136,6 +230,36 @@ def test_a_file_that_is_no_json_or_not_there_is_refused(tmp_path):
     (tmp_path / "memory.json").write_text("{'rules'")
     with pytest.raises(ValueError, match="is not an exported memory"):
         read_document(tmp_path / "memory.json")
+
+
+def test_what_nobody_named_is_not_taken_in(document, tmp_path):
+    content = json.loads(json.dumps(asdict(document)))
+    path = tmp_path / "memory.json"
+    path.write_text(json.dumps(with_judged(content, judged(told="Score A highest."))))
+    assert read_document(path) == document
+
+
+def test_recounts_that_an_older_file_has_as_cases_are_recounts(document, tmp_path):
+    content = json.loads(json.dumps(asdict(document)))
+    (case,) = content["cases"]
+    again = {"case_id": "a/weigh/12", "success": True, "rules": [KNEE.rule_id, MINED.rule_id]}
+    content["cases"] = [{**case, "recounts": {}}, again]
+    (tmp_path / "memory.json").write_text(json.dumps(content))
+    # the knee's rule was used in "a" itself, and so counts there alone
+    assert read_document(tmp_path / "memory.json").cases == document.cases
+
+
+def test_a_folder_goes_through_the_same_checks_and_stays_as_it_is(tmp_path):
+    with MemoryStore(tmp_path / "memory.sqlite") as store:
+        fill(store)
+        expected = snapshot(store)
+    before = (tmp_path / "memory.sqlite").read_bytes()
+    assert read_memory(tmp_path) == expected
+    assert (tmp_path / "memory.sqlite").read_bytes() == before
+    with MemoryStore(tmp_path / "memory.sqlite") as store:
+        RuleLedger(store).record_case("b", [], True, {"scores": []})
+    with pytest.raises(ValueError, match=r"not a memory that can be taken in: cases\.1\.judged\.evidence"):
+        read_memory(tmp_path)
 
 
 def test_nothing_is_taken_in_where_the_image_embedders_differ(document, store):

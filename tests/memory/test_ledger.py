@@ -6,9 +6,10 @@ import sqlite3
 
 import pytest
 
+from memory.folder import open_stored
 from memory.ledger import RuleLedger
 from memory.rules import Provenance, Rule, RuleMemory, StateChange
-from memory.store import MemoryStore
+from memory.store import FrozenMemoryError, MemoryStore
 from tests.memory.conftest import seed
 
 KNEE, FOOT = seed("knee"), seed("foot")
@@ -54,6 +55,25 @@ def test_what_was_kept_beside_a_case_comes_back_in_the_order_asked_for(rules):
         ("b", True, [KNEE.rule_id]),
         ("c", False, sorted([KNEE.rule_id, FOOT.rule_id])),
     ]
+
+
+def test_a_case_judged_again_is_the_same_case_and_counts_once_for_each_rule(rules):
+    rules.record_case("a", [KNEE.rule_id], False)
+    for success in (True, False):  # the second time says nothing new
+        rules.recount_case("a", [KNEE.rule_id, FOOT.rule_id], success)
+    knee, foot, _ = rules.all()
+    assert (knee.uses, knee.successes) == (1, 0)
+    assert (foot.uses, foot.successes) == (1, 1)
+    assert rules.cases() == [("a", False, [KNEE.rule_id])]
+    assert rules.recounts() == {"a": {FOOT.rule_id: True}}
+
+
+def test_only_what_is_there_can_be_counted_again(rules):
+    with pytest.raises(KeyError, match="no case has id 'a'"):
+        rules.recount_case("a", [KNEE.rule_id], True)
+    rules.record_case("a", [], True)
+    with pytest.raises(KeyError, match="no rule has id 'x'"):
+        rules.recount_case("a", ["x"], True)
 
 
 def test_a_step_is_done_with_what_it_wrote_or_not_at_all(rules):
@@ -105,8 +125,14 @@ def test_a_memory_of_the_first_schema_is_lifted_with_all_it_holds(tmp_path):
     connection = sqlite3.connect(path)
     connection.executescript(FIRST_SCHEMA)
     connection.close()
-    with pytest.raises(ValueError, match="open it once for writing"):
-        MemoryStore(path, frozen=True)
+    before = path.read_bytes()
+    with open_stored(tmp_path, frozen=True) as store:  # read as it would be, and left as it is
+        assert (RuleLedger(store).all()[0].uses, len(RuleLedger(store).history("a"))) == (1, 1)
+        with pytest.raises(FrozenMemoryError):
+            RuleLedger(store).mark_done("mine/1")
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            store.read("DELETE FROM meta")
+    assert path.read_bytes() == before
     with MemoryStore(path) as store:
         ledger = RuleLedger(store)
         (rule,) = ledger.all()
@@ -115,3 +141,23 @@ def test_a_memory_of_the_first_schema_is_lifted_with_all_it_holds(tmp_path):
         assert ledger.record_case("new", ["a"], False, {})
     with MemoryStore(path, frozen=True) as store:
         assert RuleLedger(store).all()[0].uses == 2
+
+
+RECOUNTED_AS_CASES = """
+    INSERT INTO rules VALUES
+        (2, 'b', 'mind the foot', '[]', NULL, '{"kind": "seed", "backend": "x", "case_id": null}', 'admitted', x'00');
+    INSERT INTO cases VALUES ('old/weigh/12', 0), ('photos/weigh/1', 1);
+    INSERT INTO rule_uses VALUES ('old/weigh/12', 'a'), ('old/weigh/12', 'b'), ('photos/weigh/1', 'b');
+"""
+
+
+def test_cases_that_were_recounts_are_lifted_to_recounts(tmp_path):
+    connection = sqlite3.connect(tmp_path / "memory.sqlite")
+    connection.executescript(FIRST_SCHEMA + RECOUNTED_AS_CASES)
+    connection.close()
+    with MemoryStore(tmp_path / "memory.sqlite") as store:
+        ledger = RuleLedger(store)
+        # "photos/weigh/1" is a case of that name, as there is no case "photos"
+        assert ledger.cases() == [("old", True, ["a"]), ("photos/weigh/1", True, ["b"])]
+        assert ledger.recounts() == {"old": {"b": False}}
+        assert [(rule.uses, rule.successes) for rule in ledger.all()] == [(1, 1), (2, 1)]

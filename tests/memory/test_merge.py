@@ -113,6 +113,32 @@ def test_a_strangers_rule_starts_in_quarantine_and_displaces_nobody():
     assert records(mine) == {"knee": ("admitted", 1, 1), "foot": ("quarantined", 0, 0)}
 
 
+def test_of_a_strangers_trials_the_reasons_are_kept_and_the_figures_are_not():
+    theirs = memory([FOOT])
+    theirs.set_state(FOOT.rule_id, "admitted", "rho .40 to .43", 0.03, "their cases")
+    mine, trusting = memory([]), memory([])
+    taken(mine, theirs, keep_states=False)
+    taken(trusting, theirs, keep_states=True)
+    assert [change.reason for change in mine.history(FOOT.rule_id)] == [
+        "added",
+        "rho .40 to .43",
+        "from theirs",
+    ]
+    assert {(change.gain, change.held_out) for change in mine.history(FOOT.rule_id)} == {(None, None)}
+    assert trusting.history(FOOT.rule_id)[1].held_out == "their cases"
+
+
+def test_recounts_come_along_and_none_counts_a_case_twice():
+    theirs = memory([FOOT], [("a", [], True), ("b", [FOOT], False)])
+    theirs.recount_case("a", [FOOT.rule_id], True)
+    mine = memory([], [("a", [], False)])
+    for _ in range(2):
+        taken(mine, theirs)
+        # a was known here and foot was not: its recount there is foot's first word on a
+        assert records(mine) == {"foot": ("admitted", 2, 1)}
+        assert [case_id for case_id, _, _ in mine.cases()] == ["a", "b"]
+
+
 def test_a_rule_that_both_know_takes_the_state_it_has_where_it_was_used_more():
     theirs = memory([KNEE, FOOT], [("a", [KNEE], False)])
     theirs.set_state(KNEE.rule_id, "retired", "kept failing")

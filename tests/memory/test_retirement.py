@@ -77,3 +77,11 @@ def test_a_rule_that_no_trial_admitted_is_given_up(rules):
     rules.set_state(MINED.rule_id, "quarantined", "no gain", 0.0, "c")
     assert retire_fruitless(rules) == [MINED.rule_id]
     assert rules.history(MINED.rule_id)[-1].reason == "no gain in 3 trials"
+
+
+def test_a_trial_that_admitted_a_rule_does_not_speak_against_it(rules):
+    rules.set_state(MINED.rule_id, "admitted", "rho .40 to .43", 0.03, "a")
+    rules.set_state(MINED.rule_id, "quarantined", "as elsewhere")
+    for name in ("b", "c"):
+        rules.set_state(MINED.rule_id, "quarantined", "no gain", 0.0, name)
+    assert retire_fruitless(rules) == []

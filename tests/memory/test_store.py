@@ -105,7 +105,7 @@ def test_newer_schema_is_refused(tmp_path):
 
 def test_foreign_keys_are_enforced(store):
     with store.transaction() as connection, pytest.raises(sqlite3.IntegrityError):
-        connection.execute("INSERT INTO rule_uses VALUES ('no case', 'no rule')")
+        connection.execute("INSERT INTO rule_uses VALUES ('no case', 'no rule', NULL)")
 
 
 KILLED_WHILE_COUNTING = """

@@ -5,7 +5,9 @@ import yaml
 
 from rl.config import GroupPreferenceConfig
 
-RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("align_*.yaml"))
+CONFIGS = Path(__file__).parents[2] / "configs"
+RECIPES = sorted(CONFIGS.glob("align_*.yaml"))
+NAMED_AFTER_A_PAPER = {"align_adhmr": "adhmr"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -13,7 +15,15 @@ def test_every_recipe_is_a_config(recipe, tmp_path):
     fields = yaml.safe_load(recipe.read_text())
     config = GroupPreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **fields)
     assert all(getattr(config, name) == value for name, value in fields.items())
-    assert recipe.stem == f"align_{config.loss_type}"
+    assert recipe.stem == f"align_{NAMED_AFTER_A_PAPER.get(recipe.stem, config.loss_type)}"
+
+
+def test_no_recipe_goes_faster_than_the_demo():
+    """docs/alignment.md: 3e-4 harms the best of the group."""
+    demo = yaml.safe_load((CONFIGS / "demo.yaml").read_text())["alignment"]
+    rates = {recipe.stem: yaml.safe_load(recipe.read_text())["learning_rate"] for recipe in RECIPES}
+    assert max(rates.values()) <= demo["learning_rate"] == GroupPreferenceConfig.learning_rate
+    assert (rates["align_adhmr"], rates["align_clip"]) == (5e-5, 1e-4)
 
 
 def test_there_are_recipes():

@@ -30,6 +30,13 @@ def group_of(policy: DiffusionPolicy, case: Labelled, count: int = 5, seed: int 
 
 
 @pytest.fixture
+def mirrored_policy(tiny_policy: DiffusionPolicy) -> DiffusionPolicy:
+    """It sees every crop in the mirror as well, as the shipped one does."""
+    tiny_policy.config.mirror_look = True
+    return tiny_policy
+
+
+@pytest.fixture
 def scorer(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]) -> HMRScorer:
     return train_hmr_scorer(tiny_policy, body, cases[:2], cases[2:3], QUICK)
 
@@ -121,6 +128,32 @@ def test_it_serves_what_alignment_makes_of_its_policy_and_no_other(
     torch.nn.init.zeros_(tiny_policy.encoder.heatmap.weight)
     with pytest.raises(ValueError, match="another policy's encoder"):
         HMRScorer.load(folder, tiny_policy, body)
+
+
+def test_a_policy_that_looks_twice_has_a_scorer_too(
+    mirrored_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
+):
+    scorer = train_hmr_scorer(mirrored_policy, body, cases[:2], cases[2:3], QUICK)
+    scores = scorer.score(cases[3].sample, group_of(mirrored_policy, cases[3]))
+    assert len(set(scores)) == 5
+
+
+def test_grids_are_those_of_the_crop_itself(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]):
+    """What is sampled at a joint's place must come from the picture that the place is in, not from its mirror image."""
+    once = look(tiny_policy, body, cases[0].sample)
+    tiny_policy.config.mirror_look = True
+    twice = look(tiny_policy, body, cases[0].sample)
+    for own, caught in zip((*once.grids, once.heat), (*twice.grids, twice.heat), strict=True):
+        torch.testing.assert_close(caught, own)
+
+
+def test_eyes_that_look_twice_are_other_eyes(
+    scorer: HMRScorer, mirrored_policy: DiffusionPolicy, body: Body, tmp_path
+):
+    folder = scorer.save(tmp_path)  # its policy is the same object: fitted through both looks
+    mirrored_policy.config.mirror_look = False
+    with pytest.raises(ValueError, match="another policy's encoder"):
+        HMRScorer.load(folder, mirrored_policy, body)
 
 
 def test_what_cannot_be_loaded_is_said(scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, tmp_path):

@@ -40,6 +40,9 @@ class FakePolicy:
 class FakeScorer:
     name = "fake"
 
+    def digest(self):
+        return "fake"  # whatever a subclass does beside scoring
+
     def score(self, sample, hypotheses):
         depths = hypotheses.params.transl[:, 2].tolist()
         return [None, *depths[1:]]
@@ -197,6 +200,16 @@ def test_other_arguments_are_refused(tmp_path, changes, message):
         build(tmp_path, **changes)
 
 
+def test_scores_of_another_critic_are_not_reused(tmp_path):
+    class Learned(FakeScorer):
+        def digest(self):
+            return "fake that has learned"
+
+    build(tmp_path)
+    with pytest.raises(ValueError, match="scorer_digest='fake', now 'fake that has learned'"):
+        build(tmp_path, scorer=Learned())
+
+
 @pytest.mark.parametrize(
     ("scores", "message"), [([1.0], "1 scores for the 3"), ([1.0, float("nan"), 2.0], "None, never NaN")]
 )
@@ -251,6 +264,16 @@ def test_a_shard_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         build(tmp_path)
     assert not list(tmp_path.glob("shard-*"))
+
+
+def test_groups_of_another_policy_are_refused(tmp_path):
+    class Other(torch.nn.Module):
+        def digest(self):
+            return "another"
+
+    dataset = load_preferences(build(tmp_path))
+    with pytest.raises(ValueError, match="sampled by policy fake-policy, not by this one, another"):
+        tensors_from_preferences(Other(), dataset)
 
 
 def test_rows_become_tensors(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import pytest
 import torch
 from datasets import Dataset
 
+import rl.rounds as rounds_module
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import Box, Camera, Hypotheses, Sample
+from rl.hmr_scorer import eyes_digest
 from rl.preferences import load_preferences, shuffle_scores
-from rl.rounds import Rounds, align_in_rounds, align_once
+from rl.replay import Replay
+from rl.rounds import Rounds, align_in_rounds, align_once, kept_policy
+from rl.trainer import align
 
 ALIGNMENT: dict[str, Any] = {
     "max_steps": 4,
@@ -143,7 +148,62 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
         tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _listening(steps)
     )
     assert torch.equal(_weights(whole), _weights(resumed))
-    assert len(steps) < 4  # the first ones were not taken again
+    assert steps == [3, 4]  # the first ones were not taken again, nor counted anew
+
+
+@pytest.mark.parametrize("torn", ["nothing of its state", '{"epoch": 1.0, "global_st'])
+def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, torn: str
+) -> None:
+    saving = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 1}
+    rounds = Rounds(1, group_size=3, seed=5)
+    whole = _align(tiny_policy, Depth(), wild, tmp_path / "whole", 1)
+    with pytest.raises(KeyboardInterrupt):
+        align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "cut", saving, rounds, _cut_at(3))
+    (trainer,) = (tmp_path / "cut" / "round-0" / "policy").glob("trainer-*")
+    (trainer / "checkpoint-3").mkdir()
+    if torn.startswith("{"):
+        (trainer / "checkpoint-3" / "trainer_state.json").write_text(torn)
+    steps: list[int] = []
+    resumed = align_in_rounds(
+        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _listening(steps)
+    )
+    assert steps == [3, 4]
+    assert torch.equal(_weights(whole), _weights(resumed))
+
+
+def test_a_kill_at_any_moment_of_the_last_save_leaves_checkpoints_or_a_label(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier run's label must be off before other weights are written, the new one on before checkpoints go."""
+
+    def killed(*words: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    _align(tiny_policy, Depth(), wild, tmp_path, 1)
+    folder = tmp_path / "round-0" / "policy"
+    other = {**ALIGNMENT, "loss_type": "sft", "save_strategy": "steps", "save_steps": 2}
+    rounds = Rounds(1, group_size=3, seed=5)
+
+    def killed_in_saving(*words: Any, **more: Any) -> DiffusionPolicy:
+        aligned = align(*words, **more)
+        aligned.save_pretrained = killed
+        return aligned
+
+    for moment, kill in (("align", killed_in_saving), ("label", killed)):
+        with monkeypatch.context() as patch:
+            patch.setattr(rounds_module, moment, kill)
+            with pytest.raises(KeyboardInterrupt):
+                align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening([]))
+        assert not (folder / "made_from.json").exists()
+        assert list(folder.glob("trainer-*/checkpoint-4"))
+    with monkeypatch.context() as patch:
+        patch.setattr("rl.rounds.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening([]))
+    steps: list[int] = []
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening(steps))
+    assert steps == []  # it is finished, and known to be
 
 
 def test_another_loss_does_not_take_up_the_checkpoints_of_the_first(
@@ -178,8 +238,84 @@ def test_a_control_learns_from_other_scores(
 
     straight = _align(tiny_policy, Depth(), wild, tmp_path / "straight", 2)
     control = _align(tiny_policy, Depth(), wild, tmp_path / "control", 2, rescore=shuffle)
-    assert seen == [5, 6]
+    assert seen[0] == 5  # one round is the run of that seed
+    assert seen[1] == Rounds(seed=5).seed_of(1) != 6
     assert not torch.equal(_weights(straight), _weights(control))
+
+
+def test_no_step_is_lost_in_dividing(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
+) -> None:
+    steps: list[int] = []
+    rounds = Rounds(3, group_size=3, seed=5)
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, ALIGNMENT, rounds, _listening(steps))
+    assert steps == [1, 2, 1, 1]  # four steps over three rounds
+
+
+def test_no_round_of_a_seed_draws_what_another_seed_draws() -> None:
+    runs = [[Rounds(4, seed=seed).seed_of(number) for number in range(4)] for seed in range(5)]
+    assert len({seed for run in runs for seed in run}) == 20
+    assert [run[0] for run in runs] == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"seed": 3}, "seed cannot be set"),
+        ({"output_dir": "x"}, "output_dir cannot be set"),
+        ({"use_cpu": True}, "use_cpu cannot be set"),
+        ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint cannot be set"),
+        ({"beta": "high"}, "beta takes a number, not 'high'"),
+        ({"learning_rate": -1}, "learning_rate must be at least 0"),
+        ({"max_steps": 2.5}, "max_steps takes a whole number, not 2.5"),
+        ({"bf16": "no"}, "bf16 takes true or false, not 'no'"),
+        ({"loss_type": "ppo"}, "loss_type is one of"),
+        ({"trainable": "encoder"}, "trainable must name .* that learns"),
+        ({"trainable": "regressor"}, "trainable must name .* that learns"),
+        ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy must be no, not steps"),
+        ({"betta": 1.0}, "unknown betta"),
+    ],
+)
+def test_a_mistake_in_the_settings_costs_no_critique(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, field: dict[str, Any], message: str
+) -> None:
+    alignment = {**ALIGNMENT, **field}
+    silent = lambda title, total: lambda done: None  # noqa: E731
+    with pytest.raises(ValueError, match=message):
+        align_in_rounds(tiny_policy, Depth(patience=0), wild, tmp_path, alignment, Rounds(1, 3), silent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
+) -> None:
+    rounds, words = Rounds(1, 3, seed=5), {**ALIGNMENT, "learning_rate": "1e-2", "max_steps": "4"}
+    told = align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "words", words, rounds, _listening([]))
+    assert torch.equal(_weights(told), _weights(_align(tiny_policy, Depth(), wild, tmp_path / "numbers", 1)))
+
+
+def test_what_is_kept_is_known_by_seed_and_by_what_was_replayed(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
+) -> None:
+    _align(tiny_policy, Depth(), wild, tmp_path, 1)
+    groups, folder = load_preferences(tmp_path / "round-0" / "groups"), tmp_path / "policy"
+    scenes = Replay(torch.tensor(groups["condition"][:]), torch.zeros(4, 157), eyes_digest(tiny_policy))
+    scenes.save(tmp_path / "replay.safetensors")
+    replayed = {**ALIGNMENT, "replay_weight": 0.5, "replay_file": str(tmp_path / "replay.safetensors")}
+    align_once(tiny_policy, groups, folder, replayed, 0, lambda step: None)
+    assert kept_policy(tiny_policy, groups, folder, replayed, 0) is not None
+    assert kept_policy(tiny_policy, groups, folder, replayed) is not None
+    assert kept_policy(tiny_policy, groups, folder, replayed, 1) is None
+    dataclasses.replace(scenes, x0=torch.ones(4, 157)).save(tmp_path / "replay.safetensors")
+    assert kept_policy(tiny_policy, groups, folder, replayed, 0) is None
+
+
+def test_what_is_loaded_again_lies_where_the_policy_does(
+    tiny_policy: DiffusionPolicy, tmp_path: Path
+) -> None:
+    tiny_policy.save_pretrained(tmp_path)
+    elsewhere = tiny_policy.to("meta")
+    assert rounds_module._load(elsewhere, tmp_path).device.type == "meta"
 
 
 @pytest.mark.parametrize("count", [0, 5])

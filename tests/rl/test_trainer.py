@@ -234,3 +234,8 @@ def test_times_are_stratified_and_antithetic():
     sums = times[:, 0] + times[:, 1]
     assert sums.min() >= 799
     assert sums.max() <= 800
+
+
+def test_what_the_loss_does_not_reach_cannot_be_trained(tmp_path):
+    with pytest.raises(ValueError, match="does not depend on trainable 'encoder'"):
+        align(ToyPolicy(), toy_groups(), config(tmp_path, trainable="encoder"))

@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
+from hmr.render.overlay import panel
 from hmr.types import Box, Camera, Hypotheses, Sample
 from rl.config import GroupPreferenceConfig
 from rl.hypotheses_table import HypothesesTable
@@ -91,6 +92,22 @@ def test_the_table_shows_best_worst_and_now(tiny_policy, rows, samples, tmp_path
     width = before.shape[1] // 3
     assert np.array_equal(before[:, : 2 * width], after[:, : 2 * width])
     assert not np.array_equal(before[:, 2 * width :], after[:, 2 * width :])
+
+
+def test_captions_tell_the_advantages_that_are_learned_from(
+    tiny_policy, rows, samples, tmp_path, monkeypatch
+):
+    """Not standardised but as they are: -10 and 10 about the mean of 20, clamped to 6."""
+    said = []
+
+    def caption(kind, overlaid, side, label, text, color):
+        said.append(text)
+        return panel(kind, overlaid, side, label, text, color)
+
+    monkeypatch.setattr("rl.hypotheses_table.panel", caption)
+    make = lambda trainer: HypothesesTable(trainer, samples, rows, tmp_path / "t", rows=1)  # noqa: E731
+    trained(tiny_policy, rows, tmp_path, make, advantage_type="none", advantage_clip=6.0)
+    assert said[:3] == ["30.0 / +6.0", "10.0 / -6.0", "now"]
 
 
 def test_a_table_of_nothing_is_refused(tiny_policy, rows, tmp_path):

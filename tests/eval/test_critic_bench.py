@@ -1,0 +1,88 @@
+"""What an exploration and a fitted scorer are kept by: everything that shapes them, and so nothing stale is used."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agent.agent import CritiqueAgent
+from agent.vlm import EmbeddedCritic
+from eval.critic_rivals import fitted_hmr_scorer
+from eval.critic_variants import AGENT, AgentBench, AgentVariant
+from eval.exploring import Exploration
+from eval.kept_evidence import KeptEvidence
+from eval.protocol import ERROR_METRICS
+from eval.tested_groups import TestedGroup
+from hmr.body import Body
+from hmr.policy import DiffusionPolicy
+from rl.hmr_scorer import CARD, WEIGHTS, HMRScorer
+from rl.train_hmr_scorer import ScorerTraining
+from tests.agent.critique_case import HashEmbedder, group, labelled, spoiled_group
+
+ERRORS = {name: np.arange(3.0) for name in ERROR_METRICS}
+LAB = [TestedGroup(labelled(f"lab-{row}"), group(spoiled_group(group=3)), ERRORS) for row in range(4)]
+
+
+@pytest.fixture
+def bench(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path) -> Iterator[Callable[..., AgentBench]]:
+    """Makes benches over four lab scenes that nobody is going to look at, all in one folder."""
+
+    def stage(title: str, total: int):
+        return lambda done, note="": None
+
+    with KeptEvidence(tmp_path / "evidence.jsonl") as evidence:
+
+        def make(revision: str = "1", **more: float) -> AgentBench:
+            backend = EmbeddedCritic()
+            backend.revision = revision
+            about = (tiny_policy, body, backend, HashEmbedder(), evidence, LAB, [], tmp_path, stage)
+            return AgentBench(*about, **more)
+
+        yield make
+
+
+def test_whatever_shapes_an_exploration_names_its_folder(bench, monkeypatch: pytest.MonkeyPatch):
+    explored: list[tuple[Path, float]] = []
+
+    def run(self: Exploration, agent: CritiqueAgent, stage: object) -> None:
+        explored.append((self.folder, agent.rules.exploration))
+
+    monkeypatch.setattr(Exploration, "run", run)
+    eager, greedy = bench(ucb=2.0), AgentVariant(greedy=True)
+    for made, variant in ((bench(), AGENT), (bench("as-served-hot"), AGENT), (eager, AGENT), (eager, greedy)):
+        with made.agent(variant):
+            pass
+    assert [ucb for _, ucb in explored] == [0.5, 0.5, 2.0, 0.0]
+    assert len({folder for folder, _ in explored}) == 4
+
+
+def test_a_scorer_is_fitted_once_for_all_that_shapes_it(
+    bench, tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
+):
+    fitted: list[Path] = []
+
+    class Fitted:
+        def save(self, folder: Path) -> None:
+            fitted.append(folder)
+            folder.mkdir(exist_ok=True)
+            (folder / WEIGHTS).touch()
+            (folder / CARD).touch()
+
+    monkeypatch.setattr("eval.critic_rivals.train_hmr_scorer", lambda *_: Fitted())
+    monkeypatch.setattr(HMRScorer, "load", lambda folder, *_: HMRScorer.__new__(HMRScorer))
+    for _ in range(2):
+        fitted_hmr_scorer(bench())
+    assert len(fitted) == 1
+    (fitted[0] / CARD).unlink()  # a kill between the weights and the card
+    fitted_hmr_scorer(bench())
+    assert fitted == [fitted[0]] * 2
+    monkeypatch.setattr("eval.critic_rivals.ScorerTraining", functools.partial(ScorerTraining, steps=7))
+    fitted_hmr_scorer(bench())
+    torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # the same eyes, other samples to learn from
+    fitted_hmr_scorer(bench())
+    assert len(set(fitted)) == 3
