@@ -193,7 +193,7 @@ class DiffusionPolicy(PreTrainedModel):
     def fit_guess(self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]) -> None:
         """Remember how far the regression head's guess is off on scenes that it was not trained on; the denoiser, which
         learned what another Gaussian left over, begins again from nothing."""
-        error = self.guess(features) - (vectors - self.mean) / self.std
+        error = self.guess(features.to(self.device)) - (vectors.to(self.device) - self.mean) / self.std
         self.guess_std.copy_(error.square().mean(dim=0).sqrt().clamp(*GUESS_STD))
         self.denoiser.silence()
 

@@ -205,8 +205,8 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 @torch.no_grad()
 def _features(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
     with torch.autocast(policy.device.type, torch.bfloat16):  # as the first stage saw, in half the time
-        seen = policy.look(batch["crops"])
-    return policy.seen_features(seen, batch["geometry"])
+        seen = policy.look(batch["crops"].to(policy.device))
+    return policy.seen_features(seen, batch["geometry"].to(policy.device)).cpu()
 
 
 def _crops(

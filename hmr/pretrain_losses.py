@@ -99,9 +99,9 @@ class Pose(nn.Module):
         keypoints: Float[Tensor, "batch 24 2"],
     ) -> dict[str, Tensor]:
         """Regression and diffusion on what was seen, whether just now or long ago."""
-        joints_m = joints_of(vector, self._body[0])
+        joints_m = self._joints_m(vector)
         clean, denoise = self._denoised(features, vector)
-        clean_joints_m = joints_of(clean, self._body[0])
+        clean_joints_m = self._joints_m(clean)
         error_m = (clean_joints_m - joints_m[:, None]).abs()
         seen = reproject(clean, clean_joints_m, geometry[:, None])
         off = (seen - keypoints[:, None]).abs().clamp_max(FARTHEST)
@@ -112,11 +112,14 @@ class Pose(nn.Module):
             "reprojection": off.mean(),
         }
 
+    def _joints_m(self, vector: Float[Tensor, "*batch 157"]) -> Float[Tensor, "*batch 24 3"]:
+        return joints_of(vector, self._body[0].to(vector.device))
+
     def _regression(self, features: Tensor, vector: Tensor, joints_m: Float[Tensor, "batch 24 3"]) -> Tensor:
         policy = self.policy
         guess = policy.guess(features)
         standard = (vector - policy.mean) / policy.std
-        error_m = (joints_of(guess * policy.std + policy.mean, self._body[0]) - joints_m).abs().mean()
+        error_m = (self._joints_m(guess * policy.std + policy.mean) - joints_m).abs().mean()
         return F.smooth_l1_loss(guess, standard) + 5.0 * error_m
 
     def _denoised(
@@ -183,7 +186,7 @@ class SeeAndPose(Pose):
                 rows = augment(rows)
         seen = self.policy.encoder(rows["crops"])
         features = self.policy.seen_features(seen, rows["geometry"])
-        depths_m = joints_of(rows["vector"], self._body[0])[..., 2]
+        depths_m = self._joints_m(rows["vector"])[..., 2]
         terms = _seeing_terms(seen, rows, depths_m) | self.posing_terms(
             features, rows["vector"], rows["geometry"], rows["keypoints"]
         )

@@ -31,8 +31,8 @@ _SIGNS = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [-1.0, 1.0]])
 def mirror_vector(vector: Float[Tensor, "*batch 157"]) -> Float[Tensor, "*batch 157"]:
     """The vector (hmr.parametrization) of the mirrored body in the mirrored crop."""
     rotations, betas, seen = vector.split([NUM_JOINTS * 6, NUM_BETAS, 3], dim=-1)
-    columns = rotations.unflatten(-1, (NUM_JOINTS, 3, 2))[..., OTHER_SIDE, :, :] * _SIGNS
-    mirrored = torch.cat([columns.flatten(-3), betas, seen * torch.tensor([1.0, -1.0, 1.0])], dim=-1)
+    columns = rotations.unflatten(-1, (NUM_JOINTS, 3, 2))[..., OTHER_SIDE, :, :] * _SIGNS.to(vector)
+    mirrored = torch.cat([columns.flatten(-3), betas, seen * seen.new_tensor([1.0, -1.0, 1.0])], dim=-1)
     assert mirrored.shape[-1] == VECTOR_SIZE
     return mirrored
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from transformers import TrainingArguments
 
 from hmr.body import Body
 from hmr.checkpoint import load_policy, save_compact
@@ -156,10 +157,21 @@ def test_an_unknown_key_is_named(tmp_path: Path):
         read_config(tmp_path / "a.yaml")
 
 
-def test_the_shipped_recipe_is_readable():
-    config = read_config(Path("configs/pretrain_tiny.yaml"))
+@pytest.mark.parametrize(
+    "recipe", sorted(Path("configs").glob("pretrain_*.yaml")), ids=lambda path: path.stem
+)
+def test_a_shipped_recipe_is_readable(recipe: Path, tmp_path: Path):
+    config = read_config(recipe)
     assert config.losses == LossWeights(**dataclasses.asdict(config.losses))
     assert config.policy["crop_size"] % 16 == 0
+    for stage in (config.training, config.refining):
+        TrainingArguments(output_dir=str(tmp_path), **stage | {"use_cpu": True})
+
+
+def test_the_recipe_for_an_accelerator_has_the_shipped_shape():
+    tiny, gpu = (read_config(Path("configs") / f"pretrain_{name}.yaml") for name in ("tiny", "tiny_gpu"))
+    assert (gpu.policy, gpu.losses) == (tiny.policy, tiny.losses)
+    assert gpu.seed != tiny.seed
 
 
 @pytest.mark.slow
