@@ -55,9 +55,8 @@ def check_vlm(
     Example: `meshcritic check-vlm openai:qwen3-vl@http://localhost:8000/v1 --scenes 12 --out runs/check`
     """
     from agent.context import CritiqueSettings
-    from agent.many import critique_many
     from eval.backend_options import BackendOptions, opened_backend
-    from eval.planted_faults import Judged, planted_groups, report
+    from eval.planted_faults import planted_groups, report
     from hmr.body import load_body
     from hmr.checkpoint import load_policy
 
@@ -69,13 +68,7 @@ def check_vlm(
         judging_agent(load_policy(policy), body, opened.backend, memory, trace, settings=shown) as agent,
     ):
         groups = planted_groups(body, scenes)
-        judged: list[Judged] = []
-        with stages() as stage:
-            tick = stage("judging", len(groups))
-            pairs = [(group.sample, group.hypotheses) for group in groups]
-            for group, critique in zip(groups, critique_many(agent, pairs), strict=True):
-                judged.append(Judged.of(group, critique))
-                tick(len(judged))
+        judged = _judged(agent, groups)
         if opened.dry_run:
             say_estimate(opened.dry_run, as_json)
             return
@@ -88,6 +81,20 @@ def check_vlm(
         print(whole)
     else:
         _say(found, judged)
+
+
+def _judged(agent: CritiqueAgent, groups: Sequence[PlantedGroup]) -> list[Judged]:
+    from agent.many import critique_many
+    from eval.planted_faults import Judged
+
+    judged: list[Judged] = []
+    with stages() as stage:
+        tick = stage("judging", len(groups))
+        pairs = [(group.sample, group.hypotheses) for group in groups]
+        for group, critique in zip(groups, critique_many(agent, pairs), strict=True):
+            judged.append(Judged.of(group, critique))
+            tick(len(judged))
+    return judged
 
 
 def _save(
