@@ -174,7 +174,10 @@ def _calls(calls: Sequence[Outputs]) -> Table:
 
 
 def _ended(call: Outputs) -> str:
-    return call.get("error") or ("an answer kept from before" if call["cached"] else "a reply")
+    if "error" in call:
+        return call["error"]
+    came = "an answer kept from before" if call["cached"] else "a reply"
+    return f"{came}, {call['warning']}" if "warning" in call else came
 
 
 def _tokens(tokens_in: int, tokens_out: int) -> str:

@@ -11,7 +11,10 @@ from eval.trace_view import read_case, show_case
 ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
 CALLS = [
     {**ASKED, "parts": ["p"], "text": "{", "ms": 812.4, "tokens": [1530, 211], "retries": 2, "cached": False},
-    {**ASKED, "parts": ["p", "repair"], "text": "{}", "ms": 40.0, "tokens": [9, 1], "retries": 0, "cached": False},
+    {
+        **ASKED, "parts": ["p", "repair"], "text": "{}", "ms": 40.0, "tokens": [9, 1], "retries": 0, "cached": False,
+        "warning": "not kept",
+    },
     {**ASKED, "parts": ["q"], "text": "{}", "ms": 0.1, "tokens": [0, 0], "retries": 0, "cached": True},
     {**ASKED, "parts": ["r"], "error": "openai:m failed: [b]429[/b]"},
 ]  # fmt: skip
@@ -117,7 +120,7 @@ def test_every_call_says_what_it_cost_and_how_it_ended(run: Path):
         rows,
         [
             ("812", "1,530 in, 211 out", "2", "a reply that did not fit"),
-            ("score, to repair the last", "40", "9 in, 1 out", "a reply"),
+            ("score, to repair the last", "40", "9 in, 1 out", "a reply, not kept"),
             ("an answer kept from before",),
             ("openai:m failed: [b]429[/b]",),
         ],
