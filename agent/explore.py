@@ -43,9 +43,10 @@ class ExplorationReport:
 
     cases: int  # explored now
     skipped: int  # explored by an earlier run
-    unscored: (
-        int  # not a single score came back, for the case or for a trial on it: a later run tries them again
-    )
+    unscored: int  # not a single score came back: a later run asks for them again
+    held_up: tuple[
+        str, ...
+    ]  # cases for which none came when rules were tried on them: the trials wait likewise
     srcc: float | None  # over all cases explored, now or earlier
     held_out_srcc_before: float | None
     held_out_srcc_after: float | None
@@ -88,7 +89,8 @@ def explore(
     return ExplorationReport(
         cases=state["explored"],
         skipped=len(desk.calibration) - state["explored"] - state["unscored"],
-        unscored=state["unscored"] + len(set(state["held_up"])),
+        unscored=state["unscored"],
+        held_up=tuple(sorted(set(state["held_up"]))),
         srcc=mean_srcc(desk.explored.values()),
         held_out_srcc_before=state["held_out_srcc_before"],
         held_out_srcc_after=state["held_out_srcc_after"],

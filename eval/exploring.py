@@ -82,7 +82,8 @@ class Exploration:
     def run(self, agent: CritiqueAgent, stage: Stage, say: Say = lambda line: None) -> Json:
         """Explore, or go on where an earlier run was cut short; `agent` judges over the folder's memory.
 
-        A case that the backend gave no score keeps the exploration open: the next run asks for it again.
+        A case that the backend gave no score, at first or at a trial, keeps the exploration open: the next run asks
+        for it again.
         """
         self._write({})
         tick = stage(self.title, len(self.cases))
@@ -96,7 +97,7 @@ class Exploration:
 
         report = explore(agent, self.cases, self.held_out, self.propose, on_case=on_case)
         found = dataclasses.asdict(report)
-        if not report.unscored:
+        if not report.unscored and not report.held_up:
             self._write(found)
         return {"made_from": dict(self.made_from), **found}
 

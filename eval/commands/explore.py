@@ -19,6 +19,8 @@ from eval.commands.options import Json, Out, PolicyDir, Seed, Ucb, a_folder
 
 __all__ = ["explore"]
 
+SHOWN = 3  # cases that a line names
+
 
 def explore(
     memory: Annotated[
@@ -101,6 +103,12 @@ def _say_what_came_of_it(found: dict[str, Any], memory: Path) -> None:
     )
     if found["unscored"]:
         say(f"{found['unscored']} cases got no score; the same command asks for them again")
+    if held_up := found["held_up"]:
+        more = " ..." if len(held_up) > SHOWN else ""
+        say(
+            f"rules could not be tried on {len(held_up)} cases ({', '.join(held_up[:SHOWN])}{more}), for which the "
+            f"backend gave no score; no weight and no state was changed by it, and the same command tries again"
+        )
     say(f"judge with it: meshcritic critique photo.jpg --memory {memory}")
 
 

@@ -241,7 +241,8 @@ def whole(tmp_path) -> tuple[MemoryDocument, dict[str, int]]:
 def test_an_outage_at_the_end_is_no_measurement_and_a_later_run_makes_up_for_it(tmp_path, whole, step):
     undisturbed, before = whole
     report = judge_with(Fails("score", before[step]), tmp_path / "cut")
-    assert report.unscored > 0
+    assert report.held_up
+    assert set(report.held_up) <= {case.sample.id for case in [*exploration_run.CASES, *HELD_OUT]}
     assert report.reweighed == 0
     cut = content(tmp_path / "cut")
     assert not any(done.startswith("weigh/") for done in cut.steps)
@@ -249,7 +250,7 @@ def test_an_outage_at_the_end_is_no_measurement_and_a_later_run_makes_up_for_it(
     for kept in cut.rules:  # what was measured before the outage stands, and nothing else was written
         assert kept.history == histories[kept.rule.rule_id][: len(kept.history)]
     again = judge_with(Miner(), tmp_path / "cut")
-    assert (again.unscored, again.skipped) == (0, len(exploration_run.CASES))
+    assert (again.held_up, again.skipped) == ((), len(exploration_run.CASES))
     assert again.reweighed > 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.commands.console import stages
+from eval.commands.explore import _say_what_came_of_it
 from eval.exploring import EXPLORED, Exploration
 from eval.trace_view import read_case
 from memory.exchange import snapshot
@@ -96,6 +97,15 @@ def test_a_case_without_a_score_keeps_the_exploration_open(explore, tmp_path):
         assert (code, found["cases"], found["unscored"]) == (0, 0, 2)
         assert "cases" not in json.loads((tmp_path / "out" / "memory" / EXPLORED).read_text())
         assert explore(*spec)[1]["cases"] == 2
+
+
+def test_cases_that_hold_up_a_trial_are_named(capsys):
+    told = dict.fromkeys(("cases", "skipped", "unscored", "reweighed"), 0)
+    rhos = dict.fromkeys(("srcc", "held_out_srcc_before", "held_out_srcc_after"))
+    lists = dict.fromkeys(("mined", "admitted", "retired"), ())
+    _say_what_came_of_it({**told, **rhos, **lists, "held_up": ("a", "b", "c", "d")}, Path("memory"))
+    said = capsys.readouterr()
+    assert "could not be tried on 4 cases (a, b, c ...)" in " ".join((said.out + said.err).split())
 
 
 def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_path, monkeypatch):
