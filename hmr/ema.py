@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-__all__ = ["EmaCallback"]
+__all__ = ["FILE", "EmaCallback"]
 
 FILE = "ema.safetensors"
 
@@ -49,7 +49,9 @@ class EmaCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        save_file({str(index): shadow for index, shadow in enumerate(self.ema.shadow_params)}, folder / FILE)
+        partial = folder / f"{FILE}.partial"
+        save_file({str(index): shadow for index, shadow in enumerate(self.ema.shadow_params)}, partial)
+        partial.replace(folder / FILE)
 
     def finish(self) -> None:
         """Put the average in the parameters' place."""

@@ -30,6 +30,7 @@ from hmr.data.augment import as_floats, augment
 from hmr.data.crops import CropCache, CropDataset, make_crops
 from hmr.data.rare_poses import WeightedRows, rarity_m
 from hmr.data.recipe import RECIPES
+from hmr.ema import FILE as EMA_FILE
 from hmr.ema import EmaCallback
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.pretrain_losses import LossWeights, Pose, SeeAndPose
@@ -152,7 +153,7 @@ def run_stage(
     ema = EmaCallback(module, config.ema_decay)
     trainer = WeighingTrainer(module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema])
     trainer.rows = _drawn_rows(sets[0], config) if config.rarity else None
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder, EMA_FILE))
     ema.finish()
     return {"held_out": trainer.evaluate(), "log": trainer.state.log_history}
 

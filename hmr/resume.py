@@ -18,21 +18,23 @@ MADE_FROM = "made_from.json"
 STATE = "trainer_state.json"  # transformers.Trainer writes it last
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
+def last_whole_checkpoint(folder: Path, also: str | None = None) -> str | None:
     """The newest checkpoint of a `transformers.Trainer` under `folder`; None where there is none.
+
+    also: a file that a callback adds in one step once the trainer has written its own.
 
     `transformers.trainer_utils.get_last_checkpoint` goes by names alone: after a kill in the middle of a save it names
     a folder that no run can be resumed from, and does so again at every further run.
     """
     steps = {}
     for path in folder.glob("checkpoint-*"):
-        if (step := re.fullmatch(r"checkpoint-(\d+)", path.name)) and _is_whole(path):
+        if (step := re.fullmatch(r"checkpoint-(\d+)", path.name)) and _is_whole(path, also):
             steps[int(step[1])] = path
     return str(steps[max(steps)]) if steps else None
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    return isinstance(_read(checkpoint / STATE), dict)
+def _is_whole(checkpoint: Path, also: str | None) -> bool:
+    return isinstance(_read(checkpoint / STATE), dict) and (also is None or (checkpoint / also).exists())
 
 
 def was_made_from(folder: Path, origin: Mapping[str, Any]) -> bool:
