@@ -7,6 +7,7 @@
 | `critics` | what does a better critic buy? The truth with noise, from an SRCC of .3 to the truth itself       |
 | `oracle`  | what can perfect scores, or labels in their place, teach this policy at all?                      |
 | `dpo`     | the rate and the beta that a rival is given before it is compared with; perfect scores, one seed  |
+| `curves`  | how do healthy runs look, and sick ones?                                                          |
 
 `noisy-truth` opens the truth: those rows say what could be, and are no results.
 """
@@ -141,11 +142,17 @@ RATES = {
 }
 RATES["truth, dpo, ADHMR's numbers"] = _oracle(ADHMR, group_size=50)
 
+CURVES = {
+    "embedded, linear": Arm({**STEADY, "loss_type": "linear", "lr_scheduler_type": "constant"}),
+    "embedded, dpo, too fast": Arm({**FAST, "loss_type": "dpo", "beta": 20.0}),
+}
+
 SETS: dict[str, dict[str, Arm]] = {
     "finals": FINALS,
     "screens": SCREENS,
     "critics": CRITICS,
     "oracle": ORACLE,
     "dpo": RATES,
+    "curves": {**{name: FINALS[name] for name in ("embedded, weighted", "embedded, clip")}, **CURVES},
 }
 ARMS = {name: arm for arms in SETS.values() for name, arm in arms.items()}

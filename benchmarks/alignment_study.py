@@ -8,6 +8,8 @@ seed is that of everything in its run: what the critic explored, the groups, the
 which all arms of a seed share with the base, on the same images. A seed's critics are opened once and groups are scored
 once, in parts of 100 images: arms that sample alike share them, an arm of more images begins with those of a smaller.
 What an arm gave is kept under `--out` by what it was made from: a killed run goes on, a second one does what is new.
+Seeds may be taken side by side, each process with its `--first-seed` and an `--out` of its own; the folders copied
+into one, `--seeds` of all of them prints the whole and makes nothing anew.
 
 Joints alone are posed (no vertices), so that an arm and seed costs minutes; `meshcritic evaluate` has the rest.
 """
@@ -30,6 +32,7 @@ from benchmarks.alignment_table import StudyRuns, markdown, to_json
 from eval.alignment import AlignSettings, open_scorer
 from eval.commands.console import stages
 from eval.protocol import Policy, Report, evaluate_policy
+from eval.report.alignment_curves import write_alignment_curves
 from eval.report_store import kept_report
 from eval.spread_match import Quieter
 from hmr.body import Body, load_body
@@ -42,6 +45,7 @@ from hmr.types import BodyParams, Posed, Sample, Scorer
 from rl.preferences import build_preferences, load_preferences, shuffle_scores
 from rl.replay import replay_of
 from rl.rounds import Rounds, align_in_rounds, align_once
+from rl.training_log import read_log
 
 __all__ = ["Sizes", "StudySeed", "run_study"]
 
@@ -130,7 +134,7 @@ class StudySeed:
     # -- aligning --------------------------------------------------------------------------------------------
 
     def _aligned(self, name: str, arm: Arm) -> DiffusionPolicy:
-        alignment, folder = dict(arm.alignment), self.out / "policies" / f"{_slug(name)}-seed-{self.seed}"
+        alignment, folder = dict(arm.alignment), policy_folder(self.out, name, self.seed)
         alignment = {"save_strategy": "no", **alignment}  # a minute or two: sooner done again than resumed
         if arm.labels:
             alignment["replay_file"] = str(self._replay(arm.labels, arm.labelled))
@@ -191,18 +195,18 @@ class StudySeed:
 
 
 def run_study(
-    policy: DiffusionPolicy, names: Sequence[str], seeds: int, sizes: Sizes, out: Path, stage: Stage
+    policy: DiffusionPolicy, names: Sequence[str], seeds: Sequence[int], sizes: Sizes, out: Path, stage: Stage
 ) -> StudyRuns:
     """Every seed of every arm, seed by seed. Raises KeyError for an arm that is not in the table."""
     sizes = dataclasses.replace(sizes, train=max(ARMS[name].images for name in names))
     body = load_body()
     runs = StudyRuns({name: [] for name in names}, [], {"base policy": policy.digest()})
-    for seed in range(seeds):
+    for place, seed in enumerate(seeds):
         with ExitStack() as opened:
             run = StudySeed(policy, body, sizes, seed, out, stage, opened)
             for name in names:
                 runs.arms[name].append(run.arm(name))
-            narrowest_mm = min(reports[seed].spread_mm() for reports in runs.arms.values())
+            narrowest_mm = min(reports[place].spread_mm() for reports in runs.arms.values())
             runs.bases.append(run.narrowed(narrowest_mm))
             runs.made_from.update(benchmark=set_digest(run.tests), M=sizes.samples)
     return runs
@@ -211,6 +215,10 @@ def run_study(
 def _asked(critic: str) -> str:
     """Whose scores they are before they are shuffled."""
     return "embedded" if critic == "shuffled" else critic
+
+
+def policy_folder(out: Path, arm: str, seed: int) -> Path:
+    return out / "policies" / f"{_slug(arm)}-seed-{seed}"
 
 
 def _slug(name: str) -> str:
@@ -225,17 +233,23 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, default=None, help="default: the shipped one")
     parser.add_argument("--set", choices=list(SETS), default="finals", help="default: finals")
     parser.add_argument("--arm", action="append", choices=list(ARMS), help="one of any set; default: the set")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0, help="default: 0")
     parser.add_argument("--images", type=int, default=100, help="of wild-test")
     parser.add_argument("--samples", type=int, default=100, help="M")
     parser.add_argument("--calibration", type=int, default=128, help="lab scenes that a critic learns from")
     parser.add_argument("--no-picks", action="store_true", help="no critique of what an arm samples")
+    parser.add_argument("--curves", type=Path, help="draw the first seed's logs into this SVG file")
     parser.add_argument("--json", action="store_true", help="print that in place of the tables")
     asked = parser.parse_args()
     sizes = Sizes(asked.images, asked.samples, asked.calibration, picks=not asked.no_picks)
     policy, names = load_policy(asked.policy), asked.arm or list(SETS[asked.set])
     with stages() as stage:
-        runs = run_study(policy, names, asked.seeds, sizes, asked.out, stage)
+        seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+        runs = run_study(policy, names, seeds, sizes, asked.out, stage)
+    if asked.curves:
+        folders = {name: policy_folder(asked.out, name, asked.first_seed) for name in names}
+        write_alignment_curves(asked.curves, {name: read_log(folder) for name, folder in folders.items()})
     print(json.dumps(to_json(runs), indent=1) if asked.json else markdown(runs))
 
 

@@ -10,8 +10,8 @@
 
 A critic that learns does so on `lab-calibration` alone, as in `eval.critic_eval`. Where training arguments give
 `replay_weight`, scenes of `lab-train` are drawn with their truth and replayed beside the wild ones (`rl.replay`). The
-folder keeps the scenes, the memory, every round (`rl.rounds`) and alignment.json, which says what all of it was made
-from. What training is told is looked at before anything is drawn, explored or scored.
+folder keeps the scenes, the memory, every round (`rl.rounds`), curves.svg of how they went, and alignment.json, which
+says what all of it was made from. What training is told is looked at before anything is drawn, explored or scored.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from eval.critic_rivals import fitted_hmr_scorer
 from eval.critic_variants import AGENT, AgentBench
 from eval.demo_outputs import versions
 from eval.kept_evidence import KeptEvidence
+from eval.report.alignment_curves import write_alignment_curves
 from eval.tested_groups import TestedGroup, draw_groups
 from hmr.body import Body, load_body
 from hmr.data.benchmark import draw_split
@@ -47,6 +48,7 @@ from rl.replay import replay_of
 from rl.rewards import load_reward
 from rl.rounds import Rounds, align_in_rounds, checked_alignment
 from rl.scorers import NoisyTruthScorer
+from rl.training_log import LOG, read_log
 
 __all__ = [
     "AlignSettings", "count_calls", "open_scorer", "read_alignment", "run_alignment", "with_replay",
@@ -129,7 +131,16 @@ def run_alignment(
         "versions": versions(),
     }
     (out / "alignment.json").write_text(json.dumps(told, indent=1))
+    _draw_curves(out, settings.rounds.count)
     return aligned
+
+
+def _draw_curves(out: Path, rounds: int) -> None:
+    """`curves.svg`, a row a round; a round that an earlier version aligned has no log."""
+    policies = {f"round {number}": out / f"round-{number}" / "policy" for number in range(rounds)}
+    if all((folder / LOG).exists() for folder in policies.values()):
+        logs = {name: read_log(folder) for name, folder in policies.items()}
+        write_alignment_curves(out / "curves.svg", logs)
 
 
 def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, workers: int = 1) -> DryRun:

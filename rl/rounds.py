@@ -6,8 +6,9 @@ the optimizer's steps are divided among the rounds, the first ones taking what d
 cost the same and end at the same step.
 
     OUT/round-0/groups     what the round sampled and how it was scored (rl.preferences)
-    OUT/round-0/policy     what it ended with, and made_from.json, by which a second run knows it; where asked for by
-                           `table_steps`, hypotheses/ with pictures of how it got there (rl.hypotheses_table)
+    OUT/round-0/policy     what it ended with, log.json of how it went (rl.training_log), and made_from.json, by which a
+                           second run knows it; where asked for by `table_steps`, hypotheses/ with pictures of the way
+                           there (rl.hypotheses_table)
     OUT/config.json, ...   the last round's policy, which `meshcritic evaluate --policy OUT` reads
 
 A killed run goes on at the shard or the checkpoint it had reached. Left out: a fresh reference for every step of a
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from datasets import Dataset
-from transformers import TrainerCallback
 
 from hmr.checkpoint import load_policy
 from hmr.policy import DiffusionPolicy
@@ -38,7 +38,8 @@ from rl.config import GroupPreferenceConfig, training_fields
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences import build_preferences, load_preferences
 from rl.seeding import derive_seed
-from rl.trainer import GroupPreferenceTrainer, align, check_trainable
+from rl.trainer import Watch, align, check_trainable
+from rl.training_log import KeepLog
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "kept_policy"]
 
@@ -176,8 +177,9 @@ def align_once(
     checkpoint = last_whole_checkpoint(trainer)
     arguments = _config(policy, alignment, str(trainer), seed, checkpoint)
     steps = itertools.count(1 + _step_of(checkpoint))
-    watch = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
-    aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), watch=watch)
+    watches = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
+    watches.append(lambda trainer: KeepLog(folder))
+    aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), watches=watches)
     unlabel(folder)
     aligned.save_pretrained(folder)
     label(folder, origin)
@@ -208,9 +210,9 @@ def _step_of(checkpoint: str | None) -> int:
 
 def _table(
     policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, out: Path, samples: Sequence[Sample], every: int
-) -> Callable[[GroupPreferenceTrainer], TrainerCallback] | None:
+) -> list[Watch]:
     if not every:
-        return None
+        return []
     if not samples or isinstance(policy, PolicyAdapter):
         raise ValueError(
             "table_steps draws SMPL bodies over their photographs: it needs the samples and a DiffusionPolicy"
@@ -218,7 +220,7 @@ def _table(
     from rl.hypotheses_table import HypothesesTable  # renderers
 
     shown = {sample.id: sample for sample in samples[:SHOWN]}
-    return lambda trainer: HypothesesTable(trainer, shown, groups, out, every)
+    return [lambda trainer: HypothesesTable(trainer, shown, groups, out, every)]
 
 
 def kept_policy(

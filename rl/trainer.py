@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -48,7 +48,7 @@ from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_kept
 from rl.spread_watch import SpreadWatch
 from rl.weights import TrainedWeights
 
-__all__ = ["GroupPreferenceTrainer", "align", "check_trainable"]
+__all__ = ["GroupPreferenceTrainer", "Watch", "align", "check_trainable"]
 
 STATE_NAME = "alignment_state.safetensors"
 Policy = TypeVar("Policy", bound=nn.Module)
@@ -296,23 +296,26 @@ class _Progress(TrainerCallback):
         self.advance(1)
 
 
+Watch = Callable[[GroupPreferenceTrainer], TrainerCallback]
+
+
 def align(
     policy: Policy,
     dataset: Dataset | GroupTensors,
     args: GroupPreferenceConfig,
     progress: Callable[[int], None] | None = None,
-    watch: Callable[[GroupPreferenceTrainer], TrainerCallback] | None = None,
+    watches: Sequence[Watch] = (),
 ) -> Policy:
     """A copy of `policy`, aligned, with the averaged weights and in evaluation mode; `policy` itself is not
     touched.
 
-    `progress` is called with 1 after every step; `watch` makes a callback of the trainer. `args.resume_from_checkpoint`
-    takes an interrupted run up again.
+    `progress` is called with 1 after every step; each of `watches` makes a callback of the trainer.
+    `args.resume_from_checkpoint` takes an interrupted run up again.
     """
     trainer = GroupPreferenceTrainer(
         copy.deepcopy(policy), args, dataset, callbacks=[_Progress(progress)] if progress else None
     )
-    if watch is not None:
+    for watch in watches:
         trainer.add_callback(watch(trainer))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.merge_adapters()

@@ -108,4 +108,4 @@ def _align(base: DiffusionPolicy, settings: AlignSettings, out: Path, as_json: b
         return
     stamp = " (it looked at the truth: no result)" if settings.uses_truth else ""
     say(f"{out} holds policy {aligned.digest()}, aligned from {base.digest()}{stamp}")
-    say(f"see what it is worth: meshcritic evaluate --policy {out}")
+    say(f"how it went: {out / 'curves.svg'}; what it is worth: meshcritic evaluate --policy {out}")

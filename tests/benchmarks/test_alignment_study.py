@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -73,23 +74,36 @@ def _killed_at(words: str) -> Stage:
 def test_a_killed_study_goes_on_and_a_second_run_does_nothing(
     tiny_policy: DiffusionPolicy, arms: list[str], calls: Counter[str], tmp_path: Path
 ) -> None:
-    whole = run_study(tiny_policy, arms, 1, SIZES, tmp_path / "whole", _silent)
+    whole = run_study(tiny_policy, arms, [0], SIZES, tmp_path / "whole", _silent)
     # 3 images for `one`, of which `same groups` takes 2; `two rounds` has 2 of another critic
     assert calls["judge_group"] == 3 + 2 + 2
     cut = tmp_path / "cut"
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
-        run_study(tiny_policy, arms, 1, SIZES, cut, _killed_at("seed 0, same groups: evaluating"))
+        run_study(tiny_policy, arms, [0], SIZES, cut, _killed_at("seed 0, same groups: evaluating"))
     before = calls.copy()
     calls.clear()
-    resumed = run_study(tiny_policy, arms, 1, SIZES, cut, _silent)
+    resumed = run_study(tiny_policy, arms, [0], SIZES, cut, _silent)
     assert to_json(resumed) == to_json(whole)
     assert before["align"] == 2
     assert calls["align"] == 4 - before["align"]  # one, one, and two rounds
     assert calls["judge_group"] == 3 + 2 + 2 - before["judge_group"]
     calls.clear()
-    again = run_study(tiny_policy, arms, 1, SIZES, cut, _silent)
+    again = run_study(tiny_policy, arms, [0], SIZES, cut, _silent)
     assert markdown(again) == markdown(whole)
+    assert calls["evaluate_policy"] == calls["align"] == calls["judge_group"] == 0
+
+
+@pytest.mark.slow
+def test_seeds_taken_apart_are_one_study_in_one_folder(
+    tiny_policy: DiffusionPolicy, arms: list[str], calls: Counter[str], tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        run_study(tiny_policy, ["one"], [seed], SIZES, tmp_path / str(seed), _silent)
+    shutil.copytree(tmp_path / "1", tmp_path / "0", dirs_exist_ok=True)
+    calls.clear()
+    merged = to_json(run_study(tiny_policy, ["one"], [0, 1], SIZES, tmp_path / "0", _silent))
+    assert merged["seeds"] == 2
     assert calls["evaluate_policy"] == calls["align"] == calls["judge_group"] == 0
 
 
@@ -104,7 +118,7 @@ def test_the_critic_picks_and_the_control_has_its_scores(
     }
     monkeypatch.setattr(study, "ARMS", arms)
     sizes = Sizes(test=2, samples=20, calibration=4)
-    told = to_json(run_study(tiny_policy, list(arms), 1, sizes, tmp_path, _silent))
+    told = to_json(run_study(tiny_policy, list(arms), [0], sizes, tmp_path, _silent))
     assert calls["judge_group"] == 2  # once for all three
     assert told["base"]["pick of 20"] is not None
     assert all(arm["minus_base"]["pick of 20"] for arm in told["arms"].values())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -19,11 +20,13 @@ from hmr.policy import DiffusionPolicy
 from rl.preferences import load_preferences
 from rl.replay import Replay
 from rl.rounds import Rounds
+from rl.training_log import read_log
 from tests.command import call
 
+PANEL = "{http://www.w3.org/2000/svg}g"
 TINY = (
     "{loss_type: weighted, max_steps: 6, per_device_train_batch_size: 2, learning_rate: 0.01, "
-    "save_strategy: 'no'}"
+    "logging_steps: 1, save_strategy: 'no'}"
 )
 
 
@@ -51,6 +54,9 @@ def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
     assert not torch.equal(aligned.denoiser.head.weight, base.denoiser.head.weight)
     assert all(load_preferences(out / "round-0" / "groups")["uses_truth"])
     assert sorted(path.name for path in (out / "scenes").iterdir()) == ["wild-train-2-uses-truth"]
+    rows = {panel.get("transform") for panel in ElementTree.parse(out / "curves.svg").getroot().iter(PANEL)}
+    assert {"translate(0 0)", "translate(0 190)"} < rows  # one a round
+    assert "kl" in read_log(out / "round-1" / "policy")[-2]
 
 
 def test_hypotheses_are_drawn_where_the_configuration_asks_for_it(

@@ -1,4 +1,4 @@
-"""Learning curves as a picture."""
+"""Curves as pictures."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from eval.report.alignment_curves import write_alignment_curves
 from eval.report.curves import write_curves
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -28,3 +29,15 @@ def test_a_stage_is_a_panel_with_its_two_lines(tmp_path: Path):
 def test_a_folder_without_history_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"training\.json"):
         write_curves(tmp_path)
+
+
+def test_an_alignment_is_a_row_and_what_was_not_logged_an_empty_chart(tmp_path: Path):
+    sick = [{"step": step, "kl": 0.0, "denoise_loss/pos": step, "denoise_loss/neg": 2 * step} for step in (0, 10)]
+    root = ElementTree.parse(write_alignment_curves(tmp_path / "c.svg", {"well": [], "sick": sick})).getroot()
+    charts = root.findall(f"{SVG}g")
+    drawn = [[line.get("points") for line in chart.findall(f"{SVG}polyline")] for chart in charts]
+    assert [len(lines) for lines in drawn] == [0, 0, 0, 0, 2, 2, 0, 0]
+    worse, better = drawn[4]
+    assert worse == "46.0,152.0 258.0,28.0"  # 0 to 20 from the foot of the chart to its top
+    assert better == "46.0,152.0 258.0,90.0"
+    assert drawn[5] == ["", "46.0,152.0 258.0,152.0"]

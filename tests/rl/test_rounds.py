@@ -20,6 +20,7 @@ from rl.hmr_scorer import eyes_digest
 from rl.preferences import load_preferences, shuffle_scores
 from rl.replay import Replay
 from rl.rounds import Rounds, align_in_rounds, align_once, kept_policy
+from rl.training_log import read_log
 from rl.trainer import align
 
 ALIGNMENT: dict[str, Any] = {
@@ -138,7 +139,7 @@ def _cut_at(step: int) -> Stage:
 def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
-    saving = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 1}
+    saving = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
     rounds = Rounds(1, group_size=3, seed=5)
     whole = _align(tiny_policy, Depth(), wild, tmp_path / "whole", 1)
     with pytest.raises(KeyboardInterrupt):
@@ -149,6 +150,8 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
     )
     assert torch.equal(_weights(whole), _weights(resumed))
     assert steps == [3, 4]  # the first ones were not taken again, nor counted anew
+    log = read_log(tmp_path / "cut" / "round-0" / "policy")
+    assert [line["step"] for line in log if "kl" in line] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("torn", ["nothing of its state", '{"epoch": 1.0, "global_st'])
