@@ -62,10 +62,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Missing:
-    """A tool that gave no evidence, and why."""
+    """A tool that gave no evidence, and why: it broke, or had nothing to say of this photograph."""
 
     tool: str
     reason: str
+    broken: bool = False
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
     OUT/verdicts/NAME.jsonl    a line a group, written as soon as it is judged
 
 A line counts as long as all that shaped it is the same: the group, the judge with its settings, tools, rules and
-prototypes, the policy behind its eyes, and the text of this program. A verdict with a failed score or a tool missing
+prototypes, the policy behind its eyes, and the text of this program. A verdict with a failed score or a broken tool
 is never kept, so the next run asks again. Left out: comments, tags and the tools' sentences, which no figure needs.
 """
 
@@ -75,7 +75,7 @@ def judge_once(
             if record is None:
                 critique = next(fresh)
                 verdicts.append(Verdict.of(critique))
-                if None not in critique.scores and not critique.missing:
+                if None not in critique.scores and not any(item.broken for item in critique.missing):
                     name = {"name": group.labelled.sample.id, "stamp": stamp}
                     kept.add({**name, **asdict(verdicts[-1])})
             else:

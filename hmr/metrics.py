@@ -143,24 +143,26 @@ def pick_of_errors(
     return errors_mm[best].mean()
 
 
-def average_pose(params: BodyParams) -> BodyParams:
-    """The mean body over the last batch dimension: (..., G) -> (...).
+def average_pose(params: BodyParams, weights: Float[Tensor, "*batch group"] | None = None) -> BodyParams:
+    """The mean body over the last batch dimension, (..., G) -> (...); `weights`, which add up to 1 over it, make some
+    hypotheses count more.
 
     Rotations by the chordal mean (the rotation nearest to the averaged matrices; Hartley et al., IJCV 2013,
     section 5.3), betas and transl by the arithmetic mean.
     """
-    group_dim = len(params.batch_shape) - 1
-    return BodyParams(
-        _mean_rotvec(params.global_orient, group_dim),
-        _mean_rotvec(params.body_pose, group_dim),
-        params.betas.mean(dim=group_dim),
-        params.transl.mean(dim=group_dim),
-    )
+    shape = params.batch_shape
+    share = torch.full(shape, 1 / shape[-1]) if weights is None else weights
+    share = share.to(params.betas)
 
+    def mean(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        spread_out = share.reshape(*shape, *[1] * (values.ndim - len(shape)))
+        return (spread_out * values).sum(dim=len(shape) - 1)
 
-def _mean_rotvec(rotvec: Float[Tensor, "*shape 3"], dim: int) -> Float[Tensor, "*fewer 3"]:
-    mean = roma.rotvec_to_rotmat(rotvec).mean(dim=dim)
-    return roma.rotmat_to_rotvec(roma.special_procrustes(mean))
+    def mean_rotvec(rotvec: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
+        return roma.rotmat_to_rotvec(roma.special_procrustes(mean(roma.rotvec_to_rotmat(rotvec))))
+
+    turned = mean_rotvec(params.global_orient), mean_rotvec(params.body_pose)
+    return BodyParams(*turned, mean(params.betas), mean(params.transl))
 
 
 def _mean_distance_mm(

@@ -17,6 +17,7 @@ from agent.redaction import reason_of
 from agent.second_look import look_again as look_again_with
 from agent.second_look import score_weighted_consensus
 from agent.state import CritiqueState
+from agent.types import Missing
 from agent.vlm.answers import Doubt, Verdict, keyed_by_label
 from agent.vlm.ask import ask
 from agent.vlm.protocol import DataPart
@@ -78,7 +79,8 @@ def _measure_again(state: CritiqueState, context: CritiqueContext) -> dict[str, 
     try:
         found = look_again_with(desk.cases[state["case"]], desk.detector, context.settings.seed, tools)
     except Exception as error:  # noqa: BLE001
-        return {"missing": [*state["missing"], {"tool": "second_look", "reason": reason_of(error)}]}
+        broken = Missing("second_look", reason_of(error), broken=True)
+        return {"missing": [*state["missing"], dict(vars(broken))]}
     return {"bought": [dict(vars(item)) for item in found if None not in item.values]}
 
 

@@ -45,14 +45,18 @@ def _draw(desk: Desk, case: Case, margin: float) -> list[str]:
     return [item.sha256 for item in views]
 
 
-def _look(desk: Desk) -> tuple[Detection | None, list[dict[str, str]]]:
+def _look(desk: Desk) -> tuple[Detection | None, list[dict[str, Any]]]:
     if desk.detector is None:
-        return None, [{"tool": "detector", "reason": "no detector at hand"}]
+        return None, [_told(Missing("detector", "no detector at hand"))]
     # A detector may be a user's own model: if it breaks, tools that need none still have something to say.
     try:
         return desk.detector.look(desk.sample), []
     except Exception as error:  # noqa: BLE001
-        return None, [{"tool": f"detector {desk.detector.name}", "reason": reason_of(error)}]
+        return None, [_told(Missing(f"detector {desk.detector.name}", reason_of(error), broken=True))]
+
+
+def _told(missing: Missing) -> dict[str, Any]:
+    return dict(vars(missing))
 
 
 def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) ->
     desk = runtime.context.desk
     case = desk.cases[state["case"]]
     results = [_measure(tool, case) for tool in desk.tools]
-    missing = [{"tool": item.tool, "reason": item.reason} for item in results if isinstance(item, Missing)]
+    missing = [_told(item) for item in results if isinstance(item, Missing)]
     evidence = [dict(vars(item)) for item in results if isinstance(item, Evidence)]
     return {"evidence": evidence, "missing": state["missing"] + missing}
 
@@ -72,7 +76,7 @@ def _measure(tool: CritiqueTool, case: Case) -> Evidence | Missing:
             return Missing(tool.name, f"needs {', '.join(unmet)}")
         return _checked(_plain(tool.measure(case)), len(case))
     except Exception as error:  # noqa: BLE001
-        return Missing(tool.name, reason_of(error))
+        return Missing(tool.name, reason_of(error), broken=True)
 
 
 def _given(detection: Detection | None) -> set[Need]:
@@ -96,9 +100,10 @@ def _plain(evidence: object) -> Evidence:
 def _checked(evidence: Evidence, count: int) -> Evidence | Missing:
     lengths = {len(evidence.values), len(evidence.parts), len(evidence.sentences)}
     if lengths != {count}:
-        return Missing(evidence.tool, f"gave {len(evidence.values)} values for {count} hypotheses")
+        reason = f"gave {len(evidence.values)} values for {count} hypotheses"
+        return Missing(evidence.tool, reason, broken=True)
     if any(value is not None and not math.isfinite(value) for value in evidence.values):
-        return Missing(evidence.tool, "gave a value that is not a finite number")
+        return Missing(evidence.tool, "gave a value that is not a finite number", broken=True)
     if all(value is None for value in evidence.values):
         return Missing(evidence.tool, evidence.sentences[0])
     return evidence

@@ -15,7 +15,7 @@ from agent.graph import build_critique_graph, recursion_limit
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.tracing import Trace
-from agent.types import Case, Evidence
+from agent.types import Case, Evidence, Missing
 from agent.vlm import Capabilities, EmbeddedCritic, Reply
 from hmr.types import BodyParams, Scorer
 from memory.prototypes import PrototypeMemory
@@ -199,7 +199,7 @@ def test_a_detector_that_breaks_at_the_second_look_costs_the_second_look_only():
             return super().look(sample)
 
     critique = make_agent(Doubter(), detector=Tired()).critique(sample(), group(spoiled_group()))
-    assert [(item.tool, item.reason) for item in critique.missing] == [("second_look", "RuntimeError: tired")]
+    assert critique.missing == (Missing("second_look", "RuntimeError: tired", broken=True),)
     assert critique.revisions[0].looked_at == ("score_weighted_consensus_mm",)
     assert None not in critique.scores
 
@@ -242,7 +242,7 @@ def test_equal_calls_give_equal_verdicts():
 def test_a_tool_that_fails_costs_its_own_evidence_only(tool, reason):
     agent = make_agent(tools=[*load_tools(TOOLS), tool])
     critique = agent.critique(sample(), group(spoiled_group()))
-    assert [(item.tool, item.reason) for item in critique.missing] == [(tool.name, reason)]
+    assert [(item.tool, item.reason, item.broken) for item in critique.missing] == [(tool.name, reason, True)]
     assert None not in critique.scores
 
 
@@ -261,6 +261,7 @@ def test_without_a_detector_the_tools_that_need_one_are_skipped_with_a_reason():
     reasons = {item.tool: item.reason for item in critique.missing}
     assert reasons["reprojection"] == "needs keypoints"
     assert reasons["silhouette"] == "needs keypoints, mask"
+    assert not any(item.broken for item in critique.missing)
     assert None not in critique.scores
 
 

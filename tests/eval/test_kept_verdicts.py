@@ -91,6 +91,19 @@ def test_what_has_no_score_is_asked_again(tmp_path: Path):
     assert judged(tmp_path / "v.jsonl", make_agent(Counting()), GROUPS[:1])[0] == 1
 
 
+def test_a_skipped_tool_is_an_answer_and_a_broken_one_is_asked_again(tmp_path: Path):
+    class Broken:
+        name, needs = "broken", frozenset()
+
+        def measure(self, case):
+            raise RuntimeError("out of order")
+
+    agent, one = make_agent(Counting()), GROUPS[:1]
+    blind, broken = replace(agent, detector=None), replace(agent, tools=[*agent.tools, Broken()])
+    assert [judged(tmp_path / "blind.jsonl", blind, one)[0] for _ in range(2)] == [1, 0]
+    assert [judged(tmp_path / "broken.jsonl", broken, one)[0] for _ in range(2)] == [1, 1]
+
+
 def test_a_changed_program_judges_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     agent = make_agent(Counting())
     assert judged(tmp_path / "v.jsonl", agent, GROUPS[:1])[0] == 1

@@ -245,5 +245,18 @@ def test_groups_average_in_batches() -> None:
     torch.testing.assert_close(average_pose(many).body_pose[1], average_pose(many[1]).body_pose)
 
 
+def test_a_body_that_weighs_all_is_the_average_and_weights_go_with_their_bodies() -> None:
+    many = bodies(2, 3)
+    last = torch.tensor([0.0, 0.0, 1.0]).expand(2, 3)
+    torch.testing.assert_close(average_pose(many, last).betas, many.betas[:, 2])
+    torch.testing.assert_close(
+        roma.rotvec_to_rotmat(average_pose(many, last).body_pose),
+        roma.rotvec_to_rotmat(many.body_pose[:, 2]),
+    )
+    uneven = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+    expected = (many.betas[0, 0] * 2 + many.betas[0, 1] + many.betas[0, 2]) / 4
+    torch.testing.assert_close(average_pose(many, uneven).betas[0], expected)
+
+
 def _rest(params: BodyParams) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return params.body_pose, params.betas, params.transl

@@ -1,0 +1,155 @@
+"""What a critic's scores could win at most: groups of the base policy, reweighed by the scores and learned by nobody.
+
+    python -m benchmarks.critic_bound --images 300 --out runs/bound
+
+The optimum of `weighted` is the base tilted by exp(A / tau) (`rl.losses`). A group whose members weigh as much is a draw
+of it, so that what is lower there is what an alignment to these scores can lower, had it all of the policy's
+freedom and forgot nothing between images; what is not lower there, no alignment on groups of this size lowers.
+
+| column      | of a group                                                                   |
+|-------------|------------------------------------------------------------------------------|
+| SRCC        | Spearman's rho between scores and true errors                                |
+| mean        | the members' errors, weighed: what a hypothesis drawn at random would cost   |
+| middle      | the error of the averaged pose, weighed                                      |
+| pick        | the error of the best-scored                                                 |
+
+`noisy-truth` opens the truth: those rows say what a critic of that quality could win. Figures: docs/alignment.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agent.agreement import group_spearman
+from eval.alignment import AlignSettings, open_scorer
+from eval.commands.console import stages
+from eval.intervals import Interval, bootstrap_mean
+from eval.tested_groups import TestedGroup, draw_groups
+from hmr.body import Body, load_body
+from hmr.checkpoint import load_policy
+from hmr.data.benchmark import draw_split
+from hmr.data.store import set_digest
+from hmr.metrics import average_pose, mpjpe_mm, pick_of_errors
+from hmr.policy import DiffusionPolicy
+from hmr.progress import Stage
+from hmr.types import BodyParams, Scorer
+from rl.rounds import Rounds
+
+__all__ = ["COLUMNS", "reweighed"]
+
+COLUMNS = ("SRCC", "mean", "middle", "pick")
+ERRORS = COLUMNS[1:]
+CRITICS = ("hmr-scorer", "embedded", *(f"noisy-truth:{srcc:g}" for srcc in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1)))
+Row = dict[str, float]
+
+
+def reweighed(body: Body, group: TestedGroup, scores: Sequence[float | None], temperature: float) -> Row:
+    """The columns above, and of the group as it was drawn `mean before`, `middle before` and `h_0`."""
+    errors_mm = torch.as_tensor(group.errors_mm["mpjpe_mm"])
+    pick_mm = pick_of_errors(errors_mm, scores)
+    rho = group_spearman(scores, errors_mm.tolist())
+    weights, alike = _weights(scores, temperature), torch.full((len(scores),), 1 / len(scores))
+    return {
+        "SRCC": np.nan if rho is None else rho,
+        "mean": float(weights @ errors_mm.to(weights)),
+        "middle": _middle_mm(body, group, weights),
+        "pick": np.nan if pick_mm is None else float(pick_mm),
+        "mean before": float(errors_mm.mean()),
+        "middle before": _middle_mm(body, group, alike),
+        "h_0": float(errors_mm[0]),
+    }
+
+
+def _weights(scores: Sequence[float | None], temperature: float) -> Float[Tensor, " group"]:
+    """exp(A / tau), A the standardised scores; a hypothesis without a score weighs nothing."""
+    known = torch.tensor([np.nan if score is None else score for score in scores])
+    deviation = (known - known.nanmean()).square().nanmean().sqrt().clamp_min(1e-6)
+    return ((known - known.nanmean()) / deviation / temperature).nan_to_num(nan=-torch.inf).softmax(dim=0)
+
+
+def _middle_mm(body: Body, group: TestedGroup, weights: Float[Tensor, " group"]) -> float:
+    middle = BodyParams.stack([average_pose(group.hypotheses.params, weights)])
+    return float(mpjpe_mm(body.joints(middle), group.labelled.truth.joints_cam_m))
+
+
+def bound(
+    policy: DiffusionPolicy, critics: Sequence[str], images: int, calibration: int, temperature: float,
+    out: Path, stage: Stage,
+) -> tuple[dict[str, list[Row]], str]:  # fmt: skip
+    """Rows by critic, an image each, and the digest of the scenes."""
+    body = load_body()
+    scenes = draw_split("wild-test", out / "scenes", images, progress=stage("drawing wild-test", images))
+    groups = draw_groups(policy, body, scenes, 20, 0, out / "groups", stage("groups of 20", images))
+    rows = {}
+    for critic in critics:
+        settings = AlignSettings(critic, calibration=calibration, rounds=Rounds(group_size=20))
+        with ExitStack() as opened:
+            scorer = open_scorer(policy, body, settings, scenes, out / "critics", stage, opened)
+            rows[critic] = _rows(body, scorer, groups, temperature, stage)
+    return rows, set_digest(scenes)
+
+
+def _rows(
+    body: Body, scorer: Scorer, groups: Sequence[TestedGroup], temperature: float, stage: Stage
+) -> list[Row]:
+    tick, rows = stage(f"scores of {scorer.name}", len(groups)), []
+    for group in groups:
+        scores = scorer.score(group.labelled.sample, group.hypotheses)
+        rows.append(reweighed(body, group, scores, temperature))
+        tick(len(rows))
+    return rows
+
+
+def table(rows: dict[str, list[Row]]) -> str:
+    """Millimetres, and in per cent how far they lie below hypothesis 0 and the middle of the group as it was drawn."""
+    first = next(iter(rows.values()))
+    before = {name: np.mean([row[name] for row in first]) for name in ("mean before", "middle before", "h_0")}
+    told = ", ".join(f"{name} {value:.1f}" for name, value in before.items())
+    lines = [told, "", "| critic | SRCC | mean | middle | pick | middle less, % | pick less than h_0, % |"]
+    lines.append("|---|" + "---:|" * 6)
+    for critic, images in rows.items():
+        values = {name: np.array([[row[name] for row in images]]) for name in images[0]}
+        shown = [f"{np.nanmean(values['SRCC']):.3f}", *(f"{np.nanmean(values[name]):.1f}" for name in ERRORS)]
+        gains = [_percent(values, "middle", "middle before"), _percent(values, "pick", "h_0")]
+        lines.append("| " + " | ".join([critic, *shown, *map(_told, gains)]) + " |")
+    return "\n".join(lines)
+
+
+def _percent(values: dict[str, Float[np.ndarray, "1 images"]], ours: str, theirs: str) -> Interval | None:
+    rival = values[theirs]
+    return bootstrap_mean(100 * (1 - values[ours] / rival), weights=rival)
+
+
+def _told(gain: Interval | None) -> str:
+    return "-" if gain is None else f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--critic", action="append", help="of `meshcritic align --critic`; default: all")
+    parser.add_argument("--policy", type=Path, default=None, help="default: the shipped one")
+    parser.add_argument("--images", type=int, default=300, help="of wild-test")
+    parser.add_argument("--calibration", type=int, default=160, help="lab scenes that a critic learns from")
+    parser.add_argument("--temperature", type=float, default=0.3, help="tau")
+    parser.add_argument("--out", type=Path, default=Path("runs/bound"))
+    asked = parser.parse_args()
+    policy = load_policy(asked.policy)
+    with stages() as stage:
+        rows, scenes = bound(
+            policy, asked.critic or CRITICS, asked.images, asked.calibration, asked.temperature, asked.out, stage
+        )  # fmt: skip
+    print(f"base policy {policy.digest()}, benchmark {scenes}, {asked.images} groups of 20\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Groups reweighed by scores: worked sums."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.critic_bound import reweighed, table
+from eval.protocol import ERROR_METRICS
+from eval.tested_groups import TestedGroup
+from hmr.metrics import mpjpe_mm
+from tests.agent.critique_case import group, labelled, spoiled_group
+from tests.agent.tool_case import body
+
+BODY = body()
+
+
+def judged_group() -> TestedGroup:
+    case, hypotheses = labelled("a"), group(spoiled_group(seed=1, group=4))
+    errors_mm = mpjpe_mm(BODY.joints(hypotheses.params), case.truth.joints_cam_m).numpy()
+    return TestedGroup(case, hypotheses, dict.fromkeys(ERROR_METRICS, errors_mm))
+
+
+def test_a_perfect_critic_gathers_the_group_about_its_best() -> None:
+    one = judged_group()
+    errors_mm = one.errors_mm["mpjpe_mm"]
+    row = reweighed(BODY, one, [-float(error) for error in errors_mm], temperature=0.01)
+    assert row["SRCC"] == pytest.approx(1.0)
+    for name in ("mean", "middle", "pick"):
+        assert row[name] == pytest.approx(errors_mm.min(), rel=1e-3)
+    assert row["mean before"] == pytest.approx(errors_mm.mean(), rel=1e-5)
+
+
+def test_equal_scores_change_nothing_and_a_missing_one_counts_for_nothing() -> None:
+    one = judged_group()
+    row = reweighed(BODY, one, [3.0] * 4, temperature=0.3)
+    assert (row["mean"], row["middle"]) == pytest.approx((row["mean before"], row["middle before"]), rel=1e-5)
+    assert np.isnan(row["SRCC"])
+    known = torch.as_tensor(one.errors_mm["mpjpe_mm"])[:3]
+    row = reweighed(BODY, one, [3.0, 3.0, 3.0, None], temperature=0.3)
+    assert row["mean"] == pytest.approx(float(known.mean()), rel=1e-5)
+
+
+def test_gains_are_told_in_per_cent_of_what_was_there_before() -> None:
+    row = {"SRCC": 0.5, "mean": 90.0, "middle": 60.0, "pick": 45.0}
+    rows = {"embedded": [row | {"mean before": 100.0, "middle before": 80.0, "h_0": 50.0}] * 2}
+    head, *_, line = table(rows).splitlines()
+    assert head == "mean before 100.0, middle before 80.0, h_0 50.0"
+    assert line == "| embedded | 0.500 | 90.0 | 60.0 | 45.0 | +25.0 [+25.0, +25.0] | +10.0 [+10.0, +10.0] |"
