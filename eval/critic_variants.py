@@ -41,6 +41,7 @@ from eval.tested_groups import TestedGroup
 from eval.true_detector import TrueDetector
 from hmr.body import Body
 from hmr.data.benchmark import calibration_parts
+from hmr.detect import EmbeddedDetector
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from memory.embed import TextEmbedder
@@ -193,7 +194,8 @@ class AgentBench:
         truths = {
             group.labelled.sample.id: group.labelled.truth for group in (*self.calibration, *self.tests)
         }
-        return dataclasses.replace(agent, detector=TrueDetector(truths))
+        in_space = EmbeddedDetector(self.policy, self.body)
+        return dataclasses.replace(agent, detector=TrueDetector(truths, in_space))
 
     def _without_rules(self, agent: CritiqueAgent) -> CritiqueAgent:
         """For the embedded critic equal rules on whatever the tools measure; for one that reads prose, none."""

@@ -32,6 +32,7 @@ from eval.spread_match import Quieter, SpreadAtScale, matching_scale
 from eval.true_detector import TrueDetector
 from hmr.body import Body
 from hmr.data.store import read_labelled, set_digest
+from hmr.detect import EmbeddedDetector
 from hmr.metrics import mpjpe_mm
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
@@ -81,7 +82,7 @@ def judge(
         agent: CritiqueAgent = default_agent(policy, body, opened)
         if true_detections:
             truths = {case.sample.id: case.truth for case in cases}
-            agent = dataclasses.replace(agent, detector=TrueDetector(truths))
+            agent = dataclasses.replace(agent, detector=TrueDetector(truths, EmbeddedDetector(policy, body)))
         for done, case in enumerate(cases, start=1):
             generator = derive_generator("feasibility", case.sample.id)
             group = policy.sample(policy.encode([case.sample]), GROUP_SIZE, generator)[0]

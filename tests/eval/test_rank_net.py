@@ -13,6 +13,9 @@ from eval.true_detector import TrueDetector
 from hmr.body import Body
 from hmr.data.recipe import LAB
 from hmr.data.synthetic import SceneMaker
+from hmr.detect import EmbeddedDetector
+from hmr.policy import DiffusionPolicy
+from hmr.steady import steady_look
 
 
 def evidence(metric: str, *values: float | None) -> Evidence:
@@ -41,6 +44,16 @@ def test_it_finds_the_metric_that_ranks():
     assert np.mean([rho for rho in agreement if rho is not None]) > 0.8
 
 
+def test_true_detections_read_space_as_the_policy_does(tiny_policy: DiffusionPolicy, body: Body):
+    labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
+    policy_reads = EmbeddedDetector(tiny_policy, body)
+    found = TrueDetector({labelled.sample.id: labelled.truth}, policy_reads).look(labelled.sample)
+    assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
+    expected = policy_reads.look(labelled.sample).joints_root_m
+    assert expected is not None and found.joints_root_m is not None
+    torch.testing.assert_close(found.joints_root_m, expected)
+
+
 def test_true_detections_are_the_truth(body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
     found = TrueDetector({labelled.sample.id: labelled.truth}).look(labelled.sample)
@@ -52,6 +65,9 @@ def test_true_detections_are_the_truth(body: Body):
     center = pixels.mean(axis=1) + np.array([found.mask_box.x0, found.mask_box.y0])
     true_center = np.stack(np.nonzero(labelled.truth.mask)[::-1]).mean(axis=1) + 0.5
     assert center == pytest.approx(true_center, abs=3)  # of 224
+    steady = steady_look(TrueDetector({labelled.sample.id: labelled.truth}), labelled.sample, views=3)
+    torch.testing.assert_close(steady.keypoints_px, labelled.truth.keypoints_px)
+    assert steady.joints_root_m is None
     stranger = dataclasses.replace(labelled.sample, id="another")
     with pytest.raises(KeyError):
         TrueDetector({labelled.sample.id: labelled.truth}).look(stranger)
