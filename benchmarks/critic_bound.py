@@ -13,7 +13,8 @@ freedom and forgot nothing between images; what is not lower there, no alignment
 | middle      | the error of the averaged pose, weighed                                      |
 | pick        | the error of the best-scored                                                 |
 
-`noisy-truth` opens the truth: those rows say what a critic of that quality could win. Figures: docs/alignment.md.
+`true-detections` is the embedded agent whose detector knows the true keypoints and mask, `noisy-truth` the errors with
+noise that is nobody's: both open the truth, and say what a critic of that quality could win. Figures: docs/alignment.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agent.agreement import group_spearman
-from eval.alignment import AlignSettings, open_scorer
+from eval.alignment import AlignSettings, open_bench, open_scorer
 from eval.commands.console import stages
+from eval.critic_variants import AgentVariant
 from eval.intervals import Interval, bootstrap_mean
 from eval.tested_groups import TestedGroup, draw_groups
 from hmr.body import Body, load_body
@@ -47,7 +50,8 @@ __all__ = ["COLUMNS", "reweighed"]
 
 COLUMNS = ("SRCC", "mean", "middle", "pick")
 ERRORS = COLUMNS[1:]
-CRITICS = ("hmr-scorer", "embedded", *(f"noisy-truth:{srcc:g}" for srcc in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1)))
+TRUE_EYES = "true-detections"
+CRITICS = ("hmr-scorer", "embedded", TRUE_EYES, *(f"noisy-truth:{srcc:g}" for srcc in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1)))
 Row = dict[str, float]
 
 
@@ -92,7 +96,12 @@ def bound(
     for critic in critics:
         settings = AlignSettings(critic, calibration=calibration, rounds=Rounds(group_size=20))
         with ExitStack() as opened:
-            scorer = open_scorer(policy, body, settings, scenes, out / "critics", stage, opened)
+            if critic == TRUE_EYES:
+                told = replace(settings, critic="embedded")
+                bench = open_bench(policy, body, told, out / "critics", stage, opened, tests=groups)
+                scorer = opened.enter_context(bench.agent(AgentVariant(true_detections=True)))
+            else:
+                scorer = open_scorer(policy, body, settings, scenes, out / "critics", stage, opened)
             rows[critic] = _rows(body, scorer, groups, temperature, stage)
     return rows, set_digest(scenes)
 
@@ -136,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--critic", action="append", help="of `meshcritic align --critic`; default: all")
+    parser.add_argument("--critic", action="append", help="of `align --critic`, or true-detections; default: all")
     parser.add_argument("--policy", type=Path, default=None, help="default: the shipped one")
     parser.add_argument("--images", type=int, default=300, help="of wild-test")
     parser.add_argument("--calibration", type=int, default=160, help="lab scenes that a critic learns from")

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,7 +52,7 @@ from rl.scorers import NoisyTruthScorer
 from rl.training_log import LOG, read_log
 
 __all__ = [
-    "AlignSettings", "count_calls", "open_scorer", "read_alignment", "run_alignment", "with_replay",
+    "AlignSettings", "count_calls", "open_bench", "open_scorer", "read_alignment", "run_alignment", "with_replay",
 ]  # fmt: skip
 
 NOISY_TRUTH = "noisy-truth:"
@@ -230,17 +231,32 @@ def open_scorer(
         return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
     if settings.critic.startswith(REWARD):
         return load_reward(settings.critic.removeprefix(REWARD))
+    bench = open_bench(policy, body, settings, out, stage, opened, backend)
+    if settings.critic == HMR_SCORER:
+        return fitted_hmr_scorer(bench)
+    return opened.enter_context(bench.agent(AGENT))
+
+
+def open_bench(
+    policy: DiffusionPolicy,
+    body: Body,
+    settings: AlignSettings,
+    out: Path,
+    stage: Stage,
+    opened: ExitStack,
+    backend: VLMBackend | None = None,
+    tests: Sequence[TestedGroup] = (),
+) -> AgentBench:
+    """Where the critics that learn are built, good until `opened` is closed; `tests` are groups that they will judge,
+    for those that see the truth."""
     if backend is None:
         backend = opened.enter_context(opened_backend(settings.backend_options())).backend
     cases, made_from = _lessons(policy, body, settings, out, stage)
     evidence = opened.enter_context(KeptEvidence(out / "evidence.jsonl"))
-    bench = AgentBench(
-        policy, body, backend, load_text_embedder(), evidence, cases, [], out, stage, made_from,
+    return AgentBench(
+        policy, body, backend, load_text_embedder(), evidence, cases, tests, out, stage, made_from,
         settings.memory, settings.rounds.seed,
     )  # fmt: skip
-    if settings.critic == HMR_SCORER:
-        return fitted_hmr_scorer(bench)
-    return opened.enter_context(bench.agent(AGENT))
 
 
 def _lessons(
