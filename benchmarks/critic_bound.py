@@ -2,9 +2,9 @@
 
     python -m benchmarks.critic_bound --images 300 --out runs/bound
 
-The optimum of `weighted` is the base tilted by exp(A / tau) (`rl.losses`). A group whose members weigh as much is a draw
-of it, so that what is lower there is what an alignment to these scores can lower, had it all of the policy's
-freedom and forgot nothing between images; what is not lower there, no alignment on groups of this size lowers.
+The optimum of `weighted` is the base tilted by exp(A / tau) (`rl.losses`). A group whose members weigh as much is a
+draw of it, so that what is lower there is what an alignment to these scores can lower, were the policy free to say
+of each image whatever it learns; what is not lower there, no alignment on groups of this size lowers.
 
 | column      | of a group                                                                   |
 |-------------|------------------------------------------------------------------------------|
@@ -14,7 +14,7 @@ freedom and forgot nothing between images; what is not lower there, no alignment
 | pick        | the error of the best-scored                                                 |
 
 `true-detections` is the embedded agent whose detector knows the true keypoints and mask, `noisy-truth` the errors with
-noise that is nobody's: both open the truth, and say what a critic of that quality could win. Figures: docs/alignment.md.
+noise that is nobody's: both open the truth, and say what a critic of that quality could win. docs/alignment.md has it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ __all__ = ["COLUMNS", "reweighed"]
 COLUMNS = ("SRCC", "mean", "middle", "pick")
 ERRORS = COLUMNS[1:]
 TRUE_EYES = "true-detections"
-CRITICS = ("hmr-scorer", "embedded", TRUE_EYES, *(f"noisy-truth:{srcc:g}" for srcc in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1)))
+CRITICS = (
+    "hmr-scorer",
+    "embedded",
+    TRUE_EYES,
+    *(f"noisy-truth:{srcc:g}" for srcc in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1)),
+)
 Row = dict[str, float]
 
 
@@ -145,7 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--critic", action="append", help="of `align --critic`, or true-detections; default: all")
+    parser.add_argument(
+        "--critic", action="append", help="of `align --critic`, or true-detections; default: all"
+    )
     parser.add_argument("--policy", type=Path, default=None, help="default: the shipped one")
     parser.add_argument("--images", type=int, default=300, help="of wild-test")
     parser.add_argument("--calibration", type=int, default=160, help="lab scenes that a critic learns from")

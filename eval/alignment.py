@@ -32,12 +32,14 @@ from eval.backend_options import BackendOptions, opened_backend
 from eval.critic_rivals import fitted_hmr_scorer
 from eval.critic_variants import AGENT, AgentBench
 from eval.demo_outputs import versions
+from eval.exploring import detector_of
 from eval.kept_evidence import KeptEvidence
 from eval.report.alignment_curves import write_alignment_curves
 from eval.tested_groups import TestedGroup, draw_groups
 from hmr.body import Body, load_body
 from hmr.data.benchmark import draw_split
 from hmr.data.store import read_labelled, read_samples, read_truth, set_digest
+from hmr.detect import EmbeddedDetector
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import Scorer
@@ -70,6 +72,7 @@ class AlignSettings:
     motion: Path | None = None
     memory: Path | None = None  # an explored one; None: explore first
     replayed: int = 512  # scenes of lab-train, where training arguments ask for replay
+    detector: str = EmbeddedDetector.name  # the critic's eyes
     max_calls: int | None = None  # of the backend; what is left gets no score
     reply_cache: Path | None = None
 
@@ -255,7 +258,7 @@ def open_bench(
     evidence = opened.enter_context(KeptEvidence(out / "evidence.jsonl"))
     return AgentBench(
         policy, body, backend, load_text_embedder(), evidence, cases, tests, out, stage, made_from,
-        settings.memory, settings.rounds.seed,
+        settings.memory, settings.rounds.seed, eyes=detector_of(settings.detector, policy, body),
     )  # fmt: skip
 
 

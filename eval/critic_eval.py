@@ -30,7 +30,7 @@ from eval.critic_rivals import (
     rank_net_scores,
 )
 from eval.critic_variants import AGENT, COMPONENTS, AgentBench, AgentVariant, metrics_of
-from eval.exploring import UCB, check_ucb
+from eval.exploring import UCB, check_ucb, detector_of
 from eval.intervals import Interval, bootstrap_mean
 from eval.kept_evidence import KeptEvidence
 from eval.kept_verdicts import Verdict
@@ -39,6 +39,7 @@ from eval.tested_groups import draw_groups
 from hmr.body import load_body
 from hmr.data.benchmark import draw_split
 from hmr.data.store import set_digest
+from hmr.detect import EmbeddedDetector
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from memory.embed import load_text_embedder
@@ -64,6 +65,7 @@ class CriticEvalSettings:
     motion: Path | None = None
     memory: Path | None = None
     ucb: float = UCB
+    detector: str = EmbeddedDetector.name
 
     def __post_init__(self) -> None:
         if self.critic not in CRITICS:
@@ -148,6 +150,7 @@ def critic_eval(
     """Draw, explore, fit and judge whatever the settings ask for and `out` does not hold yet."""
     count = {"wild-test": settings.images, "lab-calibration": settings.calibration}
     scenes, groups, body = {}, {}, load_body()
+    eyes = detector_of(settings.detector, policy, body)
     for split, motion in (("wild-test", settings.motion), ("lab-calibration", None)):
         title = f"{count[split]} scenes of {split}"
         tick = stage(f"drawing {title}", count[split])
@@ -167,7 +170,7 @@ def critic_eval(
     with KeptEvidence(out / "evidence.jsonl") as evidence:
         bench = AgentBench(
             policy, body, backend, load_text_embedder(), evidence, groups["lab-calibration"],
-            groups["wild-test"], out, stage, made_from, settings.memory, settings.seed, settings.ucb,
+            groups["wild-test"], out, stage, made_from, settings.memory, settings.seed, settings.ucb, eyes,
         )  # fmt: skip
         critics, alone = _Contest(bench, settings).figures()
     return CriticEval(

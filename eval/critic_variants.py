@@ -34,7 +34,7 @@ from agent.second_look import SECOND_LOOK
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.vlm import EmbeddedCritic, VLMBackend
-from eval.exploring import UCB, Exploration, open_to_explore
+from eval.exploring import UCB, Exploration, open_to_explore, seen_by
 from eval.kept_evidence import KeptEvidence
 from eval.kept_verdicts import Verdict, judge_once
 from eval.tested_groups import TestedGroup
@@ -44,6 +44,8 @@ from hmr.data.benchmark import calibration_parts
 from hmr.detect import EmbeddedDetector
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
+from hmr.reading import WithReading
+from hmr.types import Detector
 from memory.embed import TextEmbedder
 from memory.folder import Memory, open_memory
 from memory.prototypes import PrototypeMemory
@@ -117,6 +119,7 @@ class AgentBench:
     memory: Path | None = None
     seed: int = 0
     ucb: float = UCB
+    eyes: Detector | None = None  # of every variant; None: the embedded detector
 
     def part(self, *names: str) -> list[TestedGroup]:
         """The calibration groups of these parts (`hmr.data.benchmark.calibration_parts`)."""
@@ -160,7 +163,7 @@ class AgentBench:
     def _explored(self, variant: AgentVariant) -> Path:
         ucb = 0.0 if variant.greedy else self.ucb
         judge = {"backend": self.backend.name, "revision": self.backend.revision, "seed": self.seed}
-        made_from = {**self.made_from, **variant.to_json(), **judge, "ucb": ucb}
+        made_from = {**self.made_from, **variant.to_json(), **judge, "ucb": ucb, **seen_by(self.eyes)}
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
         groups = {group.labelled.sample.id: group.hypotheses for group in self.calibration}
         exploration = Exploration(
@@ -187,6 +190,7 @@ class AgentBench:
         if "prototypes" in variant.without:
             settings = dataclasses.replace(settings, prototypes_per_case=0)
         agent = default_agent(self.policy, self.body, memory, settings=settings)
+        agent = dataclasses.replace(agent, detector=self.eyes or agent.detector)
         kept = [tool for tool in agent.tools if tool.name not in variant.without_tools]
         agent = dataclasses.replace(agent, backend=self.backend, tools=self.evidence.around(kept))
         if not variant.true_detections:
@@ -195,7 +199,7 @@ class AgentBench:
             group.labelled.sample.id: group.labelled.truth for group in (*self.calibration, *self.tests)
         }
         in_space = EmbeddedDetector(self.policy, self.body)
-        return dataclasses.replace(agent, detector=TrueDetector(truths, in_space))
+        return dataclasses.replace(agent, detector=WithReading(TrueDetector(truths), in_space))
 
     def _without_rules(self, agent: CritiqueAgent) -> CritiqueAgent:
         """For the embedded critic equal rules on whatever the tools measure; for one that reads prose, none."""

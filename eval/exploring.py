@@ -5,7 +5,8 @@
     MEMORY/exploration.json    what it is explored from, before the first case; what came of it, after the last
 
 So whoever asks for the same again takes up what a kill left, or finds it whole; whoever asks with another policy or
-another judge is refused. Only the number of lab scenes may grow: more of them teach the same memory more.
+another judge is refused, and so is another detector, for rules are weighed by what was seen. Only the number of lab
+scenes may grow: more of them teach the same memory more.
 """
 
 from __future__ import annotations
@@ -30,21 +31,26 @@ from agent.seed_rules import load_seed_rules
 from agent.tracing import Trace
 from agent.vlm import VLMBackend
 from eval.protocol import noise_generator
-from hmr.body import load_body
+from hmr.body import Body, load_body
 from hmr.data.benchmark import calibration_parts, draw_split
 from hmr.data.store import read_labelled, set_digest
+from hmr.detect import EmbeddedDetector, load_detector
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
-from hmr.types import Hypotheses, Labelled, Sample
+from hmr.types import Detector, Hypotheses, Labelled, Sample
 from memory.embed import TextEmbedder, load_text_embedder
 from memory.folder import Memory, open_memory
 
-__all__ = ["EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "explore_lab", "open_to_explore"]
+__all__ = [
+    "EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_of", "explore_lab", "eyes_of",
+    "open_to_explore", "seen_by",
+]  # fmt: skip
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
 EXPLORED = "exploration.json"
 UCB = 0.5  # C of `memory.rules`
+DETECTOR = "detector"  # in what an exploration is made from
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,14 @@ class Exploration:
         if not path.exists():
             return None
         kept = json.loads(path.read_text(encoding="utf-8"))
-        if other := self._differing(kept["made_from"]):
-            was, asked = kept["made_from"].get(other[0], "unknown"), self.made_from[other[0]]
+        before, now = _through_eyes(kept["made_from"]), _through_eyes(self.made_from)
+        if other := _differing(before, now):
+            was, asked = before.get(other[0], "unknown"), now[other[0]]
             raise ValueError(
                 f"{self.folder} was explored with {other[0]} = {was}, and this asks for {asked}; "
                 "remove it or name another"
             )
-        return kept if "cases" in kept and kept["made_from"] == dict(self.made_from) else None
+        return kept if "cases" in kept and before == now else None
 
     def run(self, agent: CritiqueAgent, stage: Stage, say: Say = lambda line: None) -> Json:
         """Explore, or go on where an earlier run was cut short; `agent` judges over the folder's memory.
@@ -101,13 +108,6 @@ class Exploration:
             self._write(found)
         return {"made_from": dict(self.made_from), **found}
 
-    def _differing(self, kept: Mapping[str, Any]) -> list[str]:
-        grown = kept.get("images", math.inf) < self.made_from.get("images", 0)
-        free = ("images", "scenes") if grown else ()
-        return [
-            name for name, value in self.made_from.items() if name not in free and kept.get(name) != value
-        ]
-
     def _explored_before(self, agent: CritiqueAgent) -> list[Explored]:
         kept = agent.rules.explored([case.sample.id for case in self.cases])
         return [Explored.from_json(case_id, judged) for case_id, judged in kept.items()]
@@ -119,6 +119,35 @@ class Exploration:
         partial.replace(self.folder / EXPLORED)
 
 
+def detector_of(spec: str, policy: DiffusionPolicy, body: Body) -> Detector | None:
+    """Other eyes for an agent; None for the embedded ones, which share theirs with what embeds images.
+    Raises what `load_detector` raises."""
+    return None if spec == EmbeddedDetector.name else load_detector(spec, policy, body)
+
+
+def seen_by(eyes: Detector | None) -> Json:
+    """What an exploration is made from, as to the detector; None is the embedded one."""
+    return {DETECTOR: eyes.name if eyes else EmbeddedDetector.name}
+
+
+def eyes_of(memory: Path) -> str | None:
+    """The detector that a memory was explored with; None where nothing was explored."""
+    path = memory / EXPLORED
+    if not path.exists():
+        return None
+    return _through_eyes(json.loads(path.read_text(encoding="utf-8"))["made_from"])[DETECTOR]
+
+
+def _through_eyes(made_from: Mapping[str, Any]) -> Json:
+    return {**seen_by(None), **made_from}
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    grown = before.get("images", math.inf) < now.get("images", 0)
+    free = ("images", "scenes") if grown else ()
+    return [name for name, value in now.items() if name not in free and before.get(name) != value]
+
+
 @dataclass(frozen=True)
 class ExploreSettings:
     """What `meshcritic explore` is asked."""
@@ -127,6 +156,7 @@ class ExploreSettings:
     samples: int = 20
     seed: int = 0
     ucb: float = UCB
+    detector: str = EmbeddedDetector.name
 
     def __post_init__(self) -> None:
         check_ucb(self.ucb)
@@ -163,8 +193,11 @@ def explore_lab(
     """
     tick = stage(f"drawing {settings.images} scenes of lab-calibration", settings.images)
     scenes = draw_split("lab-calibration", out / "scenes", settings.images, workers=workers, progress=tick)
+    body = load_body()
+    eyes = detector_of(settings.detector, policy, body)
     made_from = {
         **dataclasses.asdict(settings),
+        **seen_by(eyes),
         "scenes": set_digest(scenes),
         "policy": policy.digest(),
         "backend": backend.name,
@@ -186,8 +219,8 @@ def explore_lab(
         open_to_explore(memory, policy, load_text_embedder(), settings.ucb) as opened,
     ):
         asked = CritiqueSettings(seed=settings.seed)
-        agent = default_agent(policy, load_body(), opened, settings=asked, trace=trace)
-        return exploration.run(replace(agent, backend=backend), stage, say)
+        agent = default_agent(policy, body, opened, settings=asked, trace=trace)
+        return exploration.run(replace(agent, backend=backend, detector=eyes or agent.detector), stage, say)
 
 
 def _running(srcc: float | None) -> str:

@@ -36,6 +36,7 @@ from hmr.detect import EmbeddedDetector
 from hmr.metrics import mpjpe_mm
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
+from hmr.reading import WithReading
 from hmr.types import Labelled
 from rl.config import GroupPreferenceConfig
 from rl.preferences import build_preferences, load_preferences
@@ -82,7 +83,9 @@ def judge(
         agent: CritiqueAgent = default_agent(policy, body, opened)
         if true_detections:
             truths = {case.sample.id: case.truth for case in cases}
-            agent = dataclasses.replace(agent, detector=TrueDetector(truths, EmbeddedDetector(policy, body)))
+            agent = dataclasses.replace(
+                agent, detector=WithReading(TrueDetector(truths), EmbeddedDetector(policy, body))
+            )
         for done, case in enumerate(cases, start=1):
             generator = derive_generator("feasibility", case.sample.id)
             group = policy.sample(policy.encode([case.sample]), GROUP_SIZE, generator)[0]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from hmr.render.overlay import crop_image
-from hmr.types import BatchDetector, Box, Detection, Sample, Truth
+from hmr.types import Box, Detection, Sample, Truth
 
 __all__ = ["TrueDetector"]
 
@@ -19,8 +18,7 @@ SIGMA_PX = 1.0
 
 class TrueDetector:
     """True keypoints (seen ones sure, hidden ones unsure) and the true mask, by sample id; beyond the image's border,
-    where nobody knows, the mask is 0.5. Joints in space are what the detector `in_space` reads, if any: the true ones
-    would be the answer itself.
+    where nobody knows, the mask is 0.5. No joints in space: the true ones would be the answer itself.
 
     It says that it has seen the mirror image too: asked for that by a sample's id, it would tell of the photograph.
     """
@@ -29,23 +27,16 @@ class TrueDetector:
     uses_truth = True
     sees_mirror = True
 
-    def __init__(self, truths: Mapping[str, Truth], in_space: BatchDetector | None = None) -> None:
-        self.truths, self.in_space = truths, in_space
+    def __init__(self, truths: Mapping[str, Truth]) -> None:
+        self.truths = truths
 
     def find(self, image: np.ndarray) -> list[Box]:
         raise ValueError("the true detector knows samples, not photographs")
 
-    def look(self, sample: Sample) -> Detection:
-        return self.looks([sample])[0]
-
     def looks(self, samples: Sequence[Sample]) -> list[Detection]:
-        known = [self._known(sample) for sample in samples]
-        if self.in_space is None:
-            return known
-        read = self.in_space.looks(samples)
-        return [replace(a, joints_root_m=b.joints_root_m) for a, b in zip(known, read, strict=True)]
+        return [self.look(sample) for sample in samples]
 
-    def _known(self, sample: Sample) -> Detection:
+    def look(self, sample: Sample) -> Detection:
         truth, square = self.truths[sample.id], sample.box.square(1.2)
         mask = np.repeat(truth.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
         return Detection(

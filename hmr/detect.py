@@ -20,6 +20,7 @@ from hmr.body import Body
 from hmr.encoder import Seen
 from hmr.eyes import Eyes
 from hmr.policy import DiffusionPolicy
+from hmr.reading import WithReading
 from hmr.types import BodyParams, Box, Camera, Detection, Detector, Sample
 
 __all__ = ["EmbeddedDetector", "Found", "load_detector", "overlap"]
@@ -167,7 +168,7 @@ def overlap(a: Box, b: Box) -> float:
 def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) -> Detector:
     """`embedded`, `transformers`, or `transformers:FINDER[,POSE[,SEGMENTER]]`, each a hub name or a local folder.
 
-    With a `body` the embedded one reads joints in space as well. Raises ValueError for any other name and for a model
+    With a `body` joints are read in space as well, by the policy. Raises ValueError for any other name and for a model
     that cannot be loaded.
     """
     kind, _, models = spec.partition(":")
@@ -176,7 +177,8 @@ def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) 
     if kind == "transformers":
         from hmr.detect_transformers import load_transformers_detector
 
-        return load_transformers_detector(models)
+        trained = load_transformers_detector(models)
+        return trained if body is None else WithReading(trained, EmbeddedDetector(policy, body))
     raise ValueError(
         f"no detector is called {spec!r}; known are embedded and transformers[:FINDER[,POSE[,SEGMENTER]]]"
     )

@@ -67,7 +67,7 @@ def _agent_digest(agent: _Agent) -> str:
         [dataclasses.asdict(rule) for rule in agent.rules.all()],
         [dataclasses.asdict(prototype) for prototype in agent.prototypes.all()],
         [tool.name for tool in agent.tools],
-        [type(agent.detector).__qualname__, agent.image_embedder.name],
+        [type(agent.detector).__qualname__, getattr(agent.detector, "name", None), agent.image_embedder.name],
         dataclasses.asdict(agent.settings),
         [_files(Path(str(room.__file__)).parent) for room in (tools, prompts)],
     )

@@ -1,4 +1,4 @@
-"""What a run told of itself step by step, kept beside the policy that it made, whose trainer's folder is gone by then."""
+"""What a run told of itself step by step, kept beside the policy that it made: its trainer's folder is gone by then."""
 
 from __future__ import annotations
 

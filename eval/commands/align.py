@@ -10,7 +10,7 @@ import typer
 
 from eval.commands.backend_flags import DryRunFlag, MaxCalls, ReplyCacheFile
 from eval.commands.console import say, say_estimate, stages
-from eval.commands.options import Json, PolicyDir, Seed, a_folder
+from eval.commands.options import DetectorSpec, Json, PolicyDir, Seed, a_folder
 
 if TYPE_CHECKING:
     from eval.alignment import AlignSettings
@@ -54,6 +54,7 @@ def align(
     memory: Annotated[
         Path | None, typer.Option(help="An explored memory; default: explore here first.")
     ] = None,
+    detector: DetectorSpec = "embedded",
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     reply_cache: ReplyCacheFile = None,
@@ -71,7 +72,7 @@ def align(
 
     settings = AlignSettings(
         critic, images, calibration, Rounds(rounds, group_size, seed), _training(config, loss), motion, memory,
-        max_calls=max_calls, reply_cache=reply_cache,
+        detector=detector, max_calls=max_calls, reply_cache=reply_cache,
     )  # fmt: skip
     if dry_run:
         _estimate(load_policy(policy), settings, as_json)

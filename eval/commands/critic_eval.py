@@ -13,7 +13,7 @@ import typer
 
 from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import console, say, say_estimate, stages
-from eval.commands.options import Json, Out, PolicyDir, Seed, Ucb
+from eval.commands.options import DetectorSpec, Json, Out, PolicyDir, Seed, Ucb
 
 if TYPE_CHECKING:
     from agent.vlm.dry_run import DryRun
@@ -46,6 +46,7 @@ def critic_eval(
         Path | None, typer.Option(help="An explored memory; default: explore here first.")
     ] = None,
     ucb: Ucb = 0.5,
+    detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
     settings: BackendSet = None,
     dry_run: DryRunFlag = False,
@@ -66,7 +67,9 @@ def critic_eval(
     from eval.critic_variants import AgentVariant
 
     handicap = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
-    asked = CriticEvalSettings(critic, handicap, images, samples, calibration, seed, motion, memory, ucb)
+    asked = CriticEvalSettings(
+        critic, handicap, images, samples, calibration, seed, motion, memory, ucb, detector
+    )
     options = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
     found, counted = _run(asked, options, policy, out)
     if counted:
@@ -74,6 +77,7 @@ def critic_eval(
         return
     if as_json:
         facts = {"images": images, "samples": samples, "seed": seed, "backend": backend, "ucb": ucb}
+        facts["detector"] = detector
         facts["motion"] = motion.name if motion else None
         print(json.dumps({**found.to_json(), **facts}))
         return

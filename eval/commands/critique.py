@@ -12,7 +12,7 @@ import typer
 from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import say, say_estimate
 from eval.commands.judge import judging_agent
-from eval.commands.options import Anyway, BodyFile, Boxes, Json, Out, PolicyDir, Seed
+from eval.commands.options import Anyway, BodyFile, Boxes, DetectorSpec, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
     from agent.types import GroupCritique
@@ -33,9 +33,7 @@ def critique(
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses a person.")] = 8,
     box: Boxes = None,
     anyway: Anyway = False,
-    detector: Annotated[
-        str, typer.Option(help="embedded, or transformers:FINDER,POSE,SEGMENTER (hub names or folders).")
-    ] = "embedded",
+    detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
     settings: BackendSet = None,
     dry_run: DryRunFlag = False,
@@ -57,6 +55,7 @@ def critique(
     """
     from agent.many import critique_many
     from eval.backend_options import BackendOptions, opened_backend
+    from eval.exploring import eyes_of
     from eval.photos import given_people
     from hmr.body import load_body
     from hmr.checkpoint import load_policy
@@ -70,6 +69,8 @@ def critique(
             people = given_people(photo, hypotheses, skin)
         else:
             people = _posed_people(photo, model, eyes, box or [], anyway, samples, seed)
+        if memory and (explored := eyes_of(memory)) not in (None, eyes.name):
+            say(f"{memory} was explored with the detector {explored}: its rules are weighed for those eyes")
         trace = None if dry_run else out / "trace.jsonl"
         with judging_agent(model, skin, opened.backend, memory, trace, detector=eyes) as agent:
             verdicts = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))

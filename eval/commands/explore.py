@@ -15,7 +15,7 @@ import typer
 
 from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import say, say_estimate, stages
-from eval.commands.options import Json, Out, PolicyDir, Seed, Ucb, a_folder
+from eval.commands.options import DetectorSpec, Json, Out, PolicyDir, Seed, Ucb, a_folder
 
 __all__ = ["explore"]
 
@@ -35,6 +35,7 @@ def explore(
     ] = 128,
     samples: Annotated[int, typer.Option(min=3, help="Hypotheses a group.")] = 20,
     ucb: Ucb = 0.5,
+    detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
     settings: BackendSet = None,
     dry_run: DryRunFlag = False,
@@ -63,7 +64,7 @@ def explore(
             found = explore_lab(
                 load_policy(policy),
                 opened.backend,
-                ExploreSettings(images, samples, seed, ucb),
+                ExploreSettings(images, samples, seed, ucb, detector),
                 folder,
                 filled,
                 stage,
@@ -76,7 +77,7 @@ def explore(
     if as_json:
         print(json.dumps({"memory": str(memory), **found}))
     else:
-        _say_what_came_of_it(found, memory)
+        _say_what_came_of_it(found, memory, detector)
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def _kept_or_not(out: Path, memory: Path, dry_run: bool) -> Iterator[tuple[Path,
         yield Path(thrown_away), copy
 
 
-def _say_what_came_of_it(found: dict[str, Any], memory: Path) -> None:
+def _say_what_came_of_it(found: dict[str, Any], memory: Path, detector: str) -> None:
     say(
         f"{found['cases']} cases explored, {found['skipped']} before; SRCC with the true errors {_rho(found['srcc'])}"
     )
@@ -109,7 +110,8 @@ def _say_what_came_of_it(found: dict[str, Any], memory: Path) -> None:
             f"rules could not be tried on {len(held_up)} cases ({', '.join(held_up[:SHOWN])}{more}), for which the "
             f"backend gave no score; no weight and no state was changed by it, and the same command tries again"
         )
-    say(f"judge with it: meshcritic critique photo.jpg --memory {memory}")
+    eyes = "" if detector == "embedded" else f" --detector {detector}"
+    say(f"judge with it: meshcritic critique photo.jpg --memory {memory}{eyes}")
 
 
 def _rho(value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "Anyway", "BodyFile", "Boxes", "Json", "Out", "PolicyDir", "Seed", "Ucb", "a_file", "a_folder",
+    "Anyway", "BodyFile", "Boxes", "DetectorSpec", "Json", "Out", "PolicyDir", "Seed", "Ucb", "a_file", "a_folder",
 ]  # fmt: skip
 
 Check = Callable[[Path | None], Path | None]
@@ -49,6 +49,12 @@ PolicyDir = Annotated[
 ]
 BodyFile = Annotated[
     Path | None, typer.Option("--body", help="An SMPL file (.npz, .pkl); default: the embedded body.")
+]
+DetectorSpec = Annotated[
+    str,
+    typer.Option(
+        "--detector", help="embedded, or transformers:FINDER,POSE,SEGMENTER (hub names or folders)."
+    ),
 ]
 Boxes = Annotated[
     list[str] | None, typer.Option("--box", help="x0,y0,x1,y1 of a person in pixels; repeatable.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eval.commands.console import say, stages
-from eval.commands.options import Anyway, BodyFile, Boxes, Json, Out, PolicyDir, Seed
+from eval.commands.options import Anyway, BodyFile, Boxes, DetectorSpec, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
     from eval.predict import Outcome
@@ -23,9 +23,7 @@ def predict(
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses a person.")] = 8,
     box: Boxes = None,
     anyway: Anyway = False,
-    detector: Annotated[
-        str, typer.Option(help="embedded, or transformers:FINDER,POSE,SEGMENTER (hub names or folders).")
-    ] = "embedded",
+    detector: DetectorSpec = "embedded",
     guide: Annotated[
         bool, typer.Option("--guide", help="Pull hypotheses towards the keypoints that the detector sees.")
     ] = False,

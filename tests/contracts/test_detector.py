@@ -4,24 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.detect import load_detector
+from hmr.body import load_body
+from hmr.detect import EmbeddedDetector, load_detector
 from hmr.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Detection, Detector, Sample
-from tests.hmr.detector_models import save_finder, save_pose, save_segmenter
+from tests.hmr.detector_models import save_detector
 
 BOX = Box(60.0, 40.0, 110.0, 120.0)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("models")
-    saved = (save_finder(folder / "finder"), save_pose(folder / "pose"), save_segmenter(folder / "segmenter"))
-    return f"transformers:{','.join(map(str, saved))}"
+    return save_detector(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(params=["embedded", "transformers"])
+@pytest.fixture(params=["embedded", "transformers", "transformers, in space as well"])
 def detector(request: pytest.FixtureRequest, tiny_policy: DiffusionPolicy, models: str) -> Detector:
-    return load_detector("embedded" if request.param == "embedded" else models, tiny_policy)
+    body = load_body() if "space" in request.param else None
+    return load_detector("embedded" if request.param == "embedded" else models, tiny_policy, body)
 
 
 def image(seed: int = 0) -> np.ndarray:
@@ -81,3 +81,19 @@ def test_a_person_who_stands_elsewhere_in_the_photograph_is_seen_there(detector:
     torch.testing.assert_close(second.sigma_px, first.sigma_px, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(second.mask, first.mask, atol=1e-3)
     assert second.mask_box.x0 - first.mask_box.x0 == pytest.approx(shift[0])
+
+
+def test_what_a_detector_of_photographs_lacks_in_space_the_policy_reads(
+    tiny_policy: DiffusionPolicy, models: str
+):
+    body = load_body()
+    alone, both = (load_detector(models, tiny_policy, skin) for skin in (None, body))
+    assert both.name == alone.name
+    plain, seen = (look(one, image(), BOX) for one in (alone, both))
+    torch.testing.assert_close(seen.keypoints_px, plain.keypoints_px, rtol=0, atol=0)
+    np.testing.assert_array_equal(seen.mask, plain.mask)
+    assert plain.joints_root_m is None
+    expected = look(EmbeddedDetector(tiny_policy, body), image(), BOX).joints_root_m
+    assert seen.joints_root_m is not None
+    assert expected is not None
+    torch.testing.assert_close(seen.joints_root_m, expected)

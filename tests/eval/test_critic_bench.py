@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from hmr.body import Body
 from hmr.policy import DiffusionPolicy
 from rl.hmr_scorer import CARD, WEIGHTS, HMRScorer
 from rl.train_hmr_scorer import ScorerTraining
-from tests.agent.critique_case import HashEmbedder, group, labelled, spoiled_group
+from tests.agent.critique_case import HashEmbedder, PerfectDetector, group, labelled, spoiled_group
 
 ERRORS = {name: np.arange(3.0) for name in ERROR_METRICS}
 LAB = [TestedGroup(labelled(f"lab-{row}"), group(spoiled_group(group=3)), ERRORS) for row in range(4)]
@@ -37,7 +38,7 @@ def bench(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path) -> Iterator[
 
     with KeptEvidence(tmp_path / "evidence.jsonl") as evidence:
 
-        def make(revision: str = "1", **more: float) -> AgentBench:
+        def make(revision: str = "1", **more: Any) -> AgentBench:
             backend = EmbeddedCritic()
             backend.revision = revision
             about = (tiny_policy, body, backend, HashEmbedder(), evidence, LAB, [], tmp_path, stage)
@@ -53,12 +54,14 @@ def test_whatever_shapes_an_exploration_names_its_folder(bench, monkeypatch: pyt
         explored.append((self.folder, agent.rules.exploration))
 
     monkeypatch.setattr(Exploration, "run", run)
-    eager, greedy = bench(ucb=2.0), AgentVariant(greedy=True)
-    for made, variant in ((bench(), AGENT), (bench("as-served-hot"), AGENT), (eager, AGENT), (eager, greedy)):
-        with made.agent(variant):
-            pass
-    assert [ucb for _, ucb in explored] == [0.5, 0.5, 2.0, 0.0]
-    assert len({folder for folder, _ in explored}) == 4
+    eager, greedy, keen = bench(ucb=2.0), AgentVariant(greedy=True), PerfectDetector()
+    for made, variant in (
+        (bench(), AGENT), (bench("as-served-hot"), AGENT), (eager, AGENT), (eager, greedy), (bench(eyes=keen), AGENT)
+    ):  # fmt: skip
+        with made.agent(variant) as agent:
+            assert (agent.detector is keen) == (made.eyes is keen)
+    assert [ucb for _, ucb in explored] == [0.5, 0.5, 2.0, 0.0, 0.5]
+    assert len({folder for folder, _ in explored}) == 5
 
 
 def test_a_scorer_is_fitted_once_for_all_that_shapes_it(

@@ -32,7 +32,9 @@ def test_a_folder_without_history_is_named(tmp_path: Path):
 
 
 def test_an_alignment_is_a_row_and_what_was_not_logged_an_empty_chart(tmp_path: Path):
-    sick = [{"step": step, "kl": 0.0, "denoise_loss/pos": step, "denoise_loss/neg": 2 * step} for step in (0, 10)]
+    sick = [
+        {"step": step, "kl": 0.0, "denoise_loss/pos": step, "denoise_loss/neg": 2 * step} for step in (0, 10)
+    ]
     root = ElementTree.parse(write_alignment_curves(tmp_path / "c.svg", {"well": [], "sick": sick})).getroot()
     charts = root.findall(f"{SVG}g")
     drawn = [[line.get("points") for line in chart.findall(f"{SVG}polyline")] for chart in charts]

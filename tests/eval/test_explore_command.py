@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from eval.commands.console import stages
 from eval.commands.explore import _say_what_came_of_it
@@ -19,6 +21,7 @@ from tests.agent.chat_server import chat_server, good
 from tests.agent.critique_case import make_agent
 from tests.agent.exploration_run import CASES, HELD_OUT, propose
 from tests.command import call
+from tests.hmr.detector_models import save_detector
 
 MADE_FROM = {"policy": "a", "backend": "embedded", "images": 4, "scenes": "first four"}
 
@@ -103,7 +106,7 @@ def test_cases_that_hold_up_a_trial_are_named(capsys):
     told = dict.fromkeys(("cases", "skipped", "unscored", "reweighed"), 0)
     rhos = dict.fromkeys(("srcc", "held_out_srcc_before", "held_out_srcc_after"))
     lists = dict.fromkeys(("mined", "admitted", "retired"), ())
-    _say_what_came_of_it({**told, **rhos, **lists, "held_up": ("a", "b", "c", "d")}, Path("memory"))
+    _say_what_came_of_it({**told, **rhos, **lists, "held_up": ("a", "b", "c", "d")}, Path("memory"), "embedded")
     said = capsys.readouterr()
     assert "could not be tried on 4 cases (a, b, c ...)" in " ".join((said.out + said.err).split())
 
@@ -132,6 +135,29 @@ def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_p
         code, answer, _ = explore(*cool, "--ucb", 1.5, "--memory", tmp_path / "another")
         assert (code, answer["made_from"]["ucb"]) == (0, 1.5)
     assert seen == [0.5, 0.5, 1.5]
+
+
+@pytest.mark.slow
+def test_other_eyes_explore_and_whoever_judges_with_the_memory_hears_of_them(
+    explore, tmp_path, monkeypatch, capsys
+):
+    spec = save_detector(tmp_path / "models")
+    code, found, _ = explore("--detector", spec)
+    assert (code, found["made_from"]["detector"]) == (0, spec)
+    seen = read_case(tmp_path / "out", "exploration")[-1]
+    assert seen["node"] == "conclude"
+    code, _, err = explore()
+    assert code == 2
+    assert f"explored with detector = {spec}, and this asks for embedded" in err
+
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(photo)
+    judged = (photo, "--box", "20,10,70,90", "--anyway", "--samples", 3, "--policy", tmp_path / "policy")
+    asked = (*judged, "--memory", found["memory"], "--out", tmp_path / "judged", "--json")
+    for words, told in (((), True), (("--detector", spec), False)):
+        code, _, err = call(monkeypatch, capsys, "critique", *asked, *words)
+        assert code == 0
+        assert (f"was explored with the detector {spec}" in err) == told
 
 
 def test_an_exploration_cut_short_is_taken_up(tmp_path):
@@ -165,6 +191,7 @@ def test_an_exploration_cut_short_is_taken_up(tmp_path):
         ({"policy": "b"}, "policy = a, and this asks for b"),
         ({"scenes": "others"}, "scenes = first four"),
         ({"images": 2}, "images = 4"),
+        ({"detector": "transformers:a,b,c"}, "detector = embedded, and this asks for transformers:a,b,c"),
     ],
 )
 def test_what_was_explored_from_something_else_is_refused(tmp_path, changed, told):

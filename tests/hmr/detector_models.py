@@ -124,3 +124,9 @@ def save_segmenter(folder: Path) -> Path:
         lambda: Mask2FormerForUniversalSegmentation(config),
         Mask2FormerImageProcessorPil(size={"height": 64, "width": 64}),
     )
+
+
+def save_detector(folder: Path) -> str:
+    """All three; what `hmr.detect.load_detector` is asked for them."""
+    saved = save_finder(folder / "finder"), save_pose(folder / "pose"), save_segmenter(folder / "segmenter")
+    return f"transformers:{','.join(map(str, saved))}"

@@ -20,8 +20,8 @@ from rl.hmr_scorer import eyes_digest
 from rl.preferences import load_preferences, shuffle_scores
 from rl.replay import Replay
 from rl.rounds import Rounds, align_in_rounds, align_once, kept_policy
-from rl.training_log import read_log
 from rl.trainer import align
+from rl.training_log import read_log
 
 ALIGNMENT: dict[str, Any] = {
     "max_steps": 4,
