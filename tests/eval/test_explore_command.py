@@ -106,7 +106,9 @@ def test_cases_that_hold_up_a_trial_are_named(capsys):
     told = dict.fromkeys(("cases", "skipped", "unscored", "reweighed"), 0)
     rhos = dict.fromkeys(("srcc", "held_out_srcc_before", "held_out_srcc_after"))
     lists = dict.fromkeys(("mined", "admitted", "retired"), ())
-    _say_what_came_of_it({**told, **rhos, **lists, "held_up": ("a", "b", "c", "d")}, Path("memory"), "embedded")
+    _say_what_came_of_it(
+        {**told, **rhos, **lists, "held_up": ("a", "b", "c", "d")}, Path("memory"), "embedded"
+    )
     said = capsys.readouterr()
     assert "could not be tried on 4 cases (a, b, c ...)" in " ".join((said.out + said.err).split())
 

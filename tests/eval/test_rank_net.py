@@ -48,7 +48,9 @@ def test_it_finds_the_metric_that_ranks():
 def test_true_detections_read_space_as_the_policy_does(tiny_policy: DiffusionPolicy, body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
     policy_reads = EmbeddedDetector(tiny_policy, body)
-    found = WithReading(TrueDetector({labelled.sample.id: labelled.truth}), policy_reads).look(labelled.sample)
+    found = WithReading(TrueDetector({labelled.sample.id: labelled.truth}), policy_reads).look(
+        labelled.sample
+    )
     assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
     expected = policy_reads.look(labelled.sample).joints_root_m
     assert expected is not None
