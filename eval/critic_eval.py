@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from agent.agreement import group_spearman
+from agent.context import CritiqueSettings
 from agent.tools import load_tools
 from agent.vlm import VLMBackend
 from eval.critic import CriticAgreement, critic_agreement
@@ -66,6 +67,7 @@ class CriticEvalSettings:
     memory: Path | None = None
     ucb: float = UCB
     detector: str = EmbeddedDetector.name
+    rules_per_case: int = CritiqueSettings.rules_per_case
 
     def __post_init__(self) -> None:
         if self.critic not in CRITICS:
@@ -171,6 +173,7 @@ def critic_eval(
         bench = AgentBench(
             policy, body, backend, load_text_embedder(), evidence, groups["lab-calibration"],
             groups["wild-test"], out, stage, made_from, settings.memory, settings.seed, settings.ucb, eyes,
+            settings.rules_per_case,
         )  # fmt: skip
         critics, alone = _Contest(bench, settings).figures()
     return CriticEval(

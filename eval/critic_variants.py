@@ -120,6 +120,9 @@ class AgentBench:
     seed: int = 0
     ucb: float = UCB
     eyes: Detector | None = None  # of every variant; None: the embedded detector
+    rules_per_case: int = (
+        CritiqueSettings.rules_per_case
+    )  # fewer than there are: then C decides which are tried
 
     def part(self, *names: str) -> list[TestedGroup]:
         """The calibration groups of these parts (`hmr.data.benchmark.calibration_parts`)."""
@@ -164,6 +167,7 @@ class AgentBench:
         ucb = 0.0 if variant.greedy else self.ucb
         judge = {"backend": self.backend.name, "revision": self.backend.revision, "seed": self.seed}
         made_from = {**self.made_from, **variant.to_json(), **judge, "ucb": ucb, **seen_by(self.eyes)}
+        made_from["rules_per_case"] = self.rules_per_case
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
         groups = {group.labelled.sample.id: group.hypotheses for group in self.calibration}
         exploration = Exploration(
@@ -184,7 +188,7 @@ class AgentBench:
         return open_memory(folder, self.embedder, embedder.name, embedder.dim, frozen=True)
 
     def _build(self, variant: AgentVariant, memory: Memory) -> CritiqueAgent:
-        settings = CritiqueSettings(seed=self.seed)
+        settings = CritiqueSettings(seed=self.seed, rules_per_case=self.rules_per_case)
         if "reflection" in variant.without:
             settings = dataclasses.replace(settings, max_revisions=0)
         if "prototypes" in variant.without:

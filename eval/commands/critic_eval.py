@@ -46,6 +46,7 @@ def critic_eval(
         Path | None, typer.Option(help="An explored memory; default: explore here first.")
     ] = None,
     ucb: Ucb = 0.5,
+    rules_per_case: Annotated[int, typer.Option(min=1, help="Rules that are retrieved for a case.")] = 16,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
     settings: BackendSet = None,
@@ -68,7 +69,7 @@ def critic_eval(
 
     handicap = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
     asked = CriticEvalSettings(
-        critic, handicap, images, samples, calibration, seed, motion, memory, ucb, detector
+        critic, handicap, images, samples, calibration, seed, motion, memory, ucb, detector, rules_per_case
     )
     options = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
     found, counted = _run(asked, options, policy, out)
@@ -77,7 +78,7 @@ def critic_eval(
         return
     if as_json:
         facts = {"images": images, "samples": samples, "seed": seed, "backend": backend, "ucb": ucb}
-        facts["detector"] = detector
+        facts |= {"detector": detector, "rules_per_case": rules_per_case}
         facts["motion"] = motion.name if motion else None
         print(json.dumps({**found.to_json(), **facts}))
         return
