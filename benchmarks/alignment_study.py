@@ -45,7 +45,7 @@ from hmr.types import BodyParams, Posed, Sample, Scorer
 from rl.preferences import build_preferences, load_preferences, shuffle_scores
 from rl.replay import replay_of
 from rl.rounds import Rounds, align_in_rounds, align_once
-from rl.training_log import read_log
+from rl.training_log import read_logs
 
 __all__ = ["Sizes", "StudySeed", "run_study"]
 
@@ -134,7 +134,7 @@ class StudySeed:
     # -- aligning --------------------------------------------------------------------------------------------
 
     def _aligned(self, name: str, arm: Arm) -> DiffusionPolicy:
-        alignment, folder = dict(arm.alignment), policy_folder(self.out, name, self.seed)
+        alignment, folder = dict(arm.alignment), _policy_folder(self.out, name, self.seed)
         alignment = {"save_strategy": "no", **alignment}  # a minute or two: sooner done again than resumed
         if arm.labels:
             alignment["replay_file"] = str(self._replay(arm.labels, arm.labelled))
@@ -217,7 +217,7 @@ def _asked(critic: str) -> str:
     return "embedded" if critic == "shuffled" else critic
 
 
-def policy_folder(out: Path, arm: str, seed: int) -> Path:
+def _policy_folder(out: Path, arm: str, seed: int) -> Path:
     return out / "policies" / f"{_slug(arm)}-seed-{seed}"
 
 
@@ -247,10 +247,12 @@ def main() -> None:
     with stages() as stage:
         seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
         runs = run_study(policy, names, seeds, sizes, asked.out, stage)
-    if asked.curves:
-        folders = {name: policy_folder(asked.out, name, asked.first_seed) for name in names}
-        write_alignment_curves(asked.curves, {name: read_log(folder) for name, folder in folders.items()})
     print(json.dumps(to_json(runs), indent=1) if asked.json else markdown(runs))
+    if asked.curves:
+        logs = {}
+        for name in names:
+            logs |= read_logs(_policy_folder(asked.out, name, asked.first_seed), name)
+        write_alignment_curves(asked.curves, logs)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,10 @@ from hmr.metrics import average_pose, mpjpe_mm, pick_of_errors
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
 from hmr.types import BodyParams, Scorer
+from rl.advantages import group_advantages
 from rl.rounds import Rounds
 
-__all__ = ["COLUMNS", "reweighed"]
+__all__ = ["COLUMNS", "CRITICS", "bound", "reweighed", "table"]
 
 COLUMNS = ("SRCC", "mean", "middle", "pick")
 ERRORS = COLUMNS[1:]
@@ -78,10 +79,12 @@ def reweighed(body: Body, group: TestedGroup, scores: Sequence[float | None], te
 
 
 def _weights(scores: Sequence[float | None], temperature: float) -> Float[Tensor, " group"]:
-    """exp(A / tau), A the standardised scores; a hypothesis without a score weighs nothing."""
-    known = torch.tensor([np.nan if score is None else score for score in scores])
-    deviation = (known - known.nanmean()).square().nanmean().sqrt().clamp_min(1e-6)
-    return ((known - known.nanmean()) / deviation / temperature).nan_to_num(nan=-torch.inf).softmax(dim=0)
+    """exp(A / tau); a hypothesis without a score weighs nothing, and where nothing is told from the rest all weigh
+    alike."""
+    found = group_advantages(scores)
+    if not found.mask.any():
+        return torch.full((len(scores),), 1 / len(scores))
+    return (found.values / temperature).masked_fill(~found.mask, -torch.inf).softmax(dim=0)
 
 
 def _middle_mm(body: Body, group: TestedGroup, weights: Float[Tensor, " group"]) -> float:
@@ -93,7 +96,12 @@ def bound(
     policy: DiffusionPolicy, critics: Sequence[str], images: int, calibration: int, temperature: float,
     out: Path, stage: Stage,
 ) -> tuple[dict[str, list[Row]], str]:  # fmt: skip
-    """Rows by critic, an image each, and the digest of the scenes."""
+    """Rows by critic, an image each, and the digest of the scenes.
+
+    Raises ValueError for a critic that is none before anything is drawn.
+    """
+    if unknown := [name for name in critics if not (name in CRITICS or name.startswith("noisy-truth:"))]:
+        raise ValueError(f"no critic here is called {unknown[0]}; there are {', '.join(CRITICS)}")
     body = load_body()
     scenes = draw_split("wild-test", out / "scenes", images, progress=stage("drawing wild-test", images))
     groups = draw_groups(policy, body, scenes, 20, 0, out / "groups", stage("groups of 20", images))
@@ -150,9 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--critic", action="append", help="of `align --critic`, or true-detections; default: all"
-    )
+    parser.add_argument("--critic", action="append", help=f"of {', '.join(CRITICS)}; default: all")
     parser.add_argument("--policy", type=Path, default=None, help="default: the shipped one")
     parser.add_argument("--images", type=int, default=300, help="of wild-test")
     parser.add_argument("--calibration", type=int, default=160, help="lab scenes that a critic learns from")

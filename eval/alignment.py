@@ -17,6 +17,7 @@ says what all of it was made from. What training is told is looked at before any
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import tempfile
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from eval.backend_options import BackendOptions, opened_backend
 from eval.critic_rivals import fitted_hmr_scorer
 from eval.critic_variants import AGENT, AgentBench
 from eval.demo_outputs import versions
-from eval.exploring import detector_of
+from eval.exploring import detector_of, seen_by
 from eval.kept_evidence import KeptEvidence
 from eval.report.alignment_curves import write_alignment_curves
 from eval.tested_groups import TestedGroup, draw_groups
@@ -42,7 +43,7 @@ from hmr.data.store import read_labelled, read_samples, read_truth, set_digest
 from hmr.detect import EmbeddedDetector
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
-from hmr.types import Scorer
+from hmr.types import Detector, Scorer
 from hmr.yaml_file import read_fields
 from memory.embed import load_text_embedder
 from rl.config import GroupPreferenceConfig, training_fields
@@ -51,7 +52,7 @@ from rl.replay import replay_of
 from rl.rewards import load_reward
 from rl.rounds import Rounds, align_in_rounds, checked_alignment
 from rl.scorers import NoisyTruthScorer
-from rl.training_log import LOG, read_log
+from rl.training_log import read_logs
 
 __all__ = [
     "AlignSettings", "count_calls", "open_bench", "open_scorer", "read_alignment", "run_alignment", "with_replay",
@@ -75,6 +76,10 @@ class AlignSettings:
     detector: str = EmbeddedDetector.name  # the critic's eyes
     max_calls: int | None = None  # of the backend; what is left gets no score
     reply_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.detector != EmbeddedDetector.name and not self.asks_a_backend:
+            raise ValueError(f"--detector is for a critic that looks, and {self.critic} has no eyes")
 
     @property
     def uses_truth(self) -> bool:
@@ -117,16 +122,19 @@ def run_alignment(
     """
     planned = _with_replay_file(policy, settings, out)
     checked_alignment(policy, planned, settings.rounds, settings.images)
+    body = load_body()
+    eyes = detector_of(settings.detector, policy, body)
     scenes = _wild_scenes(settings, out, stage, workers)
-    body, samples = load_body(), list(read_samples(scenes))
+    samples = list(read_samples(scenes))
     rescore = shuffle_scores if settings.critic == "shuffled" else None
     with ExitStack() as opened:
-        scorer = open_scorer(policy, body, settings, scenes, out, stage, opened)
+        scorer = open_scorer(policy, body, settings, scenes, out, stage, opened, eyes=eyes)
         alignment = with_replay(policy, settings, out, stage, workers)
         rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
         aligned = align_in_rounds(policy, scorer, samples, out, alignment, rounds, stage, rescore)
     told = {
         **settings.to_json(),
+        **seen_by(eyes),
         "uses_truth": settings.uses_truth or bool(getattr(scorer, "uses_truth", False)),
         "scorer": scorer.name,
         "base_policy": policy.digest(),
@@ -135,16 +143,11 @@ def run_alignment(
         "versions": versions(),
     }
     (out / "alignment.json").write_text(json.dumps(told, indent=1))
-    _draw_curves(out, settings.rounds.count)
+    logs = itertools.islice(
+        read_logs(out).items(), settings.rounds.count
+    )  # more lie there of a run of more rounds
+    write_alignment_curves(out / "curves.svg", dict(logs))
     return aligned
-
-
-def _draw_curves(out: Path, rounds: int) -> None:
-    """`curves.svg`, a row a round; a round that an earlier version aligned has no log."""
-    policies = {f"round {number}": out / f"round-{number}" / "policy" for number in range(rounds)}
-    if all((folder / LOG).exists() for folder in policies.values()):
-        logs = {name: read_log(folder) for name, folder in policies.items()}
-        write_alignment_curves(out / "curves.svg", logs)
 
 
 def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, workers: int = 1) -> DryRun:
@@ -157,8 +160,10 @@ def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, 
     with ExitStack() as opened:
         out = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         asked = opened.enter_context(opened_backend(settings.backend_options(dry_run=True)))
+        body = load_body()
+        eyes = detector_of(settings.detector, policy, body)
         scenes = _wild_scenes(settings, out, stage, workers)
-        scorer = open_scorer(policy, load_body(), settings, scenes, out, stage, opened, asked.backend)
+        scorer = open_scorer(policy, body, settings, scenes, out, stage, opened, asked.backend, eyes)
         stage(f"looking at {settings.images} groups", settings.images)
         size, seed = settings.rounds.group_size, settings.rounds.seed
         build_preferences(policy, scorer, read_samples(scenes), out / "groups", group_size=size, seed=seed)
@@ -223,9 +228,10 @@ def open_scorer(
     stage: Stage,
     opened: ExitStack,
     backend: VLMBackend | None = None,
+    eyes: Detector | None = None,
 ) -> Scorer:
     """The critic of that name, good until `opened` is closed; what it had to learn is kept under `out`. A `backend` is
-    asked in the place of the one that the settings name.
+    asked in the place of the one that the settings name; `eyes` are those of its detector, the embedded ones if None.
 
     A noisy truth is read from `scenes`. Raises ValueError for an unknown critic.
     """
@@ -234,7 +240,7 @@ def open_scorer(
         return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
     if settings.critic.startswith(REWARD):
         return load_reward(settings.critic.removeprefix(REWARD))
-    bench = open_bench(policy, body, settings, out, stage, opened, backend)
+    bench = open_bench(policy, body, settings, out, stage, opened, backend, eyes)
     if settings.critic == HMR_SCORER:
         return fitted_hmr_scorer(bench)
     return opened.enter_context(bench.agent(AGENT))
@@ -248,6 +254,7 @@ def open_bench(
     stage: Stage,
     opened: ExitStack,
     backend: VLMBackend | None = None,
+    eyes: Detector | None = None,
     tests: Sequence[TestedGroup] = (),
 ) -> AgentBench:
     """Where the critics that learn are built, good until `opened` is closed; `tests` are groups that they will judge,
@@ -258,7 +265,7 @@ def open_bench(
     evidence = opened.enter_context(KeptEvidence(out / "evidence.jsonl"))
     return AgentBench(
         policy, body, backend, load_text_embedder(), evidence, cases, tests, out, stage, made_from,
-        settings.memory, settings.rounds.seed, eyes=detector_of(settings.detector, policy, body),
+        settings.memory, settings.rounds.seed, eyes=eyes,
     )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ __all__ = ["CRITICS", "CriticEval", "CriticEvalSettings", "CriticFigures", "crit
 
 CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", "all")
 TAUGHT = ("hmr-scorer", "ranknet", "all")  # by the lab scenes, whatever memory the agent is given
+LOOKING = ("agent", "greedy", "ranknet", "all")  # through the detector that is asked for
 CONSENSUS = "group_consensus_mm"
 
 
@@ -77,6 +78,8 @@ class CriticEvalSettings:
         if self.motion is not None and not self.motion.exists():
             raise FileNotFoundError(f"{self.motion}: there is no such folder of AMASS npz files")
         check_ucb(self.ucb)
+        if self.detector != EmbeddedDetector.name and self.critic not in LOOKING:
+            raise ValueError(f"--detector is for a critic that looks, and {self.critic} does not")
         if self.memory is not None:
             self._check_memory(self.memory)
 

@@ -34,17 +34,15 @@ from agent.second_look import SECOND_LOOK
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.vlm import EmbeddedCritic, VLMBackend
-from eval.exploring import UCB, Exploration, open_to_explore, seen_by
+from eval.exploring import DETECTOR, UCB, Exploration, eyes_of, open_to_explore, seen_by
 from eval.kept_evidence import KeptEvidence
 from eval.kept_verdicts import Verdict, judge_once
 from eval.tested_groups import TestedGroup
-from eval.true_detector import TrueDetector
+from eval.true_detector import TrueDetector, true_eyes
 from hmr.body import Body
 from hmr.data.benchmark import calibration_parts
-from hmr.detect import EmbeddedDetector
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
-from hmr.reading import WithReading
 from hmr.types import Detector
 from memory.embed import TextEmbedder
 from memory.folder import Memory, open_memory
@@ -133,11 +131,15 @@ class AgentBench:
     def agent(self, variant: AgentVariant) -> Iterator[CritiqueAgent]:
         """The frozen agent of a variant, explored first where that has not been done.
 
-        Raises ValueError for a greedy exploration where a memory was given.
+        Raises ValueError where a memory was given for a greedy exploration, and for one that was explored with other
+        eyes, whose rules are weighed for those.
         """
         folder = self._explored(variant.explores_as) if self.memory is None else self.memory
         if variant.greedy and self.memory is not None:
             raise ValueError("how a given memory was explored cannot be changed; leave out --memory")
+        eyes, known = self._seen_by(variant)[DETECTOR], eyes_of(folder)
+        if self.memory is not None and not variant.true_detections and known not in (None, eyes):
+            raise ValueError(f"{folder} was explored with the detector {known}, and this asks for {eyes}")
         with self._open_frozen(folder) as memory:
             agent = self._build(variant, memory)
             if "rules" in variant.without:
@@ -166,8 +168,10 @@ class AgentBench:
     def _explored(self, variant: AgentVariant) -> Path:
         ucb = 0.0 if variant.greedy else self.ucb
         judge = {"backend": self.backend.name, "revision": self.backend.revision, "seed": self.seed}
-        made_from = {**self.made_from, **variant.to_json(), **judge, "ucb": ucb, **seen_by(self.eyes)}
-        made_from["rules_per_case"] = self.rules_per_case
+        made_from = {**self.made_from, **variant.to_json(), **judge, "ucb": ucb}
+        usual = {**seen_by(None), "rules_per_case": CritiqueSettings.rules_per_case}
+        asked = {**self._seen_by(variant), "rules_per_case": self.rules_per_case}
+        made_from |= {name: value for name, value in asked.items() if value != usual[name]}
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
         groups = {group.labelled.sample.id: group.hypotheses for group in self.calibration}
         exploration = Exploration(
@@ -182,6 +186,9 @@ class AgentBench:
             with open_to_explore(exploration.folder, self.policy, self.embedder, ucb) as memory:
                 exploration.run(self._build(variant, memory), self.stage)
         return exploration.folder
+
+    def _seen_by(self, variant: AgentVariant) -> dict[str, Any]:
+        return {DETECTOR: TrueDetector.name} if variant.true_detections else seen_by(self.eyes)
 
     def _open_frozen(self, folder: Path) -> Memory:
         embedder = PolicyEmbedder(self.policy)
@@ -202,8 +209,7 @@ class AgentBench:
         truths = {
             group.labelled.sample.id: group.labelled.truth for group in (*self.calibration, *self.tests)
         }
-        in_space = EmbeddedDetector(self.policy, self.body)
-        return dataclasses.replace(agent, detector=WithReading(TrueDetector(truths), in_space))
+        return dataclasses.replace(agent, detector=true_eyes(truths, self.policy, self.body))
 
     def _without_rules(self, agent: CritiqueAgent) -> CritiqueAgent:
         """For the embedded critic equal rules on whatever the tools measure; for one that reads prose, none."""

@@ -42,8 +42,8 @@ from memory.embed import TextEmbedder, load_text_embedder
 from memory.folder import Memory, open_memory
 
 __all__ = [
-    "EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_of", "explore_lab", "eyes_of",
-    "open_to_explore", "seen_by",
+    "DETECTOR", "EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_of", "explore_lab",
+    "eyes_of", "open_to_explore", "seen_by",
 ]  # fmt: skip
 
 Json = dict[str, Any]
@@ -131,11 +131,15 @@ def seen_by(eyes: Detector | None) -> Json:
 
 
 def eyes_of(memory: Path) -> str | None:
-    """The detector that a memory was explored with; None where nothing was explored."""
+    """The detector that a memory was explored with; None where nothing was explored. Raises ValueError for a broken
+    file."""
     path = memory / EXPLORED
     if not path.exists():
         return None
-    return _through_eyes(json.loads(path.read_text(encoding="utf-8"))["made_from"])[DETECTOR]
+    try:
+        return _through_eyes(json.loads(path.read_text(encoding="utf-8"))["made_from"])[DETECTOR]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} does not say what the memory was explored from; explore it anew") from None
 
 
 def _through_eyes(made_from: Mapping[str, Any]) -> Json:
@@ -191,10 +195,10 @@ def explore_lab(
 
     Raises ValueError for a memory that was explored from something else or by other models.
     """
-    tick = stage(f"drawing {settings.images} scenes of lab-calibration", settings.images)
-    scenes = draw_split("lab-calibration", out / "scenes", settings.images, workers=workers, progress=tick)
     body = load_body()
     eyes = detector_of(settings.detector, policy, body)
+    tick = stage(f"drawing {settings.images} scenes of lab-calibration", settings.images)
+    scenes = draw_split("lab-calibration", out / "scenes", settings.images, workers=workers, progress=tick)
     made_from = {
         **dataclasses.asdict(settings),
         **seen_by(eyes),

@@ -29,14 +29,12 @@ from eval.protocol import Policy, Report, evaluate_policy
 from eval.rank_net import ToolRankNet, standardised
 from eval.report_store import kept_report
 from eval.spread_match import Quieter, SpreadAtScale, matching_scale
-from eval.true_detector import TrueDetector
+from eval.true_detector import true_eyes
 from hmr.body import Body
 from hmr.data.store import read_labelled, set_digest
-from hmr.detect import EmbeddedDetector
 from hmr.metrics import mpjpe_mm
 from hmr.policy import DiffusionPolicy
 from hmr.progress import Stage
-from hmr.reading import WithReading
 from hmr.types import Labelled
 from rl.config import GroupPreferenceConfig
 from rl.preferences import build_preferences, load_preferences
@@ -83,9 +81,7 @@ def judge(
         agent: CritiqueAgent = default_agent(policy, body, opened)
         if true_detections:
             truths = {case.sample.id: case.truth for case in cases}
-            agent = dataclasses.replace(
-                agent, detector=WithReading(TrueDetector(truths), EmbeddedDetector(policy, body))
-            )
+            agent = dataclasses.replace(agent, detector=true_eyes(truths, policy, body))
         for done, case in enumerate(cases, start=1):
             generator = derive_generator("feasibility", case.sample.id)
             group = policy.sample(policy.encode([case.sample]), GROUP_SIZE, generator)[0]

@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from hmr.body import Body
+from hmr.detect import EmbeddedDetector
+from hmr.policy import DiffusionPolicy
+from hmr.reading import WithReading
 from hmr.render.overlay import crop_image
 from hmr.types import Box, Detection, Sample, Truth
 
-__all__ = ["TrueDetector"]
+__all__ = ["TrueDetector", "true_eyes"]
 
 MASK_SIZE = 64
 SIGMA_PX = 1.0
@@ -46,3 +50,8 @@ class TrueDetector:
             mask=crop_image(mask, square, MASK_SIZE)[..., 0].astype(np.float32) / 255,
             mask_box=square,
         )
+
+
+def true_eyes(truths: Mapping[str, Truth], policy: DiffusionPolicy, body: Body) -> WithReading:
+    """For an agent: the true detector, and in space what the policy reads."""
+    return WithReading(TrueDetector(truths), EmbeddedDetector(policy, body))

@@ -3,7 +3,8 @@
 | scorer                | what is hashed                                                                        |
 |-----------------------|---------------------------------------------------------------------------------------|
 | one with `digest()`   | it knows best: `RewardMix`, `HMRScorer` and the truths of `rl.scorers` do               |
-| the critique agent    | its backend with every setting, rules and prototypes, tools and prompts, settings      |
+| the critique agent    | its backend with every setting, rules and prototypes, tools and prompts, detector,     |
+|                       | settings                                                                               |
 | a function, any other | the file that it (or its class) is written in, and its name                           |
 
 What has no file, as what was typed at a prompt, is known by its name alone. Left out: files that such a file imports,
@@ -67,10 +68,16 @@ def _agent_digest(agent: _Agent) -> str:
         [dataclasses.asdict(rule) for rule in agent.rules.all()],
         [dataclasses.asdict(prototype) for prototype in agent.prototypes.all()],
         [tool.name for tool in agent.tools],
-        [type(agent.detector).__qualname__, getattr(agent.detector, "name", None), agent.image_embedder.name],
+        [*_eyes(agent.detector), agent.image_embedder.name],
         dataclasses.asdict(agent.settings),
         [_files(Path(str(room.__file__)).parent) for room in (tools, prompts)],
     )
+
+
+def _eyes(detector: Any) -> list[str]:
+    """The embedded ones by their class alone, as before there were others to name."""
+    name, kind = getattr(detector, "name", None), type(detector).__qualname__
+    return [kind] if name in (None, "embedded") else [kind, name]
 
 
 def _files(folder: Path) -> list[tuple[str, str]]:

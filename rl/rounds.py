@@ -178,9 +178,9 @@ def align_once(
     arguments = _config(policy, alignment, str(trainer), seed, checkpoint)
     steps = itertools.count(1 + _step_of(checkpoint))
     watches = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
-    watches.append(lambda trainer: KeepLog(folder))
+    watches.append(lambda _: KeepLog(folder))
+    unlabel(folder)  # the log of this run must not lie beside another's label
     aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), watches=watches)
-    unlabel(folder)
     aligned.save_pretrained(folder)
     label(folder, origin)
     shutil.rmtree(trainer, ignore_errors=True)  # only an interrupted run needs its checkpoints

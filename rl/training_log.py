@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-__all__ = ["LOG", "KeepLog", "read_log"]
+__all__ = ["LOG", "KeepLog", "Log", "read_logs"]
 
 LOG = "log.json"
+Log = list[dict[str, Any]]
 
 
 class KeepLog(TrainerCallback):
@@ -27,8 +28,13 @@ class KeepLog(TrainerCallback):
             partial.replace(self.folder / LOG)
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Lines of `step` and the metrics of `rl.metrics`. Raises FileNotFoundError where no alignment ended."""
-    if not (folder / LOG).exists():
-        raise FileNotFoundError(f"{folder} has no {LOG}: no alignment ended there")
-    return json.loads((folder / LOG).read_text())
+def read_logs(folder: Path, name: str = "") -> dict[str, Log]:
+    """Lines of `step` and the metrics of `rl.metrics`: of the alignment in `folder`, or of each of its rounds; empty
+    where none left a log."""
+    if (folder / LOG).exists():
+        return {name: json.loads((folder / LOG).read_text())}
+    rounds = {int(path.parts[-3].rpartition("-")[2]): path for path in folder.glob(f"round-*/policy/{LOG}")}
+    return {
+        f"{name}, round {number}".removeprefix(", "): json.loads(rounds[number].read_text())
+        for number in sorted(rounds)
+    }

@@ -82,6 +82,16 @@ BAD_WORDS = {
     ),
     "no such policy": (["predict", "photo.png", "--policy", "elsewhere"], "no policy"),
     "no such body": (["predict", "photo.png", "--body", "SMPL.pkl"], "SMPL.pkl"),
+    "an unknown detector to explore with": (["explore", "--detector", "yolo", "--out", "o"], "transformers"),
+    "an unknown detector to align with": (["align", "--detector", "yolo", "--out", "o"], "transformers"),
+    "eyes of a critic that has none": (
+        ["align", "--critic", "noisy-truth:1", "--detector", "transformers", "--out", "o"],
+        "noisy-truth:1 has no eyes",
+    ),
+    "eyes of the random critic": (
+        ["critic-eval", "--critic", "random", "--detector", "transformers", "--out", "o"],
+        "random does not",
+    ),
     "an unknown split": (["evaluate", "--split", "moon"], "wild-test"),
     "a config with an unknown key": (["demo", "--config", "bad.yaml"], "group_sise"),
     "no trace": (["trace", "."], "no trace"),

@@ -69,8 +69,9 @@ def critic_eval(
 
     handicap = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
     asked = CriticEvalSettings(
-        critic, handicap, images, samples, calibration, seed, motion, memory, ucb, detector, rules_per_case
-    )
+        critic, handicap, images, samples, calibration, seed, motion, memory, ucb,
+        detector=detector, rules_per_case=rules_per_case,
+    )  # fmt: skip
     options = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
     found, counted = _run(asked, options, policy, out)
     if counted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -110,7 +111,7 @@ def _say_what_came_of_it(found: dict[str, Any], memory: Path, detector: str) -> 
             f"rules could not be tried on {len(held_up)} cases ({', '.join(held_up[:SHOWN])}{more}), for which the "
             f"backend gave no score; no weight and no state was changed by it, and the same command tries again"
         )
-    eyes = "" if detector == "embedded" else f" --detector {detector}"
+    eyes = "" if detector == "embedded" else f" --detector {shlex.quote(detector)}"
     say(f"judge with it: meshcritic critique photo.jpg --memory {memory}{eyes}")
 
 

@@ -21,7 +21,7 @@ SIZE = (270.0, 190.0)
 
 
 def write_alignment_curves(file: Path, logs: Mapping[str, Log]) -> Path:
-    """Draw the logs of `rl.training_log.read_log`, each under its name, which the row's first chart bears."""
+    """Draw the logs of `rl.training_log.read_logs`, each under its name, which the row's first chart bears."""
     rows = [
         [_chart(name if place == 0 else "", log, place) for place in range(len(WATCHED))]
         for name, log in logs.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,16 +39,17 @@ class Chart:
 
 
 def points_of(log: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value) of every line of a trainer's log that tells of `key`."""
-    return [(float(row["step"]), float(row[key])) for row in log if key in row and "step" in row]
+    """(step, value) of every line of a trainer's log that tells of `key`; what is not finite has no place."""
+    told = [(float(row["step"]), float(row[key])) for row in log if key in row and "step" in row]
+    return [(step, value) for step, value in told if math.isfinite(value)]
 
 
 def write_charts(
     file: Path, rows: Sequence[Sequence[Chart]], title: str, size: tuple[float, float] = (420.0, 260.0)
 ) -> Path:
-    """Every row of equal length; `size` is a chart's width and height in pixels."""
+    """`size` is a chart's width and height in pixels."""
     width, height = size
-    svg = new_svg(width * len(rows[0]), height * len(rows), title)
+    svg = new_svg(width * max(map(len, rows), default=1), height * max(len(rows), 1), title)
     svg.set("xmlns", "http://www.w3.org/2000/svg")
     ElementTree.SubElement(svg, "style").text = STYLE
     for down, row in enumerate(rows):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.critic_bound import reweighed, table
+from benchmarks.critic_bound import bound, reweighed, table
 from eval.protocol import ERROR_METRICS
 from eval.tested_groups import TestedGroup
 from hmr.metrics import mpjpe_mm
+from hmr.policy import DiffusionPolicy
+from hmr.progress import Tick
 from tests.agent.critique_case import group, labelled, spoiled_group
 from tests.agent.tool_case import body
 
@@ -38,8 +42,31 @@ def test_equal_scores_change_nothing_and_a_missing_one_counts_for_nothing() -> N
     assert (row["mean"], row["middle"]) == pytest.approx((row["mean before"], row["middle before"]), rel=1e-5)
     assert np.isnan(row["SRCC"])
     known = torch.as_tensor(one.errors_mm["mpjpe_mm"])[:3]
-    row = reweighed(BODY, one, [3.0, 3.0, 3.0, None], temperature=0.3)
+    row = reweighed(BODY, one, [1.0, 2.0, 3.0, None], temperature=1e6)  # all that are scored weigh alike
     assert row["mean"] == pytest.approx(float(known.mean()), rel=1e-5)
+
+
+def test_a_critic_that_is_none_is_refused_before_anything_is_drawn(
+    tiny_policy: DiffusionPolicy, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="no critic here is called shuffled"):
+        bound(tiny_policy, ["noisy-truth:1", "shuffled"], 2, 4, 0.3, tmp_path / "out", _silent)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_true_eyes_and_a_noisy_truth_are_bounded_on_the_same_groups(
+    tiny_policy: DiffusionPolicy, tmp_path: Path
+) -> None:
+    rows, scenes = bound(tiny_policy, ["true-detections", "noisy-truth:1"], 2, 4, 0.3, tmp_path, _silent)
+    before = {critic: [row["mean before"] for row in images] for critic, images in rows.items()}
+    assert before["true-detections"] == before["noisy-truth:1"]
+    assert [row["SRCC"] for row in rows["noisy-truth:1"]] == pytest.approx([1.0, 1.0])
+    assert len(scenes) == 16
+
+
+def _silent(title: str, total: int) -> Tick:
+    return lambda done, note="": None
 
 
 def test_gains_are_told_in_per_cent_of_what_was_there_before() -> None:

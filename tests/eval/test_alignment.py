@@ -16,12 +16,15 @@ import torch
 from agent.default import open_default_memory
 from eval.alignment import AlignSettings, run_alignment
 from hmr.checkpoint import load_policy
+from hmr.detect_transformers import TransformersDetector
 from hmr.policy import DiffusionPolicy
+from hmr.types import Detection, Sample
 from rl.preferences import load_preferences
 from rl.replay import Replay
 from rl.rounds import Rounds
-from rl.training_log import read_log
+from rl.training_log import read_logs
 from tests.command import call
+from tests.hmr.detector_models import save_detector
 
 PANEL = "{http://www.w3.org/2000/svg}g"
 TINY = (
@@ -56,7 +59,36 @@ def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
     assert sorted(path.name for path in (out / "scenes").iterdir()) == ["wild-train-2-uses-truth"]
     rows = {panel.get("transform") for panel in ElementTree.parse(out / "curves.svg").getroot().iter(PANEL)}
     assert {"translate(0 0)", "translate(0 190)"} < rows  # one a round
-    assert "kl" in read_log(out / "round-1" / "policy")[-2]
+    logs = read_logs(out)
+    assert list(logs) == ["round 0", "round 1"]
+    assert "kl" in logs["round 1"][-2]
+
+
+@pytest.mark.slow
+def test_a_critic_with_other_eyes_is_another_and_is_recorded(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = save_detector(tmp_path / "models")
+    looks: list[str] = []
+    look = TransformersDetector.look
+
+    def counted(self: TransformersDetector, sample: Sample) -> Detection:
+        looks.append(sample.id)
+        return look(self, sample)
+
+    monkeypatch.setattr(TransformersDetector, "look", counted)
+    out, memory = tmp_path / "aligned", tmp_path / "memory"
+    asked = ("--out", out, "--detector", spec, *words)
+    assert call(monkeypatch, capsys, "align", *asked)[0] == 0
+    told = json.loads((out / "alignment.json").read_text())
+    assert told["detector"] == spec
+    judged = {group["sample_id"] for group in load_preferences(out / "round-0" / "groups")}
+    assert judged < set(looks)  # and those of the exploration
+    (explored,) = (out / "memory").iterdir()
+    explored.rename(memory)
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "again", "--memory", memory, *words)
+    assert code == 2
+    assert f"explored with the detector {spec}, and this asks for embedded" in err
 
 
 def test_hypotheses_are_drawn_where_the_configuration_asks_for_it(

@@ -8,6 +8,7 @@ import pytest
 
 from eval.report.alignment_curves import write_alignment_curves
 from eval.report.curves import write_curves
+from rl.training_log import LOG, read_logs
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -35,6 +36,7 @@ def test_an_alignment_is_a_row_and_what_was_not_logged_an_empty_chart(tmp_path: 
     sick = [
         {"step": step, "kl": 0.0, "denoise_loss/pos": step, "denoise_loss/neg": 2 * step} for step in (0, 10)
     ]
+    sick.append({"step": 5, "kl": float("inf"), "denoise_loss/pos": float("nan")})
     root = ElementTree.parse(write_alignment_curves(tmp_path / "c.svg", {"well": [], "sick": sick})).getroot()
     charts = root.findall(f"{SVG}g")
     drawn = [[line.get("points") for line in chart.findall(f"{SVG}polyline")] for chart in charts]
@@ -43,3 +45,15 @@ def test_an_alignment_is_a_row_and_what_was_not_logged_an_empty_chart(tmp_path: 
     assert worse == "46.0,152.0 258.0,28.0"  # 0 to 20 from the foot of the chart to its top
     assert better == "46.0,152.0 258.0,90.0"
     assert drawn[5] == ["", "46.0,152.0 258.0,152.0"]
+
+
+def test_logs_are_a_runs_own_or_its_rounds_in_their_order(tmp_path: Path):
+    assert read_logs(tmp_path) == {}
+    for number in (10, 2):
+        folder = tmp_path / f"round-{number}" / "policy"
+        folder.mkdir(parents=True)
+        (folder / LOG).write_text(json.dumps([{"step": number}]))
+    assert read_logs(tmp_path, "two") == {"two, round 2": [{"step": 2}], "two, round 10": [{"step": 10}]}
+    (tmp_path / LOG).write_text("[]")
+    assert read_logs(tmp_path, "one") == {"one": []}
+    assert write_alignment_curves(tmp_path / "none.svg", {}).exists()

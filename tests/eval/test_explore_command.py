@@ -14,6 +14,7 @@ from eval.commands.console import stages
 from eval.commands.explore import _say_what_came_of_it
 from eval.exploring import EXPLORED, Exploration
 from eval.trace_view import read_case
+from hmr.detect_transformers import TransformersDetector
 from memory.exchange import snapshot
 from memory.folder import open_stored
 from memory.ledger import RuleLedger
@@ -144,10 +145,14 @@ def test_other_eyes_explore_and_whoever_judges_with_the_memory_hears_of_them(
     explore, tmp_path, monkeypatch, capsys
 ):
     spec = save_detector(tmp_path / "models")
-    code, found, _ = explore("--detector", spec)
+    with monkeypatch.context() as watched:
+        looks, look = [], TransformersDetector.look
+        watched.setattr(
+            TransformersDetector, "look", lambda self, sample: looks.append(sample.id) or look(self, sample)
+        )
+        code, found, _ = explore("--detector", spec)
     assert (code, found["made_from"]["detector"]) == (0, spec)
-    seen = read_case(tmp_path / "out", "exploration")[-1]
-    assert seen["node"] == "conclude"
+    assert len(set(looks)) == 3  # two cases, and the one that admits rules
     code, _, err = explore()
     assert code == 2
     assert f"explored with detector = {spec}, and this asks for embedded" in err

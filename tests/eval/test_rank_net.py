@@ -9,13 +9,12 @@ import torch
 from agent.agreement import group_spearman
 from agent.types import Evidence
 from eval.rank_net import ToolRankNet, standardised
-from eval.true_detector import TrueDetector
+from eval.true_detector import TrueDetector, true_eyes
 from hmr.body import Body
 from hmr.data.recipe import LAB
 from hmr.data.synthetic import SceneMaker
 from hmr.detect import EmbeddedDetector
 from hmr.policy import DiffusionPolicy
-from hmr.reading import WithReading
 from hmr.steady import steady_look
 
 
@@ -47,15 +46,15 @@ def test_it_finds_the_metric_that_ranks():
 
 def test_true_detections_read_space_as_the_policy_does(tiny_policy: DiffusionPolicy, body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
-    policy_reads = EmbeddedDetector(tiny_policy, body)
-    found = WithReading(TrueDetector({labelled.sample.id: labelled.truth}), policy_reads).look(
-        labelled.sample
-    )
+    eyes = true_eyes({labelled.sample.id: labelled.truth}, tiny_policy, body)
+    found = eyes.look(labelled.sample)
     assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
-    expected = policy_reads.look(labelled.sample).joints_root_m
+    expected = EmbeddedDetector(tiny_policy, body).look(labelled.sample).joints_root_m
     assert expected is not None
     assert found.joints_root_m is not None
     torch.testing.assert_close(found.joints_root_m, expected)
+    steady = steady_look(eyes, labelled.sample, views=3)
+    torch.testing.assert_close(steady.keypoints_px, labelled.truth.keypoints_px)  # not of the mirror image
 
 
 def test_true_detections_are_the_truth(body: Body):
@@ -69,9 +68,6 @@ def test_true_detections_are_the_truth(body: Body):
     center = pixels.mean(axis=1) + np.array([found.mask_box.x0, found.mask_box.y0])
     true_center = np.stack(np.nonzero(labelled.truth.mask)[::-1]).mean(axis=1) + 0.5
     assert center == pytest.approx(true_center, abs=3)  # of 224
-    steady = steady_look(TrueDetector({labelled.sample.id: labelled.truth}), labelled.sample, views=3)
-    torch.testing.assert_close(steady.keypoints_px, labelled.truth.keypoints_px)
-    assert steady.joints_root_m is None
     stranger = dataclasses.replace(labelled.sample, id="another")
     with pytest.raises(KeyError):
         TrueDetector({labelled.sample.id: labelled.truth}).look(stranger)

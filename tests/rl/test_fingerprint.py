@@ -11,7 +11,9 @@ import torch
 
 from agent.default import default_agent, open_default_memory
 from agent.vlm import EmbeddedCritic
+from eval.true_detector import TrueDetector
 from hmr.body import Body
+from hmr.detect import EmbeddedDetector
 from hmr.policy import DiffusionPolicy
 from memory.rule import Provenance, Rule
 from rl.fingerprint import scorer_digest
@@ -60,6 +62,9 @@ def test_an_agent_is_its_memory_its_backend_and_its_settings(
     class Newer(EmbeddedCritic):
         revision = "2"
 
+    class Renamed(EmbeddedDetector):
+        name = "another's weights"
+
     with (
         open_default_memory(tmp_path / "seeds", tiny_policy, frozen=False) as seeds,
         open_default_memory(tmp_path / "more", tiny_policy, frozen=False) as more,
@@ -71,10 +76,12 @@ def test_an_agent_is_its_memory_its_backend_and_its_settings(
             dataclasses.replace(agent, backend=Newer()),
             dataclasses.replace(agent, settings=dataclasses.replace(agent.settings, permutations=1)),
             dataclasses.replace(agent, tools=agent.tools[1:]),
+            dataclasses.replace(agent, detector=TrueDetector({})),
+            dataclasses.replace(agent, detector=Renamed(tiny_policy)),
         ]
         assert agent.name == again.name == others[0].name
         assert scorer_digest(agent) == scorer_digest(again)
-        assert len({scorer_digest(one) for one in (agent, *others)}) == 5
+        assert len({scorer_digest(one) for one in (agent, *others)}) == 7
 
 
 def test_scorers_of_this_house_tell_themselves_apart(tiny_policy: DiffusionPolicy, body: Body) -> None:

@@ -21,7 +21,7 @@ from rl.preferences import load_preferences, shuffle_scores
 from rl.replay import Replay
 from rl.rounds import Rounds, align_in_rounds, align_once, kept_policy
 from rl.trainer import align
-from rl.training_log import read_log
+from rl.training_log import read_logs
 
 ALIGNMENT: dict[str, Any] = {
     "max_steps": 4,
@@ -150,7 +150,7 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
     )
     assert torch.equal(_weights(whole), _weights(resumed))
     assert steps == [3, 4]  # the first ones were not taken again, nor counted anew
-    log = read_log(tmp_path / "cut" / "round-0" / "policy")
+    (log,) = read_logs(tmp_path / "cut").values()
     assert [line["step"] for line in log if "kl" in line] == [1, 2, 3, 4]
 
 
