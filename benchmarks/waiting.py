@@ -7,7 +7,7 @@ its label orders asked at once; its critical path is what it then takes, and a g
 one that is not: the longest of three counts. Several groups in flight should take little more. The graph's own cost is
 a group's critical path with no wait at all, by hypothesis, and the same in time of the processor, for machines that do
 other work as well. A judge with eyes costs the drawing of panels besides (`--eyes`), and where scores are in doubt that
-of close-ups.
+of close-ups. `--one-look` leaves reflection out: the difference is its price.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
 from agent.many import critique_many
 from agent.vlm import Capabilities, EmbeddedCritic, Part, Reply
@@ -56,13 +57,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--reply-s", type=float, default=2.0)
     parser.add_argument("--eyes", action="store_true")
+    parser.add_argument("--one-look", action="store_true", help="no reflection: what doubts cost is left out")
     asked = parser.parse_args()
     policy, body = load_policy(), load_body()
     with (
         tempfile.TemporaryDirectory() as folder,
         open_default_memory(Path(folder), policy, frozen=False) as memory,
     ):
-        agent = default_agent(policy, body, memory)
+        settings = CritiqueSettings(max_revisions=0) if asked.one_look else CritiqueSettings()
+        agent = default_agent(policy, body, memory, settings=settings)
         groups = [
             _group(policy, scene.labelled.sample, asked.samples) for scene in _scenes(body, asked.groups)
         ]

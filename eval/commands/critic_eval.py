@@ -76,17 +76,8 @@ def critic_eval(
     found, counted = _run(asked, options, policy, out)
     if counted:
         say_estimate(counted, as_json)
-        return
-    if as_json:
-        facts = {"images": images, "samples": samples, "seed": seed, "backend": backend, "ucb": ucb}
-        facts |= {"detector": detector, "rules_per_case": rules_per_case}
-        facts["motion"] = motion.name if motion else None
-        print(json.dumps({**found.to_json(), **facts}))
-        return
-    from eval.critic_table import critic_table
-
-    console().print(critic_table(found))
-    say(f"benchmark {found.benchmark}, base policy {found.base_policy}")
+    else:
+        _say_what_was_found(found, asked, backend, as_json)
 
 
 def _run(
@@ -104,6 +95,18 @@ def _run(
         stage = stack.enter_context(stages())
         found = run(load_policy(policy), opened.backend, asked, out, stage, workers=os.cpu_count() or 1)
         return found, opened.dry_run
+
+
+def _say_what_was_found(found: CriticEval, asked: CriticEvalSettings, backend: str, as_json: bool) -> None:
+    if as_json:
+        told = ("images", "samples", "seed", "ucb", "detector", "rules_per_case")
+        facts = {"backend": backend, "motion": asked.motion.name if asked.motion else None}
+        print(json.dumps({**found.to_json(), **{name: getattr(asked, name) for name in told}, **facts}))
+        return
+    from eval.critic_table import critic_table
+
+    console().print(critic_table(found))
+    say(f"benchmark {found.benchmark}, base policy {found.base_policy}")
 
 
 def _words(text: str | None) -> list[str]:
