@@ -1,7 +1,8 @@
-"""Other photographs of the same training crops: turned, nearer, partly hidden, blurred, in other light.
+"""Other photographs of the same training crops: turned, nearer, in a crowd, partly hidden, blurred, in other light.
 
 The usual augmentations of the field (turn, scale and colour: SPIN, arXiv 1909.12828; things pasted before the person:
-Sarandi et al., arXiv 1808.09316, and PARE, arXiv 2104.08527), with the truth moved along. They are what a network
+Sarandi et al., arXiv 1808.09316, and PARE, arXiv 2104.08527; people cut out and pasted: Dwibedi et al., arXiv
+1708.01642), with the truth moved along. They are what a network
 needs in order to be unsure where it sees nothing, and to know people whose trunk is not upright.
 
 All of it works on a batch of `hmr.data.crops.CropDataset` after `as_floats`: "crops" is (batch, 3, side, side) from
@@ -21,12 +22,17 @@ from torch.nn import functional as F
 
 from hmr.parametrization import VECTOR_SIZE
 
-__all__ = ["as_floats", "augment", "blur", "hide", "recolour", "turn", "zoom"]
+__all__ = ["as_floats", "augment", "blur", "crowd", "hide", "join", "pattern", "recolour", "turn", "zoom"]
 
 Rows = dict[str, Tensor]
 
 TURNED, TURN_DEG = 0.5, 30.0  # share of the rows; standard deviation of the camera's roll
 ZOOMED, CLOSEST = 0.5, 0.85  # share of the rows; the smallest window, as a fraction of the crop
+CROWDED, ACROSS = 0.4, 4  # share of the rows; the atlas of a crowd shows so many crops across
+CROWD_SPAN, CROWD_LIGHT = (0.2, 0.9), (0.4, 1.1)  # of the atlas, behind one person; of the crops' own light
+JOINED, APART, OTHER_SIZE = 0.3, (0.4, 1.1), (0.6, 1.2)  # share of the rows; how far aside, in crop units
+PATTERNED = 0.4
+SOFT = (0.3, 0.5)  # values of the mask between which a cut-out person fades; unknown ground, .5, stays
 THINGS, HIDDEN = 2, 0.5  # so many times, a thing stands before so large a share of the rows
 THING_SIZE = (0.1, 0.35)  # half extents
 MIN_VISIBLE = 0.35  # of the person's pixels; a thing that would hide more is left out
@@ -43,6 +49,7 @@ def as_floats(rows: Rows) -> Rows:
 
 def augment(rows: Rows, generator: torch.Generator | None = None) -> Rows:
     """A new photograph of every row; `generator` None draws from torch's own, which the trainer seeds and resumes."""
+    rows = join(crowd(pattern(rows, generator), generator), generator)
     rows = zoom(turn(rows, generator), generator)
     for _ in range(THINGS):
         rows = hide(rows, generator)
@@ -91,6 +98,59 @@ def zoom(rows: Rows, generator: torch.Generator | None = None) -> Rows:
         geometry=torch.cat([rest, center + offset * side / 2, side * size[:, None]], dim=-1),
         keypoints=(old["keypoints"] - offset[:, None]) / size[:, None, None],
     )
+
+
+def crowd(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """Some people stand before many others: their backdrop becomes a window on an atlas of the batch's crops."""
+    chosen = _some(rows, CROWDED, generator)
+    images, mask = rows["crops"][chosen], rows["mask"][chosen]
+    count, side, device = len(chosen), images.shape[-1], images.device
+    atlas = _atlas(rows["crops"], generator).expand(count, -1, -1, -1)
+    size = _between(CROWD_SPAN, (count,), generator, device)
+    offset = (2 * _uniform((count, 2), generator, device) - 1) * (1 - size[:, None])
+    grid = _grid(side, device) * size[:, None, None, None] + offset[:, None, None]
+    people = F.grid_sample(atlas, grid, padding_mode="border", align_corners=False)
+    people = people * _between(CROWD_LIGHT, (count, 1, 1, 1), generator, device)
+    return _with(rows, chosen, crops=torch.lerp(people, images, _cut_out(mask, side)))
+
+
+def join(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """Beside some people stands another of the batch, behind them or before them: then what is hidden is not seen."""
+    chosen = _some(rows, JOINED, generator)
+    images, mask, keypoints = rows["crops"][chosen], rows["mask"][chosen], rows["keypoints"][chosen]
+    count, side, device = len(chosen), images.shape[-1], images.device
+    size = _between(OTHER_SIZE, (count,), generator, device).reciprocal()
+    apart = _between(APART, (count,), generator, device)
+    left = _uniform((count,), generator, device) < 0.5
+    aside = torch.stack(
+        [torch.where(left, -apart, apart), 0.2 * _normal((count,), generator, device)], dim=-1
+    )
+    other = rows["crops"].roll(1, dims=0)[chosen], rows["mask"].roll(1, dims=0)[chosen]
+    people = _window(other[0], -aside * size[:, None], size)
+    theirs = _window(_cut_out(other[1], side), -aside * size[:, None], size, padding="zeros")
+    hidden = F.interpolate(theirs, mask.shape[-2:], mode="area")[:, 0]
+    before = _uniform((count,), generator, device) < 0.5
+    before &= (mask * (1 - hidden)).sum(dim=(1, 2)) >= MIN_VISIBLE * mask.sum(dim=(1, 2))
+    alpha = torch.where(before[:, None, None, None], theirs, theirs * (1 - _cut_out(mask, side)))
+    at_joints = F.grid_sample(theirs, keypoints[:, :, None], align_corners=False)[:, 0, :, 0]
+    return _with(
+        rows,
+        chosen,
+        crops=torch.lerp(images, people, alpha),
+        mask=torch.where(before[:, None, None], mask * (1 - hidden), mask),
+        visible=rows["visible"][chosen] & ~((at_joints > 0.5) & before[:, None]),
+    )
+
+
+def pattern(rows: Rows, generator: torch.Generator | None = None) -> Rows:
+    """Prints, stripes and trousers of another cut: patches of other colour and texture on some people themselves."""
+    chosen = _some(rows, PATTERNED, generator)
+    images, mask, keypoints = rows["crops"][chosen], rows["mask"][chosen], rows["keypoints"][chosen]
+    side = images.shape[-1]
+    on_them = _cut_out(mask, side) * _on_grid(_things(keypoints, generator), side)[:, None]
+    shade = images / images.mean(dim=(2, 3), keepdim=True).clamp_min(0.1)  # folds and light stay as they were
+    cloth = (_textures(images, generator) * shade.mean(dim=1, keepdim=True)).clamp_(0, 1)
+    return _with(rows, chosen, crops=torch.lerp(images, cloth, on_them))
 
 
 def hide(rows: Rows, generator: torch.Generator | None = None) -> Rows:
@@ -184,6 +244,23 @@ def _textures(
     return torch.where(plain, enlarged.mean(dim=(2, 3), keepdim=True), enlarged)
 
 
+def _atlas(
+    images: Float[Tensor, "batch 3 side side"], generator: torch.Generator | None
+) -> Float[Tensor, "1 3 wide wide"]:
+    """ACROSS x ACROSS of the crops, at half their size, some in the mirror."""
+    drawn = (_uniform((ACROSS**2,), generator, images.device) * len(images)).long()
+    small = F.avg_pool2d(images[drawn], 2)
+    small = torch.cat([small[::2].flip(-1), small[1::2]])
+    return small.unflatten(0, (ACROSS, ACROSS)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)[None]
+
+
+def _cut_out(mask: Float[Tensor, "batch mask mask"], side: int) -> Float[Tensor, "batch 1 {side} {side}"]:
+    """How much of each pixel is the person's own, 0 to 1; what lies beyond the photograph stays as it is."""
+    low, high = SOFT
+    large = F.interpolate(mask[:, None], (side, side), mode="bilinear")
+    return ((large - low) / (high - low)).clamp(0, 1)
+
+
 def _rotate(flat: Float[Tensor, "batch 2 2"], points: Float[Tensor, "batch 2"]) -> Float[Tensor, "batch 2"]:
     return (flat @ points[..., None])[..., 0]
 
@@ -202,10 +279,11 @@ def _window(
     pictures: Float[Tensor, "batch channels side side"],
     offset: Float[Tensor, "batch 2"],
     size: Float[Tensor, "batch"],
+    padding: str = "border",
 ) -> Float[Tensor, "batch channels side side"]:
     """The window about `offset` that spans `size` of each picture, at the picture's own resolution."""
     grid = _grid(pictures.shape[-1], pictures.device) * size[:, None, None, None] + offset[:, None, None]
-    return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode=padding, align_corners=False)
 
 
 def _grid(side: int, device: torch.device) -> Float[Tensor, "{side} {side} 2"]:
@@ -233,6 +311,16 @@ def _with(rows: Rows, chosen: Int[Tensor, "chosen"], **changed: Tensor) -> Rows:
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
     return torch.rand(shape, generator=generator, device=device)
+
+
+def _between(
+    low_high: tuple[float, float],
+    shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> Tensor:
+    low, high = low_high
+    return low + (high - low) * _uniform(shape, generator, device)
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hmr.body import Body
 from hmr.data import augment as augmenting
-from hmr.data.augment import as_floats, augment, blur, hide, recolour, turn, zoom
+from hmr.data.augment import as_floats, augment, blur, crowd, hide, join, pattern, recolour, turn, zoom
 from hmr.parametrization import VECTOR_SIZE
 from hmr.pretrain_losses import joints_of, reproject
 
@@ -30,6 +30,26 @@ def _rows(seed: int = 0) -> dict[str, Tensor]:
             "visible": torch.ones(COUNT, 24, dtype=torch.bool),
         }
     )
+
+
+def _standing(ground: float = 0.0) -> dict[str, Tensor]:
+    """Rows whose people fill the middle third of the crop, with all of their joints in it."""
+    rows = _rows()
+    rows["mask"] = torch.full_like(rows["mask"], ground)
+    rows["mask"][:, :, 5:11] = 1.0
+    rows["keypoints"][..., 0] *= 0.3
+    return rows
+
+
+def _inside(rows: dict[str, Tensor]) -> Tensor:
+    """Pixels that are the person's for certain: a mask's pixel away from everything else."""
+    own = torch.zeros(SIDE, dtype=torch.bool)
+    own[6 * 4 : 10 * 4] = True
+    return own.expand_as(rows["crops"])
+
+
+def _truth_stays(before: dict[str, Tensor], after: dict[str, Tensor], *changed: str) -> None:
+    assert all(torch.equal(after[name], before[name]) for name in before if name not in ("crops", *changed))
 
 
 def _generator() -> torch.Generator:
@@ -93,6 +113,62 @@ def test_a_nearer_view_shows_the_pixels_that_it_says() -> None:
     at = nearer["keypoints"][:, :1, None]
     found = torch.nn.functional.grid_sample(nearer["crops"], at, align_corners=False)[:, :2]
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-4, rtol=0)
+
+
+def test_a_crowd_stands_behind_the_person() -> None:
+    rows = _standing()
+    crowded = crowd(rows, _generator())
+    changed = ~_same(crowded["crops"], rows["crops"])
+    assert 1 <= int(changed.sum()) < COUNT
+    own = _inside(rows)
+    torch.testing.assert_close(crowded["crops"][own], rows["crops"][own])
+    far = torch.arange(SIDE).sub(SIDE // 2).abs() > SIDE // 3  # none of the old backdrop is left
+    shares = (crowded["crops"] == rows["crops"])[changed][..., far].float().mean(dim=(1, 2, 3))
+    assert (shares < 0.1).all()
+    _truth_stays(rows, crowded)
+
+
+def test_a_crowd_is_made_of_the_other_crops() -> None:
+    rows = _standing()
+    rows["crops"] = torch.full_like(rows["crops"], 0.5)
+    rows["crops"][:, 0] = 0.0  # nobody in this batch shows any red
+    crowded = crowd(rows, _generator())["crops"]
+    assert crowded[:, 0].max() == 0
+    assert crowded[:, 1:].std() > 0.01  # in lights of their own
+
+
+def test_ground_that_nobody_knows_is_no_backdrop() -> None:
+    rows = _standing(ground=128 / 255)
+    assert torch.equal(crowd(rows, _generator())["crops"], rows["crops"])
+
+
+def test_someone_behind_hides_nothing_and_someone_before_hides_what_he_covers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = _standing()
+    monkeypatch.setattr(augmenting, "JOINED", 0.7)
+    joined = join(rows, _generator())
+    changed, hidden = ~_same(joined["crops"], rows["crops"]), ~_same(joined["mask"], rows["mask"])
+    assert 1 <= int(hidden.sum()) < int(changed.sum()) < COUNT
+    own, behind = _inside(rows), changed & ~hidden
+    torch.testing.assert_close(
+        joined["crops"][behind][own[behind]], rows["crops"][behind][own[behind]], atol=0, rtol=0
+    )
+    assert joined["visible"][~hidden].all()
+    assert not joined["visible"][hidden].all()
+    assert (joined["mask"] <= rows["mask"]).all()
+    assert (joined["mask"].sum(dim=(1, 2)) >= augmenting.MIN_VISIBLE * rows["mask"].sum(dim=(1, 2))).all()
+    _truth_stays(rows, joined, "mask", "visible")
+
+
+def test_a_pattern_is_on_the_person_and_nowhere_else() -> None:
+    rows = _standing()
+    patterned = pattern(rows, _generator())
+    touched = patterned["crops"] != rows["crops"]
+    assert 1 <= int(touched.flatten(1).any(dim=1).sum()) < COUNT
+    beyond = torch.arange(SIDE).sub(SIDE // 2).abs() > SIDE // 4  # a mask's pixel more than the person
+    assert not touched[..., beyond].any()
+    _truth_stays(rows, patterned)
 
 
 def test_what_a_thing_hides_is_not_seen() -> None:
