@@ -1,17 +1,14 @@
 """The graph: its order, its bounded loop, and what happens when parts of it fail."""
 
-import importlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from agent.context import CritiqueSettings
-from agent.exploration.graph import build_exploration_graph
-from agent.graph import build_critique_graph, recursion_limit
+from agent.graph import recursion_limit
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.tracing import Trace
@@ -379,28 +376,3 @@ def test_no_picture_lands_in_the_trace(trace, tmp_path):
     text = (tmp_path / "trace.jsonl").read_text()
     assert "iVBORw0KGgo" not in text  # how every base64 PNG begins
     assert max(map(len, text.splitlines())) < 50_000
-
-
-@pytest.mark.parametrize(
-    ("name", "made", "told"),
-    [
-        ("critique", build_critique_graph, {"scores", "doubts", "revisions"}),
-        ("exploration", build_exploration_graph, {"todo", "mined", "retired"}),
-    ],
-)
-def test_langgraphs_own_tools_can_open_what_langgraph_json_names(name, made, told):
-    root = Path(__file__).parents[2]
-    config = json.loads((root / "langgraph.json").read_text())
-    assert config["dependencies"] == ["."]
-    path, variable = config["graphs"][name].split(":")
-    assert (root / path).is_file()
-    module = importlib.import_module(path.removeprefix("./").removesuffix(".py").replace("/", "."))
-    opened = getattr(module, variable)
-    assert set(opened.get_graph().nodes) == set(made().get_graph().nodes)
-    assert told <= opened.get_output_jsonschema()["properties"].keys()
-    assert opened.get_context_jsonschema()["type"] == "object"
-
-
-def test_langgraphs_own_tools_show_the_settings_of_a_critique():
-    settings = build_critique_graph().get_context_jsonschema()["$defs"]["CritiqueSettings"]["properties"]
-    assert settings["permutations"]["default"] == CritiqueSettings.permutations
