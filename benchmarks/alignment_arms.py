@@ -131,6 +131,12 @@ ORACLE = {
     "truth, weighted, spread neutral": _oracle({**WEIGHTED, "spread_neutral": True}),
     "truth, weighted, spread penalty": _oracle({**WEIGHTED, "spread_weight": 2.0}),
     "truth, weighted, diversity": _oracle({**WEIGHTED, "diversity_weight": 0.5}),
+    # what else might keep the spread, at the pace of the finals: beside "SRCC 1, weighted"
+    "truth, weighted, lab replay": _oracle({**WEIGHTED, "replay_weight": 0.5}, STEADY, labels="lab-train"),
+    "truth, weighted, LoRA 16": _oracle({**WEIGHTED, "lora_rank": 16}, {**STEADY, "learning_rate": 1e-3}),
+    "truth, weighted, 4 rounds": _oracle(WEIGHTED, STEADY, rounds=4),
+    "truth, weighted, wide groups of 50": _oracle(WEIGHTED, STEADY, group_size=50, noise_scale=1.5),
+    "truth, weighted, high noise only": _oracle({**WEIGHTED, "min_timestep": 0.5}, STEADY),
 }
 
 RATES = {

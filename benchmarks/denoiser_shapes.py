@@ -3,7 +3,8 @@
     python -m benchmarks.denoiser_shapes [--samples 100] [--threads 1 2] [--repeats 5]
 
 From features to `Hypotheses`: the calls of the denoiser, the solver's steps and the bodies' parameters. Random weights,
-since the figures do not depend on them; the least of the repeats, since a busy machine only adds. The features are as
+since the figures do not depend on them, but for the first row, which is the shipped policy by its own solver; the least
+of the repeats, since a busy machine only adds. The features are as
 wide as the shipped policy's. ScoreHypo's shape has its number of tokens, width, layers, heads and calls;
 what its tokens hold is another matter (`hmr.token_denoiser`).
 """
@@ -36,6 +37,9 @@ SHAPES = {
     "base: 24 joints, width 512, depth 6, 4 calls": {
         "denoiser": "tokens", "tokens": "joints", "width": 512, "depth": 6, "num_inference_steps": 4,
     },
+    "base by its own recipe, 6 calls": {
+        "denoiser": "tokens", "tokens": "joints", "width": 512, "depth": 6, "num_inference_steps": 6,
+    },
     "ScoreHypo's: 52 tokens, width 512, depth 6, 4 calls": {
         "denoiser": "tokens", "tokens": "columns", "width": 512, "depth": 6, "num_inference_steps": 4,
     },
@@ -64,15 +68,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
 
-    widths = load_policy().config.encoder_widths
+    shipped = load_policy()
+    policies = {f"shipped: {shipped.config.num_inference_steps} calls of {shipped.config.solver}": shipped}
+    widths = shipped.config.encoder_widths
+    for name, shape in SHAPES.items():
+        policies[name] = DiffusionPolicy(DiffusionPolicyConfig(encoder_widths=widths, **shape)).eval()
     titles = [
         "denoiser",
         "parameters, M",
         *(f"ms, {count} thread{'s'[: count > 1]}" for count in args.threads),
     ]
     table = Table(*titles, title=f"{args.samples} hypotheses of one encoded image")
-    for name, shape in SHAPES.items():
-        policy = DiffusionPolicy(DiffusionPolicyConfig(encoder_widths=widths, **shape)).eval()
+    for name, policy in policies.items():
         size = sum(parameter.numel() for parameter in policy.denoiser.parameters()) / 1e6
         row = []
         for threads in args.threads:

@@ -28,11 +28,11 @@ from hmr.data.benchmark import SPLITS, draw_split
 from hmr.data.store import read_labelled, set_digest
 from hmr.detect import EmbeddedDetector
 from hmr.guidance import DetectionGuidance, GuidanceConfig
-from hmr.metrics import mpjpe_mm
+from hmr.metrics import average_pose, mpjpe_mm
 from hmr.policy import DiffusionPolicy, Features, Guidance
-from hmr.types import Labelled, Sample
+from hmr.types import BodyParams, Labelled, Sample
 
-COLUMNS = ("mean_m", "hypothesis 0", "min_m", "ms an image")
+COLUMNS = ("mean_m", "hypothesis 0", "averaged", "min_m", "ms an image")
 
 GuidanceOf = Callable[[Sample, Features], Guidance | None]
 
@@ -49,8 +49,10 @@ def measure(
         generator = torch.Generator().manual_seed(place)
         params = policy.sample(features, samples, generator, guidance=guidance)[0].params
         spent_ms = (time.perf_counter() - start) * 1e3
-        errors = mpjpe_mm(body.joints(params), scene.truth.joints_cam_m)
-        rows.append([errors.mean().item(), errors[0].item(), errors.min().item(), spent_ms])
+        everyone = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
+        errors = mpjpe_mm(body.joints(everyone), scene.truth.joints_cam_m)
+        drawn, averaged = errors[:-1], errors[-1]
+        rows.append([*(x.item() for x in (drawn.mean(), drawn[0], averaged, drawn.min())), spent_ms])
     return np.array(rows).T
 
 
@@ -87,14 +89,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = draw_split(args.split, Path(root), args.images, uses_truth=True)
         scenes, digest = read_labelled(folder), set_digest(folder)
-    table = Table("guidance", *COLUMNS, title=f"{args.split}, {args.images} images ({digest}), MPJPE in mm")
+    made_from = f"policy {policy.digest()}, {args.split}, {args.images} images ({digest}), MPJPE in mm"
+    table = Table("guidance", *COLUMNS, title=made_from)
     base = None
     for name, guidance_of in rivals(policy, dataclasses.replace(GuidanceConfig(), **changes)).items():
         columns = measure(policy, scenes, args.samples, guidance_of)
         base = columns if base is None else base
         table.add_row(name, *(f"{column.mean():.1f}" for column in columns))
         if base is not columns:
-            gains = [bootstrap_mean(row[None]) for row in (columns - base)[:3]]
+            gains = [bootstrap_mean(row[None]) for row in (columns - base)[:-1]]
             table.add_row(
                 "  minus alone", *(f"[{gain.low:+.1f}, {gain.high:+.1f}]" for gain in gains if gain), ""
             )

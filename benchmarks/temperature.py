@@ -21,7 +21,7 @@ from hmr.body import load_body
 from hmr.calibration import LEVEL
 from hmr.checkpoint import load_policy
 from hmr.data.benchmark import draw_split
-from hmr.data.store import read_labelled
+from hmr.data.store import read_labelled, set_digest
 
 TEMPERATURES = (1.0, 1.1, 1.2, 1.3, 1.4)
 
@@ -33,8 +33,10 @@ def main(
 ) -> None:
     model, body = load_policy(policy) if policy else load_policy(), load_body()
     with tempfile.TemporaryDirectory() as folder:
-        scenes = read_labelled(draw_split("lab-calibration", Path(folder), images))
-    print(f"{images} scenes of lab-calibration; goal {LEVEL * (samples - 1) / (samples + 1):.3f}\n")
+        drawn = draw_split("lab-calibration", Path(folder), images)
+        scenes, digest = read_labelled(drawn), set_digest(drawn)
+    print(f"policy {model.digest()}, {images} scenes of lab-calibration ({digest})")
+    print(f"goal {LEVEL * (samples - 1) / (samples + 1):.3f}\n")
     print("| temperature | calibration_80 | mean | averaged | min 20 | min 100 | spread |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for temperature in TEMPERATURES:
