@@ -39,7 +39,7 @@ class Arm:
 
 
 STEADY = {"max_steps": 400, "learning_rate": 1e-4, "ema_decay": 0.995}
-FAST = {"max_steps": 400, "learning_rate": 3e-4}
+FAST = {"max_steps": 400, "learning_rate": 3e-4, "ema_decay": 0.99}
 SLOW = {"max_steps": 400, "learning_rate": 3e-5, "ema_decay": 0.995}
 SILENT = {
     "beta": 1e-6,
