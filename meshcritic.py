@@ -54,6 +54,7 @@ _PUBLIC = {
     "Part": "agent.vlm",
     "Reply": "agent.vlm",
     "TextPart": "agent.vlm",
+    "Unanswerable": "agent.vlm",
     "VLMBackend": "agent.vlm",
     "load_backend": "agent.vlm",
     "GroupPreferenceConfig": "rl.config",

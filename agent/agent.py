@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agent.context import CritiqueContext, CritiqueSettings, Desk, SampleEmbedder
@@ -17,6 +17,7 @@ from agent.graph import graph, recursion_limit
 from agent.tracing import Trace
 from agent.types import CritiqueTool, Evidence, GroupCritique, Missing, Revision
 from agent.vlm.protocol import VLMBackend
+from agent.vlm.unheard import Listener, Unheard
 from hmr.body import Body
 from hmr.types import Detector, Hypotheses, Renderer, Sample
 from memory.prototypes import PrototypeMemory
@@ -46,8 +47,16 @@ class CritiqueAgent:
         return f"agent:{self.backend.name}"
 
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
-        """Scores from 0 to 100, None where judging failed."""
-        return list(self.critique(sample, hypotheses).scores)
+        """Scores from 0 to 100, None where judging failed.
+
+        Raises Unheard where a question found nobody to answer it: who asks for scores keeps them for good, and half
+        a critique would stand for a whole one.
+        """
+        listener = Listener(self.backend)
+        scores = list(replace(self, backend=listener).critique(sample, hypotheses).scores)
+        if listener.unheard:
+            raise Unheard(listener.unheard)
+        return scores
 
     def critique(self, sample: Sample, hypotheses: Hypotheses) -> GroupCritique:
         """Judge one group of at least two hypotheses.

@@ -3,7 +3,8 @@
 | critic            | scores of a group                                                                             |
 |-------------------|-----------------------------------------------------------------------------------------------|
 | a backend's spec  | the explored agent's (`embedded`, `openai:NAME@URL`, ...)                                     |
-| shuffled          | the embedded agent's, each group's in random order: the control                               |
+| shuffled:CRITIC   | another of these critic's, each group's in random order: its control; `shuffled` alone is the |
+|                   | embedded agent's                                                                              |
 | hmr-scorer        | a small learned scorer's (`rl.hmr_scorer`), ADHMR's critic                                     |
 | noisy-truth:SRCC  | the truth's, with noise until it ranks as well as SRCC says; opens the truth and is stamped   |
 | reward:FILE:NAME  | those of a function or a `Scorer` of your own (`rl.rewards.load_reward`)                      |
@@ -11,7 +12,8 @@
 A critic that learns does so on `lab-calibration` alone, as in `eval.critic_eval`. Where training arguments give
 `replay_weight`, scenes of `lab-train` are drawn with their truth and replayed beside the wild ones (`rl.replay`). The
 folder keeps the scenes, the memory, every round (`rl.rounds`), curves.svg of how they went, and alignment.json, which
-says what all of it was made from. What training is told is looked at before anything is drawn, explored or scored.
+says what all of it was made from. What training is told is looked at before anything is drawn, explored or scored, and
+so is the critic: its name, its settings, its file, its memory.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ import dataclasses
 import itertools
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agent.agent import CritiqueAgent
-from agent.vlm import VLMBackend
+from agent.redaction import told as printable
+from agent.vlm import VLMBackend, backend_names
 from agent.vlm.dry_run import DryRun
 from eval.backend_options import BackendOptions, opened_backend
 from eval.critic_rivals import fitted_hmr_scorer
@@ -46,12 +49,13 @@ from hmr.progress import Stage
 from hmr.types import Detector, Scorer
 from hmr.yaml_file import read_fields
 from memory.embed import load_text_embedder
+from memory.folder import store_path
 from rl.config import GroupPreferenceConfig, training_fields
-from rl.preferences import build_preferences, shuffle_scores
+from rl.preferences import build_preferences, load_preferences, shuffle_scores
 from rl.replay import replay_of
 from rl.rewards import load_reward
 from rl.rounds import Rounds, align_in_rounds, checked_alignment
-from rl.scorers import NoisyTruthScorer
+from rl.scorers import NoisyTruthScorer, noise_share
 from rl.training_log import read_logs
 
 __all__ = [
@@ -61,6 +65,8 @@ __all__ = [
 NOISY_TRUTH = "noisy-truth:"
 HMR_SCORER = "hmr-scorer"
 REWARD = "reward:"
+SHUFFLED = "shuffled"
+KINDS = (f"{SHUFFLED}[:CRITIC]", HMR_SCORER, f"{NOISY_TRUTH}SRCC", f"{REWARD}FILE.py:NAME")  # beside backends
 
 
 @dataclass(frozen=True)
@@ -74,37 +80,73 @@ class AlignSettings:
     memory: Path | None = None  # an explored one; None: explore first
     replayed: int = 512  # scenes of lab-train, where training arguments ask for replay
     detector: str = EmbeddedDetector.name  # the critic's eyes
-    max_calls: int | None = None  # of the backend; what is left gets no score
+    max_calls: int | None = None  # of the backend, in one run; what is left waits for the next
     reply_cache: Path | None = None
+    backend: Sequence[str] = ()  # field=value each, settings of the backend
+    critique: Mapping[str, Any] = field(default_factory=dict)  # fields of CritiqueSettings, if not the usual
 
     def __post_init__(self) -> None:
-        if self.detector != EmbeddedDetector.name and not self.asks_a_backend:
+        if self.asks_a_backend:
+            return
+        if self.detector != EmbeddedDetector.name:
             raise ValueError(f"--detector is for a critic that looks, and {self.critic} has no eyes")
+        if self.backend or self.critique:
+            raise ValueError(f"--set is for a critic that asks a backend, and {self.critic} asks none")
+
+    @property
+    def shuffled(self) -> bool:
+        return self.critic == SHUFFLED or self.critic.startswith(f"{SHUFFLED}:")
+
+    @property
+    def judge(self) -> str:
+        """Whose scores they are, in whatever order."""
+        if not self.shuffled:
+            return self.critic
+        return self.critic.removeprefix(SHUFFLED).removeprefix(":") or "embedded"
 
     @property
     def uses_truth(self) -> bool:
-        return self.critic.startswith(NOISY_TRUTH)
+        return self.judge.startswith(NOISY_TRUTH)
 
     @property
     def asks_a_backend(self) -> bool:
-        return not (self.uses_truth or self.critic.startswith(REWARD) or self.critic == HMR_SCORER)
+        return not (self.uses_truth or self.judge.startswith(REWARD) or self.judge == HMR_SCORER)
+
+    @property
+    def draws_no_scene(self) -> bool:
+        """Whether the critic is there before any scene is."""
+        return self.judge.startswith(REWARD) or (self.asks_a_backend and self.memory is not None)
 
     def backend_options(self, dry_run: bool = False) -> BackendOptions:
-        spec = "embedded" if self.critic in ("shuffled", HMR_SCORER) else self.critic
-        return BackendOptions(spec, dry_run=dry_run, max_calls=self.max_calls, reply_cache=self.reply_cache)
+        spec = "embedded" if self.judge == HMR_SCORER else self.judge
+        return BackendOptions(spec, self.backend, dry_run, self.max_calls, reply_cache=self.reply_cache)
 
     def srcc(self) -> float:
-        """Of a noisy truth. Raises ValueError where the critic's name holds no number."""
-        text = self.critic.removeprefix(NOISY_TRUTH)
+        """Of a noisy truth. Raises ValueError where the critic's name holds no number that can be one."""
+        text = self.judge.removeprefix(NOISY_TRUTH)
         try:
-            return float(text)
+            srcc = float(text)
         except ValueError:
             raise ValueError(f"noisy-truth takes a number, such as noisy-truth:0.6, not {text!r}") from None
+        noise_share(srcc)
+        return srcc
+
+    def check_critic(self) -> None:
+        """Raises ValueError for a critic of no known kind and a noisy truth of an impossible quality, FileNotFoundError
+        for a memory that is not there."""
+        if self.uses_truth:
+            self.srcc()
+        names = backend_names()
+        if self.asks_a_backend and self.judge.partition(":")[0] not in names:
+            raise ValueError(f"no critic {self.critic!r}; there are: {', '.join([*names, *KINDS])}")
+        if self.asks_a_backend and self.memory is not None and not store_path(self.memory).is_file():
+            raise FileNotFoundError(f"{self.memory}: there is no memory here")
 
     def to_json(self) -> dict[str, Any]:
         names = ("motion", "memory", "reply_cache")
         paths = {name: path and path.name for name in names for path in [getattr(self, name)]}
-        return {**dataclasses.asdict(self), **paths, "uses_truth": self.uses_truth}
+        backend = [printable(pair) for pair in self.backend]  # a plug-in's setting may be a secret
+        return {**dataclasses.asdict(self), **paths, "backend": backend, "uses_truth": self.uses_truth}
 
 
 def read_alignment(path: Path) -> dict[str, Any]:
@@ -118,17 +160,27 @@ def run_alignment(
 ) -> DiffusionPolicy:
     """The aligned policy, which `out` then holds as well; a second run does only what is missing.
 
-    Raises ValueError for an unknown critic, and for settings that alignment refuses before anything is drawn.
+    Raises ValueError for an unknown critic and for settings that alignment refuses before anything is drawn, and where
+    groups are left that nobody answered the critic for: the same call goes on.
     """
+    settings.check_critic()
     planned = _with_replay_file(policy, settings, out)
     checked_alignment(policy, planned, settings.rounds, settings.images)
     body = load_body()
     eyes = detector_of(settings.detector, policy, body)
-    scenes = _wild_scenes(settings, out, stage, workers)
-    samples = list(read_samples(scenes))
-    rescore = shuffle_scores if settings.critic == "shuffled" else None
+    rescore = shuffle_scores if settings.shuffled else None
     with ExitStack() as opened:
-        scorer = open_scorer(policy, body, settings, scenes, out, stage, opened, eyes=eyes)
+        backend = None
+        if settings.asks_a_backend:
+            backend = opened.enter_context(opened_backend(settings.backend_options())).backend
+
+        def critic(scenes: Path | None) -> Scorer:
+            return open_scorer(policy, body, settings, scenes, out, stage, opened, backend, eyes)
+
+        early = critic(None) if settings.draws_no_scene else None  # what is wrong with it is wrong at once
+        scenes = _wild_scenes(settings, out, stage, workers)
+        samples = list(read_samples(scenes))
+        scorer = critic(scenes) if early is None else early
         alignment = with_replay(policy, settings, out, stage, workers)
         rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
         aligned = align_in_rounds(policy, scorer, samples, out, alignment, rounds, stage, rescore)
@@ -140,6 +192,7 @@ def run_alignment(
         "base_policy": policy.digest(),
         "policy": aligned.digest(),
         "scenes": set_digest(scenes),
+        **_counted(out, settings.rounds.count),
         "versions": versions(),
     }
     (out / "alignment.json").write_text(json.dumps(told, indent=1))
@@ -153,8 +206,10 @@ def run_alignment(
 def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, workers: int = 1) -> DryRun:
     """What a run from nothing would ask its backend, exploration included: nobody is asked and nothing is left behind.
 
-    Rounds ask no more than one would. Raises ValueError for a critic that asks no backend.
+    Rounds ask no more than one would. Raises ValueError for a critic that asks no backend or is none, FileNotFoundError
+    for a memory that is not there.
     """
+    settings.check_critic()
     if not settings.asks_a_backend:
         raise ValueError(f"--dry-run counts what a backend would be asked, and {settings.critic} asks none")
     with ExitStack() as opened:
@@ -169,6 +224,14 @@ def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, 
         build_preferences(policy, scorer, read_samples(scenes), out / "groups", group_size=size, seed=seed)
         assert asked.dry_run is not None
         return asked.dry_run
+
+
+def _counted(out: Path, rounds: int) -> dict[str, int]:
+    """The groups of all rounds, and those of them without a single score, which taught nothing."""
+    scores = [
+        group for n in range(rounds) for group in load_preferences(out / f"round-{n}" / "groups")["scores"]
+    ]
+    return {"groups": len(scores), "unscored_groups": sum(set(group) == {None} for group in scores)}
 
 
 def _wild_scenes(settings: AlignSettings, out: Path, stage: Stage, workers: int) -> Path:
@@ -223,7 +286,7 @@ def open_scorer(
     policy: DiffusionPolicy,
     body: Body,
     settings: AlignSettings,
-    scenes: Path,
+    scenes: Path | None,
     out: Path,
     stage: Stage,
     opened: ExitStack,
@@ -233,15 +296,17 @@ def open_scorer(
     """The critic of that name, good until `opened` is closed; what it had to learn is kept under `out`. A `backend` is
     asked in the place of the one that the settings name; `eyes` are those of its detector, the embedded ones if None.
 
-    A noisy truth is read from `scenes`. Raises ValueError for an unknown critic.
+    A noisy truth is read from `scenes`; no other looks at them. Of a shuffled critic it is the one that is shuffled.
+    Raises ValueError for an unknown critic, and what its parts raise.
     """
     if settings.uses_truth:
+        assert scenes is not None, "the truth lies with the scenes"
         truths = read_truth(scenes)
         return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
-    if settings.critic.startswith(REWARD):
-        return load_reward(settings.critic.removeprefix(REWARD))
+    if settings.judge.startswith(REWARD):
+        return load_reward(settings.judge.removeprefix(REWARD), body)
     bench = open_bench(policy, body, settings, out, stage, opened, backend, eyes)
-    if settings.critic == HMR_SCORER:
+    if settings.judge == HMR_SCORER:
         return fitted_hmr_scorer(bench)
     return opened.enter_context(bench.agent(AGENT))
 
@@ -265,7 +330,7 @@ def open_bench(
     evidence = opened.enter_context(KeptEvidence(out / "evidence.jsonl"))
     return AgentBench(
         policy, body, backend, load_text_embedder(), evidence, cases, tests, out, stage, made_from,
-        settings.memory, settings.rounds.seed, eyes=eyes,
+        settings.memory, settings.rounds.seed, eyes=eyes, critique=settings.critique,
     )  # fmt: skip
 
 
@@ -274,7 +339,7 @@ def _lessons(
 ) -> tuple[list[TestedGroup], dict[str, Any]]:
     """The groups of `lab-calibration` that a critic learns from, and what they are made from; none where it comes with
     its memory."""
-    if settings.memory is not None and settings.critic != HMR_SCORER:
+    if settings.memory is not None and settings.judge != HMR_SCORER:
         return [], {}
     tick = stage(f"drawing {settings.calibration} scenes of lab-calibration", settings.calibration)
     lab = draw_split("lab-calibration", out / "scenes", settings.calibration, progress=tick)

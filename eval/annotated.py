@@ -1,21 +1,23 @@
 """A policy on a prepared real data set (hmr/datasets): the errors that the set's protocol asks for, and PCK.
 
-| annotated joints      | protocol                | the prediction's joints                                |
-|-----------------------|-------------------------|--------------------------------------------------------|
-| SMPL's 24, or a fit   | `PW3D_24`, or `EMDB_24` | the body's own 24                                      |
-| the H36M regressor's  | `H36M_14`               | the same regressor's, of SMPL's 6,890 vertices         |
-| SPIN's 24, HMR2's 44  | their 14                | the H36M regressor's 14, as SPIN and 4D-Humans do      |
-| COCO's keypoints      | PCK at .05 and .1       | SMPL's shoulders to ankles through the guessed camera  |
+| annotated joints                    | protocol                | the prediction's joints                         |
+|-------------------------------------|-------------------------|-------------------------------------------------|
+| SMPL's 24, or EMDB's fit            | `PW3D_24`, or `EMDB_24` | the body's own 24                               |
+| H36M's 17, or SPIN's fit to 3DPW    | `H36M_14`               | the H36M regressor's, of SMPL's 6,890 vertices  |
+| SPIN's 24, of Human3.6M             | `SPIN_H36M_14`          | the same                                        |
+| HMR2's 44                           | `HMR2_14`               | J19's, as 4D-Humans has them                    |
+| COCO's keypoints                    | PCK at .05 and .1       | SMPL's shoulders to ankles, by a guessed camera |
 
-A person whose record lacks a joint of the protocol is left out of it, and counted. Reductions over M hypotheses are
-those of `eval/protocol.py`. Left out: PVE, which would need the set's own gendered meshes beside the prediction's.
+A fit stands in for joints where a record has none: the body of its gender is posed where it stands at rest, since all
+errors are about a root, and a file that places nobody (SPIN's) will do. A person whose record lacks a joint of the
+protocol is left out of it, and counted. Reductions over M hypotheses are those of `eval/protocol.py`. Left out: PVE,
+which would need the set's own gendered meshes beside the prediction's.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,21 @@ from eval.protocol import Policy, noise_generator
 from hmr.body import Body
 from hmr.data.store import read_samples
 from hmr.datasets.annotated_set import read_annotations
-from hmr.datasets.annotation import Annotation
-from hmr.datasets.joints import COCO_LIMBS, SMPL24, SMPL_FOR_COCO_LIMBS
-from hmr.datasets.labelling import body_params
-from hmr.datasets.protocols import EMDB_24, H36M_14, HMR2_14, PW3D_24, SPIN_H36M_14, JointProtocol, regress
+from hmr.datasets.annotation import Annotation, Keypoints
+from hmr.datasets.joints import COCO17, COCO_LIMBS, H36M17, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
+from hmr.datasets.labelling import params_at_origin
+from hmr.datasets.protocols import (
+    EMDB_24,
+    H36M_14,
+    HMR2_14,
+    PREDICTED_BY,
+    PW3D_24,
+    REGRESSOR_FILES,
+    SPIN_H36M_14,
+    JointProtocol,
+    regress,
+)
+from hmr.layout import read_json
 from hmr.metrics import average_pose
 from hmr.pck import PCK_THRESHOLDS, pck
 from hmr.progress import Stage
@@ -44,6 +57,7 @@ PROTOCOLS = {
     "human36m": H36M_14, "3dpw": PW3D_24, "3dpw-coco": H36M_14, "hmr2": HMR2_14, "spin": SPIN_H36M_14,
     "emdb": EMDB_24,
 }  # fmt: skip
+PROTOCOLS_OF_FITS = {"spin": H36M_14}  # where no record of the set has joints: SPIN's file of 3DPW
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class Instruments:
 
     body: Body
     bodies: Mapping[str, Body]
-    regressor: Float[Tensor, "17 vertices"] | None = None
+    regressor: Float[Tensor, "joints vertices"] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,20 +98,25 @@ def evaluate_annotated(
     person has anything to compare with.
     """
     annotations, samples = read_annotations(folder), list(itertools.islice(read_samples(folder), limit))
-    protocol = PROTOCOLS.get(json.loads((folder / "set.json").read_text())["source"])
+    protocol = _protocol(folder, annotations.values())
     tick = stage("people evaluated", len(samples))
     measured: list[dict[str, dict[str, float]]] = []
     in_image: list[_InImage] = []
     for done, sample in enumerate(samples, start=1):
         annotation = annotations[sample.id]
-        params = policy.sample(policy.encode([sample]), num_samples, noise_generator(seed, sample))[0].params
         true_m = None if protocol is None else _true_joints(annotation, protocol, instruments)
-        if protocol is not None and true_m is not None:
-            measured.append(_errors(params, true_m, protocol, instruments))
-        in_image += _in_image(sample, annotation, params, instruments.body)
+        limbs = _true_limbs(annotation)
+        if true_m is not None or limbs is not None:
+            generator = noise_generator(seed, sample)
+            params = policy.sample(policy.encode([sample]), num_samples, generator)[0].params
+            if protocol is not None and true_m is not None:
+                measured.append(_errors(params, true_m, protocol, instruments))
+            if limbs is not None:
+                in_image.append(_in_image(sample, limbs, annotation.box.side, params, instruments.body))
         tick(done)
     if not measured and not in_image:
-        raise ValueError(f"nobody in {folder} has joints or COCO keypoints to compare with")
+        joints = "" if protocol is None else f"all joints of {protocol.name} or "
+        raise ValueError(f"nobody in {folder} has {joints}COCO keypoints to compare with")
     return AnnotatedReport(
         protocol.name if protocol and measured else None,
         _mean(measured),
@@ -108,6 +127,15 @@ def evaluate_annotated(
     )
 
 
+def _protocol(folder: Path, annotations: Iterable[Annotation]) -> JointProtocol | None:
+    """What the set's source compares in space; None where it has a measure in the image, or none."""
+    source = str(read_json(folder / "set.json", ("source",))["source"])
+    if source in PROTOCOLS_OF_FITS and not any(annotation.joints for annotation in annotations):
+        return PROTOCOLS_OF_FITS[source]
+    return PROTOCOLS.get(source)
+
+
+@torch.no_grad()
 def _true_joints(
     annotation: Annotation, protocol: JointProtocol, instruments: Instruments
 ) -> Float[Tensor, "joints 3"] | None:
@@ -116,10 +144,10 @@ def _true_joints(
     for joints in annotation.joints:
         if joints.convention == protocol.convention:
             return joints.positions_m if bool(joints.known[needed].all()) else None
-    if annotation.smpl is None or protocol.convention != SMPL24:
+    if annotation.smpl is None or protocol.convention not in (SMPL24, H36M17):
         return None
-    params, body = body_params(annotation, instruments.bodies)
-    return body.joints(params)
+    params, body = params_at_origin(annotation, instruments.bodies)
+    return _joints(params, body, protocol.convention, instruments)
 
 
 @torch.no_grad()
@@ -127,28 +155,35 @@ def _errors(
     params: BodyParams, true_m: Float[Tensor, "joints 3"], protocol: JointProtocol, instruments: Instruments
 ) -> dict[str, dict[str, float]]:
     everyone = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
-    posed = instruments.body(everyone)
-    by = protocol if protocol.convention == SMPL24 else H36M_14
-    pred_m = posed.joints_cam_m
-    if by is H36M_14:
-        pred_m = regress(_regressor(instruments, protocol), posed.vertices_cam_m)
+    by = PREDICTED_BY.get(protocol, protocol)
+    pred_m = _joints(everyone, instruments.body, by.convention, instruments)
     return {
         name: _reduced(error(pred_m, true_m, by))
         for name, error in (("mpjpe_mm", protocol.mpjpe_mm), ("pa_mpjpe_mm", protocol.pa_mpjpe_mm))
     }
 
 
-def _regressor(instruments: Instruments, protocol: JointProtocol) -> Float[Tensor, "17 vertices"]:
-    regressor, vertices = instruments.regressor, len(instruments.body.model.v_template)
-    if regressor is None:
-        raise ValueError(
-            f"{protocol.name} compares the joints of J_regressor_h36m.npy: give it with --regressor, and an SMPL --body"
+def _joints(
+    params: BodyParams, body: Body, convention: Convention, instruments: Instruments
+) -> Float[Tensor, "*batch joints 3"]:
+    """A body's joints in this convention: its own, or the regressor's."""
+    if convention == SMPL24:
+        return body.joints(params)
+    regressor = instruments.regressor
+    if regressor is None or len(regressor) != len(convention):
+        given = (
+            "" if regressor is None else f"; the one given has {len(regressor)} joints, not {len(convention)}"
         )
+        raise ValueError(
+            f"the protocol compares the joints of {REGRESSOR_FILES[convention]}: give it with --regressor, and an "
+            f"SMPL --body{given}"
+        )
+    vertices = len(body.model.v_template)
     if regressor.shape[1] != vertices:
         raise ValueError(
             f"the regressor is for a body of {regressor.shape[1]} vertices, not of {vertices}; give an SMPL --body"
         )
-    return regressor
+    return regress(regressor, body(params).vertices_cam_m)
 
 
 def _reduced(errors_mm: Float[Tensor, " samples_and_average"]) -> dict[str, float]:
@@ -171,19 +206,20 @@ class _InImage:
     side_px: float
 
 
-def _in_image(sample: Sample, annotation: Annotation, params: BodyParams, body: Body) -> list[_InImage]:
-    """Hypothesis 0 over the record's COCO keypoints; empty where it has none on the limbs."""
+def _true_limbs(annotation: Annotation) -> Keypoints | None:
+    """The record's COCO keypoints, where it has any on the limbs."""
     for keypoints in annotation.keypoints:
-        if keypoints.convention.name != "coco17":
-            continue
-        limbs = list(COCO_LIMBS)
-        known = keypoints.confidence[limbs] > 0
-        if not known.any():
-            return []
-        joints_cam_m = body.joints(params[:1])[0][list(SMPL_FOR_COCO_LIMBS)]
-        pred_px = sample.camera.project(joints_cam_m)
-        return [_InImage(pred_px, keypoints.positions_px[limbs], known, annotation.box.side)]
-    return []
+        if keypoints.convention == COCO17 and keypoints.confidence[list(COCO_LIMBS)].any():
+            return keypoints
+    return None
+
+
+def _in_image(sample: Sample, true: Keypoints, side_px: float, params: BodyParams, body: Body) -> _InImage:
+    """Hypothesis 0 over the record's COCO keypoints."""
+    limbs = list(COCO_LIMBS)
+    joints_cam_m = body.joints(params[:1])[0][list(SMPL_FOR_COCO_LIMBS)]
+    pred_px = sample.camera.project(joints_cam_m)
+    return _InImage(pred_px, true.positions_px[limbs], true.confidence[limbs] > 0, side_px)
 
 
 def _pck(people: Sequence[_InImage]) -> dict[str, float]:

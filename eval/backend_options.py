@@ -12,7 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from agent.context import CritiqueSettings
 from agent.vlm import VLMBackend, load_backend
 from agent.vlm.budget import Budget, with_budget
 from agent.vlm.cache import Cached, ReplyCache
@@ -20,7 +24,9 @@ from agent.vlm.dry_run import DryRun
 from agent.vlm.replay import Recorder
 from eval.commands.console import say
 
-__all__ = ["BackendOptions", "OpenedBackend", "opened_backend", "parse_settings"]
+__all__ = ["BackendOptions", "OpenedBackend", "opened_backend", "parse_settings", "split_settings"]
+
+OF_THE_CRITIQUE = ("permutations", "max_revisions", "close_ups", "pictures")  # fields of `CritiqueSettings`
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,22 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, str | None]:
             raise ValueError(f"--set takes field=value, not {pair!r}")
         settings[field] = None if value == "none" else value
     return settings
+
+
+def split_settings(pairs: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What `--set` says of the critique where that is not the default, and the pairs that are left for the backend.
+
+    Raises ValueError for a value that the critique does not take.
+    """
+    asked = {name: value for name, value in parse_settings(pairs).items() if name in OF_THE_CRITIQUE}
+    try:
+        settings = TypeAdapter(CritiqueSettings).validate_python(asked)
+    except ValidationError as error:
+        faults = "; ".join(": ".join([*map(str, item["loc"]), item["msg"]]) for item in error.errors())
+        raise ValueError(f"--set takes {', '.join(OF_THE_CRITIQUE)} of the critique; {faults}") from error
+    changed = {name: getattr(settings, name) for name in asked}
+    unusual = {name: value for name, value in changed.items() if value != getattr(CritiqueSettings, name)}
+    return unusual, [pair for pair in pairs if pair.partition("=")[0] not in asked]
 
 
 def _name_the_host(backend: VLMBackend) -> None:

@@ -58,12 +58,8 @@ class MeanPose(RegressionHead):
     """The mean of the training targets, placed in the crop: what one would say without looking."""
 
     def sample(self, features: Features, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
-        x0 = torch.zeros(len(features), 1, len(self.policy.mean))
-        params = self.policy.from_x0(x0, features)
-        cameras = [group.camera for group in self.policy.regress(features)]
-        return [
-            _repeated(Hypotheses(params[index], camera), num_samples) for index, camera in enumerate(cameras)
-        ]
+        x0 = torch.zeros(len(features), 1, len(self.policy.mean), device=self.policy.device)
+        return [_repeated(group, num_samples) for group in self.policy.hypotheses(x0, features)]
 
 
 class Guided:
@@ -131,18 +127,24 @@ def evaluate_with_baselines(
     out: Path,
     stage: Stage,
     motion: Path | None = None,
+    backdrops: Path | None = None,
     workers: int = 1,
 ) -> Comparison:
     """Draw the split's scenes (once) and evaluate all rivals on the same starting noise.
 
-    Raises ValueError for an unknown split, FileNotFoundError for a motion folder that is not there.
+    Raises ValueError for an unknown split and a folder without photographs, FileNotFoundError for a folder of motion or
+    backdrops that is not there.
     """
     if split not in SPLITS:
         raise ValueError(f"no split to evaluate on is called {split!r}; there are {', '.join(SPLITS)}")
     if motion is not None and not motion.exists():
         raise FileNotFoundError(f"{motion}: there is no such folder of AMASS npz files")
+    if backdrops is not None and not backdrops.is_dir():
+        raise FileNotFoundError(f"{backdrops}: there is no such folder of photographs")
     tick = stage(f"drawing {images} scenes", images)
-    folder = draw_split(split, out, images, motion=motion, workers=workers, progress=tick)
+    folder = draw_split(
+        split, out, images, motion=motion, backdrops=backdrops, workers=workers, progress=tick
+    )
     labelled, body = read_labelled(folder), load_body()
     reports = {}
     for name, rival in _rivals(policy, body).items():

@@ -12,7 +12,7 @@ nothing is in no difference.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,9 @@ class CriticEvalSettings:
     ucb: float = UCB
     detector: str = EmbeddedDetector.name
     rules_per_case: int = CritiqueSettings.rules_per_case
+    critique: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # other fields of CritiqueSettings, if not usual
 
     def __post_init__(self) -> None:
         if self.critic not in CRITICS:
@@ -176,7 +179,7 @@ def critic_eval(
         bench = AgentBench(
             policy, body, backend, load_text_embedder(), evidence, groups["lab-calibration"],
             groups["wild-test"], out, stage, made_from, settings.memory, settings.seed, settings.ucb, eyes,
-            settings.rules_per_case,
+            settings.rules_per_case, settings.critique,
         )  # fmt: skip
         critics, alone = _Contest(bench, settings).figures()
     return CriticEval(

@@ -34,7 +34,8 @@ from agent.second_look import SECOND_LOOK
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.vlm import EmbeddedCritic, VLMBackend
-from eval.exploring import DETECTOR, UCB, Exploration, eyes_of, open_to_explore, seen_by
+from agent.vlm.unheard import Listener
+from eval.exploring import CRITIQUE, DETECTOR, UCB, Exploration, eyes_of, open_to_explore, seen_by
 from eval.kept_evidence import KeptEvidence
 from eval.kept_verdicts import Verdict, judge_once
 from eval.tested_groups import TestedGroup
@@ -121,6 +122,9 @@ class AgentBench:
     rules_per_case: int = (
         CritiqueSettings.rules_per_case
     )  # fewer than there are: then C decides which are tried
+    critique: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # other fields of CritiqueSettings, if not usual
 
     def part(self, *names: str) -> list[TestedGroup]:
         """The calibration groups of these parts (`hmr.data.benchmark.calibration_parts`)."""
@@ -131,8 +135,9 @@ class AgentBench:
     def agent(self, variant: AgentVariant) -> Iterator[CritiqueAgent]:
         """The frozen agent of a variant, explored first where that has not been done.
 
-        Raises ValueError where a memory was given for a greedy exploration, and for one that was explored with other
-        eyes, whose rules are weighed for those.
+        Raises ValueError where a memory was given for a greedy exploration, for one that was explored with other eyes,
+        whose rules are weighed for those, and where the exploration waits for a backend that does not answer: half a
+        memory judges otherwise than the whole one will.
         """
         folder = self._explored(variant.explores_as) if self.memory is None else self.memory
         if variant.greedy and self.memory is not None:
@@ -172,6 +177,7 @@ class AgentBench:
         usual = {**seen_by(None), "rules_per_case": CritiqueSettings.rules_per_case}
         asked = {**self._seen_by(variant), "rules_per_case": self.rules_per_case}
         made_from |= {name: value for name, value in asked.items() if value != usual[name]}
+        made_from |= {CRITIQUE: dict(self.critique)} if self.critique else {}
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
         groups = {group.labelled.sample.id: group.hypotheses for group in self.calibration}
         exploration = Exploration(
@@ -183,8 +189,15 @@ class AgentBench:
             variant.name,
         )
         if exploration.found() is None:
+            listener = Listener(self.backend)
             with open_to_explore(exploration.folder, self.policy, self.embedder, ucb) as memory:
-                exploration.run(self._build(variant, memory), self.stage)
+                agent = dataclasses.replace(self._build(variant, memory), backend=listener)
+                exploration.run(agent, self.stage)
+            if listener.unheard and exploration.found() is None:
+                raise ValueError(
+                    f"{exploration.folder} is explored in part, and then nobody answered ({listener.unheard}); the "
+                    "same command goes on"
+                )
         return exploration.folder
 
     def _seen_by(self, variant: AgentVariant) -> dict[str, Any]:
@@ -195,7 +208,7 @@ class AgentBench:
         return open_memory(folder, self.embedder, embedder.name, embedder.dim, frozen=True)
 
     def _build(self, variant: AgentVariant, memory: Memory) -> CritiqueAgent:
-        settings = CritiqueSettings(seed=self.seed, rules_per_case=self.rules_per_case)
+        settings = CritiqueSettings(seed=self.seed, rules_per_case=self.rules_per_case, **self.critique)
         if "reflection" in variant.without:
             settings = dataclasses.replace(settings, max_revisions=0)
         if "prototypes" in variant.without:

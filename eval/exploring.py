@@ -15,7 +15,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,15 @@ from memory.embed import TextEmbedder, load_text_embedder
 from memory.folder import Memory, open_memory
 
 __all__ = [
-    "DETECTOR", "EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_of", "explore_lab",
-    "eyes_of", "open_to_explore", "seen_by",
+    "CRITIQUE", "DETECTOR", "EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_of",
+    "explore_lab", "eyes_of", "open_to_explore", "seen_by",
 ]  # fmt: skip
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
 EXPLORED = "exploration.json"
 UCB = 0.5  # C of `memory.rules`
-DETECTOR = "detector"  # in what an exploration is made from
+DETECTOR, CRITIQUE = "detector", "critique"  # in what an exploration is made from
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def eyes_of(memory: Path) -> str | None:
 
 
 def _through_eyes(made_from: Mapping[str, Any]) -> Json:
-    return {**seen_by(None), **made_from}
+    """With what goes without saying: the embedded eyes, and the usual settings of a critique."""
+    return {CRITIQUE: {}, **seen_by(None), **made_from}
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -161,6 +162,7 @@ class ExploreSettings:
     seed: int = 0
     ucb: float = UCB
     detector: str = EmbeddedDetector.name
+    critique: Json = field(default_factory=dict)  # fields of CritiqueSettings that are not the usual ones
 
     def __post_init__(self) -> None:
         check_ucb(self.ucb)
@@ -222,7 +224,7 @@ def explore_lab(
         Trace(out / "trace.jsonl") as trace,
         open_to_explore(memory, policy, load_text_embedder(), settings.ucb) as opened,
     ):
-        asked = CritiqueSettings(seed=settings.seed)
+        asked = CritiqueSettings(seed=settings.seed, **settings.critique)
         agent = default_agent(policy, body, opened, settings=asked, trace=trace)
         return exploration.run(replace(agent, backend=backend, detector=eyes or agent.detector), stage, say)
 

@@ -1,7 +1,8 @@
 """What a long run has finished, one JSON line an item, so that a killed run goes on where it stopped.
 
-A line is written after its item's files are whole. What a kill tore off is cut away when the file is next opened. Only
-the places of the lines are kept in memory, so a video of any length costs a few bytes a frame.
+A line is written after its item's files are whole. What a kill tore off is cut away when the file is next opened;
+whole lines that no run writes are refused, for then the file is somebody else's. Only the places of the lines are
+kept in memory, so a video of any length costs a few bytes a frame.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ Record = dict[str, Any]
 
 
 class Manifest:
-    """Records by name; a later one of the same name counts. `stamp` tells what each was made from."""
+    """Records by name; a later one of the same name counts. `stamp` tells what each was made from.
+
+    Raises ValueError, and leaves the file as it is, where a line of it is no such record.
+    """
 
     def __init__(self, path: Path) -> None:
         path.touch()
-        self._file = path.open("r+b")
+        self._path, self._file = path, path.open("r+b")
         self._places: dict[str, tuple[str, int]] = {}
-        self._index()
+        try:
+            self._index()
+        except ValueError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Manifest:
         return self
@@ -49,10 +57,23 @@ class Manifest:
 
     def _index(self) -> None:
         place = 0
-        for line in self._file:
+        for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
-            record = json.loads(line)
-            self._places[record["name"]] = (record["stamp"], place)
+            name, stamp = self._name_and_stamp(line, number)
+            self._places[name] = (stamp, place)
             place += len(line)
         self._file.truncate(place)
+
+    def _name_and_stamp(self, line: bytes, number: int) -> tuple[str, str]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        match record:
+            case {"name": str(name), "stamp": str(stamp)}:
+                return name, stamp
+        raise ValueError(
+            f"line {number} of {self._path} is no record of a finished item; remove the file, and what it lists is "
+            "made again"
+        )

@@ -21,6 +21,9 @@ from rl.seeding import derive_generator
 __all__ = ["Guide", "NobodyFound", "Person", "find_people", "given_people", "parse_box", "sample_people"]
 
 Guide = Callable[[Features, Sample], Guidance]  # features of that one sample
+MAX_BOX_SIDE = (
+    3.0  # longer sides of the photograph; all of a box is held in memory, and people hardly reach farther
+)
 MIN_SURENESS_IN_A_BOX = 0.5  # half of the wild scenes' people are seen better than 0.6, no background is
 
 
@@ -69,9 +72,9 @@ def find_people(
 
     A box, given or found by a detector other than the policy's own, is refused where the policy's encoder, trained on
     rendered people, cannot read the crop, unless `anyway`. Raises NobodyFound where nobody is left, ValueError for a
-    box outside. `title` names the photograph in sentences.
+    box outside or far too large. `title` names the photograph in sentences.
     """
-    _check_inside(title, photo, boxes)
+    _check_boxes(title, photo, boxes)
     if not boxes:
         found = [sample_of(photo.image, box) for box in detector.find(photo.image)]
         if not found:
@@ -112,9 +115,14 @@ def _refusal(title: str, box: Box, sureness: float) -> str:
     )
 
 
-def _check_inside(title: str, photo: Photo, boxes: Sequence[Box]) -> None:
+def _check_boxes(title: str, photo: Photo, boxes: Sequence[Box]) -> None:
     width, height = photo.file_size
     for box in boxes:
+        if not box.side <= MAX_BOX_SIDE * max(width, height):
+            raise ValueError(
+                f"{title}: the box {_corners(box)} is {box.side:g} pixels long; one in a {width} x {height} image may "
+                f"have {MAX_BOX_SIDE * max(width, height):g}"
+            )
         if box.x1 <= 0 or box.y1 <= 0 or box.x0 >= width or box.y0 >= height:
             raise ValueError(f"{title}: the box {_corners(box)} lies outside the {width} x {height} image")
 
@@ -143,13 +151,17 @@ def sample_people(
 
 
 def given_people(path: Path, file: Path, body: Body) -> list[Person]:
-    """The people of a hypotheses file (docs/hypotheses-npz.md) over a photograph; missing boxes are drawn about."""
+    """The people of a hypotheses file (docs/hypotheses-npz.md) over a photograph; missing boxes are drawn about.
+
+    Raises ValueError for a box, given or drawn, that lies outside or is far too large.
+    """
     photo = load_photo(path)
     height, width = photo.image.shape[:2]
     people = []
     for box, in_file in read_hypotheses(file, photo.file_size):
         hypotheses = Hypotheses(in_file.params, resized_camera(in_file.camera, width, height))
         about = photo.box_here(box) if box else _box_about(hypotheses, body)
+        _check_boxes(str(file), photo, [photo.box_in_file(about)])
         sample = sample_of(photo.image, about)
         people.append(Person(Sample(sample.id, photo.image, about, hypotheses.camera), hypotheses, photo))
     return people

@@ -92,7 +92,7 @@ BODIES_AT_ONCE = 64  # 64 bodies of 12,000 vertices with their 4 x 4 transforms 
 
 @runtime_checkable
 class Policy(Protocol):
-    """What the protocol asks of a policy; `hmr.policy.DiffusionPolicy` is one."""
+    """What the protocol asks of a policy; `hmr.policy.DiffusionPolicy` is one. Its hypotheses are on the CPU."""
 
     def encode(self, samples: Sequence[Sample]) -> Any: ...
 

@@ -55,6 +55,11 @@ class BackboneCard:
         """From what JSON kept of one."""
         return BackboneCard(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
+    def what_it_sees(self) -> str:
+        """All that its features depend on, beside the picture: the weights and what they are shown. Not the name: a
+        folder may move."""
+        return repr((self.revision, self.height, self.width, self.mean, self.std))
+
 
 def describe_backbone(name: str, revision: str | None = None) -> BackboneCard:
     """Reads the model's and its processor's configs, no weights. Raises ValueError where there is no such model."""
@@ -88,8 +93,8 @@ def describe_backbone(name: str, revision: str | None = None) -> BackboneCard:
 class TransformersEncoder(SeeingHeads):
     """Same contract as `hmr.encoder.CropEncoder`. The backbone is loaded when it first looks through it.
 
-    cache: features of crops that were seen before, read and written in evaluation mode only, for training recolours
-    crops and none of those comes twice.
+    cache: features of crops that were seen before; `hmr.checkpoint.load_policy` gives it one. It is neither read nor
+    written in training, which recolours crops so that none comes twice, nor under autocast, which rounds.
     """
 
     def __init__(self, card: BackboneCard, pyramid: int = 96, part_channels: int = 16) -> None:
@@ -120,10 +125,9 @@ class TransformersEncoder(SeeingHeads):
     @torch.no_grad()
     def features(self, crops: Float[Tensor, "batch 3 side side"]) -> Float16[Tensor, "batch channels h w"]:
         """The frozen grid, in float16 whether cached or not, so that both say the same."""
-        if self.cache is None or self.training:
+        if self.cache is None or self.training or torch.is_autocast_enabled(crops.device.type):
             return self._look(crops).half()
-        seer = f"{self.card.name}@{self.card.revision}"
-        keys = [self.cache.key(seer, crop) for crop in crops]
+        keys = [self.cache.key(self.card.what_it_sees(), crop) for crop in crops]
         known = [self.cache.get(key) for key in keys]
         missing = [row for row, grid in enumerate(known) if grid is None]
         if missing:

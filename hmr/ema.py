@@ -2,7 +2,7 @@
 
 A denoiser's last weights jump from step to step; their average is what gets evaluated and saved, as in ScoreHypo,
 ADHMR and most diffusion work. The average travels with the trainer's checkpoints, so that a resumed run ends where an
-unbroken one does.
+unbroken one does. Several processes take the same steps and keep the same average; the first one writes it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ class EmaCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.ema.to(self.parameters[0].device)
-        saved = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FILE
         if state.global_step:
-            stored = load_file(saved)
-            with torch.no_grad():
-                for index, shadow in enumerate(self.ema.shadow_params):
-                    shadow.copy_(stored[str(index)])
-            self.ema.optimization_step = state.global_step
+            self.load(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", state.global_step)
+        self.ema.to(self.parameters[0].device)
+
+    def load(self, checkpoint: Path, steps: int) -> None:
+        """The average as it was written there, after so many steps."""
+        stored = load_file(checkpoint / FILE)
+        with torch.no_grad():
+            for index, shadow in enumerate(self.ema.shadow_params):
+                shadow.copy_(stored[str(index)])
+        self.ema.optimization_step = steps
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -48,6 +51,8 @@ class EmaCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if not state.is_world_process_zero:
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         partial = folder / f"{FILE}.partial"
         save_file({str(index): shadow for index, shadow in enumerate(self.ema.shadow_params)}, partial)

@@ -20,6 +20,8 @@ soft rasteriser; bones inside the mask cost nothing, wherever they are.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +71,8 @@ class DetectionGuidance:
     ) -> None:
         if len(detections) != len(features):
             raise ValueError(f"{len(features)} images need as many detections, not {len(detections)}")
-        self.policy, self.body, self.geometry = policy, body, features.geometry[:, None]
+        self.policy, self.geometry = policy, features.geometry[:, None]
+        self.body = body if body.faces.device == policy.device else _copied(body, policy.device)
         self.config = config or GuidanceConfig()
         half_px = self.geometry[..., 7:] / 2  # of the crop: 1 image 1
         stack = [[item.keypoints_px, item.sigma_px, item.confidence] for item in detections]
@@ -153,6 +156,12 @@ class DetectionGuidance:
             self.outside[:, None], places, mode="bilinear", padding_mode="border", align_corners=False
         )
         return found[:, 0].mean(dim=-1)
+
+
+@functools.lru_cache(maxsize=1)
+def _copied(body: Body, device: torch.device) -> Body:
+    """Made once for all images: `Module.to` would move the caller's own, which others pose on the CPU."""
+    return copy.deepcopy(body).to(device)
 
 
 def _distance_outside(mask: Float[np.ndarray, "size size"]) -> Float[Tensor, "side side"]:

@@ -1,28 +1,35 @@
 """Refusals for files of another layout: what is missing, where, and what was found instead.
 
 Every reader of other people's files checks with these few functions, so that a wrong file always gets the same
-sentence. Left out: values, which are each reader's own business.
+sentence. Left out: what values mean, which is each reader's own business.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["image_size", "numbers", "read_json", "require", "rows"]
+__all__ = ["floats", "image_size", "members", "numbers", "read_json", "records", "require", "rows"]
 
 SHOWN = 12  # names of what was found, before "and N more"
 
+Kinds = Mapping[str, type | UnionType]
 
-def require(found: Iterable[object], names: Iterable[str], where: str) -> None:
+
+def require(found: Any, names: Iterable[str], where: str) -> None:
     """Raises ValueError that names what of `names` is missing and what `where` holds instead."""
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        raise ValueError(
+            f"{where} is of type {type(found).__name__}, not an object that holds {', '.join(names)}"
+        )
     held = sorted(map(str, found))
     missing = [name for name in names if name not in held]
     if not missing:
@@ -32,13 +39,46 @@ def require(found: Iterable[object], names: Iterable[str], where: str) -> None:
     raise ValueError(f"{where} lacks {', '.join(missing)}; it holds {shown}{more}")
 
 
+def members(value: Any, kinds: Kinds, where: str) -> dict[str, Any]:
+    """The value as an object that holds these names, each of its kind (`object` where a later check sees to it).
+
+    Raises ValueError with what it is, what it lacks, or which of its members is of another kind.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{where} is of type {type(value).__name__}, not an object that holds {', '.join(kinds)}"
+        )
+    require(value, kinds, where)
+    for name, kind in kinds.items():
+        if not isinstance(value[name], kind):
+            wanted = str(kind).replace("|", "or") if isinstance(kind, UnionType) else kind.__name__
+            raise ValueError(f"{name} of {where} is of type {type(value[name]).__name__}, not {wanted}")
+    return value
+
+
+def records(
+    content: Mapping[str, Any], key: str, one: str, kinds: Kinds, path: Path
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of the list under `key`, each checked as it comes, with where it stands ("image 0 of FILE")."""
+    if not isinstance(content[key], list):
+        raise ValueError(f"{key} of {path} is of type {type(content[key]).__name__}, not a list")
+    for index, value in enumerate(content[key]):
+        where = f"{one} {index} of {path}"
+        yield where, members(value, kinds, where)
+
+
+def floats(value: Any, what: str) -> Float[np.ndarray, "..."]:
+    """The value as float64 of whatever shape it has. Raises ValueError, naming `what`, where it is none."""
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what} is not an array of numbers: {error}") from error
+
+
 def numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, "..."]:
     """The value as float64 of this shape; a flat list of as many numbers is taken too, and axes of length 1
     do not count. Raises ValueError, naming `what` and the shape it has, for anything else."""
-    try:
-        array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} is not an array of {shape} numbers: {error}") from error
+    array = floats(value, what)
     squeezed = tuple(size for size in shape if size != 1)
     if array.squeeze().shape not in (squeezed, (math.prod(shape),)):
         raise ValueError(f"{what} has shape {array.shape}, not {shape}")
@@ -48,12 +88,17 @@ def numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, 
 
 
 def rows(value: Any, count: int, shape: tuple[int | None, ...], what: str) -> Shaped[np.ndarray, "count ..."]:
-    """The value as an array of `count` rows of this shape, None for any size."""
-    array = np.asarray(value)
+    """The value as an array of `count` rows of this shape, None for any size. A row of no axis may be a text."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{what} is not an array: {error}") from error
     fits = array.ndim == len(shape) + 1 and len(array) == count
     if not fits or any(want not in (None, has) for want, has in zip(shape, array.shape[1:], strict=True)):
         wanted = ", ".join(["any" if size is None else str(size) for size in (count, *shape)])
         raise ValueError(f"{what} has shape {array.shape}, not ({wanted})")
+    if array.dtype.kind not in ("biufSU" if not shape else "biuf"):
+        raise ValueError(f"{what} holds {array.dtype}, not numbers")
     return array
 
 

@@ -31,13 +31,13 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hmr.backbone import PREFIX, BackboneCard, TransformersEncoder, describe_backbone
 from hmr.body import Body
@@ -53,6 +53,7 @@ from hmr.parametrization import (
     params_from_vector,
     vector_from_params,
 )
+from hmr.policy_config import DiffusionPolicyConfig, settings_told
 from hmr.pull import JointPull
 from hmr.render.overlay import crop_image
 from hmr.solver import Solver, new_solver
@@ -63,60 +64,6 @@ __all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]
 
 
 GUESS_STD = (0.05, 1.5)  # of a standardised parameter, whatever the head says
-
-
-class DiffusionPolicyConfig(PretrainedConfig):
-    """Everything a checkpoint needs to be built again; chosen values live in configs/.
-
-    encoder: "embedded", or "transformers:" and a backbone's hub name or folder (`hmr.backbone`); `backbone` is its
-    card, read from there when it is not given.
-    head_width: of the regression head's two hidden layers.
-    denoiser: "mlp", or "tokens" with a layout of `hmr.token_denoiser` in `tokens` and its `heads`.
-    solver: "ddim" or "dpm++" (`hmr.solver`).
-    mirror_look: every crop is also seen in the mirror (`hmr.mirrored_look`), for twice the cost of seeing.
-    noise_temperature: what starting noise is multiplied by; `benchmarks/temperature.py` finds the one at which the
-        spread is right on `lab-calibration`.
-    """
-
-    model_type = "meshcritic_diffusion_policy"
-
-    def __init__(
-        self,
-        crop_size: int = 128,
-        crop_scale: float = 1.2,
-        encoder_widths: Sequence[int] = (64, 128, 256),
-        width: int = 384,
-        depth: int = 4,
-        head_width: int = 640,
-        num_train_timesteps: int = 1000,
-        num_inference_steps: int = 8,
-        denoiser: str = "mlp",
-        tokens: str = "joints",
-        heads: int = 8,
-        solver: str = "ddim",
-        encoder: str = "embedded",
-        backbone: dict[str, Any] | None = None,
-        mirror_look: bool = False,
-        noise_temperature: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        self.crop_size = crop_size
-        self.crop_scale = crop_scale
-        self.encoder_widths = list(encoder_widths)
-        self.width = width
-        self.depth = depth
-        self.head_width = head_width
-        self.num_train_timesteps = num_train_timesteps
-        self.num_inference_steps = num_inference_steps
-        self.denoiser = denoiser
-        self.tokens = tokens
-        self.heads = heads
-        self.solver = solver
-        self.encoder = encoder
-        self.backbone = backbone
-        self.mirror_look = mirror_look
-        self.noise_temperature = noise_temperature
-        super().__init__(**kwargs)
 
 
 @dataclass(frozen=True)
@@ -260,7 +207,7 @@ class DiffusionPolicy(PreTrainedModel):
         noise_scale: float = 1.0,
         guidance: Guidance | None = None,
     ) -> list[Hypotheses]:
-        """M hypotheses an image, the first from zero noise.
+        """M hypotheses an image, the first from zero noise; on the CPU, wherever the policy is.
 
         `noise_scale` multiplies the starting noise: below 1 hypotheses huddle, above 1 they spread. `guidance` is of
         the same images in the same order.
@@ -271,14 +218,16 @@ class DiffusionPolicy(PreTrainedModel):
         vectors = self._denoise(
             noise * (noise_scale * self.config.noise_temperature), features.condition, guidance
         )
-        params = self.from_x0(vectors, features)
-        return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
+        return self.hypotheses(vectors, features)
 
     @torch.no_grad()
     def regress(self, features: Features) -> list[Hypotheses]:
         """The regression head's single answer (batch shape (1,)): the baseline that diffusion must beat."""
-        vectors = features.condition[:, None, -VECTOR_SIZE:]
-        params = self.from_x0(vectors, features)
+        return self.hypotheses(features.condition[:, None, -VECTOR_SIZE:], features)
+
+    def hypotheses(self, x0: Float[Tensor, "batch group dim"], features: Features) -> list[Hypotheses]:
+        """A group an image, on the CPU: bodies, renderers and critics are there."""
+        params = self.from_x0(x0, features).to("cpu")
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
     def _denoise(
@@ -308,7 +257,8 @@ class DiffusionPolicy(PreTrainedModel):
         return self.pull.joint_template[0] + betas @ self.pull.joint_shapedirs[0].T
 
     def to_x0(self, params: BodyParams, features: Features) -> Float[Tensor, "batch group dim"]:
-        """Standardised targets of bodies with batch shape (B, G), B images and G hypotheses each."""
+        """Standardised targets of bodies with batch shape (B, G), B images and G hypotheses each, wherever they are."""
+        params = params.to(self.device)
         pelvis_cam_m = params.transl + self.rest_pelvis_m(params.betas)
         vectors = vector_from_params(params, pelvis_cam_m, features.geometry[:, None])
         return (vectors - self.mean) / self.std
@@ -366,17 +316,17 @@ class DiffusionPolicy(PreTrainedModel):
         return (prediction.float() - target.float()).square().mean(dim=-1)
 
     def digest(self) -> str:
-        """Content hash of the weights: names the policy in every figure it made."""
+        """Content hash of the weights and of the settings that shape an answer: names the policy in every figure it
+        made."""
         state = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             state.update(name.encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             state.update(flat.view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
-        for answer in ("mirror_look", "noise_temperature"):  # settings that change every answer
-            if (value := getattr(self.config, answer)) != getattr(DiffusionPolicyConfig(), answer):
-                state.update(f"{answer}={value}".encode())
+        for setting in settings_told(self.config):
+            state.update(setting.encode())
         if isinstance(self.encoder, TransformersEncoder):
-            state.update(self.encoder.card.revision.encode())
+            state.update(self.encoder.card.what_it_sees().encode())
         return state.hexdigest()[:16]
 
 

@@ -6,7 +6,14 @@ times what a denoising step on its features does, so features are kept, and the 
 it is compared to, sees them many times over; it starts from the Gaussian that the head's errors on held-out scenes make
 (hmr.policy). The losses are in `hmr.pretrain_losses`.
 
-Run by transformers.Trainer, so that bf16, resume, accumulation and several processes are its own.
+    OUT/made_from.json                        what the run is made of (hmr.pretrain_config); another is refused here
+    OUT/see, OUT/pose                         the checkpoints of both stages, at which a killed run goes on
+    OUT/config.json, OUT/model.safetensors    the policy, EMA weights in float16
+    OUT/training.json                         the recipe and the curves; written last: a run that has it is done
+
+Run by transformers.Trainer, so that bf16, resume, accumulation and several processes are its own. Of those the first
+draws and writes, all share the folders, and each has noise of its own. Every process sees all features of the second
+stage; left out are sharing that work, and sharding a model that fits anywhere.
 """
 
 from __future__ import annotations
@@ -14,117 +21,90 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast
 from jaxtyping import Float
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hmr.body import load_body
+from hmr.body import Body, load_body
 from hmr.checkpoint import load_policy, save_compact
 from hmr.data.augment import as_floats, augment
 from hmr.data.crops import CropCache, CropDataset, make_crops
 from hmr.data.rare_poses import WeightedRows, rarity_m
-from hmr.data.recipe import RECIPES
 from hmr.ema import FILE as EMA_FILE
 from hmr.ema import EmaCallback
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
-from hmr.pretrain_losses import LossWeights, Pose, SeeAndPose
-from hmr.resume import last_whole_checkpoint
-from hmr.yaml_file import read_fields
+from hmr.pretrain_config import PretrainConfig, origin_of, read_config, stage_arguments
+from hmr.pretrain_losses import Pose, SeeAndPose
+from hmr.resume import claim, has_ended, last_whole_checkpoint
 
 __all__ = ["FeatureDataset", "PretrainConfig", "pretrain", "read_config", "run_stage"]
 
 ENCODE_BATCH = 128
-FREE = ("mirror_look", "noise_temperature", "solver", "num_inference_steps")  # they shape no weights
+FREE = ("mirror_look", "noise_temperature", "solver", "num_inference_steps")  # they change no shape
+HISTORY = "training.json"
+LEFT = ("see/checkpoint-*", "pose/checkpoint-*", "model.safetensors", HISTORY)
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """One experiment; `configs/pretrain_tiny.yaml` is the shipped checkpoint's."""
-
-    recipe: str = "lab"
-    start_from: str | None = (
-        None  # a checkpoint folder to go on from; its architecture and coordinates are kept
-    )
-    scenes: int = 40_000
-    held_out: int = 1_000
-    seed: int = 1
-    times_per_image: int = 8
-    times_while_seeing: int = (
-        2  # the same in the first stage, where a picture costs more than a step of denoising
-    )
-    resting: tuple[
-        str, ...
-    ] = ()  # parts of the encoder that the first stage leaves as they are: stem, fine ...
-    rarity: float = 0.0  # rows are drawn in proportion to this power of how rare their pose is
-    min_std: float = 0.05  # of a standardised target, so that joints that hardly move do not amplify noise
-    ema_decay: float = 0.999
-    policy: dict[str, Any] = field(default_factory=dict)
-    losses: LossWeights = field(default_factory=LossWeights)
-    training: dict[str, Any] = field(
-        default_factory=dict
-    )  # transformers.TrainingArguments of the first stage; empty: no such stage
-    refining_rows: int = 80_000  # of the crops and their twins, whose features the second stage keeps
-    refining: dict[str, Any] = field(default_factory=dict)  # and of the second, likewise
-
-
-def read_config(path: Path, **changes: Any) -> PretrainConfig:
-    """The file's experiment, with `changes` made to it. Raises what `hmr.yaml_file.read_fields` raises."""
-    allowed = {item.name for item in dataclasses.fields(PretrainConfig)}
-    values = {**read_fields(path, allowed), **changes}
-    values["losses"] = LossWeights(**values.get("losses", {}))
-    values["resting"] = tuple(values.get("resting", ()))
-    return PretrainConfig(**values)
 
 
 def pretrain(
     config: PretrainConfig, out: Path, cache: Path, workers: int = 2, progress: Progress | None = None
 ) -> DiffusionPolicy:
-    """Make the crops, train, leave the EMA weights in `out`: config.json, model.safetensors (float16), training.json.
+    """Make the crops, train, leave the policy in `out`. A killed run goes on at the newest checkpoint of its stage and
+    ends where an unbroken one does; a run that is done is read.
 
-    Resumes from the newest checkpoint of its stage under `out`.
+    Raises ValueError for values that the policy, its encoder or transformers refuses, and where `out` holds another
+    run; FileNotFoundError for a folder that is not there. Both before anything is drawn.
     """
-    body = load_body()
-    policy = _starting_policy(config)
-    train_set, test_set = (
-        _crops(config, cache, policy, seed, count, workers, progress)
-        for seed, count in ((config.seed, config.scenes), (config.seed + 1_000_000, config.held_out))
+    body, policy = load_body(), _starting_policy(config)
+    see = (
+        SeeAndPose(policy, body, config.losses, config.times_while_seeing, config.resting)
+        if config.training
+        else None
     )
+    for fields in (config.training, config.refining):
+        if fields:
+            stage_arguments(config, fields, out)
+    with PartialState().main_process_first():
+        claim(out, origin_of(config, policy, PartialState().num_processes), LEFT)
+        done = (out / HISTORY).exists()
+    if done:
+        return load_policy(out)
+    with PartialState().main_process_first():  # the others find the crops made
+        train_set, test_set = (
+            _drawn(config.crops(policy.config, held_out=held_out), cache, workers, progress)
+            for held_out in (False, True)
+        )
     train_set.mirrored = True
     if config.start_from is None:
         policy.fit_to(body, *train_set.statistics(config.min_std))
     history = {}
-    if config.training:
-        module = SeeAndPose(policy, body, config.losses, config.times_while_seeing, config.resting)
-        history["see and pose"] = run_stage(
-            module, config, config.training, (train_set, test_set), out / "see"
-        )
+    if see is not None:
+        history["see and pose"] = run_stage(see, config, config.training, (train_set, test_set), out / "see")
+        if config.kept_of_start:
+            go_back(policy, _starting_policy(config), config.kept_of_start)
     if config.refining:
-        policy.encoder.requires_grad_(False)
-        train_set = Subset(train_set, range(min(config.refining_rows, len(train_set))))
-        sets = (
-            FeatureDataset(policy, train_set, config.seed),
-            FeatureDataset(policy, test_set, config.seed + 1),
-        )
-        policy.fit_guess(sets[1].columns["features"], sets[1].columns["vector"])
-        module = Pose(policy, body, config.losses, config.times_per_image)
-        history["pose"] = run_stage(module, config, config.refining, sets, out / "pose")
-    save_compact(policy, out)
-    (out / "training.json").write_text(
-        json.dumps({"config": dataclasses.asdict(config), **history}, indent=1)
-    )
+        history["pose"] = _refined(policy, body, config, (train_set, test_set), out / "pose")
+    if PartialState().is_main_process:
+        _keep(policy, {"config": dataclasses.asdict(config), **history}, out)
+    PartialState().wait_for_everyone()
     return load_policy(out)
 
 
 def _starting_policy(config: PretrainConfig) -> DiffusionPolicy:
     if config.start_from is None:
-        return DiffusionPolicy(DiffusionPolicyConfig(**config.policy))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # so every process, and every run, begins with the same weights
+            return DiffusionPolicy(DiffusionPolicyConfig(**config.policy))
     policy = load_policy(Path(config.start_from)).float()
     for key, value in config.policy.items():
         if key in FREE:
@@ -132,6 +112,49 @@ def _starting_policy(config: PretrainConfig) -> DiffusionPolicy:
         elif (kept := getattr(policy.config, key)) != value:
             raise ValueError(f"{config.start_from} has {key} {kept}, the experiment says {value}")
     return policy.requires_grad_(True)
+
+
+@torch.no_grad()
+def go_back(policy: DiffusionPolicy, start: DiffusionPolicy, share: float) -> None:
+    """Weights and statistics of `policy` move so far of the way back to those it came from.
+
+    Between both ends lie policies that know the new and have not forgotten the old (WiSE-FT, arXiv 2109.01903).
+    """
+    old = start.state_dict()
+    for name, tensor in policy.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.lerp_(old[name].to(tensor), share)
+
+
+def _drawn(wanted: CropCache, cache: Path, workers: int, progress: Progress | None) -> CropDataset:
+    report = (lambda done: progress("drawing scenes", done, wanted.count)) if progress else None
+    return CropDataset(make_crops(wanted, cache, workers, report))
+
+
+def _refined(
+    policy: DiffusionPolicy,
+    body: Body,
+    config: PretrainConfig,
+    crops: tuple[CropDataset, CropDataset],
+    folder: Path,
+) -> dict[str, Any]:
+    """The second stage."""
+    policy.encoder.requires_grad_(False)
+    train_set = Subset(crops[0], range(min(config.refining_rows, len(crops[0]))))
+    sets = (
+        FeatureDataset(policy, train_set, config.seed),
+        FeatureDataset(policy, crops[1], config.seed + 1),
+    )
+    policy.fit_guess(sets[1].columns["features"], sets[1].columns["vector"])
+    module = Pose(policy, body, config.losses, config.times_per_image)
+    return run_stage(module, config, config.refining, sets, folder)
+
+
+def _keep(policy: DiffusionPolicy, history: dict[str, Any], out: Path) -> None:
+    save_compact(policy, out)
+    partial = out / f"{HISTORY}.partial"
+    partial.write_text(json.dumps(history, indent=1))
+    partial.replace(out / HISTORY)
 
 
 def run_stage(
@@ -142,20 +165,39 @@ def run_stage(
     folder: Path,
 ) -> dict[str, Any]:
     """One stage; the module holds the averaged weights afterwards. Returns the held-out loss and the log."""
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        seed=config.seed,
-        remove_unused_columns=False,
-        label_names=["vector"],  # tells Trainer that an evaluation has a loss
-        prediction_loss_only=True,
-        **training,
-    )
+    arguments = stage_arguments(config, training, folder)
     ema = EmaCallback(module, config.ema_decay)
-    trainer = WeighingTrainer(module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema])
+    trainer = WeighingTrainer(
+        module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema, OwnNoise()]
+    )
     trainer.rows = _drawn_rows(sets[0], config) if config.rarity else None
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder, EMA_FILE))
+    checkpoint = last_whole_checkpoint(folder, EMA_FILE)
+    if checkpoint is not None and has_ended(Path(checkpoint)):
+        trainer.take(Path(checkpoint))
+        ema.load(Path(checkpoint), trainer.state.global_step)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
     ema.finish()
+    _level(module)
+    torch.manual_seed(config.seed)  # the held-out loss draws noise: a resumed run draws the same
     return {"held_out": trainer.evaluate(), "log": trainer.state.log_history}
+
+
+def _level(module: Pose) -> None:
+    """Every process goes on with what the first one has: running statistics are of a process's own batches."""
+    tensors = list(module.state_dict().values())
+    for tensor, first in zip(tensors, cast(list[Tensor], broadcast(tensors)), strict=True):
+        tensor.copy_(first)
+
+
+class OwnNoise(TrainerCallback):
+    """Processes draw different noise, for the trainer seeds them all alike; a resumed run has each one's own state."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.process_index and not state.global_step:
+            torch.manual_seed(args.seed + args.process_index)
 
 
 class WeighingTrainer(Trainer):
@@ -165,6 +207,13 @@ class WeighingTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self.rows is None else self.rows
+
+    def take(self, checkpoint: Path) -> None:
+        """What a run that ended left: weights, step and log."""
+        cast(nn.Module, self.model).load_state_dict(load_file(checkpoint / SAFE_WEIGHTS_NAME))
+        left = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.global_step, self.state.epoch = left.global_step, left.epoch
+        self.state.log_history = left.log_history
 
 
 def _drawn_rows(rows: CropDataset | FeatureDataset, config: PretrainConfig) -> WeightedRows:
@@ -208,17 +257,3 @@ def _features(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> Float[Tensor
     with torch.autocast(policy.device.type, torch.bfloat16):  # as the first stage saw, in half the time
         seen = policy.look(batch["crops"].to(policy.device))
     return policy.seen_features(seen, batch["geometry"].to(policy.device)).cpu()
-
-
-def _crops(
-    config: PretrainConfig,
-    cache: Path,
-    policy: DiffusionPolicy,
-    seed: int,
-    count: int,
-    workers: int,
-    progress: Progress | None,
-) -> CropDataset:
-    wanted = CropCache(RECIPES[config.recipe], seed, count, policy.config.crop_size, policy.config.crop_scale)
-    report = (lambda done: progress("drawing scenes", done, count)) if progress else None
-    return CropDataset(make_crops(wanted, cache, workers, report))

@@ -1,21 +1,23 @@
 """What an earlier run left: the newest checkpoint that was written to its end, and the label of what is finished.
 
 FOLDER/made_from.json      what the files beside it were made from: who writes them takes the label off first and
-                           puts it on last, so that no label ever stands by the files of another run
+                           puts it on last, so that no label ever stands by the files of another run; a folder in which
+                           a run grows, checkpoint by checkpoint, is labelled before the first one instead (`claim`)
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["label", "last_whole_checkpoint", "unlabel", "was_made_from"]
+__all__ = ["claim", "has_ended", "label", "last_whole_checkpoint", "unlabel", "was_made_from"]
 
 MADE_FROM = "made_from.json"
 STATE = "trainer_state.json"  # transformers.Trainer writes it last
+TOLD = 3  # differences that a refusal names
 
 
 def last_whole_checkpoint(folder: Path, also: str | None = None) -> str | None:
@@ -37,6 +39,13 @@ def _is_whole(checkpoint: Path, also: str | None) -> bool:
     return isinstance(_read(checkpoint / STATE), dict) and (also is None or (checkpoint / also).exists())
 
 
+def has_ended(checkpoint: Path) -> bool:
+    """Whether it was written after the last step of its run: a `transformers.Trainer` that went on from it would take
+    one more."""
+    state = _read(checkpoint / STATE)
+    return state["global_step"] >= state["max_steps"]
+
+
 def was_made_from(folder: Path, origin: Mapping[str, Any]) -> bool:
     """Whether `folder` is finished, and what its label says of each of these is the same."""
     left = _read(folder / MADE_FROM)
@@ -53,6 +62,38 @@ def label(folder: Path, origin: Mapping[str, Any]) -> None:
     partial = folder / f"{MADE_FROM}.partial"
     partial.write_text(json.dumps(origin, indent=1))
     partial.replace(folder / MADE_FROM)
+
+
+def claim(folder: Path, origin: Mapping[str, Any], leaves: Iterable[str]) -> None:
+    """Label a folder before a run grows in it, or find that the run which grows there is the same.
+
+    leaves: patterns of what a run leaves under `folder`; a label without any of it holds nobody up. Raises ValueError,
+    with what differs, where another run has left some.
+    """
+    if was_made_from(folder, origin):
+        return
+    if any(path for pattern in leaves for path in folder.glob(pattern)):
+        left, told = _read(folder / MADE_FROM), json.loads(json.dumps(origin))
+        why = "; ".join(_differences(left, told)) if isinstance(left, dict) else f"it left no {MADE_FROM}"
+        raise ValueError(f"{folder} holds another run ({why}); remove it or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    label(folder, origin)
+
+
+def _differences(left: Mapping[str, Any], told: Mapping[str, Any]) -> list[str]:
+    """What it was and is not, a few at most."""
+    was, now = dict(_flat(left)), dict(_flat(told))
+    names = [name for name in {**now, **was} if was.get(name) != now.get(name)]
+    lines = [f"{name} {json.dumps(was.get(name))}, not {json.dumps(now.get(name))}" for name in names[:TOLD]]
+    return lines if len(names) <= TOLD else [*lines, f"{len(names) - TOLD} more"]
+
+
+def _flat(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
 
 
 def _read(path: Path) -> Any:

@@ -29,7 +29,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from hmr.layout import require
 
-__all__ = ["read_arrays", "restricted_load", "restricted_npz"]
+__all__ = ["read_arrays", "restricted_array", "restricted_load", "restricted_npz"]
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -56,13 +56,17 @@ def restricted_load(path: Path) -> dict[str, Any]:
     Reads what Python 2 wrote (official SMPL, 3DPW) and what Python 3 writes. Raises ValueError for a pickle
     that asks for anything else, naming it, and for one that is damaged or holds no dictionary.
     """
-    try:
-        with path.open("rb") as file:
-            content = _plain(_RestrictedUnpickler(file, encoding="latin1").load())
-    except _BROKEN as error:
-        raise ValueError(f"{path} is not a pickle of plain arrays: {error}") from error
+    content = _unpickled(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary")
+    return content
+
+
+def restricted_array(path: Path) -> NDArray[Any]:
+    """The array that a pickle consists of, by the same rules. Raises ValueError for anything else."""
+    content = _unpickled(path)
+    if not isinstance(content, np.ndarray):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an array")
     return content
 
 
@@ -95,6 +99,14 @@ _BROKEN = (
     pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, LookupError, MemoryError,
     RecursionError, TypeError, ValueError,
 )  # fmt: skip
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return _plain(_RestrictedUnpickler(file, encoding="latin1").load())
+    except _BROKEN as error:
+        raise ValueError(f"{path} is not a pickle of plain arrays: {error}") from error
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from rl.advantages import ADVANTAGE_TYPES, AdvantageSettings
 from rl.losses import LOSSES, TRUST_REGIONS, LossSettings
 
-__all__ = ["RESERVED", "GroupPreferenceConfig", "training_fields"]
+__all__ = ["RESERVED", "GroupPreferenceConfig", "field_value", "training_fields"]
 
 CHOICES = {"loss_type": LOSSES, "advantage_type": ADVANTAGE_TYPES, "trust_region": TRUST_REGIONS}
 POSITIVE = (
@@ -30,6 +30,7 @@ POSITIVE = (
     "replay_per_image",
     "spread_images",
     "per_device_train_batch_size",
+    "gradient_accumulation_steps",
 )
 NOT_NEGATIVE = (
     "learning_rate",
@@ -41,6 +42,10 @@ NOT_NEGATIVE = (
     "lora_rank",
 )
 RESERVED = ("output_dir", "seed", "use_cpu", "resume_from_checkpoint")  # whoever aligns sets them itself
+NO_USE = {  # what a recipe could say in vain, or at the price of its training
+    "num_train_epochs": "a run ends at its max_steps, whatever the epochs",
+    "dataloader_drop_last": "a set smaller than a batch would train nothing, and a smaller batch is weighed right",
+}
 
 
 @no_type_check  # TrainingArguments turns strings into enums, lists and objects that its own annotations deny
@@ -59,7 +64,8 @@ class GroupPreferenceConfig(TrainingArguments):
         default="cosine", metadata={"help": "Decay of the learning rate; without one alignment drifts."}
     )
     warmup_steps: float = field(
-        default=0.05, metadata={"help": "Steps of linear warm-up, or below 1 their share of all steps."}
+        default=0.05,
+        metadata={"help": "Steps of linear warm-up, or below 1 their share of all steps, rounded down."},
     )
     max_steps: int = field(default=400, metadata={"help": "Optimizer steps."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two logged means."})
@@ -96,7 +102,7 @@ class GroupPreferenceConfig(TrainingArguments):
         default=0.2, metadata={"help": "`clip` lets a hypothesis go once r has moved this far."}
     )
     temperature: float = field(
-        default=0.5, metadata={"help": "`weighted`: softmax temperature over the advantages of a group."}
+        default=0.3, metadata={"help": "`weighted`: softmax temperature over the advantages of a group."}
     )
     penalty: float = field(default=1.0, metadata={"help": "`quadratic`: weight of r^2 / 2."})
     trust_region: str = field(
@@ -167,7 +173,7 @@ class GroupPreferenceConfig(TrainingArguments):
         default=0, metadata={"help": "Rank of LoRA adapters on it; 0 trains the submodule itself."}
     )
     ema_decay: float = field(
-        default=0.99,
+        default=0.995,
         metadata={
             "help": "Decay of the averaged weights, the ones evaluated and saved, after a warm-up of "
             "(1 + step) / (10 + step); 0 keeps the last weights."
@@ -193,7 +199,7 @@ class GroupPreferenceConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
-            setattr(self, item.name, _taken(item, getattr(self, item.name)))
+            setattr(self, item.name, field_value(item, getattr(self, item.name)))
         super().__post_init__()
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
@@ -214,6 +220,14 @@ class GroupPreferenceConfig(TrainingArguments):
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
 
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """A share is rounded down, where transformers rounds up: the first step of a warm-up has rate 0, and a round of
+        one step would learn nothing."""
+        if self.warmup_steps >= 1:
+            return int(self.warmup_steps)
+        # .29 x 100 is 28.999...
+        return math.floor(round(num_training_steps * self.warmup_steps, 6))
+
     def loss_settings(self) -> LossSettings:
         return LossSettings(self.beta, self.epsilon, self.temperature, self.penalty, self.trust_region)
 
@@ -230,7 +244,8 @@ class GroupPreferenceConfig(TrainingArguments):
 def training_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `GroupPreferenceConfig` as a recipe gives them, numbers as numbers: YAML takes 1e-4 for a string.
 
-    Raises ValueError for a field that is unknown or reserved, and for a value that is not of its field's kind.
+    Raises ValueError for a field that is unknown, reserved or of no use, and for a value that is not of its field's
+    kind.
     """
     fields = {item.name: item for item in dataclasses.fields(GroupPreferenceConfig)}
     if reserved := sorted(set(given) & set(RESERVED)):
@@ -242,11 +257,19 @@ def training_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"unknown {', '.join(unknown)}; allowed are the fields of rl/config.py and of TrainingArguments"
         )
-    return {name: _taken(fields[name], value) for name, value in given.items()}
+    taken = {name: field_value(fields[name], value) for name, value in given.items()}
+    for name, reason in NO_USE.items():
+        if taken.get(name):
+            raise ValueError(f"{name} cannot be set by a recipe: {reason}")
+    return taken
 
 
-def _taken(item: dataclasses.Field[Any], value: Any) -> Any:
-    """The value as its field's kind. Kinds that are neither number, switch nor word are TrainingArguments' to check."""
+def field_value(item: dataclasses.Field[Any], value: Any, words: bool = True) -> Any:
+    """The value as its field's kind, numbers as numbers. Kinds that are neither number, switch nor word are left to
+    whoever takes them; without `words` those are too.
+
+    Raises ValueError for a value of another kind.
+    """
     told = item.type if isinstance(item.type, str) else getattr(item.type, "__name__", str(item.type))
     kind, _, rest = told.partition(" | ")
     if rest not in ("", "None") or (value is None and rest == "None"):
@@ -255,7 +278,7 @@ def _taken(item: dataclasses.Field[Any], value: Any) -> Any:
         return _number(item.name, value, whole=kind == "int")
     if kind == "bool" and not isinstance(value, bool):
         raise ValueError(f"{item.name} takes true or false, not {value!r}")
-    if told == "str" and not isinstance(value, str):
+    if words and told == "str" and not isinstance(value, str):
         raise ValueError(f"{item.name} takes a word, not {value!r}")
     return value
 

@@ -78,7 +78,7 @@ TRUST_REGIONS = ("absolute", "relative")
 class LossSettings:
     beta: float = 10.0
     epsilon: float = 0.2
-    temperature: float = 0.5
+    temperature: float = 0.3
     penalty: float = 1.0
     trust_region: str = "absolute"  # of TRUST_REGIONS
 

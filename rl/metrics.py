@@ -8,8 +8,9 @@
 | frac_reward_zero_std   | share of groups that teach nothing: too few scores, or too equal                 |
 | kl                     | mean L_theta - L_ref over all hypotheses. They are draws of the reference, so it |
 |                        | estimates KL(ref || theta) up to the bound's weight by time                      |
-| clip_ratio/high, /low  | share of hypotheses let go: A > 0 with r > e; A < 0 with r < -e                  |
-| clip_ratio/region      | their sum                                                                        |
+| clip_ratio/high_mean,  | share of hypotheses let go: A > 0 with r > e; A < 0 with r < -e                  |
+| clip_ratio/low_mean    |                                                                                  |
+| clip_ratio/region_mean | their sum                                                                        |
 | denoise_loss/pos, /neg | mean L_theta over A > 0 and A < 0; a healthy run parts them gently               |
 | effective_beta         | mean abs(r) of a hypothesis whose error has doubled: beta L_ref(t), and beta     |
 |                        | itself under a relative trust region                                             |
@@ -58,9 +59,9 @@ def step_metrics(
         **{f"{name}/std": _group_std(values) for name, values in named.items()},
         "frac_reward_zero_std": (~mask.any(dim=-1)).float().mean(),
         "kl": (error.float() - reference_error.float()).mean(),
-        "clip_ratio/high": high,
-        "clip_ratio/low": low,
-        "clip_ratio/region": high + low,
+        "clip_ratio/high_mean": high,
+        "clip_ratio/low_mean": low,
+        "clip_ratio/region_mean": high + low,
         "denoise_loss/pos": error.float()[liked].mean(),
         "denoise_loss/neg": error.float()[disliked].mean(),
         "effective_beta": settings.beta * _units(reference_error.float(), settings),

@@ -167,7 +167,8 @@ class PolicyAdapter(nn.Module, ABC):
         state = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             state.update(name.encode())
-            state.update(tensor.detach().cpu().numpy().tobytes())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            state.update(flat.view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
         return state.hexdigest()[:16]
 
     def save_pretrained(self, folder: Path | str) -> None:

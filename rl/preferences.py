@@ -6,7 +6,9 @@ parameters): aligning then costs no image, no crop and no encoder, and a set can
 photographs.
 
 A group is on disk as soon as it is judged, and shards appear whole (`rl.shards`): a killed run is taken up with
-the groups that were in flight. Each image is encoded and sampled by itself, with a generator of its own, so that
+the groups that were in flight. A critic that finds nobody to answer (a spent budget, a server that is down) costs no
+group either: those are asked for once more when all others are judged, and by the next run; after `PATIENCE` of them in
+a row this one stops. Each image is encoded and sampled by itself, with a generator of its own, so that
 its bytes depend neither on its neighbours nor on who judges it when; the critic costs far more than the batching
 would save. Many processes and machines: `rl.ray_groups`, which calls `draw_group` and `judge_group` elsewhere.
 """
@@ -15,8 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -26,6 +29,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 
+from agent.vlm.unheard import Unheard
 from hmr.policy import Features
 from hmr.types import Hypotheses, Sample, Scorer
 from rl.fingerprint import scorer_digest
@@ -33,7 +37,15 @@ from rl.groups import REWARDS
 from rl.policy_adapter import AdapterGroup, PolicyAdapter
 from rl.rewards import ScoresInParts
 from rl.seeding import derive_generator
-from rl.shards import SHARD_PATTERN, GroupShards, Place, encode_row, image_sha256
+from rl.shards import (
+    SHARD_PATTERN,
+    GroupShards,
+    Place,
+    encode_row,
+    image_sha256,
+    unheard_row,
+    why_unheard,
+)
 from rl.types import PreferenceGroup
 
 __all__ = [
@@ -48,6 +60,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+PATIENCE = 8  # groups that nobody answered for, one after the other, beside those in flight
 Settings = dict[str, Any]  # what the manifest says
 Group = PreferenceGroup | AdapterGroup
 
@@ -90,16 +103,27 @@ def build_preferences(
 
     The same arguments give the same bytes, in one go or in several. Raises ValueError if `out` was begun
     with other arguments, another critic (`rl.fingerprint`) or other images, if a group would be too small
-    to compare, or if a score is missing or not finite.
+    to compare, if a score is missing or not finite, and where groups are left that nobody answered for, or none got a
+    score: what is kept by then is found again.
     """
     settings = describe_set(policy, scorer, group_size, seed, shard_rows, noise_scale)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
-    todo = shards.missing(_blocks(samples, shard_rows), advance)
-    drawn = ((place, s := block[place.row], draw_group(policy, s, settings)) for place, block in todo)
-    for place, row in _judged(scorer, drawn, in_flight):
-        shards.keep(place, row)
-        advance(1)
-    shards.close()
+    places = shards.missing(_blocks(samples, shard_rows), advance)
+    todo: Iterable[tuple[Place, Sample]] = ((place, block[place.row]) for place, block in places)
+    for _ in range(2):  # the second time for those that nobody answered for
+        left = _Unanswered(PATIENCE + in_flight - 1)
+        drawn = (
+            (place, sample, draw_group(policy, sample, settings))
+            for place, sample in left.while_answered(todo)
+        )
+        for place, sample, row in _judged(scorer, drawn, in_flight):
+            shards.keep(place, row)
+            if left.hear(place, sample, row):
+                advance(1)
+        if left.too_many or not shards.begun:
+            break
+        todo = left.groups
+    shards.close(len(samples) if isinstance(samples, Sized) else None)
     return out
 
 
@@ -150,18 +174,27 @@ def group_of_row(row: dict[str, Any]) -> Group:
 
 
 def judge_group(scorer: Scorer, sample: Sample, group: Group) -> bytes:
-    """The finished row of a drawn group, with the scores of each reward function if the scorer mixes several."""
-    parts = {}
-    if isinstance(scorer, ScoresInParts):
-        parts = scorer.score_parts(sample, group.hypotheses)
-        scores = scorer.combine(parts)
-    else:
-        # what an adapter shows that is no `Hypotheses` is for a scorer that was made for it
-        scores = scorer.score(sample, cast(Hypotheses, group.hypotheses))
+    """The finished row of a drawn group, with the scores of each reward function if the scorer mixes several; an
+    `unheard_row` where the critic found nobody to answer."""
+    try:
+        scores, parts = _scores(scorer, sample, group)
+    except Unheard as error:
+        return unheard_row(str(error))
     if not all(score is None or math.isfinite(score) for score in scores):
         raise ValueError(f"{scorer.name!r} scored {sample.id!r} {scores}; a failed score is None, never NaN")
     row = dataclasses.replace(group, scores=tuple(scores)).to_row()
     return encode_row({**row, **{REWARDS + name: list(part) for name, part in parts.items()}})
+
+
+def _scores(
+    scorer: Scorer, sample: Sample, group: Group
+) -> tuple[list[float | None], dict[str, list[float | None]]]:
+    """And those of each part, where it has parts."""
+    if isinstance(scorer, ScoresInParts):
+        parts = scorer.score_parts(sample, group.hypotheses)
+        return scorer.combine(parts), parts
+    # what an adapter shows that is no `Hypotheses` is for a scorer that was made for it
+    return scorer.score(sample, cast(Hypotheses, group.hypotheses)), {}
 
 
 def load_preferences(folder: Path) -> Dataset:
@@ -190,28 +223,57 @@ def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:
     return Dataset(table)
 
 
+@dataclass
+class _Unanswered:
+    """The groups that nobody answered for; with `patience` of them in a row there is no use in drawing more."""
+
+    patience: int
+    groups: list[tuple[Place, Sample]] = field(default_factory=list)
+    in_a_row: int = 0
+
+    @property
+    def too_many(self) -> bool:
+        return self.in_a_row >= self.patience
+
+    def hear(self, place: Place, sample: Sample, row: bytes) -> bool:
+        """Whether somebody answered."""
+        if why_unheard(row) is None:
+            self.in_a_row = 0
+            return True
+        self.groups.append((place, sample))
+        self.in_a_row += 1
+        return False
+
+    def while_answered(self, todo: Iterable[tuple[Place, Sample]]) -> Iterator[tuple[Place, Sample]]:
+        for item in todo:
+            yield item
+            if self.too_many:  # what is in flight is still waited for, and kept
+                return
+
+
 Drawn = tuple[Place, Sample, Group]
+Judged = tuple[Place, Sample, bytes]
 
 
-def _judged(scorer: Scorer, drawn: Iterable[Drawn], in_flight: int) -> Iterator[tuple[Place, bytes]]:
+def _judged(scorer: Scorer, drawn: Iterable[Drawn], in_flight: int) -> Iterator[Judged]:
     """Rows as they are finished, at most `in_flight` of them at work; one at a time needs no thread."""
     if in_flight == 1:
-        yield from ((place, judge_group(scorer, sample, group)) for place, sample, group in drawn)
+        yield from ((place, sample, judge_group(scorer, sample, group)) for place, sample, group in drawn)
         return
-    at_work: dict[Future[bytes], Place] = {}
+    at_work: dict[Future[bytes], tuple[Place, Sample]] = {}
     with ThreadPoolExecutor(in_flight, "judge") as pool:
         for place, sample, group in drawn:
-            at_work[pool.submit(judge_group, scorer, sample, group)] = place
+            at_work[pool.submit(judge_group, scorer, sample, group)] = place, sample
             if len(at_work) >= in_flight:
                 yield from _finished(at_work)
         while at_work:
             yield from _finished(at_work)
 
 
-def _finished(at_work: dict[Future[bytes], Place]) -> Iterator[tuple[Place, bytes]]:
+def _finished(at_work: dict[Future[bytes], tuple[Place, Sample]]) -> Iterator[Judged]:
     done, _ = wait(at_work, return_when=FIRST_COMPLETED)
     for future in done:
-        yield at_work.pop(future), future.result()
+        yield *at_work.pop(future), future.result()
 
 
 def _blocks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

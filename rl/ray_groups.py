@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from hmr.types import Sample, Scorer
+from rl.fingerprint import scorer_digest
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences import (
     SamplingPolicy,
@@ -71,9 +72,11 @@ def build_preferences_by_actors(
     seed: int = 0,
     shard_rows: int = 64,
     noise_scale: float = 1.0,
+    in_flight: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """`rl.preferences.build_preferences` on the actors of a Ray cluster; without actors, in this process.
+    """`rl.preferences.build_preferences` on the actors of a Ray cluster; without actors, in this process, where
+    `in_flight` groups are with the scorer at once (actors are told so by `RayActors`).
 
     `make_policy` and `make_scorer` are called once in every actor, and once here for their names and digests; they are
     sent by cloudpickle, so they should open what they need by path. `samples` are sent likewise and indexed: for sets
@@ -87,7 +90,7 @@ def build_preferences_by_actors(
     if actors is None:
         return build_preferences(
             policy, scorer, samples, out, group_size=group_size, seed=seed, shard_rows=shard_rows,
-            noise_scale=noise_scale, progress=progress,
+            noise_scale=noise_scale, in_flight=in_flight, progress=progress,
         )  # fmt: skip
     settings = describe_set(policy, scorer, group_size, seed, shard_rows, noise_scale)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
@@ -156,12 +159,8 @@ class _Draw:
 
     def __init__(self, make_policy: MakePolicy, sent: Any, settings: Settings) -> None:
         self.policy, self.settings = make_policy(), settings
+        _check_same("policy", self.policy.digest(), settings["policy_digest"])
         self.samples: Sequence[Sample] = _ray().get(sent)
-        if self.policy.digest() != settings["policy_digest"]:
-            raise ValueError(
-                f"this worker's policy is {self.policy.digest()}, not {settings['policy_digest']}: do all machines "
-                "see the same files?"
-            )
 
     def __call__(self, batch: Batch) -> Batch:
         groups = [
@@ -178,6 +177,7 @@ class _Judge:
         self, make_policy: MakePolicy, make_scorer: MakeScorer, sent: Any, settings: Settings, in_flight: int
     ) -> None:
         self.scorer, self.settings, self.in_flight = make_scorer(make_policy()), settings, in_flight
+        _check_same("critic", scorer_digest(self.scorer), settings["scorer_digest"])
         self.samples: Sequence[Sample] = _ray().get(sent)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -188,6 +188,14 @@ class _Judge:
 
     def _judge(self, sample: Sample, group: bytes) -> bytes:
         return judge_group(self.scorer, sample, group_of_row(decode_row(group)))
+
+
+def _check_same(what: str, digest: str, wanted: str) -> None:
+    """Or rows of two would lie under one manifest."""
+    if digest != wanted:
+        raise ValueError(
+            f"this worker's {what} is {digest}, not {wanted}: do all machines see the same files?"
+        )
 
 
 def _samples(batch: Batch, samples: Sequence[Sample], settings: Settings) -> list[Sample]:

@@ -49,6 +49,7 @@ from rl.fingerprint import hash_of, scorer_digest
 
 __all__ = ["RewardMix", "ScoresInParts", "load_reward", "reward_name"]
 
+JOINTS = "joints_cam_m"  # the keyword that needs a body
 RewardFunction = Callable[..., Sequence[float | None]]
 ScoreList = list[float | None]
 
@@ -113,7 +114,7 @@ class RewardMix:
         """What each function says, by its name."""
         known = {"sample": sample, "hypotheses": hypotheses}
         if self.body is not None:
-            known["joints_cam_m"] = self.body.joints(hypotheses.params)
+            known[JOINTS] = self.body.joints(hypotheses.params)
         return {
             reward_name(function): _checked(
                 reward_name(function),
@@ -135,7 +136,7 @@ class RewardMix:
         return [None if nothing else value for nothing, value in zip(silent, mixed, strict=True)]
 
     def _keywords(self) -> tuple[str, ...]:
-        return ("sample", "hypotheses") if self.body is None else ("sample", "hypotheses", "joints_cam_m")
+        return ("sample", "hypotheses") if self.body is None else ("sample", "hypotheses", JOINTS)
 
 
 def reward_name(function: RewardFunction | Scorer) -> str:
@@ -148,8 +149,9 @@ def reward_name(function: RewardFunction | Scorer) -> str:
     return name
 
 
-def load_reward(where: str) -> Scorer:
-    """The scorer that `MODULE:NAME` or `FILE.py:NAME` names: a `Scorer`, or a reward function made one.
+def load_reward(where: str, body: Body | None = None) -> Scorer:
+    """The scorer that `MODULE:NAME` or `FILE.py:NAME` names: a `Scorer`, or a reward function made one, which with
+    `body` is told the joints too, if it takes them.
 
     This imports, and so runs, the code that the caller names. Raises FileNotFoundError for a file, ValueError for a
     module or a name that is not there, and for a thing that cannot score.
@@ -168,7 +170,8 @@ def load_reward(where: str) -> Scorer:
         return reward
     if not callable(reward):
         raise ValueError(f"{where} is neither a reward function nor a Scorer but {type(reward).__name__}")
-    return RewardMix([cast(RewardFunction, reward)])
+    function = cast(RewardFunction, reward)
+    return RewardMix([function], body=body if _takes_joints(function) else None)
 
 
 def _filled(scores: Float64[Tensor, "funcs group"]) -> Float64[Tensor, "funcs group"]:
@@ -193,13 +196,34 @@ def _checked(name: str, scores: Sequence[float | None], count: int) -> ScoreList
 
 
 def _check_signature(function: RewardFunction, keywords: Mapping[str, Any]) -> None:
+    signature = inspect.signature(function)
+    if missing := _required(signature) - set(keywords):
+        needs = f"; for {JOINTS} give it a body, as by body=load_body()" if JOINTS in missing else ""
+        raise ValueError(
+            f"the reward function {reward_name(function)!r} is called with the keywords {', '.join(keywords)}, and "
+            f"asks for {', '.join(sorted(missing))} as well{needs}"
+        )
     try:
-        inspect.signature(function).bind(**keywords)
+        signature.bind(**keywords)
     except TypeError as error:
         raise ValueError(
             f"the reward function {reward_name(function)!r} is called with the keywords {', '.join(keywords)}, which "
             f"it does not take ({error}); let its arguments end with **kwargs"
         ) from error
+
+
+def _takes_joints(function: RewardFunction) -> bool:
+    arguments = inspect.signature(function).parameters
+    return JOINTS in arguments or any(a.kind is a.VAR_KEYWORD for a in arguments.values())
+
+
+def _required(signature: inspect.Signature) -> set[str]:
+    """Arguments that it cannot be called without."""
+    return {
+        name
+        for name, a in signature.parameters.items()
+        if a.default is a.empty and a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD)
+    }
 
 
 def _module(name: str) -> ModuleType:

@@ -8,11 +8,12 @@ cost the same and end at the same step.
     OUT/round-0/groups     what the round sampled and how it was scored (rl.preferences)
     OUT/round-0/policy     what it ended with, log.json of how it went (rl.training_log), and made_from.json, by which a
                            second run knows it; where asked for by `table_steps`, hypotheses/ with pictures of the way
-                           there (rl.hypotheses_table)
+                           there (rl.hypotheses_table), and by `report_to: tensorboard`, tensorboard/
     OUT/config.json, ...   the last round's policy, which `meshcritic evaluate --policy OUT` reads
 
-A killed run goes on at the shard or the checkpoint it had reached. Left out: a fresh reference for every step of a
-round; within a round the reference is the policy that sampled its groups.
+A killed run goes on at the shard or the checkpoint it had reached. Every round is a training of its own: schedule,
+Adam's moments and averaged weights begin anew. Left out: a fresh reference for every step of a round; within a round
+the reference is the policy that sampled its groups.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ from hmr.types import Sample, Scorer
 from rl.config import GroupPreferenceConfig, training_fields
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences import build_preferences, load_preferences
+from rl.rehearsal import rehearse
 from rl.seeding import derive_seed
-from rl.trainer import Watch, align, check_trainable
-from rl.training_log import KeepLog
+from rl.trainer import Watch, align
+from rl.training_log import keep_log
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "kept_policy"]
 
@@ -89,7 +91,7 @@ def align_in_rounds(
 
     Raises what `checked_alignment` and `build_preferences` raise, the former before anything is sampled.
     """
-    alignment = checked_alignment(policy, alignment, rounds, len(samples))
+    alignment = checked_alignment(policy, alignment, rounds, len(samples), samples[:1])
     for number in range(rounds.count):
         folder, seed, share = out / f"round-{number}", rounds.seed_of(number), samples[number :: rounds.count]
         groups = _groups(policy, scorer, share, folder, rounds, seed, stage)
@@ -102,22 +104,31 @@ def align_in_rounds(
 
 
 def checked_alignment(
-    policy: DiffusionPolicy | PolicyAdapter, alignment: Mapping[str, Any], rounds: Rounds, images: int
+    policy: DiffusionPolicy | PolicyAdapter,
+    alignment: Mapping[str, Any],
+    rounds: Rounds,
+    images: int,
+    samples: Sequence[Sample] = (),
 ) -> dict[str, Any]:
-    """The training arguments as `align_once` will be given them, looked at before anything has been paid for.
+    """The training arguments as `align_once` will be given them, tried before anything has been paid for.
 
-    Raises ValueError for what `training_fields` or `GroupPreferenceConfig` refuses, a `trainable` that the loss does
-    not reach, fewer images or steps than rounds, and evaluation, for which there are no groups.
+    A policy behind an adapter is tried on the first of `samples`; without one, only what needs no policy is looked at.
+    Raises ValueError for what `training_fields` or a step of training (`rl.rehearsal`) refuses, fewer images or steps
+    than rounds, a warm-up as long as a round, pictures that cannot be drawn, and evaluation, for which there are no
+    groups.
     """
     fields = {"max_steps": GroupPreferenceConfig.max_steps, **training_fields(alignment)}
-    config = _config(policy, fields, "unused", rounds.seed)
-    check_trainable(policy, config.trainable)
-    if config.eval_strategy != "no":
-        raise ValueError(f"eval_strategy must be no, not {fields['eval_strategy']}: no group is held out")
-    if min(images, config.max_steps) < rounds.count:
+    if (strategy := fields.get("eval_strategy", "no")) != "no":
+        raise ValueError(f"eval_strategy must be no, not {strategy}: no group is held out")
+    if min(images, fields["max_steps"]) < rounds.count:
         raise ValueError(
-            f"{rounds.count} rounds need as many images and steps, not {images} and {config.max_steps}"
+            f"{rounds.count} rounds need as many images and steps, not {images} and {fields['max_steps']}"
         )
+    shortest, warmup = rounds.steps_of(rounds.count - 1, fields["max_steps"]), fields.get("warmup_steps", 0)
+    if warmup >= shortest:
+        raise ValueError(f"warmup_steps must be below the {shortest} steps of a round, not {warmup:g}")
+    _check_table(policy, fields.get("table_steps", 0))
+    rehearse(policy, fields, samples)
     return fields
 
 
@@ -178,7 +189,7 @@ def align_once(
     arguments = _config(policy, alignment, str(trainer), seed, checkpoint)
     steps = itertools.count(1 + _step_of(checkpoint))
     watches = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
-    watches.append(lambda _: KeepLog(folder))
+    watches.append(lambda made: keep_log(made, folder, trainer.name))
     unlabel(folder)  # the log of this run must not lie beside another's label
     aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), watches=watches)
     aligned.save_pretrained(folder)
@@ -213,14 +224,18 @@ def _table(
 ) -> list[Watch]:
     if not every:
         return []
-    if not samples or isinstance(policy, PolicyAdapter):
-        raise ValueError(
-            "table_steps draws SMPL bodies over their photographs: it needs the samples and a DiffusionPolicy"
-        )
+    _check_table(policy, every, bool(samples))
     from rl.hypotheses_table import HypothesesTable  # renderers
 
     shown = {sample.id: sample for sample in samples[:SHOWN]}
     return [lambda trainer: HypothesesTable(trainer, shown, groups, out, every)]
+
+
+def _check_table(policy: DiffusionPolicy | PolicyAdapter, every: int, photographs: bool = True) -> None:
+    if every and (isinstance(policy, PolicyAdapter) or not photographs):
+        raise ValueError(
+            "table_steps draws SMPL bodies over their photographs: it needs the samples and a DiffusionPolicy"
+        )
 
 
 def kept_policy(
@@ -235,7 +250,9 @@ def kept_policy(
 def _load(policy: Policy, folder: Path) -> Policy:
     """What was saved there, as a policy of the same kind in the same place."""
     if not isinstance(policy, PolicyAdapter):
-        return cast(Policy, load_policy(folder, str(policy.device)))
+        loaded = load_policy(folder)
+        loaded.to(policy.device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
+        return cast(Policy, loaded)
     policy = copy.deepcopy(policy)
     policy.load_weights(folder)
     return policy

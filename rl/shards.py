@@ -8,6 +8,11 @@ A group is kept as soon as it is judged, in whatever order groups arrive; the gr
 journal into the shard. All three are renamed into place, so that a kill at any moment loses the groups in flight and
 no other, and nothing is ever there twice: where the shard is, the journal no longer counts. One process writes a set;
 how many judge for it is not known here.
+
+What is kept is final, so two things are not kept. A group whose critic found nobody to answer (`agent.vlm.unheard`)
+leaves its place empty, and whoever takes the set up asks again. And a group without a single score, which is a verdict
+on the group where the critic works at all, waits in memory until another group has one: a wrong model's name is no
+verdict on anything.
 """
 
 from __future__ import annotations
@@ -28,11 +33,15 @@ import pyarrow.parquet as pq
 from hmr.types import Sample
 from rl.groups import REWARDS
 
-__all__ = ["SHARD_PATTERN", "GroupShards", "Place", "decode_row", "encode_row", "image_sha256"]
+__all__ = [
+    "SHARD_PATTERN", "GroupShards", "Place", "decode_row", "encode_row", "image_sha256", "unheard_row", "why_unheard",
+]  # fmt: skip
 
 MANIFEST = "manifest.json"
 SHARD_PATTERN = "shard-*.parquet"
+JOURNAL_PATTERN = "[0-9]*-[0-9]*"
 UNFINISHED = "unfinished"
+UNHEARD = b"unheard: "  # in place of a row; an Arrow stream begins otherwise
 ORIGIN = ["sample_id", "image_sha256"]  # the columns by which a row's image is known
 
 
@@ -51,17 +60,26 @@ class Place:
 class GroupShards:
     """The files of one preference set, for its one writer.
 
-    Raises ValueError if `out` was begun with other settings.
+    Raises ValueError if `out` was begun with other settings; where no group is kept yet, nothing was begun.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self.out = out
+        self._critic = settings.get("scorer", "the critic")
         self._unfinished = out / UNFINISHED
         self._missing: dict[int, set[int]] = {}  # rows of the shards that are begun
         self._sizes: dict[int, int] = {}
+        self._held: list[tuple[Place, bytes]] = []  # groups without a score, while no group has one
+        self._unheard = ""  # why the last group that nobody answered for was not judged
+        self._begun = any(out.glob(SHARD_PATTERN)) or any(self._unfinished.glob(JOURNAL_PATTERN))
         out.mkdir(parents=True, exist_ok=True)
-        _claim(out, settings)
+        _claim(out, settings, anew=not self._begun)
         self._unfinished.mkdir(exist_ok=True)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a group is kept, and so whether any has a score."""
+        return self._begun
 
     def missing(
         self, blocks: Iterable[Sequence[Sample]], advance: Callable[[int], None]
@@ -81,14 +99,45 @@ class GroupShards:
             )
 
     def keep(self, place: Place, row: bytes) -> None:
-        """A judged group, as `encode_row` gives it; the last one of a shard completes it."""
+        """A judged group, as `encode_row` gives it; the last one of a shard completes it. What `unheard_row` gives is
+        not kept, nor for now is a group without a score while no group has one."""
+        if (why := why_unheard(row)) is not None:
+            self._unheard = why
+            return
+        self._held.append((place, row))
+        if self._begun or _has_score(row):
+            self._begun = True
+            while self._held:
+                self._write(*self._held.pop(0))
+
+    def close(self, given: int | None = None) -> None:
+        """After the last group: nothing is unfinished any more. `given` is how many there were to judge, where that is
+        known.
+
+        Raises ValueError where groups are missing, saying how many are kept and what to do about the others.
+        """
+        if any(self._missing.values()):
+            raise ValueError(self._what_is_missing(given))
+        shutil.rmtree(self._unfinished)
+
+    def _write(self, place: Place, row: bytes) -> None:
         _write_atomically(self._journal(place), lambda path: path.write_bytes(row))
         self._missing[place.shard].discard(place.row)
         self._commit_if_whole(place.shard)
 
-    def close(self) -> None:
-        """After the last group: nothing is unfinished any more."""
-        shutil.rmtree(self._unfinished)
+    def _what_is_missing(self, given: int | None) -> str:
+        if not self._unheard:
+            return (
+                f"{self._critic} gave none of {len(self._held)} groups a score, so none is kept in {self.out}; see why "
+                "on one of them, then give the same command again"
+            )
+        kept = sum(pq.read_metadata(path).num_rows for path in self.out.glob(SHARD_PATTERN))
+        kept += len(list(self._unfinished.glob(JOURNAL_PATTERN)))
+        of = "" if given is None else f" of {given}"
+        return (
+            f"{kept}{of} groups are judged and kept in {self.out}, and then nobody answered ({self._unheard}); the "
+            "same command asks for the rest"
+        )
 
     def _scan(self, shard: int, block: Sequence[Sample], advance: Callable[[int], None]) -> list[Place]:
         places = [Place(shard, row) for row in range(len(block))]
@@ -138,6 +187,16 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def unheard_row(reason: str) -> bytes:
+    """What stands in the place of a row where nobody answered the critic."""
+    return UNHEARD + reason.encode()
+
+
+def why_unheard(row: bytes) -> str | None:
+    """The reason in `unheard_row`; None for a judged group."""
+    return row.removeprefix(UNHEARD).decode() if row.startswith(UNHEARD) else None
+
+
 def decode_row(row: bytes) -> dict[str, Any]:
     """The inverse of `encode_row`, arrays as lists."""
     return pa.ipc.open_stream(row).read_all().to_pylist()[0]
@@ -164,6 +223,11 @@ def _write_shard(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", use_dictionary=words)  # pyright: ignore[reportArgumentType]
 
 
+def _has_score(row: bytes) -> bool:
+    scores = pa.ipc.open_stream(row).read_all()["scores"][0].as_py()
+    return any(score is not None for score in scores)
+
+
 def _read_row(path: Path) -> pa.Table:
     return pa.ipc.open_stream(path.read_bytes()).read_all()
 
@@ -173,10 +237,10 @@ def _check(path: Path, found: pa.Table, block: Sequence[Sample]) -> None:
         raise ValueError(f"{path} was made from other images, or from these in another order")
 
 
-def _claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the manifest, or finds the same one there."""
+def _claim(out: Path, settings: Mapping[str, Any], anew: bool) -> None:
+    """Writes the manifest, or finds the same one there; `anew` whatever is there."""
     manifest = out / MANIFEST
-    if not manifest.exists():
+    if anew or not manifest.exists():
         _write_atomically(manifest, lambda path: path.write_text(json.dumps(dict(settings), indent=2) + "\n"))
     begun = json.loads(manifest.read_text())
     if changed := [name for name in settings if begun.get(name) != settings[name]]:

@@ -6,12 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
-__all__ = ["LOG", "KeepLog", "Log", "read_logs"]
+__all__ = ["LOG", "KeepLog", "Log", "keep_log", "read_logs"]
 
 LOG = "log.json"
+TENSORBOARD = "tensorboard"
+RENAMED = {
+    "clip_ratio/region": "clip_ratio/region_mean"
+}  # in logs of before: curves of old runs are drawn too
 Log = list[dict[str, Any]]
+
+
+def keep_log(trainer: Trainer, folder: Path, run: str) -> KeepLog:
+    """The callback for a trainer; TensorBoard's files, where they are asked for, lie in `folder` as well, a run by
+    itself (TENSORBOARD_LOGGING_DIR, where it is set, is where they go instead)."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(folder / TENSORBOARD / run)
+    return KeepLog(folder)
 
 
 class KeepLog(TrainerCallback):
@@ -32,9 +46,11 @@ def read_logs(folder: Path, name: str = "") -> dict[str, Log]:
     """Lines of `step` and the metrics of `rl.metrics`: of the alignment in `folder`, or of each of its rounds; empty
     where none left a log."""
     if (folder / LOG).exists():
-        return {name: json.loads((folder / LOG).read_text())}
+        return {name: _read(folder / LOG)}
     rounds = {int(path.parts[-3].rpartition("-")[2]): path for path in folder.glob(f"round-*/policy/{LOG}")}
-    return {
-        f"{name}, round {number}".removeprefix(", "): json.loads(rounds[number].read_text())
-        for number in sorted(rounds)
-    }
+    return {f"{name}, round {number}".removeprefix(", "): _read(rounds[number]) for number in sorted(rounds)}
+
+
+def _read(path: Path) -> Log:
+    lines: Log = json.loads(path.read_text())
+    return [{RENAMED.get(name, name): value for name, value in line.items()} for line in lines]

@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+os.environ["MESHCRITIC_FEATURE_CACHE"] = "off"  # no test writes into the home of whoever runs it
 
 import pytest
 import torch

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import meshcritic
 from hmr.policy import DiffusionPolicy
 from tests.command import call
 
@@ -64,6 +65,12 @@ BAD_WORDS = {
     "a box that is none": (["predict", "photo.png", "--box", "1,2,3"], "four numbers"),
     "a box outside": (["predict", "photo.png", "--box", "500,500,600,600"], "outside"),
     "a box inside out": (["predict", "photo.png", "--box", "50,50,10,10"], "x1 > x0"),
+    "a box beyond all measure": (["predict", "photo.png", "--box", "-1e9,-1e9,1e9,1e9"], "pixels long"),
+    "a manifest of other things": (
+        ["predict", "photo.png", "--out", "lists"],
+        "line 1 of lists/manifest.jsonl",
+    ),
+    "a manifest that is none": (["predict", "photo.png", "--out", "texts"], "line 1 of texts/manifest.jsonl"),
     "a box that cannot be read": (["predict", "photo.png", "--box", "9,9,80,99"], "--anyway"),
     "a photograph of nobody": (["predict", "photo.png"], "--box"),
     "a format that is none": (["predict", "photo.png", "--save", "npz,fbx"], "npz, obj, glb, bvh, not fbx"),
@@ -126,6 +133,9 @@ def test_bad_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monkeypa
     for name in ("a.jpg", "b.png"):
         (tmp_path / "bad" / name).write_text("hello")
     (tmp_path / "bad.yaml").write_text("group_sise: 3\n")
+    for name, text in (("lists", "[]\n"), ("texts", "garbage\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.jsonl").write_text(text)
     monkeypatch.chdir(tmp_path)
     if words[0] != "demo" and "--policy" not in words and words[0] != "trace":
         words = [*words, "--policy", str(policy)]
@@ -140,6 +150,7 @@ WRITERS = (
     *(f"{name} --out F" for name in ("demo", "explore", "pretrain", "evaluate", "align", "critic-eval", "check-vlm")),
     "predict photo.png --out F", "critique photo.png --out F", "critique photo.png --out F/below",
     "tune-critic model --memory m --out F", "explore --memory F", "pretrain --cache F",
+    "data prepare coco . --split val2017 --out F",
 )  # fmt: skip
 
 
@@ -233,7 +244,8 @@ def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, mon
 
 
 def test_every_command_helps_with_an_example(monkeypatch, capsys):
-    for command in ("demo", "predict", "critique", "pretrain", "evaluate", "trace"):
-        code, out, _ = call(monkeypatch, capsys, command, "--help")
+    commands = [function.__name__.replace("_", "-") for function in meshcritic.COMMANDS]
+    for command in (*commands, "data prepare", "data evaluate", "bench align"):
+        code, out, _ = call(monkeypatch, capsys, *command.split(), "--help")
         assert code == 0
-        assert f"meshcritic {command}" in out
+        assert f"Example: meshcritic {command}" in " ".join(out.split())  # the usage line names every command

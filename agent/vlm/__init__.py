@@ -20,6 +20,7 @@ from agent.vlm.protocol import (
     Reply,
     Task,
     TextPart,
+    Unanswerable,
     VLMBackend,
 )
 
@@ -34,7 +35,9 @@ __all__ = [
     "Reply",
     "Task",
     "TextPart",
+    "Unanswerable",
     "VLMBackend",
+    "backend_names",
     "load_backend",
     "load_plugin",
 ]
@@ -60,15 +63,23 @@ def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
     return build(argument, **settings)
 
 
+def backend_names() -> list[str]:
+    """What a spec may begin with: the house's own, then the installed plug-ins'."""
+    return ["embedded", *OWN, *sorted(_plugins())]
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
 def _builder(name: str, spec: str) -> Callable[..., VLMBackend]:
     if spec == "embedded":
         return lambda argument: EmbeddedCritic()
     if name in OWN:
         return import_module(f"agent.vlm.{name}").from_argument
-    plugins = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    plugins = _plugins()
     if name not in plugins:
-        there = ", ".join(["embedded", *OWN, *sorted(plugins)])
-        raise ValueError(f"no VLM backend {spec!r}; there are: {there}")
+        raise ValueError(f"no VLM backend {spec!r}; there are: {', '.join(backend_names())}")
     return load_plugin(plugins[name])
 
 

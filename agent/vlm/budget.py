@@ -2,7 +2,7 @@
 
 A backend that may send one question several times (retries) counts for itself, through its own `budget`; for any
 other, a question is a request. A question beyond the budget is not asked: it fails with a reason, and its scores are
-None.
+None. Every run counts from nothing.
 """
 
 from __future__ import annotations

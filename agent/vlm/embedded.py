@@ -36,7 +36,7 @@ from jaxtyping import Float
 
 from agent.violations import violation
 from agent.vlm.mining import mine
-from agent.vlm.protocol import Capabilities, DataPart, Part, Reply
+from agent.vlm.protocol import Capabilities, DataPart, Part, Reply, Unanswerable
 from agent.vlm.tagging import tags_of
 
 __all__ = ["EmbeddedCritic", "metric_trust"]
@@ -60,7 +60,7 @@ class EmbeddedCritic:
     capabilities = Capabilities(images=False)
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        """Answer the task that the schema's title names. Raises ValueError if no rule fits the evidence."""
+        """Answer the task that the schema's title names. Raises Unanswerable if no rule fits the evidence."""
         start = time.perf_counter()
         data = {part.name: part.data for part in parts if isinstance(part, DataPart)}
         answer = self._tasks[schema["title"]](data, seed)
@@ -128,7 +128,7 @@ def _priced_rules(data: Json, seed: int | None = None) -> tuple[list[Json], Matr
     if seed is not None:
         weights = weights * [_jitter(rule["id"], seed) for rule in rules]
     if not weights.sum() > 0:
-        raise ValueError("no retrieved rule applies to the evidence at hand")
+        raise Unanswerable("no retrieved rule applies to the evidence at hand")
     violations = np.stack([_violations(metrics[rule["metric"]], labels, rule) for rule in rules])
     return rules, violations * (weights / weights.sum())[:, None]
 

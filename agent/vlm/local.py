@@ -29,7 +29,7 @@ from PIL import Image
 from transformers import GenerationConfig, LogitsProcessorList
 
 from agent.vlm.guided import Grammars, bounded
-from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply, TextPart
+from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply, TextPart, Unanswerable
 from agent.vlm.settings import above_zero, read_settings
 from agent.vlm.weights import find_model, load_processor, load_weights
 
@@ -76,7 +76,7 @@ class LocalBackend:
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
         """Answer in JSON of the schema, the same for the same seed.
 
-        Raises ValueError where question and answer do not fit in the model's context.
+        Raises Unanswerable where question and answer do not fit in the model's context.
         """
         start = time.perf_counter()
         grammar = bounded(schema, self.settings.comment_chars)
@@ -108,7 +108,7 @@ class LocalBackend:
     def _check_room(self, asked: int) -> None:
         tokens, answer = room(self.model.config), self.settings.max_new_tokens
         if asked + answer > tokens:
-            raise ValueError(
+            raise Unanswerable(
                 f"a question of {asked} tokens and an answer of up to {answer} do not fit in the {tokens} tokens "
                 f"of {self.name}; set max_images or max_new_tokens lower"
             )

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from PIL import Image, ImageOps
 
 from agent.vlm.budget import Budget
-from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, TextPart
+from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, TextPart, Unanswerable
 from agent.vlm.settings import above_zero, read_settings
 from agent.vlm.wire import ServerError, Wire, WireLimits
 
@@ -73,7 +73,8 @@ class OpenAIBackend:
         self._wire = Wire(f"{url}/chat/completions", key, settings, lambda: self.budget.spend(), local)
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        """Raises MalformedReply for an answer without text; ServerError, TimeoutError, BudgetSpent for none at all."""
+        """Raises MalformedReply for an answer without text, Unanswerable for a refusal; ServerError, TimeoutError,
+        BudgetSpent for none at all."""
         start = time.perf_counter()
         body = self._wire.post(json.dumps(self._request(parts, schema, seed)).encode())
         answer = _parsed(body.text)
@@ -145,7 +146,7 @@ def _text_of(answer: Json) -> str:
         case {"choices": [{"message": {"content": str(text)}}, *_]} if text.strip():
             return text
         case {"choices": [{"message": {"refusal": str()}}, *_]}:
-            raise ServerError("the model refused to answer")
+            raise Unanswerable("the model refused to answer")
         case {"error": _}:
             raise ServerError("the server answered with an error")
     raise MalformedReply("the server's answer holds no choice with a text")

@@ -29,6 +29,7 @@ __all__ = [
     "Reply",
     "Task",
     "TextPart",
+    "Unanswerable",
     "VLMBackend",
     "checked_reply",
 ]
@@ -111,6 +112,10 @@ class MalformedReply(ValueError):
     """An answer that does not fit the schema it was asked for."""
 
 
+class Unanswerable(ValueError):
+    """A question that this backend cannot answer, however often it is asked: the fault is the question's."""
+
+
 def checked_reply(reply: object) -> Reply:
     """What a backend returned, as a Reply that can be written down. Raises MalformedReply for anything else."""
     said = reply.text if isinstance(reply, Reply) else reply
@@ -133,7 +138,8 @@ class VLMBackend(Protocol):
     `name` and `revision` together name the weights and every setting that shapes an answer: they go into traces
     and cache keys, and whatever must not share answers differs in one of them. `generate` may raise any
     exception: the agent records it as the reason for a missing answer, and never makes up a score. A
-    MalformedReply is worth the one repair, any other is not.
+    MalformedReply is worth the one repair, any other is not. After an Unanswerable a group without scores is final;
+    after any other exception it is asked about again by whoever keeps scores for good (`agent.vlm.unheard`).
     """
 
     @property

@@ -6,7 +6,8 @@ threads only wait. One loop in one daemon thread serves every backend of the pro
 
 Tried again, until the deadline or the attempts are over: 429 and 5xx (after Retry-After, in seconds or as a date, if
 the server says so), and connections that fail or break. Not tried again: any other status, redirects (which would
-carry photographs elsewhere), a body that is too long or no JSON.
+carry photographs elsewhere), a body that is too long or no JSON. Some of those statuses are the question's fault
+(`Unanswerable`), the others are the server's.
 
 A connection serves one request: to a server that thinks for seconds a new one costs nothing, and none goes stale.
 Left out: streamed answers (SSE), which nobody reads along here.
@@ -26,11 +27,17 @@ from functools import cache
 import httpx
 
 from agent.redaction import without_pictures
+from agent.vlm.protocol import Unanswerable
 
 __all__ = ["ServerError", "Wire", "WireLimits", "retry_after_s"]
 
 CONNECT_S = 10.0
 EXCERPT_CHARS = 200  # of what a server says about its own failure
+BAD_QUESTION = (
+    400,
+    413,
+    422,
+)  # the question is malformed, too large, or not to be processed (RFC 9110, 15.5)
 
 
 class ServerError(RuntimeError):
@@ -83,7 +90,7 @@ class Wire:
         )
 
     def post(self, body: bytes) -> Body:
-        """The answer's body. Raises ServerError, TimeoutError, or what `spend` raises."""
+        """The answer's body. Raises ServerError, Unanswerable, TimeoutError, or what `spend` raises."""
         return asyncio.run_coroutine_threadsafe(self._post(body), self._loop).result()
 
     def clean(self, text: str) -> str:
@@ -122,7 +129,7 @@ class Wire:
                 reason = f"HTTP {response.status_code}: {said}"
                 if response.status_code == 429 or response.status_code >= 500:
                     raise _TryAgain(reason, retry_after_s(response.headers.get("Retry-After")))
-                raise ServerError(reason)
+                raise Unanswerable(reason) if response.status_code in BAD_QUESTION else ServerError(reason)
             kind = response.headers.get("Content-Type", "nothing")
             if kind.partition(";")[0].strip().lower() != "application/json":
                 raise ServerError(f"the answer's content type is {self.clean(kind)}, not application/json")

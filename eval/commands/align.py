@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eval.commands.backend_flags import DryRunFlag, MaxCalls, ReplyCacheFile
+from eval.commands.backend_flags import CritiqueSet, DryRunFlag, MaxCalls, ReplyCacheFile
 from eval.commands.console import say, say_estimate, stages
 from eval.commands.options import DetectorSpec, Json, PolicyDir, Seed, a_folder
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["align"]
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
+CriticSpec = Annotated[
+    str,
+    typer.Option(
+        help="embedded (or another backend's spec), hmr-scorer, noisy-truth:SRCC, reward:FILE.py:NAME, "
+        "shuffled[:CRITIC]."
+    ),
+]
 
 
 def align(
@@ -28,12 +36,7 @@ def align(
             callback=a_folder("--out"), help="Folder for the aligned policy and all that led to it."
         ),
     ],
-    critic: Annotated[
-        str,
-        typer.Option(
-            help="embedded (or another backend's spec), hmr-scorer, shuffled, noisy-truth:SRCC, reward:FILE.py:NAME."
-        ),
-    ] = "embedded",
+    critic: CriticSpec = "embedded",
     loss: Annotated[
         str | None, typer.Option(help="clip, weighted, quadratic, linear, dpo, kto or sft.")
     ] = None,
@@ -55,6 +58,7 @@ def align(
         Path | None, typer.Option(help="An explored memory; default: explore here first.")
     ] = None,
     detector: DetectorSpec = "embedded",
+    settings: CritiqueSet = None,
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     reply_cache: ReplyCacheFile = None,
@@ -67,17 +71,20 @@ def align(
     Example: `meshcritic align --critic embedded --loss clip --rounds 2 --out runs/aligned`
     """
     from eval.alignment import AlignSettings
+    from eval.backend_options import split_settings
     from hmr.checkpoint import load_policy
     from rl.rounds import Rounds
 
-    settings = AlignSettings(
+    of_the_critique, of_the_backend = split_settings(settings or ())
+    asked = AlignSettings(
         critic, images, calibration, Rounds(rounds, group_size, seed), _training(config, loss), motion, memory,
-        detector=detector, max_calls=max_calls, reply_cache=reply_cache,
+        detector=detector, max_calls=max_calls, reply_cache=reply_cache, backend=of_the_backend,
+        critique=of_the_critique,
     )  # fmt: skip
     if dry_run:
-        _estimate(load_policy(policy), settings, as_json)
+        _estimate(load_policy(policy), asked, as_json)
     else:
-        _align(load_policy(policy), settings, out, as_json)
+        _align(load_policy(policy), asked, out, as_json)
 
 
 def _training(config: Path | None, loss: str | None) -> dict[str, Any]:
@@ -104,9 +111,12 @@ def _align(base: DiffusionPolicy, settings: AlignSettings, out: Path, as_json: b
 
     with stages() as stage:
         aligned = run_alignment(base, settings, out, stage, workers=os.cpu_count() or 1)
+    told = (out / "alignment.json").read_text()
     if as_json:
-        print((out / "alignment.json").read_text())
+        print(told)
         return
+    counted = json.loads(told)
+    say(f"{counted['unscored_groups']} of {counted['groups']} groups got no score from the critic")
     stamp = " (it looked at the truth: no result)" if settings.uses_truth else ""
     say(f"{out} holds policy {aligned.digest()}, aligned from {base.digest()}{stamp}")
     say(f"how it went: {out / 'curves.svg'}; what it is worth: meshcritic evaluate --policy {out}")

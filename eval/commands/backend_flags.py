@@ -9,7 +9,9 @@ import typer
 
 from eval.commands.options import a_file
 
-__all__ = ["BackendSet", "BackendSpec", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile"]
+__all__ = [
+    "BackendSet", "BackendSpec", "CritiqueSet", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile",
+]  # fmt: skip
 
 BackendSpec = Annotated[
     str,
@@ -23,12 +25,24 @@ BackendSet = Annotated[
     list[str] | None,
     typer.Option("--set", help="field=value, a setting of the backend such as deadline_s=60; repeatable."),
 ]
+CritiqueSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="field=value, a setting of the backend such as deadline_s=60, or of the critique: permutations, "
+        "max_revisions, close_ups, pictures; repeatable.",
+    ),
+]
 DryRunFlag = Annotated[
     bool, typer.Option("--dry-run", help="Count calls, images and tokens; ask nobody and write nothing.")
 ]
 MaxCalls = Annotated[
     int | None,
-    typer.Option("--max-calls", min=0, help="Never make more requests; what is left gets no score."),
+    typer.Option(
+        "--max-calls",
+        min=0,
+        help="Requests that this run may make; what is left gets no score, or waits for the next run.",
+    ),
 ]
 Record = Annotated[
     Path | None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
+from eval.commands.backend_flags import BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import console, say, say_estimate, stages
 from eval.commands.options import DetectorSpec, Json, Out, PolicyDir, Seed, Ucb
 
@@ -49,7 +49,7 @@ def critic_eval(
     rules_per_case: Annotated[int, typer.Option(min=1, help="Rules that are retrieved for a case.")] = 16,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
-    settings: BackendSet = None,
+    settings: CritiqueSet = None,
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     record: Record = None,
@@ -63,16 +63,17 @@ def critic_eval(
 
     Example: `meshcritic critic-eval --critic all --images 100 --samples 20`
     """
-    from eval.backend_options import BackendOptions
+    from eval.backend_options import BackendOptions, split_settings
     from eval.critic_eval import CriticEvalSettings
     from eval.critic_variants import AgentVariant
 
+    of_the_critique, of_the_backend = split_settings(settings or ())
     handicap = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
     asked = CriticEvalSettings(
         critic, handicap, images, samples, calibration, seed, motion, memory, ucb,
-        detector=detector, rules_per_case=rules_per_case,
+        detector=detector, rules_per_case=rules_per_case, critique=of_the_critique,
     )  # fmt: skip
-    options = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
+    options = BackendOptions(backend, of_the_backend, dry_run, max_calls, record, reply_cache)
     found, counted = _run(asked, options, policy, out)
     if counted:
         say_estimate(counted, as_json)
@@ -99,7 +100,7 @@ def _run(
 
 def _say_what_was_found(found: CriticEval, asked: CriticEvalSettings, backend: str, as_json: bool) -> None:
     if as_json:
-        told = ("images", "samples", "seed", "ucb", "detector", "rules_per_case")
+        told = ("images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
         facts = {"backend": backend, "motion": asked.motion.name if asked.motion else None}
         print(json.dumps({**found.to_json(), **{name: getattr(asked, name) for name in told}, **facts}))
         return

@@ -12,7 +12,7 @@ import typer
 from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import say, say_estimate
 from eval.commands.judge import judging_agent
-from eval.commands.options import Anyway, BodyFile, Boxes, DetectorSpec, Json, Out, PolicyDir, Seed
+from eval.commands.options import Anyway, BodyFile, Boxes, DetectorSpec, Device, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
     from agent.types import GroupCritique
@@ -45,6 +45,7 @@ def critique(
         typer.Option(help="An explored memory, such as runs/demo/memory; default: the seed rules."),
     ] = None,
     policy: PolicyDir = None,
+    device: Device = "cpu",
     body: BodyFile = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -63,7 +64,7 @@ def critique(
 
     asked = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
     with opened_backend(asked) as opened:
-        model, skin = load_policy(policy), load_body(body)
+        model, skin = load_policy(policy, device), load_body(body)
         eyes = load_detector(detector, model, skin)
         if hypotheses is not None:
             people = given_people(photo, hypotheses, skin)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from eval.commands.console import say, stages
-from eval.commands.options import BodyFile, Json, PolicyDir, Seed
+from eval.commands.options import BodyFile, Json, PolicyDir, Seed, a_folder
 
 __all__ = ["data"]
 
@@ -24,7 +24,12 @@ def prepare(
         str, typer.Argument(help="human36m, 3dpw, 3dpw-coco, humandata, hmr2, spin, bedlam, emdb or coco.")
     ],
     folder: Annotated[Path, typer.Argument(help="Where the data set lies, as its own page unpacks it.")],
-    out: Annotated[Path, typer.Option(help="Folder for the prepared set; must not exist or be empty.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            callback=a_folder("--out"), help="Folder for the prepared set; must not exist or be empty."
+        ),
+    ],
     split: Annotated[str, typer.Option(help="A split's name, or an npz file's without its ending.")],
     every: Annotated[int, typer.Option(min=1, help="Take every so-manieth person, from the first.")] = 1,
     limit: Annotated[int | None, typer.Option(min=1, help="Take so many people at most.")] = None,
@@ -60,10 +65,11 @@ def evaluate(
     body: BodyFile = None,
     bodies: Annotated[
         list[str] | None,
-        typer.Option(help="gender=FILE, the set's own body models (3DPW, EMDB); repeatable."),
+        typer.Option(help="gender=FILE, the set's own body models (EMDB, SPIN's 3DPW); repeatable."),
     ] = None,
     regressor: Annotated[
-        Path | None, typer.Option(help="J_regressor_h36m.npy, for protocols of 14 joints.")
+        Path | None,
+        typer.Option(help="J_regressor_h36m.npy, or hmr2's SMPL_to_J19.pkl, for protocols of 14 joints."),
     ] = None,
     samples: Annotated[int, typer.Option(min=2, help="M, hypotheses a person.")] = 20,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many people.")] = None,

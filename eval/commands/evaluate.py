@@ -10,15 +10,19 @@ from typing import Annotated
 import typer
 
 from eval.commands.console import console, say, stages
-from eval.commands.options import Json, Out, PolicyDir, Seed
+from eval.commands.options import Device, Json, Out, PolicyDir, Seed
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
     policy: PolicyDir = None,
+    device: Device = "cpu",
     motion: Annotated[
         Path | None, typer.Option(help="Pose the scenes from a folder of AMASS npz files.")
+    ] = None,
+    backdrops: Annotated[
+        Path | None, typer.Option(help="Put photographs without people from a folder behind the bodies.")
     ] = None,
     split: Annotated[str, typer.Option(help="wild-test or lab-test.")] = "wild-test",
     images: Annotated[int, typer.Option(min=1)] = 200,
@@ -38,12 +42,13 @@ def evaluate(
 
     with stages() as stage:
         result = evaluate_with_baselines(
-            load_policy(policy), split, images, samples, seed, out, stage, motion, workers=os.cpu_count() or 1
-        )
+            load_policy(policy, device), split, images, samples, seed, out, stage, motion, backdrops,
+            workers=os.cpu_count() or 1,
+        )  # fmt: skip
     if as_json:
         asked = {"split": split, "images": images, "samples": samples, "seed": seed}
-        motion_name = motion.name if motion else None
-        print(json.dumps({**result.to_json(), **asked, "motion": motion_name, "versions": versions()}))
+        folders = {"motion": motion and motion.name, "backdrops": backdrops and backdrops.name}
+        print(json.dumps({**result.to_json(), **asked, **folders, "versions": versions()}))
         return
     console().print(baseline_table(result.reports, ANSWER_ONCE))
     say(f"benchmark {result.benchmark}, base policy {result.base_policy}")

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
+from eval.commands.backend_flags import BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import say, say_estimate, stages
-from eval.commands.options import DetectorSpec, Json, Out, PolicyDir, Seed, Ucb, a_folder
+from eval.commands.options import DetectorSpec, Device, Json, Out, PolicyDir, Seed, Ucb, a_folder
 
 __all__ = ["explore"]
 
@@ -38,12 +38,13 @@ def explore(
     ucb: Ucb = 0.5,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
-    settings: BackendSet = None,
+    settings: CritiqueSet = None,
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
     policy: PolicyDir = None,
+    device: Device = "cpu",
     seed: Seed = 0,
     out: Out = Path("runs/explore"),
     as_json: Json = False,
@@ -54,18 +55,19 @@ def explore(
 
     Example: `meshcritic explore --images 128 --backend openai:qwen3-vl@http://127.0.0.1:8000/v1`
     """
-    from eval.backend_options import BackendOptions, opened_backend
+    from eval.backend_options import BackendOptions, opened_backend, split_settings
     from eval.exploring import ExploreSettings, explore_lab
     from hmr.checkpoint import load_policy
 
-    asked = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
+    of_the_critique, of_the_backend = split_settings(settings or ())
+    asked = BackendOptions(backend, of_the_backend, dry_run, max_calls, record, reply_cache)
     memory = memory or out / "memory"
     with opened_backend(asked) as opened:
         with _kept_or_not(out, memory, dry_run) as (folder, filled), stages() as stage:
             found = explore_lab(
-                load_policy(policy),
+                load_policy(policy, device),
                 opened.backend,
-                ExploreSettings(images, samples, seed, ucb, detector),
+                ExploreSettings(images, samples, seed, ucb, detector, of_the_critique),
                 folder,
                 filled,
                 stage,

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "Anyway", "BodyFile", "Boxes", "DetectorSpec", "Json", "Out", "PolicyDir", "Seed", "Ucb", "a_file", "a_folder",
+    "Anyway", "BodyFile", "Boxes", "DetectorSpec", "Device", "Json", "Out", "PolicyDir", "Seed", "Ucb", "a_file",
+    "a_folder",
 ]  # fmt: skip
 
 Check = Callable[[Path | None], Path | None]
@@ -47,6 +48,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 PolicyDir = Annotated[
     Path | None, typer.Option("--policy", help="A checkpoint folder; default: the shipped one.")
 ]
+Device = Annotated[str, typer.Option("--device", help="Where the policy runs: cpu, cuda, cuda:1, mps.")]
 BodyFile = Annotated[
     Path | None, typer.Option("--body", help="An SMPL file (.npz, .pkl); default: the embedded body.")
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eval.commands.console import say, stages
-from eval.commands.options import Anyway, BodyFile, Boxes, DetectorSpec, Json, Out, PolicyDir, Seed
+from eval.commands.options import Anyway, BodyFile, Boxes, DetectorSpec, Device, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
     from eval.predict import Outcome
@@ -30,6 +30,7 @@ def predict(
     save: Annotated[str, typer.Option(help="Any of npz,obj,glb,bvh, beside the pictures.")] = "npz,glb",
     every: Annotated[int, typer.Option(min=1, help="Look at every n-th frame of a video.")] = 1,
     policy: PolicyDir = None,
+    device: Device = "cpu",
     body: BodyFile = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -52,7 +53,7 @@ def predict(
 
     boxes = tuple(parse_box(text) for text in box or ())
     settings = PredictSettings(samples, seed, boxes, anyway, parse_formats(save), guide, every)
-    sources, model = list_sources(photos, out), load_policy(policy)
+    sources, model = list_sources(photos, out), load_policy(policy, device)
     models = Models(model, load_body(body), load_renderer(), load_detector(detector, model))
     out.mkdir(parents=True, exist_ok=True)
     account = _Account(alone=len(sources) == 1, keep=as_json)

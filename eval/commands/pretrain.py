@@ -25,10 +25,12 @@ def pretrain(
     ] = Path("runs/cache"),
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw scenes.")] = 2,
 ) -> None:
-    """Train a policy on labelled lab scenes; goes on from its last checkpoint.
+    """Train a policy on labelled lab scenes; the same command goes on with a run that was killed.
 
     Example: `meshcritic pretrain --config configs/pretrain_tiny.yaml --out runs/pretrain`
     """
+    from accelerate import PartialState
+
     from eval.report.curves import write_curves
     from hmr.pretrain import pretrain as run
     from hmr.pretrain import read_config
@@ -44,4 +46,6 @@ def pretrain(
             ticks[key](done)
 
         run(settings, out, cache, workers, progress)
-    say(f"the policy lies in {out}, its learning curves in {write_curves(out)}")
+    if PartialState().is_main_process:  # of an `accelerate launch`
+        say(f"the policy lies in {out}, its learning curves in {write_curves(out)}")
+    PartialState().destroy_process_group()

@@ -14,7 +14,7 @@ Log = Sequence[Mapping[str, Any]]
 WATCHED = (  # title, metrics of rl.metrics: the thin line's and the thick one's
     ("error: worse (thin), better (thick)", "denoise_loss/neg", "denoise_loss/pos"),
     ("kl", "", "kl"),
-    ("clip_ratio/region", "", "clip_ratio/region"),
+    ("clip_ratio/region_mean", "", "clip_ratio/region_mean"),
     ("spread, mm: hidden (thin), seen (thick)", "spread_occluded_mm", "spread_visible_mm"),
 )
 SIZE = (270.0, 190.0)

@@ -24,6 +24,6 @@ def write_curves(run: Path) -> Path:
 def _stage(name: str, log: list[dict[str, Any]]) -> Chart:
     training, held_out = points_of(log, "loss"), points_of(log, "eval_loss")
     values = sorted(y for _, y in training)
-    usual = values[int(0.98 * (len(values) - 1))]  # the first steps would flatten all others
-    high = max([usual, *(y for _, y in held_out)])
+    usual = values[: int(0.98 * (len(values) - 1)) + 1][-1:]  # the first steps would flatten all others
+    high = max([*usual, *(y for _, y in held_out)], default=None)  # a short run may have logged none
     return Chart(f"{name}: training (thin), held out (thick)", training, held_out, "loss", high)

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from hmr.body import Body
 from hmr.data.mirror import mirror_crop, mirror_vector
 from hmr.data.recipe import SceneRecipe
+from hmr.data.store import fingerprint
 from hmr.data.synthetic import CHUNK
 from hmr.data.workers import in_order, scene_maker
 from hmr.parametrization import geometry_of, vector_from_params
@@ -70,13 +71,20 @@ class CropCache:
     count: int
     crop_size: int
     crop_scale: float
+    motion: Path | None = None  # a folder of AMASS npz files in place of the built-in poses
+    backdrops: Path | None = None  # a folder of photographs without people in place of painted walls
 
     @property
     def mask_size(self) -> int:
         return self.crop_size // 4
 
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """Folders count by what is in them. Raises FileNotFoundError for one that is not there."""
+        told = dataclasses.asdict(self)
+        for name in ("motion", "backdrops"):
+            if (folder := told.pop(name)) is not None:
+                told[name] = fingerprint(folder)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def make_crops(
@@ -85,7 +93,10 @@ def make_crops(
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """The folder of this cache under `root`, made now unless it is whole already."""
+    """The folder of this cache under `root`, made now unless it is whole already; one process at a time makes it.
+
+    Raises FileNotFoundError or ValueError where `motion` or `backdrops` holds none.
+    """
     folder = root / f"crops-{cache.recipe.name}-{cache.digest()}"
     if (folder / "targets.npz").exists():
         return folder
@@ -116,7 +127,7 @@ def make_crops(
 def _crop_chunk(
     cache: CropCache, chunk: int
 ) -> tuple[UInt8[np.ndarray, "scenes side side 3"], dict[str, np.ndarray]]:
-    maker = scene_maker(cache.recipe, cache.seed)
+    maker = scene_maker(cache.recipe, cache.seed, cache.motion, cache.backdrops)
     pictures, rows = [], []
     for scene in maker.chunk(chunk, min(CHUNK, cache.count - chunk * CHUNK)):
         box = scene.labelled.sample.box.square(cache.crop_scale)

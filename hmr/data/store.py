@@ -29,7 +29,9 @@ from hmr.data.synthetic import CHUNK, Scene
 from hmr.data.workers import in_order, scene_maker
 from hmr.types import BodyParams, Box, Camera, Labelled, Sample, Truth
 
-__all__ = ["SampleSet", "make_scenes", "read_labelled", "read_samples", "read_truth", "set_digest"]
+__all__ = [
+    "SampleSet", "fingerprint", "make_scenes", "read_labelled", "read_samples", "read_truth", "set_digest",
+]  # fmt: skip
 
 Progress = Callable[[int], None]
 
@@ -78,8 +80,8 @@ def make_scenes(
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
         "count": count,
-        "motion": motion and _fingerprint(motion),
-        "backdrops": backdrops and _fingerprint(backdrops),
+        "motion": motion and fingerprint(motion),
+        "backdrops": backdrops and fingerprint(backdrops),
         "truth": keep_truth,
     }
     if (folder / "set.json").exists():
@@ -129,8 +131,11 @@ def read_labelled(folder: Path) -> list[Labelled]:
     return [Labelled(sample, truths[sample.id]) for sample in read_samples(folder)]
 
 
-def _fingerprint(folder: Path) -> str:
-    """What files a folder holds, by name and size: enough to tell two folders of one name apart."""
+def fingerprint(folder: Path) -> str:
+    """What files a folder holds, by name and size: enough to tell two folders of one name apart.
+
+    Raises FileNotFoundError where there is no such folder.
+    """
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     files = sorted(path for path in folder.rglob("*") if path.is_file()) or [folder]

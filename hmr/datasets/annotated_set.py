@@ -30,6 +30,7 @@ from torch import Tensor
 
 from hmr.datasets.annotation import Annotation, Joints, Keypoints, Placement, SmplFit, Source
 from hmr.datasets.joints import CONVENTIONS
+from hmr.layout import read_json, require
 from hmr.types import Box, Camera
 
 __all__ = ["prepare", "read_annotations"]
@@ -93,7 +94,7 @@ def prepare(
     """
     wanted = {"source": source.name, "split": split, "every": every, "limit": limit}
     if (out / "set.json").exists():
-        found = json.loads((out / "set.json").read_text())
+        found = read_json(out / "set.json", ())
         if {key: found.get(key) for key in wanted} == wanted:
             return out
         raise ValueError(f"{out} already holds another set; remove it or choose another folder")
@@ -116,12 +117,17 @@ def prepare(
 def read_annotations(folder: Path) -> dict[str, Annotation]:
     """Annotations by sample id; for pretraining, exploration and evaluation alone.
 
-    Raises FileNotFoundError where there is no prepared data set.
+    Raises FileNotFoundError where there is no prepared data set, ValueError where the file is another's.
     """
     path = folder / "annotations.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"there is no prepared data set (annotations.parquet) in {folder}")
-    return {row["id"]: _annotation(row) for row in pq.read_table(path).to_pylist()}
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is no parquet file: {error}") from error
+    require(table.column_names, ANNOTATIONS.names, str(path))
+    return {row["id"]: _annotation(row) for row in table.to_pylist()}
 
 
 def _write(

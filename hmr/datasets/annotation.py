@@ -21,7 +21,7 @@ pixel, half a pixel from this project's; the half pixel is below what the annota
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hmr.datasets.joints import Convention
-from hmr.layout import numbers
+from hmr.layout import floats, numbers
 from hmr.types import NUM_BETAS, Box, Camera
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "box_of_xyxy",
     "gender_of",
     "pinhole",
+    "size_of",
     "ten_betas",
     "tensor",
     "turned",
@@ -173,12 +174,22 @@ def box_of_xyxy(value: Any, what: str) -> Box:
     return Box(x0, y0, x1, y1)
 
 
-def gender_of(text: object) -> Gender:
-    """ "m", "male", "f", "female" or "neutral", as text or bytes. Raises ValueError for anything else."""
-    word = text.decode() if isinstance(text, bytes) else str(text)
+def size_of(image: Mapping[str, Any], what: str) -> tuple[int, int]:
+    """`width` and `height` of an image's record."""
+    width, height = numbers([image["width"], image["height"]], (2,), f"width and height of {what}")
+    if width < 1 or height < 1:
+        raise ValueError(f"{what} has no size: it is {width:g} x {height:g} pixels")
+    return int(width), int(height)
+
+
+def gender_of(text: object, what: str) -> Gender:
+    """ "m", "male", "f", "female" or "neutral", as text or bytes, numpy's too. Raises ValueError for anything else."""
+    if isinstance(text, np.ndarray | np.generic) and text.size == 1:
+        text = text.item()
+    word = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     genders: dict[str, Gender] = {"m": "male", "f": "female", "n": "neutral"}
     if word.lower() not in ("m", "male", "f", "female", "n", "neutral"):
-        raise ValueError(f"a body model is male, female or neutral, not {word!r}")
+        raise ValueError(f"{what}: a body model is male, female or neutral, not {word!r}")
     return genders[word.lower()[0]]
 
 
@@ -193,9 +204,9 @@ def tensor(array: np.ndarray) -> Float[Tensor, "..."]:
     return torch.from_numpy(np.array(array, dtype=np.float32))
 
 
-def ten_betas(values: np.ndarray, what: str) -> Float[Tensor, "10"]:
+def ten_betas(values: Any, what: str) -> Float[Tensor, "10"]:
     """The first ten, of files that have more. Raises ValueError where there are fewer."""
-    flat = np.asarray(values, dtype=np.float64).ravel()
+    flat = floats(values, what).ravel()
     if len(flat) < NUM_BETAS:
         raise ValueError(f"{what} holds {len(flat)} betas; {NUM_BETAS} are needed")
     return tensor(flat[:NUM_BETAS])

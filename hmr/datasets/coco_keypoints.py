@@ -21,26 +21,21 @@ import torch
 
 from hmr.datasets.annotation import Annotation, Keypoints, Source, box_of_xywh, tensor
 from hmr.datasets.joints import COCO17
-from hmr.layout import numbers, read_json, require
+from hmr.layout import numbers, read_json, records
 
 __all__ = ["COCO_KEYPOINTS", "read_coco_keypoints"]
 
 TO_PIXEL_CENTER = 0.5
-_IMAGE_KEYS = ("id", "file_name", "width", "height")
-_PERSON_KEYS = ("id", "image_id", "bbox", "keypoints", "iscrowd")
+_IMAGE = {"id": int | str, "file_name": str}
+_PERSON = {"id": int | str, "image_id": int | str, "bbox": list, "keypoints": list, "iscrowd": int}
 
 
 def read_coco_keypoints(folder: Path, split: str) -> Iterator[Annotation]:
     """Raises FileNotFoundError without the annotation file, ValueError where a record is of another layout."""
     path = folder / "annotations" / f"person_keypoints_{split}.json"
     content = read_json(path, ("images", "annotations"))
-    images = {}
-    for index, image in enumerate(content["images"]):
-        require(image, _IMAGE_KEYS, f"image {index} of {path}")
-        images[image["id"]] = image
-    for index, person in enumerate(content["annotations"]):
-        where = f"annotation {index} of {path}"
-        require(person, _PERSON_KEYS, where)
+    images = {image["id"]: image for _, image in records(content, "images", "image", _IMAGE, path)}
+    for where, person in records(content, "annotations", "annotation", _PERSON, path):
         if person["image_id"] not in images:
             raise ValueError(f"{where} belongs to image {person['image_id']}, which the file does not list")
         xyv = numbers(person["keypoints"], (17, 3), f"keypoints of {where}")

@@ -23,6 +23,7 @@ import torch
 
 from hmr.datasets.annotation import (
     Annotation,
+    Gender,
     Keypoints,
     Placement,
     SmplFit,
@@ -30,11 +31,12 @@ from hmr.datasets.annotation import (
     box_of_xyxy,
     gender_of,
     pinhole,
+    size_of,
     tensor,
     turned,
 )
 from hmr.datasets.joints import SMPL24
-from hmr.layout import numbers, require, rows
+from hmr.layout import floats, members, numbers, require, rows
 from hmr.smpl_file import restricted_load
 
 __all__ = ["EMDB", "read_emdb"]
@@ -58,13 +60,13 @@ def read_emdb(folder: Path, split: str) -> Iterator[Annotation]:
         content = restricted_load(path)
         require(content, _KEYS, str(path))
         for key, names in _INNER.items():
-            require(content[key], names, f"{key} of {path}")
+            members(content[key], dict.fromkeys(names, object), f"{key} of {path}")
         if split == "all" or bool(content[split]):
             yield from _sequence(folder, path, content)
 
 
 def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
-    count = int(content["n_frames"])
+    count = int(numbers(content["n_frames"], (), f"n_frames of {path}"))
     camera, smpl, boxes = content["camera"], content["smpl"], content["bboxes"]
     columns = {
         "extrinsics": rows(camera["extrinsics"], count, (4, 4), f"camera.extrinsics of {path}"),
@@ -75,11 +77,12 @@ def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Ann
         "kp2d": rows(content["kp2d"], count, (24, 2), f"kp2d of {path}"),
     }
     good = rows(content["good_frames_mask"], count, (), f"good_frames_mask of {path}").astype(bool)
-    good[np.asarray(boxes["invalid_idxs"], dtype=int)] = False
+    good[_frames(boxes["invalid_idxs"], count, f"bboxes.invalid_idxs of {path}")] = False
     matrix = numbers(camera["intrinsics"], (3, 3), f"camera.intrinsics of {path}")
-    size = int(camera["width"]), int(camera["height"])
+    size = size_of(camera, f"the camera of {path}")
     pinhole_camera = pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], size, str(path))
     betas = tensor(numbers(smpl["betas"], (10,), f"smpl.betas of {path}"))
+    gender = gender_of(content["gender"], f"gender of {path}")
     images = path.parent.relative_to(folder).as_posix() + "/images"
     for frame in np.flatnonzero(good):
         row = {key: column[frame] for key, column in columns.items()}
@@ -88,15 +91,24 @@ def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Ann
             person="0",
             box=box_of_xyxy(row["boxes"], f"box of frame {frame} of {path}"),
             camera=pinhole_camera,
-            smpl=_fit(row, betas, str(content["gender"])),
+            smpl=_fit(row, betas, gender),
             keypoints=(Keypoints(SMPL24, tensor(row["kp2d"]), torch.ones(24)),),
         )
 
 
-def _fit(row: dict[str, np.ndarray], betas: torch.Tensor, gender: str) -> SmplFit:
+def _frames(value: Any, count: int, what: str) -> np.ndarray:
+    """Indices of frames."""
+    indices = floats(value, what).ravel()
+    outside = indices[~((indices >= 0) & (indices < count))]
+    if outside.size:
+        raise ValueError(f"{what} names frame {outside[0]:g}; the sequence has frames 0 to {count - 1}")
+    return indices.astype(int)
+
+
+def _fit(row: dict[str, np.ndarray], betas: torch.Tensor, gender: Gender) -> SmplFit:
     return SmplFit(
         "smpl",
-        gender_of(gender),
+        gender,
         turned(row["poses_root"], row["extrinsics"]),
         tensor(row["poses_body"].reshape(23, 3)),
         betas,

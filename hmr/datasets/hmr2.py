@@ -15,10 +15,12 @@
 | `body_keypoints_3d`    | (N, 25, 4)         | metres, confidence; the loader drops 1 to 14, as is done here     |
 | `extra_keypoints_3d`   | (N, 19, 4)         | metres, confidence; only their place about the pelvis is used     |
 
-`spin` (SPIN `datasets/base_dataset.py`): `pose`, `shape`, `gender`, `S` (N, 24, 4) and `part` (N, 24, 3) of SPIN's
-24 joints, and `scale` already divided by 200. `bedlam` (CameraHMR `core/datasets/dataset_train.py`): `scale`
-divided as well; `pose_cam`, `shape`, `cam_int`, `trans_cam` and `cam_ext`, whose last column is added to `trans_cam`;
-`gtkps`.
+`spin` (SPIN `datasets/base_dataset.py`): `scale` already divided by 200, and what the set's writer had: `pose`,
+`shape`, `gender` and no joints for 3DPW (`preprocess/pw3d.py`); `S` (N, 24, 4) of SPIN's 24 joints about the pelvis
+and no body for Human3.6M (`preprocess/h36m.py`); `part` (N, 24, 3), in the image, for training sets.
+
+`bedlam` (CameraHMR `core/datasets/dataset_train.py`): `scale` divided as well; `pose_cam`, `shape`, `cam_int`,
+`trans_cam` and `cam_ext`, whose last column is added to `trans_cam`; `gtkps`.
 
 The frames are those of the files: HMR2's `h36m_val_p2` and SPIN's `h36m_valid_protocol2` hold S9 and S11, camera
 60457274, every 5th frame. The joints compared are in hmr/datasets/protocols.py. Left out: `extra_info`, masks, tar
@@ -49,7 +51,7 @@ from hmr.datasets.annotation import (
 )
 from hmr.datasets.joints import HMR2_44, SPIN24, Convention
 from hmr.datasets.npz_files import center_box, split_file, texts
-from hmr.layout import image_size, require, rows
+from hmr.layout import floats, image_size, require, rows
 from hmr.smpl_file import restricted_npz
 
 __all__ = ["BEDLAM", "HMR2", "SPIN", "read_bedlam", "read_hmr2", "read_spin"]
@@ -77,19 +79,19 @@ def read_hmr2(folder: Path, split: str) -> Iterator[Annotation]:
             image,
             str(row),
             center_box(columns["center"][row], columns["scale"][row], f"row {row} of {path}"),
-            smpl=_hmr2_fit(columns, row),
+            smpl=_hmr2_fit(columns, row, f"row {row} of {path}"),
             joints=_joints(HMR2_44, points_3d, row),
             keypoints=_keypoints(HMR2_44, points_2d, row),
         )
 
 
-def _hmr2_fit(columns: dict[str, Any], row: int) -> SmplFit | None:
+def _hmr2_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
     if "body_pose" not in columns or not columns["has_body_pose"][row]:
         return None
     pose = tensor(columns["body_pose"][row].reshape(24, 3))
     known = "betas" in columns and bool(columns["has_betas"][row])
     betas = tensor(columns["betas"][row]) if known else None
-    return SmplFit("smpl", _gender(columns, row), pose[0], pose[1:], betas, None)
+    return SmplFit("smpl", _gender(columns, row, where), pose[0], pose[1:], betas, None)
 
 
 def read_spin(folder: Path, split: str) -> Iterator[Annotation]:
@@ -105,17 +107,18 @@ def read_spin(folder: Path, split: str) -> Iterator[Annotation]:
             image,
             str(row),
             center_box(columns["center"][row], side_px, f"row {row} of {path}"),
-            smpl=_spin_fit(columns, row),
+            smpl=_spin_fit(columns, row, f"row {row} of {path}"),
             joints=_joints(SPIN24, columns.get("S"), row),
             keypoints=_keypoints(SPIN24, columns.get("part"), row),
         )
 
 
-def _spin_fit(columns: dict[str, Any], row: int) -> SmplFit | None:
+def _spin_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
     if not {"pose", "shape"} <= columns.keys() or not columns.get("has_smpl", np.ones(row + 1))[row]:
         return None
     pose = tensor(columns["pose"][row].reshape(24, 3))
-    return SmplFit("smpl", _gender(columns, row), pose[0], pose[1:], tensor(columns["shape"][row]), None)
+    betas = tensor(columns["shape"][row])
+    return SmplFit("smpl", _gender(columns, row, where), pose[0], pose[1:], betas, None)
 
 
 def read_bedlam(folder: Path, split: str) -> Iterator[Annotation]:
@@ -151,7 +154,7 @@ def _bedlam_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit:
         placement = Placement.of_transl(tensor(columns["trans_cam"][row] + columns["cam_ext"][row, :3, 3]))
     return SmplFit(
         "smpl" if is_smpl else "smplx",
-        _gender(columns, row),
+        _gender(columns, row, where),
         tensor(pose[0]),
         tensor(pose[1:]),
         ten_betas(columns["shape"][row], f"shape of {where}"),
@@ -173,12 +176,14 @@ def _read(path: Path, names: tuple[str, ...], shapes: dict[str, tuple[int | None
     columns = restricted_npz(path, names, [key for key in shapes if key not in names])
     columns["imgname"] = texts(columns["imgname"])
     count = len(columns["imgname"])
-    if "pose_cam" in columns:  # (N, 24, 3) in some files
-        columns["pose_cam"] = np.reshape(columns["pose_cam"], (len(columns["pose_cam"]), -1))
+    if "pose_cam" in columns:
+        pose = floats(columns["pose_cam"], f"pose_cam of {path}")
+        in_triples = pose.shape[1:] == (24, 3)  # in some files
+        columns["pose_cam"] = pose.reshape(-1, 72) if in_triples else pose
     for key in columns.keys() - {"imgname", "scale"}:
         shape = (2,) if key == "center" else shapes[key]
         columns[key] = rows(columns[key], count, shape, f"{key} of {path}")
-    scale = np.asarray(columns["scale"])
+    scale = floats(columns["scale"], f"scale of {path}")
     if scale.shape not in ((count,), (count, 1), (count, 2)):
         raise ValueError(f"scale of {path} has shape {scale.shape}, not ({count},) or ({count}, 2)")
     columns["scale"] = scale.reshape(count, -1)
@@ -200,8 +205,8 @@ def _joined(columns: dict[str, Any], body: str, extra: str) -> np.ndarray | None
     return np.concatenate(parts, axis=1).astype(np.float64)
 
 
-def _gender(columns: dict[str, Any], row: int) -> Gender | None:
-    return gender_of(columns["gender"][row]) if "gender" in columns else None
+def _gender(columns: dict[str, Any], row: int, where: str) -> Gender | None:
+    return gender_of(columns["gender"][row], f"gender of {where}") if "gender" in columns else None
 
 
 def _joints(convention: Convention, points: np.ndarray | None, row: int) -> tuple[Joints, ...]:
@@ -226,7 +231,8 @@ HMR2 = Source(
 SPIN = Source(
     "spin",
     (),
-    "SPIN's npz, every row; 14 joints of the Human3.6M regressor about its joint 0, true bodies of their gender",
+    "SPIN's npz, every row; where it has joints (S), 0 to 12 and 18 of 24 about joint 14; where it has bodies alone "
+    "(3DPW), 14 joints of the Human3.6M regressor about its joint 0, of bodies of their gender (SPIN eval.py)",
     read_spin,
 )
 BEDLAM = Source(

@@ -36,10 +36,11 @@ from hmr.datasets.annotation import (
     Source,
     box_of_xywh,
     pinhole,
+    size_of,
     tensor,
 )
 from hmr.datasets.joints import H36M17, SMPL24, Convention
-from hmr.layout import numbers, read_json, require
+from hmr.layout import floats, members, numbers, read_json, records
 
 __all__ = ["HUMAN36M", "read_human36m"]
 
@@ -51,30 +52,29 @@ _FILES = {
 }
 _DRIFTED = ("s_09_act_05_subact_02_ca", "s_09_act_10_subact_02_ca", "s_09_act_13_subact_01_ca")
 _NAME = re.compile(r"s_(\d\d)_act_\d\d_subact_\d\d_ca_(\d\d)_(\d{6})\.jpg$")
-_IMAGE_KEYS = ("file_name", "width", "height", "cam_param")
-_PERSON_KEYS = ("image_id", "bbox", "h36m_joints", "smpl_joints", "betas", "thetas")
+_IMAGE = {"file_name": str, "width": int | float, "height": int | float, "cam_param": dict}
+_PERSON = {
+    "image_id": int | str, "bbox": list, "h36m_joints": list, "smpl_joints": list, "betas": list, "thetas": list,
+}  # fmt: skip
 
 
 def read_human36m(folder: Path, split: str) -> Iterator[Annotation]:
     """Raises FileNotFoundError without the annotation file, ValueError where a record is of another layout."""
     path = folder / "annotations" / _FILES[split]
     content = read_json(path, ("images", "annotations"))
-    images, people = content["images"], content["annotations"]
+    images = [image for _, image in records(content, "images", "image", _IMAGE, path)]
+    people = list(records(content, "annotations", "annotation", _PERSON, path))
     if len(images) != len(people):
         raise ValueError(
             f"{path} pairs {len(images)} images with {len(people)} annotations; it should be one to one"
         )
-    for index, (image, person) in enumerate(zip(images, people, strict=True)):
-        require(image, _IMAGE_KEYS, f"image {index} of {path}")
-        require(person, _PERSON_KEYS, f"annotation {index} of {path}")
+    for image, (where, person) in zip(images, people, strict=True):
         if image.get("id", person["image_id"]) != person["image_id"]:
-            raise ValueError(
-                f"{path}: annotation {index} belongs to another image than the one at its position"
-            )
+            raise ValueError(f"{where} belongs to another image than the one at its position")
         if any(name in image["file_name"] for name in _DRIFTED):
             continue
         if split != "test-frontal" or _frontal(image["file_name"], str(path)):
-            yield _annotation(image, person, f"annotation {index} of {path}")
+            yield _annotation(image, person, where)
 
 
 def _frontal(file_name: str, where: str) -> bool:
@@ -87,8 +87,8 @@ def _frontal(file_name: str, where: str) -> bool:
 
 
 def _annotation(image: dict[str, Any], person: dict[str, Any], where: str) -> Annotation:
-    require(image["cam_param"], ("f", "c"), f"cam_param of {where}")
-    smpl_mm = np.asarray(person["smpl_joints"], dtype=np.float64).reshape(-1)
+    lens = members(image["cam_param"], {"f": list, "c": list}, f"cam_param of {where}")
+    smpl_mm = floats(person["smpl_joints"], f"smpl_joints of {where}").reshape(-1)
     smpl_m = M_PER_MM * numbers(smpl_mm[: 3 * len(SMPL24)], (len(SMPL24), 3), f"smpl_joints of {where}")
     h36m_m = M_PER_MM * numbers(person["h36m_joints"], (len(H36M17), 3), f"h36m_joints of {where}")
     pose = tensor(numbers(person["thetas"], (24, 3), f"thetas of {where}"))
@@ -99,9 +99,9 @@ def _annotation(image: dict[str, Any], person: dict[str, Any], where: str) -> An
         person="0",
         box=box_of_xywh(person["bbox"], f"bbox of {where}"),
         camera=pinhole(
-            numbers(image["cam_param"]["f"], (2,), f"cam_param.f of {where}"),
-            numbers(image["cam_param"]["c"], (2,), f"cam_param.c of {where}"),
-            (int(image["width"]), int(image["height"])),
+            numbers(lens["f"], (2,), f"cam_param.f of {where}"),
+            numbers(lens["c"], (2,), f"cam_param.c of {where}"),
+            size_of(image, f"the image of {where}"),
             where,
         ),
         smpl=fit,

@@ -36,12 +36,13 @@ from hmr.datasets.annotation import (
     box_of_xywh,
     gender_of,
     pinhole,
+    size_of,
     ten_betas,
     tensor,
 )
 from hmr.datasets.joints import CONVENTIONS, HUMAN_DATA
-from hmr.datasets.npz_files import split_file
-from hmr.layout import image_size, require, rows
+from hmr.datasets.npz_files import split_file, texts
+from hmr.layout import floats, image_size, numbers, require, rows
 from hmr.smpl_file import restricted_npz
 from hmr.types import Camera
 
@@ -54,6 +55,7 @@ _KEYS_2D = ("keypoints2d", "keypoints2d_smplx", "keypoints2d_smpl", "keypoints2d
 _KEYS_3D = (
     "keypoints3d_cam", "keypoints3d", "keypoints3d_smplx", "keypoints3d_smpl", "keypoints3d_original",
 )  # fmt: skip
+_LENS = {"focal_length": (1, 2), "principal_point": (1, 2), "width": (1,), "height": (1,)}  # numbers a person
 _MODELS = ("smpl", "smplx")
 _BODY_JOINTS = {"smpl": 23, "smplx": 21}
 
@@ -66,8 +68,9 @@ class _File:
     images: list[str]
     boxes: np.ndarray
     members: dict[str, Any]
-    meta: Mapping[str, Any]
-    misc: Mapping[str, Any]
+    lens: Mapping[str, np.ndarray]  # of `_LENS`, what is known
+    genders: np.ndarray | None
+    root_aligned: bool  # joints are known about the root alone
     points_2d: tuple[np.ndarray, np.ndarray] | None  # (people, 190, 3) and the mask
     points_3d: tuple[np.ndarray, np.ndarray] | None  # (people, 190, 4)
     model: Literal["smpl", "smplx"] | None
@@ -83,15 +86,18 @@ def read_humandata(folder: Path, split: str) -> Iterator[Annotation]:
 def _open(path: Path) -> _File:
     masks = tuple(f"{key}_mask" for key in (*_KEYS_2D, *_KEYS_3D))
     members = restricted_npz(path, _KEYS, (*_KEYS_2D, *_KEYS_3D, *masks, *_MODELS, "meta", "misc"))
-    images = [str(name) for name in members["image_path"]]
+    images = texts(members["image_path"])
     model = cast("Literal['smpl', 'smplx'] | None", next((m for m in _MODELS if m in members), None))
+    meta, misc = (_dictionary(members, name, path) for name in ("meta", "misc"))
+    genders = meta.get("gender")
     return _File(
         path,
         images,
         rows(members["bbox_xywh"], len(images), (None,), f"bbox_xywh of {path}"),
         members,
-        _dictionary(members, "meta", path),
-        _dictionary(members, "misc", path),
+        _lens(meta, misc, len(images), path),
+        None if genders is None else rows(genders, len(images), (), f"meta.gender of {path}"),
+        bool(misc.get("kps3d_root_aligned")),
         _points(members, _KEYS_2D, len(images), 3, path),
         _points(members, _KEYS_3D, len(images), 4, path),
         model,
@@ -113,11 +119,33 @@ def _check_fit(fit: Any, model: str, count: int, path: Path) -> bool:
     if not isinstance(fit, dict):
         raise ValueError(f"{model} of {path} is a {type(fit).__name__}, not a dictionary")
     require(fit, ("body_pose", "global_orient", "betas"), f"{model} of {path}")
-    for key, width in (("body_pose", 3 * _BODY_JOINTS[model]), ("global_orient", 3)):
-        fit[key] = rows(
-            np.asarray(fit[key]).reshape(len(fit[key]), -1), count, (width,), f"{model}.{key} of {path}"
-        )
+    widths = {"body_pose": 3 * _BODY_JOINTS[model], "global_orient": 3, "betas": None, "transl": 3}
+    for key in widths.keys() & fit.keys():
+        fit[key] = _flat_rows(fit[key], count, widths[key], f"{model}.{key} of {path}")
     return bool(np.any(fit["betas"]))
+
+
+def _flat_rows(value: Any, count: int, width: int | None, what: str) -> np.ndarray:
+    """A row a person, whatever axes a person's numbers have."""
+    array = value if isinstance(value, np.ndarray) else floats(value, what)
+    flat = array.reshape(len(array), -1) if array.ndim > 1 and len(array) else array
+    return rows(flat, count, (width,), what)
+
+
+def _lens(meta: Mapping[str, Any], misc: Mapping[str, Any], count: int, path: Path) -> dict[str, np.ndarray]:
+    """What cameras need, a row a person: their own value from `meta`, else everybody's from `misc`."""
+    columns = {}
+    for key, widths in _LENS.items():
+        held, name = (meta, "meta") if key in meta else (misc, "misc")
+        if key not in held:
+            continue
+        what = f"{name}.{key} of {path}"
+        values = floats(held[key], what)
+        values = np.tile(values.reshape(1, -1), (count, 1)) if held is misc else values
+        columns[key] = _flat_rows(values[:, None] if values.ndim == 1 else values, count, None, what)
+        if columns[key].shape[1] not in widths:
+            raise ValueError(f"{what} has {columns[key].shape[1]} numbers a person, not {widths[-1]}")
+    return columns
 
 
 def _points(
@@ -129,7 +157,7 @@ def _points(
         return None
     require(members, (f"{key}_mask",), str(path))
     mask = rows(members[f"{key}_mask"], NUM_JOINTS, (), f"{key}_mask of {path}").astype(bool)
-    packed = bool(members["__keypoints_compressed__"])
+    packed = bool(numbers(members["__keypoints_compressed__"], (), f"__keypoints_compressed__ of {path}"))
     held = rows(members[key], count, (int(mask.sum()) if packed else NUM_JOINTS, width), f"{key} of {path}")
     if not packed:
         return held, mask
@@ -152,27 +180,15 @@ def _annotation(folder: Path, file: _File, row: int) -> Annotation:
 
 
 def _camera(folder: Path, file: _File, row: int) -> Camera | None:
-    focal, center = (_of_row(file, key, row) for key in ("focal_length", "principal_point"))
-    if focal is None or center is None:
+    lens = {key: column[row] for key, column in file.lens.items()}
+    if not {"focal_length", "principal_point"} <= lens.keys():
         return None
-    width, height = (_of_row(file, key, row) for key in ("width", "height"))
-    if width is None or height is None:
-        width, height = np.array(image_size(folder / file.images[row]))[:, None]
-    return pinhole(
-        np.resize(focal, 2),
-        np.resize(center, 2),
-        (int(width[0]), int(height[0])),
-        f"row {row} of {file.path}",
-    )
-
-
-def _of_row(file: _File, key: str, row: int) -> np.ndarray | None:
-    """A person's own value from `meta`, else everybody's from `misc`."""
-    if key in file.meta:
-        return np.asarray(file.meta[key], dtype=np.float64).reshape(len(file.images), -1)[row]
-    if key in file.misc:
-        return np.asarray(file.misc[key], dtype=np.float64).reshape(-1)
-    return None
+    where = f"row {row} of {file.path}"
+    if {"width", "height"} <= lens.keys():
+        size = size_of(lens, f"the image of {where}")
+    else:
+        size = image_size(folder / file.images[row])
+    return pinhole(np.resize(lens["focal_length"], 2), np.resize(lens["principal_point"], 2), size, where)
 
 
 def _fit(file: _File, row: int, where: str) -> SmplFit | None:
@@ -181,22 +197,21 @@ def _fit(file: _File, row: int, where: str) -> SmplFit | None:
     fit = file.members[file.model]
     pose = np.zeros((23, 3))
     pose[: _BODY_JOINTS[file.model]] = fit["body_pose"][row].reshape(-1, 3)
-    genders = file.meta.get("gender")
-    transl = fit.get("transl")
+    genders, transl = file.genders, fit.get("transl")
     return SmplFit(
         file.model,
-        "neutral" if genders is None else gender_of(genders[row]),  # "not required if gender-neutral"
+        "neutral" if genders is None else gender_of(genders[row], where),  # "not required if gender-neutral"
         tensor(fit["global_orient"][row]),
         tensor(pose),
         ten_betas(fit["betas"][row], f"betas of {where}") if file.betas_known else None,
-        None if transl is None else Placement.of_transl(tensor(np.asarray(transl)[row].reshape(3))),
+        None if transl is None else Placement.of_transl(tensor(transl[row])),
     )
 
 
 def _joints(file: _File, row: int) -> Iterator[Joints]:
     if file.points_3d is None:
         return
-    frame = "root" if file.misc.get("kps3d_root_aligned") else "camera"
+    frame = "root" if file.root_aligned else "camera"
     for name in ("smpl24", "h36m17"):
         points, known = _picked(name, *file.points_3d, row)
         if known.any():

@@ -9,6 +9,7 @@
 | `PW3D18`     | 18     | OpenPose's COCO model, `poses2d` of 3DPW                                       |
 | `SPIN24`     | 24     | SPIN `constants.py`, ground-truth joints: LSP, MPII, Human3.6M, then the face  |
 | `HMR2_44`    | 44     | ProHMR and HMR2: 25 of OpenPose's BODY_25, then the first 19 of `SPIN24`       |
+| `J19`        | 19     | those 19 alone, as HMR2's `SMPL_to_J19.pkl` sums them from vertices            |
 
 A name means the same landmark only within one convention: Human3.6M's hips are not SMPL's. Where a table below
 takes one for the other it says so. Left out: face and hands of HumanData's 190 (mmhuman3d `human_data.py`).
@@ -28,6 +29,7 @@ __all__ = [
     "H36M_EVAL_14",
     "HMR2_44",
     "HUMAN_DATA",
+    "J19",
     "LSP14",
     "PW3D18",
     "SMPL24",
@@ -94,6 +96,7 @@ _EXTRA_19 = (
 SPIN24 = Convention(
     "spin24", (*_EXTRA_19, "nose", "left_eye", "right_eye", "left_ear", "right_ear"), root=(14,)
 )
+J19 = Convention("j19", _EXTRA_19, root=(14,))
 HMR2_44 = Convention("hmr2_44", (*(f"openpose_{name}" for name in _BODY_25), *_EXTRA_19), root=(39,))
 
 CONVENTIONS = {c.name: c for c in (SMPL24, H36M17, LSP14, COCO17, PW3D18, SPIN24, HMR2_44)}

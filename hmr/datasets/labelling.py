@@ -9,15 +9,16 @@ inside the image. Train a mask head on them only where people are seldom hidden 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
 
 from hmr.body import Body
-from hmr.datasets.annotation import Annotation, SmplFit
+from hmr.datasets.annotation import Annotation
 from hmr.types import BodyParams, Labelled, Renderer, Sample, Truth
 
-__all__ = ["body_params", "labelled_of"]
+__all__ = ["body_params", "labelled_of", "params_at_origin"]
 
 
 def labelled_of(
@@ -43,22 +44,27 @@ def labelled_of(
 
 def body_params(annotation: Annotation, bodies: Mapping[str, Body]) -> tuple[BodyParams, Body]:
     """The annotation's parameters with its translation in the camera's frame, and their body model."""
+    params, body = params_at_origin(annotation, bodies)
+    if annotation.smpl is None or annotation.smpl.placement is None:
+        raise ValueError(f"{annotation.name} has no place in the camera's frame")
+    transl = annotation.smpl.placement.transl_m(body.rest_joints(params.betas)[0])
+    return dataclasses.replace(params, transl=transl), body
+
+
+def params_at_origin(annotation: Annotation, bodies: Mapping[str, Body]) -> tuple[BodyParams, Body]:
+    """The same without a place, which errors about each skeleton's own root do not need."""
     fit = annotation.smpl
-    if fit is None or fit.betas is None or fit.placement is None:
-        raise ValueError(f"{annotation.name} has no {_missing(fit)}")
+    if fit is None or fit.betas is None:
+        raise ValueError(f"{annotation.name} has no {'SMPL parameters' if fit is None else 'betas'}")
     if fit.gender is None:
         raise ValueError(f"{annotation.name} does not say the gender of the body that its betas belong to")
     if fit.gender not in bodies:
         given = ", ".join(sorted(bodies)) or "none"
-        raise ValueError(f"{annotation.name} needs a {fit.gender} {fit.model} body; given are {given}")
+        raise ValueError(
+            f"{annotation.name} needs a {fit.gender} {fit.model} body; given are {given} "
+            f"(on the command line: --bodies {fit.gender}=FILE)"
+        )
     body = bodies[fit.gender]
     if body.name != fit.model:
         raise ValueError(f"{annotation.name} has parameters of {fit.model}; the body given is {body.name}")
-    transl = fit.placement.transl_m(body.rest_joints(fit.betas)[0])
-    return BodyParams(fit.global_orient, fit.body_pose, fit.betas, transl), body
-
-
-def _missing(fit: SmplFit | None) -> str:
-    if fit is None:
-        return "SMPL parameters"
-    return "betas" if fit.betas is None else "place in the camera's frame"
+    return BodyParams(fit.global_orient, fit.body_pose, fit.betas, torch.zeros(3)), body

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -25,9 +25,10 @@ def split_file(folder: Path, split: str) -> Path:
     )
 
 
-def texts(values: Iterable[object]) -> list[str]:
-    """Names that numpy kept as text or as bytes."""
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+def texts(values: Any) -> list[str]:
+    """Names that numpy kept as text or as bytes, one or many."""
+    found = values if isinstance(values, list) else np.ravel(values)
+    return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in found]
 
 
 def center_box(center_px: Shaped[np.ndarray, "2"], side_px: Shaped[np.ndarray, " sides"], what: str) -> Box:

@@ -8,30 +8,38 @@
 | `PW3D_24`      | SMPL's 24                             | joint 0                 | 3dpw-eval `evaluate.py`          |
 | `EMDB_24`      | SMPL's 24                             | middle of both hips     | emdb `evaluation_metrics.py`     |
 
-`H36M_14` and `HMR2_14` need regressors that belong to SMPL's topology and are not shipped: `J_regressor_h36m.npy`
-(17 x 6890, with SPIN's data) and HMR2's `SMPL_to_J19.pkl`. `load_regressor` and `regress` take the former, and for
-SMPL's topology alone: the default body has other vertices.
+All but the last two compare joints that a regressor sums from the prediction's vertices, as its authors do
+(`PREDICTED_BY`): `J_regressor_h36m.npy` (17 x 6890, with SPIN's data) for `H36M_14` and `SPIN_H36M_14`, whose truth is
+markers' or a posed body's; `SMPL_to_J19.pkl` (19 x 6890, with HMR2's data; 4D-Humans `models/smpl_wrapper.py`) for
+`HMR2_14`, where it gives the last 19 of the 44. Neither is shipped, and both are for SMPL's vertices alone: the
+default body has others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import roma
 import torch
 from jaxtyping import Float
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hmr.datasets.joints import H36M17, H36M_EVAL_14, HMR2_44, SMPL24, SPIN24, Convention
+from hmr.datasets.joints import H36M17, H36M_EVAL_14, HMR2_44, J19, SMPL24, SPIN24, Convention
+from hmr.smpl_file import restricted_array
 
 __all__ = [
     "EMDB_24",
     "H36M_14",
     "HMR2_14",
+    "J19_14",
+    "PREDICTED_BY",
     "PW3D_24",
+    "REGRESSOR_FILES",
     "SPIN_H36M_14",
     "JointProtocol",
     "load_regressor",
@@ -59,7 +67,7 @@ class JointProtocol:
         """Mean distance of the protocol's joints, each skeleton about its own root; joints of the convention.
 
         `predicted_by`: the protocol whose joints, in the same order, the predictions have where it is not this one
-        (SPIN and HMR2 compare the H36M regressor's joints with annotated ones).
+        (`PREDICTED_BY`).
         """
         return _mean_distance_mm((predicted_by or self)._about_root(pred_m), self._about_root(true_m))
 
@@ -94,15 +102,36 @@ HMR2_14 = JointProtocol("hmr2-14", HMR2_44, tuple(25 + joint for joint in _FOURT
 PW3D_24 = JointProtocol("3dpw-24", SMPL24, tuple(range(24)), (0,))
 EMDB_24 = JointProtocol("emdb-24", SMPL24, tuple(range(24)), (1, 2))
 
+J19_14 = JointProtocol("j19-14", J19, _FOURTEEN_OF_24, (14,))
+PREDICTED_BY = {H36M_14: H36M_14, SPIN_H36M_14: H36M_14, HMR2_14: J19_14}
+REGRESSOR_FILES = {H36M17: "J_regressor_h36m.npy", J19: "SMPL_to_J19.pkl"}
 
-def load_regressor(path: Path) -> Float[Tensor, "17 vertices"]:
-    """`J_regressor_h36m.npy`. Raises FileNotFoundError without the file, ValueError if it is another array."""
+
+def load_regressor(path: Path) -> Float[Tensor, "joints vertices"]:
+    """One of `REGRESSOR_FILES`, a pickle by the restricted unpickler; 17 rows or 19 say which.
+
+    Raises FileNotFoundError without the file, ValueError if it is another file or another array.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no joint regressor at {path}")
-    regressor = np.load(path, allow_pickle=False)
-    if regressor.ndim != 2 or len(regressor) != len(H36M17):
-        raise ValueError(f"{path} has shape {regressor.shape}, not ({len(H36M17)}, vertices)")
+    regressor = restricted_array(path) if path.suffix == ".pkl" else _read_npy(path)
+    known = {len(joints): name for joints, name in REGRESSOR_FILES.items()}
+    if regressor.ndim != 2 or len(regressor) not in known:
+        allowed = " or ".join(f"({joints}, vertices) of {name}" for joints, name in known.items())
+        raise ValueError(f"{path} has shape {regressor.shape}, not {allowed}")
+    if regressor.dtype.kind not in "fiu" or not np.isfinite(regressor).all():
+        raise ValueError(f"{path} holds {regressor.dtype} values that are not all finite numbers")
     return torch.from_numpy(regressor.astype(np.float32))
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    """numpy's own `load` would take pickles and archives too, and advise to allow them."""
+    try:
+        with path.open("rb") as file:
+            return npy.read_array(file, allow_pickle=False)
+    except (ValueError, EOFError, MemoryError) as error:
+        names = " or ".join(REGRESSOR_FILES.values())
+        raise ValueError(f"{path} is no array file (.npy); a joint regressor is {names}") from error
 
 
 def regress(

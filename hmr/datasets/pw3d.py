@@ -17,7 +17,7 @@ Left out: clothed templates, textures, and the 60 Hz poses, which have no images
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,13 +80,17 @@ def read_pw3d(folder: Path, split: str) -> Iterator[Annotation]:
 
 
 def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
-    (sequence,) = texts([np.asarray(content["sequence"]).item()])  # a text or an array of one
+    names = texts(content["sequence"])  # a text or an array of one
+    if len(names) != 1:
+        raise ValueError(f"sequence of {path} holds {len(names)} names, not one")
+    sequence = names[0]
     images = f"imageFiles/{sequence}"
-    cam_from_world = rows(content["cam_poses"], len(content["cam_poses"]), (4, 4), f"cam_poses of {path}")
+    frames = len(_entries(content["cam_poses"]))
+    cam_from_world = rows(content["cam_poses"], frames, (4, 4), f"cam_poses of {path}")
     matrix = numbers(content["cam_intrinsics"], (3, 3), f"cam_intrinsics of {path}")
     size = image_size(folder / images / "image_00000.jpg")
     camera = pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], size, str(path))
-    actors = [_actor(content, actor, len(cam_from_world), path) for actor in range(len(content["poses"]))]
+    actors = [_actor(content, actor, frames, path) for actor in range(len(_entries(content["poses"])))]
     for frame, extrinsics in enumerate(cam_from_world):
         for number, actor in enumerate(actors):
             if actor.camera_valid[frame] and actor.keypoints[frame].any():
@@ -95,11 +99,16 @@ def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Ann
 
 
 def _actor(content: dict[str, Any], actor: int, frames: int, path: Path) -> _Actor:
+    def entry(key: str) -> tuple[Any, str]:
+        entries, what = _entries(content[key]), f"{key}[{actor}] of {path}"
+        if len(entries) <= actor:
+            people = len(_entries(content["poses"]))
+            raise ValueError(f"{what} is missing; there are poses of {people} people")
+        return entries[actor], what
+
     def column(key: str, *shape: int) -> np.ndarray:
-        what = f"{key}[{actor}] of {path}"
-        if len(content[key]) <= actor:
-            raise ValueError(f"{what} is missing; there are poses of {len(content['poses'])} people")
-        return rows(content[key][actor], frames, shape, what)
+        value, what = entry(key)
+        return rows(value, frames, shape, what)
 
     return _Actor(
         column("poses", 72),
@@ -107,9 +116,14 @@ def _actor(content: dict[str, Any], actor: int, frames: int, path: Path) -> _Act
         column("jointPositions", 72).reshape(frames, 24, 3),
         column("poses2d", 3, 18),
         column("campose_valid").astype(bool),
-        ten_betas(content["betas"][actor], f"betas[{actor}] of {path}"),
-        gender_of(np.asarray(content["genders"][actor]).item()),
+        ten_betas(*entry("betas")),
+        gender_of(*entry("genders")),
     )
+
+
+def _entries(value: Any) -> Sequence[Any] | np.ndarray:
+    """What stands where an entry a person, or a frame, belongs; a lone value counts as one entry."""
+    return value if isinstance(value, list | tuple) else np.atleast_1d(value)
 
 
 def _annotation(

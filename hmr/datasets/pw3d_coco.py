@@ -37,17 +37,24 @@ from hmr.datasets.annotation import (
     box_of_xywh,
     gender_of,
     pinhole,
+    size_of,
     tensor,
 )
 from hmr.datasets.joints import H36M17, SMPL24
-from hmr.layout import numbers, read_json, require
+from hmr.layout import floats, members, numbers, read_json, records
 
 __all__ = ["PW3D_COCO", "read_pw3d_coco"]
 
 MIN_BOX_PX = 5  # inside the image; HybrIK drops smaller ones
 _FILES = {"train": "3DPW_train.json", "test": "3DPW_test.json", "test-10th": "3DPW_test.json"}
-_IMAGE_KEYS = ("id", "sequence", "file_name", "width", "height", "cam_param")
-_PERSON_KEYS = ("id", "image_id", "bbox", "smpl_param", "h36m_joints", "smpl_joint_cam", "smpl_joint_img")
+_IMAGE = {
+    "id": int | str, "sequence": str, "file_name": str, "width": int | float, "height": int | float,
+    "cam_param": dict,
+}  # fmt: skip
+_PERSON = {
+    "id": int | str, "image_id": int | str, "bbox": list, "smpl_param": dict, "h36m_joints": list,
+    "smpl_joint_cam": list, "smpl_joint_img": list,
+}  # fmt: skip
 
 
 def read_pw3d_coco(folder: Path, split: str) -> Iterator[Annotation]:
@@ -56,18 +63,13 @@ def read_pw3d_coco(folder: Path, split: str) -> Iterator[Annotation]:
     if not path.exists() and (folder / "json" / _FILES[split]).exists():
         path = folder / "json" / _FILES[split]
     content = read_json(path, ("images", "annotations"))
-    images = {}
-    for index, image in enumerate(content["images"]):
-        require(image, _IMAGE_KEYS, f"image {index} of {path}")
-        images[image["id"]] = image
-    people = _people(content["annotations"], images, path)
+    images = {image["id"]: image for _, image in records(content, "images", "image", _IMAGE, path)}
+    people = _people(content, images, path)
     return islice(people, 0, None, 10) if split == "test-10th" else people
 
 
-def _people(records: list[dict[str, Any]], images: dict[Any, Any], path: Path) -> Iterator[Annotation]:
-    for index, person in enumerate(records):
-        where = f"annotation {index} of {path}"
-        require(person, _PERSON_KEYS, where)
+def _people(content: dict[str, Any], images: dict[Any, Any], path: Path) -> Iterator[Annotation]:
+    for where, person in records(content, "annotations", "annotation", _PERSON, path):
         if person["image_id"] not in images:
             raise ValueError(f"{where} belongs to image {person['image_id']}, which the file does not list")
         image = images[person["image_id"]]
@@ -77,16 +79,17 @@ def _people(records: list[dict[str, Any]], images: dict[Any, Any], path: Path) -
 
 def _large_enough(bbox: Any, image: dict[str, Any], where: str) -> bool:
     x, y, width, height = numbers(bbox, (4,), f"bbox of {where}")
-    inside_x = min(x + width, image["width"]) - max(x, 0)
-    inside_y = min(y + height, image["height"]) - max(y, 0)
+    image_width, image_height = size_of(image, f"the image of {where}")
+    inside_x = min(x + width, image_width) - max(x, 0)
+    inside_y = min(y + height, image_height) - max(y, 0)
     return bool(inside_x >= MIN_BOX_PX and inside_y >= MIN_BOX_PX)
 
 
 def _annotation(image: dict[str, Any], person: dict[str, Any], where: str) -> Annotation:
-    require(image["cam_param"], ("focal", "princpt"), f"cam_param of {where}")
+    lens = members(image["cam_param"], {"focal": list, "princpt": list}, f"cam_param of {where}")
     smpl_m = tensor(_smpl_joints_m(person["smpl_joint_cam"], where))
     h36m_m = numbers(person["h36m_joints"], (17, 3), f"h36m_joints of {where}")
-    keypoints = np.asarray(person["smpl_joint_img"], dtype=np.float64)
+    keypoints = floats(person["smpl_joint_img"], f"smpl_joint_img of {where}")
     if keypoints.ndim != 2 or keypoints.shape[0] < 24 or keypoints.shape[1] not in (2, 3):
         raise ValueError(f"smpl_joint_img of {where} has shape {keypoints.shape}, not (24, 2 or 3)")
     all_joints = torch.ones(24, dtype=torch.bool)
@@ -95,9 +98,9 @@ def _annotation(image: dict[str, Any], person: dict[str, Any], where: str) -> An
         person=str(person["id"]),
         box=box_of_xywh(person["bbox"], f"bbox of {where}"),
         camera=pinhole(
-            numbers(image["cam_param"]["focal"], (2,), f"cam_param.focal of {where}"),
-            numbers(image["cam_param"]["princpt"], (2,), f"cam_param.princpt of {where}"),
-            (int(image["width"]), int(image["height"])),
+            numbers(lens["focal"], (2,), f"cam_param.focal of {where}"),
+            numbers(lens["princpt"], (2,), f"cam_param.princpt of {where}"),
+            size_of(image, f"the image of {where}"),
             where,
         ),
         smpl=_fit(person["smpl_param"], smpl_m[0], where),
@@ -110,15 +113,15 @@ def _annotation(image: dict[str, Any], person: dict[str, Any], where: str) -> An
 
 
 def _fit(param: dict[str, Any], pelvis_cam_m: torch.Tensor, where: str) -> SmplFit:
-    require(param, ("shape", "pose"), f"smpl_param of {where}")
+    members(param, {"shape": list, "pose": list}, f"smpl_param of {where}")
     pose = tensor(numbers(param["pose"], (24, 3), f"smpl_param.pose of {where}"))
     betas = tensor(numbers(param["shape"], (10,), f"smpl_param.shape of {where}"))
-    gender = gender_of(param["gender"]) if "gender" in param else None
+    gender = gender_of(param["gender"], f"smpl_param.gender of {where}") if "gender" in param else None
     return SmplFit("smpl", gender, pose[0], pose[1:], betas, Placement.of_pelvis(pelvis_cam_m))
 
 
 def _smpl_joints_m(value: Any, where: str) -> np.ndarray:
-    flat = np.asarray(value, dtype=np.float64).reshape(-1)
+    flat = floats(value, f"smpl_joint_cam of {where}").reshape(-1)
     joints = numbers(flat[: 24 * 3], (24, 3), f"smpl_joint_cam of {where}")
     reach = float(np.linalg.norm(joints - joints[0], axis=1).max())
     if 0.005 < reach < 5:

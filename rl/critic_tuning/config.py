@@ -1,4 +1,8 @@
-"""What a tuning can be told: fields of peft's and TRL's own configurations, in one YAML file."""
+"""What a tuning can be told: fields of peft's and TRL's own configurations, in one YAML file.
+
+TRL checks them when a stage begins, the second one after the first has been paid for; so they are put together here
+once, as the stages will.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hmr.yaml_file import read_fields
+import torch
 
-__all__ = ["STAGES", "TuningSettings", "read_tuning"]
+from hmr.yaml_file import read_fields
+from rl.config import field_value
+
+__all__ = ["STAGES", "TuningSettings", "lora_config", "read_tuning", "stage_config"]
 
 STAGES = ("sft", "grpo")
-# set by `rl.critic_tuning.stages`: where it writes, what it resumes, and that no code of a repository is run
+# set here and by `rl.critic_tuning.stages`: where it writes, what it resumes, and that no code of a repository is run
 OURS = {
     "output_dir", "seed", "resume_from_checkpoint", "max_length", "remove_unused_columns", "reward_weights",
     "model_init_kwargs", "trust_remote_code", "disable_tqdm", "target_modules", "task_type",
@@ -22,7 +29,7 @@ OURS = {
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """Raises ValueError for a stage that is none."""
+    """Raises ValueError for a stage that is none, and where questions are asked less than once."""
 
     stages: tuple[str, ...] = STAGES
     label_orders: int = 1
@@ -36,13 +43,15 @@ class TuningSettings:
             raise ValueError(
                 f"a critic is tuned by {' and '.join(STAGES)}, not by {', '.join(self.stages) or 'nothing'}"
             )
+        if self.label_orders < 1:
+            raise ValueError(f"label_orders must be at least 1, not {self.label_orders}")
 
 
 def read_tuning(path: Path, **changes: Any) -> TuningSettings:
     """The settings of a YAML file with the sections `lora`, `sft` and `grpo`.
 
     Raises what `hmr.yaml_file.read_fields` raises, and ValueError for a field of a section that is not there or that
-    the command itself sets.
+    the command itself sets, for a value that is not of its field's kind, and for what TRL or peft refuses of them all.
     """
     from peft import LoraConfig
     from trl.trainer.grpo_config import GRPOConfig
@@ -51,12 +60,77 @@ def read_tuning(path: Path, **changes: Any) -> TuningSettings:
     sections = {"lora": LoraConfig, "sft": SFTConfig, "grpo": GRPOConfig}
     values = read_fields(path, ["label_orders", *sections])
     for name, config in sections.items():
-        values[name] = values.get(name) or {}
-        known = {item.name for item in dataclasses.fields(config)} - OURS
-        if not isinstance(values[name], dict) or not set(values[name]) <= known:
-            unknown = sorted(set(values[name]) - known) if isinstance(values[name], dict) else [values[name]]
+        values[name] = _section(path, name, config, values.get(name) or {})
+    if "label_orders" in values:
+        (item,) = (item for item in dataclasses.fields(TuningSettings) if item.name == "label_orders")
+        values["label_orders"] = field_value(item, values["label_orders"])
+    settings = TuningSettings(**{**values, **changes})
+    for name in sections:
+        _try(path, name, settings)
+    return settings
+
+
+def _section(path: Path, name: str, config: type, given: Any) -> dict[str, Any]:
+    """Its fields, numbers as numbers: YAML takes 1e-4 for a string."""
+    known = {item.name: item for item in dataclasses.fields(config) if item.name not in OURS}
+    if not isinstance(given, dict) or not set(given) <= set(known):
+        unknown = sorted(map(str, set(given) - set(known))) if isinstance(given, dict) else [given]
+        raise ValueError(
+            f"{path}: {name} takes the fields of {config.__name__} but for {', '.join(sorted(OURS))}, "
+            f"not {', '.join(map(str, unknown))}"
+        )
+    try:
+        # words are TRL's to check: its annotation of scale_rewards says str and its documentation bool
+        return {key: field_value(known[key], value, words=False) for key, value in given.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {name}: {error}") from error
+
+
+def _try(path: Path, name: str, settings: TuningSettings) -> None:
+    from transformers import Trainer
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    try:
+        if name == "lora":
+            lora_config(settings, [])
+            return
+        config = stage_config(name, settings, Path("unused"))
+        if config.eval_strategy != "no" or config.eval_on_start or config.save_strategy == "best":
             raise ValueError(
-                f"{path}: {name} takes the fields of {config.__name__} but for {', '.join(sorted(OURS))}, "
-                f"not {', '.join(map(str, unknown))}"
+                "no question is held out, so eval_strategy must be no, eval_on_start false, and save_strategy not best"
             )
-    return TuningSettings(**{**values, **changes})
+        Trainer.get_optimizer_cls_and_kwargs(config)
+        for tracker in get_reporting_integration_callbacks(config.report_to):
+            tracker()  # says what is not installed
+    except (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: {name}: {' '.join(str(error).split())}") from error
+
+
+def stage_config(name: str, settings: TuningSettings, work: Path) -> Any:
+    """The `SFTConfig` or `GRPOConfig` of a stage that writes to `work`. Raises what TRL raises."""
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.sft_config import SFTConfig
+
+    gpu = torch.cuda.is_available()
+    arguments = {
+        "output_dir": str(work),
+        "seed": settings.seed,
+        "use_cpu": not gpu,
+        "bf16": gpu,
+        "dataloader_pin_memory": gpu,
+        "activation_checkpointing": True,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_total_limit": 1,
+    }
+    if name == "sft":
+        # cut off at a length, a question would lose pictures
+        return SFTConfig(**{**arguments, "max_length": None, **settings.sft})
+    return GRPOConfig(**{**arguments, "reward_weights": [1.0, 0.0], **settings.grpo})
+
+
+def lora_config(settings: TuningSettings, targets: list[str]) -> Any:
+    """peft's `LoraConfig` of an adapter on these layers."""
+    from peft import LoraConfig
+
+    return LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **settings.lora)

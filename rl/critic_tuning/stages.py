@@ -31,7 +31,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import nn
 from transformers import AutoConfig, PrinterCallback, TrainerCallback
@@ -40,7 +39,7 @@ from agent.vlm.local import room
 from agent.vlm.weights import FoundModel, find_model, load_processor, load_weights
 from hmr.progress import Stage
 from hmr.resume import label, last_whole_checkpoint, was_made_from
-from rl.critic_tuning.config import TuningSettings
+from rl.critic_tuning.config import TuningSettings, lora_config, stage_config
 from rl.critic_tuning.conversations import Extent
 from rl.critic_tuning.reward import spearman_reward, well_formed
 
@@ -116,58 +115,38 @@ class CriticTuning:
         shutil.rmtree(work)
 
     def _sft(self, found: FoundModel, work: Path) -> Any:
-        from trl.trainer.sft_config import SFTConfig
         from trl.trainer.sft_trainer import SFTTrainer
 
         model = load_weights(found, trainable=True)
         return SFTTrainer(
             model=model,
-            # cut off at a length, a question would lose pictures
-            args=SFTConfig(**{**self._arguments(work), "max_length": None, **self.settings.sft}),
+            args=stage_config("sft", self.settings, work),
             train_dataset=self.conversations.select_columns(["prompt", "images", "completion"]),
             processing_class=load_processor(found),
             peft_config=self._lora(model, found),
         )
 
     def _grpo(self, found: FoundModel, work: Path) -> Any:
-        from trl.trainer.grpo_config import GRPOConfig
         from trl.trainer.grpo_trainer import GRPOTrainer
 
         model = load_weights(found, trainable=True)
-        rewards: list[Any] = [self.reward, well_formed]
-        weights = {"reward_weights": [1.0, 0.0]}
+        rewards: list[Any] = [self.reward, well_formed]  # in the order of their weights in `stage_config`
         return GRPOTrainer(
             model=model,
             reward_funcs=rewards,
-            args=GRPOConfig(**{**self._arguments(work), **weights, **self.settings.grpo}),
+            args=stage_config("grpo", self.settings, work),
             train_dataset=self.conversations.select_columns(["prompt", "images", "labels", "errors_mm"]),
             processing_class=load_processor(found),
             peft_config=self._lora(model, found),
         )
 
-    def _arguments(self, work: Path) -> dict[str, Any]:
-        gpu = torch.cuda.is_available()
-        return {
-            "output_dir": str(work),
-            "seed": self.settings.seed,
-            "use_cpu": not gpu,
-            "bf16": gpu,
-            "dataloader_pin_memory": gpu,
-            "activation_checkpointing": True,
-            "disable_tqdm": True,
-            "report_to": "none",
-            "save_total_limit": 1,
-        }
-
     def _lora(self, model: Any, found: FoundModel) -> Any:
         """A new adapter; None where the model comes with one."""
-        from peft import LoraConfig
-
         if found.adapter is not None:
             return None
         decoder = {id(layer) for layer in model.get_decoder().modules() if isinstance(layer, nn.Linear)}
         targets = [name for name, layer in model.named_modules() if id(layer) in decoder]
-        return LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **self.settings.lora)
+        return lora_config(self.settings, targets)
 
     def _origin(self, name: str, found: FoundModel) -> dict[str, Any]:
         """What shapes the adapter of a stage."""
@@ -199,7 +178,7 @@ def _save(trainer: Any, folder: Path, origin: Mapping[str, Any], base: str) -> N
 class _Progress(TrainerCallback):
     """Ticks after every step, and says what TRL measured as often as it is logged."""
 
-    def __init__(self, name: str, stage: Stage, say: Say) -> None:
+    def __init__(self, name: str, stage: Stage, say: Callable[[str], None]) -> None:
         self.name, self.stage, self.say = name, stage, say
         self.tick: Callable[[int], None] = lambda done: None
 

@@ -298,7 +298,7 @@ def test_a_label_order_that_fails_is_left_out():
                 raise ConnectionError("gone")
             return super().generate(parts, schema, seed)
 
-    assert None not in make_agent(FailsOnce()).score(sample(), group(spoiled_group()))
+    assert None not in make_agent(FailsOnce()).critique(sample(), group(spoiled_group())).scores
 
 
 def test_a_backend_with_eyes_gets_the_photograph_and_one_labelled_panel_a_hypothesis():

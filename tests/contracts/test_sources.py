@@ -23,11 +23,15 @@ def same(one: object, other: object) -> bool:
     return one == other
 
 
-@pytest.fixture(params=sorted(SOURCES))
+@pytest.fixture(params=sorted(LAYOUTS))
 def laid(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path, str]:
     folder = tmp_path / "data"
     folder.mkdir()
-    return request.param, folder, LAYOUTS[request.param](folder)
+    return request.param.split()[0], folder, LAYOUTS[request.param](folder)
+
+
+def test_every_source_has_a_layout():
+    assert {layout.split()[0] for layout in LAYOUTS} == set(SOURCES)
 
 
 def read(laid: tuple[str, Path, str]) -> list[Annotation]:

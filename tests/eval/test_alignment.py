@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from rl.training_log import read_logs
 from tests.command import call
 from tests.hmr.detector_models import save_detector
 
+REWARDS_PAGE = Path(__file__).parents[2] / "docs" / "reward-functions.md"
 PANEL = "{http://www.w3.org/2000/svg}g"
 TINY = (
     "{loss_type: weighted, max_steps: 6, per_device_train_batch_size: 2, learning_rate: 0.01, "
@@ -170,7 +172,7 @@ def test_a_process_that_is_killed_in_training_goes_on_where_it_was(
     [
         (["--critic", "noisy-truth:well"], "takes a number"),
         (["--critic", "noisy-truth:1.5"], "srcc lies above 0"),
-        (["--critic", "nobody"], "no VLM backend 'nobody'"),
+        (["--critic", "nobody"], "no critic 'nobody'; there are: embedded"),
         (["--loss", "ppo"], "loss_type is one of"),
         (["--rounds", "3", "--critic", "noisy-truth:1"], "rounds need as many images"),
     ],
@@ -188,12 +190,31 @@ def test_mistakes_cost_one_sentence(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("name", ["feet_down", "on_the_box", "scorer"])
+def test_rewards_of_the_docs_are_critics(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    """Functions that ask for joints, and a mix that brings its body."""
+    blocks = re.findall(r"```python\n(.*?)```", REWARDS_PAGE.read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(blocks[0])
+    critic = f"reward:{tmp_path / 'mine.py'}:{name}"
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", "--critic", critic, *words)
+    assert code == 0, err
+    row = load_preferences(tmp_path / "out" / "round-0" / "groups")[0]
+    assert len(set(row["scores"])) > 1
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
         ("{seed: 3}", "seed cannot be set by a recipe"),
         ("{beta: high}", "beta takes a number, not 'high'"),
         ("{trainable: encoder}", "trainable must name"),
+        ("{report_to: wandb_}", "refuses report_to: wandb_"),
         ("{replay_weight: 1.0, replay_file: nowhere.safetensors}", "no such replay_file"),
     ],
 )
@@ -248,10 +269,15 @@ def test_a_critic_with_a_memory_draws_no_lab_scenes_and_keeps_to_its_budget(
     cache = tmp_path / "replies.sqlite"
     asked = ("--out", out, "--memory", memory, "--reply-cache", cache, *words)
     code, _, err = call(monkeypatch, capsys, "align", *asked, "--max-calls", 0)
-    assert (code, "no group can teach" in err) == (2, True), err
+    assert (code, "0 of 2 groups are judged" in err, "the budget of 0 calls is spent" in err) == (
+        2,
+        True,
+        True,
+    ), err
     assert [path.name for path in (out / "scenes").iterdir()] == ["wild-train-2"]
     assert not (out / "groups").exists()
     assert cache.exists()
+    assert call(monkeypatch, capsys, "align", *asked)[0] == 0  # the folder is as good as new
 
 
 def test_an_unknown_argument_of_training_is_named(

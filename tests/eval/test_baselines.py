@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from eval.baselines import ANSWER_ONCE, Guided, MeanPose, RegressionHead, evaluate_with_baselines
@@ -126,7 +127,29 @@ def test_guidance_is_of_the_image_that_was_encoded(tiny_policy: DiffusionPolicy,
 def test_what_cannot_be_evaluated_is_named(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"called 'lab-train'; there are wild-test, lab-test"):
         evaluate_with_baselines(tiny_policy, "lab-train", 2, 4, 0, tmp_path, silent)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        evaluate_with_baselines(
-            tiny_policy, "wild-test", 2, 4, 0, tmp_path, silent, motion=tmp_path / "nowhere"
-        )
+    for folder in ("motion", "backdrops"):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            evaluate_with_baselines(
+                tiny_policy, "wild-test", 2, 4, 0, tmp_path, silent, **{folder: tmp_path / "nowhere"}
+            )
+
+
+def test_scenes_before_the_user_s_photographs_are_other_scenes(
+    tiny_policy: DiffusionPolicy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "walls").mkdir()
+    Image.new("RGB", (300, 260), (10, 200, 30)).save(tmp_path / "walls" / "green.png")
+    tiny_policy.save_pretrained(tmp_path / "policy")
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    words = f"evaluate --policy {tmp_path / 'policy'} --images 1 --samples 2 --out {tmp_path / 'o'} --json"
+    found = {}
+    for more in ("", f" --backdrops {tmp_path / 'walls'}"):
+        code, out, _ = call(monkeypatch, capsys, *(words + more).split())
+        assert code == 0
+        told = json.loads(out)
+        found[told["backdrops"]] = told["benchmark"]
+    assert set(found) == {None, "walls"}
+    assert found[None] != found["walls"]

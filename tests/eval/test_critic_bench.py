@@ -57,13 +57,14 @@ def test_whatever_shapes_an_exploration_names_its_folder(bench, monkeypatch: pyt
     eager, greedy, keen = bench(ucb=2.0), AgentVariant(greedy=True), PerfectDetector()
     for made, variant in (
         (bench(), AGENT), (bench("as-served-hot"), AGENT), (eager, AGENT), (eager, greedy), (bench(eyes=keen), AGENT),
-        (bench(rules_per_case=6), AGENT),
+        (bench(rules_per_case=6), AGENT), (bench(critique={"permutations": 1}), AGENT),
     ):  # fmt: skip
         with made.agent(variant) as agent:
             assert (agent.detector is keen) == (made.eyes is keen)
             assert agent.settings.rules_per_case == made.rules_per_case
-    assert [ucb for _, ucb in explored] == [0.5, 0.5, 2.0, 0.0, 0.5, 0.5]
-    assert len({folder for folder, _ in explored}) == 6
+            assert agent.settings.permutations == made.critique.get("permutations", 3)
+    assert [ucb for _, ucb in explored] == [0.5, 0.5, 2.0, 0.0, 0.5, 0.5, 0.5]
+    assert len({folder for folder, _ in explored}) == 7
 
 
 def test_a_scorer_is_fitted_once_for_all_that_shapes_it(

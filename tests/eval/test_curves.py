@@ -47,6 +47,11 @@ def test_an_alignment_is_a_row_and_what_was_not_logged_an_empty_chart(tmp_path: 
     assert drawn[5] == ["", "46.0,152.0 258.0,152.0"]
 
 
+def test_logs_of_before_a_metric_was_renamed_are_read_by_its_name(tmp_path: Path):
+    (tmp_path / LOG).write_text('[{"step": 1, "clip_ratio/region": 0.5}]')
+    assert read_logs(tmp_path, "old") == {"old": [{"step": 1, "clip_ratio/region_mean": 0.5}]}
+
+
 def test_logs_are_a_runs_own_or_its_rounds_in_their_order(tmp_path: Path):
     assert read_logs(tmp_path) == {}
     for number in (10, 2):

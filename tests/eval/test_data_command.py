@@ -8,7 +8,7 @@ import pytest
 from hmr.datasets.annotated_set import read_annotations
 from hmr.datasets.sources import SOURCES
 from tests.command import call
-from tests.hmr.datasets.layouts import coco, pw3d
+from tests.hmr.datasets.layouts import coco, pw3d, write_json
 
 
 def test_a_set_is_prepared_and_named(tmp_path: Path, monkeypatch, capsys):
@@ -30,6 +30,17 @@ def test_every_source_is_in_the_help(monkeypatch, capsys):
     words = out.replace("│", " ").split()
     for name in SOURCES:
         assert name in [word.strip(".,") for word in words]
+
+
+@pytest.mark.parametrize("images", [3, [3]])
+def test_json_that_is_no_data_set_costs_one_sentence(tmp_path: Path, monkeypatch, capsys, images):
+    path = write_json(
+        tmp_path / "annotations" / "person_keypoints_val2017.json", {"images": images, "annotations": []}
+    )
+    words = ("data", "prepare", "coco", tmp_path, "--split", "val2017", "--out", tmp_path / "set")
+    code, out, err = call(monkeypatch, capsys, *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert str(path) in err
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_p
     seen = []
 
     def run(self, agent, stage, say):
-        seen.append(agent.rules.exploration)
+        seen.append((agent.rules.exploration, agent.settings.permutations))
         self._write({})
         return {"made_from": self.made_from}
 
@@ -131,13 +131,18 @@ def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_p
         for words, told in (
             (hot, "explored with revision = "),
             ((*cool, "--ucb", 1.5), "with ucb = 0.5, and this"),
+            ((*cool, "--set", "permutations=1"), "with critique = {}, and this asks for {'permutations': 1}"),
         ):
             code, answer, err = explore(*words)
             assert (code, answer) == (2, None)
             assert told in err.splitlines()[-1]
         code, answer, _ = explore(*cool, "--ucb", 1.5, "--memory", tmp_path / "another")
         assert (code, answer["made_from"]["ucb"]) == (0, 1.5)
-    assert seen == [0.5, 0.5, 1.5]
+        frugal = (*cool, "--set", "permutations=1", "--memory", tmp_path / "frugal")
+        assert explore(*frugal)[0] == 0
+        code, _, err = explore(*cool, "--memory", tmp_path / "frugal")
+        assert (code, "with critique = {'permutations': 1}, and this asks for {}" in err) == (2, True)
+    assert seen == [(0.5, 3), (0.5, 3), (1.5, 3), (0.5, 1)]
 
 
 @pytest.mark.slow

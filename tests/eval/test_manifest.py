@@ -1,5 +1,7 @@
 """A manifest outlives the run that wrote it, however that ended."""
 
+import pytest
+
 from eval.manifest import Manifest
 
 
@@ -38,3 +40,19 @@ def test_a_line_that_a_kill_tore_off_is_cut_away(tmp_path):
     with Manifest(path) as manifest:
         assert manifest.find("a", "1") == record("a", "1", 10)
         assert manifest.find("c", "1") == record("c", "1", 30)
+
+
+@pytest.mark.parametrize(
+    "line", ["[]", "{}", "garbage", '{"name": 3, "stamp": "1"}', "3", "\x00\xff", "[" * 100_000]
+)
+def test_another_file_is_named_with_its_line_and_left_as_it_is(tmp_path, line):
+    path = tmp_path / "m.jsonl"
+    with Manifest(path) as manifest:
+        manifest.add(record("a", "1", 10))
+    path.write_bytes(path.read_bytes() + line.encode("latin1") + b"\n")
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"^line 2 of .*m\.jsonl is no record of a finished item; remove the file"
+    ):
+        Manifest(path)
+    assert path.read_bytes() == before

@@ -41,6 +41,16 @@ def test_a_box_is_four_numbers():
         parse_box("1,2,3")
 
 
+@pytest.mark.parametrize("box", ["-1e9,-1e9,1e9,1e9", "0,0,inf,50", "-200,0,20,20"])
+def test_a_box_far_larger_than_the_photograph_is_refused(tiny_policy, box):
+    """The photograph has 64 x 72 pixels: three times the longer side is 216."""
+    with pytest.raises(
+        ValueError, match=r"^a.png: the box .* pixels long; one in a 64 x 72 image may have 216$"
+    ):
+        find_people(PHOTO, "a.png", tiny_policy, Finder(), [parse_box(box)], anyway=True)
+    find_people(PHOTO, "a.png", tiny_policy, Finder(), [parse_box("-190,0,20,20")], anyway=True)
+
+
 def test_people_that_another_detector_finds_must_be_readable_too(tiny_policy: DiffusionPolicy):
     """Noise is nobody to the policy's encoder, whoever says so."""
     with pytest.raises(NobodyFound, match=r"10,8,50,60.*--anyway"):
@@ -98,3 +108,23 @@ def test_hypotheses_given_for_an_enormous_photograph_are_in_its_own_pixels(
     assert person.sample.box == Box(10.0, 8.0, 50.0, 60.0)
     assert person.box_in_file == Box(20.0, 16.0, 100.0, 120.0)
     assert person.hypotheses_in_file.camera == in_file.camera
+
+
+@pytest.mark.parametrize(
+    ("box", "transl", "message"),
+    [
+        (Box(-1e9, 0.0, 1e9, 72.0), [0.0, 0.2, 4.0], "pixels long"),
+        (Box(500.0, 500.0, 600.0, 600.0), [0.0, 0.2, 4.0], "outside"),
+        (None, [50.0, 0.2, 4.0], "outside"),
+        (None, [0.0, 0.2, -4.0], "pixels long"),
+    ],
+)
+def test_hypotheses_that_the_photograph_does_not_show_are_refused(
+    body: Body, tmp_path: Path, box: Box | None, transl: list[float], message: str
+):
+    Image.new("RGB", (64, 72)).save(tmp_path / "a.png")
+    turned, zeros = torch.tensor([[torch.pi, 0, 0]]).repeat(2, 1), torch.zeros(2, 23, 3)
+    params = BodyParams(turned, zeros, torch.zeros(2, 10), torch.tensor([transl]).repeat(2, 1))
+    write_hypotheses(tmp_path / "h.npz", [(box, Hypotheses(params, Camera(100.0, 32.0, 36.0, 64, 72)))])
+    with pytest.raises(ValueError, match=rf"h.npz: the box .*{message}"):
+        given_people(tmp_path / "a.png", tmp_path / "h.npz", body)

@@ -89,12 +89,14 @@ def test_a_killed_run_is_taken_up_and_ends_as_an_unbroken_one(models, tmp_path):
             assert Path(ours).read_bytes() == Path(theirs).read_bytes()
 
 
-@pytest.mark.parametrize("change", ["seed", "photograph", "lost file"])
+@pytest.mark.parametrize("change", ["seed", "solver", "photograph", "lost file"])
 def test_what_is_finished_is_done_again_where_it_would_differ(models, tmp_path, change):
     photo, settings = save_photo(tmp_path / "a.png"), QUICK
     (first,) = predict(models, tmp_path / "out", photo)
     if change == "seed":
         settings = dataclasses.replace(QUICK, seed=1)
+    elif change == "solver":  # in the policy's config.json
+        models.policy.config.solver = "dpm++"
     elif change == "photograph":
         save_photo(photo, seed=5, size=(64, 80))
     else:

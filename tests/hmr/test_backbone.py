@@ -1,5 +1,6 @@
-"""A policy that sees through a transformers backbone: what its checkpoint holds, and how that is found."""
+"""A policy that sees through a transformers backbone: what its checkpoint holds, how that is found, what is kept."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from hmr.checkpoint import load_policy, save_compact
+from hmr.feature_cache import SWITCH, FeatureCache
 from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.types import Box, Camera, Sample
 from tests.contracts.test_encoder import save_backbone
@@ -56,10 +58,38 @@ def test_a_lost_backbone_is_named(policy: DiffusionPolicy, sample: Sample, backb
         load_policy(tmp_path / "policy").encode([sample])
 
 
-def test_the_digest_knows_the_backbone(policy: DiffusionPolicy):
+@pytest.mark.parametrize("change", [{"revision": "another"}, {"height": 70}, {"mean": (0.0, 0.0, 0.0)}])
+def test_the_digest_knows_the_backbone_and_its_input(policy: DiffusionPolicy, change: dict):
     before = policy.digest()
-    object.__setattr__(policy.encoder.card, "revision", "another")
+    policy.encoder.card = dataclasses.replace(policy.encoder.card, name="elsewhere")
+    assert policy.digest() == before  # a folder may move
+    policy.encoder.card = dataclasses.replace(policy.encoder.card, **change)
     assert policy.digest() != before
+
+
+def test_a_loaded_policy_keeps_what_its_backbone_saw(
+    policy: DiffusionPolicy, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    policy.save_pretrained(tmp_path / "policy")
+    assert load_policy(tmp_path / "policy").encoder.cache is None  # conftest has switched it off
+    monkeypatch.setenv(SWITCH, str(tmp_path / "features"))
+    first = load_policy(tmp_path / "policy").encode([sample]).condition
+    assert len(list((tmp_path / "features").rglob("*.npy"))) == 1
+    again = load_policy(tmp_path / "policy")
+    monkeypatch.setattr(again.encoder, "_look", None)  # whoever asks the backbone fails
+    assert torch.equal(again.encode([sample]).condition, first)
+
+
+def test_what_is_rounded_or_recoloured_is_not_kept(policy: DiffusionPolicy, tmp_path: Path):
+    """Under autocast a backbone answers in bfloat16: another answer to the same picture."""
+    encoder, crops = policy.encoder, torch.rand(1, 3, 64, 64)
+    encoder.cache = FeatureCache(tmp_path / "features")
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder.features(crops)
+    encoder.train().features(crops)
+    assert not (tmp_path / "features").exists()
+    encoder.eval().features(crops)
+    assert (tmp_path / "features").exists()
 
 
 def test_an_unknown_encoder_or_denoiser_is_named():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hmr.layout import image_size, numbers, require, rows
+from hmr.layout import image_size, members, numbers, records, require, rows
 
 
 def test_what_is_missing_and_what_is_there():
@@ -11,6 +11,30 @@ def test_what_is_missing_and_what_is_there():
         require({"c": 1, "a": 2}, ["a", "b", "z"], "a.npz")
     with pytest.raises(ValueError, match=r"it holds nothing$"):
         require([], ["a"], "a.npz")
+
+
+@pytest.mark.parametrize("found", [3, None, "ab"])
+def test_what_holds_nothing(found):
+    with pytest.raises(ValueError, match=r"^x is of type \w+, not an object that holds a, b$"):
+        require(found, ["a", "b"], "x")
+
+
+def test_members_of_a_kind():
+    assert members({"a": 1, "b": None, "c": 2}, {"a": int | str, "b": object}, "x")["c"] == 2
+    with pytest.raises(ValueError, match=r"^a of x is of type list, not int or str$"):
+        members({"a": []}, {"a": int | str}, "x")
+    with pytest.raises(ValueError, match=r"^x is of type list, not an object that holds a$"):
+        members(["a"], {"a": int}, "x")
+
+
+def test_records_say_where_they_stand(tmp_path):
+    content = {"people": [{"a": 1}, 3]}
+    found = records(content, "people", "person", {"a": int}, tmp_path)
+    assert next(found) == (f"person 0 of {tmp_path}", {"a": 1})
+    with pytest.raises(ValueError, match=r"^person 1 of .* is of type int, not an object"):
+        next(found)
+    with pytest.raises(ValueError, match=r"^people of .* is of type dict, not a list$"):
+        next(records({"people": {}}, "people", "person", {}, tmp_path))
 
 
 def test_long_files_are_not_listed_whole():
@@ -50,6 +74,15 @@ def test_rows_of_any_width():
         rows(np.zeros((2, 5)), 3, (None,), "x")
     with pytest.raises(ValueError, match=r"x has shape \(2,\), not \(2, 5\)"):
         rows(np.zeros(2), 2, (5,), "x")
+
+
+def test_rows_are_numbers_unless_they_have_no_axis():
+    assert rows(["m", "f"], 2, (), "x").tolist() == ["m", "f"]
+    for value, shape in (([["m"], ["f"]], (1,)), ([None, "f"], ())):
+        with pytest.raises(ValueError, match=r"^x holds .*, not numbers$"):
+            rows(value, 2, shape, "x")
+    with pytest.raises(ValueError, match=r"^x is not an array"):
+        rows([[1, 2], [3]], 2, (2,), "x")
 
 
 def test_no_image(tmp_path):

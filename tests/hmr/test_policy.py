@@ -70,6 +70,27 @@ def test_temperature_is_the_policy_s_own_noise_scale(tiny_policy: DiffusionPolic
     assert tiny_policy.digest() != plain
 
 
+def test_the_shipped_policy_has_the_name_that_its_figures_carry():
+    """Of the weights and two settings; those that the digest learned of later have their unsaid values in it."""
+    assert load_policy().digest() == "79af91dead5318a1"
+
+
+OTHER_SETTINGS = {
+    "mirror_look": True, "noise_temperature": 1.2, "crop_size": 160, "crop_scale": 1.3, "num_train_timesteps": 500,
+    "num_inference_steps": 6, "solver": "dpm++", "heads": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_a_setting_that_shapes_the_answers_is_in_the_name(tiny_policy: DiffusionPolicy, name: str):
+    before = tiny_policy.digest()
+    kept = getattr(tiny_policy.config, name)
+    setattr(tiny_policy.config, name, OTHER_SETTINGS[name])
+    assert tiny_policy.digest() != before
+    setattr(tiny_policy.config, name, kept)
+    assert tiny_policy.digest() == before
+
+
 def test_an_image_is_encoded_the_same_in_any_company(tiny_policy: DiffusionPolicy, samples: list[Sample]):
     together = tiny_policy.encode(samples).condition
     alone = torch.cat([tiny_policy.encode([sample]).condition for sample in samples])

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from transformers import TrainingArguments
+from safetensors.torch import load_file
 
 from hmr.body import Body
 from hmr.checkpoint import load_policy, save_compact
@@ -18,10 +17,15 @@ from hmr.data.mirror import OTHER_SIDE, mirror_crop
 from hmr.data.recipe import LAB
 from hmr.data.store import make_scenes, read_labelled
 from hmr.policy import DiffusionPolicy
-from hmr.pretrain import PretrainConfig, pretrain, read_config
+from hmr.pretrain import PretrainConfig, _starting_policy, go_back, pretrain
 from hmr.pretrain_losses import LossWeights, SeeAndPose, _unlikeliness, joints_of, reproject
+from tests.contracts.test_encoder import save_backbone
 
 TINY = {"crop_size": 64, "encoder_widths": [8, 12, 16], "width": 32, "depth": 1}
+STAGE = {
+    "max_steps": 4, "per_device_train_batch_size": 8, "save_steps": 2, "use_cpu": True, "report_to": "none",
+    "disable_tqdm": True, "dataloader_pin_memory": False,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +143,18 @@ def test_a_run_goes_on_only_from_its_own_shape(tmp_path: Path, tiny_policy: Diff
         pretrain(config, tmp_path / "out", tmp_path / "cache", workers=1)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_weights_go_back_part_of_the_way_that_they_came(tiny_policy: DiffusionPolicy, share: float):
+    learned = copy.deepcopy(tiny_policy)
+    for tensor in learned.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(4.0)
+    go_back(learned, tiny_policy, share)
+    old, now = tiny_policy.state_dict(), learned.state_dict()
+    moved = torch.cat([(now[name] - old[name]).flatten() for name in old if old[name].is_floating_point()])
+    torch.testing.assert_close(moved, torch.full_like(moved, 4 * (1 - share)), atol=1e-4, rtol=0)
+
+
 def test_a_run_may_go_on_with_other_looks(tmp_path: Path, tiny_policy: DiffusionPolicy):
     save_compact(tiny_policy, tmp_path / "small")
     stage = {"max_steps": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
@@ -151,53 +167,123 @@ def test_a_run_may_go_on_with_other_looks(tmp_path: Path, tiny_policy: Diffusion
     assert policy.digest() != tiny_policy.digest()
 
 
-def test_an_unknown_key_is_named(tmp_path: Path):
-    (tmp_path / "a.yaml").write_text("sceens: 3\n")
-    with pytest.raises(ValueError, match="sceens"):
-        read_config(tmp_path / "a.yaml")
+def test_a_part_that_cannot_rest_is_named_before_anything_is_drawn(tmp_path: Path):
+    config = PretrainConfig(policy=TINY, resting=("toes",), training=STAGE)
+    with pytest.raises(ValueError, match=r"toes.*stem"):
+        pretrain(config, tmp_path / "out", tmp_path / "cache", workers=1)
+    assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "recipe", sorted(Path("configs").glob("pretrain_*.yaml")), ids=lambda path: path.stem
-)
-def test_a_shipped_recipe_is_readable(recipe: Path, tmp_path: Path):
-    config = read_config(recipe)
-    assert config.losses == LossWeights(**dataclasses.asdict(config.losses))
-    assert config.policy["crop_size"] % 16 == 0
-    for stage in (config.training, config.refining):
-        TrainingArguments(output_dir=str(tmp_path), **stage | {"use_cpu": True})
+def test_what_transformers_refuses_is_said_before_anything_is_drawn(tmp_path: Path):
+    config = PretrainConfig(policy=TINY, training=STAGE, refining=STAGE | {"lr_scheduler_type": "cosign"})
+    with pytest.raises(ValueError, match="cosign"):
+        pretrain(config, tmp_path / "out", tmp_path / "cache", workers=1)
+    assert not any(tmp_path.iterdir())
 
 
-def test_the_recipe_for_an_accelerator_has_the_shipped_shape():
-    tiny, gpu = (read_config(Path("configs") / f"pretrain_{name}.yaml") for name in ("tiny", "tiny_gpu"))
-    assert (gpu.policy, gpu.losses) == (tiny.policy, tiny.losses)
-    assert gpu.seed != tiny.seed
+def test_a_run_begins_with_the_weights_of_its_seed():
+    one, again, other = (
+        _starting_policy(PretrainConfig(seed=seed, policy=TINY)).digest() for seed in (6, 6, 7)
+    )
+    assert one == again != other
+
+
+class Run:
+    """A run of two stages that is done, and parts of it as a kill would leave them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = PretrainConfig(
+            scenes=40, held_out=8, times_per_image=2, rarity=1.0, policy=TINY | {"mirror_look": True},
+            training=STAGE, refining=STAGE,
+        )  # fmt: skip
+        self.policy = self.again(self.config, "whole")
+
+    def again(self, config: PretrainConfig, name: str) -> DiffusionPolicy:
+        return pretrain(config, self.root / name, self.root / "cache", workers=1)
+
+    def killed(self, name: str, *left: str) -> Path:
+        for part in ("made_from.json", *left):
+            target = self.root / name / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source = self.root / "whole" / part
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        return self.root / name
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.mark.slow
-def test_a_run_resumes_and_leaves_a_policy(tmp_path: Path):
-    stage = {
-        "max_steps": 4, "per_device_train_batch_size": 8, "save_steps": 2, "use_cpu": True, "report_to": "none",
-        "disable_tqdm": True,
-    }  # fmt: skip
-    recipe = {
-        "scenes": 40,
-        "held_out": 8,
-        "times_per_image": 2,
-        "rarity": 1.0,
-        "policy": TINY | {"mirror_look": True},
-        "training": stage,
-        "refining": stage,
-    }
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
-    config = read_config(tmp_path / "a.yaml")
-    whole = pretrain(config, tmp_path / "whole", tmp_path / "cache", workers=1)
-    history = json.loads((tmp_path / "whole" / "training.json").read_text())
+def test_a_run_leaves_a_policy_and_its_history(run: Run):
+    history = json.loads((run.root / "whole" / "training.json").read_text())
     assert {"see and pose", "pose"} < set(history)
     assert all(history[stage]["held_out"]["eval_loss"] > 0 for stage in ("see and pose", "pose"))
-    assert load_policy(tmp_path / "whole").digest() == whole.digest()
+    assert load_policy(run.root / "whole").digest() == run.policy.digest()
+    assert PretrainConfig(**history["config"] | {"losses": LossWeights(), "resting": ()}) == run.config
 
-    # as a kill after the second step would leave it
-    shutil.copytree(tmp_path / "whole/see/checkpoint-2", tmp_path / "parts/see/checkpoint-2")
-    resumed = pretrain(config, tmp_path / "parts", tmp_path / "cache", workers=1)
-    assert resumed.digest() == whole.digest()
+
+KILLS = {
+    "in the first stage": ["see/checkpoint-2"],
+    "between the stages": ["see/checkpoint-4"],
+    "in the second stage": ["see/checkpoint-4", "pose/checkpoint-2"],
+    "after the last step": ["see/checkpoint-4", "pose/checkpoint-4"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_killed_run_ends_where_an_unbroken_one_does(run: Run, kill: str):
+    """Fed and told of otherwise, too."""
+    folder = run.killed(kill.replace(" ", "-"), *KILLS[kill])
+    otherwise = STAGE | {"logging_steps": 1, "dataloader_num_workers": 2, "save_total_limit": 1}
+    resumed = run.again(dataclasses.replace(run.config, training=otherwise, refining=otherwise), folder.name)
+    assert resumed.digest() == run.policy.digest()
+    whole, parts = (
+        json.loads((run.root / name / "training.json").read_text()) for name in ("whole", folder.name)
+    )
+    for stage in ("see and pose", "pose"):
+        assert parts[stage]["held_out"]["eval_loss"] == whole[stage]["held_out"]["eval_loss"]
+    assert not list(folder.glob("*/checkpoint-5"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_done_is_read(run: Run, monkeypatch: pytest.MonkeyPatch):
+    before = {path: path.stat().st_mtime_ns for path in (run.root / "whole").rglob("*")}
+    monkeypatch.setattr("hmr.pretrain.make_crops", None)  # it would be called to draw
+    assert run.again(run.config, "whole").digest() == run.policy.digest()
+    assert {path: path.stat().st_mtime_ns for path in (run.root / "whole").rglob("*")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 6}, "seed 1, not 6"),
+        ({"losses": LossWeights(mask=2.0)}, "losses.mask 0.3, not 2.0"),
+        ({"training": STAGE | {"max_steps": 8}}, "training.max_steps 4, not 8"),
+    ],
+)
+def test_another_run_is_refused_in_its_folder(run: Run, change: dict, told: str):
+    for folder in (run.root / "whole", run.killed(f"killed-{told.split()[0]}", "see/checkpoint-2")):
+        kept = (folder / "made_from.json").read_text()
+        with pytest.raises(ValueError, match=f"holds another run .*{told}"):
+            run.again(dataclasses.replace(run.config, **change), folder.name)
+        assert (folder / "made_from.json").read_text() == kept
+
+
+@pytest.mark.slow
+def test_a_policy_learns_to_see_through_a_backbone(tmp_path: Path):
+    """The features of a frozen DINOv2 go through both stages; its own weights are in no checkpoint."""
+    backbone = save_backbone("dinov2", tmp_path / "backbone")
+    shape = {"crop_size": 64, "width": 32, "depth": 1, "encoder": f"transformers:{backbone}"}
+    config = PretrainConfig(scenes=8, held_out=4, policy=shape, training=STAGE, refining=STAGE)
+    begun = _starting_policy(config).state_dict()
+    policy = pretrain(config, tmp_path / "out", tmp_path / "cache", workers=1)
+    assert policy.encoder.card.name == str(backbone)
+    learned = {name for name, value in policy.state_dict().items() if not torch.equal(value, begun[name])}
+    assert {"encoder.neck.0.weight", "encoder.heatmap.weight", "regressor.1.weight"} < learned
+    stored = load_file(tmp_path / "out/see/checkpoint-4/model.safetensors")
+    assert not any("layer." in name or "embeddings" in name for name in stored)

@@ -1,8 +1,9 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from hmr.yaml_file import read_fields
+from hmr.yaml_file import checked_fields, read_fields
 
 
 def test_fields_come_as_they_are_written(tmp_path: Path):
@@ -39,3 +40,38 @@ def test_a_long_list_of_fields_can_be_told_otherwise(tmp_path: Path):
 def test_a_missing_file_is_missed(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         read_fields(tmp_path / "none.yaml", [])
+
+
+KINDS = {
+    "count": int, "rate": float, "name": str | None, "on": bool, "widths": Sequence[int], "parts": tuple[str, ...],
+    "rest": dict[str, int], "made": Path,
+}  # fmt: skip
+
+
+def test_a_section_of_known_fields_passes():
+    values = {"count": 3, "rate": 1, "name": None, "on": True, "widths": [1, 2], "parts": ("a",), "rest": {}}
+    found = checked_fields("section", values | {"made": "what YAML cannot write"}, KINDS)
+    assert found == values | {"made": "what YAML cannot write"}
+    assert isinstance(found["rate"], float)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (3, "section must hold a mapping of fields, not 3$"),
+        (None, "section must hold a mapping of fields, not None$"),
+        ({"cuont": 1}, "section: unknown cuont; allowed are count, made, name"),
+        ({"count": 1.5}, "section: count takes int, not 1.5$"),
+        ({"count": True}, "count takes int, not True$"),
+        ({"rate": "fast"}, "rate takes float, not 'fast'$"),
+        ({"rate": "1e-3"}, "rate takes float, not '1e-3'; YAML takes a number without a point for text"),
+        ({"name": 3}, r"name takes str \| None, not 3$"),
+        ({"on": 1}, "on takes bool, not 1$"),
+        ({"widths": [1, "b"]}, "widths takes .*Sequence.int., not "),
+        ({"parts": "abc"}, "parts takes tuple.*, not 'abc'$"),
+        ({"rest": [1]}, "rest takes dict.*, not "),
+    ],
+)
+def test_anything_else_in_a_section_is_refused(values: object, told: str):
+    with pytest.raises(ValueError, match=told):
+        checked_fields("section", values, KINDS)

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.alignment_arms import OURS
 from rl.config import GroupPreferenceConfig
+from rl.losses import LossSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("align_*.yaml"))
@@ -24,6 +26,16 @@ def test_no_recipe_goes_faster_than_the_demo():
     rates = {recipe.stem: yaml.safe_load(recipe.read_text())["learning_rate"] for recipe in RECIPES}
     assert max(rates.values()) <= demo["learning_rate"] == GroupPreferenceConfig.learning_rate
     assert (rates["align_adhmr"], rates["align_clip"]) == (5e-5, 1e-4)
+
+
+def test_the_defaults_are_what_the_study_ran_with():
+    recipes = {recipe.stem: yaml.safe_load(recipe.read_text()) for recipe in RECIPES}
+    weighted = recipes["align_weighted"]
+    assert weighted["temperature"] == GroupPreferenceConfig.temperature == LossSettings().temperature
+    assert weighted["ema_decay"] == recipes["align_clip"]["ema_decay"] == GroupPreferenceConfig.ema_decay
+    assert {name: OURS.alignment[name] for name in ("temperature", "ema_decay")} == {
+        name: weighted[name] for name in ("temperature", "ema_decay")
+    }
 
 
 def test_there_are_recipes():

@@ -128,6 +128,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_numbers_that_yaml_takes_for_words_are_numbers(tmp_path):
+    (tmp_path / "words.yaml").write_text(
+        "sft: {learning_rate: 1e-4, max_steps: '4'}\ngrpo: {scale_rewards: false}"
+    )
+    settings = read_tuning(tmp_path / "words.yaml")
+    assert settings.sft == {"learning_rate": 1e-4, "max_steps": 4}
+    assert settings.grpo == {"scale_rewards": False}  # TRL takes it, whatever its annotation says
+
+
 def test_an_empty_section_changes_nothing(tmp_path):
     (tmp_path / "plain.yaml").write_text("sft:\nlabel_orders: 3")
     assert read_tuning(tmp_path / "plain.yaml") == TuningSettings(label_orders=3)
@@ -148,6 +157,27 @@ BAD_RECIPES = {
     "a field that is the command's": ("sft: {trust_remote_code: true}", "not trust_remote_code"),
     "no mapping": ("- sft", "a mapping of fields, not a list$"),
     "a section that is none": ("lora: 16", "lora takes the fields of LoraConfig .* not 16"),
+    "orders that are no number": (
+        "label_orders: many",
+        "label_orders takes a whole number, not 'many'",
+    ),
+    "no orders": ("label_orders: 0", "label_orders must be at least 1, not 0"),
+    "a rate that is no number": (
+        "sft: {learning_rate: fast}",
+        "sft: learning_rate takes a number, not 'fast'",
+    ),
+    "half a step": ("grpo: {max_steps: 2.5}", "grpo: max_steps takes a whole number, not 2.5"),
+    "half a rank": ("lora: {r: 2.5}", "lora: r takes a whole number, not 2.5"),
+    "a switch that is none": ("sft: {packing: maybe}", "sft: packing takes true or false, not 'maybe'"),
+    "a batch that holds no whole group": (
+        "grpo: {num_generations: 8, per_device_train_batch_size: 3}",
+        r"grpo: generation_batch_size \(3\) must be divisible by num_generations \(8\)",
+    ),
+    "one reply a question": ("grpo: {num_generations: 1}", "grpo: GRPO requires at least 2 generations"),
+    "no reply": ("grpo: {num_generations: 0}", "grpo: .*zero"),
+    "an optimizer that is none": ("sft: {optim: sgdd}", "sft: sgdd is not a valid OptimizerNames"),
+    "a tracker that is none": ("grpo: {report_to: foo}", "grpo: foo is not supported"),
+    "an evaluation": ("grpo: {eval_strategy: steps, eval_steps: 2}", "grpo: no question is held out"),
 }
 
 

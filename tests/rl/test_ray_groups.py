@@ -6,13 +6,17 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import rl.ray_groups
 from hmr.types import Hypotheses, Sample
-from rl.ray_groups import RayActors, build_preferences_by_actors
+from rl.preferences import describe_set
+from rl.ray_groups import RayActors, _Draw, _Judge, build_preferences_by_actors
 from tests.rl.test_preferences import FakePolicy, FakeScorer, build, contents, wild
 
 # Ray 2.60 warns of settings that it copies from itself to its workers
@@ -49,6 +53,42 @@ def by_actors(
 def test_without_actors_it_is_the_same_function(tmp_path: Path):
     whole = contents(build(tmp_path / "whole", wild(IMAGES), **SIZES))
     assert contents(by_actors(tmp_path / "here", lambda policy: FakeScorer(), None)) == whole
+
+
+def test_without_actors_as_many_groups_are_in_flight_as_were_asked_for(tmp_path: Path):
+    """Two critiques at a time wait for each other: one at a time would wait in vain."""
+    both = threading.Barrier(2, timeout=60)
+
+    class Patient(FakeScorer):
+        def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
+            both.wait()
+            return super().score(sample, hypotheses)
+
+    whole = contents(build(tmp_path / "whole", wild(IMAGES), **SIZES))
+    assert contents(by_actors(tmp_path / "here", lambda policy: Patient(), None, in_flight=2)) == whole
+
+
+class Other(FakeScorer):
+    def digest(self) -> str:
+        return "another memory"
+
+
+class OtherPolicy(FakePolicy):
+    def digest(self) -> str:
+        return "other weights"
+
+
+def test_a_worker_of_another_policy_or_critic_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rl.ray_groups, "_ray", lambda: SimpleNamespace(get=lambda sent: sent))
+    settings = describe_set(FakePolicy(), FakeScorer(), 3, 0, 4, 1.0)
+    _Draw(FakePolicy, wild(2), settings)
+    _Judge(FakePolicy, lambda policy: FakeScorer(), wild(2), settings, 1)
+    with pytest.raises(
+        ValueError, match="worker's policy is other weights, not fake-policy: do all machines"
+    ):
+        _Draw(OtherPolicy, wild(2), settings)
+    with pytest.raises(ValueError, match="worker's critic is another memory, not fake: do all machines"):
+        _Judge(FakePolicy, lambda policy: Other(), wild(2), settings, 1)
 
 
 def test_a_finished_set_starts_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -36,6 +36,10 @@ def depth(*, hypotheses, **kwargs):
     return hypotheses.params.transl[:, 2].tolist()
 
 
+def depth_alone(*, sample, hypotheses):
+    return depth(hypotheses=hypotheses)
+
+
 class Constant:
     name = "constant"
     uses_truth = True
@@ -103,11 +107,12 @@ def test_the_mix_is_trls_where_functions_answer_for_whole_groups():
     torch.testing.assert_close(ours - ours.mean(), trl - trl.mean())
 
 
-def test_with_a_body_functions_are_told_the_joints(body: Body):
-    def high(*, joints_cam_m, **kwargs):
-        assert joints_cam_m.shape == (4, 24, 3)
-        return (-joints_cam_m[:, 0, 1]).tolist()
+def high(*, joints_cam_m, **kwargs):
+    assert joints_cam_m.shape == (4, 24, 3)
+    return (-joints_cam_m[:, 0, 1]).tolist()
 
+
+def test_with_a_body_functions_are_told_the_joints(body: Body):
     scores = RewardMix([high], body=body).score(SAMPLE, HYPOTHESES)
     assert scores == sorted(
         scores, reverse=True
@@ -121,8 +126,15 @@ def test_with_a_body_functions_are_told_the_joints(body: Body):
         ({"reward_funcs": [depth, depth]}, "a name of its own, not depth, depth"),
         ({"reward_funcs": [depth], "reward_weights": [1.0, 2.0]}, "1 reward functions take as many weights"),
         ({"reward_funcs": [functools.partial(depth)]}, "has no name"),
-        ({"reward_funcs": [lambda prompts, completions: []]}, "called with the keywords sample, hypotheses"),
+        (
+            {"reward_funcs": [lambda prompts, completions: []]},
+            "called with the keywords sample, hypotheses, and asks for completions, prompts as well$",
+        ),
         ({"reward_funcs": [lambda hypotheses: []]}, r"end with \*\*kwargs"),
+        (
+            {"reward_funcs": [high]},
+            r"asks for joints_cam_m as well; for joints_cam_m give it a body, as by body=load_body\(\)",
+        ),
     ],
 )
 def test_what_cannot_be_mixed_is_refused_before_anything_is_sampled(settings, message):
@@ -146,6 +158,16 @@ def test_each_functions_scores_are_kept_with_the_group(tmp_path: Path):
     assert row["scores"] == pytest.approx(
         [d + 0.5 * h for d, h in zip(row["rewards/depth"], [1.0, 2.0, 3.0], strict=True)]
     )
+
+
+def test_a_loaded_function_is_told_the_joints_if_it_takes_them(body: Body):
+    found = load_reward("tests.rl.test_rewards:high", body).score(SAMPLE, HYPOTHESES)
+    assert found == RewardMix([high], body=body).score(SAMPLE, HYPOTHESES)
+    assert load_reward("tests.rl.test_rewards:depth_alone", body).score(SAMPLE, HYPOTHESES) == [
+        2.0, 5.0, 8.0, 11.0,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="joints_cam_m"):
+        load_reward("tests.rl.test_rewards:high")
 
 
 def test_rewards_are_loaded_by_the_path_that_a_person_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,28 @@ def test_no_step_is_lost_in_dividing(
     rounds = Rounds(3, group_size=3, seed=5)
     align_in_rounds(tiny_policy, Depth(), wild, tmp_path, ALIGNMENT, rounds, _listening(steps))
     assert steps == [1, 2, 1, 1]  # four steps over three rounds
+
+
+def test_rounds_of_one_step_learn_in_each(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
+) -> None:
+    """The online extreme: a warm-up of one step, whose rate is 0, would hand the base back."""
+    assert "warmup_steps" not in ALIGNMENT
+    _align(tiny_policy, Depth(), wild, tmp_path, ALIGNMENT["max_steps"])
+    made = [DiffusionPolicy.from_pretrained(tmp_path / f"round-{k}" / "policy") for k in range(4)]
+    for before, after in itertools.pairwise([tiny_policy, *made]):
+        assert not torch.equal(_weights(before), _weights(after))
+
+
+def test_tensorboard_files_outlive_the_trainer(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
+) -> None:
+    told, rounds = {**ALIGNMENT, "report_to": "tensorboard"}, Rounds(2, group_size=3, seed=5)
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, told, rounds, _listening([]))
+    for number in range(2):
+        policy = tmp_path / f"round-{number}" / "policy"
+        assert len(list(policy.glob("tensorboard/trainer-*/events.*"))) == 1
+        assert not list(policy.glob("trainer-*"))
 
 
 def test_no_round_of_a_seed_draws_what_another_seed_draws() -> None:

@@ -61,11 +61,11 @@ def test_the_same_seed_gives_the_same_policy(tmp_path):
 def test_logs_trl_names_and_starts_at_the_reference(tmp_path):
     trainer = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path, max_steps=3), toy_groups())
     trainer.train()
-    first, _, third = trainer.state.log_history[:3]  # the first of the warm-up's steps has learning rate 0
+    first, _, third = trainer.state.log_history[:3]
     assert {"reward", "reward_std", "frac_reward_zero_std", "denoise_loss/pos", "denoise_loss/neg"} <= set(
         first
     )
-    assert first["kl"] == first["loss"] == first["clip_ratio/region"] == 0
+    assert first["kl"] == first["loss"] == first["clip_ratio/region_mean"] == 0
     assert third["kl"] != 0
 
 
@@ -148,6 +148,17 @@ def test_lora_starts_at_the_reference_and_merging_changes_no_prediction(tmp_path
     torch.testing.assert_close(trainer.policy(*query), before)
 
 
+def test_with_lora_the_reference_stays_the_base_when_adapters_have_moved(tmp_path):
+    groups, base = toy_groups(), ToyPolicy()
+    trainer = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path, lora_rank=2), groups)
+    trainer.train()
+    query = (groups.condition, groups.x0, torch.full((len(groups), 1), 50), torch.zeros(len(groups), 1, 2))
+    with torch.no_grad():
+        assert not torch.allclose(trainer.policy(*query), base(*query))
+        with trainer.weights.as_reference():
+            assert torch.equal(trainer.policy(*query), base(*query))
+
+
 def test_the_same_seed_gives_the_same_adapters(tmp_path):
     first, again = (align(ToyPolicy(), toy_groups(), config(tmp_path, lora_rank=2)) for _ in range(2))
     assert torch.equal(weights(first), weights(again))
@@ -176,6 +187,37 @@ def test_saves_and_evaluates_the_averaged_weights(tmp_path):
     with torch.no_grad():
         trainer.model.denoiser.mean.bias += 1.0  # what the live weights are must not matter
     assert trainer.evaluate()["eval_loss"] == averaged
+
+
+def test_the_best_checkpoint_is_what_training_ends_with(tmp_path):
+    """Of kl the first one is; the last average must not take its place again at the end."""
+    groups, every = toy_groups(), {"save_steps": 2, "eval_steps": 2}
+    args = config(
+        tmp_path, save_strategy="steps", eval_strategy="steps", load_best_model_at_end=True,
+        metric_for_best_model="eval_kl", greater_is_better=False, **every,
+    )  # fmt: skip
+    trainer = GroupPreferenceTrainer(ToyPolicy(), args, groups, groups)
+    trainer.train()
+    best, last = (load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors") for step in (2, 8))
+    name = "denoiser.mean.bias"
+    assert torch.equal(trainer.model.denoiser.mean.bias, best[name])
+    assert not torch.equal(best[name], last[name])
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps", "expected"),
+    [
+        (0.05, 100, 5),
+        (0.05, 200, 10),
+        (0.05, 400, 20),
+        (0.05, 1, 0),
+        (0.05, 19, 0),
+        (0.29, 100, 29),
+        (7, 100, 7),
+    ],
+)
+def test_a_share_of_warm_up_is_rounded_down(tmp_path, warmup, steps, expected):
+    assert config(tmp_path, warmup_steps=warmup).get_warmup_steps(steps) == expected
 
 
 def test_progress_counts_steps(tmp_path):

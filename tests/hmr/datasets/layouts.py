@@ -233,10 +233,8 @@ def hmr2(folder: Path) -> str:
     return "h36m_val_p2"
 
 
-def spin_columns(people: int = 2) -> dict[str, Any]:
-    """SPIN datasets/preprocess/pw3d.py and h36m.py, datasets/base_dataset.py."""
-    joints = np.zeros((people, 24, 4))
-    joints[:, :19] = np.concatenate([numbers(people, 19, 3), np.ones((people, 19, 1))], 2)
+def spin_pw3d_columns(people: int = 2) -> dict[str, Any]:
+    """SPIN datasets/preprocess/pw3d.py: bodies of a gender, and no joints."""
     return {
         "imgname": [f"imageFiles/a/image_{row:05d}.jpg" for row in range(people)],
         "center": np.tile([32.0, 24.0], (people, 1)),
@@ -244,15 +242,37 @@ def spin_columns(people: int = 2) -> dict[str, Any]:
         "pose": numbers(people, 72),
         "shape": numbers(people, 10),
         "gender": ["m", "f"][:people],
+    }
+
+
+def spin_pw3d(folder: Path) -> str:
+    np.savez(folder / "3dpw_test.npz", **spin_pw3d_columns())
+    for name in spin_pw3d_columns()["imgname"]:
+        image(folder / name)
+    return "3dpw_test"
+
+
+SPIN_H36M_JOINTS = (14, 3, 4, 5, 2, 1, 0, 16, 12, 17, 18, 9, 10, 11, 8, 7, 6)
+
+
+def spin_h36m_columns(people: int = 2) -> dict[str, Any]:
+    """SPIN datasets/preprocess/h36m.py: 17 of 24 joints about the pelvis (its `global_idx`), and no bodies."""
+    places, joints = numbers(people, 17, 3), np.zeros((people, 24, 4))
+    joints[:, SPIN_H36M_JOINTS, :3] = places - places[:, :1]
+    joints[:, SPIN_H36M_JOINTS, 3] = 1
+    return {
+        "imgname": [f"images/S9_Directions_1.60457274_{5 * row + 1:06d}.jpg" for row in range(people)],
+        "center": np.tile([32.0, 24.0], (people, 1)),
+        "scale": np.full(people, 0.2),
         "S": joints,
     }
 
 
-def spin(folder: Path) -> str:
-    np.savez(folder / "3dpw_test.npz", **spin_columns())
-    for name in spin_columns()["imgname"]:
+def spin_h36m(folder: Path) -> str:
+    np.savez(folder / "h36m_valid_protocol2.npz", **spin_h36m_columns())
+    for name in spin_h36m_columns()["imgname"]:
         image(folder / name)
-    return "3dpw_test"
+    return "h36m_valid_protocol2"
 
 
 def bedlam_columns(people: int = 2) -> dict[str, Any]:
@@ -335,13 +355,15 @@ def coco(folder: Path) -> str:
     return "val2017"
 
 
+# By the source that reads them; where it reads two, the second has the writer's name as well.
 LAYOUTS: dict[str, Callable[[Path], str]] = {
     "human36m": human36m,
     "3dpw": pw3d,
     "3dpw-coco": pw3d_coco,
     "humandata": humandata,
     "hmr2": hmr2,
-    "spin": spin,
+    "spin": spin_pw3d,
+    "spin h36m": spin_h36m,
     "bedlam": bedlam,
     "emdb": emdb,
     "coco": coco,

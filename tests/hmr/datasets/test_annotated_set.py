@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -147,6 +148,20 @@ def test_broken_images_and_empty_splits_are_refused(folder, tmp_path):
         prepare(COCO, folder, split, tmp_path / "set")
 
 
-def test_reading_what_is_not_there(tmp_path):
+def test_reading_what_is_not_there_or_another_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no prepared data set"):
         read_annotations(tmp_path)
+    (tmp_path / "annotations.parquet").write_text("truth")
+    with pytest.raises(ValueError, match=r"annotations.parquet is no parquet file"):
+        read_annotations(tmp_path)
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "annotations.parquet")
+    with pytest.raises(ValueError, match=r"annotations.parquet lacks image, .* it holds id"):
+        read_annotations(tmp_path)
+
+
+def test_another_set_json_is_named(folder, tmp_path):
+    (tmp_path / "set").mkdir()
+    for text, message in (("mine", "is no JSON file"), ("[]", "holds a JSON list, not an object")):
+        (tmp_path / "set" / "set.json").write_text(text)
+        with pytest.raises(ValueError, match=f"set.json {message}"):
+            prepare(COCO, folder, coco(folder), tmp_path / "set")

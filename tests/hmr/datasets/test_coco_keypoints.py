@@ -42,6 +42,28 @@ def test_a_missing_key_is_named_beside_what_was_found(tmp_path, key):
         list(read_coco_keypoints(written(tmp_path, content), "val2017"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": 3}, "images of .*val2017.json is of type int, not a list"),
+        ({"images": [3]}, "image 0 of .*val2017.json is of type int, not an object that holds id, file_name"),
+        ({"images": [{"id": [], "file_name": "a"}]}, "id of image 0 of .* is of type list, not int or str"),
+        (
+            {"images": [{"id": 139, "file_name": None}]},
+            "file_name of image 0 of .* is of type NoneType, not str",
+        ),
+        ({"annotations": {"a": 1}}, "annotations of .* is of type dict, not a list"),
+        (
+            {"annotations": ["iscrowd"]},
+            "annotation 0 of .* is of type str, not an object that holds id, image_id",
+        ),
+    ],
+)
+def test_json_of_another_make_is_refused_by_name(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        list(read_coco_keypoints(written(tmp_path, coco_records() | changes), "val2017"))
+
+
 def test_other_numbers_of_keypoints_are_refused(tmp_path):
     content = coco_records()
     content["annotations"][0]["keypoints"] = [0.0] * 42

@@ -65,6 +65,26 @@ def test_inner_keys_are_named_too(folder, outer, inner):
         list(read_emdb(folder, "all"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bboxes": {"bboxes": np.ones((4, 4)), "invalid_idxs": [7]}}, "names frame 7; .* has frames 0 to 3"),
+        (
+            {"bboxes": {"bboxes": np.ones((4, 4)), "invalid_idxs": [-1]}},
+            "bboxes.invalid_idxs of .*_data.pkl names",
+        ),
+        ({"bboxes": {"bboxes": np.ones((4, 4)), "invalid_idxs": "none"}}, "invalid_idxs of .* not an array"),
+        ({"smpl": 3}, "smpl of .*_data.pkl is of type int, not an object that holds poses_root"),
+        ({"n_frames": None}, "n_frames of .*_data.pkl has values that are not finite"),
+        ({"gender": "x"}, "gender of .*_data.pkl: a body model is"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(folder, changes, message):
+    rewrite(folder, emdb_sequence() | changes)
+    with pytest.raises(ValueError, match=message):
+        list(read_emdb(folder, "all"))
+
+
 def test_wrong_arrays_are_refused(folder):
     content = emdb_sequence()
     content["smpl"]["poses_body"] = np.zeros((4, 63))

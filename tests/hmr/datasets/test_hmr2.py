@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from hmr.datasets.hmr2 import read_bedlam, read_hmr2, read_spin
-from tests.hmr.datasets.layouts import bedlam, bedlam_columns, hmr2_columns, spin_columns
+from tests.hmr.datasets.layouts import (
+    SPIN_H36M_JOINTS,
+    bedlam,
+    bedlam_columns,
+    hmr2_columns,
+    spin_h36m_columns,
+    spin_pw3d_columns,
+)
 
 
 def saved(folder: Path, columns: dict[str, object]) -> Path:
@@ -18,7 +25,7 @@ def saved(folder: Path, columns: dict[str, object]) -> Path:
 
 def test_hmr2_counts_a_box_in_pixels_and_spin_in_two_hundreds(tmp_path):
     # HMR2: side 40 about (32, 24); SPIN: 200 * 0.2 = 40
-    for read, columns in ((read_hmr2, hmr2_columns()), (read_spin, spin_columns())):
+    for read, columns in ((read_hmr2, hmr2_columns()), (read_spin, spin_pw3d_columns())):
         box = next(iter(read(saved(tmp_path, columns), "set"))).box
         np.testing.assert_allclose([box.x0, box.y0, box.x1, box.y1], [12, 4, 52, 44])
 
@@ -61,14 +68,21 @@ def test_hmr2_files_of_keypoints_alone(tmp_path):
     assert annotation.keypoints[0].confidence.tolist() == [1.0] * 25 + [0.0] * 19
 
 
-def test_spin_joints_parameters_and_genders(tmp_path):
-    first, second = read_spin(saved(tmp_path, spin_columns()), "set")
+def test_spins_bodies_of_3dpw_have_genders_and_no_joints(tmp_path):
+    first, second = read_spin(saved(tmp_path, spin_pw3d_columns()), "set")
     assert [first.smpl.gender, second.smpl.gender] == ["male", "female"]
-    assert first.joints[0].known.tolist() == [True] * 19 + [False] * 5
-    no_fit = spin_columns() | {"has_smpl": np.array([0.0, 1.0])}
+    assert (first.joints, first.keypoints, first.smpl.placement) == ((), (), None)
+    no_fit = spin_pw3d_columns() | {"has_smpl": np.array([0.0, 1.0])}
     assert next(read_spin(saved(tmp_path, no_fit), "set")).smpl is None
-    no_gender = spin_columns() | {"gender": None}
+    no_gender = spin_pw3d_columns() | {"gender": None}
     assert next(read_spin(saved(tmp_path, no_gender), "set")).smpl.gender is None
+
+
+def test_spins_joints_of_human36m_have_no_body(tmp_path):
+    first, _ = read_spin(saved(tmp_path, spin_h36m_columns()), "set")
+    assert first.smpl is None
+    assert first.joints[0].known.nonzero()[:, 0].tolist() == sorted(SPIN_H36M_JOINTS)
+    assert not first.joints[0].positions_m[14].any()  # the pelvis
 
 
 def test_bedlam_places_the_body_by_both_translations(tmp_path):
@@ -93,7 +107,7 @@ def test_camerahmrs_smpl_poses(tmp_path):
 
 READERS = {
     "hmr2": (read_hmr2, hmr2_columns),
-    "spin": (read_spin, spin_columns),
+    "spin": (read_spin, spin_pw3d_columns),
     "bedlam": (read_bedlam, bedlam_columns),
 }
 
@@ -118,8 +132,29 @@ def test_parameters_without_their_flags_are_refused(tmp_path):
     [
         (read_hmr2, hmr2_columns() | {"body_pose": np.zeros((3, 69))}, r"body_pose of .* not \(3, 72\)"),
         (read_hmr2, hmr2_columns() | {"scale": np.zeros((3, 3))}, r"scale of .* has shape \(3, 3\)"),
-        (read_spin, spin_columns() | {"S": np.zeros((2, 17, 4))}, r"S of .* not \(2, 24, 4\)"),
-        (read_spin, spin_columns() | {"center": np.zeros((1, 2))}, r"center of .* not \(2, 2\)"),
+        (
+            read_hmr2,
+            hmr2_columns() | {"scale": np.array(["a", "b", "c"])},
+            "scale of .* not an array of numbers",
+        ),
+        (read_spin, spin_h36m_columns() | {"S": np.zeros((2, 17, 4))}, r"S of .* not \(2, 24, 4\)"),
+        (read_spin, spin_pw3d_columns() | {"center": np.zeros((1, 2))}, r"center of .* not \(2, 2\)"),
+        (
+            read_spin,
+            spin_pw3d_columns() | {"pose": np.full((2, 72), "x")},
+            "pose of .* holds <U1, not numbers",
+        ),
+        (
+            read_spin,
+            spin_pw3d_columns() | {"gender": ["x", "f"]},
+            r"gender of row 0 of .*set.npz: .* not 'x'",
+        ),
+        (read_bedlam, bedlam_columns() | {"pose_cam": 1.0}, r"pose_cam of .* has shape \(\), not \(2, any\)"),
+        (
+            read_bedlam,
+            bedlam_columns() | {"pose_cam": np.zeros((3, 24, 3))},
+            r"pose_cam of .* shape \(3, 72\)",
+        ),
     ],
 )
 def test_wrong_columns_are_refused(tmp_path, read, columns, message):

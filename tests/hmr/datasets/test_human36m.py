@@ -68,6 +68,11 @@ def test_a_missing_key_is_named_beside_what_was_found(folder, key):
         list(read_human36m(folder, "test"))
 
 
+def image_with(**changes: object) -> dict[str, object]:
+    images = human36m_records()["images"]
+    return {"images": [images[0] | changes, *images[1:]]}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -77,15 +82,36 @@ def test_a_missing_key_is_named_beside_what_was_found(folder, key):
             r"h36m_joints of annotation 0 of .* has shape \(14, 3\), not \(17, 3\)",
         ),
         ("betas", [0.0] * 9, r"betas of annotation 0 of .* has shape \(9,\), not \(10,\)"),
-        ("thetas", "none", r"thetas of annotation 0 of .* is not an array of \(24, 3\) numbers"),
+        ("thetas", "none", r"thetas of annotation 0 of .* is of type str, not list"),
+        ("smpl_joints", [[0.0], [0.0, 1.0]], r"smpl_joints of annotation 0 of .* is not an array of numbers"),
         ("bbox", [3.0, 4.0, 0.0, 10.0], r"bbox of annotation 0 of .* is no box"),
-        ("image_id", 77, "annotation 0 belongs to another image"),
+        ("image_id", 77, r"annotation 0 of .* belongs to another image"),
     ],
 )
 def test_wrong_values_are_refused(folder, key, value, message):
     content = json.loads((folder / FILE).read_text())
     content["annotations"][0][key] = value
     write_json(folder / FILE, content)
+    with pytest.raises(ValueError, match=message):
+        list(read_human36m(folder, "test"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": 3}, r"images of .*protocol_2.json is of type int, not a list"),
+        ({"annotations": [3] * 5}, r"annotation 0 of .* is of type int, not an object that holds image_id"),
+        ({"images": [{}] * 5}, r"image 0 of .* lacks file_name, .*; it holds nothing"),
+        (image_with(cam_param=[1, 2]), r"cam_param of image 0 of .* is of type list, not dict"),
+        (
+            image_with(cam_param={"f": 3, "c": []}),
+            r"f of cam_param of annotation 0 of .* is of type int, not list",
+        ),
+        (image_with(width=0), r"the image of annotation 0 of .* has no size: it is 0 x 48 pixels"),
+    ],
+)
+def test_json_of_another_make_is_refused_by_name(folder, changes, message):
+    write_json(folder / FILE, human36m_records() | changes)
     with pytest.raises(ValueError, match=message):
         list(read_human36m(folder, "test"))
 

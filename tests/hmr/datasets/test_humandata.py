@@ -75,6 +75,14 @@ def test_the_size_is_the_images_where_only_the_size_is_missing(tmp_path):
     assert [(camera.width, camera.height) for camera in cameras] == [SIZE, (40, 30)]
 
 
+def test_one_camera_for_all_stands_in_misc(tmp_path):
+    misc = {"focal_length": 500.0, "principal_point": [30.0, 20.0], "height": 48, "width": 64}
+    for annotation in read(tmp_path, meta=None, misc=misc):
+        camera = annotation.camera
+        assert (camera.focal_px, camera.cx_px, camera.cy_px) == (500, 30, 20)
+        assert (camera.width, camera.height) == (64, 48)
+
+
 def test_what_a_file_lacks_is_none(tmp_path):
     annotation = read(tmp_path, smpl=None, meta=None)[0]
     assert annotation.smpl is None
@@ -100,6 +108,14 @@ def test_a_fit_without_its_orientation_is_refused(tmp_path):
         read(tmp_path, smpl={"body_pose": np.zeros((2, 69)), "betas": np.zeros((2, 10))})
 
 
+def fit(**changes: object) -> dict[str, object]:
+    return {"smpl": humandata_members()["smpl"] | changes}
+
+
+def meta(**changes: object) -> dict[str, object]:
+    return {"meta": humandata_members()["meta"] | changes}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -110,6 +126,16 @@ def test_a_fit_without_its_orientation_is_refused(tmp_path):
             {"keypoints2d_smpl_mask": np.ones(144)},
             r"keypoints2d_smpl_mask of .* has shape \(144,\), not \(190\)",
         ),
+        (fit(transl=np.zeros((1, 3))), r"smpl.transl of .*.npz has shape \(1, 3\), not \(2, 3\)"),
+        (fit(transl="far"), "smpl.transl of .* is not an array of numbers"),
+        (fit(betas=np.ones((1, 10))), r"smpl.betas of .* has shape \(1, 10\), not \(2, any\)"),
+        (fit(global_orient=None), r"smpl.global_orient of .* has shape \(\), not \(2, 3\)"),
+        (meta(gender=["female"]), r"meta.gender of .* has shape \(1,\), not \(2\)"),
+        (meta(gender=["female", "x"]), r"row 1 of .*.npz: a body model is .* not 'x'"),
+        (meta(height=[48]), r"meta.height of .* has shape \(1, 1\), not \(2, any\)"),
+        (meta(height=[48, 0]), "the image of row 1 of .* has no size: it is 64 x 0"),
+        (meta(focal_length="long"), "meta.focal_length of .* is not an array of numbers"),
+        (meta(focal_length=np.ones((2, 3))), "meta.focal_length of .* has 3 numbers a person, not 2"),
     ],
 )
 def test_wrong_members_are_refused(tmp_path, changes, message):

@@ -9,7 +9,7 @@ import torch
 
 from hmr.body import Body
 from hmr.datasets.annotation import Annotation, Placement, SmplFit
-from hmr.datasets.labelling import labelled_of
+from hmr.datasets.labelling import body_params, labelled_of, params_at_origin
 from hmr.render.raster import RasterRenderer
 from hmr.types import BodyParams, Box, Camera, Sample
 
@@ -70,13 +70,21 @@ def test_joints_outside_the_image_are_not_visible(smpl):
         ({"betas": None}, "a.jpg#0 has no betas"),
         ({"placement": None}, "a.jpg#0 has no place in the camera's frame"),
         ({"gender": None}, "does not say the gender"),
-        ({"gender": "male"}, "needs a male smpl body; given are female"),
+        ({"gender": "male"}, r"needs a male smpl body; given are female .*--bodies male=FILE"),
         ({"model": "smplx"}, "has parameters of smplx; the body given is smpl"),
     ],
 )
 def test_what_is_missing_is_named(smpl, changes, message):
     with pytest.raises(ValueError, match=message):
         labelled_of(SAMPLE, annotation(**changes), {"female": smpl}, RasterRenderer())
+
+
+def test_a_body_without_a_place_stands_where_it_stands_at_rest(smpl):
+    params, body = params_at_origin(annotation(placement=None), {"female": smpl})
+    assert body is smpl
+    placed, _ = body_params(annotation(), {"female": smpl})
+    moved = smpl.joints(placed) - smpl.joints(params)
+    torch.testing.assert_close(moved, torch.tensor([0.0, 0.3, 4.0]).expand(24, 3))
 
 
 def test_no_parameters_no_camera_no_truth(smpl):

@@ -1,5 +1,7 @@
 """Joints of the published protocols; errors worked by hand and by other means."""
 
+import pickle
+
 import numpy as np
 import pytest
 import roma
@@ -7,7 +9,18 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 
 from hmr.datasets.joints import H36M17, H36M_EVAL_14, HMR2_44, LSP14, SPIN24
-from hmr.datasets.protocols import EMDB_24, H36M_14, HMR2_14, PW3D_24, SPIN_H36M_14, load_regressor, regress
+from hmr.datasets.protocols import (
+    EMDB_24,
+    H36M_14,
+    HMR2_14,
+    J19_14,
+    PREDICTED_BY,
+    PW3D_24,
+    SPIN_H36M_14,
+    load_regressor,
+    regress,
+)
+from tests.hmr.datasets.layouts import write_pickle
 
 PROTOCOLS = [EMDB_24, H36M_14, HMR2_14, PW3D_24, SPIN_H36M_14]
 
@@ -88,8 +101,51 @@ def test_a_regressor_sums_vertices(tmp_path):
     joints = regress(load_regressor(tmp_path / "J_regressor_h36m.npy"), vertices)
     # a quarter of (0, 1, 2) and three quarters of (12, 13, 14)
     torch.testing.assert_close(joints, torch.tensor([9.0, 10.0, 11.0]).expand(1, 17, 3))
+    write_pickle(tmp_path / "SMPL_to_J19.pkl", weights[[0] * 19])  # an array and nothing else
+    joints = regress(load_regressor(tmp_path / "SMPL_to_J19.pkl"), vertices)
+    torch.testing.assert_close(joints, torch.tensor([9.0, 10.0, 11.0]).expand(1, 19, 3))
+
+
+def test_predictions_are_picked_in_the_order_of_the_truth():
+    for protocol, by in PREDICTED_BY.items():
+        assert len(by.joints) == len(protocol.joints)
+    names = [HMR2_44.joints[joint] for joint in (*HMR2_14.joints, *HMR2_14.root)]
+    assert [J19_14.convention.joints[joint] for joint in (*J19_14.joints, *J19_14.root)] == names
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("run",)
+
+
+def test_other_files_are_no_regressors(tmp_path, capsys):
     np.save(tmp_path / "other.npy", np.zeros((24, 5)))
     with pytest.raises(ValueError, match=r"has shape \(24, 5\), not \(17, vertices\)"):
         load_regressor(tmp_path / "other.npy")
     with pytest.raises(FileNotFoundError, match="no joint regressor"):
         load_regressor(tmp_path / "nowhere.npy")
+    np.save(tmp_path / "holes.npy", np.full((17, 5), np.nan))
+    np.save(tmp_path / "objects.npy", np.array([[Hostile()]]), allow_pickle=True)
+    np.savez(tmp_path / "archive.npz", a=np.zeros((17, 5)))
+    (tmp_path / "garbage.npy").write_text("J_regressor_h36m")
+    (tmp_path / "empty.npy").touch()
+    for name, message in (
+        ("holes.npy", "not all finite"),
+        (
+            "objects.npy",
+            r"no array file \(.npy\); a joint regressor is J_regressor_h36m.npy or SMPL_to_J19.pkl",
+        ),
+        ("archive.npz", "no array file"),
+        ("garbage.npy", "no array file"),
+        ("empty.npy", "no array file"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} .*{message}"):
+            load_regressor(tmp_path / name)
+    for content, message in (
+        (Hostile(), "asks for builtins.print"),
+        ({"J": 1}, "holds a dict, not an array"),
+    ):
+        (tmp_path / "other.pkl").write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match=rf"other.pkl .*{message}"):
+            load_regressor(tmp_path / "other.pkl")
+    assert capsys.readouterr().out == ""

@@ -73,6 +73,30 @@ def test_a_missing_key_is_named_beside_what_was_found(tmp_path, place, key, mess
         list(read_pw3d_coco(tmp_path, "test"))
 
 
+@pytest.mark.parametrize(
+    ("place", "key", "value", "message"),
+    [
+        ("images", "id", [1], r"id of image 0 of .*3DPW_test.json is of type list, not int or str"),
+        ("images", "width", "wide", r"width of image 0 of .* is of type str, not int or float"),
+        (
+            "images",
+            "cam_param",
+            {"focal": 3, "princpt": []},
+            r"focal of cam_param of .* is of type int, not list",
+        ),
+        ("annotations", "smpl_param", 3, r"smpl_param of annotation 0 of .* is of type int, not dict"),
+        ("annotations", "smpl_joint_img", [[1, 2], [3]], r"smpl_joint_img of .* is not an array of numbers"),
+        ("annotations", "image_id", None, r"image_id of annotation 0 of .* is of type NoneType"),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_name(tmp_path, place, key, value, message):
+    content = pw3d_coco_records()
+    content[place][0][key] = value
+    write_json(tmp_path / "annotations" / "3DPW_test.json", content)
+    with pytest.raises(ValueError, match=message):
+        list(read_pw3d_coco(tmp_path, "test"))
+
+
 def test_inner_keys_are_named_too(tmp_path):
     content = pw3d_coco_records()
     content["annotations"][0]["smpl_param"] = {"pose": [0.0] * 72}

@@ -1,0 +1,23 @@
+"""`--device`: a device that torch does not have here costs one sentence and exit code 2, whatever is asked."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.command import call
+
+ABSENT = ("warp", "cuda:99")
+COMMANDS = ("predict", "critique", "evaluate", "explore")
+
+
+@pytest.mark.parametrize("device", ABSENT)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_absent_device_is_named(command, device, tmp_path: Path, monkeypatch, capsys):
+    Image.fromarray(np.zeros((72, 64, 3), np.uint8)).save(tmp_path / "photo.png")
+    photo = [tmp_path / "photo.png"] if command in ("predict", "critique") else []
+    code, out, err = call(monkeypatch, capsys, command, *photo, "--device", device, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert f"torch has no device {device!r} here; it has cpu" in err
+    assert err.count("\n") == 1

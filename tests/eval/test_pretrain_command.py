@@ -1,0 +1,65 @@
+"""`meshcritic pretrain`: what a recipe gets wrong costs one sentence before anything is drawn; a run in miniature."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.command import call
+
+STAGE = "max_steps: 1, per_device_train_batch_size: 2, use_cpu: true, disable_tqdm: true"
+TINY = "policy: {crop_size: 64, encoder_widths: [8, 12, 16], width: 32, depth: 1}"
+
+BAD_RECIPES = {
+    "no such recipe": ("recipe: moon", "no recipe is called 'moon'; there are lab, wild"),
+    "an unknown loss": ("losses: {foo: 1}", "losses: unknown foo; allowed are denoise, depths, keypoints"),
+    "losses that are a number": ("losses: 3", "losses must hold a mapping of fields, not 3"),
+    "a mistyped setting of the policy": ("policy: {depht: 4}", "policy: unknown depht; allowed are backbone"),
+    "a mistyped field of the first stage": ("training: {max_step: 3}", "training: unknown max_step"),
+    "a mistyped field of the second": ("refining: {max_step: 3}", "refining: unknown max_step"),
+    "a schedule that is none": (f"{TINY}\ntraining: {{{STAGE}, lr_scheduler_type: sine}}", "sine"),
+    "a part that cannot rest": (f"{TINY}\nresting: [toes]\ntraining: {{{STAGE}}}", "no part 'toes' to rest"),
+    "an encoder that is none": ("policy: {encoder: resnet}", "no encoder is called 'resnet'"),
+    "the seed of a split": ("seed: 3", "seed 3 of lab draws the scenes of lab-test"),
+    "no such motion": (f"motion: nowhere\n{TINY}", "nowhere: there is no such folder"),
+    "no such backdrops": (f"backdrops: nowhere\n{TINY}", "nowhere: there is no such folder"),
+    "no such policy to go on from": ("start_from: nowhere", "nowhere holds no policy"),
+    "a recipe that is a list": ("- 3", "must hold a mapping of fields"),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(BAD_RECIPES))
+def test_a_bad_recipe_ends_in_one_sentence(fault: str, tmp_path: Path, monkeypatch, capsys):
+    text, told = BAD_RECIPES[fault]
+    (tmp_path / "a.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(monkeypatch, capsys, "pretrain", "--config", "a.yaml", "--out", "o", "--cache", "c")
+    assert (code, out) == (2, "")
+    assert told in err
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yaml"]
+
+
+def test_a_run_shows_its_curves_and_is_not_taken_for_another(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "a.yaml").write_text(f"scenes: 2\nheld_out: 1\n{TINY}\nrefining: {{{STAGE}}}\n")
+    words = ("pretrain", "--config", "a.yaml", "--out", "o", "--cache", "c", "--workers", 1)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(monkeypatch, capsys, *words)
+    assert code == 0
+    assert "the policy lies in o, its learning curves in o/curves.svg" in err
+    assert (tmp_path / "o" / "curves.svg").stat().st_size > 100
+    assert list((tmp_path / "o" / "pose").rglob("events.out.tfevents*"))
+    weights = (tmp_path / "o" / "model.safetensors").read_bytes()
+
+    code, _, _ = call(monkeypatch, capsys, *words)
+    assert code == 0
+    recipe = yaml.safe_load((tmp_path / "a.yaml").read_text()) | {"seed": 6, "losses": {"mask": 2}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
+    code, _, err = call(monkeypatch, capsys, *words)
+    assert code == 2
+    assert err.startswith("meshcritic: o holds another run (seed 1, not 6; ")
+    assert "losses.mask 0.3, not 2.0" in err
+    assert (tmp_path / "o" / "model.safetensors").read_bytes() == weights
+    assert json.loads((tmp_path / "o" / "training.json").read_text())["config"]["seed"] == 1
