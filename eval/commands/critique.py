@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eval.commands.backend_flags import BackendSet, BackendSpec, DryRunFlag, MaxCalls, Record, ReplyCacheFile
+from eval.commands.backend_flags import BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from eval.commands.console import say, say_estimate
 from eval.commands.judge import judging_agent
 from eval.commands.options import Anyway, BodyFile, Boxes, DetectorSpec, Device, Json, Out, PolicyDir, Seed
@@ -35,7 +35,7 @@ def critique(
     anyway: Anyway = False,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
-    settings: BackendSet = None,
+    settings: CritiqueSet = None,
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     record: Record = None,
@@ -54,15 +54,16 @@ def critique(
 
     Example: `meshcritic critique photo.jpg --box 214,18,330,345 --samples 8 --memory runs/demo/memory`
     """
+    from agent.context import CritiqueSettings
     from agent.many import critique_many
-    from eval.backend_options import BackendOptions, opened_backend
-    from eval.exploring import eyes_of
+    from eval.backend_options import BackendOptions, opened_backend, split_settings
     from eval.photos import given_people
     from hmr.body import load_body
     from hmr.checkpoint import load_policy
     from hmr.detect import load_detector
 
-    asked = BackendOptions(backend, settings or (), dry_run, max_calls, record, reply_cache)
+    of_critique, of_backend = split_settings(settings or ())
+    asked = BackendOptions(backend, of_backend, dry_run, max_calls, record, reply_cache)
     with opened_backend(asked) as opened:
         model, skin = load_policy(policy, device), load_body(body)
         eyes = load_detector(detector, model, skin)
@@ -70,10 +71,11 @@ def critique(
             people = given_people(photo, hypotheses, skin)
         else:
             people = _posed_people(photo, model, eyes, box or [], anyway, samples, seed)
-        if memory and (explored := eyes_of(memory)) not in (None, eyes.name):
-            say(f"{memory} was explored with the detector {explored}: its rules are weighed for those eyes")
+        if memory:
+            _name_other_eyes(memory, eyes)
         trace = None if dry_run else out / "trace.jsonl"
-        with judging_agent(model, skin, opened.backend, memory, trace, detector=eyes) as agent:
+        how = CritiqueSettings(**of_critique)
+        with judging_agent(model, skin, opened.backend, memory, trace, detector=eyes, settings=how) as agent:
             verdicts = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))
         if opened.dry_run:
             say_estimate(opened.dry_run, as_json)
@@ -83,6 +85,13 @@ def critique(
         print(json.dumps({"people": answers}))
     else:
         _say_scores(answers)
+
+
+def _name_other_eyes(memory: Path, eyes: Detector) -> None:
+    from eval.exploring import eyes_of
+
+    if (explored := eyes_of(memory)) not in (None, eyes.name):
+        say(f"{memory} was explored with the detector {explored}: its rules are weighed for those eyes")
 
 
 def _posed_people(

@@ -190,6 +190,14 @@ def test_a_dry_run_counts_and_neither_asks_nor_writes(critique, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.npz", "photo.png", "policy"]
 
 
+def test_one_label_order_without_a_revision_asks_less(critique):
+    with chat_server(good) as server:
+        code, answer, _ = critique(
+            *at(server), "--dry-run", "--set", "permutations=1", "--set", "max_revisions=0"
+        )
+    assert (code, answer["dry_run"]["calls"]) == (0, 3)  # the tag, one scoring, one reflection
+
+
 def test_a_recorded_run_plays_back(critique, tmp_path):
     with chat_server(good) as server:
         _, live, _ = critique(*at(server), "--record", tmp_path / "replies.jsonl")
