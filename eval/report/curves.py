@@ -10,6 +10,8 @@ from eval.report.charts import Chart, points_of, write_charts
 
 __all__ = ["write_curves"]
 
+ABREAST = 3  # charts in a row: more are too wide for a page
+
 
 def write_curves(run: Path) -> Path:
     """Draw `training.json` of a run (hmr.pretrain) into `curves.svg` beside it: a chart a stage, the training loss
@@ -18,7 +20,8 @@ def write_curves(run: Path) -> Path:
         raise FileNotFoundError(f"{run} has no training.json: no pretraining ended there")
     history = json.loads((run / "training.json").read_text())
     stages = [_stage(name, stage["log"]) for name, stage in history.items() if name != "config"]
-    return write_charts(run / "curves.svg", [stages], "Learning curves")
+    rows = [stages[start : start + ABREAST] for start in range(0, len(stages), ABREAST)]
+    return write_charts(run / "curves.svg", rows, "Learning curves")
 
 
 def _stage(name: str, log: list[dict[str, Any]]) -> Chart:

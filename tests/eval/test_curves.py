@@ -27,6 +27,16 @@ def test_a_stage_is_a_panel_with_its_two_lines(tmp_path: Path):
     assert lines[0].split()[1].startswith("227.0,")
 
 
+def test_stages_stand_three_abreast(tmp_path: Path):
+    history = {str(k): {"log": [{"step": 1, "loss": 1.0}]} for k in range(4)}
+    (tmp_path / "training.json").write_text(json.dumps(history))
+    places = [
+        panel.get("transform")
+        for panel in ElementTree.parse(write_curves(tmp_path)).getroot().findall(f"{SVG}g")
+    ]
+    assert places == ["translate(0 0)", "translate(420 0)", "translate(840 0)", "translate(0 260)"]
+
+
 def test_a_folder_without_history_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"training\.json"):
         write_curves(tmp_path)
