@@ -20,17 +20,20 @@ STATE = "trainer_state.json"  # transformers.Trainer writes it last
 TOLD = 3  # differences that a refusal names
 
 
-def last_whole_checkpoint(folder: Path, also: str | None = None) -> str | None:
+def last_whole_checkpoint(folder: Path, also: str | None = None, *, unended: bool = False) -> str | None:
     """The newest checkpoint of a `transformers.Trainer` under `folder`; None where there is none.
 
     also: a file that a callback adds in one step once the trainer has written its own.
+    unended: none that was written after the last step (`has_ended`): whoever goes on from an earlier one, or from
+        nothing, ends with the same weights, and whoever goes on from that one does not.
 
     `transformers.trainer_utils.get_last_checkpoint` goes by names alone: after a kill in the middle of a save it names
     a folder that no run can be resumed from, and does so again at every further run.
     """
     steps = {}
     for path in folder.glob("checkpoint-*"):
-        if (step := re.fullmatch(r"checkpoint-(\d+)", path.name)) and _is_whole(path, also):
+        step = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if step and _is_whole(path, also) and not (unended and has_ended(path)):
             steps[int(step[1])] = path
     return str(steps[max(steps)]) if steps else None
 

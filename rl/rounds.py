@@ -185,7 +185,7 @@ def align_once(
     trainer = (
         folder / f"trainer-{hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]}"
     )
-    checkpoint = last_whole_checkpoint(trainer)
+    checkpoint = last_whole_checkpoint(trainer, unended=True)
     arguments = _config(policy, alignment, str(trainer), seed, checkpoint)
     steps = itertools.count(1 + _step_of(checkpoint))
     watches = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)

@@ -101,7 +101,7 @@ class CriticTuning:
             self.say(f"{name}: done by an earlier run, {folder}")
             return
         work = self.out / f"{name}-{hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:12]}"
-        checkpoint = last_whole_checkpoint(work)
+        checkpoint = last_whole_checkpoint(work, unended=True)
         if checkpoint:
             self.say(f"{name}: taken up at {Path(checkpoint).name.replace('-', ' ')}")
         with warnings.catch_warnings():

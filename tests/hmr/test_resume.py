@@ -50,6 +50,13 @@ def test_a_checkpoint_says_whether_its_run_was_over(tmp_path: Path):
     assert has_ended(checkpoint(tmp_path, 3, state='{"global_step": 3, "max_steps": 3}'))
 
 
+def test_nothing_goes_on_from_the_last_step(tmp_path: Path):
+    whole = checkpoint(tmp_path, 2, state='{"global_step": 2, "max_steps": 3}')
+    ended = checkpoint(tmp_path, 3, state='{"global_step": 3, "max_steps": 3}')
+    assert last_whole_checkpoint(tmp_path, unended=True) == str(whole)
+    assert last_whole_checkpoint(tmp_path) == str(ended)
+
+
 def test_a_folder_belongs_to_the_run_that_left_something_there(tmp_path: Path):
     run, leaves = tmp_path / "run", ("checkpoint-*", "model")
     first = {"seed": 1, "losses": {"mask": 0.5}, "sizes": (1, 2)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,26 @@ def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(
     assert torch.equal(_weights(whole), _weights(resumed))
 
 
+def test_a_run_killed_after_its_last_step_takes_no_step_more(
+    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*words: Any) -> None:
+        raise KeyboardInterrupt
+
+    whole = _align(tiny_policy, Depth(), wild, tmp_path / "whole", 1)
+    saving, rounds = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 2}, Rounds(1, group_size=3, seed=5)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rounds_module, "label", killed)
+        align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "cut", saving, rounds, _listening([]))
+    assert list((tmp_path / "cut").glob("round-0/policy/trainer-*/checkpoint-4"))
+    steps: list[int] = []
+    resumed = align_in_rounds(
+        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _listening(steps)
+    )
+    assert steps == [3, 4]
+    assert torch.equal(_weights(whole), _weights(resumed))
+
+
 def test_a_kill_at_any_moment_of_the_last_save_leaves_checkpoints_or_a_label(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,8 +222,15 @@ def test_a_kill_at_any_moment_of_the_last_save_leaves_checkpoints_or_a_label(
                 align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening([]))
         assert not (folder / "made_from.json").exists()
         assert list(folder.glob("trainer-*/checkpoint-4"))
+    remove = shutil.rmtree
+
+    def killed_in_clearing(path: Path, **more: Any) -> None:
+        if Path(path).name.startswith("trainer-"):
+            raise KeyboardInterrupt
+        remove(path, **more)
+
     with monkeypatch.context() as patch:
-        patch.setattr("rl.rounds.shutil.rmtree", killed)
+        patch.setattr("rl.rounds.shutil.rmtree", killed_in_clearing)
         with pytest.raises(KeyboardInterrupt):
             align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening([]))
     steps: list[int] = []
