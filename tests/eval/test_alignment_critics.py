@@ -60,6 +60,7 @@ def told(out: Path) -> dict:
     return json.loads((out / "alignment.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_spent_budget_is_one_run_s_and_spoils_nothing(align: Align, memory: Path, tmp_path: Path) -> None:
     with chat_server(good) as server:
         words = asked(server, memory)
@@ -105,6 +106,7 @@ def test_a_malformed_reply_is_a_verdict_and_counted(align: Align, memory: Path, 
     assert [set(group) == {None} for group in scores] == [True, False, False, False]
 
 
+@pytest.mark.slow
 def test_a_model_of_another_name_is_no_verdict_on_any_group(align: Align, memory: Path) -> None:
     """Servers refuse what they do not know with the status of a bad question."""
     with chat_server(body(b"no such model", status=400)) as server:
@@ -124,6 +126,7 @@ def test_an_exploration_that_the_budget_cuts_short_goes_on(align: Align, tmp_pat
         assert align("out", *words)[0] == 0
 
 
+@pytest.mark.slow
 def test_what_saves_is_set_by_the_command_and_makes_another_critic(
     align: Align, memory: Path, tmp_path: Path
 ) -> None:

@@ -172,12 +172,14 @@ def summaries(policy: DiffusionPolicy, body: Body, scenes: list[Labelled]) -> di
     }
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_the_same(seeing: DiffusionPolicy, body: Body, scenes: list[Labelled]):
     here = summaries(seeing, body, scenes)
     with elsewhere() as device:
         assert summaries(moved(seeing, device), body, scenes) == here
 
 
+@pytest.mark.slow
 def test_a_photograph_s_people_are_the_same(seeing: DiffusionPolicy, body: Body, tmp_path: Path):
     """The detector's search of it, and what guidance makes of a box."""
     pixels = np.random.default_rng(0).integers(0, 255, (72, 64, 3), dtype=np.uint8)
