@@ -71,8 +71,7 @@ def critique(
             people = given_people(photo, hypotheses, skin)
         else:
             people = _posed_people(photo, model, eyes, box or [], anyway, samples, seed)
-        if memory:
-            _name_other_eyes(memory, eyes)
+        _name_other_eyes(memory, eyes)
         trace = None if dry_run else out / "trace.jsonl"
         how = CritiqueSettings(**of_critique)
         with judging_agent(model, skin, opened.backend, memory, trace, detector=eyes, settings=how) as agent:
@@ -87,10 +86,10 @@ def critique(
         _say_scores(answers)
 
 
-def _name_other_eyes(memory: Path, eyes: Detector) -> None:
+def _name_other_eyes(memory: Path | None, eyes: Detector) -> None:
     from eval.exploring import eyes_of
 
-    if (explored := eyes_of(memory)) not in (None, eyes.name):
+    if memory and (explored := eyes_of(memory)) not in (None, eyes.name):
         say(f"{memory} was explored with the detector {explored}: its rules are weighed for those eyes")
 
 

@@ -1,10 +1,7 @@
 """Real processes over gloo: one of them draws and writes, all of them end with the same policy."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +12,8 @@ from hmr.checkpoint import load_policy
 from hmr.data.crops import make_crops
 from hmr.pretrain_config import read_config
 from tests.command import call
+from tests.processes import launch_module
 
-ROOT = Path(__file__).parents[2]
 STAGE = {
     "max_steps": 2, "per_device_train_batch_size": 4, "save_steps": 1, "use_cpu": True, "report_to": "none",
     "disable_tqdm": True, "dataloader_pin_memory": False,
@@ -28,33 +25,12 @@ RECIPE = {
 
 
 def launch(folder: Path, out: str) -> list[dict]:
-    """What both processes tell. `--multi_gpu` is accelerate's word for several; `use_cpu` makes them talk over gloo."""
+    """What both processes tell."""
     notes = folder / f"notes-{out}"
     notes.mkdir()
-    launcher = (
-        "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    )
-    launcher += " --dynamo_backend no --main_process_port 0 -m tests.hmr.launched_pretraining"
-    words = [
-        "--config",
-        folder / "a.yaml",
-        "--out",
-        folder / out,
-        "--cache",
-        folder / "cache",
-        "--workers",
-        1,
-    ]
-    run = subprocess.run(
-        [sys.executable, *launcher.split(), *map(str, [notes, *words])],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stderr.count("the policy lies in") == 1
+    recipe = ["--config", folder / "a.yaml", "--cache", folder / "cache", "--workers", 1]
+    said = launch_module("tests.hmr.launched_pretraining", [notes, "--out", folder / out, *recipe])
+    assert said.count("the policy lies in") == 1
     return [json.loads((notes / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 

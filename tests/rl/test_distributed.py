@@ -1,8 +1,5 @@
 """Real processes over gloo: two of them make the policy that one makes of batches twice as large, sharded or not."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,34 +8,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from rl.replay import Replay
+from tests.processes import launch_module
 from tests.rl.toy import CHANNELS, DIM
-
-ROOT = Path(__file__).parents[2]
 
 
 def launch(processes: int, *words: object) -> None:
-    """`--multi_gpu` is accelerate's word for several processes; `use_cpu` makes them CPUs that talk over gloo."""
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    rest = [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    command = [sys.executable, *(launcher + rest if processes > 1 else []), "-m", "tests.rl.launched"]
-    run = subprocess.run(
-        [*command, *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    launch_module("tests.rl.launched", words, processes)
 
 
 def saved_replay(folder: Path) -> Path:
