@@ -14,20 +14,19 @@ from typing import Any
 
 import typer
 
-from eval.commands.align import align
-from eval.commands.bench import bench
-from eval.commands.check_vlm import check_vlm
-from eval.commands.critic_eval import critic_eval
-from eval.commands.critique import critique
-from eval.commands.data import data
-from eval.commands.demo import demo
-from eval.commands.evaluate import evaluate
-from eval.commands.explore import explore
-from eval.commands.memory import memory
-from eval.commands.predict import predict
-from eval.commands.pretrain import pretrain
-from eval.commands.trace import trace
-from eval.commands.tune_critic import tune_critic
+from cli.commands.align import align
+from cli.commands.check_vlm import check_vlm
+from cli.commands.critic_eval import critic_eval
+from cli.commands.critique import critique
+from cli.commands.data import data
+from cli.commands.demo import demo
+from cli.commands.evaluate import evaluate
+from cli.commands.explore import explore
+from cli.commands.memory import memory
+from cli.commands.predict import predict
+from cli.commands.pretrain import pretrain
+from cli.commands.trace import trace
+from cli.commands.tune_critic import tune_critic
 
 _PUBLIC = {
     "BodyParams": "hmr.types",
@@ -37,9 +36,9 @@ _PUBLIC = {
     "Hypotheses": "hmr.types",
     "Sample": "hmr.types",
     "Scorer": "hmr.types",
-    "load_body": "hmr.body",
-    "load_policy": "hmr.checkpoint",
-    "DiffusionPolicy": "hmr.policy",
+    "load_body": "hmr.body.model",
+    "load_policy": "hmr.policy.checkpoint",
+    "DiffusionPolicy": "hmr.policy.policy",
     "Case": "agent.types",
     "CritiqueTool": "agent.types",
     "Evidence": "agent.types",
@@ -61,9 +60,9 @@ _PUBLIC = {
     "GroupPreferenceTrainer": "rl.trainer",
     "PolicyAdapter": "rl.policy_adapter",
     "Draws": "rl.policy_adapter",
-    "RewardMix": "rl.rewards",
-    "build_preferences": "rl.preferences",
-    "load_preferences": "rl.preferences",
+    "RewardMix": "rl.scorers.rewards",
+    "build_preferences": "rl.preferences.build",
+    "load_preferences": "rl.preferences.build",
 }
 __all__ = sorted(["main", *_PUBLIC])  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -88,7 +87,6 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(data, name="data")
-app.add_typer(bench, name="bench")
 app.add_typer(memory, name="memory")
 
 

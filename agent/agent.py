@@ -1,6 +1,6 @@
 """The critique agent: everything a critique needs, held together, and one call that judges a group.
 
-An agent never writes to its memories; exploration (`agent/explore.py`) does, between critiques. A frozen
+An agent never writes to its memories; exploration (`agent/exploration/explore.py`) does, between critiques. A frozen
 agent also stops exploring: its rules are retrieved without the UCB bonus, so that equal inputs give equal
 verdicts.
 """
@@ -14,11 +14,11 @@ from typing import Any
 
 from agent.context import CritiqueContext, CritiqueSettings, Desk, SampleEmbedder
 from agent.graph import graph, recursion_limit
-from agent.tracing import Trace
+from agent.tracing.records import Trace
 from agent.types import CritiqueTool, Evidence, GroupCritique, Missing, Revision
 from agent.vlm.protocol import VLMBackend
-from agent.vlm.unheard import Listener, Unheard
-from hmr.body import Body
+from agent.vlm.wrappers.availability import Listener, Unheard
+from hmr.body.model import Body
 from hmr.types import Detector, Hypotheses, Renderer, Sample
 from memory.prototypes import PrototypeMemory
 from memory.rules import RuleMemory

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float
 from pydantic.json_schema import SkipJsonSchema
 
-from agent.close_ups import CloseUp
-from agent.panels import PICTURES, Views
-from agent.tracing import Trace
+from agent.pictures.close_ups import CloseUp
+from agent.pictures.panels import PICTURES, Views
+from agent.tracing.records import Trace
 from agent.types import Case, CritiqueTool, RetrievedPrototype
 from agent.vlm.protocol import ImagePart, VLMBackend
-from hmr.body import Body
+from hmr.body.model import Body
 from hmr.types import Detector, Hypotheses, Renderer, Sample
 from memory.prototypes import PrototypeMemory
 from memory.rules import RetrievedRule, RuleMemory

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
-from agent.embedding import load_image_embedder
+from agent.image_embedding import load_image_embedder
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
-from agent.tracing import Trace
+from agent.tracing.records import Trace
 from agent.vlm import load_backend
-from hmr.body import Body
-from hmr.detect import EmbeddedDetector
-from hmr.eyes import Eyes
-from hmr.policy import DiffusionPolicy
+from hmr.body.model import Body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.policy.encoder_cache import Eyes
+from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from memory.embed import load_text_embedder
 from memory.folder import Memory, open_memory

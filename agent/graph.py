@@ -18,7 +18,7 @@ from langgraph.runtime import Runtime
 from agent import nodes
 from agent.context import CritiqueContext
 from agent.state import CritiqueState
-from agent.tracing import traced
+from agent.tracing.records import traced
 
 __all__ = ["build_critique_graph", "graph", "recursion_limit"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from hmr.body import Body
+from hmr.body.model import Body
 from hmr.types import Camera, Detection, Frame, Hypotheses, Posed, Sample
 from memory.prototypes import Prototype
 from memory.rules import RetrievedRule

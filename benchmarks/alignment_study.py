@@ -29,23 +29,23 @@ from datasets import Dataset, concatenate_datasets
 
 from benchmarks.alignment_arms import ARMS, SETS, Arm
 from benchmarks.alignment_table import StudyRuns, markdown, to_json
-from eval.alignment import AlignSettings, open_scorer
-from eval.commands.console import stages
-from eval.protocol import Policy, Report, evaluate_policy
-from eval.report.alignment_curves import write_alignment_curves
-from eval.report_store import kept_report
-from eval.spread_match import Quieter
-from hmr.body import Body, load_body
-from hmr.checkpoint import load_policy
-from hmr.data.benchmark import draw_split
-from hmr.data.store import read_labelled, read_samples, set_digest
-from hmr.policy import DiffusionPolicy
-from hmr.progress import Stage
+from cli.console import stages
+from common.progress import Stage
+from eval.benchmark.matched_spread import Quieter
+from eval.benchmark.protocol import Policy, Report, evaluate_policy
+from eval.benchmark.report_cache import kept_report
+from eval.pipelines.alignment import AlignSettings, open_scorer
+from eval.report.curves import write_alignment_curves
+from hmr.body.model import Body, load_body
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.splits import draw_split
+from hmr.synthetic.store import read_labelled, read_samples, set_digest
 from hmr.types import BodyParams, Posed, Sample, Scorer
-from rl.preferences import build_preferences, load_preferences, shuffle_scores
+from rl.monitoring.training_log import read_logs
+from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.replay import replay_of
 from rl.rounds import Rounds, align_in_rounds, align_once
-from rl.training_log import read_logs
 
 __all__ = ["Sizes", "StudySeed", "run_study"]
 

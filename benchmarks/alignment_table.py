@@ -1,7 +1,7 @@
 """The tables of the study of alignment: what every arm is worth beside the base and beside its rivals.
 
 Cells are means over seeds and test images. A difference is taken image by image and seed by seed, from the same noise;
-its 95 % interval is the percentile bootstrap that draws seeds and images anew (`eval.intervals`), of a single seed over
+its 95 % interval is the percentile bootstrap that draws seeds and images anew (`eval.benchmark.intervals`), of a single seed over
 images alone. Per cents are of the rival's own mean, which is drawn anew with the rest. Bold: the interval excludes 0.
 
 "The base at its spread" is the base sampled with less noise until it is as narrow as the arm, interpolated between the
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from eval.intervals import Interval, bootstrap_mean
-from eval.protocol import Report
+from eval.benchmark.intervals import Interval, bootstrap_mean
+from eval.benchmark.protocol import Report
 
 __all__ = ["StudyRuns", "at_spread", "markdown", "to_json"]
 

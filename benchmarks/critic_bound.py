@@ -31,18 +31,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agent.agreement import group_spearman
-from eval.alignment import AlignSettings, open_bench, open_scorer
-from eval.commands.console import stages
-from eval.critic_variants import AgentVariant
-from eval.intervals import Interval, bootstrap_mean
-from eval.tested_groups import TestedGroup, draw_groups
-from hmr.body import Body, load_body
-from hmr.checkpoint import load_policy
-from hmr.data.benchmark import draw_split
-from hmr.data.store import set_digest
-from hmr.metrics import average_pose, mpjpe_mm, pick_of_errors
-from hmr.policy import DiffusionPolicy
-from hmr.progress import Stage
+from cli.console import stages
+from common.progress import Stage
+from eval.benchmark.intervals import Interval, bootstrap_mean
+from eval.critics.ablations import AgentVariant
+from eval.critics.groups import TestedGroup, draw_groups
+from eval.pipelines.alignment import AlignSettings, open_bench, open_scorer
+from hmr.body.model import Body, load_body
+from hmr.metrics.errors import average_pose, mpjpe_mm, pick_of_errors
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.splits import draw_split
+from hmr.synthetic.store import set_digest
 from hmr.types import BodyParams, Scorer
 from rl.advantages import group_advantages
 from rl.rounds import Rounds

@@ -6,7 +6,7 @@ From features to `Hypotheses`: the calls of the denoiser, the solver's steps and
 since the figures do not depend on them, but for the first row, which is the shipped policy by its own solver; the least
 of the repeats, since a busy machine only adds. The features are as
 wide as the shipped policy's. ScoreHypo's shape has its number of tokens, width, layers, heads and calls;
-what its tokens hold is another matter (`hmr.token_denoiser`).
+what its tokens hold is another matter (`hmr.policy.denoisers`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hmr.checkpoint import load_policy
-from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.types import Box, Camera, Sample
 
 SHAPES = {

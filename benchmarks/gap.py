@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from hmr.body import Body, load_body
-from hmr.checkpoint import load_policy
-from hmr.data.augment import as_floats
-from hmr.data.crops import CropCache, CropDataset, make_crops
-from hmr.data.recipe import LAB, WILD, SceneRecipe
-from hmr.policy import DiffusionPolicy
-from hmr.pretrain_losses import joints_of
+from hmr.body.model import Body, load_body
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.pretraining.augmentation import as_floats
+from hmr.pretraining.crop_cache import CropCache, CropDataset, make_crops
+from hmr.pretraining.losses import joints_of
+from hmr.synthetic.recipe import LAB, WILD, SceneRecipe
 
 SEED, BATCH = 77, 64
 FIELDS: dict[str, tuple[str, ...]] = {

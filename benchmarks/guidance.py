@@ -21,15 +21,15 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
 
-from eval.intervals import bootstrap_mean
-from hmr.body import load_body
-from hmr.checkpoint import load_policy
-from hmr.data.benchmark import SPLITS, draw_split
-from hmr.data.store import read_labelled, set_digest
-from hmr.detect import EmbeddedDetector
-from hmr.guidance import DetectionGuidance, GuidanceConfig
-from hmr.metrics import average_pose, mpjpe_mm
-from hmr.policy import DiffusionPolicy, Features, Guidance
+from eval.benchmark.intervals import bootstrap_mean
+from hmr.body.model import load_body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.metrics.errors import average_pose, mpjpe_mm
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.guidance import DetectionGuidance, GuidanceConfig
+from hmr.policy.policy import DiffusionPolicy, Features, Guidance
+from hmr.synthetic.splits import SPLITS, draw_split
+from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import BodyParams, Labelled, Sample
 
 COLUMNS = ("mean_m", "hypothesis 0", "averaged", "min_m", "ms an image")

@@ -17,15 +17,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from eval.protocol import evaluate_policy
-from hmr.body import load_body
-from hmr.checkpoint import load_policy
-from hmr.data.benchmark import draw_split
-from hmr.data.crops import CropCache, CropDataset, make_crops
-from hmr.data.recipe import RECIPES
-from hmr.data.store import read_labelled
-from hmr.pretrain import FeatureDataset, PretrainConfig, read_config, run_stage
-from hmr.pretrain_losses import LossWeights, Pose
+from eval.benchmark.protocol import evaluate_policy
+from hmr.body.model import load_body
+from hmr.policy.checkpoint import load_policy
+from hmr.pretraining.crop_cache import CropCache, CropDataset, make_crops
+from hmr.pretraining.losses import LossWeights, Pose
+from hmr.pretraining.training import FeatureDataset, PretrainConfig, read_config, run_stage
+from hmr.synthetic.recipe import RECIPES
+from hmr.synthetic.splits import draw_split
+from hmr.synthetic.store import read_labelled
 from hmr.types import Labelled
 
 VARIANTS = {

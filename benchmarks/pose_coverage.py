@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hmr.body import load_body
-from hmr.data.activities import ACTIVITIES
-from hmr.data.amass import load_amass
-from hmr.data.poses import sample_poses
-from hmr.metrics import pa_mpjpe_mm
+from hmr.body.model import load_body
+from hmr.metrics.errors import pa_mpjpe_mm
+from hmr.synthetic.activities import ACTIVITIES
+from hmr.synthetic.amass import load_amass
+from hmr.synthetic.poses import sample_poses
 from hmr.types import BodyParams
 
 TORSO = [0, 1, 2, 3, 6, 9, 12, 13, 14, 16, 17]

@@ -3,7 +3,7 @@
     python -m benchmarks.scale [--images 1000000] [--samples 20] [--input-tps 5000] [--output-tps 3700]
 
 Wild scenes are posed, drawn and put through the critique's own graph with a judge that answers dummies
-(`agent.vlm.dry_run`), once for each way of asking: requests, pictures and texts are counted, not guessed. Tokens are
+(`agent.vlm.wrappers.dry_run`), once for each way of asking: requests, pictures and texts are counted, not guessed. Tokens are
 Qwen3-VL's: pictures as its image processor cuts them, text in the pieces that its tokenizer never joins, each of which
 is one token or more. GPU time follows from the rates of a server, which are the page's, from measurements that others
 published. Storage is a real shard's. No VLM is asked.
@@ -31,17 +31,17 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
 from agent.vlm import Part, Reply, load_backend
-from agent.vlm.dry_run import DryRun
 from agent.vlm.openai import data_url
 from agent.vlm.protocol import DataPart, ImagePart
-from hmr.body import load_body
-from hmr.checkpoint import load_policy
-from hmr.data.recipe import WILD
-from hmr.data.synthetic import SceneMaker
-from hmr.policy import DiffusionPolicy
+from agent.vlm.wrappers.dry_run import DryRun
+from hmr.body.model import load_body
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.recipe import WILD
+from hmr.synthetic.scenes import SceneMaker
 from hmr.types import Sample
-from rl.preferences import build_preferences
-from rl.rewards import RewardMix
+from rl.preferences.build import build_preferences
+from rl.scorers.rewards import RewardMix
 
 SPEC = "openai:Qwen/Qwen3-VL-32B-Instruct@http://127.0.0.1:8000/v1"
 # Qwen3-VL's preprocessor_config.json: patches of 16 pixels, merged 2 x 2; no picture of fewer pixels

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from hmr.data.benchmark import draw_split
-from hmr.data.crops import CropCache, CropDataset, make_crops
-from hmr.data.recipe import LAB
-from hmr.data.store import read_samples
+from hmr.pretraining.crop_cache import CropCache, CropDataset, make_crops
 from hmr.render.overlay import montage
+from hmr.synthetic.recipe import LAB
+from hmr.synthetic.splits import draw_split
+from hmr.synthetic.store import read_samples
 
 SHEET_PX = 128
 CROP_SIZE, CROP_SCALE, BATCH = 128, 1.2, 64  # the shipped policy's

@@ -23,9 +23,9 @@ from jaxtyping import Float, Int
 from scipy.stats import mannwhitneyu, spearmanr
 
 from agent.tools.self_contact import FAULT_MM, judged_pairs, penetration_mm
-from eval.intervals import Interval
-from hmr.body import Body, load_body
-from hmr.data.poses import sample_poses
+from eval.benchmark.intervals import Interval
+from hmr.body.model import Body, load_body
+from hmr.synthetic.poses import sample_poses
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams
 
 INSIDE = 0.5  # winding number

@@ -4,7 +4,7 @@
 
 Samples of `lab-calibration` at several temperatures of the starting noise (`noise_temperature` of a policy's config).
 Take the one whose `calibration_80` comes nearest to what M draws from the true distribution would have
-(hmr/calibration.py); `wild` has no say in it. A classifier's temperature scaling (Guo et al., ICML 2017,
+(hmr/metrics/calibration.py); `wild` has no say in it. A classifier's temperature scaling (Guo et al., ICML 2017,
 arXiv 1706.04599) is the same idea.
 """
 
@@ -16,12 +16,12 @@ from typing import Annotated
 
 import typer
 
-from eval.protocol import evaluate_policy
-from hmr.body import load_body
-from hmr.calibration import LEVEL
-from hmr.checkpoint import load_policy
-from hmr.data.benchmark import draw_split
-from hmr.data.store import read_labelled, set_digest
+from eval.benchmark.protocol import evaluate_policy
+from hmr.body.model import load_body
+from hmr.metrics.calibration import LEVEL
+from hmr.policy.checkpoint import load_policy
+from hmr.synthetic.splits import draw_split
+from hmr.synthetic.store import read_labelled, set_digest
 
 TEMPERATURES = (1.0, 1.1, 1.2, 1.3, 1.4)
 

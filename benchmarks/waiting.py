@@ -21,17 +21,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from agent.concurrent import critique_many
 from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
-from agent.many import critique_many
 from agent.vlm import Capabilities, EmbeddedCritic, Part, Reply
-from hmr.body import Body, load_body
-from hmr.checkpoint import load_policy
-from hmr.data.recipe import WILD
-from hmr.data.synthetic import Scene, SceneMaker
-from hmr.policy import DiffusionPolicy
+from common.seeding import derive_generator
+from hmr.body.model import Body, load_body
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.recipe import WILD
+from hmr.synthetic.scenes import Scene, SceneMaker
 from hmr.types import Hypotheses, Sample
-from rl.seeding import derive_generator
 
 CONCURRENCY = 32
 Group = tuple[Sample, Hypotheses]
@@ -95,7 +95,7 @@ def _group(policy: DiffusionPolicy, sample: Sample, count: int) -> Group:
 
 
 def _anew(group: Group) -> Group:
-    """A sample that nobody has looked at: what was seen of a sample is remembered (hmr.eyes)."""
+    """A sample that nobody has looked at: what was seen of a sample is remembered (hmr.policy.encoder_cache)."""
     sample, hypotheses = group
     return replace(sample), hypotheses
 

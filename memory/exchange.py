@@ -10,8 +10,8 @@ photographs through the same model. Ids are taken anew from the content, so that
 and cannot claim an id that is another rule's.
 
 A file is a stranger's until its reader says otherwise: it is parsed as JSON and checked field by field, what was kept
-of a judged case included (`memory.judged`), and every sentence, and every name that stands beside one in a prompt,
-passes `memory.limits`. Another memory's folder is no less a stranger's and goes the same way.
+of a judged case included (`memory.case_schema`), and every sentence, and every name that stands beside one in a prompt,
+passes `memory.text_limits`. Another memory's folder is no less a stranger's and goes the same way.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import numpy as np
 from jaxtyping import Float32
 from pydantic import TypeAdapter, ValidationError
 
+from memory.case_schema import Judged, JudgedCase
 from memory.folder import open_stored
-from memory.judged import Judged, JudgedCase
 from memory.ledger import RuleLedger
-from memory.limits import check_text
 from memory.prototypes import Prototype, prototype_from_row
 from memory.rule import Rule, StateChange
 from memory.store import MemoryStore
+from memory.text_limits import check_text
 
 __all__ = [
     "KeptCase",
@@ -58,7 +58,7 @@ class KeptRule:
 
 @dataclass(frozen=True)
 class KeptCase:
-    """A recorded case; `judged` is what exploration keeps of it to fit weights on (`agent.learning`)."""
+    """A recorded case; `judged` is what exploration keeps of it to fit weights on (`agent.exploration.learning`)."""
 
     case_id: str
     success: bool

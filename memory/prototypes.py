@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from memory.index import normalised
-from memory.limits import check_tags, check_text, normalise_tags
-from memory.mirror import IndexMirror
+from memory.index_sync import IndexMirror
 from memory.store import MemoryStore
+from memory.text_limits import check_tags, check_text, normalise_tags
 
 __all__ = ["Prototype", "PrototypeMemory", "prototype_from_row"]
 

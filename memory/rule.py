@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from memory.limits import check_tags, check_text, normalise_tags
+from memory.text_limits import check_tags, check_text, normalise_tags
 
 __all__ = ["Predicate", "Provenance", "Rule", "RuleState", "StateChange"]
 
@@ -89,7 +89,7 @@ class Rule:
         """A new rule: seeds enter service, everything else starts in quarantine unless `state` says
         otherwise.
 
-        Raises ValueError for text that no memory accepts (`memory.limits`).
+        Raises ValueError for text that no memory accepts (`memory.text_limits`).
         """
         text, tags = text.strip(), normalise_tags(tags)
         content = [text, tags, asdict(predicate) if predicate else None]

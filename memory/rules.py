@@ -33,11 +33,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from memory.embed import TextEmbedder
+from memory.index_sync import IndexMirror
 from memory.ledger import ALL_RULES, RuleLedger, rule_from_row, rule_to_row
-from memory.limits import normalise_tags
-from memory.mirror import IndexMirror
 from memory.rule import Predicate, Provenance, Rule, RuleState, StateChange
 from memory.store import MemoryStore
+from memory.text_limits import normalise_tags
 
 __all__ = ["Predicate", "Provenance", "RetrievedRule", "Rule", "RuleMemory", "RuleState", "StateChange"]
 

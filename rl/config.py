@@ -1,6 +1,6 @@
 """What a run of alignment can be told, beside all that `transformers.TrainingArguments` knows.
 
-Left out: weights of several reward functions, which are settled where scores are made (`rl.preferences`): a row holds
+Left out: weights of several reward functions, which are settled where scores are made (`rl.preferences.build`): a row holds
 one score a hypothesis.
 """
 
@@ -193,7 +193,7 @@ class GroupPreferenceConfig(TrainingArguments):
         default=0,
         metadata={
             "help": "Steps between two pictures of what the scores liked, what they did not and what is drawn now "
-            "(rl/hypotheses_table.py); 0 for none. Who aligns must have the photographs, as `meshcritic align` does."
+            "(rl/monitoring/hypotheses_table.py); 0 for none. Who aligns must have the photographs, as `meshcritic align` does."
         },
     )
 

@@ -7,7 +7,7 @@
 | `denoising_error` | the squared error of its prediction at (x_t, t), mean over parameters: L_theta of `rl.losses`   |
 
 What is shown decides who can judge. SMPL bodies (`Hypotheses`) are for every critic here, the agent included; a tensor,
-such as joint positions, is for reward functions that know what it means (`rl.rewards`). The trainer sees neither: it
+such as joint positions, is for reward functions that know what it means (`rl.scorers.rewards`). The trainer sees neither: it
 reads the features, x_0 and the scores. That is the whole seam, and it holds for diffusion alone: an error that
 estimates the log-likelihood ratio at a given time and noise is what the losses are about.
 
@@ -32,14 +32,14 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from hmr.policy import DiffusionPolicy, Features
+from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Hypotheses, Sample
 from rl.types import bodies_of_row, body_columns
 
 __all__ = ["AdapterGroup", "DiffusionPolicyAdapter", "Draws", "PolicyAdapter"]
 
 WEIGHTS = "adapted.safetensors"
-GEOMETRY = 8  # numbers that say where a crop lay (hmr.parametrization.geometry_of)
+GEOMETRY = 8  # numbers that say where a crop lay (hmr.policy.parametrization.geometry_of)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hmr.parametrization import geometry_of
-from hmr.policy import DiffusionPolicy, Features
+from hmr.policy.parametrization import geometry_of
+from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Labelled
-from rl.hmr_scorer import eyes_digest
+from rl.scorers.hmr_scorer import eyes_digest
 
 __all__ = ["Replay", "replay_of"]
 
@@ -37,7 +37,7 @@ class Replay:
 
     condition: Float[Tensor, "scenes channels"]
     x0: Float[Tensor, "scenes dim"]
-    eyes: str | None = None  # `rl.hmr_scorer.eyes_digest` of the policy that saw them
+    eyes: str | None = None  # `rl.scorers.hmr_scorer.eyes_digest` of the policy that saw them
 
     def __len__(self) -> int:
         return self.condition.shape[0]
@@ -69,7 +69,7 @@ class Replay:
 @torch.no_grad()
 def replay_of(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Replay:
     """What the policy's own encoder sees of each scene, and the truth as seen through the true camera, which is what
-    pretraining teaches (`hmr.data.crops.targets_of`).
+    pretraining teaches (`hmr.pretraining.crop_cache.targets_of`).
 
     Raises ValueError without a scene.
     """

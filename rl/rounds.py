@@ -5,10 +5,10 @@ sample, score, step. Rounds share one budget: each image is sampled and scored o
 the optimizer's steps are divided among the rounds, the first ones taking what does not divide: one round and several
 cost the same and end at the same step.
 
-    OUT/round-0/groups     what the round sampled and how it was scored (rl.preferences)
-    OUT/round-0/policy     what it ended with, log.json of how it went (rl.training_log), and made_from.json, by which a
+    OUT/round-0/groups     what the round sampled and how it was scored (rl.preferences.build)
+    OUT/round-0/policy     what it ended with, log.json of how it went (rl.monitoring.training_log), and made_from.json, by which a
                            second run knows it; where asked for by `table_steps`, hypotheses/ with pictures of the way
-                           there (rl.hypotheses_table), and by `report_to: tensorboard`, tensorboard/
+                           there (rl.monitoring.hypotheses_table), and by `report_to: tensorboard`, tensorboard/
     OUT/config.json, ...   the last round's policy, which `meshcritic evaluate --policy OUT` reads
 
 A killed run goes on at the shard or the checkpoint it had reached. Every round is a training of its own: schedule,
@@ -30,18 +30,18 @@ from typing import Any, TypeVar, cast
 
 from datasets import Dataset
 
-from hmr.checkpoint import load_policy
-from hmr.policy import DiffusionPolicy
-from hmr.progress import Stage
-from hmr.resume import label, last_whole_checkpoint, unlabel, was_made_from
+from common.progress import Stage
+from common.resume import label, last_whole_checkpoint, unlabel, was_made_from
+from common.seeding import derive_seed
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample, Scorer
 from rl.config import GroupPreferenceConfig, training_fields
+from rl.monitoring.training_log import keep_log
 from rl.policy_adapter import PolicyAdapter
-from rl.preferences import build_preferences, load_preferences
-from rl.rehearsal import rehearse
-from rl.seeding import derive_seed
+from rl.preferences.build import build_preferences, load_preferences
+from rl.preflight import rehearse
 from rl.trainer import Watch, align
-from rl.training_log import keep_log
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "kept_policy"]
 
@@ -113,7 +113,7 @@ def checked_alignment(
     """The training arguments as `align_once` will be given them, tried before anything has been paid for.
 
     A policy behind an adapter is tried on the first of `samples`; without one, only what needs no policy is looked at.
-    Raises ValueError for what `training_fields` or a step of training (`rl.rehearsal`) refuses, fewer images or steps
+    Raises ValueError for what `training_fields` or a step of training (`rl.preflight`) refuses, fewer images or steps
     than rounds, a warm-up as long as a round, pictures that cannot be drawn, and evaluation, for which there are no
     groups.
     """
@@ -225,7 +225,7 @@ def _table(
     if not every:
         return []
     _check_table(policy, every, bool(samples))
-    from rl.hypotheses_table import HypothesesTable  # renderers
+    from rl.monitoring.hypotheses_table import HypothesesTable  # renderers
 
     shown = {sample.id: sample for sample in samples[:SHOWN]}
     return [lambda trainer: HypothesesTable(trainer, shown, groups, out, every)]

@@ -14,7 +14,7 @@ error of hypotheses it likes says so. Nothing is sampled: it costs one more forw
 (Williams and Peng, Connection Science 1991) in the one moment of the policy that can be had this cheaply.
 
 What it cannot see: a policy that has learned a few groups by heart tells them apart and samples narrowly all the same.
-In 80 steps on 16 images k stayed above 1 while the spread of samples fell; `rl.spread_watch` looks at those.
+In 80 steps on 16 images k stayed above 1 while the spread of samples fell; `rl.monitoring.spread_callback` looks at those.
 
 Left out: a floor for each joint on its own; the means over parameters are of standardised ones.
 """
@@ -37,7 +37,7 @@ HIGH_NOISE = (
 
 @runtime_checkable
 class PredictsVelocity(Protocol):
-    """The part of `hmr.policy.DiffusionPolicy` that predictions are read from."""
+    """The part of `hmr.policy.policy.DiffusionPolicy` that predictions are read from."""
 
     def noisy_and_target(
         self,

@@ -7,15 +7,15 @@ the loss weighs their difference by the group's advantages. One forward serves a
 `config.num_train_timesteps` can be aligned.
 
 The reference is not a second model but the old weights of the one submodule that is trained, put in its
-place for one forward (`rl.weights`); with LoRA (`rl.lora`) those are the adapters as they began, whose product is zero.
+place for one forward (`rl.reference`); with LoRA (`rl.lora`) those are the adapters as they began, whose product is zero.
 Averaged weights (EMA) are what is evaluated and saved; a checkpoint also keeps the live and the reference
 weights, so that a resumed run takes the same steps. Times and noise are drawn by (seed, step, row), hence the
 same for every batch size, number of processes and interruption; a step's loss is the mean over all its images,
 however they are divided.
 
 Two terms may be added, replay (`rl.replay`) and a floor under the spread (`rl.spread`); each costs a forward pass.
-FSDP shards the policy under the trainer's eyes (`rl.weights`): `train` and `save_model` work, watching the spread, the
-floor under it and LoRA do not. Left out: reward functions, which `rl.preferences` calls; rounds, which are `rl.rounds`;
+FSDP shards the policy under the trainer's eyes (`rl.reference`): `train` and `save_model` work, watching the spread, the
+floor under it and LoRA do not. Left out: reward functions, which `rl.preferences.build` calls; rounds, which are `rl.rounds`;
 DeepSpeed.
 """
 
@@ -34,19 +34,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from hmr.policy import DiffusionPolicy
+from common.seeding import derive_generator
+from hmr.policy.policy import DiffusionPolicy
 from rl.config import GroupPreferenceConfig
-from rl.draws import draw_times_and_noise
-from rl.groups import GroupTensors, features_of, tensors_from_preferences
-from rl.hmr_scorer import eyes_digest
 from rl.lora import Adapters
 from rl.losses import LOSSES, log_ratio
-from rl.metrics import step_metrics
+from rl.monitoring.metrics import step_metrics
+from rl.monitoring.spread_callback import SpreadWatch
+from rl.noise import draw_times_and_noise
+from rl.preferences.tensors import GroupTensors, features_of, tensors_from_preferences
+from rl.reference import TrainedWeights
 from rl.replay import Replay
-from rl.seeding import derive_generator
+from rl.scorers.hmr_scorer import eyes_digest
 from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_kept
-from rl.spread_watch import SpreadWatch
-from rl.weights import TrainedWeights
 
 __all__ = ["GroupPreferenceTrainer", "Watch", "align", "check_trainable"]
 

@@ -27,7 +27,7 @@ class PreferenceGroup:
     """One image with its G hypotheses and their scores; all of it read from the image, nothing true in it.
 
     `condition` is what the frozen encoder made of the image and `geometry` where its crop lay
-    (`hmr.policy.Features`, one row): with them alignment needs neither the image nor the encoder.
+    (`hmr.policy.policy.Features`, one row): with them alignment needs neither the image nor the encoder.
     """
 
     sample_id: str

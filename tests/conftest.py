@@ -12,8 +12,8 @@ os.environ["MESHCRITIC_FEATURE_CACHE"] = "off"  # no test writes into the home o
 import pytest
 import torch
 
-from hmr.body import Body, load_body
-from hmr.policy import DiffusionPolicy, DiffusionPolicyConfig
+from hmr.body.model import Body, load_body
+from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 
 
 @pytest.fixture(scope="session")

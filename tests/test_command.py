@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import meshcritic
-from hmr.policy import DiffusionPolicy
+from hmr.policy.policy import DiffusionPolicy
 from tests.command import call
 
 

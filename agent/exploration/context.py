@@ -17,8 +17,8 @@ from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypedDict
 
 from agent.agent import CritiqueAgent
-from agent.learning import Explored
-from agent.tracing import Trace
+from agent.exploration.learning import Explored
+from agent.tracing.records import Trace
 from agent.types import GroupCritique
 from hmr.types import Hypotheses, Labelled, Sample
 from memory.retirement import RetirementPolicy

@@ -17,7 +17,7 @@ from langgraph.runtime import Runtime
 
 from agent.exploration import nodes
 from agent.exploration.context import ExplorationContext, ExplorationState
-from agent.tracing import traced
+from agent.tracing.records import traced
 
 __all__ = ["build_exploration_graph", "exploration_graph", "recursion_limit"]
 

@@ -15,7 +15,6 @@ import numpy as np
 from langgraph.runtime import Runtime
 
 from agent.agent import CritiqueAgent
-from agent.briefing import Brief, prototype_json, rule_json
 from agent.exploration.context import (
     EXPLORATION,
     ExplorationContext,
@@ -23,7 +22,7 @@ from agent.exploration.context import (
     ExplorationState,
     Progress,
 )
-from agent.learning import (
+from agent.exploration.learning import (
     Explored,
     admit_quarantined,
     metric_agreement,
@@ -31,14 +30,15 @@ from agent.learning import (
     places,
     recount,
 )
-from agent.learning import reweigh as fit_and_try
-from agent.second_look import latest
+from agent.exploration.learning import reweigh as fit_and_try
+from agent.nodes.re_observation import latest
+from agent.prompts.question import Brief, prototype_json, rule_json
 from agent.types import GroupCritique
-from hmr.metrics import mpjpe_mm
+from hmr.metrics.errors import mpjpe_mm
 from hmr.types import Hypotheses, Labelled
-from memory.limits import MAX_TAGS, MAX_TEXT_CHARS
 from memory.prototypes import Prototype
 from memory.retirement import retire_failing, retire_fruitless
+from memory.text_limits import MAX_TAGS, MAX_TEXT_CHARS
 
 __all__ = [
     "admit",

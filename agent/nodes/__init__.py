@@ -3,8 +3,8 @@ update.
 """
 
 from agent.nodes.judge import look_again, revise, score, self_reflect
-from agent.nodes.look import measure_evidence, render_views
-from agent.nodes.recall import retrieve_prototypes, retrieve_rules
+from agent.nodes.measure import measure_evidence, render_views
+from agent.nodes.retrieve import retrieve_prototypes, retrieve_rules
 
 __all__ = [
     "look_again",

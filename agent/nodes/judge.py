@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from langgraph.runtime import Runtime
 
-from agent.briefing import Brief, labelled_metrics
-from agent.close_ups import close_up_part, disputed_part, draw_close_ups
 from agent.context import CritiqueContext
-from agent.judging import score_group
-from agent.panels import sheets, shown_at_once
-from agent.ranking import label_names
-from agent.redaction import reason_of
-from agent.second_look import look_again as look_again_with
-from agent.second_look import score_weighted_consensus
+from agent.nodes.re_observation import look_again as look_again_with
+from agent.nodes.re_observation import score_weighted_consensus
+from agent.pictures.close_ups import close_up_part, disputed_part, draw_close_ups
+from agent.pictures.panels import sheets, shown_at_once
+from agent.prompts.answers import Doubt, Verdict, keyed_by_label
+from agent.prompts.prompt_format import told_figures, told_metrics
+from agent.prompts.question import Brief, labelled_metrics
+from agent.scoring.ask import ask
+from agent.scoring.ranking import label_names
+from agent.scoring.scoring import score_group
 from agent.state import CritiqueState
+from agent.tracing.redaction import reason_of
 from agent.types import Missing
-from agent.vlm.answers import Doubt, Verdict, keyed_by_label
-from agent.vlm.ask import ask
 from agent.vlm.protocol import DataPart
-from agent.wording import told_figures, told_metrics
 
 __all__ = ["look_again", "revise", "score", "self_reflect"]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from agent.tools.parts import worst_parts
 from agent.tools.view import inside_photo, pixel_centers_px
 from agent.types import Case, Evidence, Need
-from hmr.body import REGIONS
+from hmr.body.model import REGIONS
 from hmr.render.overlay import crop_image
 from hmr.types import Box
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hmr.body import Body
+from hmr.body.model import Body
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams
 
 __all__ = ["CapsuleModel", "Capsules", "fit_capsules", "segment_distance"]

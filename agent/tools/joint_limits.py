@@ -1,7 +1,7 @@
 """Does every joint bend only as far as joints do? Degrees beyond the anatomical range, summed over the
 joints.
 
-The ranges, their sources and the split of a rotation into anatomical angles are `hmr.joint_limits`'. The
+The ranges, their sources and the split of a rotation into anatomical angles are `hmr.body.joint_limits`'. The
 sum and not the worst joint: a pose with three joints a little too far is worse than one with a single such
 joint.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agent.tools.parts import JOINT_WORDS, PART_NAMES, capitalise, worst_parts
 from agent.types import Case, Evidence, Need
-from hmr.joint_limits import limit_excess_rad
+from hmr.body.joint_limits import limit_excess_rad
 
 __all__ = ["JointLimits"]
 

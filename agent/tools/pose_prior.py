@@ -2,8 +2,8 @@
 activity.
 
     quantity            symbol   value
-    anatomical angles   a        63 numbers (21 joints, hands left out), radians (`hmr.joint_limits`)
-    activity            k        one of `hmr.data.poses.ACTIVITIES`, with its share pi_k among sampled poses
+    anatomical angles   a        63 numbers (21 joints, hands left out), radians (`hmr.body.joint_limits`)
+    activity            k        one of `hmr.synthetic.poses.ACTIVITIES`, with its share pi_k among sampled poses
     mean, covariance    m_k S_k  of its poses; S_k = (1 - SHRINK) cov + SHRINK diag(cov) + FLOOR^2 I
     value                        -log sum_k pi_k N(a; m_k, S_k) / 63      nats a degree of freedom
 
@@ -28,8 +28,8 @@ from torch import Tensor
 
 from agent.tools.parts import JOINT_WORDS, PART_NAMES, worst_parts
 from agent.types import Case, Evidence, Need
-from hmr.data.poses import sample_poses
-from hmr.joint_limits import to_anatomical
+from hmr.body.joint_limits import to_anatomical
+from hmr.synthetic.poses import sample_poses
 
 __all__ = ["PoseMixture", "PosePrior", "fit_pose_mixture"]
 

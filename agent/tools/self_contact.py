@@ -21,7 +21,7 @@ from torch import Tensor
 from agent.tools.capsules import Capsules, fit_capsules, neutral_vertices, segment_distance
 from agent.tools.parts import PART_NAMES, capitalise, worst_parts
 from agent.types import Case, Evidence, Need
-from hmr.body import Body
+from hmr.body.model import Body
 from hmr.types import NUM_JOINTS, PARENTS
 
 __all__ = ["FAULT_MM", "SelfContact", "judged_pairs", "penetration_mm"]

@@ -26,7 +26,7 @@ from torch.nn.functional import grid_sample
 from agent.tools.parts import PART_NAMES, capitalise, worst_parts
 from agent.tools.view import inside_photo, pixel_centers_px
 from agent.types import Case, Evidence, Need
-from hmr.body import Body
+from hmr.body.model import Body
 from hmr.types import NUM_JOINTS, PARENTS, Detection
 
 __all__ = ["Silhouette", "person_probability"]

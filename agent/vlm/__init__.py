@@ -8,8 +8,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from agent.redaction import reason_of
-from agent.vlm.embedded import EmbeddedCritic
+from agent.tracing.redaction import reason_of
+from agent.vlm.embedded.critic import EmbeddedCritic
 from agent.vlm.protocol import (
     Capabilities,
     DataPart,
@@ -44,7 +44,12 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "meshcritic.vlm_backends"
 # The house's own besides the embedded critic: modules of this package, loaded when named.
-OWN = ("openai", "local", "langchain", "replay")
+OWN = {
+    "openai": "agent.vlm.openai",
+    "local": "agent.vlm.local.backend",
+    "langchain": "agent.vlm.langchain",
+    "replay": "agent.vlm.replay",
+}
 
 
 def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
@@ -76,7 +81,7 @@ def _builder(name: str, spec: str) -> Callable[..., VLMBackend]:
     if spec == "embedded":
         return lambda argument: EmbeddedCritic()
     if name in OWN:
-        return import_module(f"agent.vlm.{name}").from_argument
+        return import_module(OWN[name]).from_argument
     plugins = _plugins()
     if name not in plugins:
         raise ValueError(f"no VLM backend {spec!r}; there are: {', '.join(backend_names())}")

@@ -23,8 +23,8 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 
-from agent.exporters import unwatched
-from agent.redaction import first_line
+from agent.tracing.exporters import unwatched
+from agent.tracing.redaction import first_line
 from agent.vlm.openai import data_url
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply
 from agent.vlm.settings import above_zero, read_settings

@@ -27,10 +27,10 @@ from urllib.parse import urlsplit
 
 from PIL import Image, ImageOps
 
-from agent.vlm.budget import Budget
+from agent.vlm.http import ServerError, Wire, WireLimits
 from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, TextPart, Unanswerable
 from agent.vlm.settings import above_zero, read_settings
-from agent.vlm.wire import ServerError, Wire, WireLimits
+from agent.vlm.wrappers.budget import Budget
 
 __all__ = ["OpenAIBackend", "OpenAISettings", "data_url", "from_argument"]
 

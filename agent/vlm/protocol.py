@@ -2,7 +2,7 @@
 
 A question is a list of parts (text, pictures, structured data) and a JSON schema whose `title` names the
 task; the answer is raw JSON text. Parsing, checking and the one repair are the agent's work
-(`agent/vlm/ask.py`), so that a backend stays a thin adapter. A `DataPart` is structured evidence: a text
+(`agent/scoring/ask.py`), so that a backend stays a thin adapter. A `DataPart` is structured evidence: a text
 model reads its `.text`, the embedded critic its `.data`.
 
 Left out: streaming and tool calls, which judging a group in one answer has no use for.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from agent.redaction import writable
+from agent.tracing.redaction import writable
 
 __all__ = [
     "Capabilities",
@@ -139,7 +139,7 @@ class VLMBackend(Protocol):
     and cache keys, and whatever must not share answers differs in one of them. `generate` may raise any
     exception: the agent records it as the reason for a missing answer, and never makes up a score. A
     MalformedReply is worth the one repair, any other is not. After an Unanswerable a group without scores is final;
-    after any other exception it is asked about again by whoever keeps scores for good (`agent.vlm.unheard`).
+    after any other exception it is asked about again by whoever keeps scores for good (`agent.vlm.wrappers.availability`).
     """
 
     @property

@@ -19,10 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agent.redaction import writable
-from agent.tracing import end_of_whole_lines
+from agent.tracing.records import end_of_whole_lines
+from agent.tracing.redaction import writable
 from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend, checked_reply
-from agent.vlm.wrapper import Wrapper, question_key
+from agent.vlm.wrappers.wrapper import Wrapper, question_key
 
 __all__ = ["Recorder", "ReplayBackend", "from_argument"]
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from eval.intervals import Interval
+from eval.benchmark.intervals import Interval
 from eval.report.svg import (
     MARGIN_BOTTOM,
     MARGIN_LEFT,

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from agent.types import GroupCritique
-from eval.critic import CriticAgreement
+from eval.benchmark.tables import Row, label
+from eval.critics.agreement import CriticAgreement
 from eval.report import figures
-from eval.tables import Row, label
 from hmr.render.overlay import encode_jpeg, score_color
 from memory.rules import Rule
 
@@ -62,7 +62,7 @@ class ReportData:
     title: str
     facts: Mapping[str, str]  # seeds, hashes, wall time, peak memory, in the order to show
     versions: Mapping[str, str]
-    rows: tuple[Row, ...] = ()  # eval.tables.compare
+    rows: tuple[Row, ...] = ()  # eval.benchmark.tables.compare
     by_image: Mapping[str, Float[np.ndarray, " images"]] | None = None  # variant -> mean_m MPJPE(h_m), mm
     critic: CriticAgreement | None = None
     cases: tuple[ReportCase, ...] = ()

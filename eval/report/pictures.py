@@ -9,7 +9,7 @@ import torch
 
 from agent.types import GroupCritique
 from eval.report.page import ReportCase, ShownHypothesis
-from hmr.body import Body
+from hmr.body.model import Body
 from hmr.render.overlay import crop_image, overlay, side_view, zoom
 from hmr.types import Hypotheses, Renderer, Sample
 

@@ -4,7 +4,7 @@
     FOLDER/samples.parquet        id, JPEG, box, estimated camera: what a wild image gives
     FOLDER/annotations.parquet    what the data set knows (hmr/datasets/annotation.py)
 
-The sibling of hmr/data/store.py for real data: `store.read_samples` reads the samples of both, and opens nothing
+The sibling of hmr/synthetic/store.py for real data: `store.read_samples` reads the samples of both, and opens nothing
 true. The truth file has another name because it has other columns: `Truth` demands a mask and all of SMPL, which
 real records lack. Rows are written as they come, so a set of any size needs the memory of some hundred images;
 the folder appears whole or not at all.
@@ -28,9 +28,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from common.validate import read_json, require
 from hmr.datasets.annotation import Annotation, Joints, Keypoints, Placement, SmplFit, Source
 from hmr.datasets.joints import CONVENTIONS
-from hmr.layout import read_json, require
 from hmr.types import Box, Camera
 
 __all__ = ["prepare", "read_annotations"]

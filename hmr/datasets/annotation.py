@@ -29,11 +29,11 @@ from typing import Any, Literal
 import numpy as np
 import roma
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from common.validate import floats, numbers
 from hmr.datasets.joints import Convention
-from hmr.layout import floats, numbers
 from hmr.types import NUM_BETAS, Box, Camera
 
 __all__ = [
@@ -46,11 +46,14 @@ __all__ = [
     "Source",
     "box_of_xywh",
     "box_of_xyxy",
+    "center_box",
     "gender_of",
     "pinhole",
     "size_of",
+    "split_file",
     "ten_betas",
     "tensor",
+    "texts",
     "turned",
 ]
 
@@ -210,3 +213,26 @@ def ten_betas(values: Any, what: str) -> Float[Tensor, "10"]:
     if len(flat) < NUM_BETAS:
         raise ValueError(f"{what} holds {len(flat)} betas; {NUM_BETAS} are needed")
     return tensor(flat[:NUM_BETAS])
+
+
+def split_file(folder: Path, split: str) -> Path:
+    """FOLDER/SPLIT.npz. Raises FileNotFoundError that names the npz files which are there."""
+    path = folder / f"{split}.npz"
+    if path.is_file():
+        return path
+    there = ", ".join(sorted(file.stem for file in folder.glob("*.npz"))) or "none"
+    raise FileNotFoundError(
+        f"there is no {path.name} in {folder}; its npz files, any of them a split: {there}"
+    )
+
+
+def texts(values: Any) -> list[str]:
+    """Names that numpy kept as text or as bytes, one or many."""
+    found = values if isinstance(values, list) else np.ravel(values)
+    return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in found]
+
+
+def center_box(center_px: Shaped[np.ndarray, "2"], side_px: Shaped[np.ndarray, " sides"], what: str) -> Box:
+    """A box from its centre and its one side, or its width and height."""
+    half = np.broadcast_to(side_px / 2, (2,))
+    return box_of_xyxy((*(center_px - half), *(center_px + half)), what)

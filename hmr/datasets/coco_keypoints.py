@@ -6,7 +6,7 @@
 Follows cocodataset.org, "Data format": `keypoints` is 17 times (x, y, v), v = 0 for not labelled, 1 for labelled
 but hidden, 2 for seen; `bbox` is (x, y, width, height) from the image's corner. Keypoints are indices of pixels,
 so they are moved by half a pixel to their middle, as Detectron2 does (`detectron2/data/datasets/coco.py`). People
-without a keypoint and crowds (`iscrowd`) are left out. The measure is PCK at .05 and .1 of the box (hmr/pck.py).
+without a keypoint and crowds (`iscrowd`) are left out. The measure is PCK at .05 and .1 of the box (hmr/metrics/pck.py).
 
 Left out: segmentations, OKS and AP, which rank detections and need scores that no pose has.
 """
@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
+from common.validate import numbers, read_json, records
 from hmr.datasets.annotation import Annotation, Keypoints, Source, box_of_xywh, tensor
 from hmr.datasets.joints import COCO17
-from hmr.layout import numbers, read_json, records
 
 __all__ = ["COCO_KEYPOINTS", "read_coco_keypoints"]
 

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.array_files import restricted_load
+from common.validate import floats, members, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Gender,
@@ -36,8 +38,6 @@ from hmr.datasets.annotation import (
     turned,
 )
 from hmr.datasets.joints import SMPL24
-from hmr.layout import floats, members, numbers, require, rows
-from hmr.smpl_file import restricted_load
 
 __all__ = ["EMDB", "read_emdb"]
 

@@ -36,6 +36,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.array_files import restricted_npz
+from common.validate import floats, image_size, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Gender,
@@ -44,15 +46,15 @@ from hmr.datasets.annotation import (
     Placement,
     SmplFit,
     Source,
+    center_box,
     gender_of,
     pinhole,
+    split_file,
     ten_betas,
     tensor,
+    texts,
 )
 from hmr.datasets.joints import HMR2_44, SPIN24, Convention
-from hmr.datasets.npz_files import center_box, split_file, texts
-from hmr.layout import floats, image_size, require, rows
-from hmr.smpl_file import restricted_npz
 
 __all__ = ["BEDLAM", "HMR2", "SPIN", "read_bedlam", "read_hmr2", "read_spin"]
 

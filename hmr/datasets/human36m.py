@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.validate import floats, members, numbers, read_json, records
 from hmr.datasets.annotation import (
     Annotation,
     Joints,
@@ -40,7 +41,6 @@ from hmr.datasets.annotation import (
     tensor,
 )
 from hmr.datasets.joints import H36M17, SMPL24, Convention
-from hmr.layout import floats, members, numbers, read_json, records
 
 __all__ = ["HUMAN36M", "read_human36m"]
 

@@ -26,6 +26,8 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
+from common.array_files import restricted_npz
+from common.validate import floats, image_size, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Joints,
@@ -37,13 +39,12 @@ from hmr.datasets.annotation import (
     gender_of,
     pinhole,
     size_of,
+    split_file,
     ten_betas,
     tensor,
+    texts,
 )
 from hmr.datasets.joints import CONVENTIONS, HUMAN_DATA
-from hmr.datasets.npz_files import split_file, texts
-from hmr.layout import floats, image_size, numbers, require, rows
-from hmr.smpl_file import restricted_npz
 from hmr.types import Camera
 
 __all__ = ["HUMANDATA", "read_humandata"]

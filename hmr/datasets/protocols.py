@@ -29,8 +29,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.array_files import restricted_array
 from hmr.datasets.joints import H36M17, H36M_EVAL_14, HMR2_44, J19, SMPL24, SPIN24, Convention
-from hmr.smpl_file import restricted_array
 
 __all__ = [
     "EMDB_24",

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.array_files import restricted_load
+from common.validate import image_size, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Gender,
@@ -38,12 +40,10 @@ from hmr.datasets.annotation import (
     pinhole,
     ten_betas,
     tensor,
+    texts,
     turned,
 )
 from hmr.datasets.joints import PW3D18, SMPL24
-from hmr.datasets.npz_files import texts
-from hmr.layout import image_size, numbers, require, rows
-from hmr.smpl_file import restricted_load
 from hmr.types import Box, Camera
 
 __all__ = ["PW3D", "read_pw3d"]

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.validate import floats, members, numbers, read_json, records
 from hmr.datasets.annotation import (
     Annotation,
     Joints,
@@ -41,7 +42,6 @@ from hmr.datasets.annotation import (
     tensor,
 )
 from hmr.datasets.joints import H36M17, SMPL24
-from hmr.layout import floats, members, numbers, read_json, records
 
 __all__ = ["PW3D_COCO", "read_pw3d_coco"]
 

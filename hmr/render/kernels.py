@@ -21,7 +21,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from hmr.compiled import compiled
+from hmr.render.compiled import compiled
 
 __all__ = ["NEAR_M", "draw", "interpolate_pixels", "orient_pixels", "smooth_normals", "smooth_pixels"]
 

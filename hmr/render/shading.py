@@ -14,7 +14,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from hmr.compiled import compiled
+from hmr.render.compiled import compiled
 
 __all__ = ["lay_over", "mean_depth"]
 

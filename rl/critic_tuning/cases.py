@@ -1,6 +1,6 @@
 """Explored cases as the questions that the agent asked, each with the answer that the truth gives.
 
-Exploration keeps what a critic was told of a case (measurements, rules, prototypes, tags: `agent.learning.Explored`)
+Exploration keeps what a critic was told of a case (measurements, rules, prototypes, tags: `agent.exploration.learning.Explored`)
 and its true errors. Here the pictures are drawn again and laid beside it, and the group is asked about as the agent
 asks: shuffled labels, chunks about shared anchors where a question holds fewer pictures than the group has members.
 What was told then is what is told now. Retrieved anew, a case would find itself among the prototypes, its true place
@@ -29,18 +29,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent.briefing import Brief
-from agent.chunks import split_order
 from agent.context import CritiqueSettings
-from agent.learning import Explored, metric_agreement, places
-from agent.panels import PANEL_PX, draw_views, photo_part, shown_at_once
-from agent.ranking import label_names, label_orders
+from agent.exploration.learning import Explored, metric_agreement, places
+from agent.pictures.panels import PANEL_PX, draw_views, photo_part, shown_at_once
+from agent.prompts.answers import Verdict, keyed_by_label
+from agent.prompts.question import Brief
+from agent.scoring.chunks import split_order
+from agent.scoring.ranking import label_names, label_orders
 from agent.types import Case
-from agent.vlm.answers import Verdict, keyed_by_label
-from agent.vlm.guided import fitting
+from agent.vlm.local.constrained_decoding import fitting
 from agent.vlm.protocol import Part
-from hmr.body import Body
-from hmr.metrics import mpjpe_mm
+from hmr.body.model import Body
+from hmr.metrics.errors import mpjpe_mm
 from hmr.types import Hypotheses, Labelled, Renderer
 from rl.critic_tuning.reward import has_ranking
 

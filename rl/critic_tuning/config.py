@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hmr.yaml_file import read_fields
+from common.yaml_fields import read_fields
 from rl.config import field_value
 
 __all__ = ["STAGES", "TuningSettings", "lora_config", "read_tuning", "stage_config"]
@@ -50,7 +50,7 @@ class TuningSettings:
 def read_tuning(path: Path, **changes: Any) -> TuningSettings:
     """The settings of a YAML file with the sections `lora`, `sft` and `grpo`.
 
-    Raises what `hmr.yaml_file.read_fields` raises, and ValueError for a field of a section that is not there or that
+    Raises what `common.yaml_fields.read_fields` raises, and ValueError for a field of a section that is not there or that
     the command itself sets, for a value that is not of its field's kind, and for what TRL or peft refuses of them all.
     """
     from peft import LoraConfig

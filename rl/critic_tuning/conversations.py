@@ -8,7 +8,7 @@
 | labels, errors_mm        | for the reward; they never stand in the prompt                                    |
 | case_id, prompt_tokens, answer_tokens | for whoever looks, and to see beforehand what a run will cost        |
 
-Wording, sanitising and sizes of pictures are the backend's own (`agent.vlm.local.Phrasing`), so a critic is trained
+Wording, sanitising and sizes of pictures are the backend's own (`agent.vlm.local.backend.Phrasing`), so a critic is trained
 on what it will be asked. Files appear whole or not at all; what a killed run has written is not written again.
 """
 
@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, List, Value
 from PIL.Image import Image as Picture
 
-from agent.vlm.answers import Verdict, keyed_by_label
-from agent.vlm.local import Phrasing
+from agent.prompts.answers import Verdict, keyed_by_label
+from agent.vlm.local.backend import Phrasing
 from rl.critic_tuning.cases import Question
 
 __all__ = ["Extent", "load_conversations", "write_conversations"]

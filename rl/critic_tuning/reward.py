@@ -7,7 +7,7 @@
 | anything that the agent could not read  | MALFORMED, below the worst ranking                       |
 | about a group that has no ranking       | None for every reply, and TRL leaves the group out       |
 
-Reading a reply is the agent's own (`agent.vlm.ask.parse`): JSON in prose counts, a missing or an extra label does not.
+Reading a reply is the agent's own (`agent.scoring.ask.parse`): JSON in prose counts, a missing or an extra label does not.
 A group has no ranking where fewer than three hypotheses stand in it or where all errors are equal.
 
 Two kinds of group meet here. The house's is the group of hypotheses of one photograph: rho is taken over it. GRPO's
@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.agreement import group_spearman
-from agent.vlm.answers import Verdict, keyed_by_label
-from agent.vlm.ask import parse
+from agent.prompts.answers import Verdict, keyed_by_label
+from agent.scoring.ask import parse
 from agent.vlm.protocol import MalformedReply
 
 __all__ = ["MALFORMED", "has_ranking", "spearman_reward", "well_formed"]

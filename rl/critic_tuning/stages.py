@@ -13,7 +13,7 @@ picture means.
     OUT/STAGE-HASH/            checkpoints while the stage is at work, named by what it trains, so that another run's
                                are never taken up; a killed run goes on at the last one
 
-GRPO's replies are drawn without the grammar that holds a local model's answers at judgement (`agent.vlm.guided`):
+GRPO's replies are drawn without the grammar that holds a local model's answers at judgement (`agent.vlm.local.constrained_decoding`):
 under it a reply could not be malformed, but its tokens would not be draws of the policy that the loss weighs.
 
 Left out: choosing a checkpoint by held-out reward. A stage ends at its fixed step, and the scenes that could choose
@@ -35,10 +35,10 @@ from datasets import Dataset
 from torch import nn
 from transformers import AutoConfig, PrinterCallback, TrainerCallback
 
-from agent.vlm.local import room
-from agent.vlm.weights import FoundModel, find_model, load_processor, load_weights
-from hmr.progress import Stage
-from hmr.resume import label, last_whole_checkpoint, was_made_from
+from agent.vlm.local.backend import room
+from agent.vlm.local.model_loading import FoundModel, find_model, load_processor, load_weights
+from common.progress import Stage
+from common.resume import label, last_whole_checkpoint, was_made_from
 from rl.critic_tuning.config import TuningSettings, lora_config, stage_config
 from rl.critic_tuning.conversations import Extent
 from rl.critic_tuning.reward import spearman_reward, well_formed

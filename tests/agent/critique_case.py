@@ -22,7 +22,7 @@ from hmr.types import BodyParams, Box, Detection, Hypotheses, Labelled, Sample, 
 from memory.prototypes import PrototypeMemory
 from memory.rules import RuleMemory
 from memory.store import MemoryStore
-from tests.agent.tool_case import body, case_of, joint, standing
+from tests.agent.tools.tool_case import body, case_of, joint, standing
 
 GROUP = 6
 TOOLS = ("reprojection", "silhouette", "joint_limits", "group_consensus")

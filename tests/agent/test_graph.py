@@ -11,7 +11,7 @@ from agent.context import CritiqueSettings
 from agent.graph import recursion_limit
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
-from agent.tracing import Trace
+from agent.tracing.records import Trace
 from agent.types import Case, Evidence, Missing
 from agent.vlm import Capabilities, EmbeddedCritic, Reply
 from hmr.types import BodyParams, Scorer

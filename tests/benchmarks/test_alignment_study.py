@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import benchmarks.alignment_study as study
-import rl.preferences
+import rl.preferences.build
 import rl.rounds
 from benchmarks.alignment_arms import ARMS, Arm
 from benchmarks.alignment_study import Sizes, run_study
 from benchmarks.alignment_table import StudyRuns, at_spread, markdown, to_json
-from eval.protocol import Report
-from hmr.policy import DiffusionPolicy
-from hmr.progress import Stage, Tick
+from common.progress import Stage, Tick
+from eval.benchmark.protocol import Report
+from hmr.policy.policy import DiffusionPolicy
 
 TINY = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 0.01, "warmup_steps": 0}
 TRUTH = Arm({**TINY, "loss_type": "weighted"}, "noisy-truth:1", images=3, group_size=3)
@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often anything that costs was done."""
     counted: Counter[str] = Counter()
     for room, name in (
-        (study, "evaluate_policy"), (study, "draw_split"), (rl.rounds, "align"), (rl.preferences, "judge_group"),
+        (study, "evaluate_policy"), (study, "draw_split"), (rl.rounds, "align"), (rl.preferences.build, "judge_group"),
     ):  # fmt: skip
         monkeypatch.setattr(room, name, _counting(counted, name, getattr(room, name)))
     return counted

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from benchmarks.critic_bound import bound, reweighed, table
-from eval.protocol import ERROR_METRICS
-from eval.tested_groups import TestedGroup
-from hmr.metrics import mpjpe_mm
-from hmr.policy import DiffusionPolicy
-from hmr.progress import Tick
+from common.progress import Tick
+from eval.benchmark.protocol import ERROR_METRICS
+from eval.critics.groups import TestedGroup
+from hmr.metrics.errors import mpjpe_mm
+from hmr.policy.policy import DiffusionPolicy
 from tests.agent.critique_case import group, labelled, spoiled_group
-from tests.agent.tool_case import body
+from tests.agent.tools.tool_case import body
 
 BODY = body()
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from hmr.denoiser import Denoiser, sinusoids
-from hmr.parametrization import VECTOR_SIZE, split
-from hmr.token_denoiser import LAYOUTS, TokenDenoiser
+from hmr.policy.denoisers import LAYOUTS, Denoiser, TokenDenoiser, sinusoids
+from hmr.policy.parametrization import VECTOR_SIZE, split
 
 SEEN = 20
 DENOISERS = {
@@ -93,7 +92,7 @@ def test_it_keeps_the_dtype_of_its_weights(denoiser: nn.Module, inputs):
 COMPILE = """
 import torch
 from tests.contracts.test_denoiser import DENOISERS, SEEN
-from hmr.parametrization import VECTOR_SIZE
+from hmr.policy.parametrization import VECTOR_SIZE
 
 denoiser = DENOISERS[{name!r}]().requires_grad_(False)
 noisy, pull = torch.randn(2, 2, 3, 4, VECTOR_SIZE)

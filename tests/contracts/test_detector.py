@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.body import load_body
-from hmr.detect import EmbeddedDetector, load_detector
-from hmr.policy import DiffusionPolicy
+from hmr.body.model import load_body
+from hmr.detection.embedded import EmbeddedDetector, load_detector
+from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Detection, Detector, Sample
-from tests.hmr.detector_models import save_detector
+from tests.hmr.detection.detector_models import save_detector
 
 BOX = Box(60.0, 40.0, 110.0, 120.0)
 

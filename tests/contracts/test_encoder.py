@@ -11,9 +11,9 @@ import pytest
 import torch
 import transformers as hf
 
-from hmr.backbone import BackboneCard, TransformersEncoder, describe_backbone
-from hmr.encoder import DEEPEST_M, DEPTHS, CropEncoder, SeeingHeads, read_joints
-from hmr.feature_cache import FeatureCache
+from hmr.policy.backbone import BackboneCard, TransformersEncoder, describe_backbone
+from hmr.policy.encoder import DEEPEST_M, DEPTHS, CropEncoder, SeeingHeads, read_joints
+from hmr.policy.feature_cache import FeatureCache
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 VITPOSE = hf.VitPoseBackboneConfig(
@@ -201,7 +201,7 @@ def test_what_is_no_backbone_is_refused(tmp_path: Path):
 
 
 def test_tokens_that_are_no_grid_are_refused():
-    from hmr.backbone import _rows_and_columns
+    from hmr.policy.backbone import _rows_and_columns
 
     card = BackboneCard("x", "1", 8, 4, 64, 64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert _rows_and_columns(257, card) == (16, 16)  # 16 x 16 patches and a class token

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from agent.prompts.answers import Verdict, keyed_by_label
 from agent.vlm import load_backend
-from agent.vlm.answers import Verdict, keyed_by_label
 from agent.vlm.protocol import ImagePart, Reply, TextPart
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
-from tests.agent.tiny_vlm import FAMILIES
+from tests.agent.vlm.tiny_vlm import FAMILIES
 from tests.contracts.test_vlm_backends import answer_model
 
 pytest.importorskip("llguidance")

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.policy import DiffusionPolicy
+from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Hypotheses, Sample
 from rl.config import GroupPreferenceConfig
-from rl.groups import tensors_from_preferences
 from rl.policy_adapter import AdapterGroup, DiffusionPolicyAdapter, PolicyAdapter
-from rl.preferences import build_preferences, load_preferences
-from rl.rewards import RewardMix
+from rl.preferences.build import build_preferences, load_preferences
+from rl.preferences.tensors import tensors_from_preferences
 from rl.rounds import Rounds, align_in_rounds
+from rl.scorers.rewards import RewardMix
 from rl.trainer import align
 
 PAGE = Path(__file__).parents[2] / "docs" / "align-your-policy.md"

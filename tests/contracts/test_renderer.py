@@ -9,7 +9,7 @@ import torch
 import trimesh
 from scipy.ndimage import binary_erosion
 
-from hmr.body import load_body
+from hmr.body.model import load_body
 from hmr.render import RENDERERS, gl, load_renderer
 from hmr.types import BodyParams, Camera, Frame
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from agent.default import default_agent, open_default_memory
-from hmr.body import Body
-from hmr.data.recipe import LAB
-from hmr.data.synthetic import SceneMaker
-from hmr.policy import DiffusionPolicy
+from hmr.body.model import Body
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.recipe import LAB
+from hmr.synthetic.scenes import SceneMaker
 from hmr.types import Hypotheses, Labelled, Scorer
-from rl.rewards import RewardMix
-from rl.scorers import TruthScorer
-from rl.train_hmr_scorer import ScorerTraining, train_hmr_scorer
+from rl.scorers.hmr_scorer_training import ScorerTraining, train_hmr_scorer
+from rl.scorers.rewards import RewardMix
+from rl.scorers.truth import TruthScorer
 
 GROUP = 6
 Build = Callable[[DiffusionPolicy, Body, "list[Labelled]", object], Scorer]

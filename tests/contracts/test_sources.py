@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmr.data.store import read_samples
 from hmr.datasets.annotated_set import prepare, read_annotations
 from hmr.datasets.annotation import Annotation
 from hmr.datasets.sources import SOURCES, source_of
+from hmr.synthetic.store import read_samples
 from tests.hmr.datasets.layouts import LAYOUTS
 
 

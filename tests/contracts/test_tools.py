@@ -14,7 +14,7 @@ import torch
 from agent.tools import BUILT_IN, load_tools
 from agent.types import Case, CritiqueTool
 from hmr.types import BodyParams
-from tests.agent.tool_case import case_of, group_of, joint, permuted, standing
+from tests.agent.tools.tool_case import case_of, group_of, joint, permuted, standing
 
 
 def bent(name: str, rotvec: tuple[float, float, float]) -> BodyParams:

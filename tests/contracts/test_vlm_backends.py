@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 import agent.vlm
-from agent.briefing import Brief
-from agent.learning import Explored, mine_rules
+from agent.exploration.learning import Explored, mine_rules
+from agent.prompts.answers import Doubt, MineAnswer, TagAnswer, Verdict, keyed_by_label
+from agent.prompts.question import Brief
 from agent.vlm import ENTRY_POINT_GROUP, EmbeddedCritic, VLMBackend, load_backend
-from agent.vlm.answers import Doubt, MineAnswer, TagAnswer, Verdict, keyed_by_label
-from agent.vlm.budget import Budget, with_budget
-from agent.vlm.cache import Cached, ReplyCache
-from agent.vlm.dry_run import DryRun
 from agent.vlm.replay import Recorder
-from tests.agent.chat_server import chat_server, good
+from agent.vlm.wrappers.budget import Budget, with_budget
+from agent.vlm.wrappers.cache import Cached, ReplyCache
+from agent.vlm.wrappers.dry_run import DryRun
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
+from tests.agent.vlm.chat_server import chat_server, good
 
 # each is made from a server that answers well, and an empty folder
 BACKENDS = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.body import Body
-from hmr.parametrization import geometry_of, params_from_vector
+from hmr.body.model import Body
+from hmr.policy.parametrization import geometry_of, params_from_vector
 from hmr.types import Box, Camera
 
 CASES = 12

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from hmr.body import load_body
-from hmr.data.crops import targets_of
-from hmr.data.recipe import LAB
-from hmr.data.synthetic import SceneMaker
-from rl.groups import GroupTensors
+from common.seeding import derive_generator
+from hmr.body.model import load_body
+from hmr.pretraining.crop_cache import targets_of
+from hmr.synthetic.recipe import LAB
+from hmr.synthetic.scenes import SceneMaker
+from rl.preferences.tensors import GroupTensors
 from rl.replay import Replay, replay_of
-from rl.seeding import derive_generator
 from rl.trainer import GroupPreferenceTrainer, align
 from tests.rl.test_trainer import config, weights
 from tests.rl.toy import CHANNELS, ToyPolicy, toy_groups

@@ -15,15 +15,15 @@ import torch
 from datasets import Dataset
 
 import rl.rounds as rounds_module
-from hmr.policy import DiffusionPolicy
-from hmr.progress import Stage
+from common.progress import Stage
+from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Hypotheses, Sample
-from rl.hmr_scorer import eyes_digest
-from rl.preferences import load_preferences, shuffle_scores
+from rl.monitoring.training_log import read_logs
+from rl.preferences.build import load_preferences, shuffle_scores
 from rl.replay import Replay
 from rl.rounds import Rounds, align_in_rounds, align_once, kept_policy
+from rl.scorers.hmr_scorer import eyes_digest
 from rl.trainer import align
-from rl.training_log import read_logs
 
 ALIGNMENT: dict[str, Any] = {
     "max_steps": 4,

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from hmr.parametrization import VECTOR_SIZE
+from hmr.policy.parametrization import VECTOR_SIZE
+from rl.monitoring.spread_callback import SpreadWatch, believed_visible
 from rl.spread import X0Prediction, lost_spread, spread_kept
-from rl.spread_watch import SpreadWatch, believed_visible
 from rl.trainer import align
 from tests.rl.test_trainer import config
 from tests.rl.toy import DIM, ToyPolicy, toy_groups
@@ -76,7 +76,7 @@ def test_the_condition_says_what_the_encoder_saw(tiny_policy):
 
 
 def test_a_look_tells_visible_and_occluded_joints_apart(tiny_policy):
-    from hmr.policy import Features
+    from hmr.policy.policy import Features
 
     condition = torch.randn(3, tiny_policy.encoder.vector_size + 3 + VECTOR_SIZE)
     geometry = torch.tensor([[100.0, 50.0, 50.0, 100.0, 100.0, 50.0, 50.0, 80.0]]).expand(3, -1)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.seeding import derive_generator
 from rl.config import GroupPreferenceConfig
-from rl.draws import draw_times
-from rl.seeding import derive_generator
+from rl.noise import draw_times
 from rl.trainer import GroupPreferenceTrainer, align
 from tests.rl.toy import ToyPolicy, toy_groups
 

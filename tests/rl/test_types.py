@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from rl.groups import GroupTensors
+from rl.preferences.tensors import GroupTensors
 from rl.types import PreferenceGroup
 from tests.rl.toy import scored_group
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from hmr.types import BodyParams, Camera, Hypotheses
-from rl.groups import GroupTensors
+from rl.preferences.tensors import GroupTensors
 from rl.types import PreferenceGroup
 
 DIM, CHANNELS, LENGTH = 2, 3, 100

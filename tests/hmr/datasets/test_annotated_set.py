@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hmr.data.store import read_samples
 from hmr.datasets import annotated_set
 from hmr.datasets.annotated_set import prepare, read_annotations
 from hmr.datasets.sources import SOURCES
+from hmr.synthetic.store import read_samples
 from tests.hmr.datasets.layouts import coco, coco_records, image, pw3d_coco, write_json
 
 COCO, PW3D = SOURCES["coco"], SOURCES["3dpw-coco"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.body import Body
+from hmr.body.model import Body
 from hmr.datasets.annotation import Annotation, Placement, SmplFit
 from hmr.datasets.labelling import body_params, labelled_of, params_at_origin
 from hmr.render.raster import RasterRenderer

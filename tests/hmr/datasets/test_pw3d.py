@@ -7,7 +7,7 @@ import pytest
 import roma
 import torch
 
-from hmr.body import Body, load_body
+from hmr.body.model import Body, load_body
 from hmr.datasets.labelling import body_params
 from hmr.datasets.pw3d import read_pw3d
 from hmr.types import BodyParams

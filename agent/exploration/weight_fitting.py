@@ -1,0 +1,56 @@
+"""Fits how much each rule should count from groups whose true errors are known.
+
+| here       | symbol | meaning                                                             |
+|------------|--------|---------------------------------------------------------------------|
+| violations | z_rj   | graded violation of rule r by hypothesis j (`agent/vlm/embedded/violations.py`)  |
+| price      | p_j    | sum_r w_r z_rj, w_r >= 0                                            |
+| loss       | L(w)   | mean over pairs e_i + MARGIN < e_j of log(1 + exp(p_i - p_j))       |
+|            |        | + (RIDGE / 2) |w|^2                                                 |
+
+The pairwise logistic loss is RankNet's (Burges et al., ICML 2005) with a linear model: convex, so one
+L-BFGS-B run finds its minimum. Weights stay non-negative because evidence is "lower is better" by contract;
+the small ridge settles what the cases leave open, such as the shares of two rules on one metric. A pull towards the
+weights at hand, a person's guesses, kept rules in force against the evidence: it cost .01 of rank correlation on lab
+groups and .02 on wild ones (docs/critics.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize
+
+__all__ = ["fit_weights"]
+
+MARGIN_MM = 5.0  # pairs closer than this teach nothing
+RIDGE = 0.005
+
+
+def fit_weights(
+    violations: Sequence[Float[np.ndarray, "rules _"]],
+    errors_mm: Sequence[Float[np.ndarray, "_"]],
+    start: Float[np.ndarray, "rules"],
+) -> Float[np.ndarray, "rules"]:
+    """The weights that minimise L; `start` where no pair differs by the margin."""
+    gaps = np.concatenate(
+        [_pair_gaps(group, errors) for group, errors in zip(violations, errors_mm, strict=True)], axis=0
+    )
+    if not len(gaps):
+        return start
+
+    def loss(weights: Float[np.ndarray, "rules"]) -> tuple[float, Float[np.ndarray, "rules"]]:
+        margin = gaps @ weights  # how much dearer the worse one is
+        pull = -1 / (1 + np.exp(margin))
+        value = np.logaddexp(0, -margin).mean() + RIDGE / 2 * (weights**2).sum()
+        return float(value), gaps.T @ pull / len(gaps) + RIDGE * weights
+
+    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(start)).x
+
+
+def _pair_gaps(
+    violations: Float[np.ndarray, "rules group"], errors_mm: Float[np.ndarray, "group"]
+) -> Float[np.ndarray, "pairs rules"]:
+    better, worse = np.nonzero(errors_mm[:, None] + MARGIN_MM < errors_mm[None, :])
+    return (violations[:, worse] - violations[:, better]).T

@@ -1,0 +1,136 @@
+"""What a judge with eyes is shown: the photograph once, and a labelled panel (overlay, side view) a hypothesis.
+
+A panel is a picture of its own, or stands on a sheet with five others (`montage`). Separate pictures are the
+default: a model spends its resolution on each, and its words come next to the picture they are about. Sheets
+are for servers that take few pictures, or charge by the picture.
+
+Panels are drawn larger than the view that tools measure in, and through the same crop as the photograph, so that
+the three can be laid over each other. They are drawn once a group; only the badge with the label, which changes with
+every label order, is laid on when a question is put. Backends without eyes get none of this, and nothing is drawn
+for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import UInt8
+
+from agent.pictures.badges import StoredRows, below_badge, framed, joined_png, stored_png, with_badge
+from agent.types import Case
+from agent.vlm.protocol import ImagePart
+from hmr.render.overlay import crop_image, montage, overlay, side_view
+from hmr.render.threads import each
+from hmr.types import Renderer
+
+__all__ = [
+    "OPACITY",
+    "PANEL_PX",
+    "PICTURES",
+    "Views",
+    "draw_views",
+    "hypothesis_parts",
+    "photo_part",
+    "sheets",
+    "shown_at_once",
+]
+
+PICTURES = ("separate", "montage")
+
+PANEL_PX = 224  # side of one view: seven patches of 32 pixels, as Qwen3-VL's are
+OPACITY = 0.75  # of the body over the photograph: the limb under it stays visible
+SHEET_PANELS = 6
+SHEET_COLUMNS = 2
+
+
+@dataclass(frozen=True)
+class Views:
+    """One hypothesis over the photograph and from its side."""
+
+    overlay: UInt8[np.ndarray, "size size 3"]
+    side: UInt8[np.ndarray, "size size 3"]
+
+    @cached_property
+    def panel(self) -> UInt8[np.ndarray, "height width 3"]:
+        """Both beside each other, without a label."""
+        return framed(self.overlay, self.side)
+
+    def labelled(self, label: str) -> UInt8[np.ndarray, "height width 3"]:
+        """The panel with its badge."""
+        return with_badge(self.panel, label, len(self.overlay))
+
+    def part(self, label: str) -> ImagePart:
+        """The labelled panel as a picture of its own; kept, for reflection and revision show what was shown before."""
+        if label not in self._parts:
+            size = len(self.overlay)
+            top = with_badge(self.panel[: below_badge(size)], label, size)
+            png = joined_png([StoredRows.of(top), self._below_badge])
+            self._parts[label] = ImagePart(png, f"hypothesis {label}")
+        return self._parts[label]
+
+    @cached_property
+    def _below_badge(self) -> StoredRows:
+        return StoredRows.of(self.panel[below_badge(len(self.overlay)) :])
+
+    @cached_property
+    def _parts(self) -> dict[str, ImagePart]:
+        return {}
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.overlay.tobytes() + self.side.tobytes()).hexdigest()[:16]
+
+
+def draw_views(case: Case, renderer: Renderer, margin: float) -> list[Views]:
+    """The views of every hypothesis, in the crop about the person's box with this margin."""
+    vertices, faces = case.posed.vertices_cam_m.numpy(), case.body.faces.numpy()
+    square = case.sample.box.square(margin)
+    photo, camera = (
+        crop_image(case.sample.image, square, PANEL_PX),
+        case.hypotheses.camera.crop(square, PANEL_PX),
+    )
+    frame = renderer.render(vertices, faces, camera)
+    pelvis = case.posed.joints_cam_m[:, 0].numpy()
+    sides = side_view(vertices, faces, pelvis, renderer, PANEL_PX, supersampling=1)
+    return each(lambda j: Views(overlay(photo, frame, alpha=OPACITY, index=j), sides[j]), len(case))
+
+
+def photo_part(case: Case, margin: float) -> ImagePart:
+    """The photograph about the person, with nothing drawn on it."""
+    photo = crop_image(case.sample.image, case.sample.box.square(margin), PANEL_PX)
+    return ImagePart(stored_png(photo), "the photograph")
+
+
+def hypothesis_parts(views: Mapping[str, Views], pictures: str = "separate") -> list[ImagePart]:
+    """The pictures of the hypotheses by label: one each, or sheets of six."""
+    if pictures == "separate":
+        return [view.part(label) for label, view in views.items()]
+    panels = {label: view.labelled(label) for label, view in views.items()}
+    labels = list(panels)
+    return [
+        _sheet({label: panels[label] for label in labels[start : start + SHEET_PANELS]})
+        for start in range(0, len(labels), SHEET_PANELS)
+    ]
+
+
+def sheets(hypotheses: int, pictures: str) -> int:
+    """How many pictures show this many hypotheses."""
+    return -(-hypotheses // SHEET_PANELS) if pictures == "montage" else hypotheses
+
+
+def shown_at_once(max_images: int | None, pictures: str = "separate") -> int | None:
+    """How many hypotheses fit in one question of at most `max_images` pictures, the photograph taking one."""
+    if max_images is None:
+        return None
+    return max(0, max_images - 1) * (SHEET_PANELS if pictures == "montage" else 1)
+
+
+def _sheet(panels: dict[str, UInt8[np.ndarray, "height width 3"]]) -> ImagePart:
+    labels = list(panels)
+    columns = min(SHEET_COLUMNS, len(labels))
+    caption = f"hypotheses {', '.join(labels)}" if len(labels) > 1 else f"hypothesis {labels[0]}"
+    return ImagePart(stored_png(montage(list(panels.values()), columns)), caption)

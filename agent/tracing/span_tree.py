@@ -1,0 +1,82 @@
+"""A trace as a tree of spans, case > node > call, which is how MLflow and LangSmith show one.
+
+Made from the same redacted records that the JSONL file holds: node records of `agent.tracing.records.traced`, each with the
+calls (`replies`, from `agent.scoring.ask`) it made. What is in no record cannot be sent by accident.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Span", "case_span"]
+
+Json = dict[str, Any]
+SpanKind = Literal["case", "node", "call"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One step and what it was made of; times in seconds since the epoch, inputs and outputs as JSON."""
+
+    kind: SpanKind
+    name: str
+    started_s: float
+    ended_s: float
+    inputs: Json
+    outputs: Json
+    error: str = ""
+    children: tuple[Span, ...] = ()
+
+
+def case_span(records: Sequence[Mapping[str, Any]], error: str = "") -> Span:
+    """The tree of at least one record; its outputs are the last node's that says anything of scores."""
+    nodes = [_node_span(record) for record in records]
+    first = records[0]
+    return Span(
+        kind="case",
+        name=first["case"],
+        started_s=nodes[0].started_s,
+        ended_s=max(node.ended_s for node in nodes),
+        inputs={"case": first["case"], "trace": first["trace"], "run": first["run"]},
+        outputs={"scores": _last_scores(records)},
+        error=error,
+        children=tuple(nodes),
+    )
+
+
+def _last_scores(records: Sequence[Mapping[str, Any]]) -> Json:
+    """As the state's reducer puts them together: a revision replaces what it is about."""
+    scores: Json = {}
+    for record in records:
+        scores |= record["outputs"].get("scores", {})
+    return scores
+
+
+def _node_span(record: Mapping[str, Any]) -> Span:
+    outputs = dict(record["outputs"])
+    calls = outputs.pop("replies", [])
+    return Span(
+        kind="node",
+        name=record["node"],
+        started_s=record["started"],
+        ended_s=record["started"] + record["ms"] / 1e3,
+        inputs=dict(record["inputs"]),
+        outputs=outputs,
+        children=tuple(_call_span(call) for call in calls),
+    )
+
+
+def _call_span(call: Mapping[str, Any]) -> Span:
+    asked = ("backend", "prompt", "seed", "parts")
+    said = ("text", "tokens", "retries", "cached")
+    return Span(
+        kind="call",
+        name=call["task"],
+        started_s=call["started"],
+        ended_s=call["started"] + call.get("ms", 0.0) / 1e3,
+        inputs={key: call[key] for key in asked},
+        outputs={key: call[key] for key in said if key in call},
+        error=call.get("error", ""),
+    )

@@ -1,0 +1,86 @@
+"""What a critique would ask, counted without asking: a backend in another's place that sends nothing anywhere.
+
+It answers with dummies that fit the schema and doubts every hypothesis, so that the graph walks its longest way:
+every revision that the settings allow. Repairs of malformed replies and repeated requests come on top and cannot be
+known beforehand. Tokens are estimates: four characters a token, one token for every 28 x 28 pixels of a picture (as
+Qwen-VL counts; others differ by up to a few times).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from agent.vlm.protocol import ImagePart, Part, Reply, VLMBackend
+from agent.vlm.wrappers.wrapper import Wrapper
+
+__all__ = ["DryRun"]
+
+CHARS_A_TOKEN = 4
+TOKEN_SIDE_PX = 28
+COMMENT = "the usual length of a comment, with a body part in it and what is wrong with it"
+
+
+class DryRun(Wrapper):
+    """Stands in for `inner`, under its name and with its eyes."""
+
+    def __init__(self, inner: VLMBackend) -> None:
+        super().__init__(inner)
+        self.calls: Counter[str] = Counter()  # by task
+        self.images = self.tokens_in = self.tokens_out = 0
+        self._lock = threading.Lock()
+
+    def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
+        text = json.dumps(_dummy(schema))
+        asked = json.dumps(dict(schema)) + "".join(
+            p.caption if isinstance(p, ImagePart) else p.text for p in parts
+        )
+        pictures = [part for part in parts if isinstance(part, ImagePart)]
+        tokens_in = len(asked) // CHARS_A_TOKEN + sum(map(_picture_tokens, pictures))
+        with self._lock:
+            self.calls[schema["title"]] += 1
+            self.images += len(pictures)
+            self.tokens_in += tokens_in
+            self.tokens_out += len(text) // CHARS_A_TOKEN
+        return Reply(text)
+
+    def keep(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int, reply: Reply) -> None:
+        """A dummy is never kept."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The account; `calls_without_doubt` is what is left where reflection finds nothing to revise."""
+        return {
+            "backend": self.name,
+            "sends_to": self.capabilities.sends_to or "this machine",
+            "calls": self.calls.total(),
+            "calls_without_doubt": self.calls.total() - 2 * self.calls["revise"],
+            "by_task": dict(self.calls),
+            "images": self.images,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+        }
+
+
+def _dummy(schema: Mapping[str, Any]) -> dict[str, Any]:
+    task, labels = schema["title"], list(schema["properties"])
+    if task == "tag":
+        return {"tags": ["pose:upright", "facing:camera"]}
+    if task == "mine":
+        return {"rules": []}
+    if task == "reflect":
+        return {label: {"doubt": True, "reason": COMMENT} for label in labels}
+    steps = enumerate(labels)
+    return {label: {"comment": COMMENT, "score": 100.0 * place / len(labels)} for place, label in steps}
+
+
+def _picture_tokens(part: ImagePart) -> int:
+    with Image.open(io.BytesIO(part.png)) as image:
+        width, height = image.size
+    return math.ceil(width / TOKEN_SIDE_PX) * math.ceil(height / TOKEN_SIDE_PX)

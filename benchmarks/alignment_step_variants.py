@@ -1,0 +1,222 @@
+"""A training step of alignment and other ways to write it: what `meshcritic bench align` runs.
+
+| step              | the images                    | the reference          | the hypotheses of a batch               |
+|-------------------|-------------------------------|------------------------|-----------------------------------------|
+| `trainer`         | seen once, before training    | the denoiser's old     | in one forward, a group sharing what    |
+|                   |                               | weights, for a forward | was seen of its image                   |
+| `reencode`        | by both models, at every step | a second model         | in one forward, a row of a batch each,  |
+|                   |                               |                        | with its own copy of what was seen      |
+| `reencode_shared` | by both models, at every step | a second model         | as the trainer's                        |
+| `loop`            | seen once, before training    | a second model         | one after another                       |
+
+`trainer` is `rl.trainer.GroupPreferenceTrainer` as it is, with its metrics, its data loader and its random draws. The
+others are as lean as they can be written: one loss, AdamW, the same clipping and averaging of weights, no log. All use
+the one-sided clip of `rl.losses` at one set of times, and their gradients are the same (tests/eval). `reencode` is a
+batched step as any diffusion trainer has it; `reencode_shared` has all of ours but for the features and the reference.
+
+    python -m benchmarks.alignment_step_variants STEP BATCH GROUP TIMES STEPS [POLICY]
+
+prints one JSON object: what every step took, on the wall's clock and of the CPUs' time, and the peak memory.
+
+The photographs are noise and the hypotheses too: no step's cost depends on what they hold. Left out: bf16.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import TrainerCallback
+
+from common.seeding import derive_generator
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from rl.config import GroupPreferenceConfig
+from rl.losses import LossSettings, clip, log_ratio
+from rl.noise import draw_times_and_noise
+from rl.preferences.tensors import GroupTensors
+from rl.trainer import GroupPreferenceTrainer
+
+__all__ = ["Batch", "draw_batch", "loop", "measure", "reencode"]
+
+SETTINGS = LossSettings()
+MAX_GRAD_NORM = 1.0
+LEARNING_RATE = 1e-4
+Spent = tuple[float, float]  # seconds by the clock on the wall, and of all CPUs together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images with their groups, as a step without any preparation would find them."""
+
+    crops: Float[Tensor, "batch 3 side side"]
+    geometry: Float[Tensor, "batch 8"]
+    x0: Float[Tensor, "batch group dim"]
+    advantages: Float[Tensor, "batch group"]
+    timesteps: Int[Tensor, "batch steps"]
+    noise: Float[Tensor, "batch steps dim"]
+
+
+def draw_batch(policy: DiffusionPolicy, images: int, group: int, times: int) -> Batch:
+    generator = derive_generator(0, "bench align")
+    side, length = policy.config.crop_size, policy.config.num_train_timesteps
+    generators = [derive_generator(0, "bench align", row) for row in range(images)]
+    timesteps, noise = draw_times_and_noise(generators, times, (0, length), policy.mean.shape[0])
+    scores = torch.randn(images, group, generator=generator)
+    return Batch(
+        crops=torch.rand(images, 3, side, side, generator=generator),
+        geometry=torch.tensor([[300.0, 112.0, 112.0, 224.0, 224.0, 112.0, 112.0, 160.0]]).expand(images, -1),
+        x0=torch.randn(images, group, policy.mean.shape[0], generator=generator),
+        advantages=(scores - scores.mean(1, keepdim=True)) / scores.std(1, correction=0, keepdim=True),
+        timesteps=timesteps,
+        noise=noise,
+    )
+
+
+@torch.no_grad()
+def encoded(policy: DiffusionPolicy, batch: Batch) -> Float[Tensor, "batch channels"]:
+    """What the policy's encoder and regression head make of the crops."""
+    return policy.condition(policy.seen_features(policy.look(batch.crops), batch.geometry))
+
+
+def reencode(policy: DiffusionPolicy, reference: DiffusionPolicy, batch: Batch, shared: bool) -> None:
+    """Gradients of a step in which each model goes from crops to errors; `shared`: a group has one condition."""
+    with torch.no_grad():
+        before = _errors(reference, batch, shared)
+    ratio = log_ratio(_errors(policy, batch, shared), before, SETTINGS.beta)
+    clip(ratio, batch.advantages, torch.ones_like(batch.advantages, dtype=torch.bool), SETTINGS).backward()
+
+
+def _errors(policy: DiffusionPolicy, batch: Batch, shared: bool) -> Float[Tensor, "batch group steps"]:
+    condition = encoded(policy, batch)
+    if shared:
+        return policy(condition, batch.x0, batch.timesteps, batch.noise)
+    group = batch.x0.shape[1]
+    rows = [item.repeat_interleave(group, dim=0) for item in (condition, batch.timesteps, batch.noise)]
+    errors = policy(rows[0], batch.x0.flatten(0, 1)[:, None], *rows[1:])
+    return errors[:, 0].unflatten(0, (-1, group))
+
+
+def loop(
+    policy: DiffusionPolicy,
+    reference: DiffusionPolicy,
+    batch: Batch,
+    condition: Float[Tensor, "batch channels"],
+) -> None:
+    """Gradients of a step that takes one hypothesis of one image after another, at all its times."""
+    images, group = batch.advantages.shape
+    known = torch.ones(1, 1, dtype=torch.bool)
+    for image in range(images):
+        row = slice(image, image + 1)
+        for member in range(group):
+            one = (row, slice(member, member + 1))
+            query = (condition[row], batch.x0[one], batch.timesteps[row], batch.noise[row])
+            with torch.no_grad():
+                before = reference(*query)
+            ratio = log_ratio(policy(*query), before, SETTINGS.beta)
+            (clip(ratio, batch.advantages[one], known, SETTINGS) / (images * group)).backward()
+
+
+def measure(step: str, policy: DiffusionPolicy, batch: Batch, steps: int) -> list[Spent]:
+    """The time of each of `steps` steps after a first one that does not count, by the names of the module's table."""
+    if step == "trainer":
+        return _time_trainer(policy, batch, steps)
+    reference = copy.deepcopy(policy).eval()
+    policy.requires_grad_(False).eval().denoiser.requires_grad_(True)
+    if step != "loop":
+        shared = step == "reencode_shared"
+        return _time_rival(policy, lambda: reencode(policy, reference, batch, shared), steps)
+    condition = encoded(policy, batch)
+    return _time_rival(policy, lambda: loop(policy, reference, batch, condition), steps)
+
+
+def _time_rival(policy: DiffusionPolicy, gradients: Callable[[], None], steps: int) -> list[Spent]:
+    trained = list(policy.denoiser.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
+    average = EMAModel(trained, decay=0.99, foreach=True)
+    clock = _Clock()
+    for _ in range(steps + 1):
+        gradients()
+        torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.step(trained)
+        clock.step_ends()
+    return clock.spent()
+
+
+class _Clock(TrainerCallback):
+    """From the end of one step to the end of the next: loading, drawing and metrics count."""
+
+    def __init__(self) -> None:
+        self.ends: list[Spent] = []
+
+    def step_ends(self) -> None:
+        self.ends.append((time.perf_counter(), time.process_time()))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.step_ends()
+
+    def spent(self) -> list[Spent]:
+        pairs = zip(self.ends, self.ends[1:], strict=False)
+        return [(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
+
+
+def _time_trainer(policy: DiffusionPolicy, batch: Batch, steps: int) -> list[Spent]:
+    images, clock = len(batch.x0), _Clock()
+    groups = GroupTensors(
+        encoded(policy, batch),
+        batch.x0,
+        batch.advantages,
+        torch.ones_like(batch.advantages, dtype=torch.bool),
+        batch.advantages,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        args = GroupPreferenceConfig(
+            output_dir=folder,
+            max_steps=steps + 1,
+            per_device_train_batch_size=images,
+            timesteps_per_group=batch.timesteps.shape[1],
+            learning_rate=LEARNING_RATE,
+            max_grad_norm=MAX_GRAD_NORM,
+            save_strategy="no",
+            use_cpu=True,
+        )
+        GroupPreferenceTrainer(policy, args, groups, callbacks=[clock]).train()
+    return clock.spent()
+
+
+def _peak_mb() -> float:
+    """The most memory that this process has held."""
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    # getrusage would count what the process held that started this one
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
+
+
+def main() -> None:
+    step, *sizes = sys.argv[1:6]
+    images, group, times, steps = map(int, sizes)
+    imported_mb = _peak_mb()
+    policy = load_policy(Path(sys.argv[6]) if len(sys.argv) > 6 else None)
+    seconds, cpu_seconds = zip(
+        *measure(step, policy, draw_batch(policy, images, group, times), steps), strict=True
+    )
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": _peak_mb() - imported_mb}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""One case's reasoning as a person would want to read it, from the JSONL trace of a run.
+
+Each node's record becomes one table, followed by one of what it asked the backend; the last line sums those up. The
+raw replies stay in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["read_case", "show_case"]
+
+Outputs = Mapping[str, Any]
+FIELDS = ("trace", "case", "node", "ms", "outputs")  # of a record (agent/tracing/records.py)
+
+
+def read_case(run: Path, case: str | None = None) -> list[dict[str, Any]]:
+    """The records of a case's last critique, in order; without a case, of the run's last one.
+
+    Raises FileNotFoundError without a trace, ValueError for a file that is none and for a case that is not in it.
+    """
+    path = run / "trace.jsonl" if run.is_dir() else run
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no trace here")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records = [record for line in lines if (record := _parsed(line)) is not None]
+    if not records:
+        raise ValueError(
+            f"{path} holds no record of a trace, a JSON object with {', '.join(FIELDS)}; "
+            "`meshcritic trace` reads a run's folder or its trace.jsonl"
+        )
+    chosen = [record for record in records if case is None or record["case"] == case]
+    if not chosen:
+        some = ", ".join(sorted({record["case"] for record in records})[:5])
+        raise ValueError(f"{path} has no case {case!r}; it has {some}")
+    return [record for record in chosen if record["trace"] == chosen[-1]["trace"]]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """None for what is no record: a last line that a kill cut short, or another program's."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and all(field in record for field in FIELDS) else None
+
+
+def show_case(records: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
+    """A node's finding, then its calls, in the order the graph ran."""
+    yield f"case {escape(records[0]['case'])}, trace {escape(records[0]['trace'])}"
+    for record in records:
+        title, outputs = f"{record['node']} ({record['ms']:.0f} ms)", dict(record["outputs"])
+        calls = outputs.pop("replies", [])
+        yield _SHOWN.get(record["node"], _other)(title, outputs)
+        if calls:
+            yield _calls(calls)
+    yield escape(_sum_up(records))
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(*columns, title=title, title_justify="left", title_style="bold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _evidence(title: str, outputs: Outputs) -> Table:
+    """The extremes of each tool; lower is better."""
+    rows = _extremes(outputs["evidence"])
+    rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs["missing"]]
+    return _table(title, ("metric", "best", "worst", "of the worst"), rows)
+
+
+def _bought(title: str, outputs: Outputs) -> Table:
+    """The same of what a doubt bought."""
+    rows = _extremes(outputs.get("bought", []))
+    rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs.get("missing", [])]
+    return _table(title, ("looked again", "best", "worst", "of the worst"), rows)
+
+
+def _extremes(evidence: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for item in evidence:
+        known = [(value, index) for index, value in enumerate(item["values"]) if value is not None]
+        (low, best), (high, worst) = min(known), max(known)
+        best_worst = (f"h{best}: {low:.3g} {item['unit']}", f"h{worst}: {high:.3g} {item['unit']}")
+        rows.append((item["metric"], *best_worst, item["sentences"][worst]))
+    return rows
+
+
+def _rules(title: str, outputs: Outputs) -> Table:
+    rows = [
+        (
+            rule["text"],
+            f"{rule['similarity']:.2f} + {rule['tag_overlap']:.2f}",
+            f"{rule['successes']}/{rule['uses']}",
+            f"{rule['success_rate']:.2f} + {rule['bonus']:.2f}",
+            f"{rule['psi']:.2f}",
+        )
+        for rule in outputs["rules"]
+    ]
+    columns = ("rule", "R = cosine + tags", "successes/uses", "U = rate + bonus", "Psi")
+    return _table(f"{title}, tags: {', '.join(outputs['tags']) or 'none'}", columns, rows)
+
+
+def _prototypes(title: str, outputs: Outputs) -> Table:
+    rows = [
+        (f"{item['similarity']:.3f}", f"{item['score']:.0f}", item["rationale"])
+        for item in outputs["prototypes"]
+    ]
+    return _table(title, ("similarity", "score", "rationale"), rows)
+
+
+def _scores(title: str, outputs: Outputs) -> Table:
+    """Best first; a failed score last, with its reason."""
+    scores = outputs["scores"]
+    order = sorted(scores, key=lambda index: -scores[index] if scores[index] is not None else 1)
+    rows = [
+        (
+            f"h{index}",
+            "-" if scores[index] is None else f"{scores[index]:.1f}",
+            outputs.get("reasons", {}).get(index) or outputs.get("comments", {}).get(index, ""),
+        )
+        for index in order
+    ]
+    return _table(title, ("hypothesis", "score", "comment"), rows)
+
+
+def _reflection(title: str, outputs: Outputs) -> Table:
+    doubts = [(f"h{index}", str(why)) for index, why in outputs["doubts"].items()]
+    looked = [
+        (f"looked again: {item['metric']}", item["sentences"][0]) for item in outputs.get("second_look", [])
+    ]
+    return _table(title, ("in doubt", "why"), [*doubts, *looked] or [("nothing", "the scores stand")])
+
+
+def _revision(title: str, outputs: Outputs) -> Table:
+    rows = [
+        (f"h{index}", _score(before), _score(after), item["reason"], ", ".join(item.get("looked_at", [])))
+        for item in outputs.get("revisions", [])
+        for index, before, after in zip(item["hypotheses"], item["before"], item["after"], strict=True)
+    ]
+    return _table(title, ("hypothesis", "before", "after", "why", "looked at"), rows)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _calls(calls: Sequence[Outputs]) -> Table:
+    """Who was asked what, and what it cost. A repair asks the same once more, and quotes what was wrong."""
+    parts = [list(call["parts"]) for call in calls]
+    repairs = [place > 0 and parts[place - 1] == parts[place][:-1] for place in range(len(calls))]
+    rows = [
+        (
+            f"{call['task']}, to repair the last" if repairs[place] else call["task"],
+            call["backend"],
+            call["prompt"],
+            f"{call['ms']:,.0f}" if "ms" in call else "-",
+            _tokens(*call.get("tokens", (0, 0))),
+            str(call.get("retries", "-")),
+            "a reply that did not fit" if any(repairs[place + 1 : place + 2]) else _ended(call),
+        )
+        for place, call in enumerate(calls)
+    ]
+    return _table("", ("asked to", "of", "prompt", "ms", "tokens", "retries", "ended in"), rows)
+
+
+def _ended(call: Outputs) -> str:
+    if "error" in call:
+        return call["error"]
+    came = "an answer kept from before" if call["cached"] else "a reply"
+    return f"{came}, {call['warning']}" if "warning" in call else came
+
+
+def _tokens(tokens_in: int, tokens_out: int) -> str:
+    return f"{tokens_in:,} in, {tokens_out:,} out" if tokens_in or tokens_out else "-"
+
+
+def _sum_up(records: Sequence[Outputs]) -> str:
+    """One line on the whole case."""
+    calls = [call for record in records for call in record["outputs"].get("replies", [])]
+    tokens = [sum(call.get("tokens", (0, 0))[side] for call in calls) for side in (0, 1)]
+    retries, failed = sum(call.get("retries", 0) for call in calls), sum("error" in call for call in calls)
+    words = [
+        f"{sum(record['ms'] for record in records):,.0f} ms",
+        f"{len(calls)} question{'s' * (len(calls) != 1)}",
+        *([_tokens(tokens[0], tokens[1]).replace(" in", " tokens in")] if any(tokens) else []),
+        *([f"{retries} retries"] if retries else []),
+        *([f"{failed} failed"] if failed else []),
+    ]
+    return "; ".join(words)
+
+
+def _other(title: str, outputs: Outputs) -> Table:
+    rows = [(key, json.dumps(value, ensure_ascii=False)[:300]) for key, value in outputs.items()]
+    return _table(title, ("key", "value"), rows)
+
+
+_SHOWN: dict[str, Callable[[str, Outputs], Table]] = {
+    "measure_evidence": _evidence,
+    "retrieve_rules": _rules,
+    "retrieve_prototypes": _prototypes,
+    "score": _scores,
+    "self_reflect": _reflection,
+    "look_again": _bought,
+    "revise": _revision,
+}

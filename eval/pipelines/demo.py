@@ -1,0 +1,227 @@
+"""The whole loop on embedded defaults: what `meshcritic demo` runs.
+
+    lab scenes with truth      -> explore: the critic fills and tests its memories, then they are frozen
+    wild scenes without labels -> groups of hypotheses -> critique -> preferences -> alignment
+    held-out wild scenes       -> base, aligned and the control aligned on shuffled scores, side by side
+
+Every stage leaves its result under the run's folder and is skipped when a later run finds it whole; a changed setting,
+policy or memory names another folder or is refused by the stage itself. Truth of the wild training images is never
+written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from datasets import Dataset
+
+from agent.agent import CritiqueAgent
+from agent.default import default_agent, open_default_memory
+from agent.tracing.records import Trace
+from common.progress import Stage
+from common.seeding import derive_generator
+from eval.benchmark.protocol import Report, evaluate_policy
+from eval.benchmark.report_cache import load_report, save_report
+from eval.benchmark.tables import VARIANTS
+from eval.critics.exploration import EXPLORED, Exploration
+from eval.pipelines.demo_settings import DemoSettings
+from hmr.body.model import Body, load_body
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.splits import calibration_parts, draw_split
+from hmr.synthetic.store import read_labelled, read_samples, set_digest
+from hmr.types import Hypotheses, Sample
+from rl.config import GroupPreferenceConfig
+from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
+from rl.rounds import align_once, kept_policy
+
+__all__ = ["Demo", "DemoResult"]
+
+
+SHARD_ROWS = 32
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the loop found: a report a variant and seed, and what made it."""
+
+    reports: dict[str, list[Report]]  # variant -> one a seed
+    benchmark: str  # content hash of every scene
+    base_policy: str  # content hash of its weights
+    reused: tuple[str, ...]  # stages that an earlier run had done
+    seconds: dict[str, float]  # by stage
+
+
+class Demo:
+    """One run in one folder, open (memory, trace) inside its `with` block.
+
+    `stage` is told of every long step and gives back the function that ticks it.
+    """
+
+    def __init__(self, out: Path, settings: DemoSettings, stage: Stage, policy: Path | None = None) -> None:
+        self.out, self.settings, self.stage = out, settings, stage
+        self.body: Body = load_body()
+        self.policy: DiffusionPolicy = load_policy(policy)
+        self.scenes: dict[str, Path] = {}
+        self.reused: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> Demo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def run(self) -> DemoResult:
+        self.scenes = scenes = self._scenes()
+        self.agent = agent = self._explored(scenes["lab-calibration"])
+        reports: dict[str, list[Report]] = {variant: [] for variant in VARIANTS}
+        for seed in self.settings.seeds:
+            policies = {"base": self.policy, **self._aligned(agent, scenes["wild-train"], seed)}
+            for variant, policy in policies.items():
+                reports[variant].append(self._evaluated(agent, policy, scenes["wild-test"], variant, seed))
+        digest = hashlib.sha256("".join(set_digest(folder) for folder in scenes.values()).encode())
+        return DemoResult(
+            reports, digest.hexdigest()[:16], self.policy.digest(), tuple(self.reused), self.seconds
+        )
+
+    # -- stages ----------------------------------------------------------------------------------------------
+
+    def _scenes(self) -> dict[str, Path]:
+        settings = self.settings
+        wanted = {
+            "lab-calibration": settings.calibration_images,
+            "wild-train": settings.train_images,
+            "wild-test": settings.test_images,
+        }
+        folders = {}
+        for name, count in wanted.items():
+            title = f"drawing {count} scenes of {name}"
+            if (self.out / "scenes" / f"{name}-{count}" / "set.json").exists():
+                self.reused.append(title)
+            with self._timed("scenes"):
+                folders[name] = draw_split(
+                    name, self.out / "scenes", count, progress=self.stage(title, count)
+                )
+        return folders
+
+    def _explored(self, folder: Path) -> CritiqueAgent:
+        """A frozen agent whose memories hold what the lab taught it."""
+        settings, memory_folder = self.settings, self.out / "memory"
+        trace = self._open.enter_context(Trace(self.out / "trace.jsonl"))
+        cases, parts = read_labelled(folder), calibration_parts(settings.calibration_images)
+        exploration = Exploration(
+            memory_folder,
+            {"scenes": set_digest(folder), "policy": self.policy.digest(), "backend": settings.backend},
+            [cases[row] for row in parts["explore"]],
+            [cases[row] for row in parts["admit"]],
+            self._propose,
+        )
+        if exploration.found() is not None:
+            self.reused.append(exploration.title)
+        else:
+            with (
+                self._timed("explore"),
+                open_default_memory(memory_folder, self.policy, frozen=False) as memory,
+            ):
+                agent = default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace)
+                exploration.run(agent, self.stage)
+        memory = self._open.enter_context(open_default_memory(memory_folder, self.policy, frozen=True))
+        return default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace)
+
+    def _propose(self, sample: Sample) -> Hypotheses:
+        """A group from the base policy, the same whenever the same image is shown."""
+        generator = derive_generator("explore", sample.id)
+        return self.policy.sample(self.policy.encode([sample]), self.settings.group_size, generator)[0]
+
+    def _aligned(self, agent: CritiqueAgent, folder: Path, seed: int) -> dict[str, DiffusionPolicy]:
+        """The policy aligned on the critic's scores of its own groups, and on the same scores shuffled."""
+        settings, groups_folder = self.settings, self.out / "preferences" / f"seed-{seed}"
+        samples = read_samples(folder)
+        title = f"seed {seed}: {len(samples)} groups of {settings.group_size} sampled and critiqued"
+        tick = self.stage(title, len(samples))
+        done = 0
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            tick(done)
+
+        if len(list(groups_folder.glob("shard-*.parquet"))) * SHARD_ROWS >= len(samples):
+            self.reused.append(title)
+        with self._timed("preferences"):
+            build_preferences(
+                self.policy,
+                agent,
+                samples,
+                groups_folder,
+                group_size=settings.group_size,
+                seed=seed,
+                shard_rows=SHARD_ROWS,
+                progress=advance,
+            )
+        groups = load_preferences(groups_folder)
+        return {
+            "aligned": self._align("aligned", groups, seed),
+            "shuffled": self._align("shuffled", shuffle_scores(groups, seed), seed),
+        }
+
+    def _align(self, variant: str, groups: Dataset, seed: int) -> DiffusionPolicy:
+        folder, settings = self.out / "policy" / f"{variant}-seed-{seed}", self.settings.alignment
+        title = f"seed {seed}: aligning on {'the' if variant == 'aligned' else 'shuffled'} scores"
+        if (kept := kept_policy(self.policy, groups, folder, settings)) is not None:
+            self.reused.append(title)
+            return kept
+        tick = self.stage(title, settings.get("max_steps", GroupPreferenceConfig.max_steps))
+        with self._timed("align"):
+            return align_once(self.policy, groups, folder, settings, seed, tick)
+
+    def _evaluated(
+        self, agent: CritiqueAgent, policy: DiffusionPolicy, folder: Path, variant: str, seed: int
+    ) -> Report:
+        settings = self.settings
+        key = {
+            "policy": policy.digest(),
+            "scenes": set_digest(folder),
+            "seed": seed,
+            "num_samples": settings.num_samples,
+            "group_size": settings.group_size,
+            "backend": settings.backend,
+            "memory": json.loads((self.out / "memory" / EXPLORED).read_text())["made_from"],
+        }
+        path = self.out / "evaluations" / f"{variant}-seed-{seed}.npz"
+        title = f"seed {seed}: evaluating {variant}"
+        if (report := load_report(path, key)) is not None:
+            self.reused.append(title)
+            return report
+        labelled = read_labelled(folder)
+        tick = self.stage(title, len(labelled))
+        with self._timed("evaluate"):
+            report = evaluate_policy(
+                policy,
+                self.body,
+                labelled,
+                num_samples=settings.num_samples,
+                group_size=settings.group_size,
+                seed=seed,
+                scorer=agent,
+                progress=lambda done, total: tick(done),
+            )
+        save_report(path, report, key)
+        return report
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

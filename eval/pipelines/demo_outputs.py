@@ -1,0 +1,139 @@
+"""What a demo leaves for people and machines: metrics.json, report.html, the printed table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import resource
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.seeding import derive_generator
+from eval.benchmark.protocol import PROTOCOL
+from eval.benchmark.tables import Row, compare
+from eval.critics.agreement import CriticAgreement, critic_agreement
+from eval.pipelines.demo import Demo, DemoResult
+from eval.report import ReportCase, ReportData, picture_case, write_report
+from hmr.metrics.errors import mpjpe_mm
+from hmr.synthetic.store import read_labelled
+
+__all__ = ["metrics_of", "peak_mib", "versions", "write_demo"]
+
+PACKAGES = (
+    "torch", "transformers", "diffusers", "langgraph", "faiss-cpu", "sentence-transformers", "smplx", "trl",
+    "datasets", "accelerate", "numpy", "numba",
+)  # fmt: skip
+
+
+def write_demo(demo: Demo, result: DemoResult, wall_s: float) -> tuple[list[Row], dict[str, Any]]:
+    """Writes both files of the run's folder; the rows of the table and the metrics come back."""
+    rows = compare(result.reports)
+    metrics = metrics_of(demo, result, wall_s)
+    (demo.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    critic = critic_agreement([group for report in result.reports["base"] for group in report.groups])
+    write_report(demo.out / "report.html", _page(demo, result, rows, critic, metrics))
+    return rows, metrics
+
+
+def metrics_of(demo: Demo, result: DemoResult, wall_s: float) -> dict[str, Any]:
+    """The object of `metrics.json`; `critic` is the agreement with MPJPE on the base policy's groups."""
+    seeds = {}
+    for index, seed in enumerate(demo.settings.seeds):
+        base = result.reports["base"][index]
+        seeds[str(seed)] = {
+            **{variant: reports[index].summary() for variant, reports in result.reports.items()},
+            "critic": critic_agreement(base.groups).summary(),
+        }
+    return {
+        "seeds": seeds,
+        "benchmark": result.benchmark,
+        "base_policy": result.base_policy,
+        "wall_s": round(wall_s, 1),
+        "peak_mib": peak_mib(),
+        "versions": versions(),
+        "seconds": {name: round(seconds, 1) for name, seconds in result.seconds.items()},
+        "reused": list(result.reused),
+        "protocol": PROTOCOL,
+    }
+
+
+def peak_mib() -> int:
+    """The largest resident set of this process and of any child it waited for."""
+    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return kib // 1024
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"commit": _commit(), "python": platform.python_version(), **found}
+
+
+def _commit() -> str:
+    """The commit of the checkout, "+" appended where files differ from it; "unknown" outside one."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+"], cwd=root, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return run.stdout.strip()
+
+
+def _page(
+    demo: Demo, result: DemoResult, rows: Sequence[Row], critic: CriticAgreement, metrics: Mapping[str, Any]
+) -> ReportData:
+    agent = demo.agent
+    return ReportData(
+        title="The loop, end to end",
+        facts={
+            "seeds": ", ".join(map(str, demo.settings.seeds)),
+            "benchmark": result.benchmark,
+            "base policy": result.base_policy,
+            "critic": agent.name,
+            "wild images": f"{demo.settings.train_images} to align, {demo.settings.test_images} held out",
+            "wall time": f"{metrics['wall_s'] / 60:.1f} min",
+            "peak memory": f"{metrics['peak_mib']} MiB",
+        },
+        versions=metrics["versions"],
+        rows=tuple(rows),
+        by_image={
+            variant: reports[0].values["mpjpe_mm"]["mean"] for variant, reports in result.reports.items()
+        },
+        critic=critic,
+        cases=_cases(demo),
+        rules=tuple(agent.rules.all()),
+        protocol=PROTOCOL,
+        notes=(
+            "Bodies, scenes and the policy are the embedded defaults: these figures say nothing about SMPL data sets.",
+            "The shuffled column is aligned in the same way on the same scores dealt out at random within each group.",
+            "A narrower spread lowers every mean error by itself; read the spread rows with the others.",
+        ),
+    )
+
+
+def _cases(demo: Demo) -> tuple[ReportCase, ...]:
+    """The first held-out images, judged again with their pictures."""
+    cases = []
+    for labelled in read_labelled(demo.scenes["wild-test"])[: demo.settings.shown_cases]:
+        sample = labelled.sample
+        generator = derive_generator("shown", sample.id)
+        features = demo.policy.encode([sample])
+        group = demo.policy.sample(features, demo.settings.group_size, generator)[0]
+        errors = mpjpe_mm(demo.body.joints(group.params), labelled.truth.joints_cam_m)
+        critique = demo.agent.critique(sample, group)
+        cases.append(
+            picture_case(
+                f"wild image {sample.id}",
+                sample,
+                group,
+                critique,
+                demo.body,
+                demo.agent.renderer,
+                errors.tolist(),
+            )
+        )
+    return tuple(cases)

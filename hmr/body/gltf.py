@@ -1,0 +1,163 @@
+"""A skinned mesh as one binary glTF 2.0 file (GLB), which browsers, Blender and game engines open.
+
+Layout: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html: section 4.4 (GLB), 3.6 (buffers and accessors),
+3.7.3 (skins). One mesh, one skin, one node a joint; trimesh, which writes our plain meshes, has no skins.
+
+The pose lies in the nodes; the mesh in the file is the rest pose, and a viewer that ignores skins shows that. Viewers
+read four bones a vertex while the default body has up to seven, and dropping the rest moves some skin by 25 mm. So
+the mesh is the one that four bones carry exactly to the posed skin: x_rest = inv(A_v) x_posed with
+A_v = sum_j w_vj G_j inv(B_j) (G a joint's frame in the world, B the same at rest). It strays from the true rest pose
+by 0.1 mm in the mean.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import roma
+import torch
+import trimesh
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hmr.body.model import Body
+from hmr.body.skeleton import UPRIGHT, Skeleton
+from hmr.types import JOINT_NAMES, NUM_JOINTS, PARENTS
+
+__all__ = ["skinned_glb"]
+
+BONES_A_VERTEX = 4
+UNSIGNED_BYTE, UNSIGNED_INT, FLOAT = 5121, 5125, 5126
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+CLAY = {"baseColorFactor": [0.35, 0.48, 0.75, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.8}  # linear
+
+
+def skinned_glb(vertices_cam_m: Float[Tensor, "vertices 3"], skeleton: Skeleton, body: Body) -> bytes:
+    """The bytes of a GLB that shows these posed vertices on these bones (batch shape ())."""
+    weights, bones = _four_bones(body.skin_weights.cpu())
+    to_world = skeleton.to_world()
+    rest_m = _unposed(vertices_cam_m.cpu() @ UPRIGHT, to_world, skeleton.rest_joints_m, weights, bones)
+    faces = body.faces.cpu().numpy()
+    normals = trimesh.Trimesh(rest_m.numpy(), faces, process=False).vertex_normals
+    buffer = _Buffer()
+    primitive = {
+        "attributes": {
+            "POSITION": buffer.add(rest_m.numpy().astype("<f4"), FLOAT, "VEC3", ARRAY_BUFFER, bounds=True),
+            "NORMAL": buffer.add(normals.astype("<f4"), FLOAT, "VEC3", ARRAY_BUFFER),
+            "JOINTS_0": buffer.add(bones.numpy().astype("u1"), UNSIGNED_BYTE, "VEC4", ARRAY_BUFFER),
+            "WEIGHTS_0": buffer.add(weights.numpy().astype("<f4"), FLOAT, "VEC4", ARRAY_BUFFER),
+        },
+        "indices": buffer.add(faces.astype("<u4").ravel(), UNSIGNED_INT, "SCALAR", ELEMENT_ARRAY_BUFFER),
+        "material": 0,
+    }
+    inverse_bind = _rest_to_bone(skeleton.rest_joints_m).transpose(-1, -2)  # glTF stores columns first
+    tree = {
+        "asset": {"version": "2.0", "generator": "meshcritic"},
+        "scene": 0,
+        "scenes": [{"nodes": [0, NUM_JOINTS]}],
+        "nodes": [*_joint_nodes(skeleton), {"name": "body", "mesh": 0, "skin": 0}],
+        "meshes": [{"name": "body", "primitives": [primitive]}],
+        "skins": [
+            {
+                "skeleton": 0,
+                "joints": list(range(NUM_JOINTS)),
+                "inverseBindMatrices": buffer.add(inverse_bind.numpy().astype("<f4"), FLOAT, "MAT4"),
+            }
+        ],
+        "materials": [{"name": "clay", "pbrMetallicRoughness": CLAY}],
+        **buffer.described(),
+    }
+    return _packed(tree, bytes(buffer.data))
+
+
+def _four_bones(
+    skin_weights: Float[Tensor, "vertices 24"],
+) -> tuple[Float[Tensor, "vertices 4"], Int[Tensor, "vertices 4"]]:
+    """Each vertex's four heaviest bones, their weights made to sum to one; bones without weight are bone 0."""
+    weights, bones = skin_weights.topk(BONES_A_VERTEX, dim=1)
+    return weights / weights.sum(dim=1, keepdim=True), torch.where(weights > 0, bones, 0)
+
+
+def _rest_to_bone(rest_joints_m: Float[Tensor, "24 3"]) -> Float[Tensor, "24 4 4"]:
+    """The inverse bind matrices: bones at rest are not turned, so they only move."""
+    matrices = torch.eye(4).repeat(NUM_JOINTS, 1, 1)
+    matrices[:, :3, 3] = -rest_joints_m
+    return matrices
+
+
+def _unposed(
+    posed_m: Float[Tensor, "vertices 3"],
+    to_world: Float[Tensor, "24 4 4"],
+    rest_joints_m: Float[Tensor, "24 3"],
+    weights: Float[Tensor, "vertices 4"],
+    bones: Int[Tensor, "vertices 4"],
+) -> Float[Tensor, "vertices 3"]:
+    blended = (weights[..., None, None] * (to_world @ _rest_to_bone(rest_joints_m))[bones]).sum(dim=1)
+    return torch.linalg.solve(blended[:, :3, :3], (posed_m - blended[:, :3, 3])[..., None])[..., 0]
+
+
+def _joint_nodes(skeleton: Skeleton) -> list[dict[str, Any]]:
+    places_m = torch.cat([skeleton.root_world_m[None], skeleton.offsets_m[1:]])
+    quaternions = roma.rotmat_to_unitquat(skeleton.rotations)  # x, y, z, w: glTF's order
+    nodes: list[dict[str, Any]] = [
+        {"name": name, "translation": place, "rotation": quaternion}
+        for name, place, quaternion in zip(JOINT_NAMES, places_m.tolist(), quaternions.tolist(), strict=True)
+    ]
+    for joint, parent in enumerate(PARENTS[1:], start=1):
+        nodes[parent].setdefault("children", []).append(joint)
+    return nodes
+
+
+class _Buffer:
+    """The file's one buffer, filled array by array; each begins at a multiple of four bytes."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._views: list[dict[str, int]] = []
+        self._accessors: list[dict[str, Any]] = []
+
+    def add(
+        self, array: np.ndarray, component: int, kind: str, target: int | None = None, bounds: bool = False
+    ) -> int:
+        """Append an array; the index of its accessor."""
+        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes}
+        self._views.append(view if target is None else {**view, "target": target})
+        self.data += array.tobytes()
+        self.data += b"\0" * (-len(self.data) % 4)
+        accessor = {
+            "bufferView": len(self._views) - 1,
+            "componentType": component,
+            "count": len(array),
+            "type": kind,
+        }
+        if bounds:
+            accessor |= {"min": array.min(axis=0).tolist(), "max": array.max(axis=0).tolist()}
+        self._accessors.append(accessor)
+        return len(self._accessors) - 1
+
+    def described(self) -> dict[str, Sequence[Any]]:
+        return {
+            "buffers": [{"byteLength": len(self.data)}],
+            "bufferViews": self._views,
+            "accessors": self._accessors,
+        }
+
+
+def _packed(tree: dict[str, Any], binary: bytes) -> bytes:
+    """Header, JSON padded with spaces, binary: lengths little-endian."""
+    text = json.dumps(tree, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    length = 12 + 8 + len(text) + 8 + len(binary)
+    return b"".join(
+        (
+            struct.pack("<4sII", b"glTF", 2, length),
+            struct.pack("<I4s", len(text), b"JSON"),
+            text,
+            struct.pack("<I4s", len(binary), b"BIN\0"),
+            binary,
+        )
+    )

@@ -1,0 +1,64 @@
+"""A posed body as animation programs see it: a tree of bones, each turned in its parent's frame.
+
+The body's own frame is the camera's (y down, z forward); programs expect y up with z towards the viewer, which is a
+half turn about x. The turn is written into the root, so that below it everything is SMPL's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hmr.body.model import Body
+from hmr.types import NUM_JOINTS, PARENTS, BodyParams
+
+__all__ = ["UPRIGHT", "Skeleton", "skeleton_of"]
+
+UPRIGHT = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # camera frame to y up
+HANDS = slice(22, 24)
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Bones of the bodies of any batch shape, in the y-up world."""
+
+    rest_joints_m: Float[Tensor, "*batch 24 3"]  # of the unposed body, in the model's own frame
+    root_world_m: Float[Tensor, "*batch 3"]
+    rotations: Float[Tensor, "*batch 24 3 3"]  # the root's in the world, the others' in their parent's frame
+
+    @property
+    def offsets_m(self) -> Float[Tensor, "*batch 24 3"]:
+        """From each joint's parent at rest; the root's is from the model's origin."""
+        offsets = self.rest_joints_m.clone()
+        offsets[..., 1:, :] -= self.rest_joints_m[..., list(PARENTS[1:]), :]
+        return offsets
+
+    def to_world(self) -> Float[Tensor, "*batch 24 4 4"]:
+        """Each joint's frame in the world: a bone's transform, not yet relative to the rest pose."""
+        offsets_m = self.offsets_m
+        turns, places = [self.rotations[..., 0, :, :]], [self.root_world_m]
+        for joint, parent in enumerate(PARENTS[1:], start=1):
+            places.append(places[parent] + (turns[parent] @ offsets_m[..., joint, :, None])[..., 0])
+            turns.append(turns[parent] @ self.rotations[..., joint, :, :])
+        rigid = torch.cat([torch.stack(turns, dim=-3), torch.stack(places, dim=-2)[..., None]], dim=-1)
+        bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(*rigid.shape[:-2], 1, 4)
+        return torch.cat([rigid, bottom], dim=-2)
+
+
+@torch.no_grad()
+def skeleton_of(params: BodyParams, body: Body) -> Skeleton:
+    """The bones of posed bodies. Hands of models that pose their fingers apart (SMPL-H, SMPL-X) stay flat."""
+    params = params.to("cpu")
+    rotations = roma.rotvec_to_rotmat(
+        torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)
+    )
+    if len(body.parents) > NUM_JOINTS:
+        rotations[..., HANDS, :, :] = torch.eye(3)
+    rotations[..., 0, :, :] = UPRIGHT @ rotations[..., 0, :, :]
+    rest_joints_m = body.rest_joints(params.betas)
+    root_world_m = (rest_joints_m[..., 0, :] + params.transl) @ UPRIGHT
+    return Skeleton(rest_joints_m, root_world_m, rotations)

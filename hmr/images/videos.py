@@ -1,0 +1,115 @@
+"""Videos, one frame at a time: never more than one decoded picture in memory.
+
+GIFs are read by Pillow; every other container by PyAV (https://pyav.org, FFmpeg's libraries), the extra `video`.
+Frames come upright: telephones store a quarter turn beside the pixels, and PyAV leaves it to the reader.
+
+Left out: seeking. A frame's number is its place in the decoding order, which is exact where seeking by time is not;
+frames that nobody wants are decoded and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from hmr.images.photographs import to_rgb
+
+__all__ = ["VIDEO_SUFFIXES", "Video", "VideoFrame", "open_video"]
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif"})
+USUAL_FPS = 10.0  # of a GIF that states no duration: what browsers show
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    index: int  # from 0, in decoding order
+    read: Callable[[], UInt8[np.ndarray, "height width 3"]]  # only while the frame is the latest
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that can be read; `frames()` decodes it from the start."""
+
+    path: Path
+    fps: float
+    num_frames: int  # as the container states or estimates it; 0 where it does neither
+    frames: Callable[[], Iterator[VideoFrame]]
+
+
+def open_video(path: Path) -> Video:
+    """Raises FileNotFoundError where there is no file, and ValueError where it is no video or PyAV is not installed.
+
+    `frames()` raises ValueError where the video breaks off.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such video")
+    return _open_gif(path) if path.suffix.lower() == ".gif" else _open_container(path)
+
+
+def _open_gif(path: Path) -> Video:
+    try:
+        with Image.open(path) as image:
+            count = int(getattr(image, "n_frames", 1))
+            milliseconds = float(image.info.get("duration", 0))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: not a video that can be read ({error})") from error
+    fps = 1000 / milliseconds if milliseconds > 0 else USUAL_FPS
+    return Video(path, fps, count, partial(_gif_frames, path, count))
+
+
+def _gif_frames(path: Path, count: int) -> Iterator[VideoFrame]:
+    with Image.open(path) as image:
+        for index in range(count):
+            try:
+                image.seek(index)
+                image.load()
+            except (EOFError, OSError, SyntaxError) as error:
+                raise ValueError(f"{path}: the video breaks off after frame {index - 1} ({error})") from error
+            yield VideoFrame(index, partial(to_rgb, image))
+
+
+def _open_container(path: Path) -> Video:
+    av = _pyav(path)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: holds no pictures, only {len(container.streams)} other stream(s)")
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or USUAL_FPS)
+            estimated = round((container.duration or 0) / av.time_base * fps)
+            return Video(path, fps, stream.frames or estimated, partial(_container_frames, path))
+    except av.FFmpegError as error:
+        raise ValueError(f"{path}: not a video that can be read ({error})") from error
+
+
+def _container_frames(path: Path) -> Iterator[VideoFrame]:
+    av, index = _pyav(path), -1
+    try:
+        with av.open(str(path)) as container:
+            for index, frame in enumerate(container.decode(video=0)):
+                yield VideoFrame(index, partial(_upright, frame))
+    except av.FFmpegError as error:
+        raise ValueError(f"{path}: the video breaks off after frame {index} ({error})") from error
+
+
+def _pyav(path: Path) -> Any:
+    try:
+        import av  # pyright: ignore[reportMissingImports]  (an extra)
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: reading {path.suffix} needs PyAV, the extra `video`: pip install -e '.[video]'"
+        ) from error
+    return av
+
+
+def _upright(frame: Any) -> UInt8[np.ndarray, "height width 3"]:
+    """`rotation` is counter-clockwise, in degrees, a multiple of 90 in any camera's file."""
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))

@@ -1,0 +1,173 @@
+"""Training crops on disk: what the encoder sees and what pretraining must teach it, as plain memory-mapped arrays.
+
+    FOLDER/crops.npy     uint8 (N, S, S, 3)      FOLDER/targets.npz    everything else, see `CropTargets`
+
+One scene gives one crop. The file is a cache of a recipe: `make_crops` finds it by its arguments and makes it once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy.lib.format import open_memmap
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hmr.body.model import Body
+from hmr.policy.flip import mirror_crop, mirror_vector
+from hmr.policy.parametrization import geometry_of, vector_from_params
+from hmr.render.overlay import crop_image
+from hmr.synthetic.recipe import SceneRecipe
+from hmr.synthetic.scenes import CHUNK
+from hmr.synthetic.store import fingerprint
+from hmr.synthetic.workers import in_order, scene_maker
+from hmr.types import Box, Labelled
+
+__all__ = ["CropCache", "CropDataset", "CropTargets", "make_crops", "targets_of"]
+
+
+@dataclass(frozen=True)
+class CropTargets:
+    """One scene's truth in the crop's own units (-1 to 1 from border to border)."""
+
+    vector: Float[Tensor, "157"]  # hmr.policy.parametrization, through the true camera
+    geometry: Float[Tensor, "8"]  # of the estimated camera: what the policy will know
+    keypoints: Float[Tensor, "24 2"]
+    visible: Bool[Tensor, "24"]
+    mask: UInt8[
+        np.ndarray, "mask mask"
+    ]  # 255 where the person is seen, 128 beyond the image, where nobody knows
+
+
+def targets_of(labelled: Labelled, body: Body, crop_box: Box, mask_size: int) -> CropTargets:
+    sample, truth = labelled.sample, labelled.truth
+    pelvis = truth.params.transl + body.rest_joints(truth.params.betas)[0]
+    true_geometry = geometry_of([truth.camera], [crop_box])[0]
+    mask = np.repeat(truth.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
+    return CropTargets(
+        vector_from_params(truth.params, pelvis, true_geometry),
+        geometry_of([sample.camera], [crop_box])[0],
+        (truth.keypoints_px - torch.tensor(crop_box.center)) * 2 / crop_box.side,
+        truth.visible,
+        crop_image(mask, crop_box, mask_size)[..., 0],
+    )
+
+
+@dataclass(frozen=True)
+class CropCache:
+    """What decides the content of a cache folder."""
+
+    recipe: SceneRecipe
+    seed: int
+    count: int
+    crop_size: int
+    crop_scale: float
+    motion: Path | None = None  # a folder of AMASS npz files in place of the built-in poses
+    backdrops: Path | None = None  # a folder of photographs without people in place of painted walls
+
+    @property
+    def mask_size(self) -> int:
+        return self.crop_size // 4
+
+    def digest(self) -> str:
+        """Folders count by what is in them. Raises FileNotFoundError for one that is not there."""
+        told = dataclasses.asdict(self)
+        for name in ("motion", "backdrops"):
+            if (folder := told.pop(name)) is not None:
+                told[name] = fingerprint(folder)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def make_crops(
+    cache: CropCache,
+    root: Path,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """The folder of this cache under `root`, made now unless it is whole already; one process at a time makes it.
+
+    Raises FileNotFoundError or ValueError where `motion` or `backdrops` holds none.
+    """
+    folder = root / f"crops-{cache.recipe.name}-{cache.digest()}"
+    if (folder / "targets.npz").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    side = cache.crop_size
+    crops = open_memmap(folder / "crops.npy", mode="w+", dtype=np.uint8, shape=(cache.count, side, side, 3))
+    chunks: list[dict[str, np.ndarray]] = []
+    done = 0
+    for pictures, targets in in_order(
+        functools.partial(_crop_chunk, cache), -(-cache.count // CHUNK), workers
+    ):
+        crops[done : done + len(pictures)] = pictures
+        chunks.append(targets)
+        done += len(pictures)
+        if progress is not None:
+            progress(done)
+    crops.flush()
+    with (folder / "targets.partial").open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            **{name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]},
+        )
+    (folder / "targets.partial").replace(folder / "targets.npz")  # last: its presence says the cache is whole
+    return folder
+
+
+def _crop_chunk(
+    cache: CropCache, chunk: int
+) -> tuple[UInt8[np.ndarray, "scenes side side 3"], dict[str, np.ndarray]]:
+    maker = scene_maker(cache.recipe, cache.seed, cache.motion, cache.backdrops)
+    pictures, rows = [], []
+    for scene in maker.chunk(chunk, min(CHUNK, cache.count - chunk * CHUNK)):
+        box = scene.labelled.sample.box.square(cache.crop_scale)
+        pictures.append(crop_image(scene.labelled.sample.image, box, cache.crop_size))
+        rows.append(targets_of(scene.labelled, maker.body, box, cache.mask_size))
+    columns = {
+        field.name: np.stack([np.asarray(getattr(row, field.name)) for row in rows])
+        for field in dataclasses.fields(CropTargets)
+    }
+    return np.stack(pictures), columns
+
+
+class CropDataset(Dataset[dict[str, Tensor]]):
+    """Rows of a crop cache as tensors; the pictures stay on disk. `mirrored`: every row's twin comes after them all."""
+
+    def __init__(self, folder: Path, mirrored: bool = False) -> None:
+        self.crops = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
+        self.mirrored = mirrored
+        with np.load(folder / "targets.npz", allow_pickle=False) as targets:
+            self.targets = {name: torch.from_numpy(targets[name]) for name in targets.files}
+
+    def __len__(self) -> int:
+        return len(self.crops) * (2 if self.mirrored else 1)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if index >= len(self.crops):
+            return mirror_crop(self._row(index - len(self.crops)))
+        return self._row(index)
+
+    def _row(self, index: int) -> dict[str, Tensor]:
+        row = {name: column[index] for name, column in self.targets.items()}
+        return {"crops": torch.from_numpy(np.array(self.crops[index])), **row}
+
+    @property
+    def vectors(self) -> Float[Tensor, "rows 157"]:
+        """Every row's truth."""
+        vectors = self.targets["vector"]
+        return torch.cat([vectors, mirror_vector(vectors)]) if self.mirrored else vectors
+
+    def statistics(self, min_std: float) -> tuple[Float[Tensor, "157"], Float[Tensor, "157"]]:
+        """Mean and standard deviation of the vectors, the latter kept from vanishing for joints that hardly move."""
+        vectors = self.targets["vector"]
+        return vectors.mean(dim=0), vectors.std(dim=0).clamp_min(min_std)

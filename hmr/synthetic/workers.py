@@ -1,0 +1,59 @@
+"""Chunks of work spread over processes, their results in order.
+
+Makers return numpy arrays, bytes and plain values: a torch tensor would travel as a shared file descriptor, and tens
+of thousands of them exhaust a process's limit.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from hmr.body.model import load_body
+from hmr.synthetic.amass import load_amass
+from hmr.synthetic.painting import Backdrops
+from hmr.synthetic.recipe import SceneRecipe
+from hmr.synthetic.scenes import SceneMaker
+
+__all__ = ["in_order", "scene_maker"]
+
+T = TypeVar("T")
+
+
+def in_order(make: Callable[[int], T], chunks: int, workers: int) -> Iterator[T]:
+    """`make(0) ... make(chunks - 1)`, made by `workers` processes (1: here), few of them ahead of the reader."""
+    workers = min(workers, chunks)
+    if workers <= 1:
+        yield from map(make, range(chunks))
+        return
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("forkserver"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        pending: deque[Future[T]] = deque()
+        for chunk in range(chunks):
+            pending.append(pool.submit(make, chunk))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+@functools.lru_cache(maxsize=4)
+def scene_maker(
+    recipe: SceneRecipe, seed: int, motion: Path | None = None, backdrops: Path | None = None
+) -> SceneMaker:
+    """The maker of a process, kept between its chunks."""
+    return SceneMaker(
+        load_body(),
+        recipe,
+        seed,
+        load_amass(motion) if motion else None,
+        Backdrops(backdrops, recipe.image_size) if backdrops else None,
+    )

@@ -1,0 +1,89 @@
+"""Scorers that know the truth: what a perfect, or a perfect but noisy, critic would say.
+
+For oracle runs and controls only. Their rows are stamped `uses_truth`, and no result may come from one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from common.seeding import derive_generator
+from hmr.body.model import Body
+from hmr.metrics.errors import mpjpe_mm
+from hmr.types import Hypotheses, Sample, Truth
+from rl.scorers.identity import hash_of
+
+__all__ = ["NoisyTruthScorer", "TruthScorer", "noise_share"]
+
+
+class TruthScorer:
+    """Minus the MPJPE (24 joints, pelvis-aligned, mm) plus Gaussian noise of std `noise_mm`, drawn by
+    sample id.
+
+    `truth_of` looks the truth of a sample up by its id; KeyError from it is passed on.
+    """
+
+    uses_truth = True
+
+    def __init__(
+        self, body: Body, truth_of: Callable[[str], Truth], noise_mm: float = 0.0, seed: int = 0
+    ) -> None:
+        if noise_mm < 0:
+            raise ValueError(f"noise_mm must be at least 0, not {noise_mm}")
+        self.body = body
+        self.truth_of = truth_of
+        self.noise_mm = noise_mm
+        self.seed = seed
+
+    @property
+    def name(self) -> str:
+        return f"truth+{self.noise_mm:g}mm" if self.noise_mm else "truth"
+
+    def digest(self) -> str:
+        return hash_of("truth", self.noise_mm, self.seed)
+
+    @torch.no_grad()
+    def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
+        joints_cam_m = self.body.joints(hypotheses.params)
+        errors_mm = mpjpe_mm(joints_cam_m, self.truth_of(sample.id).joints_cam_m)
+        noise = torch.randn(len(hypotheses), generator=derive_generator(self.seed, "truth-noise", sample.id))
+        return [-value for value in (errors_mm + self.noise_mm * noise.to(errors_mm)).tolist()]
+
+
+class NoisyTruthScorer:
+    """The truth as a critic of a given quality would see it: noise in proportion to how far a group's errors spread.
+
+    Its mean Spearman's rho with the true errors is `srcc`, as far as errors are Gaussian within a group. Raises
+    ValueError unless 0 < srcc <= 1.
+    """
+
+    uses_truth = True
+
+    def __init__(self, body: Body, truth_of: Callable[[str], Truth], srcc: float, seed: int = 0) -> None:
+        self.exact = TruthScorer(body, truth_of)
+        self.srcc, self.share, self.seed = srcc, noise_share(srcc), seed
+
+    @property
+    def name(self) -> str:
+        return f"noisy-truth:{self.srcc:g}"
+
+    def digest(self) -> str:
+        return hash_of("noisy-truth", self.srcc, self.seed)
+
+    def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
+        exact = torch.tensor(self.exact.score(sample, hypotheses), dtype=torch.float64)
+        generator = derive_generator(self.seed, "noisy-truth", sample.id)
+        noise = torch.randn(len(exact), generator=generator, dtype=torch.float64)
+        return (exact + self.share * exact.std() * noise).tolist()
+
+
+def noise_share(srcc: float) -> float:
+    """Standard deviation of the noise over that of the signal, for a Spearman's rho of `srcc` between the two's sum and
+    the signal: rho = 6 / pi asin(r / 2) for Gaussians of Pearson's r (Pearson 1907), and r = 1 / sqrt(1 + share^2)."""
+    if not 0 < srcc <= 1:
+        raise ValueError(f"a critic's srcc lies above 0 and at most at 1, not at {srcc}")
+    pearson = 2 * math.sin(math.pi * srcc / 6)
+    return math.sqrt(max(0.0, pearson**-2 - 1))

@@ -1,0 +1,314 @@
+"""The exploration phase, end to end on a handful of cases."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from langgraph.errors import GraphRecursionError
+
+from agent.exploration.explore import ExplorationReport, ExplorationSettings, explore
+from agent.exploration.graph import recursion_limit
+from agent.seed_rules import load_seed_rules
+from agent.tracing.records import Trace
+from cli.trace_view import read_case, show_case
+from memory.exchange import MemoryDocument, read_document, snapshot, write_document
+from memory.prototypes import PrototypeMemory
+from memory.retirement import RetirementPolicy
+from memory.rules import RuleMemory
+from memory.store import FrozenMemoryError, MemoryStore
+from tests.agent import exploration_run
+from tests.agent.critique_case import HashEmbedder, MeanColor, make_agent
+from tests.agent.exploration.exploration_run import HELD_OUT, Miner, propose
+from tests.agent.tracing.trace_services import Kept
+
+CASES = exploration_run.CASES[:3]
+KILLS = 8
+
+
+class Failing(Miner):
+    """A server that is down for one task."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+
+    def generate(self, parts, schema, seed):
+        if schema["title"] == self.task:
+            raise ConnectionError("no answer")
+        return super().generate(parts, schema, seed)
+
+
+class Fails(Miner):
+    """A server that answers so many questions of one task, and then no more of them."""
+
+    def __init__(self, task: str, after: int) -> None:
+        self.task, self.left = task, after
+
+    def generate(self, parts, schema, seed):
+        self.left -= schema["title"] == self.task
+        if self.left < 0 and schema["title"] == self.task:
+            raise ConnectionError("no answer")
+        return super().generate(parts, schema, seed)
+
+
+class Counts(Miner):
+    """How many questions of one task it was asked."""
+
+    def __init__(self, task: str) -> None:
+        self.task, self.asked = task, 0
+
+    def generate(self, parts, schema, seed):
+        self.asked += schema["title"] == self.task
+        return super().generate(parts, schema, seed)
+
+
+def judge_with(backend: Miner, folder: Path) -> ExplorationReport:
+    """`exploration_run.run` with another backend."""
+    with MemoryStore(folder / "memory.sqlite") as store:
+        rules = RuleMemory(store, HashEmbedder())
+        rules.add(load_seed_rules())
+        prototypes = PrototypeMemory(store, MeanColor.dim, MeanColor.name, 3)
+        agent = make_agent(backend, rules=rules, prototypes=prototypes)
+        return explore(agent, exploration_run.CASES, HELD_OUT, propose, exploration_run.SETTINGS)
+
+
+def content(folder: Path) -> MemoryDocument:
+    with MemoryStore(folder / "memory.sqlite") as store:
+        return snapshot(store)
+
+
+def test_exploration_counts_rules_writes_prototypes_and_ranks_what_it_can_see():
+    agent, seen = make_agent(), []
+    report = explore(agent, CASES, HELD_OUT, propose, ExplorationSettings(batch=2), seen.append)
+    assert (report.cases, report.skipped) == (3, 0)
+    assert report.srcc > 0.5
+    assert [progress.done for progress in seen] == [1, 2, 3]
+    assert seen[1].running_srcc == pytest.approx((seen[0].srcc + seen[1].srcc) / 2)
+    assert seen[2].running_srcc == report.srcc
+    assert len(agent.prototypes) == 3
+    prototype = agent.prototypes.all()[0]
+    assert prototype.weights["reprojection_percent_of_box"] > 0.5
+    assert prototype.rationale.startswith("Truly number ")
+    used = [rule for rule in agent.rules.all() if rule.uses]
+    assert used
+    assert max(rule.successes for rule in used) == 3
+
+
+def test_exploring_again_counts_nothing_twice():
+    agent = make_agent()
+    explore(agent, CASES[:2], HELD_OUT, propose)
+    rules, prototypes = agent.rules.all(), agent.prototypes.all()
+    report = explore(agent, CASES[:2], HELD_OUT, propose)
+    assert (report.cases, report.skipped) == (0, 2)
+    assert agent.rules.all() == rules
+    assert agent.prototypes.all() == prototypes
+
+
+def test_progress_counts_the_cases_of_earlier_runs(tmp_path):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    agent, seen = make_agent(), []
+    with pytest.raises(KeyboardInterrupt):
+        explore(agent, CASES, HELD_OUT, propose, on_case=stop)
+    report = explore(agent, CASES, HELD_OUT, propose, on_case=seen.append)
+    assert (report.cases, report.skipped) == (2, 1)
+    assert [(progress.done, progress.total) for progress in seen] == [(2, 3), (3, 3)]
+    assert seen[-1].running_srcc == report.srcc
+
+
+def test_every_rule_that_changed_its_state_says_why(tmp_path):
+    report = exploration_run.run(tmp_path)
+    assert report.mined
+    assert report.admitted == report.mined
+    kept = {kept.rule.rule_id: kept for kept in content(tmp_path).rules}
+    for rule_id in report.admitted:
+        came, admitted, replaced = kept[rule_id].history
+        assert came.reason.startswith("mined by embedded from ")
+        assert (admitted.state, replaced.state) == ("admitted", "retired")
+        assert admitted.gain is not None
+        assert admitted.held_out is not None
+    new = [item for item in kept.values() if item.history[0].reason.startswith("made from")]
+    assert len(new) == report.reweighed - sum(len(item.history) == 1 for item in kept.values())
+    assert all(item.rule.uses == len(exploration_run.CASES) for item in new)
+
+
+def test_judging_again_for_new_weights_counts_no_case_twice(tmp_path):
+    """A rule whose fitted weight stays what it was is the same rule, and has its record."""
+    exploration_run.run(tmp_path)
+    document = content(tmp_path)
+    assert len(document.cases) == len(exploration_run.CASES)
+    assert all(kept.rule.uses <= len(exploration_run.CASES) for kept in document.rules)
+    assert any(case.recounts for case in document.cases)
+
+
+def test_what_is_kept_of_a_case_passes_the_checks_of_an_import(tmp_path):
+    exploration_run.run(tmp_path)
+    document = content(tmp_path)
+    assert all(case.judged for case in document.cases)
+    write_document(document, tmp_path / "memory.json")
+    assert read_document(tmp_path / "memory.json") == document
+
+
+def test_an_interrupted_exploration_ends_as_an_uninterrupted_one(tmp_path):
+    """The fit of the weights sees all cases, not those of the last run alone."""
+    exploration_run.run(tmp_path / "whole")
+
+    def stop(progress):
+        if progress.done in (1, 2, 4):
+            raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            exploration_run.run(tmp_path / "parts", on_case=stop)
+    exploration_run.run(tmp_path / "parts")
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_exploring_a_finished_exploration_changes_nothing(tmp_path):
+    exploration_run.run(tmp_path)
+    before = content(tmp_path)
+    report = exploration_run.run(tmp_path)
+    assert content(tmp_path) == before
+    assert (report.cases, report.mined, report.admitted, report.retired, report.reweighed) == (
+        0,
+        (),
+        (),
+        (),
+        0,
+    )
+    assert report.held_out_srcc_after == report.held_out_srcc_before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kill_at_any_point_loses_at_most_the_case_in_flight(tmp_path):
+    """Real processes, killed before the n-th statement that writes; n runs through the whole exploration."""
+    statements: list[str] = []
+    exploration_run.run(tmp_path / "whole", statements.append)
+    whole = content(tmp_path / "whole")
+    for part in range(KILLS):
+        folder, stop_at = tmp_path / str(part), round(len(statements) * (part + 0.5) / KILLS)
+        done = _killed_run(folder, stop_at)
+        explored = [case.case_id for case in content(folder).cases if case.judged is not None]
+        assert len(explored) in (done, done + 1)  # it may have died between the commit and its word
+        report = exploration_run.run(folder)
+        assert (report.skipped, report.cases) == (len(explored), len(exploration_run.CASES) - len(explored))
+        assert content(folder) == whole, f"killed before statement {stop_at}: {statements[stop_at - 1]}"
+
+
+def _killed_run(folder: Path, stop_at: int) -> int:
+    """Runs until that statement, dies there, and had said so of how many cases that they were done."""
+    command = [sys.executable, "-m", "tests.agent.exploration.exploration_run", str(folder), str(stop_at)]
+    done = 0
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            done += line.startswith("done")
+            if line.startswith("stopped"):
+                process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    return done
+
+
+def test_a_case_without_a_score_is_held_against_nobody():
+    agent = make_agent(Failing("score"))
+    report = explore(agent, CASES, [], propose)
+    assert (report.cases, report.skipped, report.unscored) == (0, 0, 3)
+    assert not any(rule.uses for rule in agent.rules.all())
+    again = explore(make_agent(rules=agent.rules, prototypes=agent.prototypes), CASES, [], propose)
+    assert (again.cases, again.unscored) == (3, 0)
+
+
+@pytest.fixture
+def whole(tmp_path) -> tuple[MemoryDocument, dict[str, int]]:
+    """An exploration without an outage, and after how many questions one would hit which of its last steps."""
+    backend, explored = Counts("score"), Counts("score")
+    judge_with(backend, tmp_path / "whole")
+    explore(make_agent(explored), exploration_run.CASES, [], propose, ExplorationSettings(batch=2))
+    case = make_agent().settings.permutations
+    held_out = case * len(HELD_OUT)
+    before = {  # a pass over the held-out cases: judged whole, without the rules in quarantine, with the first
+        "the baseline": explored.asked + held_out,
+        "a trial": explored.asked + 2 * held_out,
+        "the last case of the recount": backend.asked - held_out - case,
+    }
+    return content(tmp_path / "whole"), before
+
+
+@pytest.mark.parametrize("step", ["the baseline", "a trial", "the last case of the recount"])
+def test_an_outage_at_the_end_is_no_measurement_and_a_later_run_makes_up_for_it(tmp_path, whole, step):
+    undisturbed, before = whole
+    report = judge_with(Fails("score", before[step]), tmp_path / "cut")
+    assert report.held_up
+    assert set(report.held_up) <= {case.sample.id for case in [*exploration_run.CASES, *HELD_OUT]}
+    assert report.reweighed == 0
+    cut = content(tmp_path / "cut")
+    assert not any(done.startswith("weigh/") for done in cut.steps)
+    histories = {kept.rule.rule_id: kept.history for kept in undisturbed.rules}
+    for kept in cut.rules:  # what was measured before the outage stands, and nothing else was written
+        assert kept.history == histories[kept.rule.rule_id][: len(kept.history)]
+    again = judge_with(Miner(), tmp_path / "cut")
+    assert (again.held_up, again.skipped) == ((), len(exploration_run.CASES))
+    assert again.reweighed > 0
+
+
+def test_a_miner_that_failed_is_asked_again():
+    agent = make_agent(Failing("mine"))
+    assert explore(agent, CASES, [], propose).mined == ()
+    again = make_agent(Miner(), rules=agent.rules, prototypes=agent.prototypes)
+    assert len(explore(again, CASES, [], propose).mined) == 1
+
+
+def test_a_rule_that_keeps_failing_retires_while_exploring():
+    agent = make_agent()
+    bad, *others = [rule.rule_id for rule in agent.rules.all()]
+    for number in range(30):
+        agent.rules.record_case(f"before-{number}/bad", [bad], False)
+        agent.rules.record_case(f"before-{number}/good", others, True)
+    settings = ExplorationSettings(retirement=RetirementPolicy(least_uses=20))
+    assert explore(agent, CASES, [], propose, settings).retired == (bad,)
+
+
+def test_an_exploration_of_nothing_ends():
+    report = explore(make_agent(), [], HELD_OUT, propose)
+    assert (report.cases, report.srcc) == (0, None)
+
+
+def test_the_recursion_limit_is_just_enough(monkeypatch):
+    settings = ExplorationSettings(batch=2)
+    explore(make_agent(), CASES, [], propose, settings)
+    one_less = recursion_limit(len(CASES), 2) - 1
+    monkeypatch.setattr("agent.exploration.explore.recursion_limit", lambda cases, batches: one_less)
+    with pytest.raises(GraphRecursionError):
+        explore(make_agent(), CASES, [], propose, settings)
+
+
+def test_the_steps_of_an_exploration_are_on_record(tmp_path):
+    kept = Kept()
+    with Trace(tmp_path / "trace.jsonl", exporters=[kept]) as trace:
+        explore(make_agent(Miner(), trace=trace), CASES[:1], HELD_OUT, propose)
+    nodes = [record["node"] for record in read_case(tmp_path, "exploration")]
+    assert nodes == ["mine", "retire", "admit", "reweigh", "conclude"]
+    of_case = [record["node"] for record in read_case(tmp_path, CASES[0].sample.id)]
+    assert of_case[0] == "render_views"
+    assert of_case[-2:] == ["judge", "write_back"]
+    assert list(show_case(read_case(tmp_path, "exploration")))
+    whole = kept.cases[-1]  # as a tree: what judges a case is the exploration's, the critique stands alone
+    assert [node.name for node in whole.children] == ["judge", "write_back", *nodes]
+    assert [call.name for call in whole.children[2].children] == ["mine"]
+    assert kept.cases[0].name == CASES[0].sample.id
+
+
+def test_a_frozen_memory_refuses_exploration(tmp_path):
+    path = tmp_path / "memory.sqlite"
+    with MemoryStore(path) as store:
+        RuleMemory(store, HashEmbedder()).add(load_seed_rules())
+    with MemoryStore(path, frozen=True) as store:
+        memories = {
+            "rules": RuleMemory(store, HashEmbedder()),
+            "prototypes": PrototypeMemory(store, MeanColor.dim, MeanColor.name),
+        }
+        with pytest.raises(FrozenMemoryError):
+            explore(make_agent(**memories), CASES[:1], [], propose)

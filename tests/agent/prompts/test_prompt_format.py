@@ -1,0 +1,100 @@
+"""What a model that reads text is told: every figure, words only where they tell something, nothing unhashed."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent.prompts.prompt_format import told_figures, told_metrics, told_prototypes, told_rules
+from agent.vlm import DataPart
+
+Labels = "ABCD"
+
+
+def metric(values, sentences=("",) * 4, parts=((),) * 4, unit="mm"):
+    return {
+        "tool": "t",
+        "unit": unit,
+        **{
+            name: dict(zip(Labels, column, strict=True))
+            for name, column in (("values", values), ("sentences", sentences), ("parts", parts))
+        },
+    }
+
+
+def test_a_row_a_hypothesis_and_a_column_a_metric():
+    told = told_metrics(
+        {"gap_mm": metric((1.23456, 20, None, 3210.4)), "miss_share": metric((0.1, 0.2, 0.3, 0.4), unit="%")}
+    )
+    assert told.splitlines()[:5] == [
+        "label|gap_mm|miss_share (%)", "A|1.23|0.1", "B|20|0.2", "C|-|0.3", "D|3210|0.4"
+    ]  # fmt: skip
+
+
+def test_what_is_the_same_for_all_is_said_once():
+    told = told_metrics({"gap_mm": metric((1, 2, 3, 4)), "sunk_mm": metric((0.0,) * 4)})
+    assert told.count("sunk_mm") == 1
+    assert "the same for all: sunk_mm 0" in told.splitlines()
+
+
+def test_words_stand_where_a_hypothesis_is_far_worse_than_its_group():
+    """Mean 1, deviation sqrt(3): D lies (4 - 1) / 1.73 = 1.73 above, the others below."""
+    sentences = ("A is well.", "B is well.", "C is well.", "The left hand is 4 mm off.")
+    parts = (("head",), (), (), ("left hand", "left forearm"))
+    told = told_metrics({"gap_mm": metric((0, 0, 0, 4), sentences, parts)})
+    assert told.splitlines()[-2:] == ["what stands out:", "D: The left hand is 4 mm off (left forearm)."]
+    assert "well" not in told
+    assert "head" not in told
+
+
+def test_the_farthest_from_the_group_comes_first_and_two_are_enough():
+    """A mean of 1 and a deviation of 1.73, as above, but for `even`, where D is 1.34 deviations above."""
+    metrics = {
+        "even_mm": metric((1, 2, 3, 4), ("", "", "", "Even.")),
+        **{name: metric((0, 0, 0, 4), ("", "", "", f"{name}.")) for name in ("first_mm", "second_mm")},
+    }
+    assert told_metrics(metrics).splitlines()[-1] == "D: first_mm. second_mm."
+
+
+@pytest.mark.parametrize("told", [told_metrics({}), told_rules([]), told_prototypes([])])
+def test_nothing_is_said_in_words(told):
+    assert told in ("nothing was measured", "none")
+
+
+def test_a_rule_is_its_text_its_images_its_test_and_its_record():
+    rule = {
+        "text": "Feet touch the floor.", "tags": ["pose:upright"], "metric": "imbalance_mm", "comparison": ">",
+        "threshold": 50.0, "weight": 0.7, "uses": 4, "successes": 3, "psi": 1.5,
+    }  # fmt: skip
+    assert told_rules([rule, {"text": "Be kind.", "tags": []}]).splitlines() == [
+        "- Feet touch the floor. [pose:upright; imbalance_mm > 50, weight 0.7; held in 3 of 4 uses]",
+        "- Be kind. [no test]",
+    ]
+
+
+def test_a_prototype_is_what_was_said_then_and_what_the_truth_agreed_with():
+    weights = {"a_mm": 0.1, "b_mm": 0.5, "c_mm": 0.4, "d_mm": 0.3}
+    prototype = {
+        "rationale": "Its arm is off.", "similarity": 0.916, "score": 31.2, "tags": ["arms:raised"],
+        "evidence": {"a_mm": 3.0}, "weights": weights,
+    }  # fmt: skip
+    assert told_prototypes([prototype]) == (
+        "- Its arm is off. [similarity 0.92; score 31; arms:raised; "
+        "the truth agreed with b_mm 0.50, c_mm 0.40, d_mm 0.30]"
+    )
+
+
+def test_figures_stand_by_their_label():
+    assert told_figures({"A": 93.74566, "B": None, "C": 0.0}) == "A 93.7, B -, C 0"
+
+
+def test_what_is_told_is_read_and_both_are_hashed():
+    """A reply cache must keep apart what any reader could tell apart."""
+    part = DataPart("scores", {"A": 1.0}, "A 1")
+    assert part.text == "<scores>\nA 1\n</scores>"
+    others = [
+        replace(part, told="A 1.0"),
+        replace(part, data={"A": 1.0000001}),
+        DataPart("scores", {"A": 1.0}),
+    ]
+    assert len({part.sha256, *(other.sha256 for other in others)}) == 4
+    assert replace(part).sha256 == part.sha256

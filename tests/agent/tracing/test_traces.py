@@ -1,0 +1,316 @@
+"""Where a trace goes: to its file, to MLflow and LangSmith by our switches alone, and never with a secret in it."""
+
+import base64
+import json
+from collections.abc import Iterator
+
+import langsmith.utils
+import pytest
+from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.tracers.langchain import wait_for_all_tracers
+
+from agent.context import CritiqueSettings
+from agent.prompts import load_prompt
+from agent.tracing.exporters import LANGSMITH_SWITCH, MLFLOW_SWITCH, Exporter, switched_on, unwatched
+from agent.tracing.records import BLOCK_BYTES, Trace, end_of_whole_lines
+from agent.tracing.redaction import first_line, reason_of, redactor
+from agent.tracing.span_tree import case_span
+from agent.vlm import Capabilities, EmbeddedCritic
+from tests.agent.critique_case import group, make_agent, sample, spoiled_group
+from tests.agent.tracing.trace_services import Kept, TraceServices, trace_services
+from tests.agent.vlm.test_langchain import backend as chat_model
+
+KEY = "sk-canary-0123456789"
+PICTURE = base64.b64encode(bytes(range(256)) * 4).decode()
+NODES = ["render_views", "measure_evidence", "retrieve_rules", "retrieve_prototypes", "score", "self_reflect"]
+
+
+class Indiscreet(EmbeddedCritic):
+    """Has eyes, and fails one label order with everything it was given on its lips."""
+
+    capabilities = Capabilities(images=True)
+
+    def generate(self, parts, schema, seed):
+        if schema["title"] == "score" and seed == 1:
+            pictures = [base64.b64encode(part.png).decode() for part in parts if hasattr(part, "png")]
+            said = f"Authorization: Bearer {KEY} x-api-key={KEY} {KEY} "
+            raise ConnectionError(f"{said}data:image/png;base64,{PICTURE[:60]} {pictures[0]}")
+        return super().generate(parts, schema, seed)
+
+
+@pytest.fixture
+def services() -> Iterator[TraceServices]:
+    with trace_services() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, services):
+    """LangSmith's own variables point at the fake, with its tracing on: what a user's shell may look like."""
+    for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("LANGSMITH_ENDPOINT", services.url)
+    monkeypatch.setenv("LANGSMITH_API_KEY", "ls-canary-0123456789")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    langsmith.utils.get_env_var.cache_clear()
+    yield
+    langsmith.utils.get_env_var.cache_clear()
+
+
+def critiqued(trace: Trace, backend=None, count: int = 3) -> None:
+    settings = CritiqueSettings(view_size_px=64, max_revisions=0)
+    agent = make_agent(backend or EmbeddedCritic(), trace=trace, settings=settings)
+    agent.critique(sample("a-case"), group(spoiled_group(group=count)))
+
+
+# -- what may be told ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        (f"wrong key {KEY}", "wrong key [key]"),
+        ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer [key]"),
+        ('{"x-api-key": "abcdefgh1234"}', '{"x-api-key": "[key]"}'),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic [key]"),
+        ("{'authorization': 'Basic dXNlcjpwYXNz'}", "{'authorization': 'Basic [key]'}"),
+        ("Proxy-Authorization: Negotiate YIIabcdef==", "Proxy-Authorization: Negotiate [key]"),
+        ("authorization: abcdefgh1234 was refused", "authorization: [key] was refused"),
+        ("x-goog-api-key: abcdefgh1234", "x-goog-api-key: [key]"),
+        (r'{"x-goog-api-key\\\": \\\"abcdefgh1234"}', r'{"x-goog-api-key\\\": \\\"[key]"}'),
+        ("Api-Key: abcdefgh1234", "Api-Key: [key]"),
+        ("GET /v1/models?alt=json&key=abcdefgh1234", "GET /v1/models?alt=json&key=[key]"),
+        ("the api key is a basic requirement", "the api key is a basic requirement"),
+        (f"sent data:image/png;base64,{PICTURE} back", "sent [base64] back"),
+        (f"sent {PICTURE} back", "sent [base64] back"),
+        ("the key is EMPTY, a word", "the key is EMPTY, a word"),
+        ("0123456789abcdef" * 4, "0123456789abcdef" * 4),  # a sha256
+    ],
+)
+def test_secrets_and_pictures_are_cut_out_and_nothing_else(said, left):
+    assert redactor({"OPENAI_API_KEY": KEY, "LOCAL_API_KEY": "EMPTY", "HOME": "/sent"})(said) == left
+
+
+def test_a_reason_is_cleaned_before_it_is_cut_to_length():
+    said = "x " * 135 + KEY  # 14 + 270 letters stand before the key: a cut at 300 would leave 16 of its 20
+    assert reason_of(RuntimeError(said)).endswith("x [key]")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError(), "RuntimeError"),
+        (KeyError(" \n"), "' \\n'"),
+        (ValueError(" \n "), "ValueError"),
+        (ValueError("\n one\ntwo"), "one"),
+        (ValueError(f"no {KEY}"), "no [key]"),
+    ],
+)
+def test_an_error_is_one_line_even_where_it_says_nothing(error, line):
+    assert first_line(error) == line
+
+
+# -- the file ------------------------------------------------------------------------------------------------
+
+
+def record(said: str) -> dict:
+    return {
+        "trace": "t",
+        "case": "c",
+        "node": "n",
+        "started": 0.0,
+        "ms": 0.0,
+        "inputs": {},
+        "outputs": {"said": said},
+    }
+
+
+def said_in(path) -> list[str]:
+    return [json.loads(line)["outputs"]["said"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("torn", ["é".encode()[:1], b'{"run": "", "tra', b"x" * (2 * BLOCK_BYTES)])
+def test_a_torn_last_line_costs_itself_and_not_the_next_runs_first(tmp_path, torn):
+    path = tmp_path / "trace.jsonl"
+    with Trace(path) as trace:
+        trace.write(record("whole"))
+    path.write_bytes(path.read_bytes() + torn)
+    with Trace(path) as trace:
+        trace.write(record("next"))
+    assert said_in(path) == ["whole", "next"]
+
+
+@pytest.mark.parametrize(
+    ("content", "end"),
+    # a line of BLOCK_BYTES with its break, then one byte: the break is the last byte of the block before
+    [
+        (b"", 0),
+        (b"torn", 0),
+        (b"a\n", 2),
+        (b"a\nb", 2),
+        (b"x" * (BLOCK_BYTES - 1) + b"\n" + b"y", BLOCK_BYTES),
+    ],
+    ids=["empty", "torn", "whole", "whole and torn", "a block"],
+)
+def test_whole_lines_end_with_the_last_line_break(tmp_path, content, end):
+    (tmp_path / "lines").write_bytes(content)
+    assert end_of_whole_lines(tmp_path / "lines") == end
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ("half a pair: \ud83d", "half a pair: ?"),
+        (f"a picture:\n{PICTURE}", "a picture:\n[base64]"),  # the n of the escape is none of the picture
+        ("Authorization:\nabcdefgh1234", "Authorization:\nabcdefgh1234"),  # a header is one line
+    ],
+)
+def test_whatever_is_said_is_a_line_of_json(tmp_path, said, left):
+    kept = Kept()
+    with Trace(tmp_path / "trace.jsonl", exporters=[kept]) as trace, trace.case():
+        trace.write(record(said))
+    assert said_in(tmp_path / "trace.jsonl") == [left]
+    assert kept.cases[0].children[0].outputs == {"said": left}
+
+
+# -- the tree ------------------------------------------------------------------------------------------------
+
+
+def test_a_case_is_a_tree_of_nodes_and_calls(tmp_path):
+    kept = Kept()
+    with Trace(tmp_path / "trace.jsonl", exporters=[kept]) as trace:
+        critiqued(trace)
+    [case] = kept.cases
+    assert isinstance(kept, Exporter)
+    assert kept.closed
+    assert (case.kind, case.name) == ("case", "a-case")
+    assert [node.name for node in case.children] == NODES
+    assert sorted(case.outputs["scores"]) == ["0", "1", "2"]
+    calls = {node.name: [call.name for call in node.children] for node in case.children if node.children}
+    assert calls == {"retrieve_rules": ["tag"], "score": ["score"] * 3, "self_reflect": ["reflect"]}
+    [tag] = case.children[2].children
+    assert tag.inputs["backend"].startswith("embedded")
+    assert tag.inputs["prompt"] == load_prompt("tag").version
+    assert json.loads(tag.outputs["text"]).keys() == {"tags"}
+    for parent in (case, *case.children):
+        assert parent.started_s <= parent.ended_s
+        assert all(parent.started_s <= child.started_s + 0.01 for child in parent.children)
+
+
+def test_a_node_that_revises_replaces_scores_in_the_whole():
+    def step(**outputs):
+        about = {
+            "run": "r",
+            "trace": "t",
+            "case": "c",
+            "node": "n",
+            "started": 5.0,
+            "ms": 500.0,
+            "inputs": {},
+        }
+        return {**about, "outputs": outputs}
+
+    case = case_span([step(scores={"0": 10.0, "1": 20.0}), step(), step(scores={"1": 30.0})], "gone")
+    assert case.outputs == {"scores": {"0": 10.0, "1": 30.0}}
+    assert (case.started_s, case.ended_s, case.error) == (5.0, 5.5, "gone")
+
+
+def test_an_exporter_that_fails_is_said_once_and_costs_nothing_else(tmp_path, caplog):
+    kept, failing = Kept(), Kept(fails_at=2)
+    with Trace(tmp_path / "trace.jsonl", exporters=[failing, kept]) as trace:
+        for _ in range(4):
+            with trace.case():
+                trace.write(record(""))
+    assert (len(failing.cases), failing.tried, len(kept.cases)) == (1, 2, 4)
+    [said] = caplog.messages
+    assert said.startswith("kept gets no more of this trace: ConnectionError")
+    assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == 4
+
+
+# -- by our switches alone -----------------------------------------------------------------------------------
+
+
+def test_langsmith_gets_the_tree_and_no_secret(tmp_path, services, monkeypatch):
+    monkeypatch.setenv(LANGSMITH_SWITCH, "a-project")
+    with Trace(tmp_path / "trace.jsonl") as trace:
+        critiqued(trace, Indiscreet())
+    runs = services.runs()
+    root, names = runs[0], {run["id"]: run["name"] for run in runs}
+    assert (root["name"], root["session_name"], root.get("parent_run_id")) == ("a-case", "a-project", None)
+    assert [run["name"] for run in runs if run.get("parent_run_id") == root["id"]] == NODES
+    assert {names[run["parent_run_id"]] for run in runs if run["run_type"] == "llm"} == {
+        "retrieve_rules",
+        "score",
+        "self_reflect",
+    }
+    for run in runs[1:]:
+        parent = next(other for other in runs if other["id"] == run["parent_run_id"])
+        assert run["trace_id"] == root["id"]
+        assert run["dotted_order"].startswith(parent["dotted_order"] + ".")
+    assert_discreet(services, tmp_path)
+
+
+def test_mlflow_gets_the_tree_and_no_secret(tmp_path, services, monkeypatch):
+    monkeypatch.setenv(MLFLOW_SWITCH, services.url)
+    with Trace(tmp_path / "trace.jsonl") as trace:
+        critiqued(trace, Indiscreet())
+    spans = services.spans()
+    [root] = [span for span in spans if not span["parent_span_id"]]
+    assert root["name"] == "a-case"
+    nodes = {span["span_id"]: span["name"] for span in spans if span["parent_span_id"] == root["span_id"]}
+    assert list(nodes.values()) == NODES
+    calls = [
+        (nodes[span["parent_span_id"]], span["name"]) for span in spans if span["parent_span_id"] in nodes
+    ]
+    assert calls == [("retrieve_rules", "tag"), *[("score", "score")] * 3, ("self_reflect", "reflect")]
+    assert_discreet(services, tmp_path)
+
+
+def assert_discreet(services: TraceServices, folder) -> None:
+    file = (folder / "trace.jsonl").read_text()
+    assert "[key]" in file  # the canary sang, and was cut out
+    assert "[base64]" in file
+    for text in (file, services.bodies.decode(errors="replace")):
+        assert KEY not in text
+        assert PICTURE[:60] not in text
+        assert "iVBORw0KGgo" not in text  # how every base64 PNG begins
+    assert not any(KEY in value for request in services.requests for value in request.headers.values())
+
+
+def test_their_own_variables_send_nothing_not_even_from_a_chat_model(tmp_path, services):
+    with Trace(tmp_path / "trace.jsonl") as trace:
+        critiqued(trace)
+        critiqued(trace, chat_model())
+    wait_for_all_tracers()
+    assert services.requests == []
+    chat = GenericFakeChatModel(messages=iter([AIMessage("a"), AIMessage("b")]))
+    with unwatched():
+        chat.invoke("photographs")
+    wait_for_all_tracers()
+    assert services.requests == []
+    chat.invoke("photographs")  # and so it would have gone without
+    wait_for_all_tracers()
+    assert services.requests != []
+
+
+def test_a_trace_that_is_not_kept_is_sent_nowhere(services, monkeypatch):
+    monkeypatch.setenv(LANGSMITH_SWITCH, "a-project")
+    with Trace() as trace:
+        critiqued(trace)
+    assert services.requests == []
+
+
+def test_a_switch_that_cannot_be_had_is_one_sentence(services, monkeypatch):
+    services.status = 500
+    with pytest.raises(ValueError, match=f"no tracking server at {services.url}"):
+        switched_on({MLFLOW_SWITCH: services.url})
+    monkeypatch.setattr("mlflow.set_experiment", lambda name: (_ for _ in ()).throw(ConnectionError()))
+    with pytest.raises(ValueError, match=f"no tracking server at {services.url}: ConnectionError$"):
+        switched_on({MLFLOW_SWITCH: services.url})
+    monkeypatch.delenv("LANGSMITH_API_KEY")
+    monkeypatch.delenv("LANGSMITH_ENDPOINT")
+    langsmith.utils.get_env_var.cache_clear()
+    with pytest.raises(ValueError, match="LANGSMITH_API_KEY is not"):
+        switched_on({LANGSMITH_SWITCH: "a-project"})
+    assert switched_on({LANGSMITH_SWITCH: "", "LANGSMITH_TRACING": "true"}) == []

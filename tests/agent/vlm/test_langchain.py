@@ -1,0 +1,154 @@
+"""LangChain's chat models by a fake one in its own classes: what it is asked, and what becomes of its answers."""
+
+import base64
+import io
+import json
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from PIL import Image
+
+from agent.prompts.answers import Verdict, keyed_by_label
+from agent.vlm import load_backend
+from agent.vlm.langchain import LangChainBackend
+from agent.vlm.protocol import DataPart, ImagePart, TextPart
+from tests.agent.critique_case import group, make_agent, sample, spoiled_group
+
+SCHEMA = {**keyed_by_label("score", Verdict, ["A", "B"]).model_json_schema(), "title": "score"}
+VERDICTS = {"A": {"comment": "good", "score": 90.0}, "B": {"comment": "bad", "score": 10.0}}
+
+
+class FakeChat(BaseChatModel):
+    """Calls the tool that it is given, as Anthropic's models do; or talks, if it has `words`."""
+
+    words: str = ""
+    asked: list[Any] = []  # noqa: RUF012  (a pydantic field, copied for every instance)
+    tools: list[Any] = []  # noqa: RUF012
+
+    @property
+    def _llm_type(self) -> str:
+        return "fake"
+
+    def bind_tools(self, tools, **kwargs):
+        self.tools.append(tools[0])
+        return self
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.asked.append(messages)
+        schema = self.tools[-1]
+        call = {"name": schema["title"], "args": self.answer(schema), "id": "1"}
+        usage = {"input_tokens": 120, "output_tokens": 30, "total_tokens": 150}
+        calls = [] if self.words else [call]
+        message = AIMessage(self.words, tool_calls=calls, usage_metadata=usage)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def answer(self, schema):
+        task, labels = schema["title"], list(schema["properties"])
+        if task in ("score", "revise"):
+            return {
+                label: {"comment": "as seen", "score": 90.0 - 10 * place}
+                for place, label in enumerate(labels)
+            }
+        if task == "reflect":
+            return {label: {"doubt": label == "A", "reason": "seems high"} for label in labels}
+        return {label: [] for label in labels}
+
+
+def backend(**fields: Any) -> LangChainBackend:
+    return LangChainBackend(FakeChat(**fields), "anthropic:some-model", "anthropic")
+
+
+def a_picture(width: int = 40) -> ImagePart:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((30, width, 3), np.uint8)).save(buffer, "PNG")
+    return ImagePart(buffer.getvalue(), "the photograph")
+
+
+def test_a_structured_answer_is_json_with_its_tokens():
+    reply = backend().generate((TextPart("Score."),), SCHEMA, 0)
+    assert json.loads(reply.text) == {
+        "A": {"comment": "as seen", "score": 90.0},
+        "B": {"comment": "as seen", "score": 80.0},
+    }
+    assert (reply.tokens_in, reply.tokens_out) == (120, 30)
+
+
+def test_a_model_that_talks_instead_is_heard():
+    said = f"Here it is: {json.dumps(VERDICTS)}"
+    assert backend(words=said).generate((TextPart("Score."),), SCHEMA, 0).text == said
+
+
+def test_text_and_pictures_arrive_in_their_order():
+    asked = backend()
+    asked.generate((TextPart("Score."), a_picture(2000), DataPart("tags", ["pose:upright"])), SCHEMA, 0)
+    [[message]] = asked.chat.asked
+    assert [piece["type"] for piece in message.content] == ["text", "text", "image", "text"]
+    assert message.content[1]["text"] == "the photograph:"
+    picture = message.content[2]
+    assert picture["mime_type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(base64.b64decode(picture["base64"]))).size == (1024, 15)
+
+
+def test_a_whole_critique_runs_on_it():
+    critique = make_agent(backend()).critique(sample(), group(spoiled_group(group=3)))
+    assert all(score is not None for score in critique.scores)
+    assert [len(revision.hypotheses) for revision in critique.revisions] == [1]
+
+
+def test_it_says_where_photographs_go():
+    assert backend().capabilities.sends_to == "anthropic"
+    assert backend().name == "langchain:anthropic:some-model"
+
+
+@pytest.fixture
+def installed(monkeypatch) -> list:
+    """A `langchain` whose init_chat_model tells what it was called with."""
+    calls: list = []
+
+    def init_chat_model(model, model_provider, **parameters):
+        calls.append((model, model_provider, parameters))
+        if model_provider == "nobody":
+            raise ImportError("Unable to import langchain_nobody.\nInstall it.")
+        if model_provider == "mute":
+            raise RuntimeError
+        return FakeChat()
+
+    module = ModuleType("langchain.chat_models")
+    module.__dict__["init_chat_model"] = init_chat_model
+    monkeypatch.setitem(sys.modules, "langchain", ModuleType("langchain"))
+    monkeypatch.setitem(sys.modules, "langchain.chat_models", module)
+    return calls
+
+
+def test_a_spec_names_provider_and_model(installed):
+    made = load_backend("langchain:ollama:qwen3-vl:8b", timeout_s="20", temperature="0")
+    assert made.name == "langchain:ollama:qwen3-vl:8b"
+    assert installed == [("qwen3-vl:8b", "ollama", {"timeout": 20.0, "max_retries": 2, "temperature": 0.0})]
+    assert made.revision != load_backend("langchain:ollama:qwen3-vl:8b").revision
+
+
+@pytest.mark.parametrize("spec", ["langchain:", "langchain:anthropic", "langchain::x"])
+def test_a_spec_that_names_no_model_is_refused(spec):
+    with pytest.raises(ValueError, match="langchain:PROVIDER:NAME"):
+        load_backend(spec)
+
+
+def test_without_langchain_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
+    with pytest.raises(ValueError, match="langchain-google-genai"):
+        load_backend("langchain:google_genai:some-model")
+
+
+def test_what_the_provider_lacks_is_one_sentence(installed):
+    with pytest.raises(
+        ValueError, match=r"^langchain made no nobody:x: Unable to import langchain_nobody\.$"
+    ):
+        load_backend("langchain:nobody:x")
+    with pytest.raises(ValueError, match=r"^langchain made no mute:x: RuntimeError$"):
+        load_backend("langchain:mute:x")

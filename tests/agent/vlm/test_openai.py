@@ -1,0 +1,289 @@
+"""The OpenAI backend against a server that misbehaves: every question ends, in time, in an answer or a reason."""
+
+import base64
+import email.utils
+import io
+import json
+import threading
+import time
+
+import pytest
+from PIL import Image
+
+from agent.prompts.answers import Verdict, keyed_by_label
+from agent.scoring.ask import ask
+from agent.vlm import DataPart, ImagePart, TextPart, load_backend
+from agent.vlm.http import retry_after_s
+from agent.vlm.wrappers.budget import Budget
+from tests.agent.vlm.chat_server import (
+    body,
+    chat_server,
+    completion,
+    cut,
+    drip,
+    drip_headers,
+    flood,
+    good,
+    half_a_pair,
+    hang_up,
+    parrot,
+    saying,
+    silent,
+)
+
+KEY = "sk-canary-0123456789"
+MODEL = keyed_by_label("score", Verdict, ["A", "B"])
+QUICK = {"deadline_s": 20.0, "backoff_s": 0.001}
+
+
+def picture(size: tuple[int, int] = (40, 30), **how) -> ImagePart:
+    buffer = io.BytesIO()
+    Image.effect_noise(size, 60).convert("RGB").save(buffer, "PNG", **how)
+    return ImagePart(buffer.getvalue(), "hypothesis A")
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def backend_at(server, **settings):
+    return load_backend(f"openai:some/model@{server.url}", **{**QUICK, **settings})
+
+
+def asked(server, *parts, **settings):
+    return ask(backend_at(server, **settings), "score", parts or [TextPart("judge")], MODEL, 3)
+
+
+def test_a_question_as_the_server_reads_it():
+    with chat_server(good) as server:
+        answer = asked(
+            server, TextPart("judge"), picture(), DataPart("tags", ["pose:bent"]), max_tokens="500"
+        )
+    assert (answer.value.A.score, answer.value.B.score) == (90, 80)
+    assert answer.replies[0]["tokens"] == [11, 7]
+    (question,) = server.questions
+    texts = [piece.get("text") for piece in question["messages"][0]["content"]]
+    assert texts[:2] == ["judge", "hypothesis A:"]
+    assert texts[3] == '<tags>\n["pose:bent"]\n</tags>'
+    assert '"additionalProperties": false' in texts[-1]
+    assert question["response_format"]["json_schema"]["strict"] is True
+    expected = {"model": "some/model", "seed": 3, "temperature": 0.0, "max_tokens": 500}
+    assert expected.items() <= question.items()
+    assert server.headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_pictures_go_out_small_upright_and_without_metadata():
+    exif = Image.Exif()
+    exif[0x010E] = "a secret place"
+    exif[0x0112] = 6  # turned by 90 degrees
+    with chat_server(good) as server:
+        asked(server, picture((400, 200), exif=exif), image_side_px=64)
+    pieces = server.questions[0]["messages"][0]["content"]
+    (url,) = [piece["image_url"]["url"] for piece in pieces if piece["type"] == "image_url"]
+    kind, data = url.split(";base64,")
+    sent = base64.b64decode(data)
+    with Image.open(io.BytesIO(sent)) as image:
+        assert (kind, image.format, image.size) == ("data:image/jpeg", "JPEG", (32, 64))
+        assert not image.getexif()
+    assert b"a secret place" not in sent
+
+
+MENDED = {
+    "429": (body(b"slow down", status=429, Retry_After="0"), 1),
+    "500": (body(b"oops", status=500), 1),
+    "503 with a date": (
+        body(b"", status=503, Retry_After=email.utils.formatdate(0, usegmt=True)),
+        1,
+    ),
+    "cut in the answer": (cut, 1),
+    "hung up": (hang_up, 1),
+    "truncated envelope": (body(completion("{}")[:-9]), 0),
+    "empty choices": (body(b'{"choices": []}'), 0),
+    "no text": (body(completion(None)), 0),
+    "a list": (body(b"[]"), 0),
+    "half a surrogate pair": (body(completion("\ud83d")), 0),
+}
+
+
+@pytest.mark.parametrize(("bad", "retries"), MENDED.values(), ids=MENDED)
+def test_what_may_pass_is_asked_again(bad, retries):
+    with chat_server(bad, good) as server:
+        answer = asked(server)
+    assert answer.value.A.score == 90
+    assert len(server.questions) == 2
+    assert answer.replies[-1]["retries"] == retries
+
+
+def test_half_a_surrogate_pair_about_an_answer_costs_a_letter_and_nothing_else():
+    with chat_server(half_a_pair) as server:
+        answer = asked(server)
+    assert (answer.value.A.score, answer.value.A.comment) == (90, "said ? of A")
+    assert answer.replies[0]["text"].startswith("? {")
+
+
+FINAL = {
+    "400": (body(b"no such model", status=400), 1, "HTTP 400: no such model"),
+    "a redirect": (body(b"", status=307, Location="http://127.0.0.1:1/"), 1, "HTTP 307"),
+    "500 for ever": (body(b"oops", status=500), 4, "HTTP 500: oops; 4 attempts"),
+    "hung up for ever": (hang_up, 4, "4 attempts"),
+    "wrong content type": (body(b"<html>", kind="text/html"), 1, "content type is text/html"),
+    "a flood": (flood, 1, "longer than 2,000,000 bytes"),
+    "a wait beyond the deadline": (body(b"", status=429, Retry_After="3600"), 1, "would miss the deadline"),
+    "a refusal": (
+        body(b'{"choices": [{"message": {"content": null, "refusal": "I will not"}}]}'),
+        1,
+        "refused to answer",
+    ),
+    "an error in an answer's place": (body(b'{"error": {"message": "overloaded"}}'), 1, "with an error"),
+    "empty choices for ever": (body(b'{"choices": []}'), 2, "no choice with a text"),
+}
+
+
+@pytest.mark.parametrize(("bad", "requests", "reason"), FINAL.values(), ids=FINAL)
+def test_what_does_not_pass_ends_with_its_reason(bad, requests, reason):
+    with chat_server(bad) as server:
+        answer = asked(server)
+    assert answer.value is None
+    assert reason in answer.reason
+    assert len(server.questions) == requests
+
+
+@pytest.mark.parametrize("slow", [drip, drip_headers, silent])
+def test_nothing_outlives_its_deadline(slow):
+    with chat_server(slow) as server:
+        answer = asked(server, deadline_s=0.2)
+    assert answer.reason.endswith("TimeoutError: no complete answer within 0.2 s")
+
+
+def test_no_more_requests_at_once_than_the_limit():
+    flying, most, lock = 0, 0, threading.Lock()
+
+    def counted(handler, question):
+        nonlocal flying, most
+        with lock:
+            flying += 1
+            most = max(most, flying)
+        good(handler, question)
+        with lock:
+            flying -= 1
+
+    with chat_server(counted) as server:
+        backend = backend_at(server, concurrency=2)
+        threads = [threading.Thread(target=ask, args=(backend, "score", [], MODEL, n)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(server.questions) == 8
+    assert most <= 2
+
+
+def test_every_request_counts_against_the_budget_the_repeated_ones_too():
+    with chat_server(body(b"", status=500)) as server:
+        backend = backend_at(server)
+        backend.budget = Budget(2)
+        answer = ask(backend, "score", [], MODEL, 0)
+    assert len(server.questions) == 2
+    assert "the budget of 2 calls is spent" in answer.reason
+
+
+def test_neither_key_nor_picture_comes_back_whatever_the_server_repeats():
+    def echo(text: str, question: dict) -> str:
+        (url,) = [p["image_url"]["url"] for p in question["messages"][0]["content"] if "image_url" in p]
+        return f"{KEY} {url}"
+
+    for act in (parrot, saying(echo)):
+        with chat_server(act) as server:
+            answer = asked(server, picture())
+        said = json.dumps([answer.reason, answer.replies])
+        assert answer.value is None
+        assert "[key]" in said
+        assert KEY not in said
+        assert "/9j/4AAQ" not in said  # how every base64 JPEG begins
+
+
+def test_a_server_that_is_not_there_is_a_reason():
+    with chat_server(good) as server:
+        pass
+    answer = asked(server)
+    assert answer.value is None
+    assert "4 attempts" in answer.reason
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("7", 7.0),
+        (" 0 ", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0),
+    ],
+)
+def test_retry_after(header, seconds):
+    assert retry_after_s(header) == seconds
+
+
+def test_retry_after_as_a_date_to_come():
+    header = email.utils.formatdate(time.time() + 100, usegmt=True)
+    assert retry_after_s(header) == pytest.approx(100, abs=10)
+
+
+BAD_SPECS = {
+    "openai:": "names a model and where it is",
+    "openai:name@localhost:8000/v1": "names a model and where it is",
+    "openai:name@http://": "http://host:port/v1",
+    "openai:name@http://host:secret/v1": "port a number up to 65535",
+    "openai:name@http://host:65536/v1": "port a number up to 65535",
+    "openai:name@http://[::1/v1": "http://host:port/v1",
+    "openai:name@http://me:secret@host/v1": "holds no user, password or query",
+    "openai:name@http://host/v1?api_key=secret": "holds no user, password or query",
+}
+
+
+@pytest.mark.parametrize(("spec", "sentence"), BAD_SPECS.items())
+def test_a_bad_spec_is_refused_without_repeating_what_may_be_secret(spec, sentence):
+    with pytest.raises(ValueError, match=sentence) as refused:
+        load_backend(spec)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_default_server_is_the_environments_and_openai_asks_for_a_key(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://gpu-box:8000/v1/")
+    assert load_backend("openai:m").name == "openai:m@http://gpu-box:8000/v1"
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
+        load_backend("openai:m")
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://127.0.0.1:8000/v1", ""),
+        ("http://localhost/v1", ""),
+        ("http://[::1]:8000/v1", ""),
+        ("http://10.0.0.7:8000/v1", "10.0.0.7:8000"),
+        ("https://api.openai.com/v1", "api.openai.com"),
+    ],
+)
+def test_it_says_where_photographs_go(url, host):
+    assert load_backend(f"openai:m@{url}").capabilities.sends_to == host
+
+
+@pytest.mark.parametrize("setting", [{"deadline_s": "0"}, {"deadline": "3"}, {"max_images": "many"}])
+def test_a_bad_setting_is_refused(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        load_backend("openai:m@http://127.0.0.1:1/v1", **setting)
+
+
+def test_what_shapes_an_answer_is_in_the_revision_and_what_does_not_is_not():
+    def revision(**settings):
+        return load_backend("openai:m@http://127.0.0.1:1/v1", **settings).revision
+
+    assert revision() == revision(deadline_s=5, concurrency=3)
+    assert (
+        len({revision(), revision(temperature=0.5), revision(image_side_px=512), revision(max_tokens=9)}) == 4
+    )

@@ -1,0 +1,192 @@
+"""Folders and videos: streamed, taken up again, and never stopped by one bad file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.photos.hypotheses_file import read_hypotheses
+from cli.photos.predict import Models, Outcome, Predictor, PredictSettings
+from cli.photos.sources import list_sources
+from common.jsonl import Manifest
+from hmr.body.model import Body
+from hmr.detection.embedded import load_detector
+from hmr.images import photographs as photo_module
+from hmr.images.photographs import load_photo, sample_of
+from hmr.policy.policy import DiffusionPolicy
+from hmr.render import load_renderer
+from hmr.types import Box
+
+BOX = Box(10.0, 8.0, 50.0, 60.0)
+QUICK = PredictSettings(samples=2, boxes=(BOX,), anyway=True, formats=("npz",))
+
+
+@pytest.fixture
+def models(tiny_policy: DiffusionPolicy, body: Body) -> Models:
+    return Models(tiny_policy, body, load_renderer(), load_detector("embedded", tiny_policy))
+
+
+def save_photo(path: Path, seed: int = 0, size: tuple[int, int] = (64, 72)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def save_gif(path: Path, frames: int) -> Path:
+    pictures = [Image.fromarray(np.full((72, 64, 3), 60 * index, np.uint8)) for index in range(frames)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
+    return path
+
+
+def predict(
+    models: Models, out: Path, *paths: Path, settings: PredictSettings = QUICK, stop_after: int = 1000
+) -> list[Outcome]:
+    """A run; one that is killed after so many outcomes."""
+    out.mkdir(parents=True, exist_ok=True)
+    outcomes = []
+    with Manifest(out / "manifest.jsonl") as manifest:
+        for outcome in Predictor(models, settings, out, manifest).run(
+            list_sources(paths, out), lambda title, total: lambda done: None
+        ):
+            outcomes.append(outcome)
+            if len(outcomes) == stop_after:
+                break
+    return outcomes
+
+
+def files_of(outcomes: list[Outcome]) -> list[str]:
+    return [file for outcome in outcomes for person in outcome.record["people"] for file in person["files"]]
+
+
+def test_a_folder_keeps_its_own_folders(models, tmp_path):
+    save_photo(tmp_path / "in/a.png")
+    save_photo(tmp_path / "in/sub/b.png", seed=1)
+    outcomes = predict(models, tmp_path / "out", tmp_path / "in")
+    assert [Path(file).relative_to(tmp_path / "out").as_posix() for file in files_of(outcomes)] == [
+        "a-0-overlay.png", "a-0-group.png", "a-0.npz", "sub/b-0-overlay.png", "sub/b-0-group.png", "sub/b-0.npz",
+    ]  # fmt: skip
+    assert all(Path(file).stat().st_size > 0 for file in files_of(outcomes))
+
+
+def test_a_killed_run_is_taken_up_and_ends_as_an_unbroken_one(models, tmp_path):
+    for number in range(3):
+        save_photo(tmp_path / f"in/{number}.png", seed=number)
+    predict(models, tmp_path / "out", tmp_path / "in", stop_after=2)
+    again = predict(models, tmp_path / "out", tmp_path / "in")
+    whole = predict(models, tmp_path / "whole", tmp_path / "in")
+    assert [outcome.earlier for outcome in again] == [True, True, False]
+    for ours, theirs in zip(files_of(again), files_of(whole), strict=True):
+        if ours.endswith(".npz"):
+            with np.load(ours) as first, np.load(theirs) as second:
+                np.testing.assert_array_equal(first["body_pose"], second["body_pose"])
+        else:
+            assert Path(ours).read_bytes() == Path(theirs).read_bytes()
+
+
+@pytest.mark.parametrize("change", ["seed", "solver", "photograph", "lost file"])
+def test_what_is_finished_is_done_again_where_it_would_differ(models, tmp_path, change):
+    photo, settings = save_photo(tmp_path / "a.png"), QUICK
+    (first,) = predict(models, tmp_path / "out", photo)
+    if change == "seed":
+        settings = dataclasses.replace(QUICK, seed=1)
+    elif change == "solver":  # in the policy's config.json
+        models.policy.config.solver = "dpm++"
+    elif change == "photograph":
+        save_photo(photo, seed=5, size=(64, 80))
+    else:
+        Path(files_of([first])[0]).unlink()
+    (again,) = predict(models, tmp_path / "out", photo, settings=settings)
+    assert not again.earlier
+    assert all(Path(file).exists() for file in files_of([again]))
+
+
+def test_a_bad_file_is_reported_and_the_others_are_done(models, tmp_path):
+    save_photo(tmp_path / "in/a.png")
+    (tmp_path / "in/b.jpg").write_text("hello")
+    save_photo(tmp_path / "in/c.png", seed=1)
+    first, bad, last = predict(models, tmp_path / "out", tmp_path / "in")
+    assert bad.record is None
+    assert "b.jpg: not an image" in bad.reason
+    assert len(files_of([first, last])) == 6
+
+
+def test_a_photograph_of_nobody_is_finished_and_says_why(models, tmp_path):
+    photo, looking = save_photo(tmp_path / "a.png"), PredictSettings(samples=2, formats=())
+    for earlier in (False, True):
+        (outcome,) = predict(models, tmp_path / "out", photo, settings=looking)
+        assert outcome.earlier == earlier
+        assert outcome.record["people"] == []
+        assert "--box" in outcome.record["said"][0]
+
+
+def test_the_camera_and_box_of_an_enormous_photograph_are_the_files(models, tmp_path, monkeypatch):
+    """Read at half its pixels a side, it is written in the file's own."""
+    photo = save_photo(tmp_path / "a.png", size=(128, 144))
+    monkeypatch.setattr(photo_module, "MAX_PIXELS", 64 * 72)
+    (outcome,) = predict(models, tmp_path / "out", photo)
+    (person,) = outcome.record["people"]
+    assert person["bbox"] == [10, 8, 50, 60]
+    with np.load(tmp_path / "out/a-0.npz") as file:
+        assert file["image_size"].tolist() == [128, 144]
+        assert file["focal_px"] == pytest.approx(np.hypot(128, 144))
+        assert file["boxes_xyxy"].ravel().tolist() == [10, 8, 50, 60]
+    with Image.open(tmp_path / "out/a-0-overlay.png") as overlay:
+        assert overlay.size == (64, 72)
+
+
+def test_guided_bodies_lie_nearer_to_what_the_detector_sees(models, body, tmp_path):
+    photo, guided = save_photo(tmp_path / "a.png"), dataclasses.replace(QUICK, guide=True)
+    predict(models, tmp_path / "plain", photo)
+    predict(models, tmp_path / "guided", photo, settings=guided)
+    seen = models.detector.look(sample_of(load_photo(photo).image, BOX))
+
+    def distance_px(folder: str) -> float:
+        ((_, group),) = read_hypotheses(tmp_path / folder / "a-0.npz", (64, 72))
+        joints_px = group.camera.project(body.joints(group.params))
+        return float(((joints_px - seen.keypoints_px).norm(dim=-1) * seen.confidence).mean())
+
+    assert distance_px("guided") < 0.95 * distance_px("plain")
+
+
+# --- videos ---
+
+MOVING = PredictSettings(samples=2, boxes=(BOX,), anyway=True, formats=("bvh",), every=2)
+
+
+def test_every_nth_frame_of_a_video_is_looked_at_and_moves_one_skeleton(models, tmp_path):
+    clip = save_gif(tmp_path / "clip.gif", frames=5)
+    *frames, whole = predict(models, tmp_path / "out", clip, settings=MOVING)
+    assert [outcome.frame for outcome in frames] == [0, 2, 4]
+    assert (tmp_path / "out/clip-000002-0-overlay.png").exists()
+    (motion,) = whole.record["motions"]
+    assert motion == {"files": [str(tmp_path / "out/clip-0.bvh")], "first_frame": 0}
+    lines = Path(motion["files"][0]).read_text().splitlines()
+    start = lines.index("MOTION")
+    assert lines[start + 1 : start + 3] == ["Frames: 3", "Frame Time: 0.080000"]  # two frames of 40 ms
+
+
+def test_a_killed_video_goes_on_at_its_next_frame(models, tmp_path):
+    clip = save_gif(tmp_path / "clip.gif", frames=4)
+    settings = dataclasses.replace(MOVING, every=1)
+    predict(models, tmp_path / "out", clip, settings=settings, stop_after=2)
+    assert not (tmp_path / "out/clip-0.bvh").exists()
+    again = predict(models, tmp_path / "out", clip, settings=settings)
+    assert [outcome.earlier for outcome in again] == [True, True, False, False, False]
+    predict(models, tmp_path / "whole", clip, settings=settings)
+    assert (tmp_path / "out/clip-0.bvh").read_text() == (tmp_path / "whole/clip-0.bvh").read_text()
+    third = predict(models, tmp_path / "out", clip, settings=settings)
+    assert [(outcome.frame, outcome.earlier) for outcome in third] == [
+        (0, True), (1, True), (2, True), (3, True), (None, True),
+    ]  # fmt: skip
+
+
+def test_the_manifest_is_json_a_line_an_item(models, tmp_path):
+    predict(models, tmp_path / "out", save_gif(tmp_path / "clip.gif", frames=2), settings=MOVING)
+    records = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert [record["name"] for record in records] == ["clip-000000", "clip"]

@@ -1,0 +1,248 @@
+"""`meshcritic critique` against a server on the loopback: every group ends in scores or in an explicit null."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.agent.vlm.chat_server import (
+    body,
+    chat_server,
+    completion,
+    cut,
+    drip,
+    fitting,
+    flood,
+    good,
+    parrot,
+    saying,
+    scoring,
+    task_of,
+)
+from tests.command import call
+
+KEY = "sk-canary-0123456789"
+COUNT = 3
+A_RUN = ["tag", "score", "score", "score", "reflect"]
+
+
+@pytest.fixture
+def critique(tmp_path, tiny_policy, monkeypatch, capsys):
+    """The command over three given bodies; returns its exit code, its --json answer and its stderr."""
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    tiny_policy.save_pretrained(tmp_path / "policy")
+    np.savez(
+        tmp_path / "h.npz",
+        global_orient=np.tile([np.pi, 0.0, 0.0], (COUNT, 1)),
+        body_pose=np.linspace(0, 0.3, COUNT)[:, None] * np.ones((1, 69)),
+        betas=np.zeros((COUNT, 10)),
+        transl=np.tile([0.0, 0.2, 4.0], (COUNT, 1)),
+        focal_px=np.array(150.0),
+        center_px=np.array([45.0, 60.0]),
+        image_size=np.array([90, 120]),
+    )
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    def run(*words):
+        given = (
+            "--hypotheses",
+            tmp_path / "h.npz",
+            "--policy",
+            tmp_path / "policy",
+            "--out",
+            tmp_path / "out",
+        )
+        asked = (tmp_path / "photo.png", *given, "--json", *words)
+        code, out, err = call(monkeypatch, capsys, "critique", *asked)
+        return code, json.loads(out) if out else None, err
+
+    return run
+
+
+def at(server, **settings):
+    quick = {"deadline_s": 20, "backoff_s": 0.001, **settings}
+    pairs = [word for name, value in quick.items() for word in ("--set", f"{name}={value}")]
+    return ("--backend", f"openai:some/model@{server.url}", *pairs)
+
+
+def changed(**scores):
+    """The fitting scores, but for these labels."""
+    return scoring(lambda fits: {**fits, **{k: {**fits[k], "score": v} for k, v in scores.items()}})
+
+
+def only_scores(act):
+    """Misbehaves on the questions that matter; the others are answered well."""
+    return lambda handler, question: (act if task_of(question) == "score" else good)(handler, question)
+
+
+NEVER = {
+    "429 for ever": body(b"", status=429, Retry_After="0"),
+    "500": body(b"oops", status=500),
+    "slow drip": drip,
+    "cut connection": cut,
+    "truncated JSON": saying(lambda fits, _: fits[: len(fits) // 2]),
+    "missing label": scoring(lambda fits: {"A": fits["A"]}),
+    "extra label": scoring(lambda fits: {**fits, "Z": fits["A"]}),
+    "score as text": changed(B="80"),
+    "NaN": changed(B=float("nan")),
+    "101": changed(B=101),
+    "-1": changed(B=-1),
+    "empty choices": body(b'{"choices": []}'),
+    "30 MB": flood,
+    "wrong content type": body(completion("{}"), kind="text/html"),
+    "quotes the request": parrot,
+}
+
+
+# each is a whole run of the command; tests/agent/vlm/test_openai.py asks the same of the backend alone
+AT_ONCE = ("500", "cut connection", "NaN")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(act, id=name, marks=() if name in AT_ONCE else pytest.mark.slow)
+        for name, act in NEVER.items()
+    ],
+)
+def test_whatever_the_server_does_the_group_ends_in_null_with_a_reason(act, critique):
+    with chat_server(only_scores(act)) as server:
+        deadline_s = 0.2 if act is drip else 20
+        code, answer, _ = critique(*at(server, deadline_s=deadline_s))
+    (person,) = answer["people"]
+    assert code == 0
+    assert person["scores"] == [None] * COUNT
+    assert len(person["reasons"]) == COUNT
+    assert all(person["reasons"])
+    assert "revise" not in server.tasks
+
+
+GIVEN = {
+    "well": good,
+    "in prose": saying(lambda fits, _: f"I think:\n```json\n{fits}\n```\nThat is all."),
+}
+
+
+@pytest.mark.parametrize("act", GIVEN.values(), ids=GIVEN)
+def test_what_the_judge_says_is_what_is_printed(act, critique):
+    with chat_server(act) as server:
+        code, answer, _ = critique(*at(server))
+    (person,) = answer["people"]
+    assert code == 0
+    assert sorted(server.tasks) == sorted(A_RUN)
+    # scores of 90, 80 and 70 by label, under three label orders: the mean ranks decide, on the same scale
+    assert all(70 <= score <= 90 for score in person["scores"])
+    assert person["reasons"] == []
+
+
+def test_the_same_score_for_all_is_given_to_all(critique):
+    with chat_server(changed(A=50, B=50, C=50)) as server:
+        _, answer, _ = critique(*at(server))
+    assert answer["people"][0]["scores"] == [50.0] * COUNT
+
+
+@pytest.mark.slow
+def test_a_run_again_asks_only_for_what_is_missing(critique, tmp_path):
+    cache = ("--reply-cache", tmp_path / "cache.sqlite")
+
+    def fails_once_each(handler, question):
+        (body(b"", status=400) if question["seed"] == 1 else good)(handler, question)
+
+    with chat_server(fails_once_each) as server:
+        critique(*at(server), *cache)
+        assert sorted(server.tasks) == sorted(A_RUN)
+        server.questions.clear()
+        server.acts = [good]
+        _, first, _ = critique(*at(server), *cache)
+        # the order that failed; and the reflection, which is about other scores now
+        assert server.tasks == ["score", "reflect"]
+        server.questions.clear()
+        _, second, _ = critique(*at(server), *cache)
+        assert server.tasks == []
+        critique("--backend", f"openai:another/model@{server.url}", *cache)
+        assert sorted(server.tasks) == sorted(A_RUN)
+    assert first == second
+
+
+def test_a_budget_is_never_passed(critique):
+    with chat_server(good) as server:
+        code, answer, _ = critique(*at(server), "--max-calls", 1)
+        assert code == 0
+        assert len(server.questions) == 1
+        assert answer["people"][0]["scores"] == [None] * COUNT
+        assert "the budget of 1 calls is spent" in answer["people"][0]["reasons"][0]
+
+
+def test_a_dry_run_counts_and_neither_asks_nor_writes(critique, tmp_path):
+    with chat_server(good) as server:
+        code, answer, _ = critique(
+            *at(server), "--dry-run", "--reply-cache", tmp_path / "c", "--record", tmp_path / "r"
+        )
+    account = answer["dry_run"]
+    assert code == 0
+    assert server.questions == []
+    assert (account["calls"], account["calls_without_doubt"]) == (7, 5)
+    # the tag sees the photograph, six others panels too, and the revision a close-up of each
+    assert account["images"] == 1 + 6 * (1 + COUNT) + COUNT
+    assert account["tokens_in"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["h.npz", "photo.png", "policy"]
+
+
+def test_one_label_order_without_a_revision_asks_less(critique):
+    with chat_server(good) as server:
+        code, answer, _ = critique(
+            *at(server), "--dry-run", "--set", "permutations=1", "--set", "max_revisions=0"
+        )
+    assert (code, answer["dry_run"]["calls"]) == (0, 3)  # the tag, one scoring, one reflection
+
+
+def test_a_recorded_run_plays_back(critique, tmp_path):
+    with chat_server(good) as server:
+        _, live, _ = critique(*at(server), "--record", tmp_path / "replies.jsonl")
+    _, replayed, _ = critique("--backend", f"replay:{tmp_path / 'replies.jsonl'}")
+    assert replayed == live
+
+
+def test_neither_key_nor_picture_is_written_anywhere(critique, tmp_path):
+    def boastful(handler, question):
+        pictures = [p["image_url"]["url"] for p in question["messages"][0]["content"] if "image_url" in p]
+        text = f"{KEY} {pictures} {json.dumps(fitting(question))}"
+        handler.send(completion(text))
+
+    for act in (boastful, parrot):
+        with chat_server(act) as server:
+            files = ("--reply-cache", tmp_path / "cache.sqlite", "--record", tmp_path / "replies.jsonl")
+            _, answer, err = critique(*at(server), *files)
+        written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "photo.png"]
+        assert {"trace.jsonl", "cache.sqlite", "replies.jsonl"} <= {path.name for path in written}
+        for place in [json.dumps(answer).encode(), err.encode(), *(path.read_bytes() for path in written)]:
+            assert KEY.encode() not in place
+            assert b";base64," not in place
+            assert b"/9j/4AAQ" not in place
+
+
+def test_a_remote_host_is_named_before_anything_is_sent(critique, monkeypatch):
+    said = []
+    monkeypatch.setattr("agent.vlm.options.say", said.append)
+    words = ("--backend", "openai:m@http://far.invalid/v1", "--max-calls", 0)
+    code, answer, _ = critique(*words)
+    assert said == ["photographs and renderings of people are sent to far.invalid"]
+    assert (code, answer["people"][0]["scores"]) == (0, [None] * COUNT)
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (("--set", "deadline_s"), "field=value"),
+        (("--set", "deadline_s=5"), "no such setting"),
+        (("--backend", "replay:nowhere.jsonl"), "nowhere.jsonl"),
+        (("--detector", "yolo"), "transformers"),
+    ],
+)
+def test_bad_words_end_in_one_sentence(words, names, critique):
+    code, answer, err = critique(*words)
+    assert (code, answer) == (2, None)
+    assert names in err
+    assert "Traceback" not in err

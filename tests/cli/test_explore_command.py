@@ -1,0 +1,248 @@
+"""`meshcritic explore`: a memory is filled once, taken up where a kill left it, and never mixed with another's."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.commands.explore import _say_what_came_of_it
+from cli.console import stages
+from cli.trace_view import read_case
+from eval.critics.exploration import EXPLORED, Exploration
+from hmr.detection.transformers_detector import TransformersDetector
+from memory.exchange import snapshot
+from memory.folder import open_stored
+from memory.ledger import RuleLedger
+from tests.agent.critique_case import make_agent
+from tests.agent.exploration.exploration_run import CASES, HELD_OUT, propose
+from tests.agent.vlm.chat_server import chat_server, good
+from tests.command import call
+from tests.hmr.detection.detector_models import save_detector
+
+MADE_FROM = {"policy": "a", "backend": "embedded", "images": 4, "scenes": "first four"}
+
+
+@pytest.fixture
+def explore(tmp_path, tiny_policy, monkeypatch, capsys):
+    """The command over four scenes, two of them explored; its exit code, its --json answer and its stderr."""
+    tiny_policy.save_pretrained(tmp_path / "policy")
+
+    def run(*words):
+        few = ("--images", 4, "--samples", 4, "--policy", tmp_path / "policy", "--out", tmp_path / "out")
+        code, out, err = call(monkeypatch, capsys, "explore", *few, "--json", *words)
+        return code, json.loads(out) if out else None, err
+
+    return run
+
+
+def content(folder: Path):
+    with open_stored(folder) as store:
+        return snapshot(store)
+
+
+@pytest.mark.slow
+def test_a_memory_is_explored_once_and_then_found(explore, tmp_path):
+    code, found, err = explore()
+    assert code == 0
+    assert (found["cases"], found["skipped"], found["unscored"]) == (2, 0, 0)
+    assert found["made_from"]["backend"] == "embedded"
+    assert f"done: exploring 2 lab cases, SRCC {found['srcc']:.3f}" in err
+    assert read_case(tmp_path / "out", "exploration")[-1]["node"] == "conclude"
+    memory = Path(found["memory"])
+    before = content(memory)
+    code, again, err = explore()
+    assert (code, again) == (0, found)
+    assert "was explored before" in err
+    assert content(memory) == before
+
+    code, grown, err = explore("--images", 8)  # more images teach the same memory more
+    assert (code, grown["cases"], grown["skipped"]) == (0, 2, 2)
+    assert "2 of 4 cases were explored before, SRCC " in err
+    code, answer, err = explore("--images", 8, "--samples", 5)
+    assert (code, answer) == (2, None)
+    assert err.splitlines()[-1] == (
+        f"meshcritic: {memory} was explored with samples = 4, and this asks for 5; remove it or name another"
+    )
+
+
+@pytest.mark.parametrize("words", [("--backend", "nobody"), ("--set", "x"), ("--policy", "/nowhere")])
+def test_bad_input_is_refused_in_one_sentence(explore, tmp_path, words):
+    code, answer, err = explore(*words)
+    assert (code, answer) == (2, None)
+    assert str(words[1]) in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_what_is_left_and_writes_nothing(explore, tmp_path):
+    with chat_server(good) as server:
+        spec = ("--backend", f"openai:any@{server.url}")
+        code, answer, _ = explore(*spec, "--dry-run")
+        assert code == 0
+        assert answer["dry_run"]["by_task"]["tag"] == 3  # two explored and one held out, judged once
+        assert not server.questions
+        assert not (tmp_path / "out").exists()
+        assert explore(*spec)[0] == 0
+        code, answer, _ = explore(*spec, "--dry-run")
+        assert (code, answer["dry_run"]["calls"]) == (0, 0)
+
+
+@pytest.mark.slow
+def test_a_case_without_a_score_keeps_the_exploration_open(explore, tmp_path):
+    with chat_server(good) as server:
+        spec = ("--backend", f"openai:any@{server.url}")
+        code, found, _ = explore(*spec, "--max-calls", 0)
+        assert (code, found["cases"], found["unscored"]) == (0, 0, 2)
+        assert "cases" not in json.loads((tmp_path / "out" / "memory" / EXPLORED).read_text())
+        assert explore(*spec)[1]["cases"] == 2
+
+
+def test_cases_that_hold_up_a_trial_are_named(capsys):
+    told = dict.fromkeys(("cases", "skipped", "unscored", "reweighed"), 0)
+    rhos = dict.fromkeys(("srcc", "held_out_srcc_before", "held_out_srcc_after"))
+    lists = dict.fromkeys(("mined", "admitted", "retired"), ())
+    _say_what_came_of_it(
+        {**told, **rhos, **lists, "held_up": ("a", "b", "c", "d")}, Path("memory"), "embedded"
+    )
+    said = capsys.readouterr()
+    assert "could not be tried on 4 cases (a, b, c ...)" in " ".join((said.out + said.err).split())
+
+
+def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_path, monkeypatch):
+    seen = []
+
+    def run(self, agent, stage, say):
+        seen.append((agent.rules.exploration, agent.settings.permutations))
+        self._write({})
+        return {"made_from": self.made_from}
+
+    monkeypatch.setattr(Exploration, "run", run)
+    with chat_server(good) as server:
+        spec = ("--backend", f"openai:any@{server.url}")
+        cool, hot = ((*spec, "--set", f"temperature={degree}") for degree in (0.1, 0.9))
+        assert explore(*cool)[0] == 0
+        assert explore(*cool)[0] == 0
+        for words, told in (
+            (hot, "explored with revision = "),
+            ((*cool, "--ucb", 1.5), "with ucb = 0.5, and this"),
+            ((*cool, "--set", "permutations=1"), "with critique = {}, and this asks for {'permutations': 1}"),
+        ):
+            code, answer, err = explore(*words)
+            assert (code, answer) == (2, None)
+            assert told in err.splitlines()[-1]
+        code, answer, _ = explore(*cool, "--ucb", 1.5, "--memory", tmp_path / "another")
+        assert (code, answer["made_from"]["ucb"]) == (0, 1.5)
+        frugal = (*cool, "--set", "permutations=1", "--memory", tmp_path / "frugal")
+        assert explore(*frugal)[0] == 0
+        code, _, err = explore(*cool, "--memory", tmp_path / "frugal")
+        assert (code, "with critique = {'permutations': 1}, and this asks for {}" in err) == (2, True)
+    assert seen == [(0.5, 3), (0.5, 3), (1.5, 3), (0.5, 1)]
+
+
+@pytest.mark.slow
+def test_other_eyes_explore_and_whoever_judges_with_the_memory_hears_of_them(
+    explore, tmp_path, monkeypatch, capsys
+):
+    spec = save_detector(tmp_path / "models")
+    with monkeypatch.context() as watched:
+        looks, look = [], TransformersDetector.look
+        watched.setattr(
+            TransformersDetector, "look", lambda self, sample: looks.append(sample.id) or look(self, sample)
+        )
+        code, found, _ = explore("--detector", spec)
+    assert (code, found["made_from"]["detector"]) == (0, spec)
+    assert len(set(looks)) == 3  # two cases, and the one that admits rules
+    code, _, err = explore()
+    assert code == 2
+    assert f"explored with detector = {spec}, and this asks for embedded" in err
+
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(photo)
+    judged = (photo, "--box", "20,10,70,90", "--anyway", "--samples", 3, "--policy", tmp_path / "policy")
+    asked = (*judged, "--memory", found["memory"], "--out", tmp_path / "judged", "--json")
+    for words, told in (((), True), (("--detector", spec), False)):
+        code, _, err = call(monkeypatch, capsys, "critique", *asked, *words)
+        assert code == 0
+        assert (f"was explored with the detector {spec}" in err) == told
+
+
+def test_an_exploration_cut_short_is_taken_up(tmp_path):
+    agent = make_agent()
+    exploration = Exploration(tmp_path, MADE_FROM, CASES[:3], HELD_OUT, propose)
+    ticks, said = [], []
+
+    def dies(title, total):
+        def tick(done, note=""):
+            raise KeyboardInterrupt
+
+        return tick
+
+    def listens(title, total):
+        return lambda done, note="": ticks.append((done, note))
+
+    assert exploration.found() is None
+    with pytest.raises(KeyboardInterrupt):
+        exploration.run(agent, dies)
+    assert exploration.found() is None
+    found = exploration.run(agent, listens, said.append)
+    assert [done for done, _ in ticks] == [1, 2, 3]
+    assert ticks[-1][1] == f"SRCC {found['srcc']:.3f}"
+    assert said == [f"1 of 3 cases were explored before, {ticks[0][1]}"]
+    assert (exploration.found(), found["skipped"]) == (json.loads((tmp_path / EXPLORED).read_text()), 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"policy": "b"}, "policy = a, and this asks for b"),
+        ({"scenes": "others"}, "scenes = first four"),
+        ({"images": 2}, "images = 4"),
+        ({"detector": "transformers:a,b,c"}, "detector = embedded, and this asks for transformers:a,b,c"),
+    ],
+)
+def test_what_was_explored_from_something_else_is_refused(tmp_path, changed, told):
+    (tmp_path / EXPLORED).write_text(json.dumps({"made_from": MADE_FROM, "cases": 2}))
+    assert Exploration(tmp_path, MADE_FROM, [], [], propose).found() == {"made_from": MADE_FROM, "cases": 2}
+    more = MADE_FROM | {"images": 8, "scenes": "first eight"}
+    assert Exploration(tmp_path, more, [], [], propose).found() is None
+    with pytest.raises(ValueError, match=told):
+        Exploration(tmp_path, MADE_FROM | changed, [], [], propose).found()
+
+
+def test_where_nobody_watches_a_finished_stage_is_one_line_with_its_note(capsys):
+    with stages() as stage:
+        tick = stage("exploring", 2)
+        tick(1, "SRCC 0.100")
+        tick(2, "SRCC 0.250")
+        stage("drawing", 1)(1)
+    assert capsys.readouterr().err.splitlines() == ["done: exploring, SRCC 0.250", "done: drawing"]
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_where_it_stopped(explore, tmp_path):
+    """A real process, killed by the server it asks, in the middle of its second case."""
+    processes: list[subprocess.Popen] = []
+
+    def answer(handler, question):
+        if handler.server.tasks.count("tag") == 2:
+            processes[0].send_signal(signal.SIGKILL)
+        good(handler, question)
+
+    with chat_server(answer) as server:
+        spec = ("--backend", f"openai:any@{server.url}")
+        words = ("--images", 4, "--samples", 4, "--policy", tmp_path / "policy", "--out", tmp_path / "out")
+        command = [sys.executable, "-m", "meshcritic", "explore", *map(str, words), *spec]
+        processes.append(subprocess.Popen(command))
+        assert processes[0].wait() == -signal.SIGKILL
+        code, found, err = explore(*spec)
+    assert (code, found["cases"], found["skipped"]) == (0, 1, 1)
+    assert "1 of 2 cases were explored before" in err
+    with open_stored(tmp_path / "out" / "memory") as store:
+        counted = [case_id for case_id, _, _ in RuleLedger(store).cases() if "/" not in case_id]
+    assert len(counted) == 2

@@ -1,0 +1,190 @@
+"""`meshcritic memory`: what a person or a script sees, and that bad words change nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cli.commands.memory import memory
+from memory.ledger import RuleLedger
+from memory.prototypes import Prototype, PrototypeMemory
+from memory.rules import Predicate, Provenance, Rule, RuleMemory
+from memory.store import MemoryStore
+from tests.memory.conftest import WordCounts
+
+SEED = Rule.create(
+    "Mind the knee.", ["leg"], Provenance("seed", "person", None), Predicate("m", ">", 0.0, 2.0)
+)
+GOOD = Rule.create(
+    "Mind the [hand].", [], Provenance("mined", "vlm", "case-1"), Predicate("n", ">", 0.0, 1.0)
+)
+BAD = Rule.create("Mind the hat.", [], Provenance("mined", "vlm", "case-2"), Predicate("o", ">", 0.0, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memory.embed.load_text_embedder", lambda name=None: WordCounts())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A seed with two cases, and two mined rules, of which one gained at its trial and one did not."""
+    with MemoryStore(tmp_path / "mine" / "memory.sqlite") as store:
+        rules = RuleMemory(store, WordCounts())
+        rules.add([SEED, GOOD, BAD])
+        rules.record_case("case-1", [SEED.rule_id], True)
+        rules.record_case("case-2", [SEED.rule_id], False)
+        rules.set_state(GOOD.rule_id, "quarantined", "rho .40 to .41", 0.01, "trial")
+        rules.set_state(BAD.rule_id, "quarantined", "rho .40 to .39", -0.01, "trial")
+        prototype = Prototype.create("case-1", "seen", 50.0, [], {}, {})
+        PrototypeMemory(store, 3, "encoder").add([(prototype, np.array([1.0, 1.0, 1.0]))])
+    return tmp_path / "mine"
+
+
+def call(*words: object, said: str | None = None) -> str:
+    result = CliRunner().invoke(memory, list(map(str, words)), input=said, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def states(folder: Path) -> dict[str, str]:
+    with MemoryStore(folder / "memory.sqlite") as store:
+        return {rule.text: rule.state for rule in RuleLedger(store).all()}
+
+
+def test_list_shows_state_record_weight_and_reason(folder):
+    shown = call("list", folder)
+    (line,) = [line for line in shown.splitlines() if SEED.rule_id[:8] in line]
+    for cell in ("admitted", "1/2", "2.00", "Mind the knee."):
+        assert cell in line
+    assert "Mind the [hand]." in shown  # brackets are no markup
+    assert "+0.0100" in shown
+
+
+def test_list_is_json_for_a_script(folder):
+    answer = json.loads(call("list", folder, "--state", "quarantined", "--json"))
+    assert [rule["text"] for rule in answer["rules"]] == [GOOD.text, BAD.text]
+    assert (answer["cases"], answer["prototypes"]) == (2, 1)
+    assert answer["rules"][0]["gain"] == 0.01
+    assert answer["rules"][0]["provenance"] == {"kind": "mined", "backend": "vlm", "case_id": "case-1"}
+    assert [change["reason"] for change in answer["rules"][0]["history"]] == ["added", "rho .40 to .41"]
+
+
+def test_review_by_gain_asks_nobody(folder):
+    answer = json.loads(call("review", folder, "--admit-above", 0.002, "--retire-below", 0, "--json"))
+    assert {rule["text"]: rule["state"] for rule in answer["rules"]} == {
+        GOOD.text: "admitted",
+        BAD.text: "retired",
+    }
+    assert states(folder) == {SEED.text: "admitted", GOOD.text: "admitted", BAD.text: "retired"}
+    with MemoryStore(folder / "memory.sqlite") as store:
+        assert RuleLedger(store).history(BAD.rule_id)[-1].reason == "gain -0.0100 at its last trial"
+
+
+def test_review_with_nobody_at_the_terminal_shows_and_changes_nothing(folder):
+    shown = call("review", folder)
+    for said in (GOOD.rule_id, "mined by vlm, from case case-1", "n > 0, weight 1", "rho .40 to .41"):
+        assert said in shown
+    assert states(folder)[GOOD.text] == "quarantined"
+
+
+def test_review_asks_a_person_for_each_rule(folder, monkeypatch):
+    monkeypatch.setattr("cli.commands.memory._somebody_is_there", lambda: True)
+    call("review", folder, said="a\nq\n")
+    assert states(folder) == {SEED.text: "admitted", GOOD.text: "admitted", BAD.text: "quarantined"}
+    call("review", folder, said="r\n")
+    assert states(folder)[BAD.text] == "retired"
+
+
+def test_admit_and_retire_by_the_beginning_of_an_id(folder):
+    call("admit", folder, GOOD.rule_id[:6], BAD.rule_id, "--reason", "read them")
+    call("retire", folder, SEED.rule_id[:10])
+    assert states(folder) == {SEED.text: "retired", GOOD.text: "admitted", BAD.text: "admitted"}
+    with MemoryStore(folder / "memory.sqlite") as store:
+        assert RuleLedger(store).history(GOOD.rule_id)[-1].reason == "read them"
+
+
+def test_export_and_import_carry_a_memory_elsewhere(folder, tmp_path):
+    file, new = tmp_path / "memory.json", tmp_path / "new"
+    assert json.loads(call("export", folder, file, "--json")) == {
+        "file": str(file),
+        "rules": 3,
+        "cases": 2,
+        "prototypes": 1,
+    }
+    report = json.loads(call("import", new, file, "--keep-states", "--json"))
+    assert report == {
+        "rules_added": 3,
+        "rules_joined": 0,
+        "cases_added": 2,
+        "cases_known": 0,
+        "prototypes_kept": 1,
+    }
+    assert states(new) == states(folder)
+    again = json.loads(call("import", new, file, "--json"))
+    assert (again["rules_added"], again["cases_added"], again["cases_known"]) == (0, 0, 2)
+
+
+def test_an_import_that_is_not_trusted_starts_in_quarantine(folder, tmp_path):
+    call("export", folder, tmp_path / "memory.json")
+    call("import", tmp_path / "new", tmp_path / "memory.json")
+    assert set(states(tmp_path / "new").values()) == {"quarantined"}
+
+
+def test_merge_leaves_the_other_as_it_was(folder, tmp_path):
+    call("export", folder, tmp_path / "memory.json")
+    call("import", tmp_path / "other", tmp_path / "memory.json", "--keep-states")
+    call("retire", folder, SEED.rule_id)
+    before = (folder / "memory.sqlite").read_bytes()
+    report = json.loads(call("merge", tmp_path / "other", folder, "--json"))
+    assert report["cases_known"] == 2
+    assert (folder / "memory.sqlite").read_bytes() == before
+
+
+def clip_memory(folder: Path) -> Path:
+    with MemoryStore(folder / "memory.sqlite") as store:
+        prototype = Prototype.create("case-9", "seen", 50.0, [], {}, {})
+        PrototypeMemory(store, 3, "clip:x@1").add([(prototype, np.array([2.0, 1.0, 1.0]))])
+    return folder
+
+
+def test_prototypes_seen_through_another_model_are_refused_or_left_out(folder, tmp_path):
+    other = clip_memory(tmp_path / "clip")
+    with pytest.raises(ValueError, match=r"'clip:x@1', not 'encoder'.*--without-prototypes"):
+        call("merge", other, folder)
+    report = json.loads(call("merge", other, folder, "--without-prototypes", "--json"))
+    assert (report["rules_added"], report["prototypes_kept"]) == (3, 0)
+
+
+WRONG = {
+    "no such memory": (["list", "nowhere"], FileNotFoundError, "no memory here"),
+    "no such memory to merge": (["merge", "mine", "nowhere"], FileNotFoundError, "no memory here"),
+    "no memory to merge into": (["merge", "nowhere", "mine"], FileNotFoundError, "no memory here"),
+    "an unknown state": (["list", "mine", "--state", "asleep"], ValueError, "quarantined, admitted, retired"),
+    "an unknown rule": (["admit", "mine", "zzz"], ValueError, "no rule's id begins with 'zzz'"),
+    "a beginning of several": (["retire", "mine", ""], ValueError, "3 rules' ids begin"),
+    "no such file": (["import", "new", "memory.json"], FileNotFoundError, "no such file"),
+    "a file that is no memory": (["import", "new", "other.json"], ValueError, "not an exported memory"),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(WRONG))
+def test_bad_words_cost_one_sentence_and_change_nothing(fault, folder, tmp_path, monkeypatch):
+    words, kind, names = WRONG[fault]
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text("[]")
+    before = states(folder)
+    with pytest.raises(kind, match=names):
+        call(*words)
+    assert states(folder) == before
+    assert not Path("nowhere").exists()
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("command", ["list", "review", "admit", "retire", "export", "import", "merge"])
+def test_every_command_helps_with_an_example(command):
+    assert f"meshcritic memory {command}" in call(command, "--help")

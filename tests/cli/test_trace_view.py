@@ -1,0 +1,151 @@
+"""A trace, read back as a person would."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cli.trace_view import read_case, show_case
+
+ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
+CALLS = [
+    {**ASKED, "parts": ["p"], "text": "{", "ms": 812.4, "tokens": [1530, 211], "retries": 2, "cached": False},
+    {
+        **ASKED, "parts": ["p", "repair"], "text": "{}", "ms": 40.0, "tokens": [9, 1], "retries": 0, "cached": False,
+        "warning": "not kept",
+    },
+    {**ASKED, "parts": ["q"], "text": "{}", "ms": 0.1, "tokens": [0, 0], "retries": 0, "cached": True},
+    {**ASKED, "parts": ["r"], "error": "openai:m failed: [b]429[/b]"},
+]  # fmt: skip
+RECORDS = [
+    {
+        "trace": "t1",
+        "case": "a",
+        "node": "score",
+        "ms": 1.0,
+        "outputs": {"scores": {"0": 1.0}, "comments": {}},
+    },
+    {
+        "trace": "t2",
+        "case": "a",
+        "node": "score",
+        "ms": 1.0,
+        "outputs": {
+            "scores": {"0": 20.0, "1": None, "2": 80.0},
+            "comments": {"0": "the [b]arm[/b] is bent", "2": "fits"},
+            "reasons": {"1": "no label B in the reply"},
+            "replies": CALLS,
+        },
+    },
+    {
+        "trace": "t2",
+        "case": "a",
+        "node": "look_again",
+        "ms": 3.0,
+        "outputs": {
+            "bought": [
+                {
+                    "metric": "steady_reprojection_percent",
+                    "unit": "%",
+                    "values": [9.5, None, 2.5],
+                    "sentences": ["the arm is off", "", "all is well"],
+                }
+            ]
+        },
+    },
+    {
+        "trace": "t2",
+        "case": "a",
+        "node": "revise",
+        "ms": 2.0,
+        "outputs": {
+            "revisions": [
+                {
+                    "hypotheses": [0],
+                    "before": [20.0],
+                    "after": [35.0],
+                    "reason": "its rank moves",
+                    "looked_at": ["steady_pose_reading_mm"],
+                }
+            ]
+        },
+    },
+    {"trace": "t3", "case": "b", "node": "unheard_of", "ms": 1.0, "outputs": {"key": ["value"]}},
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    lines = [json.dumps(record) for record in RECORDS]
+    (tmp_path / "trace.jsonl").write_text("\n".join([*lines, '{"trace": "t4", "ca']))
+    return tmp_path
+
+
+def shown(records: list[dict]) -> str:
+    console = Console(width=160)
+    with console.capture() as captured:
+        for block in show_case(records):
+            console.print(block)
+    return captured.get()
+
+
+def test_the_last_critique_of_a_case_is_read(run: Path):
+    assert [record["node"] for record in read_case(run, "a")] == ["score", "look_again", "revise"]
+    assert read_case(run)[0]["case"] == "b"  # the last whole record's case
+    assert read_case(run / "trace.jsonl", "a") == read_case(run, "a")
+
+
+def test_scores_stand_best_first_and_failures_say_why(run: Path):
+    text = shown(read_case(run, "a"))
+    assert text.index("h2") < text.index("h0") < text.index("h1")
+    assert "no label B in the reply" in text
+    assert "[b]arm[/b]" in text  # a model's words are text, never markup
+    assert "20.0" in text
+    assert "35.0" in text
+
+
+def test_what_a_doubt_bought_is_shown_with_its_extremes(run: Path):
+    text = shown(read_case(run, "a"))
+    assert "h2: 2.5 %" in text
+    assert "h0: 9.5 %" in text
+    assert "the arm is off" in text
+    assert "steady_pose_readi" in text  # the revision names it; a narrow terminal wraps
+
+
+def test_every_call_says_what_it_cost_and_how_it_ended(run: Path):
+    text = shown(read_case(run, "a"))
+    rows = [line for line in text.splitlines() if "9201abc1f14e" in line]
+    for row, words in zip(
+        rows,
+        [
+            ("812", "1,530 in, 211 out", "2", "a reply that did not fit"),
+            ("score, to repair the last", "40", "9 in, 1 out", "a reply, not kept"),
+            ("an answer kept from before",),
+            ("openai:m failed: [b]429[/b]",),
+        ],
+        strict=True,
+    ):
+        assert all(word in row for word in words)
+    # 1 + 3 + 2 ms of three nodes; 1530 + 9 and 211 + 1 tokens
+    assert text.splitlines()[-1] == "6 ms; 4 questions; 1,539 tokens in, 212 out; 2 retries; 1 failed"
+
+
+def test_a_node_without_a_view_of_its_own_is_shown(run: Path):
+    assert "value" in shown(read_case(run, "b"))
+
+
+def test_a_case_that_is_not_there_is_named(run: Path, tmp_path: Path):
+    with pytest.raises(ValueError, match="'c'"):
+        read_case(run, "c")
+    with pytest.raises(FileNotFoundError):
+        read_case(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b'{"recording": 1, "backend": "embedded"}', b"[1, 2]", b"\xff\xd8\xff"]
+)
+def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, line: bytes):
+    (tmp_path / "replies.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(ValueError, match=r"replies.jsonl holds no record of a trace.* a run's folder or its"):
+        read_case(tmp_path / "replies.jsonl")

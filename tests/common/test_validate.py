@@ -1,0 +1,93 @@
+"""One sentence for every wrong layout."""
+
+import numpy as np
+import pytest
+
+from common.validate import image_size, members, numbers, records, require, rows
+
+
+def test_what_is_missing_and_what_is_there():
+    with pytest.raises(ValueError, match=r"^a\.npz lacks b, z; it holds a, c$"):
+        require({"c": 1, "a": 2}, ["a", "b", "z"], "a.npz")
+    with pytest.raises(ValueError, match=r"it holds nothing$"):
+        require([], ["a"], "a.npz")
+
+
+@pytest.mark.parametrize("found", [3, None, "ab"])
+def test_what_holds_nothing(found):
+    with pytest.raises(ValueError, match=r"^x is of type \w+, not an object that holds a, b$"):
+        require(found, ["a", "b"], "x")
+
+
+def test_members_of_a_kind():
+    assert members({"a": 1, "b": None, "c": 2}, {"a": int | str, "b": object}, "x")["c"] == 2
+    with pytest.raises(ValueError, match=r"^a of x is of type list, not int or str$"):
+        members({"a": []}, {"a": int | str}, "x")
+    with pytest.raises(ValueError, match=r"^x is of type list, not an object that holds a$"):
+        members(["a"], {"a": int}, "x")
+
+
+def test_records_say_where_they_stand(tmp_path):
+    content = {"people": [{"a": 1}, 3]}
+    found = records(content, "people", "person", {"a": int}, tmp_path)
+    assert next(found) == (f"person 0 of {tmp_path}", {"a": 1})
+    with pytest.raises(ValueError, match=r"^person 1 of .* is of type int, not an object"):
+        next(found)
+    with pytest.raises(ValueError, match=r"^people of .* is of type dict, not a list$"):
+        next(records({"people": {}}, "people", "person", {}, tmp_path))
+
+
+def test_long_files_are_not_listed_whole():
+    with pytest.raises(ValueError, match=r"it holds k00, .*k11 and 28 more$"):
+        require([f"k{index:02d}" for index in range(40)], ["a"], "a.npz")
+
+
+def test_flat_lists_and_single_axes_are_the_same_numbers():
+    for value in ([[1, 2], [3, 4]], [1, 2, 3, 4], [[[1, 2], [3, 4]]]):
+        assert numbers(value, (2, 2), "x").tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    with pytest.raises(ValueError, match=r"x has shape \(4, 1\), not \(2, 3\)"):
+        numbers([[1], [2], [3], [4]], (2, 3), "x")
+
+
+@pytest.mark.parametrize("value", [[[1, 2], [3]], {"a": 1}, "text"])
+def test_what_is_no_array(value):
+    with pytest.raises(ValueError, match="x is not an array of"):
+        numbers(value, (2, 2), "x")
+
+
+@pytest.mark.parametrize("hole", [None, float("nan"), float("inf")])
+def test_holes_are_no_numbers(hole):
+    """JSON's null is numpy's nan."""
+    with pytest.raises(ValueError, match="x has values that are not finite"):
+        numbers([1.0, hole], (2,), "x")
+
+
+def test_transposed_numbers_are_not_taken():
+    """(3, 18) and (18, 3) have as many numbers; 3DPW's `poses2d` means only one of them."""
+    with pytest.raises(ValueError, match=r"has shape \(18, 3\), not \(3, 18\)"):
+        numbers(np.zeros((18, 3)), (3, 18), "poses2d")
+
+
+def test_rows_of_any_width():
+    assert rows(np.zeros((2, 5)), 2, (None,), "x").shape == (2, 5)
+    with pytest.raises(ValueError, match=r"x has shape \(2, 5\), not \(3, any\)"):
+        rows(np.zeros((2, 5)), 3, (None,), "x")
+    with pytest.raises(ValueError, match=r"x has shape \(2,\), not \(2, 5\)"):
+        rows(np.zeros(2), 2, (5,), "x")
+
+
+def test_rows_are_numbers_unless_they_have_no_axis():
+    assert rows(["m", "f"], 2, (), "x").tolist() == ["m", "f"]
+    for value, shape in (([["m"], ["f"]], (1,)), ([None, "f"], ())):
+        with pytest.raises(ValueError, match=r"^x holds .*, not numbers$"):
+            rows(value, 2, shape, "x")
+    with pytest.raises(ValueError, match=r"^x is not an array"):
+        rows([[1, 2], [3]], 2, (2,), "x")
+
+
+def test_no_image(tmp_path):
+    (tmp_path / "a.jpg").write_text("no image")
+    with pytest.raises(ValueError, match=r"a\.jpg is no image"):
+        image_size(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match="no image at"):
+        image_size(tmp_path / "b.jpg")

@@ -1,0 +1,272 @@
+"""A policy on prepared real data: worked errors by the sets' own protocols, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eval.benchmark.prepared_sets import PROTOCOLS, AnnotatedReport, Instruments, evaluate_annotated
+from hmr.body.model import Body
+from hmr.datasets.annotated_set import prepare
+from hmr.datasets.annotation import Annotation, Joints, Keypoints, Source
+from hmr.datasets.joints import COCO17, H36M17, HMR2_44, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
+from hmr.datasets.protocols import regress
+from hmr.datasets.sources import SOURCES
+from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
+from tests.command import call
+from tests.hmr.datasets.layouts import LAYOUTS, coco, image, spin_pw3d, spin_pw3d_columns
+
+PEOPLE, SIZE = 2, (64, 48)
+
+
+class Statue:
+    """A policy that always answers the same body, twice, far enough for all of it to be in the picture."""
+
+    def __init__(self) -> None:
+        self.params = BodyParams(
+            torch.tensor([[torch.pi, 0.0, 0.0]] * 2), torch.zeros(2, 23, 3), torch.zeros(2, 10),
+            torch.tensor([[0.0, 0.0, 6.0]] * 2),
+        )  # fmt: skip
+
+    def encode(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        return samples
+
+    def sample(self, features: Any, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
+        assert num_samples == 2
+        return [Hypotheses(self.params, sample.camera) for sample in features]
+
+
+def _smpl(body: Body) -> Body:
+    """The default body under SMPL's name, free to be changed."""
+    renamed = copy.deepcopy(body)
+    renamed.name = "smpl"
+    return renamed
+
+
+def _regressor(body: Body, joints: int) -> torch.Tensor:
+    """Joints that are single vertices."""
+    regressor = torch.zeros(joints, len(body.model.v_template))
+    regressor[range(joints), torch.arange(joints) * 300] = 1.0
+    return regressor
+
+
+def _set(tmp_path: Path, source: str, person: dict[str, Any]) -> Path:
+    def read(folder: Path, split: str) -> Iterator[Annotation]:
+        for number in range(PEOPLE):
+            yield Annotation(f"{split}/1.png", str(number), Box(8.0, 4.0, 56.0, 44.0), **person)
+
+    image(tmp_path / "set" / "val" / "1.png", SIZE)
+    return prepare(Source(source, (), "a test", read), tmp_path / "set", "val", tmp_path / "prepared")
+
+
+def _joints(convention: Convention, positions_m: torch.Tensor, known: torch.Tensor | None = None) -> Joints:
+    known = torch.ones(len(convention), dtype=torch.bool) if known is None else known
+    return Joints(convention, positions_m, known, "camera")
+
+
+def _evaluate(folder: Path, instruments: Instruments) -> AnnotatedReport:
+    return evaluate_annotated(
+        Statue(), folder, instruments, num_samples=2, seed=0, stage=lambda title, total: lambda done: None
+    )
+
+
+def test_one_joint_of_24_is_50_mm_off(tmp_path: Path, body: Body) -> None:
+    true_m = body.joints(Statue().params)[0] + 1.0  # somewhere else as a whole: the root takes that away
+    true_m[15] += torch.tensor([0.0, 0.03, 0.04])
+    report = _evaluate(_set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, true_m),)}), Instruments(body, {}))
+    assert report.protocol == "3dpw-24"
+    assert report.people_in_space == PEOPLE
+    assert report.errors_mm["mpjpe_mm"] == {
+        name: pytest.approx(50 / 24, rel=1e-3) for name in ("min2", "mean", "hyp0", "averaged")
+    }
+    assert 0 < report.errors_mm["pa_mpjpe_mm"]["hyp0"] < 50  # squares are least, not distances
+
+
+def test_fourteen_joints_are_the_regressors(tmp_path: Path, body: Body) -> None:
+    regressor = _regressor(body, 17)
+    vertices = body(Statue().params).vertices_cam_m[0]
+    true_m = regress(regressor, vertices).clone()
+    true_m[6] += torch.tensor([0.03, 0.04, 0.0])  # one of the protocol's 14
+    true_m[7] += 1.0  # the torso, which is none of them
+    prepared = _set(tmp_path, "human36m", {"joints": (_joints(H36M17, true_m),)})
+    report = _evaluate(prepared, Instruments(body, {}, regressor))
+    assert report.errors_mm["mpjpe_mm"]["mean"] == pytest.approx(50 / 14, rel=1e-3)
+
+
+def test_hmr2s_joints_are_j19s(tmp_path: Path, body: Body) -> None:
+    """4D-Humans compares the last 19 of its 44 joints with those that SMPL_to_J19.pkl sums from the prediction."""
+    regressor = _regressor(body, 19)
+    true_m = torch.zeros(44, 3)
+    true_m[25:] = regress(regressor, body(Statue().params).vertices_cam_m[0])
+    true_m[25] += torch.tensor([0.0, 0.03, 0.04])  # right ankle, one of the protocol's 14
+    true_m[38] += 1.0  # the top of the head, which is none of them
+    prepared = _set(tmp_path, "hmr2", {"joints": (_joints(HMR2_44, true_m),)})
+    report = _evaluate(prepared, Instruments(body, {}, regressor))
+    assert report.protocol == "hmr2-14"
+    assert report.errors_mm["mpjpe_mm"]["mean"] == pytest.approx(50 / 14, rel=1e-3)
+    with pytest.raises(
+        ValueError, match=r"SMPL_to_J19.pkl: give it with --regressor.* has 17 joints, not 19"
+    ):
+        _evaluate(prepared, Instruments(body, {}, _regressor(body, 17)))
+
+
+def _spin_of_3dpw(tmp_path: Path) -> Path:
+    """Two people in the statue's pose, a man and a woman, as SPIN's file has them: no joints, and no place."""
+    (tmp_path / "spin").mkdir()
+    split, statue = spin_pw3d(tmp_path / "spin"), Statue().params
+    pose = torch.cat([statue.global_orient[:, None], statue.body_pose], dim=1).flatten(1).numpy()
+    columns = spin_pw3d_columns() | {"pose": pose, "shape": statue.betas.numpy()}
+    np.savez(tmp_path / "spin" / f"{split}.npz", **columns)
+    return prepare(SOURCES["spin"], tmp_path / "spin", split, tmp_path / "prepared")
+
+
+def test_spins_bodies_of_3dpw_are_posed_about_their_root_and_regressed(tmp_path: Path, body: Body) -> None:
+    """The man is the prediction's own body; a vertex that one of 14 joints is lies 50 mm off on the woman's."""
+    woman = _smpl(body)
+    woman.model.v_template[6 * 300] += torch.tensor([0.0, 0.03, 0.04])
+    bodies = {"male": _smpl(body), "female": woman}
+    report = _evaluate(_spin_of_3dpw(tmp_path), Instruments(body, bodies, _regressor(body, 17)))
+    assert (report.protocol, report.people_in_space) == ("h36m-14", 2)
+    assert report.errors_mm["mpjpe_mm"]["mean"] == pytest.approx((0 + 50 / 14) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "joints", "message"),
+    [
+        ((), 17, "needs a male smpl body; given are none .*--bodies male=FILE"),
+        (("male",), 17, "needs a female smpl body; given are male .*--bodies female=FILE"),
+        (("male", "female"), None, "J_regressor_h36m.npy: give it with --regressor, and an SMPL --body"),
+        (("male", "female"), 19, "J_regressor_h36m.npy: .* the one given has 19 joints, not 17"),
+    ],
+)
+def test_what_spins_file_of_3dpw_needs_is_asked_for(
+    tmp_path: Path, body: Body, bodies: tuple[str, ...], joints: int | None, message: str
+) -> None:
+    regressor = None if joints is None else _regressor(body, joints)
+    instruments = Instruments(body, {gender: _smpl(body) for gender in bodies}, regressor)
+    with pytest.raises(ValueError, match=message):
+        _evaluate(_spin_of_3dpw(tmp_path), instruments)
+
+
+# The layout, its protocol, the regressor's joints, and the people that have all of the protocol's joints.
+COMPARED = {
+    "human36m": ("h36m-14", 17, 4),
+    "3dpw": ("3dpw-24", None, 4),
+    "3dpw-coco": ("h36m-14", 17, 11),
+    "hmr2": ("hmr2-14", 19, 3),
+    "spin": ("h36m-14", 17, 2),
+    "spin h36m": ("spin-h36m-14", 17, 2),
+    "emdb": ("emdb-24", None, 2),
+}
+
+
+def test_every_source_with_a_protocol_is_compared() -> None:
+    assert {layout.split()[0] for layout in COMPARED} == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize("layout", COMPARED)
+def test_a_source_in_its_own_layout_is_compared_by_its_protocol(
+    tmp_path: Path, body: Body, layout: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    split = LAYOUTS[layout](tmp_path / "data")
+    prepared = prepare(SOURCES[layout.split()[0]], tmp_path / "data", split, tmp_path / "prepared")
+    protocol, joints, people = COMPARED[layout]
+    bodies = {gender: _smpl(body) for gender in ("female", "male", "neutral")}
+    report = _evaluate(
+        prepared, Instruments(body, bodies, None if joints is None else _regressor(body, joints))
+    )
+    assert (report.protocol, report.people_in_space) == (protocol, people)
+    for errors in report.errors_mm.values():
+        assert all(1 < value < 10_000 for value in errors.values())  # the statue is none of these people
+
+
+@pytest.mark.parametrize("regressor", [None, torch.zeros(17, 6890)])
+def test_a_protocol_of_14_joints_asks_for_its_regressor_and_smpl(
+    tmp_path: Path, body: Body, regressor: torch.Tensor | None
+) -> None:
+    prepared = _set(tmp_path, "human36m", {"joints": (_joints(H36M17, torch.zeros(17, 3)),)})
+    with pytest.raises(ValueError, match="SMPL --body"):
+        _evaluate(prepared, Instruments(body, {}, regressor))
+
+
+def test_people_without_a_joint_of_the_protocol_are_left_out_and_nobody_is_an_error(
+    tmp_path: Path, body: Body
+) -> None:
+    known = torch.ones(24, dtype=torch.bool)
+    known[5] = False
+    prepared = _set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, torch.zeros(24, 3), known),)})
+    with pytest.raises(ValueError, match=r"nobody in .* has all joints of 3dpw-24 or COCO keypoints"):
+        _evaluate(prepared, Instruments(body, {}))
+
+
+def test_nobody_is_posed_in_vain(tmp_path: Path, body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set of fits alone, without a protocol: what the policy would answer is compared with nothing."""
+    monkeypatch.delattr(Statue, "sample")
+    (tmp_path / "data").mkdir()
+    split = LAYOUTS["bedlam"](tmp_path / "data")
+    prepared = prepare(SOURCES["bedlam"], tmp_path / "data", split, tmp_path / "prepared")
+    with pytest.raises(ValueError, match=r"nobody in .* has COCO keypoints to compare with"):
+        _evaluate(prepared, Instruments(body, {}))
+
+
+def test_pck_counts_limbs_within_a_twentieth_of_the_box(tmp_path: Path, body: Body) -> None:
+    """A box of 48 pixels: .05 is 2.4 and .1 is 4.8; two of the twelve limbs are 3 off, one is 30 off."""
+    limbs = body.joints(Statue().params)[0][list(SMPL_FOR_COCO_LIMBS)]
+    positions = torch.zeros(17, 2)
+    positions[5:] = Camera.estimate(*SIZE).project(limbs)
+    positions[5:7, 0] += 3.0
+    positions[16, 1] += 30.0
+    keypoints = Keypoints(COCO17, positions, torch.tensor([0.0] * 5 + [1.0] * 12))
+    report = _evaluate(_set(tmp_path, "coco", {"keypoints": (keypoints,)}), Instruments(body, {}))
+    assert report.protocol is None
+    assert report.pck == {"pck_0.05": pytest.approx(9 / 12), "pck_0.1": pytest.approx(11 / 12)}
+
+
+def test_the_command_evaluates_the_shipped_policy_on_coco(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "coco").mkdir()
+    split = coco(tmp_path / "coco")
+    prepared = tmp_path / "prepared"
+    assert (
+        call(
+            monkeypatch,
+            capsys,
+            "data",
+            "prepare",
+            "coco",
+            tmp_path / "coco",
+            "--split",
+            split,
+            "--out",
+            prepared,
+        )[0]
+        == 0
+    )
+    code, out, _ = call(monkeypatch, capsys, "data", "evaluate", prepared, "--samples", 2, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["people_in_image"] == 1
+    assert 0 <= answer["pck"]["pck_0.1"] <= 1
+    assert np.isfinite(answer["pck"]["pck_0.05"])
+
+
+def test_mistakes_cost_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path / "nowhere")
+    assert (code, "there is no prepared data set" in err) == (2, True)
+    code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path, "--bodies", "other=file.npz")
+    assert (code, "female=FILE" in err) == (2, True)
+    (tmp_path / "J.npy").write_text("no array")
+    code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path, "--regressor", tmp_path / "J.npy")
+    assert (code, err.count("\n"), "allow_pickle" in err) == (2, 1, False)
+    assert f"{tmp_path / 'J.npy'} is no array file" in err

@@ -1,0 +1,94 @@
+"""What an exploration and a fitted scorer are kept by: everything that shapes them, and so nothing stale is used."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agent.agent import CritiqueAgent
+from agent.vlm import EmbeddedCritic
+from eval.benchmark.protocol import ERROR_METRICS
+from eval.critics.ablations import AGENT, AgentBench, AgentVariant
+from eval.critics.baselines import fitted_hmr_scorer
+from eval.critics.evidence_cache import KeptEvidence
+from eval.critics.exploration import Exploration
+from eval.critics.groups import TestedGroup
+from hmr.body.model import Body
+from hmr.policy.policy import DiffusionPolicy
+from rl.scorers.hmr_scorer import CARD, WEIGHTS, HMRScorer
+from rl.scorers.hmr_scorer_training import ScorerTraining
+from tests.agent.critique_case import HashEmbedder, PerfectDetector, group, labelled, spoiled_group
+
+ERRORS = {name: np.arange(3.0) for name in ERROR_METRICS}
+LAB = [TestedGroup(labelled(f"lab-{row}"), group(spoiled_group(group=3)), ERRORS) for row in range(4)]
+
+
+@pytest.fixture
+def bench(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path) -> Iterator[Callable[..., AgentBench]]:
+    """Makes benches over four lab scenes that nobody is going to look at, all in one folder."""
+
+    def stage(title: str, total: int):
+        return lambda done, note="": None
+
+    with KeptEvidence(tmp_path / "evidence.jsonl") as evidence:
+
+        def make(revision: str = "1", **more: Any) -> AgentBench:
+            backend = EmbeddedCritic()
+            backend.revision = revision
+            about = (tiny_policy, body, backend, HashEmbedder(), evidence, LAB, [], tmp_path, stage)
+            return AgentBench(*about, **more)
+
+        yield make
+
+
+def test_whatever_shapes_an_exploration_names_its_folder(bench, monkeypatch: pytest.MonkeyPatch):
+    explored: list[tuple[Path, float]] = []
+
+    def run(self: Exploration, agent: CritiqueAgent, stage: object) -> None:
+        explored.append((self.folder, agent.rules.exploration))
+
+    monkeypatch.setattr(Exploration, "run", run)
+    eager, greedy, keen = bench(ucb=2.0), AgentVariant(greedy=True), PerfectDetector()
+    for made, variant in (
+        (bench(), AGENT), (bench("as-served-hot"), AGENT), (eager, AGENT), (eager, greedy), (bench(eyes=keen), AGENT),
+        (bench(rules_per_case=6), AGENT), (bench(critique={"permutations": 1}), AGENT),
+    ):  # fmt: skip
+        with made.agent(variant) as agent:
+            assert (agent.detector is keen) == (made.eyes is keen)
+            assert agent.settings.rules_per_case == made.rules_per_case
+            assert agent.settings.permutations == made.critique.get("permutations", 3)
+    assert [ucb for _, ucb in explored] == [0.5, 0.5, 2.0, 0.0, 0.5, 0.5, 0.5]
+    assert len({folder for folder, _ in explored}) == 7
+
+
+def test_a_scorer_is_fitted_once_for_all_that_shapes_it(
+    bench, tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
+):
+    fitted: list[Path] = []
+
+    class Fitted:
+        def save(self, folder: Path) -> None:
+            fitted.append(folder)
+            folder.mkdir(exist_ok=True)
+            (folder / WEIGHTS).touch()
+            (folder / CARD).touch()
+
+    monkeypatch.setattr("eval.critics.baselines.train_hmr_scorer", lambda *_: Fitted())
+    monkeypatch.setattr(HMRScorer, "load", lambda folder, *_: HMRScorer.__new__(HMRScorer))
+    for _ in range(2):
+        fitted_hmr_scorer(bench())
+    assert len(fitted) == 1
+    (fitted[0] / CARD).unlink()  # a kill between the weights and the card
+    fitted_hmr_scorer(bench())
+    assert fitted == [fitted[0]] * 2
+    monkeypatch.setattr("eval.critics.baselines.ScorerTraining", functools.partial(ScorerTraining, steps=7))
+    fitted_hmr_scorer(bench())
+    torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # the same eyes, other samples to learn from
+    fitted_hmr_scorer(bench())
+    assert len(set(fitted)) == 3

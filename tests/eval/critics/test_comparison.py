@@ -1,0 +1,329 @@
+"""Critics side by side, in miniature: what is kept, what each variant lacks, what the figures say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import meshcritic
+from agent.context import CritiqueSettings
+from agent.types import Evidence
+from agent.vlm import EmbeddedCritic
+from agent.vlm.embedded.violations import violation
+from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
+from eval.critics.ablations import AGENT, AgentVariant, equal_rules, metrics_of
+from eval.critics.baselines import metric_scores, random_scores
+from eval.critics.comparison import CriticEvalSettings, critic_eval, figures_of
+from eval.critics.evidence_cache import KeptEvidence
+from eval.critics.groups import TestedGroup, draw_groups
+from eval.critics.table import critic_table
+from eval.critics.verdict_cache import Verdict
+from hmr.body.model import Body
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.splits import draw_split
+from tests.agent.critique_case import labelled, spoiled_group
+from tests.agent.tools.tool_case import case_of
+from tests.command import call
+
+SMALL = CriticEvalSettings(images=2, samples=4, calibration=4)
+
+
+def silent(title: str, total: int):
+    return lambda done, note="": None
+
+
+def groups(*scores: tuple[float | None, ...]) -> list[ScoredGroup]:
+    errors = {name: np.array([10.0, 20.0, 30.0, 40.0]) for name in ERROR_METRICS}
+    return [ScoredGroup(f"image-{row}", given, errors) for row, given in enumerate(scores)]
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_lead_is_the_mean_difference_of_rho_group_by_group():
+    # errors 10, 20, 30, 40. The agent: rho 1 and 1. The other: 1, and 3, 4, 1, 2 whose ranks are off by 1, 3, 1, 3
+    # of the best order 4, 3, 2, 1: rho = 1 - 6 * (1 + 1 + 1 + 1) / 60 = .6. The mean lead is (0 + .4) / 2 = .2
+    best = (4.0, 3.0, 2.0, 1.0)
+    agent, other = groups(best, best), groups(best, (3.0, 4.0, 1.0, 2.0))
+    figures = figures_of("other", other, agent)
+    assert figures.behind is not None
+    assert figures.behind["mpjpe_mm"].mean == pytest.approx(0.2)
+    assert figures.agreements["mpjpe_mm"].srcc.mean == pytest.approx(0.8)
+    assert figures_of("agent", agent, agent).behind is None
+
+
+def test_a_group_without_a_ranking_is_in_no_difference():
+    best = (4.0, 3.0, 2.0, 1.0)
+    figures = figures_of("other", groups((None,) * 4, tuple(reversed(best))), groups(best, best))
+    assert figures.behind["pve_mm"].mean == pytest.approx(2.0)
+    shown = figures.to_json()
+    assert shown["none_rate"] == 0.5
+    assert (shown["groups_used"], shown["groups"]) == (1, 2)
+    assert shown["srcc"]["pve"][0] == pytest.approx(-1.0)
+    assert shown["agent_minus_this"]["pa_mpjpe"][0] == pytest.approx(2.0)
+
+
+# -- variants ----------------------------------------------------------------------------------------------------------
+
+
+def test_equal_rules_grade_the_value_itself_whatever_its_sign():
+    values = np.array([-4.0, -3.5, -3.0, -2.9, 0.5])
+    (rule,) = equal_rules({"pose_nats_per_dof"})
+    graded = violation(values, rule.predicate.comparison, rule.predicate.threshold, "nat")
+    assert np.argsort(graded).tolist() == [0, 1, 2, 3, 4]
+    assert len({round(float(z), 6) for z in graded}) == 5
+    assert {rule.predicate.weight for rule in equal_rules({"a", "b"})} == {1.0}
+    assert len(equal_rules({"a", "b"})) == 2
+    assert rule.state == "admitted"
+
+
+def test_a_variant_says_what_it_lacks():
+    assert AGENT.name == "agent"
+    lame = AgentVariant(frozenset({"reflection", "rules"}), frozenset({"silhouette"}))
+    assert lame.name == "agent without rules and reflection and silhouette"
+    assert lame.explores_as.name == "agent without reflection and silhouette"
+    assert AgentVariant(true_detections=True).name == "agent with true keypoints and mask"
+    with pytest.raises(ValueError, match="prototypes"):
+        AgentVariant(frozenset({"hope"}))
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="hmr-scorer"):
+        CriticEvalSettings(critic="oracle")
+    with pytest.raises(ValueError, match="ranknet"):
+        CriticEvalSettings(critic="ranknet", handicap=AgentVariant(frozenset({"rules"})))
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        CriticEvalSettings(motion=Path("elsewhere"))
+    with pytest.raises(FileNotFoundError, match="elsewhere: there is no memory here"):
+        CriticEvalSettings(memory=Path("elsewhere"))
+    with pytest.raises(ValueError, match=r"no tool 'sextant'.* its tools are reprojection, "):
+        AgentVariant(without_tools=frozenset({"sextant"}))
+    for ucb in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="--ucb takes a finite number of at least 0"):
+            CriticEvalSettings(ucb=ucb)
+
+
+# -- rivals ------------------------------------------------------------------------------------------------------------
+
+
+def verdict(**values: tuple[float | None, ...]) -> Verdict:
+    evidence = tuple(
+        Evidence("second_look" if name == "late" else "tool", name, "mm", column, ((),) * 3, ("",) * 3)
+        for name, column in values.items()
+    )
+    return Verdict((1.0, 2.0, 3.0), evidence)
+
+
+def test_a_metric_alone_ranks_by_its_negative():
+    seen = verdict(near=(1.0, None, 3.0), late=(0.0, 0.0, 0.0))
+    assert metric_scores(seen, "near") == (-1.0, None, -3.0)
+    assert metric_scores(seen, "absent") == (None, None, None)
+    assert metrics_of([seen, verdict(far=(1.0, 2.0, 3.0))]) == ["far", "near"]
+
+
+def test_chance_depends_on_seed_and_image_alone():
+    case, other = labelled("a"), labelled("b")
+    params = spoiled_group(group=3)
+    errors = {name: np.arange(3.0) for name in ERROR_METRICS}
+    first, second = (
+        TestedGroup(item, meshcritic.Hypotheses(params, item.sample.camera), errors) for item in (case, other)
+    )
+    assert random_scores(first, 0).scores == random_scores(first, 0).scores
+    assert random_scores(first, 0).scores != random_scores(first, 1).scores
+    assert random_scores(first, 0).scores != random_scores(second, 0).scores
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """Measures how often it was asked."""
+
+    name, needs = "counting", frozenset()
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def measure(self, case) -> Evidence:
+        self.asked += 1
+        if case.sample.id == "broken":
+            raise RuntimeError("the instrument broke")
+        values = tuple(float(self.asked) for _ in range(len(case)))
+        return Evidence(self.name, "count", "1", values, (("torso",),) * len(case), ("so often",) * len(case))
+
+
+def test_a_tool_measures_a_case_once(tmp_path: Path):
+    tool, case = Counting(), case_of(spoiled_group(group=2))
+    moved = dataclasses.replace(
+        case, detection=dataclasses.replace(case.detection, keypoints_px=case.detection.keypoints_px + 1)
+    )
+    with KeptEvidence(tmp_path / "evidence.jsonl") as kept:
+        (wrapped,) = kept.around([tool])
+        first = wrapped.measure(case)
+        assert wrapped.measure(case) == first
+        assert wrapped.measure(moved) != first
+        assert (wrapped.name, wrapped.needs) == ("counting", frozenset())
+    assert tool.asked == 2
+    with KeptEvidence(tmp_path / "evidence.jsonl") as kept:
+        assert kept.around([tool])[0].measure(case) == first
+    assert tool.asked == 2
+
+
+def test_what_raised_is_asked_again(tmp_path: Path):
+    case = case_of(spoiled_group(group=2))
+    broken = dataclasses.replace(case, sample=dataclasses.replace(case.sample, id="broken"))
+    tool = Counting()
+    with KeptEvidence(tmp_path / "evidence.jsonl") as kept:
+        (wrapped,) = kept.around([tool])
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="broke"):
+                wrapped.measure(broken)
+    assert tool.asked == 2
+
+
+def test_groups_come_back_from_disk(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path):
+    scenes = draw_split("wild-test", tmp_path, 2)
+    told: list[int] = []
+    first = draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "groups", told.append)
+    again = draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "groups", told.append)
+    assert told == [1, 2]
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a.hypotheses.params.body_pose, b.hypotheses.params.body_pose)
+        assert all(np.array_equal(a.errors_mm[name], b.errors_mm[name]) for name in ERROR_METRICS)
+    assert set(first[0].errors_mm) == set(ERROR_METRICS)
+    torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)
+    draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "groups", told.append)
+    assert told == [1, 2, 1, 2]  # another policy, other groups
+
+
+class Killed(BaseException):
+    """What a kill leaves is what an exception that nobody catches leaves."""
+
+
+def test_groups_are_kept_part_by_part(
+    tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scenes = draw_split("wild-test", tmp_path, 3)
+    whole = draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "whole")
+    monkeypatch.setattr("eval.critics.groups.PART", 1)
+
+    def dies_at_the_second(done: int) -> None:
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "parts", dies_at_the_second)
+    told: list[int] = []
+    parts = draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "parts", told.append)
+    assert told == [2, 3]
+    for a, b in zip(whole, parts, strict=True):
+        assert a.labelled.sample.id == b.labelled.sample.id
+        assert torch.equal(a.hypotheses.params.transl, b.hypotheses.params.transl)
+        assert all(np.array_equal(a.errors_mm[name], b.errors_mm[name]) for name in ERROR_METRICS)
+
+
+# -- in miniature ------------------------------------------------------------------------------------------------------
+
+
+def test_the_agent_explores_judges_and_finds_it_all_again(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    titles: list[str] = []
+
+    def stage(title: str, total: int):
+        titles.append(title)
+        return lambda done, note="": None
+
+    first = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
+    assert any("exploring 2 lab cases" in title for title in titles)
+    titles.clear()
+    again = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
+    assert not any("exploring" in title for title in titles)
+    assert again.to_json() == first.to_json()
+    shown = first.to_json()
+    assert shown["critic"] == "agent"
+    for measure in ("srcc", "krcc", "plcc"):
+        assert set(shown[measure]) == {"mpjpe", "pa_mpjpe", "pve"}
+    assert shown["none_rate"] == 0.0
+    assert shown["base_policy"] == tiny_policy.digest()
+    assert len(shown["benchmark"]) == len(shown["calibration"]) == 16
+
+
+def test_a_comparison_killed_while_judging_goes_on(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    def dies(title: str, total: int):
+        def tick(done: int, note: str = "", /) -> None:
+            if title.startswith("judging"):
+                raise Killed
+
+        return tick
+
+    with pytest.raises(Killed):
+        critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, dies)
+    (kept,) = (tmp_path / "verdicts").iterdir()
+    first = kept.read_bytes()
+    assert first.count(b"\n") == 1
+    found = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent)
+    assert kept.read_bytes().startswith(first)
+    assert kept.read_bytes().count(b"\n") == 2  # the second group; the first was not judged again
+    shutil.rmtree(tmp_path / "verdicts")
+    assert critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent).to_json() == found.to_json()
+
+
+def test_a_dry_run_is_told_as_everywhere(tiny_policy: DiffusionPolicy, tmp_path: Path, monkeypatch, capsys):
+    tiny_policy.save_pretrained(tmp_path / "policy")
+    few = ("--images", 1, "--samples", 3, "--calibration", 4, "--policy", tmp_path / "policy", "--dry-run")
+    code, out, err = call(monkeypatch, capsys, "critic-eval", *few, "--out", tmp_path / "out")
+    assert (code, out) == (0, "")
+    assert err.endswith("to this machine; nothing has been sent\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_it_judges_from_a_memory_that_was_explored_before(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    made = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent)
+    (folder,) = (tmp_path / "memory").iterdir()
+    given = dataclasses.replace(SMALL, memory=folder)
+    found = critic_eval(tiny_policy, EmbeddedCritic(), given, tmp_path, silent)
+    assert found.calibration is None
+    assert found.critics["agent"] == made.critics["agent"]
+    taught = dataclasses.replace(given, critic="ranknet")
+    found = critic_eval(tiny_policy, EmbeddedCritic(), taught, tmp_path, silent)
+    assert found.calibration == made.calibration  # the network learned on them, whatever the agent remembers
+    for asked in ({"critic": "greedy"}, {"ucb": 0.0}):
+        with pytest.raises(ValueError, match="leave out --memory"):
+            dataclasses.replace(given, **asked)
+
+
+def test_an_agent_without_its_parts_still_judges(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    lame = AgentVariant(frozenset({"rules", "prototypes", "reflection"}), frozenset({"silhouette"}))
+    found = critic_eval(
+        tiny_policy, EmbeddedCritic(), dataclasses.replace(SMALL, handicap=lame), tmp_path, silent
+    )
+    (figures,) = found.critics.values()
+    assert figures.agreements["mpjpe_mm"].none_rate == 0.0
+
+
+@pytest.mark.slow
+def test_all_critics_stand_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    settings = dataclasses.replace(SMALL, critic="all", calibration=8)
+    found = critic_eval(tiny_policy, EmbeddedCritic(), settings, tmp_path, silent)
+    names = list(found.critics)
+    assert names[0] == "agent"
+    assert {"agent without rules", "agent greedy", "hmr-scorer", "ranknet", "consensus", "random"} <= set(
+        names
+    )
+    assert {"agent without silhouette", "agent with true keypoints and mask"} <= set(names)
+    shown = json.loads(json.dumps(found.to_json()))
+    assert "agent_minus_this" not in shown["critics"]["agent"]
+    assert "agent_minus_this" in shown["critics"]["random"]
+    assert "group_consensus_mm" in shown["evidence"]
+    assert critic_table(found).row_count == len(found.critics) + len(found.evidence)
+
+
+def test_the_settings_of_a_critique_stay_what_they_were():
+    """An ablation without prototypes recalls none: zero must stay allowed."""
+    assert CritiqueSettings(prototypes_per_case=0).prototypes_per_case == 0

@@ -1,0 +1,120 @@
+"""Verdicts that are kept: judged once, judged again when anything that shaped them is another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.agent import CritiqueAgent
+from agent.types import GroupCritique
+from agent.vlm import EmbeddedCritic
+from eval.benchmark.protocol import ERROR_METRICS
+from eval.critics.groups import TestedGroup
+from eval.critics.verdict_cache import Verdict, judge_once
+from memory.rule import Provenance, Rule
+from tests.agent.critique_case import group, labelled, make_agent, spoiled_group
+
+ERRORS = {name: np.arange(3.0) for name in ERROR_METRICS}
+GROUPS = [
+    TestedGroup(labelled(name), group(spoiled_group(seed=row, group=3)), ERRORS)
+    for row, name in enumerate("abc")
+]
+
+
+class Counting(EmbeddedCritic):
+    """Notes each critique by its first question; with `fails`, gives no score."""
+
+    def __init__(self, revision: str = "1", fails: bool = False) -> None:
+        self.revision, self.fails, self.critiques = revision, fails, 0
+
+    def generate(self, parts, schema, seed):
+        self.critiques += schema["title"] == "tag"
+        if self.fails and schema["title"] == "score":
+            raise RuntimeError("no answer")
+        return super().generate(parts, schema, seed)
+
+
+def judged(
+    path: Path, agent: CritiqueAgent, groups=GROUPS, policy: str = "p", **told
+) -> tuple[int, list[Verdict]]:
+    """How many groups were judged, and all verdicts."""
+    before = agent.backend.critiques
+    verdicts = judge_once(path, agent, policy, groups, **told)
+    return agent.backend.critiques - before, verdicts
+
+
+def test_a_killed_judge_goes_on_and_says_the_same(tmp_path: Path):
+    agent, whole = make_agent(Counting()), tmp_path / "whole.jsonl"
+
+    def dies_at_the_second(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judged(tmp_path / "v" / "agent.jsonl", agent, progress=dies_at_the_second)
+    told: list[int] = []
+    count, verdicts = judged(tmp_path / "v" / "agent.jsonl", agent, progress=told.append)
+    assert (count, told) == (1, [1, 2, 3])
+    assert (3, verdicts) == judged(whole, agent)
+    assert (0, verdicts) == judged(whole, agent)
+    assert len({verdict.scores for verdict in verdicts}) == 3
+    assert {item.tool for item in verdicts[0].evidence} >= {"reprojection", "silhouette"}
+
+
+def test_more_groups_are_judged_and_no_more(tmp_path: Path):
+    agent = make_agent(Counting())
+    assert judged(tmp_path / "v.jsonl", agent, GROUPS[:1])[0] == 1
+    assert judged(tmp_path / "v.jsonl", agent)[0] == 2
+
+
+def test_whatever_shapes_a_verdict_has_it_judged_again(tmp_path: Path):
+    path, agent, one = tmp_path / "v.jsonl", make_agent(Counting()), GROUPS[:1]
+    assert judged(path, agent, one)[0] == 1
+    assert judged(path, make_agent(Counting()), one)[0] == 0
+    assert judged(path, agent, one, policy="another")[0] == 1
+    assert judged(path, make_agent(Counting("2")), one)[0] == 1
+    settings = replace(agent.settings, max_revisions=0)
+    assert judged(path, replace(agent, settings=settings), one)[0] == 1
+    assert judged(path, replace(agent, tools=agent.tools[:2]), one)[0] == 1
+    moved = replace(one[0], hypotheses=group(spoiled_group(seed=9, group=3)))
+    assert judged(path, agent, [moved])[0] == 1
+    agent.rules.add([Rule.create("Mind the gap.", [], Provenance("seed", "a test", None), None)])
+    assert judged(path, agent, [moved])[0] == 1
+
+
+def test_what_has_no_score_is_asked_again(tmp_path: Path):
+    count, verdicts = judged(tmp_path / "v.jsonl", make_agent(Counting(fails=True)), GROUPS[:1])
+    assert (count, verdicts[0].scores) == (1, (None,) * 3)
+    assert judged(tmp_path / "v.jsonl", make_agent(Counting()), GROUPS[:1])[0] == 1
+
+
+def test_a_skipped_tool_is_an_answer_and_a_broken_one_is_asked_again(tmp_path: Path):
+    class Broken:
+        name, needs = "broken", frozenset()
+
+        def measure(self, case):
+            raise RuntimeError("out of order")
+
+    agent, one = make_agent(Counting()), GROUPS[:1]
+    blind, broken = replace(agent, detector=None), replace(agent, tools=[*agent.tools, Broken()])
+    assert [judged(tmp_path / "blind.jsonl", blind, one)[0] for _ in range(2)] == [1, 0]
+    assert [judged(tmp_path / "broken.jsonl", broken, one)[0] for _ in range(2)] == [1, 1]
+
+
+def test_a_changed_program_judges_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    agent = make_agent(Counting())
+    assert judged(tmp_path / "v.jsonl", agent, GROUPS[:1])[0] == 1
+    monkeypatch.setattr("eval.critics.verdict_cache._program", lambda: "another text")
+    assert judged(tmp_path / "v.jsonl", agent, GROUPS[:1])[0] == 1
+
+
+def test_no_words_are_kept():
+    critique: GroupCritique = make_agent().critique(GROUPS[0].labelled.sample, GROUPS[0].hypotheses)
+    assert any(item.sentences for item in critique.evidence)
+    kept = Verdict.of(critique)
+    assert kept.scores == critique.scores
+    assert not any(item.sentences or item.parts for item in kept.evidence)
+    assert [item.values for item in kept.evidence] == [item.values for item in critique.evidence]

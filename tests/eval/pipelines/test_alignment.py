@@ -1,0 +1,288 @@
+"""`meshcritic align` in miniature: every critic, what is written, what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from agent.default import open_default_memory
+from eval.pipelines.alignment import AlignSettings, run_alignment
+from hmr.detection.transformers_detector import TransformersDetector
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.types import Detection, Sample
+from rl.monitoring.training_log import read_logs
+from rl.preferences.build import load_preferences
+from rl.replay import Replay
+from rl.rounds import Rounds
+from tests.command import call
+from tests.hmr.detection.detector_models import save_detector
+
+REWARDS_PAGE = Path(__file__).parents[3] / "docs" / "reward-functions.md"
+PANEL = "{http://www.w3.org/2000/svg}g"
+TINY = (
+    "{loss_type: weighted, max_steps: 6, per_device_train_batch_size: 2, learning_rate: 0.01, "
+    "logging_steps: 1, save_strategy: 'no'}"
+)
+
+
+@pytest.fixture
+def words(tiny_policy: DiffusionPolicy, tmp_path: Path) -> list[str]:
+    tiny_policy.save_pretrained(tmp_path / "base")
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    sizes = ["--images", "2", "--group-size", "3", "--calibration", "4"]
+    return ["--policy", str(tmp_path / "base"), "--config", str(tmp_path / "tiny.yaml"), *sizes]
+
+
+def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "aligned"
+    asked = ("--out", out, "--critic", "noisy-truth:0.8", "--rounds", 2, "--loss", "clip", *words)
+    code, _, err = call(monkeypatch, capsys, "align", *asked)
+    assert code == 0
+    assert "it looked at the truth" in err
+    told = json.loads((out / "alignment.json").read_text())
+    assert told["uses_truth"] is True
+    assert told["alignment"]["loss_type"] == "clip"
+    aligned, base = load_policy(out), load_policy(tmp_path / "base")
+    assert told["policy"] != told["base_policy"] == base.digest()
+    assert not torch.equal(aligned.denoiser.head.weight, base.denoiser.head.weight)
+    assert all(load_preferences(out / "round-0" / "groups")["uses_truth"])
+    assert sorted(path.name for path in (out / "scenes").iterdir()) == ["wild-train-2-uses-truth"]
+    rows = {panel.get("transform") for panel in ElementTree.parse(out / "curves.svg").getroot().iter(PANEL)}
+    assert {"translate(0 0)", "translate(0 190)"} < rows  # one a round
+    logs = read_logs(out)
+    assert list(logs) == ["round 0", "round 1"]
+    assert "kl" in logs["round 1"][-2]
+
+
+@pytest.mark.slow
+def test_a_critic_with_other_eyes_is_another_and_is_recorded(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = save_detector(tmp_path / "models")
+    looks: list[str] = []
+    look = TransformersDetector.look
+
+    def counted(self: TransformersDetector, sample: Sample) -> Detection:
+        looks.append(sample.id)
+        return look(self, sample)
+
+    monkeypatch.setattr(TransformersDetector, "look", counted)
+    out, memory = tmp_path / "aligned", tmp_path / "memory"
+    asked = ("--out", out, "--detector", spec, *words)
+    assert call(monkeypatch, capsys, "align", *asked)[0] == 0
+    told = json.loads((out / "alignment.json").read_text())
+    assert told["detector"] == spec
+    judged = {group["sample_id"] for group in load_preferences(out / "round-0" / "groups")}
+    assert judged < set(looks)  # and those of the exploration
+    (explored,) = (out / "memory").iterdir()
+    explored.rename(memory)
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "again", "--memory", memory, *words)
+    assert code == 2
+    assert f"explored with the detector {spec}, and this asks for embedded" in err
+
+
+def test_hypotheses_are_drawn_where_the_configuration_asks_for_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("}", ", table_steps: 2}"))
+    out = tmp_path / "aligned"
+    asked = ("--out", out, "--critic", "noisy-truth:0.8", "--rounds", 2, *words)
+    assert call(monkeypatch, capsys, "align", *asked)[0] == 0
+    for number in range(2):  # six steps, three a round: before the first, after the second, and at the end
+        folder = out / f"round-{number}" / "policy" / "hypotheses"
+        assert sorted(path.name for path in folder.iterdir()) == [
+            f"hypotheses-{step:06d}.png" for step in (0, 2, 3)
+        ]
+
+
+def test_replay_is_of_labelled_lab_scenes_and_drawn_when_asked_for(
+    tiny_policy: DiffusionPolicy, tmp_path: Path
+) -> None:
+    alignment = {
+        "replay_weight": 0.5,
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "no",
+    }
+    settings = AlignSettings(
+        "noisy-truth:0.8", images=2, rounds=Rounds(2, group_size=3), alignment=alignment, replayed=3
+    )
+    run_alignment(tiny_policy, settings, tmp_path, lambda title, total: lambda done, note="": None)
+    (file,) = tmp_path.glob("replay-3-*.safetensors")
+    assert Replay.load(file).x0.shape == (3, 157)
+    assert {path.name for path in (tmp_path / "scenes").iterdir()} == {
+        "wild-train-2-uses-truth",
+        "lab-train-3",
+    }
+    told = json.loads((tmp_path / "alignment.json").read_text())
+    assert (told["replayed"], told["alignment"]) == (3, alignment)
+
+
+@pytest.mark.slow
+def test_a_critic_without_truth_finds_none(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shuffled control: the explored agent's scores, in another order."""
+    out = tmp_path / "control"
+    code, printed, _ = call(
+        monkeypatch, capsys, "align", "--out", out, "--critic", "shuffled", "--json", *words
+    )
+    assert code == 0
+    assert json.loads(printed)["uses_truth"] is False
+    assert not (out / "scenes" / "wild-train-2" / "truth.parquet").exists()
+    assert not any(load_preferences(out / "round-0" / "groups")["uses_truth"])
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_in_training_goes_on_where_it_was(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saving = TINY.replace("max_steps: 6", "max_steps: 40").replace(
+        "'no'", "steps, save_steps: 2, spread_steps: 0"
+    )
+    (tmp_path / "tiny.yaml").write_text(saving)
+    cut, asked = tmp_path / "cut", ("--critic", "noisy-truth:0.8", *words)
+    command = [sys.executable, "-m", "meshcritic", "align", "--out", str(cut), *asked]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(cut.glob("round-0/policy/trainer-*/checkpoint-4")):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)  # likely in the middle of a save
+    assert process.returncode == -signal.SIGKILL
+    assert list(cut.glob("round-0/policy/trainer-*/checkpoint-*"))
+    assert not (cut / "alignment.json").exists()
+    assert call(monkeypatch, capsys, "align", "--out", cut, *asked)[0] == 0
+    assert call(monkeypatch, capsys, "align", "--out", tmp_path / "whole", *asked)[0] == 0
+    assert load_policy(cut).digest() == load_policy(tmp_path / "whole").digest()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--critic", "noisy-truth:well"], "takes a number"),
+        (["--critic", "noisy-truth:1.5"], "srcc lies above 0"),
+        (["--critic", "nobody"], "no critic 'nobody'; there are: embedded"),
+        (["--loss", "ppo"], "loss_type is one of"),
+        (["--rounds", "3", "--critic", "noisy-truth:1"], "rounds need as many images"),
+    ],
+)
+def test_mistakes_cost_one_sentence(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    message: str,
+) -> None:
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", *words, *more)
+    assert (code, message in err) == (2, True), err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["feet_down", "on_the_box", "scorer"])
+def test_rewards_of_the_docs_are_critics(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    """Functions that ask for joints, and a mix that brings its body."""
+    blocks = re.findall(r"```python\n(.*?)```", REWARDS_PAGE.read_text(), re.DOTALL)
+    (tmp_path / "mine.py").write_text(blocks[0])
+    critic = f"reward:{tmp_path / 'mine.py'}:{name}"
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", "--critic", critic, *words)
+    assert code == 0, err
+    row = load_preferences(tmp_path / "out" / "round-0" / "groups")[0]
+    assert len(set(row["scores"])) > 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("{seed: 3}", "seed cannot be set by a recipe"),
+        ("{beta: high}", "beta takes a number, not 'high'"),
+        ("{trainable: encoder}", "trainable must name"),
+        ("{report_to: wandb_}", "refuses report_to: wandb_"),
+        ("{replay_weight: 1.0, replay_file: nowhere.safetensors}", "no such replay_file"),
+    ],
+)
+def test_a_recipe_is_refused_before_a_scene_is_drawn(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    recipe: str,
+    message: str,
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(recipe)
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", *words)
+    assert (code, message in err, "Traceback" in err) == (2, True, False), err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_that_yaml_takes_for_a_word_is_a_rate(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("0.01", "1e-2"))
+    asked = ("--out", tmp_path / "out", "--critic", "noisy-truth:0.8", *words)
+    assert call(monkeypatch, capsys, "align", *asked)[0] == 0
+
+
+def test_a_dry_run_counts_and_leaves_nothing(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, memory = tmp_path / "out", tmp_path / "memory"
+    with open_default_memory(memory, load_policy(tmp_path / "base"), frozen=False):
+        pass  # the seed rules
+    asked = ("--out", out, "--memory", memory, "--dry-run", "--json", *words)
+    code, printed, _ = call(monkeypatch, capsys, "align", *asked)
+    told = json.loads(printed)["dry_run"]
+    assert (code, told["by_task"]["tag"]) == (
+        0,
+        2,
+    )  # once an image; with its memory given nothing is explored
+    assert not out.exists()
+    code, _, err = call(
+        monkeypatch, capsys, "align", "--out", out, "--dry-run", "--critic", "noisy-truth:1", *words
+    )
+    assert (code, "noisy-truth:1 asks none" in err) == (2, True)
+
+
+def test_a_critic_with_a_memory_draws_no_lab_scenes_and_keeps_to_its_budget(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, memory = tmp_path / "out", tmp_path / "memory"
+    with open_default_memory(memory, load_policy(tmp_path / "base"), frozen=False):
+        pass
+    cache = tmp_path / "replies.sqlite"
+    asked = ("--out", out, "--memory", memory, "--reply-cache", cache, *words)
+    code, _, err = call(monkeypatch, capsys, "align", *asked, "--max-calls", 0)
+    assert (code, "0 of 2 groups are judged" in err, "the budget of 0 calls is spent" in err) == (
+        2,
+        True,
+        True,
+    ), err
+    assert [path.name for path in (out / "scenes").iterdir()] == ["wild-train-2"]
+    assert not (out / "groups").exists()
+    assert cache.exists()
+    assert call(monkeypatch, capsys, "align", *asked)[0] == 0  # the folder is as good as new
+
+
+def test_an_unknown_argument_of_training_is_named(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text("{learning: 1}")
+    code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "out", *words)
+    assert (code, "unknown learning" in err) == (2, True)

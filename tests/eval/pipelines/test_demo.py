@@ -1,0 +1,110 @@
+"""The loop, in miniature and for real; and proof that no truth of a wild image reaches what is learned from it."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent.default import default_agent, open_default_memory
+from eval.pipelines.demo import Demo
+from eval.pipelines.demo_outputs import write_demo
+from eval.pipelines.demo_settings import DemoSettings
+from hmr.body.model import Body
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.recipe import WILD
+from hmr.synthetic.store import make_scenes, read_samples
+from rl.config import GroupPreferenceConfig
+from rl.preferences.build import build_preferences, load_preferences
+from rl.trainer import align
+
+ALIGNMENT = {"loss_type": "weighted", "max_steps": 3, "per_device_train_batch_size": 2}
+SMALL = DemoSettings(
+    calibration_images=4,
+    train_images=4,
+    test_images=2,
+    group_size=5,
+    num_samples=7,
+    seeds=(0, 1),
+    shown_cases=1,
+    alignment=ALIGNMENT,
+)
+R = {"mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "spread_visible_mm", "spread_occluded_mm"}
+
+
+def silent(title: str, total: int):
+    return lambda done, note="": None
+
+
+@pytest.fixture
+def policy_folder(tiny_policy: DiffusionPolicy, tmp_path: Path) -> Path:
+    tiny_policy.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.mark.slow
+def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
+    with Demo(tmp_path / "run", SMALL, silent, policy_folder) as run:
+        _, metrics = write_demo(run, run.run(), 1.0)
+    assert not metrics["reused"]
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert set(metrics["seeds"]) == {"0", "1"}
+    for seed in metrics["seeds"].values():
+        assert set(seed) == {"base", "aligned", "shuffled", "critic"}
+        assert set(seed["base"]) == set(seed["aligned"]) == set(seed["shuffled"]) == R
+        assert set(seed["base"]["mpjpe_mm"]) == {"min5", "min7", "mean", "pick5", "hyp0", "averaged"}
+        assert set(seed["critic"]) == {"srcc", "krcc", "plcc"}
+    first = metrics["seeds"]["0"]
+    assert len({first[variant]["mpjpe_mm"]["mean"] for variant in ("base", "aligned", "shuffled")}) == 3
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "data:image/jpeg;base64," in page
+    assert 'src="http' not in page
+    nodes = [json.loads(line)["node"] for line in (tmp_path / "run" / "trace.jsonl").read_text().splitlines()]
+    assert {"render_views", "measure_evidence", "retrieve_rules", "retrieve_prototypes", "score"} <= set(
+        nodes
+    )
+
+    with Demo(tmp_path / "run", SMALL, silent, policy_folder) as again:
+        _, repeated = write_demo(again, again.run(), 1.0)
+    assert len(repeated["reused"]) == 3 + 1 + 2 * (1 + 2 + 3)
+    assert repeated["seeds"] == metrics["seeds"]
+
+
+@pytest.mark.slow
+def test_a_run_refuses_another_policy_memory(
+    policy_folder: Path, tiny_policy: DiffusionPolicy, tmp_path: Path
+):
+    settings = dataclasses.replace(SMALL, calibration_images=4, train_images=2, test_images=1, seeds=(0,))
+    with Demo(tmp_path / "run", settings, silent, policy_folder) as run:
+        run.run()
+    torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)
+    tiny_policy.save_pretrained(tmp_path / "other")
+    with (
+        pytest.raises(ValueError, match="remove it"),
+        Demo(tmp_path / "run", settings, silent, tmp_path / "other") as run,
+    ):
+        run.run()
+
+
+def learn(policy: DiffusionPolicy, body: Body, scenes: Path, out: Path) -> dict[str, bytes]:
+    """Groups, scores and trained weights of wild images, as bytes."""
+    with open_default_memory(out / "memory", policy, frozen=False) as memory:
+        agent = default_agent(policy, body, memory)
+        groups = build_preferences(policy, agent, read_samples(scenes), out / "groups", group_size=4)
+    arguments = GroupPreferenceConfig(output_dir=str(out / "trainer"), use_cpu=True, **ALIGNMENT)
+    align(policy, load_preferences(groups), arguments).save_pretrained(out / "policy")
+    files = [*sorted(groups.glob("*.parquet")), out / "policy" / "model.safetensors"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def test_truth_cannot_leak(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path):
+    """With the truth of the wild images corrupted, everything learned from them is the same to the byte."""
+    honest = make_scenes(tmp_path / "honest", WILD, 4, 4)
+    corrupt = Path(shutil.copytree(honest, tmp_path / "corrupt"))
+    (corrupt / "truth.parquet").write_bytes(b"\x00" * 1000)
+    before = learn(tiny_policy, body, honest, tmp_path / "a")
+    after = learn(tiny_policy, body, corrupt, tmp_path / "b")
+    assert len(before) == 2
+    assert before == after

@@ -1,0 +1,73 @@
+"""Curves as pictures."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from eval.report.curves import write_alignment_curves, write_curves
+from rl.monitoring.training_log import LOG, read_logs
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_stage_is_a_panel_with_its_two_lines(tmp_path: Path):
+    log = [{"step": 100 * k, "loss": str(3.0 - k), "grad_norm": "1"} for k in range(3)]
+    held_out = [{"step": 200, "eval_loss": "1.5"}]
+    history = {"config": {}, "see and pose": {"log": log + held_out}, "pose": {"log": log}}
+    (tmp_path / "training.json").write_text(json.dumps(history))
+    root = ElementTree.parse(write_curves(tmp_path)).getroot()
+    panels = root.findall(f"{SVG}g")
+    assert len(panels) == 2
+    lines = [line.get("points") or "" for line in panels[0].findall(f"{SVG}polyline")]
+    assert [len(line.split()) for line in lines] == [3, 1]
+    # steps 0, 100, 200 over the panel's 46 to 408 px: the middle one at 227
+    assert lines[0].split()[1].startswith("227.0,")
+
+
+def test_stages_stand_three_abreast(tmp_path: Path):
+    history = {str(k): {"log": [{"step": 1, "loss": 1.0}]} for k in range(4)}
+    (tmp_path / "training.json").write_text(json.dumps(history))
+    places = [
+        panel.get("transform")
+        for panel in ElementTree.parse(write_curves(tmp_path)).getroot().findall(f"{SVG}g")
+    ]
+    assert places == ["translate(0 0)", "translate(420 0)", "translate(840 0)", "translate(0 260)"]
+
+
+def test_a_folder_without_history_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"training\.json"):
+        write_curves(tmp_path)
+
+
+def test_an_alignment_is_a_row_and_what_was_not_logged_an_empty_chart(tmp_path: Path):
+    sick = [
+        {"step": step, "kl": 0.0, "denoise_loss/pos": step, "denoise_loss/neg": 2 * step} for step in (0, 10)
+    ]
+    sick.append({"step": 5, "kl": float("inf"), "denoise_loss/pos": float("nan")})
+    root = ElementTree.parse(write_alignment_curves(tmp_path / "c.svg", {"well": [], "sick": sick})).getroot()
+    charts = root.findall(f"{SVG}g")
+    drawn = [[line.get("points") for line in chart.findall(f"{SVG}polyline")] for chart in charts]
+    assert [len(lines) for lines in drawn] == [0, 0, 0, 0, 2, 2, 0, 0]
+    worse, better = drawn[4]
+    assert worse == "46.0,152.0 258.0,28.0"  # 0 to 20 from the foot of the chart to its top
+    assert better == "46.0,152.0 258.0,90.0"
+    assert drawn[5] == ["", "46.0,152.0 258.0,152.0"]
+
+
+def test_logs_of_before_a_metric_was_renamed_are_read_by_its_name(tmp_path: Path):
+    (tmp_path / LOG).write_text('[{"step": 1, "clip_ratio/region": 0.5}]')
+    assert read_logs(tmp_path, "old") == {"old": [{"step": 1, "clip_ratio/region_mean": 0.5}]}
+
+
+def test_logs_are_a_runs_own_or_its_rounds_in_their_order(tmp_path: Path):
+    assert read_logs(tmp_path) == {}
+    for number in (10, 2):
+        folder = tmp_path / f"round-{number}" / "policy"
+        folder.mkdir(parents=True)
+        (folder / LOG).write_text(json.dumps([{"step": number}]))
+    assert read_logs(tmp_path, "two") == {"two, round 2": [{"step": 2}], "two, round 10": [{"step": 10}]}
+    (tmp_path / LOG).write_text("[]")
+    assert read_logs(tmp_path, "one") == {"one": []}
+    assert write_alignment_curves(tmp_path / "none.svg", {}).exists()

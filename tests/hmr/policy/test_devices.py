@@ -1,0 +1,248 @@
+"""What computes follows its policy's device, tried without an accelerator.
+
+Torch's `meta` device has shapes and no data, and like any device it refuses to meet tensors of another: a constant or a
+body that stays on the CPU fails here as it would on CUDA. What looks at data (which step of a solver comes next, where
+a keypoint lies) runs on a `meta` that kept its data (tests/hmr/policy/elsewhere.py) and must come to the same numbers.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from agent.default import default_agent, open_default_memory
+from cli.photos.predict import Models, Predictor, PredictSettings
+from cli.photos.sources import list_sources
+from common.jsonl import Manifest
+from eval.benchmark.baselines import _rivals
+from eval.benchmark.protocol import evaluate_policy
+from hmr.body.model import Body, load_body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.policy.checkpoint import find_device
+from hmr.policy.guidance import DetectionGuidance
+from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
+from hmr.pretraining.losses import LossWeights, Pose, SeeAndPose
+from hmr.render import load_renderer
+from hmr.synthetic.recipe import LAB
+from hmr.synthetic.scenes import SceneMaker
+from hmr.types import BodyParams, Box, Hypotheses, Labelled
+from tests.hmr.policy.elsewhere import elsewhere
+
+META = torch.device("meta")
+IMAGES = 3
+
+
+@pytest.fixture
+def policy(monkeypatch: pytest.MonkeyPatch) -> DiffusionPolicy:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # meta has none
+    config = DiffusionPolicyConfig(
+        crop_size=64, encoder_widths=[8, 12, 16], width=32, depth=1, head_width=32, mirror_look=True
+    )
+    return DiffusionPolicy(config).to(META)
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    return {
+        "crops": torch.empty(IMAGES, 64, 64, 3, dtype=torch.uint8, device=META),
+        "vector": torch.empty(IMAGES, 157, device=META),
+        "geometry": torch.empty(IMAGES, 8, device=META),
+        "keypoints": torch.empty(IMAGES, 24, 2, device=META),
+        "visible": torch.empty(IMAGES, 24, dtype=torch.bool, device=META),
+        "mask": torch.empty(IMAGES, 16, 16, dtype=torch.uint8, device=META),
+    }
+
+
+def test_meta_refuses_what_lies_elsewhere():
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.empty(2, device=META) + torch.ones(2)
+
+
+def test_the_losses_from_pixels_follow(policy: DiffusionPolicy, batch: dict[str, torch.Tensor]):
+    loss = SeeAndPose(policy, load_body(), LossWeights(), 2).eval()(**batch)["loss"]
+    loss.backward()
+    assert loss.device == META
+    assert all(p.grad is not None for p in policy.regressor.parameters())
+
+
+def test_the_losses_from_features_follow(policy: DiffusionPolicy, batch: dict[str, torch.Tensor]):
+    seen = policy.look(torch.empty(IMAGES, 3, 64, 64, device=META))
+    told = {name: batch[name] for name in ("vector", "geometry", "keypoints")}
+    features = policy.seen_features(seen, batch["geometry"])
+    assert Pose(policy, load_body(), LossWeights(), 2)(features=features, **told)["loss"].device == META
+
+
+def test_a_guess_is_fitted_where_the_policy_is(policy: DiffusionPolicy):
+    """Features are kept on the CPU, whatever made them."""
+    policy.fit_guess(torch.empty(IMAGES, 2 * policy.seen_size), torch.empty(IMAGES, 157))
+    assert policy.guess_std.device == META
+
+
+def test_denoising_errors_follow(policy: DiffusionPolicy):
+    condition = torch.empty(IMAGES, policy.seen_size + 157, device=META)
+    x0, noise = torch.empty(IMAGES, 5, 157, device=META), torch.empty(IMAGES, 2, 157, device=META)
+    timesteps = torch.zeros(IMAGES, 2, dtype=torch.long, device=META)
+    assert policy(condition, x0, timesteps, noise).device == META
+
+
+# -- with data ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes(body: Body) -> list[Labelled]:
+    return [scene.labelled for scene in SceneMaker(body, LAB, seed=5).chunk(0, 2)]
+
+
+@pytest.fixture
+def seeing(tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> DiffusionPolicy:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # meta has none
+    tiny_policy.config.solver = "dpm++"
+    return tiny_policy
+
+
+def moved(policy: DiffusionPolicy, device: torch.device) -> DiffusionPolicy:
+    return copy.deepcopy(policy).to(device)
+
+
+def same(one: list[Hypotheses], two: list[Hypotheses]) -> bool:
+    """Cameras and bodies, all of them on the CPU."""
+    columns = [
+        (a, b)
+        for group, other in zip(one, two, strict=True)
+        for a, b in zip(vars(group.params).values(), vars(other.params).values(), strict=True)
+    ]
+    assert {tensor.device.type for pair in columns for tensor in pair} == {"cpu"}
+    return all(torch.equal(*pair) for pair in columns) and [g.camera for g in one] == [g.camera for g in two]
+
+
+def test_a_device_with_data_refuses_and_computes():
+    with elsewhere() as device:
+        here, there = torch.ones(2), torch.tensor([1.0, 2.0], device=device)
+        with pytest.raises(RuntimeError, match="two devices"):
+            here + there
+        with pytest.raises((RuntimeError, TypeError)):
+            there.numpy()
+        assert (there[[1, 0]] * 3).tolist() == [6.0, 3.0]
+        assert torch.equal(there.cpu(), torch.tensor([1.0, 2.0]))
+
+
+def test_samples_and_the_head_s_answer_come_back(seeing: DiffusionPolicy, scenes: list[Labelled]):
+    samples = [case.sample for case in scenes]
+
+    def answers(policy: DiffusionPolicy) -> list[Hypotheses]:
+        features = policy.encode(samples)
+        assert features.condition.device == policy.device
+        drawn = policy.sample(features, 4, torch.Generator().manual_seed(0))
+        # and go there again, where a group is what an alignment learns from
+        x0 = policy.to_x0(BodyParams.stack([group.params for group in drawn]), features)
+        assert x0.device == policy.device
+        return [*drawn, *policy.regress(features)]
+
+    here = answers(seeing)
+    with elsewhere() as device:
+        assert same(answers(moved(seeing, device)), here)
+
+
+def test_guidance_follows_and_leaves_the_body_where_it_is(
+    seeing: DiffusionPolicy, body: Body, scenes: list[Labelled]
+):
+    samples = [case.sample for case in scenes]
+
+    def guided(policy: DiffusionPolicy) -> list[Hypotheses]:
+        features, detector = policy.encode(samples), EmbeddedDetector(policy, body)
+        guidance = DetectionGuidance(policy, body, features, detector.looks(samples))
+        assert guidance.body.faces.device == policy.device
+        return policy.sample(features, 4, torch.Generator().manual_seed(0), guidance=guidance)
+
+    here = guided(seeing)
+    with elsewhere() as device:
+        assert same(guided(moved(seeing, device)), here)
+    assert body.faces.device.type == "cpu"
+
+
+def summaries(policy: DiffusionPolicy, body: Body, scenes: list[Labelled]) -> dict[str, dict]:
+    return {
+        name: evaluate_policy(rival, body, scenes, num_samples=4, group_size=2, seed=0).summary()
+        for name, rival in _rivals(policy, body).items()
+    }
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_the_same(seeing: DiffusionPolicy, body: Body, scenes: list[Labelled]):
+    here = summaries(seeing, body, scenes)
+    with elsewhere() as device:
+        assert summaries(moved(seeing, device), body, scenes) == here
+
+
+@pytest.mark.slow
+def test_a_photograph_s_people_are_the_same(seeing: DiffusionPolicy, body: Body, tmp_path: Path):
+    """The detector's search of it, and what guidance makes of a box."""
+    pixels = np.random.default_rng(0).integers(0, 255, (72, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+
+    def run(policy: DiffusionPolicy, out: Path) -> tuple[list[str], bytes]:
+        detector = EmbeddedDetector(policy)
+        models = Models(policy, body, load_renderer(), detector)
+        settings = PredictSettings(
+            samples=2, boxes=(Box(10.0, 8.0, 50.0, 60.0),), anyway=True, formats=("npz", "glb"), guide=True
+        )
+        out.mkdir()
+        with Manifest(out / "manifest.jsonl") as manifest:
+            [outcome] = Predictor(models, settings, out, manifest).run(
+                list_sources([tmp_path / "photo.png"], out), lambda title, total: lambda done: None
+            )
+        assert outcome.record is not None, outcome.reason
+        found = [found.sureness for found in detector.candidates(pixels)]
+        return [f"{value:.6f}" for value in found], (out / "photo-0.glb").read_bytes()
+
+    here = run(seeing, tmp_path / "here")
+    with elsewhere() as device:
+        assert run(moved(seeing, device), tmp_path / "there") == here
+
+
+def test_a_critique_is_the_same(seeing: DiffusionPolicy, body: Body, scenes: list[Labelled], tmp_path: Path):
+    sample = scenes[0].sample
+    group = seeing.sample(seeing.encode([sample]), 4, torch.Generator().manual_seed(0))[0]
+
+    def scores(policy: DiffusionPolicy, folder: Path) -> tuple[float | None, ...]:
+        with open_default_memory(folder, policy, frozen=False) as memory:
+            return default_agent(policy, body, memory).critique(sample, group).scores
+
+    here = scores(seeing, tmp_path / "here")
+    assert None not in here
+    with elsewhere() as device:
+        assert scores(moved(seeing, device), tmp_path / "there") == here
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
+def test_cuda_comes_to_the_cpu_s_figures(tiny_policy: DiffusionPolicy, body: Body, scenes: list[Labelled]):
+    """To what rounding leaves: convolutions there may be of ten bits (TF32)."""
+    here = summaries(tiny_policy, body, scenes)
+    there = summaries(moved(tiny_policy, find_device("cuda")), body, scenes)
+    for name, figures in here.items():
+        for metric in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm"):
+            assert there[name][metric]["mean"] == pytest.approx(figures[metric]["mean"], rel=0.02)
+
+
+ACCELERATORS = {
+    "none": (None, 0, ["cpu"], ["cuda", "cuda:0", "mps"]),
+    "two cards": ("cuda", 2, ["cpu", "cuda", "cuda:1"], ["cuda:2", "mps", "cuda:x", "warp", ""]),
+    "Apple's": ("mps", 1, ["cpu", "mps"], ["mps:1", "cuda"]),
+}
+
+
+@pytest.mark.parametrize("kind", ACCELERATORS)
+def test_a_device_is_one_that_torch_has_here(kind: str, monkeypatch: pytest.MonkeyPatch):
+    name, count, known, unknown = ACCELERATORS[kind]
+    accelerator: Callable[[], torch.device | None] = lambda: name and torch.device(name)  # noqa: E731
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", accelerator)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    assert [str(find_device(device)) for device in known] == known
+    for device in unknown:
+        with pytest.raises(ValueError, match=r"it has cpu"):
+            find_device(device)

@@ -1,0 +1,117 @@
+"""Features on disk: found again, bounded, shared, and never the reason why anybody fails."""
+
+from __future__ import annotations
+
+import copy
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from hmr.policy.feature_cache import SWITCH, FeatureCache, default_cache
+
+FEATURES = torch.arange(32, dtype=torch.float16).reshape(2, 4, 4)
+FILE = 128 + 2 * 32  # bytes: NumPy's header, and 32 numbers of two
+
+
+def filled(folder: Path, count: int, max_bytes: int) -> FeatureCache:
+    """Keys of two digits and their own folders, each a second younger than the one before."""
+    cache = FeatureCache(folder, max_bytes)
+    for number in range(count):
+        cache.put(f"{number:02}", FEATURES)
+        os.utime(path_of(folder, number), (number, number))
+    return cache
+
+
+def path_of(folder: Path, number: int) -> Path:
+    return folder / f"{number:02}" / f"{number:02}.npy"
+
+
+def kept(folder: Path) -> list[int]:
+    return sorted(int(path.stem) for path in folder.rglob("*.npy"))
+
+
+def test_what_was_put_comes_back(tmp_path: Path):
+    FeatureCache(tmp_path).put("ab", FEATURES)
+    found = FeatureCache(tmp_path).get("ab")
+    assert found is not None
+    assert torch.equal(found, FEATURES)
+    assert FeatureCache(tmp_path).get("ac") is None
+
+
+def test_what_was_not_read_for_longest_goes_first(tmp_path: Path):
+    """A bound of ten files, and nine tenths of it: the eleventh leaves nine, itself and what was read among them."""
+    filled(tmp_path, 10, 10 * FILE)
+    assert kept(tmp_path) == [*range(10)]
+    cache = FeatureCache(tmp_path, 10 * FILE)
+    assert cache.get("00") is not None
+    cache.put("10", FEATURES)
+    assert kept(tmp_path) == [0, 3, 4, 5, 6, 7, 8, 9, 10]
+
+
+def test_what_a_killed_writer_left_counts_and_goes(tmp_path: Path):
+    filled(tmp_path, 4, 10 * FILE)
+    left = tmp_path / "00" / ".00.npy.1.2"
+    left.write_bytes(b"x" * 9 * FILE)
+    os.utime(left, (0, 0))
+    FeatureCache(tmp_path, 10 * FILE).put("04", FEATURES)
+    assert not left.exists()
+    assert len(kept(tmp_path)) >= 4
+
+
+def test_many_may_share_a_folder(tmp_path: Path):
+    """Each as a process of its own would: all write, read and drop the same few files."""
+
+    def work(seed: int) -> None:
+        cache = FeatureCache(tmp_path, 6 * FILE)
+        for number in range(60):
+            cache.put(f"{(seed + number) % 12:02}", FEATURES)
+            found = cache.get(f"{(seed * number) % 12:02}")
+            assert found is None or torch.equal(found, FEATURES)
+        assert not cache._closed
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert 1 <= len(kept(tmp_path)) <= 6 + 4
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+def test_a_broken_file_is_as_none_and_written_again(tmp_path: Path, content: bytes):
+    cache = filled(tmp_path, 1, 10 * FILE)
+    path_of(tmp_path, 0).write_bytes(content)
+    assert cache.get("00") is None
+    cache.put("00", FEATURES)
+    assert cache.get("00") is not None
+
+
+def test_where_nothing_can_be_written_that_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "file").touch()
+    cache = FeatureCache(tmp_path / "file" / "features")
+    for key in ("ab", "cd"):
+        cache.put(key, FEATURES)
+        assert cache.get(key) is None
+    (record,) = caplog.records
+    assert SWITCH in record.getMessage()
+
+
+def test_a_cache_goes_with_its_policy(tmp_path: Path):
+    """Trainers copy policies, and Ray pickles them."""
+    assert copy.deepcopy(FeatureCache(tmp_path, 7)).max_bytes == 7
+
+
+def test_where_it_lies_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def folder(**environment: str) -> Path | None:
+        for name in (SWITCH, "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {"HOME": str(tmp_path), **environment}.items():
+            monkeypatch.setenv(name, value)
+        cache = default_cache()
+        return cache and cache.folder
+
+    assert folder() == tmp_path / ".cache/meshcritic/features"
+    assert folder(XDG_CACHE_HOME="/caches") == Path("/caches/meshcritic/features")
+    assert folder(**{SWITCH: "~/other", "XDG_CACHE_HOME": "/caches"}) == tmp_path / "other"
+    assert folder(**{SWITCH: "off"}) is None
+    assert folder(**{SWITCH: "OFF"}) is None

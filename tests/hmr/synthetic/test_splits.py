@@ -1,0 +1,67 @@
+"""The open benchmark: its splits share no scene, a small size begins a large one, wild-train has no truth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmr.synthetic.splits import SPLITS, calibration_parts, draw_split
+from hmr.synthetic.store import read_samples, read_truth, set_digest
+
+
+def test_no_two_splits_draw_from_the_same_stream():
+    assert len({(split.recipe.name, split.seed) for split in SPLITS.values()}) == len(SPLITS)
+
+
+def test_a_small_split_begins_a_large_one(tmp_path: Path):
+    few, more = (read_samples(draw_split("wild-test", tmp_path, count)) for count in (2, 3))
+    assert [sample.id for sample in few] == [sample.id for sample in more][:2]
+
+
+def test_wild_train_is_the_same_with_and_without_its_truth(tmp_path: Path):
+    blind = draw_split("wild-train", tmp_path, 2)
+    seeing = draw_split("wild-train", tmp_path, 2, uses_truth=True)
+    assert "uses-truth" in seeing.name
+    assert set_digest(blind) == set_digest(seeing)
+    assert not (blind / "truth.parquet").exists()
+    with pytest.raises(FileNotFoundError, match="no truth"):
+        read_truth(blind)
+    assert len(read_truth(seeing)) == 2
+
+
+def test_calibration_parts_share_the_set():
+    assert calibration_parts(8) == {"explore": [0, 2, 4, 6], "admit": [1, 5], "report": [3, 7]}
+    for part, rows in calibration_parts(101).items():
+        assert set(rows) <= set(calibration_parts(400)[part])
+
+
+def test_an_unknown_split_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match="wild-trial"):
+        draw_split("wild-trial", tmp_path)
+
+
+def test_photographs_stand_behind_the_bodies_where_a_folder_is_given(tmp_path: Path):
+    (tmp_path / "walls").mkdir()
+    Image.new("RGB", (300, 260), (10, 200, 30)).save(tmp_path / "walls" / "green.png")
+    folder = draw_split("lab-test", tmp_path, 1, backdrops=tmp_path / "walls")
+    corner = read_samples(folder)[0].image[:8, :8].reshape(-1, 3).mean(axis=0)
+    assert corner[1] > 2 * max(corner[0], corner[2])
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        draw_split("lab-test", tmp_path / "other", 1, backdrops=tmp_path / "other-walls")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ValueError, match="no photographs"):
+        draw_split("lab-test", tmp_path / "other", 1, backdrops=tmp_path / "bare")
+
+
+def test_two_motions_of_one_name_are_two_sets(tmp_path: Path):
+    for place, frames in (("a", 4), ("b", 6)):
+        (tmp_path / place / "clips").mkdir(parents=True)
+        np.savez(
+            tmp_path / place / "clips" / "walk.npz",
+            poses=np.zeros((frames, 156)), trans=np.zeros((frames, 3)), betas=np.zeros(16), gender="neutral",
+            mocap_framerate=12.0,
+        )  # fmt: skip
+    draw_split("lab-test", tmp_path / "sets", 1, motion=tmp_path / "a" / "clips")
+    with pytest.raises(ValueError, match="another set"):
+        draw_split("lab-test", tmp_path / "sets", 1, motion=tmp_path / "b" / "clips")

@@ -1,0 +1,100 @@
+"""A critic is known by what shapes its scores, not by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import pytest
+import torch
+
+from agent.default import default_agent, open_default_memory
+from agent.vlm import EmbeddedCritic
+from eval.critics.true_detector import TrueDetector
+from hmr.body.model import Body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.policy.policy import DiffusionPolicy
+from memory.rule import Provenance, Rule
+from rl.scorers.hmr_scorer import HMRScorer, ScorerShape
+from rl.scorers.identity import scorer_digest
+from rl.scorers.rewards import RewardMix, load_reward
+from rl.scorers.truth import NoisyTruthScorer, TruthScorer
+
+REWARD = """
+from rl.scorers.rewards import RewardMix
+
+def high(*, hypotheses, **kwargs):
+    return [{value}] * len(hypotheses)
+
+class Mine:
+    name = "mine"
+    def score(self, sample, hypotheses):
+        return [{value}] * len(hypotheses)
+
+mine = Mine()
+mix = RewardMix([high, mine], [1.0, {weight}])
+"""
+
+
+@pytest.mark.parametrize("name", ["high", "mine", "mix"])
+def test_an_edited_reward_file_is_another_critic(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "rewards.py"
+    told = []
+    for value in (1.0, 2.0, 1.0):
+        file.write_text(REWARD.format(value=value, weight=1.0))
+        told.append(scorer_digest(load_reward(f"{file}:{name}")))
+    assert told[0] == told[2] != told[1]
+
+
+def test_weights_and_order_of_a_mix_count() -> None:
+    def one(**kwargs: object) -> list[float]:
+        return [1.0]
+
+    mixes = [RewardMix([one]), RewardMix([one], [2.0]), RewardMix([one], normalize=True)]
+    assert len({scorer_digest(mix) for mix in mixes}) == 3
+    scorer_digest(functools.partial(one))  # what has no file of its own has a digest none the less
+
+
+def test_an_agent_is_its_memory_its_backend_and_its_settings(
+    tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path
+) -> None:
+    class Newer(EmbeddedCritic):
+        revision = "2"
+
+    class Renamed(EmbeddedDetector):
+        name = "another's weights"
+
+    with (
+        open_default_memory(tmp_path / "seeds", tiny_policy, frozen=False) as seeds,
+        open_default_memory(tmp_path / "more", tiny_policy, frozen=False) as more,
+    ):
+        agent, again = (default_agent(tiny_policy, body, seeds) for _ in range(2))
+        more.rules.add([Rule.create("Feet stand on the floor.", [], Provenance("seed", "none", None), None)])
+        others = [
+            default_agent(tiny_policy, body, more),
+            dataclasses.replace(agent, backend=Newer()),
+            dataclasses.replace(agent, settings=dataclasses.replace(agent.settings, permutations=1)),
+            dataclasses.replace(agent, tools=agent.tools[1:]),
+            dataclasses.replace(agent, detector=TrueDetector({})),
+            dataclasses.replace(agent, detector=Renamed(tiny_policy)),
+        ]
+        assert agent.name == again.name == others[0].name
+        assert scorer_digest(agent) == scorer_digest(again)
+        assert len({scorer_digest(one) for one in (agent, *others)}) == 7
+
+
+def test_scorers_of_this_house_tell_themselves_apart(tiny_policy: DiffusionPolicy, body: Body) -> None:
+    shape = ScorerShape(4, 8, 4)
+    fitted, other = (HMRScorer(tiny_policy, body, shape, seed) for seed in (0, 1))
+    nobody = {}.__getitem__
+    scorers = [fitted, other, TruthScorer(body, nobody), TruthScorer(body, nobody, 5.0)]
+    scorers += [NoisyTruthScorer(body, nobody, 0.5), NoisyTruthScorer(body, nobody, 0.5, seed=1)]
+    told = [scorer_digest(scorer) for scorer in scorers]
+    assert len(set(told)) == len(told)
+    torch.nn.init.zeros_(
+        tiny_policy.denoiser.head.weight
+    )  # alignment trains it: the scorer of all rounds is one
+    assert scorer_digest(fitted) == told[0]
+    torch.nn.init.zeros_(tiny_policy.encoder.heatmap.weight)
+    assert scorer_digest(fitted) != told[0]

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from hmr.body.model import load_body
+from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample, Scorer, Truth
+from rl.scorers.truth import NoisyTruthScorer, TruthScorer, noise_share
+
+CAMERA = Camera.estimate(6, 8)
+
+
+@pytest.fixture(scope="module")
+def body():
+    return load_body()
+
+
+@pytest.fixture
+def case(body):
+    """A T-pose, and three hypotheses of it: exact, moved as a whole, and with a bent elbow."""
+    zeros = torch.zeros
+    params = BodyParams(zeros(3, 3), zeros(3, 23, 3), zeros(3, 10), torch.tensor([[0.0, 0.0, 3.0]] * 3))
+    params.transl[1] += 1.0
+    params.body_pose[2, 17, 1] = 1.5  # joint 18, the left elbow
+    true = params[0]
+    joints_cam_m = body.joints(params)[0]
+    pixels, seen = CAMERA.project(joints_cam_m), torch.ones(24, dtype=torch.bool)
+    mask = torch.ones(8, 6, dtype=torch.bool).numpy()
+    sample = Sample("a", torch.zeros(8, 6, 3, dtype=torch.uint8).numpy(), Box(0.0, 0.0, 6.0, 8.0), CAMERA)
+    return sample, Hypotheses(params, CAMERA), Truth(true, CAMERA, joints_cam_m, pixels, seen, mask)
+
+
+def test_the_truth_scores_by_pelvis_aligned_error(body, case):
+    sample, hypotheses, truth = case
+    scorer = TruthScorer(body, {"a": truth}.__getitem__)
+    exact, moved, bent = scorer.score(sample, hypotheses)
+    assert exact == pytest.approx(0.0, abs=1e-3)
+    assert moved == pytest.approx(0.0, abs=1e-3)
+    assert bent < -1.0
+    assert scorer.uses_truth
+    assert isinstance(scorer, Scorer)
+
+
+def test_noise_belongs_to_the_sample_and_the_seed(body, case):
+    sample, hypotheses, truth = case
+    noisy, again, other = (
+        TruthScorer(body, lambda _: truth, noise_mm=10.0, seed=seed).score(sample, hypotheses)
+        for seed in (0, 0, 1)
+    )
+    assert noisy == again
+    assert noisy != other
+    assert TruthScorer(body, lambda _: truth, noise_mm=10.0).name == "truth+10mm"
+
+
+def test_no_negative_noise(body):
+    with pytest.raises(ValueError, match="at least 0"):
+        TruthScorer(body, lambda _: None, noise_mm=-1.0)
+
+
+@pytest.mark.parametrize("srcc", [0.3, 0.6, 0.8, 1.0])
+def test_noisy_truth_agrees_with_the_truth_as_far_as_it_was_told(srcc):
+    """400 groups of 20: the mean rho is known to about .01."""
+    signal = torch.randn(400, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(400, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    heard = signal + noise_share(srcc) * signal.std(dim=1, keepdim=True) * noise
+    found = np.mean([spearmanr(a, b).statistic for a, b in zip(signal, heard, strict=True)])
+    assert found == pytest.approx(srcc, abs=0.03)
+
+
+def test_a_critic_of_no_quality_is_refused():
+    with pytest.raises(ValueError, match="srcc"):
+        noise_share(0.0)
+
+
+def test_a_perfect_critic_is_the_truth_and_a_noisy_one_is_stamped(body, case):
+    sample, hypotheses, truth = case
+    perfect, noisy, again = (NoisyTruthScorer(body, lambda _: truth, srcc) for srcc in (1.0, 0.5, 0.5))
+    exact = TruthScorer(body, lambda _: truth).score(sample, hypotheses)
+    assert perfect.score(sample, hypotheses) == pytest.approx(exact, abs=1e-3)
+    assert noisy.score(sample, hypotheses) == again.score(sample, hypotheses) != exact
+    assert noisy.uses_truth
+    assert noisy.name == "noisy-truth:0.5"
