@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agent.context import CritiqueContext, CritiqueSettings, Desk, SampleEmbedder
+from agent.context import CritiqueContext, CritiqueResources, CritiqueSettings, SampleEmbedder
 from agent.graph import graph, recursion_limit
 from agent.tracing.records import Trace
 from agent.types import CritiqueTool, Evidence, GroupCritique, Missing, Revision
 from agent.vlm.protocol import VLMBackend
-from agent.vlm.wrappers.availability import Listener, Unheard
+from agent.vlm.wrappers.availability import AvailabilityMonitor, BackendUnavailable
 from hmr.body.model import Body
 from hmr.types import Detector, Hypotheses, Renderer, Sample
 from memory.prototypes import PrototypeMemory
@@ -49,13 +49,13 @@ class CritiqueAgent:
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
         """Scores from 0 to 100, None where judging failed.
 
-        Raises Unheard where a question found nobody to answer it: who asks for scores keeps them for good, and half
+        Raises BackendUnavailable where a question found nobody to answer it: who asks for scores keeps them for good, and half
         a critique would stand for a whole one.
         """
-        listener = Listener(self.backend)
+        listener = AvailabilityMonitor(self.backend)
         scores = list(replace(self, backend=listener).critique(sample, hypotheses).scores)
         if listener.unheard:
-            raise Unheard(listener.unheard)
+            raise BackendUnavailable(listener.unheard)
         return scores
 
     def critique(self, sample: Sample, hypotheses: Hypotheses) -> GroupCritique:
@@ -66,7 +66,7 @@ class CritiqueAgent:
         """
         if len(hypotheses) < 2:
             raise ValueError(f"a critique ranks a group of at least 2 hypotheses, not {len(hypotheses)}")
-        desk = self._desk(sample, hypotheses)
+        resources = self._desk(sample, hypotheses)
         start = {
             "trace_id": uuid.uuid4().hex[:12],
             "case_id": sample.id,
@@ -78,13 +78,13 @@ class CritiqueAgent:
         with self.trace.case():
             state = graph.invoke(
                 start,
-                context=CritiqueContext(self.settings, desk),
+                context=CritiqueContext(self.settings, resources),
                 config={"recursion_limit": recursion_limit(self.settings.max_revisions)},
             )
-        return _verdict(state, desk)
+        return _verdict(state, resources)
 
-    def _desk(self, sample: Sample, hypotheses: Hypotheses) -> Desk:
-        return Desk(
+    def _desk(self, sample: Sample, hypotheses: Hypotheses) -> CritiqueResources:
+        return CritiqueResources(
             backend=self.backend,
             tools=self.tools,
             rules=self.rules,
@@ -100,10 +100,10 @@ class CritiqueAgent:
         )
 
 
-def _verdict(state: Mapping[str, Any], desk: Desk) -> GroupCritique:
-    indices = [str(j) for j in range(len(desk.hypotheses))]
+def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCritique:
+    indices = [str(j) for j in range(len(resources.hypotheses))]
     return GroupCritique(
-        sample_id=desk.sample.id,
+        sample_id=resources.sample.id,
         scores=tuple(state["scores"][j] for j in indices),
         comments=tuple(state["comments"].get(j, "") for j in indices),
         tags=tuple(state["tags"]),
@@ -112,8 +112,8 @@ def _verdict(state: Mapping[str, Any], desk: Desk) -> GroupCritique:
             _evidence(item) for item in (*state["evidence"], *state["second_look"], *state["bought"])
         ),
         missing=tuple(Missing(**item) for item in state["missing"]),
-        rules=desk.retrieved_rules,
-        prototypes=desk.retrieved_prototypes,
+        rules=resources.retrieved_rules,
+        prototypes=resources.retrieved_prototypes,
         revisions=tuple(_revision(item) for item in state["revisions"]),
         reasons=tuple(state["reasons"][j] for j in indices if j in state["reasons"]),
         trace_id=state["trace_id"],

@@ -1,6 +1,6 @@
-"""What a node may reach for besides the state: the settings, and a desk with everything that is alive.
+"""What a node may reach for besides the state: the settings, and a resources with everything that is alive.
 
-`CritiqueSettings` is plain data and shows up in LangGraph's own tools; the desk (models, memories, tensors)
+`CritiqueSettings` is plain data and shows up in LangGraph's own tools; the resources (models, memories, tensors)
 does not, because a schema of protocols cannot be written down.
 """
 
@@ -25,7 +25,7 @@ from hmr.types import Detector, Hypotheses, Renderer, Sample
 from memory.prototypes import PrototypeMemory
 from memory.rules import RetrievedRule, RuleMemory
 
-__all__ = ["CritiqueContext", "CritiqueSettings", "Desk", "SampleEmbedder"]
+__all__ = ["CritiqueContext", "CritiqueResources", "CritiqueSettings", "SampleEmbedder"]
 
 
 @runtime_checkable
@@ -68,7 +68,7 @@ class CritiqueSettings:
 
 
 @dataclass
-class Desk:
+class CritiqueResources:
     """The live parts of one critique, and the heavy things the state only names by hash."""
 
     backend: VLMBackend
@@ -105,4 +105,4 @@ class CritiqueContext:
     """The runtime context of `agent.graph`."""
 
     settings: CritiqueSettings = CritiqueSettings()
-    desk: SkipJsonSchema[Any] = None  # a Desk
+    resources: SkipJsonSchema[Any] = None  # a CritiqueResources

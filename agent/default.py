@@ -14,7 +14,7 @@ from agent.tracing.records import Trace
 from agent.vlm import load_backend
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.policy.encoder_cache import Eyes
+from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from memory.embed import load_text_embedder
@@ -51,7 +51,7 @@ def default_agent(
     image_embedder: str = "policy",
 ) -> CritiqueAgent:
     """A frozen agent. Raises ValueError for an unknown backend, tool or renderer, with the known ones."""
-    eyes = Eyes(policy)  # detector and embedder look at the same crop
+    eyes = EncoderCache(policy)  # detector and embedder look at the same crop
     return CritiqueAgent(
         backend=load_backend(backend),
         tools=load_tools(tools),

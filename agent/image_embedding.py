@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import nn
 
 from hmr.policy.backbone import TransformersEncoder
-from hmr.policy.encoder_cache import Eyes
+from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render.overlay import crop_image
 from hmr.types import Sample
@@ -32,8 +32,8 @@ class PolicyEmbedder:
     name carries the encoder's hash: under another encoder the same photograph lies elsewhere.
     """
 
-    def __init__(self, policy: DiffusionPolicy, eyes: Eyes | None = None) -> None:
-        self.eyes = eyes or Eyes(policy)
+    def __init__(self, policy: DiffusionPolicy, eyes: EncoderCache | None = None) -> None:
+        self.eyes = eyes or EncoderCache(policy)
         self.dim = policy.encoder.pooled_size
         self.name = f"policy-encoder@{_digest(policy.encoder)}"
 
@@ -70,7 +70,7 @@ class ClipSampleEmbedder:
 
 
 def load_image_embedder(
-    spec: str, policy: DiffusionPolicy, eyes: Eyes | None = None
+    spec: str, policy: DiffusionPolicy, eyes: EncoderCache | None = None
 ) -> PolicyEmbedder | ClipSampleEmbedder:
     """`policy`, or `clip:NAME` with a CLIP's hub name or folder; `eyes` are the policy's, where somebody shares them.
 

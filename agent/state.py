@@ -1,6 +1,6 @@
 """What flows through the critique graph: JSON and content hashes, nothing heavy.
 
-Images and tensors stay on the desk (`agent/context.py`), keyed by the hashes found here; one megabyte in the
+Images and tensors stay on the resources (`agent/context.py`), keyed by the hashes found here; one megabyte in the
 state would be written again at every checkpoint. Hypotheses are keyed by their index as text ("0", "1", ...),
 because JSON has no other keys, and a dict-merge reducer lets a revision replace a score where a list would
 duplicate it.
@@ -28,7 +28,7 @@ class CritiqueState(TypedDict):
 
     trace_id: str
     case_id: str  # the sample's opaque id
-    case: str  # content hash of sample and group: the key of the case on the desk
+    case: str  # content hash of sample and group: the key of the case on the resources
     views: list[
         str
     ]  # content hashes of overlay and side view, by hypothesis; empty for a backend without eyes

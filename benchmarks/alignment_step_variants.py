@@ -88,7 +88,7 @@ def draw_batch(policy: DiffusionPolicy, images: int, group: int, times: int) -> 
 @torch.no_grad()
 def encoded(policy: DiffusionPolicy, batch: Batch) -> Float[Tensor, "batch channels"]:
     """What the policy's encoder and regression head make of the crops."""
-    return policy.condition(policy.seen_features(policy.look(batch.crops), batch.geometry))
+    return policy.condition(policy.seen_features(policy.encode_crops(batch.crops), batch.geometry))
 
 
 def reencode(policy: DiffusionPolicy, reference: DiffusionPolicy, batch: Batch, shared: bool) -> None:

@@ -31,9 +31,9 @@ from benchmarks.alignment_arms import ARMS, SETS, Arm
 from benchmarks.alignment_table import StudyRuns, markdown, to_json
 from cli.console import stages
 from common.progress import Stage
-from eval.benchmark.matched_spread import Quieter
+from eval.benchmark.matched_spread import NoiseScaledPolicy
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
-from eval.benchmark.report_cache import kept_report
+from eval.benchmark.report_cache import cached_report
 from eval.pipelines.alignment import AlignSettings, open_scorer
 from eval.report.curves import write_alignment_curves
 from hmr.body.model import Body, load_body
@@ -81,7 +81,9 @@ class StudySeed:
     def base(self, scale: float = 1.0) -> Report:
         """The base policy from so much of its starting noise; it picks where nothing is taken from it."""
         picks = self.sizes.picks and scale == 1
-        return self._report(f"base x {scale:g}", {"scale": scale}, picks, lambda: Quieter(self.policy, scale))
+        return self._report(
+            f"base x {scale:g}", {"scale": scale}, picks, lambda: NoiseScaledPolicy(self.policy, scale)
+        )
 
     def narrowed(self, spread_mm: float) -> list[Report]:
         """The base at less and less noise, until it is at least as narrow as that."""
@@ -108,7 +110,7 @@ class StudySeed:
             "seed": self.seed, "calibration": self.sizes.calibration, "picks": picks,
         }  # fmt: skip
         path = self.out / "reports" / f"{_slug(name)}-seed-{self.seed}.npz"
-        return kept_report(path, key, lambda: self._evaluated(name, policy_of(), picks))
+        return cached_report(path, key, lambda: self._evaluated(name, policy_of(), picks))
 
     def _evaluated(self, name: str, policy: Policy, picks: bool) -> Report:
         tick = self.stage(f"seed {self.seed}, {name}: evaluating", self.sizes.test)

@@ -35,7 +35,7 @@ from cli.console import stages
 from common.progress import Stage
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.critics.ablations import AgentVariant
-from eval.critics.groups import TestedGroup, draw_groups
+from eval.critics.groups import LabelledGroup, draw_groups
 from eval.pipelines.alignment import AlignSettings, open_bench, open_scorer
 from hmr.body.model import Body, load_body
 from hmr.metrics.errors import average_pose, mpjpe_mm, pick_of_errors
@@ -61,7 +61,7 @@ CRITICS = (
 Row = dict[str, float]
 
 
-def reweighed(body: Body, group: TestedGroup, scores: Sequence[float | None], temperature: float) -> Row:
+def reweighed(body: Body, group: LabelledGroup, scores: Sequence[float | None], temperature: float) -> Row:
     """The columns above, and of the group as it was drawn `mean before`, `middle before` and `h_0`."""
     errors_mm = torch.as_tensor(group.errors_mm["mpjpe_mm"])
     pick_mm = pick_of_errors(errors_mm, scores)
@@ -87,7 +87,7 @@ def _weights(scores: Sequence[float | None], temperature: float) -> Float[Tensor
     return (found.values / temperature).masked_fill(~found.mask, -torch.inf).softmax(dim=0)
 
 
-def _middle_mm(body: Body, group: TestedGroup, weights: Float[Tensor, " group"]) -> float:
+def _middle_mm(body: Body, group: LabelledGroup, weights: Float[Tensor, " group"]) -> float:
     middle = BodyParams.stack([average_pose(group.hypotheses.params, weights)])
     return float(mpjpe_mm(body.joints(middle), group.labelled.truth.joints_cam_m))
 
@@ -120,7 +120,7 @@ def bound(
 
 
 def _rows(
-    body: Body, scorer: Scorer, groups: Sequence[TestedGroup], temperature: float, stage: Stage
+    body: Body, scorer: Scorer, groups: Sequence[LabelledGroup], temperature: float, stage: Stage
 ) -> list[Row]:
     tick, rows = stage(f"scores of {scorer.name}", len(groups)), []
     for group in groups:

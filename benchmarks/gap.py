@@ -53,8 +53,8 @@ def measure(policy: DiffusionPolicy, body: Body, scenes: CropDataset) -> tuple[f
     for start in range(0, len(scenes), BATCH):
         stop = min(start + BATCH, len(scenes))
         rows = as_floats(torch.utils.data.default_collate([scenes[row] for row in range(start, stop)]))
-        seen = policy.look(rows["crops"])
-        guess = policy.guess(policy.seen_features(seen, rows["geometry"]))
+        seen = policy.encode_crops(rows["crops"])
+        guess = policy.initial_estimate(policy.seen_features(seen, rows["geometry"]))
         guessed, true = (
             joints_of(vector, body) for vector in (guess * policy.std + policy.mean, rows["vector"])
         )

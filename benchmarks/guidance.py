@@ -60,7 +60,7 @@ def rivals(policy: DiffusionPolicy, config: GuidanceConfig) -> dict[str, Guidanc
     body, detector = load_body(), EmbeddedDetector(policy)
 
     def guided(config: GuidanceConfig) -> GuidanceOf:
-        return lambda sample, seen: DetectionGuidance(policy, body, seen, [detector.look(sample)], config)
+        return lambda sample, seen: DetectionGuidance(policy, body, seen, [detector.detect(sample)], config)
 
     return {
         "alone": lambda sample, seen: None,

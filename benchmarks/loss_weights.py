@@ -66,7 +66,7 @@ def main(
             out = Path(folder) / name
             refined = load_policy(policy).requires_grad_(True)
             refined.encoder.requires_grad_(False)
-            refined.fit_guess(test.columns["features"], test.columns["vector"])
+            refined.fit_initial_estimate(test.columns["features"], test.columns["vector"])
             losses = dataclasses.replace(LossWeights(), **weights)
             module = Pose(refined, load_body(), losses, settings.times_per_image)
             arguments = {**settings.refining, "max_steps": steps}

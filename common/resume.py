@@ -2,7 +2,7 @@
 
 FOLDER/made_from.json      what the files beside it were made from: who writes them takes the label off first and
                            puts it on last, so that no label ever stands by the files of another run; a folder in which
-                           a run grows, checkpoint by checkpoint, is labelled before the first one instead (`claim`)
+                           a run grows, checkpoint by checkpoint, is labelled before the first one instead (`claim_run`)
 """
 
 from __future__ import annotations
@@ -13,9 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["claim", "has_ended", "label", "last_whole_checkpoint", "unlabel", "was_made_from"]
+__all__ = [
+    "claim_run",
+    "has_ended",
+    "has_fingerprint",
+    "last_whole_checkpoint",
+    "remove_fingerprint",
+    "write_fingerprint",
+]
 
-MADE_FROM = "made_from.json"
+FINGERPRINT = "made_from.json"
 STATE = "trainer_state.json"  # transformers.Trainer writes it last
 TOLD = 3  # differences that a refusal names
 
@@ -49,38 +56,38 @@ def has_ended(checkpoint: Path) -> bool:
     return state["global_step"] >= state["max_steps"]
 
 
-def was_made_from(folder: Path, origin: Mapping[str, Any]) -> bool:
+def has_fingerprint(folder: Path, origin: Mapping[str, Any]) -> bool:
     """Whether `folder` is finished, and what its label says of each of these is the same."""
-    left = _read(folder / MADE_FROM)
+    left = _read(folder / FINGERPRINT)
     told = json.loads(json.dumps(origin))
     return isinstance(left, dict) and all(left.get(name) == value for name, value in told.items())
 
 
-def unlabel(folder: Path) -> None:
-    (folder / MADE_FROM).unlink(missing_ok=True)
+def remove_fingerprint(folder: Path) -> None:
+    (folder / FINGERPRINT).unlink(missing_ok=True)
 
 
-def label(folder: Path, origin: Mapping[str, Any]) -> None:
+def write_fingerprint(folder: Path, origin: Mapping[str, Any]) -> None:
     """In one step."""
-    partial = folder / f"{MADE_FROM}.partial"
+    partial = folder / f"{FINGERPRINT}.partial"
     partial.write_text(json.dumps(origin, indent=1))
-    partial.replace(folder / MADE_FROM)
+    partial.replace(folder / FINGERPRINT)
 
 
-def claim(folder: Path, origin: Mapping[str, Any], leaves: Iterable[str]) -> None:
+def claim_run(folder: Path, origin: Mapping[str, Any], leaves: Iterable[str]) -> None:
     """Label a folder before a run grows in it, or find that the run which grows there is the same.
 
     leaves: patterns of what a run leaves under `folder`; a label without any of it holds nobody up. Raises ValueError,
     with what differs, where another run has left some.
     """
-    if was_made_from(folder, origin):
+    if has_fingerprint(folder, origin):
         return
     if any(path for pattern in leaves for path in folder.glob(pattern)):
-        left, told = _read(folder / MADE_FROM), json.loads(json.dumps(origin))
-        why = "; ".join(_differences(left, told)) if isinstance(left, dict) else f"it left no {MADE_FROM}"
+        left, told = _read(folder / FINGERPRINT), json.loads(json.dumps(origin))
+        why = "; ".join(_differences(left, told)) if isinstance(left, dict) else f"it left no {FINGERPRINT}"
         raise ValueError(f"{folder} holds another run ({why}); remove it or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    label(folder, origin)
+    write_fingerprint(folder, origin)
 
 
 def _differences(left: Mapping[str, Any], told: Mapping[str, Any]) -> list[str]:

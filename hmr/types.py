@@ -267,7 +267,7 @@ class Detector(Protocol):
 
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]: ...
 
-    def look(self, sample: Sample) -> Detection: ...
+    def detect(self, sample: Sample) -> Detection: ...
 
 
 @runtime_checkable
@@ -275,8 +275,8 @@ class BatchDetector(Detector, Protocol):
     """A detector that looks at several people, or several crops of one, in one pass."""
 
     @property
-    def sees_mirror(self) -> bool:
+    def is_flip_tested(self) -> bool:
         """Whether each look has seen the mirror image as well."""
         ...
 
-    def looks(self, samples: Sequence[Sample]) -> list[Detection]: ...
+    def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]: ...

@@ -37,10 +37,10 @@ from memory.store import MemoryStore
 from memory.text_limits import check_text
 
 __all__ = [
-    "KeptCase",
-    "KeptPrototype",
-    "KeptRule",
+    "CaseRecord",
     "MemoryDocument",
+    "PrototypeRecord",
+    "RuleRecord",
     "read_document",
     "read_memory",
     "snapshot",
@@ -51,13 +51,13 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class KeptRule:
+class RuleRecord:
     rule: Rule
     history: tuple[StateChange, ...] = ()
 
 
 @dataclass(frozen=True)
-class KeptCase:
+class CaseRecord:
     """A recorded case; `judged` is what exploration keeps of it to fit weights on (`agent.exploration.learning`)."""
 
     case_id: str
@@ -68,7 +68,7 @@ class KeptCase:
 
 
 @dataclass(frozen=True)
-class KeptPrototype:
+class PrototypeRecord:
     prototype: Prototype
     embedding: str  # base64
 
@@ -85,10 +85,10 @@ class MemoryDocument:
     version: int
     text_embedder: str | None
     image_embedder: str | None
-    rules: tuple[KeptRule, ...]
-    cases: tuple[KeptCase, ...] = ()
+    rules: tuple[RuleRecord, ...]
+    cases: tuple[CaseRecord, ...] = ()
     steps: tuple[str, ...] = ()
-    prototypes: tuple[KeptPrototype, ...] = ()
+    prototypes: tuple[PrototypeRecord, ...] = ()
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
@@ -117,14 +117,14 @@ def snapshot(store: MemoryStore) -> MemoryDocument:
         version=VERSION,
         text_embedder=store.meta("text_embedder"),
         image_embedder=store.meta("image_embedder"),
-        rules=tuple(KeptRule(rule, tuple(histories[rule.rule_id])) for rule in ledger.all()),
+        rules=tuple(RuleRecord(rule, tuple(histories[rule.rule_id])) for rule in ledger.all()),
         cases=tuple(
-            KeptCase(case_id, success, tuple(used), judged.get(case_id), recounts.get(case_id, {}))
+            CaseRecord(case_id, success, tuple(used), judged.get(case_id), recounts.get(case_id, {}))
             for case_id, success, used in cases
         ),
         steps=tuple(ledger.steps()),
         prototypes=tuple(
-            KeptPrototype(prototype_from_row(row), base64.b64encode(row["embedding"]).decode())
+            PrototypeRecord(prototype_from_row(row), base64.b64encode(row["embedding"]).decode())
             for row in store.read("SELECT * FROM prototypes ORDER BY number")
         ),
     )
@@ -191,7 +191,7 @@ def _renamed(document: MemoryDocument) -> MemoryDocument:
     return replace(document, rules=tuple(rules), cases=tuple(cases), prototypes=tuple(prototypes))
 
 
-def _folded(cases: Sequence[KeptCase]) -> list[KeptCase]:
+def _folded(cases: Sequence[CaseRecord]) -> list[CaseRecord]:
     """The cases, without those that an older file has in the place of recounts, under the id "CASE/weigh/..."."""
     found = {case.case_id: case for case in cases}
     for case in cases:

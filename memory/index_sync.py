@@ -16,12 +16,12 @@ from jaxtyping import Float, Float32, Int64
 from memory.index import VectorIndex
 from memory.store import MemoryStore
 
-__all__ = ["IndexMirror"]
+__all__ = ["SyncedIndex"]
 
 _CHUNK = 8192  # rows read at a time, so that a large table is never in RAM twice
 
 
-class IndexMirror:
+class SyncedIndex:
     """Searches the embeddings of `table`; cached in `<table>.faiss` beside the database."""
 
     def __init__(self, store: MemoryStore, table: Literal["rules", "prototypes"], dim: int) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from memory.exchange import KeptRule, MemoryDocument
+from memory.exchange import MemoryDocument, RuleRecord
 from memory.prototypes import PrototypeMemory
 from memory.rule import Predicate, Rule, StateChange
 from memory.rules import RuleMemory
@@ -89,7 +89,7 @@ def absorb(
         )
 
 
-def _entering(document: MemoryDocument, keep_states: bool) -> list[KeptRule]:
+def _entering(document: MemoryDocument, keep_states: bool) -> list[RuleRecord]:
     """The document's rules as they would be here: counted by its cases, in quarantine unless trusted."""
     uses = Counter(rule_id for case in document.cases for rule_id in {*case.rules, *case.recounts})
     entering = []
@@ -107,7 +107,7 @@ def _hearsay(change: StateChange) -> StateChange:
 
 
 def _take_in(
-    rules: RuleMemory, incoming: Sequence[KeptRule], twins: Mapping[str, Rule], source: str
+    rules: RuleMemory, incoming: Sequence[RuleRecord], twins: Mapping[str, Rule], source: str
 ) -> dict[str, str]:
     """Adds the rules that are new and join those that are not; returns each one's id as it is here."""
     names = {}
@@ -130,7 +130,7 @@ def _weight_of(rule: Rule) -> tuple[bool, int]:
 
 
 def _near_duplicates(
-    rules: RuleMemory, incoming: Sequence[KeptRule], known: Mapping[str, Rule], similarity: float
+    rules: RuleMemory, incoming: Sequence[RuleRecord], known: Mapping[str, Rule], similarity: float
 ) -> dict[str, Rule]:
     """By the id of a rule that is new here: the one here that says the same; closest pairs first, each rule
     in one pair."""
@@ -157,7 +157,9 @@ def _same_fault(a: Predicate | None, b: Predicate | None) -> bool:
     return (a.metric, a.comparison) == (b.metric, b.comparison) and close
 
 
-def _follow(rules: RuleMemory, incoming: Sequence[KeptRule], known: Mapping[str, Rule], source: str) -> None:
+def _follow(
+    rules: RuleMemory, incoming: Sequence[RuleRecord], known: Mapping[str, Rule], source: str
+) -> None:
     """A rule that both know takes the state it has where it was used more."""
     for kept in incoming:
         own = known.get(kept.rule.rule_id)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from memory.index import normalised
-from memory.index_sync import IndexMirror
+from memory.index_sync import SyncedIndex
 from memory.store import MemoryStore
 from memory.text_limits import check_tags, check_text, normalise_tags
 
@@ -75,7 +75,7 @@ class PrototypeMemory:
         self._settings = {"image_embedder": embedder_name, "image_dim": str(dim)}
         for key, value in self._settings.items():
             store.check(key, value)
-        self._mirror = IndexMirror(store, "prototypes", dim)
+        self._mirror = SyncedIndex(store, "prototypes", dim)
 
     def __len__(self) -> int:
         return self._store.read("SELECT COUNT(*) FROM prototypes")[0][0]

@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from memory.embed import TextEmbedder
-from memory.index_sync import IndexMirror
+from memory.index_sync import SyncedIndex
 from memory.ledger import ALL_RULES, RuleLedger, rule_from_row, rule_to_row
 from memory.rule import Predicate, Provenance, Rule, RuleState, StateChange
 from memory.store import MemoryStore
@@ -150,8 +150,8 @@ class RuleMemory(RuleLedger):
         return f"{self._embedder.name}@{self._embedder.revision}"
 
     @cached_property
-    def _vectors(self) -> IndexMirror:
-        return IndexMirror(self._store, "rules", int(self._store.meta("text_dim") or self._embedder.dim))
+    def _vectors(self) -> SyncedIndex:
+        return SyncedIndex(self._store, "rules", int(self._store.meta("text_dim") or self._embedder.dim))
 
     def _current(self) -> _Catalogue:
         with self._store.lock:

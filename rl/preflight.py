@@ -32,12 +32,12 @@ from rl.policy_adapter import PolicyAdapter
 from rl.preferences.tensors import GroupTensors
 from rl.trainer import GroupPreferenceTrainer
 
-__all__ = ["rehearse"]
+__all__ = ["run_preflight"]
 
 SIDE = 64  # pixels of an invented picture
 
 
-def rehearse(
+def run_preflight(
     policy: DiffusionPolicy | PolicyAdapter, fields: Mapping[str, Any], samples: Sequence[Sample] = ()
 ) -> None:
     """`fields` of `GroupPreferenceConfig`. The policy is not touched and nothing is left behind.

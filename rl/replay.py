@@ -23,7 +23,7 @@ from torch import Tensor
 from hmr.policy.parametrization import geometry_of
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Labelled
-from rl.scorers.hmr_scorer import eyes_digest
+from rl.scorers.hmr_scorer import encoder_digest
 
 __all__ = ["Replay", "replay_of"]
 
@@ -37,7 +37,7 @@ class Replay:
 
     condition: Float[Tensor, "scenes channels"]
     x0: Float[Tensor, "scenes dim"]
-    eyes: str | None = None  # `rl.scorers.hmr_scorer.eyes_digest` of the policy that saw them
+    eyes: str | None = None  # `rl.scorers.hmr_scorer.encoder_digest` of the policy that saw them
 
     def __len__(self) -> int:
         return self.condition.shape[0]
@@ -80,7 +80,7 @@ def replay_of(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Replay:
     ]
     condition = [policy.encode([case.sample for case in batch]).condition.cpu() for batch in batches]
     x0 = [_true_x0(policy, batch).cpu() for batch in batches]
-    return Replay(torch.cat(condition), torch.cat(x0), eyes_digest(policy))
+    return Replay(torch.cat(condition), torch.cat(x0), encoder_digest(policy))
 
 
 def _true_x0(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Float[Tensor, "batch dim"]:

@@ -31,7 +31,7 @@ from typing import Any, TypeVar, cast
 from datasets import Dataset
 
 from common.progress import Stage
-from common.resume import label, last_whole_checkpoint, unlabel, was_made_from
+from common.resume import has_fingerprint, last_whole_checkpoint, remove_fingerprint, write_fingerprint
 from common.seeding import derive_seed
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
@@ -40,10 +40,10 @@ from rl.config import GroupPreferenceConfig, training_fields
 from rl.monitoring.training_log import keep_log
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import build_preferences, load_preferences
-from rl.preflight import rehearse
+from rl.preflight import run_preflight
 from rl.trainer import Watch, align
 
-__all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "kept_policy"]
+__all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "finished_policy"]
 
 SHOWN = 4  # images of a table of hypotheses
 Policy = TypeVar("Policy", DiffusionPolicy, PolicyAdapter)
@@ -128,7 +128,7 @@ def checked_alignment(
     if warmup >= shortest:
         raise ValueError(f"warmup_steps must be below the {shortest} steps of a round, not {warmup:g}")
     _check_table(policy, fields.get("table_steps", 0))
-    rehearse(policy, fields, samples)
+    run_preflight(policy, fields, samples)
     return fields
 
 
@@ -177,7 +177,7 @@ def align_once(
     Where training arguments give `table_steps`, hypotheses on the first of `samples`, photographs that groups are of,
     are drawn into `folder`. Raises ValueError where there are none, or no bodies to draw.
     """
-    if (kept := kept_policy(policy, groups, folder, alignment, seed)) is not None:
+    if (kept := finished_policy(policy, groups, folder, alignment, seed)) is not None:
         return kept
     alignment = training_fields(alignment)
     origin = _origin(policy, groups, alignment, seed)
@@ -190,10 +190,10 @@ def align_once(
     steps = itertools.count(1 + _step_of(checkpoint))
     watches = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
     watches.append(lambda made: keep_log(made, folder, trainer.name))
-    unlabel(folder)  # the log of this run must not lie beside another's label
+    remove_fingerprint(folder)  # the log of this run must not lie beside another's label
     aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), watches=watches)
     aligned.save_pretrained(folder)
-    label(folder, origin)
+    write_fingerprint(folder, origin)
     shutil.rmtree(trainer, ignore_errors=True)  # only an interrupted run needs its checkpoints
     return _load(policy, folder)
 
@@ -238,13 +238,13 @@ def _check_table(policy: DiffusionPolicy | PolicyAdapter, every: int, photograph
         )
 
 
-def kept_policy(
+def finished_policy(
     policy: Policy, groups: Dataset, folder: Path, alignment: Mapping[str, Any], seed: int | None = None
 ) -> Policy | None:
     """What an earlier run left in `folder`, if it came of the same policy, groups, settings and seed; None for a seed
     asks for no certain one."""
     origin = _origin(policy, groups, training_fields(alignment), seed)
-    return _load(policy, folder) if was_made_from(folder, origin) else None
+    return _load(policy, folder) if has_fingerprint(folder, origin) else None
 
 
 def _load(policy: Policy, folder: Path) -> Policy:

@@ -46,7 +46,7 @@ class PredictsVelocity(Protocol):
         noise: Float[Tensor, "batch steps dim"],
     ) -> tuple[Float[Tensor, "batch group steps dim"], Float[Tensor, "batch group steps dim"]]: ...
 
-    def signal_and_spread(
+    def alpha_sigma(
         self, timesteps: Int[Tensor, "batch steps"]
     ) -> tuple[Float[Tensor, "batch 1 steps 1"], Float[Tensor, "batch 1 steps 1"]]: ...
 
@@ -67,7 +67,7 @@ class X0Prediction(nn.Module):
         super().__init__()
         if not isinstance(policy, PredictsVelocity):
             raise ValueError(
-                "spread_weight needs a policy with noisy_and_target, signal_and_spread and predict, as "
+                "spread_weight needs a policy with noisy_and_target, alpha_sigma and predict, as "
                 f"DiffusionPolicy has, not {type(policy).__name__}"
             )
         self.policy = policy
@@ -80,7 +80,7 @@ class X0Prediction(nn.Module):
         noise: Float[Tensor, "batch steps dim"],
     ) -> Float[Tensor, "batch group steps dim"]:
         noisy, _ = self.policy.noisy_and_target(x0, timesteps, noise)
-        signal, spread = self.policy.signal_and_spread(timesteps)
+        signal, spread = self.policy.alpha_sigma(timesteps)
         return signal * noisy - spread * self.policy.predict(noisy, timesteps, condition).float()
 
 

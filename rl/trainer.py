@@ -40,12 +40,12 @@ from rl.config import GroupPreferenceConfig
 from rl.lora import Adapters
 from rl.losses import LOSSES, log_ratio
 from rl.monitoring.metrics import step_metrics
-from rl.monitoring.spread_callback import SpreadWatch
+from rl.monitoring.spread_callback import SpreadMonitor
 from rl.noise import draw_times_and_noise
 from rl.preferences.tensors import GroupTensors, features_of, tensors_from_preferences
 from rl.reference import TrainedWeights
 from rl.replay import Replay
-from rl.scorers.hmr_scorer import eyes_digest
+from rl.scorers.hmr_scorer import encoder_digest
 from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_kept
 
 __all__ = ["GroupPreferenceTrainer", "Watch", "align", "check_trainable"]
@@ -95,7 +95,7 @@ class GroupPreferenceTrainer(Trainer):
         self.prediction = X0Prediction(model) if args.spread_weight else None
         watch = None if self.is_fsdp_enabled else _spread_watch(model, train_dataset, args)
         if watch is not None:
-            self.add_callback(_WatchSpread(self, watch))
+            self.add_callback(_SpreadCallback(self, watch))
         self._metrics: dict[str, dict[str, list[Tensor]]] = {
             "": defaultdict(list),
             "eval_": defaultdict(list),
@@ -269,10 +269,10 @@ class _FollowWeights(TrainerCallback):
         self.trainer.weights.settle()
 
 
-class _WatchSpread(TrainerCallback):
+class _SpreadCallback(TrainerCallback):
     """Notes how wide the averaged policy's samples lie, first of all the base's."""
 
-    def __init__(self, trainer: GroupPreferenceTrainer, watch: SpreadWatch) -> None:
+    def __init__(self, trainer: GroupPreferenceTrainer, watch: SpreadMonitor) -> None:
         self.trainer, self.watch = trainer, watch
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -334,7 +334,7 @@ def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> Replay | Non
     if not args.replay_weight:
         return None
     replay = Replay.load(Path(cast(str, args.replay_file)))
-    if isinstance(policy, DiffusionPolicy) and replay.eyes != (eyes := eyes_digest(policy)):
+    if isinstance(policy, DiffusionPolicy) and replay.eyes != (eyes := encoder_digest(policy)):
         raise ValueError(
             f"{args.replay_file} holds what the encoder {replay.eyes} saw; this policy's is {eyes}"
         )
@@ -343,12 +343,12 @@ def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> Replay | Non
 
 def _spread_watch(
     policy: nn.Module, dataset: Dataset | GroupTensors, args: GroupPreferenceConfig
-) -> SpreadWatch | None:
+) -> SpreadMonitor | None:
     """None where the policy cannot be watched, or where the set does not say where its crops lay."""
     if not (args.spread_steps and isinstance(policy, DiffusionPolicy) and isinstance(dataset, Dataset)):
         return None
     shown = dataset.select(range(min(args.spread_images, len(dataset))))
-    return SpreadWatch(policy, features_of(shown), len(dataset[0]["scores"]), args.seed)
+    return SpreadMonitor(policy, features_of(shown), len(dataset[0]["scores"]), args.seed)
 
 
 def check_trainable(policy: nn.Module, trainable: str) -> None:

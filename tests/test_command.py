@@ -245,7 +245,7 @@ def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, mon
 
 def test_every_command_helps_with_an_example(monkeypatch, capsys):
     commands = [function.__name__.replace("_", "-") for function in meshcritic.COMMANDS]
-    for command in (*commands, "data prepare", "data evaluate", "bench align"):
+    for command in (*commands, "data prepare", "data evaluate"):
         code, out, _ = call(monkeypatch, capsys, *command.split(), "--help")
         assert code == 0
         assert f"Example: meshcritic {command}" in " ".join(out.split())  # the usage line names every command

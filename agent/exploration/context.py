@@ -1,6 +1,6 @@
 """What flows through the exploration graph, and what its nodes may reach for besides.
 
-The state is JSON: ids, counts, correlations. Cases, critiques and truth stay on the desk; whatever must
+The state is JSON: ids, counts, correlations. Cases, critiques and truth stay on the resources; whatever must
 outlive the process is in the memory's own database before a node returns, so the graph needs no checkpointer.
 """
 
@@ -26,7 +26,7 @@ from memory.retirement import RetirementPolicy
 __all__ = [
     "EXPLORATION",
     "ExplorationContext",
-    "ExplorationDesk",
+    "ExplorationResources",
     "ExplorationSettings",
     "ExplorationState",
     "Progress",
@@ -81,10 +81,10 @@ class ExplorationState(TypedDict):
 
 
 @dataclass
-class ExplorationDesk:
+class ExplorationResources:
     """The live parts of one exploration; the only place in the agent where truth lies."""
 
-    seeker: CritiqueAgent  # exploring: retrieves by UCB
+    exploring_agent: CritiqueAgent  # exploring: retrieves by UCB
     judge: CritiqueAgent  # frozen: for the held-out cases
     calibration: Mapping[str, Labelled]  # by case id
     held_out: Sequence[Labelled]
@@ -99,7 +99,7 @@ class ExplorationDesk:
 
     @property
     def trace(self) -> Trace:
-        return self.seeker.trace
+        return self.exploring_agent.trace
 
     @property
     def batches(self) -> list[list[str]]:
@@ -112,4 +112,4 @@ class ExplorationDesk:
 class ExplorationContext:
     """The runtime context of `agent.exploration.graph`."""
 
-    desk: SkipJsonSchema[Any]  # an ExplorationDesk: what is alive has no schema
+    resources: SkipJsonSchema[Any]  # an ExplorationResources: what is alive has no schema

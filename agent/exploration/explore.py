@@ -25,7 +25,7 @@ from agent.agent import CritiqueAgent
 from agent.exploration.context import (
     EXPLORATION,
     ExplorationContext,
-    ExplorationDesk,
+    ExplorationResources,
     ExplorationSettings,
     Progress,
     Propose,
@@ -69,8 +69,8 @@ def explore(
     `propose` gives each sample its hypotheses. The agent may be frozen or not: exploring, it is not. Raises
     FrozenMemoryError if its memories were opened read-only.
     """
-    desk = ExplorationDesk(
-        seeker=replace(agent, frozen=False),
+    resources = ExplorationResources(
+        exploring_agent=replace(agent, frozen=False),
         judge=replace(agent, frozen=True),
         calibration={labelled.sample.id: labelled for labelled in calibration},
         held_out=held_out,
@@ -79,19 +79,19 @@ def explore(
         on_case=on_case,
         run_id=uuid.uuid4().hex[:12],
     )
-    start = {"trace_id": desk.run_id, "case_id": EXPLORATION, "batch": 0}
-    with desk.trace.case():
+    start = {"trace_id": resources.run_id, "case_id": EXPLORATION, "batch": 0}
+    with resources.trace.case():
         state = exploration_graph.invoke(
             start,
-            context=ExplorationContext(desk),
-            config={"recursion_limit": recursion_limit(len(desk.calibration), len(desk.batches))},
+            context=ExplorationContext(resources),
+            config={"recursion_limit": recursion_limit(len(resources.calibration), len(resources.batches))},
         )
     return ExplorationReport(
         cases=state["explored"],
-        skipped=len(desk.calibration) - state["explored"] - state["unscored"],
+        skipped=len(resources.calibration) - state["explored"] - state["unscored"],
         unscored=state["unscored"],
         held_up=tuple(sorted(set(state["held_up"]))),
-        srcc=mean_srcc(desk.explored.values()),
+        srcc=mean_srcc(resources.explored.values()),
         held_out_srcc_before=state["held_out_srcc_before"],
         held_out_srcc_after=state["held_out_srcc_after"],
         mined=tuple(state["mined"]),

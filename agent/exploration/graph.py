@@ -31,7 +31,7 @@ def recursion_limit(cases: int, batches: int) -> int:
 def batch_or_admit(
     state: ExplorationState, runtime: Runtime[ExplorationContext]
 ) -> Literal["open_batch", "admit"]:
-    return "open_batch" if state["batch"] < len(runtime.context.desk.batches) else "admit"
+    return "open_batch" if state["batch"] < len(runtime.context.resources.batches) else "admit"
 
 
 def score_or_mine(state: ExplorationState) -> Literal["score", "mine"]:

@@ -18,7 +18,7 @@ from agent.agent import CritiqueAgent
 from agent.exploration.context import (
     EXPLORATION,
     ExplorationContext,
-    ExplorationDesk,
+    ExplorationResources,
     ExplorationState,
     Progress,
 )
@@ -58,26 +58,26 @@ Json = dict[str, Any]
 
 def open_batch(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """See which cases of the batch an earlier run has explored, and recall what they taught."""
-    desk = runtime.context.desk
-    ids, rules = desk.batches[state["batch"]], desk.seeker.rules
-    desk.explored |= {
+    resources = runtime.context.resources
+    ids, rules = resources.batches[state["batch"]], resources.exploring_agent.rules
+    resources.explored |= {
         case_id: Explored.from_json(case_id, kept) for case_id, kept in rules.explored(ids).items()
     }
-    return {"todo": [case_id for case_id in ids if not rules.has_case(case_id)], **_home(desk)}
+    return {"todo": [case_id for case_id in ids if not rules.has_case(case_id)], **_home(resources)}
 
 
 def score(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Run the critique on the next case; truth stays outside."""
-    desk = runtime.context.desk
-    labelled = desk.calibration[state["todo"][0]]
-    desk.open_case = _judged(desk.seeker, labelled, desk.propose(labelled.sample))
-    return {"case_id": labelled.sample.id, "trace_id": desk.open_case[1].trace_id}
+    resources = runtime.context.resources
+    labelled = resources.calibration[state["todo"][0]]
+    resources.open_case = _judged(resources.exploring_agent, labelled, resources.propose(labelled.sample))
+    return {"case_id": labelled.sample.id, "trace_id": resources.open_case[1].trace_id}
 
 
 def judge(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Spearman's rho of the scores with the true errors, and whether it exceeds tau."""
-    case, _ = _open_case(runtime.context.desk)
-    return {"srcc": case.srcc, "success": _success(case, runtime.context.desk.settings.success_srcc)}
+    case, _ = _open_case(runtime.context.resources)
+    return {"srcc": case.srcc, "success": _success(case, runtime.context.resources.settings.success_srcc)}
 
 
 def write_back(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
@@ -85,33 +85,42 @@ def write_back(state: ExplorationState, runtime: Runtime[ExplorationContext]) ->
 
     A case without a single score says nothing of the rules: it is not counted, and a later run tries it again.
     """
-    desk = runtime.context.desk
-    case, critique = _open_case(desk)
-    rest = {"todo": state["todo"][1:], **_home(desk)}
+    resources = runtime.context.resources
+    case, critique = _open_case(resources)
+    rest = {"todo": state["todo"][1:], **_home(resources)}
     if case.unscored:
         return {**rest, "unscored": 1}
-    agent, prototype = desk.seeker, _prototype(case, critique)
-    embedding = agent.image_embedder(desk.calibration[case.case_id].sample)
+    agent, prototype = resources.exploring_agent, _prototype(case, critique)
+    embedding = agent.image_embedder(resources.calibration[case.case_id].sample)
     used = [retrieved.rule.rule_id for retrieved in critique.rules]
     with agent.rules.transaction():
         if prototype is not None:
             agent.prototypes.add([(prototype, embedding)])
         agent.rules.record_case(case.case_id, used, state["success"], case.to_json())
-    desk.explored[case.case_id] = case
-    desk.on_case(
-        Progress(len(desk.explored), len(desk.calibration), case.srcc, mean_srcc(desk.explored.values()))
+    resources.explored[case.case_id] = case
+    resources.on_case(
+        Progress(
+            len(resources.explored),
+            len(resources.calibration),
+            case.srcc,
+            mean_srcc(resources.explored.values()),
+        )
     )
     return {**rest, "explored": 1}
 
 
 def mine(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Where did the verdicts of this batch disagree with the truth? One or two rules from it, into quarantine."""
-    desk = runtime.context.desk
-    ids, rules, agent = desk.batches[state["batch"]], desk.seeker.rules, desk.seeker
+    resources = runtime.context.resources
+    ids, rules, agent = (
+        resources.batches[state["batch"]],
+        resources.exploring_agent.rules,
+        resources.exploring_agent,
+    )
     step = f"mine/{_digest(ids)}"
-    if rules.is_done(step) or not all(case_id in desk.explored for case_id in ids):
+    if rules.is_done(step) or not all(case_id in resources.explored for case_id in ids):
         return {"mined": []}
-    found = mine_rules(agent.backend, agent.settings.seed, [desk.explored[case_id] for case_id in ids])
+    found = mine_rules(agent.backend, agent.settings.seed, [resources.explored[case_id] for case_id in ids])
     with rules.transaction():
         added = rules.add(found.rules, f"mined by {agent.backend.name} from {len(ids)} cases")
         if found.answered:  # a backend that failed is asked again by a later run
@@ -121,30 +130,35 @@ def mine(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
 
 def retire(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Rules that keep failing leave service; then on to the next batch."""
-    desk = runtime.context.desk
-    rules, step = desk.seeker.rules, f"retire/{_digest(desk.batches[state['batch']])}"
+    resources = runtime.context.resources
+    rules, step = resources.exploring_agent.rules, f"retire/{_digest(resources.batches[state['batch']])}"
     retired: list[str] = []
     if not rules.is_done(step):
         with rules.transaction():
-            retired = retire_failing(rules, desk.settings.retirement)
+            retired = retire_failing(rules, resources.settings.retirement)
             rules.mark_done(step)
     return {"retired": retired, "batch": state["batch"] + 1}
 
 
 def admit(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Try the quarantined rules on the held-out cases; those that raise mean rho enter service."""
-    desk = runtime.context.desk
-    desk.trials = [(labelled, desk.propose(labelled.sample)) for labelled in desk.held_out]
-    desk.tried = [_judged(desk.judge, *trial)[0] for trial in desk.trials]
-    agent, rules = desk.judge, desk.judge.rules
+    resources = runtime.context.resources
+    resources.trials = [(labelled, resources.propose(labelled.sample)) for labelled in resources.held_out]
+    resources.tried = [_judged(resources.judge, *trial)[0] for trial in resources.trials]
+    agent, rules = resources.judge, resources.judge.rules
     admission = admit_quarantined(
-        rules, agent.backend, desk.tried, agent.settings, desk.settings.min_gain, _held_out(desk)
+        rules,
+        agent.backend,
+        resources.tried,
+        agent.settings,
+        resources.settings.min_gain,
+        _held_out(resources),
     )
     return {
         "admitted": [rule.rule_id for rule in admission.rules],
-        "retired": retire_fruitless(rules, desk.settings.retirement),
+        "retired": retire_fruitless(rules, resources.settings.retirement),
         "held_up": sorted(admission.unscored),
-        "held_out_srcc_before": mean_srcc(desk.tried),
+        "held_out_srcc_before": mean_srcc(resources.tried),
     }
 
 
@@ -154,13 +168,17 @@ def reweigh(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Js
     A case without a single score puts it off to a later run, and so does one at the trials before: the fit is of
     all rules that serve.
     """
-    desk = runtime.context.desk
-    agent, rules = desk.judge, desk.judge.rules
-    cases = [desk.explored[case_id] for case_id in desk.calibration if case_id in desk.explored]
-    step = f"weigh/{_digest([*(case.case_id for case in cases), _held_out(desk)])}"
+    resources = runtime.context.resources
+    agent, rules = resources.judge, resources.judge.rules
+    cases = [
+        resources.explored[case_id] for case_id in resources.calibration if case_id in resources.explored
+    ]
+    step = f"weigh/{_digest([*(case.case_id for case in cases), _held_out(resources)])}"
     if not cases or state["held_up"] or rules.is_done(step):
         return {"reweighed": 0}
-    new = fit_and_try(rules, agent.backend, cases, desk.tried, agent.settings, desk.settings.min_gain)
+    new = fit_and_try(
+        rules, agent.backend, cases, resources.tried, agent.settings, resources.settings.min_gain
+    )
     judged = recount(list(new.rules.values()), agent.backend, cases if new.made else [], agent.settings)
     unscored = new.unscored | {case.case_id for case in judged if case.unscored}
     if unscored:
@@ -169,16 +187,18 @@ def reweigh(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Js
     with rules.transaction():
         new.write(rules)
         for case in judged:
-            rules.recount_case(case.case_id, made, _success(case, desk.settings.success_srcc))
+            rules.recount_case(case.case_id, made, _success(case, resources.settings.success_srcc))
         rules.mark_done(step)
     return {"reweighed": len(new.rules)}
 
 
 def conclude(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Judge the held-out cases again if anything that judges them has changed."""
-    desk = runtime.context.desk
+    resources = runtime.context.resources
     changed = state["admitted"] or state["reweighed"]
-    after = [_judged(desk.judge, *trial)[0] for trial in desk.trials] if changed else desk.tried
+    after = (
+        [_judged(resources.judge, *trial)[0] for trial in resources.trials] if changed else resources.tried
+    )
     return {"held_out_srcc_after": mean_srcc(after)}
 
 
@@ -230,23 +250,23 @@ def _prototype(case: Explored, critique: GroupCritique) -> Prototype | None:
         return None
 
 
-def _open_case(desk: ExplorationDesk) -> tuple[Explored, GroupCritique]:
-    assert desk.open_case is not None, "`score` comes before whatever looks at its verdict"
-    return desk.open_case
+def _open_case(resources: ExplorationResources) -> tuple[Explored, GroupCritique]:
+    assert resources.open_case is not None, "`score` comes before whatever looks at its verdict"
+    return resources.open_case
 
 
 def _success(case: Explored, tau: float) -> bool:
     return case.srcc is not None and case.srcc > tau
 
 
-def _home(desk: ExplorationDesk) -> Json:
+def _home(resources: ExplorationResources) -> Json:
     """Steps about many cases are traced under one id."""
-    return {"case_id": EXPLORATION, "trace_id": desk.run_id}
+    return {"case_id": EXPLORATION, "trace_id": resources.run_id}
 
 
-def _held_out(desk: ExplorationDesk) -> str:
+def _held_out(resources: ExplorationResources) -> str:
     """Which cases a trial was on, and who judged them."""
-    return _digest([desk.judge.backend.name, *(labelled.sample.id for labelled in desk.held_out)])
+    return _digest([resources.judge.backend.name, *(labelled.sample.id for labelled in resources.held_out)])
 
 
 def _digest(names: Sequence[str]) -> str:

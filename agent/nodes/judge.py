@@ -13,7 +13,7 @@ from agent.nodes.re_observation import score_weighted_consensus
 from agent.pictures.close_ups import close_up_part, disputed_part, draw_close_ups
 from agent.pictures.panels import sheets, shown_at_once
 from agent.prompts.answers import Doubt, Verdict, keyed_by_label
-from agent.prompts.prompt_format import told_figures, told_metrics
+from agent.prompts.prompt_format import format_figures, format_metrics
 from agent.prompts.question import Brief, labelled_metrics
 from agent.scoring.ask import ask
 from agent.scoring.ranking import label_names
@@ -28,9 +28,9 @@ __all__ = ["look_again", "revise", "score", "self_reflect"]
 
 def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Score the whole group at once, under several label orders."""
-    desk, settings = runtime.context.desk, runtime.context.settings
-    count = len(desk.hypotheses)
-    result = score_group(desk.backend, _brief(state, runtime.context), count, settings)
+    resources, settings = runtime.context.resources, runtime.context.settings
+    count = len(resources.hypotheses)
+    result = score_group(resources.backend, _brief(state, runtime.context), count, settings)
     return {
         "scores": _by_index(result.scores),
         "comments": _by_index(result.comments),
@@ -43,12 +43,12 @@ def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, 
 
 def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Measure what can be measured now that there are scores, and ask which of them are in doubt."""
-    desk, settings = runtime.context.desk, runtime.context.settings
+    resources, settings = runtime.context.resources, runtime.context.settings
     known = _known(state)
-    if len(known) < len(desk.hypotheses) or len(known) < 2:
+    if len(known) < len(resources.hypotheses) or len(known) < 2:
         return {"doubts": {}, "second_look": [], "replies": []}
     scores = torch.tensor([state["scores"][str(j)] for j in known.values()])
-    second_look = [dict(vars(score_weighted_consensus(desk.cases[state["case"]], scores)))]
+    second_look = [dict(vars(score_weighted_consensus(resources.cases[state["case"]], scores)))]
     parts = [
         *_brief(state, runtime.context).parts(
             known, "reflect", _shown(list(known), runtime.context, whole=True)
@@ -56,7 +56,9 @@ def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
         *_verdict_parts({**state, "second_look": second_look}, known),
         DataPart("dispersion_threshold", settings.dispersion_threshold),
     ]
-    answer = ask(desk.backend, "reflect", parts, keyed_by_label("reflect", Doubt, list(known)), settings.seed)
+    answer = ask(
+        resources.backend, "reflect", parts, keyed_by_label("reflect", Doubt, list(known)), settings.seed
+    )
     doubts = {}
     if answer.value is not None:
         found = {str(j): getattr(answer.value, label) for label, j in known.items()}
@@ -71,13 +73,15 @@ def look_again(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[
 
 def _measure_again(state: CritiqueState, context: CritiqueContext) -> dict[str, Any]:
     """With the agent's own tools; a detector that breaks leaves the doubts to what is known."""
-    desk = context.desk
-    tools = {tool.name for tool in desk.tools}
-    if state["bought"] or desk.detector is None:
+    resources = context.resources
+    tools = {tool.name for tool in resources.tools}
+    if state["bought"] or resources.detector is None:
         return {"bought": state["bought"]}
     # as at the first look: a detector may be a user's own model
     try:
-        found = look_again_with(desk.cases[state["case"]], desk.detector, context.settings.seed, tools)
+        found = look_again_with(
+            resources.cases[state["case"]], resources.detector, context.settings.seed, tools
+        )
     except Exception as error:  # noqa: BLE001
         broken = Missing("second_look", reason_of(error), broken=True)
         return {"missing": [*state["missing"], dict(vars(broken))]}
@@ -86,14 +90,14 @@ def _measure_again(state: CritiqueState, context: CritiqueContext) -> dict[str, 
 
 def _draw_close_ups(state: CritiqueState, context: CritiqueContext) -> dict[str, str]:
     """Of the most uncertain of those in doubt, as many as the question has room for; their hashes by hypothesis."""
-    desk = context.desk
+    resources = context.resources
     chosen = _most_uncertain(state)[: _room_for_close_ups(len(state["doubts"]), context)]
     parts = {
         int(j): disputed_part(state["evidence"], int(j), state["doubts"][j], state["comments"][j])
         for j in chosen
     }
-    close_ups = draw_close_ups(desk.cases[state["case"]], parts, desk.renderer)
-    desk.close_ups.update({item.sha256: item for item in close_ups})
+    close_ups = draw_close_ups(resources.cases[state["case"]], parts, resources.renderer)
+    resources.close_ups.update({item.sha256: item for item in close_ups})
     return {str(item.hypothesis): item.sha256 for item in close_ups}
 
 
@@ -103,7 +107,7 @@ def _most_uncertain(state: CritiqueState) -> list[str]:
 
 def _room_for_close_ups(doubted: int, context: CritiqueContext) -> int:
     """What settings and the backend's image limit leave beside the photograph and the panels of those in doubt."""
-    settings, takes = context.settings, context.desk.backend.capabilities
+    settings, takes = context.settings, context.resources.backend.capabilities
     if not takes.images or takes.max_images is None:
         return settings.close_ups if takes.images else 0
     return max(0, min(settings.close_ups, takes.max_images - 1 - sheets(doubted, settings.pictures)))
@@ -111,11 +115,11 @@ def _room_for_close_ups(doubted: int, context: CritiqueContext) -> int:
 
 def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Ask again for the scores in doubt, and for no others; a malformed answer leaves them as they were."""
-    desk, settings = runtime.context.desk, runtime.context.settings
+    resources, settings = runtime.context.resources, runtime.context.settings
     known, doubts = _known(state), state["doubts"]
     doubted = {label: str(j) for label, j in known.items() if str(j) in doubts}
     again = {
-        label: desk.close_ups[state["close_ups"][j]]
+        label: resources.close_ups[state["close_ups"][j]]
         for label, j in doubted.items()
         if j in state["close_ups"]
     }
@@ -126,7 +130,7 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
         DataPart("doubts", {label: doubts[j] for label, j in doubted.items()}),
     ]
     answer = ask(
-        desk.backend, "revise", parts, keyed_by_label("revise", Verdict, list(doubted)), settings.seed
+        resources.backend, "revise", parts, keyed_by_label("revise", Verdict, list(doubted)), settings.seed
     )
     before = {j: state["scores"][j] for j in doubted.values()}
     verdicts = {j: getattr(answer.value, label) for label, j in doubted.items()} if answer.value else {}
@@ -151,15 +155,15 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
 
 
 def _brief(state: CritiqueState, context: CritiqueContext) -> Brief:
-    desk = context.desk
-    views = [desk.views[key] for key in state["views"]]
+    resources = context.resources
+    views = [resources.views[key] for key in state["views"]]
     known = (state["evidence"], state["rules"], state["prototypes"], state["tags"])
-    return Brief(*known, desk.photo, views, context.settings.pictures)
+    return Brief(*known, resources.photo, views, context.settings.pictures)
 
 
 def _shown(labels: list[str], context: CritiqueContext, whole: bool = False) -> list[str]:
     """As many of the hypotheses as the backend takes pictures of; with `whole`, all or none."""
-    room = shown_at_once(context.desk.backend.capabilities.max_images, context.settings.pictures)
+    room = shown_at_once(context.resources.backend.capabilities.max_images, context.settings.pictures)
     if room is None or len(labels) <= room:
         return labels
     return [] if whole else labels[:room]
@@ -176,9 +180,9 @@ def _verdict_parts(state: CritiqueState, labels: dict[str, int]) -> list[DataPar
     rank_std = {label: state["rank_std"][str(j)] for label, j in labels.items()}
     second_look = labelled_metrics([*state["second_look"], *state["bought"]], labels)
     return [
-        DataPart("scores", scores, told_figures(scores)),
-        DataPart("rank_std", rank_std, told_figures(rank_std)),
-        DataPart("second_look", second_look, told_metrics(second_look)),
+        DataPart("scores", scores, format_figures(scores)),
+        DataPart("rank_std", rank_std, format_figures(rank_std)),
+        DataPart("second_look", second_look, format_metrics(second_look)),
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from langgraph.runtime import Runtime
 
-from agent.context import CritiqueContext, Desk
+from agent.context import CritiqueContext, CritiqueResources
 from agent.pictures.panels import draw_views, photo_part
 from agent.state import CritiqueState
 from agent.tracing.redaction import reason_of
@@ -22,37 +22,37 @@ __all__ = ["measure_evidence", "render_views"]
 
 def render_views(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Pose the group, render it through the crop about the person, and ask the detector what it sees."""
-    desk, settings = runtime.context.desk, runtime.context.settings
-    sample, hypotheses = desk.sample, desk.hypotheses
+    resources, settings = runtime.context.resources, runtime.context.settings
+    sample, hypotheses = resources.sample, resources.hypotheses
     with torch.no_grad():
-        posed = desk.body(hypotheses.params)
+        posed = resources.body(hypotheses.params)
     view = hypotheses.camera.crop(sample.box.square(settings.view_margin), settings.view_size_px)
-    frame = desk.renderer.render(posed.vertices_cam_m.numpy(), desk.body.faces.numpy(), view)
-    detection, missing = _look(desk)
-    case = Case(sample, hypotheses, desk.body, posed, view, frame, detection)
-    key = desk.case_key()
-    desk.cases[key] = case
-    return {"case": key, "views": _draw(desk, case, settings.view_margin), "missing": missing}
+    frame = resources.renderer.render(posed.vertices_cam_m.numpy(), resources.body.faces.numpy(), view)
+    detection, missing = _look(resources)
+    case = Case(sample, hypotheses, resources.body, posed, view, frame, detection)
+    key = resources.case_key()
+    resources.cases[key] = case
+    return {"case": key, "views": _draw(resources, case, settings.view_margin), "missing": missing}
 
 
-def _draw(desk: Desk, case: Case, margin: float) -> list[str]:
-    """Once a group, for a backend with eyes: photograph and views onto the desk; the views' hashes."""
-    if not desk.backend.capabilities.images:
+def _draw(resources: CritiqueResources, case: Case, margin: float) -> list[str]:
+    """Once a group, for a backend with eyes: photograph and views onto the resources; the views' hashes."""
+    if not resources.backend.capabilities.images:
         return []
-    views = draw_views(case, desk.renderer, margin)
-    desk.views.update({item.sha256: item for item in views})
-    desk.photo = photo_part(case, margin)
+    views = draw_views(case, resources.renderer, margin)
+    resources.views.update({item.sha256: item for item in views})
+    resources.photo = photo_part(case, margin)
     return [item.sha256 for item in views]
 
 
-def _look(desk: Desk) -> tuple[Detection | None, list[dict[str, Any]]]:
-    if desk.detector is None:
+def _look(resources: CritiqueResources) -> tuple[Detection | None, list[dict[str, Any]]]:
+    if resources.detector is None:
         return None, [_told(Missing("detector", "no detector at hand"))]
     # A detector may be a user's own model: if it breaks, tools that need none still have something to say.
     try:
-        return desk.detector.look(desk.sample), []
+        return resources.detector.detect(resources.sample), []
     except Exception as error:  # noqa: BLE001
-        return None, [_told(Missing(f"detector {desk.detector.name}", reason_of(error), broken=True))]
+        return None, [_told(Missing(f"detector {resources.detector.name}", reason_of(error), broken=True))]
 
 
 def _told(missing: Missing) -> dict[str, Any]:
@@ -61,9 +61,9 @@ def _told(missing: Missing) -> dict[str, Any]:
 
 def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Run every tool; one that cannot or will not measure is marked missing, and the critique goes on."""
-    desk = runtime.context.desk
-    case = desk.cases[state["case"]]
-    results = [_measure(tool, case) for tool in desk.tools]
+    resources = runtime.context.resources
+    case = resources.cases[state["case"]]
+    results = [_measure(tool, case) for tool in resources.tools]
     missing = [_told(item) for item in results if isinstance(item, Missing)]
     evidence = [dict(vars(item)) for item in results if isinstance(item, Evidence)]
     return {"evidence": evidence, "missing": state["missing"] + missing}

@@ -30,7 +30,7 @@ from agent.tools.keypoint_layout import KeypointLayout
 from agent.tools.pose_reading import PoseReading
 from agent.tools.reprojection import Reprojection
 from agent.types import Case, CritiqueTool, Evidence
-from hmr.detection.test_time_augmentation import steady_look
+from hmr.detection.test_time_augmentation import detect_with_augmentation
 from hmr.types import Detector
 
 __all__ = ["SECOND_LOOK", "latest", "look_again", "score_weighted_consensus"]
@@ -66,7 +66,7 @@ def look_again(case: Case, detector: Detector, seed: int, tools: Collection[str]
     at_hand = [tool for tool in LOOKED_AGAIN if tool.name in tools]
     if not at_hand:
         return []
-    detection = steady_look(detector, case.sample, VIEWS, seed, case.detection)
+    detection = detect_with_augmentation(detector, case.sample, VIEWS, seed, case.detection)
     steady = replace(case, detection=detection)
     reads_space = detection.joints_root_m is not None
     able = [tool for tool in at_hand if reads_space or "joints" not in tool.needs]

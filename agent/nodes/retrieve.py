@@ -20,21 +20,23 @@ __all__ = ["retrieve_prototypes", "retrieve_rules"]
 
 def retrieve_rules(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Tag the image, then fetch the rules that rank highest by relevance and UCB."""
-    desk, settings = runtime.context.desk, runtime.context.settings
-    case = desk.cases[state["case"]]
-    parts = [*question("tag", desk.photo), DataPart("image_facts", image_facts(case))]
-    answer = ask(desk.backend, "tag", parts, TagAnswer, settings.seed)
+    resources, settings = runtime.context.resources, runtime.context.settings
+    case = resources.cases[state["case"]]
+    parts = [*question("tag", resources.photo), DataPart("image_facts", image_facts(case))]
+    answer = ask(resources.backend, "tag", parts, TagAnswer, settings.seed)
     tags = answer.value.tags if answer.value else []
     query = f"a person, {', '.join(tags)}"
-    retrieved = desk.rules.retrieve(query, tags, settings.rules_per_case, frozen=desk.frozen)
-    desk.retrieved_rules = tuple(retrieved)
+    retrieved = resources.rules.retrieve(query, tags, settings.rules_per_case, frozen=resources.frozen)
+    resources.retrieved_rules = tuple(retrieved)
     return {"tags": tags, "rules": [rule_json(item) for item in retrieved], "replies": list(answer.replies)}
 
 
 def retrieve_prototypes(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Fetch the explored cases whose photographs look most like this one."""
-    desk, settings = runtime.context.desk, runtime.context.settings
-    embedding = desk.image_embedder(desk.sample)
-    nearest = desk.prototypes.nearest(embedding, settings.prototypes_per_case)
-    desk.retrieved_prototypes = tuple(RetrievedPrototype(prototype, cosine) for prototype, cosine in nearest)
-    return {"prototypes": [prototype_json(item) for item in desk.retrieved_prototypes]}
+    resources, settings = runtime.context.resources, runtime.context.settings
+    embedding = resources.image_embedder(resources.sample)
+    nearest = resources.prototypes.nearest(embedding, settings.prototypes_per_case)
+    resources.retrieved_prototypes = tuple(
+        RetrievedPrototype(prototype, cosine) for prototype, cosine in nearest
+    )
+    return {"prototypes": [prototype_json(item) for item in resources.retrieved_prototypes]}

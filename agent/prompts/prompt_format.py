@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-__all__ = ["told_figures", "told_metrics", "told_prototypes", "told_rules"]
+__all__ = ["format_figures", "format_metrics", "format_prototypes", "format_rules"]
 
 Json = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ MOST_SENTENCES = 2  # about one hypothesis, the farthest from the group first
 MOST_NAMES = 3  # parts at fault in one measurement; measurements that agreed with the truth in one case
 
 
-def told_metrics(metrics: Json) -> str:
+def format_metrics(metrics: Json) -> str:
     """`agent.prompts.question.labelled_metrics` as a table, and what stands out below it."""
     if not metrics:
         return "nothing was measured"
@@ -46,17 +46,17 @@ def told_metrics(metrics: Json) -> str:
     return "\n".join([*lines, *(["what stands out:"] if outstanding else []), *outstanding])
 
 
-def told_rules(rules: Sequence[Json]) -> str:
+def format_rules(rules: Sequence[Json]) -> str:
     """One a line, the most relevant first."""
     return "\n".join(f"- {rule['text']} [{'; '.join(_terms(rule)) or 'no test'}]" for rule in rules) or "none"
 
 
-def told_prototypes(prototypes: Sequence[Json]) -> str:
+def format_prototypes(prototypes: Sequence[Json]) -> str:
     """One a line, the most similar first."""
-    return "\n".join(map(_told_prototype, prototypes)) or "none"
+    return "\n".join(map(_format_prototype, prototypes)) or "none"
 
 
-def told_figures(by_label: Mapping[str, float | int | None]) -> str:
+def format_figures(by_label: Mapping[str, float | int | None]) -> str:
     return ", ".join(f"{label} {_figure(value)}" for label, value in by_label.items())
 
 
@@ -108,7 +108,7 @@ def _terms(rule: Json) -> list[str]:
     return terms
 
 
-def _told_prototype(prototype: Json) -> str:
+def _format_prototype(prototype: Json) -> str:
     best = sorted(prototype["weights"].items(), key=lambda item: -item[1])[:MOST_NAMES]
     terms = [f"similarity {prototype['similarity']:.2f}", f"score {prototype['score']:.0f}"]
     terms += [", ".join(prototype["tags"])] if prototype["tags"] else []

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.pictures.panels import Views, hypothesis_parts
 from agent.prompts import load_prompt
-from agent.prompts.prompt_format import told_metrics, told_prototypes, told_rules
+from agent.prompts.prompt_format import format_metrics, format_prototypes, format_rules
 from agent.types import RetrievedPrototype
 from agent.vlm.protocol import DataPart, ImagePart, Part, Task, TextPart
 from memory.rules import RetrievedRule
@@ -45,7 +45,7 @@ class Brief:
             *question(task, self.photo),
             *self._recalled,
             *hypothesis_parts(views, self.pictures),
-            DataPart("evidence", evidence, told_metrics(evidence["metrics"])),
+            DataPart("evidence", evidence, format_metrics(evidence["metrics"])),
         ]
 
     @cached_property
@@ -53,8 +53,8 @@ class Brief:
         """The same for every label order, and so written out once."""
         return [
             DataPart("tags", list(self.tags)),
-            DataPart("rules", list(self.rules), told_rules(self.rules)),
-            DataPart("prototypes", list(self.prototypes), told_prototypes(self.prototypes)),
+            DataPart("rules", list(self.rules), format_rules(self.rules)),
+            DataPart("prototypes", list(self.prototypes), format_prototypes(self.prototypes)),
         ]
 
 

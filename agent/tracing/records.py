@@ -161,7 +161,7 @@ def traced(node: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]
         started, start = time.time(), time.perf_counter()
         update = node(state, runtime)
         ms = (time.perf_counter() - start) * 1e3
-        trace: Trace = runtime.context.desk.trace
+        trace: Trace = runtime.context.resources.trace
         if trace.kept:  # hashing a state takes longer than some nodes
             trace.write(
                 {

@@ -76,9 +76,9 @@ def critic_eval(
     from eval.critics.comparison import CriticEvalSettings
 
     of_the_critique, of_the_backend = split_settings(settings or ())
-    handicap = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
+    ablation = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
     asked = CriticEvalSettings(
-        critic, handicap, images, samples, calibration, seed, motion, memory, ucb,
+        critic, ablation, images, samples, calibration, seed, motion, memory, ucb,
         detector=detector, rules_per_case=rules_per_case, critique=of_the_critique,
     )  # fmt: skip
     options = BackendOptions(backend, of_the_backend, dry_run, max_calls, record, reply_cache)

@@ -61,7 +61,7 @@ def tune_critic(
     from agent.vlm.local.model_loading import find_model
     from agent.vlm.options import parse_settings
     from agent.vlm.settings import read_settings
-    from eval.pipelines.critic_tuning import prepare_lessons
+    from eval.pipelines.critic_tuning import prepare_training_cases
     from eval.pipelines.critic_tuning import tune_critic as run
     from hmr.policy.checkpoint import load_policy
     from rl.critic_tuning.config import read_tuning
@@ -70,15 +70,15 @@ def tune_critic(
     found, base = find_model(model), load_policy(policy)
     tuning = read_tuning(config or RECIPE, stages=STAGES[stage], seed=seed)
     with stages() as progress:
-        lessons = prepare_lessons(
+        training_cases = prepare_training_cases(
             found, memory, base, tuning, local, out, progress, calibration, workers=os.cpu_count() or 1
         )
-        _say_extent(lessons.extent)
+        _say_extent(training_cases.extent)
         if dry_run:
             if as_json:
-                print(json.dumps(dataclasses.asdict(lessons.extent)))
+                print(json.dumps(dataclasses.asdict(training_cases.extent)))
             return
-        tuned = run(found, lessons, tuning, local, out, progress, say)
+        tuned = run(found, training_cases, tuning, local, out, progress, say)
     if as_json:
         print((out / "tuning.json").read_text())
         return

@@ -24,7 +24,7 @@ Guide = Callable[[Features, Sample], Guidance]  # features of that one sample
 MAX_BOX_SIDE = (
     3.0  # longer sides of the photograph; all of a box is held in memory, and people hardly reach farther
 )
-MIN_SURENESS_IN_A_BOX = 0.5  # half of the wild scenes' people are seen better than 0.6, no background is
+MIN_CONFIDENCE_IN_BOX = 0.5  # half of the wild scenes' people are seen better than 0.6, no background is
 
 
 class NobodyFound(ValueError):
@@ -87,11 +87,11 @@ def find_people(
         return found, []
     people, refusals, encoder = [], [], EmbeddedDetector(policy)
     for sample in found:
-        sureness = encoder.sureness(sample)
-        if sureness >= MIN_SURENESS_IN_A_BOX:
+        confidence = encoder.confidence(sample)
+        if confidence >= MIN_CONFIDENCE_IN_BOX:
             people.append(sample)
         else:
-            refusals.append(_refusal(title, photo.box_in_file(sample.box), sureness))
+            refusals.append(_refusal(title, photo.box_in_file(sample.box), confidence))
     if not people:
         raise NobodyFound("; ".join(refusals))
     return people, refusals
@@ -107,10 +107,10 @@ def _nobody(title: str, detector: Detector) -> str:
     return f"{title}: the detector {detector.name} sees nobody here; {say_where}"
 
 
-def _refusal(title: str, box: Box, sureness: float) -> str:
+def _refusal(title: str, box: Box, confidence: float) -> str:
     return (
         f"{title}: the embedded encoder, trained on rendered people, cannot read a person in {_corners(box)} "
-        f"(sureness {sureness:.2f}, needs {MIN_SURENESS_IN_A_BOX}); crowds, motion blur and heavy occlusion are "
+        f"(confidence {confidence:.2f}, needs {MIN_CONFIDENCE_IN_BOX}); crowds, motion blur and heavy occlusion are "
         "beyond it; --anyway shows its guess"
     )
 

@@ -57,7 +57,7 @@ class Models:
     detector: Detector
 
     def guide(self, features: Features, sample: Sample) -> DetectionGuidance:
-        return DetectionGuidance(self.policy, self.body, features, [self.detector.look(sample)])
+        return DetectionGuidance(self.policy, self.body, features, [self.detector.detect(sample)])
 
     def digest(self) -> str:
         state = hashlib.sha256(self.policy.digest().encode() + self.detector.name.encode())

@@ -165,7 +165,7 @@ def _rivals(policy: DiffusionPolicy, body: Body) -> dict[str, Policy]:
     detector = EmbeddedDetector(policy)
 
     def detected(samples: Sequence[Sample], features: Features) -> Guidance:
-        return DetectionGuidance(policy, body, features, [detector.look(sample) for sample in samples])
+        return DetectionGuidance(policy, body, features, [detector.detect(sample) for sample in samples])
 
     return {
         "mean pose": MeanPose(policy),

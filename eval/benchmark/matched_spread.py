@@ -19,14 +19,14 @@ from hmr.metrics.errors import spread_mm
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import NUM_JOINTS, Hypotheses, Labelled, Sample
 
-__all__ = ["SPREAD_TOLERANCE", "Quieter", "SpreadAtScale", "matching_scale"]
+__all__ = ["SPREAD_TOLERANCE", "NoiseScaledPolicy", "SpreadAtScale", "matching_scale"]
 
 SPREAD_TOLERANCE = 0.01
 MAX_STEPS = 20
 MAX_STEP = 3.0  # of the scale's logarithm
 
 
-class Quieter:
+class NoiseScaledPolicy:
     """The base policy sampled at another scale of its starting noise."""
 
     def __init__(self, policy: DiffusionPolicy, noise_scale: float) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 
 from eval.benchmark.protocol import Report, ScoredGroup
 
-__all__ = ["kept_report", "load_report", "save_report"]
+__all__ = ["cached_report", "load_report", "save_report"]
 
 
-def kept_report(path: Path, key: Mapping[str, Any], evaluate: Callable[[], Report]) -> Report:
+def cached_report(path: Path, key: Mapping[str, Any], evaluate: Callable[[], Report]) -> Report:
     """The report in `path` if it was made from `key`; else `evaluate`'s, then kept there."""
     report = load_report(path, key)
     if report is None:

@@ -1,4 +1,4 @@
-"""The agent and its ablations, each explored under its own handicap and as good as it can be made.
+"""The agent and its ablations, each explored under its own ablation and as good as it can be made.
 
 | variant                 | what is different                                                                     |
 |-------------------------|---------------------------------------------------------------------------------------|
@@ -10,7 +10,7 @@
 | without a tool          | the tool is not there, neither at exploration nor at judgement                        |
 | true keypoints and mask | the tools' detector knows the truth (`eval.critics.true_detector`): headroom, no ablation     |
 
-What a handicap cannot touch is shared: an agent without rules recalls the whole agent's prototypes, which hold how far
+What a ablation cannot touch is shared: an agent without rules recalls the whole agent's prototypes, which hold how far
 each metric agreed with the truth and no rule. Everything else explores for itself, on the same cases in the same
 order, so that an ablation does not judge by weights that were fitted for what it lacks.
 """
@@ -34,13 +34,13 @@ from agent.nodes.re_observation import SECOND_LOOK
 from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.vlm import EmbeddedCritic, VLMBackend
-from agent.vlm.wrappers.availability import Listener
+from agent.vlm.wrappers.availability import AvailabilityMonitor
 from common.progress import Stage
-from eval.critics.evidence_cache import KeptEvidence
+from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import CRITIQUE, DETECTOR, UCB, Exploration, eyes_of, open_to_explore, seen_by
-from eval.critics.groups import TestedGroup
-from eval.critics.true_detector import TrueDetector, true_eyes
-from eval.critics.verdict_cache import Verdict, judge_once
+from eval.critics.groups import LabelledGroup
+from eval.critics.true_detector import TrueDetector, true_detections
+from eval.critics.verdict_cache import Verdict, judge_with_cache
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import calibration_parts
@@ -102,16 +102,16 @@ AGENT = AgentVariant()
 class AgentBench:
     """Builds variants over one policy, one backend and one set of explored cases.
 
-    `memory` is a folder that was explored before: then nothing is explored here, and handicaps begin at judgement.
+    `memory` is a folder that was explored before: then nothing is explored here, and ablations begin at judgement.
     """
 
     policy: DiffusionPolicy
     body: Body
     backend: VLMBackend
     embedder: TextEmbedder
-    evidence: KeptEvidence
-    calibration: Sequence[TestedGroup]  # of lab-calibration, from its first row
-    tests: Sequence[TestedGroup]
+    evidence: EvidenceCache
+    calibration: Sequence[LabelledGroup]  # of lab-calibration, from its first row
+    tests: Sequence[LabelledGroup]
     out: Path
     stage: Stage
     made_from: Mapping[str, Any] = field(default_factory=dict)  # digests that name an exploration
@@ -126,7 +126,7 @@ class AgentBench:
         default_factory=dict
     )  # other fields of CritiqueSettings, if not usual
 
-    def part(self, *names: str) -> list[TestedGroup]:
+    def part(self, *names: str) -> list[LabelledGroup]:
         """The calibration groups of these parts (`hmr.synthetic.splits.calibration_parts`)."""
         parts = calibration_parts(len(self.calibration))
         return [self.calibration[row] for name in names for row in parts[name]]
@@ -152,14 +152,14 @@ class AgentBench:
             yield agent
 
     def judge(
-        self, name: str, agent: CritiqueAgent, groups: Sequence[TestedGroup],
+        self, name: str, agent: CritiqueAgent, groups: Sequence[LabelledGroup],
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[Verdict]:  # fmt: skip
         """The verdicts of an agent of this bench, kept under its name and found there again."""
         path = self.out / "verdicts" / f"{name.replace(' ', '-')}.jsonl"
-        return judge_once(path, agent, self.policy.digest(), groups, progress)
+        return judge_with_cache(path, agent, self.policy.digest(), groups, progress)
 
-    def measure(self, groups: Sequence[TestedGroup]) -> list[Verdict]:
+    def measure(self, groups: Sequence[LabelledGroup]) -> list[Verdict]:
         """What the tools say of these groups, looked at again where the seed rules leave doubts, and verdicts of no
         account: no memory, no backend asked."""
         store, embedder = MemoryStore(":memory:"), PolicyEmbedder(self.policy)
@@ -189,7 +189,7 @@ class AgentBench:
             variant.name,
         )
         if exploration.found() is None:
-            listener = Listener(self.backend)
+            listener = AvailabilityMonitor(self.backend)
             with open_to_explore(exploration.folder, self.policy, self.embedder, ucb) as memory:
                 agent = dataclasses.replace(self._build(variant, memory), backend=listener)
                 exploration.run(agent, self.stage)
@@ -222,7 +222,7 @@ class AgentBench:
         truths = {
             group.labelled.sample.id: group.labelled.truth for group in (*self.calibration, *self.tests)
         }
-        return dataclasses.replace(agent, detector=true_eyes(truths, self.policy, self.body))
+        return dataclasses.replace(agent, detector=true_detections(truths, self.policy, self.body))
 
     def _without_rules(self, agent: CritiqueAgent) -> CritiqueAgent:
         """For the embedded critic equal rules on whatever the tools measure; for one that reads prose, none."""

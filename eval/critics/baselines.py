@@ -22,7 +22,7 @@ import torch
 from common.seeding import derive_generator
 from eval.benchmark.protocol import ScoredGroup
 from eval.critics.ablations import AgentBench
-from eval.critics.groups import TestedGroup
+from eval.critics.groups import LabelledGroup
 from eval.critics.rank_net import ToolRankNet, standardised
 from eval.critics.verdict_cache import Verdict
 from rl.scorers.hmr_scorer import CARD, HMRScorer
@@ -62,7 +62,7 @@ def metric_scores(critique: Verdict, metric: str) -> tuple[float | None, ...]:
 
 
 def fitted_rank_net(
-    groups: Sequence[TestedGroup], critiques: Sequence[Verdict], metrics: Sequence[str], seed: int
+    groups: Sequence[LabelledGroup], critiques: Sequence[Verdict], metrics: Sequence[str], seed: int
 ) -> ToolRankNet:
     network = ToolRankNet(len(metrics), seed)
     values = [
@@ -80,6 +80,6 @@ def rank_net_scores(
     return tuple(network.score(standardised(critique.evidence, metrics, len(critique.scores))))
 
 
-def random_scores(group: TestedGroup, seed: int) -> ScoredGroup:
+def random_scores(group: LabelledGroup, seed: int) -> ScoredGroup:
     generator = derive_generator(seed, "random critic", group.labelled.sample.id)
     return group.scored(torch.rand(len(group.hypotheses), generator=generator).tolist())

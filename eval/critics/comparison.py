@@ -34,7 +34,7 @@ from eval.critics.baselines import (
     random_scores,
     rank_net_scores,
 )
-from eval.critics.evidence_cache import KeptEvidence
+from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import UCB, check_ucb, detector_of
 from eval.critics.groups import draw_groups
 from eval.critics.verdict_cache import Verdict
@@ -49,17 +49,17 @@ from memory.folder import store_path
 __all__ = ["CRITICS", "CriticEval", "CriticEvalSettings", "CriticFigures", "critic_eval", "figures_of"]
 
 CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", "all")
-TAUGHT = ("hmr-scorer", "ranknet", "all")  # by the lab scenes, whatever memory the agent is given
+FITTED = ("hmr-scorer", "ranknet", "all")  # by the lab scenes, whatever memory the agent is given
 LOOKING = ("agent", "greedy", "ranknet", "all")  # through the detector that is asked for
 CONSENSUS = "group_consensus_mm"
 
 
 @dataclass(frozen=True)
 class CriticEvalSettings:
-    """What is asked. Raises ValueError for a critic that is none, and for handicaps of one that has none."""
+    """What is asked. Raises ValueError for a critic that is none, and for ablations of one that has none."""
 
     critic: str = "agent"
-    handicap: AgentVariant = AGENT
+    ablation: AgentVariant = AGENT
     images: int = 100
     samples: int = 20
     calibration: int = 128  # scenes of lab-calibration: half explored, a quarter to admit rules
@@ -76,7 +76,7 @@ class CriticEvalSettings:
     def __post_init__(self) -> None:
         if self.critic not in CRITICS:
             raise ValueError(f"no critic is called {self.critic!r}; there are {', '.join(CRITICS)}")
-        if self.critic != "agent" and self.handicap != AGENT:
+        if self.critic != "agent" and self.ablation != AGENT:
             raise ValueError(f"only the agent can do without something, not the critic {self.critic!r}")
         if self.motion is not None and not self.motion.exists():
             raise FileNotFoundError(f"{self.motion}: there is no such folder of AMASS npz files")
@@ -95,7 +95,7 @@ class CriticEvalSettings:
     @property
     def learns_on_lab(self) -> bool:
         """Whether anything asked for learns on the calibration scenes of this run."""
-        return self.memory is None or self.critic in TAUGHT
+        return self.memory is None or self.critic in FITTED
 
 
 @dataclass(frozen=True)
@@ -175,13 +175,13 @@ def critic_eval(
         "scenes": set_digest(scenes["lab-calibration"]),
         "samples": settings.samples,
     }
-    with KeptEvidence(out / "evidence.jsonl") as evidence:
+    with EvidenceCache(out / "evidence.jsonl") as evidence:
         bench = AgentBench(
             policy, body, backend, load_text_embedder(), evidence, groups["lab-calibration"],
             groups["wild-test"], out, stage, made_from, settings.memory, settings.seed, settings.ucb, eyes,
             settings.rules_per_case, settings.critique,
         )  # fmt: skip
-        critics, alone = _Contest(bench, settings).figures()
+        critics, alone = CriticComparison(bench, settings).figures()
     return CriticEval(
         critics,
         alone,
@@ -191,7 +191,7 @@ def critic_eval(
     )
 
 
-class _Contest:
+class CriticComparison:
     """Every critic asked for, on the bench's groups."""
 
     def __init__(self, bench: AgentBench, settings: CriticEvalSettings) -> None:
@@ -224,7 +224,7 @@ class _Contest:
     def _variants(self) -> Iterator[AgentVariant]:
         asked = self.settings.critic
         if asked == "agent":
-            yield self.settings.handicap
+            yield self.settings.ablation
         if asked == "all":
             yield AGENT
             yield from (AgentVariant(without=frozenset({part})) for part in COMPONENTS)

@@ -23,17 +23,17 @@ from torch import Tensor
 from agent.types import Case, CritiqueTool, Evidence, Need
 from common.jsonl import Manifest
 
-__all__ = ["KeptEvidence"]
+__all__ = ["EvidenceCache"]
 
 
-class KeptEvidence:
+class EvidenceCache:
     """One file of evidence, open inside its `with` block; safe to share between threads."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._entries, self._lock = Manifest(path), threading.Lock()
 
-    def __enter__(self) -> KeptEvidence:
+    def __enter__(self) -> EvidenceCache:
         return self
 
     def __exit__(
@@ -43,7 +43,7 @@ class KeptEvidence:
 
     def around(self, tools: Sequence[CritiqueTool]) -> list[CritiqueTool]:
         """The same tools, each asked only for what is not kept."""
-        return [_KeptTool(tool, self) for tool in tools]
+        return [_CachedTool(tool, self) for tool in tools]
 
     def measure(self, tool: CritiqueTool, stamp: str, case: Case) -> Evidence:
         key = f"{tool.name} {_case_key(case)}"
@@ -57,10 +57,10 @@ class KeptEvidence:
         return evidence
 
 
-class _KeptTool:
+class _CachedTool:
     """A tool with a memory."""
 
-    def __init__(self, tool: CritiqueTool, kept: KeptEvidence) -> None:
+    def __init__(self, tool: CritiqueTool, kept: EvidenceCache) -> None:
         self.name: str = tool.name
         self.needs: frozenset[Need] = tool.needs
         self._tool, self._kept = tool, kept

@@ -25,14 +25,14 @@ from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import BodyParams, Hypotheses, Labelled
 from rl.scorers.hmr_scorer_training import errors_mm
 
-__all__ = ["TestedGroup", "draw_groups"]
+__all__ = ["LabelledGroup", "draw_groups"]
 
 PARAMS = ("global_orient", "body_pose", "betas", "transl")
 PART = 32  # images: a minute or two
 
 
 @dataclass(frozen=True)
-class TestedGroup:
+class LabelledGroup:
     """A labelled image, its group, and the errors by ERROR_METRICS."""
 
     __test__ = False  # pytest takes the name for its own
@@ -53,14 +53,14 @@ def draw_groups(
     seed: int,
     kept: Path,
     progress: Callable[[int], None] = lambda done: None,
-) -> list[TestedGroup]:
+) -> list[LabelledGroup]:
     """`size` hypotheses an image of the set in `scenes`; kept in files under `kept` and found there again.
 
     `progress` is told how many images are done after each that is drawn.
     """
     cases = read_labelled(scenes)
     key = {"scenes": set_digest(scenes), "policy": policy.digest(), "size": size, "seed": seed}
-    groups: list[TestedGroup] = []
+    groups: list[LabelledGroup] = []
     for first in range(0, len(cases), PART):
         part = cases[first : first + PART]
         path = kept / f"{scenes.name}-{first:05d}-{_hash({**key, 'rows': [first, first + len(part)]})}.npz"
@@ -88,10 +88,10 @@ def _draw(policy: DiffusionPolicy, body: Body, case: Labelled, size: int, seed: 
     }
 
 
-def _group(case: Labelled, tables: Mapping[str, np.ndarray], row: int) -> TestedGroup:
+def _group(case: Labelled, tables: Mapping[str, np.ndarray], row: int) -> LabelledGroup:
     params = BodyParams(*(torch.from_numpy(tables[name][row]) for name in PARAMS))
     errors = {name: tables[name][row] for name in ERROR_METRICS}
-    return TestedGroup(case, Hypotheses(params, case.sample.camera), errors)
+    return LabelledGroup(case, Hypotheses(params, case.sample.camera), errors)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

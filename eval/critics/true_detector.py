@@ -9,12 +9,12 @@ import torch
 
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.detection.joints_3d import WithReading
+from hmr.detection.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render.overlay import crop_image
 from hmr.types import Box, Detection, Sample, Truth
 
-__all__ = ["TrueDetector", "true_eyes"]
+__all__ = ["TrueDetector", "true_detections"]
 
 MASK_SIZE = 64
 SIGMA_PX = 1.0
@@ -29,7 +29,7 @@ class TrueDetector:
 
     name = "truth"
     uses_truth = True
-    sees_mirror = True
+    is_flip_tested = True
 
     def __init__(self, truths: Mapping[str, Truth]) -> None:
         self.truths = truths
@@ -37,10 +37,10 @@ class TrueDetector:
     def find(self, image: np.ndarray) -> list[Box]:
         raise ValueError("the true detector knows samples, not photographs")
 
-    def looks(self, samples: Sequence[Sample]) -> list[Detection]:
-        return [self.look(sample) for sample in samples]
+    def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
+        return [self.detect(sample) for sample in samples]
 
-    def look(self, sample: Sample) -> Detection:
+    def detect(self, sample: Sample) -> Detection:
         truth, square = self.truths[sample.id], sample.box.square(1.2)
         mask = np.repeat(truth.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
         return Detection(
@@ -52,6 +52,6 @@ class TrueDetector:
         )
 
 
-def true_eyes(truths: Mapping[str, Truth], policy: DiffusionPolicy, body: Body) -> WithReading:
+def true_detections(truths: Mapping[str, Truth], policy: DiffusionPolicy, body: Body) -> WithJoints3D:
     """For an agent: the true detector, and in space what the policy reads."""
-    return WithReading(TrueDetector(truths), EmbeddedDetector(policy, body))
+    return WithJoints3D(TrueDetector(truths), EmbeddedDetector(policy, body))

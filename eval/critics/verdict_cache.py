@@ -21,9 +21,9 @@ from agent.agent import CritiqueAgent
 from agent.concurrent import critique_many
 from agent.types import Evidence, GroupCritique
 from common.jsonl import Manifest
-from eval.critics.groups import TestedGroup
+from eval.critics.groups import LabelledGroup
 
-__all__ = ["Verdict", "judge_once"]
+__all__ = ["Verdict", "judge_with_cache"]
 
 ROOT = Path(__file__).parents[2]
 JUDGES = ("agent", "memory", "hmr")  # the packages that a verdict is made by
@@ -52,11 +52,11 @@ class Verdict:
         return Verdict(tuple(record["scores"]), tuple(evidence))
 
 
-def judge_once(
+def judge_with_cache(
     path: Path,
     agent: CritiqueAgent,
     policy: str,
-    groups: Sequence[TestedGroup],
+    groups: Sequence[LabelledGroup],
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Verdict]:
     """The agent's verdicts in the order of the groups, from the file at `path` where they are there.
@@ -99,7 +99,7 @@ def _digest_of(agent: CritiqueAgent, policy: str) -> str:
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
 
 
-def _stamp(judge: str, group: TestedGroup) -> str:
+def _stamp(judge: str, group: LabelledGroup) -> str:
     """Of a verdict; a sample's id is a hash of its photograph."""
     sample, hypotheses = group.labelled.sample, group.hypotheses
     digest = hashlib.sha256(judge.encode())

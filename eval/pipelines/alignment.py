@@ -37,9 +37,9 @@ from common.progress import Stage
 from common.yaml_fields import read_fields
 from eval.critics.ablations import AGENT, AgentBench
 from eval.critics.baselines import fitted_hmr_scorer
-from eval.critics.evidence_cache import KeptEvidence
+from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import detector_of, seen_by
-from eval.critics.groups import TestedGroup, draw_groups
+from eval.critics.groups import LabelledGroup, draw_groups
 from eval.pipelines.demo_outputs import versions
 from eval.report.curves import write_alignment_curves
 from hmr.body.model import Body, load_body
@@ -320,23 +320,23 @@ def open_bench(
     opened: ExitStack,
     backend: VLMBackend | None = None,
     eyes: Detector | None = None,
-    tests: Sequence[TestedGroup] = (),
+    tests: Sequence[LabelledGroup] = (),
 ) -> AgentBench:
     """Where the critics that learn are built, good until `opened` is closed; `tests` are groups that they will judge,
     for those that see the truth."""
     if backend is None:
         backend = opened.enter_context(opened_backend(settings.backend_options())).backend
-    cases, made_from = _lessons(policy, body, settings, out, stage)
-    evidence = opened.enter_context(KeptEvidence(out / "evidence.jsonl"))
+    cases, made_from = _training_cases(policy, body, settings, out, stage)
+    evidence = opened.enter_context(EvidenceCache(out / "evidence.jsonl"))
     return AgentBench(
         policy, body, backend, load_text_embedder(), evidence, cases, tests, out, stage, made_from,
         settings.memory, settings.rounds.seed, eyes=eyes, critique=settings.critique,
     )  # fmt: skip
 
 
-def _lessons(
+def _training_cases(
     policy: DiffusionPolicy, body: Body, settings: AlignSettings, out: Path, stage: Stage
-) -> tuple[list[TestedGroup], dict[str, Any]]:
+) -> tuple[list[LabelledGroup], dict[str, Any]]:
     """The groups of `lab-calibration` that a critic learns from, and what they are made from; none where it comes with
     its memory."""
     if settings.memory is not None and settings.judge != HMR_SCORER:

@@ -48,13 +48,13 @@ from rl.critic_tuning.config import TuningSettings
 from rl.critic_tuning.conversations import Extent, load_conversations, write_conversations
 from rl.critic_tuning.stages import CriticTuning
 
-__all__ = ["Lessons", "TunedCritic", "prepare_lessons", "tune_critic"]
+__all__ = ["TrainingCases", "TunedCritic", "prepare_training_cases", "tune_critic"]
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingCases:
     """What there is to learn from, and what it was made from."""
 
     conversations: Dataset
@@ -70,7 +70,7 @@ class TunedCritic:
     measured: Mapping[str, Json]
 
 
-def prepare_lessons(
+def prepare_training_cases(
     found: FoundModel,
     memory: Path,
     policy: DiffusionPolicy,
@@ -80,7 +80,7 @@ def prepare_lessons(
     stage: Stage,
     calibration: int = 128,
     workers: int = 1,
-) -> Lessons:
+) -> TrainingCases:
     """Questions about what `memory` explored of the first `calibration` scenes of lab-calibration.
 
     Raises FileNotFoundError without a memory, ValueError for one in which nothing was explored, not with this policy,
@@ -104,12 +104,12 @@ def prepare_lessons(
         tick(done)
     conversations = load_conversations(paths)
     made_from = {"scenes": set_digest(scenes), "policy": policy.digest(), "memory": memory.name}
-    return Lessons(conversations, Extent.of(conversations), made_from)
+    return TrainingCases(conversations, Extent.of(conversations), made_from)
 
 
 def tune_critic(
     found: FoundModel,
-    lessons: Lessons,
+    training_cases: TrainingCases,
     settings: TuningSettings,
     local: LocalSettings,
     out: Path,
@@ -123,14 +123,14 @@ def tune_critic(
     told = {
         "model": found.base,
         "revision": found.revision,
-        **lessons.made_from,
-        "lessons": dataclasses.asdict(lessons.extent),
+        **training_cases.made_from,
+        "training_cases": dataclasses.asdict(training_cases.extent),
         "settings": dataclasses.asdict(settings),
         "local": dataclasses.asdict(local),
         "versions": {**versions(), "peft": importlib.metadata.version("peft")},
     }
     _write(out / "tuning.json", told)
-    tuned = CriticTuning(lessons.conversations, settings, out, stage, say).run(found)
+    tuned = CriticTuning(training_cases.conversations, settings, out, stage, say).run(found)
     measured = {name: _last(out / name / "log.json") for name in settings.stages}
     _write(out / "tuning.json", {**told, "tuned": tuned.revision, "measured": measured})
     return TunedCritic(tuned, measured)

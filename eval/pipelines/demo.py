@@ -40,7 +40,7 @@ from hmr.synthetic.store import read_labelled, read_samples, set_digest
 from hmr.types import Hypotheses, Sample
 from rl.config import GroupPreferenceConfig
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
-from rl.rounds import align_once, kept_policy
+from rl.rounds import align_once, finished_policy
 
 __all__ = ["Demo", "DemoResult"]
 
@@ -179,7 +179,7 @@ class Demo:
     def _align(self, variant: str, groups: Dataset, seed: int) -> DiffusionPolicy:
         folder, settings = self.out / "policy" / f"{variant}-seed-{seed}", self.settings.alignment
         title = f"seed {seed}: aligning on {'the' if variant == 'aligned' else 'shuffled'} scores"
-        if (kept := kept_policy(self.policy, groups, folder, settings)) is not None:
+        if (kept := finished_policy(self.policy, groups, folder, settings)) is not None:
             self.reused.append(title)
             return kept
         tick = self.stage(title, settings.get("max_steps", GroupPreferenceConfig.max_steps))

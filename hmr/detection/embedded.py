@@ -17,25 +17,25 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hmr.body.model import Body
-from hmr.detection.joints_3d import WithReading
+from hmr.detection.joints_3d import WithJoints3D
 from hmr.policy.encoder import Seen
-from hmr.policy.encoder_cache import Eyes
+from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import BodyParams, Box, Camera, Detection, Detector, Sample
 
-__all__ = ["EmbeddedDetector", "Found", "load_detector", "overlap"]
+__all__ = ["DetectedPerson", "EmbeddedDetector", "load_detector", "overlap"]
 
 WINDOW_FRACTIONS = (1.0, 0.75, 0.55, 0.4, 0.3)  # of the longer image side
 STRIDE = 0.25  # of the window
 BATCH = 64
-MIN_SURENESS = 0.7  # lab scenes reach 0.6 to 0.8 in the right window; a crowd, 0.64 in a wrong one
+MIN_CONFIDENCE = 0.7  # lab scenes reach 0.6 to 0.8 in the right window; a crowd, 0.64 in a wrong one
 MAX_OVERLAP = 0.3  # intersection over union beyond which two boxes are one person
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedPerson:
     box: Box
-    sureness: float  # 0 to 1
+    confidence: float  # 0 to 1
 
 
 class EmbeddedDetector:
@@ -44,17 +44,19 @@ class EmbeddedDetector:
 
     name = "embedded"
 
-    def __init__(self, policy: DiffusionPolicy, body: Body | None = None, eyes: Eyes | None = None) -> None:
-        self.policy, self.body, self.eyes = policy, body, eyes or Eyes(policy)
+    def __init__(
+        self, policy: DiffusionPolicy, body: Body | None = None, eyes: EncoderCache | None = None
+    ) -> None:
+        self.policy, self.body, self.eyes = policy, body, eyes or EncoderCache(policy)
 
     @property
-    def sees_mirror(self) -> bool:
+    def is_flip_tested(self) -> bool:
         return self.policy.config.mirror_look
 
-    def look(self, sample: Sample) -> Detection:
-        return self.looks([sample])[0]
+    def detect(self, sample: Sample) -> Detection:
+        return self.detect_batch([sample])[0]
 
-    def looks(self, samples: Sequence[Sample]) -> list[Detection]:
+    def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
         seen = self.eyes.see(samples)
         joints_root_m = [None] * len(samples) if self.body is None else self._joints_root_m(seen, samples)
         rows = zip(samples, joints_root_m, strict=True)
@@ -70,27 +72,27 @@ class EmbeddedDetector:
         joints_m = self.body.joints(BodyParams.cat([guess.params for guess in guesses])).cpu()
         return list(joints_m - joints_m[:, :1])
 
-    def sureness(self, sample: Sample) -> float:
+    def confidence(self, sample: Sample) -> float:
         """From 0 to 1, how much the sample's crop looks like one that the encoder can read; lab scenes give about 0.8,
         wild ones 0.6, crops without a person 0.2 to 0.4."""
-        return _judge(self.policy.see([sample]), 0, self.policy.crop_box(sample.box)).sureness
+        return _judge(self.policy.see([sample]), 0, self.policy.crop_box(sample.box)).confidence
 
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
         """Boxes of people, the surest first; empty where nobody is seen surely enough."""
-        return [found.box for found in self.candidates(image) if found.sureness >= MIN_SURENESS]
+        return [found.box for found in self.candidates(image) if found.confidence >= MIN_CONFIDENCE]
 
-    def candidates(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Found]:
+    def candidates(self, image: UInt8[np.ndarray, "height width 3"]) -> list[DetectedPerson]:
         """Every distinct window that might hold a person, the surest first."""
         height, width = image.shape[:2]
         camera = Camera.estimate(width, height)
         boxes = _windows(width, height, self.policy.config.crop_scale)
-        found: list[Found] = []
+        found: list[DetectedPerson] = []
         for start in range(0, len(boxes), BATCH):
             batch = boxes[start : start + BATCH]
             seen = self.policy.see([Sample("window", image, box, camera) for box in batch])
             squares = [self.policy.crop_box(box) for box in batch]
             found += [_judge(seen, row, square) for row, square in enumerate(squares)]
-        return _distinct(sorted(found, key=lambda item: -item.sureness))
+        return _distinct(sorted(found, key=lambda item: -item.confidence))
 
 
 def _detection(seen: Seen, row: int, square: Box, joints_root_m: Float[Tensor, "24 3"] | None) -> Detection:
@@ -118,7 +120,7 @@ def _windows(width: int, height: int, crop_scale: float) -> list[Box]:
     return boxes
 
 
-def _judge(seen: Seen, row: int, square: Box) -> Found:
+def _judge(seen: Seen, row: int, square: Box) -> DetectedPerson:
     """How much a window looks like a training crop: joints seen surely, spanning the window, under the mask."""
     confidence = seen.visible_logit[row].sigmoid()
     keypoints = seen.keypoints[row]
@@ -129,7 +131,7 @@ def _judge(seen: Seen, row: int, square: Box) -> Found:
     on_mask = _read(mask, keypoints).mean()
     sharp = torch.exp(-4 * seen.log_sigma[row].exp().mean())
     fit = np.exp(-((span - 0.75) ** 2) / 0.05) * np.exp(-(offset**2) / 0.1)
-    sureness = float(confidence.mean() * on_mask * sharp) ** (1 / 3) * float(fit)
+    confidence = float(confidence.mean() * on_mask * sharp) ** (1 / 3) * float(fit)
     half, (cx, cy) = square.side / 2, square.center
     reach = 0.08 * square.side  # skin beyond the joints
     box = Box(
@@ -138,7 +140,7 @@ def _judge(seen: Seen, row: int, square: Box) -> Found:
         float(cx + high[0] * half + reach),
         float(cy + high[1] * half + reach),
     )
-    return Found(box, sureness)
+    return DetectedPerson(box, confidence)
 
 
 def _read(mask: Float[Tensor, "side side"], points: Float[Tensor, "joints 2"]) -> Float[Tensor, "joints"]:
@@ -147,9 +149,9 @@ def _read(mask: Float[Tensor, "side side"], points: Float[Tensor, "joints 2"]) -
     return mask[rows, columns]
 
 
-def _distinct(found: list[Found]) -> list[Found]:
-    """Greedy non-maximum suppression over candidates sorted by sureness."""
-    kept: list[Found] = []
+def _distinct(found: list[DetectedPerson]) -> list[DetectedPerson]:
+    """Greedy non-maximum suppression over candidates sorted by confidence."""
+    kept: list[DetectedPerson] = []
     for candidate in found:
         if all(overlap(candidate.box, other.box) < MAX_OVERLAP for other in kept):
             kept.append(candidate)
@@ -178,7 +180,7 @@ def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) 
         from hmr.detection.transformers_detector import load_transformers_detector
 
         trained = load_transformers_detector(models)
-        return trained if body is None else WithReading(trained, EmbeddedDetector(policy, body))
+        return trained if body is None else WithJoints3D(trained, EmbeddedDetector(policy, body))
     raise ValueError(
         f"no detector is called {spec!r}; known are embedded and transformers[:FINDER[,POSE[,SEGMENTER]]]"
     )

@@ -14,10 +14,10 @@ from jaxtyping import UInt8
 
 from hmr.types import BatchDetector, Box, Detection, Detector, Sample
 
-__all__ = ["WithReading"]
+__all__ = ["WithJoints3D"]
 
 
-class WithReading:
+class WithJoints3D:
     """Sees what `detector` sees, and in space what `in_space` reads of the same samples."""
 
     def __init__(self, detector: Detector, in_space: BatchDetector) -> None:
@@ -25,20 +25,20 @@ class WithReading:
         self.name = detector.name
 
     @property
-    def sees_mirror(self) -> bool:
-        return isinstance(self.detector, BatchDetector) and self.detector.sees_mirror
+    def is_flip_tested(self) -> bool:
+        return isinstance(self.detector, BatchDetector) and self.detector.is_flip_tested
 
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
         return self.detector.find(image)
 
-    def look(self, sample: Sample) -> Detection:
-        return self.looks([sample])[0]
+    def detect(self, sample: Sample) -> Detection:
+        return self.detect_batch([sample])[0]
 
-    def looks(self, samples: Sequence[Sample]) -> list[Detection]:
-        seen, read = self._seen(samples), self.in_space.looks(samples)
+    def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
+        seen, read = self._seen(samples), self.in_space.detect_batch(samples)
         return [replace(a, joints_root_m=b.joints_root_m) for a, b in zip(seen, read, strict=True)]
 
     def _seen(self, samples: Sequence[Sample]) -> list[Detection]:
         if isinstance(self.detector, BatchDetector):
-            return self.detector.looks(samples)
-        return [self.detector.look(sample) for sample in samples]
+            return self.detector.detect_batch(samples)
+        return [self.detector.detect(sample) for sample in samples]

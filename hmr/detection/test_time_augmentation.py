@@ -19,12 +19,12 @@ from torch import Tensor
 from hmr.policy.flip import OTHER_SIDE
 from hmr.types import BatchDetector, Box, Detection, Detector, Sample
 
-__all__ = ["steady_look"]
+__all__ = ["detect_with_augmentation"]
 
 SHIFT, SCALE = 0.05, 0.08  # standard deviations, of the box's side: how far detectors' boxes stray
 
 
-def steady_look(
+def detect_with_augmentation(
     detector: Detector, sample: Sample, views: int, seed: int = 0, first: Detection | None = None
 ) -> Detection:
     """`views` crops, the first of them the sample's own box, each also mirrored unless the detector does so by itself.
@@ -34,7 +34,9 @@ def steady_look(
     rng = np.random.default_rng(seed)
     boxes = [sample.box, *(_moved(sample.box, rng) for _ in range(views - 1))]
     crops = [dataclasses.replace(sample, box=box) for box in boxes]
-    mirrored = [] if isinstance(detector, BatchDetector) and detector.sees_mirror else _mirror_images(crops)
+    mirrored = (
+        [] if isinstance(detector, BatchDetector) and detector.is_flip_tested else _mirror_images(crops)
+    )
     known = [] if first is None else [first]
     seen = known + _looks(detector, [*crops, *mirrored][len(known) :])
     width = float(sample.image.shape[1])
@@ -43,8 +45,8 @@ def steady_look(
 
 def _looks(detector: Detector, crops: Sequence[Sample]) -> list[Detection]:
     if isinstance(detector, BatchDetector):
-        return detector.looks(crops)
-    return [detector.look(crop) for crop in crops]
+        return detector.detect_batch(crops)
+    return [detector.detect(crop) for crop in crops]
 
 
 def _moved(box: Box, rng: np.random.Generator) -> Box:

@@ -91,7 +91,7 @@ class TransformersDetector:
         return [Box(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes if x1 > x0 and y1 > y0]
 
     @torch.no_grad()
-    def look(self, sample: Sample) -> Detection:
+    def detect(self, sample: Sample) -> Detection:
         keypoints_px, confidence = self._keypoints(sample)
         side = ((sample.box.x1 - sample.box.x0) * (sample.box.y1 - sample.box.y0)) ** 0.5
         square = sample.box.square(MASK_SCALE)

@@ -2,7 +2,7 @@
 
 `encoder: transformers:<hub name or folder>` in a policy's config. Plain transformers (ViT, DINOv2, DINOv3) give patch
 tokens, hierarchical ones (Swin, ConvNeXt) a grid, ViTPose checkpoints their backbone's. All become a grid of features;
-a small neck doubles its resolution and `SeeingHeads` read it as they read the embedded encoder's.
+a small neck doubles its resolution and `EncoderHeads` read it as they read the embedded encoder's.
 
 The backbone is frozen and **not part of the checkpoint**: 340 MB of DINOv2-base beside 8 MB of heads would be the same
 340 MB in every checkpoint. `BackboneCard` in the config says how to find it again: by name at its commit, or by folder
@@ -28,7 +28,7 @@ from jaxtyping import Float, Float16
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hmr.policy.encoder import SeeingHeads, Seen
+from hmr.policy.encoder import EncoderHeads, Seen
 from hmr.policy.feature_cache import FeatureCache
 
 __all__ = ["PREFIX", "BackboneCard", "TransformersEncoder", "describe_backbone"]
@@ -90,7 +90,7 @@ def describe_backbone(name: str, revision: str | None = None) -> BackboneCard:
     )
 
 
-class TransformersEncoder(SeeingHeads):
+class TransformersEncoder(EncoderHeads):
     """Same contract as `hmr.policy.encoder.CropEncoder`. The backbone is loaded when it first looks through it.
 
     cache: features of crops that were seen before; `hmr.policy.checkpoint.load_policy` gives it one. It is neither read nor

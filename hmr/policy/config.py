@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-__all__ = ["DiffusionPolicyConfig", "settings_told"]
+__all__ = ["DiffusionPolicyConfig", "fingerprint_settings"]
 
 # Settings that shape the answers and leave no trace in the weights: a digest tells each of them that has another value
 # than this one. The values are the shipped policy's, for the digest once knew only the first two (off when not told):
@@ -78,7 +78,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
-def settings_told(config: DiffusionPolicyConfig) -> list[str]:
+def fingerprint_settings(config: DiffusionPolicyConfig) -> list[str]:
     """Those that a digest must tell apart, as "name=value", in the order of UNSAID."""
     return [
         f"{name}={value}" for name, unsaid in UNSAID.items() if (value := getattr(config, name)) != unsaid

@@ -72,9 +72,9 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.from_guess.bias)
         self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))
         self.head = nn.Linear(width, dim)
-        self.silence()
+        self.reset_head()
 
-    def silence(self) -> None:
+    def reset_head(self) -> None:
         """Predict nothing, as at the start: the policy then samples from a Gaussian about its guess."""
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -204,7 +204,7 @@ class TokenDenoiser(nn.Module):
         self.head = nn.Parameter(torch.zeros(tokens, slots, width))
         self.bias = nn.Parameter(torch.zeros(VECTOR_SIZE))
 
-    def silence(self) -> None:
+    def reset_head(self) -> None:
         """Predict nothing, as at the start: the policy then samples from a Gaussian about its guess."""
         nn.init.zeros_(self.head)
         nn.init.zeros_(self.bias)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from hmr.types import NUM_JOINTS
 
-__all__ = ["CropEncoder", "JointReadings", "SeeingHeads", "Seen", "read_joints", "readable"]
+__all__ = ["CropEncoder", "EncoderHeads", "JointReadings", "Seen", "read_joints", "readable"]
 
 READABLE = 6  # numbers a joint at the end of what was seen, in the order of `JointReadings`
 DEPTHS, DEEPEST_M = 16, 1.25  # layers of the volume, and how far before and behind the pelvis it reaches
@@ -87,7 +87,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.body(features) + self.skip(features))
 
 
-class SeeingHeads(nn.Module):
+class EncoderHeads(nn.Module):
     """The readable heads over a feature pyramid; an encoder makes the pyramid and inherits them."""
 
     def _add_heads(self, pooled: int, pyramid: int, detail: int, part_channels: int) -> None:
@@ -134,7 +134,7 @@ def _middles(cells: int, device: torch.device) -> Float[Tensor, "{cells}"]:
     return (torch.arange(cells, device=device) + 0.5) / cells * 2 - 1
 
 
-class CropEncoder(SeeingHeads):
+class CropEncoder(EncoderHeads):
     """`widths` are the channels at 1/4, 1/8 and 1/16 of the crop's side."""
 
     def __init__(self, widths: tuple[int, int, int], pyramid: int = 96, part_channels: int = 16) -> None:

@@ -15,12 +15,12 @@ from hmr.policy.encoder import Seen
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
 
-__all__ = ["Eyes"]
+__all__ = ["EncoderCache"]
 
 REMEMBERED = 64  # samples: the groups that are in flight
 
 
-class Eyes:
+class EncoderCache:
     """May serve several threads."""
 
     def __init__(self, policy: DiffusionPolicy) -> None:

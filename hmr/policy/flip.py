@@ -19,13 +19,13 @@ from hmr.policy.encoder import Seen, readable
 from hmr.policy.parametrization import VECTOR_SIZE
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS
 
-__all__ = ["OTHER_SIDE", "SeenTwice", "look_twice", "mirror_box", "mirror_crop", "mirror_vector"]
+__all__ = ["OTHER_SIDE", "FlipFeatures", "flip_test", "mirror_box", "mirror_crop", "mirror_vector"]
 
 _FLIP = torch.tensor([-1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class SeenTwice(Seen):
+class FlipFeatures(Seen):
     mirror_vector: Float[Tensor, "batch channels"]  # like `vector`, of the mirror image and in its frame
 
 
@@ -34,7 +34,7 @@ def mirror_box(box: Float[Tensor, "batch 3"]) -> Float[Tensor, "batch 3"]:
     return box * torch.tensor([-1.0, 1.0, 1.0], device=box.device)
 
 
-def look_twice(encoder: nn.Module, crops: Float[Tensor, "batch 3 side side"]) -> SeenTwice:
+def flip_test(encoder: nn.Module, crops: Float[Tensor, "batch 3 side side"]) -> FlipFeatures:
     """One pass of the encoder over the crops and their mirror images."""
     count = len(crops)
     both: Seen = encoder(torch.cat([crops, crops.flip(-1)]))
@@ -54,7 +54,7 @@ def look_twice(encoder: nn.Module, crops: Float[Tensor, "batch 3 side side"]) ->
     )
     fused = ((share[..., None] * keypoints).sum(dim=0), *rest)
     mirrored = (fused[0][:, OTHER_SIDE] * flip, *(told[:, OTHER_SIDE] for told in rest))
-    return SeenTwice(
+    return FlipFeatures(
         _with_told(both.vector[:count], readable(*fused)),
         *fused,
         (both.mask_logit[:count] + both.mask_logit[count:].flip(-1)) / 2,

@@ -33,7 +33,7 @@ from hmr.policy.encoder import JointReadings, read_joints
 from hmr.policy.parametrization import split
 from hmr.types import NUM_BETAS, NUM_JOINTS, PARENTS
 
-__all__ = ["JointPull"]
+__all__ = ["KeypointGradient"]
 
 FLOOR = 0.05  # crop units and metres: no reading is surer than this about a body's joint
 STRONGEST = 3.0  # of a residual, in deviations
@@ -52,7 +52,7 @@ def _beyond() -> Float[Tensor, "24 24"]:
 BEYOND = _beyond()
 
 
-class JointPull(nn.Module):
+class KeypointGradient(nn.Module):
     """Holds the joints of the unposed body, which a policy remembers of the one that it was pretrained with."""
 
     joint_template: Tensor

@@ -41,11 +41,11 @@ from transformers import PreTrainedModel
 
 from hmr.body.model import Body
 from hmr.policy.backbone import PREFIX, BackboneCard, TransformersEncoder, describe_backbone
-from hmr.policy.config import DiffusionPolicyConfig, settings_told
+from hmr.policy.config import DiffusionPolicyConfig, fingerprint_settings
 from hmr.policy.denoisers import Denoiser, TokenDenoiser
 from hmr.policy.encoder import CropEncoder, Seen
-from hmr.policy.flip import SeenTwice, look_twice, mirror_box, mirror_vector
-from hmr.policy.keypoint_feedback import JointPull
+from hmr.policy.flip import FlipFeatures, flip_test, mirror_box, mirror_vector
+from hmr.policy.keypoint_feedback import KeypointGradient
 from hmr.policy.parametrization import (
     VECTOR_SIZE,
     box_features,
@@ -61,7 +61,7 @@ from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Hypotheses, Sample
 __all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]
 
 
-GUESS_STD = (0.05, 1.5)  # of a standardised parameter, whatever the head says
+INITIAL_STD = (0.05, 1.5)  # of a standardised parameter, whatever the head says
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class DiffusionPolicy(PreTrainedModel):
         self.register_buffer("mean", torch.zeros(VECTOR_SIZE))
         self.register_buffer("std", torch.ones(VECTOR_SIZE))
         self.register_buffer("guess_std", torch.ones(VECTOR_SIZE))
-        self.pull = JointPull()
+        self.pull = KeypointGradient()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -135,12 +135,16 @@ class DiffusionPolicy(PreTrainedModel):
         self.pull.fit_to(body)
 
     @torch.no_grad()
-    def fit_guess(self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]) -> None:
+    def fit_initial_estimate(
+        self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]
+    ) -> None:
         """Remember how far the regression head's guess is off on scenes that it was not trained on; the denoiser, which
         learned what another Gaussian left over, begins again from nothing."""
-        error = self.guess(features.to(self.device)) - (vectors.to(self.device) - self.mean) / self.std
-        self.guess_std.copy_(error.square().mean(dim=0).sqrt().clamp(*GUESS_STD))
-        self.denoiser.silence()
+        error = (
+            self.initial_estimate(features.to(self.device)) - (vectors.to(self.device) - self.mean) / self.std
+        )
+        self.guess_std.copy_(error.square().mean(dim=0).sqrt().clamp(*INITIAL_STD))
+        self.denoiser.reset_head()
 
     # -- seeing ----------------------------------------------------------------------------------------------
 
@@ -153,14 +157,14 @@ class DiffusionPolicy(PreTrainedModel):
         pixels = np.stack([crop_image(s.image, self.crop_box(s.box), size) for s in samples])
         return torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 255
 
-    def look(self, crops: Float[Tensor, "batch 3 side side"]) -> Seen:
+    def encode_crops(self, crops: Float[Tensor, "batch 3 side side"]) -> Seen:
         """The encoder's heads, always in evaluation mode: a look changes nothing."""
         encoder = self.encoder.eval()
-        return look_twice(encoder, crops) if self.config.mirror_look else encoder(crops)
+        return flip_test(encoder, crops) if self.config.mirror_look else encoder(crops)
 
     @torch.no_grad()
     def see(self, samples: Sequence[Sample]) -> Seen:
-        return self.look(self.crops(samples))
+        return self.encode_crops(self.crops(samples))
 
     @torch.no_grad()
     def encode(self, samples: Sequence[Sample]) -> Features:
@@ -178,11 +182,11 @@ class DiffusionPolicy(PreTrainedModel):
         """What the encoder saw, and where in the view it looked; then the same of the mirror, if it looked there."""
         box = box_features(geometry)
         looks = [seen.vector, box]
-        if isinstance(seen, SeenTwice):
+        if isinstance(seen, FlipFeatures):
             looks += [seen.mirror_vector, mirror_box(box)]
         return torch.cat(looks, dim=-1)
 
-    def guess(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 157"]:
+    def initial_estimate(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 157"]:
         """The regression head's x0: of one look, or the middle of what it says of both."""
         looks = self.regressor(features.unflatten(-1, (-1, self.seen_size))).float()
         if looks.shape[1] == 1:
@@ -192,7 +196,7 @@ class DiffusionPolicy(PreTrainedModel):
 
     def condition(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch channels"]:
         """What the denoiser is told: the features of the crop itself and the guess of x0, which it cannot move."""
-        return torch.cat([features[:, : self.seen_size], self.guess(features).detach()], dim=-1)
+        return torch.cat([features[:, : self.seen_size], self.initial_estimate(features).detach()], dim=-1)
 
     # -- posing ----------------------------------------------------------------------------------------------
 
@@ -266,7 +270,7 @@ class DiffusionPolicy(PreTrainedModel):
         betas = vectors[..., NUM_JOINTS * 6 : NUM_JOINTS * 6 + NUM_BETAS]
         return params_from_vector(vectors, self.rest_pelvis_m(betas), features.geometry[:, None])
 
-    def signal_and_spread(
+    def alpha_sigma(
         self, timesteps: Int[Tensor, "batch steps"]
     ) -> tuple[Float[Tensor, "batch 1 steps 1"], Float[Tensor, "batch 1 steps 1"]]:
         """a = sqrt(abar_t) and s = sqrt(1 - abar_t)."""
@@ -280,7 +284,7 @@ class DiffusionPolicy(PreTrainedModel):
         noise: Float[Tensor, "batch steps dim"],
     ) -> tuple[Float[Tensor, "batch group steps dim"], Float[Tensor, "batch group steps dim"]]:
         """x_t and v_t; the whole group of an image shares its times and its noise."""
-        signal, spread = self.signal_and_spread(timesteps)
+        signal, spread = self.alpha_sigma(timesteps)
         clean, noise = x0[:, :, None], noise[:, None]
         return signal * clean + spread * noise, signal * noise - spread * clean
 
@@ -291,7 +295,7 @@ class DiffusionPolicy(PreTrainedModel):
         condition: Float[Tensor, "batch channels"],
     ) -> Float[Tensor, "batch group steps dim"]:
         """v_theta: the Gaussian part about the guess, which is exact, and the denoiser's, which is learned."""
-        signal, spread = self.signal_and_spread(timesteps)
+        signal, spread = self.alpha_sigma(timesteps)
         guess = condition[:, None, None, -VECTOR_SIZE:]
         variance = self.guess_std.square()
         gain = signal * variance / (signal.square() * variance + spread.square())
@@ -321,7 +325,7 @@ class DiffusionPolicy(PreTrainedModel):
             state.update(name.encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             state.update(flat.view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
-        for setting in settings_told(self.config):
+        for setting in fingerprint_settings(self.config):
             state.update(setting.encode())
         if isinstance(self.encoder, TransformersEncoder):
             state.update(self.encoder.card.what_it_sees().encode())

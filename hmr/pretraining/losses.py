@@ -16,7 +16,7 @@ averaged pose begin there. A middle in parameters is not one in joints, which is
 Truth was seen through the true camera; reprojecting through the estimated one teaches the policy to lie on the person
 where everything downstream will look.
 
-Both stages of `hmr.pretraining.training` minimise them: `SeeAndPose` from pixels, `Pose` from features seen before.
+Both stages of `hmr.pretraining.training` minimise them: `EncoderAndPoseLoss` from pixels, `Pose` from features seen before.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hmr.policy.parametrization import pelvis_from_seen, project, split
 from hmr.policy.policy import DiffusionPolicy
 from hmr.pretraining.augmentation import as_floats, augment
 
-__all__ = ["LossWeights", "Pose", "SeeAndPose", "joints_of"]
+__all__ = ["EncoderAndPoseLoss", "LossWeights", "Pose", "joints_of"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Pose(nn.Module):
 
     def _regression(self, features: Tensor, vector: Tensor, joints_m: Float[Tensor, "batch 24 3"]) -> Tensor:
         policy = self.policy
-        guess = policy.guess(features)
+        guess = policy.initial_estimate(features)
         standard = (vector - policy.mean) / policy.std
         error_m = (self._joints_m(guess * policy.std + policy.mean) - joints_m).abs().mean()
         return F.smooth_l1_loss(guess, standard) + 5.0 * error_m
@@ -136,12 +136,12 @@ class Pose(nn.Module):
         noise = torch.randn(len(vector), times, x0.shape[-1], device=vector.device)
         noisy, target = policy.noisy_and_target(x0, timesteps, noise)
         predicted = policy.predict(noisy, timesteps, condition).float()
-        signal, spread = policy.signal_and_spread(timesteps)
+        signal, spread = policy.alpha_sigma(timesteps)
         clean = (signal * noisy - spread * predicted)[:, 0]
         return clean * policy.std + policy.mean, (predicted - target).square().mean()
 
 
-class SeeAndPose(Pose):
+class EncoderAndPoseLoss(Pose):
     """All losses, from pixels."""
 
     def __init__(
@@ -164,7 +164,7 @@ class SeeAndPose(Pose):
         for (part,) in self._resting:
             part.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> SeeAndPose:
+    def train(self, mode: bool = True) -> EncoderAndPoseLoss:
         super().train(mode)
         for (part,) in self._resting:
             part.eval()

@@ -23,7 +23,7 @@ from hmr.synthetic.recipe import RECIPES
 from hmr.synthetic.splits import SPLITS
 from hmr.synthetic.store import fingerprint
 
-__all__ = ["PretrainConfig", "origin_of", "read_config", "stage_arguments"]
+__all__ = ["PretrainConfig", "read_config", "run_fingerprint", "stage_arguments"]
 
 HELD_OUT = 1_000_000  # from the seed of the training scenes to that of the held-out ones
 OURS = {
@@ -141,7 +141,7 @@ def stage_arguments(config: PretrainConfig, fields: Mapping[str, Any], folder: P
     )
 
 
-def origin_of(config: PretrainConfig, policy: DiffusionPolicy, processes: int) -> dict[str, Any]:
+def run_fingerprint(config: PretrainConfig, policy: DiffusionPolicy, processes: int) -> dict[str, Any]:
     """What shapes the weights of a run that starts with this policy; folders count by what is in them.
 
     `max_steps` is among it, whatever the schedule: what a stage ends with is what the next one begins with. So is the

@@ -35,7 +35,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from common.resume import claim, has_ended, last_whole_checkpoint
+from common.resume import claim_run, has_ended, last_whole_checkpoint
 from hmr.body.model import Body, load_body
 from hmr.policy.checkpoint import load_policy, save_compact
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
@@ -43,8 +43,8 @@ from hmr.pretraining.augmentation import as_floats, augment
 from hmr.pretraining.crop_cache import CropCache, CropDataset, make_crops
 from hmr.pretraining.ema import FILE as EMA_FILE
 from hmr.pretraining.ema import EmaCallback
-from hmr.pretraining.losses import Pose, SeeAndPose
-from hmr.pretraining.recipe import PretrainConfig, origin_of, read_config, stage_arguments
+from hmr.pretraining.losses import EncoderAndPoseLoss, Pose
+from hmr.pretraining.recipe import PretrainConfig, read_config, run_fingerprint, stage_arguments
 from hmr.pretraining.sampler import WeightedRows, rarity_m
 
 __all__ = ["FeatureDataset", "PretrainConfig", "pretrain", "read_config", "run_stage"]
@@ -67,7 +67,7 @@ def pretrain(
     """
     body, policy = load_body(), _starting_policy(config)
     see = (
-        SeeAndPose(policy, body, config.losses, config.times_while_seeing, config.resting)
+        EncoderAndPoseLoss(policy, body, config.losses, config.times_while_seeing, config.resting)
         if config.training
         else None
     )
@@ -75,7 +75,7 @@ def pretrain(
         if fields:
             stage_arguments(config, fields, out)
     with PartialState().main_process_first():
-        claim(out, origin_of(config, policy, PartialState().num_processes), LEFT)
+        claim_run(out, run_fingerprint(config, policy, PartialState().num_processes), LEFT)
         done = (out / HISTORY).exists()
     if done:
         return load_policy(out)
@@ -91,7 +91,7 @@ def pretrain(
     if see is not None:
         history["see and pose"] = run_stage(see, config, config.training, (train_set, test_set), out / "see")
         if config.kept_of_start:
-            go_back(policy, _starting_policy(config), config.kept_of_start)
+            interpolate_weights(policy, _starting_policy(config), config.kept_of_start)
     if config.refining:
         history["pose"] = _refined(policy, body, config, (train_set, test_set), out / "pose")
     if PartialState().is_main_process:
@@ -115,7 +115,7 @@ def _starting_policy(config: PretrainConfig) -> DiffusionPolicy:
 
 
 @torch.no_grad()
-def go_back(policy: DiffusionPolicy, start: DiffusionPolicy, share: float) -> None:
+def interpolate_weights(policy: DiffusionPolicy, start: DiffusionPolicy, share: float) -> None:
     """Weights and statistics of `policy` move so far of the way back to those it came from.
 
     Between both ends lie policies that know the new and have not forgotten the old (WiSE-FT, arXiv 2109.01903).
@@ -145,7 +145,7 @@ def _refined(
         FeatureDataset(policy, train_set, config.seed),
         FeatureDataset(policy, crops[1], config.seed + 1),
     )
-    policy.fit_guess(sets[1].columns["features"], sets[1].columns["vector"])
+    policy.fit_initial_estimate(sets[1].columns["features"], sets[1].columns["vector"])
     module = Pose(policy, body, config.losses, config.times_per_image)
     return run_stage(module, config, config.refining, sets, folder)
 
@@ -167,8 +167,8 @@ def run_stage(
     """One stage; the module holds the averaged weights afterwards. Returns the held-out loss and the log."""
     arguments = stage_arguments(config, training, folder)
     ema = EmaCallback(module, config.ema_decay)
-    trainer = WeighingTrainer(
-        module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema, OwnNoise()]
+    trainer = WeightedTrainer(
+        module, arguments, train_dataset=sets[0], eval_dataset=sets[1], callbacks=[ema, SeededNoise()]
     )
     trainer.rows = _drawn_rows(sets[0], config) if config.rarity else None
     checkpoint = last_whole_checkpoint(folder, EMA_FILE)
@@ -190,7 +190,7 @@ def _level(module: Pose) -> None:
         tensor.copy_(first)
 
 
-class OwnNoise(TrainerCallback):
+class SeededNoise(TrainerCallback):
     """Processes draw different noise, for the trainer seeds them all alike; a resumed run has each one's own state."""
 
     def on_train_begin(
@@ -200,7 +200,7 @@ class OwnNoise(TrainerCallback):
             torch.manual_seed(args.seed + args.process_index)
 
 
-class WeighingTrainer(Trainer):
+class WeightedTrainer(Trainer):
     """Shows its training rows as `rows` draws them."""
 
     rows: WeightedRows | None = None
@@ -255,5 +255,5 @@ class FeatureDataset(Dataset[dict[str, Tensor]]):
 @torch.no_grad()
 def _features(policy: DiffusionPolicy, batch: dict[str, Tensor]) -> Float[Tensor, "batch features"]:
     with torch.autocast(policy.device.type, torch.bfloat16):  # as the first stage saw, in half the time
-        seen = policy.look(batch["crops"].to(policy.device))
+        seen = policy.encode_crops(batch["crops"].to(policy.device))
     return policy.seen_features(seen, batch["geometry"].to(policy.device)).cpu()

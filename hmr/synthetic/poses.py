@@ -126,7 +126,7 @@ def _pose_trunk(
     share = torch.tensor([[0.45, 0.2, 0.3], [0.3, 0.35, 0.35], [0.25, 0.45, 0.35]])
     spine = [_JOINT["spine1"], _JOINT["spine2"], _JOINT["spine3"]]
     angles[:, spine] = total[:, None] * share + 4 * noise[:, :3]
-    # Eyes seek the horizon: the neck takes back part of the spine's flexion.
+    # EncoderCache seek the horizon: the neck takes back part of the spine's flexion.
     gaze = torch.randn(count, 1, 3, generator=generator) * _RAD * torch.tensor([10.0, 18.0, 6.0])
     gaze[:, 0, 0] -= 0.3 * total[:, 0]
     angles[:, [_JOINT["neck"], _JOINT["head"]]] = gaze * 0.6 + 6 * noise[:, 3:]

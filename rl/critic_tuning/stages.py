@@ -38,7 +38,7 @@ from transformers import AutoConfig, PrinterCallback, TrainerCallback
 from agent.vlm.local.backend import room
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor, load_weights
 from common.progress import Stage
-from common.resume import label, last_whole_checkpoint, was_made_from
+from common.resume import has_fingerprint, last_whole_checkpoint, write_fingerprint
 from rl.critic_tuning.config import TuningSettings, lora_config, stage_config
 from rl.critic_tuning.conversations import Extent
 from rl.critic_tuning.reward import spearman_reward, well_formed
@@ -97,7 +97,7 @@ class CriticTuning:
 
     def _stage(self, name: str, found: FoundModel) -> None:
         folder, origin = self.out / name, self._origin(name, found)
-        if was_made_from(folder, origin):
+        if has_fingerprint(folder, origin):
             self.say(f"{name}: done by an earlier run, {folder}")
             return
         work = self.out / f"{name}-{hashlib.sha256(json.dumps(origin).encode()).hexdigest()[:12]}"
@@ -170,7 +170,7 @@ def _save(trainer: Any, folder: Path, origin: Mapping[str, Any], base: str) -> N
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial, selected_adapters=["default"])
     (partial / LOG).write_text(json.dumps(trainer.state.log_history, indent=1))
-    label(partial, origin)
+    write_fingerprint(partial, origin)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

@@ -19,12 +19,12 @@ from hmr.policy.parametrization import VECTOR_SIZE
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams
 
-__all__ = ["SpreadWatch", "believed_visible"]
+__all__ = ["SpreadMonitor", "believed_visible"]
 
 BOX_FEATURES = 3  # of hmr.policy.parametrization.box_features
 
 
-class SpreadWatch:
+class SpreadMonitor:
     """`num_samples` hypotheses for each image of `features`, whenever `measure` is called."""
 
     def __init__(self, policy: DiffusionPolicy, features: Features, num_samples: int, seed: int) -> None:

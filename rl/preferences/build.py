@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 
-from agent.vlm.wrappers.availability import Unheard
+from agent.vlm.wrappers.availability import BackendUnavailable
 from common.seeding import derive_generator
 from hmr.policy.policy import Features
 from hmr.types import Hypotheses, Sample, Scorer
@@ -40,8 +40,8 @@ from rl.preferences.shards import (
     Place,
     encode_row,
     image_sha256,
-    unheard_row,
-    why_unheard,
+    unavailable_reason,
+    unavailable_row,
 )
 from rl.preferences.tensors import REWARDS
 from rl.scorers.identity import scorer_digest
@@ -175,11 +175,11 @@ def group_of_row(row: dict[str, Any]) -> Group:
 
 def judge_group(scorer: Scorer, sample: Sample, group: Group) -> bytes:
     """The finished row of a drawn group, with the scores of each reward function if the scorer mixes several; an
-    `unheard_row` where the critic found nobody to answer."""
+    `unavailable_row` where the critic found nobody to answer."""
     try:
         scores, parts = _scores(scorer, sample, group)
-    except Unheard as error:
-        return unheard_row(str(error))
+    except BackendUnavailable as error:
+        return unavailable_row(str(error))
     if not all(score is None or math.isfinite(score) for score in scores):
         raise ValueError(f"{scorer.name!r} scored {sample.id!r} {scores}; a failed score is None, never NaN")
     row = dataclasses.replace(group, scores=tuple(scores)).to_row()
@@ -237,7 +237,7 @@ class _Unanswered:
 
     def hear(self, place: Place, sample: Sample, row: bytes) -> bool:
         """Whether somebody answered."""
-        if why_unheard(row) is None:
+        if unavailable_reason(row) is None:
             self.in_a_row = 0
             return True
         self.groups.append((place, sample))

@@ -34,14 +34,21 @@ from hmr.types import Sample
 from rl.preferences.tensors import REWARDS
 
 __all__ = [
-    "SHARD_PATTERN", "GroupShards", "Place", "decode_row", "encode_row", "image_sha256", "unheard_row", "why_unheard",
+    "SHARD_PATTERN",
+    "GroupShards",
+    "Place",
+    "decode_row",
+    "encode_row",
+    "image_sha256",
+    "unavailable_reason",
+    "unavailable_row",
 ]  # fmt: skip
 
 MANIFEST = "manifest.json"
 SHARD_PATTERN = "shard-*.parquet"
 JOURNAL_PATTERN = "[0-9]*-[0-9]*"
 UNFINISHED = "unfinished"
-UNHEARD = b"unheard: "  # in place of a row; an Arrow stream begins otherwise
+UNAVAILABLE = b"unheard: "  # in place of a row; an Arrow stream begins otherwise
 ORIGIN = ["sample_id", "image_sha256"]  # the columns by which a row's image is known
 
 
@@ -99,9 +106,9 @@ class GroupShards:
             )
 
     def keep(self, place: Place, row: bytes) -> None:
-        """A judged group, as `encode_row` gives it; the last one of a shard completes it. What `unheard_row` gives is
+        """A judged group, as `encode_row` gives it; the last one of a shard completes it. What `unavailable_row` gives is
         not kept, nor for now is a group without a score while no group has one."""
-        if (why := why_unheard(row)) is not None:
+        if (why := unavailable_reason(row)) is not None:
             self._unheard = why
             return
         self._held.append((place, row))
@@ -187,14 +194,14 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def unheard_row(reason: str) -> bytes:
+def unavailable_row(reason: str) -> bytes:
     """What stands in the place of a row where nobody answered the critic."""
-    return UNHEARD + reason.encode()
+    return UNAVAILABLE + reason.encode()
 
 
-def why_unheard(row: bytes) -> str | None:
-    """The reason in `unheard_row`; None for a judged group."""
-    return row.removeprefix(UNHEARD).decode() if row.startswith(UNHEARD) else None
+def unavailable_reason(row: bytes) -> str | None:
+    """The reason in `unavailable_row`; None for a judged group."""
+    return row.removeprefix(UNAVAILABLE).decode() if row.startswith(UNAVAILABLE) else None
 
 
 def decode_row(row: bytes) -> dict[str, Any]:

@@ -48,7 +48,16 @@ from hmr.policy.parametrization import ROTATION_SIZE, geometry_of
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import NUM_JOINTS, Box, Hypotheses, Sample
 
-__all__ = ["HMRScorer", "Look", "ScorerShape", "Signs", "eyes_digest", "image_channels", "look", "signs_of"]
+__all__ = [
+    "HMRScorer",
+    "Look",
+    "ScorerShape",
+    "Signs",
+    "encoder_digest",
+    "image_channels",
+    "look",
+    "signs_of",
+]
 
 FORMAT = 1
 WEIGHTS, CARD = "hmr_scorer.safetensors", "hmr_scorer.json"
@@ -169,7 +178,7 @@ class HMRScorer:
 
     def digest(self) -> str:
         """Content hash of the networks and of the eyes that they see through."""
-        state = hashlib.sha256(eyes_digest(self.policy).encode())
+        state = hashlib.sha256(encoder_digest(self.policy).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             state.update(name.encode() + tensor.cpu().numpy().tobytes())
         return state.hexdigest()[:16]
@@ -177,7 +186,7 @@ class HMRScorer:
     def save(self, folder: Path) -> Path:
         """Writes weights and card, each in one step; the folder comes back."""
         folder.mkdir(parents=True, exist_ok=True)
-        card = {"format": FORMAT, "shape": asdict(self.shape), "eyes": eyes_digest(self.policy)}
+        card = {"format": FORMAT, "shape": asdict(self.shape), "eyes": encoder_digest(self.policy)}
         partial = folder / f"{WEIGHTS}.partial"
         save_file(self.network.state_dict(), partial)
         partial.replace(folder / WEIGHTS)
@@ -193,7 +202,7 @@ class HMRScorer:
         if not (folder / CARD).exists():
             raise FileNotFoundError(f"{folder} holds no HMR-Scorer: there is no {CARD}")
         card = json.loads((folder / CARD).read_text())
-        if card.get("format") != FORMAT or card["eyes"] != eyes_digest(policy):
+        if card.get("format") != FORMAT or card["eyes"] != encoder_digest(policy):
             raise ValueError(
                 f"the HMR-Scorer in {folder} was fitted on another policy's encoder; train one for this"
             )
@@ -205,7 +214,7 @@ class HMRScorer:
         return scorer
 
 
-def eyes_digest(policy: DiffusionPolicy) -> str:
+def encoder_digest(policy: DiffusionPolicy) -> str:
     """Content hash of what alignment never trains: encoder, regression head, the statistics of x_0, and whether the
     encoder looks into the mirror as well."""
     state = hashlib.sha256()

@@ -54,9 +54,9 @@ class PerfectDetector:
     name = "perfect"
 
     def find(self, image: np.ndarray) -> list[Box]:
-        return [self.look(sample()).mask_box]
+        return [self.detect(sample()).mask_box]
 
-    def look(self, sample: Sample) -> Detection:
+    def detect(self, sample: Sample) -> Detection:
         detection = case_of(BodyParams.stack([standing()])).detection
         assert detection is not None
         return detection

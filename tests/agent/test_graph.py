@@ -174,9 +174,9 @@ def test_no_doubt_buys_nothing():
     looks = []
 
     class Counting(PerfectDetector):
-        def look(self, sample):
+        def detect(self, sample):
             looks.append(sample)
-            return super().look(sample)
+            return super().detect(sample)
 
     critique = make_agent(Scripted(reflect=[content]), detector=Counting()).critique(
         sample(), group(spoiled_group())
@@ -189,11 +189,11 @@ def test_a_detector_that_breaks_at_the_second_look_costs_the_second_look_only():
     class Tired(PerfectDetector):
         looked = False
 
-        def look(self, sample):
+        def detect(self, sample):
             if self.looked:
                 raise RuntimeError("tired")
             self.looked = True
-            return super().look(sample)
+            return super().detect(sample)
 
     critique = make_agent(Doubter(), detector=Tired()).critique(sample(), group(spoiled_group()))
     assert critique.missing == (Missing("second_look", "RuntimeError: tired", broken=True),)
@@ -302,10 +302,10 @@ def test_a_label_order_that_fails_is_left_out():
 
 
 def test_a_backend_with_eyes_gets_the_photograph_and_one_labelled_panel_a_hypothesis():
-    class Eyes(Scripted):
+    class EncoderCache(Scripted):
         capabilities = Capabilities(images=True)
 
-    backend = Eyes()
+    backend = EncoderCache()
     settings = CritiqueSettings(view_size_px=64, permutations=1)
     make_agent(backend, settings=settings).critique(sample(), group(spoiled_group()))
     parts = next(parts for task, parts in backend.asked if task == "score")
@@ -369,10 +369,10 @@ def test_every_record_of_the_trace_tells_what_went_in_and_came_out(trace, record
 
 
 def test_no_picture_lands_in_the_trace(trace, tmp_path):
-    class Eyes(EmbeddedCritic):
+    class EncoderCache(EmbeddedCritic):
         capabilities = Capabilities(images=True)
 
-    make_agent(Eyes(), trace=trace).critique(sample(), group(spoiled_group()))
+    make_agent(EncoderCache(), trace=trace).critique(sample(), group(spoiled_group()))
     text = (tmp_path / "trace.jsonl").read_text()
     assert "iVBORw0KGgo" not in text  # how every base64 PNG begins
     assert max(map(len, text.splitlines())) < 50_000

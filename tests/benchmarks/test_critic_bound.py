@@ -11,7 +11,7 @@ import torch
 from benchmarks.critic_bound import bound, reweighed, table
 from common.progress import Tick
 from eval.benchmark.protocol import ERROR_METRICS
-from eval.critics.groups import TestedGroup
+from eval.critics.groups import LabelledGroup
 from hmr.metrics.errors import mpjpe_mm
 from hmr.policy.policy import DiffusionPolicy
 from tests.agent.critique_case import group, labelled, spoiled_group
@@ -20,10 +20,10 @@ from tests.agent.tools.tool_case import body
 BODY = body()
 
 
-def judged_group() -> TestedGroup:
+def judged_group() -> LabelledGroup:
     case, hypotheses = labelled("a"), group(spoiled_group(seed=1, group=4))
     errors_mm = mpjpe_mm(BODY.joints(hypotheses.params), case.truth.joints_cam_m).numpy()
-    return TestedGroup(case, hypotheses, dict.fromkeys(ERROR_METRICS, errors_mm))
+    return LabelledGroup(case, hypotheses, dict.fromkeys(ERROR_METRICS, errors_mm))
 
 
 def test_a_perfect_critic_gathers_the_group_about_its_best() -> None:

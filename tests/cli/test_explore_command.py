@@ -24,7 +24,7 @@ from tests.agent.vlm.chat_server import chat_server, good
 from tests.command import call
 from tests.hmr.detection.detector_models import save_detector
 
-MADE_FROM = {"policy": "a", "backend": "embedded", "images": 4, "scenes": "first four"}
+FINGERPRINT = {"policy": "a", "backend": "embedded", "images": 4, "scenes": "first four"}
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_other_eyes_explore_and_whoever_judges_with_the_memory_hears_of_them(
 
 def test_an_exploration_cut_short_is_taken_up(tmp_path):
     agent = make_agent()
-    exploration = Exploration(tmp_path, MADE_FROM, CASES[:3], HELD_OUT, propose)
+    exploration = Exploration(tmp_path, FINGERPRINT, CASES[:3], HELD_OUT, propose)
     ticks, said = [], []
 
     def dies(title, total):
@@ -207,12 +207,15 @@ def test_an_exploration_cut_short_is_taken_up(tmp_path):
     ],
 )
 def test_what_was_explored_from_something_else_is_refused(tmp_path, changed, told):
-    (tmp_path / EXPLORED).write_text(json.dumps({"made_from": MADE_FROM, "cases": 2}))
-    assert Exploration(tmp_path, MADE_FROM, [], [], propose).found() == {"made_from": MADE_FROM, "cases": 2}
-    more = MADE_FROM | {"images": 8, "scenes": "first eight"}
+    (tmp_path / EXPLORED).write_text(json.dumps({"made_from": FINGERPRINT, "cases": 2}))
+    assert Exploration(tmp_path, FINGERPRINT, [], [], propose).found() == {
+        "made_from": FINGERPRINT,
+        "cases": 2,
+    }
+    more = FINGERPRINT | {"images": 8, "scenes": "first eight"}
     assert Exploration(tmp_path, more, [], [], propose).found() is None
     with pytest.raises(ValueError, match=told):
-        Exploration(tmp_path, MADE_FROM | changed, [], [], propose).found()
+        Exploration(tmp_path, FINGERPRINT | changed, [], [], propose).found()
 
 
 def test_where_nobody_watches_a_finished_stage_is_one_line_with_its_note(capsys):

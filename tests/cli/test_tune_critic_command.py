@@ -15,7 +15,7 @@ from agent.vlm.local.backend import LocalSettings
 from agent.vlm.local.model_loading import find_model
 from common.seeding import derive_generator
 from eval.benchmark.protocol import noise_generator
-from eval.pipelines.critic_tuning import prepare_lessons
+from eval.pipelines.critic_tuning import prepare_training_cases
 from hmr.synthetic.splits import calibration_parts, draw_split
 from hmr.synthetic.store import read_labelled
 from memory.store import MemoryStore
@@ -88,7 +88,7 @@ def test_from_an_explored_memory_to_a_backend(
     code, out, err = call(monkeypatch, capsys, *asked)
     told = json.loads(out)
     assert code == 0, err
-    assert told["lessons"] == extent
+    assert told["training_cases"] == extent
     assert told["measured"]["sft"]["loss"] > 0
     assert told["measured"]["grpo"]["reward"] == -1.5
     assert {"trl", "peft", "transformers", "commit"} <= told["versions"].keys()
@@ -112,12 +112,12 @@ def test_only_the_part_that_explores_teaches(model, tiny_policy, body, tmp_path)
         for case_id in (*stolen, "a-wild-photograph"):
             connection.execute("INSERT INTO cases VALUES (?, 1)", (case_id,))
             connection.execute("INSERT INTO explored VALUES (?, ?)", (case_id, kept))
-    lessons = prepare_lessons(
+    training_cases = prepare_training_cases(
         find_model(str(model)), memory, tiny_policy, TuningSettings(), LocalSettings(max_images=5),
         tmp_path / "out", lambda title, total: lambda done: None, SCENES,
     )  # fmt: skip
     allowed = {cases[row].sample.id for row in parts["explore"]}
-    assert set(lessons.conversations["case_id"]) == allowed
+    assert set(training_cases.conversations["case_id"]) == allowed
 
 
 def unexplored(folder: Path) -> Path:

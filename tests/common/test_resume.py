@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from common.resume import claim, has_ended, label, last_whole_checkpoint, unlabel, was_made_from
+from common.resume import (
+    claim_run,
+    has_ended,
+    has_fingerprint,
+    last_whole_checkpoint,
+    remove_fingerprint,
+    write_fingerprint,
+)
 
 
 def checkpoint(run: Path, step: int, state: str = "{}") -> Path:
@@ -38,11 +45,11 @@ def test_one_that_a_callback_had_not_finished_is_passed_over(tmp_path: Path):
 
 
 def test_a_label_tells_what_files_were_made_from(tmp_path: Path):
-    label(tmp_path, {"policy": "a", "sizes": (1, 2)})
-    assert was_made_from(tmp_path, {"sizes": [1, 2]})
-    assert not was_made_from(tmp_path, {"policy": "b"})
-    unlabel(tmp_path)
-    assert not was_made_from(tmp_path, {"policy": "a"})
+    write_fingerprint(tmp_path, {"policy": "a", "sizes": (1, 2)})
+    assert has_fingerprint(tmp_path, {"sizes": [1, 2]})
+    assert not has_fingerprint(tmp_path, {"policy": "b"})
+    remove_fingerprint(tmp_path)
+    assert not has_fingerprint(tmp_path, {"policy": "a"})
 
 
 def test_a_checkpoint_says_whether_its_run_was_over(tmp_path: Path):
@@ -60,26 +67,26 @@ def test_nothing_goes_on_from_the_last_step(tmp_path: Path):
 def test_a_folder_belongs_to_the_run_that_left_something_there(tmp_path: Path):
     run, leaves = tmp_path / "run", ("checkpoint-*", "model")
     first = {"seed": 1, "losses": {"mask": 0.5}, "sizes": (1, 2)}
-    claim(run, first, leaves)
-    claim(run, first, leaves)
-    claim(run, {**first, "seed": 2}, leaves)  # nothing has come of it yet
+    claim_run(run, first, leaves)
+    claim_run(run, first, leaves)
+    claim_run(run, {**first, "seed": 2}, leaves)  # nothing has come of it yet
     checkpoint(run, 10)
-    claim(run, {**first, "seed": 2}, leaves)
+    claim_run(run, {**first, "seed": 2}, leaves)
     with pytest.raises(ValueError, match=r"run holds another run \(seed 2, not 1\); remove it or choose"):
-        claim(run, first, leaves)
-    assert was_made_from(run, {"seed": 2})
+        claim_run(run, first, leaves)
+    assert has_fingerprint(run, {"seed": 2})
 
 
 def test_a_refusal_names_a_few_differences(tmp_path: Path):
-    claim(tmp_path, {"a": 1, "b": {"c": 2, "d": 3}, "e": None, "f": 4}, ["model"])
+    claim_run(tmp_path, {"a": 1, "b": {"c": 2, "d": 3}, "e": None, "f": 4}, ["model"])
     (tmp_path / "model").touch()
     with pytest.raises(ValueError, match=r"\(b\.c 2, not 5\)"):
-        claim(tmp_path, {"a": 1, "b": {"c": 5, "d": 3}, "e": None, "f": 4}, ["model"])
+        claim_run(tmp_path, {"a": 1, "b": {"c": 5, "d": 3}, "e": None, "f": 4}, ["model"])
     with pytest.raises(ValueError, match=r"\(a 1, not null; f 4, not 5; b\.c 2, not null; 1 more\)"):
-        claim(tmp_path, {"a": None, "b": {}, "e": None, "f": 5}, ["model"])
+        claim_run(tmp_path, {"a": None, "b": {}, "e": None, "f": 5}, ["model"])
 
 
 def test_what_bears_no_label_is_nobody_s(tmp_path: Path):
     (tmp_path / "model").touch()
     with pytest.raises(ValueError, match=r"left no made_from\.json"):
-        claim(tmp_path, {"seed": 1}, ["model"])
+        claim_run(tmp_path, {"seed": 1}, ["model"])

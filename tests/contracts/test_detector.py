@@ -29,7 +29,7 @@ def image(seed: int = 0) -> np.ndarray:
 
 
 def look(detector: Detector, pixels: np.ndarray, box: Box) -> Detection:
-    return detector.look(Sample("a", pixels, box, Camera.estimate(pixels.shape[1], pixels.shape[0])))
+    return detector.detect(Sample("a", pixels, box, Camera.estimate(pixels.shape[1], pixels.shape[0])))
 
 
 def test_it_keeps_the_protocol(detector: Detector):

@@ -12,7 +12,7 @@ import torch
 import transformers as hf
 
 from hmr.policy.backbone import BackboneCard, TransformersEncoder, describe_backbone
-from hmr.policy.encoder import DEEPEST_M, DEPTHS, CropEncoder, SeeingHeads, read_joints
+from hmr.policy.encoder import DEEPEST_M, DEPTHS, CropEncoder, EncoderHeads, read_joints
 from hmr.policy.feature_cache import FeatureCache
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -50,7 +50,7 @@ def save_backbone(kind: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=["embedded", *BACKBONES])
-def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SeeingHeads:
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EncoderHeads:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if request.param == "embedded":
@@ -64,7 +64,7 @@ def crops() -> torch.Tensor:
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def test_its_answer_has_the_promised_sizes(encoder: SeeingHeads, crops: torch.Tensor):
+def test_its_answer_has_the_promised_sizes(encoder: EncoderHeads, crops: torch.Tensor):
     seen = encoder(crops)
     assert seen.vector.shape == (3, encoder.vector_size)
     assert seen.keypoints.shape == (3, 24, 2)
@@ -76,7 +76,7 @@ def test_its_answer_has_the_promised_sizes(encoder: SeeingHeads, crops: torch.Te
     assert encoder.pooled_size < encoder.vector_size
 
 
-def test_the_vector_ends_in_what_the_heads_say(encoder: SeeingHeads, crops: torch.Tensor):
+def test_the_vector_ends_in_what_the_heads_say(encoder: EncoderHeads, crops: torch.Tensor):
     seen = encoder(crops)
     told = read_joints(seen.vector)
     torch.testing.assert_close(told.keypoints, seen.keypoints)
@@ -86,26 +86,26 @@ def test_the_vector_ends_in_what_the_heads_say(encoder: SeeingHeads, crops: torc
     torch.testing.assert_close(told.depth_sigma_m, seen.depth_log_sigma.exp())
 
 
-def test_a_crop_looks_the_same_in_any_company(encoder: SeeingHeads, crops: torch.Tensor):
+def test_a_crop_looks_the_same_in_any_company(encoder: EncoderHeads, crops: torch.Tensor):
     together, alone = encoder(crops), [encoder(crop[None]) for crop in crops]
     for name, value in vars(together).items():
         parts = torch.cat([getattr(seen, name) for seen in alone])
         torch.testing.assert_close(value, parts, atol=2e-3, rtol=2e-3)
 
 
-def test_another_picture_is_another_vector(encoder: SeeingHeads, crops: torch.Tensor):
+def test_another_picture_is_another_vector(encoder: EncoderHeads, crops: torch.Tensor):
     vectors = encoder(torch.stack([crops[0], torch.zeros_like(crops[0])])).vector
     assert (vectors[0] - vectors[1]).abs().max() > 1e-3
 
 
-def test_its_own_parameters_learn(encoder: SeeingHeads, crops: torch.Tensor):
+def test_its_own_parameters_learn(encoder: EncoderHeads, crops: torch.Tensor):
     seen = encoder(crops)
     encoder.zero_grad()
     sum(value.square().mean() for value in vars(seen).values()).backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_what_is_seen_sharply_is_found_where_it_is(encoder: SeeingHeads):
+def test_what_is_seen_sharply_is_found_where_it_is(encoder: EncoderHeads):
     """A volume with one hot cell, of layer 4 of 16: soft-argmax gives the cell's middle, whatever made the grid."""
     channels = encoder.heatmap.in_channels
     grid = torch.zeros(1, channels, 8, 8)

@@ -62,7 +62,7 @@ def test_it_says_who_it_is(backend, folder):
     assert backend.capabilities.sends_to == ""
 
 
-class Listener:
+class AvailabilityMonitor:
     """Keeps the questions of a critique, and doubts A."""
 
     name, revision = "listener", "1"
@@ -83,7 +83,7 @@ class Listener:
 @pytest.mark.slow
 def test_a_whole_critique_runs_on_it(backend):
     """Every task with its real pictures and prompts: no answer may cost a score."""
-    listener = Listener(backend)
+    listener = AvailabilityMonitor(backend)
     critique = make_agent(listener).critique(sample(), group(spoiled_group(group=2)))
     assert all(score is not None and 0 <= score <= 100 for score in critique.scores)
     assert critique.reasons == ()

@@ -33,7 +33,7 @@ BACKENDS = {
 }
 
 
-class Listener(EmbeddedCritic):
+class AvailabilityMonitor(EmbeddedCritic):
     """Doubts one hypothesis, so that every task comes up."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Listener(EmbeddedCritic):
 
 @cache
 def questions() -> dict:
-    listener = Listener()
+    listener = AvailabilityMonitor()
     critique = make_agent(listener).critique(sample(), group(spoiled_group()))
     evidence = [vars(item) for item in critique.evidence]
     case = Explored("case", Brief(evidence, [], [], []), critique.scores, tuple(map(float, range(6))))

@@ -11,7 +11,7 @@ import torch
 
 from hmr.policy.policy import DiffusionPolicy
 from rl.policy_adapter import DiffusionPolicyAdapter
-from rl.preflight import rehearse
+from rl.preflight import run_preflight
 from rl.rounds import Rounds, align_in_rounds, checked_alignment
 from tests.rl.preferences.test_build import wild
 from tests.rl.test_rounds import ALIGNMENT, Depth
@@ -94,7 +94,7 @@ def test_what_is_not_installed_is_said_in_a_sentence(
         __import__(package)
     except ImportError:
         with pytest.raises(ValueError, match=message):
-            rehearse(tiny_policy, {**ALIGNMENT, **fields})
+            run_preflight(tiny_policy, {**ALIGNMENT, **fields})
     else:
         pytest.skip(f"{package} is installed")
 
@@ -112,7 +112,7 @@ def test_a_rehearsal_leaves_policy_generator_and_disk_as_they_were(
         "report_to": "tensorboard",
         "lora_rank": 2,
     }
-    rehearse(tiny_policy, saving)
+    run_preflight(tiny_policy, saving)
     assert tiny_policy.digest() == digest
     assert not any(tensor.requires_grad for tensor in tiny_policy.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -160,4 +160,4 @@ class Broken(DiffusionPolicyAdapter):
 
 def test_what_no_argument_is_to_blame_for_is_raised_as_it_is(tiny_policy: DiffusionPolicy) -> None:
     with pytest.raises(NotImplementedError, match="of the adapter itself"):
-        rehearse(Broken(tiny_policy), ADAPTED, wild(1))
+        run_preflight(Broken(tiny_policy), ADAPTED, wild(1))

@@ -21,8 +21,8 @@ from hmr.types import Box, Camera, Hypotheses, Sample
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import load_preferences, shuffle_scores
 from rl.replay import Replay
-from rl.rounds import Rounds, align_in_rounds, align_once, kept_policy
-from rl.scorers.hmr_scorer import eyes_digest
+from rl.rounds import Rounds, align_in_rounds, align_once, finished_policy
+from rl.scorers.hmr_scorer import encoder_digest
 from rl.trainer import align
 
 ALIGNMENT: dict[str, Any] = {
@@ -186,7 +186,7 @@ def test_a_run_killed_after_its_last_step_takes_no_step_more(
     whole = _align(tiny_policy, Depth(), wild, tmp_path / "whole", 1)
     saving, rounds = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 2}, Rounds(1, group_size=3, seed=5)
     with monkeypatch.context() as patch:
-        patch.setattr(rounds_module, "label", killed)
+        patch.setattr(rounds_module, "write_fingerprint", killed)
         with pytest.raises(KeyboardInterrupt):
             align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "cut", saving, rounds, _listening([]))
     assert list((tmp_path / "cut").glob("round-0/policy/trainer-*/checkpoint-4"))
@@ -216,7 +216,7 @@ def test_a_kill_at_any_moment_of_the_last_save_leaves_checkpoints_or_a_label(
         aligned.save_pretrained = killed
         return aligned
 
-    for moment, kill in (("align", killed_in_saving), ("label", killed)):
+    for moment, kill in (("align", killed_in_saving), ("write_fingerprint", killed)):
         with monkeypatch.context() as patch:
             patch.setattr(rounds_module, moment, kill)
             with pytest.raises(KeyboardInterrupt):
@@ -354,15 +354,15 @@ def test_what_is_kept_is_known_by_seed_and_by_what_was_replayed(
 ) -> None:
     _align(tiny_policy, Depth(), wild, tmp_path, 1)
     groups, folder = load_preferences(tmp_path / "round-0" / "groups"), tmp_path / "policy"
-    scenes = Replay(torch.tensor(groups["condition"][:]), torch.zeros(4, 157), eyes_digest(tiny_policy))
+    scenes = Replay(torch.tensor(groups["condition"][:]), torch.zeros(4, 157), encoder_digest(tiny_policy))
     scenes.save(tmp_path / "replay.safetensors")
     replayed = {**ALIGNMENT, "replay_weight": 0.5, "replay_file": str(tmp_path / "replay.safetensors")}
     align_once(tiny_policy, groups, folder, replayed, 0, lambda step: None)
-    assert kept_policy(tiny_policy, groups, folder, replayed, 0) is not None
-    assert kept_policy(tiny_policy, groups, folder, replayed) is not None
-    assert kept_policy(tiny_policy, groups, folder, replayed, 1) is None
+    assert finished_policy(tiny_policy, groups, folder, replayed, 0) is not None
+    assert finished_policy(tiny_policy, groups, folder, replayed) is not None
+    assert finished_policy(tiny_policy, groups, folder, replayed, 1) is None
     dataclasses.replace(scenes, x0=torch.ones(4, 157)).save(tmp_path / "replay.safetensors")
-    assert kept_policy(tiny_policy, groups, folder, replayed, 0) is None
+    assert finished_policy(tiny_policy, groups, folder, replayed, 0) is None
 
 
 def test_what_is_loaded_again_lies_where_the_policy_does(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hmr.policy.parametrization import VECTOR_SIZE
-from rl.monitoring.spread_callback import SpreadWatch, believed_visible
+from rl.monitoring.spread_callback import SpreadMonitor, believed_visible
 from rl.spread import X0Prediction, lost_spread, spread_kept
 from rl.trainer import align
 from tests.rl.test_trainer import config
@@ -80,7 +80,7 @@ def test_a_look_tells_visible_and_occluded_joints_apart(tiny_policy):
 
     condition = torch.randn(3, tiny_policy.encoder.vector_size + 3 + VECTOR_SIZE)
     geometry = torch.tensor([[100.0, 50.0, 50.0, 100.0, 100.0, 50.0, 50.0, 80.0]]).expand(3, -1)
-    watch = SpreadWatch(tiny_policy, Features(condition, geometry), num_samples=4, seed=0)
+    watch = SpreadMonitor(tiny_policy, Features(condition, geometry), num_samples=4, seed=0)
     first, again = watch.measure(), watch.measure()
     assert first == again
     assert first["spread_visible_mm"] > 0

@@ -41,21 +41,21 @@ class ToyPolicy(nn.Module):
         self.encoder = nn.Linear(1, 1)  # must stay as it is
         self.denoiser = GaussianDenoiser(std)
 
-    def signal_and_spread(self, timesteps):
+    def alpha_sigma(self, timesteps):
         signal = torch.cos((timesteps + 0.5) / LENGTH * math.pi / 2)[:, None, :, None]
         return signal, (1 - signal**2).sqrt()
 
     def noisy_and_target(self, x0, timesteps, noise):
-        signal, spread = self.signal_and_spread(timesteps)
+        signal, spread = self.alpha_sigma(timesteps)
         clean, noise = x0[:, :, None], noise[:, None]
         return signal * clean + spread * noise, signal * noise - spread * clean
 
     def predict(self, noisy, timesteps, condition):
-        signal, spread = self.signal_and_spread(timesteps)
+        signal, spread = self.alpha_sigma(timesteps)
         return (signal * noisy - self.denoiser(noisy, signal, condition)) / spread
 
     def forward(self, condition, x0, timesteps, noise):
-        signal, _ = self.signal_and_spread(timesteps)
+        signal, _ = self.alpha_sigma(timesteps)
         noisy, _ = self.noisy_and_target(x0, timesteps, noise)
         predicted = self.denoiser(noisy, signal, condition)
         return (predicted - x0[:, :, None]).float().square().mean(dim=-1)

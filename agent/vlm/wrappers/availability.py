@@ -14,16 +14,16 @@ from agent.tracing.redaction import reason_of, told
 from agent.vlm.protocol import MalformedReply, Part, Reply, Unanswerable, VLMBackend
 from agent.vlm.wrappers.wrapper import Wrapper
 
-__all__ = ["Listener", "Unheard"]
+__all__ = ["AvailabilityMonitor", "BackendUnavailable"]
 
 
-class Unheard(ValueError):
+class BackendUnavailable(ValueError):
     """A question of a critique found nobody to answer it; the message is the reason, fit to be printed (and so a
     ValueError: a command ends in that sentence).
     """
 
 
-class Listener(Wrapper):
+class AvailabilityMonitor(Wrapper):
     """Passes everything on, and remembers the last question that was not heard."""
 
     def __init__(self, inner: VLMBackend) -> None:

@@ -18,8 +18,8 @@ from memory.prototypes import PrototypeMemory
 from memory.retirement import RetirementPolicy
 from memory.rules import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
-from tests.agent import exploration_run
 from tests.agent.critique_case import HashEmbedder, MeanColor, make_agent
+from tests.agent.exploration import exploration_run
 from tests.agent.exploration.exploration_run import HELD_OUT, Miner, propose
 from tests.agent.tracing.trace_services import Kept
 

@@ -23,7 +23,7 @@ class Looking:
     def find(self, image):
         return []
 
-    def look(self, sample):
+    def detect(self, sample):
         self.looks += 1
         return self.detection
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.prompts.prompt_format import told_figures, told_metrics, told_prototypes, told_rules
+from agent.prompts.prompt_format import format_figures, format_metrics, format_prototypes, format_rules
 from agent.vlm import DataPart
 
 Labels = "ABCD"
@@ -22,7 +22,7 @@ def metric(values, sentences=("",) * 4, parts=((),) * 4, unit="mm"):
 
 
 def test_a_row_a_hypothesis_and_a_column_a_metric():
-    told = told_metrics(
+    told = format_metrics(
         {"gap_mm": metric((1.23456, 20, None, 3210.4)), "miss_share": metric((0.1, 0.2, 0.3, 0.4), unit="%")}
     )
     assert told.splitlines()[:5] == [
@@ -31,7 +31,7 @@ def test_a_row_a_hypothesis_and_a_column_a_metric():
 
 
 def test_what_is_the_same_for_all_is_said_once():
-    told = told_metrics({"gap_mm": metric((1, 2, 3, 4)), "sunk_mm": metric((0.0,) * 4)})
+    told = format_metrics({"gap_mm": metric((1, 2, 3, 4)), "sunk_mm": metric((0.0,) * 4)})
     assert told.count("sunk_mm") == 1
     assert "the same for all: sunk_mm 0" in told.splitlines()
 
@@ -40,7 +40,7 @@ def test_words_stand_where_a_hypothesis_is_far_worse_than_its_group():
     """Mean 1, deviation sqrt(3): D lies (4 - 1) / 1.73 = 1.73 above, the others below."""
     sentences = ("A is well.", "B is well.", "C is well.", "The left hand is 4 mm off.")
     parts = (("head",), (), (), ("left hand", "left forearm"))
-    told = told_metrics({"gap_mm": metric((0, 0, 0, 4), sentences, parts)})
+    told = format_metrics({"gap_mm": metric((0, 0, 0, 4), sentences, parts)})
     assert told.splitlines()[-2:] == ["what stands out:", "D: The left hand is 4 mm off (left forearm)."]
     assert "well" not in told
     assert "head" not in told
@@ -52,10 +52,10 @@ def test_the_farthest_from_the_group_comes_first_and_two_are_enough():
         "even_mm": metric((1, 2, 3, 4), ("", "", "", "Even.")),
         **{name: metric((0, 0, 0, 4), ("", "", "", f"{name}.")) for name in ("first_mm", "second_mm")},
     }
-    assert told_metrics(metrics).splitlines()[-1] == "D: first_mm. second_mm."
+    assert format_metrics(metrics).splitlines()[-1] == "D: first_mm. second_mm."
 
 
-@pytest.mark.parametrize("told", [told_metrics({}), told_rules([]), told_prototypes([])])
+@pytest.mark.parametrize("told", [format_metrics({}), format_rules([]), format_prototypes([])])
 def test_nothing_is_said_in_words(told):
     assert told in ("nothing was measured", "none")
 
@@ -65,7 +65,7 @@ def test_a_rule_is_its_text_its_images_its_test_and_its_record():
         "text": "Feet touch the floor.", "tags": ["pose:upright"], "metric": "imbalance_mm", "comparison": ">",
         "threshold": 50.0, "weight": 0.7, "uses": 4, "successes": 3, "psi": 1.5,
     }  # fmt: skip
-    assert told_rules([rule, {"text": "Be kind.", "tags": []}]).splitlines() == [
+    assert format_rules([rule, {"text": "Be kind.", "tags": []}]).splitlines() == [
         "- Feet touch the floor. [pose:upright; imbalance_mm > 50, weight 0.7; held in 3 of 4 uses]",
         "- Be kind. [no test]",
     ]
@@ -77,14 +77,14 @@ def test_a_prototype_is_what_was_said_then_and_what_the_truth_agreed_with():
         "rationale": "Its arm is off.", "similarity": 0.916, "score": 31.2, "tags": ["arms:raised"],
         "evidence": {"a_mm": 3.0}, "weights": weights,
     }  # fmt: skip
-    assert told_prototypes([prototype]) == (
+    assert format_prototypes([prototype]) == (
         "- Its arm is off. [similarity 0.92; score 31; arms:raised; "
         "the truth agreed with b_mm 0.50, c_mm 0.40, d_mm 0.30]"
     )
 
 
 def test_figures_stand_by_their_label():
-    assert told_figures({"A": 93.74566, "B": None, "C": 0.0}) == "A 93.7, B -, C 0"
+    assert format_figures({"A": 93.74566, "B": None, "C": 0.0}) == "A 93.7, B -, C 0"
 
 
 def test_what_is_told_is_read_and_both_are_hashed():

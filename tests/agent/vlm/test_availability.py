@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agent.vlm import EmbeddedCritic, MalformedReply, Unanswerable, load_backend
-from agent.vlm.wrappers.availability import Unheard
+from agent.vlm.wrappers.availability import BackendUnavailable
 from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
 from tests.agent.critique_case import GROUP, group, make_agent, sample, spoiled_group
@@ -37,7 +37,7 @@ def scores(backend) -> list[float | None]:
 
 @pytest.mark.parametrize("task", ["tag", "score", "reflect", "revise"])
 def test_a_critique_that_lacks_an_answer_anywhere_has_no_scores_to_keep(task):
-    with pytest.raises(Unheard, match=r"^embedded failed: ConnectionError: gone$"):
+    with pytest.raises(BackendUnavailable, match=r"^embedded failed: ConnectionError: gone$"):
         scores(Failing(task, ConnectionError("gone")))
 
 
@@ -58,7 +58,7 @@ def test_who_looks_at_one_critique_sees_the_reason_and_no_error():
 def test_a_budget_that_ends_in_a_critique_leaves_its_answers_in_the_cache(tmp_path):
     """Five questions or more; the third is one too many, and the next run is asked for those that are missing."""
     with ReplyCache(tmp_path / "replies.sqlite") as cache:
-        with pytest.raises(Unheard, match="the budget of 2 calls is spent"):
+        with pytest.raises(BackendUnavailable, match="the budget of 2 calls is spent"):
             scores(Cached(with_budget(EmbeddedCritic(), Budget(2)), cache))
         assert len(cache) == 2
         budget = Budget()
@@ -83,7 +83,7 @@ def test_what_a_server_says_is_told_apart(act, unheard):
     with chat_server(act) as server:
         backend = load_backend(f"openai:m@{server.url}", attempts=1)
         if unheard:
-            with pytest.raises(Unheard):
+            with pytest.raises(BackendUnavailable):
                 scores(backend)
         else:
             assert scores(backend) == [None] * GROUP

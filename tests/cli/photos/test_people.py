@@ -31,7 +31,7 @@ class Finder:
     def find(self, image: np.ndarray) -> list[Box]:
         return self.boxes
 
-    def look(self, sample: Sample) -> Detection:
+    def detect(self, sample: Sample) -> Detection:
         raise NotImplementedError
 
 
@@ -61,7 +61,9 @@ def test_people_that_another_detector_finds_must_be_readable_too(tiny_policy: Di
 
 
 def test_one_readable_person_is_kept_and_the_other_refused(tiny_policy, monkeypatch):
-    monkeypatch.setattr(EmbeddedDetector, "sureness", lambda self, sample: 0.9 if sample.box == BOX else 0.1)
+    monkeypatch.setattr(
+        EmbeddedDetector, "confidence", lambda self, sample: 0.9 if sample.box == BOX else 0.1
+    )
     other = Box(0.0, 0.0, 30.0, 30.0)
     people, (refusal,) = find_people(PHOTO, "a.png", tiny_policy, Finder(other, BOX), [])
     assert [sample.box for sample in people] == [BOX]

@@ -144,7 +144,7 @@ def test_guided_bodies_lie_nearer_to_what_the_detector_sees(models, body, tmp_pa
     photo, guided = save_photo(tmp_path / "a.png"), dataclasses.replace(QUICK, guide=True)
     predict(models, tmp_path / "plain", photo)
     predict(models, tmp_path / "guided", photo, settings=guided)
-    seen = models.detector.look(sample_of(load_photo(photo).image, BOX))
+    seen = models.detector.detect(sample_of(load_photo(photo).image, BOX))
 
     def distance_px(folder: str) -> float:
         ((_, group),) = read_hypotheses(tmp_path / folder / "a-0.npz", (64, 72))

@@ -62,7 +62,7 @@ def test_what_the_diffusion_is_ahead_by_is_paired_by_image(
 ) -> None:
     """A silent denoiser's hypothesis 0 is the head's own answer (hmr.policy.policy): nothing is between them on any image."""
     ahead = evaluate_with_baselines(tiny_policy, "lab-test", 2, 4, 0, tmp_path, silent).less_the_head()
-    tiny_policy.denoiser.silence()
+    tiny_policy.denoiser.reset_head()
     level = evaluate_with_baselines(tiny_policy, "lab-test", 2, 4, 0, tmp_path, silent).less_the_head()
     assert set(ahead) == set(level) == ERRORS
     for metric in ERRORS:

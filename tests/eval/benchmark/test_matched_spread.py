@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eval.benchmark.matched_spread import SPREAD_TOLERANCE, Quieter, SpreadAtScale, matching_scale
+from eval.benchmark.matched_spread import SPREAD_TOLERANCE, NoiseScaledPolicy, SpreadAtScale, matching_scale
 from eval.benchmark.protocol import evaluate_policy
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
@@ -53,21 +53,23 @@ def test_a_spread_out_of_reach_is_refused() -> None:
 def test_the_match_is_of_the_samples_that_are_evaluated(
     tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
 ) -> None:
-    def evaluated(policy: DiffusionPolicy | Quieter) -> float:
+    def evaluated(policy: DiffusionPolicy | NoiseScaledPolicy) -> float:
         return evaluate_policy(policy, body, cases, num_samples=6, group_size=3, seed=4).spread_mm()
 
     spread_at = SpreadAtScale(tiny_policy, body, cases, num_samples=6, seed=4)
     base_mm = evaluated(tiny_policy)
     assert spread_at(1.0) == pytest.approx(base_mm, rel=1e-5)
     scale = matching_scale(spread_at, base_mm, 0.6 * base_mm)
-    assert evaluated(Quieter(tiny_policy, scale)) == pytest.approx(0.6 * base_mm, rel=1.01 * SPREAD_TOLERANCE)
+    assert evaluated(NoiseScaledPolicy(tiny_policy, scale)) == pytest.approx(
+        0.6 * base_mm, rel=1.01 * SPREAD_TOLERANCE
+    )
     assert SpreadAtScale(tiny_policy, body, cases, num_samples=6, seed=5)(1.0) != pytest.approx(base_mm)
 
 
 def test_without_noise_all_hypotheses_are_hypothesis_0(
     tiny_policy: DiffusionPolicy, cases: list[Labelled], body: Body
 ) -> None:
-    silent = Quieter(tiny_policy, 0.0)
+    silent = NoiseScaledPolicy(tiny_policy, 0.0)
     features = silent.encode([cases[0].sample])
     group = silent.sample(features, 4, torch.Generator().manual_seed(0))[0]
     base = tiny_policy.sample(features, 4, torch.Generator().manual_seed(0))[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.benchmark.protocol import Report, ScoredGroup
-from eval.benchmark.report_cache import kept_report, load_report
+from eval.benchmark.report_cache import cached_report, load_report
 
 VALUES = {
     "mpjpe_mm": {"mean": np.array([10.0, 20.0])},
@@ -25,8 +25,8 @@ def test_a_report_comes_back_as_it_was(tmp_path: Path) -> None:
         return REPORT
 
     key = {"seed": 0, "alignment": {"max_steps": 3}}
-    kept_report(path, key, evaluate)
-    again = kept_report(path, key, evaluate)
+    cached_report(path, key, evaluate)
+    again = cached_report(path, key, evaluate)
     assert len(asked) == 1
     assert again.sample_ids == REPORT.sample_ids
     for metric, reductions in VALUES.items():
@@ -39,10 +39,10 @@ def test_a_report_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_another_key_is_another_report(tmp_path: Path) -> None:
     path = tmp_path / "report.npz"
     assert load_report(path, {"seed": 0}) is None
-    kept_report(path, {"seed": 0}, lambda: REPORT)
+    cached_report(path, {"seed": 0}, lambda: REPORT)
     assert load_report(path, {"seed": 1}) is None
     silent = Report(("a",), {"mpjpe_mm": {"mean": np.array([1.0])}}, ())
-    assert kept_report(path, {"seed": 1}, lambda: silent) is silent
+    assert cached_report(path, {"seed": 1}, lambda: silent) is silent
     found = load_report(path, {"seed": 1})
     assert found is not None
     assert found.groups == ()

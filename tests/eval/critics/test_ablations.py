@@ -16,9 +16,9 @@ from agent.vlm import EmbeddedCritic
 from eval.benchmark.protocol import ERROR_METRICS
 from eval.critics.ablations import AGENT, AgentBench, AgentVariant
 from eval.critics.baselines import fitted_hmr_scorer
-from eval.critics.evidence_cache import KeptEvidence
+from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import Exploration
-from eval.critics.groups import TestedGroup
+from eval.critics.groups import LabelledGroup
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
 from rl.scorers.hmr_scorer import CARD, WEIGHTS, HMRScorer
@@ -26,7 +26,7 @@ from rl.scorers.hmr_scorer_training import ScorerTraining
 from tests.agent.critique_case import HashEmbedder, PerfectDetector, group, labelled, spoiled_group
 
 ERRORS = {name: np.arange(3.0) for name in ERROR_METRICS}
-LAB = [TestedGroup(labelled(f"lab-{row}"), group(spoiled_group(group=3)), ERRORS) for row in range(4)]
+LAB = [LabelledGroup(labelled(f"lab-{row}"), group(spoiled_group(group=3)), ERRORS) for row in range(4)]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def bench(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path) -> Iterator[
     def stage(title: str, total: int):
         return lambda done, note="": None
 
-    with KeptEvidence(tmp_path / "evidence.jsonl") as evidence:
+    with EvidenceCache(tmp_path / "evidence.jsonl") as evidence:
 
         def make(revision: str = "1", **more: Any) -> AgentBench:
             backend = EmbeddedCritic()

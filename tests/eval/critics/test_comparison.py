@@ -20,8 +20,8 @@ from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, AgentVariant, equal_rules, metrics_of
 from eval.critics.baselines import metric_scores, random_scores
 from eval.critics.comparison import CriticEvalSettings, critic_eval, figures_of
-from eval.critics.evidence_cache import KeptEvidence
-from eval.critics.groups import TestedGroup, draw_groups
+from eval.critics.evidence_cache import EvidenceCache
+from eval.critics.groups import LabelledGroup, draw_groups
 from eval.critics.table import critic_table
 from eval.critics.verdict_cache import Verdict
 from hmr.body.model import Body
@@ -97,7 +97,7 @@ def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="hmr-scorer"):
         CriticEvalSettings(critic="oracle")
     with pytest.raises(ValueError, match="ranknet"):
-        CriticEvalSettings(critic="ranknet", handicap=AgentVariant(frozenset({"rules"})))
+        CriticEvalSettings(critic="ranknet", ablation=AgentVariant(frozenset({"rules"})))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         CriticEvalSettings(motion=Path("elsewhere"))
     with pytest.raises(FileNotFoundError, match="elsewhere: there is no memory here"):
@@ -132,7 +132,8 @@ def test_chance_depends_on_seed_and_image_alone():
     params = spoiled_group(group=3)
     errors = {name: np.arange(3.0) for name in ERROR_METRICS}
     first, second = (
-        TestedGroup(item, meshcritic.Hypotheses(params, item.sample.camera), errors) for item in (case, other)
+        LabelledGroup(item, meshcritic.Hypotheses(params, item.sample.camera), errors)
+        for item in (case, other)
     )
     assert random_scores(first, 0).scores == random_scores(first, 0).scores
     assert random_scores(first, 0).scores != random_scores(first, 1).scores
@@ -163,14 +164,14 @@ def test_a_tool_measures_a_case_once(tmp_path: Path):
     moved = dataclasses.replace(
         case, detection=dataclasses.replace(case.detection, keypoints_px=case.detection.keypoints_px + 1)
     )
-    with KeptEvidence(tmp_path / "evidence.jsonl") as kept:
+    with EvidenceCache(tmp_path / "evidence.jsonl") as kept:
         (wrapped,) = kept.around([tool])
         first = wrapped.measure(case)
         assert wrapped.measure(case) == first
         assert wrapped.measure(moved) != first
         assert (wrapped.name, wrapped.needs) == ("counting", frozenset())
     assert tool.asked == 2
-    with KeptEvidence(tmp_path / "evidence.jsonl") as kept:
+    with EvidenceCache(tmp_path / "evidence.jsonl") as kept:
         assert kept.around([tool])[0].measure(case) == first
     assert tool.asked == 2
 
@@ -179,7 +180,7 @@ def test_what_raised_is_asked_again(tmp_path: Path):
     case = case_of(spoiled_group(group=2))
     broken = dataclasses.replace(case, sample=dataclasses.replace(case.sample, id="broken"))
     tool = Counting()
-    with KeptEvidence(tmp_path / "evidence.jsonl") as kept:
+    with EvidenceCache(tmp_path / "evidence.jsonl") as kept:
         (wrapped,) = kept.around([tool])
         for _ in range(2):
             with pytest.raises(RuntimeError, match="broke"):
@@ -301,7 +302,7 @@ def test_it_judges_from_a_memory_that_was_explored_before(tiny_policy: Diffusion
 def test_an_agent_without_its_parts_still_judges(tiny_policy: DiffusionPolicy, tmp_path: Path):
     lame = AgentVariant(frozenset({"rules", "prototypes", "reflection"}), frozenset({"silhouette"}))
     found = critic_eval(
-        tiny_policy, EmbeddedCritic(), dataclasses.replace(SMALL, handicap=lame), tmp_path, silent
+        tiny_policy, EmbeddedCritic(), dataclasses.replace(SMALL, ablation=lame), tmp_path, silent
     )
     (figures,) = found.critics.values()
     assert figures.agreements["mpjpe_mm"].none_rate == 0.0

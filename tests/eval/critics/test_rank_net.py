@@ -9,10 +9,10 @@ import torch
 from agent.agreement import group_spearman
 from agent.types import Evidence
 from eval.critics.rank_net import ToolRankNet, standardised
-from eval.critics.true_detector import TrueDetector, true_eyes
+from eval.critics.true_detector import TrueDetector, true_detections
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.detection.test_time_augmentation import steady_look
+from hmr.detection.test_time_augmentation import detect_with_augmentation
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
@@ -46,20 +46,20 @@ def test_it_finds_the_metric_that_ranks():
 
 def test_true_detections_read_space_as_the_policy_does(tiny_policy: DiffusionPolicy, body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
-    eyes = true_eyes({labelled.sample.id: labelled.truth}, tiny_policy, body)
-    found = eyes.look(labelled.sample)
+    eyes = true_detections({labelled.sample.id: labelled.truth}, tiny_policy, body)
+    found = eyes.detect(labelled.sample)
     assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
-    expected = EmbeddedDetector(tiny_policy, body).look(labelled.sample).joints_root_m
+    expected = EmbeddedDetector(tiny_policy, body).detect(labelled.sample).joints_root_m
     assert expected is not None
     assert found.joints_root_m is not None
     torch.testing.assert_close(found.joints_root_m, expected)
-    steady = steady_look(eyes, labelled.sample, views=3)
+    steady = detect_with_augmentation(eyes, labelled.sample, views=3)
     torch.testing.assert_close(steady.keypoints_px, labelled.truth.keypoints_px)  # not of the mirror image
 
 
 def test_true_detections_are_the_truth(body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
-    found = TrueDetector({labelled.sample.id: labelled.truth}).look(labelled.sample)
+    found = TrueDetector({labelled.sample.id: labelled.truth}).detect(labelled.sample)
     assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
     assert torch.equal(found.confidence.bool(), labelled.truth.visible)
     side = found.mask_box.x1 - found.mask_box.x0
@@ -70,4 +70,4 @@ def test_true_detections_are_the_truth(body: Body):
     assert center == pytest.approx(true_center, abs=3)  # of 224
     stranger = dataclasses.replace(labelled.sample, id="another")
     with pytest.raises(KeyError):
-        TrueDetector({labelled.sample.id: labelled.truth}).look(stranger)
+        TrueDetector({labelled.sample.id: labelled.truth}).detect(stranger)

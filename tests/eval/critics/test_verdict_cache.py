@@ -12,14 +12,14 @@ from agent.agent import CritiqueAgent
 from agent.types import GroupCritique
 from agent.vlm import EmbeddedCritic
 from eval.benchmark.protocol import ERROR_METRICS
-from eval.critics.groups import TestedGroup
-from eval.critics.verdict_cache import Verdict, judge_once
+from eval.critics.groups import LabelledGroup
+from eval.critics.verdict_cache import Verdict, judge_with_cache
 from memory.rule import Provenance, Rule
 from tests.agent.critique_case import group, labelled, make_agent, spoiled_group
 
 ERRORS = {name: np.arange(3.0) for name in ERROR_METRICS}
 GROUPS = [
-    TestedGroup(labelled(name), group(spoiled_group(seed=row, group=3)), ERRORS)
+    LabelledGroup(labelled(name), group(spoiled_group(seed=row, group=3)), ERRORS)
     for row, name in enumerate("abc")
 ]
 
@@ -42,7 +42,7 @@ def judged(
 ) -> tuple[int, list[Verdict]]:
     """How many groups were judged, and all verdicts."""
     before = agent.backend.critiques
-    verdicts = judge_once(path, agent, policy, groups, **told)
+    verdicts = judge_with_cache(path, agent, policy, groups, **told)
     return agent.backend.critiques - before, verdicts
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hmr.body.model import load_body
-from hmr.detection.embedded import MAX_OVERLAP, EmbeddedDetector, Found, _distinct, overlap
+from hmr.detection.embedded import MAX_OVERLAP, DetectedPerson, EmbeddedDetector, _distinct, overlap
 from hmr.policy.encoder import Seen
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import BatchDetector, Box, Camera, Sample
@@ -27,7 +27,7 @@ def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pyt
         mask_logit=torch.zeros(1, 8, 8),
     )
     monkeypatch.setattr(tiny_policy, "see", lambda samples: seen)
-    found = EmbeddedDetector(tiny_policy).look(SAMPLE)
+    found = EmbeddedDetector(tiny_policy).detect(SAMPLE)
     torch.testing.assert_close(found.keypoints_px[0], torch.tensor([64.0, 2.0]))
     torch.testing.assert_close(found.sigma_px[0], torch.tensor(48 * np.exp(-1.0), dtype=torch.float32))
     assert found.confidence[0] == 0.5
@@ -42,10 +42,10 @@ def test_many_looks_in_one_pass_are_the_looks_one_by_one(
     monkeypatch.setattr(tiny_policy.config, "mirror_look", twice)
     detector = EmbeddedDetector(tiny_policy, load_body())
     assert isinstance(detector, BatchDetector)
-    assert detector.sees_mirror is twice
+    assert detector.is_flip_tested is twice
     image = np.random.default_rng(0).integers(0, 255, (100, 80, 3), dtype=np.uint8)
     samples = [replace(SAMPLE, image=image, box=Box(x, 10.0, x + 40, 90.0)) for x in (10.0, 20.0, 35.0)]
-    for seen, alone in zip(detector.looks(samples), map(detector.look, samples), strict=True):
+    for seen, alone in zip(detector.detect_batch(samples), map(detector.detect, samples), strict=True):
         torch.testing.assert_close(seen.keypoints_px, alone.keypoints_px, rtol=0, atol=1e-3)
         torch.testing.assert_close(seen.joints_root_m, alone.joints_root_m, rtol=0, atol=1e-4)
         np.testing.assert_allclose(seen.mask, alone.mask, atol=1e-4)
@@ -57,7 +57,9 @@ def test_one_person_is_found_once():
     boxes = [Box(0.0, 0.0, 100.0, 100.0), Box(10.0, 10.0, 110.0, 110.0), Box(200.0, 0.0, 300.0, 100.0)]
     assert overlap(boxes[0], boxes[1]) == pytest.approx(8100 / 11900)
     assert overlap(boxes[0], boxes[2]) == 0 < MAX_OVERLAP
-    kept = _distinct([Found(box, sureness) for box, sureness in zip(boxes, (0.9, 0.8, 0.7), strict=True)])
+    kept = _distinct(
+        [DetectedPerson(box, confidence) for box, confidence in zip(boxes, (0.9, 0.8, 0.7), strict=True)]
+    )
     assert [found.box for found in kept] == [boxes[0], boxes[2]]
 
 
@@ -65,4 +67,4 @@ def test_noise_holds_no_person(tiny_policy: DiffusionPolicy):
     noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
     detector = EmbeddedDetector(tiny_policy)
     assert detector.find(noise) == []
-    assert all(0 <= found.sureness <= 1 for found in detector.candidates(noise))
+    assert all(0 <= found.confidence <= 1 for found in detector.candidates(noise))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.detection.test_time_augmentation import steady_look
+from hmr.detection.test_time_augmentation import detect_with_augmentation
 from hmr.policy.flip import OTHER_SIDE
 from hmr.types import Box, Camera, Detection, Sample
 
@@ -30,7 +30,7 @@ class Fake:
     def find(self, image: np.ndarray) -> list[Box]:
         return []
 
-    def look(self, sample: Sample) -> Detection:
+    def detect(self, sample: Sample) -> Detection:
         self.looks += 1
         keypoints, joints = TRUE_PX, TRUE_M
         if (
@@ -58,7 +58,7 @@ def sample() -> Sample:
 
 
 def test_a_detector_that_is_right_is_right_after_many_looks(sample: Sample) -> None:
-    steady = steady_look(Fake(), sample, views=3)
+    steady = detect_with_augmentation(Fake(), sample, views=3)
     torch.testing.assert_close(steady.keypoints_px, TRUE_PX)
     torch.testing.assert_close(steady.joints_root_m, TRUE_M)
     torch.testing.assert_close(steady.sigma_px, torch.full((24,), 2.0))
@@ -68,7 +68,10 @@ def test_a_detector_that_is_right_is_right_after_many_looks(sample: Sample) -> N
 
 def test_the_mean_of_sixteen_looks_errs_a_quarter_as_far(sample: Sample) -> None:
     """Independent errors: sqrt(16) = 4; a half is allowed."""
-    one, many = Fake(noise_px=4.0).look(sample), steady_look(Fake(noise_px=4.0), sample, views=8)
+    one, many = (
+        Fake(noise_px=4.0).detect(sample),
+        detect_with_augmentation(Fake(noise_px=4.0), sample, views=8),
+    )
     off = [(look.keypoints_px - TRUE_PX).norm(dim=-1).mean() for look in (one, many)]
     assert off[1] < off[0] / 2
 
@@ -77,14 +80,14 @@ def test_a_sure_look_outweighs_an_unsure_one(sample: Sample) -> None:
     """sigma 1 and 3: weights .9 and .1, so a keypoint 10 pixels off at the unsure look moves by 1."""
 
     class Unsure(Fake):
-        def look(self, sample: Sample) -> Detection:
-            seen = super().look(sample)
+        def detect(self, sample: Sample) -> Detection:
+            seen = super().detect(sample)
             if sample.image[0, 0, 0]:
                 return dataclasses.replace(seen, sigma_px=torch.full((24,), 1.0))
             moved = seen.keypoints_px + torch.tensor([0.0, 10.0])
             return dataclasses.replace(seen, keypoints_px=moved, sigma_px=torch.full((24,), 3.0))
 
-    steady = steady_look(Unsure(), sample, views=1)
+    steady = detect_with_augmentation(Unsure(), sample, views=1)
     torch.testing.assert_close(steady.keypoints_px, TRUE_PX + torch.tensor([0.0, 1.0]))
 
 
@@ -92,11 +95,11 @@ def test_each_view_is_another_box_and_its_mirror_image(sample: Sample) -> None:
     seen: list[Box] = []
 
     class Watching(Fake):
-        def look(self, sample: Sample) -> Detection:
+        def detect(self, sample: Sample) -> Detection:
             seen.append(sample.box)
-            return super().look(sample)
+            return super().detect(sample)
 
-    steady_look(Watching(), sample, views=3)
+    detect_with_augmentation(Watching(), sample, views=3)
     assert len(seen) == 6
     assert seen[0] == sample.box
     assert len(set(seen)) == 6
@@ -108,16 +111,16 @@ def test_each_view_is_another_box_and_its_mirror_image(sample: Sample) -> None:
 def test_what_was_seen_before_is_not_looked_at_again(sample: Sample) -> None:
     """One view of which the straight look is known: what is left is its mirror image."""
     detector = Fake()
-    first = dataclasses.replace(Fake().look(sample), keypoints_px=TRUE_PX + torch.tensor([4.0, 0.0]))
-    steady = steady_look(detector, sample, views=1, first=first)
+    first = dataclasses.replace(Fake().detect(sample), keypoints_px=TRUE_PX + torch.tensor([4.0, 0.0]))
+    steady = detect_with_augmentation(detector, sample, views=1, first=first)
     assert detector.looks == 1
     middle = TRUE_PX + torch.tensor([2.0, 0.0])  # equally sure
     torch.testing.assert_close(steady.keypoints_px, middle)
 
 
-@pytest.mark.parametrize(("sees_mirror", "passes"), [(True, [2]), (False, [5])])
+@pytest.mark.parametrize(("is_flip_tested", "passes"), [(True, [2]), (False, [5])])
 def test_a_batch_detector_is_asked_once_and_for_mirrors_only_where_it_sees_none(
-    sees_mirror: bool, passes: list[int], sample: Sample
+    is_flip_tested: bool, passes: list[int], sample: Sample
 ) -> None:
     asked: list[int] = []
 
@@ -127,27 +130,27 @@ def test_a_batch_detector_is_asked_once_and_for_mirrors_only_where_it_sees_none(
         name = "batched"
 
         def __init__(self) -> None:
-            self.sees_mirror, self.one = sees_mirror, Fake()
+            self.is_flip_tested, self.one = is_flip_tested, Fake()
 
         def find(self, image: np.ndarray) -> list[Box]:
             return []
 
-        def look(self, sample: Sample) -> Detection:
+        def detect(self, sample: Sample) -> Detection:
             raise AssertionError("one by one")
 
-        def looks(self, samples: Sequence[Sample]) -> list[Detection]:
+        def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
             asked.append(len(samples))
-            return [self.one.look(each) for each in samples]
+            return [self.one.detect(each) for each in samples]
 
-    steady = steady_look(Batched(), sample, views=3, first=Fake().look(sample))
+    steady = detect_with_augmentation(Batched(), sample, views=3, first=Fake().detect(sample))
     assert asked == passes
     torch.testing.assert_close(steady.keypoints_px, TRUE_PX)
 
 
 def test_a_detector_of_images_alone_gives_no_joints(sample: Sample) -> None:
-    assert steady_look(Fake(in_space=False), sample, views=2).joints_root_m is None
+    assert detect_with_augmentation(Fake(in_space=False), sample, views=2).joints_root_m is None
 
 
 def test_the_same_seed_takes_the_same_looks(sample: Sample) -> None:
-    first, again = (steady_look(Fake(noise_px=1.0), sample, views=2, seed=3) for _ in range(2))
+    first, again = (detect_with_augmentation(Fake(noise_px=1.0), sample, views=2, seed=3) for _ in range(2))
     assert torch.equal(first.keypoints_px, again.keypoints_px)

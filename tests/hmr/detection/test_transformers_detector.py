@@ -88,7 +88,7 @@ def test_people_found_are_of_the_class_person(folders: dict[str, Path]):
 
 def test_vitpose_with_experts_is_asked_for_coco(folders: dict[str, Path]):
     pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
-    seen = load(folders, "finder", "pose with experts", "segmenter").look(
+    seen = load(folders, "finder", "pose with experts", "segmenter").detect(
         Sample("a", pixels, BOX, Camera.estimate(90, 120))
     )
     assert seen.confidence.max() > 0

@@ -26,7 +26,7 @@ from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.checkpoint import find_device
 from hmr.policy.guidance import DetectionGuidance
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
-from hmr.pretraining.losses import LossWeights, Pose, SeeAndPose
+from hmr.pretraining.losses import EncoderAndPoseLoss, LossWeights, Pose
 from hmr.render import load_renderer
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
@@ -64,14 +64,14 @@ def test_meta_refuses_what_lies_elsewhere():
 
 
 def test_the_losses_from_pixels_follow(policy: DiffusionPolicy, batch: dict[str, torch.Tensor]):
-    loss = SeeAndPose(policy, load_body(), LossWeights(), 2).eval()(**batch)["loss"]
+    loss = EncoderAndPoseLoss(policy, load_body(), LossWeights(), 2).eval()(**batch)["loss"]
     loss.backward()
     assert loss.device == META
     assert all(p.grad is not None for p in policy.regressor.parameters())
 
 
 def test_the_losses_from_features_follow(policy: DiffusionPolicy, batch: dict[str, torch.Tensor]):
-    seen = policy.look(torch.empty(IMAGES, 3, 64, 64, device=META))
+    seen = policy.encode_crops(torch.empty(IMAGES, 3, 64, 64, device=META))
     told = {name: batch[name] for name in ("vector", "geometry", "keypoints")}
     features = policy.seen_features(seen, batch["geometry"])
     assert Pose(policy, load_body(), LossWeights(), 2)(features=features, **told)["loss"].device == META
@@ -79,7 +79,7 @@ def test_the_losses_from_features_follow(policy: DiffusionPolicy, batch: dict[st
 
 def test_a_guess_is_fitted_where_the_policy_is(policy: DiffusionPolicy):
     """Features are kept on the CPU, whatever made them."""
-    policy.fit_guess(torch.empty(IMAGES, 2 * policy.seen_size), torch.empty(IMAGES, 157))
+    policy.fit_initial_estimate(torch.empty(IMAGES, 2 * policy.seen_size), torch.empty(IMAGES, 157))
     assert policy.guess_std.device == META
 
 
@@ -155,7 +155,7 @@ def test_guidance_follows_and_leaves_the_body_where_it_is(
 
     def guided(policy: DiffusionPolicy) -> list[Hypotheses]:
         features, detector = policy.encode(samples), EmbeddedDetector(policy, body)
-        guidance = DetectionGuidance(policy, body, features, detector.looks(samples))
+        guidance = DetectionGuidance(policy, body, features, detector.detect_batch(samples))
         assert guidance.body.faces.device == policy.device
         return policy.sample(features, 4, torch.Generator().manual_seed(0), guidance=guidance)
 
@@ -197,7 +197,7 @@ def test_a_photograph_s_people_are_the_same(seeing: DiffusionPolicy, body: Body,
                 list_sources([tmp_path / "photo.png"], out), lambda title, total: lambda done: None
             )
         assert outcome.record is not None, outcome.reason
-        found = [found.sureness for found in detector.candidates(pixels)]
+        found = [found.confidence for found in detector.candidates(pixels)]
         return [f"{value:.6f}" for value in found], (out / "photo-0.glb").read_bytes()
 
     here = run(seeing, tmp_path / "here")

@@ -9,7 +9,7 @@ import torch
 
 from agent.image_embedding import PolicyEmbedder
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.policy.encoder_cache import REMEMBERED, Eyes
+from hmr.policy.encoder_cache import REMEMBERED, EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Sample
 
@@ -29,17 +29,17 @@ def passes(tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 def test_detector_and_embedder_share_one_pass(tiny_policy: DiffusionPolicy, passes: list[int]):
-    eyes, person = Eyes(tiny_policy), sample(0)
-    detection = EmbeddedDetector(tiny_policy, eyes=eyes).look(person)
+    eyes, person = EncoderCache(tiny_policy), sample(0)
+    detection = EmbeddedDetector(tiny_policy, eyes=eyes).detect(person)
     where = PolicyEmbedder(tiny_policy, eyes)(person)
     assert passes == [1]
     np.testing.assert_array_equal(where, PolicyEmbedder(tiny_policy)(person))
-    again = EmbeddedDetector(tiny_policy).look(person)
+    again = EmbeddedDetector(tiny_policy).detect(person)
     torch.testing.assert_close(detection.keypoints_px, again.keypoints_px)
 
 
 def test_a_sample_is_known_by_itself_and_not_by_its_name(tiny_policy: DiffusionPolicy, passes: list[int]):
-    eyes, first = Eyes(tiny_policy), sample(0)
+    eyes, first = EncoderCache(tiny_policy), sample(0)
     moved = replace(first, box=Box(25.0, 10.0, 65.0, 90.0))
     looks = [eyes.see([each]).vector for each in (first, sample(1), moved)]
     assert passes == [1, 1, 1]
@@ -49,17 +49,19 @@ def test_a_sample_is_known_by_itself_and_not_by_its_name(tiny_policy: DiffusionP
 
 def test_where_a_forgotten_sample_stood_another_is_seen_anew(tiny_policy: DiffusionPolicy, passes: list[int]):
     """Samples come and go at the same place in memory; each must get its own look."""
-    eyes = Eyes(tiny_policy)
+    eyes = EncoderCache(tiny_policy)
     for seed in range(4):
         person = sample(seed)
-        assert torch.equal(eyes.see([person]).vector, tiny_policy.look(tiny_policy.crops([person])).vector)
+        assert torch.equal(
+            eyes.see([person]).vector, tiny_policy.encode_crops(tiny_policy.crops([person])).vector
+        )
         del person
         gc.collect()
     assert passes == [1] * 4
 
 
 def test_only_the_latest_are_remembered(tiny_policy: DiffusionPolicy, passes: list[int]):
-    eyes, people = Eyes(tiny_policy), [sample(seed) for seed in range(REMEMBERED + 1)]
+    eyes, people = EncoderCache(tiny_policy), [sample(seed) for seed in range(REMEMBERED + 1)]
     for person in people:
         eyes.see([person])
     eyes.see(people[1:2])
@@ -69,5 +71,5 @@ def test_only_the_latest_are_remembered(tiny_policy: DiffusionPolicy, passes: li
 
 
 def test_several_at_once_are_one_pass(tiny_policy: DiffusionPolicy, passes: list[int]):
-    assert len(Eyes(tiny_policy).see([sample(0), sample(1)]).vector) == 2
+    assert len(EncoderCache(tiny_policy).see([sample(0), sample(1)]).vector) == 2
     assert passes == [2]

@@ -10,7 +10,7 @@ import torch
 
 from hmr.body.model import Body
 from hmr.policy.encoder import READABLE, Seen, read_joints
-from hmr.policy.flip import OTHER_SIDE, look_twice, mirror_vector
+from hmr.policy.flip import OTHER_SIDE, flip_test, mirror_vector
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.types import NUM_JOINTS, Box, Camera, Sample
 
@@ -48,7 +48,7 @@ def _mirrored(sample: Sample) -> Sample:
 def test_the_mirrored_crop_gets_the_mirrored_answer(policy: DiffusionPolicy) -> None:
     crops = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        seen, twin = policy.look(crops), policy.look(crops.flip(-1))
+        seen, twin = policy.encode_crops(crops), policy.encode_crops(crops.flip(-1))
     torch.testing.assert_close(twin.keypoints[:, OTHER_SIDE] * FLIP, seen.keypoints)
     torch.testing.assert_close(twin.log_sigma[:, OTHER_SIDE], seen.log_sigma)
     for name in ("visible_logit", "depth_m", "depth_log_sigma"):
@@ -59,7 +59,7 @@ def test_the_mirrored_crop_gets_the_mirrored_answer(policy: DiffusionPolicy) -> 
 def test_both_looks_tell_the_fused_joints(policy: DiffusionPolicy) -> None:
     crops = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        seen = look_twice(policy.encoder, crops)
+        seen = flip_test(policy.encoder, crops)
     for vector, flip, order in ((seen.vector, 1, slice(None)), (seen.mirror_vector, FLIP, OTHER_SIDE)):
         told = read_joints(vector)
         torch.testing.assert_close(told.keypoints[:, order] * flip, seen.keypoints)
@@ -85,7 +85,7 @@ def test_the_surer_look_counts_more() -> None:
                 vector, keypoints, log_sigma, nothing, depth_m, log_sigma.flip(0), torch.zeros(2, 4, 4)
             )
 
-    seen = look_twice(TwoMinds(), torch.zeros(1, 3, 16, 16))
+    seen = flip_test(TwoMinds(), torch.zeros(1, 3, 16, 16))
     torch.testing.assert_close(seen.keypoints[0, :, 0], torch.full((24,), 0.1))
     torch.testing.assert_close(seen.log_sigma.exp().square(), torch.full((1, 24), 0.016))
     torch.testing.assert_close(seen.depth_m, torch.full((1, 24), -0.1))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hmr.body.model import Body
 from hmr.policy.encoder import READABLE, read_joints, readable
-from hmr.policy.keypoint_feedback import FLOOR, STRONGEST, JointPull
+from hmr.policy.keypoint_feedback import FLOOR, STRONGEST, KeypointGradient
 from hmr.policy.parametrization import box_features, split
 from hmr.pretraining.losses import joints_of, reproject
 
@@ -15,8 +15,8 @@ OTHER_FEATURES = 7  # whatever an encoder knows beside keypoints
 
 
 @pytest.fixture
-def pull(body: Body) -> JointPull:
-    module = JointPull()
+def pull(body: Body) -> KeypointGradient:
+    module = KeypointGradient()
     module.fit_to(body)
     return module
 

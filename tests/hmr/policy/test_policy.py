@@ -114,7 +114,7 @@ def test_to_x0_inverts_from_x0(tiny_policy: DiffusionPolicy, samples: list[Sampl
 def test_the_denoising_error_by_hand(tiny_policy: DiffusionPolicy, samples: list[Sample]):
     """With a denoiser that answers zero and a guess of N(0, 1), which predicts v = 0, the error is mean(v^2),
     v = sqrt(abar) eps - sqrt(1 - abar) x0."""
-    tiny_policy.denoiser.silence()
+    tiny_policy.denoiser.reset_head()
     features = tiny_policy.encode(samples[:1])
     features.condition[:, -157:] = 0
     x0, noise = torch.full((1, 1, 157), 2.0), torch.full((1, 1, 157), 1.0)
@@ -186,7 +186,7 @@ def test_a_silent_denoiser_samples_a_gaussian_about_the_guess(
     tiny_policy: DiffusionPolicy, samples: list[Sample]
 ):
     """Hypothesis 0 is the guess itself; the others spread about it as far as the guess was off."""
-    tiny_policy.denoiser.silence()
+    tiny_policy.denoiser.reset_head()
     tiny_policy.guess_std.fill_(0.5)
     tiny_policy.config.num_inference_steps = 50  # few steps of DDIM huddle: 0.33 in 4, 0.41 in 8
     features = tiny_policy.encode(samples[:1])
@@ -207,7 +207,7 @@ def test_how_far_the_guess_is_off_is_measured(tiny_policy: DiffusionPolicy):
     off = torch.zeros(2, 157)
     off[:, 0] = torch.tensor([0.3, 0.1])
     off[:, 1] = 9.0
-    tiny_policy.fit_guess(features, guess + off * tiny_policy.std)
+    tiny_policy.fit_initial_estimate(features, guess + off * tiny_policy.std)
     torch.testing.assert_close(tiny_policy.guess_std[:3], torch.tensor([0.05**0.5, 1.5, 0.05]))
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hmr.pretraining.losses import LossWeights
-from hmr.pretraining.recipe import HELD_OUT, PretrainConfig, origin_of, read_config, stage_arguments
+from hmr.pretraining.recipe import HELD_OUT, PretrainConfig, read_config, run_fingerprint, stage_arguments
 from hmr.synthetic.splits import SPLITS
 
 RECIPES = sorted(Path("configs").glob("pretrain_*.yaml"))
@@ -104,14 +104,14 @@ def test_a_recipe_is_a_run_but_for_how_it_is_fed_and_told_of(tiny_policy, tmp_pa
     stage = {"max_steps": 4, "use_cpu": True, "report_to": "none", "logging_steps": 2}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump({"training": stage}))
     config = read_config(tmp_path / "a.yaml")
-    origin = origin_of(config, tiny_policy, 1)
+    origin = run_fingerprint(config, tiny_policy, 1)
     free = stage | {
         "report_to": "tensorboard",
         "logging_steps": 1,
         "save_steps": 9,
         "dataloader_num_workers": 3,
     }
-    assert origin_of(dataclasses.replace(config, training=free), tiny_policy, 1) == origin
+    assert run_fingerprint(dataclasses.replace(config, training=free), tiny_policy, 1) == origin
     others = [
         dataclasses.replace(config, **change)
         for change in (
@@ -123,13 +123,13 @@ def test_a_recipe_is_a_run_but_for_how_it_is_fed_and_told_of(tiny_policy, tmp_pa
             {"start_from": "a policy"},
         )
     ]
-    assert all(origin_of(other, tiny_policy, 1) != origin for other in others)
-    assert origin_of(config, tiny_policy, 2) != origin
+    assert all(run_fingerprint(other, tiny_policy, 1) != origin for other in others)
+    assert run_fingerprint(config, tiny_policy, 2) != origin
 
 
 def test_a_policy_to_go_on_from_counts_by_its_weights(tiny_policy):
     here, there = (PretrainConfig(start_from=folder) for folder in ("here", "there"))
-    origin = origin_of(here, tiny_policy, 1)
-    assert origin_of(there, tiny_policy, 1) == origin
-    tiny_policy.denoiser.silence()
-    assert origin_of(here, tiny_policy, 1) != origin
+    origin = run_fingerprint(here, tiny_policy, 1)
+    assert run_fingerprint(there, tiny_policy, 1) == origin
+    tiny_policy.denoiser.reset_head()
+    assert run_fingerprint(here, tiny_policy, 1) != origin

@@ -15,8 +15,8 @@ from hmr.policy.checkpoint import load_policy, save_compact
 from hmr.policy.flip import OTHER_SIDE, mirror_crop
 from hmr.policy.policy import DiffusionPolicy
 from hmr.pretraining.crop_cache import CropCache, CropDataset, make_crops
-from hmr.pretraining.losses import LossWeights, SeeAndPose, _unlikeliness, joints_of, reproject
-from hmr.pretraining.training import PretrainConfig, _starting_policy, go_back, pretrain
+from hmr.pretraining.losses import EncoderAndPoseLoss, LossWeights, _unlikeliness, joints_of, reproject
+from hmr.pretraining.training import PretrainConfig, _starting_policy, interpolate_weights, pretrain
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.store import make_scenes, read_labelled
 from tests.contracts.test_encoder import save_backbone
@@ -59,7 +59,7 @@ def test_every_part_learns_and_a_step_lowers_the_loss(
 ):
     tiny_policy.requires_grad_(True)
     tiny_policy.fit_to(body, *crops.statistics(0.05))
-    module = SeeAndPose(tiny_policy, body, LossWeights(), 4).train()
+    module = EncoderAndPoseLoss(tiny_policy, body, LossWeights(), 4).train()
     batch = torch.utils.data.default_collate([crops[i] for i in range(4)])
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     losses = []
@@ -82,7 +82,7 @@ def test_a_loss_without_weight_teaches_nothing(crops: CropDataset, body: Body, t
     nothing = dict.fromkeys((field.name for field in dataclasses.fields(LossWeights)), 0.0)
     only_mask = LossWeights(**nothing | {"mask": 1.0})
     batch = torch.utils.data.default_collate([crops[i] for i in range(2)])
-    SeeAndPose(tiny_policy, body, only_mask, 2)(**batch)["loss"].backward()
+    EncoderAndPoseLoss(tiny_policy, body, only_mask, 2)(**batch)["loss"].backward()
     assert not any(p.grad.any() for p in tiny_policy.denoiser.parameters() if p.grad is not None)
     assert tiny_policy.encoder.mask.weight.grad is not None
 
@@ -93,7 +93,7 @@ def test_parts_that_rest_stay_as_they_are_to_the_last_statistic(
     tiny_policy.requires_grad_(True)
     tiny_policy.fit_to(body, *crops.statistics(0.05))
     before = copy.deepcopy(tiny_policy.encoder.state_dict())
-    module = SeeAndPose(tiny_policy, body, LossWeights(), 2, resting=["stem", "fine"]).train()
+    module = EncoderAndPoseLoss(tiny_policy, body, LossWeights(), 2, resting=["stem", "fine"]).train()
     batch = torch.utils.data.default_collate([crops[i] for i in range(4)])
     module(**batch)["loss"].backward()
     torch.optim.SGD((p for p in module.parameters() if p.requires_grad), 1e-2).step()
@@ -108,7 +108,7 @@ def test_parts_that_rest_stay_as_they_are_to_the_last_statistic(
 
 def test_a_part_that_is_not_there_cannot_rest(body: Body, tiny_policy: DiffusionPolicy):
     with pytest.raises(ValueError, match=r"toes.*stem"):
-        SeeAndPose(tiny_policy, body, LossWeights(), 2, resting=["toes"])
+        EncoderAndPoseLoss(tiny_policy, body, LossWeights(), 2, resting=["toes"])
 
 
 def test_a_doubt_as_large_as_the_error_is_the_likeliest():
@@ -149,7 +149,7 @@ def test_weights_go_back_part_of_the_way_that_they_came(tiny_policy: DiffusionPo
     for tensor in learned.state_dict().values():
         if tensor.is_floating_point():
             tensor.add_(4.0)
-    go_back(learned, tiny_policy, share)
+    interpolate_weights(learned, tiny_policy, share)
     old, now = tiny_policy.state_dict(), learned.state_dict()
     moved = torch.cat([(now[name] - old[name]).flatten() for name in old if old[name].is_floating_point()])
     torch.testing.assert_close(moved, torch.full_like(moved, 4 * (1 - share)), atol=1e-4, rtol=0)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from agent.vlm.wrappers.availability import Unheard
+from agent.vlm.wrappers.availability import BackendUnavailable
 from rl.preferences.build import describe_set, draw_group, judge_group
-from rl.preferences.shards import GroupShards, why_unheard
+from rl.preferences.shards import GroupShards, unavailable_reason
 from tests.rl.preferences.test_build import FakePolicy, FakeScorer, build, contents, wild
 
 
 class Deaf(FakeScorer):
     def score(self, sample, hypotheses):
-        raise Unheard("nobody is there: ü")
+        raise BackendUnavailable("nobody is there: ü")
 
 
 def rows(scorer, samples, settings):
@@ -23,8 +23,8 @@ def test_a_row_says_why_nobody_answered():
     settings = describe_set(FakePolicy(), FakeScorer(), 3, 0, 2, 1.0)
     (heard,) = rows(FakeScorer(), wild(1), settings)
     (unheard,) = rows(Deaf(), wild(1), settings)
-    assert why_unheard(heard) is None
-    assert why_unheard(unheard) == "nobody is there: ü"
+    assert unavailable_reason(heard) is None
+    assert unavailable_reason(unheard) == "nobody is there: ü"
 
 
 def test_a_place_that_nobody_answered_for_stays_empty_until_somebody_does(tmp_path):

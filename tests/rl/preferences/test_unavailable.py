@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from agent.vlm.wrappers.availability import Unheard
+from agent.vlm.wrappers.availability import BackendUnavailable
 from rl.preferences.build import PATIENCE, load_preferences
 from rl.scorers.rewards import RewardMix
 from tests.rl.preferences.test_build import FakeScorer, build, contents, wild
@@ -25,7 +25,7 @@ class Unreliable(FakeScorer):
             self.asked.append(place)
             times = self.asked.count(place)
         if self.fails(place, times):
-            raise Unheard("the server is down")
+            raise BackendUnavailable("the server is down")
         return super().score(sample, hypotheses)
 
 
