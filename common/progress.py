@@ -1,4 +1,4 @@
-"""How long work tells of itself: whoever shows progress is told of each step by name, and hands back what ticks it."""
+"""Progress of long work, as callbacks: the work names each stage and its size, and reports how much of it is done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Stage", "Tick"]
 
 
 class Tick(Protocol):
-    """Told how much is done so far and, where there is one, the figure to watch meanwhile."""
+    """Receives how much of a stage is done, and optionally a figure to show beside it."""
 
     def __call__(self, done: int, note: str = "", /) -> None: ...
 

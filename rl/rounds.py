@@ -30,8 +30,9 @@ from typing import Any, TypeVar, cast
 
 from datasets import Dataset
 
+from common.fingerprint import has_fingerprint, remove_fingerprint, write_fingerprint
 from common.progress import Stage
-from common.resume import has_fingerprint, last_whole_checkpoint, remove_fingerprint, write_fingerprint
+from common.resume import last_whole_checkpoint
 from common.seeding import derive_seed
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy

@@ -35,7 +35,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from common.resume import claim_run, has_ended, last_whole_checkpoint
+from common.fingerprint import claim_run
+from common.resume import has_ended, last_whole_checkpoint
 from hmr.body.model import Body, load_body
 from hmr.policy.checkpoint import load_policy, save_compact
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig

@@ -37,8 +37,9 @@ from transformers import AutoConfig, PrinterCallback, TrainerCallback
 
 from agent.vlm.local.backend import room
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor, load_weights
+from common.fingerprint import has_fingerprint, write_fingerprint
 from common.progress import Stage
-from common.resume import has_fingerprint, last_whole_checkpoint, write_fingerprint
+from common.resume import last_whole_checkpoint
 from rl.critic_tuning.config import TuningSettings, lora_config, stage_config
 from rl.critic_tuning.conversations import Extent
 from rl.critic_tuning.reward import spearman_reward, well_formed

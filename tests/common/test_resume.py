@@ -4,14 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from common.resume import (
-    claim_run,
-    has_ended,
-    has_fingerprint,
-    last_whole_checkpoint,
-    remove_fingerprint,
-    write_fingerprint,
-)
+from common.fingerprint import claim_run, has_fingerprint, remove_fingerprint, write_fingerprint
+from common.resume import has_ended, last_whole_checkpoint
 
 
 def checkpoint(run: Path, step: int, state: str = "{}") -> Path:
@@ -88,5 +82,5 @@ def test_a_refusal_names_a_few_differences(tmp_path: Path):
 
 def test_what_bears_no_label_is_nobody_s(tmp_path: Path):
     (tmp_path / "model").touch()
-    with pytest.raises(ValueError, match=r"left no made_from\.json"):
+    with pytest.raises(ValueError, match=r"has no made_from\.json"):
         claim_run(tmp_path, {"seed": 1}, ["model"])

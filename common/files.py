@@ -1,0 +1,59 @@
+"""Files that appear whole or not at all: written beside their destination, then moved onto it in one step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["PathLike", "atomic_folder", "atomic_path", "write_bytes", "write_text"]
+
+PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Yields a temporary path beside `path`. The file written there replaces `path` at the end of the block, and is
+    deleted if the block raises. The folder must exist.
+
+    The temporary name holds the process id, so that two processes that write the same file do not mix their bytes.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, which becomes `path` at the end of the block. What a killed run left there
+    is deleted first; `path` must not exist, or be empty.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_bytes(path: PathLike, content: bytes) -> None:
+    """Replace the file's content in one step."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_text(path: PathLike, content: str) -> None:
+    """Replace the file's content in one step, in UTF-8."""
+    with atomic_path(path) as partial:
+        partial.write_text(content, encoding="utf-8")
