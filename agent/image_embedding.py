@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from hmr.images.crops import crop_image
 from hmr.policy.backbone import TransformersEncoder
 from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
-from hmr.render.overlay import crop_image
 from hmr.types import Sample
 from memory.embed import ClipEmbedder
 

@@ -149,6 +149,11 @@ class Camera:
         z = z.clamp_min(0.01)
         return torch.stack([self.focal_px * x / z + self.cx_px, self.focal_px * y / z + self.cy_px], dim=-1)
 
+    def resize(self, width: int, height: int) -> Camera:
+        """The camera of the whole image, resampled to `width` x `height` pixels of the same aspect ratio."""
+        scale = width / self.width
+        return Camera(self.focal_px * scale, self.cx_px * scale, self.cy_px * scale, width, height)
+
     def crop(self, box: Box, size: int) -> Camera:
         """The camera that sees only `box` (a square), resampled to `size` x `size` pixels."""
         zoom = size / (box.x1 - box.x0)

@@ -33,7 +33,8 @@ from agent.pictures.panels import OPACITY, PANEL_PX
 from agent.tools.parts import PART_NAMES
 from agent.types import Case
 from agent.vlm.protocol import ImagePart
-from hmr.render.overlay import crop_image, montage, overlay, side_view
+from hmr.images.crops import crop_image
+from hmr.render.overlay import montage, overlay, side_view
 from hmr.render.threads import each
 from hmr.types import PARENTS, Box, Renderer
 

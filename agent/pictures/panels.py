@@ -23,7 +23,8 @@ from jaxtyping import UInt8
 from agent.pictures.badges import StoredRows, below_badge, framed, joined_png, stored_png, with_badge
 from agent.types import Case
 from agent.vlm.protocol import ImagePart
-from hmr.render.overlay import crop_image, montage, overlay, side_view
+from hmr.images.crops import crop_image
+from hmr.render.overlay import montage, overlay, side_view
 from hmr.render.threads import each
 from hmr.types import Renderer
 

@@ -25,7 +25,7 @@ from agent.tools.parts import worst_parts
 from agent.tools.view import inside_photo, pixel_centers_px
 from agent.types import Case, Evidence, Need
 from hmr.body.model import REGIONS
-from hmr.render.overlay import crop_image
+from hmr.images.crops import crop_image
 from hmr.types import Box
 
 __all__ = ["Appearance"]

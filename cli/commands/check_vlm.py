@@ -101,7 +101,7 @@ def _save(
     out: Path, answer: str, groups: Sequence[PlantedGroup], judged: Sequence[Judged], agent: CritiqueAgent
 ) -> None:
     from eval.critics.planted_faults import fault_sheet
-    from hmr.render.overlay import encode_png
+    from hmr.images.crops import encode_png
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "check.json").write_text(answer)

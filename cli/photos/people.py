@@ -14,7 +14,7 @@ from cli.photos.hypotheses_file import read_hypotheses
 from common.seeding import derive_generator
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.images.photographs import Photo, load_photo, resized_camera, sample_of
+from hmr.images.photographs import Photo, load_photo, sample_of
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
 from hmr.types import Box, Detector, Hypotheses, Sample
 
@@ -46,9 +46,7 @@ class Person:
     @property
     def hypotheses_in_file(self) -> Hypotheses:
         """The same bodies; the camera in the file's pixels."""
-        return Hypotheses(
-            self.hypotheses.params, resized_camera(self.hypotheses.camera, *self.photo.file_size)
-        )
+        return Hypotheses(self.hypotheses.params, self.hypotheses.camera.resize(*self.photo.file_size))
 
 
 def parse_box(text: str) -> Box:
@@ -151,7 +149,7 @@ def sample_people(
 
 
 def given_people(path: Path, file: Path, body: Body) -> list[Person]:
-    """The people of a hypotheses file (docs/hypotheses-npz.md) over a photograph; missing boxes are drawn about.
+    """The people of a hypotheses file (docs/guides/hypotheses-npz.md) over a photograph; missing boxes are drawn about.
 
     Raises ValueError for a box, given or drawn, that lies outside or is far too large.
     """
@@ -159,7 +157,7 @@ def given_people(path: Path, file: Path, body: Body) -> list[Person]:
     height, width = photo.image.shape[:2]
     people = []
     for box, in_file in read_hypotheses(file, photo.file_size):
-        hypotheses = Hypotheses(in_file.params, resized_camera(in_file.camera, width, height))
+        hypotheses = Hypotheses(in_file.params, in_file.camera.resize(width, height))
         about = photo.box_here(box) if box else _box_about(hypotheses, body)
         _check_boxes(str(file), photo, [photo.box_in_file(about)])
         sample = sample_of(photo.image, about)

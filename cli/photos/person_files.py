@@ -2,7 +2,7 @@
 
 NAME-0-overlay.png    the person's body over the photograph
 NAME-0-group.png      the whole group, overlay and side view each, with scores where there are any
-NAME-0.npz            the hypotheses (docs/hypotheses-npz.md)
+NAME-0.npz            the hypotheses (docs/guides/hypotheses-npz.md)
 NAME-0.glb            the shown body on its skeleton; NAME-0.obj its mesh alone; NAME-0.bvh its skeleton alone
 """
 
@@ -21,8 +21,8 @@ from cli.photos.hypotheses_file import write_hypotheses
 from cli.photos.people import Person
 from hmr.body.export import write_bvh, write_glb, write_obj
 from hmr.body.model import Body
-from hmr.images.photographs import resized_camera
-from hmr.render.overlay import CLAY, crop_image, montage, overlay, panel, score_color, side_view, zoom
+from hmr.images.crops import crop_image
+from hmr.render.overlay import CLAY, montage, overlay, panel, score_color, side_view, zoom
 from hmr.types import BodyParams, Camera, Renderer, Sample
 
 __all__ = ["DEFAULT_FORMATS", "FORMATS", "parse_formats", "save_person"]
@@ -97,7 +97,7 @@ def _whole_photo(
     picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     height, width = sample.image.shape[:2]
     camera = Camera(sample.camera.focal_px, sample.camera.cx_px, sample.camera.cy_px, width, height)
-    frame = renderer.render(vertices_cam_m[None], faces, zoom(resized_camera(camera, *picture.size)))
+    frame = renderer.render(vertices_cam_m[None], faces, zoom(camera.resize(*picture.size)))
     return overlay(np.asarray(picture), frame, index=0)
 
 

@@ -10,8 +10,8 @@ import torch
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.joints_3d import WithJoints3D
+from hmr.images.crops import crop_image
 from hmr.policy.policy import DiffusionPolicy
-from hmr.render.overlay import crop_image
 from hmr.types import Box, Detection, Sample, Truth
 
 __all__ = ["TrueDetector", "true_detections"]

@@ -22,7 +22,8 @@ from agent.types import GroupCritique
 from eval.benchmark.tables import Row, label
 from eval.critics.agreement import CriticAgreement
 from eval.report import figures
-from hmr.render.overlay import encode_jpeg, score_color
+from hmr.images.crops import encode_jpeg
+from hmr.render.overlay import score_color
 from memory.rules import Rule
 
 __all__ = ["ReportCase", "ReportData", "ShownHypothesis", "write_report"]

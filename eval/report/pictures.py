@@ -10,7 +10,8 @@ import torch
 from agent.types import GroupCritique
 from eval.report.page import ReportCase, ShownHypothesis
 from hmr.body.model import Body
-from hmr.render.overlay import crop_image, overlay, side_view, zoom
+from hmr.images.crops import crop_image
+from hmr.render.overlay import overlay, side_view, zoom
 from hmr.types import Hypotheses, Renderer, Sample
 
 __all__ = ["picture_case"]

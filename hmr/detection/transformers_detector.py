@@ -32,7 +32,7 @@ from transformers import (
     VitPoseForPoseEstimation,
 )
 
-from hmr.render.overlay import crop_image
+from hmr.images.crops import crop_image
 from hmr.types import JOINT_NAMES, NUM_JOINTS, Box, Detection, Sample
 
 __all__ = ["DEFAULT_MODELS", "TransformersDetector", "joints_from_coco", "load_transformers_detector"]

@@ -27,7 +27,6 @@ __all__ = [
     "load_photo",
     "photo_of",
     "read_photo",
-    "resized_camera",
     "sample_of",
     "to_rgb",
 ]
@@ -94,12 +93,6 @@ def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box) -> Sample:
     """One person of a photograph that says nothing of its lens; the id is the content's hash."""
     digest = hashlib.sha256(image.tobytes() + repr(box).encode()).hexdigest()[:16]
     return Sample(digest, image, box, Camera.estimate(image.shape[1], image.shape[0]))
-
-
-def resized_camera(camera: Camera, width: int, height: int) -> Camera:
-    """The same view of a picture made larger or smaller as a whole."""
-    scale = width / camera.width
-    return Camera(camera.focal_px * scale, camera.cx_px * scale, camera.cy_px * scale, width, height)
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

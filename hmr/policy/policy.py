@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hmr.body.model import Body
+from hmr.images.crops import crop_image
 from hmr.policy.backbone import PREFIX, BackboneCard, TransformersEncoder, describe_backbone
 from hmr.policy.config import DiffusionPolicyConfig, fingerprint_settings
 from hmr.policy.denoisers import Denoiser, TokenDenoiser
@@ -55,7 +56,6 @@ from hmr.policy.parametrization import (
     vector_from_params,
 )
 from hmr.policy.scheduler import Solver, new_solver
-from hmr.render.overlay import crop_image
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Hypotheses, Sample
 
 __all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]

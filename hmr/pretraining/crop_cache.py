@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hmr.body.model import Body
+from hmr.images.crops import crop_image
 from hmr.policy.flip import mirror_crop, mirror_vector
 from hmr.policy.parametrization import geometry_of, vector_from_params
-from hmr.render.overlay import crop_image
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK
 from hmr.synthetic.store import fingerprint

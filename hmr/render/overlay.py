@@ -9,7 +9,6 @@ but for the one on the floor, textures, and any font but the one inside Pillow.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 
@@ -20,13 +19,10 @@ from scipy.ndimage import gaussian_filter
 
 from hmr.render import shading
 from hmr.render.threads import each
-from hmr.types import Box, Camera, Frame, Renderer
+from hmr.types import Camera, Frame, Renderer
 
 __all__ = [
     "CLAY",
-    "crop_image",
-    "encode_jpeg",
-    "encode_png",
     "montage",
     "overlay",
     "panel",
@@ -41,7 +37,6 @@ Color = tuple[float, float, float]  # sRGB, 0 to 1
 CLAY: Color = (0.60, 0.72, 0.88)
 PAPER: Color = (0.955, 0.955, 0.945)
 INK: Color = (0.13, 0.15, 0.18)
-OUTSIDE = 128  # grey of what lies beyond a photo's border
 
 KEY_LIGHT = (-0.45, -0.65, -0.61)  # towards the light: left, above, in front
 HALO_M = 0.08  # depth behind its surroundings at which a surface is darkest
@@ -56,8 +51,7 @@ GUTTER = 4
 
 def zoom(camera: Camera, factor: int = SUPERSAMPLING) -> Camera:
     """The same view on `factor` times more pixels a side."""
-    focal_px, cx_px, cy_px = (factor * value for value in (camera.focal_px, camera.cx_px, camera.cy_px))
-    return Camera(focal_px, cx_px, cy_px, camera.width * factor, camera.height * factor)
+    return camera.resize(camera.width * factor, camera.height * factor)
 
 
 def overlay(
@@ -165,46 +159,6 @@ def score_color(score: float | None) -> Color:
     stops = np.array([[0.76, 0.33, 0.27], [0.86, 0.72, 0.45], [0.16, 0.56, 0.54]])
     red, green, blue = (float(np.interp(score, (0, 50, 100), channel)) for channel in stops.T)
     return (red, green, blue)
-
-
-def crop_image(
-    image: UInt8[np.ndarray, "height width 3"], box: Box, size: int
-) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """What `Camera.crop(box, size)` sees of the photo: a square box resampled bilinearly, with antialiasing
-    when it shrinks; grey where the box reaches over the border."""
-    margin = math.ceil(max((box.x1 - box.x0) / size, 1.0))  # the filter looks this far beyond the box
-    left, top = math.floor(box.x0) - margin, math.floor(box.y0) - margin
-    right, bottom = math.ceil(box.x1) + margin, math.ceil(box.y1) + margin
-    window = Image.fromarray(_window(image, left, top, right, bottom))
-    inner = (box.x0 - left, box.y0 - top, box.x1 - left, box.y1 - top)
-    return np.asarray(window.resize((size, size), Image.Resampling.BILINEAR, inner, reducing_gap=2.0))
-
-
-def _window(image: np.ndarray, left: int, top: int, right: int, bottom: int) -> np.ndarray:
-    """A rectangle of whole pixels of the image, grey outside of it."""
-    height, width = image.shape[:2]
-    rows = np.clip([top, bottom], 0, height)
-    columns = np.clip([left, right], 0, width)
-    inside = image[slice(*rows), slice(*columns)]
-    if inside.shape[:2] == (bottom - top, right - left):
-        return inside
-    window = np.full((bottom - top, right - left, 3), OUTSIDE, np.uint8)
-    window[slice(*(rows - top)), slice(*(columns - left))] = inside
-    return window
-
-
-def encode_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    return _encode(image, "PNG")
-
-
-def encode_jpeg(image: UInt8[np.ndarray, "height width 3"], quality: int = 90) -> bytes:
-    return _encode(image, "JPEG", quality=quality)
-
-
-def _encode(image: np.ndarray, kind: str, **options: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def _stage(camera: Camera, body_m: Float[np.ndarray, "vertices 3"]) -> UInt8[np.ndarray, "height width 3"]:

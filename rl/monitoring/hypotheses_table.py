@@ -25,9 +25,10 @@ from transformers import TrainerCallback
 
 from common.seeding import derive_generator
 from hmr.body.model import load_body
+from hmr.images.crops import crop_image, encode_png
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
-from hmr.render.overlay import crop_image, encode_png, montage, overlay, panel, score_color, side_view, zoom
+from hmr.render.overlay import montage, overlay, panel, score_color, side_view, zoom
 from hmr.types import BodyParams, Hypotheses, Sample
 from rl.preferences.tensors import GroupTensors
 from rl.trainer import GroupPreferenceTrainer

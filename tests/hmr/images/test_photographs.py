@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from hmr.images import photographs as photo_module
-from hmr.images.photographs import MAX_PIXELS, load_photo, photo_of, read_photo, resized_camera, sample_of
+from hmr.images.photographs import MAX_PIXELS, load_photo, photo_of, read_photo, sample_of
 from hmr.types import Box, Camera
 
 RAMP = np.linspace(0, 255, 24 * 32).reshape(24, 32)
@@ -116,7 +116,7 @@ def test_boxes_and_cameras_of_an_enormous_photograph_are_the_files(tmp_path, mon
     assert photo.box_here(Box(4.0, 8.0, 20.0, 30.0)) == Box(2.0, 4.0, 10.0, 15.0)
     assert photo.box_in_file(Box(2.0, 4.0, 10.0, 15.0)) == Box(4.0, 8.0, 20.0, 30.0)
     here, point = Camera.estimate(12, 16), torch.tensor([0.3, -0.2, 3.0])
-    in_file = resized_camera(here, *photo.file_size)
+    in_file = here.resize(*photo.file_size)
     assert (in_file.width, in_file.height) == (24, 32)
     torch.testing.assert_close(in_file.project(point), 2 * here.project(point))
     assert in_file == Camera.estimate(24, 32)
