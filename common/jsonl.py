@@ -1,32 +1,62 @@
-"""What a long run has finished, one JSON line an item, so that a killed run goes on where it stopped.
+"""Append-only files of JSON lines, and the manifest of finished items from which a killed run resumes.
 
-A line is written after its item's files are whole. What a kill tore off is cut away when the file is next opened;
-whole lines that no run writes are refused, for then the file is somebody else's. Only the places of the lines are
-kept in memory, so a video of any length costs a few bytes a frame.
+A killed process leaves at most its last line incomplete. The next one that opens the file removes that line.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["Manifest"]
+from common.files import PathLike
+
+__all__ = ["Manifest", "end_of_whole_lines", "open_for_append"]
+
+BLOCK_BYTES = 65_536  # read at once from the end of a file
 
 Record = dict[str, Any]
 
 
-class Manifest:
-    """Records by name; a later one of the same name counts. `stamp` tells what each was made from.
+def open_for_append(path: PathLike) -> TextIO:
+    """Opens a file of lines at its end, after removing an incomplete last line; creates the file and its folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        os.truncate(path, end_of_whole_lines(path))
+    return path.open("a", encoding="utf-8")
 
-    Raises ValueError, and leaves the file as it is, where a line of it is no such record.
+
+def end_of_whole_lines(path: PathLike) -> int:
+    """The number of bytes up to and including the last line break. An incomplete line may end inside a character."""
+    with Path(path).open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - BLOCK_BYTES)
+            file.seek(start)
+            if (at := file.read(end - start).rfind(b"\n")) >= 0:
+                return start + at + 1
+            end = start
+    return 0
+
+
+class Manifest:
+    """Records of finished items by name, one JSON line per item; of two records with one name the later one counts.
+
+    A record has a `name`, and a `stamp`: the fingerprint of the inputs that the item was made from. Write it after the
+    item's own files are complete. Memory holds only the position of each line, a few bytes per item.
+
+    Raises ValueError, and leaves the file unchanged, if a complete line is not such a record: the file is not a
+    manifest.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.touch()
-        self._path, self._file = path, path.open("r+b")
-        self._places: dict[str, tuple[str, int]] = {}
+    def __init__(self, path: PathLike) -> None:
+        self._path = Path(path)
+        self._path.touch()
+        self._file = self._path.open("r+b")
+        self._positions: dict[str, tuple[str, int]] = {}
         try:
             self._index()
         except ValueError:
@@ -42,28 +72,28 @@ class Manifest:
         self._file.close()
 
     def find(self, name: str, stamp: str) -> Record | None:
-        """The finished record of this name, if it was made from the same things."""
-        known, place = self._places.get(name, ("", 0))
-        if known != stamp:
+        """The record of this name, if it has this stamp."""
+        found, position = self._positions.get(name, ("", 0))
+        if found != stamp:
             return None
-        self._file.seek(place)
+        self._file.seek(position)
         return json.loads(self._file.readline())
 
     def add(self, record: Record) -> None:
-        place = self._file.seek(0, 2)
+        position = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
-        self._places[record["name"]] = (record["stamp"], place)
+        self._positions[record["name"]] = (record["stamp"], position)
 
     def _index(self) -> None:
-        place = 0
+        position = 0
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
             name, stamp = self._name_and_stamp(line, number)
-            self._places[name] = (stamp, place)
-            place += len(line)
-        self._file.truncate(place)
+            self._positions[name] = (stamp, position)
+            position += len(line)
+        self._file.truncate(position)
 
     def _name_and_stamp(self, line: bytes, number: int) -> tuple[str, str]:
         try:
@@ -74,6 +104,6 @@ class Manifest:
             case {"name": str(name), "stamp": str(stamp)}:
                 return name, stamp
         raise ValueError(
-            f"line {number} of {self._path} is no record of a finished item; remove the file, and what it lists is "
-            "made again"
+            f"line {number} of {self._path} is not the record of a finished item; remove the file to compute its items "
+            "again"
         )

@@ -27,10 +27,9 @@ from typing import Any, TextIO
 from agent.tracing.exporters import Exporter, switched_on, unwatched
 from agent.tracing.redaction import reason_of, redactor, writable
 from agent.tracing.span_tree import Span, case_span
+from common.jsonl import open_for_append
 
-__all__ = ["Trace", "end_of_whole_lines", "traced"]
-
-BLOCK_BYTES = 65_536  # read at once from the end of a file
+__all__ = ["Trace", "traced"]
 
 # The records of the innermost case that is open here; nodes run in a copy of the context they were invoked from.
 _open_case: ContextVar[list[dict[str, Any]] | None] = ContextVar("open_case", default=None)
@@ -55,10 +54,7 @@ class Trace:
         self._outbox = _Outbox(exporters) if exporters else None
         self._file: TextIO | None = None
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_file():
-                os.truncate(path, end_of_whole_lines(path))
-            self._file = path.open("a", encoding="utf-8")
+            self._file = open_for_append(path)
 
     @property
     def kept(self) -> bool:
@@ -133,19 +129,6 @@ class _Outbox:
                 logging.getLogger(__name__).warning(
                     "%s gets no more of this trace: %s", exporter.name, reason_of(error)
                 )
-
-
-def end_of_whole_lines(path: Path) -> int:
-    """Bytes up to and with the last line break: what comes after it was cut short, perhaps within a character."""
-    with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - BLOCK_BYTES)
-            file.seek(start)
-            if (at := file.read(end - start).rfind(b"\n")) >= 0:
-                return start + at + 1
-            end = start
-    return 0
 
 
 def content_hash(value: Any) -> str:

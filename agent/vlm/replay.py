@@ -12,17 +12,16 @@ on file".
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agent.tracing.records import end_of_whole_lines
 from agent.tracing.redaction import writable
 from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend, checked_reply
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
+from common.jsonl import open_for_append
 
 __all__ = ["Recorder", "ReplayBackend", "from_argument"]
 
@@ -45,10 +44,8 @@ class Recorder(Wrapper):
                 raise ValueError(
                     f"{path} holds replies of {head['backend']}, not of {inner.name} {inner.revision}"
                 )
-            os.truncate(path, end_of_whole_lines(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._file = path.open("a", encoding="utf-8")
+        self._file = open_for_append(path)
         if not begun:
             self._write(_head(inner))
 
@@ -119,9 +116,8 @@ def _head(backend: VLMBackend) -> Json:
 
 def _records(path: Path) -> list[Json]:
     """Head and replies; a killed run may have left the last line cut short, and that one is none."""
-    whole = path.read_bytes()[: end_of_whole_lines(path)]
     try:
-        records = [json.loads(line) for line in whole.split(b"\n")[:-1]]
+        records = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
         if records[0]["recording"] == FORMAT:
             return records
     except (ValueError, LookupError, TypeError):

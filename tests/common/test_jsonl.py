@@ -1,16 +1,41 @@
-"""A manifest outlives the run that wrote it, however that ended."""
+"""Files of JSON lines can be continued after a run that was killed."""
 
 import pytest
 
-from common.jsonl import Manifest
+from common.jsonl import BLOCK_BYTES, Manifest, end_of_whole_lines, open_for_append
 
 
 def record(name: str, stamp: str, value: int) -> dict:
     return {"name": name, "stamp": stamp, "value": value}
 
 
-def test_what_was_finished_is_found_by_the_next_run(tmp_path):
-    with Manifest(tmp_path / "m.jsonl") as manifest:
+@pytest.mark.parametrize(
+    ("content", "end"),
+    # the last case: a line of BLOCK_BYTES with its break, then one byte
+    [
+        (b"", 0),
+        (b"partial", 0),
+        (b"a\n", 2),
+        (b"a\nb", 2),
+        (b"x" * (BLOCK_BYTES - 1) + b"\n" + b"y", BLOCK_BYTES),
+    ],
+    ids=["empty", "partial", "whole", "whole and partial", "a block"],
+)
+def test_whole_lines_end_with_the_last_line_break(tmp_path, content, end):
+    (tmp_path / "lines").write_bytes(content)
+    assert end_of_whole_lines(tmp_path / "lines") == end
+
+
+def test_a_file_is_continued_after_its_last_whole_line(tmp_path):
+    path = str(tmp_path / "new" / "lines")
+    for text in ("a\npart", "b\n"):
+        with open_for_append(path) as file:
+            file.write(text)
+    assert (tmp_path / "new" / "lines").read_text() == "a\nb\n"
+
+
+def test_finished_items_are_found_by_the_next_run(tmp_path):
+    with Manifest(str(tmp_path / "m.jsonl")) as manifest:
         manifest.add(record("a", "1", 10))
         manifest.add(record("b", "1", 20))
     with Manifest(tmp_path / "m.jsonl") as manifest:
@@ -19,7 +44,7 @@ def test_what_was_finished_is_found_by_the_next_run(tmp_path):
         assert manifest.find("c", "1") is None
 
 
-def test_what_was_made_from_other_things_is_not_finished(tmp_path):
+def test_an_item_made_from_other_inputs_is_not_finished(tmp_path):
     with Manifest(tmp_path / "m.jsonl") as manifest:
         manifest.add(record("a", "1", 10))
         assert manifest.find("a", "2") is None
@@ -28,7 +53,7 @@ def test_what_was_made_from_other_things_is_not_finished(tmp_path):
         assert manifest.find("a", "2") == record("a", "2", 11)
 
 
-def test_a_line_that_a_kill_tore_off_is_cut_away(tmp_path):
+def test_an_incomplete_last_line_is_removed(tmp_path):
     path = tmp_path / "m.jsonl"
     with Manifest(path) as manifest:
         manifest.add(record("a", "1", 10))
@@ -45,14 +70,14 @@ def test_a_line_that_a_kill_tore_off_is_cut_away(tmp_path):
 @pytest.mark.parametrize(
     "line", ["[]", "{}", "garbage", '{"name": 3, "stamp": "1"}', "3", "\x00\xff", "[" * 100_000]
 )
-def test_another_file_is_named_with_its_line_and_left_as_it_is(tmp_path, line):
+def test_a_file_that_is_not_a_manifest_is_refused_and_unchanged(tmp_path, line):
     path = tmp_path / "m.jsonl"
     with Manifest(path) as manifest:
         manifest.add(record("a", "1", 10))
     path.write_bytes(path.read_bytes() + line.encode("latin1") + b"\n")
     before = path.read_bytes()
     with pytest.raises(
-        ValueError, match=r"^line 2 of .*m\.jsonl is no record of a finished item; remove the file"
+        ValueError, match=r"^line 2 of .*m\.jsonl is not the record of a finished item; remove the file"
     ):
         Manifest(path)
     assert path.read_bytes() == before

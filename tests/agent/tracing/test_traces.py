@@ -13,10 +13,11 @@ from langchain_core.tracers.langchain import wait_for_all_tracers
 from agent.context import CritiqueSettings
 from agent.prompts import load_prompt
 from agent.tracing.exporters import LANGSMITH_SWITCH, MLFLOW_SWITCH, Exporter, switched_on, unwatched
-from agent.tracing.records import BLOCK_BYTES, Trace, end_of_whole_lines
+from agent.tracing.records import Trace
 from agent.tracing.redaction import first_line, reason_of, redactor
 from agent.tracing.span_tree import case_span
 from agent.vlm import Capabilities, EmbeddedCritic
+from common.jsonl import BLOCK_BYTES
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 from tests.agent.tracing.trace_services import Kept, TraceServices, trace_services
 from tests.agent.vlm.test_langchain import backend as chat_model
@@ -139,23 +140,6 @@ def test_a_torn_last_line_costs_itself_and_not_the_next_runs_first(tmp_path, tor
     with Trace(path) as trace:
         trace.write(record("next"))
     assert said_in(path) == ["whole", "next"]
-
-
-@pytest.mark.parametrize(
-    ("content", "end"),
-    # a line of BLOCK_BYTES with its break, then one byte: the break is the last byte of the block before
-    [
-        (b"", 0),
-        (b"torn", 0),
-        (b"a\n", 2),
-        (b"a\nb", 2),
-        (b"x" * (BLOCK_BYTES - 1) + b"\n" + b"y", BLOCK_BYTES),
-    ],
-    ids=["empty", "torn", "whole", "whole and torn", "a block"],
-)
-def test_whole_lines_end_with_the_last_line_break(tmp_path, content, end):
-    (tmp_path / "lines").write_bytes(content)
-    assert end_of_whole_lines(tmp_path / "lines") == end
 
 
 @pytest.mark.parametrize(
