@@ -1,21 +1,22 @@
-# Two commands are the README's: `make demo` and `make test`. Both set themselves up in .venv first.
+# The README names `make demo` and `make test`. Every target installs what it needs in .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RAY_STAMP := $(VENV)/.installed-ray
+DOCS_STAMP := $(VENV)/.installed-docs
 export PYTHONWARNINGS ?= ignore::DeprecationWarning:pkg_resources
 
-.PHONY: demo test test-slow lint format check-vlm clean
+.PHONY: demo test test-slow lint docs format check-vlm clean
 
 demo: $(STAMP)
 	$(BIN)/meshcritic demo --out runs/demo
 
-# two workers of one thread each: two cores are what everything here is measured on
+# two workers with one thread each, for two cores
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-# with Ray, which is too large for those who only want the demo
+# with Ray, which is too large (240 MB) to install for the demo
 test-slow: $(STAMP) $(RAY_STAMP)
 	$(BIN)/python -m pytest -q -m slow
 
@@ -25,6 +26,10 @@ lint: $(STAMP)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# the site in runs/site; a broken link, anchor or reference fails the build
+docs: $(STAMP) $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -33,7 +38,7 @@ SPEC ?= embedded
 check-vlm: $(STAMP)
 	$(BIN)/meshcritic check-vlm "$(SPEC)" --out runs/check-vlm
 
-# torch first and pinned: left to a dependency's range, pip would bring the CUDA build
+# torch first and pinned: with a dependency's range alone, pip would install the CUDA build
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "meshcritic needs Python 3.11 to 3.13"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -45,6 +50,10 @@ $(STAMP): pyproject.toml constraints.txt
 $(RAY_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[ray]"
 	touch $(RAY_STAMP)
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $(DOCS_STAMP)
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

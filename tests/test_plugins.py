@@ -1,4 +1,4 @@
-"""The packages of docs/add-a-tool.md and docs/add-a-backend.md, installed from the pages' own text and run.
+"""The packages of docs/guides/add-a-tool.md and docs/guides/add-a-backend.md, installed from the pages' own text and run.
 
 The environment is a new one that sees the packages of this one, which are not to be installed twice.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {"docs/add-a-tool.md": "meshcritic_stature.py", "docs/add-a-backend.md": "one_metric.py"}
+PAGES = {"docs/guides/add-a-tool.md": "meshcritic_stature.py", "docs/guides/add-a-backend.md": "one_metric.py"}
 MOST_LINES = 40
 
 

@@ -21,7 +21,7 @@ from rl.rounds import Rounds, align_in_rounds
 from rl.scorers.rewards import RewardMix
 from rl.trainer import align
 
-PAGE = Path(__file__).parents[2] / "docs" / "align-your-policy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "align-your-policy.md"
 SIDE = 24  # of the page's pictures
 
 

@@ -1,4 +1,4 @@
-"""The npz schema: what is accepted, what is refused, in which words. docs/hypotheses-npz.md runs here too."""
+"""The npz schema: what is accepted, what is refused, in which words. docs/guides/hypotheses-npz.md runs here too."""
 
 import re
 import zipfile
@@ -13,7 +13,7 @@ from cli.photos.hypotheses_file import read_hypotheses, write_hypotheses
 from hmr.types import BodyParams, Box, Camera, Hypotheses
 
 SIZE = (640, 480)
-DOCS = Path(__file__).parents[3] / "docs" / "hypotheses-npz.md"
+DOCS = Path(__file__).parents[3] / "docs" / "guides" / "hypotheses-npz.md"
 
 
 def arrays(people: int = 2, group: int = 4, seed: int = 0) -> dict[str, Any]:

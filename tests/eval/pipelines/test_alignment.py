@@ -27,7 +27,7 @@ from rl.rounds import Rounds
 from tests.command import call
 from tests.hmr.detection.detector_models import save_detector
 
-REWARDS_PAGE = Path(__file__).parents[3] / "docs" / "reward-functions.md"
+REWARDS_PAGE = Path(__file__).parents[3] / "docs" / "guides" / "reward-functions.md"
 PANEL = "{http://www.w3.org/2000/svg}g"
 TINY = (
     "{loss_type: weighted, max_steps: 6, per_device_train_batch_size: 2, learning_rate: 0.01, "

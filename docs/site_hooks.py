@@ -1,0 +1,67 @@
+"""Pages that mkdocs generates from the program: the command line, the public names, the state machines."""
+
+import sys
+import types
+from pathlib import Path
+
+import typer
+import typer.cli
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import meshcritic
+from agent.exploration.graph import build_exploration_graph
+from agent.graph import build_critique_graph
+from cli.app import app
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    pages = {"cli": command_line, "api": public_names, "state-machines": state_machines}
+    for name, page in pages.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=page()))
+    return files
+
+
+def command_line() -> str:
+    command = typer.main.get_command(app)
+    context = command.make_context("meshcritic", [], resilient_parsing=True)
+    text = typer.cli.get_docs_for_click(obj=command, ctx=context, name="meshcritic")
+    return text.replace("# `meshcritic`", "# Command line", 1)
+
+
+def public_names() -> str:
+    """One mkdocstrings block per name of `meshcritic.__all__`, at the place where it is defined."""
+    lines = ["# Python API", "", "Every name on this page is imported from `meshcritic`:", ""]
+    lines += ["    from meshcritic import CritiqueAgent, load_policy", ""]
+    for name in sorted(set(meshcritic.__all__) - {"main"}):
+        value = getattr(meshcritic, name)
+        if isinstance(value, types.UnionType):  # a union has no module of its own
+            members = ", ".join(f"`{member.__name__}`" for member in value.__args__)
+            lines += [f"### {name}", "", f"One of {members}.", ""]
+        else:
+            lines += [f"::: {value.__module__}.{name}", ""]
+    return "\n".join(lines)
+
+
+def state_machines() -> str:
+    lines = [
+        "# State machines",
+        "",
+        "Both graphs are drawn from the compiled LangGraph objects when this site is built. The diagrams need",
+        "the browser to load mermaid; the tables hold the same edges.",
+        "",
+    ]
+    graphs = {
+        "The critique": (build_critique_graph(), "agent/graph.py"),
+        "Exploration": (build_exploration_graph(), "agent/exploration/graph.py"),
+    }
+    for title, (compiled, path) in graphs.items():
+        graph = compiled.get_graph()
+        lines += [f"## {title}", "", f"Defined in `{path}`.", "", "```mermaid"]
+        lines += [graph.draw_mermaid(), "```", "", "| from | to | |", "|---|---|---|"]
+        for edge in graph.edges:
+            lines.append(f"| `{edge.source}` | `{edge.target}` | {'conditional' if edge.conditional else ''} |")
+        lines.append("")
+    return "\n".join(lines)
