@@ -16,7 +16,7 @@ from eval.benchmark.protocol import PROTOCOL
 from eval.benchmark.tables import Row, compare
 from eval.critics.agreement import CriticAgreement, critic_agreement
 from eval.pipelines.demo import Demo, DemoResult
-from eval.report import ReportCase, ReportData, picture_case, write_report
+from eval.report import ReportCase, ReportData, draw_case, write_report
 from hmr.metrics.errors import mpjpe_mm
 from hmr.synthetic.store import read_labelled
 
@@ -126,14 +126,14 @@ def _cases(demo: Demo) -> tuple[ReportCase, ...]:
         errors = mpjpe_mm(demo.body.joints(group.params), labelled.truth.joints_cam_m)
         critique = demo.agent.critique(sample, group)
         cases.append(
-            picture_case(
+            draw_case(
                 f"wild image {sample.id}",
                 sample,
                 group,
                 critique,
-                demo.body,
-                demo.agent.renderer,
-                errors.tolist(),
+                body=demo.body,
+                renderer=demo.agent.renderer,
+                errors_mm=errors.tolist(),
             )
         )
     return tuple(cases)

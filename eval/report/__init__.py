@@ -1,8 +1,7 @@
-"""The report of a run: one HTML file that needs nothing else, for a person to look at."""
+"""The report of a run: one HTML file without external resources, and learning curves as SVG."""
 
 from __future__ import annotations
 
-from eval.report.page import ReportCase, ReportData, ShownHypothesis, write_report
-from eval.report.pictures import picture_case
+from eval.report.page import ReportCase, ReportData, ShownHypothesis, draw_case, write_report
 
-__all__ = ["ReportCase", "ReportData", "ShownHypothesis", "picture_case", "write_report"]
+__all__ = ["ReportCase", "ReportData", "ShownHypothesis", "draw_case", "write_report"]

@@ -1,7 +1,6 @@
-"""Small figures as inline SVG: they take the page's colours, light or dark, and weigh a few kilobytes each.
+"""Figures of the report as inline SVG of a few kilobytes each, in the colours of the page, light or dark.
 
-Left out: plotly, whose script alone is 4 MB in a file that must load nothing; its zooming adds little to a hundred
-points.
+Left out: plotly, whose script adds 4 MB to a file that must load nothing; zooming adds little to a hundred points.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def interval_strip(
     width: float = 200.0,
     height: float = 30.0,
 ) -> Markup:
-    """One table row's paired differences, in mm, on an axis that all rows share; zero is a dotted line."""
+    """The paired differences of a table row in mm, on an axis that all rows share; zero is a dotted line."""
     axis = Axis(low, high, 6.0, width - 6.0)
     svg = new_svg(width, height, "Paired differences to base with their 95 % intervals")
     line(svg, axis(0.0), 0.0, axis(0.0), height, "zero")
@@ -52,11 +51,11 @@ def interval_strip(
 def paired_scatter(
     base: Sequence[float], other: Sequence[float], label: str, name: str, size: float = 360.0
 ) -> Markup:
-    """One point an image: base across, the other up; below the diagonal the other is better."""
+    """One point per image: base on the x axis, the other on the y axis; below the diagonal the other is better."""
     low, high = _bounds([*base, *other])
     across = Axis(low, high, MARGIN_LEFT, size - MARGIN_RIGHT)
     up = Axis(low, high, size - MARGIN_BOTTOM, MARGIN_TOP)
-    svg = new_svg(size, size, f"{label}, {name} against base, one point an image")
+    svg = new_svg(size, size, f"{label}, {name} against base, one point per image")
     frame(svg, across, up, f"base, {label}", name)
     line(svg, across(low), up(low), across(high), up(high), "diagonal")
     group = ElementTree.SubElement(svg, "g", {"class": f"series {name}"})
@@ -72,15 +71,15 @@ def score_error_scatter(
     width: float = 300.0,
     height: float = 190.0,
 ) -> Markup:
-    """One group: the critic's score across, the true error up. A good critic falls to the right.
+    """One group: the critic's score on the x axis, the true error on the y axis. A good critic falls to the right.
 
-    `shown` names the role of the hypotheses that the case shows, by index; it becomes their class.
+    `shown`: role ("best", "worst") of the hypotheses that have pictures, by index; it becomes their CSS class.
     """
     scored = [(index, score) for index, score in enumerate(scores) if score is not None]
     low, high = _bounds(list(errors_mm))
     across = Axis(0.0, 100.0, MARGIN_LEFT, width - MARGIN_RIGHT)
     up = Axis(low, high, height - MARGIN_BOTTOM, MARGIN_TOP)
-    svg = new_svg(width, height, "Critic score against true error, one point a hypothesis")
+    svg = new_svg(width, height, "Critic score against true error, one point per hypothesis")
     frame(svg, across, up, "score", "MPJPE (mm)")
     for index, score in scored:
         title = f"h{index}: score {score:.0f}, error {errors_mm[index]:.1f} mm"
@@ -91,9 +90,9 @@ def score_error_scatter(
 def score_strip(
     scores: Sequence[float | None], shown: Mapping[int, str], width: float = 300.0, height: float = 52.0
 ) -> Markup:
-    """One group without truth: the scores alone."""
+    """The scores of a group without truth."""
     axis = Axis(0.0, 100.0, 12.0, width - 12.0)
-    svg = new_svg(width, height, "Critic scores, one point a hypothesis")
+    svg = new_svg(width, height, "Critic scores, one point per hypothesis")
     line(svg, axis(0.0), 16.0, axis(100.0), 16.0, "axis")
     for value in (0.0, 50.0, 100.0):
         text(svg, axis(value), height - 8, f"{value:g}", "tick", "middle")
@@ -108,10 +107,10 @@ def _mark(role: str | None) -> tuple[float, str]:
 
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    """Both ends with a little air; a single value gets a millimetre of room."""
+    """The range of the values with a margin of 6 %, at least 0.5 mm, on each side; not below 0."""
     low, high = min(values), max(values)
-    air = max(0.06 * (high - low), 0.5)
-    return max(0.0, low - air), high + air
+    margin = max(0.06 * (high - low), 0.5)
+    return max(0.0, low - margin), high + margin
 
 
 def _difference_text(name: str, interval: Interval) -> str:

@@ -1,39 +1,44 @@
 """Writes the report of a run: one HTML file with its pictures, figures and style inside, and no script.
 
-Everything the page shows comes in as `ReportData`; nothing is computed here but layout. The page forbids
-itself any request by its own content policy, and every word of a model passes through jinja's autoescape.
+`ReportData` holds everything that the page shows. The page's content security policy forbids any request, and jinja
+escapes all text that a model wrote.
 
-Left out: raw replies of a remote VLM, which belong to the trace (`trace_id` stands beside each case).
+Left out: raw replies of a remote VLM. They are in the trace, whose `trace_id` is printed with each case.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from pathlib import Path
 
 import jinja2
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
 from agent.types import GroupCritique
+from common.files import PathLike, write_text
 from eval.benchmark.tables import Row, label
 from eval.critics.agreement import CriticAgreement
 from eval.report import figures
-from hmr.images.crops import encode_jpeg
-from hmr.render.overlay import score_color
-from memory.rules import Rule
+from hmr.body.model import Body
+from hmr.images.crops import crop_image, encode_jpeg
+from hmr.render.overlay import overlay, score_color, side_view, zoom
+from hmr.types import Hypotheses, Renderer, Sample
+from memory.rule import Rule
 
-__all__ = ["ReportCase", "ReportData", "ShownHypothesis", "write_report"]
+__all__ = ["ReportCase", "ReportData", "ShownHypothesis", "best_and_worst", "draw_case", "write_report"]
 
 JPEG_QUALITY = 86
+CROP_SCALE = 1.35  # margin about the person, so that a misplaced limb stays in the picture
 
 
 @dataclass(frozen=True)
 class ShownHypothesis:
-    """Pictures of one member of a group; its score and comment stand in the case's critique."""
+    """Pictures of one hypothesis; its score and comment are in the case's critique."""
 
     index: int
     role: str  # "best" or "worst", by the critic
@@ -43,7 +48,7 @@ class ShownHypothesis:
 
 @dataclass(frozen=True)
 class ReportCase:
-    """One judged group. `errors_mm` is the truth that the critic did not see, or None for a photograph."""
+    """One scored group. `errors_mm`: true errors by hypothesis, which the critic did not see; None without truth."""
 
     title: str
     photo: UInt8[np.ndarray, "height width 3"]
@@ -58,22 +63,23 @@ class ReportCase:
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a run found. Empty fields leave their sections out: a critique of photographs has no table."""
+    """The content of a report. The page has no section for an empty field."""
 
     title: str
     facts: Mapping[str, str]  # seeds, hashes, wall time, peak memory, in the order to show
     versions: Mapping[str, str]
+    _: KW_ONLY
     rows: tuple[Row, ...] = ()  # eval.benchmark.tables.compare
     by_image: Mapping[str, Float[np.ndarray, " images"]] | None = None  # variant -> mean_m MPJPE(h_m), mm
     critic: CriticAgreement | None = None
     cases: tuple[ReportCase, ...] = ()
     rules: tuple[Rule, ...] = ()
     protocol: Mapping[str, str] | None = None
-    notes: tuple[str, ...] = ()  # what a reader must know to read the numbers rightly
+    notes: tuple[str, ...] = ()  # what a reader must know to interpret the numbers
 
 
-def write_report(path: Path, data: ReportData) -> None:
-    """Writes the page whole or not at all."""
+def write_report(path: PathLike, data: ReportData) -> None:
+    """Render the page and replace the file at `path` in one step."""
     scatters = {
         name: figures.paired_scatter(
             data.by_image["base"].tolist(), values.tolist(), label("mpjpe_mm", "mean") + " (mm)", name
@@ -81,25 +87,57 @@ def write_report(path: Path, data: ReportData) -> None:
         for name, values in (data.by_image or {}).items()
         if data.by_image is not None and name != "base"
     }
-    html = (
-        _environment()
-        .get_template("page.html.jinja")
-        .render(
-            data=data,
-            headline=next(
-                (row for row in data.rows if (row.metric, row.reduction) == ("mpjpe_mm", "mean")), None
-            ),
-            strips=_strips(data.rows),
-            scatters=scatters,
-        )
+    template = _environment().get_template("page.html.jinja")
+    headline = next((row for row in data.rows if (row.metric, row.reduction) == ("mpjpe_mm", "mean")), None)
+    write_text(
+        path, template.render(data=data, headline=headline, strips=_strips(data.rows), scatters=scatters)
     )
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(html, encoding="utf-8")
-    partial.replace(path)
+
+
+@torch.no_grad()
+def draw_case(
+    title: str,
+    sample: Sample,
+    hypotheses: Hypotheses,
+    critique: GroupCritique,
+    *,
+    body: Body,
+    renderer: Renderer,
+    errors_mm: Sequence[float] | None = None,
+    size: int = 288,
+) -> ReportCase:
+    """Draw a case of the report: the photograph's crop, and overlay and side view of the best and the worst hypothesis
+    by score. A group without any score has its photograph alone. `size`: side of each picture in pixels."""
+    square = sample.box.square(CROP_SCALE)
+    photo = crop_image(sample.image, square, size)
+    roles = best_and_worst(critique.scores)
+    errors = None if errors_mm is None else tuple(errors_mm)
+    if not roles:
+        return ReportCase(title, photo, critique, (), errors)
+    posed = body(hypotheses.params[torch.tensor(list(roles))])
+    vertices, pelvis = posed.vertices_cam_m.cpu().numpy(), posed.joints_cam_m[:, 0].cpu().numpy()
+    faces = body.faces.cpu().numpy()
+    frame = renderer.render(vertices, faces, zoom(sample.camera.crop(square, size)))
+    sides = side_view(vertices, faces, pelvis, renderer, size)
+    shown = [
+        ShownHypothesis(hypothesis, role, overlay(photo, frame, index=row), sides[row])
+        for row, (hypothesis, role) in enumerate(roles.items())
+    ]
+    return ReportCase(title, photo, critique, tuple(shown), errors)
+
+
+def best_and_worst(scores: Sequence[float | None]) -> dict[int, str]:
+    """Role of the hypotheses to show, by index; ties go to the lower index, a single score is the best."""
+    known = [(score, index) for index, score in enumerate(scores) if score is not None]
+    if not known:
+        return {}
+    order = np.argsort([-score for score, _ in known], kind="stable")
+    ends = {known[order[-1]][1]: "worst", known[order[0]][1]: "best"}
+    return {index: ends[index] for index in sorted(ends, key=lambda index: ends[index])}
 
 
 def _strips(rows: tuple[Row, ...]) -> list[str]:
-    """A figure for each row, all on one axis that holds every interval and a millimetre about zero."""
+    """One figure per row, all on one axis that covers every interval and 1 mm on both sides of zero."""
     intervals = [interval for row in rows for interval in row.differences.values() if interval is not None]
     low = min([-1.0, *(interval.low for interval in intervals)])
     high = max([1.0, *(interval.high for interval in intervals)])

@@ -1,4 +1,4 @@
-"""The strokes that every figure is made of, as an XML tree, so that no text of a case can become markup."""
+"""SVG primitives of the figures, as an XML tree, so that text cannot become markup."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TICKS = 5
 
 @dataclass(frozen=True)
 class Axis:
-    """Maps values to one direction of the picture; `high_px` may be the smaller number."""
+    """Maps values to pixels along one axis; `high_px` may be less than `low_px`."""
 
     low: float
     high: float
@@ -39,7 +39,7 @@ class Axis:
         return self.low_px + (value - self.low) / (self.high - self.low) * (self.high_px - self.low_px)
 
     def ticks(self) -> list[float]:
-        """Round numbers (1, 2 or 5 times a power of ten apart) that lie on the axis."""
+        """Round numbers on the axis; their step is 1, 2 or 5 times a power of ten."""
         rough = (self.high - self.low) / TICKS
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)

@@ -1,4 +1,4 @@
-"""Curves as pictures."""
+"""Learning curves as SVG."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from rl.monitoring.training_log import LOG, read_logs
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_a_stage_is_a_panel_with_its_two_lines(tmp_path: Path):
+def test_a_stage_is_a_chart_with_two_lines(tmp_path: Path):
     log = [{"step": 100 * k, "loss": str(3.0 - k), "grad_norm": "1"} for k in range(3)]
     held_out = [{"step": 200, "eval_loss": "1.5"}]
     history = {"config": {}, "see and pose": {"log": log + held_out}, "pose": {"log": log}}
@@ -26,7 +26,7 @@ def test_a_stage_is_a_panel_with_its_two_lines(tmp_path: Path):
     assert lines[0].split()[1].startswith("227.0,")
 
 
-def test_stages_stand_three_abreast(tmp_path: Path):
+def test_three_charts_per_row(tmp_path: Path):
     history = {str(k): {"log": [{"step": 1, "loss": 1.0}]} for k in range(4)}
     (tmp_path / "training.json").write_text(json.dumps(history))
     places = [
@@ -36,17 +36,19 @@ def test_stages_stand_three_abreast(tmp_path: Path):
     assert places == ["translate(0 0)", "translate(420 0)", "translate(840 0)", "translate(0 260)"]
 
 
-def test_a_folder_without_history_is_named(tmp_path: Path):
+def test_a_folder_without_training_json_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"training\.json"):
         write_curves(tmp_path)
 
 
-def test_an_alignment_is_a_row_and_what_was_not_logged_an_empty_chart(tmp_path: Path):
-    sick = [
+def test_an_alignment_is_a_row_and_a_metric_without_values_an_empty_chart(tmp_path: Path):
+    broken = [
         {"step": step, "kl": 0.0, "denoise_loss/pos": step, "denoise_loss/neg": 2 * step} for step in (0, 10)
     ]
-    sick.append({"step": 5, "kl": float("inf"), "denoise_loss/pos": float("nan")})
-    root = ElementTree.parse(write_alignment_curves(tmp_path / "c.svg", {"well": [], "sick": sick})).getroot()
+    broken.append({"step": 5, "kl": float("inf"), "denoise_loss/pos": float("nan")})
+    root = ElementTree.parse(
+        write_alignment_curves(tmp_path / "c.svg", {"good": [], "broken": broken})
+    ).getroot()
     charts = root.findall(f"{SVG}g")
     drawn = [[line.get("points") for line in chart.findall(f"{SVG}polyline")] for chart in charts]
     assert [len(lines) for lines in drawn] == [0, 0, 0, 0, 2, 2, 0, 0]
@@ -56,12 +58,12 @@ def test_an_alignment_is_a_row_and_what_was_not_logged_an_empty_chart(tmp_path: 
     assert drawn[5] == ["", "46.0,152.0 258.0,152.0"]
 
 
-def test_logs_of_before_a_metric_was_renamed_are_read_by_its_name(tmp_path: Path):
+def test_old_metric_names_in_logs_are_mapped_to_the_new_ones(tmp_path: Path):
     (tmp_path / LOG).write_text('[{"step": 1, "clip_ratio/region": 0.5}]')
     assert read_logs(tmp_path, "old") == {"old": [{"step": 1, "clip_ratio/region_mean": 0.5}]}
 
 
-def test_logs_are_a_runs_own_or_its_rounds_in_their_order(tmp_path: Path):
+def test_read_logs_returns_the_runs_own_log_or_its_rounds_in_order(tmp_path: Path):
     assert read_logs(tmp_path) == {}
     for number in (10, 2):
         folder = tmp_path / f"round-{number}" / "policy"

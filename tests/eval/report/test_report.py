@@ -1,4 +1,4 @@
-"""The page: self-contained, escaped, and made of whatever sections a run has."""
+"""The report page is self-contained and escaped, and has the sections for which a run has content."""
 
 import dataclasses
 import re
@@ -15,14 +15,15 @@ from eval.benchmark.intervals import Interval
 from eval.benchmark.protocol import ERROR_METRICS, PROTOCOL, ScoredGroup
 from eval.benchmark.tables import Row
 from eval.critics.agreement import critic_agreement
-from eval.report import ReportCase, ReportData, ShownHypothesis, figures, picture_case, write_report
-from eval.report.pictures import best_and_worst
+from eval.report import ReportCase, ReportData, ShownHypothesis, draw_case, figures, write_report
+from eval.report.page import best_and_worst
 from eval.report.svg import Axis
 from hmr.body.model import load_body
 from hmr.render import load_renderer
 from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
-from memory.prototypes import Prototype
-from memory.rules import Predicate, Provenance, RetrievedRule, Rule
+from memory.prototype_memory import Prototype
+from memory.rule import Predicate, Provenance, Rule
+from memory.rule_memory import RetrievedRule
 
 ATTACK = '<script src="https://example.org/x.js">alert(1)</script>'
 SCORES = (80.0, None, 20.0)
@@ -79,13 +80,13 @@ def full_data() -> ReportData:
         "A run",
         {"seeds": "0"},
         {"torch": "2"},
-        rows,
-        by_image,
-        critic_agreement([group]),
-        (case(),),
-        (critique().rules[0].rule,),
-        PROTOCOL,
-        ("Not SMPL.",),
+        rows=rows,
+        by_image=by_image,
+        critic=critic_agreement([group]),
+        cases=(case(),),
+        rules=(critique().rules[0].rule,),
+        protocol=PROTOCOL,
+        notes=("Not SMPL.",),
     )
 
 
@@ -95,7 +96,7 @@ def page(tmp_path: Path, data: ReportData) -> str:
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
+def test_the_page_loads_nothing_and_has_no_script(tmp_path: Path) -> None:
     html = page(tmp_path, full_data())
     references = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", html)
     assert references
@@ -109,7 +110,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert "&lt;script src=" in html  # a comment's markup stays text
 
 
-def test_the_page_says_what_the_run_found(tmp_path: Path) -> None:
+def test_the_page_shows_the_results_of_the_run(tmp_path: Path) -> None:
     text = unescape(page(tmp_path, full_data()))
     for words in (
         "mean_m MPJPE(h_m)",
@@ -129,7 +130,7 @@ def test_the_page_says_what_the_run_found(tmp_path: Path) -> None:
         assert words in text, words
 
 
-def test_a_critique_of_a_photograph_has_no_tables_and_no_truth(tmp_path: Path) -> None:
+def test_a_report_without_truth_has_no_tables(tmp_path: Path) -> None:
     html = page(tmp_path, ReportData("A photo", {}, {}, cases=(case(errors_mm=None),)))
     assert "Before and after" not in html
     assert "Rule memory" not in html
@@ -185,18 +186,12 @@ def test_a_case_is_drawn_over_its_photograph() -> None:
     params = BodyParams(
         upright, torch.zeros(3, 23, 3), torch.zeros(3, 10), torch.tensor([[0.0, 0.0, 5.0]]).repeat(3, 1)
     )
-    drawn = picture_case(
-        "Image a", sample, Hypotheses(params, camera), critique(), load_body(), load_renderer(), size=64
-    )
+    tools = {"body": load_body(), "renderer": load_renderer(), "size": 64}
+    drawn = draw_case("Image a", sample, Hypotheses(params, camera), critique(), **tools)
     assert [(shown.index, shown.role) for shown in drawn.shown] == [(0, "best"), (2, "worst")]
     changed = (drawn.shown[0].overlay != drawn.photo).any(axis=-1)
     assert 0.02 < changed.mean() < 0.6  # a body, neither nothing nor everything
     assert changed[24:40, 24:40].any()
     assert not changed[:, :4].any()
     failed = dataclasses.replace(critique(), scores=(None, None, None))
-    assert (
-        picture_case(
-            "a", sample, Hypotheses(params, camera), failed, load_body(), load_renderer(), size=64
-        ).shown
-        == ()
-    )
+    assert draw_case("a", sample, Hypotheses(params, camera), failed, **tools).shown == ()
