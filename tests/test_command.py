@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import meshcritic
+from cli.app import COMMANDS
 from hmr.policy.policy import DiffusionPolicy
 from tests.command import call
 
@@ -244,7 +244,7 @@ def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, mon
 
 
 def test_every_command_helps_with_an_example(monkeypatch, capsys):
-    commands = [function.__name__.replace("_", "-") for function in meshcritic.COMMANDS]
+    commands = [function.__name__.replace("_", "-") for function in COMMANDS]
     for command in (*commands, "data prepare", "data evaluate"):
         code, out, _ = call(monkeypatch, capsys, *command.split(), "--help")
         assert code == 0

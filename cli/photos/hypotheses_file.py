@@ -1,6 +1,6 @@
 """Reads and writes groups of bodies as one npz file, so that the output of any HMR model can be critiqued.
 
-The schema, for N people of one image with G hypotheses each (docs/hypotheses-npz.md says it at length):
+The schema, for N people of one image with G hypotheses each (docs/guides/hypotheses-npz.md has the details):
 
 | key             | shape                  | unit, meaning                                               |
 |-----------------|------------------------|-------------------------------------------------------------|
@@ -14,11 +14,11 @@ The schema, for N people of one image with G hypotheses each (docs/hypotheses-np
 | `image_size`    | (2,)                   | (width, height) of the image that the camera belongs to     |
 | `boxes_xyxy`    | (N, 4), optional       | person boxes in pixels                                      |
 
-The N axis may be left out for one person. 21 joints (SMPL-H, SMPL-X) stop at the wrists: SMPL's two hands
-are then flat. Other keys are ignored, so that a model's own npz needs additions and no surgery.
+For one person the N axis may be omitted. A pose of 21 joints (SMPL-H, SMPL-X) ends at the wrists; SMPL's two hand
+joints are then zero. Other keys are ignored, so these keys can be added to a model's own npz.
 
-Left out: pickled arrays (`allow_pickle=False`: a stranger's file runs no code) and rotation matrices or 6D,
-whose layouts differ from model to model; axis-angle is what SMPL itself takes.
+Left out: pickled arrays (`allow_pickle=False`, so that an untrusted file cannot run code), and rotation matrices or 6D
+rotations, whose layouts differ between models.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.files import PathLike, atomic_path
 from hmr.types import NUM_BETAS, BodyParams, Box, Camera, Hypotheses
 
 __all__ = ["read_hypotheses", "write_hypotheses"]
@@ -39,7 +40,7 @@ __all__ = ["read_hypotheses", "write_hypotheses"]
 PARAMETERS = ("global_orient", "body_pose", "betas", "transl")
 CAMERA = ("focal_px", "center_px", "image_size")
 BOXES = "boxes_xyxy"
-# Sizes of one hypothesis that each parameter may have.
+# Allowed shapes of each parameter of one hypothesis.
 ALLOWED = {
     "global_orient": ((3,),),
     "body_pose": ((69,), (23, 3), (63,), (21, 3)),
@@ -48,12 +49,13 @@ ALLOWED = {
 }
 
 
-def read_hypotheses(path: Path, image_size: tuple[int, int]) -> list[tuple[Box | None, Hypotheses]]:
-    """The people of one image, each with their box, if the file has one, and their group of hypotheses.
+def read_hypotheses(path: PathLike, image_size: tuple[int, int]) -> list[tuple[Box | None, Hypotheses]]:
+    """The people of one image: for each the box, or None if the file has no boxes, and the group of hypotheses.
 
-    `image_size` is the (width, height) of the image to critique. Raises FileNotFoundError, or ValueError
-    with the offending key, what it holds and what is allowed, for anything against the schema.
+    image_size: (width, height) in pixels of the image to critique. Raises FileNotFoundError if there is no file, and
+    ValueError with the key, its value and the allowed values if the file violates the schema.
     """
+    path = Path(path)
     arrays = _load(path)
     params = _read_params(arrays, path)
     camera = _read_camera(arrays, image_size, path)
@@ -61,14 +63,14 @@ def read_hypotheses(path: Path, image_size: tuple[int, int]) -> list[tuple[Box |
     return [(box, Hypotheses(params[person], camera)) for person, box in enumerate(boxes)]
 
 
-def write_hypotheses(path: Path, people: Sequence[tuple[Box | None, Hypotheses]]) -> None:
-    """Writes what `read_hypotheses` reads; the file appears whole or not at all.
+def write_hypotheses(path: PathLike, people: Sequence[tuple[Box | None, Hypotheses]]) -> None:
+    """Write a file that `read_hypotheses` can read, in one step.
 
-    Raises ValueError unless the groups share one size and one camera, and all of them have a box or none.
+    Raises ValueError unless all groups have the same size and camera, and either all or none have a box.
     """
     groups = [group for _, group in people]
     if len({(len(group), group.camera) for group in groups}) != 1:
-        raise ValueError("one file holds one or more groups of one size under one camera")
+        raise ValueError("a hypotheses file needs at least one group, and all groups of the same size and camera")
     camera = groups[0].camera
     params = BodyParams.stack([group.params for group in groups])
     arrays = {key: value.detach().cpu().numpy() for key, value in vars(params).items()}
@@ -81,13 +83,11 @@ def write_hypotheses(path: Path, people: Sequence[tuple[Box | None, Hypotheses]]
     if boxes:
         if len(boxes) != len(groups):
             raise ValueError(
-                f"{len(boxes)} of {len(groups)} groups have a box: give all of them one, or none"
+                f"{len(boxes)} of {len(groups)} groups have a box; either all or none must have one"
             )
         arrays[BOXES] = np.array(boxes)
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
+    with atomic_path(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    partial.replace(path)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -125,7 +125,7 @@ def _read_params(arrays: Mapping[str, np.ndarray], path: Path) -> BodyParams:
         raise ValueError(f"{path} holds no person")
     if group_size < 2:
         raise ValueError(
-            f"{path} has G = {group_size} hypotheses a person; a group needs at least 2 to compare"
+            f"{path} has G = {group_size} hypotheses per person; a group needs at least 2"
         )
     pose = tensors["body_pose"].reshape(people, group_size, -1, 3)
     hands_flat = torch.zeros(people, group_size, 23 - pose.shape[2], 3)

@@ -1,0 +1,70 @@
+"""The command `meshcritic`: one Typer application with a command per module of `cli.commands`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from cli.commands.align import align
+from cli.commands.check_vlm import check_vlm
+from cli.commands.critic_eval import critic_eval
+from cli.commands.critique import critique
+from cli.commands.data import data
+from cli.commands.demo import demo
+from cli.commands.evaluate import evaluate
+from cli.commands.explore import explore
+from cli.commands.memory import memory
+from cli.commands.predict import predict
+from cli.commands.pretrain import pretrain
+from cli.commands.trace import trace
+from cli.commands.tune_critic import tune_critic
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+COMMANDS = (
+    demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, check_vlm, tune_critic, trace,
+)  # fmt: skip
+for command in COMMANDS:
+    app.command()(command)
+app.add_typer(data, name="data")
+app.add_typer(memory, name="memory")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"meshcritic {version('meshcritic')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Critique groups of 3D human mesh hypotheses, and align a diffusion policy with the critic's preferences."""
+
+
+def main() -> None:
+    """Run the command. Invalid input prints one sentence and exits with code 2; MESHCRITIC_DEBUG=1 shows the traceback."""
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use to the hub otherwise
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars over local files
+    try:
+        app()
+    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        if os.environ.get("MESHCRITIC_DEBUG"):
+            raise
+        print(f"meshcritic: {error}", file=sys.stderr)
+        sys.exit(2)
