@@ -1,16 +1,17 @@
-"""Reads body models and data sets that strangers wrote without running anything that is in them.
+"""Reads arrays from pickle and npz files of other projects without executing what the files name.
 
-Official SMPL files are Python 2 pickles of numpy arrays, a scipy sparse matrix and `chumpy.ch.Ch` objects.
-Plain `pickle.load` executes whatever such a file names, and needs chumpy, which no longer imports on numpy >=
-1.24. The unpickler here admits by name the few classes that those files hold ("Restricting Globals" in
-Python's pickle documentation) and puts a record of our own in the place of each, so that not even numpy's
-constructors see the file: `numpy.ndarray` itself, called with the wrong arguments, reads foreign memory.
-`.npz` files of body models are read array by array with `allow_pickle=False`, so the object arrays in official
-SMPL-X files never load. Data sets keep what is needed in such arrays (mmhuman3d's `smpl` is a pickled dictionary);
-`restricted_npz` gives them to the same unpickler.
+Official SMPL files are Python 2 pickles of numpy arrays, a scipy sparse matrix and `chumpy.ch.Ch` objects. Plain
+`pickle.load` calls every function that a file names, and needs chumpy, which cannot be imported with numpy >= 1.24.
+The unpickler here follows "Restricting Globals" in Python's pickle documentation: it allows by name the few classes
+that those files contain, and replaces each with a stub of this module. Not even numpy's constructors receive data from
+the file, because `numpy.ndarray` called with wrong arguments reads memory that is not its own.
 
-Left out: chumpy expressions but for `Select`, a slice that some files of the family keep in place of a leaf;
-any other is refused by its name.
+An `.npz` of a body model is read array by array with `allow_pickle=False`; the object arrays in official SMPL-X files
+are never loaded. Data sets store required values in object arrays (mmhuman3d's `smpl` is a pickled dictionary), and
+`restricted_npz` passes these to the same unpickler.
+
+Left out: chumpy expressions other than `Select`, a slice that some files contain instead of a leaf. An error names the
+class that is refused.
 """
 
 from __future__ import annotations
@@ -27,60 +28,63 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, csr_matrix
 
+from common.files import PathLike
 from common.validate import require
 
 __all__ = ["read_arrays", "restricted_array", "restricted_load", "restricted_npz"]
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+def read_arrays(path: PathLike, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The named arrays of an `.npz` or an official `.pkl`, dense.
 
-    Raises FileNotFoundError where there is no file, ValueError where it is of another kind, cannot be read
-    safely, or lacks one of the names.
+    Raises FileNotFoundError if there is no file, and ValueError if it has another suffix, cannot be read safely, or
+    lacks one of the names.
     """
+    path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no body model at {path}")
+        raise FileNotFoundError(f"there is no file of arrays at {path}")
     if path.suffix == ".npz":
         return _read_npz(path, names)
     if path.suffix == ".pkl":
         content = restricted_load(path)
         require(content, names, str(path))
         return {name: np.asarray(content[name]) for name in names}
-    raise ValueError(f"a body model is an .npz or a .pkl file, not {path.name}")
+    raise ValueError(f"arrays are read from an .npz or a .pkl file, not from {path.name}")
 
 
-def restricted_load(path: Path) -> dict[str, Any]:
-    """A pickled dictionary of numbers, texts, lists, numpy arrays, sparse matrices and chumpy leaves; the
-    last three come out as dense numpy arrays.
+def restricted_load(path: PathLike) -> dict[str, Any]:
+    """A pickled dictionary of numbers, strings, lists, numpy arrays, sparse matrices and chumpy leaves. The last three
+    are returned as dense numpy arrays.
 
-    Reads what Python 2 wrote (official SMPL, 3DPW) and what Python 3 writes. Raises ValueError for a pickle
-    that asks for anything else, naming it, and for one that is damaged or holds no dictionary.
+    Reads pickles of Python 2 (official SMPL, 3DPW) and Python 3. Raises ValueError for a pickle that names any other
+    class or function, is damaged, or does not contain a dictionary.
     """
-    content = _unpickled(path)
+    content = _unpickle(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary")
     return content
 
 
-def restricted_array(path: Path) -> NDArray[Any]:
-    """The array that a pickle consists of, by the same rules. Raises ValueError for anything else."""
-    content = _unpickled(path)
+def restricted_array(path: PathLike) -> NDArray[Any]:
+    """A pickled array, read in the same way. Raises ValueError if the pickle contains anything else."""
+    content = _unpickle(path)
     if not isinstance(content, np.ndarray):
         raise ValueError(f"{path} holds a {type(content).__name__}, not an array")
     return content
 
 
-def restricted_npz(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
-    """The named members of an `.npz`, and those of `optional` that it has; no other is opened.
+def restricted_npz(path: PathLike, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, Any]:
+    """The named members of an `.npz`, and those of `optional` that it has. No other member is opened.
 
-    An array of objects comes out as what it holds: the one object where it has no dimension (a dictionary, as
-    mmhuman3d writes them), a list where it has one. Raises FileNotFoundError where there is no file, ValueError
-    where it is no npz, lacks one of the names, or pickles anything but what `restricted_load` reads.
+    An object array of shape () is returned as its one object (a dictionary, in mmhuman3d's files), one of shape (n,)
+    as a list. Raises FileNotFoundError if there is no file, and ValueError if it is not an npz, lacks one of the names,
+    or pickles anything that `restricted_load` refuses.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no npz file at {path}")
     if not is_zipfile(path):
-        raise ValueError(f"{path} is no npz archive")
+        raise ValueError(f"{path} is not an npz archive")
     with ZipFile(path) as archive:
         found = [name.removesuffix(".npy") for name in archive.namelist()]
         require(found, names, str(path))
@@ -89,38 +93,38 @@ def restricted_npz(path: Path, names: Sequence[str], optional: Sequence[str] = (
             try:
                 with cast("ZipExtFile", archive.open(f"{name}.npy")) as file:
                     members[name] = _read_member(file)
-            except (*_BROKEN, BadZipFile) as error:
+            except (*_READ_ERRORS, BadZipFile) as error:
                 raise ValueError(f"{path}: {name} is not made of plain arrays: {error}") from error
     return members
 
 
-# What Python's unpickler and the records below raise on a file that is damaged or made to deceive.
-_BROKEN = (
+# raised by Python's unpickler and by the stubs below for a file that is damaged or malicious
+_READ_ERRORS = (
     pickle.UnpicklingError, EOFError, ArithmeticError, AttributeError, LookupError, MemoryError,
     RecursionError, TypeError, ValueError,
 )  # fmt: skip
 
 
-def _unpickled(path: Path) -> Any:
+def _unpickle(path: PathLike) -> Any:
     try:
-        with path.open("rb") as file:
-            return _plain(_RestrictedUnpickler(file, encoding="latin1").load())
-    except _BROKEN as error:
+        with Path(path).open("rb") as file:
+            return _to_arrays(_RestrictedUnpickler(file, encoding="latin1").load())
+    except _READ_ERRORS as error:
         raise ValueError(f"{path} is not a pickle of plain arrays: {error}") from error
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     if not is_zipfile(path):
-        raise ValueError(f"{path} is no npz archive")
+        raise ValueError(f"{path} is not an npz archive")
     with np.load(path, allow_pickle=False) as file:
         require(file.files, names, str(path))
         return {name: file[name] for name in names}
 
 
 def _read_member(file: ZipExtFile) -> Any:
-    """One `.npy` file: an array of numbers or texts, or what an array of objects holds.
+    """One `.npy` file: an array of numbers or strings, or the objects of an object array.
 
-    numpy pickles the latter right after the header, which has versions 1 and 2 (3 is for names of fields).
+    numpy pickles objects directly after the header. Header version 3, for structured arrays, is not read.
     """
     read_header = {1: npy.read_array_header_1_0, 2: npy.read_array_header_2_0}
     version, _ = npy.read_magic(file)
@@ -128,25 +132,24 @@ def _read_member(file: ZipExtFile) -> Any:
         raise pickle.UnpicklingError(f"it has a header of version {version}.0; 1.0 and 2.0 are read")
     shape, column_major, dtype = read_header[version](file)
     if dtype.hasobject:
-        return _plain(_RestrictedUnpickler(file, encoding="latin1").load())
+        return _to_arrays(_RestrictedUnpickler(file, encoding="latin1").load())
     flat = np.frombuffer(file.read(), dtype)
     return flat.reshape(shape, order="F" if column_major else "C")
 
 
-def _plain(value: Any) -> Any:
-    """The value with every record in it replaced by its array."""
-    if isinstance(value, _Record):
+def _to_arrays(value: Any) -> Any:
+    """The value with every stub in it replaced by its array."""
+    if isinstance(value, _Stub):
         return value.array()
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _to_arrays(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(_to_arrays(item) for item in value)
     return value
 
 
-class _Record:
-    """Stands in for one class of the file: keeps what it was made from and is told, and does nothing with
-    it."""
+class _Stub:
+    """Replaces one class of the file: stores its constructor's arguments and its state, and does not use them."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -156,22 +159,22 @@ class _Record:
         self.state = state
 
     def array(self) -> Any:
-        raise ValueError(f"a {type(self).__name__.lstrip('_')} stands where an array belongs")
+        raise ValueError(f"there is a {type(self).__name__.lstrip('_')} in place of an array")
 
 
-class _Dtype(_Record):
+class _Dtype(_Stub):
     """`numpy.dtype(code, align, copy)`, with the byte order second in its state."""
 
     def dtype(self) -> np.dtype[Any]:
         code = np.dtype(str(self.args[0]))
         if code.kind not in "biufcSU":
-            raise ValueError(f"arrays of {code} are refused; numbers and texts are admitted")
+            raise ValueError(f"arrays of {code} are refused; numbers and strings are allowed")
         return code.newbyteorder(self.state[1] if self.state else "=")
 
 
-class _Array(_Record):
-    """`numpy.ndarray`, with (version, shape, dtype, column-major, bytes) as its state; a list in place of the
-    bytes where it holds objects."""
+class _Array(_Stub):
+    """`numpy.ndarray`. Its state is (version, shape, dtype, column-major, bytes), with a list in place of the bytes for
+    an object array."""
 
     def array(self) -> Any:
         _, shape, dtype, column_major, data = self.state
@@ -182,45 +185,45 @@ class _Array(_Record):
 
 
 def _objects(shape: tuple[int, ...], items: list[Any]) -> Any:
-    """What an array of objects holds: its one object, or a list of them."""
+    """The one object of an array of shape (), or a list of the objects of one of shape (n,)."""
     if shape not in ((), (len(items),)):
-        raise ValueError(f"an array of objects of the shape {shape} is refused; (n,) and () are admitted")
-    return _plain(items) if shape else _plain(items[0])
+        raise ValueError(f"an array of objects of shape {shape} is refused; (n,) and () are allowed")
+    return _to_arrays(items) if shape else _to_arrays(items[0])
 
 
-class _Scalar(_Record):
-    """`numpy.core.multiarray.scalar(dtype, bytes)`, as an array of no dimension."""
+class _Scalar(_Stub):
+    """`numpy.core.multiarray.scalar(dtype, bytes)`, as an array of shape ()."""
 
     def array(self) -> NDArray[Any]:
         dtype, data = self.args
         return np.frombuffer(_bytes(data), dtype.dtype()).reshape(()).copy()
 
 
-class _ChumpyLeaf(_Record):
+class _ChumpyLeaf(_Stub):
     """`chumpy.ch.Ch`, whose array is its attribute `x`."""
 
     def array(self) -> NDArray[Any]:
-        return np.asarray(_plain(self.state["x"]))
+        return np.asarray(_to_arrays(self.state["x"]))
 
 
-class _ChumpySelect(_Record):
-    """`chumpy.reordering.Select`, a slice of a leaf: `a.ravel()[idxs]` in a preferred shape."""
+class _ChumpySelect(_Stub):
+    """`chumpy.reordering.Select`, a slice of a leaf: `a.ravel()[idxs]` in `preferred_shape`."""
 
     def array(self) -> NDArray[Any]:
-        state = _plain(self.state)
+        state = _to_arrays(self.state)
         return np.asarray(state["a"]).ravel()[state["idxs"]].reshape(state["preferred_shape"])
 
 
-class _CscMatrix(_Record):
-    """`scipy.sparse.csc_matrix`, whose attribute `shape` later became `_shape`."""
+class _CscMatrix(_Stub):
+    """`scipy.sparse.csc_matrix`, whose attribute `shape` was later renamed to `_shape`."""
 
     build = csc_matrix
 
     def array(self) -> NDArray[Any]:
-        state = _plain(self.state)
+        state = _to_arrays(self.state)
         shape = state["_shape"] if "_shape" in state else state["shape"]
         matrix = self.build((state["data"], state["indices"], state["indptr"]), shape=shape)
-        matrix.check_format(full_check=True)  # indices outside the matrix would be written to all the same
+        matrix.check_format(full_check=True)  # toarray() does not check its indices
         return matrix.toarray()
 
 
@@ -228,31 +231,30 @@ class _CsrMatrix(_CscMatrix):
     build = csr_matrix
 
 
-class _Reconstruct(_Record):
-    """`numpy.core.multiarray._reconstruct(class, shape, code)` and `copy_reg._reconstructor(class, base,
-    state)`: an object of that class without a state, which follows. The class can only be one of the
-    records."""
+class _Reconstruct(_Stub):
+    """`numpy.core.multiarray._reconstruct(class, shape, code)` and `copy_reg._reconstructor(class, base, state)`: an
+    object of that class, whose state follows. The class must be a stub."""
 
-    def __new__(cls, kind: type[_Record], *_: Any) -> _Record:  # type: ignore[misc]
-        if not issubclass(kind, _Record):
-            raise pickle.UnpicklingError(f"it builds a {kind.__name__} piecemeal, which is refused")
+    def __new__(cls, kind: type[_Stub], *_: Any) -> _Stub:  # type: ignore[misc]
+        if not issubclass(kind, _Stub):
+            raise pickle.UnpicklingError(f"it reconstructs a {kind.__name__}, which is refused")
         return kind()
 
 
 def _bytes(data: bytes | str) -> bytes:
-    return data.encode("latin1") if isinstance(data, str) else data  # Python 2 wrote its bytes as text
+    return data.encode("latin1") if isinstance(data, str) else data  # Python 2 pickles bytes as a string
 
 
-_ADMITTED = {
+_ALLOWED = {
     ("chumpy.ch", "Ch"): _ChumpyLeaf,
     ("chumpy.reordering", "Select"): _ChumpySelect,
     ("copy_reg", "_reconstructor"): _Reconstruct,
     ("copyreg", "_reconstructor"): _Reconstruct,
     ("__builtin__", "object"): object,
     ("builtins", "object"): object,
-    ("__builtin__", "set"): set,  # chumpy keeps one beside its array
+    ("__builtin__", "set"): set,  # an attribute of chumpy's objects
     ("builtins", "set"): set,
-    ("_codecs", "encode"): codecs.encode,  # how Python 3 writes bytes in protocol 2
+    ("_codecs", "encode"): codecs.encode,  # Python 3 pickles bytes with it in protocol 2
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstruct for core in ("core", "_core")},
@@ -264,6 +266,6 @@ _ADMITTED = {
 
 class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
+        if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
-        return _ADMITTED[module, name]
+        return _ALLOWED[module, name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,10 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`. The file written there replaces `path` at the end of the block, and is
     deleted if the block raises. The folder must exist.
 
-    The temporary name holds the process id, so that two processes that write the same file do not mix their bytes.
+    The temporary name holds the process and thread ids, so that two writers of the same file do not mix their bytes.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         yield partial
         partial.replace(path)

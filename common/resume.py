@@ -16,8 +16,8 @@ def last_whole_checkpoint(folder: Path, also: str | None = None, *, unended: boo
     """The newest complete checkpoint under `folder`, or None.
 
     also: a file that a callback adds after the trainer has written its own.
-    unended: skip checkpoints written after the last step (`has_ended`). Resuming from an earlier one, or from the start,
-        ends with the same weights; resuming from that one takes a step too many.
+    unended: skip checkpoints written after the last step (`has_ended`). Resuming from one of these takes a step too
+        many; resuming from an earlier one, or from the start, ends with the same weights.
 
     `transformers.trainer_utils.get_last_checkpoint` goes by folder names alone: after a kill during a save it returns a
     folder from which no run can be resumed.

@@ -1,27 +1,23 @@
-"""Random streams that depend on what they are for, not on when they are drawn.
+"""Derives random generators from a key, so that results do not depend on the order of execution.
 
-A generator derived from (seed, image) or (seed, step, row) gives the same numbers whatever the batch size,
-the number of processes, or the place where an interrupted run was taken up again.
+A generator derived from (seed, image) or (seed, step, row) gives the same numbers for any batch size, any number of
+processes, and after an interrupted run is resumed.
 """
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
+
+from common.fingerprint import digest
 
 __all__ = ["derive_generator", "derive_seed"]
 
 
 def derive_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator seeded by the SHA-256 of `key`: equal keys, equal streams, on every machine."""
-    return torch.Generator().manual_seed(int.from_bytes(_digest(key)[:7], "big"))
+    """A CPU generator seeded with the SHA-256 of `key`: equal keys give equal streams on every machine."""
+    return torch.Generator().manual_seed(int(digest(repr(key), length=14), 16))
 
 
 def derive_seed(*key: int | str) -> int:
-    """The same for whoever takes a number: 32 bits, as many as NumPy's generators take."""
-    return int.from_bytes(_digest(key)[:4], "big")
-
-
-def _digest(key: tuple[int | str, ...]) -> bytes:
-    return hashlib.sha256(repr(key).encode()).digest()
+    """The same as a 32-bit integer, which NumPy's generators accept."""
+    return int(digest(repr(key), length=8), 16)

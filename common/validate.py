@@ -1,7 +1,7 @@
-"""Refusals for files of another layout: what is missing, where, and what was found instead.
+"""Checks the structure of files from elsewhere. Errors name the file, the key, and what was found.
 
-Every reader of other people's files checks with these few functions, so that a wrong file always gets the same
-sentence. Left out: what values mean, which is each reader's own business.
+Every reader of external files uses these functions, so that all errors have the same form. The meaning of values is
+checked by each reader.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from PIL import Image, UnidentifiedImageError
 
+from common.files import PathLike
+
 __all__ = ["floats", "image_size", "members", "numbers", "read_json", "records", "require", "rows"]
 
-SHOWN = 12  # names of what was found, before "and N more"
+SHOWN = 12  # names listed before "and N more"
 
 Kinds = Mapping[str, type | UnionType]
 
 
 def require(found: Any, names: Iterable[str], where: str) -> None:
-    """Raises ValueError that names what of `names` is missing and what `where` holds instead."""
+    """Raises ValueError, with the missing names and those that `found` has, if it lacks some of `names`."""
     if isinstance(found, str) or not isinstance(found, Iterable):
         raise ValueError(
             f"{where} is of type {type(found).__name__}, not an object that holds {', '.join(names)}"
@@ -40,9 +42,9 @@ def require(found: Any, names: Iterable[str], where: str) -> None:
 
 
 def members(value: Any, kinds: Kinds, where: str) -> dict[str, Any]:
-    """The value as an object that holds these names, each of its kind (`object` where a later check sees to it).
+    """The value as a dictionary that has these names, each of its type (`object` if a later check covers it).
 
-    Raises ValueError with what it is, what it lacks, or which of its members is of another kind.
+    Raises ValueError if it is not a dictionary, lacks a name, or has a member of another type.
     """
     if not isinstance(value, dict):
         raise ValueError(
@@ -57,9 +59,9 @@ def members(value: Any, kinds: Kinds, where: str) -> dict[str, Any]:
 
 
 def records(
-    content: Mapping[str, Any], key: str, one: str, kinds: Kinds, path: Path
+    content: Mapping[str, Any], key: str, one: str, kinds: Kinds, path: PathLike
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of the list under `key`, each checked as it comes, with where it stands ("image 0 of FILE")."""
+    """The objects of the list under `key`, checked one by one, each with its place ("image 0 of FILE")."""
     if not isinstance(content[key], list):
         raise ValueError(f"{key} of {path} is of type {type(content[key]).__name__}, not a list")
     for index, value in enumerate(content[key]):
@@ -68,7 +70,7 @@ def records(
 
 
 def floats(value: Any, what: str) -> Float[np.ndarray, "..."]:
-    """The value as float64 of whatever shape it has. Raises ValueError, naming `what`, where it is none."""
+    """The value as a float64 array of any shape. Raises ValueError, naming `what`, if it cannot be converted."""
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -76,8 +78,8 @@ def floats(value: Any, what: str) -> Float[np.ndarray, "..."]:
 
 
 def numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, "..."]:
-    """The value as float64 of this shape; a flat list of as many numbers is taken too, and axes of length 1
-    do not count. Raises ValueError, naming `what` and the shape it has, for anything else."""
+    """The value as a finite float64 array of this shape. A flat list of as many numbers is accepted too, and axes of
+    length 1 are ignored. Raises ValueError, naming `what` and its shape, for anything else."""
     array = floats(value, what)
     squeezed = tuple(size for size in shape if size != 1)
     if array.squeeze().shape not in (squeezed, (math.prod(shape),)):
@@ -88,7 +90,7 @@ def numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, 
 
 
 def rows(value: Any, count: int, shape: tuple[int | None, ...], what: str) -> Shaped[np.ndarray, "count ..."]:
-    """The value as an array of `count` rows of this shape, None for any size. A row of no axis may be a text."""
+    """The value as an array of `count` rows of this shape; None means any size. Rows of shape () may be strings."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
@@ -102,26 +104,28 @@ def rows(value: Any, count: int, shape: tuple[int | None, ...], what: str) -> Sh
     return array
 
 
-def read_json(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """A JSON file's object, which holds all of `names`. Raises FileNotFoundError, or ValueError with what is wrong."""
+def read_json(path: PathLike, names: Iterable[str]) -> dict[str, Any]:
+    """The object of a JSON file. Raises FileNotFoundError, and ValueError if it is not an object that has `names`."""
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no annotation file at {path}")
     try:
         content = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, not an object")
     require(content, names, str(path))
     return content
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the pixels as stored, from the file's header; annotations know nothing of EXIF's turns."""
+def image_size(path: PathLike) -> tuple[int, int]:
+    """(width, height) of the stored pixels, from the file's header. EXIF rotation is ignored, as annotations do."""
+    path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no image at {path}, where the annotations want one")
+        raise FileNotFoundError(f"there is no image at {path}, which the annotations name")
     try:
         with Image.open(path) as image:
             return image.size
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no image that can be read") from error
+        raise ValueError(f"{path} is not an image that can be read") from error

@@ -1,4 +1,4 @@
-"""A YAML file of known fields, as every recipe under `configs/` is."""
+"""Reads YAML files whose fields are known in advance, such as the recipes under `configs/`."""
 
 from __future__ import annotations
 
@@ -10,46 +10,52 @@ from typing import Any
 
 import yaml
 
+from common.files import PathLike
+
 __all__ = ["checked_fields", "read_fields"]
 
 
-def read_fields(path: Path, allowed: Collection[str], told: str | None = None) -> dict[str, Any]:
-    """The file's mapping; empty for an empty file.
+def read_fields(path: PathLike, allowed: Collection[str], allowed_text: str | None = None) -> dict[str, Any]:
+    """The mapping in the file; empty for an empty file.
 
-    `told`: what to say of the allowed fields, where a list of them would be too long. Raises FileNotFoundError, and
-    ValueError for what is no YAML, no mapping, or holds an unknown field.
+    allowed_text: describes the allowed fields in the error message, if listing them would be too long. Raises
+    FileNotFoundError, and ValueError if the file is not YAML, is not a mapping, or has an unknown field.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict | None):
         raise ValueError(f"{path} must hold a mapping of fields, not a {type(values).__name__}")
-    if unknown := sorted(set(map(str, values or {})) - set(allowed)):
-        told = told or ", ".join(sorted(allowed))
-        raise ValueError(f"{path}: unknown {', '.join(unknown)}; allowed are {told}")
+    _refuse_unknown(str(path), values or {}, allowed, allowed_text)
     return values or {}
 
 
 def checked_fields(
-    section: str, values: Any, kinds: Mapping[str, Any], told: str | None = None
+    section: str, values: Any, kinds: Mapping[str, Any], allowed_text: str | None = None
 ) -> dict[str, Any]:
-    """A mapping of names that there are and values of their types; whole numbers become floats where those are meant.
+    """Checks a mapping of fields against their types, and converts integers to floats where the type is float.
 
-    kinds: the type of every allowed field; of one that no YAML value stands for, any value is let through. `told` as
-    in `read_fields`. Raises ValueError, which begins with `section`.
+    kinds: the type of every allowed field; a type that YAML has no value for accepts any value. `allowed_text` as in
+    `read_fields`. Raises ValueError, whose message starts with `section`.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{section} must hold a mapping of fields, not {values!r}")
-    if unknown := sorted(set(map(str, values)) - set(kinds)):
-        told = told or ", ".join(sorted(kinds))
-        raise ValueError(f"{section}: unknown {', '.join(unknown)}; allowed are {told}")
+    _refuse_unknown(section, values, kinds, allowed_text)
     for name, value in values.items():
         if not _fits(value, kind := kinds[name]):
             wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-            hint = "; YAML takes a number without a point for text: 5.0e-4" if _reads_as_number(value) else ""
+            hint = "; YAML reads 5e-4 as text: write 5.0e-4" if _reads_as_number(value) else ""
             raise ValueError(f"{section}: {name} takes {wanted}, not {value!r}{hint}")
     return {name: float(value) if kinds[name] is float else value for name, value in values.items()}
+
+
+def _refuse_unknown(
+    where: str, values: Mapping[Any, Any], allowed: Collection[str], allowed_text: str | None
+) -> None:
+    if unknown := sorted(set(map(str, values)) - set(allowed)):
+        known = allowed_text or ", ".join(sorted(allowed))
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}; allowed are {known}")
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -1,6 +1,8 @@
-"""Files are written in the layout of the official ones: protocol-2 pickles with Python 2's names, chumpy
-leaves, a csc regressor and an unsigned kinematic table (the layout that smplx's `tools/clean_ch.py` and
-`SMPL.__init__` read)."""
+"""The restricted readers read files in the layout of the official ones, and execute nothing that a file names.
+
+The files written here are protocol-2 pickles with Python 2's names, chumpy leaves, a csc regressor and an unsigned
+kinematic table: the layout that smplx's `tools/clean_ch.py` and `SMPL.__init__` read.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from common.array_files import read_arrays, restricted_load, restricted_npz
 
 
 class Ch:
-    """chumpy's leaf as far as its pickle goes: an array `x` among bookkeeping."""
+    """The pickled attributes of chumpy's leaf: an array `x` and bookkeeping."""
 
     def __init__(self, x: np.ndarray) -> None:
         self.x = x
@@ -38,7 +40,7 @@ class Select:
 
 @pytest.fixture
 def chumpy() -> Iterator[None]:
-    """Lets pickle find the classes above under chumpy's names, while a file is written."""
+    """Registers the classes above under chumpy's names, so that they can be pickled."""
     modules = {name: types.ModuleType(name) for name in ("chumpy", "chumpy.ch", "chumpy.reordering")}
     for module, kind in (("chumpy.ch", Ch), ("chumpy.reordering", Select)):
         kind.__module__ = module
@@ -50,7 +52,7 @@ def chumpy() -> Iterator[None]:
 
 
 def as_python2(pickled: bytes) -> bytes:
-    """The globals by which Python 2 and numpy 1 knew the same things."""
+    """The pickle with the names that Python 2 and numpy 1 used."""
     for new, old in (
         (b"numpy._core.multiarray", b"numpy.core.multiarray"),
         (b"scipy.sparse._csc", b"scipy.sparse.csc"),
@@ -62,7 +64,7 @@ def as_python2(pickled: bytes) -> bytes:
 
 
 def python2_array() -> bytes:
-    """The int32 array [1, 2, 200] as Python 2 pickled it: its bytes are a text, which latin1 takes apart."""
+    """The int32 array [1, 2, 200] as Python 2 pickles it: its bytes are a string, decoded as latin1."""
     data = np.array([1, 2, 200], "<i4").tobytes()
     return (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I3\nt"
@@ -86,7 +88,7 @@ def test_official_layout_is_read_dense(tmp_path: Path) -> None:
     }
     path = tmp_path / "SMPL_NEUTRAL.pkl"
     path.write_bytes(as_python2(pickle.dumps(content, protocol=2)))
-    del sys.modules["chumpy.ch"]  # nobody has chumpy when it is read
+    del sys.modules["chumpy.ch"]  # chumpy is not installed where the file is read
     sys.modules["chumpy.ch"] = types.ModuleType("chumpy.ch")
 
     loaded = restricted_load(path)
@@ -143,7 +145,7 @@ class Calls:
         (importlib.import_module, "{}", "import_module"),
     ],
 )
-def test_hostile_global_is_named_and_never_runs(
+def test_a_function_in_a_pickle_is_named_and_never_called(
     tmp_path: Path, function: object, argument: str, refused: str
 ) -> None:
     trace = tmp_path / "trace"
@@ -157,16 +159,16 @@ def test_hostile_global_is_named_and_never_runs(
 @pytest.mark.parametrize(
     "body",
     [
-        b"ccopy_reg\n_reconstructor\n(c__builtin__\nset\nc__builtin__\nobject\nNtR",  # builds no record
-        b"cnumpy\nndarray\n(I1\ntS'O'\n\x86R",  # an array made by its constructor, of objects
-        b"cnumpy\nndarray\n}S'array'\nNsb",  # sets an attribute of the class itself
-        b"c_codecs\nencode\n}S'x'\nI1\nsb",  # or of an admitted function
+        b"ccopy_reg\n_reconstructor\n(c__builtin__\nset\nc__builtin__\nobject\nNtR",  # not a stub
+        b"cnumpy\nndarray\n(I1\ntS'O'\n\x86R",  # the constructor, with dtype object
+        b"cnumpy\nndarray\n}S'array'\nNsb",  # sets an attribute of the class
+        b"c_codecs\nencode\n}S'x'\nI1\nsb",  # or of an allowed function
         b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRS'aaaaaaaa'\ntR",
     ],
     ids=["reconstructor", "constructor", "class", "function", "objects-of-bytes"],
 )
-def test_admitted_names_cannot_be_bent(tmp_path: Path, body: bytes) -> None:
-    path = tmp_path / "bent.pkl"
+def test_allowed_names_cannot_be_misused(tmp_path: Path, body: bytes) -> None:
+    path = tmp_path / "misused.pkl"
     path.write_bytes(b"(dS'x'\n" + body + b"s.")
     with pytest.raises(ValueError, match="not a pickle of plain arrays"):
         restricted_load(path)
@@ -210,7 +212,7 @@ def test_missing_arrays_are_named_beside_the_found(tmp_path: Path) -> None:
             read_arrays(path, ["f", "weights", "shapedirs"])
 
 
-def test_npz_reads_only_what_is_named(tmp_path: Path) -> None:
+def test_only_named_arrays_of_an_npz_are_read(tmp_path: Path) -> None:
     """Official SMPL-X files carry object arrays, such as their part names, beside the model."""
     path = tmp_path / "SMPLX_NEUTRAL.npz"
     np.savez(path, f=np.eye(3), joint2num=np.array({"Pelvis": 0}, dtype=object))
@@ -228,15 +230,15 @@ def test_damaged_npz(tmp_path: Path, content: bytes) -> None:
 
 
 def test_other_files(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no body model at"):
+    with pytest.raises(FileNotFoundError, match="there is no file of arrays at"):
         read_arrays(tmp_path / "absent.npz", ["f"])
     (tmp_path / "body.obj").touch()
-    with pytest.raises(ValueError, match=r"an \.npz or a \.pkl file, not body\.obj"):
+    with pytest.raises(ValueError, match=r"an \.npz or a \.pkl file, not from body\.obj"):
         read_arrays(tmp_path / "body.obj", ["f"])
 
 
-def test_objects_in_an_npz_come_out_as_what_they_hold(tmp_path: Path) -> None:
-    """mmhuman3d's HumanData keeps pickled dictionaries, BEDLAM lists of names."""
+def test_object_arrays_of_an_npz_are_unpacked(tmp_path: Path) -> None:
+    """mmhuman3d's HumanData contains pickled dictionaries, BEDLAM lists of names."""
     path = tmp_path / "human_data.npz"
     fit = {"betas": np.eye(2), "global_orient": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
     np.savez_compressed(
@@ -255,7 +257,7 @@ def test_objects_in_an_npz_come_out_as_what_they_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda hostile: hostile, lambda hostile: {"betas": [hostile]}])
-def test_hostile_objects_in_an_npz_never_run(tmp_path: Path, wrap: Callable[[object], object]) -> None:
+def test_a_function_in_an_npz_is_never_called(tmp_path: Path, wrap: Callable[[object], object]) -> None:
     path, trace = tmp_path / "hostile.npz", tmp_path / "trace"
     np.savez(path, smpl=np.array(wrap(Calls(os.system, f"touch {trace}")), dtype=object))
     with pytest.raises(ValueError, match=r"smpl is not made of plain arrays: it asks for .*system"):
@@ -269,7 +271,7 @@ def test_arrays_of_objects_in_a_pickle(tmp_path: Path) -> None:
     loaded = restricted_load(_written(tmp_path / "ok.pkl", {"x": ragged}))
     np.testing.assert_array_equal(loaded["x"][0], np.eye(2))
     assert loaded["x"][1] == "m"
-    with pytest.raises(ValueError, match=r"an array of objects of the shape \(2, 2\) is refused"):
+    with pytest.raises(ValueError, match=r"an array of objects of shape \(2, 2\) is refused"):
         restricted_load(_written(tmp_path / "nested.pkl", {"x": nested}))
 
 
@@ -278,7 +280,7 @@ def test_npz_without_the_names(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other.npz lacks smpl; it holds poses"):
         restricted_npz(tmp_path / "other.npz", ["smpl"])
     (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(ValueError, match="is no npz archive"):
+    with pytest.raises(ValueError, match="is not an npz archive"):
         restricted_npz(tmp_path / "text.npz", ["smpl"])
     with pytest.raises(FileNotFoundError, match="no npz file at"):
         restricted_npz(tmp_path / "absent.npz", ["smpl"])

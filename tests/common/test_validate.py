@@ -1,4 +1,4 @@
-"""One sentence for every wrong layout."""
+"""Errors name the file, the key, and what was found."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from common.validate import image_size, members, numbers, records, require, rows
 
 
-def test_what_is_missing_and_what_is_there():
+def test_missing_and_found_names_are_listed():
     with pytest.raises(ValueError, match=r"^a\.npz lacks b, z; it holds a, c$"):
         require({"c": 1, "a": 2}, ["a", "b", "z"], "a.npz")
     with pytest.raises(ValueError, match=r"it holds nothing$"):
@@ -14,12 +14,12 @@ def test_what_is_missing_and_what_is_there():
 
 
 @pytest.mark.parametrize("found", [3, None, "ab"])
-def test_what_holds_nothing(found):
+def test_a_value_without_members_is_refused(found):
     with pytest.raises(ValueError, match=r"^x is of type \w+, not an object that holds a, b$"):
         require(found, ["a", "b"], "x")
 
 
-def test_members_of_a_kind():
+def test_members_have_their_type():
     assert members({"a": 1, "b": None, "c": 2}, {"a": int | str, "b": object}, "x")["c"] == 2
     with pytest.raises(ValueError, match=r"^a of x is of type list, not int or str$"):
         members({"a": []}, {"a": int | str}, "x")
@@ -27,7 +27,7 @@ def test_members_of_a_kind():
         members(["a"], {"a": int}, "x")
 
 
-def test_records_say_where_they_stand(tmp_path):
+def test_records_come_with_their_place(tmp_path):
     content = {"people": [{"a": 1}, 3]}
     found = records(content, "people", "person", {"a": int}, tmp_path)
     assert next(found) == (f"person 0 of {tmp_path}", {"a": 1})
@@ -42,7 +42,7 @@ def test_long_files_are_not_listed_whole():
         require([f"k{index:02d}" for index in range(40)], ["a"], "a.npz")
 
 
-def test_flat_lists_and_single_axes_are_the_same_numbers():
+def test_flat_lists_and_axes_of_length_one_are_accepted():
     for value in ([[1, 2], [3, 4]], [1, 2, 3, 4], [[[1, 2], [3, 4]]]):
         assert numbers(value, (2, 2), "x").tolist() == [[1.0, 2.0], [3.0, 4.0]]
     with pytest.raises(ValueError, match=r"x has shape \(4, 1\), not \(2, 3\)"):
@@ -50,20 +50,20 @@ def test_flat_lists_and_single_axes_are_the_same_numbers():
 
 
 @pytest.mark.parametrize("value", [[[1, 2], [3]], {"a": 1}, "text"])
-def test_what_is_no_array(value):
+def test_values_that_are_not_arrays_are_refused(value):
     with pytest.raises(ValueError, match="x is not an array of"):
         numbers(value, (2, 2), "x")
 
 
-@pytest.mark.parametrize("hole", [None, float("nan"), float("inf")])
-def test_holes_are_no_numbers(hole):
-    """JSON's null is numpy's nan."""
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_numbers_must_be_finite(value):
+    """numpy converts JSON's null to nan."""
     with pytest.raises(ValueError, match="x has values that are not finite"):
-        numbers([1.0, hole], (2,), "x")
+        numbers([1.0, value], (2,), "x")
 
 
-def test_transposed_numbers_are_not_taken():
-    """(3, 18) and (18, 3) have as many numbers; 3DPW's `poses2d` means only one of them."""
+def test_transposed_numbers_are_refused():
+    """3DPW's `poses2d` has shape (3, 18); (18, 3) has as many numbers."""
     with pytest.raises(ValueError, match=r"has shape \(18, 3\), not \(3, 18\)"):
         numbers(np.zeros((18, 3)), (3, 18), "poses2d")
 
@@ -76,7 +76,7 @@ def test_rows_of_any_width():
         rows(np.zeros(2), 2, (5,), "x")
 
 
-def test_rows_are_numbers_unless_they_have_no_axis():
+def test_only_rows_of_shape_zero_may_be_strings():
     assert rows(["m", "f"], 2, (), "x").tolist() == ["m", "f"]
     for value, shape in (([["m"], ["f"]], (1,)), ([None, "f"], ())):
         with pytest.raises(ValueError, match=r"^x holds .*, not numbers$"):
@@ -85,9 +85,9 @@ def test_rows_are_numbers_unless_they_have_no_axis():
         rows([[1, 2], [3]], 2, (2,), "x")
 
 
-def test_no_image(tmp_path):
-    (tmp_path / "a.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"a\.jpg is no image"):
+def test_image_size_of_a_missing_or_broken_file(tmp_path):
+    (tmp_path / "a.jpg").write_text("text")
+    with pytest.raises(ValueError, match=r"a\.jpg is not an image"):
         image_size(tmp_path / "a.jpg")
     with pytest.raises(FileNotFoundError, match="no image at"):
         image_size(tmp_path / "b.jpg")

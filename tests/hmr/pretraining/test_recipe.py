@@ -27,7 +27,7 @@ REFUSED = {
     "a field that is not the recipe's": ("training: {seed: 3}", "but for label_names, output_dir"),
     "a number in YAML's other hand": (
         "training: {learning_rate: 5e-4}",
-        "training: learning_rate takes float, not '5e-4'; YAML takes a number without a point for text",
+        "training: learning_rate takes float, not '5e-4'; YAML reads 5e-4 as text",
     ),
     "a word for a number": ("scenes: many", "scenes takes int, not 'many'"),
     "a truth for a number": ("policy: {depth: true}", "depth takes int, not True"),
