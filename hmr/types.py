@@ -1,13 +1,13 @@
-"""The data that every room of the house passes around.
+"""The data types that all packages share.
 
-Frames and units, stated once: a camera looks along +z with x right and y down; lengths are metres, image
-coordinates are pixels with the origin at the top-left corner of the top-left pixel. Rotations are axis-angle
-vectors (radians) at every boundary; inside the policy they are 6D (Zhou et al., CVPR 2019, arXiv 1812.07035).
-A body's `global_orient` and `transl` place it in the camera's frame, SMPL's way: vertices are posed about the
-rest pelvis, then `transl` is added.
+Frames and units: the camera frame has x right, y down and z forward; lengths are in metres; image coordinates are in
+pixels, with the origin at the top-left corner of the top-left pixel. Rotations are axis-angle vectors (radians) in all
+public interfaces; inside the policy they are 6D (Zhou et al., CVPR 2019, arXiv 1812.07035). `global_orient` and
+`transl` place a body in the camera frame in the same way as SMPL: vertices are posed about the rest pelvis, then
+`transl` is added.
 
-Truth is a type of its own. A `Sample` is what one photograph gives; a `Labelled` pairs it with its `Truth`, and
-only pretraining, exploration and evaluation may hold one.
+Ground truth has its own type. A `Sample` is the input from one photograph; a `Labelled` pairs it with its `Truth`. Only
+pretraining, exploration and evaluation use `Labelled`.
 """
 
 from __future__ import annotations
@@ -80,23 +80,23 @@ class BodyParams:
 
     @staticmethod
     def stack(items: Sequence[BodyParams]) -> BodyParams:
-        return BodyParams(*(torch.stack(column) for column in zip(*map(_columns, items), strict=True)))
+        return BodyParams(*(torch.stack(column) for column in zip(*map(_tensors, items), strict=True)))
 
     @staticmethod
     def cat(items: Sequence[BodyParams]) -> BodyParams:
-        return BodyParams(*(torch.cat(column) for column in zip(*map(_columns, items), strict=True)))
+        return BodyParams(*(torch.cat(column) for column in zip(*map(_tensors, items), strict=True)))
 
     def _map(self, function) -> BodyParams:  # noqa: ANN001  (Tensor -> Tensor)
-        return BodyParams(*(function(column) for column in _columns(self)))
+        return BodyParams(*(function(tensor) for tensor in _tensors(self)))
 
 
-def _columns(params: BodyParams) -> tuple[Tensor, ...]:
+def _tensors(params: BodyParams) -> tuple[Tensor, ...]:
     return params.global_orient, params.body_pose, params.betas, params.transl
 
 
 @dataclass(frozen=True)
 class Box:
-    """An axis-aligned rectangle of the image, in pixels; it may reach over the border."""
+    """An axis-aligned rectangle in the image, in pixels. It may extend beyond the border."""
 
     x0: float
     y0: float
@@ -105,7 +105,7 @@ class Box:
 
     def __post_init__(self) -> None:
         if not (self.x1 > self.x0 and self.y1 > self.y0):
-            raise ValueError(f"a box needs x1 > x0 and y1 > y0, not {dataclasses.astuple(self)}")
+            raise ValueError(f"a box must have x1 > x0 and y1 > y0, not {dataclasses.astuple(self)}")
 
     @property
     def center(self) -> tuple[float, float]:
@@ -116,7 +116,7 @@ class Box:
         return max(self.x1 - self.x0, self.y1 - self.y0)
 
     def square(self, scale: float = 1.0) -> Box:
-        """The smallest square about the same centre that holds the box, its side then multiplied by `scale`."""
+        """The smallest square with the same centre that contains the box, with its side multiplied by `scale`."""
         (cx, cy), half = self.center, self.side * scale / 2
         return Box(cx - half, cy - half, cx + half, cy + half)
 
@@ -139,12 +139,12 @@ class Camera:
 
     @staticmethod
     def estimate(width: int, height: int) -> Camera:
-        """The usual guess for a photograph that says nothing about its lens: focal = image diagonal (a 53 degree
-        diagonal field of view; CLIFF, arXiv 2208.00571, section 3.3), principal point at the centre."""
+        """The usual estimate for a photograph of unknown focal length: the focal length is the image diagonal (a
+        diagonal field of view of 53 degrees; CLIFF, arXiv 2208.00571, section 3.3), the principal point the centre."""
         return Camera(float(np.hypot(width, height)), width / 2, height / 2, width, height)
 
     def project(self, points_cam_m: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 2"]:
-        """Pixels of points in front of the camera; depth is clamped to 1 cm so that no point divides by zero."""
+        """Pixels of points in front of the camera. Depth is clamped to 1 cm to avoid a division by zero."""
         x, y, z = points_cam_m.unbind(-1)
         z = z.clamp_min(0.01)
         return torch.stack([self.focal_px * x / z + self.cx_px, self.focal_px * y / z + self.cy_px], dim=-1)
@@ -155,7 +155,7 @@ class Camera:
         return Camera(self.focal_px * scale, self.cx_px * scale, self.cy_px * scale, width, height)
 
     def crop(self, box: Box, size: int) -> Camera:
-        """The camera that sees only `box` (a square), resampled to `size` x `size` pixels."""
+        """The camera of the crop to `box` (a square), resampled to `size` x `size` pixels."""
         zoom = size / (box.x1 - box.x0)
         return Camera(
             self.focal_px * zoom, (self.cx_px - box.x0) * zoom, (self.cy_px - box.y0) * zoom, size, size
@@ -164,24 +164,24 @@ class Camera:
 
 @dataclass(frozen=True)
 class Sample:
-    """One person in one photograph, as a wild image gives it: nothing here is true, all of it is read or guessed."""
+    """One person in one photograph. Box and camera are detected or estimated, never ground truth."""
 
-    id: str  # opaque: says nothing of the scene, the pose or the split
+    id: str  # opaque: reveals nothing about the scene, the pose or the split
     image: UInt8[np.ndarray, "height width 3"]
-    box: Box  # detected, or given by a person
+    box: Box  # detected, or given by a user
     camera: Camera  # estimated
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What only a renderer or a motion-capture studio knows."""
+    """The ground truth of a sample, from a renderer or from motion capture."""
 
     params: BodyParams  # batch shape ()
     camera: Camera
     joints_cam_m: Float[Tensor, "24 3"]
     keypoints_px: Float[Tensor, "24 2"]
-    visible: Bool[Tensor, "24"]  # inside the image, and hidden by nothing but the body itself
-    mask: Bool[np.ndarray, "height width"]  # pixels where the person is seen
+    visible: Bool[Tensor, "24"]  # inside the image, and not occluded by anything but the body itself
+    mask: Bool[np.ndarray, "height width"]  # pixels where the person is visible
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,14 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """A group of G bodies for one sample, and the camera they were estimated under."""
+    """A group of G bodies for one sample, and the camera that was used to estimate them."""
 
     params: BodyParams  # batch shape (G,)
     camera: Camera
 
     def __post_init__(self) -> None:
         if len(self.params.batch_shape) != 1:
-            raise ValueError(f"a group has one batch dimension, not {tuple(self.params.batch_shape)}")
+            raise ValueError(f"a group must have one batch dimension, not {tuple(self.params.batch_shape)}")
 
     def __len__(self) -> int:
         return self.params.batch_shape[0]
@@ -207,7 +207,7 @@ class Hypotheses:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Anything that judges a group: higher is better, None where judging failed, one value a hypothesis."""
+    """Scores a group: one value per hypothesis, higher is better, None if scoring failed."""
 
     @property
     def name(self) -> str: ...
@@ -217,7 +217,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Posed:
-    """Bodies with their skin on, in the camera's frame."""
+    """Posed meshes and joints, in the camera frame."""
 
     vertices_cam_m: Float[Tensor, "*batch vertices 3"]
     joints_cam_m: Float[Tensor, "*batch 24 3"]
@@ -225,7 +225,7 @@ class Posed:
 
 @dataclass(frozen=True)
 class Frame:
-    """A batch of renders through one camera; where nothing is seen depth is 0, normals are 0 and face ids -1."""
+    """A batch of renderings by one camera. In the background depth and normals are 0, and face ids are -1."""
 
     depth_m: Float[np.ndarray, "batch height width"]
     normals_cam: Float[np.ndarray, "batch height width 3"]  # unit length, facing the camera (z <= 0)
@@ -238,7 +238,7 @@ class Frame:
 
 @runtime_checkable
 class Renderer(Protocol):
-    """Draws meshes; every implementation passes tests/contracts/test_renderer.py."""
+    """Renders meshes. Every implementation passes tests/contracts/test_renderer.py."""
 
     name: str
 
@@ -252,21 +252,20 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detector saw of one person: pixels of the whole image, however the detector crops."""
+    """A detector's output for one person, in pixels of the whole image."""
 
     keypoints_px: Float[Tensor, "24 2"]
-    sigma_px: Float[Tensor, "24"]  # standard deviation a coordinate, as the detector itself expects it
-    confidence: Float[Tensor, "24"]  # probability that the joint is seen, 0 to 1
-    mask: Float[np.ndarray, "size size"]  # probability that the person is seen there, over `mask_box`
+    sigma_px: Float[Tensor, "24"]  # the detector's own standard deviation per coordinate
+    confidence: Float[Tensor, "24"]  # probability that the joint is visible, 0 to 1
+    mask: Float[np.ndarray, "size size"]  # probability that the person is visible, over `mask_box`
     mask_box: Box  # a square
-    joints_root_m: Float[Tensor, "24 3"] | None = (
-        None  # a reading in space, pelvis at the origin, the camera's axes; None from detectors of images alone
-    )
+    # 3D joints relative to the pelvis, along the camera's axes; None from detectors of 2D keypoints alone
+    joints_root_m: Float[Tensor, "24 3"] | None = None
 
 
 @runtime_checkable
 class Detector(Protocol):
-    """Finds people, then looks closely at one of them."""
+    """Finds the people in an image, and the keypoints and mask of one person."""
 
     name: str
 
@@ -277,11 +276,11 @@ class Detector(Protocol):
 
 @runtime_checkable
 class BatchDetector(Detector, Protocol):
-    """A detector that looks at several people, or several crops of one, in one pass."""
+    """A detector that processes several people, or several crops of one person, in one batch."""
 
     @property
     def is_flip_tested(self) -> bool:
-        """Whether each look has seen the mirror image as well."""
+        """Whether each detection also uses the mirrored image (test-time augmentation)."""
         ...
 
     def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]: ...

@@ -1,16 +1,15 @@
-"""Bodies as files that other programs open: OBJ, GLB with its skeleton, BVH.
+"""Writes bodies as OBJ, GLB (with a skeleton) and BVH.
 
-All are y up with z towards the viewer, so that a person photographed upright stands upright. OBJ and GLB are in metres;
-BVH is in centimetres, as motion-capture programs expect. The npz of hypotheses is `cli.photos.hypotheses_file`'s.
+All files have y up and z towards the viewer, so that a person photographed upright stands upright. OBJ and GLB are in
+metres; BVH is in centimetres, as motion-capture programs expect. `cli.photos.hypotheses_file` writes hypotheses as npz.
 
-BVH: Meredith & Maddock, "Motion Capture File Formats Explained", University of Sheffield, CS-01-11. It has one
-skeleton a file: the bones of the mean betas. Left out: FBX, which is proprietary, and USD.
+BVH: Meredith & Maddock, "Motion Capture File Formats Explained", University of Sheffield, CS-01-11. A BVH file has one
+skeleton, which is that of the mean betas. Left out: FBX, which is proprietary, and USD.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import roma
 import torch
@@ -19,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from trimesh.exchange.obj import export_obj
 
+from common.files import PathLike, write_bytes, write_text
 from hmr.body.gltf import skinned_glb
 from hmr.body.model import Body
 from hmr.body.skeleton import UPRIGHT, skeleton_of
@@ -32,21 +32,21 @@ CHILDREN = tuple(
 )
 
 
-def write_obj(path: Path, params: BodyParams, body: Body) -> None:
-    """One body (batch shape ()) as a mesh."""
+def write_obj(path: PathLike, params: BodyParams, body: Body) -> None:
+    """Writes one body (batch shape ()) as a mesh."""
     mesh = trimesh.Trimesh(_vertices_cam_m(params, body) @ UPRIGHT, body.faces.cpu().numpy(), process=False)
-    _write(path, export_obj(mesh, header="meshcritic: metres, y up").encode())
+    write_text(path, export_obj(mesh, header="meshcritic: metres, y up"))
 
 
-def write_glb(path: Path, params: BodyParams, body: Body) -> None:
-    """One body (batch shape ()) as a mesh on its posed skeleton."""
-    _write(path, skinned_glb(_vertices_cam_m(params, body), skeleton_of(params, body), body))
+def write_glb(path: PathLike, params: BodyParams, body: Body) -> None:
+    """Writes one body (batch shape ()) as a mesh skinned to its posed skeleton."""
+    write_bytes(path, skinned_glb(_vertices_cam_m(params, body), skeleton_of(params, body), body))
 
 
-def write_bvh(path: Path, params: BodyParams, body: Body, fps: float) -> None:
-    """Bodies in time (batch shape (T,)) as one motion, a frame each; the offsets are those of the mean betas."""
+def write_bvh(path: PathLike, params: BodyParams, body: Body, fps: float) -> None:
+    """Writes the bodies of T frames (batch shape (T,)) as one motion, with the bone lengths of the mean betas."""
     betas = params.betas.mean(dim=0, keepdim=True).expand_as(params.betas)
-    # the pelvis stays where each frame's own shape put it
+    # the pelvis keeps the position that it has with the betas of each frame
     pelvis_m = params.transl + body.rest_joints(params.betas)[:, 0]
     mean_pelvis_m = body.rest_joints(betas)[:, 0]
     skeleton = skeleton_of(
@@ -55,12 +55,14 @@ def write_bvh(path: Path, params: BodyParams, body: Body, fps: float) -> None:
     offsets_cm = skeleton.offsets_m[0] * CM
     lines = ["HIERARCHY", *_joint_lines(0, offsets_cm, depth=0)]
     lines += ["MOTION", f"Frames: {len(betas)}", f"Frame Time: {1 / fps:.6f}"]
-    turns = skeleton.rotations[:, list(_depth_first(0))]
-    angles_deg = torch.stack(list(roma.rotmat_to_euler("ZXY", turns, degrees=True, as_tuple=True)), dim=-1)
-    for place_m, angles in zip(skeleton.root_world_m, angles_deg, strict=True):
-        values = torch.cat([place_m * CM, angles.flatten()])
+    rotations = skeleton.rotations[:, list(_depth_first(0))]
+    angles_deg = torch.stack(
+        list(roma.rotmat_to_euler("ZXY", rotations, degrees=True, as_tuple=True)), dim=-1
+    )
+    for position_m, angles in zip(skeleton.root_world_m, angles_deg, strict=True):
+        values = torch.cat([position_m * CM, angles.flatten()])
         lines.append(" ".join(f"{value:.4f}" for value in values.tolist()))
-    _write(path, ("\n".join(lines) + "\n").encode())
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _vertices_cam_m(params: BodyParams, body: Body) -> Float[Tensor, "vertices 3"]:
@@ -69,23 +71,23 @@ def _vertices_cam_m(params: BodyParams, body: Body) -> Float[Tensor, "vertices 3
 
 
 def _depth_first(joint: int) -> Iterator[int]:
-    """The order in which a BVH's motion lists its joints."""
+    """The order of the joints in the motion of a BVH file."""
     yield joint
     for child in CHILDREN[joint]:
         yield from _depth_first(child)
 
 
 def _joint_lines(joint: int, offsets_cm: Float[Tensor, "24 3"], depth: int) -> Iterator[str]:
-    """A joint and what hangs from it. The root's offset is zero: its channels say where it is."""
+    """The lines of a joint and its descendants. The root's offset is zero: its channels contain its position."""
     pad, inner = "\t" * depth, "\t" * (depth + 1)
     yield f"{pad}{'JOINT' if depth else 'ROOT'} {JOINT_NAMES[joint]}"
     yield pad + "{"
     yield inner + _offset(offsets_cm[joint] * (depth > 0))
-    place = "" if depth else "Xposition Yposition Zposition "
-    yield f"{inner}CHANNELS {3 if depth else 6} {place}Zrotation Xrotation Yrotation"
+    position = "" if depth else "Xposition Yposition Zposition "
+    yield f"{inner}CHANNELS {3 if depth else 6} {position}Zrotation Xrotation Yrotation"
     for child in CHILDREN[joint]:
         yield from _joint_lines(child, offsets_cm, depth + 1)
-    if not CHILDREN[joint]:  # the format wants a tip: half the last bone on
+    if not CHILDREN[joint]:  # the format requires an end point: half the length of the last bone
         yield from (
             f"{inner}End Site",
             inner + "{",
@@ -97,10 +99,3 @@ def _joint_lines(joint: int, offsets_cm: Float[Tensor, "24 3"], depth: int) -> I
 
 def _offset(offset_cm: Float[Tensor, "3"]) -> str:
     return "OFFSET " + " ".join(f"{value:.4f}" for value in offset_cm.tolist())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -1,13 +1,14 @@
-"""A skinned mesh as one binary glTF 2.0 file (GLB), which browsers, Blender and game engines open.
+"""Writes a skinned mesh as a binary glTF 2.0 file (GLB), which browsers, Blender and game engines can open.
 
 Layout: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html: section 4.4 (GLB), 3.6 (buffers and accessors),
-3.7.3 (skins). One mesh, one skin, one node a joint; trimesh, which writes our plain meshes, has no skins.
+3.7.3 (skins). One mesh, one skin, one node per joint. trimesh, which writes the unskinned meshes, does not support
+skins.
 
-The pose lies in the nodes; the mesh in the file is the rest pose, and a viewer that ignores skins shows that. Viewers
-read four bones a vertex while the default body has up to seven, and dropping the rest moves some skin by 25 mm. So
-the mesh is the one that four bones carry exactly to the posed skin: x_rest = inv(A_v) x_posed with
-A_v = sum_j w_vj G_j inv(B_j) (G a joint's frame in the world, B the same at rest). It strays from the true rest pose
-by 0.1 mm in the mean.
+The nodes contain the pose and the mesh is the rest pose, which a viewer without skinning shows. Viewers read four bones
+per vertex; the default body has up to seven, and dropping the others moves some vertices by 25 mm. Therefore the mesh
+is computed so that four bones transform it exactly to the posed vertices: x_rest = inv(A_v) x_posed with
+A_v = sum_j w_vj G_j inv(B_j) (G: the frame of a joint in the world, B: the same at rest). Its mean distance from the
+true rest pose is 0.1 mm.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from hmr.types import JOINT_NAMES, NUM_JOINTS, PARENTS
 
 __all__ = ["skinned_glb"]
 
-BONES_A_VERTEX = 4
+BONES_PER_VERTEX = 4
 UNSIGNED_BYTE, UNSIGNED_INT, FLOAT = 5121, 5125, 5126
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 CLAY = {"baseColorFactor": [0.35, 0.48, 0.75, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.8}  # linear
 
 
 def skinned_glb(vertices_cam_m: Float[Tensor, "vertices 3"], skeleton: Skeleton, body: Body) -> bytes:
-    """The bytes of a GLB that shows these posed vertices on these bones (batch shape ())."""
+    """The bytes of a GLB with these posed vertices, skinned to this skeleton (batch shape ())."""
     weights, bones = _four_bones(body.skin_weights.cpu())
     to_world = skeleton.to_world()
     rest_m = _unposed(vertices_cam_m.cpu() @ UPRIGHT, to_world, skeleton.rest_joints_m, weights, bones)
@@ -69,7 +70,7 @@ def skinned_glb(vertices_cam_m: Float[Tensor, "vertices 3"], skeleton: Skeleton,
             }
         ],
         "materials": [{"name": "clay", "pbrMetallicRoughness": CLAY}],
-        **buffer.described(),
+        **buffer.entries(),
     }
     return _packed(tree, bytes(buffer.data))
 
@@ -77,13 +78,14 @@ def skinned_glb(vertices_cam_m: Float[Tensor, "vertices 3"], skeleton: Skeleton,
 def _four_bones(
     skin_weights: Float[Tensor, "vertices 24"],
 ) -> tuple[Float[Tensor, "vertices 4"], Int[Tensor, "vertices 4"]]:
-    """Each vertex's four heaviest bones, their weights made to sum to one; bones without weight are bone 0."""
-    weights, bones = skin_weights.topk(BONES_A_VERTEX, dim=1)
+    """The four bones with the largest weights of each vertex, weights normalised to sum to one. A bone of weight 0 has
+    index 0."""
+    weights, bones = skin_weights.topk(BONES_PER_VERTEX, dim=1)
     return weights / weights.sum(dim=1, keepdim=True), torch.where(weights > 0, bones, 0)
 
 
 def _rest_to_bone(rest_joints_m: Float[Tensor, "24 3"]) -> Float[Tensor, "24 4 4"]:
-    """The inverse bind matrices: bones at rest are not turned, so they only move."""
+    """The inverse bind matrices, which are translations because bones are not rotated at rest."""
     matrices = torch.eye(4).repeat(NUM_JOINTS, 1, 1)
     matrices[:, :3, 3] = -rest_joints_m
     return matrices
@@ -101,11 +103,13 @@ def _unposed(
 
 
 def _joint_nodes(skeleton: Skeleton) -> list[dict[str, Any]]:
-    places_m = torch.cat([skeleton.root_world_m[None], skeleton.offsets_m[1:]])
+    positions_m = torch.cat([skeleton.root_world_m[None], skeleton.offsets_m[1:]])
     quaternions = roma.rotmat_to_unitquat(skeleton.rotations)  # x, y, z, w: glTF's order
     nodes: list[dict[str, Any]] = [
-        {"name": name, "translation": place, "rotation": quaternion}
-        for name, place, quaternion in zip(JOINT_NAMES, places_m.tolist(), quaternions.tolist(), strict=True)
+        {"name": name, "translation": position, "rotation": quaternion}
+        for name, position, quaternion in zip(
+            JOINT_NAMES, positions_m.tolist(), quaternions.tolist(), strict=True
+        )
     ]
     for joint, parent in enumerate(PARENTS[1:], start=1):
         nodes[parent].setdefault("children", []).append(joint)
@@ -113,7 +117,7 @@ def _joint_nodes(skeleton: Skeleton) -> list[dict[str, Any]]:
 
 
 class _Buffer:
-    """The file's one buffer, filled array by array; each begins at a multiple of four bytes."""
+    """The buffer of the file. Each array starts at a multiple of four bytes."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -123,7 +127,7 @@ class _Buffer:
     def add(
         self, array: np.ndarray, component: int, kind: str, target: int | None = None, bounds: bool = False
     ) -> int:
-        """Append an array; the index of its accessor."""
+        """Appends an array and returns the index of its accessor."""
         view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes}
         self._views.append(view if target is None else {**view, "target": target})
         self.data += array.tobytes()
@@ -139,7 +143,7 @@ class _Buffer:
         self._accessors.append(accessor)
         return len(self._accessors) - 1
 
-    def described(self) -> dict[str, Sequence[Any]]:
+    def entries(self) -> dict[str, Sequence[Any]]:
         return {
             "buffers": [{"byteLength": len(self.data)}],
             "bufferViews": self._views,
@@ -148,7 +152,7 @@ class _Buffer:
 
 
 def _packed(tree: dict[str, Any], binary: bytes) -> bytes:
-    """Header, JSON padded with spaces, binary: lengths little-endian."""
+    """Header, JSON padded with spaces, and binary chunk; lengths are little-endian."""
     text = json.dumps(tree, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     length = 12 + 8 + len(text) + 8 + len(binary)

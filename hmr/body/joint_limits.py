@@ -1,10 +1,10 @@
-"""How far each of SMPL's 23 body joints can turn: one table, and the distance of a pose from it.
+"""The range of motion of SMPL's 23 body joints: a table of limits, and how far a pose exceeds them.
 
-A joint's rotation is split as `swing * twist` (Baerlocher & Boulic 2001, "Parametrization and range of motion
-of the ball-and-socket joint"): the twist turns about the bone, the swing, whose axis is perpendicular to the
-bone, says where the bone points. Swing axis-angle components and twist angle together are the joint's
+A joint's rotation is decomposed as `swing * twist` (Baerlocher & Boulic 2001, "Parametrization and range of motion
+of the ball-and-socket joint"): the twist is about the bone; the swing, whose axis is perpendicular to the bone,
+determines the bone's direction. The axis-angle components of the swing and the angle of the twist are the joint's
 **anatomical angles**, three numbers along SMPL's axes (left = +x, up = +y, forward = +z; T-pose, arms along
-+-x, legs along -y). The right limbs are mirrored first, so every row of the table reads as the left side's:
++-x, legs along -y). The right limbs are mirrored first, so every row of the table is for the left side:
 
     joint            x                            y                              z
     spine, neck      flexion +                    axial rotation (twist)         lateral bending
@@ -15,28 +15,28 @@ bone, says where the bone points. Swing axis-angle components and twist angle to
     elbow            pronation + (twist)          flexion -                      flexion with arm turned out +
     wrist            pronation + (twist)          ulnar +                        flexion -
 
-Sources of the rows, and how far they could be checked against public text (the books were not at hand):
+Sources of the rows, and how they were checked against public text (the books were not available):
 
     NW    Norkin & White, "Measurement of Joint Motion", 5th ed. 2016; shoulder, elbow and wrist are in its appendix
           as read, which reprints the norms of AAOS
     AAOS  American Academy of Orthopaedic Surgeons, "Joint Motion", 1965, as others quote it
     M     "Normal values for range of motion of joints", The Merck Manual, 2013; read
     W     Wilson & Furukawa 2014, Am. Fam. Physician 89:27, as others quote it
-    R     Rettig et al. 2015, BMC Musculoskelet. Disord. 16, the clavicle of arms that go up; abstract read
+    R     Rettig et al. 2015, BMC Musculoskelet. Disord. 16, the clavicle while the arms are raised; abstract read
     B     Bennell et al. 1998, Aust. J. Physiother. 44:175, the lunge with the heel down; abstract read
     K     Kapandji, "The Physiology of the Joints", 6th ed. 2007
 
-A number with no mark was found under its source's name; one with `~` in texts that name no source or another; one
-with `?` nowhere. Where a norm spans several SMPL joints (spine, neck, forearm) each may take most of it, because rigs
-share it differently; their sum is not bounded.
+A number without a mark was found with its source; `~`: found in texts that name no source or another one; `?`: not
+found. If a norm covers several SMPL joints (spine, neck, forearm), each joint may use most of it, because rigs
+distribute it differently; the sum is not bounded.
 
-Left out: limits that depend on the parent's pose (Akhter & Black, CVPR 2015: knee and elbow are there learned
-from stretching athletes, for academic use only, so neither data nor code is used here). A box of angles
-admits corners that no body reaches; in return it seldom rejects what one does: of 7,789 frames of the CMU
-motion capture database 95 % or more are inside at every joint but the toes (docs/add-a-data-source.md).
-Seeing them, ankle, spine, neck, head and wrist were given the wider of the norms cited or a few degrees more, and
-the elbow's z its room: SMPL's T-pose leaves open how far the humerus is turned. These rows are so far not confirmed on
-other motion.
+Left out: limits that depend on the parent's pose (Akhter & Black, CVPR 2015; learned from stretching athletes, for
+academic use only, so neither their data nor their code is used here). A box of angles includes corners that no body
+reaches, but it rarely rejects a possible pose: of 7,789 frames of the CMU motion capture database, 95 % or more are
+inside at every joint except the toes (docs/guides/add-a-data-source.md).
+Based on these frames, ankle, spine, neck, head and wrist have the wider of the cited norms or a few degrees more, and
+the elbow's z has a wide range, because SMPL's T-pose does not determine the rotation of the humerus. These rows were
+not confirmed on other motion.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ __all__ = [
     "JOINT_LIMITS",
     "JointLimit",
     "from_anatomical",
-    "into_limits",
     "limit_excess_rad",
     "limits_rad",
     "to_anatomical",
@@ -65,7 +64,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class JointLimit:
-    """The range of one joint's anatomical angles in degrees, each axis (lower, upper)."""
+    """The range of one joint's anatomical angles in degrees, (lower, upper) per axis."""
 
     bone: Literal["x", "y", "z"]  # the axis of SMPL's rest pose that the bone lies along
     x: tuple[int | float, int | float]
@@ -129,7 +128,7 @@ JOINT_LIMITS: dict[str, JointLimit] = {
 _BODY_JOINTS = JOINT_NAMES[1:]
 _ROWS = [JOINT_LIMITS[name.removeprefix("left_").removeprefix("right_")] for name in _BODY_JOINTS]
 _BONE = torch.tensor([[float(row.bone == axis) for axis in "xyz"] for row in _ROWS])
-# Right limbs are judged as left ones: a reflection at x = 0 takes rotation vectors (x, y, z) to (x, -y, -z).
+# Right limbs are mirrored to left ones: a reflection at x = 0 maps rotation vectors (x, y, z) to (x, -y, -z).
 _MIRROR = torch.ones(len(_ROWS), 3)
 _MIRROR[[name.startswith("right") for name in _BODY_JOINTS], 1:] = -1
 _LOWER, _UPPER = (
@@ -144,12 +143,12 @@ def limits_rad() -> tuple[Float[Tensor, "23 3"], Float[Tensor, "23 3"]]:
 
 
 def to_anatomical(body_pose: Float[Tensor, "*batch 23 3"]) -> Float[Tensor, "*batch 23 3"]:
-    """Anatomical angles (radians) of axis-angle rotations; twist in [-pi, pi], swing at most pi long."""
+    """Anatomical angles (radians) of axis-angle rotations; twist in [-pi, pi], norm of the swing at most pi."""
     bone = _BONE.to(body_pose)
     quat = roma.rotvec_to_unitquat(body_pose * _MIRROR.to(body_pose))
     quat = torch.where(quat[..., 3:] < 0, -quat, quat)
     along, real = (quat[..., :3] * bone).sum(-1, keepdim=True), quat[..., 3:]
-    # A half-turn swing has no twist (both terms are 0); the floor keeps its gradient finite.
+    # For a swing by 180 degrees both terms are 0 and the twist is undefined; the clamp keeps the gradient finite.
     length = (along**2 + real**2).clamp_min(1e-12).sqrt()
     untwist = torch.cat([-bone * along, real], dim=-1) / length
     swing = roma.unitquat_to_rotvec(roma.quat_product(quat, untwist))
@@ -164,19 +163,13 @@ def from_anatomical(angles_rad: Float[Tensor, "*batch 23 3"]) -> Float[Tensor, "
 
 
 def limit_excess_rad(body_pose: Float[Tensor, "*batch 23 3"]) -> Float[Tensor, "*batch 23"]:
-    """How far each joint is outside its range: the length of the anatomical angles beyond it, 0 inside."""
+    """How far each joint is outside its range: the norm of the excess of its anatomical angles, 0 inside."""
     angles = to_anatomical(body_pose)
     beyond = angles - angles.clamp(_LOWER.to(angles), _UPPER.to(angles))
-    return _length(beyond)
+    return _norm(beyond)
 
 
-def into_limits(body_pose: Float[Tensor, "*batch 23 3"]) -> Float[Tensor, "*batch 23 3"]:
-    """The nearest pose, in anatomical angles, that keeps within the limits."""
-    angles = to_anatomical(body_pose)
-    return from_anatomical(angles.clamp(_LOWER.to(angles), _UPPER.to(angles)))
-
-
-def _length(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+def _norm(vectors: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
     """The norm, with gradient 0 instead of NaN at the zero vector."""
     squared = vectors.square().sum(-1)
     return torch.where(squared > 0, squared.clamp_min(1e-30).sqrt(), squared)

@@ -1,16 +1,15 @@
-"""The body: smplx's SMPL, SMPL-H and SMPL-X behind one seam, posed by `hmr.types.BodyParams`.
+"""Body models: smplx's SMPL, SMPL-H and SMPL-X with one interface, posed by `hmr.types.BodyParams`.
 
-`load_body()` gives the default body (`hmr/assets/body.npz`, baked from CC0 assets); `load_body(path)` a
-licensed one. smplx builds the model; its own forward functions differ from kind to kind (SMPL-X's reads only
-files it unpickles itself), so the few lines of linear blend skinning are here and the tests hold them against
-smplx's:
+`load_body()` loads the default body (`hmr/assets/body.npz`, baked from CC0 assets), `load_body(path)` a licensed one.
+smplx builds the model. Its forward functions differ between models (SMPL-X's accepts only files that it unpickles
+itself), so linear blend skinning is implemented here, and the tests compare it with smplx's:
 
     x = sum_j w_vj (R_j (t_v + S_v beta + P_v (R - I)) + p_j)       Loper et al., SIGGRAPH Asia 2015, eq. 2-9
     t, S, P    template, shape directions, pose directions;  w skin weights;  R_j, p_j world transform of
     joint j
 
 Left out: hand poses, jaw, eyes and expressions. Hands of SMPL-H and SMPL-X stay flat; the first 21 joints of
-a `body_pose` move them, and the two hand joints stand at the base of the middle finger.
+`body_pose` move them, and the two hand joints are at the base of the middle finger.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.array_files import read_arrays
+from common.files import PathLike
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams, Posed
 
 __all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body", "vertex_regions"]
@@ -40,7 +40,7 @@ ARRAYS = ("v_template", "f", "weights", "shapedirs", "posedirs", "J_regressor", 
 REGIONS = (
     "skin_head", "hair", "torso", "upper_arm", "forearm", "hand", "upper_leg", "lower_leg", "foot",
 )  # fmt: skip
-# The region of each of the 24 joints' parts; "upper_leg" includes the pelvis, which trousers cover.
+# The region of the body part of each of the 24 joints; "upper_leg" includes the pelvis, which trousers cover.
 _PART_REGIONS = (
     "upper_leg", "upper_leg", "upper_leg", "torso", "lower_leg", "lower_leg", "torso", "foot", "foot",
     "torso", "foot", "foot", "skin_head", "torso", "torso", "skin_head", "upper_arm", "upper_arm",
@@ -50,7 +50,7 @@ _PART_REGIONS = (
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a kind of model keeps our 24 joints, and which of them each of its own joints belongs to."""
+    """The indices of the 24 joints among those of a model, and for each joint of the model one of the 24."""
 
     name: str
     joints: tuple[int, ...]
@@ -65,8 +65,8 @@ _LAYOUTS = {
 
 
 class _Model(smplx.SMPLLayer):
-    """smplx's model, which is indifferent to the number of joints until its forward; with ten betas it need
-    not warn that there are fewer than 300."""
+    """smplx's model, whose constructor accepts any number of joints. SHAPE_SPACE_DIM avoids a warning that the file has
+    fewer than 300 betas."""
 
     SHAPE_SPACE_DIM = NUM_BETAS
     v_template: Tensor
@@ -79,7 +79,7 @@ class _Model(smplx.SMPLLayer):
 
 
 class Body(nn.Module):
-    """A body model. Frozen: it has buffers and no parameters.
+    """A body model with frozen weights: it has buffers and no parameters.
 
     name: "embedded", "smpl", "smplh" or "smplx". regions: index into REGIONS of each vertex.
     """
@@ -98,14 +98,14 @@ class Body(nn.Module):
         self.name = name or layout.name
         self.model = _Model("", data_struct=SimpleNamespace(**arrays))
         self.parents: list[int] = self.model.parents.tolist()
-        self._columns = list(layout.joints)
+        self._indices = list(layout.joints)
         self._pose_blends = bool(arrays["posedirs"].any())
         owners = torch.eye(NUM_JOINTS)[list(layout.owners)]
         rest, dirs = self._regress(self.model.v_template), self._regress(self.model.shapedirs)
         self.register_buffer("all_joint_template", rest, persistent=False)
         self.register_buffer("all_joint_shapedirs", dirs, persistent=False)
-        self.register_buffer("joint_template", rest[self._columns], persistent=False)
-        self.register_buffer("joint_shapedirs", dirs[self._columns], persistent=False)
+        self.register_buffer("joint_template", rest[self._indices], persistent=False)
+        self.register_buffer("joint_shapedirs", dirs[self._indices], persistent=False)
         self.register_buffer("faces", self.model.faces_tensor, persistent=False)
         self.register_buffer("skin_weights", self.model.lbs_weights @ owners, persistent=False)
         self.regions = vertex_regions(self.model.v_template, self.skin_weights)
@@ -122,38 +122,38 @@ class Body(nn.Module):
             features = (rotations[:, 1:] - torch.eye(3, device=rotations.device)).flatten(1)
             shaped = shaped + (features @ self.model.posedirs).view_as(shaped)
         rest = self._rest(flat.betas)
-        turns, joints = self._chain(rotations, rest)
-        transforms = torch.cat([turns, joints[..., None] - turns @ rest[..., None]], dim=-1)
+        world, joints = self._chain(rotations, rest)
+        transforms = torch.cat([world, joints[..., None] - world @ rest[..., None]], dim=-1)
         skin = (self.model.lbs_weights @ transforms.flatten(2)).unflatten(2, (3, 4))
         vertices = (skin[..., :3] @ shaped[..., None])[..., 0] + skin[..., 3] + flat.transl[:, None]
-        joints = joints[:, self._columns] + flat.transl[:, None]
+        joints = joints[:, self._indices] + flat.transl[:, None]
         return Posed(vertices.reshape(*batch, -1, 3), joints.reshape(*batch, NUM_JOINTS, 3))
 
     def joints(self, params: BodyParams) -> Float[Tensor, "*batch 24 3"]:
-        """The same joints as `forward`, metres, without its vertices; differentiable."""
+        """The joints of `forward`, in metres, without computing vertices; differentiable."""
         flat = params.flatten()
         _, joints = self._chain(self._rotations(flat), self._rest(flat.betas))
-        return (joints[:, self._columns] + flat.transl[:, None]).reshape(*params.batch_shape, NUM_JOINTS, 3)
+        return (joints[:, self._indices] + flat.transl[:, None]).reshape(*params.batch_shape, NUM_JOINTS, 3)
 
     def joints_from_matrices(
         self, rotations: Float[Tensor, "*batch 24 3 3"], betas: Float[Tensor, "*batch 10"]
     ) -> Float[Tensor, "*batch 24 3"]:
-        """`joints` without a translation, for those who hold rotation matrices; differentiable, no detour by angles."""
+        """`joints` from rotation matrices, without a translation; differentiable."""
         flat = rotations.reshape(-1, NUM_JOINTS, 3, 3)
-        if (extra := len(self.parents) - 22) > 2:  # hands of their own stay flat
+        if (extra := len(self.parents) - 22) > 2:  # SMPL-H and SMPL-X: the hands stay flat
             flat = torch.cat(
                 [flat[:, :22], torch.eye(3, device=flat.device).expand(len(flat), extra, 3, 3)], dim=1
             )
         _, joints = self._chain(flat, self._rest(betas.reshape(-1, NUM_BETAS)))
-        return joints[:, self._columns].reshape(*betas.shape[:-1], NUM_JOINTS, 3)
+        return joints[:, self._indices].reshape(*betas.shape[:-1], NUM_JOINTS, 3)
 
     def rest_joints(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 24 3"]:
-        """Joints of the unposed body, metres, in the model's own frame (y up, facing +z, the left at +x)."""
+        """Joints of the unposed body, in metres, in the model's frame (y up, facing +z, left side at +x)."""
         return self.joint_template + torch.einsum("jik,...k->...ji", self.joint_shapedirs, betas)
 
     def _rotations(self, flat: BodyParams) -> Float[Tensor, "batch joints 3 3"]:
         posed = torch.cat([flat.global_orient[:, None], flat.body_pose], dim=1)
-        if len(self.parents) > NUM_JOINTS:  # hands of their own: the wrists are the last joints that we pose
+        if len(self.parents) > NUM_JOINTS:  # SMPL-H and SMPL-X: no joint after the wrists is posed
             posed = nn.functional.pad(posed[:, :22], (0, 0, 0, len(self.parents) - 22))
         return roma.rotvec_to_rotmat(posed)
 
@@ -163,22 +163,22 @@ class Body(nn.Module):
     def _chain(
         self, rotations: Float[Tensor, "batch joints 3 3"], rest: Float[Tensor, "batch joints 3"]
     ) -> tuple[Float[Tensor, "batch joints 3 3"], Float[Tensor, "batch joints 3"]]:
-        """World rotations and posed places of all joints, down the kinematic tree."""
-        turns, places = [rotations[:, 0]], [rest[:, 0]]
+        """World rotations and posed positions of all joints, along the kinematic tree."""
+        world, positions = [rotations[:, 0]], [rest[:, 0]]
         for child, parent in enumerate(self.parents[1:], start=1):
             bone = rest[:, child] - rest[:, parent]
-            turns.append(turns[parent] @ rotations[:, child])
-            places.append(places[parent] + (turns[parent] @ bone[..., None])[..., 0])
-        return torch.stack(turns, dim=1), torch.stack(places, dim=1)
+            world.append(world[parent] @ rotations[:, child])
+            positions.append(positions[parent] + (world[parent] @ bone[..., None])[..., 0])
+        return torch.stack(world, dim=1), torch.stack(positions, dim=1)
 
 
 def vertex_regions(
     template: Float[Tensor, "vertices 3"], skin_weights: Float[Tensor, "vertices 24"]
 ) -> UInt8[np.ndarray, "vertices"]:
-    """What covers each vertex, as an index into REGIONS, for any body in SMPL's rest pose.
+    """The region of each vertex, as an index into REGIONS, for any body in SMPL's rest pose.
 
-    A vertex belongs to the part that moves it most. Hair is what lies above a line across the head in
-    profile, from the nape to the top of the forehead.
+    A vertex belongs to the joint with the largest weight. Hair is the part of the head above a line that, in profile,
+    runs from the nape to the top of the forehead.
     """
     parts = skin_weights.argmax(dim=1)
     regions = torch.tensor([REGIONS.index(region) for region in _PART_REGIONS])[parts.cpu()]
@@ -190,15 +190,14 @@ def vertex_regions(
     return regions.to(torch.uint8).numpy()
 
 
-def load_body(path: Path | None = None) -> Body:
+def load_body(path: PathLike | None = None) -> Body:
     """The default body, or the SMPL, SMPL-H or SMPL-X model in an `.npz` or official `.pkl` file.
 
-    Raises FileNotFoundError where there is no file and ValueError, saying what was found, where it is no body
-    model.
+    Raises FileNotFoundError if there is no file, and ValueError, with what was found, if it is not a body model.
     """
     if path is None:
         return Body(_embedded_arrays(), "embedded")
-    return Body(_read_body(path))
+    return Body(_read_body(Path(path)))
 
 
 @lru_cache(maxsize=1)
@@ -207,11 +206,13 @@ def _embedded_arrays() -> dict[str, NDArray[Any]]:
 
 
 def _read_body(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no body model at {path}")
     arrays = read_arrays(path, ARRAYS)
     vertices, joints = len(arrays["v_template"]), arrays["weights"].shape[-1]
     if joints not in _LAYOUTS:
         known = ", ".join(f"{count} ({layout.name})" for count, layout in _LAYOUTS.items())
-        raise ValueError(f"{path} has skin weights for {joints} joints; known are {known}")
+        raise ValueError(f"{path} has skin weights for {joints} joints; supported are {known}")
     expected = {
         "v_template": (vertices, 3),
         "f": (len(arrays["f"]), 3),
@@ -223,7 +224,7 @@ def _read_body(path: Path) -> dict[str, NDArray[Any]]:
     }
     for name, shape in expected.items():
         if arrays[name].shape != shape:
-            raise ValueError(f"{path} has {name} of the shape {arrays[name].shape}, not {shape}")
+            raise ValueError(f"{path} has {name} of shape {arrays[name].shape}, not {shape}")
     if arrays["shapedirs"].shape[-1] < NUM_BETAS:
         raise ValueError(f"{path} has {arrays['shapedirs'].shape[-1]} betas; {NUM_BETAS} are needed")
     return arrays

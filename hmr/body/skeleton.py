@@ -1,7 +1,7 @@
-"""A posed body as animation programs see it: a tree of bones, each turned in its parent's frame.
+"""The skeleton of a posed body as animation programs expect it: each bone's rotation in the frame of its parent.
 
-The body's own frame is the camera's (y down, z forward); programs expect y up with z towards the viewer, which is a
-half turn about x. The turn is written into the root, so that below it everything is SMPL's own.
+A posed body is in the camera frame (y down, z forward). Animation programs expect y up and z towards the viewer, a
+rotation by 180 degrees about x. It is applied to the root only; all other rotations are SMPL's.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from hmr.types import NUM_JOINTS, PARENTS, BodyParams
 
 __all__ = ["UPRIGHT", "Skeleton", "skeleton_of"]
 
-UPRIGHT = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # camera frame to y up
+UPRIGHT = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # from the camera frame to y up
 HANDS = slice(22, 24)
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Bones of the bodies of any batch shape, in the y-up world."""
+    """Skeletons of any batch shape, in a world frame with y up."""
 
-    rest_joints_m: Float[Tensor, "*batch 24 3"]  # of the unposed body, in the model's own frame
+    rest_joints_m: Float[Tensor, "*batch 24 3"]  # of the unposed body, in the model's frame
     root_world_m: Float[Tensor, "*batch 3"]
-    rotations: Float[Tensor, "*batch 24 3 3"]  # the root's in the world, the others' in their parent's frame
+    rotations: Float[Tensor, "*batch 24 3 3"]  # the root's in the world frame, the others' in their parent's
 
     @property
     def offsets_m(self) -> Float[Tensor, "*batch 24 3"]:
-        """From each joint's parent at rest; the root's is from the model's origin."""
+        """From each joint's parent to the joint, at rest; the root's is from the model's origin."""
         offsets = self.rest_joints_m.clone()
         offsets[..., 1:, :] -= self.rest_joints_m[..., list(PARENTS[1:]), :]
         return offsets
 
     def to_world(self) -> Float[Tensor, "*batch 24 4 4"]:
-        """Each joint's frame in the world: a bone's transform, not yet relative to the rest pose."""
+        """The transform from each joint's frame to the world frame, not relative to the rest pose."""
         offsets_m = self.offsets_m
-        turns, places = [self.rotations[..., 0, :, :]], [self.root_world_m]
+        rotations, positions = [self.rotations[..., 0, :, :]], [self.root_world_m]
         for joint, parent in enumerate(PARENTS[1:], start=1):
-            places.append(places[parent] + (turns[parent] @ offsets_m[..., joint, :, None])[..., 0])
-            turns.append(turns[parent] @ self.rotations[..., joint, :, :])
-        rigid = torch.cat([torch.stack(turns, dim=-3), torch.stack(places, dim=-2)[..., None]], dim=-1)
+            positions.append(positions[parent] + (rotations[parent] @ offsets_m[..., joint, :, None])[..., 0])
+            rotations.append(rotations[parent] @ self.rotations[..., joint, :, :])
+        rigid = torch.cat([torch.stack(rotations, dim=-3), torch.stack(positions, dim=-2)[..., None]], dim=-1)
         bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(*rigid.shape[:-2], 1, 4)
         return torch.cat([rigid, bottom], dim=-2)
 
 
 @torch.no_grad()
 def skeleton_of(params: BodyParams, body: Body) -> Skeleton:
-    """The bones of posed bodies. Hands of models that pose their fingers apart (SMPL-H, SMPL-X) stay flat."""
+    """The skeletons of posed bodies. Hands of models with finger joints (SMPL-H, SMPL-X) stay flat."""
     params = params.to("cpu")
     rotations = roma.rotvec_to_rotmat(
         torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)

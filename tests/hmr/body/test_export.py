@@ -1,4 +1,4 @@
-"""OBJ, GLB and BVH, read back by their own rules and held against the body itself."""
+"""OBJ, GLB and BVH files, read according to their specifications, are compared with the body model."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def read_glb(path: Path) -> tuple[dict[str, Any], bytes]:
     data = path.read_bytes()
     magic, version, length = struct.unpack_from("<4sII", data)
     assert (magic, version, length) == (b"glTF", 2, len(data))
-    chunks, place = {}, 12
-    while place < length:
-        size, kind = struct.unpack_from("<I4s", data, place)
+    chunks, offset = {}, 12
+    while offset < length:
+        size, kind = struct.unpack_from("<I4s", data, offset)
         assert size % 4 == 0
-        chunks[kind] = data[place + 8 : place + 8 + size]
-        place += 8 + size
+        chunks[kind] = data[offset + 8 : offset + 8 + size]
+        offset += 8 + size
     return json.loads(chunks[b"JSON"]), chunks[b"BIN\0"]
 
 
@@ -59,25 +59,25 @@ def read_accessor(tree: dict[str, Any], binary: bytes, index: int) -> np.ndarray
     )
 
 
-def globals_of(nodes: list[dict[str, Any]]) -> np.ndarray:
-    """A node's matrix in the world is its parent's times translation times rotation."""
+def world_matrices(nodes: list[dict[str, Any]]) -> np.ndarray:
+    """The world matrix of a node is that of its parent times translation times rotation."""
     matrices = np.tile(np.eye(4), (len(nodes), 1, 1))
 
-    def place(index: int, parent: np.ndarray) -> None:
+    def visit(index: int, parent: np.ndarray) -> None:
         local = np.eye(4)
         local[:3, :3] = Rotation.from_quat(nodes[index].get("rotation", (0, 0, 0, 1))).as_matrix()
         local[:3, 3] = nodes[index].get("translation", (0, 0, 0))
         matrices[index] = parent @ local
         for child in nodes[index].get("children", ()):
-            place(child, matrices[index])
+            visit(child, matrices[index])
 
     children = {child for node in nodes for child in node.get("children", ())}
     for root in set(range(len(nodes))) - children:
-        place(root, np.eye(4))
+        visit(root, np.eye(4))
     return matrices
 
 
-def test_a_viewer_that_skins_the_glb_shows_the_posed_body(any_body: Body, tmp_path: Path):
+def test_skinning_the_glb_gives_the_posed_body(any_body: Body, tmp_path: Path):
     """glTF 2.0, 3.7.3.3: x = sum_j w_j world(j) inverseBind(j) x_mesh."""
     params = random_params(seed=3)
     write_glb(tmp_path / "a.glb", params, any_body)
@@ -90,34 +90,34 @@ def test_a_viewer_that_skins_the_glb_shows_the_posed_body(any_body: Body, tmp_pa
     inverse_bind = read_accessor(tree, binary, skin["inverseBindMatrices"]).transpose(
         0, 2, 1
     )  # columns first
-    bones = globals_of(tree["nodes"])[skin["joints"]] @ inverse_bind
+    bones = world_matrices(tree["nodes"])[skin["joints"]] @ inverse_bind
     shown = np.einsum("vb,vbij,vj->vi", weights, bones[joints], np.c_[mesh, np.ones(len(mesh))])[:, :3]
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(shown, posed(params, any_body), atol=1e-3)
 
 
-def test_the_joints_of_the_glb_stand_where_the_body_has_them(any_body: Body, tmp_path: Path):
+def test_joints_of_the_glb_equal_those_of_the_body(any_body: Body, tmp_path: Path):
     params = random_params(seed=4)
     write_glb(tmp_path / "a.glb", params, any_body)
     nodes = read_glb(tmp_path / "a.glb")[0]["nodes"]
     assert [node["name"] for node in nodes[:24]] == list(JOINT_NAMES)
-    places = globals_of(nodes)[:24, :3, 3]
-    np.testing.assert_allclose(places, any_body.joints(params).numpy() * Y_UP, atol=1e-4)
+    positions = world_matrices(nodes)[:24, :3, 3]
+    np.testing.assert_allclose(positions, any_body.joints(params).numpy() * Y_UP, atol=1e-4)
 
 
-def test_the_mesh_of_the_glb_is_nearly_the_body_at_rest(body: Body, tmp_path: Path):
-    """Four bones a vertex cannot give the rest pose and the posed one: the posed one is exact, the rest close."""
+def test_the_mesh_of_the_glb_is_close_to_the_rest_pose(body: Body, tmp_path: Path):
+    """Four bones per vertex cannot give both poses exactly: the posed mesh is exact, the rest pose approximate."""
     params = random_params(seed=5)
     write_glb(tmp_path / "a.glb", params, body)
     (mesh,) = trimesh.load_scene(tmp_path / "a.glb").geometry.values()
     rest = BodyParams(torch.zeros(3), torch.zeros(23, 3), params.betas, torch.zeros(3))
-    away_mm = 1e3 * np.linalg.norm(mesh.vertices - body(rest).vertices_cam_m.numpy(), axis=1)
-    assert np.median(away_mm) < 0.01
-    assert away_mm.mean() < 0.5
+    error_mm = 1e3 * np.linalg.norm(mesh.vertices - body(rest).vertices_cam_m.numpy(), axis=1)
+    assert np.median(error_mm) < 0.01
+    assert error_mm.mean() < 0.5
     assert len(mesh.faces) == len(body.faces)
 
 
-def test_the_glb_keeps_the_rules_that_viewers_check(body: Body, tmp_path: Path):
+def test_the_glb_follows_the_specification(body: Body, tmp_path: Path):
     write_glb(tmp_path / "a.glb", random_params(seed=6), body)
     tree, binary = read_glb(tmp_path / "a.glb")
     primitive = tree["meshes"][0]["primitives"][0]
@@ -140,14 +140,14 @@ def test_an_obj_is_the_posed_mesh(body: Body, tmp_path: Path):
     mesh = trimesh.load_mesh(tmp_path / "a.obj", process=False)
     np.testing.assert_allclose(mesh.vertices, posed(params, body), atol=1e-5)
     np.testing.assert_array_equal(mesh.faces, body.faces.numpy())
-    assert mesh.volume > 0.02  # faces look outwards
+    assert mesh.volume > 0.02  # faces are oriented outwards
 
 
-# --- BVH: a reader by the format's own rules ---
+# --- BVH ---
 
 
 def read_bvh(path: Path) -> tuple[list[str], list[int], np.ndarray, float, np.ndarray]:
-    """Names, parents, offsets, frame time and values; every joint turns about Z, X, Y, the first one also moves."""
+    """Names, parents, offsets, frame time and values. Rotations are about Z, X, Y; the root also has a position."""
     text, motion = path.read_text().split("MOTION")
     names, parents, offsets, open_joints = [], [], [], []
     for word in re.finditer(r"(?:ROOT|JOINT) (\S+)|(End Site)|OFFSET (.*)|CHANNELS (.*)|(\})", text):
@@ -178,17 +178,18 @@ def read_bvh(path: Path) -> tuple[list[str], list[int], np.ndarray, float, np.nd
     )
 
 
-def places_cm(parents: list[int], offsets: np.ndarray, values: np.ndarray) -> np.ndarray:
-    turns, places = [], []
+def positions_cm(parents: list[int], offsets: np.ndarray, values: np.ndarray) -> np.ndarray:
+    rotations, positions = [], []
     for joint, parent in enumerate(parents):
         local = Rotation.from_euler("ZXY", values[3 + 3 * joint : 6 + 3 * joint], degrees=True)
-        turns.append(local if parent < 0 else turns[parent] * local)
-        places.append(values[:3] if parent < 0 else places[parent] + turns[parent].apply(offsets[joint]))
-    return np.array(places)
+        rotations.append(local if parent < 0 else rotations[parent] * local)
+        moved = None if parent < 0 else rotations[parent].apply(offsets[joint])
+        positions.append(values[:3] if parent < 0 else positions[parent] + moved)
+    return np.array(positions)
 
 
-def test_a_bvh_moves_the_joints_as_the_body_does(any_body: Body, tmp_path: Path):
-    """Three frames with one shape: the joints are the body's, in centimetres, to a tenth of a millimetre."""
+def test_joints_of_the_bvh_equal_those_of_the_body(any_body: Body, tmp_path: Path):
+    """Three frames with the same shape; positions in centimetres agree within 0.1 mm."""
     params = random_params(3, seed=8)
     params = BodyParams(params.global_orient, params.body_pose, params.betas[:1].expand(3, 10), params.transl)
     write_bvh(tmp_path / "a.bvh", params, any_body, fps=25.0)
@@ -199,10 +200,10 @@ def test_a_bvh_moves_the_joints_as_the_body_does(any_body: Body, tmp_path: Path)
     assert [order[parent] if parent >= 0 else -1 for parent in parents] == [PARENTS[joint] for joint in order]
     truth_cm = any_body.joints(params).numpy() * Y_UP * 100
     for frame, truth in zip(frames, truth_cm, strict=True):
-        np.testing.assert_allclose(places_cm(parents, offsets, frame), truth[order], atol=1e-2)
+        np.testing.assert_allclose(positions_cm(parents, offsets, frame), truth[order], atol=1e-2)
 
 
-def test_bones_of_a_bvh_are_of_the_mean_shape_and_the_pelvis_stays(body: Body, tmp_path: Path):
+def test_bones_of_the_bvh_have_the_mean_shape_and_the_pelvis_its_position(body: Body, tmp_path: Path):
     params = random_params(2, seed=9)
     write_bvh(tmp_path / "a.bvh", params, body, fps=30.0)
     names, _, offsets, _, frames = read_bvh(tmp_path / "a.bvh")

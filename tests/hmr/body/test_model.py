@@ -1,7 +1,7 @@
-"""Laws of the body, and one contract that the default body and each kind of licensed file keep.
+"""Properties of body models, most of them for the default body and for every kind of licensed file.
 
-The licensed files are written here, tiny and random, in the layout that smplx reads; smplx, given the same
-arrays, is the reference for ours.
+The licensed files are written here, tiny and random, in the layout that smplx reads. smplx, with the same arrays, is
+the reference.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ def random_params(*batch: int, seed: int = 0) -> BodyParams:
     return BodyParams(normal(3), 0.3 * normal(23, 3), normal(10), normal(3))
 
 
-def still(*batch: int, **changes: Tensor) -> BodyParams:
+def rest_pose(*batch: int, **changes: Tensor) -> BodyParams:
     zeros = {"global_orient": (3,), "body_pose": (23, 3), "betas": (10,), "transl": (3,)}
     return BodyParams(**{name: torch.zeros(*batch, *shape) for name, shape in zeros.items()} | changes)
 
 
 def height_m(body: Body, betas: Tensor) -> float:
-    y = body(still(betas=betas)).vertices_cam_m[:, 1]
+    y = body(rest_pose(betas=betas)).vertices_cam_m[:, 1]
     return float(y.max() - y.min())
 
 
-# --- licensed files, in miniature ---
+# --- tiny licensed files ---
 
 
 def tree(joints: int) -> list[int]:
-    """SMPL's parents; hands of SMPL-H and SMPL-X are five chains of three joints on each wrist."""
+    """Parents of all joints; hands of SMPL-H and SMPL-X are five chains of three joints on each wrist."""
     face = [15, 15, 15] if joints == 55 else []
     body: list[int] = [*PARENTS[:22], *face] if joints > 24 else list(PARENTS)
     for wrist in (20, 21) if joints > 24 else ():
@@ -103,7 +103,7 @@ def smplx_reference(kind: str, arrays: dict[str, np.ndarray], params: BodyParams
     tensors = {
         name: torch.tensor(array, dtype=torch.float32) for name, array in arrays.items() if name != "f"
     }
-    vertices, places = lbs(
+    vertices, joints_m = lbs(
         params.betas,
         roma.rotvec_to_rotmat(pose),
         tensors["v_template"],
@@ -114,7 +114,7 @@ def smplx_reference(kind: str, arrays: dict[str, np.ndarray], params: BodyParams
         tensors["weights"],
         pose2rot=False,
     )
-    return vertices + params.transl[:, None], places + params.transl[:, None]
+    return vertices + params.transl[:, None], joints_m + params.transl[:, None]
 
 
 @pytest.fixture(
@@ -127,7 +127,7 @@ def any_body(request: pytest.FixtureRequest, tmp_path: Path) -> Body:
     return load_body(write_model(tmp_path, kind, f".{suffix}"))
 
 
-# --- the contract ---
+# --- every body model ---
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
@@ -137,12 +137,12 @@ def test_any_batch_shape(any_body: Body, batch: tuple[int, ...]) -> None:
     assert posed.joints_cam_m.shape == (*batch, 24, 3)
 
 
-def test_fast_joints_are_the_joints(any_body: Body) -> None:
+def test_joints_equal_those_of_forward(any_body: Body) -> None:
     params = random_params(2, 3)
     torch.testing.assert_close(any_body.joints(params), any_body(params).joints_cam_m)
 
 
-def test_joints_from_matrices_are_the_joints(any_body: Body) -> None:
+def test_joints_from_matrices_equal_joints(any_body: Body) -> None:
     params = random_params(2, 3)
     rotvecs = torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)
     joints = any_body.joints_from_matrices(roma.rotvec_to_rotmat(rotvecs), params.betas)
@@ -151,21 +151,21 @@ def test_joints_from_matrices_are_the_joints(any_body: Body) -> None:
     )
 
 
-def test_still_joints_are_the_rest_joints(any_body: Body) -> None:
+def test_joints_of_the_rest_pose_are_the_rest_joints(any_body: Body) -> None:
     betas = random_params(4).betas
-    torch.testing.assert_close(any_body.joints(still(4, betas=betas)), any_body.rest_joints(betas))
+    torch.testing.assert_close(any_body.joints(rest_pose(4, betas=betas)), any_body.rest_joints(betas))
 
 
 def test_skin_weights_sum_to_one(any_body: Body) -> None:
     torch.testing.assert_close(any_body.skin_weights.sum(dim=1), torch.ones(len(any_body.skin_weights)))
 
 
-def test_body_is_frozen(any_body: Body) -> None:
+def test_body_has_no_parameters(any_body: Body) -> None:
     assert not list(any_body.parameters())
 
 
 @pytest.mark.parametrize(("kind", "hands"), [("smpl", (22, 23)), ("smplh", (25, 40)), ("smplx", (28, 43))])
-def test_poses_as_smplx_does(tmp_path: Path, kind: str, hands: tuple[int, int]) -> None:
+def test_posed_bodies_equal_those_of_smplx(tmp_path: Path, kind: str, hands: tuple[int, int]) -> None:
     body, params = load_body(write_model(tmp_path, kind, ".npz")), random_params(3)
     vertices, joints = smplx_reference(kind, random_model(kind, betas=400 if kind == "smplx" else 10), params)
     posed = body(params)
@@ -183,16 +183,16 @@ def test_fingers_and_face_belong_to_hands_and_head(tmp_path: Path) -> None:
     torch.testing.assert_close(parts[:, 23], weights[:, 40:55].sum(dim=1))
 
 
-# --- laws of the default body ---
+# --- the default body ---
 
 
 def test_zero_pose_is_the_template(body: Body) -> None:
     with np.load(EMBEDDED_BODY, allow_pickle=False) as file:
         template = torch.from_numpy(file["v_template"])
-    torch.testing.assert_close(body(still()).vertices_cam_m, template)
+    torch.testing.assert_close(body(rest_pose()).vertices_cam_m, template)
 
 
-def test_smplx_reads_the_asset_and_poses_it_alike(body: Body) -> None:
+def test_smplx_reads_the_asset_and_poses_it_equally(body: Body) -> None:
     with np.load(EMBEDDED_BODY, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     ids = arrays.pop("vertex_ids").tolist()
@@ -206,7 +206,7 @@ def test_smplx_reads_the_asset_and_poses_it_alike(body: Body) -> None:
     assert theirs.joints.shape == (2, 24 + 21, 3)
 
 
-def test_landmarks_lie_where_their_names_say() -> None:
+def test_landmarks_have_plausible_positions() -> None:
     with np.load(EMBEDDED_BODY, allow_pickle=False) as file:
         places = dict(zip(LANDMARKS, file["v_template"][file["vertex_ids"]], strict=True))
     for name, place in places.items():
@@ -218,9 +218,9 @@ def test_landmarks_lie_where_their_names_say() -> None:
     assert places["lmiddle"][0] > places["lpinky"][0] > places["lthumb"][0]
 
 
-def test_global_orient_turns_about_the_pelvis(body: Body) -> None:
+def test_global_orient_rotates_about_the_pelvis(body: Body) -> None:
     orient = torch.tensor([0.3, -1.2, 0.7])
-    before, after = body(still()), body(still(global_orient=orient))
+    before, after = body(rest_pose()), body(rest_pose(global_orient=orient))
     pelvis = before.joints_cam_m[0]
     turned = (before.vertices_cam_m - pelvis) @ roma.rotvec_to_rotmat(orient).T + pelvis
     torch.testing.assert_close(after.vertices_cam_m, turned, atol=1e-5, rtol=0)
@@ -246,7 +246,7 @@ def test_bones_keep_their_length(body: Body) -> None:
 
 
 def test_surface_is_closed(body: Body) -> None:
-    mesh = trimesh.Trimesh(body(still()).vertices_cam_m.numpy(), body.faces.numpy(), process=False)
+    mesh = trimesh.Trimesh(body(rest_pose()).vertices_cam_m.numpy(), body.faces.numpy(), process=False)
     assert mesh.is_watertight
     assert mesh.is_winding_consistent
     assert mesh.body_count == 1
@@ -254,7 +254,7 @@ def test_surface_is_closed(body: Body) -> None:
 
 
 def test_stance(body: Body) -> None:
-    """y up, facing +z, the left at +x, arms out to the sides."""
+    """y up, facing +z, left side at +x, arms stretched out to the sides."""
     joints: dict[str, Tensor] = dict(zip(JOINT_NAMES, body.joint_template, strict=True))
     for part in ("hip", "knee", "ankle", "foot", "collar", "shoulder", "elbow", "wrist", "hand"):
         left, right = joints[f"left_{part}"], joints[f"right_{part}"]
@@ -266,12 +266,12 @@ def test_stance(body: Body) -> None:
     assert arm[0] / arm.norm() > 0.999
 
 
-def test_elbows_and_knees_flex_the_human_way(body: Body) -> None:
+def test_elbows_and_knees_flex_in_the_anatomical_direction(body: Body) -> None:
     """About -y the left forearm comes forward (+z); about +x the left shin goes back (-z)."""
     pose = torch.zeros(23, 3)
     pose[JOINT_NAMES.index("left_elbow") - 1, 1] = -torch.pi / 2
     pose[JOINT_NAMES.index("left_knee") - 1, 0] = torch.pi / 2
-    joints = dict(zip(JOINT_NAMES, body.joints(still(body_pose=pose)), strict=True))
+    joints = dict(zip(JOINT_NAMES, body.joints(rest_pose(body_pose=pose)), strict=True))
     assert joints["left_wrist"][2] > joints["left_elbow"][2] + 0.15
     assert joints["left_ankle"][2] < joints["left_knee"][2] - 0.3
 
@@ -285,13 +285,13 @@ def test_heights(body: Body) -> None:
 
 
 def test_betas_have_unit_variance() -> None:
-    """Over shapes that the principal components never saw."""
+    """For shapes that were not used for the principal components."""
     with np.load(EMBEDDED_BODY, allow_pickle=False) as file:
         spread = file["heldout_betas"].std(axis=0)
     assert spread[:5] == pytest.approx(1.0, abs=0.35)
 
 
-def test_regressor_finds_the_rig_of_shapes_it_never_saw(body: Body) -> None:
+def test_regressor_finds_the_joints_of_held_out_shapes(body: Body) -> None:
     with np.load(EMBEDDED_BODY, allow_pickle=False) as file:
         betas, rig_m = torch.from_numpy(file["heldout_betas"]), torch.from_numpy(file["heldout_joints_m"])
     error_mm = 1000 * (body.rest_joints(betas) - rig_m).norm(dim=-1)
@@ -301,19 +301,19 @@ def test_regressor_finds_the_rig_of_shapes_it_never_saw(body: Body) -> None:
 
 def test_joints_carry_gradients_to_every_parameter(body: Body) -> None:
     params = random_params(2)
-    columns = [params.global_orient, params.body_pose, params.betas, params.transl]
-    for column in columns:
-        column.requires_grad_()
+    tensors = [params.global_orient, params.body_pose, params.betas, params.transl]
+    for tensor in tensors:
+        tensor.requires_grad_()
     body.joints(params).square().sum().backward()
-    assert all(column.grad is not None and column.grad.isfinite().all() for column in columns)
-    still_pose = still()
-    still_pose.body_pose.requires_grad_()
-    (gradient,) = torch.autograd.grad(body.joints(still_pose).square().sum(), still_pose.body_pose)
+    assert all(tensor.grad is not None and tensor.grad.isfinite().all() for tensor in tensors)
+    rest = rest_pose()
+    rest.body_pose.requires_grad_()
+    (gradient,) = torch.autograd.grad(body.joints(rest).square().sum(), rest.body_pose)
     assert gradient.isfinite().all()
 
 
-def test_every_region_is_worn_where_it_belongs(body: Body) -> None:
-    vertices = body(still()).vertices_cam_m
+def test_regions_are_in_order_of_height(body: Body) -> None:
+    vertices = body(rest_pose()).vertices_cam_m
     heights = {name: vertices[body.regions == index, 1] for index, name in enumerate(REGIONS)}
     assert all(len(heights[name]) > 50 for name in REGIONS)
     order = ("foot", "lower_leg", "upper_leg", "torso", "skin_head", "hair")
@@ -322,12 +322,17 @@ def test_every_region_is_worn_where_it_belongs(body: Body) -> None:
     assert heights["hair"].max() == vertices[:, 1].max()
 
 
-# --- files that are no body model ---
+# --- files ---
 
 
 def save(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     np.savez(path, allow_pickle=False, **arrays)
     return path
+
+
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
+    path = write_model(tmp_path, "smpl", ".npz")
+    torch.testing.assert_close(load_body(str(path)).skin_weights, load_body(path).skin_weights)
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -347,7 +352,7 @@ def test_unknown_number_of_joints(tmp_path: Path) -> None:
     arrays = random_model("smpl")
     arrays["weights"] = arrays["weights"][:, :16]  # MANO's
     with pytest.raises(
-        ValueError, match=r"skin weights for 16 joints; known are 24 \(smpl\), 52 .*55 \(smplx\)"
+        ValueError, match=r"skin weights for 16 joints; supported are 24 \(smpl\), 52 .*55 \(smplx\)"
     ):
         load_body(save(tmp_path / "hand.npz", arrays))
 
@@ -355,7 +360,7 @@ def test_unknown_number_of_joints(tmp_path: Path) -> None:
 def test_wrong_shape(tmp_path: Path) -> None:
     arrays = random_model("smpl")
     arrays["J_regressor"] = arrays["J_regressor"].T
-    with pytest.raises(ValueError, match=r"J_regressor of the shape \(60, 24\), not \(24, 60\)"):
+    with pytest.raises(ValueError, match=r"J_regressor of shape \(60, 24\), not \(24, 60\)"):
         load_body(save(tmp_path / "body.npz", arrays))
 
 
@@ -366,7 +371,7 @@ def test_too_few_betas(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("anny") is None, reason="needs the extra [bake]")
-def test_asset_can_be_made_again() -> None:
+def test_asset_can_be_reproduced() -> None:
     from hmr.assets.bake_body import bake
 
     arrays = bake()
