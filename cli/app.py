@@ -49,17 +49,20 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def options(
     _: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Critique groups of 3D human mesh hypotheses, and align a diffusion policy with the critic's preferences."""
 
 
 def main() -> None:
-    """Run the command. Invalid input prints one sentence and exits with code 2; MESHCRITIC_DEBUG=1 shows the traceback."""
+    """Run the command. Invalid input ends with one sentence and exit code 2; MESHCRITIC_DEBUG=1 shows the traceback."""
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL's trainers report their use to the hub otherwise
+    os.environ.setdefault(
+        "HF_HUB_DISABLE_TELEMETRY", "1"
+    )  # TRL's trainers report their use to the hub otherwise
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars over local files
     try:
         app()

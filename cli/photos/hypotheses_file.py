@@ -70,7 +70,9 @@ def write_hypotheses(path: PathLike, people: Sequence[tuple[Box | None, Hypothes
     """
     groups = [group for _, group in people]
     if len({(len(group), group.camera) for group in groups}) != 1:
-        raise ValueError("a hypotheses file needs at least one group, and all groups of the same size and camera")
+        raise ValueError(
+            "a hypotheses file needs at least one group, and all groups of the same size and camera"
+        )
     camera = groups[0].camera
     params = BodyParams.stack([group.params for group in groups])
     arrays = {key: value.detach().cpu().numpy() for key, value in vars(params).items()}
@@ -124,9 +126,7 @@ def _read_params(arrays: Mapping[str, np.ndarray], path: Path) -> BodyParams:
     if people < 1:
         raise ValueError(f"{path} holds no person")
     if group_size < 2:
-        raise ValueError(
-            f"{path} has G = {group_size} hypotheses per person; a group needs at least 2"
-        )
+        raise ValueError(f"{path} has G = {group_size} hypotheses per person; a group needs at least 2")
     pose = tensors["body_pose"].reshape(people, group_size, -1, 3)
     hands_flat = torch.zeros(people, group_size, 23 - pose.shape[2], 3)
     return BodyParams(

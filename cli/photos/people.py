@@ -1,7 +1,7 @@
-"""Photographs: find the people, and pose them. What is written of them is `cli.photos.person_files`'s.
+"""Finds the people in a photograph and samples hypotheses for them (`cli.photos.person_files` writes the files).
 
-Boxes and cameras that people give or get are in the pixels of the photograph's file; only a photograph of more than
-24 megapixels is worked on in fewer (`hmr.images.photographs`).
+Boxes and cameras in inputs and outputs are in the pixels of the photograph's file. Internally a photograph of more than
+24 megapixels is reduced (`hmr.images.photographs`).
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ from hmr.types import Box, Detector, Hypotheses, Sample
 __all__ = ["Guide", "NobodyFound", "Person", "find_people", "given_people", "parse_box", "sample_people"]
 
 Guide = Callable[[Features, Sample], Guidance]  # features of that one sample
-MAX_BOX_SIDE = (
-    3.0  # longer sides of the photograph; all of a box is held in memory, and people hardly reach farther
-)
-MIN_CONFIDENCE_IN_BOX = 0.5  # half of the wild scenes' people are seen better than 0.6, no background is
+MAX_BOX_SIDE = 3.0  # relative to the photograph's longer side; the crop of the whole box is held in memory
+MIN_CONFIDENCE_IN_BOX = 0.5  # half of the people in wild scenes reach 0.6, no background does
 
 
 class NobodyFound(ValueError):
-    """The detector saw no person surely enough; the message says what to do."""
+    """No person was detected with enough confidence; the message names the options that help."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """One person of a photograph and the group of hypotheses about them."""
+    """One person of a photograph with their group of hypotheses."""
 
     sample: Sample
     hypotheses: Hypotheses
@@ -41,11 +39,18 @@ class Person:
 
     @property
     def box_in_file(self) -> Box:
+        """The box in the file's pixels."""
         return self.photo.box_in_file(self.sample.box)
 
     @property
+    def bbox(self) -> list[float]:
+        """x0, y0, x1, y1 in the file's pixels, rounded to a tenth, for JSON."""
+        box = self.box_in_file
+        return [round(corner, 1) for corner in (box.x0, box.y0, box.x1, box.y1)]
+
+    @property
     def hypotheses_in_file(self) -> Hypotheses:
-        """The same bodies; the camera in the file's pixels."""
+        """The same bodies, with the camera in the file's pixels."""
         return Hypotheses(self.hypotheses.params, self.hypotheses.camera.resize(*self.photo.file_size))
 
 
@@ -54,7 +59,7 @@ def parse_box(text: str) -> Box:
     try:
         x0, y0, x1, y1 = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise ValueError(f"a box is four numbers x0,y0,x1,y1 in pixels, not {text!r}") from error
+        raise ValueError(f"--box takes four numbers x0,y0,x1,y1 in pixels, not {text!r}") from error
     return Box(x0, y0, x1, y1)
 
 
@@ -66,50 +71,50 @@ def find_people(
     boxes: Sequence[Box],
     anyway: bool = False,
 ) -> tuple[list[Sample], list[str]]:
-    """The people in the given boxes, or those that the detector finds; and a sentence for each box refused.
+    """The people in the given boxes, or without boxes those that the detector finds, and a sentence per rejected box.
 
-    A box, given or found by a detector other than the policy's own, is refused where the policy's encoder, trained on
-    rendered people, cannot read the crop, unless `anyway`. Raises NobodyFound where nobody is left, ValueError for a
-    box outside or far too large. `title` names the photograph in sentences.
+    A box that is given, or found by another detector than the policy's own, is rejected if the confidence of the
+    policy's encoder in it is below MIN_CONFIDENCE_IN_BOX; `anyway` accepts all boxes. `title` names the photograph in
+    sentences. Raises NobodyFound if no person is left, and ValueError for a box that is too large or outside the image.
     """
     _check_boxes(title, photo, boxes)
     if not boxes:
         found = [sample_of(photo.image, box) for box in detector.find(photo.image)]
         if not found:
-            raise NobodyFound(_nobody(title, detector))
+            raise NobodyFound(_nobody_found(title, detector))
         if detector.name == EmbeddedDetector.name:
             return found, []
     else:
         found = [sample_of(photo.image, photo.box_here(box)) for box in boxes]
     if anyway:
         return found, []
-    people, refusals, encoder = [], [], EmbeddedDetector(policy)
+    people, rejections, encoder = [], [], EmbeddedDetector(policy)
     for sample in found:
         confidence = encoder.confidence(sample)
         if confidence >= MIN_CONFIDENCE_IN_BOX:
             people.append(sample)
         else:
-            refusals.append(_refusal(title, photo.box_in_file(sample.box), confidence))
+            rejections.append(_rejection(title, photo.box_in_file(sample.box), confidence))
     if not people:
-        raise NobodyFound("; ".join(refusals))
-    return people, refusals
+        raise NobodyFound("; ".join(rejections))
+    return people, rejections
 
 
-def _nobody(title: str, detector: Detector) -> str:
-    say_where = "say where the person is with --box x0,y0,x1,y1 (pixels)"
+def _nobody_found(title: str, detector: Detector) -> str:
+    use_box = "give the person's box with --box x0,y0,x1,y1 (pixels)"
     if detector.name == EmbeddedDetector.name:
         return (
-            f"{title}: the embedded detector, trained on rendered people, sees nobody here surely enough; "
-            f"{say_where} or name a detector trained on photographs with --detector transformers"
+            f"{title}: the embedded detector, which is trained on rendered people, found nobody with sufficient confidence; "
+            f"{use_box} or use a detector trained on photographs with --detector transformers"
         )
-    return f"{title}: the detector {detector.name} sees nobody here; {say_where}"
+    return f"{title}: the detector {detector.name} found nobody; {use_box}"
 
 
-def _refusal(title: str, box: Box, confidence: float) -> str:
+def _rejection(title: str, box: Box, confidence: float) -> str:
     return (
-        f"{title}: the embedded encoder, trained on rendered people, cannot read a person in {_corners(box)} "
-        f"(confidence {confidence:.2f}, needs {MIN_CONFIDENCE_IN_BOX}); crowds, motion blur and heavy occlusion are "
-        "beyond it; --anyway shows its guess"
+        f"{title}: the confidence of the policy's encoder in the box {_corners(box)} is {confidence:.2f}, below the "
+        f"required {MIN_CONFIDENCE_IN_BOX}; it is trained on rendered people and often fails on crowds, motion blur "
+        "and heavy occlusion; --anyway accepts the box"
     )
 
 
@@ -118,8 +123,8 @@ def _check_boxes(title: str, photo: Photo, boxes: Sequence[Box]) -> None:
     for box in boxes:
         if not box.side <= MAX_BOX_SIDE * max(width, height):
             raise ValueError(
-                f"{title}: the box {_corners(box)} is {box.side:g} pixels long; one in a {width} x {height} image may "
-                f"have {MAX_BOX_SIDE * max(width, height):g}"
+                f"{title}: the longer side of the box {_corners(box)} is {box.side:g} pixels; in a {width} x {height} "
+                f"image at most {MAX_BOX_SIDE * max(width, height):g} are allowed"
             )
         if box.x1 <= 0 or box.y1 <= 0 or box.x0 >= width or box.y0 >= height:
             raise ValueError(f"{title}: the box {_corners(box)} lies outside the {width} x {height} image")
@@ -137,7 +142,7 @@ def sample_people(
     seed: int,
     guide: Guide | None = None,
 ) -> list[Person]:
-    """A group of hypotheses each; the same photograph, box and seed give the same group."""
+    """A group of `num_samples` hypotheses per person. The same photograph, box and seed give the same group."""
     people = []
     for sample in samples:
         generator = derive_generator(seed, "photo", sample.id)
@@ -149,23 +154,24 @@ def sample_people(
 
 
 def given_people(path: Path, file: Path, body: Body) -> list[Person]:
-    """The people of a hypotheses file (docs/guides/hypotheses-npz.md) over a photograph; missing boxes are drawn about.
+    """The people of a hypotheses file (docs/guides/hypotheses-npz.md) in a photograph. A file without boxes gets them
+    from the projected joints.
 
-    Raises ValueError for a box, given or drawn, that lies outside or is far too large.
+    Raises ValueError for a box that is too large or outside the image.
     """
     photo = load_photo(path)
     height, width = photo.image.shape[:2]
     people = []
     for box, in_file in read_hypotheses(file, photo.file_size):
         hypotheses = Hypotheses(in_file.params, in_file.camera.resize(width, height))
-        about = photo.box_here(box) if box else _box_about(hypotheses, body)
-        _check_boxes(str(file), photo, [photo.box_in_file(about)])
-        sample = sample_of(photo.image, about)
-        people.append(Person(Sample(sample.id, photo.image, about, hypotheses.camera), hypotheses, photo))
+        box_here = photo.box_here(box) if box else _box_of_joints(hypotheses, body)
+        _check_boxes(str(file), photo, [photo.box_in_file(box_here)])
+        sample = sample_of(photo.image, box_here)
+        people.append(Person(Sample(sample.id, photo.image, box_here, hypotheses.camera), hypotheses, photo))
     return people
 
 
-def _box_about(hypotheses: Hypotheses, body: Body) -> Box:
+def _box_of_joints(hypotheses: Hypotheses, body: Body) -> Box:
     points = hypotheses.camera.project(body.joints(hypotheses.params)).flatten(0, 1)
     low, high = points.quantile(0.02, dim=0), points.quantile(0.98, dim=0)
     return Box(float(low[0]) - 1, float(low[1]) - 1, float(high[0]) + 1, float(high[1]) + 1)

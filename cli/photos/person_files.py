@@ -1,9 +1,11 @@
-"""One person's pictures and files.
+"""Writes the pictures and files of one person.
 
-NAME-0-overlay.png    the person's body over the photograph
-NAME-0-group.png      the whole group, overlay and side view each, with scores where there are any
-NAME-0.npz            the hypotheses (docs/guides/hypotheses-npz.md)
-NAME-0.glb            the shown body on its skeleton; NAME-0.obj its mesh alone; NAME-0.bvh its skeleton alone
+NAME-0-overlay.png    one body over the photograph: the hypothesis with the best score, or hypothesis 0 without scores
+NAME-0-group.png      all hypotheses, each as overlay and side view, best first
+NAME-0.npz            all hypotheses (docs/guides/hypotheses-npz.md)
+NAME-0.glb            the body of the overlay: mesh and skeleton
+NAME-0.obj            its mesh
+NAME-0.bvh            its skeleton
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from PIL import Image
 from agent.types import GroupCritique
 from cli.photos.hypotheses_file import write_hypotheses
 from cli.photos.people import Person
+from common.files import atomic_path
 from hmr.body.export import write_bvh, write_glb, write_obj
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
@@ -30,13 +33,13 @@ __all__ = ["DEFAULT_FORMATS", "FORMATS", "parse_formats", "save_person"]
 FORMATS = ("npz", "obj", "glb", "bvh")
 DEFAULT_FORMATS = ("npz", "glb")
 PANEL_PX = 224
-VIEW_SCALE = 1.35  # of the person's box, so that a misplaced limb stays in the picture
-OVERLAY_SIDE = 1600  # pixels; a larger photograph's overlay is drawn smaller
-STILL_FPS = 30.0  # of a motion of one frame
+VIEW_SCALE = 1.35  # relative to the person's box, so that a misplaced limb stays in the picture
+OVERLAY_SIDE = 1600  # pixels; overlays of larger photographs are reduced
+STILL_FPS = 30.0  # frame rate written for a single pose
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """ "npz,obj" as names, in their usual order. Raises ValueError for an unknown one."""
+    """The formats named in a list such as "npz,obj", in the order of FORMATS. Raises ValueError for an unknown one."""
     asked = {part.strip() for part in text.split(",") if part.strip()}
     if unknown := sorted(asked - set(FORMATS)):
         raise ValueError(f"--save takes any of {', '.join(FORMATS)}, not {', '.join(unknown)}")
@@ -52,18 +55,18 @@ def save_person(
     critique: GroupCritique | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> list[Path]:
-    """Write one person's two pictures and the formats; the shown body is the best-scored one, or hypothesis 0."""
+    """Write one person's two pictures and the files of `formats`; returns all paths, the pictures first."""
     scores = _scores(person, critique)
     known = [index for index, score in enumerate(scores) if score is not None]
     shown = max(known, key=lambda index: scores[index] or 0.0) if known else 0
     posed = body(person.hypotheses.params)
     vertices, faces = posed.vertices_cam_m.numpy(), body.faces.numpy()
     pelvis = posed.joints_cam_m[:, 0].numpy()
-    paths = [_beside(stem, "-overlay.png"), _beside(stem, "-group.png")]
+    paths = [_with_ending(stem, "-overlay.png"), _with_ending(stem, "-group.png")]
     _save_png(paths[0], _whole_photo(person.sample, vertices[shown], faces, renderer))
     _save_png(paths[1], _group_sheet(person, vertices, pelvis, faces, renderer, critique))
     for name in formats:
-        paths.append(_beside(stem, f".{name}"))
+        paths.append(_with_ending(stem, f".{name}"))
         _save_format(name, paths[-1], person, person.hypotheses.params[shown], body)
     return paths
 
@@ -72,7 +75,7 @@ def _scores(person: Person, critique: GroupCritique | None) -> Sequence[float | 
     return critique.scores if critique else (None,) * len(person.hypotheses)
 
 
-def _beside(stem: Path, ending: str) -> Path:
+def _with_ending(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
@@ -109,7 +112,7 @@ def _group_sheet(
     renderer: Renderer,
     critique: GroupCritique | None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Panels in the order of the scores, hypothesis numbers as labels; without a critique, in their own order."""
+    """Panels labelled with the index of the hypothesis, the best score first; without a critique by index."""
     scores = _scores(person, critique)
     square = person.sample.box.square(VIEW_SCALE)
     photo = crop_image(person.sample.image, square, PANEL_PX)
@@ -129,11 +132,10 @@ def _group_sheet(
 
 
 def _rank_key(score: float | None) -> float:
-    """Best first, the unscored last."""
+    """Best score first, hypotheses without score last."""
     return 1.0 if score is None else -score
 
 
 def _save_png(path: Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
-    partial = path.with_suffix(".partial")
-    Image.fromarray(image).save(partial, "PNG")
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        Image.fromarray(image).save(partial, "PNG")

@@ -1,18 +1,17 @@
-"""Photographs, folders and videos, one picture at a time: memory does not grow with their number.
+"""Predicts the people of photographs and videos, one picture at a time, so that memory does not grow with their number.
 
-    OUT/NAME-0-overlay.png ...     of each person (cli.photos.person_files); a folder's own folders are kept
-    OUT/CLIP-000120-0-overlay.png  of a video's frame
-    OUT/CLIP-0.bvh                 of a person through a video, where `bvh` is among the formats
-    OUT/manifest.jsonl             what is finished: a second run goes on, and computes nothing twice
+    OUT/NAME-0-overlay.png ...     per person (cli.photos.person_files); subfolders of an input folder are kept
+    OUT/CLIP-000120-0-overlay.png  per person of a video frame
+    OUT/CLIP-0.bvh                 motion of a person through a video, if `bvh` is among the formats
+    OUT/manifest.jsonl             finished items; a second run continues after them
 
-A finished item is computed again where its file, the policy or an option that shapes the answer has changed, or where
-one of its files is gone.
+A finished item is computed again if its input file, the models or a setting have changed, or if one of its output files
+is missing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from cli.photos.people import NobodyFound, Person, find_people, sample_people
 from cli.photos.person_files import DEFAULT_FORMATS, save_person
 from cli.photos.sources import Source
 from cli.photos.tracks import Tracks
+from common.fingerprint import digest
 from common.jsonl import Manifest, Record
 from common.progress import Stage
 from hmr.body.export import write_bvh
@@ -38,15 +38,17 @@ __all__ = ["Models", "Outcome", "PredictSettings", "Predictor"]
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """What shapes the answer, beside the models."""
+    """Everything that the output depends on, besides the models and the input file."""
 
-    samples: int = 8
+    samples: int = 8  # hypotheses per person
     seed: int = 0
-    boxes: tuple[Box, ...] = ()  # in the file's pixels, in every picture; none: the detector looks
-    anyway: bool = False
+    boxes: tuple[
+        Box, ...
+    ] = ()  # in the file's pixels, used for every picture; empty: the detector finds people
+    anyway: bool = False  # accept boxes in which the encoder's confidence is low
     formats: tuple[str, ...] = DEFAULT_FORMATS
-    guide: bool = False  # by what the detector sees of each person (hmr.policy.guidance)
-    every: int = 1  # frames of a video from one look to the next
+    guide: bool = False  # guide sampling with the detections (hmr.policy.guidance)
+    every: int = 1  # process every n-th frame of a video
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,21 @@ class Models:
         return DetectionGuidance(self.policy, self.body, features, [self.detector.detect(sample)])
 
     def digest(self) -> str:
-        state = hashlib.sha256(self.policy.digest().encode() + self.detector.name.encode())
-        state.update(self.body.model.v_template.numpy().tobytes())
-        state.update(self.body.model.shapedirs.numpy().tobytes())
-        return state.hexdigest()[:16]
+        arrays = (self.body.model.v_template, self.body.model.shapedirs)
+        return digest(
+            self.policy.digest(), self.detector.name, *(array.numpy().tobytes() for array in arrays)
+        )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a picture, or of a video as a whole: a record, or the reason why it could not be read."""
+    """The result for a picture, or for a whole video: its record, or the reason why it could not be read."""
 
     source: Source
-    frame: int | None  # of a video
+    frame: int | None  # index of a video frame; None for a photograph and for a whole video
     record: Record | None
     reason: str = ""
-    earlier: bool = False  # the record is an earlier run's
+    earlier: bool = False  # the record was written by an earlier run
 
     @property
     def title(self) -> str:
@@ -86,14 +88,14 @@ class Outcome:
 
 
 class Predictor:
-    """Finds, poses and writes the people of pictures, and notes in the manifest what is done."""
+    """Finds the people of pictures, samples hypotheses, writes the files, and records finished items."""
 
     def __init__(self, models: Models, settings: PredictSettings, out: Path, manifest: Manifest) -> None:
         self.models, self.settings, self.out, self.manifest = models, settings, out, manifest
-        self._shaped_by = f"{models.digest()} {dataclasses.astuple(settings)}"
+        self._inputs = f"{models.digest()} {dataclasses.astuple(settings)}"
 
     def run(self, sources: Sequence[Source], stage: Stage) -> Iterator[Outcome]:
-        """One outcome a photograph; one a frame and one a video; in their order."""
+        """One outcome per photograph; for a video one per processed frame and one for the whole. In the given order."""
         stills = sum(not source.is_video for source in sources)
         tick, done = stage("photographs", stills) if stills > 1 else lambda _: None, 0
         for source in sources:
@@ -105,14 +107,14 @@ class Predictor:
                 tick(done)
 
     def _picture(self, source: Source, frame: int | None, read: Callable[[], Photo]) -> Outcome:
-        stamp, name = self._stamp(source), _name(source, frame)
-        if record := self._finished(name, stamp):
+        fingerprint, name = self._fingerprint(source), _name(source, frame)
+        if record := self._finished(name, fingerprint):
             return Outcome(source, frame, record, earlier=True)
         try:
-            people, said = self._people(read(), _title(source, frame))
+            people, messages = self._people(read(), _title(source, frame))
         except (ValueError, FileNotFoundError) as error:
             return Outcome(source, frame, None, str(error))
-        record = {"name": name, "stamp": stamp, "said": said}
+        record = {"name": name, "stamp": fingerprint, "said": messages}
         record["people"] = [
             self._write(f"{name}-{number}", person, source.is_video) for number, person in enumerate(people)
         ]
@@ -120,49 +122,45 @@ class Predictor:
         return Outcome(source, frame, record)
 
     def _people(self, photo: Photo, title: str) -> tuple[list[Person], list[str]]:
+        """The people with their hypotheses, and messages about rejected boxes."""
         models, settings = self.models, self.settings
         try:
-            samples, said = find_people(
+            samples, messages = find_people(
                 photo, title, models.policy, models.detector, settings.boxes, settings.anyway
             )
-        except NobodyFound as nobody:
-            return [], [str(nobody)]
+        except NobodyFound as error:
+            return [], [str(error)]
         guide = models.guide if settings.guide else None
-        return sample_people(samples, photo, models.policy, settings.samples, settings.seed, guide), said
+        return sample_people(samples, photo, models.policy, settings.samples, settings.seed, guide), messages
 
-    def _write(self, name: str, person: Person, moving: bool) -> Record:
-        """A motion is written when the whole video is known: until then the record keeps the pose."""
-        stem, motion = self.out / name, moving and "bvh" in self.settings.formats
+    def _write(self, name: str, person: Person, in_video: bool) -> Record:
+        """A BVH motion is written at the end of the video; until then the record of each frame holds the pose."""
+        stem, motion = self.out / name, in_video and "bvh" in self.settings.formats
         stem.parent.mkdir(parents=True, exist_ok=True)
-        formats = [kind for kind in self.settings.formats if not (moving and kind == "bvh")]
+        formats = [kind for kind in self.settings.formats if not (in_video and kind == "bvh")]
         files = save_person(stem, person, self.models.body, self.models.renderer, formats=formats)
-        box = person.box_in_file
-        record: Record = {
-            "bbox": [round(corner, 1) for corner in (box.x0, box.y0, box.x1, box.y1)],
-            "files": [str(path) for path in files],
-        }
+        record: Record = {"bbox": person.bbox, "files": [str(path) for path in files]}
         return {**record, "pose": _to_row(person.hypotheses.params[0])} if motion else record
 
-    def _finished(self, name: str, stamp: str) -> Record | None:
-        record = self.manifest.find(name, stamp)
+    def _finished(self, name: str, fingerprint: str) -> Record | None:
+        record = self.manifest.find(name, fingerprint)
         if record is None:
             return None
-        made = (*record["people"], *record.get("motions", ()))
-        return record if all(Path(file).exists() for entry in made for file in entry["files"]) else None
+        entries = (*record["people"], *record.get("motions", ()))
+        return record if all(Path(file).exists() for entry in entries for file in entry["files"]) else None
 
-    def _stamp(self, source: Source) -> str:
-        """Of all that an item's files depend on; a file that is not there is a matter for its reader."""
+    def _fingerprint(self, source: Source) -> str:
+        """Of everything that the item's files depend on. A missing input file is reported by its reader."""
         state = source.path.stat() if source.path.exists() else None
-        key = (self._shaped_by, state and (state.st_size, state.st_mtime_ns))
-        return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return digest(repr((self._inputs, state and (state.st_size, state.st_mtime_ns))))
 
     # -- videos ----------------------------------------------------------------------------------------------
 
     def _video(self, source: Source, stage: Stage) -> Iterator[Outcome]:
-        stamp = self._stamp(source)
-        if whole := self._finished(source.name, stamp):
+        fingerprint = self._fingerprint(source)
+        if whole := self._finished(source.name, fingerprint):
             for index in range(0, whole["frames"], self.settings.every):
-                if record := self._finished(_name(source, index), stamp):
+                if record := self._finished(_name(source, index), fingerprint):
                     yield Outcome(source, index, record, earlier=True)
             yield Outcome(source, None, whole, earlier=True)
             return
@@ -172,37 +170,37 @@ class Predictor:
         except (ValueError, FileNotFoundError) as error:
             yield Outcome(source, None, None, str(error))
             return
-        whole = {"name": source.name, "stamp": stamp, "said": [], "people": []}
+        whole = {"name": source.name, "stamp": fingerprint, "said": [], "people": []}
         whole |= {"frames": count, "motions": self._motions(source, video.fps, count)}
         self.manifest.add(whole)
         yield Outcome(source, None, whole)
 
     def _frames(self, source: Source, video: Video, stage: Stage) -> Generator[Outcome, None, int]:
-        """Looks at every n-th frame; the number of frames there were, which a container only estimates."""
+        """Process every n-th frame. Returns the number of frames, which the container only estimates."""
         every, count = self.settings.every, 0
-        looks = -(-video.num_frames // every)
-        tick = stage(source.path.name, looks)
+        steps = -(-video.num_frames // every)
+        tick = stage(source.path.name, steps)
         for frame in video.frames():
             count = frame.index + 1
             if frame.index % every == 0:
                 yield self._picture(source, frame.index, lambda read=frame.read: photo_of(read()))
-                tick(min(count // every, looks - 1))
-        tick(looks)
+                tick(min(count // every, steps - 1))
+        tick(steps)
         return count
 
     def _motions(self, source: Source, fps: float, num_frames: int) -> list[Record]:
-        """The BVH files of a finished video, a person each."""
+        """Write one BVH file per person of a finished video."""
         if "bvh" not in self.settings.formats:
             return []
-        stamp, every, tracks = self._stamp(source), self.settings.every, Tracks()
-        for look, index in enumerate(range(0, num_frames, every)):
-            people = (self.manifest.find(_name(source, index), stamp) or {"people": []})["people"]
-            tracks.add(look, [(Box(*person["bbox"]), _from_row(person["pose"])) for person in people])
+        fingerprint, every, tracks = self._fingerprint(source), self.settings.every, Tracks()
+        for step, index in enumerate(range(0, num_frames, every)):
+            people = (self.manifest.find(_name(source, index), fingerprint) or {"people": []})["people"]
+            tracks.add(step, [(Box(*person["bbox"]), _from_row(person["pose"])) for person in people])
         motions = []
         for number, track in enumerate(tracks.all):
             path = self.out / f"{source.name}-{number}.bvh"
             write_bvh(path, BodyParams.stack(track.poses), self.models.body, fps / every)
-            motions.append({"files": [str(path)], "first_frame": track.first_look * every})
+            motions.append({"files": [str(path)], "first_frame": track.first_step * every})
         return motions
 
 

@@ -1,4 +1,4 @@
-"""What `meshcritic predict` was given: photographs, videos, and folders of photographs."""
+"""Lists the photographs and videos that the arguments of `meshcritic predict` name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Source", "list_sources"]
 @dataclass(frozen=True)
 class Source:
     path: Path
-    name: str  # of its files under the output folder, without an ending
+    name: str  # path of its output files relative to the output folder, without suffix
 
     @property
     def is_video(self) -> bool:
@@ -24,32 +24,32 @@ class Source:
 
 
 def list_sources(paths: Sequence[Path], out: Path) -> list[Source]:
-    """The photographs and videos named, and the photographs in the folders named, at any depth but not under `out`.
+    """The given photographs and videos, and the photographs in the given folders at any depth, except under `out`.
 
-    Two pictures that differ in their ending alone keep it in their names. Raises ValueError for a folder without
-    photographs, and for pictures of different folders whose files would have one name.
+    Two files whose names differ only in the suffix keep it in their output names. Raises ValueError for a folder
+    without photographs, and if two files have the same output name.
     """
-    found = [place for path in paths for place in _places(path, out)]
-    stems = Counter(place.with_suffix("") for _, place in found)
+    found = [file for path in paths for file in _files(path, out)]
+    stems = Counter(relative.with_suffix("") for _, relative in found)
     sources = [
-        Source(path, str(place.with_suffix("") if stems[place.with_suffix("")] == 1 else place))
-        for path, place in found
+        Source(path, str(relative.with_suffix("") if stems[relative.with_suffix("")] == 1 else relative))
+        for path, relative in found
     ]
-    name, times = Counter(source.name for source in sources).most_common(1)[0]
-    if times > 1:
+    name, count = Counter(source.name for source in sources).most_common(1)[0]
+    if count > 1:
         raise ValueError(
-            f"{times} pictures would be written as {name}; give each a run and an --out of its own"
+            f"{count} inputs have the output name {name}; run them separately with different --out folders"
         )
     return sources
 
 
-def _places(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """The files behind one argument, and where each belongs under the output folder."""
+def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:
+    """The files of one argument, each with its path relative to the output folder."""
     if not path.is_dir():
         return [(path, Path(path.name))]
     inside = [file for file in sorted(path.rglob("*")) if _is_photo(file) and not file.is_relative_to(out)]
     if not inside:
-        raise ValueError(f"{path}: the folder holds no photograph ({', '.join(sorted(PHOTO_SUFFIXES))})")
+        raise ValueError(f"{path}: the folder has no photograph ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return [(file, file.relative_to(path)) for file in inside]
 
 

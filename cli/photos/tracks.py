@@ -1,8 +1,8 @@
-"""People followed through a video: boxes of successive frames joined where they overlap, then a motion for each.
+"""Tracks people through a video by the overlap of their boxes in successive frames.
 
-Greedy, the best overlap first: SORT (Bewley et al., ICIP 2016, arXiv 1602.00763) without its Kalman filter. A person
-unseen for a moment is the same person if they come back to the same place. Left out: recognising people by their
-look, and smoothing (every frame is posed alone, so motions tremble).
+Boxes are matched greedily, the largest overlap first: SORT (Bewley et al., ICIP 2016, arXiv 1602.00763) without its
+Kalman filter. A person who is not detected for up to MAX_GAP steps keeps the track if they reappear in the same place.
+Left out: matching by appearance, and smoothing (every frame is predicted alone, so motions jitter).
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from hmr.types import BodyParams, Box
 __all__ = ["Track", "Tracks"]
 
 MIN_OVERLAP = 0.3  # intersection over union
-MAX_GAP = 10  # looks without the person; their last pose is held
+MAX_GAP = 10  # steps without the person; the last pose is repeated
 
 
 @dataclass
 class Track:
-    """One person from look to look; a look is a frame that was asked for."""
+    """The poses of one person, one per step from `first_step`. A step is a processed frame."""
 
-    first_look: int
+    first_step: int
     box: Box
-    poses: list[BodyParams] = field(default_factory=list)  # batch shape () each; a held pose is there again
+    poses: list[BodyParams] = field(default_factory=list)  # batch shape () each
 
     @property
-    def last_look(self) -> int:
-        return self.first_look + len(self.poses) - 1
+    def last_step(self) -> int:
+        return self.first_step + len(self.poses) - 1
 
 
 class Tracks:
     def __init__(self) -> None:
         self.all: list[Track] = []
 
-    def add(self, look: int, people: Sequence[tuple[Box, BodyParams]]) -> None:
-        """The people of the next frame."""
-        live = [track for track in self.all if look - track.last_look <= MAX_GAP]
+    def add(self, step: int, people: Sequence[tuple[Box, BodyParams]]) -> None:
+        """Add the people of the next processed frame."""
+        live = [track for track in self.all if step - track.last_step <= MAX_GAP]
         pairs = sorted(
             (
                 (overlap(track.box, box), t, p)
@@ -57,12 +57,12 @@ class Tracks:
                 owners[p] = live[t]
         for p, (box, pose) in enumerate(people):
             if p not in owners:
-                owners[p] = Track(look, box)
+                owners[p] = Track(step, box)
                 self.all.append(owners[p])
-            _extend(owners[p], look, box, pose)
+            _extend(owners[p], step, box, pose)
 
 
-def _extend(track: Track, look: int, box: Box, pose: BodyParams) -> None:
-    held = look - track.first_look - len(track.poses)
-    track.poses += [*track.poses[-1:] * held, pose]
+def _extend(track: Track, step: int, box: Box, pose: BodyParams) -> None:
+    missed = step - track.first_step - len(track.poses)
+    track.poses += [*track.poses[-1:] * missed, pose]
     track.box = box

@@ -1,4 +1,4 @@
-"""The npz schema: what is accepted, what is refused, in which words. docs/guides/hypotheses-npz.md runs here too."""
+"""The npz schema: accepted files, rejected files and their messages. Runs docs/guides/hypotheses-npz.md too."""
 
 import re
 import zipfile
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "hypotheses.npz"
 
 
-def refused(path: Path, content: dict[str, Any]) -> str:
+def rejection(path: Path, content: dict[str, Any]) -> str:
     np.savez(path, **content)
     with pytest.raises(ValueError) as caught:
         read_hypotheses(path, SIZE)
@@ -43,7 +43,7 @@ def refused(path: Path, content: dict[str, Any]) -> str:
     return message
 
 
-def test_what_is_written_is_read(path: Path) -> None:
+def test_written_groups_can_be_read(path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     camera = Camera(800.0, 320.0, 240.0, *SIZE)
     people = [
@@ -81,7 +81,7 @@ def test_every_allowed_layout(path: Path, pose_shape: tuple[int, ...], person_ax
     assert len(hypotheses) == 4
     pose = hypotheses.params.body_pose.numpy()
     np.testing.assert_allclose(pose[:, : size // 3], expected, rtol=1e-6)
-    assert not pose[:, size // 3 :].any()  # hands flat
+    assert not pose[:, size // 3 :].any()  # the hand joints
 
 
 def test_other_keys_are_ignored(path: Path) -> None:
@@ -90,10 +90,10 @@ def test_other_keys_are_ignored(path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["global_orient", "betas", "focal_px", "image_size"])
-def test_a_missing_key_is_named_beside_what_is_there(path: Path, key: str) -> None:
+def test_a_missing_key_is_named_beside_the_keys_of_the_file(path: Path, key: str) -> None:
     content = arrays()
     content["cam"] = content.pop(key)
-    message = refused(path, content)
+    message = rejection(path, content)
     assert f"lacks {key};" in message
     assert "cam" in message
 
@@ -102,27 +102,29 @@ def test_a_missing_key_is_named_beside_what_is_there(path: Path, key: str) -> No
     ("key", "shape"),
     [("global_orient", (2, 4, 3, 3)), ("body_pose", (2, 4, 72)), ("betas", (2, 4, 16)), ("transl", (3,))],
 )
-def test_a_wrong_shape_is_named_beside_the_allowed(path: Path, key: str, shape: tuple[int, ...]) -> None:
-    message = refused(path, arrays() | {key: np.zeros(shape)})
+def test_a_wrong_shape_is_named_beside_the_allowed_shapes(
+    path: Path, key: str, shape: tuple[int, ...]
+) -> None:
+    message = rejection(path, arrays() | {key: np.zeros(shape)})
     assert message.startswith(key)
     assert str(shape) in message
     assert "allowed are (N, G, " in message
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_none(path: Path, value: float) -> None:
+def test_numbers_must_be_finite(path: Path, value: float) -> None:
     content = arrays()
     content["transl"][1, 2, 0] = value
-    assert "transl" in (message := refused(path, content))
+    assert "transl" in (message := rejection(path, content))
     assert "1 NaN or infinite values" in message
 
 
-def test_a_group_of_one(path: Path) -> None:
-    assert "G = 1" in refused(path, arrays(group=1))
+def test_a_group_of_one_is_rejected(path: Path) -> None:
+    assert "G = 1" in rejection(path, arrays(group=1))
 
 
-def test_parameters_that_disagree(path: Path) -> None:
-    assert "disagree" in refused(path, arrays() | {"betas": np.zeros((2, 5, 10))})
+def test_parameters_of_different_group_sizes_are_rejected(path: Path) -> None:
+    assert "disagree" in rejection(path, arrays() | {"betas": np.zeros((2, 5, 10))})
 
 
 @pytest.mark.parametrize(
@@ -136,15 +138,15 @@ def test_parameters_that_disagree(path: Path) -> None:
         ("betas", np.array(["a"]), "must hold numbers"),
     ],
 )
-def test_other_oddities(path: Path, key: str, value: np.ndarray, words: str) -> None:
-    assert re.search(words, refused(path, arrays() | {key: value}))
+def test_other_violations_of_the_schema(path: Path, key: str, value: np.ndarray, words: str) -> None:
+    assert re.search(words, rejection(path, arrays() | {key: value}))
 
 
-def test_no_strangers_code_is_run(path: Path) -> None:
-    assert "allow_pickle=False" in refused(path, arrays() | {"betas": np.array([{}], dtype=object)})
+def test_pickled_arrays_are_not_loaded(path: Path) -> None:
+    assert "allow_pickle=False" in rejection(path, arrays() | {"betas": np.array([{}], dtype=object)})
 
 
-def test_files_that_are_no_npz(path: Path) -> None:
+def test_files_that_are_not_npz(path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no hypotheses file"):
         read_hypotheses(path, SIZE)
     path.write_bytes(b"")
@@ -169,14 +171,14 @@ def test_groups_that_cannot_share_a_file(path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     params = BodyParams(*(torch.randn(2, *s, generator=generator) for s in ((3,), (23, 3), (10,), (3,))))
     near, far = (Hypotheses(params, Camera(focal, 320.0, 240.0, *SIZE)) for focal in (800.0, 900.0))
-    with pytest.raises(ValueError, match="one camera"):
+    with pytest.raises(ValueError, match="same size and camera"):
         write_hypotheses(path, [(None, near), (None, far)])
     with pytest.raises(ValueError, match="1 of 2 groups have a box"):
         write_hypotheses(path, [(None, near), (Box(0.0, 0.0, 9.0, 9.0), near)])
     assert not path.exists()
 
 
-def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_in_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
     assert blocks

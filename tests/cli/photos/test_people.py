@@ -1,4 +1,4 @@
-"""Who is posed and who is refused, and whose pixels boxes and cameras are in."""
+"""Which people are accepted or rejected, and in which pixels boxes and cameras are given."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ BOX = Box(10.0, 8.0, 50.0, 60.0)
 PHOTO = photo_of(np.random.default_rng(0).integers(0, 255, (72, 64, 3), dtype=np.uint8))
 
 
-class Finder:
-    """A detector of photographs, in its answers."""
+class FixedDetector:
+    """A detector that always finds the same boxes."""
 
-    name = "finder"
+    name = "fixed"
 
     def __init__(self, *boxes: Box) -> None:
         self.boxes = list(boxes)
@@ -42,47 +42,47 @@ def test_a_box_is_four_numbers():
 
 
 @pytest.mark.parametrize("box", ["-1e9,-1e9,1e9,1e9", "0,0,inf,50", "-200,0,20,20"])
-def test_a_box_far_larger_than_the_photograph_is_refused(tiny_policy, box):
+def test_a_box_far_larger_than_the_photograph_is_rejected(tiny_policy, box):
     """The photograph has 64 x 72 pixels: three times the longer side is 216."""
     with pytest.raises(
-        ValueError, match=r"^a.png: the box .* pixels long; one in a 64 x 72 image may have 216$"
+        ValueError, match=r"^a.png: the longer side of the box .* in a 64 x 72 image at most 216 are allowed$"
     ):
-        find_people(PHOTO, "a.png", tiny_policy, Finder(), [parse_box(box)], anyway=True)
-    find_people(PHOTO, "a.png", tiny_policy, Finder(), [parse_box("-190,0,20,20")], anyway=True)
+        find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [parse_box(box)], anyway=True)
+    find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [parse_box("-190,0,20,20")], anyway=True)
 
 
-def test_people_that_another_detector_finds_must_be_readable_too(tiny_policy: DiffusionPolicy):
-    """Noise is nobody to the policy's encoder, whoever says so."""
+def test_boxes_of_another_detector_need_the_confidence_of_the_encoder(tiny_policy: DiffusionPolicy):
+    """The photograph is noise, so the encoder's confidence is low."""
     with pytest.raises(NobodyFound, match=r"10,8,50,60.*--anyway"):
-        find_people(PHOTO, "a.png", tiny_policy, Finder(BOX), [])
-    people, refusals = find_people(PHOTO, "a.png", tiny_policy, Finder(BOX), [], anyway=True)
+        find_people(PHOTO, "a.png", tiny_policy, FixedDetector(BOX), [])
+    people, rejections = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(BOX), [], anyway=True)
     assert [sample.box for sample in people] == [BOX]
-    assert refusals == []
+    assert rejections == []
 
 
-def test_one_readable_person_is_kept_and_the_other_refused(tiny_policy, monkeypatch):
+def test_one_person_is_accepted_and_the_other_rejected(tiny_policy, monkeypatch):
     monkeypatch.setattr(
         EmbeddedDetector, "confidence", lambda self, sample: 0.9 if sample.box == BOX else 0.1
     )
     other = Box(0.0, 0.0, 30.0, 30.0)
-    people, (refusal,) = find_people(PHOTO, "a.png", tiny_policy, Finder(other, BOX), [])
+    people, (rejection,) = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(other, BOX), [])
     assert [sample.box for sample in people] == [BOX]
-    assert "a.png" in refusal
-    assert "0,0,30,30" in refusal
+    assert "a.png" in rejection
+    assert "0,0,30,30" in rejection
 
 
-def test_a_detector_that_sees_nobody_is_named(tiny_policy):
-    with pytest.raises(NobodyFound, match=r"detector finder sees nobody.*--box"):
-        find_people(PHOTO, "a.png", tiny_policy, Finder(), [])
+def test_a_detector_that_finds_nobody_is_named(tiny_policy):
+    with pytest.raises(NobodyFound, match=r"detector fixed found nobody.*--box"):
+        find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [])
 
 
-def test_given_boxes_ask_no_detector(tiny_policy):
-    people, _ = find_people(PHOTO, "a.png", tiny_policy, Finder(), [BOX], anyway=True)
+def test_given_boxes_replace_the_detector(tiny_policy):
+    people, _ = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [BOX], anyway=True)
     assert [sample.box for sample in people] == [BOX]
 
 
 def test_the_same_seed_gives_the_same_group(tiny_policy):
-    samples, _ = find_people(PHOTO, "a.png", tiny_policy, Finder(), [BOX], anyway=True)
+    samples, _ = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [BOX], anyway=True)
     first, again, other = (
         sample_people(samples, PHOTO, tiny_policy, 3, seed)[0].hypotheses.params.body_pose
         for seed in (1, 1, 2)
@@ -91,10 +91,10 @@ def test_the_same_seed_gives_the_same_group(tiny_policy):
     assert not torch.equal(first, other)
 
 
-def test_hypotheses_given_for_an_enormous_photograph_are_in_its_own_pixels(
+def test_hypotheses_for_a_reduced_photograph_are_in_the_pixels_of_the_file(
     body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A file of 128 x 144 is kept at 64 x 72: camera and box shrink with it, bodies do not, and go back unchanged."""
+    """A file of 128 x 144 is reduced to 64 x 72. Camera and box are scaled both ways; bodies do not change."""
     Image.new("RGB", (128, 144)).save(tmp_path / "a.png")
     monkeypatch.setattr(photo_module, "MAX_PIXELS", 64 * 72)
     params = BodyParams(
@@ -115,18 +115,18 @@ def test_hypotheses_given_for_an_enormous_photograph_are_in_its_own_pixels(
 @pytest.mark.parametrize(
     ("box", "transl", "message"),
     [
-        (Box(-1e9, 0.0, 1e9, 72.0), [0.0, 0.2, 4.0], "pixels long"),
+        (Box(-1e9, 0.0, 1e9, 72.0), [0.0, 0.2, 4.0], "at most"),
         (Box(500.0, 500.0, 600.0, 600.0), [0.0, 0.2, 4.0], "outside"),
         (None, [50.0, 0.2, 4.0], "outside"),
-        (None, [0.0, 0.2, -4.0], "pixels long"),
+        (None, [0.0, 0.2, -4.0], "at most"),
     ],
 )
-def test_hypotheses_that_the_photograph_does_not_show_are_refused(
+def test_hypotheses_outside_the_photograph_are_rejected(
     body: Body, tmp_path: Path, box: Box | None, transl: list[float], message: str
 ):
     Image.new("RGB", (64, 72)).save(tmp_path / "a.png")
     turned, zeros = torch.tensor([[torch.pi, 0, 0]]).repeat(2, 1), torch.zeros(2, 23, 3)
     params = BodyParams(turned, zeros, torch.zeros(2, 10), torch.tensor([transl]).repeat(2, 1))
     write_hypotheses(tmp_path / "h.npz", [(box, Hypotheses(params, Camera(100.0, 32.0, 36.0, 64, 72)))])
-    with pytest.raises(ValueError, match=rf"h.npz: the box .*{message}"):
+    with pytest.raises(ValueError, match=rf"h.npz: the .*box .*{message}"):
         given_people(tmp_path / "a.png", tmp_path / "h.npz", body)

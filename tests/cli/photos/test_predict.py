@@ -1,4 +1,4 @@
-"""Folders and videos: streamed, taken up again, and never stopped by one bad file."""
+"""Folders and videos: one picture at a time, resumed after a kill, and not stopped by an unreadable file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def save_gif(path: Path, frames: int) -> Path:
 def predict(
     models: Models, out: Path, *paths: Path, settings: PredictSettings = QUICK, stop_after: int = 1000
 ) -> list[Outcome]:
-    """A run; one that is killed after so many outcomes."""
+    """One run, killed after `stop_after` outcomes."""
     out.mkdir(parents=True, exist_ok=True)
     outcomes = []
     with Manifest(out / "manifest.jsonl") as manifest:
@@ -64,7 +64,7 @@ def files_of(outcomes: list[Outcome]) -> list[str]:
     return [file for outcome in outcomes for person in outcome.record["people"] for file in person["files"]]
 
 
-def test_a_folder_keeps_its_own_folders(models, tmp_path):
+def test_subfolders_are_kept(models, tmp_path):
     save_photo(tmp_path / "in/a.png")
     save_photo(tmp_path / "in/sub/b.png", seed=1)
     outcomes = predict(models, tmp_path / "out", tmp_path / "in")
@@ -74,7 +74,7 @@ def test_a_folder_keeps_its_own_folders(models, tmp_path):
     assert all(Path(file).stat().st_size > 0 for file in files_of(outcomes))
 
 
-def test_a_killed_run_is_taken_up_and_ends_as_an_unbroken_one(models, tmp_path):
+def test_a_killed_run_is_resumed_with_the_same_result(models, tmp_path):
     for number in range(3):
         save_photo(tmp_path / f"in/{number}.png", seed=number)
     predict(models, tmp_path / "out", tmp_path / "in", stop_after=2)
@@ -90,7 +90,7 @@ def test_a_killed_run_is_taken_up_and_ends_as_an_unbroken_one(models, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["seed", "solver", "photograph", "lost file"])
-def test_what_is_finished_is_done_again_where_it_would_differ(models, tmp_path, change):
+def test_a_finished_item_is_computed_again_if_its_inputs_change(models, tmp_path, change):
     photo, settings = save_photo(tmp_path / "a.png"), QUICK
     (first,) = predict(models, tmp_path / "out", photo)
     if change == "seed":
@@ -106,7 +106,7 @@ def test_what_is_finished_is_done_again_where_it_would_differ(models, tmp_path, 
     assert all(Path(file).exists() for file in files_of([again]))
 
 
-def test_a_bad_file_is_reported_and_the_others_are_done(models, tmp_path):
+def test_an_unreadable_file_is_reported_and_the_others_are_processed(models, tmp_path):
     save_photo(tmp_path / "in/a.png")
     (tmp_path / "in/b.jpg").write_text("hello")
     save_photo(tmp_path / "in/c.png", seed=1)
@@ -116,17 +116,17 @@ def test_a_bad_file_is_reported_and_the_others_are_done(models, tmp_path):
     assert len(files_of([first, last])) == 6
 
 
-def test_a_photograph_of_nobody_is_finished_and_says_why(models, tmp_path):
-    photo, looking = save_photo(tmp_path / "a.png"), PredictSettings(samples=2, formats=())
+def test_a_photograph_without_people_is_recorded_with_the_reason(models, tmp_path):
+    photo, settings = save_photo(tmp_path / "a.png"), PredictSettings(samples=2, formats=())
     for earlier in (False, True):
-        (outcome,) = predict(models, tmp_path / "out", photo, settings=looking)
+        (outcome,) = predict(models, tmp_path / "out", photo, settings=settings)
         assert outcome.earlier == earlier
         assert outcome.record["people"] == []
         assert "--box" in outcome.record["said"][0]
 
 
-def test_the_camera_and_box_of_an_enormous_photograph_are_the_files(models, tmp_path, monkeypatch):
-    """Read at half its pixels a side, it is written in the file's own."""
+def test_camera_and_box_of_a_reduced_photograph_are_in_the_pixels_of_the_file(models, tmp_path, monkeypatch):
+    """The photograph is read at half its width and height."""
     photo = save_photo(tmp_path / "a.png", size=(128, 144))
     monkeypatch.setattr(photo_module, "MAX_PIXELS", 64 * 72)
     (outcome,) = predict(models, tmp_path / "out", photo)
@@ -140,28 +140,28 @@ def test_the_camera_and_box_of_an_enormous_photograph_are_the_files(models, tmp_
         assert overlay.size == (64, 72)
 
 
-def test_guided_bodies_lie_nearer_to_what_the_detector_sees(models, body, tmp_path):
+def test_guided_bodies_are_closer_to_the_detected_keypoints(models, body, tmp_path):
     photo, guided = save_photo(tmp_path / "a.png"), dataclasses.replace(QUICK, guide=True)
     predict(models, tmp_path / "plain", photo)
     predict(models, tmp_path / "guided", photo, settings=guided)
-    seen = models.detector.detect(sample_of(load_photo(photo).image, BOX))
+    detection = models.detector.detect(sample_of(load_photo(photo).image, BOX))
 
     def distance_px(folder: str) -> float:
         ((_, group),) = read_hypotheses(tmp_path / folder / "a-0.npz", (64, 72))
         joints_px = group.camera.project(body.joints(group.params))
-        return float(((joints_px - seen.keypoints_px).norm(dim=-1) * seen.confidence).mean())
+        return float(((joints_px - detection.keypoints_px).norm(dim=-1) * detection.confidence).mean())
 
     assert distance_px("guided") < 0.95 * distance_px("plain")
 
 
 # --- videos ---
 
-MOVING = PredictSettings(samples=2, boxes=(BOX,), anyway=True, formats=("bvh",), every=2)
+VIDEO = PredictSettings(samples=2, boxes=(BOX,), anyway=True, formats=("bvh",), every=2)
 
 
-def test_every_nth_frame_of_a_video_is_looked_at_and_moves_one_skeleton(models, tmp_path):
+def test_every_nth_frame_of_a_video_is_processed_and_written_as_one_motion(models, tmp_path):
     clip = save_gif(tmp_path / "clip.gif", frames=5)
-    *frames, whole = predict(models, tmp_path / "out", clip, settings=MOVING)
+    *frames, whole = predict(models, tmp_path / "out", clip, settings=VIDEO)
     assert [outcome.frame for outcome in frames] == [0, 2, 4]
     assert (tmp_path / "out/clip-000002-0-overlay.png").exists()
     (motion,) = whole.record["motions"]
@@ -171,9 +171,9 @@ def test_every_nth_frame_of_a_video_is_looked_at_and_moves_one_skeleton(models, 
     assert lines[start + 1 : start + 3] == ["Frames: 3", "Frame Time: 0.080000"]  # two frames of 40 ms
 
 
-def test_a_killed_video_goes_on_at_its_next_frame(models, tmp_path):
+def test_a_killed_video_is_resumed_at_the_next_frame(models, tmp_path):
     clip = save_gif(tmp_path / "clip.gif", frames=4)
-    settings = dataclasses.replace(MOVING, every=1)
+    settings = dataclasses.replace(VIDEO, every=1)
     predict(models, tmp_path / "out", clip, settings=settings, stop_after=2)
     assert not (tmp_path / "out/clip-0.bvh").exists()
     again = predict(models, tmp_path / "out", clip, settings=settings)
@@ -186,7 +186,7 @@ def test_a_killed_video_goes_on_at_its_next_frame(models, tmp_path):
     ]  # fmt: skip
 
 
-def test_the_manifest_is_json_a_line_an_item(models, tmp_path):
-    predict(models, tmp_path / "out", save_gif(tmp_path / "clip.gif", frames=2), settings=MOVING)
+def test_the_manifest_has_one_json_line_per_item(models, tmp_path):
+    predict(models, tmp_path / "out", save_gif(tmp_path / "clip.gif", frames=2), settings=VIDEO)
     records = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
     assert [record["name"] for record in records] == ["clip-000000", "clip"]

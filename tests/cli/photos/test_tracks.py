@@ -1,4 +1,4 @@
-"""Who is who from frame to frame."""
+"""Tracks of people from frame to frame."""
 
 import torch
 
@@ -18,29 +18,29 @@ def numbers(tracks: Tracks) -> list[list[float]]:
     return [[float(pose.global_orient[0]) for pose in track.poses] for track in tracks.all]
 
 
-def test_people_who_walk_keep_their_tracks_whatever_their_order():
+def test_moving_people_keep_their_tracks_in_any_order_of_boxes():
     tracks = Tracks()
     tracks.add(0, [(box(0), pose(1)), (box(50), pose(2))])
     tracks.add(1, [(box(53), pose(2)), (box(2), pose(1))])  # 8 * 20 of 240: 0.67; 7 * 20 of 260: 0.54
     assert numbers(tracks) == [[1, 1], [2, 2]]
 
 
-def test_two_people_never_share_a_track():
+def test_a_track_takes_one_person_per_step():
     tracks = Tracks()
     tracks.add(0, [(box(0), pose(1))])
     tracks.add(1, [(box(3), pose(3)), (box(1), pose(1))])
     assert numbers(tracks) == [[1, 1], [3]]
 
 
-def test_somebody_unseen_for_a_moment_holds_their_pose():
+def test_the_last_pose_is_repeated_while_a_person_is_not_detected():
     tracks = Tracks()
     tracks.add(4, [(box(0), pose(1))])
     tracks.add(7, [(box(1), pose(2))])
-    assert numbers(tracks) == [[1, 1, 1, 2]]  # looks 4, 5, 6, 7
-    assert tracks.all[0].first_look == 4
+    assert numbers(tracks) == [[1, 1, 1, 2]]  # steps 4, 5, 6, 7
+    assert tracks.all[0].first_step == 4
 
 
-def test_somebody_gone_for_long_comes_back_as_another():
+def test_a_person_who_reappears_after_the_gap_gets_a_new_track():
     tracks = Tracks()
     tracks.add(0, [(box(0), pose(1))])
     tracks.add(MAX_GAP + 1, [(box(0), pose(2))])
