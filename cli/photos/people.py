@@ -85,7 +85,7 @@ def find_people(
         if detector.name == EmbeddedDetector.name:
             return found, []
     else:
-        found = [sample_of(photo.image, photo.box_here(box)) for box in boxes]
+        found = [sample_of(photo.image, photo.box_in_image(box)) for box in boxes]
     if anyway:
         return found, []
     people, rejections, encoder = [], [], EmbeddedDetector(policy)
@@ -104,7 +104,7 @@ def _nobody_found(title: str, detector: Detector) -> str:
     use_box = "give the person's box with --box x0,y0,x1,y1 (pixels)"
     if detector.name == EmbeddedDetector.name:
         return (
-            f"{title}: the embedded detector, which is trained on rendered people, found nobody with sufficient confidence; "
+            f"{title}: the embedded detector (trained on rendered people) found nobody with sufficient confidence; "
             f"{use_box} or use a detector trained on photographs with --detector transformers"
         )
     return f"{title}: the detector {detector.name} found nobody; {use_box}"
@@ -164,10 +164,10 @@ def given_people(path: Path, file: Path, body: Body) -> list[Person]:
     people = []
     for box, in_file in read_hypotheses(file, photo.file_size):
         hypotheses = Hypotheses(in_file.params, in_file.camera.resize(width, height))
-        box_here = photo.box_here(box) if box else _box_of_joints(hypotheses, body)
-        _check_boxes(str(file), photo, [photo.box_in_file(box_here)])
-        sample = sample_of(photo.image, box_here)
-        people.append(Person(Sample(sample.id, photo.image, box_here, hypotheses.camera), hypotheses, photo))
+        box_in_image = photo.box_in_image(box) if box else _box_of_joints(hypotheses, body)
+        _check_boxes(str(file), photo, [photo.box_in_file(box_in_image)])
+        sample = sample_of(photo.image, box_in_image)
+        people.append(Person(Sample(sample.id, photo.image, box_in_image, hypotheses.camera), hypotheses, photo))
     return people
 
 

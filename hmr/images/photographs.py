@@ -1,15 +1,15 @@
-"""Photographs as people have them: turned by EXIF, grey, with alpha, 16-bit, CMYK, enormous, tiny, broken.
+"""Loads photographs in any format that Pillow reads (EXIF rotation, grey, alpha, 16 bits, CMYK) as upright RGB.
 
-A photograph of more than 24 megapixels is read smaller (a JPEG is decoded small, so that it never fills the memory),
-and remembers the size of its file: people give boxes, and files hold cameras, in the file's own upright pixels.
+A photograph of more than 24 megapixels is downsampled while it is read (a JPEG is decoded at reduced size, which saves
+memory). `Photo` keeps the size of the file, because users give boxes, and files contain cameras, in the upright pixels
+of the file.
 
-Left out: colour profiles (a person's shape survives them), raw and HEIC files (Pillow reads neither), and images
-beyond 178 megapixels, which Pillow refuses as bombs.
+Left out: colour profiles (they do not affect a person's shape), raw and HEIC files (Pillow does not read them), and
+images beyond 178 megapixels, which Pillow refuses as decompression bombs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from common.files import PathLike
+from common.fingerprint import digest
 from hmr.types import Box, Camera, Sample
 
 __all__ = [
@@ -33,40 +35,39 @@ __all__ = [
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 MIN_SIDE = 16
-MAX_PIXELS = 24_000_000  # of what is kept in memory: 72 MB, twice a usual telephone's
+MAX_PIXELS = 24_000_000  # in memory: 72 MB, twice the size of a usual phone's photograph
 
 
 @dataclass(frozen=True)
 class Photo:
-    """Upright pixels, and the size of the file they came from."""
+    """Upright pixels, and the size of the image in the file."""
 
     image: UInt8[np.ndarray, "height width 3"]
     file_size: tuple[int, int]  # upright width and height
 
     @property
     def scale(self) -> float:
-        """Pixels of `image` a pixel of the file; 1 unless the file was enormous."""
+        """Pixels of `image` per pixel of the file; 1 unless the photograph was downsampled."""
         return self.image.shape[1] / self.file_size[0]
 
-    def box_here(self, box_in_file: Box) -> Box:
+    def box_in_image(self, box_in_file: Box) -> Box:
         return _scaled(box_in_file, self.scale)
 
     def box_in_file(self, box: Box) -> Box:
         return _scaled(box, 1 / self.scale)
 
 
-def load_photo(path: Path) -> Photo:
-    """Upright RGB pixels; what is transparent becomes mid-grey, what is enormous becomes smaller.
+def load_photo(path: PathLike) -> Photo:
+    """Loads upright RGB pixels. Transparent pixels become mid-grey; a large photograph is downsampled.
 
-    Raises FileNotFoundError where there is no file, ValueError where it is no image or one too small to hold a person.
+    Raises FileNotFoundError if there is no file, and ValueError if it is not an image or is too small for a person.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such photograph")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # what is enormous is made smaller here
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
                 file_size = _upright_size(opened)
                 image = ImageOps.exif_transpose(_at_most(opened, MAX_PIXELS))
@@ -74,30 +75,31 @@ def load_photo(path: Path) -> Photo:
         raise ValueError(f"{path}: not an image that can be read ({error})") from error
     if min(file_size) < MIN_SIDE:
         raise ValueError(
-            f"{path}: {file_size[0]} x {file_size[1]} pixels; a person needs at least {MIN_SIDE} a side"
+            f"{path}: {file_size[0]} x {file_size[1]} pixels; the minimum is {MIN_SIDE} per side"
         )
     return Photo(to_rgb(image), file_size)
 
 
-def read_photo(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """The pixels of `load_photo`, for those who know the photograph to be of a usual size."""
+def read_photo(path: PathLike) -> UInt8[np.ndarray, "height width 3"]:
+    """The pixels of `load_photo`, without the size of the file."""
     return load_photo(path).image
 
 
 def photo_of(image: UInt8[np.ndarray, "height width 3"]) -> Photo:
-    """Pixels that have no file of their own, such as a video's."""
+    """A `Photo` of pixels that do not come from a file of their own, such as a frame of a video."""
     return Photo(image, (image.shape[1], image.shape[0]))
 
 
 def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box) -> Sample:
-    """One person of a photograph that says nothing of its lens; the id is the content's hash."""
-    digest = hashlib.sha256(image.tobytes() + repr(box).encode()).hexdigest()[:16]
-    return Sample(digest, image, box, Camera.estimate(image.shape[1], image.shape[0]))
+    """One person in a photograph of unknown camera; the id is a hash of the pixels and the box."""
+    return Sample(
+        digest(image.tobytes(), repr(box)), image, box, Camera.estimate(image.shape[1], image.shape[0])
+    )
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-    """Any of Pillow's modes as eight bits of red, green and blue."""
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more: keep the range, not the low byte
+    """Converts an image of any Pillow mode to 8-bit RGB."""
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more: scale the range to 8 bits
         values = np.asarray(image, dtype=np.float32)
         grey = (np.clip(values / max(float(values.max()), 1.0), 0, 1) * 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
@@ -109,14 +111,14 @@ def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """EXIF orientations 5 to 8 are quarter turns."""
+    """EXIF orientations 5 to 8 swap width and height."""
     width, height = image.size
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
+    swapped = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (height, width) if swapped else (width, height)
 
 
 def _at_most(image: Image.Image, pixels: int) -> Image.Image:
-    """The image with its pixels decoded, in place; a JPEG that must shrink is decoded at a fraction of its size."""
+    """Decodes the image in place, downsampled to at most this many pixels."""
     share = pixels / (image.width * image.height)
     if share < 1:
         size = (math.floor(image.width * share**0.5), math.floor(image.height * share**0.5))

@@ -1,10 +1,10 @@
-"""Videos, one frame at a time: never more than one decoded picture in memory.
+"""Reads videos frame by frame, with one decoded frame in memory at a time.
 
-GIFs are read by Pillow; every other container by PyAV (https://pyav.org, FFmpeg's libraries), the extra `video`.
-Frames come upright: telephones store a quarter turn beside the pixels, and PyAV leaves it to the reader.
+GIFs are read with Pillow; all other containers with PyAV (https://pyav.org, FFmpeg's libraries), the extra `video`.
+Frames are rotated upright: phones store a rotation by 90 degrees as metadata, which PyAV does not apply.
 
-Left out: seeking. A frame's number is its place in the decoding order, which is exact where seeking by time is not;
-frames that nobody wants are decoded and dropped.
+Left out: seeking. The index of a frame is its position in decoding order, which is exact, unlike seeking by time;
+frames that are not needed are decoded and dropped.
 """
 
 from __future__ import annotations
@@ -19,35 +19,37 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
+from common.files import PathLike
 from hmr.images.photographs import to_rgb
 
 __all__ = ["VIDEO_SUFFIXES", "Video", "VideoFrame", "open_video"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif"})
-USUAL_FPS = 10.0  # of a GIF that states no duration: what browsers show
+DEFAULT_FPS = 10.0  # of a GIF without a duration, as in browsers
 
 
 @dataclass(frozen=True)
 class VideoFrame:
     index: int  # from 0, in decoding order
-    read: Callable[[], UInt8[np.ndarray, "height width 3"]]  # only while the frame is the latest
+    read: Callable[[], UInt8[np.ndarray, "height width 3"]]  # valid until the next frame is decoded
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video that can be read; `frames()` decodes it from the start."""
+    """An open video; `frames()` decodes it from the start."""
 
     path: Path
     fps: float
-    num_frames: int  # as the container states or estimates it; 0 where it does neither
+    num_frames: int  # stated by the container or estimated; 0 if unknown
     frames: Callable[[], Iterator[VideoFrame]]
 
 
-def open_video(path: Path) -> Video:
-    """Raises FileNotFoundError where there is no file, and ValueError where it is no video or PyAV is not installed.
+def open_video(path: PathLike) -> Video:
+    """Raises FileNotFoundError if there is no file, and ValueError if it is not a video or PyAV is not installed.
 
-    `frames()` raises ValueError where the video breaks off.
+    `frames()` raises ValueError at a frame that cannot be decoded.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such video")
     return _open_gif(path) if path.suffix.lower() == ".gif" else _open_container(path)
@@ -60,7 +62,7 @@ def _open_gif(path: Path) -> Video:
             milliseconds = float(image.info.get("duration", 0))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path}: not a video that can be read ({error})") from error
-    fps = 1000 / milliseconds if milliseconds > 0 else USUAL_FPS
+    fps = 1000 / milliseconds if milliseconds > 0 else DEFAULT_FPS
     return Video(path, fps, count, partial(_gif_frames, path, count))
 
 
@@ -71,7 +73,9 @@ def _gif_frames(path: Path, count: int) -> Iterator[VideoFrame]:
                 image.seek(index)
                 image.load()
             except (EOFError, OSError, SyntaxError) as error:
-                raise ValueError(f"{path}: the video breaks off after frame {index - 1} ({error})") from error
+                raise ValueError(
+                    f"{path}: the video cannot be decoded after frame {index - 1} ({error})"
+                ) from error
             yield VideoFrame(index, partial(to_rgb, image))
 
 
@@ -80,9 +84,11 @@ def _open_container(path: Path) -> Video:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ValueError(f"{path}: holds no pictures, only {len(container.streams)} other stream(s)")
+                raise ValueError(
+                    f"{path}: has no video stream, only {len(container.streams)} other stream(s)"
+                )
             stream = container.streams.video[0]
-            fps = float(stream.average_rate or USUAL_FPS)
+            fps = float(stream.average_rate or DEFAULT_FPS)
             estimated = round((container.duration or 0) / av.time_base * fps)
             return Video(path, fps, stream.frames or estimated, partial(_container_frames, path))
     except av.FFmpegError as error:
@@ -96,12 +102,12 @@ def _container_frames(path: Path) -> Iterator[VideoFrame]:
             for index, frame in enumerate(container.decode(video=0)):
                 yield VideoFrame(index, partial(_upright, frame))
     except av.FFmpegError as error:
-        raise ValueError(f"{path}: the video breaks off after frame {index} ({error})") from error
+        raise ValueError(f"{path}: the video cannot be decoded after frame {index} ({error})") from error
 
 
 def _pyav(path: Path) -> Any:
     try:
-        import av  # pyright: ignore[reportMissingImports]  (an extra)
+        import av  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             f"{path}: reading {path.suffix} needs PyAV, the extra `video`: pip install -e '.[video]'"
@@ -110,6 +116,6 @@ def _pyav(path: Path) -> Any:
 
 
 def _upright(frame: Any) -> UInt8[np.ndarray, "height width 3"]:
-    """`rotation` is counter-clockwise, in degrees, a multiple of 90 in any camera's file."""
+    """`rotation` is counter-clockwise, in degrees; cameras write multiples of 90."""
     pixels = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))

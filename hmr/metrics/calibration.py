@@ -1,18 +1,18 @@
-"""Whether the spread of a group means something: does it hold the truth, and is it wider where less is seen.
+"""Calibration of the spread of a group: coverage of the ground truth, and the ratio of hidden to visible joints.
 
 | here | symbol | definition |
 |---|---|---|
-| `coverage` | calibration_80 | share of the joint coordinates whose truth lies in the central 80 % of M samples |
-| `hidden_by_occluder` | | joints inside the image that something other than the body itself hides |
-| `hidden_over_visible` | | std of a joint where it is hidden over its std where it is seen, mean over joints |
+| `coverage` | calibration_80 | share of the joint coordinates whose truth is within the central 80 % of M samples |
+| `hidden_by_occluder` | | joints inside the image that are occluded by something other than the body itself |
+| `hidden_over_visible` | | std of a joint where it is hidden over its std where it is visible, mean over joints |
 
-The first is calibration in the sense of Gneiting et al. (JRSS-B 2007): a posterior that is right on the average holds
-the truth in its central 80 % four times out of five, whatever its width; one that is too narrow holds it less often.
-The order statistics of a finite group are a little narrow by themselves: with linear interpolation between them M
-draws from the true distribution cover .8 (M - 1) / (M + 1) of it, .784 for M = 100.
+`coverage` measures calibration in the sense of Gneiting et al. (JRSS-B 2007): the central 80 % of a calibrated
+posterior contains the truth in 80 % of the cases, whatever its width; that of a posterior which is too narrow, less
+often. The quantiles of a finite group are slightly too narrow: with linear interpolation, M samples from the true
+distribution cover .8 (M - 1) / (M + 1) of it, .784 for M = 100.
 
-Left out: calibration over sets of coordinates together (three intervals of 80 % hold a joint far less often), and
-proper scores such as the CRPS, which mix width with error again.
+Left out: joint calibration of several coordinates (three intervals of 80 % contain a joint far less often), and proper
+scores such as the CRPS, which combine width and error.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from hmr.types import Truth
 __all__ = ["LEVEL", "MIN_IMAGES", "coverage", "hidden_by_occluder", "hidden_over_visible"]
 
 LEVEL = 0.8
-MIN_IMAGES = 10  # a joint's mean std over fewer images says more of those images than of the joint
+MIN_IMAGES = 10  # with fewer, the mean std of a joint depends mostly on the images
 
 
 def coverage(
     joints_cam_m: Float[Tensor, "group 24 3"], true_joints_cam_m: Float[Tensor, "24 3"], level: float = LEVEL
 ) -> float:
-    """The share of the 23 x 3 coordinates whose truth lies between the group's (1 -+ level) / 2 quantiles.
+    """The share of the 23 x 3 coordinates whose truth is between the (1 -+ level) / 2 quantiles of the group.
 
-    Both skeletons pelvis-aligned, the pelvis left out, the camera's axes; the quantiles are those of one coordinate
-    over the group, interpolated linearly (Hyndman and Fan's definition 7), the bounds themselves counted as inside.
+    Both skeletons are pelvis-aligned, without the pelvis, along the camera's axes. The quantiles of each coordinate
+    over the group are interpolated linearly (Hyndman and Fan's definition 7), and the bounds count as inside.
     """
     samples = about_pelvis(joints_cam_m)[:, PELVIS + 1 :]
     true = about_pelvis(true_joints_cam_m)[PELVIS + 1 :]
@@ -47,7 +47,7 @@ def coverage(
 
 
 def hidden_by_occluder(truth: Truth) -> Bool[Tensor, "24"]:
-    """Joints that lie inside the image and are not visible: `Truth.visible` is false for those outside as well."""
+    """Joints inside the image that are not visible (`Truth.visible` is also false for joints outside)."""
     column, row = truth.keypoints_px.floor().unbind(-1)
     inside = (column >= 0) & (column < truth.camera.width) & (row >= 0) & (row < truth.camera.height)
     return inside & ~truth.visible
@@ -58,10 +58,10 @@ def hidden_over_visible(
     std_visible_mm: Float[np.ndarray, "images joints"],
     min_images: int = MIN_IMAGES,
 ) -> float | None:
-    """mean_j (mean over images that hide j of its std) / (mean over images that show j of its std).
+    """mean_j (mean std of j over images where it is hidden) / (mean std of j over images where it is visible).
 
-    NaN where an image does not hide, or show, a joint. Joints with fewer than `min_images` of either kind do not
-    count; None if none is left.
+    An entry is NaN if the joint is not hidden, or not visible, in the image. Joints with fewer than `min_images` of
+    either kind are ignored; None if no joint is left.
     """
     counts = np.minimum(*(np.isfinite(table).sum(axis=0) for table in (std_hidden_mm, std_visible_mm)))
     enough = counts >= min_images

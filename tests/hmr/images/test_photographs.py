@@ -1,4 +1,4 @@
-"""Photographs as people have them."""
+"""Photographs of every mode and size are read as upright RGB."""
 
 import numpy as np
 import pytest
@@ -38,14 +38,14 @@ def test_transparent_pixels_become_grey(tmp_path):
     assert photo[0, -1].tolist() == [255, 0, 0]
 
 
-def test_print_colours_are_read(tmp_path):
+def test_cmyk_is_read(tmp_path):
     photo = read_photo(save(tmp_path / "a.jpg", np.full((24, 32, 3), 200, np.uint8), "CMYK"))
     assert photo.shape == (24, 32, 3)
     assert abs(int(photo.mean()) - 200) < 12
 
 
-def test_a_turned_camera_gives_an_upright_photo(tmp_path):
-    """EXIF orientation 6: the camera was held a quarter turn to the left, the top is stored at the right."""
+def test_exif_rotation_is_applied(tmp_path):
+    """EXIF orientation 6: the top of the image is stored at the right."""
     stored = np.zeros((24, 32, 3), np.uint8)
     stored[:, 24:] = 255
     exif = Image.Exif()
@@ -61,7 +61,7 @@ def test_a_turned_camera_gives_an_upright_photo(tmp_path):
     ("mode", "ending"),
     [("1", "png"), ("LA", "png"), ("P", "gif"), ("I;16", "tiff"), ("F", "tiff"), ("YCbCr", "jpg")],
 )
-def test_every_mode_of_pillow_gives_eight_bits_of_three_colours(tmp_path, mode, ending):
+def test_every_mode_of_pillow_becomes_8_bit_rgb(tmp_path, mode, ending):
     values = RAMP.astype({"I;16": np.uint16, "F": np.float32}.get(mode, np.uint8))
     photo = read_photo(save(tmp_path / f"a.{ending}", values, mode))
     assert photo.dtype == np.uint8
@@ -81,7 +81,7 @@ def test_a_palette_may_be_transparent(tmp_path):
     assert photo[0, -1].tolist() == [255, 0, 0]
 
 
-def test_a_hundred_megapixels_become_fewer(tmp_path):
+def test_a_photograph_of_100_megapixels_is_downsampled(tmp_path):
     image = Image.new("L", (12_500, 8_000), 40)
     image.paste(220, (0, 0, 6_250, 8_000))
     image.save(tmp_path / "a.jpg")
@@ -94,7 +94,7 @@ def test_a_hundred_megapixels_become_fewer(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK", "I;16", "P"])
-def test_enormous_photographs_of_any_mode_shrink(tmp_path, monkeypatch, mode):
+def test_large_photographs_of_any_mode_are_downsampled(tmp_path, monkeypatch, mode):
     monkeypatch.setattr(photo_module, "MAX_PIXELS", 300)
     ending = "tiff" if mode in ("CMYK", "I;16") else "png"
     values = RAMP.astype(np.uint16) * 257 if mode == "I;16" else RAMP.astype(np.uint8)
@@ -103,8 +103,8 @@ def test_enormous_photographs_of_any_mode_shrink(tmp_path, monkeypatch, mode):
     assert photo.image[-1, -1].min() > 200 > 40 > photo.image[0, 0].max()
 
 
-def test_boxes_and_cameras_of_an_enormous_photograph_are_the_files(tmp_path, monkeypatch):
-    """A turned file of 32 x 24: upright 24 x 32, kept as 12 x 16; a point is seen at half its pixels."""
+def test_boxes_and_cameras_of_a_downsampled_photograph_map_to_the_file(tmp_path, monkeypatch):
+    """A rotated file of 32 x 24 pixels: upright 24 x 32, downsampled by 2."""
     monkeypatch.setattr(photo_module, "MAX_PIXELS", 192)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -113,7 +113,7 @@ def test_boxes_and_cameras_of_an_enormous_photograph_are_the_files(tmp_path, mon
     assert photo.file_size == (24, 32)
     assert photo.image.shape == (16, 12, 3)
     assert photo.scale == 0.5
-    assert photo.box_here(Box(4.0, 8.0, 20.0, 30.0)) == Box(2.0, 4.0, 10.0, 15.0)
+    assert photo.box_in_image(Box(4.0, 8.0, 20.0, 30.0)) == Box(2.0, 4.0, 10.0, 15.0)
     assert photo.box_in_file(Box(2.0, 4.0, 10.0, 15.0)) == Box(4.0, 8.0, 20.0, 30.0)
     here, point = Camera.estimate(12, 16), torch.tensor([0.3, -0.2, 3.0])
     in_file = here.resize(*photo.file_size)
@@ -122,13 +122,13 @@ def test_boxes_and_cameras_of_an_enormous_photograph_are_the_files(tmp_path, mon
     assert in_file == Camera.estimate(24, 32)
 
 
-def test_pixels_without_a_file_are_their_own_size():
+def test_pixels_without_a_file_have_scale_1():
     photo = photo_of(np.zeros((20, 30, 3), np.uint8))
     assert photo.file_size == (30, 20)
     assert photo.scale == 1
 
 
-def test_what_is_no_photograph_is_named(tmp_path):
+def test_a_file_that_is_not_a_photograph_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg"):
         read_photo(tmp_path / "gone.jpg")
     (tmp_path / "cut.png").write_bytes(save(tmp_path / "a.png", RAMP.astype(np.uint8)).read_bytes()[:60])
@@ -138,7 +138,7 @@ def test_what_is_no_photograph_is_named(tmp_path):
         read_photo(save(tmp_path / "b.png", np.zeros((2, 2, 3), np.uint8)))
 
 
-def test_a_sample_is_named_by_what_it_shows():
+def test_the_id_of_a_sample_is_a_hash_of_pixels_and_box():
     image, box = np.zeros((20, 30, 3), np.uint8), Box(0.0, 0.0, 10.0, 10.0)
     sample = sample_of(image, box)
     assert sample.camera == Camera.estimate(30, 20)

@@ -1,4 +1,4 @@
-"""Videos in real containers: GIF by Pillow, MP4 and AVI by PyAV where it is installed."""
+"""Videos in real containers: GIF with Pillow, MP4 and AVI with PyAV if it is installed."""
 
 import sys
 from pathlib import Path
@@ -18,43 +18,43 @@ def save_gif(path: Path, milliseconds: int = 40) -> Path:
     return path
 
 
-def save_film(path: Path, codec: str) -> Path:
+def save_video(path: Path, codec: str) -> Path:
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for grey in GREYS:
             picture = np.full((48, 64, 3), grey, np.uint8)
-            picture[:, :32] //= 2  # the left half is darker: a turn shows
+            picture[:, :32] //= 2  # the left half is darker, to detect a rotation
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
     return path
 
 
-def test_a_gif_gives_its_frames_in_their_order(tmp_path):
+def test_frames_of_a_gif_are_read_in_order(tmp_path):
     video = open_video(save_gif(tmp_path / "a.gif"))
-    assert video.fps == 25  # 40 ms a frame
+    assert video.fps == 25  # 40 ms per frame
     assert video.num_frames == 3
-    seen = [(frame.index, frame.read()) for frame in video.frames()]
-    assert [index for index, _ in seen] == [0, 1, 2]
-    assert [int(image.mean()) for _, image in seen] == list(GREYS)
-    assert all(image.shape == (24, 32, 3) for _, image in seen)
+    frames = [(frame.index, frame.read()) for frame in video.frames()]
+    assert [index for index, _ in frames] == [0, 1, 2]
+    assert [int(image.mean()) for _, image in frames] == list(GREYS)
+    assert all(image.shape == (24, 32, 3) for _, image in frames)
 
 
-def test_a_gif_that_states_no_time_runs_as_browsers_show_it(tmp_path):
+def test_a_gif_without_a_duration_has_the_frame_rate_of_browsers(tmp_path):
     assert open_video(save_gif(tmp_path / "a.gif", milliseconds=0)).fps == 10
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mpeg4"), ("a.avi", "mjpeg")])
-def test_a_film_gives_its_frames_in_their_order(tmp_path, name, codec):
-    video = open_video(save_film(tmp_path / name, codec))
+def test_frames_of_a_container_are_read_in_order(tmp_path, name, codec):
+    video = open_video(save_video(tmp_path / name, codec))
     assert video.fps == 25
     assert video.num_frames == 3
     means = [frame.read().mean() for frame in video.frames()]
     np.testing.assert_allclose(means, [grey * 0.75 for grey in GREYS], atol=3)
 
 
-def test_what_is_no_video_is_named(tmp_path):
+def test_a_file_that_is_not_a_gif_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.gif"):
         open_video(tmp_path / "gone.gif")
     (tmp_path / "text.gif").write_text("hello")
@@ -62,14 +62,14 @@ def test_what_is_no_video_is_named(tmp_path):
         open_video(tmp_path / "text.gif")
 
 
-def test_a_film_that_is_none_is_named(tmp_path):
+def test_a_file_that_is_not_a_container_is_named(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "text.mp4").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.mp4: not a video"):
         open_video(tmp_path / "text.mp4")
 
 
-def test_a_gif_cut_short_says_how_far_it_goes(tmp_path):
+def test_an_incomplete_gif_is_named(tmp_path):
     generator = np.random.default_rng(0)
     frames = [Image.fromarray(generator.integers(0, 255, (60, 80, 3), dtype=np.uint8)) for _ in range(3)]
     frames[0].save(tmp_path / "whole.gif", save_all=True, append_images=frames[1:])
@@ -79,7 +79,7 @@ def test_a_gif_cut_short_says_how_far_it_goes(tmp_path):
         [frame.read() for frame in open_video(tmp_path / "cut.gif").frames()]
 
 
-def test_without_pyav_a_film_asks_for_it(tmp_path, monkeypatch):
+def test_a_container_without_pyav_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     (tmp_path / "a.mp4").touch()
     with pytest.raises(ValueError, match=r"needs PyAV, the extra `video`"):
@@ -87,8 +87,8 @@ def test_without_pyav_a_film_asks_for_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("degrees", "dark"), [(90, (-1, 0)), (-90, (0, 0)), (180, (0, -1))])
-def test_a_film_of_a_turned_telephone_comes_upright(tmp_path, degrees, dark):
-    """The left half is dark: turned counter-clockwise it is below, clockwise above, half around at the right."""
+def test_a_rotated_video_is_read_upright(tmp_path, degrees, dark):
+    """The left half is dark. After rotation it is at the bottom, at the top, or at the right."""
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)

@@ -1,4 +1,4 @@
-"""Worked sums, and one law: draws from the truth's own distribution cover what theory says they cover."""
+"""Worked examples, and the coverage of samples from the true distribution against its theoretical value."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ def test_coverage_is_of_the_pelvis_aligned_skeleton() -> None:
 
 
 @pytest.mark.parametrize("count", [20, 100])
-def test_draws_from_the_truths_own_distribution_cover_a_little_less_than_the_level(count: int) -> None:
+def test_samples_from_the_true_distribution_cover_slightly_less_than_the_level(count: int) -> None:
     # E[U at rank r of M] = r / (M + 1), and the quantile q stands at rank 1 + q (M - 1): .8 (M - 1) / (M + 1).
     generator = torch.Generator().manual_seed(0)
     covered = []
@@ -60,11 +60,11 @@ def test_joints_outside_the_image_are_not_hidden_by_an_occluder() -> None:
 
 
 def test_the_ratio_is_taken_joint_by_joint() -> None:
-    # Joint 0 is narrow and joint 1 wide, whoever hides them: pooled, (30 + 300 + 300) / 3 over (10 + 10 + 200) / 3.
+    # Joint 0 is narrow and joint 1 wide in all images: pooled, (30 + 300 + 300) / 3 over (10 + 10 + 200) / 3.
     hidden = np.array([[30.0, 300.0], [math.nan, 300.0], [math.nan, math.nan]])
     visible = np.array([[math.nan, math.nan], [10.0, math.nan], [10.0, 200.0]])
     assert hidden_over_visible(hidden, visible, min_images=1) == pytest.approx((30 / 10 + 300 / 200) / 2)
-    # Two images of each kind: joint 0 is hidden in one alone, joint 1 seen in one alone.
+    # Two images of each kind: joint 0 is hidden in only one, joint 1 visible in only one.
     assert hidden_over_visible(hidden, visible, min_images=2) is None
 
 

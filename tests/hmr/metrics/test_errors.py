@@ -1,4 +1,4 @@
-"""Worked sums, laws of the similarity, and second opinions: numpy loops, scipy's Procrustes and roma's registration."""
+"""Worked examples, invariances, and comparisons with numpy loops, scipy's Procrustes and roma's registration."""
 
 import math
 from typing import cast
@@ -38,7 +38,7 @@ def bodies(*batch: int, seed: int = 0) -> BodyParams:
 
 
 def pa_by_scipy(pred: np.ndarray, true: np.ndarray) -> float:
-    """Procrustes with scipy's rotation; where scipy's is a reflection, the weakest axis is turned back."""
+    """Procrustes with scipy's rotation; if that is a reflection, the weakest axis is flipped."""
     x, y = pred - pred.mean(0), true - true.mean(0)
     rotation, scale = orthogonal_procrustes(x, y)
     if np.linalg.det(rotation) < 0:
@@ -113,12 +113,12 @@ def test_mpjpe_and_pve_agree_with_loops_over_points(seed: int) -> None:
 
 def test_mpjpe_is_the_mean_distance_about_the_pelvis() -> None:
     true = skeletons()
-    pred = true + torch.tensor([5.0, -3.0, 2.0])  # a translation costs nothing
+    pred = true + torch.tensor([5.0, -3.0, 2.0])  # a translation does not count
     pred[7] += torch.tensor([0.003, 0.004, 0.0])  # 5 mm at one joint of 24
     assert mpjpe_mm(pred, true).item() == pytest.approx(5 / 24, abs=1e-6)
 
 
-def test_a_displaced_pelvis_displaces_everything_else() -> None:
+def test_a_displaced_pelvis_displaces_all_other_joints() -> None:
     true = skeletons()
     pred = true.clone()
     pred[0, 0] += 0.024  # the other 23 joints are then 24 mm off: 23 / 24 * 24 = 23
@@ -145,12 +145,12 @@ def test_pa_ignores_similarities() -> None:
 def test_pa_does_not_reflect() -> None:
     true = skeletons()
     assert pa_mpjpe_mm(true * MIRROR, true).item() > 100
-    # All of a flat body fits its mirror image: turning it over in space is no reflection.
+    # All of a flat body fits its mirror image: rotating it by 180 degrees is not a reflection.
     assert pa_mpjpe_mm(flat(true) * MIRROR, flat(true)).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_pa_of_collinear_joints() -> None:
-    # A line turned by half a revolution is the mirrored line, so this reflection is also a rotation.
+    # A line rotated by 180 degrees is the mirrored line, so this reflection is also a rotation.
     assert pa_mpjpe_mm(-3 * line() + 1, line()).item() == pytest.approx(0.0, abs=1e-6)
     # Any line with the same spacing fits any other.
     assert pa_mpjpe_mm(line()[:, [1, 0, 2]], line()).item() == pytest.approx(0.0, abs=1e-6)
@@ -162,11 +162,11 @@ def test_pa_of_coincident_joints_is_the_distance_to_the_centroid(dtype: torch.dt
     point, true = torch.full((24, 3), place, dtype=dtype), skeletons(dtype=dtype)
     to_centroid_mm = 1000 * (true - true.mean(0)).norm(dim=-1).mean()
     torch.testing.assert_close(pa_mpjpe_mm(point, true), to_centroid_mm)
-    assert pa_mpjpe_mm(true, point).item() == pytest.approx(0.0, abs=1e-3)  # shrunk to nothing
+    assert pa_mpjpe_mm(true, point).item() == pytest.approx(0.0, abs=1e-3)  # scaled to 0
     assert pa_mpjpe_mm(point, point + 1).item() == 0.0
 
 
-def test_a_nan_prediction_has_no_error_rather_than_a_small_one() -> None:
+def test_the_error_of_a_nan_prediction_is_nan() -> None:
     pred = skeletons()
     pred[3, 1] = math.nan
     assert mpjpe_mm(pred, skeletons()).isnan()
@@ -191,13 +191,13 @@ def test_spread_is_the_root_of_the_summed_variance() -> None:
 def test_the_std_of_a_joint_is_about_the_pelvis() -> None:
     joints = skeletons().repeat(4, 1, 1)
     joints[:, 9, 1] += torch.tensor([0.0, 0.002, 0.004, 0.006])  # about 3 mm: sqrt((9 + 1 + 1 + 9) / 4)
-    joints += torch.arange(4.0)[:, None, None]  # where the bodies stand does not matter
+    joints += torch.arange(4.0)[:, None, None]  # the position of the bodies does not matter
     expected = torch.zeros(24, dtype=torch.float64)
     expected[9] = math.sqrt(5)
     torch.testing.assert_close(joint_std_mm(joints), expected)
 
 
-def test_spread_ignores_where_the_bodies_stand_and_is_undefined_over_nothing() -> None:
+def test_spread_ignores_the_position_and_is_nan_without_joints() -> None:
     joints = skeletons().repeat(3, 1, 1) + torch.arange(3.0)[:, None, None]
     everything = torch.ones(24, dtype=torch.bool)
     assert spread_mm(joints, everything).item() == pytest.approx(0.0, abs=1e-6)
@@ -216,7 +216,7 @@ def test_the_pick_follows_the_scores() -> None:
     errors = torch.tensor([10.0, 20.0, 40.0])
     assert pick_of_errors(errors, [1.0, 3.0, 2.0]) == 20.0
     assert pick_of_errors(errors, [None, -5.0, None]) == 20.0
-    assert pick_of_errors(errors, [7.0, 0.0, 7.0]) == 25.0  # (10 + 40) / 2: a tie is a fair coin
+    assert pick_of_errors(errors, [7.0, 0.0, 7.0]) == 25.0  # (10 + 40) / 2: the mean of a tie
     assert pick_of_errors(errors, [None, None, None]) is None
 
 
@@ -228,7 +228,7 @@ def test_the_average_of_one_body_is_itself() -> None:
 
 
 def test_rotations_average_on_the_circle() -> None:
-    # 170 and -150 degrees about x meet at -170, not at the 10 degrees of their numbers' mean.
+    # The mean of 170 and -150 degrees about x is -170, not 10 degrees.
     angles = torch.deg2rad(torch.tensor([170.0, -150.0], dtype=torch.float64))
     pair = bodies(2)
     turned = BodyParams(angles[:, None] * torch.eye(3, dtype=torch.float64)[0], *_rest(pair))
@@ -245,7 +245,7 @@ def test_groups_average_in_batches() -> None:
     torch.testing.assert_close(average_pose(many).body_pose[1], average_pose(many[1]).body_pose)
 
 
-def test_a_body_that_weighs_all_is_the_average_and_weights_go_with_their_bodies() -> None:
+def test_a_weighted_average_follows_the_weights() -> None:
     many = bodies(2, 3)
     last = torch.tensor([0.0, 0.0, 1.0]).expand(2, 3)
     torch.testing.assert_close(average_pose(many, last).betas, many.betas[:, 2])
