@@ -1,7 +1,6 @@
 """Pages that mkdocs generates from the program: the command line, the public names, the state machines."""
 
 import sys
-import types
 from pathlib import Path
 
 import typer
@@ -32,16 +31,11 @@ def command_line() -> str:
 
 
 def public_names() -> str:
-    """One mkdocstrings block per name of `meshcritic.__all__`, at the place where it is defined."""
+    """One mkdocstrings block per public name; constants keep their comment in the source."""
     lines = ["# Python API", "", "Every name on this page is imported from `meshcritic`:", ""]
     lines += ["    from meshcritic import CritiqueAgent, load_policy", ""]
-    for name in sorted(set(meshcritic.__all__) - {"main"}):
-        value = getattr(meshcritic, name)
-        if isinstance(value, types.UnionType):  # a union has no module of its own
-            members = ", ".join(f"`{member.__name__}`" for member in value.__args__)
-            lines += [f"### {name}", "", f"One of {members}.", ""]
-        else:
-            lines += [f"::: {value.__module__}.{name}", ""]
+    for name in sorted(set(meshcritic.__all__) - {"main"}, key=str.lower):
+        lines += [f"::: meshcritic.{name}", ""]
     return "\n".join(lines)
 
 
@@ -62,6 +56,8 @@ def state_machines() -> str:
         lines += [f"## {title}", "", f"Defined in `{path}`.", "", "```mermaid"]
         lines += [graph.draw_mermaid(), "```", "", "| from | to | |", "|---|---|---|"]
         for edge in graph.edges:
-            lines.append(f"| `{edge.source}` | `{edge.target}` | {'conditional' if edge.conditional else ''} |")
+            lines.append(
+                f"| `{edge.source}` | `{edge.target}` | {'conditional' if edge.conditional else ''} |"
+            )
         lines.append("")
     return "\n".join(lines)
