@@ -1,8 +1,8 @@
-"""The five answers the agent asks for, as pydantic models; their JSON schemas are what a backend is given.
+"""The answers to the five tasks as pydantic models; a backend receives their JSON schemas.
 
-Scores are an object keyed by hypothesis label, `{"A": {"comment": ..., "score": ...}}`, because that is what
-every constrained decoder and provider can hold to; bounds are checked here and not in the schema, since some
-providers reject `minimum`. The label set is exact: a missing or an extra hypothesis is a malformed answer.
+Scores are an object with one key per hypothesis label, `{"A": {"comment": ..., "score": ...}}`, a form that all
+constrained decoders and providers support. Bounds are checked here and not in the schema, because some providers reject
+`minimum`. A missing or additional label makes the answer malformed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 __all__ = ["Doubt", "MineAnswer", "MinedRule", "TagAnswer", "Verdict", "keyed_by_label"]
 
 COMMENT_CHARS = 400
-RULE_CHARS = 240  # a mined rule is read by every later prompt: short, and no place for instructions
+RULE_CHARS = 240  # a mined rule becomes part of later prompts; a short one can hardly carry instructions
 
 
 def _at_most(limit: int) -> AfterValidator:
@@ -39,7 +39,7 @@ def _within(low: float, high: float) -> AfterValidator:
 
 def _no_links(text: str) -> str:
     if "://" in text or "www." in text:
-        raise ValueError("a rule holds no links")
+        raise ValueError("a rule must not contain links")
     return text
 
 
@@ -48,27 +48,27 @@ class _Answer(BaseModel):
 
 
 class TagAnswer(_Answer):
-    """task "tag": what is special about this image, such as "occluded:legs" or "pose:sitting"."""
+    """Task "tag": properties of the image, such as "occluded:legs" or "pose:sitting"."""
 
     tags: list[Annotated[str, _at_most(60)]]
 
 
 class Verdict(_Answer):
-    """tasks "score" and "revise": one hypothesis' score and the sentence that goes with it."""
+    """Tasks "score" and "revise": the score of one hypothesis and a sentence that explains it."""
 
     comment: Annotated[str, _at_most(COMMENT_CHARS)]
     score: Annotated[float, _within(0.0, 100.0)]
 
 
 class Doubt(_Answer):
-    """task "reflect": whether one hypothesis' score should be looked at again."""
+    """Task "reflect": whether the score of one hypothesis is uncertain."""
 
     doubt: bool
     reason: Annotated[str, _at_most(COMMENT_CHARS)]
 
 
 class MinedRule(_Answer):
-    """A rule a program can test: `metric` above `threshold` speaks against a hypothesis, by `weight`."""
+    """A rule with a predicate: `metric comparison threshold` counts against a hypothesis, by `weight`."""
 
     text: Annotated[str, _at_most(RULE_CHARS), AfterValidator(_no_links)]
     tags: list[Annotated[str, _at_most(60)]]
@@ -79,7 +79,7 @@ class MinedRule(_Answer):
 
 
 class MineAnswer(_Answer):
-    """task "mine": one or two rules, or none where the discrepancy teaches nothing."""
+    """Task "mine": at most two rules; none if no metric separates the two lists."""
 
     rules: Annotated[list[MinedRule], Field(description="at most two")]
 
@@ -91,7 +91,5 @@ def _keyed(task: str, entry: type[BaseModel], labels: tuple[str, ...]) -> type[B
 
 
 def keyed_by_label(task: str, entry: type[BaseModel], labels: Sequence[str]) -> type[BaseModel]:
-    """The model of an object with exactly these labels, each holding an `entry`; its schema's title is
-    `task`.
-    """
+    """The model of an object with exactly these labels as keys and `entry` values; `task` is its schema's title."""
     return _keyed(task, entry, tuple(labels))

@@ -1,16 +1,16 @@
-"""What a model that reads text is told of a group: a table of measurements, words for what stands out, rules in a line.
+"""Formats measurements, rules and prototypes for models that read text.
 
     label|reprojection_percent_of_box (%)|silhouette_mismatch|...
     A|1.22|0.554|...
     B|2.87|0.583|...
-    the same for all: self_penetration_mm 0
-    what stands out:
+    equal for all labels: self_penetration_mm 0
+    much worse than the group:
     B: Right hand lands 11 % of the box away from the detected right knuckle joint (right forearm).
 
-The same as JSON, with a sentence and the parts at fault for every measurement of every hypothesis, takes five times
-the tokens (`python -m benchmarks.scale` counts). Left out: digits beyond the third; sentences where a hypothesis is no
-worse than its group; how a rule's retrieval score came about; a prototype's measurements, but for the names of those
-that agreed best with the truth. The embedded critic and the trace have all of it.
+The same data as JSON, with a sentence and the affected body parts for every measurement of every hypothesis, takes five
+times as many tokens (`python -m benchmarks.scale` counts them). Left out: digits after the third; sentences about
+hypotheses that are not worse than the group; the terms of a rule's retrieval score; the measurements of a prototype,
+except the names of those with the highest agreement. The embedded critic and the trace get all of it.
 """
 
 from __future__ import annotations
@@ -20,71 +20,76 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-__all__ = ["format_figures", "format_metrics", "format_prototypes", "format_rules"]
+__all__ = ["format_metrics", "format_numbers", "format_prototypes", "format_rules"]
 
 Json = Mapping[str, Any]
 
-STANDS_OUT = 1.0  # standard deviations of the group above its mean
-MOST_SENTENCES = 2  # about one hypothesis, the farthest from the group first
-MOST_NAMES = 3  # parts at fault in one measurement; measurements that agreed with the truth in one case
+MUCH_WORSE = 1.0  # standard deviations of the group above its mean
+MAX_SENTENCES = 2  # per hypothesis, the largest deviation first
+MAX_NAMES = 3  # body parts per measurement; measurements per prototype
 
 
 def format_metrics(metrics: Json) -> str:
-    """`agent.prompts.question.labelled_metrics` as a table, and what stands out below it."""
+    """`agent.prompts.question.labelled_metrics` as a table, then sentences about much worse hypotheses."""
     if not metrics:
-        return "nothing was measured"
+        return "no measurements"
     labels = list(next(iter(metrics.values()))["values"])
-    columns = {_headed(name, item["unit"]): _column(item) for name, item in metrics.items()}
-    alike = {head: column[0] for head, column in columns.items() if len(set(column)) == 1}
-    told = {head: column for head, column in columns.items() if head not in alike}
-    lines = ["|".join(["label", *told])]
-    lines += ["|".join([label, *(column[j] for column in told.values())]) for j, label in enumerate(labels)]
-    if alike:
-        lines.append(f"the same for all: {', '.join(f'{head} {figure}' for head, figure in alike.items())}")
-    away = {name: _deviations_above(item) for name, item in metrics.items()}
-    outstanding = [f"{label}: {said}" for label in labels if (said := _what_stands_out(metrics, away, label))]
-    return "\n".join([*lines, *(["what stands out:"] if outstanding else []), *outstanding])
+    columns = {_header(name, item["unit"]): _column(item) for name, item in metrics.items()}
+    equal = {header: column[0] for header, column in columns.items() if len(set(column)) == 1}
+    table = {header: column for header, column in columns.items() if header not in equal}
+    lines = ["|".join(["label", *table])]
+    lines += ["|".join([label, *(column[j] for column in table.values())]) for j, label in enumerate(labels)]
+    if equal:
+        lines.append(
+            f"equal for all labels: {', '.join(f'{header} {text}' for header, text in equal.items())}"
+        )
+    deviations = {name: _deviations_above(item) for name, item in metrics.items()}
+    faults = [
+        f"{label}: {text}" for label in labels if (text := _worst_sentences(metrics, deviations, label))
+    ]
+    return "\n".join([*lines, *(["much worse than the group:"] if faults else []), *faults])
 
 
 def format_rules(rules: Sequence[Json]) -> str:
-    """One a line, the most relevant first."""
+    """One rule per line, the most relevant first."""
     return "\n".join(f"- {rule['text']} [{'; '.join(_terms(rule)) or 'no test'}]" for rule in rules) or "none"
 
 
 def format_prototypes(prototypes: Sequence[Json]) -> str:
-    """One a line, the most similar first."""
+    """One prototype per line, the most similar first."""
     return "\n".join(map(_format_prototype, prototypes)) or "none"
 
 
-def format_figures(by_label: Mapping[str, float | int | None]) -> str:
-    return ", ".join(f"{label} {_figure(value)}" for label, value in by_label.items())
+def format_numbers(by_label: Mapping[str, float | int | None]) -> str:
+    return ", ".join(f"{label} {_number(value)}" for label, value in by_label.items())
 
 
-def _headed(name: str, unit: str) -> str:
-    """Most metrics carry their unit in their name."""
+def _header(name: str, unit: str) -> str:
+    """Name and unit; the names of most metrics contain the unit."""
     return name if unit == "1" or unit in name else f"{name} ({unit})"
 
 
 def _column(metric: Json) -> list[str]:
-    return [_figure(value) for value in metric["values"].values()]
+    return [_number(value) for value in metric["values"].values()]
 
 
-def _figure(value: float | int | None) -> str:
-    """Three digits."""
+def _number(value: float | int | None) -> str:
+    """Three significant digits."""
     if value is None:
         return "-"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _what_stands_out(metrics: Json, away: Mapping[str, Mapping[str, float]], label: str) -> str:
-    """What the tools say of one hypothesis where it is farthest from its group."""
-    worst = sorted((name for name in away if away[name][label] > STANDS_OUT), key=lambda n: -away[n][label])
-    said = [_with_parts(metrics[name]["sentences"][label], metrics[name]["parts"][label]) for name in worst]
-    return " ".join([sentence for sentence in said if sentence][:MOST_SENTENCES])
+def _worst_sentences(metrics: Json, deviations: Mapping[str, Mapping[str, float]], label: str) -> str:
+    """The tools' sentences about the metrics in which a hypothesis is much worse than its group."""
+    above = {name: by_label[label] for name, by_label in deviations.items() if by_label[label] > MUCH_WORSE}
+    worst = sorted(above, key=lambda name: -above[name])
+    texts = [_with_parts(metrics[name]["sentences"][label], metrics[name]["parts"][label]) for name in worst]
+    return " ".join([text for text in texts if text][:MAX_SENTENCES])
 
 
 def _deviations_above(metric: Json) -> dict[str, float]:
-    """How far each hypothesis lies above the group's mean, in the group's standard deviations; 0 if unmeasured."""
+    """Deviation of each hypothesis from the group's mean, in standard deviations of the group; 0 if not measured."""
     known = {label: value for label, value in metric["values"].items() if value is not None}
     mean = fmean(known.values()) if known else 0.0
     spread = math.sqrt(fmean((value - mean) ** 2 for value in known.values())) if known else 0.0
@@ -92,8 +97,8 @@ def _deviations_above(metric: Json) -> dict[str, float]:
 
 
 def _with_parts(sentence: str, parts: Sequence[str]) -> str:
-    """The sentence, and of the parts at fault those that it does not name."""
-    unnamed = [part for part in parts if part.lower() not in sentence.lower()][:MOST_NAMES]
+    """The sentence, followed by the affected body parts that it does not name."""
+    unnamed = [part for part in parts if part.lower() not in sentence.lower()][:MAX_NAMES]
     return f"{sentence.rstrip('.')} ({', '.join(unnamed)}).".strip() if unnamed else sentence
 
 
@@ -104,13 +109,16 @@ def _terms(rule: Json) -> list[str]:
             f"{rule['metric']} {rule['comparison']} {rule['threshold']:g}, weight {rule['weight']:g}"
         )
     if rule.get("uses"):  # a rule on trial has none
-        terms.append(f"held in {rule['successes']} of {rule['uses']} uses")
+        terms.append(f"successful in {rule['successes']} of {rule['uses']} uses")
     return terms
 
 
 def _format_prototype(prototype: Json) -> str:
-    best = sorted(prototype["weights"].items(), key=lambda item: -item[1])[:MOST_NAMES]
+    best = sorted(prototype["weights"].items(), key=lambda item: -item[1])[:MAX_NAMES]
     terms = [f"similarity {prototype['similarity']:.2f}", f"score {prototype['score']:.0f}"]
     terms += [", ".join(prototype["tags"])] if prototype["tags"] else []
-    terms += [f"the truth agreed with {', '.join(f'{name} {rho:.2f}' for name, rho in best)}"] if best else []
+    if best:
+        terms.append(
+            f"correlation with the true error: {', '.join(f'{name} {rho:.2f}' for name, rho in best)}"
+        )
     return f"- {prototype['rationale']} [{'; '.join(terms)}]"

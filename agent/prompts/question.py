@@ -1,7 +1,7 @@
-"""Turns what is known of a group into the parts of a question, with hypotheses under their labels.
+"""Builds the parts of a question about a group, with hypotheses named by their labels.
 
-A `Brief` is all that scoring needs, so that a stored case can be judged again under other rules without
-posing or rendering it anew: admission of mined rules works on that.
+A `Brief` contains everything that scoring needs. A stored case can therefore be scored again under other rules without
+posing or rendering it again, which the admission of mined rules does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agent.prompts import load_prompt
 from agent.prompts.prompt_format import format_metrics, format_prototypes, format_rules
 from agent.types import RetrievedPrototype
 from agent.vlm.protocol import DataPart, ImagePart, Part, Task, TextPart
-from memory.rules import RetrievedRule
+from memory.rule_memory import RetrievedRule
 
 __all__ = ["Brief", "labelled_metrics", "prototype_json", "question", "rule_json"]
 
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Brief:
-    """One group as a judge sees it; evidence, rules and prototypes as JSON, views by hypothesis (or none)."""
+    """The content of questions about one group: evidence, rules and prototypes as JSON, views per hypothesis."""
 
     evidence: Sequence[Json]
     rules: Sequence[Json]
@@ -36,21 +36,21 @@ class Brief:
     pictures: str = "separate"  # or "montage"
 
     def parts(self, labels: Mapping[str, int], task: Task, shown: Sequence[str] | None = None) -> list[Part]:
-        """The question about the hypotheses that `labels` names (label -> index), with the pictures of those `shown`
-        (None: of all)."""
+        """The question about the hypotheses in `labels` (label -> index), with pictures of the labels in `shown`
+        (None: all)."""
         evidence = {"labels": list(labels), "metrics": labelled_metrics(self.evidence, labels)}
         chosen = labels if shown is None else shown
         views = {label: self.views[labels[label]] for label in chosen} if self.views else {}
-        return [  # what all label orders share comes first: servers keep what they read of a common beginning
+        return [  # parts that all label orders share come first: servers cache a common prefix
             *question(task, self.photo),
-            *self._recalled,
+            *self._retrieved,
             *hypothesis_parts(views, self.pictures),
             DataPart("evidence", evidence, format_metrics(evidence["metrics"])),
         ]
 
     @cached_property
-    def _recalled(self) -> list[DataPart]:
-        """The same for every label order, and so written out once."""
+    def _retrieved(self) -> list[DataPart]:
+        """Equal for all label orders, so formatted once."""
         return [
             DataPart("tags", list(self.tags)),
             DataPart("rules", list(self.rules), format_rules(self.rules)),
@@ -59,7 +59,7 @@ class Brief:
 
 
 def question(task: Task, photo: ImagePart | None = None) -> list[Part]:
-    """The instructions of a task, and the photograph for a backend with eyes."""
+    """The instructions of a task, and the photograph if there is one."""
     return [TextPart(load_prompt(task).text), *([photo] if photo else [])]
 
 
@@ -79,7 +79,7 @@ def labelled_metrics(evidence: Sequence[Json], labels: Mapping[str, int]) -> Jso
 
 
 def rule_json(retrieved: RetrievedRule) -> Json:
-    """A rule with its predicate unfolded (if it has one) and every term of its retrieval score."""
+    """A rule with the fields of its predicate, if it has one, and the terms of its retrieval score."""
     rule, predicate = retrieved.rule, retrieved.rule.predicate
     return {
         "id": rule.rule_id,

@@ -1,19 +1,18 @@
-"""Any chat model that LangChain knows: `langchain:PROVIDER:NAME`, such as `langchain:anthropic:claude-sonnet-4-5`.
+"""Backend for LangChain's chat models: `langchain:PROVIDER:NAME`, such as `langchain:anthropic:claude-sonnet-4-5`.
 
-`langchain` and the provider's own package (`langchain-anthropic`, `langchain-google-genai`, ...) are extras; keys are
-read by the provider's package, from the environment variables that its pages name. The schema is bound by
-`with_structured_output`, which each provider does in its own way: a forced tool call, or a JSON mode.
+`langchain` and the provider's package (`langchain-anthropic`, `langchain-google-genai`, ...) are extras. The provider's
+package reads the key from the environment variable that its documentation names. The schema is passed to
+`with_structured_output`, which providers implement as a forced tool call or as a JSON mode.
 
-Pictures are decoded and written anew as JPEG, without the file's metadata. Seeds are not sent, because most providers
-take none: the same question may be answered otherwise tomorrow, and only the reply cache makes a run repeatable. The
-weights behind a name are the provider's to change, so the revision speaks of our settings alone.
+Pictures are decoded and encoded again as JPEG without metadata. Seeds are not sent, because most providers accept none:
+the same question may get another answer later, and only the reply cache makes a run repeatable. A provider may change
+the weights behind a name, so the revision covers the settings only.
 
-Left out: streaming, tools, and LangChain's cache, which does not know what shapes our answers.
+Left out: streaming, tools, and LangChain's own cache, whose key lacks some of what an answer depends on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,8 @@ from agent.tracing.exporters import unwatched
 from agent.tracing.redaction import first_line
 from agent.vlm.openai import data_url
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply
-from agent.vlm.settings import above_zero, read_settings
+from agent.vlm.settings import read_settings, require_positive
+from common.fingerprint import json_digest
 
 __all__ = ["LangChainBackend", "LangChainSettings", "from_argument"]
 
@@ -36,21 +36,21 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class LangChainSettings:
-    """What `--set field=value` can change of this backend."""
+    """Settings of this backend for `--set field=value`."""
 
-    temperature: float | None = None  # None: the provider's own; some models refuse any other
-    max_tokens: int | None = None  # of an answer; None: the provider's own limit
-    timeout_s: float = 180.0  # of one request
-    max_retries: int = 2  # by the provider's package; the agent itself never repeats a request that failed
-    image_side_px: int = 1024  # longer pictures are sent smaller
-    max_images: int | None = 20  # in one request, the photograph included; larger groups are judged in chunks
+    temperature: float | None = None  # None: the provider's default; some models accept no other
+    max_tokens: int | None = None  # of an answer; None: the provider's limit
+    timeout_s: float = 180.0  # per request
+    max_retries: int = 2  # by the provider's package; the agent itself does not repeat failed requests
+    image_side_px: int = 1024  # larger pictures are scaled down
+    max_images: int | None = 20  # per request, the photograph included; larger groups are scored in chunks
     concurrency: int = 8
 
     def __post_init__(self) -> None:
-        above_zero(self, "max_tokens", "timeout_s", "image_side_px", "max_images", "concurrency")
+        require_positive(self, "max_tokens", "timeout_s", "image_side_px", "max_images", "concurrency")
 
     def for_provider(self) -> Json:
-        """The parameters that every provider's class understands."""
+        """The parameters that the model classes of all providers accept."""
         given = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         return {
             "timeout": self.timeout_s,
@@ -60,7 +60,7 @@ class LangChainSettings:
 
 
 class LangChainBackend:
-    """One chat model; safe between threads, as LangChain's models are."""
+    """One chat model. Thread-safe, as LangChain's models are."""
 
     def __init__(
         self, chat: BaseChatModel, name: str, sends_to: str, settings: LangChainSettings = LangChainSettings()
@@ -68,8 +68,7 @@ class LangChainBackend:
         self.chat = chat
         self.settings = settings
         self.name = f"langchain:{name}"
-        shaping = json.dumps(astuple(settings)).encode()
-        self.revision = f"as-served-{hashlib.sha256(shaping).hexdigest()[:8]}"
+        self.revision = f"as-served-{json_digest(astuple(settings), length=8)}"
         self.capabilities = Capabilities(
             images=True,
             max_images=settings.max_images,
@@ -78,7 +77,7 @@ class LangChainBackend:
         )
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        """The answer as the provider structured it, or its bare text where that failed. Raises what the provider's
+        """The provider's structured answer as JSON, or the plain text if it returned none. Raises what the provider's
         package raises."""
         start = time.perf_counter()
         content: list[Any] = [piece for part in parts for piece in self._pieces(part)]
@@ -102,12 +101,12 @@ class LangChainBackend:
 def from_argument(argument: str, **settings: object) -> LangChainBackend:
     """The backend of PROVIDER:NAME.
 
-    Raises ValueError for a spec or a setting that is none, a package that is not installed, and whatever keeps the
-    provider's package from making the model, such as a missing key.
+    Raises ValueError for an invalid spec or setting, a package that is not installed, and any other reason why the
+    provider's package cannot create the model, such as a missing key.
     """
     provider, _, model = argument.partition(":")
     if not provider or not model:
-        raise ValueError(f"langchain:PROVIDER:NAME names a provider and its model, not {argument!r}")
+        raise ValueError(f"langchain:PROVIDER:NAME needs a provider and a model, not {argument!r}")
     chosen = read_settings(LangChainSettings, "langchain", settings)
     try:
         from langchain.chat_models import init_chat_model  # pyright: ignore[reportMissingImports]
@@ -116,9 +115,9 @@ def from_argument(argument: str, **settings: object) -> LangChainBackend:
             "langchain:PROVIDER:NAME needs langchain and the provider's package: "
             f"pip install 'meshcritic[langchain]' langchain-{provider.replace('_', '-')}"
         ) from error
-    # A provider's package has errors of its own for what it lacks: a package, a key, a model of that name.
+    # Providers raise their own exceptions for a missing package, a missing key or an unknown model.
     try:
         chat = init_chat_model(model, model_provider=provider, **chosen.for_provider())
     except Exception as error:
-        raise ValueError(f"langchain made no {argument}: {first_line(error)}"[:300]) from error
+        raise ValueError(f"langchain cannot create {argument}: {first_line(error)}"[:300]) from error
     return LangChainBackend(chat, argument, provider, chosen)

@@ -1,20 +1,19 @@
-"""Any server that speaks OpenAI's chat completions: vLLM, SGLang, Ollama, llama.cpp, OpenAI itself.
+"""Backend for servers with OpenAI's chat completions API: vLLM, SGLang, Ollama, llama.cpp, OpenAI itself.
 
     openai:NAME@http://host:port/v1     NAME as the server lists it; without @URL: OPENAI_BASE_URL, else api.openai.com
 
-The key comes from OPENAI_API_KEY and nowhere else. It is sent to whatever server is named, as OpenAI's own client does,
-and never leaves this module otherwise: what a server says is cleaned of it before anyone reads it.
+The key is read from OPENAI_API_KEY only. It is sent to the given server, as OpenAI's own client does, and nowhere else:
+it is removed from every answer and error message of the server.
 
-Pictures are decoded and written anew as JPEG (no EXIF, no other metadata survives), at most `image_side_px` large. The
-schema goes as `response_format: json_schema`, and once more in words, for servers that ignore it.
+Pictures are decoded and encoded again as JPEG without EXIF or other metadata, with sides of at most `image_side_px`.
+The schema is sent as `response_format: json_schema`, and again as text for servers that ignore that field.
 
-Left out: the Responses API, tools, streaming, several choices, and a picture's `detail`, which only OpenAI reads.
+Left out: the Responses API, tools, streaming, several choices, and the `detail` of a picture, which only OpenAI reads.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import ipaddress
 import json
@@ -27,35 +26,36 @@ from urllib.parse import urlsplit
 
 from PIL import Image, ImageOps
 
-from agent.vlm.http import ServerError, Wire, WireLimits
+from agent.vlm.http import JsonClient, RequestLimits, ServerError
 from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, TextPart, Unanswerable
-from agent.vlm.settings import above_zero, read_settings
+from agent.vlm.settings import read_settings, require_positive
 from agent.vlm.wrappers.budget import Budget
+from common.fingerprint import json_digest
 
 __all__ = ["OpenAIBackend", "OpenAISettings", "data_url", "from_argument"]
 
 DEFAULT_URL = "https://api.openai.com/v1"
-WIRE_VERSION = "1"  # raise it when the same question is put in other words
+REQUEST_VERSION = "1"  # increase when the request for the same question changes
 JPEG_QUALITY = 92
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class OpenAISettings(WireLimits):
-    """What `--set field=value` can change of this backend, the limits of the wire included."""
+class OpenAISettings(RequestLimits):
+    """Settings of this backend for `--set field=value`, the request limits included."""
 
-    temperature: float | None = 0.0  # None: the server's own; some of OpenAI's models refuse any other
-    max_tokens: int | None = None  # of an answer; None: the server's own limit
-    image_side_px: int = 1024  # longer pictures are sent smaller
-    max_images: int | None = None  # in one request, the photograph too; larger groups are judged in chunks
+    temperature: float | None = 0.0  # None: the server's default; some OpenAI models accept no other
+    max_tokens: int | None = None  # of an answer; None: the server's limit
+    image_side_px: int = 1024  # larger pictures are scaled down
+    max_images: int | None = None  # per request, the photograph included; larger groups are scored in chunks
 
     def __post_init__(self) -> None:
-        above_zero(self, "deadline_s", "attempts", "max_bytes", "concurrency")
-        above_zero(self, "max_tokens", "image_side_px", "max_images")
+        require_positive(self, "deadline_s", "attempts", "max_bytes", "concurrency")
+        require_positive(self, "max_tokens", "image_side_px", "max_images")
 
 
 class OpenAIBackend:
-    """One model on one server; safe between threads. `budget` counts every request, the repeated ones too."""
+    """One model on one server. Thread-safe. `budget` counts every request, retries included."""
 
     def __init__(self, model: str, url: str, key: str, settings: OpenAISettings) -> None:
         host = _checked_host(url)
@@ -70,15 +70,17 @@ class OpenAIBackend:
         )
         self.budget = Budget()
         self._model, self._settings = model, settings
-        self._wire = Wire(f"{url}/chat/completions", key, settings, lambda: self.budget.spend(), local)
+        self._client = JsonClient(
+            f"{url}/chat/completions", key, settings, lambda: self.budget.spend(), local
+        )
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        """Raises MalformedReply for an answer without text, Unanswerable for a refusal; ServerError, TimeoutError,
-        BudgetSpent for none at all."""
+        """Raises MalformedReply if the answer has no text, Unanswerable if the model refuses, and ServerError,
+        TimeoutError or BudgetSpent if there is no answer."""
         start = time.perf_counter()
-        body = self._wire.post(json.dumps(self._request(parts, schema, seed)).encode())
-        answer = _parsed(body.text)
-        text = self._wire.clean(_text_of(answer))
+        body = self._client.post(json.dumps(self._request(parts, schema, seed)).encode())
+        answer = _parse(body.text)
+        text = self._client.clean(_text(answer))
         ms = (time.perf_counter() - start) * 1e3
         return Reply(text, ms, *_tokens(answer), retries=body.retries)
 
@@ -109,20 +111,20 @@ class OpenAIBackend:
 
 
 def from_argument(argument: str, **settings: object) -> OpenAIBackend:
-    """The backend of NAME or NAME@URL. Raises ValueError for a spec, an address or a setting that is none."""
+    """The backend of NAME or NAME@URL. Raises ValueError for an invalid spec, address or setting."""
     model, at, url = argument.partition("@http")
     if not model or (not at and "@" in model):
-        raise ValueError(f"openai:NAME@http://host:port/v1 names a model and where it is, not {argument!r}")
+        raise ValueError(f"openai:NAME@http://host:port/v1 names a model and its server, not {argument!r}")
     url = at[1:] + url if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if url == DEFAULT_URL and not key:
-        raise ValueError(f"{DEFAULT_URL} asks for a key, and OPENAI_API_KEY is not set")
+        raise ValueError(f"{DEFAULT_URL} needs a key, and OPENAI_API_KEY is not set")
     chosen = read_settings(OpenAISettings, "openai", settings)
     return OpenAIBackend(model, url.rstrip("/"), key, chosen)
 
 
 def data_url(part: ImagePart, side_px: int) -> str:
-    """The picture as a JPEG of at most `side_px`, upright, without the file's metadata."""
+    """The picture as a data URL: an upright JPEG without metadata, with sides of at most `side_px`."""
     with Image.open(io.BytesIO(part.png)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     upright.thumbnail((side_px, side_px))
@@ -131,17 +133,17 @@ def data_url(part: ImagePart, side_px: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _parsed(body: str) -> Json:
+def _parse(body: str) -> Json:
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise MalformedReply("the server's answer is not whole JSON") from error
+        raise MalformedReply("the server's answer is not complete JSON") from error
     if not isinstance(answer, dict):
-        raise MalformedReply("the server's answer is no JSON object")
+        raise MalformedReply("the server's answer is not a JSON object")
     return answer
 
 
-def _text_of(answer: Json) -> str:
+def _text(answer: Json) -> str:
     match answer:
         case {"choices": [{"message": {"content": str(text)}}, *_]} if text.strip():
             return text
@@ -149,11 +151,11 @@ def _text_of(answer: Json) -> str:
             raise Unanswerable("the model refused to answer")
         case {"error": _}:
             raise ServerError("the server answered with an error")
-    raise MalformedReply("the server's answer holds no choice with a text")
+    raise MalformedReply("the server's answer has no choice with a text")
 
 
 def _tokens(answer: Json) -> tuple[int, int]:
-    """What the server says was read and written; 0 where it says nothing."""
+    """Prompt and completion tokens as the server reports them; 0 if it reports none."""
     match answer.get("usage"):
         case {"prompt_tokens": int(tokens_in), "completion_tokens": int(tokens_out)}:
             return tokens_in, tokens_out
@@ -161,19 +163,19 @@ def _tokens(answer: Json) -> tuple[int, int]:
 
 
 def _checked_host(url: str) -> str:
-    """Host and port. Raises ValueError, without repeating an address that may hold a secret."""
+    """Host and port. Raises ValueError, without quoting the address, which may contain a secret."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises where it is no number, which no request would get past
+        _ = parts.port  # raises ValueError for an invalid port
     except ValueError:
         raise ValueError(
-            "a server's address is http://host:port/v1, and its port a number up to 65535"
+            "a server's address is http://host:port/v1, with a port number up to 65535"
         ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("a server's address is http://host:port/v1 or https://host/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError(
-            "a server's address holds no user, password or query: the key is read from OPENAI_API_KEY"
+            "a server's address contains no user, password or query: the key is read from OPENAI_API_KEY"
         )
     return parts.netloc
 
@@ -189,5 +191,11 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _revision(settings: OpenAISettings) -> str:
-    shaping = [WIRE_VERSION, JPEG_QUALITY, settings.temperature, settings.max_tokens, settings.image_side_px]
-    return f"{WIRE_VERSION}-{hashlib.sha256(json.dumps(shaping).encode()).hexdigest()[:8]}"
+    shaping = [
+        REQUEST_VERSION,
+        JPEG_QUALITY,
+        settings.temperature,
+        settings.max_tokens,
+        settings.image_side_px,
+    ]
+    return f"{REQUEST_VERSION}-{json_digest(shaping, length=8)}"

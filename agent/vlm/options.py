@@ -1,8 +1,8 @@
-"""The backend that a command was asked for, with everything about it: cache, recording, budget, dry run, and the
-sentence that names a remote host before a photograph leaves the machine.
+"""Opens the backend that a command asks for, with cache, recording, budget and dry run.
 
-From the inside out: the backend under its budget (or the dry run in its place), the reply cache, the recorder. So what
-is in the cache costs no call, and a recording of a run is whole.
+The wrappers, from the inside out: the budget (or the dry run, which replaces the backend), the reply cache, the
+recorder. So a cached answer costs no call, and a recording contains every answer of the run. Before anything is sent,
+the name of a remote host is announced.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from pathlib import Path
 
 from agent.vlm import VLMBackend, load_backend
 from agent.vlm.replay import Recorder
+from agent.vlm.settings import parse_settings
 from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
 from agent.vlm.wrappers.dry_run import DryRun
 
-__all__ = ["BackendOptions", "OpenedBackend", "opened_backend", "parse_settings"]
+__all__ = ["BackendOptions", "OpenedBackend", "open_backend"]
 
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """What the flags said (`cli/backend_flags.py`)."""
+    """The values of the command-line flags (`cli/backend_flags.py`)."""
 
     spec: str = "embedded"
-    settings: Sequence[str] = ()  # field=value each
+    settings: Sequence[str] = ()  # each field=value
     dry_run: bool = False
     max_calls: int | None = None
     record: Path | None = None
@@ -37,7 +38,7 @@ class BackendOptions:
 
 @dataclass(frozen=True)
 class OpenedBackend:
-    """The backend to hand to an agent, and the books: what was asked, or in a dry run what would have been."""
+    """The backend for the agent, and the objects that count its calls; `dry_run` is None in a real run."""
 
     backend: VLMBackend
     budget: Budget
@@ -49,45 +50,37 @@ def print_to_stderr(line: str) -> None:
 
 
 @contextmanager
-def opened_backend(
+def open_backend(
     options: BackendOptions, announce: Callable[[str], None] = print_to_stderr
 ) -> Iterator[OpenedBackend]:
-    """announce: receives the sentence that names the host. Raises ValueError or FileNotFoundError for a spec, a setting or a file that is none."""
+    """announce: receives the sentence that names a remote host.
+
+    Raises ValueError or FileNotFoundError for an invalid spec, setting or file.
+    """
     backend = load_backend(options.spec, **parse_settings(options.settings))
     budget, dry_run = Budget(options.max_calls), None
     with ExitStack() as files:
         if options.dry_run:
             backend = dry_run = DryRun(backend)
         else:
-            _name_the_host(backend, announce)
+            _announce_host(backend, announce)
             backend = with_budget(backend, budget)
         if options.reply_cache and (options.reply_cache.exists() or not options.dry_run):
-            cache = files.enter_context(_opened_cache(options.reply_cache))
+            cache = files.enter_context(_open_cache(options.reply_cache))
             backend = Cached(backend, cache, read_only=options.dry_run)
         if options.record and not options.dry_run:
             backend = files.enter_context(Recorder(backend, options.record))
         yield OpenedBackend(backend, budget, dry_run)
 
 
-def _opened_cache(path: Path) -> ReplyCache:
+def _open_cache(path: Path) -> ReplyCache:
     try:
         return ReplyCache(path)
-    except sqlite3.OperationalError as error:  # what SQLite calls a file that it may not write
+    except sqlite3.OperationalError as error:  # the file cannot be written
         raise ValueError(f"--reply-cache takes a file that can be written, not {path} ({error})") from error
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, str | None]:
-    """field=value each; the value `none` is None. Raises ValueError for anything else."""
-    settings: dict[str, str | None] = {}
-    for pair in pairs:
-        field, equals, value = pair.partition("=")
-        if not field.isidentifier() or not equals:
-            raise ValueError(f"--set takes field=value, not {pair!r}")
-        settings[field] = None if value == "none" else value
-    return settings
-
-
-def _name_the_host(backend: VLMBackend, announce: Callable[[str], None]) -> None:
+def _announce_host(backend: VLMBackend, announce: Callable[[str], None]) -> None:
     host = backend.capabilities.sends_to
     if host and backend.capabilities.images:
         announce(f"photographs and renderings of people are sent to {host}")

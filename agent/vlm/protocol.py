@@ -1,16 +1,14 @@
-"""What the agent asks of a vision-language model, and what it gets back.
+"""Protocol of a VLM backend: the parts of a question, the reply, and the backend's capabilities.
 
-A question is a list of parts (text, pictures, structured data) and a JSON schema whose `title` names the
-task; the answer is raw JSON text. Parsing, checking and the one repair are the agent's work
-(`agent/scoring/ask.py`), so that a backend stays a thin adapter. A `DataPart` is structured evidence: a text
-model reads its `.text`, the embedded critic its `.data`.
+A question is a list of parts (text, pictures, structured data) and a JSON schema whose `title` names the task; the
+answer is raw JSON text. The agent parses and checks it and asks for one repair (`agent/scoring/ask.py`), so a backend
+is a thin adapter. A `DataPart` is structured evidence: a text model reads its `.text`, the embedded critic its `.data`.
 
-Left out: streaming and tool calls, which judging a group in one answer has no use for.
+Left out: streaming and tool calls; a group is scored in one answer.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from agent.tracing.redaction import writable
+from common.fingerprint import digest
 
 __all__ = [
     "Capabilities",
@@ -35,17 +34,18 @@ __all__ = [
 ]
 
 Task = Literal["tag", "score", "reflect", "revise", "mine"]
+SHA256_DIGITS = 64
 
 
 @dataclass(frozen=True)
 class TextPart:
-    """Instructions, or a question."""
+    """Instructions or a question."""
 
     text: str
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return digest(self.text, length=SHA256_DIGITS)
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,26 @@ class ImagePart:
 
     @cached_property
     def sha256(self) -> str:
-        return hashlib.sha256(self.png).hexdigest()
+        return digest(self.png, length=SHA256_DIGITS)
 
 
 @dataclass(frozen=True)
 class DataPart:
-    """Structured evidence under a name, such as "evidence" or "rules"; `data` is JSON, and `told` says it shorter."""
+    """Named JSON data, such as "evidence" or "rules". `formatted` is a shorter form for models that read text."""
 
     name: str
     data: Any
-    told: str | None = None
+    formatted: str | None = None
 
     @cached_property
     def text(self) -> str:
-        """How a model that reads text sees it."""
-        return f"<{self.name}>\n{self._json if self.told is None else self.told}\n</{self.name}>"
+        """The part as text: the formatted data, or the JSON if there is none."""
+        return f"<{self.name}>\n{self._json if self.formatted is None else self.formatted}\n</{self.name}>"
 
     @cached_property
     def sha256(self) -> str:
-        """Of all that either kind of reader is given."""
-        return hashlib.sha256((self.text + ("" if self.told is None else self._json)).encode()).hexdigest()
+        """Hash of the text and the data."""
+        return digest(self.text, "" if self.formatted is None else self._json, length=SHA256_DIGITS)
 
     @cached_property
     def _json(self) -> str:
@@ -88,58 +88,59 @@ Part = TextPart | ImagePart | DataPart
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can take in; the agent renders no panels for one that sees no images."""
+    """What a backend accepts. The agent renders no panels for a backend without images."""
 
     images: bool = False
-    max_images: int | None = None  # in one request; None: no limit
-    concurrency: int = 1  # requests it takes at once; above 1, `generate` is called from several threads
-    sends_to: str = ""  # the host that questions, and so photographs, are sent to; empty: this machine
+    max_images: int | None = None  # per request; None: no limit
+    concurrency: int = 1  # concurrent requests; above 1, `generate` is called from several threads
+    sends_to: str = ""  # the host that receives the questions and photographs; empty: this machine
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One raw answer and its cost."""
+    """One raw answer, with its time and token counts."""
 
     text: str
     ms: float = 0.0
     tokens_in: int = 0
     tokens_out: int = 0
-    retries: int = 0  # requests that failed before this answer came
-    cached: bool = False  # answered before: nothing was asked now
+    retries: int = 0  # requests that failed before this answer
+    cached: bool = False  # taken from a cache: no request was made
 
 
 class MalformedReply(ValueError):
-    """An answer that does not fit the schema it was asked for."""
+    """An answer that does not fit the requested schema."""
 
 
 class Unanswerable(ValueError):
-    """A question that this backend cannot answer, however often it is asked: the fault is the question's."""
+    """A question that this backend can never answer, because of the question itself (too long, refused, ...)."""
 
 
 def checked_reply(reply: object) -> Reply:
-    """What a backend returned, as a Reply that can be written down. Raises MalformedReply for anything else."""
-    said = reply.text if isinstance(reply, Reply) else reply
-    if not isinstance(reply, Reply) or not isinstance(said, str):
-        raise MalformedReply(f"the backend gave {type(said).__name__} in place of a Reply with a text")
+    """A copy of a backend's reply with valid types and text that UTF-8 can encode. Raises MalformedReply if there is
+    none."""
+    text = reply.text if isinstance(reply, Reply) else reply
+    if not isinstance(reply, Reply) or not isinstance(text, str):
+        raise MalformedReply(f"the backend returned {type(text).__name__} instead of a Reply with a text")
     try:
         ms = float(reply.ms or 0)
         tokens_in, tokens_out, retries = (
             int(n or 0) for n in (reply.tokens_in, reply.tokens_out, reply.retries)
         )
     except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedReply("the Reply's ms, tokens or retries are no numbers") from error
-    return Reply(writable(said), ms, tokens_in, tokens_out, retries, bool(reply.cached))
+        raise MalformedReply("the Reply's ms, tokens or retries are not numbers") from error
+    return Reply(writable(text), ms, tokens_in, tokens_out, retries, bool(reply.cached))
 
 
 @runtime_checkable
 class VLMBackend(Protocol):
-    """A model that judges; every implementation passes tests/contracts/test_vlm_backends.py.
+    """A model that answers the agent's questions; every implementation passes tests/contracts/test_vlm_backends.py.
 
-    `name` and `revision` together name the weights and every setting that shapes an answer: they go into traces
-    and cache keys, and whatever must not share answers differs in one of them. `generate` may raise any
-    exception: the agent records it as the reason for a missing answer, and never makes up a score. A
-    MalformedReply is worth the one repair, any other is not. After an Unanswerable a group without scores is final;
-    after any other exception it is asked about again by whoever keeps scores for good (`agent.vlm.wrappers.availability`).
+    `name` and `revision` together identify the weights and every setting that affects an answer. They are written to
+    traces and cache keys, so two backends whose answers may differ must differ in one of them. `generate` may raise any
+    exception: the agent records it as the reason for the missing answer and never invents a score. A MalformedReply
+    is repaired once, other exceptions are not. After an Unanswerable, missing scores are final; after any other
+    exception, callers that store scores ask again later (`BackendUnavailable`).
     """
 
     @property
@@ -156,9 +157,9 @@ class VLMBackend(Protocol):
 
 @runtime_checkable
 class KeepsAnswers(Protocol):
-    """A backend that wants to know which of its answers held: `ask` hands it the checked one.
+    """A backend that stores valid answers: `ask` calls `keep` with each reply that passed its checks.
 
-    The question is the original one even where the answer is that to a repair.
+    `parts` is the original question, even if the reply answers a repair request.
     """
 
     def keep(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int, reply: Reply) -> None: ...

@@ -1,12 +1,11 @@
-"""Replies on file: `Recorder` writes what any backend says, `ReplayBackend` plays it back without that backend.
+"""Recordings of replies: `Recorder` writes the replies of a backend to a file, `ReplayBackend` returns them from there.
 
-A recording is JSONL: first who spoke (name, revision, what it takes in), then one line a reply, under the key of its
-question. It holds hashes of what was asked and the text that came back: no picture, no key, no header. Replies that
-did not fit are recorded too, so that a replayed run repairs where the first one did.
+A recording is JSONL: a header with the backend's name, revision and capabilities, then one line per reply under the key
+of its question. It contains hashes of the question and the text of the reply, but no picture, key or HTTP header.
+Malformed replies are recorded too, so a replayed run makes the same repairs as the recorded one.
 
-A question counts as the same only if its pictures and numbers are the same to the last bit: on another kind of
-machine, floating point may differ and a replay may find nothing. Left out: errors, which a replay gives as "no reply
-on file".
+A question is found only if its pictures and numbers are equal to the last bit. On another kind of machine floating
+point results may differ, and then nothing is found. Left out: errors, which become "no reply on file" in a replay.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 from agent.tracing.redaction import writable
 from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend, checked_reply
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
+from common.files import PathLike
 from common.jsonl import open_for_append
 
 __all__ = ["Recorder", "ReplayBackend", "from_argument"]
@@ -30,24 +30,25 @@ FORMAT = 1
 
 
 class Recorder(Wrapper):
-    """Adds every reply of `inner` to a file, one flushed line each; an earlier recording of the same backend goes on.
+    """Appends every reply of `inner` to a file, one flushed line each; continues a recording of the same backend.
 
-    Raises ValueError where the file holds something else.
+    Raises ValueError if the file has other content.
     """
 
-    def __init__(self, inner: VLMBackend, path: Path) -> None:
+    def __init__(self, inner: VLMBackend, path: PathLike) -> None:
         super().__init__(inner)
-        begun = path.exists() and path.stat().st_size > 0
-        if begun:
-            head = _records(path)[0]
-            if (head["backend"], head["revision"]) != (inner.name, inner.revision):
+        path = Path(path)
+        started = path.exists() and path.stat().st_size > 0
+        if started:
+            header = _read(path)[0]
+            if (header["backend"], header["revision"]) != (inner.name, inner.revision):
                 raise ValueError(
-                    f"{path} holds replies of {head['backend']}, not of {inner.name} {inner.revision}"
+                    f"{path} has replies of {header['backend']}, not of {inner.name} {inner.revision}"
                 )
         self._lock = threading.Lock()
         self._file = open_for_append(path)
-        if not begun:
-            self._write(_head(inner))
+        if not started:
+            self._write(_header(inner))
 
     def __enter__(self) -> Recorder:
         return self
@@ -79,18 +80,19 @@ class Recorder(Wrapper):
 
 
 class ReplayBackend:
-    """Plays a recording back, under the name of who spoke; of several replies to one question, the last.
+    """Returns recorded replies, under the recorded backend's name; the last one if a question has several.
 
-    Raises FileNotFoundError without the file, ValueError where it is no recording. A question that is not on file
-    raises LookupError.
+    Raises FileNotFoundError if there is no file, ValueError if it is not a recording. `generate` raises LookupError for
+    a question without a recorded reply.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: PathLike) -> None:
+        path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"replay:FILE plays a recording back, and there is no file {path}")
-        head, *replies = _records(path)
-        self.name, self.revision = head["backend"], head["revision"]
-        self.capabilities = Capabilities(**{**head["capabilities"], "sends_to": ""})
+            raise FileNotFoundError(f"replay:FILE needs a recording; there is no file {path}")
+        header, *replies = _read(path)
+        self.name, self.revision = header["backend"], header["revision"]
+        self.capabilities = Capabilities(**{**header["capabilities"], "sends_to": ""})
         self._replies = {record["key"]: record for record in replies}
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
@@ -102,10 +104,10 @@ class ReplayBackend:
 
 def from_argument(argument: str) -> ReplayBackend:
     """The backend of `replay:FILE`."""
-    return ReplayBackend(Path(argument))
+    return ReplayBackend(argument)
 
 
-def _head(backend: VLMBackend) -> Json:
+def _header(backend: VLMBackend) -> Json:
     return {
         "recording": FORMAT,
         "backend": backend.name,
@@ -114,8 +116,8 @@ def _head(backend: VLMBackend) -> Json:
     }
 
 
-def _records(path: Path) -> list[Json]:
-    """Head and replies; a killed run may have left the last line cut short, and that one is none."""
+def _read(path: Path) -> list[Json]:
+    """Header and replies, without a last line that a killed run did not finish."""
     try:
         records = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
         if records[0]["recording"] == FORMAT:

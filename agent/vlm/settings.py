@@ -1,22 +1,33 @@
-"""What `--set field=value` says, as a backend's own settings."""
+"""Backend settings as `--set field=value` gives them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["above_zero", "read_settings"]
+__all__ = ["parse_settings", "read_settings", "require_positive"]
 
 S = TypeVar("S")
 
 
-def read_settings(kind: type[S], owner: str, given: Mapping[str, Any]) -> S:
-    """An instance of the dataclass `kind`; strings become the numbers they spell.
+def parse_settings(pairs: Sequence[str]) -> dict[str, str | None]:
+    """Each pair is field=value; the value `none` becomes None. Raises ValueError for any other form."""
+    settings: dict[str, str | None] = {}
+    for pair in pairs:
+        field, equals, value = pair.partition("=")
+        if not field.isidentifier() or not equals:
+            raise ValueError(f"--set takes field=value, not {pair!r}")
+        settings[field] = None if value == "none" else value
+    return settings
 
-    Raises ValueError for a field that it does not have or a value that is none, naming the fields there are.
+
+def read_settings(kind: type[S], owner: str, given: Mapping[str, Any]) -> S:
+    """An instance of the dataclass `kind`; strings are converted to the types of its fields.
+
+    Raises ValueError, with the names of all fields, for an unknown field or a value of the wrong type.
     """
     known = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(given) - set(known)):
@@ -28,8 +39,8 @@ def read_settings(kind: type[S], owner: str, given: Mapping[str, Any]) -> S:
         raise ValueError(f"{owner}'s settings are {', '.join(known)}; {faults}") from error
 
 
-def above_zero(settings: Any, *names: str) -> None:
-    """Raises ValueError for a field that is set and not above 0."""
+def require_positive(settings: Any, *names: str) -> None:
+    """Raises ValueError if one of these fields is set and not above 0."""
     for name in names:
         value = getattr(settings, name)
         if value is not None and value <= 0:

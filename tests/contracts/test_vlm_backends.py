@@ -1,6 +1,6 @@
-"""What every VLM backend must do: answer each of the five tasks with JSON that fits, reproducibly.
+"""Contract of every VLM backend: answer each of the five tasks reproducibly, with JSON that fits the schema.
 
-A new backend adds one line to `BACKENDS`. The questions are those of real critiques, taken on the wire.
+A new backend adds one line to `BACKENDS`. The questions are recorded from a critique.
 """
 
 import json
@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import agent.vlm
 from agent.exploration.learning import Explored, mine_rules
 from agent.prompts.answers import Doubt, MineAnswer, TagAnswer, Verdict, keyed_by_label
 from agent.prompts.question import Brief
-from agent.vlm import ENTRY_POINT_GROUP, EmbeddedCritic, VLMBackend, load_backend
+from agent.vlm import EmbeddedCritic, VLMBackend, load_backend, registry
 from agent.vlm.replay import Recorder
 from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
@@ -22,7 +21,7 @@ from agent.vlm.wrappers.dry_run import DryRun
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 from tests.agent.vlm.chat_server import chat_server, good
 
-# each is made from a server that answers well, and an empty folder
+# each takes a server that answers correctly, and an empty folder
 BACKENDS = {
     "embedded": lambda server, folder: load_backend("embedded"),
     "openai": lambda server, folder: load_backend(f"openai:m@{server.url}"),
@@ -33,8 +32,8 @@ BACKENDS = {
 }
 
 
-class AvailabilityMonitor(EmbeddedCritic):
-    """Doubts one hypothesis, so that every task comes up."""
+class QuestionRecorder(EmbeddedCritic):
+    """Records the questions, and doubts one hypothesis so that every task occurs."""
 
     def __init__(self) -> None:
         self.questions: dict = {}
@@ -51,12 +50,12 @@ class AvailabilityMonitor(EmbeddedCritic):
 
 @cache
 def questions() -> dict:
-    listener = AvailabilityMonitor()
-    critique = make_agent(listener).critique(sample(), group(spoiled_group()))
+    recorder = QuestionRecorder()
+    critique = make_agent(recorder).critique(sample(), group(spoiled_group()))
     evidence = [vars(item) for item in critique.evidence]
     case = Explored("case", Brief(evidence, [], [], []), critique.scores, tuple(map(float, range(6))))
-    mine_rules(listener, 0, [case] * 8)
-    return listener.questions
+    mine_rules(recorder, 0, [case] * 8)
+    return recorder.questions
 
 
 def recording(path: Path) -> Path:
@@ -84,7 +83,7 @@ def backend(request, server, tmp_path) -> VLMBackend:
     return BACKENDS[request.param](server, tmp_path)
 
 
-def test_it_says_who_it_is(backend):
+def test_name_revision_and_capabilities(backend):
     assert backend.name
     assert backend.revision
     assert isinstance(backend, VLMBackend)
@@ -93,7 +92,7 @@ def test_it_says_who_it_is(backend):
 
 
 @pytest.mark.parametrize("task", ["tag", "score", "reflect", "revise", "mine"])
-def test_its_answer_fits_the_schema(backend, task):
+def test_the_answer_fits_the_schema(backend, task):
     parts, schema, seed = questions()[task]
     reply = backend.generate(parts, schema, seed)
     answer_model(task, schema).model_validate_json(reply.text)
@@ -106,7 +105,7 @@ def test_the_same_question_and_seed_get_the_same_answer(backend, task):
     assert first == second
 
 
-def test_an_unknown_spec_names_what_there_is():
+def test_an_unknown_spec_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match="no VLM backend 'oracle:x'; there are: embedded"):
         load_backend("oracle:x")
 
@@ -115,7 +114,7 @@ def test_an_unknown_spec_names_what_there_is():
     ("value", "why"), [("meshcritic_gone:Backend", "ModuleNotFoundError"), ("json:Backend", "AttributeError")]
 )
 def test_a_plug_in_that_cannot_be_loaded_is_named_in_one_sentence(monkeypatch, value, why):
-    broken = EntryPoint("broken", value, ENTRY_POINT_GROUP)
-    monkeypatch.setattr(agent.vlm, "entry_points", lambda group: [broken])
+    broken = EntryPoint("broken", value, registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
     with pytest.raises(ValueError, match=rf"^the plug-in 'broken' of .* cannot be loaded \({why}: .*\)$"):
         load_backend("broken:x")

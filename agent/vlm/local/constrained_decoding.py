@@ -1,17 +1,17 @@
-"""Decoding that can only end in JSON of a given schema, and is repeatable from a seed.
+"""Constrained decoding: the output is always JSON of a given schema, and repeatable from a seed.
 
-llguidance (an extra) turns the schema into a grammar and says before every step which tokens may come next; all
-others are masked, so that a model too small to keep a format in mind still answers in it. Among what is left
-the draw is made here and not by transformers, whose own sampling uses the global generator:
+llguidance (an extra) compiles the schema into a grammar and computes before every step which tokens are allowed; the
+others are masked, so even a model too small to follow a format answers in it. The allowed tokens are sampled here and
+not by transformers, whose sampling uses the global generator:
 
-| letter | meaning                                                                          |
+| symbol | meaning                                                                          |
 |--------|----------------------------------------------------------------------------------|
-| z      | logits of the next token, forbidden ones at minus infinity                       |
-| T      | temperature; 0 takes the most likely token                                       |
-| g      | Gumbel noise, -log(e) with e ~ Exp(1), from a generator seeded by the question's |
-| token  | argmax (z + T g), which is a draw from softmax(z / T) (Gumbel, 1954)             |
+| z      | logits of the next token, minus infinity for tokens that are not allowed         |
+| T      | temperature; 0 selects the most likely token                                     |
+| g      | Gumbel noise, -log(e) with e ~ Exp(1), from a generator with the question's seed |
+| token  | argmax (z + T g), which is a sample of softmax(z / T) (Gumbel, 1954)             |
 
-Left out: jumping over tokens that the grammar forces, a speed-up that transformers' `generate` has no room for.
+Left out: skipping tokens that the grammar determines, which `generate` of transformers does not support.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-__all__ = ["Grammars", "Guide", "bounded", "fitting"]
+__all__ = ["GrammarCompiler", "GrammarLogitsProcessor", "bound_schema", "sanitise_string"]
 
 Json = dict[str, Any]
 
-BARRED = r'"\\\x00-\x1f\x7f'  # in strings: quotes, backslashes and control characters
-ITEMS = 8  # of a list
-ITEM_CHARS = 60  # of a string in a list, as `agent.prompts.answers` checks
-RANGES = {"score": (0, 100), "weight": (0, 10)}  # as `agent.prompts.answers` checks
+FORBIDDEN_CHARS = r'"\\\x00-\x1f\x7f'  # in strings: quotes, backslashes and control characters
+MAX_ITEMS = 8  # of a list
+ITEM_CHARS = 60  # of a string in a list; the limit of `agent.prompts.answers`
+RANGES = {"score": (0, 100), "weight": (0, 10)}  # the ranges of `agent.prompts.answers`
 
 
-def bounded(schema: Mapping[str, Any], chars: int, name: str = "") -> Json:
-    """The schema with every string, list and score bounded, so that no answer runs on until it is cut off.
+def bound_schema(schema: Mapping[str, Any], chars: int, name: str = "") -> Json:
+    """The schema with limits on every string, list and score, so that every answer ends.
 
-    Portable schemas carry no bounds, since some providers reject them; a grammar can hold to them. Strings have
-    at most `chars` characters and no quotes, backslashes or control characters.
+    The original schemas have no limits because some providers reject them. Strings get at most `chars` characters and
+    no quotes, backslashes or control characters.
     """
-    tight = dict(schema)
+    bounded = dict(schema)
     for group in ("properties", "$defs"):
         if group in schema:
-            tight[group] = {key: bounded(value, chars, key) for key, value in schema[group].items()}
+            bounded[group] = {key: bound_schema(value, chars, key) for key, value in schema[group].items()}
     if schema.get("type") == "array":
-        tight |= {"items": bounded(schema["items"], min(chars, ITEM_CHARS)), "maxItems": ITEMS}
+        bounded |= {"items": bound_schema(schema["items"], min(chars, ITEM_CHARS)), "maxItems": MAX_ITEMS}
     elif schema.get("type") == "string" and "enum" not in schema:
-        tight["pattern"] = rf"^[^{BARRED}]{{0,{chars}}}$"
+        bounded["pattern"] = rf"^[^{FORBIDDEN_CHARS}]{{0,{chars}}}$"
     elif schema.get("type") == "number" and name in RANGES:
-        tight["minimum"], tight["maximum"] = RANGES[name]
-    return tight
+        bounded["minimum"], bounded["maximum"] = RANGES[name]
+    return bounded
 
 
-def fitting(text: str, chars: int) -> str:
-    """A string as a bounded answer may hold it: what is barred becomes an apostrophe, what is too long is cut."""
-    return re.sub(f"[{BARRED}]", "'", text)[:chars]
+def sanitise_string(text: str, chars: int) -> str:
+    """The string within the limits of `bound_schema`: forbidden characters become apostrophes, the rest is cut off."""
+    return re.sub(f"[{FORBIDDEN_CHARS}]", "'", text)[:chars]
 
 
-class Grammars:
-    """Schemas as grammars over one model's tokens.
+class GrammarCompiler:
+    """Compiles schemas into grammars over the tokens of one model.
 
-    Raises ValueError where llguidance is not installed, or does not know the tokenizer.
+    Raises ValueError if llguidance is not installed or does not support the tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_tokens: list[int]) -> None:
@@ -78,22 +78,22 @@ class Grammars:
             ) from error
         self.tokens: LLTokenizer = from_tokenizer(tokenizer, eos_token=end_tokens)  # pyright: ignore[reportArgumentType]
 
-    def guide(self, schema: Mapping[str, Any], temperature: float, seed: int) -> Guide:
-        """What holds one answer to the schema. Raises ValueError for a schema that is no grammar."""
+    def compile(self, schema: Mapping[str, Any], temperature: float, seed: int) -> GrammarLogitsProcessor:
+        """The constraint for one answer. Raises ValueError for a schema that cannot be compiled."""
         from llguidance import LLMatcher
 
         grammar = LLMatcher.grammar_from_json_schema(dict(schema), overrides={"whitespace_flexible": False})
-        return Guide(LLMatcher(self.tokens, grammar), temperature, seed)
+        return GrammarLogitsProcessor(LLMatcher(self.tokens, grammar), temperature, seed)
 
 
-class Guide(LogitsProcessor):
-    """One answer in the making, for a batch of one and greedy decoding."""
+class GrammarLogitsProcessor(LogitsProcessor):
+    """Masks and perturbs the logits while one answer is generated, for a batch of one and greedy decoding."""
 
     def __init__(self, matcher: Any, temperature: float, seed: int) -> None:
         self.matcher = matcher
         self.temperature = temperature
         self.generator = torch.Generator().manual_seed(seed)
-        self.consumed = -1  # tokens that the matcher knows of, prompt included
+        self.consumed = -1  # tokens passed to the matcher, prompt included; -1 before the first step
         self._check()
 
     def __call__(
@@ -108,7 +108,7 @@ class Guide(LogitsProcessor):
 
     def _allowed(self, vocabulary: int) -> Bool[np.ndarray, "vocabulary"]:
         bits = np.unpackbits(np.frombuffer(self.matcher.compute_bitmask(), np.uint8), bitorder="little")
-        allowed = np.zeros(vocabulary, bool)  # a model may have more logits than its tokenizer has tokens
+        allowed = np.zeros(vocabulary, bool)  # a model can have more logits than its tokenizer has tokens
         allowed[: len(bits)] = bits[:vocabulary]
         return allowed
 
@@ -118,4 +118,6 @@ class Guide(LogitsProcessor):
 
     def _check(self) -> None:
         if self.matcher.is_error():
-            raise ValueError(f"the schema is no grammar for this model: {self.matcher.get_error()[:200]}")
+            raise ValueError(
+                f"the schema cannot be compiled for this model: {self.matcher.get_error()[:200]}"
+            )

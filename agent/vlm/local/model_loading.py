@@ -1,18 +1,16 @@
-"""A vision-language model's weights, found by name or folder, with the processor and the adapter that go with them.
+"""Finds and loads a vision-language model by name or folder, with its processor and its adapter.
 
     NAME_OR_FOLDER                   the model
-    NAME_OR_FOLDER+ADAPTER_FOLDER    and a LoRA adapter, as peft saves it
-    ADAPTER_FOLDER                   the same; the adapter says which model it belongs to
+    NAME_OR_FOLDER+ADAPTER_FOLDER    the model with a LoRA adapter in peft's format
+    ADAPTER_FOLDER                   the same; the adapter's configuration names its model
 
-The backend `local:` judges with what is found here, and `rl.critic_tuning` trains it: one way to load for both.
-
-Weights are safetensors and nothing else, and no code of a repository is ever run. The revision follows the weights:
-the commit of a hub's snapshot, or the sha256 of a folder's files. Left out: quantised weights.
+Used by the backend `local:` and by `rl.critic_tuning`. Only safetensors weights are read, and no code from a repository
+is run. The revision identifies the weights: the commit of a hub snapshot, or the sha256 of a folder's files. Left out:
+quantised weights.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,38 +24,39 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from agent.tracing.redaction import first_line
+from common.fingerprint import digest, file_digest
 
 __all__ = ["FoundModel", "find_model", "load_processor", "load_weights"]
 
-FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # of a hub's repository
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")  # downloaded from a hub repository
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model's files on this machine."""
+    """A model that was found on this machine."""
 
-    base: str  # as the hub or the file system knows it, wherever the command is called from
+    base: str  # name on the hub, or absolute path
     folder: Path
-    name: str  # as it was asked for, the adapter's included: goes into traces
-    revision: str  # of the weights, the adapter's included: goes into cache keys
+    name: str  # as requested, with the adapter's; written to traces
+    revision: str  # of the weights, with the adapter's; part of cache keys
     adapter: Path | None = None
 
 
 def find_model(argument: str) -> FoundModel:
-    """What an argument of the module's docstring names, fetched from the hub if it is not in the local cache.
+    """The model of an argument (module docstring), downloaded from the hub if it is not in the local cache.
 
     Raises:
-        FileNotFoundError: neither a folder nor in reach of the hub, weights that are no safetensors, or no adapter.
-        ValueError: no model is named, or one that is no image-text-to-text model.
+        FileNotFoundError: no such folder or hub model, no safetensors weights, or no adapter.
+        ValueError: the argument is empty, or the model is not an image-text-to-text model.
     """
     if not argument:
         raise ValueError("local: needs a model, such as local:Qwen/Qwen3-VL-4B-Instruct or local:FOLDER")
-    name, adapter = _parted(argument)
+    name, adapter = _split(argument)
     folder = _snapshot(name, adapter)
     _check_kind(name, folder)
-    own = Path(name).is_dir()
-    base, revision = (str(Path(name).resolve()), _digest(folder)) if own else (name, folder.name)
+    is_folder = Path(name).is_dir()
+    base, revision = (str(Path(name).resolve()), _digest(folder)) if is_folder else (name, folder.name)
     if adapter is None:
         return FoundModel(base, folder, name, revision)
     if not (adapter / ADAPTER_WEIGHTS).is_file():
@@ -66,10 +65,10 @@ def find_model(argument: str) -> FoundModel:
 
 
 def load_weights(found: FoundModel, trainable: bool = False) -> Any:
-    """The model, in bfloat16 where there is a GPU and else in float32; a `trainable` one lies on one device, or on
-    none yet, and its adapter can be trained further.
+    """The model, in bfloat16 if there is a GPU, otherwise in float32. A `trainable` model is not distributed over GPUs,
+    and its adapter can be trained further.
 
-    Raises ValueError for a model that needs code of its own and for an adapter of another model.
+    Raises ValueError for a model that requires remote code and for an adapter of another model.
     """
     gpu = torch.cuda.is_available()
     model = AutoModelForImageTextToText.from_pretrained(
@@ -83,8 +82,8 @@ def load_weights(found: FoundModel, trainable: bool = False) -> Any:
 
 
 def load_processor(found: FoundModel) -> Any:
-    """The model's own processor without its part for video, which would ask for torchvision, and without the tiling
-    by which Idefics3 magnifies a picture 16-fold, which panels this small do not need."""
+    """The model's processor without video support, which needs torchvision, and without Idefics3's tiling, which
+    enlarges a picture 16-fold and is not needed for small panels."""
     kind: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(found.folder, trust_remote_code=False))]
 
     class ImagesAndText(kind):
@@ -98,8 +97,8 @@ def load_processor(found: FoundModel) -> Any:
     return processor
 
 
-def _parted(argument: str) -> tuple[str, Path | None]:
-    """Model and adapter; a folder's own name may hold a plus."""
+def _split(argument: str) -> tuple[str, Path | None]:
+    """Model and adapter folder; the name of an existing folder may contain a plus."""
     folder = Path(argument)
     if not folder.is_dir():
         name, _, adapter = argument.partition("+")
@@ -108,40 +107,37 @@ def _parted(argument: str) -> tuple[str, Path | None]:
         return argument, None
     base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
-        raise ValueError(
-            f"the adapter at {folder} does not say of which model it is; write local:MODEL+{folder}"
-        )
+        raise ValueError(f"the adapter at {folder} does not name its model; write local:MODEL+{folder}")
     return base, folder
 
 
 def _snapshot(name: str, adapter: Path | None) -> Path:
-    """The folder itself, or the hub's repository in the local cache, fetched if it is not there."""
+    """The folder itself, or the hub's snapshot in the local cache, downloaded if it is missing."""
     if Path(name).is_dir():
         return Path(name)
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-        whose = f", of which the adapter at {adapter} is" if adapter else ""
+        user = f" for the adapter at {adapter}" if adapter else ""
         raise FileNotFoundError(
-            f"no model {name!r}{whose}: it is no folder, and the hub did not give it ({first_line(error)})"
+            f"no model {name!r}{user}: it is not a folder, and the hub download failed ({first_line(error)})"
         ) from error
 
 
 def _check_kind(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"{name} needs a config.json and *.safetensors; other formats are not read")
+        raise FileNotFoundError(f"{name} needs config.json and *.safetensors; other formats are not read")
     kind = AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        raise ValueError(f"{name} is a {kind}: no image-text-to-text model, such as qwen3_vl or idefics3")
+        raise ValueError(
+            f"{name} is a {kind}, which is not an image-text-to-text model such as qwen3_vl or idefics3"
+        )
 
 
 def _digest(folder: Path) -> str:
-    """Content of the weights and their configuration."""
-    total = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]):
-        with path.open("rb") as file:
-            total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
+    """Digest of the weights and their configuration."""
+    paths = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
+    return digest(*(path.name.encode() + bytes.fromhex(file_digest(path, length=64)) for path in paths))
 
 
 def _adapted(model: Any, adapter: Path, trainable: bool) -> Any:

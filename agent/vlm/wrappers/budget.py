@@ -1,8 +1,7 @@
-"""How many requests may still be made: one counter that all threads share.
+"""Limits the number of requests of a run, with one counter for all threads.
 
-A backend that may send one question several times (retries) counts for itself, through its own `budget`; for any
-other, a question is a request. A question beyond the budget is not asked: it fails with a reason, and its scores are
-None. Every run counts from nothing.
+A backend that retries requests counts each of them through its own `budget`; for any other backend each question is one
+request. A question beyond the budget is not sent: it fails with a reason, and its scores are None.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ from typing import Any, Protocol, runtime_checkable
 from agent.vlm.protocol import Part, Reply, VLMBackend
 from agent.vlm.wrappers.wrapper import Wrapper
 
-__all__ = ["Budget", "BudgetSpent", "Budgeted", "SpendsItself", "with_budget"]
+__all__ = ["Budget", "BudgetSpent", "Budgeted", "HasBudget", "with_budget"]
 
 
 class BudgetSpent(RuntimeError):
-    """No request is left."""
+    """The budget has no request left."""
 
 
 class Budget:
-    """A hard limit on requests; None only counts them."""
+    """A hard limit on requests; with `max_calls=None` they are only counted."""
 
     def __init__(self, max_calls: int | None = None) -> None:
         self.max_calls, self.calls = max_calls, 0
         self._lock = threading.Lock()
 
     def spend(self) -> None:
-        """One request more. Raises BudgetSpent where it would be one too many."""
+        """Count one request. Raises BudgetSpent if the limit is reached already."""
         with self._lock:
             if self.calls == self.max_calls:
                 raise BudgetSpent(f"the budget of {self.max_calls} calls is spent")
@@ -37,14 +36,14 @@ class Budget:
 
 
 @runtime_checkable
-class SpendsItself(Protocol):
-    """A backend that spends its budget request by request."""
+class HasBudget(Protocol):
+    """A backend that counts its own requests."""
 
     budget: Budget
 
 
 class Budgeted(Wrapper):
-    """Spends one call a question."""
+    """Counts one call per question."""
 
     def __init__(self, inner: VLMBackend, budget: Budget) -> None:
         super().__init__(inner)
@@ -56,8 +55,8 @@ class Budgeted(Wrapper):
 
 
 def with_budget(backend: VLMBackend, budget: Budget) -> VLMBackend:
-    """The backend under a budget, counted as finely as it can."""
-    if isinstance(backend, SpendsItself):
+    """The backend with a budget: its own counter if it has one, otherwise a wrapper."""
+    if isinstance(backend, HasBudget):
         backend.budget = budget
         return backend
     return Budgeted(backend, budget)

@@ -1,8 +1,8 @@
-"""Answers kept in one SQLite file, so that a second run asks only for what is missing.
+"""Caches answers in an SQLite file, so that a second run sends only the questions without an answer.
 
-The key is `question_key`: one model's answer is never served for another's, nor one setting's for another's. Only
-answers that fitted their schema are kept (`ask` says which), under the question first asked, so that a repaired one
-is not paid for again. Failures are never kept. Left out: expiry; delete the file.
+The key is `question_key`, so answers are not shared between models or settings. Only answers that fit their schema are
+stored (`ask` calls `keep`), under the original question, so a repaired answer costs no second repair. Failures are not
+stored. Left out: expiry; delete the file to clear the cache.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from agent.vlm.protocol import Part, Reply, VLMBackend
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
+from common.files import PathLike
 
 __all__ = ["Cached", "ReplyCache"]
 
@@ -26,13 +27,14 @@ CREATE TABLE IF NOT EXISTS replies (
     text TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
-_BUSY_S = 30.0  # how long a writer waits for another process
+_BUSY_S = 30.0  # wait for another process that writes
 
 
 class ReplyCache:
-    """The file. Safe between threads and between processes; raises ValueError if it is something else."""
+    """The cache file. Safe for several threads and processes. Raises ValueError for a file with other content."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: PathLike) -> None:
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(
@@ -59,13 +61,13 @@ class ReplyCache:
         self._connection.close()
 
     def get(self, key: str) -> str | None:
-        """The text kept under a key."""
+        """The text stored under a key, or None."""
         with self._lock:
             row = self._connection.execute("SELECT text FROM replies WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
     def put(self, key: str, backend: str, task: str, text: str) -> None:
-        """Keep a text; the newer one replaces the older."""
+        """Store a text; it replaces an older one under the same key."""
         with self._lock:
             self._connection.execute(
                 "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?)", (key, backend, task, text)
@@ -73,15 +75,15 @@ class ReplyCache:
 
 
 class Cached(Wrapper):
-    """Answers from the cache what it holds, and asks `inner` for the rest; with `read_only` nothing is added."""
+    """Answers from the cache if possible, otherwise asks `inner`; with `read_only` nothing is stored."""
 
     def __init__(self, inner: VLMBackend, cache: ReplyCache, read_only: bool = False) -> None:
         super().__init__(inner)
         self._cache, self._read_only = cache, read_only
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        kept = self._cache.get(question_key(self.name, self.revision, parts, schema, seed))
-        return self.inner.generate(parts, schema, seed) if kept is None else Reply(kept, cached=True)
+        text = self._cache.get(question_key(self.name, self.revision, parts, schema, seed))
+        return self.inner.generate(parts, schema, seed) if text is None else Reply(text, cached=True)
 
     def keep(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int, reply: Reply) -> None:
         if not self._read_only:

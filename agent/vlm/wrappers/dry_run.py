@@ -1,9 +1,9 @@
-"""What a critique would ask, counted without asking: a backend in another's place that sends nothing anywhere.
+"""Counts the questions of a critique without sending any: a stand-in for a backend.
 
-It answers with dummies that fit the schema and doubts every hypothesis, so that the graph walks its longest way:
-every revision that the settings allow. Repairs of malformed replies and repeated requests come on top and cannot be
-known beforehand. Tokens are estimates: four characters a token, one token for every 28 x 28 pixels of a picture (as
-Qwen-VL counts; others differ by up to a few times).
+Its placeholder answers fit the schema and mark every hypothesis as uncertain, so the graph takes its longest path, with
+every revision that the settings allow. Repairs of malformed replies and retried requests come on top and cannot be
+predicted. Token counts are estimates: four characters per token, and one token per 28 x 28 pixels of a picture (as for
+Qwen-VL; the count of other models may be a few times higher or lower).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from agent.vlm.wrappers.wrapper import Wrapper
 
 __all__ = ["DryRun"]
 
-CHARS_A_TOKEN = 4
+CHARS_PER_TOKEN = 4
 TOKEN_SIDE_PX = 28
 COMMENT = "the usual length of a comment, with a body part in it and what is wrong with it"
 
 
 class DryRun(Wrapper):
-    """Stands in for `inner`, under its name and with its eyes."""
+    """Replaces `inner`, under its name and with its capabilities."""
 
     def __init__(self, inner: VLMBackend) -> None:
         super().__init__(inner)
@@ -38,24 +38,24 @@ class DryRun(Wrapper):
         self._lock = threading.Lock()
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        text = json.dumps(_dummy(schema))
-        asked = json.dumps(dict(schema)) + "".join(
+        text = json.dumps(_placeholder(schema))
+        question = json.dumps(dict(schema)) + "".join(
             p.caption if isinstance(p, ImagePart) else p.text for p in parts
         )
         pictures = [part for part in parts if isinstance(part, ImagePart)]
-        tokens_in = len(asked) // CHARS_A_TOKEN + sum(map(_picture_tokens, pictures))
+        tokens_in = len(question) // CHARS_PER_TOKEN + sum(map(_picture_tokens, pictures))
         with self._lock:
             self.calls[schema["title"]] += 1
             self.images += len(pictures)
             self.tokens_in += tokens_in
-            self.tokens_out += len(text) // CHARS_A_TOKEN
+            self.tokens_out += len(text) // CHARS_PER_TOKEN
         return Reply(text)
 
     def keep(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int, reply: Reply) -> None:
-        """A dummy is never kept."""
+        """Placeholder answers are not stored."""
 
     def as_json(self) -> dict[str, Any]:
-        """The account; `calls_without_doubt` is what is left where reflection finds nothing to revise."""
+        """The counts. `calls_without_doubt` is the number of calls if reflection marks nothing as uncertain."""
         return {
             "backend": self.name,
             "sends_to": self.capabilities.sends_to or "this machine",
@@ -68,7 +68,7 @@ class DryRun(Wrapper):
         }
 
 
-def _dummy(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _placeholder(schema: Mapping[str, Any]) -> dict[str, Any]:
     task, labels = schema["title"], list(schema["properties"])
     if task == "tag":
         return {"tags": ["pose:upright", "facing:camera"]}
@@ -76,8 +76,10 @@ def _dummy(schema: Mapping[str, Any]) -> dict[str, Any]:
         return {"rules": []}
     if task == "reflect":
         return {label: {"doubt": True, "reason": COMMENT} for label in labels}
-    steps = enumerate(labels)
-    return {label: {"comment": COMMENT, "score": 100.0 * place / len(labels)} for place, label in steps}
+    return {
+        label: {"comment": COMMENT, "score": 100.0 * place / len(labels)}
+        for place, label in enumerate(labels)
+    }
 
 
 def _picture_tokens(part: ImagePart) -> int:

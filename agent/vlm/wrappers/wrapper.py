@@ -1,19 +1,26 @@
-"""A backend about another one: what recording, caching, counting and limiting have in common."""
+"""Base class of backends that wrap another one: recording, caching, counting, limiting."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.vlm.protocol import Capabilities, ImagePart, KeepsAnswers, Part, Reply, VLMBackend
+from agent.vlm.protocol import (
+    SHA256_DIGITS,
+    Capabilities,
+    ImagePart,
+    KeepsAnswers,
+    Part,
+    Reply,
+    VLMBackend,
+)
+from common.fingerprint import json_digest
 
 __all__ = ["Wrapper", "question_key"]
 
 
 class Wrapper:
-    """Passes everything on to `inner`, under its name; a subclass changes one thing about that."""
+    """Delegates everything to `inner`, under its name; a subclass overrides what it changes."""
 
     def __init__(self, inner: VLMBackend) -> None:
         self.inner = inner
@@ -41,13 +48,12 @@ class Wrapper:
 def question_key(
     name: str, revision: str, parts: Sequence[Part], schema: Mapping[str, Any], seed: int
 ) -> str:
-    """The sha256 of everything that shapes a reply: backend, schema (its title is the task), parts in order, seed.
+    """The sha256 of everything a reply depends on: backend, schema (its title is the task), parts in order, seed.
 
-    The prompt, rules, prototypes and evidence are parts, and so in the key as well; a picture counts with its caption.
+    Prompt, rules, prototypes and evidence are parts and therefore in the key; a picture is hashed with its caption.
     """
     content = [
         [type(part).__name__, part.sha256, part.caption if isinstance(part, ImagePart) else ""]
         for part in parts
     ]
-    whole = json.dumps([name, revision, dict(schema), content, seed], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()
+    return json_digest([name, revision, dict(schema), content, seed], length=SHA256_DIGITS)

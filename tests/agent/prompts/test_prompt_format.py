@@ -1,10 +1,10 @@
-"""What a model that reads text is told: every figure, words only where they tell something, nothing unhashed."""
+"""The text form of measurements, rules and prototypes: every number, sentences only where they matter, all hashed."""
 
 from dataclasses import replace
 
 import pytest
 
-from agent.prompts.prompt_format import format_figures, format_metrics, format_prototypes, format_rules
+from agent.prompts.prompt_format import format_metrics, format_numbers, format_prototypes, format_rules
 from agent.vlm import DataPart
 
 Labels = "ABCD"
@@ -21,32 +21,35 @@ def metric(values, sentences=("",) * 4, parts=((),) * 4, unit="mm"):
     }
 
 
-def test_a_row_a_hypothesis_and_a_column_a_metric():
-    told = format_metrics(
+def test_one_row_per_hypothesis_and_one_column_per_metric():
+    text = format_metrics(
         {"gap_mm": metric((1.23456, 20, None, 3210.4)), "miss_share": metric((0.1, 0.2, 0.3, 0.4), unit="%")}
     )
-    assert told.splitlines()[:5] == [
+    assert text.splitlines()[:5] == [
         "label|gap_mm|miss_share (%)", "A|1.23|0.1", "B|20|0.2", "C|-|0.3", "D|3210|0.4"
     ]  # fmt: skip
 
 
-def test_what_is_the_same_for_all_is_said_once():
-    told = format_metrics({"gap_mm": metric((1, 2, 3, 4)), "sunk_mm": metric((0.0,) * 4)})
-    assert told.count("sunk_mm") == 1
-    assert "the same for all: sunk_mm 0" in told.splitlines()
+def test_equal_values_are_stated_once():
+    text = format_metrics({"gap_mm": metric((1, 2, 3, 4)), "sunk_mm": metric((0.0,) * 4)})
+    assert text.count("sunk_mm") == 1
+    assert "equal for all labels: sunk_mm 0" in text.splitlines()
 
 
-def test_words_stand_where_a_hypothesis_is_far_worse_than_its_group():
+def test_sentences_only_for_hypotheses_much_worse_than_the_group():
     """Mean 1, deviation sqrt(3): D lies (4 - 1) / 1.73 = 1.73 above, the others below."""
     sentences = ("A is well.", "B is well.", "C is well.", "The left hand is 4 mm off.")
     parts = (("head",), (), (), ("left hand", "left forearm"))
-    told = format_metrics({"gap_mm": metric((0, 0, 0, 4), sentences, parts)})
-    assert told.splitlines()[-2:] == ["what stands out:", "D: The left hand is 4 mm off (left forearm)."]
-    assert "well" not in told
-    assert "head" not in told
+    text = format_metrics({"gap_mm": metric((0, 0, 0, 4), sentences, parts)})
+    assert text.splitlines()[-2:] == [
+        "much worse than the group:",
+        "D: The left hand is 4 mm off (left forearm).",
+    ]
+    assert "well" not in text
+    assert "head" not in text
 
 
-def test_the_farthest_from_the_group_comes_first_and_two_are_enough():
+def test_the_largest_deviation_comes_first_and_two_sentences_are_kept():
     """A mean of 1 and a deviation of 1.73, as above, but for `even`, where D is 1.34 deviations above."""
     metrics = {
         "even_mm": metric((1, 2, 3, 4), ("", "", "", "Even.")),
@@ -55,23 +58,23 @@ def test_the_farthest_from_the_group_comes_first_and_two_are_enough():
     assert format_metrics(metrics).splitlines()[-1] == "D: first_mm. second_mm."
 
 
-@pytest.mark.parametrize("told", [format_metrics({}), format_rules([]), format_prototypes([])])
-def test_nothing_is_said_in_words(told):
-    assert told in ("nothing was measured", "none")
+@pytest.mark.parametrize("text", [format_metrics({}), format_rules([]), format_prototypes([])])
+def test_empty_input_has_a_text(text):
+    assert text in ("no measurements", "none")
 
 
-def test_a_rule_is_its_text_its_images_its_test_and_its_record():
+def test_a_rule_with_its_tags_its_predicate_and_its_record():
     rule = {
         "text": "Feet touch the floor.", "tags": ["pose:upright"], "metric": "imbalance_mm", "comparison": ">",
         "threshold": 50.0, "weight": 0.7, "uses": 4, "successes": 3, "psi": 1.5,
     }  # fmt: skip
     assert format_rules([rule, {"text": "Be kind.", "tags": []}]).splitlines() == [
-        "- Feet touch the floor. [pose:upright; imbalance_mm > 50, weight 0.7; held in 3 of 4 uses]",
+        "- Feet touch the floor. [pose:upright; imbalance_mm > 50, weight 0.7; successful in 3 of 4 uses]",
         "- Be kind. [no test]",
     ]
 
 
-def test_a_prototype_is_what_was_said_then_and_what_the_truth_agreed_with():
+def test_a_prototype_with_its_rationale_and_the_best_metrics():
     weights = {"a_mm": 0.1, "b_mm": 0.5, "c_mm": 0.4, "d_mm": 0.3}
     prototype = {
         "rationale": "Its arm is off.", "similarity": 0.916, "score": 31.2, "tags": ["arms:raised"],
@@ -79,20 +82,20 @@ def test_a_prototype_is_what_was_said_then_and_what_the_truth_agreed_with():
     }  # fmt: skip
     assert format_prototypes([prototype]) == (
         "- Its arm is off. [similarity 0.92; score 31; arms:raised; "
-        "the truth agreed with b_mm 0.50, c_mm 0.40, d_mm 0.30]"
+        "correlation with the true error: b_mm 0.50, c_mm 0.40, d_mm 0.30]"
     )
 
 
-def test_figures_stand_by_their_label():
-    assert format_figures({"A": 93.74566, "B": None, "C": 0.0}) == "A 93.7, B -, C 0"
+def test_numbers_follow_their_labels():
+    assert format_numbers({"A": 93.74566, "B": None, "C": 0.0}) == "A 93.7, B -, C 0"
 
 
-def test_what_is_told_is_read_and_both_are_hashed():
-    """A reply cache must keep apart what any reader could tell apart."""
+def test_the_hash_covers_the_formatted_text_and_the_data():
+    """Parts that differ for a text model or for the embedded critic need different cache keys."""
     part = DataPart("scores", {"A": 1.0}, "A 1")
     assert part.text == "<scores>\nA 1\n</scores>"
     others = [
-        replace(part, told="A 1.0"),
+        replace(part, formatted="A 1.0"),
         replace(part, data={"A": 1.0000001}),
         DataPart("scores", {"A": 1.0}),
     ]

@@ -1,15 +1,17 @@
-"""The embedded critic's arithmetic, by worked sums."""
+"""The embedded critic's arithmetic, by worked examples."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from agent.vlm import DataPart, EmbeddedCritic
-from agent.vlm.embedded.critic import READ_AGAIN, metric_trust
+from agent.vlm import DataPart, EmbeddedCritic, TextPart
+from agent.vlm.embedded.critic import MEASURED_AGAIN, metric_trust
 from agent.vlm.embedded.mining import mine
-from agent.vlm.embedded.tagging import tags_of
+from agent.vlm.embedded.tagging import image_tags
 from agent.vlm.embedded.violations import violation
+from tests.contracts.test_vlm_backends import questions
 
 LABELS = ["A", "B", "C", "D", "E"]
 
@@ -46,7 +48,7 @@ def ask(task, metrics, rules, **data):
     return json.loads(EmbeddedCritic().generate(parts, {"title": task}, seed=0).text)
 
 
-def test_violation_is_what_exceeds_the_threshold_over_the_others_spread():
+def test_violation_is_the_excess_over_the_spread_of_the_others():
     # without 10 or 50: 20 30 40 50 about 35, variance 125; without 20 or 40: 218.75; without 30: 250
     values, spread = np.array([10.0, 20.0, 30.0, 40.0, 50.0]), np.sqrt([125, 218.75, 250, 218.75, 125])
     np.testing.assert_allclose(violation(values, ">", 0.0, "mm"), (values - 30) / spread)
@@ -55,22 +57,22 @@ def test_violation_is_what_exceeds_the_threshold_over_the_others_spread():
     np.testing.assert_allclose(violation(values, "<", 30.0, "mm"), np.array([20, 10, 0, 0, 0]) / spread)
 
 
-def test_what_stands_far_off_does_not_make_itself_look_near():
+def test_an_outlier_does_not_increase_its_own_scale():
     # the others span 3 mm, which is the resolution: (1000 - 2) / 3, clipped to 4
     assert violation(np.array([0.0, 1.0, 2.0, 3.0, 1000.0]), ">", 0.0, "mm")[-1] == 4.0
 
 
-def test_a_value_alone_says_nothing():
+def test_a_single_value_is_no_violation():
     assert violation(np.array([np.nan, 7.0]), ">", 0.0, "mm").tolist() == [0.0, 0.0]
 
 
-def test_violation_does_not_blow_up_differences_below_the_resolution():
-    # spread of the group .015 mm; floor 3 mm
+def test_differences_below_the_resolution_stay_small():
+    # spread of the group .015 mm; resolution 3 mm
     values = np.array([100.00, 100.01, 100.02, 100.03])
     assert np.abs(violation(values, ">", 0.0, "mm")).max() < 0.01
 
 
-def test_a_missing_value_neither_helps_nor_harms():
+def test_a_missing_value_is_no_violation():
     z = violation(np.array([10.0, np.nan, 30.0, 50.0]), ">", 0.0, "mm")
     assert z[1] == 0
     assert violation(np.full(3, np.nan), ">", 0.0, "mm").tolist() == [0, 0, 0]
@@ -85,12 +87,12 @@ def test_scores_fall_as_the_violation_grows_and_the_comment_names_the_worst_rule
     assert answer["A"]["comment"] == "No rule finds it worse than the group."
 
 
-def test_a_rule_over_an_unmeasured_metric_is_not_applied():
+def test_a_rule_about_a_metric_without_values_is_not_applied():
     metrics = {"seen": metric([1, 2, 3, 4, 50])}
     assert ask("score", metrics, [rule("seen"), rule("unseen")]) == ask("score", metrics, [rule("seen")])
 
 
-def test_without_any_rule_there_is_no_score():
+def test_without_an_applicable_rule_there_is_no_score():
     with pytest.raises(ValueError, match="no retrieved rule applies"):
         ask("score", {"seen": metric([1, 2, 3, 4, 5])}, [rule("unseen")])
 
@@ -100,12 +102,12 @@ def test_trust_is_the_similarity_weighted_agreement_on_explored_cases():
         {"similarity": 0.9, "weights": {"a": 0.8, "b": 0.2}},
         {"similarity": 0.3, "weights": {"a": 0.0, "b": 0.2}},
     ]
-    # a: (.9 * .8 + .3 * 0) / 1.2 = .6; b: .2; mean .4 -> 1.5 and .5; c was never seen
+    # a: (.9 * .8 + .3 * 0) / 1.2 = .6; b: .2; mean .4 -> 1.5 and .5; no prototype has c
     assert metric_trust(prototypes, ["a", "b", "c"]) == pytest.approx({"a": 1.5, "b": 0.5, "c": 1.0})
     assert metric_trust([], ["a"]) == {"a": 1.0}
 
 
-def test_prototypes_turn_the_ranking_towards_the_metric_that_was_right():
+def test_prototypes_shift_the_ranking_towards_the_trusted_metric():
     metrics = {"a": metric([1, 20, 30, 40, 50]), "b": metric([50, 40, 30, 20, 1])}
     rules = [rule("a"), rule("b", 1.2)]
     trusting_a = [{"similarity": 0.9, "weights": {"a": 0.9, "b": 0.0}}]
@@ -113,7 +115,7 @@ def test_prototypes_turn_the_ranking_towards_the_metric_that_was_right():
     assert answer["A"]["score"] > answer["E"]["score"]
 
 
-def test_reflection_doubts_what_moves_and_what_the_second_look_contradicts():
+def test_reflection_doubts_unstable_ranks_and_contradicted_scores():
     metrics = {"a": metric([1, 2, 3, 4, 5])}
     second = {"c": metric([90, 20, 30, 40, 50])}
     scores = {"A": 90, "B": 80, "C": 70, "D": 60, "E": 50}
@@ -121,15 +123,15 @@ def test_reflection_doubts_what_moves_and_what_the_second_look_contradicts():
     answer = ask(
         "reflect", metrics, [], scores=scores, rank_std=stds, second_look=second, dispersion_threshold=2.0
     )
-    # A is first by score and last (place 5) on the second look; C moves by 3 places
-    assert answer["A"]["reason"] == "ranked 1 but the second look puts it at 5"
+    # A is first by score and last (place 5) by the new measurements; C moves by 3 places
+    assert answer["A"]["reason"] == "ranked 1, but 5 by the new measurements"
     assert answer["C"]["reason"].startswith("its rank moves by 3.0 places")
-    # and with them the whole group: a photograph that is read again may move every one
+    # and with them the whole group: a photograph that is measured again may change every score
     assert all(answer[label]["doubt"] for label in LABELS)
-    assert {answer[label]["reason"] for label in "BDE"} == {READ_AGAIN}
+    assert {answer[label]["reason"] for label in "BDE"} == {MEASURED_AGAIN}
 
 
-def test_reflection_doubts_nothing_where_the_second_look_agrees():
+def test_reflection_doubts_nothing_if_the_new_measurements_agree():
     metrics = {"a": metric([1, 2, 3, 4, 5])}
     answer = ask(
         "reflect", metrics, [], scores=dict(zip(LABELS, [90, 80, 70, 60, 50], strict=True)),
@@ -138,7 +140,7 @@ def test_reflection_doubts_nothing_where_the_second_look_agrees():
     assert not any(answer[label]["doubt"] or answer[label]["reason"] for label in LABELS)
 
 
-def test_a_revision_puts_what_was_measured_again_in_the_place_of_what_was_measured_first():
+def test_a_revision_replaces_the_first_measurements_by_the_new_ones():
     first, again = metric([50, 40, 30, 20, 10]), metric([10, 20, 30, 40, 50])
     unknown_before = metric([50, 40, 30, 20, 10])
     doubts = dict.fromkeys(LABELS, "read again")
@@ -147,9 +149,8 @@ def test_a_revision_puts_what_was_measured_again_in_the_place_of_what_was_measur
         second_look={"a": again, "b": unknown_before},
     )  # fmt: skip
     scores = [revised[label]["score"] for label in LABELS]
-    assert scores == sorted(
-        scores, reverse=True
-    )  # by `again`; the rule on b prices nothing, b was no evidence
+    # by `again`; the rule on b has no effect, as b was not measured before
+    assert scores == sorted(scores, reverse=True)
     assert set(ask("revise", {"a": first}, [rule("a")], doubts={"B": "why"}, second_look={})) == {"B"}
 
 
@@ -164,7 +165,7 @@ def test_mining_finds_the_metric_and_threshold_that_separate():
     assert found["tags"] == ["pose:bent"]
 
 
-def test_mining_keeps_silent_on_few_hypotheses():
+def test_mining_finds_no_rule_in_few_hypotheses():
     assert mine({"tags": [], "metrics": {"clear": {"over": [9.0] * 7, "under": [1.0] * 7}}}) == []
 
 
@@ -186,4 +187,19 @@ def test_mining_keeps_silent_on_few_hypotheses():
 def test_tags_come_from_facts(change, tag):
     facts = {"confidence": {}, "outside": {}, "torso_tilt_deg": 0.0, "hip_flexion_deg": 0.0, "facing_z": 0.0}
     facts |= {"wrist_above_shoulder_mm": -300, "box_px": 300.0}
-    assert tag in tags_of(facts | change)
+    assert tag in image_tags(facts | change)
+
+
+@pytest.mark.parametrize("task", ["tag", "score", "reflect", "revise", "mine"])
+def test_the_wording_of_a_question_has_no_effect(task):
+    """Only the data of the parts is read: neither the prompt nor the formatted text."""
+    parts, schema, seed = questions()[task]
+    reworded = [
+        replace(part, text=f"Other words. {part.text[::-1]}") if isinstance(part, TextPart)
+        else replace(part, formatted="other text") if isinstance(part, DataPart)
+        else part
+        for part in parts
+    ]  # fmt: skip
+    assert [part.sha256 for part in reworded] != [part.sha256 for part in parts]
+    critic = EmbeddedCritic()
+    assert critic.generate(reworded, schema, seed).text == critic.generate(parts, schema, seed).text

@@ -147,8 +147,8 @@ def test_without_langchain_it_says_what_to_install(monkeypatch):
 
 def test_what_the_provider_lacks_is_one_sentence(installed):
     with pytest.raises(
-        ValueError, match=r"^langchain made no nobody:x: Unable to import langchain_nobody\.$"
+        ValueError, match=r"^langchain cannot create nobody:x: Unable to import langchain_nobody\.$"
     ):
         load_backend("langchain:nobody:x")
-    with pytest.raises(ValueError, match=r"^langchain made no mute:x: RuntimeError$"):
+    with pytest.raises(ValueError, match=r"^langchain cannot create mute:x: RuntimeError$"):
         load_backend("langchain:mute:x")

@@ -232,14 +232,14 @@ def test_retry_after_as_a_date_to_come():
 
 
 BAD_SPECS = {
-    "openai:": "names a model and where it is",
-    "openai:name@localhost:8000/v1": "names a model and where it is",
+    "openai:": "names a model and its server",
+    "openai:name@localhost:8000/v1": "names a model and its server",
     "openai:name@http://": "http://host:port/v1",
-    "openai:name@http://host:secret/v1": "port a number up to 65535",
-    "openai:name@http://host:65536/v1": "port a number up to 65535",
+    "openai:name@http://host:secret/v1": "port number up to 65535",
+    "openai:name@http://host:65536/v1": "port number up to 65535",
     "openai:name@http://[::1/v1": "http://host:port/v1",
-    "openai:name@http://me:secret@host/v1": "holds no user, password or query",
-    "openai:name@http://host/v1?api_key=secret": "holds no user, password or query",
+    "openai:name@http://me:secret@host/v1": "contains no user, password or query",
+    "openai:name@http://host/v1?api_key=secret": "contains no user, password or query",
 }
 
 

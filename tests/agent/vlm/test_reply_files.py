@@ -148,7 +148,7 @@ def test_a_recording_goes_on_after_a_kill_that_cut_its_last_line(tmp_path):
 def test_two_backends_do_not_share_a_recording(tmp_path):
     path = tmp_path / "replies.jsonl"
     Recorder(Counting(), path).close()
-    with pytest.raises(ValueError, match="replies of counting, not of other 1"):
+    with pytest.raises(ValueError, match="has replies of counting, not of other 1"):
         Recorder(Counting(name="other"), path)
 
 

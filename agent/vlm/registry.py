@@ -1,0 +1,75 @@
+"""Finds VLM backends by a spec string: a name and, after a colon, an argument that the backend interprets."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from agent.tracing.redaction import reason_of
+from agent.vlm.embedded.critic import EmbeddedCritic
+from agent.vlm.protocol import VLMBackend
+
+__all__ = ["ENTRY_POINT_GROUP", "backend_names", "load_backend", "load_plugin"]
+
+ENTRY_POINT_GROUP = "meshcritic.vlm_backends"
+# Built-in backends besides the embedded critic; each module is imported when its backend is requested.
+BUILT_IN = {
+    "openai": "agent.vlm.openai",
+    "local": "agent.vlm.local.backend",
+    "langchain": "agent.vlm.langchain",
+    "replay": "agent.vlm.replay",
+}
+
+
+def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
+    """The backend of a spec such as "embedded" or "NAME:ARGUMENT", with backend-specific settings.
+
+    A name that is not built in is searched among the entry points of the group `meshcritic.vlm_backends` in the
+    installed packages; the entry point is called with the argument (an empty string if there is none). Raises
+    ValueError for an unknown name, a plug-in that cannot be loaded, and an unknown setting.
+    """
+    name, _, argument = spec.partition(":")
+    build = _builder(name, spec)
+    try:
+        inspect.signature(build).bind(argument, **settings)
+    except TypeError as error:
+        raise ValueError(f"the backend {name} has no such setting ({error})") from error
+    return build(argument, **settings)
+
+
+def backend_names() -> list[str]:
+    """The names that a spec can start with: built-in backends first, then installed plug-ins."""
+    return ["embedded", *BUILT_IN, *sorted(_plugins())]
+
+
+def load_plugin(point: EntryPoint) -> Callable[..., Any]:
+    """The object that an installed package registered: a backend or a critique tool.
+
+    Raises ValueError, with the names of the plug-in and its package, if it cannot be imported.
+    """
+    try:
+        return point.load()
+    # Importing a third-party module can raise any exception, and every command lists the plug-ins.
+    except Exception as error:
+        package = point.dist.name if point.dist else point.module
+        raise ValueError(
+            f"the plug-in {point.name!r} of the installed package {package} cannot be loaded ({reason_of(error)})"
+        ) from error
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _builder(name: str, spec: str) -> Callable[..., VLMBackend]:
+    if spec == "embedded":
+        return lambda argument: EmbeddedCritic()
+    if name in BUILT_IN:
+        return import_module(BUILT_IN[name]).from_argument
+    plugins = _plugins()
+    if name not in plugins:
+        raise ValueError(f"no VLM backend {spec!r}; there are: {', '.join(backend_names())}")
+    return load_plugin(plugins[name])
