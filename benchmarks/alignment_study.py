@@ -174,8 +174,9 @@ class StudySeed:
             settings = AlignSettings(critic, calibration=self.sizes.calibration, rounds=rounds)
             scenes = self._scenes("wild-train", self.sizes.train, settings.uses_truth)
             self.critics[critic] = open_scorer(
-                self.policy, self.body, settings, scenes, self.out / "critics", self.stage, self.opened
-            )
+                self.policy, self.body, settings,
+                scenes=scenes, out=self.out / "critics", stage=self.stage, stack=self.opened,
+            )  # fmt: skip
         return self.critics[critic]
 
     def _samples(self, arm: Arm) -> Sequence[Sample]:

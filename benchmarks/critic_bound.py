@@ -14,7 +14,7 @@ of each image whatever it learns; what is not lower there, no alignment on group
 | pick        | the error of the best-scored                                                 |
 
 `true-detections` is the embedded agent whose detector knows the true keypoints and mask, `noisy-truth` the errors with
-noise that is nobody's: both open the truth, and say what a critic of that quality could win. docs/alignment.md has it.
+noise that is nobody's: both open the truth, and say what a critic of that quality could win. docs/results/alignment.md has it.
 """
 
 from __future__ import annotations
@@ -104,17 +104,23 @@ def bound(
         raise ValueError(f"no critic here is called {unknown[0]}; there are {', '.join(CRITICS)}")
     body = load_body()
     scenes = draw_split("wild-test", out / "scenes", images, progress=stage("drawing wild-test", images))
-    groups = draw_groups(policy, body, scenes, 20, 0, out / "groups", stage("groups of 20", images))
+    groups = draw_groups(
+        policy, body, scenes, size=20, seed=0, cache=out / "groups", progress=stage("groups of 20", images)
+    )
     rows = {}
     for critic in critics:
         settings = AlignSettings(critic, calibration=calibration, rounds=Rounds(group_size=20))
         with ExitStack() as opened:
             if critic == TRUE_EYES:
                 told = replace(settings, critic="embedded")
-                bench = open_bench(policy, body, told, out / "critics", stage, opened, tests=groups)
+                bench = open_bench(
+                    policy, body, told, out=out / "critics", stage=stage, stack=opened, tests=groups
+                )
                 scorer = opened.enter_context(bench.agent(AgentVariant(true_detections=True)))
             else:
-                scorer = open_scorer(policy, body, settings, scenes, out / "critics", stage, opened)
+                scorer = open_scorer(
+                    policy, body, settings, scenes=scenes, out=out / "critics", stage=stage, stack=opened
+                )
             rows[critic] = _rows(body, scorer, groups, temperature, stage)
     return rows, set_digest(scenes)
 

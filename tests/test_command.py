@@ -91,11 +91,11 @@ BAD_WORDS = {
     "no such body": (["predict", "photo.png", "--body", "SMPL.pkl"], "SMPL.pkl"),
     "an unknown detector to explore with": (["explore", "--detector", "yolo", "--out", "o"], "transformers"),
     "an unknown detector to align with": (["align", "--detector", "yolo", "--out", "o"], "transformers"),
-    "eyes of a critic that has none": (
+    "a detector for a critic without one": (
         ["align", "--critic", "noisy-truth:1", "--detector", "transformers", "--out", "o"],
-        "noisy-truth:1 has no eyes",
+        "noisy-truth:1 does not",
     ),
-    "eyes of the random critic": (
+    "a detector for the random critic": (
         ["critic-eval", "--critic", "random", "--detector", "transformers", "--out", "o"],
         "random does not",
     ),

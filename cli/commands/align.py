@@ -1,17 +1,18 @@
-"""`meshcritic align`: a policy learns from what a critic thinks of its hypotheses."""
+"""`meshcritic align`: aligns a policy with a critic's scores of its hypotheses."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.backend_flags import CritiqueSet, DryRunFlag, MaxCalls, ReplyCacheFile, split_settings
-from cli.console import say, say_estimate, stages
-from cli.options import DetectorSpec, Json, PolicyDir, Seed, a_folder
+from cli.console import print_estimate, say, stages
+from cli.options import (
+    CONFIGS, OUTPUT, WORKERS, DetectorSpec, Json, MemoryOrExplore, Motion, PolicyDir, Seed, folder_to_write,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from eval.pipelines.alignment import AlignSettings
@@ -19,44 +20,56 @@ if TYPE_CHECKING:
 
 __all__ = ["align"]
 
-DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
-CriticSpec = Annotated[
-    str,
-    typer.Option(
-        help="embedded (or another backend's spec), hmr-scorer, noisy-truth:SRCC, reward:FILE.py:NAME, "
-        "shuffled[:CRITIC]."
-    ),
-]
-
 
 def align(
     out: Annotated[
         Path,
         typer.Option(
-            callback=a_folder("--out"), help="Folder for the aligned policy and all that led to it."
+            metavar="FOLDER",
+            callback=folder_to_write("--out"),
+            rich_help_panel=OUTPUT,
+            help="Folder for the aligned policy, the scenes, the groups and the log.",
         ),
     ],
-    critic: CriticSpec = "embedded",
+    critic: Annotated[
+        str,
+        typer.Option(
+            help="Critic: embedded or another backend such as openai:NAME@URL (docs/guides/backends.md), hmr-scorer "
+            "(a learned scorer), noisy-truth:SRCC (ground truth with noise), reward:FILE.py:NAME (your function), or "
+            "shuffled[:CRITIC] (scores in random order, as a control)."
+        ),
+    ] = "embedded",
     loss: Annotated[
-        str | None, typer.Option(help="clip, weighted, quadratic, linear, dpo, kto or sft.")
+        str | None,
+        typer.Option(
+            help="Loss: clip, weighted, quadratic, linear, dpo, kto or sft. Default: the one in the training arguments."
+        ),
     ] = None,
     rounds: Annotated[
-        int, typer.Option(min=1, help="Sample, score and align so often, on one budget of critiques.")
+        int,
+        typer.Option(
+            min=1, help="Rounds of sampling, scoring and alignment. The images are divided among them."
+        ),
     ] = 1,
-    images: Annotated[int, typer.Option(min=2, help="Of wild-train, one critique each.")] = 200,
-    group_size: Annotated[int, typer.Option(min=2, help="Hypotheses an image.")] = 20,
+    images: Annotated[
+        int, typer.Option(min=2, help="Number of scenes of wild-train; each gets one critique.")
+    ] = 200,
+    group_size: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 20,
     calibration: Annotated[
-        int, typer.Option(min=4, help="Lab scenes that the critic learns from, where it has no memory yet.")
+        int,
+        typer.Option(
+            min=4, help="Number of lab scenes that a memory is explored on, or a learned scorer is fitted on."
+        ),
     ] = 128,
     config: Annotated[
-        Path | None, typer.Option(help="YAML of training arguments (rl/config.py); default: the demo's.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML file of training arguments (rl/config.py). Default: those of configs/demo.yaml.",
+        ),
     ] = None,
-    motion: Annotated[
-        Path | None, typer.Option(help="Pose the scenes from a folder of AMASS npz files.")
-    ] = None,
-    memory: Annotated[
-        Path | None, typer.Option(help="An explored memory; default: explore here first.")
-    ] = None,
+    motion: Motion = None,
+    memory: MemoryOrExplore = None,
     detector: DetectorSpec = "embedded",
     settings: CritiqueSet = None,
     dry_run: DryRunFlag = False,
@@ -66,7 +79,9 @@ def align(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Align a policy to a critic's scores of its own hypotheses on wild images, without 3D labels.
+    """Align a policy with a critic's scores of its own hypotheses on unlabelled wild images.
+
+    The same command continues an interrupted run.
 
     Example: `meshcritic align --critic embedded --loss clip --rounds 2 --out runs/aligned`
     """
@@ -74,26 +89,26 @@ def align(
     from hmr.policy.checkpoint import load_policy
     from rl.rounds import Rounds
 
-    of_the_critique, of_the_backend = split_settings(settings or ())
-    asked = AlignSettings(
-        critic, images, calibration, Rounds(rounds, group_size, seed), _training(config, loss), motion, memory,
-        detector=detector, max_calls=max_calls, reply_cache=reply_cache, backend=of_the_backend,
-        critique=of_the_critique,
+    critique_settings, backend_settings = split_settings(settings)
+    align_settings = AlignSettings(
+        critic=critic, images=images, calibration=calibration, rounds=Rounds(rounds, group_size, seed),
+        alignment=_training_arguments(config, loss), motion=motion, memory=memory, detector=detector,
+        max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
     )  # fmt: skip
     if dry_run:
-        _estimate(load_policy(policy), asked, as_json)
+        _estimate(load_policy(policy), align_settings, as_json)
     else:
-        _align(load_policy(policy), asked, out, as_json)
+        _align(load_policy(policy), align_settings, out, as_json)
 
 
-def _training(config: Path | None, loss: str | None) -> dict[str, Any]:
+def _training_arguments(config: Path | None, loss: str | None) -> dict[str, Any]:
     from eval.pipelines.alignment import read_alignment
     from eval.pipelines.demo_settings import read_settings
 
     if config is not None:
         alignment = read_alignment(config)
-    else:  # the demo does its few steps again sooner than it would save them; here a killed run goes on
-        alignment = {**read_settings(DEMO).alignment, "save_strategy": "steps"}
+    else:  # the demo's few steps save no checkpoint; here a killed run continues from the last one
+        alignment = {**read_settings(CONFIGS / "demo.yaml").alignment, "save_strategy": "steps"}
     return alignment if loss is None else {**alignment, "loss_type": loss}
 
 
@@ -101,21 +116,21 @@ def _estimate(base: DiffusionPolicy, settings: AlignSettings, as_json: bool) -> 
     from eval.pipelines.alignment import count_calls
 
     with stages() as stage:
-        asked = count_calls(base, settings, stage, workers=os.cpu_count() or 1)
-    say_estimate(asked, as_json)
+        dry_run = count_calls(base, settings, stage, workers=WORKERS)
+    print_estimate(dry_run, as_json)
 
 
 def _align(base: DiffusionPolicy, settings: AlignSettings, out: Path, as_json: bool) -> None:
     from eval.pipelines.alignment import run_alignment
 
     with stages() as stage:
-        aligned = run_alignment(base, settings, out, stage, workers=os.cpu_count() or 1)
-    told = (out / "alignment.json").read_text()
+        aligned = run_alignment(base, settings, out, stage, workers=WORKERS)
+    report = (out / "alignment.json").read_text()
     if as_json:
-        print(told)
+        print(report)
         return
-    counted = json.loads(told)
-    say(f"{counted['unscored_groups']} of {counted['groups']} groups got no score from the critic")
-    stamp = " (it looked at the truth: no result)" if settings.uses_truth else ""
-    say(f"{out} holds policy {aligned.digest()}, aligned from {base.digest()}{stamp}")
-    say(f"how it went: {out / 'curves.svg'}; what it is worth: meshcritic evaluate --policy {out}")
+    counts = json.loads(report)
+    say(f"{counts['unscored_groups']} of {counts['groups']} groups got no score from the critic")
+    warning = "; its critic used the ground truth, so this is not a result" if settings.uses_truth else ""
+    say(f"{out} has policy {aligned.digest()}, aligned from {base.digest()}{warning}")
+    say(f"learning curves: {out / 'curves.svg'}; to evaluate: meshcritic evaluate --policy {out}")

@@ -1,9 +1,7 @@
-"""`meshcritic critic-eval`: how well critics rank groups whose errors are known."""
+"""`meshcritic critic-eval`: measures how well critics rank groups with known errors."""
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,21 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.backend_flags import (
-    BackendSpec,
-    CritiqueSet,
-    DryRunFlag,
-    MaxCalls,
-    Record,
-    ReplyCacheFile,
-    split_settings,
-)
-from cli.console import console, say, say_estimate, stages
-from cli.options import DetectorSpec, Json, Out, PolicyDir, Seed, Ucb
+    BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile, split_settings,
+)  # fmt: skip
+from cli.console import console, print_estimate, print_json, say, stages
+from cli.options import WORKERS, DetectorSpec, Json, MemoryOrExplore, Motion, Out, PolicyDir, Seed, Ucb
 
 if TYPE_CHECKING:
     from agent.vlm.options import BackendOptions
     from agent.vlm.wrappers.dry_run import DryRun
-    from eval.critics.comparison import CriticEval, CriticEvalSettings
+    from eval.critics.comparison import CriticComparison, CriticEvalSettings
 
 __all__ = ["critic_eval"]
 
@@ -34,27 +26,33 @@ __all__ = ["critic_eval"]
 def critic_eval(
     critic: Annotated[
         str,
-        typer.Option(help="agent, greedy, true-detections, hmr-scorer, ranknet, consensus, random, or all."),
+        typer.Option(
+            help="Critic: agent, greedy, true-detections, hmr-scorer, ranknet, consensus, random, or all."
+        ),
     ] = "agent",
     without: Annotated[
-        str | None, typer.Option(help="The agent without any of rules,prototypes,reflection.")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Parts to remove from the agent: any of rules, prototypes, reflection, with commas.",
+        ),
     ] = None,
     without_tool: Annotated[
-        list[str] | None, typer.Option(help="The agent without this tool; repeatable.")
+        list[str] | None, typer.Option(metavar="TOOL", help="Tool to remove from the agent; repeatable.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Of wild-test.")] = 100,
-    samples: Annotated[int, typer.Option(min=3, help="Hypotheses a group.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Number of scenes of wild-test, one group each.")] = 100,
+    samples: Annotated[int, typer.Option(min=3, help="Hypotheses per group.")] = 20,
     calibration: Annotated[
-        int, typer.Option(min=4, help="Lab scenes to learn from: half explored, a quarter to admit rules.")
+        int,
+        typer.Option(
+            min=4,
+            help="Number of lab scenes that critics learn from; half are explored, a quarter admits new rules.",
+        ),
     ] = 128,
-    motion: Annotated[
-        Path | None, typer.Option(help="Pose the wild scenes from a folder of AMASS npz files.")
-    ] = None,
-    memory: Annotated[
-        Path | None, typer.Option(help="An explored memory; default: explore here first.")
-    ] = None,
+    motion: Motion = None,
+    memory: MemoryOrExplore = None,
     ucb: Ucb = 0.5,
-    rules_per_case: Annotated[int, typer.Option(min=1, help="Rules that are retrieved for a case.")] = 16,
+    rules_per_case: Annotated[int, typer.Option(min=1, help="Number of rules retrieved per group.")] = 16,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
     settings: CritiqueSet = None,
@@ -67,7 +65,9 @@ def critic_eval(
     out: Out = Path("runs/critic-eval"),
     as_json: Json = False,
 ) -> None:
-    """Rank agreement of a critic with the truth on wild groups; with `--critic all` every critic and ablation.
+    """Measure how well critics rank hypotheses by their true errors, on scenes of wild-test.
+
+    `--critic all` compares all critics and ablations of the agent.
 
     Example: `meshcritic critic-eval --critic all --images 100 --samples 20`
     """
@@ -75,48 +75,50 @@ def critic_eval(
     from eval.critics.ablations import AgentVariant
     from eval.critics.comparison import CriticEvalSettings
 
-    of_the_critique, of_the_backend = split_settings(settings or ())
-    ablation = AgentVariant(frozenset(_words(without)), frozenset(without_tool or ()))
-    asked = CriticEvalSettings(
-        critic, ablation, images, samples, calibration, seed, motion, memory, ucb,
-        detector=detector, rules_per_case=rules_per_case, critique=of_the_critique,
+    critique_settings, backend_settings = split_settings(settings)
+    removed = [name.strip() for name in (without or "").split(",") if name.strip()]
+    eval_settings = CriticEvalSettings(
+        critic=critic, ablation=AgentVariant(frozenset(removed), frozenset(without_tool or ())), images=images,
+        samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb, detector=detector,
+        rules_per_case=rules_per_case, critique=critique_settings,
     )  # fmt: skip
-    options = BackendOptions(backend, of_the_backend, dry_run, max_calls, record, reply_cache)
-    found, counted = _run(asked, options, policy, out)
-    if counted:
-        say_estimate(counted, as_json)
+    options = BackendOptions(backend, backend_settings, dry_run, max_calls, record, reply_cache)
+    comparison, estimate = _run(eval_settings, options, policy, out)
+    if estimate:
+        print_estimate(estimate, as_json)
     else:
-        _say_what_was_found(found, asked, backend, as_json)
+        _print_comparison(comparison, eval_settings, backend, as_json)
 
 
 def _run(
-    asked: CriticEvalSettings, options: BackendOptions, policy: Path | None, out: Path
-) -> tuple[CriticEval, DryRun | None]:
-    """The figures, and the books of a dry run, whose memories are thrown away with their folder."""
-    from agent.vlm.options import opened_backend
-    from eval.critics.comparison import critic_eval as run
+    settings: CriticEvalSettings, options: BackendOptions, policy: Path | None, out: Path
+) -> tuple[CriticComparison, DryRun | None]:
+    """A dry run writes to a temporary folder."""
+    from agent.vlm.options import open_backend
+    from eval.critics.comparison import evaluate_critics
     from hmr.policy.checkpoint import load_policy
 
     with ExitStack() as stack:
-        opened = stack.enter_context(opened_backend(options))
+        opened = stack.enter_context(open_backend(options))
         if opened.dry_run:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stage = stack.enter_context(stages())
-        found = run(load_policy(policy), opened.backend, asked, out, stage, workers=os.cpu_count() or 1)
-        return found, opened.dry_run
+        comparison = evaluate_critics(
+            load_policy(policy), opened.backend, settings, out, stage, workers=WORKERS
+        )
+        return comparison, opened.dry_run
 
 
-def _say_what_was_found(found: CriticEval, asked: CriticEvalSettings, backend: str, as_json: bool) -> None:
+def _print_comparison(
+    comparison: CriticComparison, settings: CriticEvalSettings, backend: str, as_json: bool
+) -> None:
     if as_json:
-        told = ("images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
-        facts = {"backend": backend, "motion": asked.motion.name if asked.motion else None}
-        print(json.dumps({**found.to_json(), **{name: getattr(asked, name) for name in told}, **facts}))
+        names = ("images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
+        values = {name: getattr(settings, name) for name in names}
+        motion = settings.motion.name if settings.motion else None
+        print_json({**comparison.to_json(), **values, "backend": backend, "motion": motion})
         return
     from eval.critics.table import critic_table
 
-    console().print(critic_table(found))
-    say(f"benchmark {found.benchmark}, base policy {found.base_policy}")
-
-
-def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+    console().print(critic_table(comparison))
+    say(f"benchmark {comparison.benchmark}, base policy {comparison.base_policy}")

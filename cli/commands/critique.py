@@ -1,26 +1,20 @@
-"""`meshcritic critique`: what is wrong with bodies over a photograph."""
+"""`meshcritic critique`: scores bodies over a photograph."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.agent import judging_agent
 from cli.backend_flags import (
-    BackendSpec,
-    CritiqueSet,
-    DryRunFlag,
-    MaxCalls,
-    Record,
-    ReplyCacheFile,
-    split_settings,
-)
-from cli.console import say, say_estimate
-from cli.options import Anyway, BodyFile, Boxes, DetectorSpec, Device, Json, Out, PolicyDir, Seed
+    BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile, split_settings,
+)  # fmt: skip
+from cli.console import print_estimate, print_json, say
+from cli.options import (
+    AcceptAnyBox, BodyFile, Boxes, DetectorSpec, Device, Json, MemoryOrSeedRules, Out, PolicyDir, Seed,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from agent.types import GroupCritique
@@ -33,14 +27,18 @@ __all__ = ["critique"]
 
 
 def critique(
-    photo: Annotated[Path, typer.Argument(help="A photograph.")],
+    photo: Annotated[Path, typer.Argument(help="Photograph to critique bodies on.")],
     hypotheses: Annotated[
-        Path | None, typer.Option(help="Judge these (docs/hypotheses-npz.md) instead of the policy's own.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Hypotheses to score, .npz (docs/guides/hypotheses-npz.md). Default: samples of the policy.",
+        ),
     ] = None,
     out: Out = Path("runs/critique"),
-    samples: Annotated[int, typer.Option(min=2, help="Hypotheses a person.")] = 8,
+    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
-    anyway: Anyway = False,
+    anyway: AcceptAnyBox = False,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
     settings: CritiqueSet = None,
@@ -48,110 +46,113 @@ def critique(
     max_calls: MaxCalls = None,
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
-    memory: Annotated[
-        Path | None,
-        typer.Option(help="An explored memory, such as runs/demo/memory; default: the seed rules."),
-    ] = None,
+    memory: MemoryOrSeedRules = None,
     policy: PolicyDir = None,
     device: Device = "cpu",
     body: BodyFile = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Scores from 0 to 100 and a comment for each hypothesis of a group.
+    """Score the hypotheses of each person in a photograph from 0 (worst) to 100 (best), with a comment per hypothesis.
 
     Example: `meshcritic critique photo.jpg --box 214,18,330,345 --samples 8 --memory runs/demo/memory`
     """
-    from agent.concurrent import critique_many
+    from agent.agent import critique_many
     from agent.context import CritiqueSettings
-    from agent.vlm.options import BackendOptions, opened_backend
+    from agent.default import default_agent, open_default_memory
+    from agent.tracing.records import Trace
+    from agent.vlm.options import BackendOptions, open_backend
     from cli.photos.people import given_people
     from hmr.body.model import load_body
     from hmr.detection.embedded import load_detector
     from hmr.policy.checkpoint import load_policy
 
-    of_critique, of_backend = split_settings(settings or ())
-    asked = BackendOptions(backend, of_backend, dry_run, max_calls, record, reply_cache)
-    with opened_backend(asked) as opened:
-        model, skin = load_policy(policy, device), load_body(body)
-        eyes = load_detector(detector, model, skin)
+    critique_settings, backend_settings = split_settings(settings)
+    options = BackendOptions(backend, backend_settings, dry_run, max_calls, record, reply_cache)
+    with open_backend(options) as opened:
+        model, body_model = load_policy(policy, device), load_body(body)
+        finder = load_detector(detector, model, body_model)
         if hypotheses is not None:
-            people = given_people(photo, hypotheses, skin)
+            people = given_people(photo, hypotheses, body_model)
         else:
-            people = _posed_people(photo, model, eyes, box or [], anyway, samples, seed)
-        _name_other_eyes(memory, eyes)
-        trace = None if dry_run else out / "trace.jsonl"
-        how = CritiqueSettings(**of_critique)
-        with judging_agent(model, skin, opened.backend, memory, trace, detector=eyes, settings=how) as agent:
-            verdicts = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))
+            people = _sampled_people(photo, model, finder, box or [], anyway, samples, seed)
+        _warn_of_other_detector(memory, finder)
+        with (
+            Trace(None if dry_run else out / "trace.jsonl") as trace,
+            open_default_memory(memory, model, frozen=memory is not None) as known,
+        ):
+            agent = default_agent(
+                model, body_model, known, backend=opened.backend, detector=finder,
+                settings=CritiqueSettings(**critique_settings), trace=trace,
+            )  # fmt: skip
+            critiques = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))
         if opened.dry_run:
-            say_estimate(opened.dry_run, as_json)
+            print_estimate(opened.dry_run, as_json)
             return
-    answers = _answers(people, verdicts, out / photo.stem, skin)
+    answers = _save(people, critiques, out / photo.stem, body_model)
     if as_json:
-        print(json.dumps({"people": answers}))
+        print_json({"people": answers})
     else:
-        _say_scores(answers)
+        _print_scores(answers)
 
 
-def _name_other_eyes(memory: Path | None, eyes: Detector) -> None:
-    from eval.critics.exploration import eyes_of
+def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
+    from eval.critics.exploration import explored_detector
 
-    if memory and (explored := eyes_of(memory)) not in (None, eyes.name):
-        say(f"{memory} was explored with the detector {explored}: its rules are weighed for those eyes")
+    if memory and (explored := explored_detector(memory)) not in (None, detector.name):
+        say(
+            f"{memory} was explored with the detector {explored}; its rule weights are fitted to that detector"
+        )
 
 
-def _posed_people(
+def _sampled_people(
     photo: Path,
-    model: DiffusionPolicy,
+    policy: DiffusionPolicy,
     detector: Detector,
     boxes: list[str],
     anyway: bool,
     samples: int,
     seed: int,
 ) -> list[Person]:
-    """The people of a photograph with the policy's hypotheses; what was refused is said on stderr."""
+    """The people of a photograph with hypotheses of the policy. Rejected boxes are reported on stderr."""
     from cli.photos.people import find_people, parse_box, sample_people
     from hmr.images.photographs import load_photo
 
     opened = load_photo(photo)
-    asked = [parse_box(text) for text in boxes]
-    found, refusals = find_people(opened, str(photo), model, detector, asked, anyway)
-    for sentence in refusals:
+    found, rejections = find_people(
+        opened, str(photo), policy, detector, [parse_box(text) for text in boxes], anyway
+    )
+    for sentence in rejections:
         say(sentence)
-    return sample_people(found, opened, model, samples, seed)
+    return sample_people(found, opened, policy, samples, seed)
 
 
-def _answers(
-    people: Sequence[Person], verdicts: Sequence[GroupCritique], stem: Path, body: Body
+def _save(
+    people: Sequence[Person], critiques: Sequence[GroupCritique], stem: Path, body: Body
 ) -> list[dict[str, Any]]:
-    """What is printed of each person, once the files are written."""
+    """Write the files of each person. Returns the entries of the printed result."""
     from cli.photos.person_files import save_person
     from hmr.render import load_renderer
 
     renderer = load_renderer()
     stem.parent.mkdir(parents=True, exist_ok=True)
     answers = []
-    for number, (person, verdict) in enumerate(zip(people, verdicts, strict=True)):
-        paths = save_person(stem.with_name(f"{stem.name}-{number}"), person, body, renderer, verdict)
+    for number, (person, critique) in enumerate(zip(people, critiques, strict=True)):
+        paths = save_person(stem.with_name(f"{stem.name}-{number}"), person, body, renderer, critique)
         answers.append(
             {
-                "bbox": _corners(person.box_in_file),
-                "scores": list(verdict.scores),
-                "comments": list(verdict.comments),
-                "reasons": list(verdict.reasons),
+                "bbox": person.bbox,
+                "scores": list(critique.scores),
+                "comments": list(critique.comments),
+                "reasons": list(critique.reasons),
                 "files": [str(path) for path in paths],
             }
         )
     return answers
 
 
-def _say_scores(answers: list[dict[str, Any]]) -> None:
+def _print_scores(answers: list[dict[str, Any]]) -> None:
     for number, answer in enumerate(answers):
         say(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
         for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
             say(f"  {index:3d}  {'  -' if score is None else f'{score:5.1f}'}  {comment}")
-
-
-def _corners(box: Any) -> list[float]:
-    return [round(value, 1) for value in (box.x0, box.y0, box.x1, box.y1)]

@@ -1,9 +1,7 @@
-"""`meshcritic explore`: a critic learns from lab scenes whose truth is known."""
+"""`meshcritic explore`: fills a critic's memory from labelled lab scenes."""
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import shutil
 import tempfile
@@ -15,34 +13,36 @@ from typing import Annotated, Any
 import typer
 
 from cli.backend_flags import (
-    BackendSpec,
-    CritiqueSet,
-    DryRunFlag,
-    MaxCalls,
-    Record,
-    ReplyCacheFile,
-    split_settings,
-)
-from cli.console import say, say_estimate, stages
-from cli.options import DetectorSpec, Device, Json, Out, PolicyDir, Seed, Ucb, a_folder
+    BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile, split_settings,
+)  # fmt: skip
+from cli.console import print_estimate, print_json, say, stages
+from cli.options import (
+    OUTPUT, WORKERS, DetectorSpec, Device, Json, Out, PolicyDir, Seed, Ucb, folder_to_write,
+)  # fmt: skip
 
 __all__ = ["explore"]
 
-SHOWN = 3  # cases that a line names
+MAX_NAMES = 3  # cases named in a message
 
 
 def explore(
     memory: Annotated[
         Path | None,
         typer.Option(
-            callback=a_folder("--memory"),
-            help="The folder of the memory, made where there is none; default: OUT/memory.",
+            metavar="FOLDER",
+            callback=folder_to_write("--memory"),
+            rich_help_panel=OUTPUT,
+            help="Folder of the memory; it is created if missing. Default: OUT/memory.",
         ),
     ] = None,
     images: Annotated[
-        int, typer.Option(min=4, help="Of lab-calibration: half are explored, a quarter admit rules.")
+        int,
+        typer.Option(
+            min=4,
+            help="Number of scenes of lab-calibration. Half are explored; a quarter decides which new rules are admitted.",
+        ),
     ] = 128,
-    samples: Annotated[int, typer.Option(min=3, help="Hypotheses a group.")] = 20,
+    samples: Annotated[int, typer.Option(min=3, help="Hypotheses per scene.")] = 20,
     ucb: Ucb = 0.5,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
@@ -57,56 +57,64 @@ def explore(
     out: Out = Path("runs/explore"),
     as_json: Json = False,
 ) -> None:
-    """Fill a memory: judge groups on lab scenes, compare with the truth, count rules, mine and weigh new ones.
+    """Fill a critic's memory: critique labelled lab scenes, and learn rules from the true errors.
 
-    Killed, it goes on where it stopped; with more `--images` it goes on learning.
+    The same command continues an interrupted run. A larger `--images` extends a finished one.
 
     Example: `meshcritic explore --images 128 --backend openai:qwen3-vl@http://127.0.0.1:8000/v1`
     """
-    from agent.vlm.options import BackendOptions, opened_backend
+    from agent.vlm.options import BackendOptions, open_backend
     from eval.critics.exploration import ExploreSettings, explore_lab
     from hmr.policy.checkpoint import load_policy
 
-    of_the_critique, of_the_backend = split_settings(settings or ())
-    asked = BackendOptions(backend, of_the_backend, dry_run, max_calls, record, reply_cache)
+    critique_settings, backend_settings = split_settings(settings)
+    options = BackendOptions(backend, backend_settings, dry_run, max_calls, record, reply_cache)
     memory = memory or out / "memory"
-    with opened_backend(asked) as opened:
-        with _kept_or_not(out, memory, dry_run) as (folder, filled), stages() as stage:
+    with open_backend(options) as opened:
+        with _output_folders(out, memory, dry_run) as (out_folder, memory_folder), stages() as stage:
             found = explore_lab(
                 load_policy(policy, device),
                 opened.backend,
-                ExploreSettings(images, samples, seed, ucb, detector, of_the_critique),
-                folder,
-                filled,
-                stage,
-                say,
-                workers=os.cpu_count() or 1,
+                ExploreSettings(
+                    images=images,
+                    samples=samples,
+                    seed=seed,
+                    ucb=ucb,
+                    detector=detector,
+                    critique=critique_settings,
+                ),
+                out=out_folder,
+                memory=memory_folder,
+                stage=stage,
+                print_line=say,
+                workers=WORKERS,
             )
         if opened.dry_run:
-            say_estimate(opened.dry_run, as_json)
+            print_estimate(opened.dry_run, as_json)
             return
     if as_json:
-        print(json.dumps({"memory": str(memory), **found}))
+        print_json({"memory": str(memory), **found})
     else:
-        _say_what_came_of_it(found, memory, detector)
+        _print_report(found, memory, detector)
 
 
 @contextmanager
-def _kept_or_not(out: Path, memory: Path, dry_run: bool) -> Iterator[tuple[Path, Path]]:
-    """Where to write. A dry run writes into copies that are thrown away, and so counts what is left to ask."""
+def _output_folders(out: Path, memory: Path, dry_run: bool) -> Iterator[tuple[Path, Path]]:
+    """The folders to write to. A dry run gets a temporary copy of the memory, so that it counts the remaining requests."""
     if not dry_run:
         yield out, memory
         return
-    with tempfile.TemporaryDirectory() as thrown_away:
-        copy = Path(thrown_away) / "memory"
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "memory"
         if memory.exists():
             shutil.copytree(memory, copy)
-        yield Path(thrown_away), copy
+        yield Path(temporary), copy
 
 
-def _say_what_came_of_it(found: dict[str, Any], memory: Path, detector: str) -> None:
+def _print_report(found: dict[str, Any], memory: Path, detector: str) -> None:
     say(
-        f"{found['cases']} cases explored, {found['skipped']} before; SRCC with the true errors {_rho(found['srcc'])}"
+        f"{found['cases']} cases explored, {found['skipped']} by an earlier run; SRCC with the true errors "
+        f"{_rho(found['srcc'])}"
     )
     say(
         f"rules: {len(found['mined'])} mined, {len(found['admitted'])} admitted, {len(found['retired'])} retired, "
@@ -114,15 +122,15 @@ def _say_what_came_of_it(found: dict[str, Any], memory: Path, detector: str) -> 
         f"{_rho(found['held_out_srcc_after'])} after"
     )
     if found["unscored"]:
-        say(f"{found['unscored']} cases got no score; the same command asks for them again")
-    if held_up := found["held_up"]:
-        more = " ..." if len(held_up) > SHOWN else ""
+        say(f"{found['unscored']} cases got no score; the same command tries them again")
+    if blocked := found["blocked_cases"]:
+        more = " ..." if len(blocked) > MAX_NAMES else ""
         say(
-            f"rules could not be tried on {len(held_up)} cases ({', '.join(held_up[:SHOWN])}{more}), for which the "
-            f"backend gave no score; no weight and no state was changed by it, and the same command tries again"
+            f"rules could not be tested on {len(blocked)} cases ({', '.join(blocked[:MAX_NAMES])}{more}) because the "
+            f"backend gave no score; their weights and states are unchanged, and the same command tries again"
         )
-    eyes = "" if detector == "embedded" else f" --detector {shlex.quote(detector)}"
-    say(f"judge with it: meshcritic critique photo.jpg --memory {memory}{eyes}")
+    option = "" if detector == "embedded" else f" --detector {shlex.quote(detector)}"
+    say(f"to use it: meshcritic critique photo.jpg --memory {memory}{option}")
 
 
 def _rho(value: float | None) -> str:

@@ -1,25 +1,24 @@
-"""The agent and its ablations, each explored under its own ablation and as good as it can be made.
+"""Builds the agent and its ablations; each ablation explores its own memory.
 
-| variant                 | what is different                                                                     |
-|-------------------------|---------------------------------------------------------------------------------------|
-| without rules           | one rule a metric, all of weight 1, nothing mined, admitted or weighed: the same      |
-|                         | evidence in equal parts (a backend that reads prose gets no rules at all)             |
-| without prototypes      | none is recalled, so every metric is trusted alike; weights are fitted for that       |
-| without reflection      | one look at the photograph, no second one and no revision                             |
-| greedy                  | C = 0 in the rules' UCB: what has worked is used again, what is new is not tried      |
-| without a tool          | the tool is not there, neither at exploration nor at judgement                        |
-| true keypoints and mask | the tools' detector knows the truth (`eval.critics.true_detector`): headroom, no ablation     |
+| variant                 | difference to the agent                                                                 |
+|-------------------------|-----------------------------------------------------------------------------------------|
+| without rules           | one rule per metric, all of weight 1, none mined, admitted or fitted: the same evidence |
+|                         | with equal weights (a backend that reads prose gets no rules)                           |
+| without prototypes      | none is retrieved, so every metric has the same trust; rule weights are fitted for that |
+| without reflection      | no re-observation and no revision                                                       |
+| greedy                  | C = 0 in the rules' UCB: no exploration of rules that have not been used                |
+| without a tool          | the tool is missing in exploration and in scoring                                       |
+| true keypoints and mask | the tools get the truth as detections (`eval.critics.ground_truth_detector`): an upper  |
+|                         | bound, no ablation                                                                      |
 
-What a ablation cannot touch is shared: an agent without rules recalls the whole agent's prototypes, which hold how far
-each metric agreed with the truth and no rule. Everything else explores for itself, on the same cases in the same
-order, so that an ablation does not judge by weights that were fitted for what it lacks.
+All variants explore the same cases in the same order, so that the rule weights of an ablation are fitted without the
+component that it lacks. Only the agent without rules shares the memory of the full agent: it uses its prototypes, which
+hold the agreement of each metric with the truth and do not depend on rules.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,39 +27,44 @@ from typing import Any
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
-from agent.default import default_agent
-from agent.image_embedding import PolicyEmbedder
-from agent.nodes.re_observation import SECOND_LOOK
-from agent.seed_rules import load_seed_rules
+from agent.default import default_agent, open_default_memory
+from agent.nodes.re_observation import REOBSERVATION
 from agent.tools import load_tools
+from agent.types import unavailable_reason
 from agent.vlm import EmbeddedCritic, VLMBackend
-from agent.vlm.wrappers.availability import AvailabilityMonitor
+from common.fingerprint import json_digest
 from common.progress import Stage
 from eval.critics.evidence_cache import EvidenceCache
-from eval.critics.exploration import CRITIQUE, DETECTOR, UCB, Exploration, eyes_of, open_to_explore, seen_by
+from eval.critics.exploration import (
+    CRITIQUE,
+    DETECTOR,
+    UCB,
+    Exploration,
+    detector_name,
+    explored_detector,
+)
+from eval.critics.ground_truth_detector import GroundTruthDetector, ground_truth_detector
 from eval.critics.groups import LabelledGroup
-from eval.critics.true_detector import TrueDetector, true_detections
-from eval.critics.verdict_cache import Verdict, judge_with_cache
+from eval.critics.verdict_cache import Verdict, critique_with_cache
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import calibration_parts
 from hmr.types import Detector
 from memory.embed import TextEmbedder
-from memory.folder import Memory, open_memory
-from memory.prototypes import PrototypeMemory
+from memory.folder import Memory
 from memory.rule import Predicate, Provenance, Rule
-from memory.rules import RuleMemory
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 
 __all__ = ["AGENT", "COMPONENTS", "AgentBench", "AgentVariant", "equal_rules", "metrics_of"]
 
 COMPONENTS = ("rules", "prototypes", "reflection")
-FAR_BELOW = -1e6  # a threshold that every value exceeds: the violation is then the value itself, graded
+FAR_BELOW = -1e6  # every value exceeds this threshold, so that the graded violation is the value itself
 
 
 @dataclass(frozen=True)
 class AgentVariant:
-    """What is taken from the agent. Raises ValueError for a component or a tool that it does not have."""
+    """What an agent lacks. Raises ValueError for an unknown component or tool."""
 
     without: frozenset[str] = frozenset()
     without_tools: frozenset[str] = frozenset()
@@ -70,13 +74,11 @@ class AgentVariant:
     def __post_init__(self) -> None:
         if unknown := sorted(self.without - set(COMPONENTS)):
             raise ValueError(
-                f"an agent can do without {', '.join(COMPONENTS)}; {', '.join(unknown)} is none of them"
+                f"unknown component {', '.join(unknown)}; the agent can run without {', '.join(COMPONENTS)}"
             )
-        there = [tool.name for tool in load_tools()] if self.without_tools else []
-        if unknown := sorted(self.without_tools - set(there)):
-            raise ValueError(
-                f"the agent has no tool {unknown[0]!r} to do without; its tools are {', '.join(there)}"
-            )
+        tools = [tool.name for tool in load_tools()] if self.without_tools else []
+        if unknown := sorted(self.without_tools - set(tools)):
+            raise ValueError(f"the agent has no tool {unknown[0]!r}; its tools are {', '.join(tools)}")
 
     @property
     def name(self) -> str:
@@ -87,7 +89,7 @@ class AgentVariant:
 
     @property
     def explores_as(self) -> AgentVariant:
-        """The variant whose memory this one judges from."""
+        """The variant whose memory this one uses."""
         return dataclasses.replace(self, without=self.without - {"rules"})
 
     def to_json(self) -> dict[str, Any]:
@@ -98,11 +100,11 @@ class AgentVariant:
 AGENT = AgentVariant()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AgentBench:
-    """Builds variants over one policy, one backend and one set of explored cases.
+    """Builds variants of the agent with one policy, one backend and one set of calibration cases.
 
-    `memory` is a folder that was explored before: then nothing is explored here, and ablations begin at judgement.
+    `memory`: a folder that was explored before. All variants then use it, and none is explored.
     """
 
     policy: DiffusionPolicy
@@ -111,20 +113,16 @@ class AgentBench:
     embedder: TextEmbedder
     evidence: EvidenceCache
     calibration: Sequence[LabelledGroup]  # of lab-calibration, from its first row
-    tests: Sequence[LabelledGroup]
+    tests: Sequence[LabelledGroup] = ()
     out: Path
     stage: Stage
-    made_from: Mapping[str, Any] = field(default_factory=dict)  # digests that name an exploration
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)  # of the calibration groups
     memory: Path | None = None
     seed: int = 0
     ucb: float = UCB
-    eyes: Detector | None = None  # of every variant; None: the embedded detector
-    rules_per_case: int = (
-        CritiqueSettings.rules_per_case
-    )  # fewer than there are: then C decides which are tried
-    critique: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # other fields of CritiqueSettings, if not usual
+    detector: Detector | None = None  # None: the embedded one
+    rules_per_case: int = CritiqueSettings.rules_per_case
+    critique_settings: Mapping[str, Any] = field(default_factory=dict)  # other fields of CritiqueSettings
 
     def part(self, *names: str) -> list[LabelledGroup]:
         """The calibration groups of these parts (`hmr.synthetic.splits.calibration_parts`)."""
@@ -133,99 +131,107 @@ class AgentBench:
 
     @contextmanager
     def agent(self, variant: AgentVariant) -> Iterator[CritiqueAgent]:
-        """The frozen agent of a variant, explored first where that has not been done.
+        """The frozen agent of a variant; its memory is explored first if that has not been done.
 
-        Raises ValueError where a memory was given for a greedy exploration, for one that was explored with other eyes,
-        whose rules are weighed for those, and where the exploration waits for a backend that does not answer: half a
-        memory judges otherwise than the whole one will.
+        Raises ValueError for a greedy variant of a given memory, for a memory that was explored with another detector,
+        whose rule weights do not hold for this one, and if the backend stops answering before the exploration is
+        finished.
         """
         folder = self._explored(variant.explores_as) if self.memory is None else self.memory
         if variant.greedy and self.memory is not None:
             raise ValueError("how a given memory was explored cannot be changed; leave out --memory")
-        eyes, known = self._seen_by(variant)[DETECTOR], eyes_of(folder)
-        if self.memory is not None and not variant.true_detections and known not in (None, eyes):
-            raise ValueError(f"{folder} was explored with the detector {known}, and this asks for {eyes}")
-        with self._open_frozen(folder) as memory:
+        if self.memory is not None and not variant.true_detections:
+            known, name = explored_detector(folder), detector_name(self.detector)
+            if known not in (None, name):
+                raise ValueError(f"{folder} was explored with the detector {known}, but this run uses {name}")
+        with self._open_memory(folder, frozen=True) as memory:
             agent = self._build(variant, memory)
             if "rules" in variant.without:
                 agent = self._without_rules(agent)
             yield agent
 
-    def judge(
+    def critique(
         self, name: str, agent: CritiqueAgent, groups: Sequence[LabelledGroup],
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[Verdict]:  # fmt: skip
-        """The verdicts of an agent of this bench, kept under its name and found there again."""
+        """The verdicts of an agent, from the cache under `name` where they exist."""
         path = self.out / "verdicts" / f"{name.replace(' ', '-')}.jsonl"
-        return judge_with_cache(path, agent, self.policy.digest(), groups, progress)
+        return critique_with_cache(path, agent, self.policy.digest(), groups, progress)
 
     def measure(self, groups: Sequence[LabelledGroup]) -> list[Verdict]:
-        """What the tools say of these groups, looked at again where the seed rules leave doubts, and verdicts of no
-        account: no memory, no backend asked."""
-        store, embedder = MemoryStore(":memory:"), PolicyEmbedder(self.policy)
-        rules = RuleMemory(store, self.embedder)
-        rules.add(load_seed_rules())
-        memory = Memory(store, rules, PrototypeMemory(store, embedder.dim, embedder.name))
-        agent = self._build(AGENT, memory)
-        agent = dataclasses.replace(agent, backend=EmbeddedCritic())
-        return self.judge("measurements", agent, groups)
+        """Verdicts that are used for their evidence only, from the seed rules and the embedded critic; re-observation
+        adds evidence where these rules leave scores uncertain."""
+        memory = self._open_memory(None, frozen=False)
+        return self.critique("measurements", self._build(AGENT, memory, EmbeddedCritic()), groups)
 
     def _explored(self, variant: AgentVariant) -> Path:
         ucb = 0.0 if variant.greedy else self.ucb
-        judge = {"backend": self.backend.name, "revision": self.backend.revision, "seed": self.seed}
-        made_from = {**self.made_from, **variant.to_json(), **judge, "ucb": ucb}
-        usual = {**seen_by(None), "rules_per_case": CritiqueSettings.rules_per_case}
-        asked = {**self._seen_by(variant), "rules_per_case": self.rules_per_case}
-        made_from |= {name: value for name, value in asked.items() if value != usual[name]}
-        made_from |= {CRITIQUE: dict(self.critique)} if self.critique else {}
-        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+        fingerprint = self._exploration_fingerprint(variant, ucb)
         groups = {group.labelled.sample.id: group.hypotheses for group in self.calibration}
+        folder = f"{variant.name.replace(' ', '-')}-{json_digest(fingerprint, length=12)}"
         exploration = Exploration(
-            self.out / "memory" / f"{variant.name.replace(' ', '-')}-{key}",
-            made_from,
-            [group.labelled for group in self.part("explore")],
-            [group.labelled for group in self.part("admit")],
-            lambda sample: groups[sample.id],
-            variant.name,
+            folder=self.out / "memory" / folder,
+            fingerprint=fingerprint,
+            cases=[group.labelled for group in self.part("explore")],
+            held_out=[group.labelled for group in self.part("admit")],
+            propose=lambda sample: groups[sample.id],
+            name=variant.name,
         )
-        if exploration.found() is None:
-            listener = AvailabilityMonitor(self.backend)
-            with open_to_explore(exploration.folder, self.policy, self.embedder, ucb) as memory:
-                agent = dataclasses.replace(self._build(variant, memory), backend=listener)
-                exploration.run(agent, self.stage)
-            if listener.unheard and exploration.found() is None:
+        if exploration.saved_report() is None:
+            with self._open_memory(exploration.folder, frozen=False, ucb=ucb) as memory:
+                report = exploration.run(self._build(variant, memory), self.stage)
+            reason = unavailable_reason(report.failures)
+            if reason and exploration.saved_report() is None:
                 raise ValueError(
-                    f"{exploration.folder} is explored in part, and then nobody answered ({listener.unheard}); the "
-                    "same command goes on"
+                    f"the exploration in {exploration.folder} is not finished, because the backend stopped answering "
+                    f"({reason}); run the same command again to resume it"
                 )
         return exploration.folder
 
-    def _seen_by(self, variant: AgentVariant) -> dict[str, Any]:
-        return {DETECTOR: TrueDetector.name} if variant.true_detections else seen_by(self.eyes)
+    def _exploration_fingerprint(self, variant: AgentVariant, ucb: float) -> dict[str, Any]:
+        """Names the memory's folder. Fields with default values are left out, as in explorations made before these
+        fields existed."""
+        backend = {"backend": self.backend.name, "revision": self.backend.revision, "seed": self.seed}
+        detector = GroundTruthDetector.name if variant.true_detections else detector_name(self.detector)
+        optional = {
+            DETECTOR: (detector, detector_name(None)),
+            "rules_per_case": (self.rules_per_case, CritiqueSettings.rules_per_case),
+            CRITIQUE: (dict(self.critique_settings), {}),
+        }
+        changed = {name: value for name, (value, default) in optional.items() if value != default}
+        return {**self.fingerprint, **variant.to_json(), **backend, "ucb": ucb, **changed}
 
-    def _open_frozen(self, folder: Path) -> Memory:
-        embedder = PolicyEmbedder(self.policy)
-        return open_memory(folder, self.embedder, embedder.name, embedder.dim, frozen=True)
+    def _open_memory(self, folder: Path | None, frozen: bool, ucb: float = UCB) -> Memory:
+        return open_default_memory(folder, self.policy, frozen, text_embedder=self.embedder, ucb=ucb)
 
-    def _build(self, variant: AgentVariant, memory: Memory) -> CritiqueAgent:
-        settings = CritiqueSettings(seed=self.seed, rules_per_case=self.rules_per_case, **self.critique)
+    def _build(
+        self, variant: AgentVariant, memory: Memory, backend: VLMBackend | None = None
+    ) -> CritiqueAgent:
+        settings = CritiqueSettings(
+            seed=self.seed, rules_per_case=self.rules_per_case, **self.critique_settings
+        )
         if "reflection" in variant.without:
             settings = dataclasses.replace(settings, max_revisions=0)
         if "prototypes" in variant.without:
             settings = dataclasses.replace(settings, prototypes_per_case=0)
-        agent = default_agent(self.policy, self.body, memory, settings=settings)
-        agent = dataclasses.replace(agent, detector=self.eyes or agent.detector)
-        kept = [tool for tool in agent.tools if tool.name not in variant.without_tools]
-        agent = dataclasses.replace(agent, backend=self.backend, tools=self.evidence.around(kept))
-        if not variant.true_detections:
-            return agent
-        truths = {
-            group.labelled.sample.id: group.labelled.truth for group in (*self.calibration, *self.tests)
-        }
-        return dataclasses.replace(agent, detector=true_detections(truths, self.policy, self.body))
+        detector = self.detector
+        if variant.true_detections:
+            groups = (*self.calibration, *self.tests)
+            truths = {group.labelled.sample.id: group.labelled.truth for group in groups}
+            detector = ground_truth_detector(truths, self.policy, self.body)
+        tools = [tool for tool in load_tools() if tool.name not in variant.without_tools]
+        return default_agent(
+            self.policy,
+            self.body,
+            memory,
+            backend=backend or self.backend,
+            detector=detector,
+            tools=self.evidence.wrap(tools),
+            settings=settings,
+        )
 
     def _without_rules(self, agent: CritiqueAgent) -> CritiqueAgent:
-        """For the embedded critic equal rules on whatever the tools measure; for one that reads prose, none."""
+        """With equal rules for all measured metrics if the backend is the embedded critic, else with no rules."""
         rules = RuleMemory(MemoryStore(":memory:"), self.embedder)
         if self.backend.name == EmbeddedCritic.name:
             rules.add(equal_rules(set(metrics_of(self.measure(self.part("admit"))))))
@@ -233,13 +239,15 @@ class AgentBench:
         return dataclasses.replace(agent, rules=rules, settings=settings)
 
 
-def metrics_of(critiques: Sequence[Verdict]) -> list[str]:
-    """What was measured before anything was scored."""
-    return sorted({item.metric for seen in critiques for item in seen.evidence if item.tool != SECOND_LOOK})
+def metrics_of(verdicts: Sequence[Verdict]) -> list[str]:
+    """The metrics that were measured before scoring, without those of re-observation."""
+    return sorted(
+        {item.metric for verdict in verdicts for item in verdict.evidence if item.tool != REOBSERVATION}
+    )
 
 
 def equal_rules(metrics: set[str]) -> list[Rule]:
-    """One rule a metric, its whole value graded, all of one weight."""
+    """One rule of weight 1 per metric, whose graded violation is the metric's value."""
     provenance = Provenance(kind="seed", backend="equal weights", case_id=None)
     return [
         Rule.create(f"The less {metric}, the better.", [], provenance, Predicate(metric, ">", FAR_BELOW, 1.0))

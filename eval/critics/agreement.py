@@ -1,4 +1,4 @@
-"""How well a critic ranks what it cannot measure: its agreement with the truth, with 95 % intervals.
+"""Rank agreement of a critic with the true errors, with 95 % intervals.
 
 | here   | over groups                                                                     |
 |--------|---------------------------------------------------------------------------------|
@@ -6,9 +6,9 @@
 | `krcc` | mean of Kendall's tau-b                                                         |
 | `plcc` | Pearson's r after standardising each group: mean of r_g weighted by its size n_g |
 
-Points come from `agent.agreement`; intervals resample groups, the unit that is drawn anew for a new image.
-Groups that say nothing (fewer than three scores, or all equal) have no correlation and are counted beside it:
-a critic that abstains on hard groups looks better, and `groups_used` shows it.
+The correlations are those of `agent.agreement`; the bootstrap resamples groups, one per image. Groups with fewer than
+three scores, or with equal scores or errors, have no correlation and are left out: a critic that gives no scores for
+hard groups gets a better mean, which `groups_used` shows.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from agent.agreement import group_kendall, group_spearman, pooled_pearson
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import ScoredGroup
 
-__all__ = ["CriticAgreement", "critic_agreement"]
+__all__ = ["CriticAgreement", "by_group", "critic_agreement"]
 
 
 @dataclass(frozen=True)
 class CriticAgreement:
-    """Agreement with one error metric; None where no group says anything. 1 is perfect, 0 is chance."""
+    """Agreement with one error metric; None if no group has a correlation. 1 is perfect, 0 is chance."""
 
     metric: str
     srcc: Interval | None
@@ -49,15 +49,15 @@ def critic_agreement(
 ) -> CriticAgreement:
     """Agreement of the groups' scores with their errors in `metric`. Raises ValueError without any group."""
     if not groups:
-        raise ValueError("a critic's agreement needs at least one scored group, none was given")
+        raise ValueError("agreement needs at least one scored group")
     sizes = np.array([[sum(score is not None for score in group.scores) for group in groups]], dtype=float)
-    rho = _by_group(groups, metric, group_spearman)
+    rho = by_group(groups, metric, group_spearman)
     missing = [score is None for group in groups for score in group.scores]
     return CriticAgreement(
         metric,
         srcc=bootstrap_mean(rho, seed=seed),
-        krcc=bootstrap_mean(_by_group(groups, metric, group_kendall), seed=seed),
-        plcc=bootstrap_mean(_by_group(groups, metric, _group_pearson), weights=sizes, seed=seed),
+        krcc=bootstrap_mean(by_group(groups, metric, group_kendall), seed=seed),
+        plcc=bootstrap_mean(by_group(groups, metric, _group_pearson), weights=sizes, seed=seed),
         groups_used=int((~np.isnan(rho)).sum()),
         groups=len(groups),
         none_rate=sum(missing) / len(missing),
@@ -68,10 +68,11 @@ def _group_pearson(scores: Sequence[float | None], errors_mm: Sequence[float]) -
     return pooled_pearson([(scores, errors_mm)])
 
 
-def _by_group(
+def by_group(
     groups: Sequence[ScoredGroup],
     metric: str,
     statistic: Callable[[Sequence[float | None], Sequence[float]], float | None],
 ) -> Float[np.ndarray, "1 groups"]:
+    """The statistic of every group, NaN where a group has none, as the table that `bootstrap_mean` takes."""
     values = [statistic(group.scores, group.errors_mm[metric].tolist()) for group in groups]
     return np.array([[np.nan if value is None else value for value in values]])

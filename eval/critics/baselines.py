@@ -1,24 +1,22 @@
-"""Critics that are no agents: what an agent must beat, and the floor under all of them.
+"""Baseline critics for the comparison with the agent.
 
-| critic     | what it is                                                                                         |
-|------------|----------------------------------------------------------------------------------------------------|
-| hmr-scorer | `rl.scorers.hmr_scorer`, fitted on the scenes that the agent explores, stopped on those that admit its     |
-|            | rules                                                                                              |
-| ranknet    | `eval.critics.rank_net` over the agent's own evidence, fitted for MPJPE on both: is the agent more than    |
-|            | its evidence?                                                                                      |
-| consensus  | the distance from the rest of the group, one tool, no image                                        |
-| random     | noise                                                                                              |
+| critic     | scores                                                                                               |
+|------------|------------------------------------------------------------------------------------------------------|
+| hmr-scorer | `rl.scorers.hmr_scorer`, fitted on the scenes that the agent explores, with early stopping on those  |
+|            | that decide on the admission of its rules                                                            |
+| ranknet    | `eval.critics.rank_net` on the agent's evidence, fitted to MPJPE on both sets of scenes              |
+| consensus  | minus the distance from the rest of the group: one tool, without the image                           |
+| random     | random numbers                                                                                       |
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 
 import torch
 
+from common.fingerprint import json_digest
 from common.seeding import derive_generator
 from eval.benchmark.protocol import ScoredGroup
 from eval.critics.ablations import AgentBench
@@ -34,40 +32,39 @@ __all__ = [
 
 
 def fitted_hmr_scorer(bench: AgentBench) -> HMRScorer:
-    """HMR-Scorer of the bench's scenes, policy and seed; kept under its folder.
+    """HMR-Scorer for the bench's scenes, policy and seed, cached in the bench's folder.
 
-    It learns from the policy's own samples: the key is of the whole policy, not of its eyes alone.
+    The key holds the digest of the whole policy, not of its encoder alone, because the scorer learns from its samples.
     """
     cases, held_out = ([group.labelled for group in bench.part(part)] for part in ("explore", "admit"))
     training = ScorerTraining(seed=bench.seed)
-    made_from = {
+    fingerprint = {
         "policy": bench.policy.digest(), "training": dataclasses.asdict(training),
         "scenes": [case.sample.id for case in (*cases, *held_out)],
     }  # fmt: skip
-    key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
-    folder = bench.out / f"hmr-scorer-{key}"
-    if not (folder / CARD).exists():  # written last: what a kill left has none
+    folder = bench.out / f"hmr-scorer-{json_digest(fingerprint, length=12)}"
+    if not (folder / CARD).exists():  # it is written last
         count = len(cases) + len(held_out)
         tick = bench.stage(f"fitting HMR-Scorer on {count} lab scenes", count)
         train_hmr_scorer(bench.policy, bench.body, cases, held_out, training, tick).save(folder)
     return HMRScorer.load(folder, bench.policy, bench.body)
 
 
-def metric_scores(critique: Verdict, metric: str) -> tuple[float | None, ...]:
-    """Minus a metric's values: lower is better. None for all where it was not measured."""
-    for item in critique.evidence:
+def metric_scores(verdict: Verdict, metric: str) -> tuple[float | None, ...]:
+    """Minus the metric's values, because lower values are better; None for all if it was not measured."""
+    for item in verdict.evidence:
         if item.metric == metric:
             return tuple(None if value is None else -value for value in item.values)
-    return (None,) * len(critique.scores)
+    return (None,) * len(verdict.scores)
 
 
 def fitted_rank_net(
-    groups: Sequence[LabelledGroup], critiques: Sequence[Verdict], metrics: Sequence[str], seed: int
+    groups: Sequence[LabelledGroup], verdicts: Sequence[Verdict], metrics: Sequence[str], seed: int
 ) -> ToolRankNet:
     network = ToolRankNet(len(metrics), seed)
     values = [
-        standardised(seen.evidence, metrics, len(group.hypotheses))
-        for group, seen in zip(groups, critiques, strict=True)
+        standardised(verdict.evidence, metrics, len(group.hypotheses))
+        for group, verdict in zip(groups, verdicts, strict=True)
     ]
     errors = [torch.from_numpy(group.errors_mm["mpjpe_mm"]) for group in groups]
     network.fit(torch.stack(values), torch.stack(errors))
@@ -75,9 +72,9 @@ def fitted_rank_net(
 
 
 def rank_net_scores(
-    network: ToolRankNet, critique: Verdict, metrics: Sequence[str]
+    network: ToolRankNet, verdict: Verdict, metrics: Sequence[str]
 ) -> tuple[float | None, ...]:
-    return tuple(network.score(standardised(critique.evidence, metrics, len(critique.scores))))
+    return tuple(network.score(standardised(verdict.evidence, metrics, len(verdict.scores))))
 
 
 def random_scores(group: LabelledGroup, seed: int) -> ScoredGroup:

@@ -1,12 +1,11 @@
-"""An exploration of a memory folder, done once however often it is asked for: what `meshcritic demo`, `explore`,
-`align` and `critic-eval` share.
+"""Explores a memory folder once; shared by `meshcritic demo`, `explore`, `align` and `critic-eval`.
 
-    MEMORY/memory.sqlite       cases, rules, prototypes, each written as it is known (`agent.exploration.explore`)
-    MEMORY/exploration.json    what it is explored from, before the first case; what came of it, after the last
+    MEMORY/memory.sqlite       cases, rules and prototypes, each written when it is known (`agent.exploration.explore`)
+    MEMORY/exploration.json    the fingerprint, before the first case; the report beside it, after the last
 
-So whoever asks for the same again takes up what a kill left, or finds it whole; whoever asks with another policy or
-another judge is refused, and so is another detector, for rules are weighed by what was seen. Only the number of lab
-scenes may grow: more of them teach the same memory more.
+A second run with the same fingerprint resumes a killed exploration or returns its report. A run with another policy,
+backend or detector is refused: rule weights depend on what the detector measured. Only the number of lab scenes may
+grow, which continues the exploration of the same memory.
 """
 
 from __future__ import annotations
@@ -15,21 +14,20 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
-from agent.default import default_agent
+from agent.default import default_agent, open_default_memory
 from agent.exploration.context import Progress, Propose
-from agent.exploration.explore import explore
+from agent.exploration.explore import ExplorationReport, explore
 from agent.exploration.learning import Explored
 from agent.exploration.nodes import mean_srcc
-from agent.image_embedding import PolicyEmbedder
-from agent.seed_rules import load_seed_rules
 from agent.tracing.records import Trace
 from agent.vlm import VLMBackend
+from common.files import PathLike, write_text
 from common.progress import Stage
 from eval.benchmark.protocol import noise_generator
 from hmr.body.model import Body, load_body
@@ -38,29 +36,26 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import calibration_parts, draw_split
 from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import Detector, Hypotheses, Labelled, Sample
-from memory.embed import TextEmbedder, load_text_embedder
-from memory.folder import Memory, open_memory
 
 __all__ = [
-    "CRITIQUE", "DETECTOR", "EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_of",
-    "explore_lab", "eyes_of", "open_to_explore", "seen_by",
+    "CRITIQUE", "DETECTOR", "EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_name",
+    "explore_lab", "explored_detector", "load_other_detector",
 ]  # fmt: skip
 
 Json = dict[str, Any]
-Say = Callable[[str], None]
 EXPLORED = "exploration.json"
-UCB = 0.5  # C of `memory.rules`
-DETECTOR, CRITIQUE = "detector", "critique"  # in what an exploration is made from
+UCB = 0.5  # C of `memory.rule_memory`
+DETECTOR, CRITIQUE = "detector", "critique"  # keys of a fingerprint
 
 
 @dataclass(frozen=True)
 class Exploration:
-    """Which cases are explored into which folder, and all that decides what comes of it."""
+    """The exploration of `cases` into `folder`; `fingerprint` holds everything that shapes its result."""
 
     folder: Path
-    made_from: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
     cases: Sequence[Labelled]
-    held_out: Sequence[Labelled]
+    held_out: Sequence[Labelled]  # decide whether a rule is admitted
     propose: Propose
     name: str = ""  # of a variant of the agent
 
@@ -68,142 +63,139 @@ class Exploration:
     def title(self) -> str:
         return f"exploring {len(self.cases)} lab cases" + (f": {self.name}" if self.name else "")
 
-    def found(self) -> Json | None:
-        """What came of it when it was last run; None where that is yet to be seen.
+    def saved_report(self) -> Json | None:
+        """The content of exploration.json if the exploration is finished, else None.
 
-        Raises ValueError where the folder was explored from something else.
+        Raises ValueError if the folder was explored with another fingerprint.
         """
         path = self.folder / EXPLORED
         if not path.exists():
             return None
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        before, now = _through_eyes(kept["made_from"]), _through_eyes(self.made_from)
-        if other := _differing(before, now):
-            was, asked = before.get(other[0], "unknown"), now[other[0]]
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if "held_up" in saved:  # the name of "blocked_cases" in older files
+            saved["blocked_cases"] = saved.pop("held_up")
+        before, now = _with_defaults(saved["made_from"]), _with_defaults(self.fingerprint)
+        if names := _different(before, now):
+            was, wanted = before.get(names[0], "unknown"), now[names[0]]
             raise ValueError(
-                f"{self.folder} was explored with {other[0]} = {was}, and this asks for {asked}; "
-                "remove it or name another"
+                f"{self.folder} was explored with {names[0]} = {was}, but this run has {wanted}; "
+                "remove it or choose another folder"
             )
-        return kept if "cases" in kept and before == now else None
+        return saved if "cases" in saved and before == now else None
 
-    def run(self, agent: CritiqueAgent, stage: Stage, say: Say = lambda line: None) -> Json:
-        """Explore, or go on where an earlier run was cut short; `agent` judges over the folder's memory.
+    def run(
+        self, agent: CritiqueAgent, stage: Stage, print_line: Callable[[str], None] = lambda line: None
+    ) -> ExplorationReport:
+        """Explore, or resume a killed run; `agent` uses the folder's memory.
 
-        A case that the backend gave no score, at first or at a trial, keeps the exploration open: the next run asks
-        for it again.
+        The exploration stays unfinished as long as a case has no score from the backend, in its critique or in a trial
+        of new rules; the next run asks for it again.
         """
         self._write({})
         tick = stage(self.title, len(self.cases))
         if before := self._explored_before(agent):
-            told = _running(mean_srcc(before))
-            say(f"{len(before)} of {len(self.cases)} cases were explored before{told and ', '}{told}")
-            tick(len(before), told)
+            note = _srcc_note(mean_srcc(before))
+            print_line(f"{len(before)} of {len(self.cases)} cases were explored before{note and ', '}{note}")
+            tick(len(before), note)
 
         def on_case(progress: Progress) -> None:
-            tick(progress.done, _running(progress.running_srcc))
+            tick(progress.done, _srcc_note(progress.running_srcc))
 
         report = explore(agent, self.cases, self.held_out, self.propose, on_case=on_case)
-        found = dataclasses.asdict(report)
-        if not report.unscored and not report.held_up:
-            self._write(found)
-        return {"made_from": dict(self.made_from), **found}
+        if not report.unscored and not report.blocked_cases:
+            self._write(report.to_json())
+        return report
 
     def _explored_before(self, agent: CritiqueAgent) -> list[Explored]:
-        kept = agent.rules.explored([case.sample.id for case in self.cases])
-        return [Explored.from_json(case_id, judged) for case_id, judged in kept.items()]
+        records = agent.rules.explored([case.sample.id for case in self.cases])
+        return [Explored.from_json(case_id, record) for case_id, record in records.items()]
 
     def _write(self, report: Json) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{EXPLORED}.partial"
-        partial.write_text(json.dumps({"made_from": dict(self.made_from), **report}, indent=1))
-        partial.replace(self.folder / EXPLORED)
+        content = {"made_from": dict(self.fingerprint), **report}
+        write_text(self.folder / EXPLORED, json.dumps(content, indent=1))
 
 
-def detector_of(spec: str, policy: DiffusionPolicy, body: Body) -> Detector | None:
-    """Other eyes for an agent; None for the embedded ones, which share theirs with what embeds images.
-    Raises what `load_detector` raises."""
+def load_other_detector(spec: str, policy: DiffusionPolicy, body: Body) -> Detector | None:
+    """The detector of `spec`; None for the embedded one, which an agent builds itself so that it shares its encoder
+    cache with the image embedder. Raises what `load_detector` raises."""
     return None if spec == EmbeddedDetector.name else load_detector(spec, policy, body)
 
 
-def seen_by(eyes: Detector | None) -> Json:
-    """What an exploration is made from, as to the detector; None is the embedded one."""
-    return {DETECTOR: eyes.name if eyes else EmbeddedDetector.name}
+def detector_name(detector: Detector | None) -> str:
+    """The name in a fingerprint; None is the embedded detector."""
+    return detector.name if detector else EmbeddedDetector.name
 
 
-def eyes_of(memory: Path) -> str | None:
-    """The detector that a memory was explored with; None where nothing was explored. Raises ValueError for a broken
-    file."""
-    path = memory / EXPLORED
+def explored_detector(memory: PathLike) -> str | None:
+    """Name of the detector that a memory was explored with; None if it was not explored. Raises ValueError for a
+    broken exploration.json."""
+    path = Path(memory) / EXPLORED
     if not path.exists():
         return None
     try:
-        return _through_eyes(json.loads(path.read_text(encoding="utf-8"))["made_from"])[DETECTOR]
+        return _with_defaults(json.loads(path.read_text(encoding="utf-8"))["made_from"])[DETECTOR]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} does not say what the memory was explored from; explore it anew") from None
+        raise ValueError(
+            f"{path} does not record what the memory was explored from; explore it again"
+        ) from None
 
 
-def _through_eyes(made_from: Mapping[str, Any]) -> Json:
-    """With what goes without saying: the embedded eyes, and the usual settings of a critique."""
-    return {CRITIQUE: {}, **seen_by(None), **made_from}
+def _with_defaults(fingerprint: Mapping[str, Any]) -> Json:
+    """With the entries that older explorations do not have."""
+    return {CRITIQUE: {}, DETECTOR: EmbeddedDetector.name, **fingerprint}
 
 
-def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     grown = before.get("images", math.inf) < now.get("images", 0)
     free = ("images", "scenes") if grown else ()
     return [name for name, value in now.items() if name not in free and before.get(name) != value]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExploreSettings:
-    """What `meshcritic explore` is asked."""
+    """Settings of `meshcritic explore`."""
 
-    images: int = 128  # of lab-calibration: half explored, a quarter to admit rules
+    images: int = 128  # of lab-calibration: half are explored, a quarter decides on the admission of rules
     samples: int = 20
     seed: int = 0
     ucb: float = UCB
     detector: str = EmbeddedDetector.name
-    critique: Json = field(default_factory=dict)  # fields of CritiqueSettings that are not the usual ones
+    critique: Json = field(default_factory=dict)  # fields of CritiqueSettings that differ from the defaults
 
     def __post_init__(self) -> None:
         check_ucb(self.ucb)
 
 
 def check_ucb(ucb: float) -> None:
-    """Raises ValueError for a C that no bound can be made of."""
+    """Raises ValueError for a negative or non-finite C."""
     if not (math.isfinite(ucb) and ucb >= 0):
         raise ValueError(f"--ucb takes a finite number of at least 0, not {ucb}")
-
-
-def open_to_explore(folder: Path, policy: DiffusionPolicy, embedder: TextEmbedder, ucb: float) -> Memory:
-    """The memory in `folder`, rules tried by `ucb`; a new one is given the seed rules."""
-    looks = PolicyEmbedder(policy)
-    memory = open_memory(folder, embedder, looks.name, looks.dim, ucb)
-    if not len(memory.rules):
-        memory.rules.add(load_seed_rules())
-    return memory
 
 
 def explore_lab(
     policy: DiffusionPolicy,
     backend: VLMBackend,
     settings: ExploreSettings,
-    out: Path,
-    memory: Path,
+    *,
+    out: PathLike,
+    memory: PathLike,
     stage: Stage,
-    say: Say,
+    print_line: Callable[[str], None],
     workers: int = 1,
 ) -> Json:
-    """What came of exploring lab-calibration with this policy and this judge into `memory`; scenes and trace in `out`.
+    """Explore lab-calibration into `memory`; scenes and trace are written to `out`. Returns the content of
+    exploration.json.
 
-    Raises ValueError for a memory that was explored from something else or by other models.
+    Raises ValueError for a memory that was explored with other settings or models.
     """
-    body = load_body()
-    eyes = detector_of(settings.detector, policy, body)
+    out, memory, body = Path(out), Path(memory), load_body()
+    detector = load_other_detector(settings.detector, policy, body)
     tick = stage(f"drawing {settings.images} scenes of lab-calibration", settings.images)
     scenes = draw_split("lab-calibration", out / "scenes", settings.images, workers=workers, progress=tick)
-    made_from = {
+    fingerprint = {
         **dataclasses.asdict(settings),
-        **seen_by(eyes),
+        DETECTOR: detector_name(detector),
         "scenes": set_digest(scenes),
         "policy": policy.digest(),
         "backend": backend.name,
@@ -215,19 +207,22 @@ def explore_lab(
         noise = noise_generator(settings.seed, sample)
         return policy.sample(policy.encode([sample]), settings.samples, noise)[0]
 
-    teach, admit = ([labelled[row] for row in parts[part]] for part in ("explore", "admit"))
-    exploration = Exploration(memory, made_from, teach, admit, propose)
-    if (found := exploration.found()) is not None:
-        say(f"{memory} was explored before on these {len(teach)} cases")
-        return found
+    cases, held_out = ([labelled[row] for row in parts[part]] for part in ("explore", "admit"))
+    exploration = Exploration(memory, fingerprint, cases, held_out, propose)
+    if (report := exploration.saved_report()) is not None:
+        print_line(f"{memory} was explored before on these {len(cases)} cases")
+        return report
     with (
         Trace(out / "trace.jsonl") as trace,
-        open_to_explore(memory, policy, load_text_embedder(), settings.ucb) as opened,
+        open_default_memory(memory, policy, frozen=False, ucb=settings.ucb) as opened,
     ):
-        asked = CritiqueSettings(seed=settings.seed, **settings.critique)
-        agent = default_agent(policy, body, opened, settings=asked, trace=trace)
-        return exploration.run(replace(agent, backend=backend, detector=eyes or agent.detector), stage, say)
+        critique_settings = CritiqueSettings(seed=settings.seed, **settings.critique)
+        agent = default_agent(
+            policy, body, opened, backend=backend, detector=detector, settings=critique_settings, trace=trace
+        )
+        report = exploration.run(agent, stage, print_line)
+    return {"made_from": fingerprint, **report.to_json()}
 
 
-def _running(srcc: float | None) -> str:
+def _srcc_note(srcc: float | None) -> str:
     return "" if srcc is None else f"SRCC {srcc:.3f}"

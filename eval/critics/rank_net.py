@@ -1,9 +1,9 @@
-"""A RankNet over the tools' values: the most that a learned combination of this evidence can rank.
+"""A RankNet over the tools' values: a baseline, and an upper bound for combinations of this evidence.
 
     s_i = f(z_i),   L = mean over pairs e_i < e_j of log(1 + exp(-(s_i - s_j)))      (Burges et al., ICML 2005)
 
-z are the values of a hypothesis, standardised within its group (a tool that said nothing is 0, the group's mean);
-f is a small MLP. Fitted on labelled groups, it is a ceiling for these tools and a rival for the agent.
+z are the metrics of a hypothesis, standardised within its group (0, the group's mean, for a missing value); f is a
+small MLP. It is fitted on labelled groups.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def standardised(
 
 
 class ToolRankNet:
-    """Fit on groups, score groups; higher is better."""
+    """Scores hypotheses by their metrics; higher is better."""
 
     def __init__(self, metrics: int, seed: int = 0) -> None:
         with torch.random.fork_rng():

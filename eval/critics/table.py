@@ -1,52 +1,41 @@
-"""The table of `meshcritic critic-eval`."""
+"""Formats the table of `meshcritic critic-eval`."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from rich.table import Table
 
 from eval.benchmark.intervals import Interval
 from eval.benchmark.protocol import ERROR_METRICS
 from eval.benchmark.tables import METRIC_NAMES
-from eval.critics.comparison import CriticEval, CriticFigures
+from eval.critics.comparison import CriticComparison, CriticResult
 
 __all__ = ["critic_table"]
 
-Line = list[str]
 
-
-def critic_table(found: CriticEval) -> Table:
-    """SRCC against each error, KRCC and PLCC against MPJPE, and the agent's lead; bold where it excludes zero."""
+def critic_table(comparison: CriticComparison) -> Table:
+    """SRCC with each error, KRCC and PLCC with MPJPE, and the agent's lead, in bold if its interval excludes zero."""
     table = Table(title="Agreement with the truth within a group (95 % bootstrap intervals over groups)")
-    header, *lines = _lines(list(found.critics.values()))
-    alone = _lines(list(found.evidence.values()))[1:] if found.evidence else []
-    table.add_column(header[0], no_wrap=True)
-    for name in header[1:]:
+    names = [METRIC_NAMES[error] for error in ERROR_METRICS]
+    table.add_column("critic", no_wrap=True)
+    for name in (*(f"SRCC {name}" for name in names), "KRCC MPJPE", "PLCC MPJPE"):
         table.add_column(name, justify="right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    if alone:
+    results = [list(comparison.critics.values()), list(comparison.evidence.values())]
+    has_lead = any(critic.agent_lead is not None for critic in results[0])
+    if has_lead:
+        table.add_column(f"agent minus critic, {names[0]}", justify="right", no_wrap=True)
+    for section in results:
         table.add_section()
-    for line in alone:
-        table.add_row(*line)
+        for critic in section:
+            table.add_row(*_cells(critic, has_lead))
     return table
 
 
-def _lines(figures: Sequence[CriticFigures]) -> list[Line]:
-    compared = any(critic.behind is not None for critic in figures)
-    names = [METRIC_NAMES[error] for error in ERROR_METRICS]
-    header = ["critic", *(f"SRCC {name}" for name in names), "KRCC MPJPE", "PLCC MPJPE"]
-    header += [f"agent - it, {names[0]}"] if compared else []
-    return [header, *(_line(critic, compared) for critic in figures)]
-
-
-def _line(critic: CriticFigures, compared: bool) -> Line:
+def _cells(critic: CriticResult, has_lead: bool) -> list[str]:
     first = critic.agreements[ERROR_METRICS[0]]
     cells = [_interval(critic.agreements[error].srcc) for error in ERROR_METRICS]
     cells += [_value(first.krcc), _value(first.plcc)]
-    if compared:
-        cells.append(_lead(critic.behind[ERROR_METRICS[0]]) if critic.behind else "")
+    if has_lead:
+        cells.append(_lead(critic.agent_lead[ERROR_METRICS[0]]) if critic.agent_lead else "")
     return [critic.name, *cells]
 
 

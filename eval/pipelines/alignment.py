@@ -1,19 +1,17 @@
-"""What `meshcritic align` runs: wild images without labels, a critic, and rounds of alignment.
+"""Aligns a policy to a critic's scores on wild images without labels; `meshcritic align` runs `run_alignment`.
 
-| critic            | scores of a group                                                                             |
-|-------------------|-----------------------------------------------------------------------------------------------|
-| a backend's spec  | the explored agent's (`embedded`, `openai:NAME@URL`, ...)                                     |
-| shuffled:CRITIC   | another of these critic's, each group's in random order: its control; `shuffled` alone is the |
-|                   | embedded agent's                                                                              |
-| hmr-scorer        | a small learned scorer's (`rl.scorers.hmr_scorer`), ADHMR's critic                                     |
-| noisy-truth:SRCC  | the truth's, with noise until it ranks as well as SRCC says; opens the truth and is stamped   |
-| reward:FILE:NAME  | those of a function or a `Scorer` of your own (`rl.scorers.rewards.load_reward`)                      |
+| critic            | scores                                                                                       |
+|-------------------|----------------------------------------------------------------------------------------------|
+| a backend's spec  | the explored agent's (`embedded`, `openai:NAME@URL`, ...)                                    |
+| shuffled:CRITIC   | those of CRITIC, permuted within each group (a control); `shuffled` alone: the embedded agent's |
+| hmr-scorer        | those of a small learned scorer, ADHMR's critic (`rl.scorers.hmr_scorer`)                    |
+| noisy-truth:SRCC  | the truth with as much noise as gives this SRCC; it reads the truth, which is recorded       |
+| reward:FILE:NAME  | those of a function or `Scorer` of the user (`rl.scorers.rewards.load_reward`)               |
 
-A critic that learns does so on `lab-calibration` alone, as in `eval.critics.comparison`. Where training arguments give
-`replay_weight`, scenes of `lab-train` are drawn with their truth and replayed beside the wild ones (`rl.replay`). The
-folder keeps the scenes, the memory, every round (`rl.rounds`), curves.svg of how they went, and alignment.json, which
-says what all of it was made from. What training is told is looked at before anything is drawn, explored or scored, and
-so is the critic: its name, its settings, its file, its memory.
+A critic that learns does so on `lab-calibration` alone, as in `eval.critics.comparison`. If the training arguments set
+`replay_weight`, labelled scenes of `lab-train` are replayed beside the wild ones (`rl.replay`). The output folder holds
+the scenes, the memory, every round (`rl.rounds`), curves.svg and alignment.json, which records all inputs. The training
+arguments and the critic (name, settings, file, memory) are checked before anything is drawn, explored or scored.
 """
 
 from __future__ import annotations
@@ -24,21 +22,23 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.agent import CritiqueAgent
-from agent.tracing.redaction import told as printable
+from agent.tracing.redaction import redact
 from agent.vlm import VLMBackend, backend_names
-from agent.vlm.options import BackendOptions, opened_backend
+from agent.vlm.options import BackendOptions, open_backend
 from agent.vlm.wrappers.dry_run import DryRun
+from common.files import PathLike, write_text
 from common.progress import Stage
 from common.yaml_fields import read_fields
 from eval.critics.ablations import AGENT, AgentBench
 from eval.critics.baselines import fitted_hmr_scorer
 from eval.critics.evidence_cache import EvidenceCache
-from eval.critics.exploration import detector_of, seen_by
+from eval.critics.exploration import DETECTOR, detector_name, load_other_detector
 from eval.critics.groups import LabelledGroup, draw_groups
 from eval.pipelines.demo_outputs import versions
 from eval.report.curves import write_alignment_curves
@@ -66,64 +66,72 @@ NOISY_TRUTH = "noisy-truth:"
 HMR_SCORER = "hmr-scorer"
 REWARD = "reward:"
 SHUFFLED = "shuffled"
-KINDS = (f"{SHUFFLED}[:CRITIC]", HMR_SCORER, f"{NOISY_TRUTH}SRCC", f"{REWARD}FILE.py:NAME")  # beside backends
+KINDS = (
+    f"{SHUFFLED}[:CRITIC]",
+    HMR_SCORER,
+    f"{NOISY_TRUTH}SRCC",
+    f"{REWARD}FILE.py:NAME",
+)  # besides backends
 
 
 @dataclass(frozen=True)
 class AlignSettings:
+    """Settings of `meshcritic align`. Raises ValueError for settings of a backend with a critic that uses none."""
+
     critic: str = "embedded"
-    images: int = 200  # of wild-train; each costs one critique, whatever the number of rounds
-    calibration: int = 128  # lab scenes that a critic learns from
+    _: KW_ONLY
+    images: int = 200  # of wild-train; each gets one critique, whatever the number of rounds
+    calibration: int = 128  # lab scenes on which a critic learns
     rounds: Rounds = field(default_factory=Rounds)
     alignment: dict[str, Any] = field(default_factory=dict)  # fields of rl.config.GroupPreferenceConfig
     motion: Path | None = None
     memory: Path | None = None  # an explored one; None: explore first
-    replayed: int = 512  # scenes of lab-train, where training arguments ask for replay
-    detector: str = EmbeddedDetector.name  # the critic's eyes
-    max_calls: int | None = None  # of the backend, in one run; what is left waits for the next
+    replayed: int = 512  # scenes of lab-train, if the training arguments set replay_weight
+    detector: str = EmbeddedDetector.name  # of the critic
+    max_calls: int | None = None  # of the backend, in one run
     reply_cache: Path | None = None
-    backend: Sequence[str] = ()  # field=value each, settings of the backend
-    critique: Mapping[str, Any] = field(default_factory=dict)  # fields of CritiqueSettings, if not the usual
+    backend: Sequence[str] = ()  # settings of the backend, each FIELD=VALUE
+    critique: Mapping[str, Any] = field(default_factory=dict)  # fields of CritiqueSettings
 
     def __post_init__(self) -> None:
-        if self.asks_a_backend:
+        if self.uses_backend:
             return
         if self.detector != EmbeddedDetector.name:
-            raise ValueError(f"--detector is for a critic that looks, and {self.critic} has no eyes")
+            raise ValueError(f"--detector applies to critics that use a detector; {self.critic} does not")
         if self.backend or self.critique:
-            raise ValueError(f"--set is for a critic that asks a backend, and {self.critic} asks none")
+            raise ValueError(f"--set applies to critics that use a backend; {self.critic} does not")
 
     @property
     def shuffled(self) -> bool:
         return self.critic == SHUFFLED or self.critic.startswith(f"{SHUFFLED}:")
 
     @property
-    def judge(self) -> str:
-        """Whose scores they are, in whatever order."""
+    def base_critic(self) -> str:
+        """The critic whose scores are used, shuffled or not."""
         if not self.shuffled:
             return self.critic
         return self.critic.removeprefix(SHUFFLED).removeprefix(":") or "embedded"
 
     @property
     def uses_truth(self) -> bool:
-        return self.judge.startswith(NOISY_TRUTH)
+        return self.base_critic.startswith(NOISY_TRUTH)
 
     @property
-    def asks_a_backend(self) -> bool:
-        return not (self.uses_truth or self.judge.startswith(REWARD) or self.judge == HMR_SCORER)
+    def uses_backend(self) -> bool:
+        return not (self.uses_truth or self.base_critic.startswith(REWARD) or self.base_critic == HMR_SCORER)
 
     @property
-    def draws_no_scene(self) -> bool:
-        """Whether the critic is there before any scene is."""
-        return self.judge.startswith(REWARD) or (self.asks_a_backend and self.memory is not None)
+    def needs_no_scenes(self) -> bool:
+        """Whether the critic can be built before any scene is drawn."""
+        return self.base_critic.startswith(REWARD) or (self.uses_backend and self.memory is not None)
 
     def backend_options(self, dry_run: bool = False) -> BackendOptions:
-        spec = "embedded" if self.judge == HMR_SCORER else self.judge
+        spec = "embedded" if self.base_critic == HMR_SCORER else self.base_critic
         return BackendOptions(spec, self.backend, dry_run, self.max_calls, reply_cache=self.reply_cache)
 
     def srcc(self) -> float:
-        """Of a noisy truth. Raises ValueError where the critic's name holds no number that can be one."""
-        text = self.judge.removeprefix(NOISY_TRUTH)
+        """SRCC of a noisy truth. Raises ValueError if the critic's name has no valid number."""
+        text = self.base_critic.removeprefix(NOISY_TRUTH)
         try:
             srcc = float(text)
         except ValueError:
@@ -132,61 +140,67 @@ class AlignSettings:
         return srcc
 
     def check_critic(self) -> None:
-        """Raises ValueError for a critic of no known kind and a noisy truth of an impossible quality, FileNotFoundError
-        for a memory that is not there."""
+        """Raises ValueError for an unknown critic and an impossible SRCC, FileNotFoundError for a missing memory."""
         if self.uses_truth:
             self.srcc()
         names = backend_names()
-        if self.asks_a_backend and self.judge.partition(":")[0] not in names:
+        if self.uses_backend and self.base_critic.partition(":")[0] not in names:
             raise ValueError(f"no critic {self.critic!r}; there are: {', '.join([*names, *KINDS])}")
-        if self.asks_a_backend and self.memory is not None and not store_path(self.memory).is_file():
+        if self.uses_backend and self.memory is not None and not store_path(self.memory).is_file():
             raise FileNotFoundError(f"{self.memory}: there is no memory here")
 
     def to_json(self) -> dict[str, Any]:
         names = ("motion", "memory", "reply_cache")
         paths = {name: path and path.name for name in names for path in [getattr(self, name)]}
-        backend = [printable(pair) for pair in self.backend]  # a plug-in's setting may be a secret
+        backend = [redact(pair) for pair in self.backend]  # a plug-in's setting may be a secret
         return {**dataclasses.asdict(self), **paths, "backend": backend, "uses_truth": self.uses_truth}
 
 
-def read_alignment(path: Path) -> dict[str, Any]:
+def read_alignment(path: PathLike) -> dict[str, Any]:
     """Fields of `GroupPreferenceConfig` from YAML. Raises what `common.yaml_fields.read_fields` raises."""
     allowed = {item.name for item in dataclasses.fields(GroupPreferenceConfig)}
-    return read_fields(path, allowed, "the fields of rl/config.py and of TrainingArguments")
+    return read_fields(Path(path), allowed, "the fields of rl/config.py and of TrainingArguments")
 
 
 def run_alignment(
-    policy: DiffusionPolicy, settings: AlignSettings, out: Path, stage: Stage, workers: int = 1
+    policy: DiffusionPolicy, settings: AlignSettings, out: PathLike, stage: Stage, workers: int = 1
 ) -> DiffusionPolicy:
-    """The aligned policy, which `out` then holds as well; a second run does only what is missing.
+    """The aligned policy, also saved in `out`. A second run computes only what is missing.
 
-    Raises ValueError for an unknown critic and for settings that alignment refuses before anything is drawn, and where
-    groups are left that nobody answered the critic for: the same call goes on.
+    Raises ValueError, before anything is drawn, for an unknown critic and invalid training arguments; later if the
+    backend stops answering before all groups are scored, which the same call resumes.
     """
+    out = Path(out)
     settings.check_critic()
-    planned = _with_replay_file(policy, settings, out)
-    checked_alignment(policy, planned, settings.rounds, settings.images)
+    checked_alignment(policy, _with_replay_file(policy, settings, out), settings.rounds, settings.images)
     body = load_body()
-    eyes = detector_of(settings.detector, policy, body)
+    detector = load_other_detector(settings.detector, policy, body)
     rescore = shuffle_scores if settings.shuffled else None
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         backend = None
-        if settings.asks_a_backend:
-            backend = opened.enter_context(opened_backend(settings.backend_options())).backend
-
-        def critic(scenes: Path | None) -> Scorer:
-            return open_scorer(policy, body, settings, scenes, out, stage, opened, backend, eyes)
-
-        early = critic(None) if settings.draws_no_scene else None  # what is wrong with it is wrong at once
+        if settings.uses_backend:
+            backend = stack.enter_context(open_backend(settings.backend_options())).backend
+        critic = partial(
+            open_scorer,
+            policy,
+            body,
+            settings,
+            out=out,
+            stage=stage,
+            stack=stack,
+            backend=backend,
+            detector=detector,
+        )
+        early = critic(scenes=None) if settings.needs_no_scenes else None  # so that its errors come first
         scenes = _wild_scenes(settings, out, stage, workers)
         samples = list(read_samples(scenes))
-        scorer = critic(scenes) if early is None else early
+        scorer = critic(scenes=scenes) if early is None else early
         alignment = with_replay(policy, settings, out, stage, workers)
         rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
         aligned = align_in_rounds(policy, scorer, samples, out, alignment, rounds, stage, rescore)
-    told = {
+    record = {
         **settings.to_json(),
-        **seen_by(eyes),
+        DETECTOR: detector_name(detector),
         "uses_truth": settings.uses_truth or bool(getattr(scorer, "uses_truth", False)),
         "scorer": scorer.name,
         "base_policy": policy.digest(),
@@ -195,39 +209,49 @@ def run_alignment(
         **_counted(out, settings.rounds.count),
         "versions": versions(),
     }
-    (out / "alignment.json").write_text(json.dumps(told, indent=1))
+    write_text(out / "alignment.json", json.dumps(record, indent=1))
     logs = itertools.islice(
         read_logs(out).items(), settings.rounds.count
-    )  # more lie there of a run of more rounds
+    )  # not those of an earlier, longer run
     write_alignment_curves(out / "curves.svg", dict(logs))
     return aligned
 
 
 def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, workers: int = 1) -> DryRun:
-    """What a run from nothing would ask its backend, exploration included: nobody is asked and nothing is left behind.
+    """Count the calls that a run in an empty folder makes to its backend, exploration included. No backend is called
+    and no file is kept.
 
-    Rounds ask no more than one would. Raises ValueError for a critic that asks no backend or is none, FileNotFoundError
-    for a memory that is not there.
+    The number of rounds does not change the count. Raises ValueError for an unknown critic or one without a backend,
+    FileNotFoundError for a missing memory.
     """
     settings.check_critic()
-    if not settings.asks_a_backend:
-        raise ValueError(f"--dry-run counts what a backend would be asked, and {settings.critic} asks none")
-    with ExitStack() as opened:
-        out = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        asked = opened.enter_context(opened_backend(settings.backend_options(dry_run=True)))
+    if not settings.uses_backend:
+        raise ValueError(f"--dry-run counts the calls to a backend; {settings.critic} makes none")
+    with ExitStack() as stack:
+        out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        opened = stack.enter_context(open_backend(settings.backend_options(dry_run=True)))
         body = load_body()
-        eyes = detector_of(settings.detector, policy, body)
         scenes = _wild_scenes(settings, out, stage, workers)
-        scorer = open_scorer(policy, body, settings, scenes, out, stage, opened, asked.backend, eyes)
-        stage(f"looking at {settings.images} groups", settings.images)
+        scorer = open_scorer(
+            policy,
+            body,
+            settings,
+            scenes=scenes,
+            out=out,
+            stage=stage,
+            stack=stack,
+            backend=opened.backend,
+            detector=load_other_detector(settings.detector, policy, body),
+        )
+        stage(f"counting the calls for {settings.images} groups", settings.images)
         size, seed = settings.rounds.group_size, settings.rounds.seed
         build_preferences(policy, scorer, read_samples(scenes), out / "groups", group_size=size, seed=seed)
-        assert asked.dry_run is not None
-        return asked.dry_run
+        assert opened.dry_run is not None
+        return opened.dry_run
 
 
 def _counted(out: Path, rounds: int) -> dict[str, int]:
-    """The groups of all rounds, and those of them without a single score, which taught nothing."""
+    """The number of groups in all rounds, and of those without any score, which training ignores."""
     scores = [
         group for n in range(rounds) for group in load_preferences(out / f"round-{n}" / "groups")["scores"]
     ]
@@ -248,16 +272,16 @@ def _wild_scenes(settings: AlignSettings, out: Path, stage: Stage, workers: int)
 
 
 def _in_flight(scorer: Scorer) -> int:
-    """Groups that are judged at once: as many as the server behind an agent takes."""
+    """Number of groups to score at once: the concurrency of an agent's backend."""
     return scorer.backend.capabilities.concurrency if isinstance(scorer, CritiqueAgent) else 1
 
 
 def with_replay(
     policy: DiffusionPolicy, settings: AlignSettings, out: Path, stage: Stage, workers: int = 1
 ) -> dict[str, Any]:
-    """The training arguments, and if they ask for replay but not of what, a `replay_file` of lab scenes in `out`.
+    """The training arguments. If they set replay_weight but no replay_file, the file is made from lab scenes in `out`.
 
-    One file does for all rounds: it holds what the encoder sees, and alignment leaves the encoder alone.
+    All rounds share one file: it holds encoder features, and alignment does not change the encoder.
     """
     alignment = _with_replay_file(policy, settings, out)
     if not alignment.get("replay_weight") or (file := Path(alignment["replay_file"])).exists():
@@ -271,13 +295,13 @@ def with_replay(
 
 
 def _with_replay_file(policy: DiffusionPolicy, settings: AlignSettings, out: Path) -> dict[str, Any]:
-    """Where the scenes to replay lie, or will. Raises FileNotFoundError for a file that was named and is not there."""
+    """The training arguments with the path of the replay file. Raises FileNotFoundError if a given file is missing."""
     alignment = training_fields(settings.alignment)
     if not alignment.get("replay_weight"):
         return alignment
     named = alignment.get("replay_file")
     if named and not Path(named).exists():
-        raise FileNotFoundError(f"{named}: there is no such replay_file; without one it is made")
+        raise FileNotFoundError(f"{named}: no such replay_file; leave replay_file out to have one made")
     file = named or str(out / f"replay-{settings.replayed}-{policy.digest()}.safetensors")
     return {**alignment, "replay_file": file}
 
@@ -286,64 +310,82 @@ def open_scorer(
     policy: DiffusionPolicy,
     body: Body,
     settings: AlignSettings,
+    *,
     scenes: Path | None,
     out: Path,
     stage: Stage,
-    opened: ExitStack,
+    stack: ExitStack,
     backend: VLMBackend | None = None,
-    eyes: Detector | None = None,
+    detector: Detector | None = None,
 ) -> Scorer:
-    """The critic of that name, good until `opened` is closed; what it had to learn is kept under `out`. A `backend` is
-    asked in the place of the one that the settings name; `eyes` are those of its detector, the embedded ones if None.
+    """The critic of the settings (the base critic of a shuffled one), valid until `stack` is closed.
 
-    A noisy truth is read from `scenes`; no other looks at them. Of a shuffled critic it is the one that is shuffled.
+    scenes: the scored set, from which a noisy truth reads the truth; other critics do not open it.
+    out: folder of what a critic learned.
+    backend, detector: used instead of those that the settings name; the detector None is the embedded one.
+
     Raises ValueError for an unknown critic, and what its parts raise.
     """
     if settings.uses_truth:
-        assert scenes is not None, "the truth lies with the scenes"
+        assert scenes is not None, "a noisy truth needs the scenes"
         truths = read_truth(scenes)
         return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
-    if settings.judge.startswith(REWARD):
-        return load_reward(settings.judge.removeprefix(REWARD), body)
-    bench = open_bench(policy, body, settings, out, stage, opened, backend, eyes)
-    if settings.judge == HMR_SCORER:
+    if settings.base_critic.startswith(REWARD):
+        return load_reward(settings.base_critic.removeprefix(REWARD), body)
+    bench = open_bench(
+        policy, body, settings, out=out, stage=stage, stack=stack, backend=backend, detector=detector
+    )
+    if settings.base_critic == HMR_SCORER:
         return fitted_hmr_scorer(bench)
-    return opened.enter_context(bench.agent(AGENT))
+    return stack.enter_context(bench.agent(AGENT))
 
 
 def open_bench(
     policy: DiffusionPolicy,
     body: Body,
     settings: AlignSettings,
+    *,
     out: Path,
     stage: Stage,
-    opened: ExitStack,
+    stack: ExitStack,
     backend: VLMBackend | None = None,
-    eyes: Detector | None = None,
+    detector: Detector | None = None,
     tests: Sequence[LabelledGroup] = (),
 ) -> AgentBench:
-    """Where the critics that learn are built, good until `opened` is closed; `tests` are groups that they will judge,
-    for those that see the truth."""
+    """Builder of critics that learn, valid until `stack` is closed; arguments as in `open_scorer`.
+
+    tests: groups to score, whose truth the ground-truth detector needs.
+    """
     if backend is None:
-        backend = opened.enter_context(opened_backend(settings.backend_options())).backend
-    cases, made_from = _training_cases(policy, body, settings, out, stage)
-    evidence = opened.enter_context(EvidenceCache(out / "evidence.jsonl"))
+        backend = stack.enter_context(open_backend(settings.backend_options())).backend
+    calibration, fingerprint = _calibration_groups(policy, body, settings, out, stage)
     return AgentBench(
-        policy, body, backend, load_text_embedder(), evidence, cases, tests, out, stage, made_from,
-        settings.memory, settings.rounds.seed, eyes=eyes, critique=settings.critique,
-    )  # fmt: skip
+        policy=policy,
+        body=body,
+        backend=backend,
+        embedder=load_text_embedder(),
+        evidence=stack.enter_context(EvidenceCache(out / "evidence.jsonl")),
+        calibration=calibration,
+        tests=tests,
+        out=out,
+        stage=stage,
+        fingerprint=fingerprint,
+        memory=settings.memory,
+        seed=settings.rounds.seed,
+        detector=detector,
+        critique_settings=settings.critique,
+    )
 
 
-def _training_cases(
+def _calibration_groups(
     policy: DiffusionPolicy, body: Body, settings: AlignSettings, out: Path, stage: Stage
 ) -> tuple[list[LabelledGroup], dict[str, Any]]:
-    """The groups of `lab-calibration` that a critic learns from, and what they are made from; none where it comes with
-    its memory."""
-    if settings.memory is not None and settings.judge != HMR_SCORER:
+    """The groups of `lab-calibration` on which a critic learns, and their fingerprint; none for an explored memory."""
+    if settings.memory is not None and settings.base_critic != HMR_SCORER:
         return [], {}
     tick = stage(f"drawing {settings.calibration} scenes of lab-calibration", settings.calibration)
     lab = draw_split("lab-calibration", out / "scenes", settings.calibration, progress=tick)
     size, seed = settings.rounds.group_size, settings.rounds.seed
-    tick = stage(f"groups of {size} on them", settings.calibration)
-    cases = draw_groups(policy, body, lab, size, seed, out / "groups", tick)
-    return cases, {"policy": policy.digest(), "scenes": set_digest(lab), "samples": size}
+    tick = stage(f"groups of {size} on lab-calibration", settings.calibration)
+    groups = draw_groups(policy, body, lab, size=size, seed=seed, cache=out / "groups", progress=tick)
+    return groups, {"policy": policy.digest(), "scenes": set_digest(lab), "samples": size}

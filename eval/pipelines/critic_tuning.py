@@ -28,7 +28,7 @@ from datasets import Dataset
 
 from agent.exploration.learning import Explored
 from agent.prompts import load_prompt
-from agent.vlm.local.backend import WORDING, LocalSettings, Phrasing
+from agent.vlm.local.backend import QUESTION_FORMAT, ChatEncoder, LocalSettings
 from agent.vlm.local.model_loading import FoundModel, load_processor
 from common.progress import Stage
 from common.seeding import derive_generator
@@ -41,7 +41,7 @@ from hmr.render.raster import RasterRenderer
 from hmr.synthetic.splits import calibration_parts, draw_split
 from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import Hypotheses, Labelled, Sample
-from memory.folder import open_stored
+from memory.folder import open_store
 from memory.ledger import RuleLedger
 from rl.critic_tuning.cases import Asking, questions_of
 from rl.critic_tuning.config import TuningSettings
@@ -149,9 +149,9 @@ class _Writer:
         folder: Path,
     ) -> None:
         self.policy, self.explored_from, self.asking, self.folder = policy, explored_from, asking, folder
-        self.phrasing = Phrasing(load_processor(found), local.image_side_px)
+        self.chat_encoder = ChatEncoder(load_processor(found), local.image_side_px)
         self.body, self.renderer = load_body(), RasterRenderer()
-        shaping = [WORDING, load_prompt("score").version, found.revision, local.image_side_px]
+        shaping = [QUESTION_FORMAT, load_prompt("score").version, found.revision, local.image_side_px]
         self.key = json.dumps([*shaping, dataclasses.asdict(asking)])
 
     def write(self, labelled: Labelled, kept: Json) -> Path:
@@ -162,7 +162,7 @@ class _Writer:
         if not path.exists():
             hypotheses = self._propose(labelled.sample, len(case.errors_mm))
             questions = questions_of(case, labelled, hypotheses, self.body, self.renderer, self.asking)
-            write_conversations(path, questions, self.phrasing)
+            write_conversations(path, questions, self.chat_encoder)
         return path
 
     def _propose(self, sample: Sample, count: int) -> Hypotheses:
@@ -173,7 +173,7 @@ class _Writer:
 
 def _explored(memory: Path, policy: DiffusionPolicy) -> tuple[dict[str, Json], Json]:
     """What was kept of every case, by its id, and what the exploration says it was made from."""
-    with open_stored(memory) as store:
+    with open_store(memory) as store:
         ledger = RuleLedger(store)
         kept = ledger.explored([case_id for case_id, _, _ in ledger.cases()])
     if not kept:

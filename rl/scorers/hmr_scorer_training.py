@@ -26,12 +26,12 @@ from torch.nn import functional as F
 from agent.agreement import group_spearman
 from common.seeding import derive_generator
 from hmr.body.model import Body
-from hmr.metrics.errors import mpjpe_mm, pa_mpjpe_mm, pve_mm
+from hmr.metrics.errors import group_errors_mm
 from hmr.policy.policy import DiffusionPolicy
-from hmr.types import BodyParams, Box, Hypotheses, Labelled, Sample, Truth
+from hmr.types import BodyParams, Box, Hypotheses, Labelled, Sample
 from rl.scorers.hmr_scorer import HMRScorer, Look, ScorerShape, Signs, image_channels, look, signs_of
 
-__all__ = ["ERRORS", "ScorerTraining", "errors_mm", "rank_net_loss", "train_hmr_scorer"]
+__all__ = ["ERRORS", "ScorerTraining", "rank_net_loss", "train_hmr_scorer"]
 
 ERRORS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
 Progress = Callable[[int], None]
@@ -63,18 +63,6 @@ class ScorerTraining:
                 "a scorer learns from at least 2 noisy bodies, 2 samples and 1 view an image, not "
                 f"{self.noisy}, {self.sampled} and {self.views}"
             )
-
-
-@torch.no_grad()
-def errors_mm(body: Body, params: BodyParams, truth: Truth) -> dict[str, Float[Tensor, " group"]]:
-    """Each of ERRORS for every body of a group."""
-    posed, true = body(params), body(truth.params)
-    joints, true_joints = posed.joints_cam_m, truth.joints_cam_m
-    return {
-        "mpjpe_mm": mpjpe_mm(joints, true_joints),
-        "pa_mpjpe_mm": pa_mpjpe_mm(joints, true_joints),
-        "pve_mm": pve_mm(posed.vertices_cam_m, joints, true.vertices_cam_m, true.joints_cam_m),
-    }
 
 
 def rank_net_loss(
@@ -170,7 +158,7 @@ class _Shown:
         return Hypotheses(params[0], sample.camera)
 
     def _ranked(self, seen_by: Look, group: Hypotheses) -> _Ranked:
-        found = errors_mm(self.body, group.params, self.case.truth)
+        found = group_errors_mm(self.body, group.params, self.case.truth)
         signs = signs_of(self.policy, self.body, seen_by, group)
         return _Ranked(signs, torch.stack([found[name] for name in self.training.errors]))
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from cli.trace_view import read_case
 from eval.critics.exploration import EXPLORED, Exploration
 from hmr.detection.transformers_detector import TransformersDetector
 from memory.exchange import snapshot
-from memory.folder import open_stored
+from memory.folder import open_store
 from memory.ledger import RuleLedger
 from tests.agent.critique_case import make_agent
 from tests.agent.exploration.exploration_run import CASES, HELD_OUT, propose
@@ -41,7 +42,7 @@ def explore(tmp_path, tiny_policy, monkeypatch, capsys):
 
 
 def content(folder: Path):
-    with open_stored(folder) as store:
+    with open_store(folder) as store:
         return snapshot(store)
 
 
@@ -51,7 +52,7 @@ def test_a_memory_is_explored_once_and_then_found(explore, tmp_path):
     assert code == 0
     assert (found["cases"], found["skipped"], found["unscored"]) == (2, 0, 0)
     assert found["made_from"]["backend"] == "embedded"
-    assert f"done: exploring 2 lab cases, SRCC {found['srcc']:.3f}" in err
+    assert f"done: exploring 2 lab cases, SRCC {found.srcc:.3f}" in err
     assert read_case(tmp_path / "out", "exploration")[-1]["node"] == "conclude"
     memory = Path(found["memory"])
     before = content(memory)
@@ -66,7 +67,7 @@ def test_a_memory_is_explored_once_and_then_found(explore, tmp_path):
     code, answer, err = explore("--images", 8, "--samples", 5)
     assert (code, answer) == (2, None)
     assert err.splitlines()[-1] == (
-        f"meshcritic: {memory} was explored with samples = 4, and this asks for 5; remove it or name another"
+        f"meshcritic: {memory} was explored with samples = 4, but this run has 5; remove it or choose another folder"
     )
 
 
@@ -108,7 +109,7 @@ def test_cases_that_hold_up_a_trial_are_named(capsys):
     rhos = dict.fromkeys(("srcc", "held_out_srcc_before", "held_out_srcc_after"))
     lists = dict.fromkeys(("mined", "admitted", "retired"), ())
     _say_what_came_of_it(
-        {**told, **rhos, **lists, "held_up": ("a", "b", "c", "d")}, Path("memory"), "embedded"
+        {**told, **rhos, **lists, "blocked_cases": ("a", "b", "c", "d")}, Path("memory"), "embedded"
     )
     said = capsys.readouterr()
     assert "could not be tried on 4 cases (a, b, c ...)" in " ".join((said.out + said.err).split())
@@ -120,7 +121,7 @@ def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_p
     def run(self, agent, stage, say):
         seen.append((agent.rules.exploration, agent.settings.permutations))
         self._write({})
-        return {"made_from": self.made_from}
+        return SimpleNamespace(to_json=dict)
 
     monkeypatch.setattr(Exploration, "run", run)
     with chat_server(good) as server:
@@ -131,7 +132,7 @@ def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_p
         for words, told in (
             (hot, "explored with revision = "),
             ((*cool, "--ucb", 1.5), "with ucb = 0.5, and this"),
-            ((*cool, "--set", "permutations=1"), "with critique = {}, and this asks for {'permutations': 1}"),
+            ((*cool, "--set", "permutations=1"), "with critique = {}, but this run has {'permutations': 1}"),
         ):
             code, answer, err = explore(*words)
             assert (code, answer) == (2, None)
@@ -141,7 +142,7 @@ def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_p
         frugal = (*cool, "--set", "permutations=1", "--memory", tmp_path / "frugal")
         assert explore(*frugal)[0] == 0
         code, _, err = explore(*cool, "--memory", tmp_path / "frugal")
-        assert (code, "with critique = {'permutations': 1}, and this asks for {}" in err) == (2, True)
+        assert (code, "with critique = {'permutations': 1}, but this run has {}" in err) == (2, True)
     assert seen == [(0.5, 3), (0.5, 3), (1.5, 3), (0.5, 1)]
 
 
@@ -160,7 +161,7 @@ def test_other_eyes_explore_and_whoever_judges_with_the_memory_hears_of_them(
     assert len(set(looks)) == 3  # two cases, and the one that admits rules
     code, _, err = explore()
     assert code == 2
-    assert f"explored with detector = {spec}, and this asks for embedded" in err
+    assert f"explored with detector = {spec}, but this run has embedded" in err
 
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(photo)
@@ -186,36 +187,36 @@ def test_an_exploration_cut_short_is_taken_up(tmp_path):
     def listens(title, total):
         return lambda done, note="": ticks.append((done, note))
 
-    assert exploration.found() is None
+    assert exploration.saved_report() is None
     with pytest.raises(KeyboardInterrupt):
         exploration.run(agent, dies)
-    assert exploration.found() is None
+    assert exploration.saved_report() is None
     found = exploration.run(agent, listens, said.append)
     assert [done for done, _ in ticks] == [1, 2, 3]
-    assert ticks[-1][1] == f"SRCC {found['srcc']:.3f}"
+    assert ticks[-1][1] == f"SRCC {found.srcc:.3f}"
     assert said == [f"1 of 3 cases were explored before, {ticks[0][1]}"]
-    assert (exploration.found(), found["skipped"]) == (json.loads((tmp_path / EXPLORED).read_text()), 1)
+    assert (exploration.saved_report(), found.skipped) == (json.loads((tmp_path / EXPLORED).read_text()), 1)
 
 
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"policy": "b"}, "policy = a, and this asks for b"),
+        ({"policy": "b"}, "policy = a, but this run has b"),
         ({"scenes": "others"}, "scenes = first four"),
         ({"images": 2}, "images = 4"),
-        ({"detector": "transformers:a,b,c"}, "detector = embedded, and this asks for transformers:a,b,c"),
+        ({"detector": "transformers:a,b,c"}, "detector = embedded, but this run has transformers:a,b,c"),
     ],
 )
 def test_what_was_explored_from_something_else_is_refused(tmp_path, changed, told):
     (tmp_path / EXPLORED).write_text(json.dumps({"made_from": FINGERPRINT, "cases": 2}))
-    assert Exploration(tmp_path, FINGERPRINT, [], [], propose).found() == {
+    assert Exploration(tmp_path, FINGERPRINT, [], [], propose).saved_report() == {
         "made_from": FINGERPRINT,
         "cases": 2,
     }
     more = FINGERPRINT | {"images": 8, "scenes": "first eight"}
-    assert Exploration(tmp_path, more, [], [], propose).found() is None
+    assert Exploration(tmp_path, more, [], [], propose).saved_report() is None
     with pytest.raises(ValueError, match=told):
-        Exploration(tmp_path, FINGERPRINT | changed, [], [], propose).found()
+        Exploration(tmp_path, FINGERPRINT | changed, [], [], propose).saved_report()
 
 
 def test_where_nobody_watches_a_finished_stage_is_one_line_with_its_note(capsys):
@@ -246,6 +247,6 @@ def test_a_killed_command_goes_on_where_it_stopped(explore, tmp_path):
         code, found, err = explore(*spec)
     assert (code, found["cases"], found["skipped"]) == (0, 1, 1)
     assert "1 of 2 cases were explored before" in err
-    with open_stored(tmp_path / "out" / "memory") as store:
+    with open_store(tmp_path / "out" / "memory") as store:
         counted = [case_id for case_id, _, _ in RuleLedger(store).cases() if "/" not in case_id]
     assert len(counted) == 2

@@ -1,10 +1,11 @@
-"""What an exploration and a fitted scorer are kept by: everything that shapes them, and so nothing stale is used."""
+"""Explorations and fitted scorers are cached by everything that shapes them."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ LAB = [LabelledGroup(labelled(f"lab-{row}"), group(spoiled_group(group=3)), ERRO
 
 @pytest.fixture
 def bench(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path) -> Iterator[Callable[..., AgentBench]]:
-    """Makes benches over four lab scenes that nobody is going to look at, all in one folder."""
+    """Makes benches with four lab scenes in one folder."""
 
     def stage(title: str, total: int):
         return lambda done, note="": None
@@ -41,33 +42,37 @@ def bench(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path) -> Iterator[
         def make(revision: str = "1", **more: Any) -> AgentBench:
             backend = EmbeddedCritic()
             backend.revision = revision
-            about = (tiny_policy, body, backend, HashEmbedder(), evidence, LAB, [], tmp_path, stage)
-            return AgentBench(*about, **more)
+            return AgentBench(
+                policy=tiny_policy, body=body, backend=backend, embedder=HashEmbedder(), evidence=evidence,
+                calibration=LAB, out=tmp_path, stage=stage, **more,
+            )  # fmt: skip
 
         yield make
 
 
-def test_whatever_shapes_an_exploration_names_its_folder(bench, monkeypatch: pytest.MonkeyPatch):
+def test_everything_that_shapes_an_exploration_names_its_folder(bench, monkeypatch: pytest.MonkeyPatch):
     explored: list[tuple[Path, float]] = []
 
-    def run(self: Exploration, agent: CritiqueAgent, stage: object) -> None:
+    def run(self: Exploration, agent: CritiqueAgent, stage: object) -> SimpleNamespace:
         explored.append((self.folder, agent.rules.exploration))
+        return SimpleNamespace(failures=())
 
     monkeypatch.setattr(Exploration, "run", run)
-    eager, greedy, keen = bench(ucb=2.0), AgentVariant(greedy=True), PerfectDetector()
+    curious, greedy, detector = bench(ucb=2.0), AgentVariant(greedy=True), PerfectDetector()
     for made, variant in (
-        (bench(), AGENT), (bench("as-served-hot"), AGENT), (eager, AGENT), (eager, greedy), (bench(eyes=keen), AGENT),
-        (bench(rules_per_case=6), AGENT), (bench(critique={"permutations": 1}), AGENT),
+        (bench(), AGENT), (bench("another-revision"), AGENT), (curious, AGENT), (curious, greedy),
+        (bench(detector=detector), AGENT),
+        (bench(rules_per_case=6), AGENT), (bench(critique_settings={"permutations": 1}), AGENT),
     ):  # fmt: skip
         with made.agent(variant) as agent:
-            assert (agent.detector is keen) == (made.eyes is keen)
+            assert (agent.detector is detector) == (made.detector is detector)
             assert agent.settings.rules_per_case == made.rules_per_case
-            assert agent.settings.permutations == made.critique.get("permutations", 3)
+            assert agent.settings.permutations == made.critique_settings.get("permutations", 3)
     assert [ucb for _, ucb in explored] == [0.5, 0.5, 2.0, 0.0, 0.5, 0.5, 0.5]
     assert len({folder for folder, _ in explored}) == 7
 
 
-def test_a_scorer_is_fitted_once_for_all_that_shapes_it(
+def test_a_scorer_is_fitted_once_per_fingerprint(
     bench, tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
 ):
     fitted: list[Path] = []
@@ -89,6 +94,6 @@ def test_a_scorer_is_fitted_once_for_all_that_shapes_it(
     assert fitted == [fitted[0]] * 2
     monkeypatch.setattr("eval.critics.baselines.ScorerTraining", functools.partial(ScorerTraining, steps=7))
     fitted_hmr_scorer(bench())
-    torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # the same eyes, other samples to learn from
+    torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # the same encoder, other samples
     fitted_hmr_scorer(bench())
     assert len(set(fitted)) == 3

@@ -1,4 +1,4 @@
-"""Critics side by side, in miniature: what is kept, what each variant lacks, what the figures say."""
+"""The comparison of critics on few scenes: caches, variants and results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agent.vlm.embedded.violations import violation
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, AgentVariant, equal_rules, metrics_of
 from eval.critics.baselines import metric_scores, random_scores
-from eval.critics.comparison import CriticEvalSettings, critic_eval, figures_of
+from eval.critics.comparison import CriticEvalSettings, critic_result, evaluate_critics
 from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.groups import LabelledGroup, draw_groups
 from eval.critics.table import critic_table
@@ -43,25 +43,25 @@ def groups(*scores: tuple[float | None, ...]) -> list[ScoredGroup]:
     return [ScoredGroup(f"image-{row}", given, errors) for row, given in enumerate(scores)]
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- results -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_lead_is_the_mean_difference_of_rho_group_by_group():
+def test_the_lead_is_the_mean_difference_of_rho_over_groups():
     # errors 10, 20, 30, 40. The agent: rho 1 and 1. The other: 1, and 3, 4, 1, 2 whose ranks are off by 1, 3, 1, 3
     # of the best order 4, 3, 2, 1: rho = 1 - 6 * (1 + 1 + 1 + 1) / 60 = .6. The mean lead is (0 + .4) / 2 = .2
     best = (4.0, 3.0, 2.0, 1.0)
     agent, other = groups(best, best), groups(best, (3.0, 4.0, 1.0, 2.0))
-    figures = figures_of("other", other, agent)
-    assert figures.behind is not None
-    assert figures.behind["mpjpe_mm"].mean == pytest.approx(0.2)
+    figures = critic_result("other", other, agent)
+    assert figures.agent_lead is not None
+    assert figures.agent_lead["mpjpe_mm"].mean == pytest.approx(0.2)
     assert figures.agreements["mpjpe_mm"].srcc.mean == pytest.approx(0.8)
-    assert figures_of("agent", agent, agent).behind is None
+    assert critic_result("agent", agent, agent).agent_lead is None
 
 
-def test_a_group_without_a_ranking_is_in_no_difference():
+def test_a_group_without_a_ranking_is_left_out_of_the_lead():
     best = (4.0, 3.0, 2.0, 1.0)
-    figures = figures_of("other", groups((None,) * 4, tuple(reversed(best))), groups(best, best))
-    assert figures.behind["pve_mm"].mean == pytest.approx(2.0)
+    figures = critic_result("other", groups((None,) * 4, tuple(reversed(best))), groups(best, best))
+    assert figures.agent_lead["pve_mm"].mean == pytest.approx(2.0)
     shown = figures.to_json()
     assert shown["none_rate"] == 0.5
     assert (shown["groups_used"], shown["groups"]) == (1, 2)
@@ -83,17 +83,17 @@ def test_equal_rules_grade_the_value_itself_whatever_its_sign():
     assert rule.state == "admitted"
 
 
-def test_a_variant_says_what_it_lacks():
+def test_the_name_of_a_variant_lists_what_it_lacks():
     assert AGENT.name == "agent"
-    lame = AgentVariant(frozenset({"reflection", "rules"}), frozenset({"silhouette"}))
-    assert lame.name == "agent without rules and reflection and silhouette"
-    assert lame.explores_as.name == "agent without reflection and silhouette"
+    reduced = AgentVariant(frozenset({"reflection", "rules"}), frozenset({"silhouette"}))
+    assert reduced.name == "agent without rules and reflection and silhouette"
+    assert reduced.explores_as.name == "agent without reflection and silhouette"
     assert AgentVariant(true_detections=True).name == "agent with true keypoints and mask"
     with pytest.raises(ValueError, match="prototypes"):
-        AgentVariant(frozenset({"hope"}))
+        AgentVariant(frozenset({"unknown"}))
 
 
-def test_what_makes_no_sense_is_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match="hmr-scorer"):
         CriticEvalSettings(critic="oracle")
     with pytest.raises(ValueError, match="ranknet"):
@@ -109,7 +109,7 @@ def test_what_makes_no_sense_is_refused():
             CriticEvalSettings(ucb=ucb)
 
 
-# -- rivals ------------------------------------------------------------------------------------------------------------
+# -- baselines ---------------------------------------------------------------------------------------------------------
 
 
 def verdict(**values: tuple[float | None, ...]) -> Verdict:
@@ -127,7 +127,7 @@ def test_a_metric_alone_ranks_by_its_negative():
     assert metrics_of([seen, verdict(far=(1.0, 2.0, 3.0))]) == ["far", "near"]
 
 
-def test_chance_depends_on_seed_and_image_alone():
+def test_random_scores_depend_on_seed_and_image_alone():
     case, other = labelled("a"), labelled("b")
     params = spoiled_group(group=3)
     errors = {name: np.arange(3.0) for name in ERROR_METRICS}
@@ -140,11 +140,11 @@ def test_chance_depends_on_seed_and_image_alone():
     assert random_scores(first, 0).scores != random_scores(second, 0).scores
 
 
-# -- what is kept ------------------------------------------------------------------------------------------------------
+# -- caches -----------------------------------------------------------------------------------------------------------
 
 
-class Counting:
-    """Measures how often it was asked."""
+class CountingTool:
+    """Its metric is the number of its calls."""
 
     name, needs = "counting", frozenset()
 
@@ -154,95 +154,105 @@ class Counting:
     def measure(self, case) -> Evidence:
         self.asked += 1
         if case.sample.id == "broken":
-            raise RuntimeError("the instrument broke")
+            raise RuntimeError("the tool broke")
         values = tuple(float(self.asked) for _ in range(len(case)))
         return Evidence(self.name, "count", "1", values, (("torso",),) * len(case), ("so often",) * len(case))
 
 
 def test_a_tool_measures_a_case_once(tmp_path: Path):
-    tool, case = Counting(), case_of(spoiled_group(group=2))
+    tool, case = CountingTool(), case_of(spoiled_group(group=2))
     moved = dataclasses.replace(
         case, detection=dataclasses.replace(case.detection, keypoints_px=case.detection.keypoints_px + 1)
     )
-    with EvidenceCache(tmp_path / "evidence.jsonl") as kept:
-        (wrapped,) = kept.around([tool])
+    with EvidenceCache(tmp_path / "evidence.jsonl") as cache:
+        (wrapped,) = cache.wrap([tool])
         first = wrapped.measure(case)
         assert wrapped.measure(case) == first
         assert wrapped.measure(moved) != first
         assert (wrapped.name, wrapped.needs) == ("counting", frozenset())
     assert tool.asked == 2
-    with EvidenceCache(tmp_path / "evidence.jsonl") as kept:
-        assert kept.around([tool])[0].measure(case) == first
+    with EvidenceCache(tmp_path / "evidence.jsonl") as cache:
+        assert cache.wrap([tool])[0].measure(case) == first
     assert tool.asked == 2
 
 
-def test_what_raised_is_asked_again(tmp_path: Path):
+def test_a_measurement_that_raised_is_repeated(tmp_path: Path):
     case = case_of(spoiled_group(group=2))
     broken = dataclasses.replace(case, sample=dataclasses.replace(case.sample, id="broken"))
-    tool = Counting()
-    with EvidenceCache(tmp_path / "evidence.jsonl") as kept:
-        (wrapped,) = kept.around([tool])
+    tool = CountingTool()
+    with EvidenceCache(tmp_path / "evidence.jsonl") as cache:
+        (wrapped,) = cache.wrap([tool])
         for _ in range(2):
             with pytest.raises(RuntimeError, match="broke"):
                 wrapped.measure(broken)
     assert tool.asked == 2
 
 
-def test_groups_come_back_from_disk(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path):
+def test_groups_are_read_from_the_cache(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path):
     scenes = draw_split("wild-test", tmp_path, 2)
-    told: list[int] = []
-    first = draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "groups", told.append)
-    again = draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "groups", told.append)
-    assert told == [1, 2]
+    progress_values: list[int] = []
+    first = draw_groups(
+        tiny_policy, body, scenes, size=3, seed=0, cache=tmp_path / "groups", progress=progress_values.append
+    )
+    again = draw_groups(
+        tiny_policy, body, scenes, size=3, seed=0, cache=tmp_path / "groups", progress=progress_values.append
+    )
+    assert progress_values == [1, 2]
     for a, b in zip(first, again, strict=True):
         assert torch.equal(a.hypotheses.params.body_pose, b.hypotheses.params.body_pose)
         assert all(np.array_equal(a.errors_mm[name], b.errors_mm[name]) for name in ERROR_METRICS)
     assert set(first[0].errors_mm) == set(ERROR_METRICS)
     torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)
-    draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "groups", told.append)
-    assert told == [1, 2, 1, 2]  # another policy, other groups
+    draw_groups(
+        tiny_policy, body, scenes, size=3, seed=0, cache=tmp_path / "groups", progress=progress_values.append
+    )
+    assert progress_values == [1, 2, 1, 2]  # another policy, other groups
 
 
 class Killed(BaseException):
-    """What a kill leaves is what an exception that nobody catches leaves."""
+    """Stands for a kill: an uncaught exception leaves the same files."""
 
 
-def test_groups_are_kept_part_by_part(
+def test_groups_are_cached_in_chunks(
     tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     scenes = draw_split("wild-test", tmp_path, 3)
-    whole = draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "whole")
-    monkeypatch.setattr("eval.critics.groups.PART", 1)
+    whole = draw_groups(tiny_policy, body, scenes, size=3, seed=0, cache=tmp_path / "whole")
+    monkeypatch.setattr("eval.critics.groups.CHUNK_SIZE", 1)
 
     def dies_at_the_second(done: int) -> None:
         if done == 2:
             raise Killed
 
     with pytest.raises(Killed):
-        draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "parts", dies_at_the_second)
-    told: list[int] = []
-    parts = draw_groups(tiny_policy, body, scenes, 3, 0, tmp_path / "parts", told.append)
-    assert told == [2, 3]
+        draw_groups(
+            tiny_policy, body, scenes, size=3, seed=0, cache=tmp_path / "parts", progress=dies_at_the_second
+        )
+    progress_values: list[int] = []
+    parts = draw_groups(
+        tiny_policy, body, scenes, size=3, seed=0, cache=tmp_path / "parts", progress=progress_values.append
+    )
+    assert progress_values == [2, 3]
     for a, b in zip(whole, parts, strict=True):
         assert a.labelled.sample.id == b.labelled.sample.id
         assert torch.equal(a.hypotheses.params.transl, b.hypotheses.params.transl)
         assert all(np.array_equal(a.errors_mm[name], b.errors_mm[name]) for name in ERROR_METRICS)
 
 
-# -- in miniature ------------------------------------------------------------------------------------------------------
+# -- whole runs --------------------------------------------------------------------------------------------------------
 
 
-def test_the_agent_explores_judges_and_finds_it_all_again(tiny_policy: DiffusionPolicy, tmp_path: Path):
+def test_a_second_run_uses_the_explored_memory(tiny_policy: DiffusionPolicy, tmp_path: Path):
     titles: list[str] = []
 
     def stage(title: str, total: int):
         titles.append(title)
         return lambda done, note="": None
 
-    first = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
+    first = evaluate_critics(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
     assert any("exploring 2 lab cases" in title for title in titles)
     titles.clear()
-    again = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
+    again = evaluate_critics(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
     assert not any("exploring" in title for title in titles)
     assert again.to_json() == first.to_json()
     shown = first.to_json()
@@ -254,27 +264,31 @@ def test_the_agent_explores_judges_and_finds_it_all_again(tiny_policy: Diffusion
     assert len(shown["benchmark"]) == len(shown["calibration"]) == 16
 
 
-def test_a_comparison_killed_while_judging_goes_on(tiny_policy: DiffusionPolicy, tmp_path: Path):
+def test_a_comparison_killed_while_scoring_is_resumed(tiny_policy: DiffusionPolicy, tmp_path: Path):
     def dies(title: str, total: int):
         def tick(done: int, note: str = "", /) -> None:
-            if title.startswith("judging"):
+            if title.startswith("scoring"):
                 raise Killed
 
         return tick
 
     with pytest.raises(Killed):
-        critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, dies)
+        evaluate_critics(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, dies)
     (kept,) = (tmp_path / "verdicts").iterdir()
     first = kept.read_bytes()
     assert first.count(b"\n") == 1
-    found = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent)
+    found = evaluate_critics(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent)
     assert kept.read_bytes().startswith(first)
-    assert kept.read_bytes().count(b"\n") == 2  # the second group; the first was not judged again
+    assert kept.read_bytes().count(b"\n") == 2  # the second group; the first was not scored again
     shutil.rmtree(tmp_path / "verdicts")
-    assert critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent).to_json() == found.to_json()
+    assert (
+        evaluate_critics(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent).to_json() == found.to_json()
+    )
 
 
-def test_a_dry_run_is_told_as_everywhere(tiny_policy: DiffusionPolicy, tmp_path: Path, monkeypatch, capsys):
+def test_a_dry_run_prints_the_estimate_of_the_calls(
+    tiny_policy: DiffusionPolicy, tmp_path: Path, monkeypatch, capsys
+):
     tiny_policy.save_pretrained(tmp_path / "policy")
     few = ("--images", 1, "--samples", 3, "--calibration", 4, "--policy", tmp_path / "policy", "--dry-run")
     code, out, err = call(monkeypatch, capsys, "critic-eval", *few, "--out", tmp_path / "out")
@@ -284,34 +298,34 @@ def test_a_dry_run_is_told_as_everywhere(tiny_policy: DiffusionPolicy, tmp_path:
 
 
 @pytest.mark.slow
-def test_it_judges_from_a_memory_that_was_explored_before(tiny_policy: DiffusionPolicy, tmp_path: Path):
-    made = critic_eval(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent)
+def test_a_given_memory_is_used_without_exploration(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    made = evaluate_critics(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, silent)
     (folder,) = (tmp_path / "memory").iterdir()
     given = dataclasses.replace(SMALL, memory=folder)
-    found = critic_eval(tiny_policy, EmbeddedCritic(), given, tmp_path, silent)
+    found = evaluate_critics(tiny_policy, EmbeddedCritic(), given, tmp_path, silent)
     assert found.calibration is None
     assert found.critics["agent"] == made.critics["agent"]
-    taught = dataclasses.replace(given, critic="ranknet")
-    found = critic_eval(tiny_policy, EmbeddedCritic(), taught, tmp_path, silent)
-    assert found.calibration == made.calibration  # the network learned on them, whatever the agent remembers
+    rank_net = dataclasses.replace(given, critic="ranknet")
+    found = evaluate_critics(tiny_policy, EmbeddedCritic(), rank_net, tmp_path, silent)
+    assert found.calibration == made.calibration  # the network is fitted on them even with a given memory
     for asked in ({"critic": "greedy"}, {"ucb": 0.0}):
         with pytest.raises(ValueError, match="leave out --memory"):
             dataclasses.replace(given, **asked)
 
 
-def test_an_agent_without_its_parts_still_judges(tiny_policy: DiffusionPolicy, tmp_path: Path):
-    lame = AgentVariant(frozenset({"rules", "prototypes", "reflection"}), frozenset({"silhouette"}))
-    found = critic_eval(
-        tiny_policy, EmbeddedCritic(), dataclasses.replace(SMALL, ablation=lame), tmp_path, silent
+def test_an_agent_without_all_components_gives_scores(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    reduced = AgentVariant(frozenset({"rules", "prototypes", "reflection"}), frozenset({"silhouette"}))
+    found = evaluate_critics(
+        tiny_policy, EmbeddedCritic(), dataclasses.replace(SMALL, ablation=reduced), tmp_path, silent
     )
     (figures,) = found.critics.values()
     assert figures.agreements["mpjpe_mm"].none_rate == 0.0
 
 
 @pytest.mark.slow
-def test_all_critics_stand_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: Path):
+def test_all_critics_are_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: Path):
     settings = dataclasses.replace(SMALL, critic="all", calibration=8)
-    found = critic_eval(tiny_policy, EmbeddedCritic(), settings, tmp_path, silent)
+    found = evaluate_critics(tiny_policy, EmbeddedCritic(), settings, tmp_path, silent)
     names = list(found.critics)
     assert names[0] == "agent"
     assert {"agent without rules", "agent greedy", "hmr-scorer", "ranknet", "consensus", "random"} <= set(
@@ -325,6 +339,5 @@ def test_all_critics_stand_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: 
     assert critic_table(found).row_count == len(found.critics) + len(found.evidence)
 
 
-def test_the_settings_of_a_critique_stay_what_they_were():
-    """An ablation without prototypes recalls none: zero must stay allowed."""
+def test_an_ablation_without_prototypes_needs_zero_prototypes_per_case():
     assert CritiqueSettings(prototypes_per_case=0).prototypes_per_case == 0

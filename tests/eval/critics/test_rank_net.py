@@ -1,4 +1,4 @@
-"""The RankNet over the tools' values, and the detector that knows the truth."""
+"""The RankNet over the tools' values, and the ground-truth detector."""
 
 import dataclasses
 
@@ -8,8 +8,8 @@ import torch
 
 from agent.agreement import group_spearman
 from agent.types import Evidence
+from eval.critics.ground_truth_detector import GroundTruthDetector, ground_truth_detector
 from eval.critics.rank_net import ToolRankNet, standardised
-from eval.critics.true_detector import TrueDetector, true_detections
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.test_time_augmentation import detect_with_augmentation
@@ -24,7 +24,7 @@ def evidence(metric: str, *values: float | None) -> Evidence:
 
 
 def test_values_are_standardised_within_the_group():
-    # (1, 2, 3): mean 2, std sqrt(2/3) = 0.8165; a missing value and a constant metric say nothing
+    # (1, 2, 3): mean 2, std sqrt(2/3) = 0.8165; a missing value and a constant metric are 0
     columns = standardised([evidence("a", 1.0, 2.0, 3.0), evidence("b", 5.0, 5.0, 5.0)], ["a", "b", "c"], 3)
     torch.testing.assert_close(columns[:, 0], torch.tensor([-1.0, 0.0, 1.0]) / 0.81650, atol=1e-4, rtol=0)
     assert not columns[:, 1:].any()
@@ -32,7 +32,7 @@ def test_values_are_standardised_within_the_group():
     assert partly[:, 0].tolist() == [-1.0, 0.0, 1.0]
 
 
-def test_it_finds_the_metric_that_ranks():
+def test_the_network_learns_which_metric_ranks():
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(40, 8, 3, generator=generator)
     errors = values[..., 1] * 50 + 10 * torch.randn(40, 8, generator=generator)
@@ -44,30 +44,30 @@ def test_it_finds_the_metric_that_ranks():
     assert np.mean([rho for rho in agreement if rho is not None]) > 0.8
 
 
-def test_true_detections_read_space_as_the_policy_does(tiny_policy: DiffusionPolicy, body: Body):
+def test_3d_joints_of_the_ground_truth_detector_are_the_policys(tiny_policy: DiffusionPolicy, body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
-    eyes = true_detections({labelled.sample.id: labelled.truth}, tiny_policy, body)
-    found = eyes.detect(labelled.sample)
+    detector = ground_truth_detector({labelled.sample.id: labelled.truth}, tiny_policy, body)
+    found = detector.detect(labelled.sample)
     assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
     expected = EmbeddedDetector(tiny_policy, body).detect(labelled.sample).joints_root_m
     assert expected is not None
     assert found.joints_root_m is not None
     torch.testing.assert_close(found.joints_root_m, expected)
-    steady = detect_with_augmentation(eyes, labelled.sample, views=3)
-    torch.testing.assert_close(steady.keypoints_px, labelled.truth.keypoints_px)  # not of the mirror image
+    augmented = detect_with_augmentation(detector, labelled.sample, views=3)
+    torch.testing.assert_close(augmented.keypoints_px, labelled.truth.keypoints_px)  # not of the mirror image
 
 
-def test_true_detections_are_the_truth(body: Body):
+def test_ground_truth_detections(body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
-    found = TrueDetector({labelled.sample.id: labelled.truth}).detect(labelled.sample)
+    found = GroundTruthDetector({labelled.sample.id: labelled.truth}).detect(labelled.sample)
     assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
     assert torch.equal(found.confidence.bool(), labelled.truth.visible)
     side = found.mask_box.x1 - found.mask_box.x0
-    rows, columns = np.nonzero(found.mask > 0.75)  # 0.5 beyond the image, where nobody knows
+    rows, columns = np.nonzero(found.mask > 0.75)  # 0.5 beyond the image
     pixels = (np.stack([columns, rows]) + 0.5) * side / len(found.mask)
     center = pixels.mean(axis=1) + np.array([found.mask_box.x0, found.mask_box.y0])
     true_center = np.stack(np.nonzero(labelled.truth.mask)[::-1]).mean(axis=1) + 0.5
     assert center == pytest.approx(true_center, abs=3)  # of 224
-    stranger = dataclasses.replace(labelled.sample, id="another")
+    unknown = dataclasses.replace(labelled.sample, id="another")
     with pytest.raises(KeyError):
-        TrueDetector({labelled.sample.id: labelled.truth}).detect(stranger)
+        GroundTruthDetector({labelled.sample.id: labelled.truth}).detect(unknown)

@@ -1,4 +1,4 @@
-"""`meshcritic align` in miniature: every critic, what is written, what is refused."""
+"""`meshcritic align` on few scenes: every critic, the files written and the errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def words(tiny_policy: DiffusionPolicy, tmp_path: Path) -> list[str]:
     return ["--policy", str(tmp_path / "base"), "--config", str(tmp_path / "tiny.yaml"), *sizes]
 
 
-def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
+def test_a_noisy_truth_is_recorded_and_aligns_a_policy(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "aligned"
@@ -51,49 +51,49 @@ def test_a_noisy_truth_is_stamped_and_leaves_a_policy(
     code, _, err = call(monkeypatch, capsys, "align", *asked)
     assert code == 0
     assert "it looked at the truth" in err
-    told = json.loads((out / "alignment.json").read_text())
-    assert told["uses_truth"] is True
-    assert told["alignment"]["loss_type"] == "clip"
+    record = json.loads((out / "alignment.json").read_text())
+    assert record["uses_truth"] is True
+    assert record["alignment"]["loss_type"] == "clip"
     aligned, base = load_policy(out), load_policy(tmp_path / "base")
-    assert told["policy"] != told["base_policy"] == base.digest()
+    assert record["policy"] != record["base_policy"] == base.digest()
     assert not torch.equal(aligned.denoiser.head.weight, base.denoiser.head.weight)
     assert all(load_preferences(out / "round-0" / "groups")["uses_truth"])
     assert sorted(path.name for path in (out / "scenes").iterdir()) == ["wild-train-2-uses-truth"]
     rows = {panel.get("transform") for panel in ElementTree.parse(out / "curves.svg").getroot().iter(PANEL)}
-    assert {"translate(0 0)", "translate(0 190)"} < rows  # one a round
+    assert {"translate(0 0)", "translate(0 190)"} < rows  # one row per round
     logs = read_logs(out)
     assert list(logs) == ["round 0", "round 1"]
     assert "kl" in logs["round 1"][-2]
 
 
 @pytest.mark.slow
-def test_a_critic_with_other_eyes_is_another_and_is_recorded(
+def test_another_detector_is_recorded(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = save_detector(tmp_path / "models")
-    looks: list[str] = []
-    look = TransformersDetector.look
+    detected: list[str] = []
+    detect = TransformersDetector.detect
 
     def counted(self: TransformersDetector, sample: Sample) -> Detection:
-        looks.append(sample.id)
-        return look(self, sample)
+        detected.append(sample.id)
+        return detect(self, sample)
 
-    monkeypatch.setattr(TransformersDetector, "look", counted)
+    monkeypatch.setattr(TransformersDetector, "detect", counted)
     out, memory = tmp_path / "aligned", tmp_path / "memory"
     asked = ("--out", out, "--detector", spec, *words)
     assert call(monkeypatch, capsys, "align", *asked)[0] == 0
-    told = json.loads((out / "alignment.json").read_text())
-    assert told["detector"] == spec
+    record = json.loads((out / "alignment.json").read_text())
+    assert record["detector"] == spec
     judged = {group["sample_id"] for group in load_preferences(out / "round-0" / "groups")}
-    assert judged < set(looks)  # and those of the exploration
+    assert judged < set(detected)  # and those of the exploration
     (explored,) = (out / "memory").iterdir()
     explored.rename(memory)
     code, _, err = call(monkeypatch, capsys, "align", "--out", tmp_path / "again", "--memory", memory, *words)
     assert code == 2
-    assert f"explored with the detector {spec}, and this asks for embedded" in err
+    assert f"explored with the detector {spec}, but this run uses embedded" in err
 
 
-def test_hypotheses_are_drawn_where_the_configuration_asks_for_it(
+def test_hypotheses_are_drawn_if_the_configuration_says_so(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY.replace("}", ", table_steps: 2}"))
@@ -107,7 +107,7 @@ def test_hypotheses_are_drawn_where_the_configuration_asks_for_it(
         ]
 
 
-def test_replay_is_of_labelled_lab_scenes_and_drawn_when_asked_for(
+def test_lab_scenes_are_replayed_if_the_configuration_says_so(
     tiny_policy: DiffusionPolicy, tmp_path: Path
 ) -> None:
     alignment = {
@@ -126,12 +126,12 @@ def test_replay_is_of_labelled_lab_scenes_and_drawn_when_asked_for(
         "wild-train-2-uses-truth",
         "lab-train-3",
     }
-    told = json.loads((tmp_path / "alignment.json").read_text())
-    assert (told["replayed"], told["alignment"]) == (3, alignment)
+    record = json.loads((tmp_path / "alignment.json").read_text())
+    assert (record["replayed"], record["alignment"]) == (3, alignment)
 
 
 @pytest.mark.slow
-def test_a_critic_without_truth_finds_none(
+def test_a_critic_without_truth_gets_none(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The shuffled control: the explored agent's scores, in another order."""
@@ -146,7 +146,7 @@ def test_a_critic_without_truth_finds_none(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_in_training_goes_on_where_it_was(
+def test_a_process_killed_in_training_is_resumed(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saving = TINY.replace("max_steps: 6", "max_steps: 40").replace(
@@ -177,7 +177,7 @@ def test_a_process_that_is_killed_in_training_goes_on_where_it_was(
         (["--rounds", "3", "--critic", "noisy-truth:1"], "rounds need as many images"),
     ],
 )
-def test_mistakes_cost_one_sentence(
+def test_errors_are_one_sentence(
     words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -191,7 +191,7 @@ def test_mistakes_cost_one_sentence(
 
 
 @pytest.mark.parametrize("name", ["feet_down", "on_the_box", "scorer"])
-def test_rewards_of_the_docs_are_critics(
+def test_rewards_of_the_documentation_are_critics(
     words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -232,7 +232,7 @@ def test_a_recipe_is_refused_before_a_scene_is_drawn(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_rate_that_yaml_takes_for_a_word_is_a_rate(
+def test_a_learning_rate_that_yaml_reads_as_text_is_converted(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY.replace("0.01", "1e-2"))
@@ -240,7 +240,7 @@ def test_a_rate_that_yaml_takes_for_a_word_is_a_rate(
     assert call(monkeypatch, capsys, "align", *asked)[0] == 0
 
 
-def test_a_dry_run_counts_and_leaves_nothing(
+def test_a_dry_run_counts_calls_and_writes_nothing(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, memory = tmp_path / "out", tmp_path / "memory"
@@ -248,8 +248,8 @@ def test_a_dry_run_counts_and_leaves_nothing(
         pass  # the seed rules
     asked = ("--out", out, "--memory", memory, "--dry-run", "--json", *words)
     code, printed, _ = call(monkeypatch, capsys, "align", *asked)
-    told = json.loads(printed)["dry_run"]
-    assert (code, told["by_task"]["tag"]) == (
+    record = json.loads(printed)["dry_run"]
+    assert (code, record["by_task"]["tag"]) == (
         0,
         2,
     )  # once an image; with its memory given nothing is explored
@@ -257,10 +257,10 @@ def test_a_dry_run_counts_and_leaves_nothing(
     code, _, err = call(
         monkeypatch, capsys, "align", "--out", out, "--dry-run", "--critic", "noisy-truth:1", *words
     )
-    assert (code, "noisy-truth:1 asks none" in err) == (2, True)
+    assert (code, "noisy-truth:1 makes none" in err) == (2, True)
 
 
-def test_a_critic_with_a_memory_draws_no_lab_scenes_and_keeps_to_its_budget(
+def test_a_critic_with_a_memory_draws_no_lab_scenes_and_respects_its_budget(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, memory = tmp_path / "out", tmp_path / "memory"
@@ -280,7 +280,7 @@ def test_a_critic_with_a_memory_draws_no_lab_scenes_and_keeps_to_its_budget(
     assert call(monkeypatch, capsys, "align", *asked)[0] == 0  # the folder is as good as new
 
 
-def test_an_unknown_argument_of_training_is_named(
+def test_an_unknown_training_argument_is_named(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text("{learning: 1}")

@@ -1,4 +1,4 @@
-"""The critics of `meshcritic align`: what is known of one before a scene is drawn, and what a missing one costs."""
+"""The critics of `meshcritic align`: checks before any scene is drawn, and backends that fail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.agent.vlm.chat_server import body, chat_server, completion, fitting, 
 from tests.command import call
 
 TINY = {"loss_type": "weighted", "max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "no"}
-A_GROUP = 5  # calls: tags, three label orders, doubts of which there are none
+A_GROUP = 5  # calls: tags, three label orders, reflection without uncertain scores
 IMAGES = 4
 Align = Callable[..., tuple[int, str, str]]
 
@@ -30,7 +30,7 @@ def align(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Align:
-    """The command over four images, by its folder and what else it is told."""
+    """Runs the command on four images, with an output folder and further flags."""
     tiny_policy.save_pretrained(tmp_path / "base")
     (tmp_path / "tiny.yaml").write_text(json.dumps(TINY))
     few = ("--images", IMAGES, "--group-size", 3, "--calibration", 4)
@@ -44,26 +44,26 @@ def align(
 
 @pytest.fixture
 def memory(align: Align, tmp_path: Path) -> Path:
-    """The seed rules, as one that was explored."""
+    """A memory with the seed rules, used as an explored one."""
     with open_default_memory(tmp_path / "memory", load_policy(tmp_path / "base"), frozen=False):
         pass
     return tmp_path / "memory"
 
 
-def asked(server, memory: Path, *settings: str) -> tuple[object, ...]:
-    """One group after the other, and no request twice."""
+def flags(server, memory: Path, *settings: str) -> tuple[object, ...]:
+    """Flags for one group at a time and no repeated request."""
     pairs = [word for pair in ("concurrency=1", "attempts=1", *settings) for word in ("--set", pair)]
     return "--critic", f"openai:m@{server.url}", "--memory", memory, *pairs
 
 
-def told(out: Path) -> dict:
+def record_of(out: Path) -> dict:
     return json.loads((out / "alignment.json").read_text())
 
 
 @pytest.mark.slow
-def test_a_spent_budget_is_one_run_s_and_spoils_nothing(align: Align, memory: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_spent_budget_is_resumed(align: Align, memory: Path, tmp_path: Path) -> None:
     with chat_server(good) as server:
-        words = asked(server, memory)
+        words = flags(server, memory)
         assert align("whole", *words)[0] == 0
         assert len(server.questions) == IMAGES * A_GROUP
         server.questions.clear()
@@ -71,18 +71,18 @@ def test_a_spent_budget_is_one_run_s_and_spoils_nothing(align: Align, memory: Pa
         assert (code, "Traceback" in err) == (2, False)
         assert f"2 of 4 groups are judged and kept in {tmp_path / 'cut' / 'round-0' / 'groups'}" in err
         assert f"the budget of {2 * A_GROUP + 2} calls is spent" in err
-        assert not (tmp_path / "cut" / "round-0" / "policy").exists()  # nothing is learned from half of them
+        assert not (tmp_path / "cut" / "round-0" / "policy").exists()  # training needs all groups
         server.questions.clear()
         assert align("cut", *words, "--max-calls", 2 * A_GROUP)[0] == 0  # as many again, and just enough
         assert len(server.questions) == 2 * A_GROUP
     assert load_policy(tmp_path / "cut").digest() == load_policy(tmp_path / "whole").digest()
-    counted = told(tmp_path / "cut")
+    counted = record_of(tmp_path / "cut")
     assert (counted["groups"], counted["unscored_groups"]) == (IMAGES, 0)
 
 
-def test_a_server_that_dies_spoils_nothing(align: Align, memory: Path, tmp_path: Path) -> None:
+def test_a_run_whose_server_died_is_resumed(align: Align, memory: Path, tmp_path: Path) -> None:
     with chat_server(*[good] * (A_GROUP + 1), body(b"", status=503)) as server:
-        words = asked(server, memory)
+        words = flags(server, memory)
         code, _, err = align("out", *words)
         assert (code, "1 of 4 groups are judged and kept" in err, "HTTP 503" in err) == (2, True, True)
         server.acts = [good]
@@ -91,7 +91,9 @@ def test_a_server_that_dies_spoils_nothing(align: Align, memory: Path, tmp_path:
         assert len(server.questions) == (IMAGES - 1) * A_GROUP
 
 
-def test_a_malformed_reply_is_a_verdict_and_counted(align: Align, memory: Path, tmp_path: Path) -> None:
+def test_a_malformed_reply_leaves_a_group_unscored_and_is_counted(
+    align: Align, memory: Path, tmp_path: Path
+) -> None:
     """The first group's answers are words, in every label order and after every repair."""
 
     def mumble_first(handler, question) -> None:
@@ -99,37 +101,38 @@ def test_a_malformed_reply_is_a_verdict_and_counted(align: Align, memory: Path, 
         handler.send(completion("well" if first else json.dumps(fitting(question))))
 
     with chat_server(mumble_first) as server:
-        code, _, err = align("out", *asked(server, memory))
+        code, _, err = align("out", *flags(server, memory))
         assert (code, "1 of 4 groups got no score from the critic" in err) == (0, True)
-    assert (told(tmp_path / "out")["groups"], told(tmp_path / "out")["unscored_groups"]) == (IMAGES, 1)
+    assert (record_of(tmp_path / "out")["groups"], record_of(tmp_path / "out")["unscored_groups"]) == (
+        IMAGES,
+        1,
+    )
     scores = load_preferences(tmp_path / "out" / "round-0" / "groups")["scores"]
     assert [set(group) == {None} for group in scores] == [True, False, False, False]
 
 
 @pytest.mark.slow
-def test_a_model_of_another_name_is_no_verdict_on_any_group(align: Align, memory: Path) -> None:
+def test_an_unknown_model_leaves_no_group_cached(align: Align, memory: Path) -> None:
     """Servers refuse what they do not know with the status of a bad question."""
     with chat_server(body(b"no such model", status=400)) as server:
-        code, _, err = align("out", *asked(server, memory))
+        code, _, err = align("out", *flags(server, memory))
         assert (code, "gave none of 4 groups a score, so none is kept" in err) == (2, True)
         server.acts = [good]
-        assert align("out", *asked(server, memory))[0] == 0
+        assert align("out", *flags(server, memory))[0] == 0
 
 
 @pytest.mark.slow
-def test_an_exploration_that_the_budget_cuts_short_goes_on(align: Align, tmp_path: Path) -> None:
+def test_an_exploration_with_a_spent_budget_is_resumed(align: Align, tmp_path: Path) -> None:
     with chat_server(good) as server:
         words = ("--critic", f"openai:m@{server.url}", "--set", "concurrency=1")
         code, _, err = align("out", *words, "--max-calls", A_GROUP + 1)
-        assert (code, "is explored in part, and then nobody answered" in err) == (2, True)
+        assert (code, "is not finished, because the backend stopped answering" in err) == (2, True)
         assert not (tmp_path / "out" / "round-0").exists()
         assert align("out", *words)[0] == 0
 
 
 @pytest.mark.slow
-def test_what_saves_is_set_by_the_command_and_makes_another_critic(
-    align: Align, memory: Path, tmp_path: Path
-) -> None:
+def test_other_critique_settings_make_another_critic(align: Align, memory: Path, tmp_path: Path) -> None:
     def doubtful(handler, question) -> None:
         answer = fitting(question)
         if task_of(question) == "reflect":
@@ -137,15 +140,15 @@ def test_what_saves_is_set_by_the_command_and_makes_another_critic(
         handler.send(completion(json.dumps(answer)))
 
     with chat_server(doubtful) as server:
-        usual, frugal = asked(server, memory), ("--set", "permutations=1", "--set", "max_revisions=0")
+        usual, frugal = flags(server, memory), ("--set", "permutations=1", "--set", "max_revisions=0")
         assert align("out", *usual, *frugal)[0] == 0
         assert server.tasks == ["tag", "score", "reflect"] * IMAGES
         code, out, _ = align("counted", *usual, *frugal, "--dry-run", "--json")
         assert json.loads(out)["dry_run"]["by_task"] == {"tag": 4, "score": 4, "reflect": 4}
         code, _, err = align("out", *usual)
         assert (code, "was begun with scorer_digest=" in err) == (2, True)
-    assert told(tmp_path / "out")["critique"] == {"permutations": 1, "max_revisions": 0}
-    assert told(tmp_path / "out")["backend"] == ["concurrency=1", "attempts=1"]
+    assert record_of(tmp_path / "out")["critique"] == {"permutations": 1, "max_revisions": 0}
+    assert record_of(tmp_path / "out")["backend"] == ["concurrency=1", "attempts=1"]
 
 
 WRONG = {
@@ -166,13 +169,13 @@ WRONG = {
     "a word for a count": (["--set", "max_revisions=few"], "max_revisions: Input should be a valid integer"),
     "nobody to set": (
         ["--critic", "noisy-truth:1", "--set", "permutations=1"],
-        "--set is for a critic that asks a backend, and noisy-truth:1 asks none",
+        "--set applies to critics that use a backend; noisy-truth:1 does not",
     ),
 }
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG)
-def test_a_mistyped_critic_is_refused_before_anything_is_drawn(
+def test_an_invalid_critic_is_refused_before_anything_is_drawn(
     align: Align, tmp_path: Path, words: list[str], message: str
 ) -> None:
     code, _, err = align("out", *words)
@@ -181,14 +184,14 @@ def test_a_mistyped_critic_is_refused_before_anything_is_drawn(
 
 
 def test_any_critic_can_be_shuffled(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
-    """The control has the scores of its critic, each group's own, and learns something else from them."""
+    """The control stores the same scores as its critic, and the aligned policies differ."""
     policies = {}
     for critic in ("noisy-truth:1", "shuffled:noisy-truth:1"):
         settings = AlignSettings(critic, images=3, rounds=Rounds(group_size=6), alignment=TINY)
         out = tmp_path / critic.replace(":", "-")
         aligned = run_alignment(tiny_policy, settings, out, lambda title, total: lambda done, note="": None)
         policies[critic] = aligned.digest()
-        assert told(out)["uses_truth"]
+        assert record_of(out)["uses_truth"]
     straight, shuffled = (
         load_preferences(tmp_path / name / "round-0" / "groups")
         for name in ("noisy-truth-1", "shuffled-noisy-truth-1")
@@ -197,9 +200,9 @@ def test_any_critic_can_be_shuffled(tiny_policy: DiffusionPolicy, tmp_path: Path
     assert policies["noisy-truth:1"] != policies["shuffled:noisy-truth:1"]
 
 
-def test_a_shuffled_reward_is_that_file_s(align: Align, tmp_path: Path) -> None:
+def test_a_reward_can_be_shuffled(align: Align, tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text(
         "def near(*, hypotheses, **kwargs):\n    return (-hypotheses.params.transl[:, 2]).tolist()\n"
     )
     assert align("out", "--critic", f"shuffled:reward:{tmp_path / 'rewards.py'}:near")[0] == 0
-    assert told(tmp_path / "out")["scorer"].startswith("raw(1*near")
+    assert record_of(tmp_path / "out")["scorer"].startswith("raw(1*near")

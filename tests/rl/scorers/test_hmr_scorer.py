@@ -9,12 +9,13 @@ import torch
 
 from agent.agreement import group_spearman
 from hmr.body.model import Body
+from hmr.metrics.errors import group_errors_mm
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
 from hmr.types import BodyParams, Hypotheses, Labelled
 from rl.scorers.hmr_scorer import HMRScorer, look, signs_of
-from rl.scorers.hmr_scorer_training import ERRORS, ScorerTraining, errors_mm, rank_net_loss, train_hmr_scorer
+from rl.scorers.hmr_scorer_training import ERRORS, ScorerTraining, rank_net_loss, train_hmr_scorer
 
 QUICK = ScorerTraining(noisy=4, sampled=5, views=2, steps=20, batch=4, check_every=10)
 
@@ -95,7 +96,7 @@ def test_it_learns_that_more_noise_is_worse(tiny_policy: DiffusionPolicy, body: 
         noise = [scale * torch.randn(23, 3, generator=generator) for scale in torch.linspace(0.0, 0.6, 10)]
         bodies = [dataclasses.replace(truth, body_pose=truth.body_pose + move) for move in noise]
         group = Hypotheses(BodyParams.stack(bodies), case.sample.camera)
-        errors = errors_mm(body, group.params, case.truth)["mpjpe_mm"].tolist()
+        errors = group_errors_mm(body, group.params, case.truth)["mpjpe_mm"].tolist()
         assert (group_spearman(scorer.score(case.sample, group), errors) or 0.0) > 0.5
 
 
@@ -170,7 +171,7 @@ def test_what_cannot_be_loaded_is_said(scorer: HMRScorer, tiny_policy: Diffusion
 def test_errors_are_zero_at_the_truth(body: Body, cases: list[Labelled]):
     truth = cases[0].truth
     params = type(truth.params).stack([truth.params])
-    found = errors_mm(body, params, truth)
+    found = group_errors_mm(body, params, truth)
     assert tuple(found) == ERRORS
     for values in found.values():
         assert values.tolist() == pytest.approx([0.0], abs=0.05)

@@ -11,7 +11,7 @@ import torch
 
 from agent.default import default_agent, open_default_memory
 from agent.vlm import EmbeddedCritic
-from eval.critics.true_detector import TrueDetector
+from eval.critics.ground_truth_detector import GroundTruthDetector
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
@@ -76,7 +76,7 @@ def test_an_agent_is_its_memory_its_backend_and_its_settings(
             dataclasses.replace(agent, backend=Newer()),
             dataclasses.replace(agent, settings=dataclasses.replace(agent.settings, permutations=1)),
             dataclasses.replace(agent, tools=agent.tools[1:]),
-            dataclasses.replace(agent, detector=TrueDetector({})),
+            dataclasses.replace(agent, detector=GroundTruthDetector({})),
             dataclasses.replace(agent, detector=Renamed(tiny_policy)),
         ]
         assert agent.name == again.name == others[0].name

@@ -1,4 +1,4 @@
-"""A detector that knows the truth: what the tools could do if nothing were left to see. For headroom figures only."""
+"""A detector that returns the ground truth: an upper bound of what the tools can measure. For evaluation only."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from hmr.images.crops import crop_image
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Detection, Sample, Truth
 
-__all__ = ["TrueDetector", "true_detections"]
+__all__ = ["GroundTruthDetector", "ground_truth_detector"]
 
 MASK_SIZE = 64
 SIGMA_PX = 1.0
 
 
-class TrueDetector:
-    """True keypoints (seen ones sure, hidden ones unsure) and the true mask, by sample id; beyond the image's border,
-    where nobody knows, the mask is 0.5. No joints in space: the true ones would be the answer itself.
+class GroundTruthDetector:
+    """True keypoints (confidence 1 where visible, 0 where hidden) and the true mask, by sample id; the mask is 0.5
+    beyond the image's border. No 3D joints, because the true ones would be the answer.
 
-    It says that it has seen the mirror image too: asked for that by a sample's id, it would tell of the photograph.
+    `is_flip_tested` is set because detections are looked up by sample id: a mirrored sample would get those of the
+    original image.
     """
 
     name = "truth"
@@ -35,7 +36,7 @@ class TrueDetector:
         self.truths = truths
 
     def find(self, image: np.ndarray) -> list[Box]:
-        raise ValueError("the true detector knows samples, not photographs")
+        raise ValueError("the ground-truth detector has detections of samples only, not of photographs")
 
     def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
         return [self.detect(sample) for sample in samples]
@@ -52,6 +53,6 @@ class TrueDetector:
         )
 
 
-def true_detections(truths: Mapping[str, Truth], policy: DiffusionPolicy, body: Body) -> WithJoints3D:
-    """For an agent: the true detector, and in space what the policy reads."""
-    return WithJoints3D(TrueDetector(truths), EmbeddedDetector(policy, body))
+def ground_truth_detector(truths: Mapping[str, Truth], policy: DiffusionPolicy, body: Body) -> WithJoints3D:
+    """The ground-truth detector with the policy's own estimate of the 3D joints, as an agent uses it."""
+    return WithJoints3D(GroundTruthDetector(truths), EmbeddedDetector(policy, body))
