@@ -45,9 +45,8 @@ from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from rl.config import GroupPreferenceConfig
 from rl.losses import LossSettings, clip, log_ratio
-from rl.noise import draw_times_and_noise
 from rl.preferences.tensors import GroupTensors
-from rl.trainer import GroupPreferenceTrainer
+from rl.trainer import GroupPreferenceTrainer, draw_times_and_noise
 
 __all__ = ["Batch", "draw_batch", "loop", "measure", "reencode"]
 
@@ -88,7 +87,7 @@ def draw_batch(policy: DiffusionPolicy, images: int, group: int, times: int) -> 
 @torch.no_grad()
 def encoded(policy: DiffusionPolicy, batch: Batch) -> Float[Tensor, "batch channels"]:
     """What the policy's encoder and regression head make of the crops."""
-    return policy.condition(policy.seen_features(policy.encode_crops(batch.crops), batch.geometry))
+    return policy.condition(policy.encoder_features(policy.encode_crops(batch.crops), batch.geometry))
 
 
 def reencode(policy: DiffusionPolicy, reference: DiffusionPolicy, batch: Batch, shared: bool) -> None:

@@ -1,7 +1,7 @@
-"""What a run of alignment can be told, beside all that `transformers.TrainingArguments` knows.
+"""The arguments of alignment: `transformers.TrainingArguments` with fields for the loss, the advantages and the spread.
 
-Left out: weights of several reward functions, which are settled where scores are made (`rl.preferences.build`): a row holds
-one score a hypothesis.
+Left out: weights of reward functions. They are set where groups are scored (`rl.scorers.rewards`), because a row holds
+one score per hypothesis.
 """
 
 from __future__ import annotations
@@ -41,57 +41,61 @@ NOT_NEGATIVE = (
     "table_steps",
     "lora_rank",
 )
-RESERVED = ("output_dir", "seed", "use_cpu", "resume_from_checkpoint")  # whoever aligns sets them itself
-NO_USE = {  # what a recipe could say in vain, or at the price of its training
-    "num_train_epochs": "a run ends at its max_steps, whatever the epochs",
-    "dataloader_drop_last": "a set smaller than a batch would train nothing, and a smaller batch is weighed right",
+RESERVED = ("output_dir", "seed", "use_cpu", "resume_from_checkpoint")  # set by the caller of the trainer
+UNSUPPORTED = {  # fields without an effect, or with a harmful one
+    "num_train_epochs": "a run ends at max_steps, whatever the number of epochs",
+    "dataloader_drop_last": "a set smaller than a batch would train nothing; smaller batches are weighted correctly",
 }
 
 
-@no_type_check  # TrainingArguments turns strings into enums, lists and objects that its own annotations deny
+@no_type_check  # TrainingArguments converts strings into enums, lists and objects, against its own annotations
 @dataclass
 class GroupPreferenceConfig(TrainingArguments):
-    """Arguments of `rl.trainer.GroupPreferenceTrainer`. A batch counts images, each with its whole group.
+    """Arguments of `rl.trainer.GroupPreferenceTrainer`. Batch sizes count images, each with its whole group.
 
     Raises ValueError for a value outside its range, naming the field, the value and what is allowed.
     """
 
     output_dir: str | None = field(default="runs/align", metadata={"help": "Where checkpoints are written."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Images a step and device."})
-    per_device_eval_batch_size: int = field(default=16, metadata={"help": "Images an evaluation batch."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Images per step and device."})
+    per_device_eval_batch_size: int = field(
+        default=16, metadata={"help": "Images per evaluation batch and device."}
+    )
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     lr_scheduler_type: str = field(
-        default="cosine", metadata={"help": "Decay of the learning rate; without one alignment drifts."}
+        default="cosine", metadata={"help": "Schedule of the learning rate; without decay the policy drifts."}
     )
     warmup_steps: float = field(
         default=0.05,
-        metadata={"help": "Steps of linear warm-up, or below 1 their share of all steps, rounded down."},
+        metadata={"help": "Steps of linear warm-up; below 1 a share of all steps, rounded down."},
     )
     max_steps: int = field(default=400, metadata={"help": "Optimizer steps."})
-    logging_steps: float = field(default=20, metadata={"help": "Steps between two logged means."})
-    save_steps: float = field(default=200, metadata={"help": "Steps between two checkpoints."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between log lines."})
+    save_steps: float = field(default=200, metadata={"help": "Steps between checkpoints."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     seed: int = field(default=0, metadata={"help": "Seeds the order of images, the times and the noise."})
     disable_tqdm: bool | None = field(
-        default=True, metadata={"help": "Whether transformers' own bar is off."}
+        default=True, metadata={"help": "Disable the progress bar of transformers."}
     )
     dataloader_pin_memory: bool = field(
         default=False,
-        metadata={"help": "Pinned memory; of no use on a CPU, the tested default."},
+        metadata={"help": "Pinned memory; it has no use on a CPU."},
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False,
-        metadata={"help": "All that is trained is used in every step; there is nothing to find."},
+        metadata={"help": "Off, because every step uses all trained parameters."},
     )
     ddp_broadcast_buffers: bool | None = field(
         default=False,
-        metadata={"help": "Buffers are frozen; copying them would spoil a graph of two forward passes."},
+        metadata={
+            "help": "Off, because buffers are frozen and copying them breaks a graph of two forward passes."
+        },
     )
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: the loss reads columns that forward does not."}
+        default=False, metadata={"help": "Must be off: the loss reads columns that forward does not take."}
     )
     report_to: str | list[str] | None = field(
-        default="none", metadata={"help": "Trackers that the metrics are sent to, none by default."}
+        default="none", metadata={"help": "Experiment trackers that receive the metrics."}
     )
 
     loss_type: str = field(default="clip", metadata={"help": f"One of {', '.join(LOSSES)} (rl/losses.py)."})
@@ -99,7 +103,7 @@ class GroupPreferenceConfig(TrainingArguments):
         default=10.0, metadata={"help": "Scale of the log ratio r = -beta (L_theta - L_ref)."}
     )
     epsilon: float = field(
-        default=0.2, metadata={"help": "`clip` lets a hypothesis go once r has moved this far."}
+        default=0.2, metadata={"help": "`clip`: |r| beyond which a hypothesis has no gradient."}
     )
     temperature: float = field(
         default=0.3, metadata={"help": "`weighted`: softmax temperature over the advantages of a group."}
@@ -108,12 +112,12 @@ class GroupPreferenceConfig(TrainingArguments):
     trust_region: str = field(
         default="absolute",
         metadata={
-            "help": "`relative` divides the difference of errors by the group's mean L_ref(t), so that beta and "
-            "epsilon mean the same at all times; `absolute` does not."
+            "help": "`relative` divides the difference of errors by the mean L_ref(t) of the group, so that beta and "
+            "epsilon have the same effect at all times; `absolute` does not."
         },
     )
     timesteps_per_group: int = field(
-        default=2, metadata={"help": "Diffusion times a group and step, stratified and antithetic in pairs."}
+        default=2, metadata={"help": "Diffusion times per group and step, stratified and antithetic."}
     )
     min_timestep: float = field(
         default=0.0, metadata={"help": "Lower end of the times, as a share of the diffusion's length."}
@@ -122,40 +126,37 @@ class GroupPreferenceConfig(TrainingArguments):
     advantage_type: str = field(
         default="group",
         metadata={
-            "help": "What centred scores are divided by: the `group`'s std, the std within all groups (`batch`), or "
-            "nothing (`none`, for scores that are advantages already: those of an agent, 0 to 100, would nearly all "
-            "be clamped)."
+            "help": "Divisor of the centred scores: the std of the `group`, the std within all groups (`batch`), or 1 "
+            "(`none`, for scores that are already advantages; most scores of 0 to 100 would be clamped)."
         },
     )
     advantage_clip: float = field(default=5.0, metadata={"help": "Advantages are clamped to +- this."})
     diversity_weight: float = field(
         default=0.0,
         metadata={
-            "help": "Added to the advantages: this times the standardised distance from the group's mean."
+            "help": "Weight of the standardised distance from the group's mean, added to the advantages."
         },
     )
     spread_neutral: bool = field(
         default=False,
         metadata={
-            "help": "Take out of the advantages what the distance from the group's mean explains of them, so that "
-            "better ones pull the mean and leave the spread, to first order."
+            "help": "Remove from the advantages their correlation with the distance from the group's mean, so that "
+            "alignment does not change the spread, to first order."
         },
     )
     min_group_std: float = field(
         default=0.1,
         metadata={
-            "help": "Groups whose scores' std is below this share of the median group's are masked: "
-            "standardising them would amplify the scorer's noise."
+            "help": "Groups whose std of scores is below this share of the median std are masked, because "
+            "standardising them would amplify the noise of the scorer."
         },
     )
     spread_weight: float = field(
         default=0.0,
-        metadata={
-            "help": "Weight of the penalty on lost spread (rl/spread.py), in a group's predictions at high noise."
-        },
+        metadata={"help": "Weight of the penalty on lost spread (rl/spread.py)."},
     )
     spread_floor: float = field(
-        default=1.0, metadata={"help": "Share of the reference's spread below which that penalty begins."}
+        default=1.0, metadata={"help": "Share of the reference's spread below which the penalty applies."}
     )
     replay_weight: float = field(
         default=0.0, metadata={"help": "Weight of the denoising loss on labelled lab scenes (rl/replay.py)."}
@@ -164,18 +165,19 @@ class GroupPreferenceConfig(TrainingArguments):
         default=4, metadata={"help": "Labelled scenes drawn for each image of a batch, when there is replay."}
     )
     replay_file: str | None = field(
-        default=None, metadata={"help": "What `Replay.save` wrote; `meshcritic align` makes it by itself."}
+        default=None,
+        metadata={"help": "A file written by `rl.replay.Replay.save`; `meshcritic align` creates it."},
     )
     trainable: str = field(
         default="denoiser", metadata={"help": "Submodule of the policy that is trained; the rest is frozen."}
     )
     lora_rank: int = field(
-        default=0, metadata={"help": "Rank of LoRA adapters on it; 0 trains the submodule itself."}
+        default=0, metadata={"help": "Rank of LoRA adapters on that submodule; 0 trains all its weights."}
     )
     ema_decay: float = field(
         default=0.995,
         metadata={
-            "help": "Decay of the averaged weights, the ones evaluated and saved, after a warm-up of "
+            "help": "Decay of the averaged weights, which are evaluated and saved, after a warm-up of "
             "(1 + step) / (10 + step); 0 keeps the last weights."
         },
     )
@@ -183,17 +185,17 @@ class GroupPreferenceConfig(TrainingArguments):
     spread_steps: int = field(
         default=100,
         metadata={
-            "help": "Steps between two looks at the spread of what the averaged policy samples; 0 for none."
+            "help": "Steps between measurements of the spread of the averaged policy's samples; 0 for none."
         },
     )
     spread_images: int = field(
-        default=16, metadata={"help": "Training images, the first ones, that are looked at."}
+        default=16, metadata={"help": "Number of training images for that measurement, the first ones."}
     )
     table_steps: int = field(
         default=0,
         metadata={
-            "help": "Steps between two pictures of what the scores liked, what they did not and what is drawn now "
-            "(rl/monitoring/hypotheses_table.py); 0 for none. Who aligns must have the photographs, as `meshcritic align` does."
+            "help": "Steps between pictures of the best, the worst and a current hypothesis "
+            "(rl/monitoring/hypotheses_table.py); 0 for none. It needs the photographs, as `meshcritic align` has them."
         },
     )
 
@@ -212,7 +214,7 @@ class GroupPreferenceConfig(TrainingArguments):
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.min_timestep < self.max_timestep <= 1:
             raise ValueError(
-                "timesteps need 0 <= min_timestep < max_timestep <= 1, "
+                "0 <= min_timestep < max_timestep <= 1 is required, "
                 f"not {self.min_timestep} and {self.max_timestep}"
             )
         if self.replay_weight and not self.replay_file:
@@ -221,8 +223,8 @@ class GroupPreferenceConfig(TrainingArguments):
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """A share is rounded down, where transformers rounds up: the first step of a warm-up has rate 0, and a round of
-        one step would learn nothing."""
+        """Rounds a share down, where transformers rounds up: the first step of a warm-up has rate 0, so a round of one
+        step would train nothing."""
         if self.warmup_steps >= 1:
             return int(self.warmup_steps)
         # .29 x 100 is 28.999...
@@ -242,44 +244,41 @@ class GroupPreferenceConfig(TrainingArguments):
 
 
 def training_fields(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `GroupPreferenceConfig` as a recipe gives them, numbers as numbers: YAML takes 1e-4 for a string.
+    """The fields of a recipe, with strings converted to numbers, because YAML reads 1e-4 as a string.
 
-    Raises ValueError for a field that is unknown, reserved or of no use, and for a value that is not of its field's
-    kind.
+    Raises ValueError for a field that is unknown, reserved or unsupported, and for a value of the wrong type.
     """
     fields = {item.name: item for item in dataclasses.fields(GroupPreferenceConfig)}
     if reserved := sorted(set(given) & set(RESERVED)):
         raise ValueError(
-            f"{', '.join(reserved)} cannot be set by a recipe: seed and folder are those of the run, the device is the "
-            f"policy's; allowed are the other fields of rl/config.py and of TrainingArguments"
+            f"{', '.join(reserved)} cannot be set by a recipe: the run sets seed and folder, the policy sets the device; "
+            "allowed are the other fields of rl/config.py and of TrainingArguments"
         )
     if unknown := sorted(set(given) - set(fields)):
         raise ValueError(
             f"unknown {', '.join(unknown)}; allowed are the fields of rl/config.py and of TrainingArguments"
         )
-    taken = {name: field_value(fields[name], value) for name, value in given.items()}
-    for name, reason in NO_USE.items():
-        if taken.get(name):
+    values = {name: field_value(fields[name], value) for name, value in given.items()}
+    for name, reason in UNSUPPORTED.items():
+        if values.get(name):
             raise ValueError(f"{name} cannot be set by a recipe: {reason}")
-    return taken
+    return values
 
 
-def field_value(item: dataclasses.Field[Any], value: Any, words: bool = True) -> Any:
-    """The value as its field's kind, numbers as numbers. Kinds that are neither number, switch nor word are left to
-    whoever takes them; without `words` those are too.
-
-    Raises ValueError for a value of another kind.
+def field_value(item: dataclasses.Field[Any], value: Any, check_strings: bool = True) -> Any:
+    """The value converted to the type of its field, if that is int, float, bool or (with `check_strings`) str. Values
+    of other types are returned unchanged. Raises ValueError for a value of the wrong type.
     """
-    told = item.type if isinstance(item.type, str) else getattr(item.type, "__name__", str(item.type))
-    kind, _, rest = told.partition(" | ")
+    annotation = item.type if isinstance(item.type, str) else getattr(item.type, "__name__", str(item.type))
+    kind, _, rest = annotation.partition(" | ")
     if rest not in ("", "None") or (value is None and rest == "None"):
         return value
     if kind in ("int", "float"):
         return _number(item.name, value, whole=kind == "int")
     if kind == "bool" and not isinstance(value, bool):
         raise ValueError(f"{item.name} takes true or false, not {value!r}")
-    if words and told == "str" and not isinstance(value, str):
-        raise ValueError(f"{item.name} takes a word, not {value!r}")
+    if check_strings and annotation == "str" and not isinstance(value, str):
+        raise ValueError(f"{item.name} takes a string, not {value!r}")
     return value
 
 

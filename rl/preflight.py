@@ -1,11 +1,9 @@
-"""One step of training on an invented group, thrown away: what training refuses it says before a critic is paid.
+"""Runs one training step on a dummy group and discards it, so that invalid arguments fail before a critic is called.
 
-Training arguments are transformers', accelerate's and peft's to check, and each does so when it comes to it: when the
-trainer is made (`report_to`), when training begins (`gradient_checkpointing`), when the optimizer is made (`optim`). A
-list of our own of what they refuse would be out of date with their next release, so the step is taken.
-
-Left out: what shows later, such as a checkpoint that does not fit on the disk; and whoever is reported to, who is not
-told of a rehearsal.
+Training arguments are checked by transformers, accelerate and peft at different times: when the trainer is created
+(`report_to`), when training starts (`gradient_checkpointing`), when the optimizer is created (`optim`). A list of our
+own would be out of date with their next release, so the step is run. Failures that show later, such as a full disk, are
+not found. Experiment trackers receive nothing.
 """
 
 from __future__ import annotations
@@ -34,34 +32,36 @@ from rl.trainer import GroupPreferenceTrainer
 
 __all__ = ["run_preflight"]
 
-SIDE = 64  # pixels of an invented picture
+SIDE = 64  # pixels of the dummy image
 
 
 def run_preflight(
     policy: DiffusionPolicy | PolicyAdapter, fields: Mapping[str, Any], samples: Sequence[Sample] = ()
 ) -> None:
-    """`fields` of `GroupPreferenceConfig`. The policy is not touched and nothing is left behind.
+    """Check `fields` of `GroupPreferenceConfig` with one step. The policy does not change and no file is left.
 
-    An adapter's coordinates are known from what it makes of the first of `samples`; without any, its arguments are
-    put together and no step is taken. Raises ValueError where training fails, naming the fields without which it would
-    not, or not so; what fails whatever they say is raised as it is.
+    A policy behind an adapter needs the first of `samples`, which gives the size of its coordinates; without it the
+    arguments are built and no step is run. If training fails, each field is removed in turn to find those that cause
+    the failure: raises ValueError that names them, or the error itself if no field causes it.
     """
-    groups = _invented_group(policy, samples)
+    groups = _dummy_group(policy, samples)
     with tempfile.TemporaryDirectory() as folder:
         failure = _failure(policy, fields, groups, folder)
         if failure is None:
             return
         without = {name: _failure(policy, _without(fields, name), groups, folder) for name in fields}
-        cured = [name for name, left in without.items() if left is None]
-        least = {name: value for name, value in fields.items() if name == "trainable"}  # an adapter needs it
-        if not cured and repr(_failure(policy, least, groups, folder)) == repr(failure):
+        causes = [name for name, other in without.items() if other is None]
+        minimal = {
+            name: value for name, value in fields.items() if name == "trainable"
+        }  # an adapter needs it
+        if not causes and repr(_failure(policy, minimal, groups, folder)) == repr(failure):
             raise failure
-    guilty = cured or [name for name, left in without.items() if repr(left) != repr(failure)]
+    causes = causes or [name for name, other in without.items() if repr(other) != repr(failure)]
     reason = " ".join(str(failure).split()) or type(failure).__name__
-    if all(re.search(rf"\b{name}\b", reason) for name in guilty):
+    if all(re.search(rf"\b{name}\b", reason) for name in causes):
         raise ValueError(reason) from failure
-    told = ", ".join(f"{name}: {fields[name]}" for name in guilty)
-    raise ValueError(f"training refuses {told} ({reason})") from failure
+    values = ", ".join(f"{name}: {fields[name]}" for name in causes)
+    raise ValueError(f"training refuses {values} ({reason})") from failure
 
 
 def _without(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -74,12 +74,12 @@ def _failure(
     groups: GroupTensors | None,
     folder: str,
 ) -> Exception | None:
-    # ours are derived from seeds; this is for whoever calls us and draws from the global generator
+    # the caller may use the global generator
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the training itself will say it
+        warnings.simplefilter("ignore")  # training itself will repeat them
         try:
             _train(policy, fields, groups, folder)
-        except Exception as error:  # noqa: BLE001  (whatever four libraries raise at an argument)
+        except Exception as error:  # noqa: BLE001  (four libraries raise many types)
             return error
     return None
 
@@ -92,7 +92,7 @@ def _train(
 ) -> None:
     changed: dict[str, Any] = {"max_steps": 1, "push_to_hub": False}
     if fields.get("replay_file") and not Path(fields["replay_file"]).exists():
-        changed["replay_weight"] = 0.0  # whoever named it will draw its scenes
+        changed["replay_weight"] = 0.0  # the caller will create the file
     on_cpu = policy.device.type == "cpu"
     args = GroupPreferenceConfig(output_dir=folder, use_cpu=on_cpu, **{**fields, **changed})
     if groups is None:
@@ -104,13 +104,11 @@ def _train(
     trainer.train()
 
 
-def _invented_group(
-    policy: DiffusionPolicy | PolicyAdapter, samples: Sequence[Sample]
-) -> GroupTensors | None:
-    """One hypothesis that was liked and one that was not; None where nobody knows their coordinates."""
+def _dummy_group(policy: DiffusionPolicy | PolicyAdapter, samples: Sequence[Sample]) -> GroupTensors | None:
+    """A group of two hypotheses with different scores; None if the coordinates of the policy are unknown."""
     generator = derive_generator("rehearsal")
     if isinstance(policy, DiffusionPolicy):
-        condition = policy.encode(samples[:1] or [_grey()]).condition
+        condition = policy.encode(samples[:1] or [_grey_sample()]).condition
         x0 = torch.randn(1, 2, VECTOR_SIZE, generator=generator)
     elif samples:
         condition = policy.features(samples[:1])
@@ -120,6 +118,6 @@ def _invented_group(
     return GroupTensors.from_scores(condition.cpu(), x0.cpu(), [[0.0, 1.0]])
 
 
-def _grey() -> Sample:
+def _grey_sample() -> Sample:
     image = np.full((SIDE, SIDE, 3), 128, np.uint8)
-    return Sample("rehearsal", image, Box(0.0, 0.0, float(SIDE), float(SIDE)), Camera.estimate(SIDE, SIDE))
+    return Sample("preflight", image, Box(0.0, 0.0, float(SIDE), float(SIDE)), Camera.estimate(SIDE, SIDE))

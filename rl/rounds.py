@@ -1,27 +1,25 @@
-"""Alignment as a loop: sample with the current policy, have it scored, align on the scores, and again.
+"""Alignment in rounds: sample with the current policy, score the samples, align on the scores, repeat.
 
-Offline alignment (arXiv 2602.19180) is one round; many small rounds come near the online extreme, GRPO's loop of
-sample, score, step. Rounds share one budget: each image is sampled and scored once, in the round that it falls to, and
-the optimizer's steps are divided among the rounds, the first ones taking what does not divide: one round and several
-cost the same and end at the same step.
+Offline alignment (arXiv 2602.19180) is one round; many small rounds come close to online training, in which every step
+samples and scores anew, as in GRPO. All rounds share one budget: each image is sampled and scored once, in one of the
+rounds, and the optimizer steps are divided among the rounds, the first ones taking the remainder. One round and several
+rounds therefore cost the same.
 
-    OUT/round-0/groups     what the round sampled and how it was scored (rl.preferences.build)
-    OUT/round-0/policy     what it ended with, log.json of how it went (rl.monitoring.training_log), and made_from.json, by which a
-                           second run knows it; where asked for by `table_steps`, hypotheses/ with pictures of the way
-                           there (rl.monitoring.hypotheses_table), and by `report_to: tensorboard`, tensorboard/
-    OUT/config.json, ...   the last round's policy, which `meshcritic evaluate --policy OUT` reads
+    OUT/round-0/groups     the groups of the round, sampled and scored (rl.preferences.build)
+    OUT/round-0/policy     the policy after the round, log.json (rl.monitoring.training_log) and made_from.json, by
+                           which a second run finds it; with `table_steps` also hypotheses/
+                           (rl.monitoring.hypotheses_table), with `report_to: tensorboard` also tensorboard/
+    OUT/config.json, ...   the policy after the last round, for `meshcritic evaluate --policy OUT`
 
-A killed run goes on at the shard or the checkpoint it had reached. Every round is a training of its own: schedule,
-Adam's moments and averaged weights begin anew. Left out: a fresh reference for every step of a round; within a round
-the reference is the policy that sampled its groups.
+A killed run continues at its last shard or checkpoint. Each round is a separate training: the schedule, the moments of
+Adam and the averaged weights start anew. Left out: a new reference at every step of a round; within a round the
+reference is the policy that sampled its groups.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +28,15 @@ from typing import Any, TypeVar, cast
 
 from datasets import Dataset
 
-from common.fingerprint import has_fingerprint, remove_fingerprint, write_fingerprint
+from common.files import PathLike
+from common.fingerprint import (
+    digest,
+    file_digest,
+    has_fingerprint,
+    json_digest,
+    remove_fingerprint,
+    write_fingerprint,
+)
 from common.progress import Stage
 from common.resume import last_whole_checkpoint
 from common.seeding import derive_seed
@@ -38,40 +44,40 @@ from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample, Scorer
 from rl.config import GroupPreferenceConfig, training_fields
-from rl.monitoring.training_log import keep_log
+from rl.monitoring.training_log import log_callback
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import build_preferences, load_preferences
 from rl.preflight import run_preflight
-from rl.trainer import Watch, align
+from rl.trainer import CallbackFactory, align
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "finished_policy"]
 
-SHOWN = 4  # images of a table of hypotheses
+TABLE_IMAGES = 4  # in a table of hypotheses
 Policy = TypeVar("Policy", DiffusionPolicy, PolicyAdapter)
-Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups under other scores
+Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups with other scores
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often, and on how much a round."""
+    """Number of rounds, and how the groups of each are sampled."""
 
     count: int = 1
     group_size: int = 20
     seed: int = 0
-    noise_scale: float = 1.0  # of the starting noise: above 1 groups spread
-    in_flight: int = 1  # groups that are with the critic at once, for one that waits for a server
+    noise_scale: float = 1.0  # multiplies the starting noise: above 1 groups are wider
+    in_flight: int = 1  # groups scored at once, for a critic that waits for a server
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"there must be at least one round, not {self.count}")
 
     def seed_of(self, number: int) -> int:
-        """Of one round. The first has the run's own; those of the others are no neighbours of it, for seeds are counted
-        up and two runs must not draw the same."""
+        """The seed of one round: that of the run for the first, a hash for the others, so that no round of the run with
+        seed n has the seed of the run with seed n + 1."""
         return derive_seed(self.seed, "round", number) if number else self.seed
 
     def steps_of(self, number: int, steps: int) -> int:
-        """Its share of all steps."""
+        """The number of steps of one round."""
         return steps // self.count + (number < steps % self.count)
 
 
@@ -79,27 +85,28 @@ def align_in_rounds(
     policy: Policy,
     scorer: Scorer,
     samples: Sequence[Sample],
-    out: Path,
+    out: PathLike,
     alignment: Mapping[str, Any],
     rounds: Rounds,
     stage: Stage,
     rescore: Rescore | None = None,
 ) -> Policy:
-    """The policy after the last round: ours, or one behind an adapter (`rl.policy_adapter`).
+    """Align a `DiffusionPolicy` or a policy behind an adapter (`rl.policy_adapter`); returns the final policy.
 
-    `alignment`: fields of `GroupPreferenceConfig`, its `max_steps` for all rounds together. `rescore` changes the
-    scores before they are learned from, as a control does.
+    alignment: fields of `GroupPreferenceConfig`; `max_steps` is the total of all rounds.
+    rescore: changes the scores before training, for controls.
 
-    Raises what `checked_alignment` and `build_preferences` raise, the former before anything is sampled.
+    Raises what `checked_alignment` raises, before anything is sampled, and what `build_preferences` raises.
     """
+    out = Path(out)
     alignment = checked_alignment(policy, alignment, rounds, len(samples), samples[:1])
     for number in range(rounds.count):
         folder, seed, share = out / f"round-{number}", rounds.seed_of(number), samples[number :: rounds.count]
         groups = _groups(policy, scorer, share, folder, rounds, seed, stage)
-        learned_from = rescore(groups, seed) if rescore else groups
+        scored = rescore(groups, seed) if rescore else groups
         arguments = {**alignment, "max_steps": rounds.steps_of(number, alignment["max_steps"])}
         tick = stage(f"round {number}: aligning on {len(groups)} groups", arguments["max_steps"])
-        policy = align_once(policy, learned_from, folder / "policy", arguments, seed, tick, share)
+        policy = align_once(policy, scored, folder / "policy", arguments, seed, tick, share)
     policy.save_pretrained(out)
     return policy
 
@@ -111,12 +118,12 @@ def checked_alignment(
     images: int,
     samples: Sequence[Sample] = (),
 ) -> dict[str, Any]:
-    """The training arguments as `align_once` will be given them, tried before anything has been paid for.
+    """The training arguments for `align_once`, checked before anything is sampled.
 
-    A policy behind an adapter is tried on the first of `samples`; without one, only what needs no policy is looked at.
-    Raises ValueError for what `training_fields` or a step of training (`rl.preflight`) refuses, fewer images or steps
-    than rounds, a warm-up as long as a round, pictures that cannot be drawn, and evaluation, for which there are no
-    groups.
+    A policy behind an adapter needs the first of `samples` for the check; without it only the arguments are checked.
+    Raises ValueError for arguments that `training_fields` or one training step (`rl.preflight`) rejects, fewer images
+    or steps than rounds, a warm-up as long as a round, a table that cannot be drawn, and evaluation, because no group
+    is held out.
     """
     fields = {"max_steps": GroupPreferenceConfig.max_steps, **training_fields(alignment)}
     if (strategy := fields.get("eval_strategy", "no")) != "no":
@@ -143,7 +150,7 @@ def _groups(
     stage: Stage,
 ) -> Dataset:
     tick = stage(f"{folder.name}: {len(samples)} groups sampled and scored", len(samples))
-    done = itertools.accumulate(itertools.repeat(1))
+    done = itertools.count(1)
 
     def advance(rows: int) -> None:
         for _ in range(rows):
@@ -166,36 +173,35 @@ def _groups(
 def align_once(
     policy: Policy,
     groups: Dataset,
-    folder: Path,
+    folder: PathLike,
     alignment: Mapping[str, Any],
     seed: int,
     tick: Callable[[int], None],
     samples: Sequence[Sample] = (),
 ) -> Policy:
-    """The policy aligned on the groups, kept in `folder` and found there again; resumes from the trainer's own
-    checkpoints. `tick` is told of every step.
+    """Align on the groups and save the policy in `folder`; a policy saved there by an equal run is loaded instead.
 
-    Where training arguments give `table_steps`, hypotheses on the first of `samples`, photographs that groups are of,
-    are drawn into `folder`. Raises ValueError where there are none, or no bodies to draw.
+    A killed run resumes from the checkpoints of the trainer. `tick` receives the number of every step. With
+    `table_steps` in the arguments, hypotheses of the first of `samples` (the photographs of the groups) are drawn into
+    `folder`. Raises ValueError if there are no samples to draw, or if the policy has no SMPL bodies.
     """
-    if (kept := finished_policy(policy, groups, folder, alignment, seed)) is not None:
-        return kept
+    folder = Path(folder)
+    if (finished := finished_policy(policy, groups, folder, alignment, seed)) is not None:
+        return finished
     alignment = training_fields(alignment)
-    origin = _origin(policy, groups, alignment, seed)
-    # named after what it trains: another run's checkpoints in the same folder are not taken up
-    trainer = (
-        folder / f"trainer-{hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:12]}"
-    )
-    checkpoint = last_whole_checkpoint(trainer, unended=True)
-    arguments = _config(policy, alignment, str(trainer), seed, checkpoint)
+    fingerprint = _fingerprint(policy, groups, alignment, seed)
+    # named by its inputs, so that the checkpoints of another run in the same folder are not used
+    work = folder / f"trainer-{json_digest(fingerprint, 12)}"
+    checkpoint = last_whole_checkpoint(work, unended=True)
+    arguments = _config(policy, alignment, str(work), seed, checkpoint)
     steps = itertools.count(1 + _step_of(checkpoint))
-    watches = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
-    watches.append(lambda made: keep_log(made, folder, trainer.name))
-    remove_fingerprint(folder)  # the log of this run must not lie beside another's label
-    aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), watches=watches)
+    callbacks = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
+    callbacks.append(lambda trainer: log_callback(trainer, folder, work.name))
+    remove_fingerprint(folder)  # the log of this run must not stand beside the record of another
+    aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), callbacks=callbacks)
     aligned.save_pretrained(folder)
-    write_fingerprint(folder, origin)
-    shutil.rmtree(trainer, ignore_errors=True)  # only an interrupted run needs its checkpoints
+    write_fingerprint(folder, fingerprint)
+    shutil.rmtree(work, ignore_errors=True)  # only an interrupted run needs its checkpoints
     return _load(policy, folder)
 
 
@@ -216,19 +222,19 @@ def _config(
 
 
 def _step_of(checkpoint: str | None) -> int:
-    """The step that it was written after: transformers puts it at the end of the name."""
+    """The step of a checkpoint, from its name; 0 without one."""
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def _table(
     policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, out: Path, samples: Sequence[Sample], every: int
-) -> list[Watch]:
+) -> list[CallbackFactory]:
     if not every:
         return []
     _check_table(policy, every, bool(samples))
-    from rl.monitoring.hypotheses_table import HypothesesTable  # renderers
+    from rl.monitoring.hypotheses_table import HypothesesTable  # imports the renderers
 
-    shown = {sample.id: sample for sample in samples[:SHOWN]}
+    shown = {sample.id: sample for sample in samples[:TABLE_IMAGES]}
     return [lambda trainer: HypothesesTable(trainer, shown, groups, out, every)]
 
 
@@ -240,16 +246,16 @@ def _check_table(policy: DiffusionPolicy | PolicyAdapter, every: int, photograph
 
 
 def finished_policy(
-    policy: Policy, groups: Dataset, folder: Path, alignment: Mapping[str, Any], seed: int | None = None
+    policy: Policy, groups: Dataset, folder: PathLike, alignment: Mapping[str, Any], seed: int | None = None
 ) -> Policy | None:
-    """What an earlier run left in `folder`, if it came of the same policy, groups, settings and seed; None for a seed
-    asks for no certain one."""
-    origin = _origin(policy, groups, training_fields(alignment), seed)
-    return _load(policy, folder) if has_fingerprint(folder, origin) else None
+    """The policy that an earlier run saved in `folder` from the same policy, groups, settings and seed, else None. With
+    `seed` None the seed is not compared."""
+    fingerprint = _fingerprint(policy, groups, training_fields(alignment), seed)
+    return _load(policy, Path(folder)) if has_fingerprint(Path(folder), fingerprint) else None
 
 
 def _load(policy: Policy, folder: Path) -> Policy:
-    """What was saved there, as a policy of the same kind in the same place."""
+    """The policy saved in `folder`, of the same kind and on the same device as `policy`."""
     if not isinstance(policy, PolicyAdapter):
         loaded = load_policy(folder)
         loaded.to(policy.device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
@@ -259,21 +265,15 @@ def _load(policy: Policy, folder: Path) -> Policy:
     return policy
 
 
-def _origin(
+def _fingerprint(
     policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, alignment: Mapping[str, Any], seed: int | None
 ) -> dict[str, Any]:
-    """What shapes the weights; a file of scenes by what is in it, wherever it lies."""
-    told = {name: value for name, value in alignment.items() if name != "replay_file"}
+    """Everything that the aligned weights depend on. The replay file counts by its content, not by its path."""
     file = alignment.get("replay_file")
     return {
         "policy": policy.digest(),
-        "groups": hashlib.sha256(repr(groups[:]).encode()).hexdigest()[:16],
-        "alignment": told,
-        "replay": _file_digest(file) if file and alignment.get("replay_weight") else None,
+        "groups": digest(repr(groups[:])),
+        "alignment": {name: value for name, value in alignment.items() if name != "replay_file"},
+        "replay": file_digest(Path(file)) if file and alignment.get("replay_weight") else None,
         **({} if seed is None else {"seed": seed}),
     }
-
-
-def _file_digest(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,22 +1,22 @@
-"""What is left of a group's spread in the policy's predictions, and a penalty on what is lost.
+"""The spread of a group in the policy's predictions relative to the reference, and a penalty on its loss.
 
 | here        | symbol  | equation                                                                             |
 |-------------|---------|--------------------------------------------------------------------------------------|
-| predicted   | g_i     | the policy's estimate of x_0 from x_t^i, at a high t; t and eps shared by the group    |
+| predicted   | g_i     | the policy's estimate of x_0 from x_t^i at a high t; t and eps shared by the group   |
 | variance    | V       | mean over parameters of the variance of g_i over the group                           |
-| spread kept | k       | sqrt(V_theta / V_ref)                                                                 |
+| ratio       | k       | sqrt(V_theta / V_ref)                                                                |
 | penalty     |         | mean over images of max(0, floor - k)                                                |
 
-Why predictions tell the spread of samples: a policy whose answer to an image is N(mu, sigma^2) predicts
-g_i = mu + a sigma^2 / (a^2 sigma^2 + s^2) (x_t^i - a mu), so that groups of shared noise stay apart in its predictions
-as far as it thinks answers may lie apart. A policy that has narrowed maps all of them to one middle, and no denoising
-error of hypotheses it likes says so. Nothing is sampled: it costs one more forward pass a step. It is an entropy bonus
-(Williams and Peng, Connection Science 1991) in the one moment of the policy that can be had this cheaply.
+Why predictions show the spread of samples: a policy whose distribution for an image is N(mu, sigma^2) predicts
+g_i = mu + a sigma^2 / (a^2 sigma^2 + s^2) (x_t^i - a mu), so for a group that shares its noise the spread of the
+predictions grows with sigma. A policy whose distribution has narrowed predicts nearly the same x_0 for all of them,
+which its denoising errors on good hypotheses do not show. Nothing is sampled; the cost is one more forward pass per
+step. It is an entropy bonus (Williams and Peng, Connection Science 1991) computed from the variance.
 
-What it cannot see: a policy that has learned a few groups by heart tells them apart and samples narrowly all the same.
-In 80 steps on 16 images k stayed above 1 while the spread of samples fell; `rl.monitoring.spread_callback` looks at those.
+Limitation: a policy that has memorised a few groups distinguishes their hypotheses and still samples narrowly. In 80
+steps on 16 images k stayed above 1 while the spread of samples fell; `rl.monitoring.spread_callback` measures samples.
 
-Left out: a floor for each joint on its own; the means over parameters are of standardised ones.
+Left out: a floor per joint; the mean over parameters is one of standardised parameters.
 """
 
 from __future__ import annotations
@@ -27,17 +27,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["HIGH_NOISE", "PredictsVelocity", "X0Prediction", "lost_spread", "spread_kept"]
+__all__ = ["HIGH_NOISE", "PredictsVelocity", "X0Prediction", "lost_spread", "spread_ratio"]
 
-HIGH_NOISE = (
-    0.5,
-    0.9,
-)  # share of the diffusion: below, x_t says where a body is; above, nothing tells any two apart
+# shares of the diffusion's length: below, x_t determines x_0; above, x_t of all hypotheses is nearly the same
+HIGH_NOISE = (0.5, 0.9)
 
 
 @runtime_checkable
 class PredictsVelocity(Protocol):
-    """The part of `hmr.policy.policy.DiffusionPolicy` that predictions are read from."""
+    """The methods of `hmr.policy.policy.DiffusionPolicy` that predictions need."""
 
     def noisy_and_target(
         self,
@@ -59,7 +57,7 @@ class PredictsVelocity(Protocol):
 
 
 class X0Prediction(nn.Module):
-    """A policy's estimate of x_0 as a module's forward, so that it can be called under the reference's weights."""
+    """The estimate of x_0 of a policy with velocity prediction."""
 
     policy: PredictsVelocity
 
@@ -80,18 +78,18 @@ class X0Prediction(nn.Module):
         noise: Float[Tensor, "batch steps dim"],
     ) -> Float[Tensor, "batch group steps dim"]:
         noisy, _ = self.policy.noisy_and_target(x0, timesteps, noise)
-        signal, spread = self.policy.alpha_sigma(timesteps)
-        return signal * noisy - spread * self.policy.predict(noisy, timesteps, condition).float()
+        alpha, sigma = self.policy.alpha_sigma(timesteps)
+        return alpha * noisy - sigma * self.policy.predict(noisy, timesteps, condition).float()
 
 
-def spread_kept(
+def spread_ratio(
     predicted: Float[Tensor, "batch group steps dim"], reference: Float[Tensor, "batch group steps dim"]
 ) -> Float[Tensor, "batch steps"]:
-    """k: how far the group's predictions lie apart, as a share of how far the reference's do."""
-    variance, before = (item.var(dim=1, correction=0).mean(dim=-1) for item in (predicted, reference))
-    return (variance / before.clamp_min(torch.finfo(before.dtype).tiny)).sqrt()
+    """k, the spread of the predictions of a group relative to those of the reference."""
+    variance, unit = (x0.var(dim=1, correction=0).mean(dim=-1) for x0 in (predicted, reference))
+    return (variance / unit.clamp_min(torch.finfo(unit.dtype).tiny)).sqrt()
 
 
-def lost_spread(kept: Float[Tensor, "batch steps"], floor: float) -> Float[Tensor, ""]:
-    """0 while every group keeps `floor` of its reference's spread; above that, how much is missing on average."""
-    return (floor - kept).relu().mean()
+def lost_spread(ratio: Float[Tensor, "batch steps"], floor: float) -> Float[Tensor, ""]:
+    """The penalty: 0 if every ratio is at least `floor`, else the mean shortfall."""
+    return (floor - ratio).relu().mean()

@@ -1,22 +1,21 @@
-"""Aligns a diffusion policy with scored groups of its own hypotheses, offline, on `transformers.Trainer`.
+"""Aligns a diffusion policy offline with scored groups of its own hypotheses, on `transformers.Trainer`.
 
-arXiv 2602.19180, section 3.3, made safe (`rl/losses.py`). For each image of a batch and each of K times t,
-one noise eps is shared by the whole group; L_theta and L_ref are the policy's denoising errors there, and
-the loss weighs their difference by the group's advantages. One forward serves all B x G x K rows:
-`policy(condition, x0, timesteps, noise)` -> errors, so that anything with this forward and
+The method is arXiv 2602.19180, section 3.3, with bounded losses (`rl/losses.py`). For each image of a batch and each of
+K times t, one noise eps is shared by the whole group. L_theta and L_ref are the denoising errors of the policy and of
+the reference there, and the loss weights their difference by the advantages of the group. One forward pass serves all
+B x G x K rows: `policy(condition, x0, timesteps, noise)` -> errors. Any module with this forward and with
 `config.num_train_timesteps` can be aligned.
 
-The reference is not a second model but the old weights of the one submodule that is trained, put in its
-place for one forward (`rl.reference`); with LoRA (`rl.lora`) those are the adapters as they began, whose product is zero.
-Averaged weights (EMA) are what is evaluated and saved; a checkpoint also keeps the live and the reference
-weights, so that a resumed run takes the same steps. Times and noise are drawn by (seed, step, row), hence the
-same for every batch size, number of processes and interruption; a step's loss is the mean over all its images,
-however they are divided.
+The reference is not a second model: the initial weights of the trained submodule are swapped in for one forward pass
+(`rl.reference`). With LoRA (arXiv 2106.09685, by peft) those are the initial adapters, whose product is zero; after
+training the adapters are merged into the weights. The averaged weights (EMA) are evaluated and saved. A checkpoint also
+holds the live and the reference weights, so that a resumed run takes the same steps. Times and noise are drawn by
+(seed, step, row), so they do not depend on the batch size, the number of processes or an interruption. The loss of a
+step is the mean over all its images, however they are divided.
 
-Two terms may be added, replay (`rl.replay`) and a floor under the spread (`rl.spread`); each costs a forward pass.
-FSDP shards the policy under the trainer's eyes (`rl.reference`): `train` and `save_model` work, watching the spread, the
-floor under it and LoRA do not. Left out: reward functions, which `rl.preferences.build` calls; rounds, which are `rl.rounds`;
-DeepSpeed.
+Two terms can be added, replay (`rl.replay`) and a penalty on lost spread (`rl.spread`); each costs a forward pass.
+Under FSDP `train` and `save_model` work, but not the spread callback, the spread penalty and LoRA. Left out: reward
+functions (`rl.preferences.build` calls them), rounds (`rl.rounds`), DeepSpeed.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from datasets import Dataset
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
@@ -37,31 +37,35 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from common.seeding import derive_generator
 from hmr.policy.policy import DiffusionPolicy
 from rl.config import GroupPreferenceConfig
-from rl.lora import Adapters
 from rl.losses import LOSSES, log_ratio
 from rl.monitoring.metrics import step_metrics
-from rl.monitoring.spread_callback import SpreadMonitor
-from rl.noise import draw_times_and_noise
-from rl.preferences.tensors import GroupTensors, features_of, tensors_from_preferences
+from rl.monitoring.spread_callback import SpreadCallback
+from rl.preferences.tensors import GroupTensors, tensors_from_preferences
 from rl.reference import TrainedWeights
 from rl.replay import Replay
-from rl.scorers.hmr_scorer import encoder_digest
-from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_kept
+from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_ratio
 
-__all__ = ["GroupPreferenceTrainer", "Watch", "align", "check_trainable"]
+__all__ = [
+    "CallbackFactory",
+    "GroupPreferenceTrainer",
+    "align",
+    "check_trainable",
+    "draw_times",
+    "draw_times_and_noise",
+]
 
 STATE_NAME = "alignment_state.safetensors"
 Policy = TypeVar("Policy", bound=nn.Module)
-Query = tuple[Tensor, Tensor, Tensor, Tensor]  # condition, x0, timesteps and noise of a policy's forward
+ForwardInputs = tuple[Tensor, Tensor, Tensor, Tensor]  # condition, x0, timesteps, noise
 Optimizers = tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None]
 
 
 class GroupPreferenceTrainer(Trainer):
-    """`model` is trained in place; after `train()` it holds the averaged weights.
+    """Trains `model` in place; after `train()` it holds the averaged weights.
 
-    Datasets are rows of `load_preferences`, or `GroupTensors`. Like every `transformers.Trainer`, it seeds
-    the global generators with `args.seed` when it is made. Raises ValueError if the policy has no submodule
-    `args.trainable` or if no group of the training set has anything to teach.
+    Datasets are rows of `load_preferences`, or `GroupTensors`. Like every `transformers.Trainer`, it seeds the global
+    generators with `args.seed` when it is created. Raises ValueError if the policy has no submodule `args.trainable`,
+    or if no group of the training set has two different scores.
     """
 
     args: GroupPreferenceConfig
@@ -77,7 +81,7 @@ class GroupPreferenceTrainer(Trainer):
     ) -> None:
         train_groups = _as_tensors(model, train_dataset, args)
         if not train_groups.mask.any():
-            raise ValueError("no group can teach anything: every score is missing or equal to its neighbours")
+            raise ValueError("there is nothing to learn: no group has two different scores")
         eval_groups = None if eval_dataset is None else _as_tensors(model, eval_dataset, args)
         adapters = _freeze_all_but(model, args)
         super().__init__(
@@ -87,19 +91,18 @@ class GroupPreferenceTrainer(Trainer):
             raise ValueError("DeepSpeed is not supported, nor spread_weight or lora_rank under FSDP")
         self.loss_is_scaled_for_ga = True  # by `_get_num_items_in_batch`
         self.remove_callback(PrinterCallback)
-        self.add_callback(_FollowWeights(self))
+        self.add_callback(_EmaCallback(self))
         self.policy, self._adapters = model, adapters
         self.num_train_timesteps: int = cast(Any, model).config.num_train_timesteps
         self.weights = TrainedWeights(model, args.ema_decay)
         self.replay = _load_replay(model, args)
         self.prediction = X0Prediction(model) if args.spread_weight else None
-        watch = None if self.is_fsdp_enabled else _spread_watch(model, train_dataset, args)
-        if watch is not None:
-            self.add_callback(_SpreadCallback(self, watch))
-        self._metrics: dict[str, dict[str, list[Tensor]]] = {
-            "": defaultdict(list),
-            "eval_": defaultdict(list),
-        }
+        has_bodies = isinstance(model, DiffusionPolicy) and isinstance(train_dataset, Dataset)
+        if args.spread_steps and has_bodies and not self.is_fsdp_enabled:
+            self.add_callback(
+                SpreadCallback(self, cast(DiffusionPolicy, model), cast(Dataset, train_dataset))
+            )
+        self._metrics = {prefix: defaultdict[str, list[Tensor]](list) for prefix in ("", "eval_")}
 
     # -- the step --------------------------------------------------------------------------------------------
 
@@ -110,37 +113,37 @@ class GroupPreferenceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Loss of one batch, and under `return_outputs` the errors of the policy as well."""
-        query = self._query(inputs)
+        """Loss of one batch; with `return_outputs` also the errors of the policy."""
+        forward_inputs = self._forward_inputs(inputs)
         with torch.no_grad(), self.weights.as_reference():
-            reference_error, before = model(*query), self._predictions(inputs)
-        error = model(*query)
+            reference_error, reference_x0 = model(*forward_inputs), self._predicted_x0(inputs)
+        error = model(*forward_inputs)
         if model.training and not error.requires_grad:
             raise ValueError(
-                f"the loss does not depend on trainable {self.args.trainable!r}: it would learn nothing"
+                f"the loss does not depend on trainable {self.args.trainable!r}, so it cannot be trained"
             )
         ratio = log_ratio(error, reference_error, self.args.beta, self.args.trust_region)
         if model.training and self.state.global_step == 0:
             assert not ratio.detach().any(), "policy and reference differ at step 0: is dropout on?"
         settings = self.args.loss_settings()
-        self.note(step_metrics(error, reference_error, ratio, inputs, settings))
+        self.record(step_metrics(error, reference_error, ratio, inputs, settings))
         loss = LOSSES[self.args.loss_type](ratio, inputs["advantages"], inputs["mask"], settings)
-        loss = loss + self._replay_term(model, inputs) + self._spread_term(inputs, before)
-        if num_items_in_batch is not None:  # processes and accumulated batches are averaged and added up
+        loss = loss + self._replay_loss(model, inputs) + self._spread_loss(inputs, reference_x0)
+        if num_items_in_batch is not None:  # processes are averaged, accumulated batches are added up
             loss = loss * len(error) * self.accelerator.num_processes / num_items_in_batch
         return (loss, {"error": error}) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
-        """Images of one optimizer step, over all processes and accumulated batches: the loss is a mean over them."""
+        """Number of images of one optimizer step, over all processes and accumulated batches."""
         images = torch.tensor(sum(len(batch["row"]) for batch in batch_samples), device=device)
         return cast(Tensor, self.accelerator.gather(images)).sum()
 
-    def _query(self, inputs: dict[str, Tensor]) -> Query:
+    def _forward_inputs(self, inputs: dict[str, Tensor]) -> ForwardInputs:
         shares = (self.args.min_timestep, self.args.max_timestep)
         times_and_noise = self._draw(self._generators(inputs), self.args.timesteps_per_group, shares)
         return inputs["condition"], inputs["x0"], *times_and_noise
 
-    def _replay_term(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor | float:
+    def _replay_loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor | float:
         if self.replay is None:
             return 0.0
         generators = [
@@ -152,28 +155,28 @@ class GroupPreferenceTrainer(Trainer):
         scenes = replay.draw(generators)
         times_and_noise = self._draw(generators, self.args.timesteps_per_group, (0.0, 1.0))
         error = model(replay.condition[scenes], replay.x0[scenes, None], *times_and_noise).float().mean()
-        self.note({"denoise_loss/replay": error})
+        self.record({"denoise_loss/replay": error})
         return self.args.replay_weight * error
 
-    def _predictions(self, inputs: dict[str, Tensor]) -> Tensor | None:
-        """Of the batch's groups at high noise; None where nothing is asked of them."""
+    def _predicted_x0(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        """Estimates of x_0 for the groups of a batch at high noise; None without a spread penalty."""
         if self.prediction is None:
             return None
         times_and_noise = self._draw(self._generators(inputs, "spread"), 1, HIGH_NOISE)
         return self.prediction(inputs["condition"], inputs["x0"], *times_and_noise)
 
-    def _spread_term(self, inputs: dict[str, Tensor], before: Tensor | None) -> Tensor | float:
-        predictions = self._predictions(inputs)
-        if predictions is None or before is None:
+    def _spread_loss(self, inputs: dict[str, Tensor], reference_x0: Tensor | None) -> Tensor | float:
+        predicted_x0 = self._predicted_x0(inputs)
+        if predicted_x0 is None or reference_x0 is None:
             return 0.0
-        kept = spread_kept(predictions, before)
-        self.note({"spread_kept": kept.mean()})
-        return self.args.spread_weight * lost_spread(kept, self.args.spread_floor)
+        ratio = spread_ratio(predicted_x0, reference_x0)
+        self.record({"spread_kept": ratio.mean()})
+        return self.args.spread_weight * lost_spread(ratio, self.args.spread_floor)
 
     def _generators(self, inputs: dict[str, Tensor], *purpose: str | int) -> list[torch.Generator]:
-        """One for each image of a batch; evaluation always sees the same draws."""
-        moment = self.state.global_step if self.policy.training else "evaluation"
-        return [derive_generator(self.args.seed, *purpose, moment, row) for row in inputs["row"].tolist()]
+        """One per image of a batch; every evaluation uses the same ones."""
+        step = self.state.global_step if self.policy.training else "evaluation"
+        return [derive_generator(self.args.seed, *purpose, step, row) for row in inputs["row"].tolist()]
 
     def _draw(
         self, generators: list[torch.Generator], count: int, shares: tuple[float, float]
@@ -194,14 +197,14 @@ class GroupPreferenceTrainer(Trainer):
             loss = self.compute_loss(model, self._prepare_inputs(inputs))
         return loss.detach(), None, None
 
-    def note(self, metrics: dict[str, Tensor], prefix: Literal["", "eval_"] | None = None) -> None:
-        """Scalars that the next line of the log, of training or of evaluation, tells the mean of."""
-        noted = self._metrics[self._prefix if prefix is None else prefix]
+    def record(self, metrics: dict[str, Tensor], prefix: Literal["", "eval_"] | None = None) -> None:
+        """Add scalars whose mean goes into the next log line, of training ("") or of evaluation ("eval_")."""
+        recorded = self._metrics[self._prefix if prefix is None else prefix]
         for name, value in metrics.items():
-            noted[name].append(value.detach())
+            recorded[name].append(value.detach())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means since the last call, in place, where the choice of the best checkpoint sees them."""
+        """Adds the recorded means to `logs` in place, so that the choice of the best checkpoint can use them."""
         for name, values in self._metrics[self._prefix].items():
             mean = cast(Tensor, self.accelerator.gather(torch.stack(values).nanmean())).nanmean()
             if not mean.isnan():
@@ -216,7 +219,7 @@ class GroupPreferenceTrainer(Trainer):
     # -- averaged weights ------------------------------------------------------------------------------------
 
     def averaged_weights(self) -> contextlib.AbstractContextManager[None]:
-        """The model with its averaged weights, for the time of the block."""
+        """Within the block the model has its averaged weights."""
         return self.weights.as_average()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -229,74 +232,55 @@ class GroupPreferenceTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        self.weights.average_is_live()
+        self.weights.reset_average()
 
     def merge_adapters(self) -> None:
-        """After training with LoRA: the policy without adapters, what they learned added to its weights."""
+        """After training with LoRA: add the adapters to the weights of the policy and remove them."""
         if self._adapters is not None:
-            self._adapters.merge()
+            self._adapters.merge_and_unload()
             self._adapters = None
 
     # -- resuming --------------------------------------------------------------------------------------------
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Beside the optimizer, and before `trainer_state.json`, which makes a checkpoint complete."""
+        """Also saves the three copies of the weights, before `trainer_state.json` marks the checkpoint as complete."""
         super()._save_optimizer_and_scheduler(output_dir)
-        state = self.weights.state()
+        state = self.weights.state_dict()
         if self.args.should_save:
             save_file(state, Path(output_dir, STATE_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.weights.follow()
-        self.weights.load(load_file(Path(resume_from_checkpoint, STATE_NAME)))
+        self.weights.sync_parameters()
+        self.weights.load_state_dict(load_file(Path(resume_from_checkpoint, STATE_NAME)))
 
 
-class _FollowWeights(TrainerCallback):
-    """Steps the average with the optimizer; at the end the model becomes its average."""
+class _EmaCallback(TrainerCallback):
+    """Updates the average after each optimizer step and copies it to the model at the end."""
 
     def __init__(self, trainer: GroupPreferenceTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.weights.follow()
+        self.trainer.weights.sync_parameters()
         self.trainer.weights.ema.optimization_step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.weights.step()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer.weights.settle()
+        self.trainer.weights.copy_average_to_policy()
 
 
-class _SpreadCallback(TrainerCallback):
-    """Notes how wide the averaged policy's samples lie, first of all the base's."""
-
-    def __init__(self, trainer: GroupPreferenceTrainer, watch: SpreadMonitor) -> None:
-        self.trainer, self.watch = trainer, watch
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 0:
-            self._look()
+class _ProgressCallback(TrainerCallback):
+    def __init__(self, progress: Callable[[int], None]) -> None:
+        self.progress = progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % args.spread_steps == 0:
-            self._look()
-
-    def _look(self) -> None:
-        with self.trainer.averaged_weights():
-            self.trainer.note(self.watch.measure(), "")
+        self.progress(1)
 
 
-class _Progress(TrainerCallback):
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self.advance = advance
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.advance(1)
-
-
-Watch = Callable[[GroupPreferenceTrainer], TrainerCallback]
+CallbackFactory = Callable[[GroupPreferenceTrainer], TrainerCallback]
 
 
 def align(
@@ -304,22 +288,40 @@ def align(
     dataset: Dataset | GroupTensors,
     args: GroupPreferenceConfig,
     progress: Callable[[int], None] | None = None,
-    watches: Sequence[Watch] = (),
+    callbacks: Sequence[CallbackFactory] = (),
 ) -> Policy:
-    """A copy of `policy`, aligned, with the averaged weights and in evaluation mode; `policy` itself is not
-    touched.
+    """An aligned copy of `policy`, with the averaged weights and in evaluation mode; `policy` itself does not change.
 
-    `progress` is called with 1 after every step; each of `watches` makes a callback of the trainer.
-    `args.resume_from_checkpoint` takes an interrupted run up again.
+    `progress` is called with 1 after every step. Each of `callbacks` is called with the trainer and returns a callback
+    for it. `args.resume_from_checkpoint` continues an interrupted run.
     """
     trainer = GroupPreferenceTrainer(
-        copy.deepcopy(policy), args, dataset, callbacks=[_Progress(progress)] if progress else None
+        copy.deepcopy(policy), args, dataset, callbacks=[_ProgressCallback(progress)] if progress else None
     )
-    for watch in watches:
-        trainer.add_callback(watch(trainer))
+    for callback in callbacks:
+        trainer.add_callback(callback(trainer))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.merge_adapters()
     return cast(Policy, trainer.policy.requires_grad_(False).eval())
+
+
+def draw_times(count: int, bounds: tuple[int, int], generator: torch.Generator) -> Int[Tensor, " count"]:
+    """`count` times in [low, high), one in each stratum of equal width. They are antithetic: neighbouring strata use
+    the positions u and 1 - u."""
+    low, high = bounds
+    u = torch.rand((), generator=generator)
+    positions = torch.where(torch.arange(count) % 2 == 0, u, 1 - u)
+    times = low + (torch.arange(count) + positions) / count * (high - low)
+    return times.long().clamp(low, high - 1)
+
+
+def draw_times_and_noise(
+    generators: Sequence[torch.Generator], count: int, bounds: tuple[int, int], dim: int
+) -> tuple[Int[Tensor, "batch {count}"], Float[Tensor, "batch {count} {dim}"]]:
+    """`count` times (`draw_times`) and as many noise vectors of `dim` numbers from each generator."""
+    times = [draw_times(count, bounds, generator) for generator in generators]
+    noise = [torch.randn(count, dim, generator=generator) for generator in generators]
+    return torch.stack(times), torch.stack(noise)
 
 
 def _as_tensors(
@@ -334,41 +336,44 @@ def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> Replay | Non
     if not args.replay_weight:
         return None
     replay = Replay.load(Path(cast(str, args.replay_file)))
-    if isinstance(policy, DiffusionPolicy) and replay.eyes != (eyes := encoder_digest(policy)):
+    if isinstance(policy, DiffusionPolicy) and replay.encoder != (encoder := policy.encoder_digest()):
         raise ValueError(
-            f"{args.replay_file} holds what the encoder {replay.eyes} saw; this policy's is {eyes}"
+            f"{args.replay_file} was made with encoder {replay.encoder}, but this policy has encoder {encoder}"
         )
     return replay
 
 
-def _spread_watch(
-    policy: nn.Module, dataset: Dataset | GroupTensors, args: GroupPreferenceConfig
-) -> SpreadMonitor | None:
-    """None where the policy cannot be watched, or where the set does not say where its crops lay."""
-    if not (args.spread_steps and isinstance(policy, DiffusionPolicy) and isinstance(dataset, Dataset)):
-        return None
-    shown = dataset.select(range(min(args.spread_images, len(dataset))))
-    return SpreadMonitor(policy, features_of(shown), len(dataset[0]["scores"]), args.seed)
-
-
 def check_trainable(policy: nn.Module, trainable: str) -> None:
-    """Raises ValueError unless it names a submodule that the loss reaches: groups hold what the encoder saw and the
-    regression head guessed, so that of a `DiffusionPolicy` only the denoiser learns."""
-    children = [name for name, _ in policy.named_modules() if name]
+    """Raises ValueError unless `trainable` names a submodule that the loss depends on. Groups hold the outputs of the
+    encoder and the regression head, so the denoiser is the only such part of a `DiffusionPolicy`."""
+    names = [name for name, _ in policy.named_modules() if name]
     if isinstance(policy, DiffusionPolicy):
-        children = [name for name in children if name.partition(".")[0] == "denoiser"]
-    if trainable not in children:
+        names = [name for name in names if name.partition(".")[0] == "denoiser"]
+    if trainable not in names:
         raise ValueError(
-            f"trainable must name a submodule of the policy that learns, such as {children[:5]}, not {trainable!r}"
+            f"trainable must name a submodule of the policy that learns, such as {names[:5]}, not {trainable!r}"
         )
 
 
-def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> Adapters | None:
-    """Leaves gradients to what is trained alone: the submodule's own parameters, or adapters on it."""
+def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> Any:
+    """Leaves gradients only to the trained submodule, or to LoRA adapters on it, which are returned."""
     check_trainable(policy, args.trainable)
     policy.requires_grad_(False)
     submodule = policy.get_submodule(args.trainable)
-    adapters = Adapters(submodule, args.lora_rank, args.seed) if args.lora_rank else None
-    if adapters is None:
-        submodule.requires_grad_(True)
-    return adapters
+    if args.lora_rank:
+        return _add_adapters(submodule, args.lora_rank, args.seed)
+    submodule.requires_grad_(True)
+    return None
+
+
+def _add_adapters(module: nn.Module, rank: int, seed: int) -> Any:
+    """A peft `LoraModel` on every linear layer of the module, in place."""
+    from peft import LoraConfig, LoraModel
+
+    linear = [name for name, layer in module.named_modules() if name and isinstance(layer, nn.Linear)]
+    if not linear:
+        raise ValueError("LoRA adapts linear layers inside the trained submodule, and there are none")
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear, lora_dropout=0.0)
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+        torch.manual_seed(seed)
+        return LoraModel(module, {"default": config}, "default")

@@ -1,7 +1,4 @@
-"""A group of hypotheses for one image and what a critic thought of them; its advantages follow (`rl.advantages`).
-
-They are computed inside the group, so that centring over another image's hypotheses cannot be written.
-"""
+"""A preference group: the hypotheses of one image with the scores of a critic, and its form as a Parquet row."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr.types import BodyParams, Camera, Hypotheses
-from rl.advantages import Advantages, group_advantages, score_std
 
 __all__ = ["PARAM_COLUMNS", "PreferenceGroup", "bodies_of_row", "body_columns"]
 
@@ -24,10 +20,12 @@ PARAM_COLUMNS = {"global_orient": (3,), "body_pose": (23, 3), "betas": (10,), "t
 
 @dataclass(frozen=True)
 class PreferenceGroup:
-    """One image with its G hypotheses and their scores; all of it read from the image, nothing true in it.
+    """One image with its G hypotheses and their scores. It holds no ground truth.
 
-    `condition` is what the frozen encoder made of the image and `geometry` where its crop lay
-    (`hmr.policy.policy.Features`, one row): with them alignment needs neither the image nor the encoder.
+    condition, geometry: one row of `hmr.policy.policy.Features`, the output of the frozen encoder and the position of
+        the crop. With them alignment needs neither the image nor the encoder.
+    uses_truth: whether the scorer reads the ground truth. Such a group is for controls, never for a result.
+    policy_digest: identifies the weights that sampled the group.
     """
 
     sample_id: str
@@ -37,25 +35,18 @@ class PreferenceGroup:
     geometry: Float[Tensor, "8"]
     scores: tuple[float | None, ...]
     scorer: str
-    uses_truth: bool  # the scorer looked at the truth: an oracle run, never a result
-    policy_digest: str  # the weights that sampled the group
+    uses_truth: bool
+    policy_digest: str
 
     def __post_init__(self) -> None:
         if len(self.scores) != len(self.hypotheses):
             raise ValueError(
                 f"{self.scorer!r} gave {len(self.scores)} scores for the {len(self.hypotheses)} hypotheses "
-                f"of {self.sample_id!r}; it must give one each"
+                f"of {self.sample_id!r}; it must give one per hypothesis"
             )
 
-    def score_std(self) -> float | None:
-        return score_std(self.scores)
-
-    def advantages(self, clip: float = 5.0, min_std: float = 0.0, scale: float | None = None) -> Advantages:
-        """`rl.advantages.group_advantages` of this group."""
-        return group_advantages(self.scores, clip, min_std, scale)
-
     def to_row(self) -> dict[str, Any]:
-        """Plain lists and numbers, one Parquet row; arrays are flattened in C order."""
+        """One Parquet row of plain lists and numbers; arrays are flattened in C order."""
         return {
             "sample_id": self.sample_id,
             "image_sha256": self.image_sha256,
@@ -85,7 +76,7 @@ class PreferenceGroup:
 
 
 def body_columns(hypotheses: Hypotheses) -> dict[str, Any]:
-    """The columns of a row that say what a group of SMPL bodies is: `camera` and those of `PARAM_COLUMNS`, flat."""
+    """The columns of a row that hold a group of SMPL bodies: `camera` and those of `PARAM_COLUMNS`, flattened."""
     camera, params = hypotheses.camera, hypotheses.params
     return {
         "camera": [camera.focal_px, camera.cx_px, camera.cy_px, float(camera.width), float(camera.height)],
@@ -94,7 +85,7 @@ def body_columns(hypotheses: Hypotheses) -> dict[str, Any]:
 
 
 def bodies_of_row(row: Mapping[str, Any]) -> Hypotheses:
-    """The inverse of `body_columns`, on a row that has `scores` as well."""
+    """The inverse of `body_columns`; the row also needs `scores`, whose length is the size of the group."""
     focal_px, cx_px, cy_px, width, height = row["camera"]
     group = len(row["scores"])
     arrays = {name: _tensor(row[name]).reshape(group, *shape) for name, shape in PARAM_COLUMNS.items()}

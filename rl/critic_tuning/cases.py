@@ -30,14 +30,14 @@ import numpy as np
 import torch
 
 from agent.context import CritiqueSettings
-from agent.exploration.learning import Explored, metric_agreement, places
+from agent.exploration.learning import Explored, metric_agreement, ranks
 from agent.pictures.panels import PANEL_PX, draw_views, photo_part, shown_at_once
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
 from agent.scoring.chunks import split_order
 from agent.scoring.ranking import label_names, label_orders
 from agent.types import Case
-from agent.vlm.local.constrained_decoding import fitting
+from agent.vlm.local.constrained_decoding import sanitise_string
 from agent.vlm.protocol import Part
 from hmr.body.model import Body
 from hmr.metrics.errors import mpjpe_mm
@@ -95,7 +95,7 @@ def questions_of(
             labels = dict(zip(label_names(len(chunk)), chunk.tolist(), strict=True))
             errors = tuple(case.errors_mm[j] for j in labels.values())
             if has_ranking(errors):
-                comments = [fitting(faults[j], asking.comment_chars) for j in labels.values()]
+                comments = [sanitise_string(faults[j], asking.comment_chars) for j in labels.values()]
                 answer = _answer(tuple(labels), errors, comments)
                 parts = tuple(brief.parts(labels, "score"))
                 questions.append(Question(case.case_id, tuple(labels), errors, parts, answer))
@@ -131,7 +131,7 @@ def _with_pictures(
 
 def _answer(labels: Sequence[str], errors_mm: Sequence[float], comments: Sequence[str]) -> str:
     """Compact, as constrained decoding writes it."""
-    scores = 100 * (1 - places(errors_mm) / (len(labels) - 1))
+    scores = 100 * (1 - ranks(errors_mm) / (len(labels) - 1))
     verdicts = {
         label: Verdict(comment=comment, score=round(score, 1))
         for label, comment, score in zip(labels, comments, scores.tolist(), strict=True)

@@ -81,7 +81,7 @@ def _section(path: Path, name: str, config: type, given: Any) -> dict[str, Any]:
         )
     try:
         # words are TRL's to check: its annotation of scale_rewards says str and its documentation bool
-        return {key: field_value(known[key], value, words=False) for key, value in given.items()}
+        return {key: field_value(known[key], value, check_strings=False) for key, value in given.items()}
     except ValueError as error:
         raise ValueError(f"{path}: {name}: {error}") from error
 

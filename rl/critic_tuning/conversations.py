@@ -8,7 +8,7 @@
 | labels, errors_mm        | for the reward; they never stand in the prompt                                    |
 | case_id, prompt_tokens, answer_tokens | for whoever looks, and to see beforehand what a run will cost        |
 
-Wording, sanitising and sizes of pictures are the backend's own (`agent.vlm.local.backend.Phrasing`), so a critic is trained
+Wording, sanitising and sizes of pictures are the backend's own (`agent.vlm.local.backend.ChatEncoder`), so a critic is trained
 on what it will be asked. Files appear whole or not at all; what a killed run has written is not written again.
 """
 
@@ -26,7 +26,7 @@ from datasets import Dataset, Features, Image, List, Value
 from PIL.Image import Image as Picture
 
 from agent.prompts.answers import Verdict, keyed_by_label
-from agent.vlm.local.backend import Phrasing
+from agent.vlm.local.backend import ChatEncoder
 from rl.critic_tuning.cases import Question
 
 __all__ = ["Extent", "load_conversations", "write_conversations"]
@@ -74,9 +74,9 @@ class Extent:
         )
 
 
-def write_conversations(path: Path, questions: Sequence[Question], phrasing: Phrasing) -> None:
+def write_conversations(path: Path, questions: Sequence[Question], chat_encoder: ChatEncoder) -> None:
     """The questions of one case."""
-    rows = [_row(question, phrasing) for question in questions]
+    rows = [_row(question, chat_encoder) for question in questions]
     partial = path.with_suffix(".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
@@ -88,11 +88,11 @@ def load_conversations(paths: Sequence[Path]) -> Dataset:
     return Dataset(pa.concat_tables([pq.read_table(path) for path in paths]))
 
 
-def _row(question: Question, phrasing: Phrasing) -> Json:
+def _row(question: Question, chat_encoder: ChatEncoder) -> Json:
     model = keyed_by_label("score", Verdict, question.labels)
     schema = {**model.model_json_schema(), "title": "score"}
-    (turn,) = phrasing.messages(question.parts, schema)
-    tokens = phrasing.encode(question.parts, schema)["input_ids"]
+    (turn,) = chat_encoder.messages(question.parts, schema)
+    tokens = chat_encoder.encode(question.parts, schema)["input_ids"]
     return {
         "case_id": question.case_id,
         "prompt": [{"role": turn["role"], "content": [_placeholder(item) for item in turn["content"]]}],
@@ -101,7 +101,7 @@ def _row(question: Question, phrasing: Phrasing) -> Json:
         "labels": list(question.labels),
         "errors_mm": list(question.errors_mm),
         "prompt_tokens": tokens.shape[1],
-        "answer_tokens": len(phrasing.processor.tokenizer(question.answer)["input_ids"]),
+        "answer_tokens": len(chat_encoder.processor.tokenizer(question.answer)["input_ids"]),
     }
 
 

@@ -35,7 +35,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import AutoConfig, PrinterCallback, TrainerCallback
 
-from agent.vlm.local.backend import room
+from agent.vlm.local.backend import context_limit
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor, load_weights
 from common.fingerprint import has_fingerprint, write_fingerprint
 from common.progress import Stage
@@ -81,7 +81,7 @@ class CriticTuning:
 
     def _check_room(self, found: FoundModel) -> None:
         config = AutoConfig.from_pretrained(found.folder, trust_remote_code=False)
-        extent, tokens = Extent.of(self.conversations), room(config)
+        extent, tokens = Extent.of(self.conversations), context_limit(config)
         reply = extent.longest_answer_tokens
         if "grpo" in self.settings.stages:
             reply = self.settings.grpo.get("max_completion_length", REPLY_TOKENS)

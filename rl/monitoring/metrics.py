@@ -1,25 +1,25 @@
-"""What one training step tells of itself, under TRL's names where TRL has one.
+"""Metrics of one training step, under TRL's names where TRL has one.
 
 | name                   | meaning                                                                          |
 |------------------------|----------------------------------------------------------------------------------|
 | reward, reward_std     | mean raw score; mean within-group std of the raw scores (population form)        |
-| rewards/NAME/mean,     | the same of each reward function's own scores, where there are several          |
-| rewards/NAME/std       | (rl.scorers.rewards)                                                                     |
-| frac_reward_zero_std   | share of groups that teach nothing: too few scores, or too equal                 |
-| kl                     | mean L_theta - L_ref over all hypotheses. They are draws of the reference, so it |
-|                        | estimates KL(ref || theta) up to the bound's weight by time                      |
-| clip_ratio/high_mean,  | share of hypotheses let go: A > 0 with r > e; A < 0 with r < -e                  |
+| rewards/NAME/mean,     | the same of the scores of each reward function, if there are several             |
+| rewards/NAME/std       | (rl.scorers.rewards)                                                             |
+| frac_reward_zero_std   | share of masked groups: too few scores, or nearly equal ones                     |
+| kl                     | mean L_theta - L_ref over all hypotheses. The reference sampled them, so it      |
+|                        | estimates KL(ref || theta) up to the weight by time of the bound                 |
+| clip_ratio/high_mean,  | share of clipped hypotheses: A > 0 with r > e; A < 0 with r < -e                 |
 | clip_ratio/low_mean    |                                                                                  |
 | clip_ratio/region_mean | their sum                                                                        |
-| denoise_loss/pos, /neg | mean L_theta over A > 0 and A < 0; a healthy run parts them gently               |
-| effective_beta         | mean abs(r) of a hypothesis whose error has doubled: beta L_ref(t), and beta     |
-|                        | itself under a relative trust region                                             |
-| denoise_loss/replay    | mean L_theta of labelled scenes (rl.replay); noted by the trainer                |
-| spread_kept            | of a group in the predictions, as a share of the reference's (rl.spread)         |
+| denoise_loss/pos, /neg | mean L_theta over A > 0 and A < 0; in a healthy run they separate slowly         |
+| effective_beta         | mean abs(r) of a hypothesis whose error has doubled: beta L_ref(t), or beta      |
+|                        | under a relative trust region                                                    |
+| denoise_loss/replay    | mean L_theta of labelled scenes (rl.replay); recorded by the trainer             |
+| spread_kept            | spread of a group in the predictions, relative to the reference (rl.spread)      |
 | spread_visible_mm,     | std of joints over samples of the averaged policy for a few training images, by  |
-| spread_occluded_mm     | what the encoder believes it sees (rl.monitoring.spread_callback); the first line is the base's |
+| spread_occluded_mm     | estimated visibility (rl.monitoring.spread_callback); the first is the base's    |
 
-NaN where a mean is over nothing; the trainer leaves those out.
+A mean over nothing is NaN; the trainer does not log it.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def step_metrics(
     """`inputs` is a batch of `rl.preferences.tensors.GroupTensors`."""
     scores, mask = inputs["scores"], inputs["mask"]
     advantages = inputs["advantages"][..., None].expand_as(ratio)
-    liked, disliked = advantages > 0, advantages < 0
-    learning = (mask[..., None].expand_as(ratio)).sum()
-    high = (liked & (ratio > settings.epsilon)).sum() / learning
-    low = (disliked & (ratio < -settings.epsilon)).sum() / learning
+    better, worse = advantages > 0, advantages < 0
+    scored = mask[..., None].expand_as(ratio).sum()
+    high = (better & (ratio > settings.epsilon)).sum() / scored
+    low = (worse & (ratio < -settings.epsilon)).sum() / scored
     named = {name: values for name, values in inputs.items() if name.startswith(REWARDS)}
     return {
         "reward": scores.nanmean(),
@@ -62,9 +62,9 @@ def step_metrics(
         "clip_ratio/high_mean": high,
         "clip_ratio/low_mean": low,
         "clip_ratio/region_mean": high + low,
-        "denoise_loss/pos": error.float()[liked].mean(),
-        "denoise_loss/neg": error.float()[disliked].mean(),
-        "effective_beta": settings.beta * _units(reference_error.float(), settings),
+        "denoise_loss/pos": error.float()[better].mean(),
+        "denoise_loss/neg": error.float()[worse].mean(),
+        "effective_beta": settings.beta * _mean_unit(reference_error.float(), settings),
     }
 
 
@@ -72,7 +72,9 @@ def _group_std(scores: Float[Tensor, "batch group"]) -> Float[Tensor, ""]:
     return (scores - scores.nanmean(dim=-1, keepdim=True)).square().nanmean(dim=-1).sqrt().nanmean()
 
 
-def _units(reference_error: Float[Tensor, "batch group steps"], settings: LossSettings) -> Float[Tensor, ""]:
-    """L_ref(t) in the units that r is taken in."""
+def _mean_unit(
+    reference_error: Float[Tensor, "batch group steps"], settings: LossSettings
+) -> Float[Tensor, ""]:
+    """The mean of L_ref(t) in the unit of r."""
     unit = mean_error(reference_error)
     return (unit / unit if settings.trust_region == "relative" else unit).mean()

@@ -1,40 +1,48 @@
-"""How wide a policy's samples lie while it learns, on a few of its own training images.
+"""Logs the spread of a policy's samples during training, on a few of its own training images.
 
-The spread is `hmr.metrics.errors.spread_mm`, visible and occluded joints apart, as `eval.benchmark.protocol` reports it, but for one
-thing: which joints are seen is the encoder's own belief, read from the condition that it left in the row. No truth is
-opened, and no image. Noise is seeded once, so that two looks differ by the policy alone.
+The spread is `hmr.metrics.errors.spread_mm` of visible and of occluded joints, as in `eval.benchmark.protocol`, with
+one difference: the visibility of a joint is the encoder's estimate, read from the condition in the row. It needs
+neither the ground truth nor the images. Every measurement uses the same noise, so two differ by the policy alone.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
+from datasets import Dataset
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformers import TrainerCallback
 
 from common.seeding import derive_generator
 from hmr.body.model import load_body
 from hmr.metrics.errors import spread_mm
-from hmr.policy.encoder import read_joints
+from hmr.policy.encoder import unpack_joints
 from hmr.policy.parametrization import VECTOR_SIZE
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams
+from rl.preferences.tensors import features_of
 
-__all__ = ["SpreadMonitor", "believed_visible"]
+if TYPE_CHECKING:
+    from rl.trainer import GroupPreferenceTrainer
+
+__all__ = ["SpreadCallback", "SpreadMonitor", "estimated_visibility"]
 
 BOX_FEATURES = 3  # of hmr.policy.parametrization.box_features
 
 
 class SpreadMonitor:
-    """`num_samples` hypotheses for each image of `features`, whenever `measure` is called."""
+    """Samples `num_samples` hypotheses for each image of `features` at every call of `measure`."""
 
     def __init__(self, policy: DiffusionPolicy, features: Features, num_samples: int, seed: int) -> None:
         self.policy, self.num_samples, self.seed = policy, num_samples, seed
-        self.features, self.visible = features, believed_visible(features.condition)
+        self.features, self.visible = features, estimated_visibility(features.condition)
         self.body = load_body()
 
     @torch.no_grad()
     def measure(self) -> dict[str, Float[Tensor, ""]]:
-        """`spread_visible_mm` and `spread_occluded_mm`, means over the images that have such joints; NaN where none."""
+        """`spread_visible_mm` and `spread_occluded_mm`, means over images with such joints; NaN if there is none."""
         device = self.policy.device
         features = Features(self.features.condition.to(device), self.features.geometry.to(device))
         groups = self.policy.sample(features, self.num_samples, derive_generator(self.seed, "spread watch"))
@@ -44,7 +52,29 @@ class SpreadMonitor:
         return {name: spread_mm(joints_cam_m, mask).nanmean() for name, mask in masks.items()}
 
 
-def believed_visible(condition: Float[Tensor, "images channels"]) -> Bool[Tensor, "images 24"]:
-    """Joints that the encoder rather sees than not; a condition is its vector, the box, and the regression head's guess
-    (`hmr.policy.policy`)."""
-    return read_joints(condition[:, : -(BOX_FEATURES + VECTOR_SIZE)]).visible > 0.5
+class SpreadCallback(TrainerCallback):
+    """Logs the spread of the averaged policy before the first step and after every `spread_steps` steps, on the first
+    `spread_images` rows of `dataset`."""
+
+    def __init__(self, trainer: GroupPreferenceTrainer, policy: DiffusionPolicy, dataset: Dataset) -> None:
+        self.trainer, args = trainer, trainer.args
+        features = features_of(dataset.select(range(min(args.spread_images, len(dataset)))))
+        self.monitor = SpreadMonitor(policy, features, len(dataset[0]["scores"]), args.seed)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._measure()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % args.spread_steps == 0:
+            self._measure()
+
+    def _measure(self) -> None:
+        with self.trainer.averaged_weights():
+            self.trainer.record(self.monitor.measure(), "")
+
+
+def estimated_visibility(condition: Float[Tensor, "images channels"]) -> Bool[Tensor, "images 24"]:
+    """Joints to which the encoder gives a probability of visibility above 0.5. A condition is the encoder's vector, the
+    box features and the initial estimate of the regression head (`hmr.policy.policy`)."""
+    return unpack_joints(condition[:, : -(BOX_FEATURES + VECTOR_SIZE)]).visible > 0.5

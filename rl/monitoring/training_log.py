@@ -1,4 +1,4 @@
-"""What a run told of itself step by step, kept beside the policy that it made: its trainer's folder is gone by then."""
+"""The log of an alignment, saved beside the aligned policy because the folder of the trainer is deleted at the end."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-__all__ = ["LOG", "KeepLog", "Log", "keep_log", "read_logs"]
+from common.files import PathLike, write_text
+
+__all__ = ["LOG", "Log", "LogCallback", "log_callback", "read_logs"]
 
 LOG = "log.json"
 TENSORBOARD = "tensorboard"
-RENAMED = {
-    "clip_ratio/region": "clip_ratio/region_mean"
-}  # in logs of before: curves of old runs are drawn too
+RENAMED = {"clip_ratio/region": "clip_ratio/region_mean"}  # in logs of earlier versions
 Log = list[dict[str, Any]]
 
 
-def keep_log(trainer: Trainer, folder: Path, run: str) -> KeepLog:
-    """The callback for a trainer; TensorBoard's files, where they are asked for, lie in `folder` as well, a run by
-    itself (TENSORBOARD_LOGGING_DIR, where it is set, is where they go instead)."""
+def log_callback(trainer: Trainer, folder: Path, run: str) -> LogCallback:
+    """The callback for a trainer. TensorBoard files, if requested, also go into `folder`, one subfolder per run, unless
+    TENSORBOARD_LOGGING_DIR is set."""
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
             callback.logging_dir = str(folder / TENSORBOARD / run)
-    return KeepLog(folder)
+    return LogCallback(folder)
 
 
-class KeepLog(TrainerCallback):
-    """Writes every line of the log into `folder` at the end of training, those of before a kill included."""
+class LogCallback(TrainerCallback):
+    """Writes the log history into `folder` at the end of training, including the lines before a resume."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,14 +37,13 @@ class KeepLog(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = self.folder / f"{LOG}.partial"
-            partial.write_text(json.dumps(state.log_history, indent=1))
-            partial.replace(self.folder / LOG)
+            write_text(self.folder / LOG, json.dumps(state.log_history, indent=1))
 
 
-def read_logs(folder: Path, name: str = "") -> dict[str, Log]:
-    """Lines of `step` and the metrics of `rl.monitoring.metrics`: of the alignment in `folder`, or of each of its rounds; empty
-    where none left a log."""
+def read_logs(folder: PathLike, name: str = "") -> dict[str, Log]:
+    """The log of the alignment in `folder`, or the log of each of its rounds; lines hold `step` and the metrics of
+    `rl.monitoring.metrics`. Empty if there is no log."""
+    folder = Path(folder)
     if (folder / LOG).exists():
         return {name: _read(folder / LOG)}
     rounds = {int(path.parts[-3].rpartition("-")[2]): path for path in folder.glob(f"round-*/policy/{LOG}")}

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 
-from agent.vlm.wrappers.availability import BackendUnavailable
+from agent.types import BackendUnavailable
 from common.seeding import derive_generator
 from hmr.policy.policy import Features
 from hmr.types import Hypotheses, Sample, Scorer

@@ -9,7 +9,7 @@ journal into the shard. All three are renamed into place, so that a kill at any 
 no other, and nothing is ever there twice: where the shard is, the journal no longer counts. One process writes a set;
 how many judge for it is not known here.
 
-What is kept is final, so two things are not kept. A group whose critic found nobody to answer (`agent.vlm.wrappers.availability`)
+What is kept is final, so two things are not kept. A group whose critic found nobody to answer (`agent.types.BackendUnavailable`)
 leaves its place empty, and whoever takes the set up asks again. And a group without a single score, which is a verdict
 on the group where the critic works at all, waits in memory until another group has one: a wrong model's name is no
 verdict on anything.

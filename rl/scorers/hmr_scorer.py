@@ -43,7 +43,7 @@ from torch.nn import functional as F
 
 from hmr.body.model import Body
 from hmr.metrics.errors import about_pelvis
-from hmr.policy.encoder import Seen
+from hmr.policy.encoder import EncoderOutput
 from hmr.policy.parametrization import ROTATION_SIZE, geometry_of
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import NUM_JOINTS, Box, Hypotheses, Sample
@@ -53,7 +53,6 @@ __all__ = [
     "Look",
     "ScorerShape",
     "Signs",
-    "encoder_digest",
     "image_channels",
     "look",
     "signs_of",
@@ -71,7 +70,7 @@ class Look:
 
     box: Box  # the square crop
     features: Features
-    seen: Seen
+    seen: EncoderOutput
     grids: tuple[Float[Tensor, "1 _ _ _"], ...]  # pyramid, finer grid
     heat: Float[Tensor, "1 24 _ _"]  # logs of the heatmaps, 0 at their peaks
     guess_joints_m: Float[Tensor, "24 3"]  # about the pelvis
@@ -178,7 +177,7 @@ class HMRScorer:
 
     def digest(self) -> str:
         """Content hash of the networks and of the eyes that they see through."""
-        state = hashlib.sha256(encoder_digest(self.policy).encode())
+        state = hashlib.sha256(self.policy.encoder_digest().encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             state.update(name.encode() + tensor.cpu().numpy().tobytes())
         return state.hexdigest()[:16]
@@ -186,7 +185,7 @@ class HMRScorer:
     def save(self, folder: Path) -> Path:
         """Writes weights and card, each in one step; the folder comes back."""
         folder.mkdir(parents=True, exist_ok=True)
-        card = {"format": FORMAT, "shape": asdict(self.shape), "eyes": encoder_digest(self.policy)}
+        card = {"format": FORMAT, "shape": asdict(self.shape), "eyes": self.policy.encoder_digest()}
         partial = folder / f"{WEIGHTS}.partial"
         save_file(self.network.state_dict(), partial)
         partial.replace(folder / WEIGHTS)
@@ -202,7 +201,7 @@ class HMRScorer:
         if not (folder / CARD).exists():
             raise FileNotFoundError(f"{folder} holds no HMR-Scorer: there is no {CARD}")
         card = json.loads((folder / CARD).read_text())
-        if card.get("format") != FORMAT or card["eyes"] != encoder_digest(policy):
+        if card.get("format") != FORMAT or card["eyes"] != policy.encoder_digest():
             raise ValueError(
                 f"the HMR-Scorer in {folder} was fitted on another policy's encoder; train one for this"
             )
@@ -214,27 +213,14 @@ class HMRScorer:
         return scorer
 
 
-def encoder_digest(policy: DiffusionPolicy) -> str:
-    """Content hash of what alignment never trains: encoder, regression head, the statistics of x_0, and whether the
-    encoder looks into the mirror as well."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(policy.state_dict().items()):
-        if not name.startswith("denoiser."):
-            state.update(name.encode())
-            state.update(tensor.detach().cpu().numpy().tobytes())
-    if policy.config.mirror_look:  # as in the policy's own digest
-        state.update(b"mirror_look=True")
-    return state.hexdigest()[:16]
-
-
 @torch.no_grad()
 def look(policy: DiffusionPolicy, body: Body, sample: Sample) -> Look:
     """One pass of the encoder over a sample's crop."""
     box = policy.crop_box(sample.box)
     with _grids_of(policy) as caught:
-        seen = policy.see([sample])
+        seen = policy.run_encoder([sample])
     geometry = geometry_of([sample.camera], [box])
-    features = Features(policy.condition(policy.seen_features(seen, geometry)), geometry)
+    features = Features(policy.condition(policy.encoder_features(seen, geometry)), geometry)
     guess = policy.regress(features)[0]
     return Look(
         box=box,
@@ -320,7 +306,7 @@ def _heat_at(
     return _sampled(heat, place)[:, joint, joint, None].clamp_min(LOG_FLOOR)
 
 
-def _offsets(seen: Seen, place: Float[Tensor, "group 24 2"]) -> list[Float[Tensor, "group 24 _"]]:
+def _offsets(seen: EncoderOutput, place: Float[Tensor, "group 24 2"]) -> list[Float[Tensor, "group 24 _"]]:
     """Signed offsets from the keypoints, their length, both again in sigmas, and how well each joint is seen."""
     offset = place - seen.keypoints[0]
     sigma = seen.log_sigma[0].exp()[:, None]

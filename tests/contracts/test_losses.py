@@ -1,24 +1,17 @@
-"""Every loss of `rl.losses.LOSSES` keeps these promises; a new one adds one line to the dictionary
-there."""
+"""The contract of every loss in `rl.losses.LOSSES`; a new loss adds one line to that dictionary."""
 
 import math
 
 import pytest
 import torch
 
-from hmr.types import BodyParams, Camera, Hypotheses
+from rl.advantages import advantages_of
 from rl.losses import LOSSES, LossSettings, log_ratio
-from rl.types import PreferenceGroup
 
 BATCH, GROUP, STEPS = 3, 6, 2
 SETTINGS = LossSettings()
 BOUNDED = ["clip", "weighted", "quadratic", "dpo", "kto", "sft"]
-BY_RANK = [
-    "clip",
-    "weighted",
-    "quadratic",
-    "linear",
-]  # the others see who is best, or on which side of the mean
+BY_RANK = ["clip", "weighted", "quadratic", "linear"]  # the others use only the best, or the side of the mean
 
 
 @pytest.fixture(params=sorted(LOSSES))
@@ -32,15 +25,6 @@ def draw(seed: int = 0):
     advantages = torch.randn(BATCH, GROUP, generator=generator)
     mask = torch.ones(BATCH, GROUP, dtype=torch.bool)
     return reference, advantages, mask
-
-
-def advantages_of(scores: list[float | None]) -> tuple[torch.Tensor, torch.Tensor]:
-    zeros = torch.zeros
-    params = BodyParams(*(zeros(len(scores), *shape) for shape in ((3,), (23, 3), (10,), (3,))))
-    hypotheses = Hypotheses(params, Camera(1.0, 0.0, 0.0, 1, 1))
-    group = PreferenceGroup("a", "", hypotheses, zeros(1), zeros(8), tuple(scores), "s", False, "")
-    found = group.advantages()
-    return found.values[None], found.mask[None]
 
 
 def test_zero_at_the_reference(loss):
@@ -59,20 +43,19 @@ def test_first_step_lowers_the_error_of_the_better_ones(loss):
 
 
 @pytest.mark.parametrize("name", BY_RANK)
-def test_better_hypotheses_are_pulled_harder(name):
+def test_better_hypotheses_have_larger_gradients(name):
     loss = LOSSES[name]
     reference, advantages, mask = draw()
     error = reference.clone().requires_grad_()
     loss(log_ratio(error, reference, SETTINGS.beta), advantages, mask, SETTINGS).backward()
     order = advantages.argsort(dim=-1)
-    pulls = error.grad[..., 0].gather(1, order)
-    assert (pulls.diff(dim=-1) > 0).all()
+    gradients = error.grad[..., 0].gather(1, order)
+    assert (gradients.diff(dim=-1) > 0).all()
 
 
 @pytest.mark.parametrize("name", BOUNDED)
 def test_bounded_below(name):
-    """Errors free to go anywhere at or above zero, descended for long: the loss settles and so do the
-    errors."""
+    """After long gradient descent on free errors >= 0, the loss and the errors have converged."""
     reference, advantages, mask = draw()
     root = reference.sqrt().clone().requires_grad_()  # error = root^2 >= 0
     optimizer = torch.optim.Adam([root], lr=0.05)
@@ -101,15 +84,15 @@ def test_a_bound_holds_however_far_the_ratio_goes(name, bound):
     assert LOSSES[name](ratio, advantages, mask, SETTINGS) >= bound
 
 
-def test_the_middle_of_a_group_teaches_dpo_and_sft_nothing():
+def test_dpo_and_sft_ignore_the_middle_of_a_group():
     reference, _, mask = draw()
     advantages = torch.tensor([[-1.0, 2.0, 0.5, 0.1, -2.0, -0.5]]).expand(BATCH, -1)
-    taught = {}
+    signs = {}
     for name in ("dpo", "sft"):
         error = reference.clone().requires_grad_()
         LOSSES[name](log_ratio(error, reference, SETTINGS.beta), advantages, mask, SETTINGS).backward()
-        taught[name] = error.grad[0, :, 0].sign().tolist()
-    assert taught == {"dpo": [0, 1, 0, 0, -1, 0], "sft": [0, 1, 0, 0, 0, 0]}
+        signs[name] = error.grad[0, :, 0].sign().tolist()
+    assert signs == {"dpo": [0, 1, 0, 0, -1, 0], "sft": [0, 1, 0, 0, 0, 0]}
 
 
 def test_a_group_of_equals_has_no_best_and_no_worst():
@@ -149,11 +132,12 @@ def test_shift_and_scale_of_the_scores_do_not_matter(loss, scale, shift):
     scores = [3.0, 1.0, None, 8.0, 2.0, 2.0]
     moved = [None if score is None else scale * score + shift for score in scores]
     ratio = torch.randn(1, GROUP, STEPS, generator=torch.Generator().manual_seed(3))
-    expected = loss(ratio, *advantages_of(scores), SETTINGS)
-    torch.testing.assert_close(loss(ratio, *advantages_of(moved), SETTINGS), expected)
+    x0 = torch.zeros(1, GROUP, 1)
+    expected = loss(ratio, *advantages_of([scores], x0), SETTINGS)
+    torch.testing.assert_close(loss(ratio, *advantages_of([moved], x0), SETTINGS), expected)
 
 
-def test_masked_hypotheses_teach_nothing(loss):
+def test_masked_hypotheses_have_no_gradient(loss):
     reference, advantages, mask = draw()
     mask[1] = False
     mask[0, 3] = False
@@ -164,7 +148,7 @@ def test_masked_hypotheses_teach_nothing(loss):
 
 
 def test_batches_of_one_size_add_up(loss):
-    """Gradient accumulation: the mean of two halves is the whole."""
+    """Gradient accumulation: the mean over two halves equals the loss of the whole batch."""
     _, advantages, mask = (torch.cat(pair) for pair in zip(draw(0), draw(1), strict=True))
     mask[:2] = False
     ratio = torch.randn(2 * BATCH, GROUP, STEPS, generator=torch.Generator().manual_seed(4))

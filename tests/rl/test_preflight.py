@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "epochs": (
         {"num_train_epochs": 3},
-        "num_train_epochs cannot be set by a recipe: a run ends at its max_steps",
+        "num_train_epochs cannot be set by a recipe: a run ends at max_steps",
     ),
     "a last batch dropped": (
         {"dataloader_drop_last": True},

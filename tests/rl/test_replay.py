@@ -1,4 +1,4 @@
-"""Labelled scenes in the step of a policy that learns from scores."""
+"""Replay of labelled scenes during alignment."""
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ from tests.rl.toy import CHANNELS, ToyPolicy, toy_groups
 
 @pytest.fixture
 def replay_file(tmp_path):
-    """Scenes whose truth is the reference's own mean: they ask the toy to stay, and to be sure of itself."""
+    """Scenes whose truth is the mean of the reference: they hold the toy policy at its mean and narrow it."""
     condition = torch.randn(32, CHANNELS, generator=torch.Generator().manual_seed(3))
     Replay(condition, ToyPolicy().denoiser.mean(condition).detach()).save(tmp_path / "replay.safetensors")
     return str(tmp_path / "replay.safetensors")
 
 
-def test_the_truth_is_what_pretraining_teaches(tiny_policy, body):
+def test_x0_is_the_target_of_pretraining(tiny_policy, body):
     cases = [scene.labelled for scene in SceneMaker(body, LAB, seed=1).chunk(0, 3)]
     replay = replay_of(tiny_policy, cases)
     for row, case in enumerate(cases):
@@ -34,13 +34,13 @@ def test_the_truth_is_what_pretraining_teaches(tiny_policy, body):
         torch.testing.assert_close(replay.condition[row], seen.condition[0], atol=1e-5, rtol=1e-5)
 
 
-def test_what_is_saved_is_what_is_loaded(tmp_path):
-    replay = Replay(torch.rand(4, 3), torch.rand(4, 2), eyes="abc")
+def test_saving_and_loading(tmp_path):
+    replay = Replay(torch.rand(4, 3), torch.rand(4, 2), encoder="abc")
     replay.save(tmp_path / "r.safetensors")
     loaded = Replay.load(tmp_path / "r.safetensors")
     assert torch.equal(loaded.condition, replay.condition)
     assert torch.equal(loaded.x0, replay.x0)
-    assert loaded.eyes == "abc"
+    assert loaded.encoder == "abc"
     assert [path.name for path in tmp_path.iterdir()] == ["r.safetensors"]
 
 
@@ -54,7 +54,7 @@ def test_scenes_depend_on_the_generators_alone():
 
 
 @pytest.mark.slow
-def test_replay_holds_the_policy_to_what_it_is_told(tmp_path, replay_file):
+def test_replay_holds_the_policy_at_the_labels(tmp_path, replay_file):
     groups = toy_groups()
     means = []
     for weight in (0.0, 100.0):
@@ -68,7 +68,7 @@ def test_the_error_of_labelled_scenes_is_logged(tmp_path, replay_file):
     trainer = GroupPreferenceTrainer(ToyPolicy(), args, toy_groups())
     trainer.train()
     first = trainer.state.log_history[0]
-    # at step 0 the preference term is 0: what is left is the weight times the error
+    # at step 0 the preference loss is 0, so the loss is the weight times the error
     assert first["loss"] == pytest.approx(0.5 * first["denoise_loss/replay"], abs=1e-6)
     assert first["denoise_loss/replay"] > 0
 
@@ -95,7 +95,7 @@ def test_resuming_replays_the_same_scenes(tmp_path, replay_file):
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
-def test_scenes_that_other_eyes_saw_are_refused(tiny_policy, body, tmp_path):
+def test_scenes_of_another_encoder_are_refused(tiny_policy, body, tmp_path):
     cases = [scene.labelled for scene in SceneMaker(body, LAB, seed=1).chunk(0, 2)]
     file = tmp_path / "replay.safetensors"
     replay_of(tiny_policy, cases).save(file)
@@ -106,7 +106,7 @@ def test_scenes_that_other_eyes_saw_are_refused(tiny_policy, body, tmp_path):
     torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # alignment trains it: its scenes stay its own
     align(tiny_policy, groups, args)
     torch.nn.init.zeros_(tiny_policy.encoder.heatmap.weight)
-    with pytest.raises(ValueError, match="holds what the encoder"):
+    with pytest.raises(ValueError, match="was made with encoder"):
         align(tiny_policy, groups, args)
 
 

@@ -22,7 +22,6 @@ from rl.monitoring.training_log import read_logs
 from rl.preferences.build import load_preferences, shuffle_scores
 from rl.replay import Replay
 from rl.rounds import Rounds, align_in_rounds, align_once, finished_policy
-from rl.scorers.hmr_scorer import encoder_digest
 from rl.trainer import align
 
 ALIGNMENT: dict[str, Any] = {
@@ -354,7 +353,7 @@ def test_what_is_kept_is_known_by_seed_and_by_what_was_replayed(
 ) -> None:
     _align(tiny_policy, Depth(), wild, tmp_path, 1)
     groups, folder = load_preferences(tmp_path / "round-0" / "groups"), tmp_path / "policy"
-    scenes = Replay(torch.tensor(groups["condition"][:]), torch.zeros(4, 157), encoder_digest(tiny_policy))
+    scenes = Replay(torch.tensor(groups["condition"][:]), torch.zeros(4, 157), tiny_policy.encoder_digest())
     scenes.save(tmp_path / "replay.safetensors")
     replayed = {**ALIGNMENT, "replay_weight": 0.5, "replay_file": str(tmp_path / "replay.safetensors")}
     align_once(tiny_policy, groups, folder, replayed, 0, lambda step: None)

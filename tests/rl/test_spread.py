@@ -1,4 +1,4 @@
-"""The floor under the spread, and the look at what a policy samples."""
+"""The penalty on lost spread, and the measurement of the spread of samples."""
 
 import math
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hmr.policy.parametrization import VECTOR_SIZE
-from rl.monitoring.spread_callback import SpreadMonitor, believed_visible
-from rl.spread import X0Prediction, lost_spread, spread_kept
+from rl.monitoring.spread_callback import SpreadMonitor, estimated_visibility
+from rl.spread import X0Prediction, lost_spread, spread_ratio
 from rl.trainer import align
 from tests.rl.test_trainer import config
 from tests.rl.toy import DIM, ToyPolicy, toy_groups
@@ -18,11 +18,11 @@ def query(groups, time=60):
     return groups.condition, groups.x0, torch.full((len(groups), 1), time), noise
 
 
-def test_predictions_lie_as_far_apart_as_the_policy_thinks_answers_may():
+def test_the_spread_of_predictions_follows_the_std_of_the_policy():
     groups, asked = toy_groups(), None
     asked = query(groups)
     wide, narrow = (X0Prediction(ToyPolicy(std))(*asked) for std in (0.5, 0.25))
-    kept = spread_kept(narrow, wide)
+    kept = spread_ratio(narrow, wide)
     # gain = a s^2 / (a^2 s^2 + 1 - a^2) at a = cos(60.5 / 100 * pi / 2): a^2 = .338092
     abar = math.cos(60.5 / 100 * math.pi / 2) ** 2
     gains = [var / (abar * var + 1 - abar) for var in (0.0625, 0.25)]
@@ -33,29 +33,29 @@ def test_predictions_lie_as_far_apart_as_the_policy_thinks_answers_may():
 def test_nothing_is_lost_at_the_reference_nor_above_the_floor():
     asked = query(toy_groups())
     same, wider = (X0Prediction(ToyPolicy(std))(*asked) for std in (0.5, 0.7))
-    assert lost_spread(spread_kept(same, same), 1.0) == 0
-    assert lost_spread(spread_kept(wider, same), 1.0) == 0
-    assert lost_spread(spread_kept(same, wider), 0.1) == 0
+    assert lost_spread(spread_ratio(same, same), 1.0) == 0
+    assert lost_spread(spread_ratio(wider, same), 1.0) == 0
+    assert lost_spread(spread_ratio(same, wider), 0.1) == 0
 
 
 def test_its_gradient_widens():
     policy, asked = ToyPolicy(0.3), query(toy_groups())
     before = X0Prediction(ToyPolicy(0.5))(*asked).detach()
-    lost_spread(spread_kept(X0Prediction(policy)(*asked), before), 1.0).backward()
+    lost_spread(spread_ratio(X0Prediction(policy)(*asked), before), 1.0).backward()
     assert policy.denoiser.log_std.grad < 0
-    assert policy.denoiser.mean.bias.grad.abs().max() < 1e-5  # where the middle is does not matter
+    assert policy.denoiser.mean.bias.grad.abs().max() < 1e-5  # the mean does not matter
 
 
 @pytest.mark.slow
-def test_alignment_under_a_floor_moves_as_far_and_stays_wider(tmp_path):
+def test_alignment_with_the_penalty_moves_as_far_and_keeps_more_spread(tmp_path):
     groups = toy_groups()
-    free, held = (
+    free, penalised = (
         align(ToyPolicy(), groups, config(tmp_path, max_steps=80, loss_type="weighted", spread_weight=weight))
         for weight in (0.0, 10.0)
     )
     assert free.denoiser.log_std.exp() < 0.45
-    assert held.denoiser.log_std.exp() > 0.48
-    assert held.expected_reward(groups.condition) > -0.75 + 0.1  # the base's is -.75
+    assert penalised.denoiser.log_std.exp() > 0.48
+    assert penalised.expected_reward(groups.condition) > -0.75 + 0.1  # the base's is -.75
 
 
 def test_a_policy_without_predictions_is_refused(tmp_path):
@@ -63,26 +63,26 @@ def test_a_policy_without_predictions_is_refused(tmp_path):
         X0Prediction(torch.nn.Linear(1, 1))
 
 
-def test_the_condition_says_what_the_encoder_saw(tiny_policy):
-    """A guard: the place of these numbers in the condition is the encoder's to choose."""
+def test_the_condition_holds_the_visibility_of_the_encoder(tiny_policy):
+    """The encoder decides where these numbers stand in the condition; this fails if it moves them."""
     crops = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     tiny_policy.encoder.certainty.bias[1] -= tiny_policy.encoder(crops).visible_logit.median()
     seen = tiny_policy.encoder(crops)
-    features = tiny_policy.seen_features(seen, torch.ones(5, 8))
-    visible = believed_visible(tiny_policy.condition(features))
+    features = tiny_policy.encoder_features(seen, torch.ones(5, 8))
+    visible = estimated_visibility(tiny_policy.condition(features))
     assert torch.equal(visible, seen.visible_logit > 0)
     assert visible.any()
     assert not visible.all()
 
 
-def test_a_look_tells_visible_and_occluded_joints_apart(tiny_policy):
+def test_the_spread_of_visible_and_of_occluded_joints_is_measured(tiny_policy):
     from hmr.policy.policy import Features
 
     condition = torch.randn(3, tiny_policy.encoder.vector_size + 3 + VECTOR_SIZE)
     geometry = torch.tensor([[100.0, 50.0, 50.0, 100.0, 100.0, 50.0, 50.0, 80.0]]).expand(3, -1)
-    watch = SpreadMonitor(tiny_policy, Features(condition, geometry), num_samples=4, seed=0)
-    first, again = watch.measure(), watch.measure()
+    monitor = SpreadMonitor(tiny_policy, Features(condition, geometry), num_samples=4, seed=0)
+    first, again = monitor.measure(), monitor.measure()
     assert first == again
     assert first["spread_visible_mm"] > 0
-    watch.visible[:] = True
-    assert watch.measure()["spread_occluded_mm"].isnan()
+    monitor.visible[:] = True
+    assert monitor.measure()["spread_occluded_mm"].isnan()

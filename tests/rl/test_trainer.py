@@ -6,8 +6,7 @@ from safetensors.torch import load_file
 
 from common.seeding import derive_generator
 from rl.config import GroupPreferenceConfig
-from rl.noise import draw_times
-from rl.trainer import GroupPreferenceTrainer, align
+from rl.trainer import GroupPreferenceTrainer, align, draw_times
 from tests.rl.toy import ToyPolicy, toy_groups
 
 
@@ -116,7 +115,7 @@ def test_resuming_takes_the_same_steps(tmp_path, lora_rank):
     saving = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "no", "lora_rank": lora_rank}
     whole = GroupPreferenceTrainer(ToyPolicy(), config(tmp_path / "a", **saving), toy_groups())
     whole.train()
-    # The policy handed in stands where the first half ended: the reference must come from the checkpoint.
+    # This policy has other weights, so the reference must come from the checkpoint.
     moved = ToyPolicy(std=0.9)
     resumed = GroupPreferenceTrainer(moved, config(tmp_path / "b", **saving), toy_groups())
     resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
@@ -125,7 +124,7 @@ def test_resuming_takes_the_same_steps(tmp_path, lora_rank):
     assert losses[0] == losses[1]
 
 
-def test_lora_moves_the_adapted_layers_alone_and_leaves_a_policy_like_any_other(tmp_path):
+def test_lora_changes_the_adapted_layers_only_and_leaves_an_ordinary_policy(tmp_path):
     policy, groups = ToyPolicy(), toy_groups()
     aligned = align(policy, groups, config(tmp_path, lora_rank=1, max_steps=40))
     assert aligned.state_dict().keys() == policy.state_dict().keys()
@@ -185,12 +184,12 @@ def test_saves_and_evaluates_the_averaged_weights(tmp_path):
     averaged = trainer.evaluate()["eval_loss"]
     assert "eval_kl" in trainer.state.log_history[-1]
     with torch.no_grad():
-        trainer.model.denoiser.mean.bias += 1.0  # what the live weights are must not matter
+        trainer.model.denoiser.mean.bias += 1.0  # the live weights must not matter
     assert trainer.evaluate()["eval_loss"] == averaged
 
 
 def test_the_best_checkpoint_is_what_training_ends_with(tmp_path):
-    """Of kl the first one is; the last average must not take its place again at the end."""
+    """The first checkpoint has the lowest kl; the last average must not replace it at the end."""
     groups, every = toy_groups(), {"save_steps": 2, "eval_steps": 2}
     args = config(
         tmp_path, save_strategy="steps", eval_strategy="steps", load_best_model_at_end=True,
@@ -226,15 +225,15 @@ def test_progress_counts_steps(tmp_path):
     assert steps == [1, 1, 1]
 
 
-def test_quiet(tmp_path, capfd):
+def test_nothing_is_printed(tmp_path, capfd):
     align(ToyPolicy(), toy_groups(), config(tmp_path, max_steps=2))
     assert capfd.readouterr() == ("", "")
 
 
-def test_refuses_what_cannot_teach(tmp_path):
+def test_refuses_groups_of_equal_scores_and_unknown_submodules(tmp_path):
     groups = toy_groups(images=2, group=3)
     flat = type(groups).from_scores(groups.condition, groups.x0, [[1.0, 1.0, 1.0]] * 2)
-    with pytest.raises(ValueError, match="no group can teach"):
+    with pytest.raises(ValueError, match="no group has two different scores"):
         align(ToyPolicy(), flat, config(tmp_path))
     with pytest.raises(ValueError, match=r"not 'head'"):
         align(ToyPolicy(), groups, config(tmp_path, trainable="head"))
@@ -257,7 +256,7 @@ def test_config_names_the_given_and_the_allowed(tmp_path, changes, message):
         config(tmp_path, **changes)
 
 
-def test_every_field_of_ours_has_a_help_text():
+def test_every_own_field_has_a_help_text():
     own = set(vars(GroupPreferenceConfig)["__annotations__"])
     fields = {
         name: field for name, field in GroupPreferenceConfig.__dataclass_fields__.items() if name in own
@@ -269,7 +268,9 @@ def test_times_are_stratified_and_antithetic():
     times = torch.stack([draw_times(4, (200, 1000), derive_generator(seed)) for seed in range(500)])
     assert times.min() >= 200
     assert times.max() < 1000
-    for stratum in range(4):  # widths of 200 from 200 on; a mirrored place may touch the next stratum's edge
+    for stratum in range(
+        4
+    ):  # widths of 200 from 200 on; a mirrored position may touch the next stratum's edge
         assert times[:, stratum].min() >= 200 + 200 * stratum
         assert times[:, stratum].max() <= 400 + 200 * stratum
     # mirrored: u + (1 - u) = 1, so 2 * 200 + 200 + 200 = 800, truncation takes up to 1
@@ -278,6 +279,6 @@ def test_times_are_stratified_and_antithetic():
     assert sums.max() <= 800
 
 
-def test_what_the_loss_does_not_reach_cannot_be_trained(tmp_path):
+def test_a_submodule_outside_the_loss_cannot_be_trained(tmp_path):
     with pytest.raises(ValueError, match="does not depend on trainable 'encoder'"):
         align(ToyPolicy(), toy_groups(), config(tmp_path, trainable="encoder"))

@@ -12,7 +12,7 @@ from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
 from agent.scoring.ranking import label_orders
 from agent.vlm.embedded.critic import EmbeddedCritic
-from agent.vlm.local.constrained_decoding import Grammars, bounded
+from agent.vlm.local.constrained_decoding import GrammarCompiler, bound_schema
 from agent.vlm.local.model_loading import find_model, load_processor
 from agent.vlm.protocol import Capabilities, DataPart, ImagePart, TextPart
 from hmr.render.raster import RasterRenderer
@@ -106,11 +106,11 @@ def test_constrained_decoding_could_have_written_the_answer(case, tmp_path):
     """Or a critic would be taught what it can never say."""
     llguidance = pytest.importorskip("llguidance")
     tokenizer = load_processor(find_model(str(tiny_qwen3_vl(tmp_path)))).tokenizer
-    grammars = Grammars(tokenizer, [tokenizer.eos_token_id])
+    grammars = GrammarCompiler(tokenizer, [tokenizer.eos_token_id])
     for question in asked(case, Asking(max_images=4, comment_chars=60)):
         schema = keyed_by_label("score", Verdict, question.labels).model_json_schema()
         grammar = llguidance.LLMatcher.grammar_from_json_schema(
-            bounded(schema, 60), overrides={"whitespace_flexible": False}
+            bound_schema(schema, 60), overrides={"whitespace_flexible": False}
         )
         matcher = llguidance.LLMatcher(grammars.tokens, grammar)
         assert matcher.consume_tokens(tokenizer(question.answer)["input_ids"])

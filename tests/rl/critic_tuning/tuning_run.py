@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.vlm.local.backend import Phrasing
+from agent.vlm.local.backend import ChatEncoder
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor
 from hmr.render.raster import RasterRenderer
 from rl.critic_tuning.cases import Asking, Question, questions_of
@@ -56,7 +56,7 @@ def brief_questions() -> list[Question]:
 
 
 def write_questions(model: Path, path: Path) -> Path:
-    write_conversations(path, brief_questions(), Phrasing(load_processor(find_model(str(model)))))
+    write_conversations(path, brief_questions(), ChatEncoder(load_processor(find_model(str(model)))))
     return path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.vlm.wrappers.availability import BackendUnavailable
+from agent.types import BackendUnavailable
 from rl.preferences.build import describe_set, draw_group, judge_group
 from rl.preferences.shards import GroupShards, unavailable_reason
 from tests.rl.preferences.test_build import FakePolicy, FakeScorer, build, contents, wild

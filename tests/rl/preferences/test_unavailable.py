@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from agent.vlm.wrappers.availability import BackendUnavailable
+from agent.types import BackendUnavailable
 from rl.preferences.build import PATIENCE, load_preferences
 from rl.scorers.rewards import RewardMix
 from tests.rl.preferences.test_build import FakeScorer, build, contents, wild
