@@ -35,7 +35,7 @@ from agent.types import Case
 from agent.vlm.protocol import ImagePart
 from hmr.images.crops import crop_image
 from hmr.render.overlay import montage, overlay, side_view
-from hmr.render.threads import each
+from hmr.render.threads import parallel_map
 from hmr.types import PARENTS, Box, Renderer
 
 __all__ = ["CloseUp", "close_up_part", "disputed_part", "draw_close_ups", "part_box"]
@@ -94,7 +94,7 @@ def draw_close_ups(case: Case, parts: Mapping[int, str | None], renderer: Render
         tiles = [*crops, others[place]]
         return CloseUp(index, part, montage(tiles, columns=len(tiles)))
 
-    return each(draw, len(chosen))
+    return parallel_map(draw, len(chosen))
 
 
 def close_up_part(close_up: CloseUp, label: str) -> ImagePart:

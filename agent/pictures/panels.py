@@ -25,7 +25,7 @@ from agent.types import Case
 from agent.vlm.protocol import ImagePart
 from hmr.images.crops import crop_image
 from hmr.render.overlay import montage, overlay, side_view
-from hmr.render.threads import each
+from hmr.render.threads import parallel_map
 from hmr.types import Renderer
 
 __all__ = [
@@ -97,7 +97,7 @@ def draw_views(case: Case, renderer: Renderer, margin: float) -> list[Views]:
     frame = renderer.render(vertices, faces, camera)
     pelvis = case.posed.joints_cam_m[:, 0].numpy()
     sides = side_view(vertices, faces, pelvis, renderer, PANEL_PX, supersampling=1)
-    return each(lambda j: Views(overlay(photo, frame, alpha=OPACITY, index=j), sides[j]), len(case))
+    return parallel_map(lambda j: Views(overlay(photo, frame, alpha=OPACITY, index=j), sides[j]), len(case))
 
 
 def photo_part(case: Case, margin: float) -> ImagePart:

@@ -1,4 +1,4 @@
-"""Drawing: renderers behind one protocol (`hmr.types.Renderer`), and the pictures made of their frames."""
+"""Renderers with one protocol (`hmr.types.Renderer`), and pictures drawn from their frames."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ RENDERERS = ("raster", "pyrender")
 
 
 def load_renderer(name: str = "raster") -> Renderer:
-    """A renderer by name: "raster" (numba, needs nothing) or "pyrender" (needs a working OpenGL).
+    """A renderer by name: "raster" (numba, no system dependency) or "pyrender" (needs OpenGL).
 
     Raises:
         ValueError: the name is not one of `RENDERERS`.
-        hmr.render.gl.OpenGLUnavailable: pyrender was asked for on a machine where nothing can draw.
+        hmr.render.gl.OpenGLUnavailable: pyrender is requested, and no OpenGL context can be created.
     """
     if name == "raster":
         from hmr.render.raster import RasterRenderer
@@ -24,4 +24,4 @@ def load_renderer(name: str = "raster") -> Renderer:
         from hmr.render.gl import PyrenderRenderer
 
         return PyrenderRenderer()
-    raise ValueError(f"no renderer is called {name!r}; there are {', '.join(RENDERERS)}")
+    raise ValueError(f"no renderer is called {name!r}; available are {', '.join(RENDERERS)}")

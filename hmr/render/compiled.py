@@ -1,4 +1,4 @@
-"""The one way this house compiles inner loops with numba."""
+"""Compiles inner loops with numba, with the same options everywhere."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["compiled"]
 
 
 def compiled(function: Callable) -> Callable:
-    """numba's machine code, free of the interpreter's lock so that threads share a batch. Kept on disk where
-    numba finds a folder it may write to, compiled anew in each process where it does not.
+    """Compiles a function with numba. It releases the GIL, so that threads can share a batch. The machine code is
+    cached on disk if numba finds a writable folder, and otherwise compiled in each process.
 
-    Put `typing.no_type_check` under it: it keeps jaxtyping's import hook (tests) from wrapping what numba has to read.
+    Use it above `typing.no_type_check`, which keeps jaxtyping's import hook (in tests) from wrapping the function.
     """
     try:
         return njit(cache=True, nogil=True, error_model="numpy")(function)

@@ -1,12 +1,12 @@
-"""pyrender (OpenGL, as most of the field draws) behind the same protocol as the rasteriser.
+"""A renderer that uses pyrender (OpenGL, common in the field), with the same protocol as the rasteriser.
 
-Depth is OpenGL's depth buffer. Face ids and normals are two flat passes over unshared corners, whose colours
-carry the id (24 bits) and the smooth vertex normal (8 bits an axis: a quarter of a degree), so that OpenGL
-alone decides what is seen where. Multisampling, which would mix the ids of neighbours, is switched off.
+Depth is OpenGL's depth buffer. Face ids and normals come from two flat passes over unshared corners, whose colours
+encode the id (24 bits) and the smooth vertex normal (8 bits per axis: a quarter of a degree), so that OpenGL alone
+determines visibility. Multisampling, which would mix the ids of adjacent faces, is disabled.
 
-Unlike `raster.py`, OpenGL clips at the near plane where the rasteriser drops the triangle, and one context
-serves one thread. pyrender 0.1.45 pins PyOpenGL 3.1.0, which fails on Python 3.12 and later. Nothing here
-touches OpenGL on import: a broken driver can take the process down, so a child process tries it first.
+Unlike `raster.py`, which drops triangles at the near plane, OpenGL clips them, and one context serves one thread.
+pyrender 0.1.45 pins PyOpenGL 3.1.0, which fails on Python 3.12 and later. Importing this module does not use OpenGL:
+a broken driver can crash the process, so a child process tries it first.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = ["OpenGLUnavailable", "PyrenderRenderer", "available"]
 FAR_M = 100.0
 PROBE_LIMIT_S = 60
 PROBE = "import pyrender; pyrender.OffscreenRenderer(8, 8).delete()"
-GL_FROM_CV = np.diag([1.0, -1.0, -1.0])  # OpenGL looks along -z with y up
+GL_FROM_CV = np.diag([1.0, -1.0, -1.0])  # OpenGL's camera has y up and looks along -z
 
 
 class OpenGLUnavailable(ValueError):
-    """pyrender was asked for where no OpenGL context can be made."""
+    """No OpenGL context can be created for pyrender."""
 
 
 def available() -> tuple[bool, str]:
-    """Whether pyrender can draw here, and on what ("egl", "osmesa") or why not. Probed once a process."""
+    """Whether pyrender works, and its platform ("egl", "osmesa") or the reason why not. Tested once per process."""
     platform, failures = _working_platform()
     return platform is not None, platform or failures
 
 
 @functools.cache
 def _working_platform() -> tuple[str | None, str]:
-    """The first platform on which a child process could make a context; a choice made by the user's
-    PYOPENGL_PLATFORM is the only one tried."""
+    """The first platform on which a child process can create a context. PYOPENGL_PLATFORM, if set, is the only one
+    tried."""
     failures = []
     for platform in (os.environ.get("PYOPENGL_PLATFORM") or "egl osmesa").split():
         try:
@@ -68,10 +68,10 @@ def _working_platform() -> tuple[str | None, str]:
 
 
 class PyrenderRenderer:
-    """Draws through pyrender, offscreen. Sets PYOPENGL_PLATFORM for this process if it is not set.
+    """Renders offscreen with pyrender. Sets PYOPENGL_PLATFORM for this process if it is not set.
 
     Raises:
-        OpenGLUnavailable: no OpenGL context can be made; the message says what was tried and how it failed.
+        OpenGLUnavailable: no OpenGL context can be created; the message lists the platforms tried and their errors.
     """
 
     name = "pyrender"
@@ -79,7 +79,9 @@ class PyrenderRenderer:
     def __init__(self) -> None:
         platform, failures = _working_platform()
         if platform is None:
-            raise OpenGLUnavailable(f"pyrender can make no OpenGL context ({failures}); 'raster' needs none")
+            raise OpenGLUnavailable(
+                f"pyrender cannot create an OpenGL context ({failures}); 'raster' needs none"
+            )
         os.environ["PYOPENGL_PLATFORM"] = platform
         self._offscreen: Any = None
 
@@ -89,15 +91,15 @@ class PyrenderRenderer:
         faces: Int[np.ndarray, "faces 3"],
         camera: Camera,
     ) -> Frame:
-        """One frame a mesh, drawn one after the other."""
+        """One frame per mesh, rendered one after the other."""
         shape = (len(vertices_cam_m), camera.height, camera.width)
         depth_m, face_ids = np.empty(shape, np.float32), np.empty(shape, np.int32)
         normals = np.empty((*shape, 3), np.float32)
         for index, vertices in enumerate(vertices_cam_m):
-            depth_m[index], normals[index], face_ids[index] = self._draw(vertices, faces, camera)
+            depth_m[index], normals[index], face_ids[index] = self._render_one(vertices, faces, camera)
         return Frame(depth_m, normals, face_ids >= 0, face_ids)
 
-    def _draw(
+    def _render_one(
         self, vertices: np.ndarray, faces: np.ndarray, camera: Camera
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Depth, normals and face ids of one mesh."""
@@ -135,8 +137,8 @@ class PyrenderRenderer:
 
 
 def _offscreen(width: int, height: int) -> Any:
-    """pyrender's offscreen renderer with one sample a pixel: its forward pass switches multisampling on, then
-    asks for the camera's matrices, and there it is switched off again."""
+    """pyrender's offscreen renderer with one sample per pixel. Its forward pass enables multisampling before it calls
+    `_get_camera_matrices`, which is overridden to disable it."""
     import pyrender
     from OpenGL.GL import GL_MULTISAMPLE, glDisable
 
@@ -151,7 +153,7 @@ def _offscreen(width: int, height: int) -> Any:
 
 
 def _encode_ids(count: int) -> np.ndarray:
-    """Colours of faces 0 ... count-1; black is kept for the background."""
+    """Colours of faces 0 ... count-1; black is the background."""
     ids = np.arange(1, count + 1)
     return np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=1).astype(np.uint8)
 

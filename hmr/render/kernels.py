@@ -1,17 +1,17 @@
-"""The rasteriser's inner loops, compiled by numba; `raster.py` is what the rest of the house calls.
+"""The inner loops of the rasteriser, compiled by numba. Use them through `raster.py`.
 
-Two passes. The first draws nearest inverse depth and face ids with edge functions (Pineda, "A parallel
-algorithm for polygon rasterization", SIGGRAPH 1988) on vertices snapped to 1/256 pixel; on that grid the
-edge functions are exact in float64, so with the top-left rule two triangles that share an edge neither
-leave a crack nor both claim a pixel. The second looks only at visible pixels: barycentric weights from the
-ray through the pixel's centre (Olano and Greer, "Triangle scan conversion using 2D homogeneous coordinates",
-Graphics Hardware 1997), hence smooth normals and whatever else hangs on the vertices.
+There are two passes. The first computes the nearest inverse depth and the face ids with edge functions (Pineda, "A
+parallel algorithm for polygon rasterization", SIGGRAPH 1988) on vertices snapped to 1/256 pixel. On that grid the edge
+functions are exact in float64, so with the top-left rule two triangles that share an edge neither leave a gap nor cover
+a pixel twice. The second processes visible pixels only: barycentric weights from the ray through the pixel's centre
+(Olano and Greer, "Triangle scan conversion using 2D homogeneous coordinates", Graphics Hardware 1997) interpolate
+normals and other vertex attributes.
 
     inverse depth is affine on the screen      1/z = (e_a/z_a + e_b/z_b + e_c/z_c) / area
     perspective-correct weight of corner a     w_a = ray . (b x c), over the sum of all three
 
-Every array is checked by the caller: nothing here looks at bounds. Vertices are float32 [vertices, 3], faces
-int32 [faces, 3], pictures [height, width, ...]; (focal, cx, cy) is the camera, in pixels.
+The caller checks every array; bounds are not checked here. Vertices are float32 [vertices, 3], faces
+int32 [faces, 3], images [height, width, ...]; (focal, cx, cy) is the camera, in pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["NEAR_M", "draw", "interpolate_pixels", "orient_pixels", "smooth_norm
 
 NEAR_M = 0.05
 SUBPIXELS = 256.0
-SMALLEST_EDGE = 0.5 / SUBPIXELS**2  # less than any positive value that an edge function takes on the grid
+SMALLEST_EDGE = 0.5 / SUBPIXELS**2  # less than any positive value of an edge function on the grid
 
 Vector = tuple[float, float, float]
 
@@ -35,7 +35,7 @@ Vector = tuple[float, float, float]
 @compiled
 @no_type_check
 def _row(points: np.ndarray, index: int) -> Vector:
-    """A row as three numbers: numba keeps them in registers, where a view of an array would cost."""
+    """A row as three numbers, which numba keeps in registers; a view of the array would be slower."""
     return np.float64(points[index, 0]), np.float64(points[index, 1]), np.float64(points[index, 2])
 
 
@@ -54,7 +54,7 @@ def _cross(p: Vector, q: Vector) -> Vector:
 @compiled
 @no_type_check
 def _face_normal(a: Vector, b: Vector, c: Vector) -> Vector:
-    """Outward if the corners run counter-clockwise seen from outside; twice the face's area long."""
+    """Points outwards if the corners are counter-clockwise seen from outside; its length is twice the face's area."""
     return _cross((b[0] - a[0], b[1] - a[1], b[2] - a[2]), (c[0] - a[0], c[1] - a[1], c[2] - a[2]))
 
 
@@ -68,7 +68,7 @@ def _corners(vertices: np.ndarray, faces: np.ndarray, face: int) -> tuple[Vector
 @compiled
 @no_type_check
 def _project(vertices: np.ndarray, focal: float, cx: float, cy: float) -> np.ndarray:
-    """Columns u, v (pixels, snapped) and 1/z; 1/z is 0 for a vertex that cannot be drawn."""
+    """Columns u, v (pixels, snapped) and 1/z; 1/z is 0 for a vertex nearer than the near plane or not finite."""
     points = np.zeros((len(vertices), 3))
     for index in range(len(vertices)):
         x, y, z = _row(vertices, index)
@@ -93,7 +93,7 @@ def _centres_between(low: float, high: float, count: int) -> tuple[int, int]:
 @compiled
 @no_type_check
 def _least(dx: float, dy: float) -> float:
-    """What an edge function must reach: 0 on a top or left edge (its points are ours), else more than 0."""
+    """The threshold of an edge function: 0 for a top or left edge (its points are inside), else more than 0."""
     return 0.0 if dy < 0.0 or (dy == 0.0 and dx > 0.0) else SMALLEST_EDGE
 
 
@@ -102,7 +102,7 @@ def _least(dx: float, dy: float) -> float:
 def _fill(
     a: Vector, b: Vector, c: Vector, area: float, face: int, nearest: np.ndarray, face_ids: np.ndarray
 ) -> None:
-    """Draws one triangle, its corners (u, v, 1/z) clockwise as seen, into the nearest inverse depths."""
+    """Draws one triangle, with corners (u, v, 1/z) clockwise on the screen, into the nearest inverse depths."""
     height, width = nearest.shape
     first_row, last_row = _centres_between(min(a[1], b[1], c[1]), max(a[1], b[1], c[1]), height)
     first, last = _centres_between(min(a[0], b[0], c[0]), max(a[0], b[0], c[0]), width)
@@ -138,7 +138,7 @@ def draw(
     depth: np.ndarray,
     face_ids: np.ndarray,
 ) -> None:
-    """The first pass: depth along the axis (0 where nothing is seen) and face ids (-1 there) of one mesh."""
+    """The first pass: depth along the axis and face ids of one mesh; 0 and -1 in the background."""
     points = _project(vertices, focal, cx, cy)
     depth[:] = 0.0
     face_ids[:] = -1
@@ -160,11 +160,11 @@ def draw(
 @compiled
 @no_type_check
 def _weights(ray: Vector, a: Vector, b: Vector, c: Vector) -> Vector:
-    """Barycentric weights of the point where a ray meets the triangle's plane. Snapping can put that point a
-    hair outside the triangle, so it is pulled back in."""
+    """Barycentric weights of the intersection of a ray with the triangle's plane, clamped to the triangle, because
+    snapping can move the point slightly outside."""
     weight_a, weight_b, weight_c = _dot(_cross(b, c), ray), _dot(_cross(c, a), ray), _dot(_cross(a, b), ray)
     total = weight_a + weight_b + weight_c
-    if total == 0.0:  # seen exactly edge-on
+    if total == 0.0:  # exactly edge-on
         return 1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0
     weight_a, weight_b = max(weight_a / total, 0.0), max(weight_b / total, 0.0)
     weight_c = max(weight_c / total, 0.0)
@@ -184,7 +184,7 @@ def interpolate_pixels(
     cy: float,
     out: np.ndarray,
 ) -> None:
-    """The second pass: what the vertices carry, as each visible pixel sees it."""
+    """The second pass: vertex attributes interpolated at each visible pixel."""
     for row in range(face_ids.shape[0]):
         for column in range(face_ids.shape[1]):
             face = face_ids[row, column]
@@ -204,7 +204,7 @@ def interpolate_pixels(
 @compiled
 @no_type_check
 def smooth_normals(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray) -> None:
-    """At each vertex the direction of the sum of its faces' cross products, each twice its area long; 0 of none."""
+    """For each vertex, the normalised sum of the cross products of its faces (area-weighted); 0 without faces."""
     sums = np.zeros(vertices.shape)
     for face in range(len(faces)):
         a, b, c = _corners(vertices, faces, face)
@@ -222,7 +222,7 @@ def smooth_normals(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray)
 @compiled
 @no_type_check
 def _oriented(normal: Vector, ray: Vector, a: Vector, b: Vector, c: Vector) -> Vector:
-    """See `raster.orient_normals`; `normal` is what smoothing says where the ray meets the face."""
+    """See `raster.orient_normals`. `normal` is the interpolated normal at the intersection of ray and face."""
     sign = 1.0 if _dot(_face_normal(a, b, c), a) <= 0.0 else -1.0
     away = max(sign * _dot(normal, ray), 0.0) / _dot(ray, ray)
     x, y = sign * normal[0] - away * ray[0], sign * normal[1] - away * ray[1]
@@ -230,7 +230,9 @@ def _oriented(normal: Vector, ray: Vector, a: Vector, b: Vector, c: Vector) -> V
     length = math.sqrt(x * x + y * y + z * z)
     if length > 1e-12:
         return x / length, y / length, z / length
-    length = -math.sqrt(_dot(ray, ray))  # the smooth normal looks straight away from us, or is none
+    length = -math.sqrt(
+        _dot(ray, ray)
+    )  # the interpolated normal is 0 or points straight away from the camera
     return ray[0] / length, ray[1] / length, ray[2] / length
 
 
@@ -246,19 +248,19 @@ def smooth_pixels(
     cy: float,
     normals: np.ndarray,
 ) -> None:
-    """The second pass for normals: interpolated and then oriented, each face fetched once."""
+    """The second pass for normals: interpolates and orients them, reading each face once."""
     for row in range(face_ids.shape[0]):
         for column in range(face_ids.shape[1]):
             face = face_ids[row, column]
-            seen = (0.0, 0.0, 0.0)
+            normal = (0.0, 0.0, 0.0)
             if face >= 0:
                 ray = ((column + 0.5 - cx) / focal, (row + 0.5 - cy) / focal, 1.0)
                 a, b, c = _corners(vertices, faces, face)
                 u, v, w = _weights(ray, a, b, c)
                 p, q, r = _corners(vertex_normals, faces, face)
                 x, y = u * p[0] + v * q[0] + w * r[0], u * p[1] + v * q[1] + w * r[1]
-                seen = _oriented((x, y, u * p[2] + v * q[2] + w * r[2]), ray, a, b, c)
-            normals[row, column, 0], normals[row, column, 1], normals[row, column, 2] = seen
+                normal = _oriented((x, y, u * p[2] + v * q[2] + w * r[2]), ray, a, b, c)
+            normals[row, column, 0], normals[row, column, 1], normals[row, column, 2] = normal
 
 
 @compiled

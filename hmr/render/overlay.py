@@ -1,10 +1,10 @@
-"""Pictures that a person and a VLM can read: matte overlays, side views, labelled panels, crops.
+"""Pictures for people and VLMs: matte overlays, side views, labelled panels, montages.
 
-Judges read matte clay better than gloss: one soft key light from the upper left, a sky and a floor of their
-own brightness, a faint rim, and a darkening behind depth edges so that an arm stands off the trunk it crosses
-(Luft et al., "Image enhancement by unsharp masking the depth buffer", SIGGRAPH 2006). Frames drawn larger
-than the photo (`zoom`) give smooth outlines. Any renderer's frames will do. Left out: cast shadows
-but for the one on the floor, textures, and any font but the one inside Pillow.
+The material is matte clay, which is easier to read than a glossy one: a soft key light from the upper left, ambient
+light from sky and floor, a faint rim light, and a darkening behind depth edges, which separates an arm from the trunk
+behind it (Luft et al., "Image enhancement by unsharp masking the depth buffer", SIGGRAPH 2006). Frames larger than the
+photo (`zoom`) give smooth outlines. Frames of any renderer can be used. Left out: cast shadows other than that on the
+floor, textures, and fonts other than Pillow's default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 from hmr.render import shading
-from hmr.render.threads import each
+from hmr.render.threads import parallel_map
 from hmr.types import Camera, Frame, Renderer
 
 __all__ = [
@@ -26,9 +26,9 @@ __all__ = [
     "montage",
     "overlay",
     "panel",
+    "rotate_to_side",
     "score_color",
     "side_view",
-    "turn_sideways",
     "zoom",
 ]
 
@@ -38,19 +38,19 @@ CLAY: Color = (0.60, 0.72, 0.88)
 PAPER: Color = (0.955, 0.955, 0.945)
 INK: Color = (0.13, 0.15, 0.18)
 
-KEY_LIGHT = (-0.45, -0.65, -0.61)  # towards the light: left, above, in front
-HALO_M = 0.08  # depth behind its surroundings at which a surface is darkest
+KEY_LIGHT = (-0.45, -0.65, -0.61)  # the direction to the light: left, above, in front
+HALO_M = 0.08  # the depth behind its surroundings at which a surface is darkest
 HALO_CELLS = 112  # rows of the grid on which that depth is averaged
-STUDIO = np.array([*KEY_LIGHT, HALO_M])
+LIGHT = np.array([*KEY_LIGHT, HALO_M])
 SUPERSAMPLING = 2
 SIDE_DISTANCE_M = 8.0
-SIDE_EXTENT_M = 2.4  # what a side view shows from edge to edge: the same for all, so that bodies compare
-FLOOR_DEPTH_M = 1.2  # how far the floor reaches behind the pelvis
+SIDE_EXTENT_M = 2.4  # the width of a side view, the same for all bodies so that they can be compared
+FLOOR_DEPTH_M = 1.2  # the extent of the floor behind the pelvis
 GUTTER = 4
 
 
 def zoom(camera: Camera, factor: int = SUPERSAMPLING) -> Camera:
-    """The same view on `factor` times more pixels a side."""
+    """The same view with `factor` times more pixels per side."""
     return camera.resize(camera.width * factor, camera.height * factor)
 
 
@@ -61,33 +61,33 @@ def overlay(
     alpha: float = 0.9,
     index: int = 0,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The photo with one mesh of the frame over it in matte clay.
+    """The photo with one mesh of the frame drawn over it in matte clay.
 
-    The frame has the photo's size or a whole multiple of it (see `zoom`), which smooths the outline.
+    The frame has the size of the photo or an integer multiple of it (see `zoom`), which smooths the outline.
 
     Raises:
-        ValueError: the frame's size is not a whole multiple of the photo's.
+        ValueError: the size of the frame is not an integer multiple of that of the photo.
     """
     depth_m, mask = np.asarray(frame.depth_m[index], np.float32), frame.mask[index]
     factor = len(mask) // len(image)
     if (len(image) * factor, image.shape[1] * factor) != mask.shape:
         raise ValueError(
-            f"a frame of {mask.shape} pixels is no whole multiple of a photo of {image.shape[:2]}"
+            f"a frame of {mask.shape} pixels is not an integer multiple of a photo of {image.shape[:2]}"
         )
     step = max(1, len(mask) // HALO_CELLS)
     around_m = np.empty([-(-side // step) for side in mask.shape], np.float32)
     shading.mean_depth(depth_m, mask, step, around_m)
     normals = np.asarray(frame.normals_cam[index], np.float32)
-    drawn, look = image.copy(), np.array([*color, alpha])
-    shading.lay_over(depth_m, normals, mask, around_m, step, STUDIO, look, drawn)
+    drawn, material = image.copy(), np.array([*color, alpha])
+    shading.composite(depth_m, normals, mask, around_m, step, LIGHT, material, drawn)
     return drawn
 
 
-def turn_sideways(
+def rotate_to_side(
     vertices_cam_m: Float[np.ndarray, "batch vertices 3"], pelvis_cam_m: Float[np.ndarray, "batch 3"]
 ) -> Float[np.ndarray, "batch vertices 3"]:
-    """Bodies turned by 90 degrees about the camera's vertical through their pelvis, and set before a side
-    camera: what was nearer to the photo's camera is now farther left."""
+    """Bodies rotated by 90 degrees about the vertical axis through their pelvis, and moved in front of a side camera.
+    Points nearer to the photo's camera are farther left."""
     x, y, z = np.moveaxis(vertices_cam_m - pelvis_cam_m[:, None], -1, 0)
     return np.stack([z, y, SIDE_DISTANCE_M - x], axis=-1)
 
@@ -101,13 +101,16 @@ def side_view(
     color: Color = CLAY,
     supersampling: int = SUPERSAMPLING,
 ) -> UInt8[np.ndarray, "batch {size} {size} 3"]:
-    """Each body from its side (the photo's camera stands at the left), on paper, with its shadow on a level
-    floor under its lowest point. One scale for all: 2.4 m from edge to edge, the pelvis in the middle."""
+    """Each body from its side (the photo's camera is at the left), on a light background, with its shadow on a level
+    floor under its lowest point. All views show 2.4 m from edge to edge, with the pelvis in the centre."""
     camera = Camera(size * SIDE_DISTANCE_M / SIDE_EXTENT_M, size / 2, size / 2, size, size)
-    bodies = turn_sideways(vertices_cam_m, pelvis_cam_m)
+    bodies = rotate_to_side(vertices_cam_m, pelvis_cam_m)
     frame = renderer.render(bodies, faces, zoom(camera, supersampling))
-    views = each(lambda index: overlay(_stage(camera, bodies[index]), frame, color, 1.0, index), len(bodies))
-    return np.array(views, np.uint8).reshape(-1, size, size, 3)
+
+    def draw(index: int) -> np.ndarray:
+        return overlay(_background(camera, bodies[index]), frame, color, 1.0, index)
+
+    return np.array(parallel_map(draw, len(bodies)), np.uint8).reshape(-1, size, size, 3)
 
 
 def panel(
@@ -118,17 +121,17 @@ def panel(
     caption: str = "",
     color: Color = INK,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """One hypothesis for a judge: photo (if given), overlay and side view in a row, a badge with its label in
-    `color`, a footer that names the views and carries the caption."""
-    views = {"photo": photo, "overlay": overlaid, "side (camera at left)": side}
-    shown = {name: view for name, view in views.items() if view is not None}
+    """One hypothesis: photo (if given), overlay and side view in a row, a badge with its label in `color`, and a footer
+    with the names of the views and the caption."""
+    given = {"photo": photo, "overlay": overlaid, "side (camera at left)": side}
+    views = {name: view for name, view in given.items() if view is not None}
     size = len(overlaid)
     footer, step = max(size // 9, 14), size + GUTTER
-    canvas = Image.new("RGB", (step * len(shown) - GUTTER, size + footer), _rgb(PAPER))
+    canvas = Image.new("RGB", (step * len(views) - GUTTER, size + footer), _rgb(PAPER))
     draw = ImageDraw.Draw(canvas)
-    for place, (name, view) in enumerate(shown.items()):
-        canvas.paste(Image.fromarray(view), (place * step, 0))
-        start = (place * step + GUTTER, size + footer / 2)
+    for index, (name, view) in enumerate(views.items()):
+        canvas.paste(Image.fromarray(view), (index * step, 0))
+        start = (index * step + GUTTER, size + footer / 2)
         draw.text(start, name, _rgb(INK), _font(footer * 0.6), anchor="lm")
     draw.text(
         (canvas.width - GUTTER, size + footer / 2), caption, _rgb(INK), _font(footer * 0.6), anchor="rm"
@@ -140,20 +143,20 @@ def panel(
 def montage(
     panels: Sequence[UInt8[np.ndarray, "height width 3"]], columns: int
 ) -> UInt8[np.ndarray, "montage_height montage_width 3"]:
-    """Panels of one size in rows of `columns`, on paper."""
+    """Panels of one size in rows of `columns`, on a light background."""
     height, width = panels[0].shape[:2]
     rows, gap = math.ceil(len(panels) / columns), 2 * GUTTER
     line = np.tile(np.array(_rgb(PAPER), np.uint8), (1, columns * (width + gap) + gap, 1))
     sheet = np.repeat(line, rows * (height + gap) + gap, axis=0)
-    for place, picture in enumerate(panels):
-        row, column = divmod(place, columns)
+    for index, picture in enumerate(panels):
+        row, column = divmod(index, columns)
         top, left = gap + row * (height + gap), gap + column * (width + gap)
         sheet[top : top + height, left : left + width] = picture
     return sheet
 
 
 def score_color(score: float | None) -> Color:
-    """0 to 100 as brick red over sand to teal; grey for a score that failed."""
+    """A colour from red (0) through sand (50) to teal (100); grey for None."""
     if score is None:
         return (0.55, 0.55, 0.55)
     stops = np.array([[0.76, 0.33, 0.27], [0.86, 0.72, 0.45], [0.16, 0.56, 0.54]])
@@ -161,24 +164,26 @@ def score_color(score: float | None) -> Color:
     return (red, green, blue)
 
 
-def _stage(camera: Camera, body_m: Float[np.ndarray, "vertices 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """A light page, its floor a shade darker, with the body's soft shadow on it."""
+def _background(
+    camera: Camera, body_m: Float[np.ndarray, "vertices 3"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A light background with a slightly darker floor and the soft shadow of the body."""
     floor_m = float(body_m[:, 1].max())
     horizon = camera.cy_px + camera.focal_px * floor_m / (SIDE_DISTANCE_M + FLOOR_DEPTH_M)
     floor = np.clip((np.arange(camera.height)[:, None, None] + 0.5 - horizon) / 2, 0, 1)
-    page = np.asarray(PAPER) * (1 - 0.09 * floor)
-    stage = np.repeat(_to_bytes(page), camera.width, axis=1)
+    paper = np.asarray(PAPER) * (1 - 0.09 * floor)
+    image = np.repeat(_to_bytes(paper), camera.width, axis=1)
     top, left, shadow = _shadow(camera, body_m, floor_m)
     rows, columns = slice(top, top + len(shadow)), slice(left, left + shadow.shape[1])
-    stage[rows, columns] = _to_bytes(page[rows] * (1 - 0.4 * shadow[..., None]))
-    return stage
+    image[rows, columns] = _to_bytes(paper[rows] * (1 - 0.4 * shadow[..., None]))
+    return image
 
 
 def _shadow(
     camera: Camera, body_m: Float[np.ndarray, "vertices 3"], floor_m: float
 ) -> tuple[int, int, Float[np.ndarray, "rows columns"]]:
-    """Where the page's rows and columns with shadow on them begin, and how dark it is there, 0 to 1: of the vertices
-    dropped to the floor, which lie denser than pixels."""
+    """The first row and column of the shadow, and its darkness, 0 to 1. It is drawn from the vertices projected to the
+    floor, which are denser than pixels."""
     sigma = camera.height / 100
     reach = math.ceil(3 * sigma)
     x, _, z = body_m.T

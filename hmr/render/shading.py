@@ -1,10 +1,10 @@
-"""Matte clay under a studio's light, laid over a photograph: the loops over pixels, compiled by numba.
+"""Shades a mesh as matte clay and composites it onto a photograph: loops over pixels, compiled by numba.
 
-`overlay.py` is what the rest of the house calls, and says how the light falls. A pixel is darker the farther it lies
-behind the mean depth of the body about it, a Gaussian's mean. That mean is smooth, so it is taken over the cells of a
-coarse grid and read between them: its cost does not grow with the picture.
+Use it through `overlay.py`, which defines the light. A pixel is darker the farther it is behind the mean depth of the
+body around it, a Gaussian mean. That mean is smooth, so it is computed on a coarse grid and interpolated; its cost does
+not depend on the size of the image.
 
-Every array is checked by the caller: nothing here looks at bounds.
+The caller checks every array; bounds are not checked here.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 
 from hmr.render.compiled import compiled
 
-__all__ = ["lay_over", "mean_depth"]
+__all__ = ["composite", "mean_depth"]
 
 SIGMA_CELLS = 2.8  # of the Gaussian, on the coarse grid
-REACH_CELLS = 7  # beyond it a weight is nothing
+REACH_CELLS = 7  # the radius of the Gaussian kernel
 
 
 @compiled
 @no_type_check
 def mean_depth(depth: np.ndarray, mask: np.ndarray, step: int, mean: np.ndarray) -> None:
-    """The mean depth of the body about each cell of `step` x `step` pixels; 0 where no body is near."""
+    """The mean depth of the body around each cell of `step` x `step` pixels; 0 if no body is near."""
     rows, columns = mean.shape
     weight, total = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32)
     low, high, left, right = rows, -1, columns, -1
@@ -52,9 +52,9 @@ def mean_depth(depth: np.ndarray, mask: np.ndarray, step: int, mean: np.ndarray)
 @compiled
 @no_type_check
 def _blurred(field: np.ndarray) -> np.ndarray:
-    """Under the Gaussian, which is not normalised: two fields so blurred are divided by each other.
+    """Convolution with a Gaussian that is not normalised; the caller divides two such fields.
 
-    Borders are wide enough that no index is negative: the loops over columns become vector instructions.
+    The padding avoids negative indices, so that the loops over columns are vectorised.
     """
     rows, columns = field.shape
     across = np.zeros((rows, columns + 2 * REACH_CELLS), np.float32)
@@ -76,8 +76,9 @@ def _blurred(field: np.ndarray) -> np.ndarray:
 
 @compiled
 @no_type_check
-def _between(mean: np.ndarray, y: float, x: float) -> float:
-    """The mean depth at a place of the grid, read between the middles of cells; those without a body do not count."""
+def _interpolated(mean: np.ndarray, y: float, x: float) -> float:
+    """The mean depth at a point of the grid, interpolated between the centres of cells. Cells without a body do not
+    count."""
     top, left = math.floor(y - 0.5), math.floor(x - 0.5)
     down, along = y - 0.5 - top, x - 0.5 - left
     total, shares = 0.0, 0.0
@@ -95,19 +96,19 @@ def _between(mean: np.ndarray, y: float, x: float) -> float:
 
 @compiled
 @no_type_check
-def lay_over(
+def composite(
     depth: np.ndarray,
     normals: np.ndarray,
     mask: np.ndarray,
     mean: np.ndarray,
     step: int,
-    studio: np.ndarray,
-    look: np.ndarray,
+    light: np.ndarray,
+    material: np.ndarray,
     image: np.ndarray,
 ) -> None:
-    """Onto each pixel of the image the mean of the frame's pixels in it.
+    """Composites onto each pixel of the image the mean of the pixels of the frame in it.
 
-    `studio` is the direction to the key light and the halo's depth in metres, `look` the clay's colour and its opacity.
+    `light` is the direction to the key light and the depth of the halo (metres), `material` the colour and the opacity.
     """
     factor = mask.shape[0] // image.shape[0]
     for row in range(image.shape[0]):
@@ -117,24 +118,24 @@ def lay_over(
                 for x in range(column * factor, (column + 1) * factor):
                     if mask[y, x]:
                         covered += 1
-                        behind_m = depth[y, x] - _between(mean, (y + 0.5) / step, (x + 0.5) / step)
-                        dark = 0.45 * min(max(behind_m / studio[3], 0.0), 1.0)
-                        light, edge = _light(normals[y, x, 0], normals[y, x, 1], normals[y, x, 2], studio)
-                        diffuse += light * (1 - dark)
+                        behind_m = depth[y, x] - _interpolated(mean, (y + 0.5) / step, (x + 0.5) / step)
+                        dark = 0.45 * min(max(behind_m / light[3], 0.0), 1.0)
+                        shade, edge = _light(normals[y, x, 0], normals[y, x, 1], normals[y, x, 2], light)
+                        diffuse += shade * (1 - dark)
                         rim += edge
             if covered:
-                opacity = look[3] * covered / factor**2
+                opacity = material[3] * covered / factor**2
                 for channel in range(3):
-                    shade = 255 * (look[channel] * diffuse + rim) / covered
-                    value = image[row, column, channel] * (1 - opacity) + shade * opacity
+                    clay = 255 * (material[channel] * diffuse + rim) / covered
+                    value = image[row, column, channel] * (1 - opacity) + clay * opacity
                     image[row, column, channel] = np.uint8(np.rint(min(max(value, 0.0), 255.0)))
 
 
 @compiled
 @no_type_check
-def _light(right: float, down: float, away: float, studio: np.ndarray) -> tuple[float, float]:
-    """What falls on a surface of this normal from lamp, sky and floor, and along its rim from behind."""
-    towards_key = right * studio[0] + down * studio[1] + away * studio[2]
+def _light(right: float, down: float, away: float, light: np.ndarray) -> tuple[float, float]:
+    """The light on a surface of this normal from key light, sky and floor, and the rim light from behind."""
+    towards_key = right * light[0] + down * light[1] + away * light[2]
     key = min(max(0.5 + 0.5 * towards_key, 0.0), 1.0)
     sky = 0.5 - 0.5 * down
     grazing = 1 - min(max(-away, 0.0), 1.0)

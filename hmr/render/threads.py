@@ -1,6 +1,6 @@
-"""Pictures drawn side by side on CPU threads: what draws them, compiled or Pillow's, is free of the interpreter's lock.
+"""Draws pictures in parallel on CPU threads; the compiled kernels and Pillow release the GIL.
 
-numba's own parallel loops are not safe to enter from several threads.
+numba's parallel loops are not used because they are not thread-safe.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["each"]
+__all__ = ["parallel_map"]
 
-Drawn = TypeVar("Drawn")
+Result = TypeVar("Result")
 
 
-def each(draw: Callable[[int], Drawn], count: int, threads: int | None = None) -> list[Drawn]:
-    """`draw` of 0 ... count-1, on as many threads as torch was given when `threads` is None.
+def parallel_map(function: Callable[[int], Result], count: int, threads: int | None = None) -> list[Result]:
+    """`function` of 0 ... count-1, on `threads` threads; None: as many as torch uses.
 
-    Threads live for one call: a pool kept over a fork hangs the child.
+    The pool exists for one call only, because a child process that inherits a pool by fork hangs.
     """
     workers = min(count, torch.get_num_threads() if threads is None else threads)
     if workers <= 1:
-        return [draw(index) for index in range(count)]
+        return [function(index) for index in range(count)]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(draw, range(count)))
+        return list(pool.map(function, range(count)))

@@ -9,9 +9,9 @@ from hmr.render.overlay import (
     montage,
     overlay,
     panel,
+    rotate_to_side,
     score_color,
     side_view,
-    turn_sideways,
     zoom,
 )
 from hmr.render.raster import RasterRenderer
@@ -39,8 +39,8 @@ def test_an_overlay_changes_the_photo_within_the_mask_only():
     np.testing.assert_array_equal(overlay(PHOTO, _frame(mask), alpha=0.0), PHOTO)
 
 
-def test_what_lies_behind_its_surroundings_is_darker():
-    """A wall with a strip that stands before it: beside the strip the wall is in its shade, far off it is not."""
+def test_a_surface_behind_its_surroundings_is_darker():
+    """A wall with a strip in front of it: the wall is darker beside the strip, and not farther away."""
     depth = np.full((112, 112), 3.0, np.float32)
     depth[:, 50:60] = 2.5
     mask = np.ones((112, 112), bool)
@@ -63,28 +63,30 @@ def test_a_larger_frame_smooths_the_outline():
 
 
 def test_a_frame_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"\(60, 80\) pixels is no whole multiple of a photo of \(50, 80\)"):
+    with pytest.raises(
+        ValueError, match=r"\(60, 80\) pixels is not an integer multiple of a photo of \(50, 80\)"
+    ):
         overlay(PHOTO[:50], _frame(_disc()))
 
 
-def test_zoom_sees_the_same_on_more_pixels():
+def test_zoom_keeps_the_view():
     camera = Camera(50.0, 31.0, 22.0, 64, 48)
     assert zoom(camera, 3) == Camera(150.0, 93.0, 66.0, 192, 144)
 
 
-def test_turning_sideways_is_rigid_and_puts_the_near_at_the_left():
+def test_rotation_to_the_side_is_rigid_and_moves_near_points_left():
     generator = np.random.default_rng(0)
     body, pelvis = generator.normal(size=(2, 7, 3)), generator.normal(size=(2, 3))
-    turned = turn_sideways(body, pelvis)
+    turned = rotate_to_side(body, pelvis)
     before, after = (points[:, :, None] - points[:, None] for points in (body, turned))
     np.testing.assert_allclose(np.linalg.norm(before, axis=-1), np.linalg.norm(after, axis=-1), atol=1e-9)
     assert (np.linalg.det(after[:, 0, 1:4]) * np.linalg.det(before[:, 0, 1:4]) > 0).all()  # no mirror
-    np.testing.assert_array_equal(turn_sideways(pelvis[:, None], pelvis), [[[0, 0, SIDE_DISTANCE_M]]] * 2)
-    towards_camera = turn_sideways(pelvis[:, None] - [0, 0, 0.5], pelvis)
+    np.testing.assert_array_equal(rotate_to_side(pelvis[:, None], pelvis), [[[0, 0, SIDE_DISTANCE_M]]] * 2)
+    towards_camera = rotate_to_side(pelvis[:, None] - [0, 0, 0.5], pelvis)
     np.testing.assert_allclose(towards_camera[:, 0, 0], -0.5)
 
 
-def test_side_views_share_one_scale_and_show_the_side():
+def test_side_views_have_a_fixed_scale():
     # 1.2 m tall, .3 m deep, 1.8 m broad; 2.4 m fill 96 pixels, so from the side 48 rows and 12 columns.
     slab = trimesh.creation.box(extents=(1.8, 1.2, 0.3)).apply_translation((0.4, 0, 5))
     vertices, pelvis = np.asarray(slab.vertices)[None], np.array([[0.4, 0.0, 5.0]])
@@ -96,7 +98,7 @@ def test_side_views_share_one_scale_and_show_the_side():
     assert (rows.mean(), columns.mean()) == pytest.approx((47.5, 47.5), abs=1)
 
 
-def test_panels_carry_their_label_and_the_views_given():
+def test_panels_show_their_label_and_the_given_views():
     photo, over, side = (np.full((90, 90, 3), value, np.uint8) for value in (10, 90, 200))
     shown = panel(photo, over, side, "A")
     np.testing.assert_array_equal(shown[40:90, :90], photo[40:])

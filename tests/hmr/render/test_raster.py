@@ -1,4 +1,4 @@
-"""The rasteriser's own laws; what it shares with other renderers is in tests/contracts/test_renderer.py."""
+"""Tests of the rasteriser alone; tests/contracts/test_renderer.py covers what all renderers have in common."""
 
 import ast
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from hmr.types import Camera
 CAMERA = Camera(focal_px=16.0, cx_px=8.0, cy_px=8.0, width=16, height=16)
 QUAD = np.array(
     [[-1, -1, 2], [1, -1, 2], [1, 1, 2], [-1, 1, 2]], np.float32
-)  # fills CAMERA's picture exactly
+)  # fills the image of CAMERA exactly
 SPLIT = np.array([[0, 1, 2], [0, 2, 3]])
 
 
@@ -44,7 +44,7 @@ def test_depth_is_perspective_correct_on_a_slanted_plane():
     assert frame.mask.mean() > 0.7
 
 
-def test_interpolated_positions_are_the_points_that_the_pixels_see():
+def test_interpolated_positions_are_the_visible_points():
     meshes = [trimesh.creation.icosphere().apply_translation((shift, 0, 3)) for shift in (0.0, 0.2)]
     vertices, faces = np.stack([np.asarray(mesh.vertices) for mesh in meshes]), np.asarray(meshes[0].faces)
     camera = Camera(60.0, 30.0, 33.0, 64, 72)
@@ -55,7 +55,7 @@ def test_interpolated_positions_are_the_points_that_the_pixels_see():
     np.testing.assert_allclose(points, frame.depth_m[..., None] * rays, atol=2e-3)
     shared = interpolate(frame, vertices, faces, vertices[:1], camera)
     np.testing.assert_array_equal(shared[0], points[0])
-    # the second mesh is the first moved by 0.2 along x, and so are the rest positions that its pixels see
+    # the second mesh is the first moved by 0.2 along x, and so are the rest positions at its pixels
     np.testing.assert_allclose(shared[1] + [0.2, 0, 0] * frame.mask[1, ..., None], points[1], atol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_a_triangle_that_reaches_behind_the_near_plane_is_dropped():
     assert not _render(reaching, [[0, 1, 2]]).mask.any()
 
 
-def test_a_vertex_that_is_no_number_takes_only_its_own_faces_along():
+def test_a_nan_vertex_drops_only_its_own_faces():
     broken = QUAD.copy()
     broken[3] = np.nan
     frame = _render(broken[None], SPLIT)
@@ -77,7 +77,7 @@ def test_faces_that_name_missing_vertices_are_refused():
         _render(QUAD[None], [[0, 1, 9]])
 
 
-def test_threads_and_concurrent_callers_change_nothing():
+def test_threads_and_concurrent_callers_give_the_same_result():
     ball = trimesh.creation.icosphere()
     vertices, faces = np.asarray(ball.vertices)[None] + [[[0, 0, 2.0 + k]] for k in range(6)], ball.faces
     expected = _render(vertices, faces).depth_m
@@ -86,7 +86,7 @@ def test_threads_and_concurrent_callers_change_nothing():
             np.testing.assert_array_equal(frame.depth_m, expected)
 
 
-def test_vertex_normals_weigh_faces_by_area_and_leave_loose_vertices_zero():
+def test_vertex_normals_are_area_weighted_and_zero_without_faces():
     # Faces of doubled areas 1 (normal +z) and 2 (normal +x) meet at the origin: (2, 0, 1) / sqrt(5).
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 2], [5, 5, 5]], np.float32)
     normals = vertex_normals(vertices, np.array([[0, 1, 2], [0, 2, 3]]))
@@ -94,8 +94,8 @@ def test_vertex_normals_weigh_faces_by_area_and_leave_loose_vertices_zero():
     np.testing.assert_array_equal(normals[4], 0)
 
 
-def test_an_unknown_renderer_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match="'mitsuba'; there are raster, pyrender"):
+def test_an_unknown_renderer_is_refused():
+    with pytest.raises(ValueError, match="'mitsuba'; available are raster, pyrender"):
         load_renderer("mitsuba")
 
 
@@ -107,7 +107,7 @@ def test_opengl_is_imported_within_functions_only():
     assert not {"pyrender", "OpenGL"} & (plain | members)
 
 
-def test_without_opengl_pyrender_says_what_it_tried(monkeypatch):
+def test_pyrender_without_opengl_lists_the_platforms_tried(monkeypatch):
     monkeypatch.setenv("PYOPENGL_PLATFORM", "abacus")
     monkeypatch.setattr(gl, "PROBE", "import sys; sys.exit('no such platform')")
     gl._working_platform.cache_clear()
