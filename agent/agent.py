@@ -1,34 +1,45 @@
-"""The critique agent: everything a critique needs, held together, and one call that judges a group.
+"""The critique agent: a backend, tools and memories, and the graph that critiques a group with them.
 
 An agent never writes to its memories; exploration (`agent/exploration/explore.py`) does, between critiques. A frozen
-agent also stops exploring: its rules are retrieved without the UCB bonus, so that equal inputs give equal
-verdicts.
+agent retrieves rules without the UCB bonus, so that equal inputs give equal verdicts.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent.context import CritiqueContext, CritiqueResources, CritiqueSettings, SampleEmbedder
 from agent.graph import graph, recursion_limit
 from agent.tracing.records import Trace
-from agent.types import CritiqueTool, Evidence, GroupCritique, Missing, Revision
+from agent.types import (
+    BackendUnavailable,
+    CritiqueTool,
+    Evidence,
+    GroupCritique,
+    Missing,
+    QuestionFailure,
+    Revision,
+    unavailable_reason,
+)
 from agent.vlm.protocol import VLMBackend
-from agent.vlm.wrappers.availability import AvailabilityMonitor, BackendUnavailable
 from hmr.body.model import Body
 from hmr.types import Detector, Hypotheses, Renderer, Sample
-from memory.prototypes import PrototypeMemory
-from memory.rules import RuleMemory
+from memory.prototype_memory import PrototypeMemory
+from memory.rule_memory import RuleMemory
 
-__all__ = ["CritiqueAgent"]
+__all__ = ["CritiqueAgent", "critique_many"]
+
+GROUPS_IN_FLIGHT = 8
 
 
 @dataclass(frozen=True)
 class CritiqueAgent:
-    """Judges groups of hypotheses; a `hmr.types.Scorer`. Safe to share between threads if its backend is."""
+    """Scores groups of hypotheses; a `hmr.types.Scorer`. Thread-safe if its backend is."""
 
     backend: VLMBackend
     tools: Sequence[CritiqueTool]
@@ -47,44 +58,25 @@ class CritiqueAgent:
         return f"agent:{self.backend.name}"
 
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
-        """Scores from 0 to 100, None where judging failed.
+        """Scores from 0 to 100, None where scoring failed.
 
-        Raises BackendUnavailable where a question found nobody to answer it: who asks for scores keeps them for good, and half
-        a critique would stand for a whole one.
+        Raises BackendUnavailable if any question was not answered because the backend is unavailable: callers store
+        scores permanently, and scores of an incomplete critique differ from those of a complete one.
         """
-        listener = AvailabilityMonitor(self.backend)
-        scores = list(replace(self, backend=listener).critique(sample, hypotheses).scores)
-        if listener.unheard:
-            raise BackendUnavailable(listener.unheard)
-        return scores
+        critique = self.critique(sample, hypotheses)
+        if reason := unavailable_reason(critique.failures):
+            raise BackendUnavailable(reason)
+        return list(critique.scores)
 
     def critique(self, sample: Sample, hypotheses: Hypotheses) -> GroupCritique:
-        """Judge one group of at least two hypotheses.
+        """Critique one group of at least two hypotheses.
 
-        A backend or a tool that fails costs scores (None, with a reason) or evidence (`missing`), never an
-        exception. Raises ValueError for a group of one, which has no ranking.
+        If the backend fails, scores are None (see `reasons`); if a tool fails, its evidence is left out (see `missing`).
+        Neither raises an exception. Raises ValueError for a group of one, which has no ranking.
         """
         if len(hypotheses) < 2:
             raise ValueError(f"a critique ranks a group of at least 2 hypotheses, not {len(hypotheses)}")
-        resources = self._desk(sample, hypotheses)
-        start = {
-            "trace_id": uuid.uuid4().hex[:12],
-            "case_id": sample.id,
-            "revisions": [],
-            "second_look": [],
-            "bought": [],
-            "close_ups": {},
-        }
-        with self.trace.case():
-            state = graph.invoke(
-                start,
-                context=CritiqueContext(self.settings, resources),
-                config={"recursion_limit": recursion_limit(self.settings.max_revisions)},
-            )
-        return _verdict(state, resources)
-
-    def _desk(self, sample: Sample, hypotheses: Hypotheses) -> CritiqueResources:
-        return CritiqueResources(
+        resources = CritiqueResources(
             backend=self.backend,
             tools=self.tools,
             rules=self.rules,
@@ -98,44 +90,66 @@ class CritiqueAgent:
             hypotheses=hypotheses,
             frozen=self.frozen,
         )
+        start = {
+            "trace_id": uuid.uuid4().hex[:12],
+            "case_id": sample.id,
+            "revisions": [],
+            "score_evidence": [],
+            "extra_evidence": [],
+            "close_ups": {},
+        }
+        with self.trace.case():
+            state = graph.invoke(
+                start,
+                context=CritiqueContext(self.settings, resources),
+                config={"recursion_limit": recursion_limit(self.settings.max_revisions)},
+            )
+        return _verdict(state, resources)
 
 
 def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCritique:
     indices = [str(j) for j in range(len(resources.hypotheses))]
+    evidence = (*state["evidence"], *state["score_evidence"], *state["extra_evidence"])
     return GroupCritique(
         sample_id=resources.sample.id,
         scores=tuple(state["scores"][j] for j in indices),
         comments=tuple(state["comments"].get(j, "") for j in indices),
         tags=tuple(state["tags"]),
         rank_dispersion=state["rank_dispersion"],
-        evidence=tuple(
-            _evidence(item) for item in (*state["evidence"], *state["second_look"], *state["bought"])
-        ),
+        evidence=tuple(map(Evidence.from_json, evidence)),
         missing=tuple(Missing(**item) for item in state["missing"]),
         rules=resources.retrieved_rules,
         prototypes=resources.retrieved_prototypes,
-        revisions=tuple(_revision(item) for item in state["revisions"]),
+        revisions=tuple(Revision(**item) for item in state["revisions"]),
         reasons=tuple(state["reasons"][j] for j in indices if j in state["reasons"]),
+        failures=tuple(QuestionFailure(**item) for item in state["failures"]),
         trace_id=state["trace_id"],
     )
 
 
-def _evidence(item: Mapping[str, Any]) -> Evidence:
-    return Evidence(
-        tool=item["tool"],
-        metric=item["metric"],
-        unit=item["unit"],
-        values=tuple(item["values"]),
-        parts=tuple(tuple(parts) for parts in item["parts"]),
-        sentences=tuple(item["sentences"]),
-    )
+def critique_many(
+    agent: CritiqueAgent,
+    groups: Iterable[tuple[Sample, Hypotheses]],
+    in_flight: int = GROUPS_IN_FLIGHT,
+) -> Iterator[GroupCritique]:
+    """Critique several groups concurrently; yields the verdicts in the order of the groups.
 
+    Runs as many threads as the backend accepts concurrent requests, at most `in_flight`. A backend that accepts one,
+    such as the embedded critic, gets the groups one after the other, because threads would only slow down the Python
+    code. Groups are taken from the iterable as needed, at most twice the number of threads ahead.
 
-def _revision(item: Mapping[str, Any]) -> Revision:
-    return Revision(
-        tuple(item["hypotheses"]),
-        tuple(item["before"]),
-        tuple(item["after"]),
-        item["reason"],
-        tuple(item["looked_at"]),
-    )
+    Raises what `CritiqueAgent.critique` raises, at that group's turn.
+    """
+    workers = min(in_flight, agent.backend.capabilities.concurrency)
+    if workers == 1:
+        for sample, hypotheses in groups:
+            yield agent.critique(sample, hypotheses)
+        return
+    pending: deque[Future[GroupCritique]] = deque()
+    with ThreadPoolExecutor(workers, "critique") as pool:
+        for sample, hypotheses in groups:
+            pending.append(pool.submit(agent.critique, sample, hypotheses))
+            if len(pending) == 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

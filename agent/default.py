@@ -1,38 +1,76 @@
-"""The agent a command builds: the embedded detector and embedder about one policy, any backend, a memory folder."""
+"""Builds the default agent: the embedded backend, detector and image embedder of one policy, and any replacement for them.
+
+A new memory starts with the seed rules, written by hand in `seed_rules.json`. Each rule is a sentence with tags that say
+when it matters most, and a predicate over one tool's metric. A threshold of 0 penalises every value of the metric, a
+higher one only values above it. The weights are initial estimates that exploration replaces. A rule over a metric that
+was not measured is not applied.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from agent.agent import CritiqueAgent
-from agent.context import CritiqueSettings
+from agent.context import CritiqueSettings, SampleEmbedder
 from agent.image_embedding import load_image_embedder
-from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.tracing.records import Trace
-from agent.vlm import load_backend
+from agent.types import CritiqueTool
+from agent.vlm import VLMBackend, load_backend
+from common.files import PathLike
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
-from memory.embed import load_text_embedder
+from hmr.types import Detector, Renderer
+from memory.embed import TextEmbedder, load_text_embedder
 from memory.folder import Memory, open_memory
+from memory.rule import Predicate, Provenance, Rule
 
-__all__ = ["default_agent", "open_default_memory"]
+__all__ = ["default_agent", "load_seed_rules", "open_default_memory"]
+
+
+def load_seed_rules() -> list[Rule]:
+    """The seed rules, already admitted."""
+    rows = json.loads(files("agent").joinpath("seed_rules.json").read_text(encoding="utf-8"))
+    provenance = Provenance(kind="seed", backend="person", case_id=None)
+    return [
+        Rule.create(
+            text=row["text"],
+            tags=row["tags"],
+            provenance=provenance,
+            predicate=Predicate(row["metric"], ">", row["threshold"], row["weight"]),
+        )
+        for row in rows
+    ]
 
 
 def open_default_memory(
-    folder: Path, policy: DiffusionPolicy, frozen: bool, image_embedder: str = "policy"
+    folder: PathLike | None,
+    policy: DiffusionPolicy,
+    frozen: bool,
+    image_embedder: str = "policy",
+    *,
+    text_embedder: TextEmbedder | None = None,
+    ucb: float = 0.5,
 ) -> Memory:
-    """The memory in `folder`; a new one is given the seed rules.
+    """The memory in `folder`, or one in RAM if that is None. A new one gets the seed rules.
 
-    `image_embedder` is `policy` or `clip:NAME`. Raises FileNotFoundError where a frozen one is not, ValueError where it
-    was written with another embedder.
+    image_embedder: `policy` or `clip:NAME`.
+    text_embedder: None for the default one.
+    ucb: C of `memory.rule_memory`, the weight of the UCB bonus.
+
+    Raises FileNotFoundError for a frozen memory that does not exist, ValueError if the memory was written with another
+    embedder.
     """
     embedder = load_image_embedder(image_embedder, policy)
-    memory = open_memory(folder, load_text_embedder(), embedder.name, embedder.dim, frozen=frozen)
+    text_embedder = text_embedder or load_text_embedder()
+    folder = None if folder is None else Path(folder)
+    memory = open_memory(folder, text_embedder, embedder.name, embedder.dim, ucb, frozen)
     if not frozen and not len(memory.rules):
         memory.rules.add(load_seed_rules())
     return memory
@@ -43,24 +81,38 @@ def default_agent(
     body: Body,
     memory: Memory,
     *,
-    backend: str = "embedded",
-    tools: Sequence[str] | None = None,
-    renderer: str = "raster",
+    backend: str | VLMBackend = "embedded",
+    detector: Detector | None = None,
+    tools: Sequence[str | CritiqueTool] | None = None,
+    renderer: str | Renderer = "raster",
+    image_embedder: str | SampleEmbedder = "policy",
     settings: CritiqueSettings | None = None,
     trace: Trace | None = None,
-    image_embedder: str = "policy",
 ) -> CritiqueAgent:
-    """A frozen agent. Raises ValueError for an unknown backend, tool or renderer, with the known ones."""
-    eyes = EncoderCache(policy)  # detector and embedder look at the same crop
+    """A frozen agent. Backend, tools, renderer and image embedder are names or objects.
+
+    detector: None for the policy's own (`hmr.detection.embedded`), which shares the encoder's features with the image
+        embedder.
+    tools: None for all built-in and installed ones.
+
+    Raises ValueError, with the known names, for an unknown backend, tool, renderer or image embedder.
+    """
+    encoder_cache = EncoderCache(policy)
+    if isinstance(image_embedder, str):
+        image_embedder = load_image_embedder(image_embedder, policy, encoder_cache)
+    if tools is None:
+        loaded = load_tools()
+    else:
+        loaded = [load_tools([tool])[0] if isinstance(tool, str) else tool for tool in tools]
     return CritiqueAgent(
-        backend=load_backend(backend),
-        tools=load_tools(tools),
+        backend=load_backend(backend) if isinstance(backend, str) else backend,
+        tools=loaded,
         rules=memory.rules,
         prototypes=memory.prototypes,
         body=body,
-        renderer=load_renderer(renderer),
-        detector=EmbeddedDetector(policy, body, eyes),
-        image_embedder=load_image_embedder(image_embedder, policy, eyes),
+        renderer=load_renderer(renderer) if isinstance(renderer, str) else renderer,
+        detector=detector or EmbeddedDetector(policy, body, encoder_cache),
+        image_embedder=image_embedder,
         settings=settings or CritiqueSettings(),
         trace=trace or Trace(),
     )

@@ -32,13 +32,13 @@ class PolicyEmbedder:
     name carries the encoder's hash: under another encoder the same photograph lies elsewhere.
     """
 
-    def __init__(self, policy: DiffusionPolicy, eyes: EncoderCache | None = None) -> None:
-        self.eyes = eyes or EncoderCache(policy)
+    def __init__(self, policy: DiffusionPolicy, encoder_cache: EncoderCache | None = None) -> None:
+        self.encoder_cache = encoder_cache or EncoderCache(policy)
         self.dim = policy.encoder.pooled_size
         self.name = f"policy-encoder@{_digest(policy.encoder)}"
 
     def __call__(self, sample: Sample) -> Float[np.ndarray, "dim"]:
-        return self.eyes.see([sample]).vector[0, : self.dim].cpu().numpy()
+        return self.encoder_cache.run_encoder([sample]).vector[0, : self.dim].cpu().numpy()
 
 
 def _digest(encoder: nn.Module) -> str:
@@ -46,7 +46,7 @@ def _digest(encoder: nn.Module) -> str:
     for key, tensor in sorted(encoder.state_dict().items()):
         state.update(key.encode() + tensor.cpu().numpy().tobytes())
     if isinstance(encoder, TransformersEncoder):
-        state.update(encoder.card.revision.encode())
+        state.update(encoder.spec.revision.encode())
     return state.hexdigest()[:12]
 
 
@@ -70,15 +70,15 @@ class ClipSampleEmbedder:
 
 
 def load_image_embedder(
-    spec: str, policy: DiffusionPolicy, eyes: EncoderCache | None = None
+    spec: str, policy: DiffusionPolicy, encoder_cache: EncoderCache | None = None
 ) -> PolicyEmbedder | ClipSampleEmbedder:
-    """`policy`, or `clip:NAME` with a CLIP's hub name or folder; `eyes` are the policy's, where somebody shares them.
+    """`policy`, or `clip:NAME` with a CLIP's hub name or folder; `encoder_cache` are the policy's, where somebody shares them.
 
     Raises ValueError for any other name.
     """
     kind, _, model = spec.partition(":")
     if kind == "policy" and not model:
-        return PolicyEmbedder(policy, eyes)
+        return PolicyEmbedder(policy, encoder_cache)
     if kind == "clip" and model:
         return ClipSampleEmbedder(model, str(policy.device))
     raise ValueError(

@@ -1,16 +1,16 @@
-"""What flows through the critique graph: JSON and content hashes, nothing heavy.
+"""The state of the critique graph: JSON and content hashes only.
 
-Images and tensors stay on the resources (`agent/context.py`), keyed by the hashes found here; one megabyte in the
-state would be written again at every checkpoint. Hypotheses are keyed by their index as text ("0", "1", ...),
-because JSON has no other keys, and a dict-merge reducer lets a revision replace a score where a list would
-duplicate it.
+Images and tensors are in the resources (`agent/context.py`), under the hashes found here, because a checkpoint writes
+the whole state at every step. Hypotheses are keyed by their index as text ("0", "1", ...), because keys of JSON are
+text. These dictionaries have a merging reducer, so that a revision replaces a score.
 """
 
 from __future__ import annotations
 
+import operator
 from typing import Annotated, Any
 
-# pydantic, and with it LangGraph's own tools, reads no other before Python 3.12
+# before Python 3.12 pydantic, and with it LangGraph, does not support typing.TypedDict
 from typing_extensions import TypedDict
 
 __all__ = ["CritiqueState", "merge"]
@@ -19,20 +19,18 @@ Json = dict[str, Any]
 
 
 def merge(old: Json, new: Json) -> Json:
-    """The reducer of everything keyed by hypothesis: the newer entry wins."""
+    """The reducer of what is keyed by hypothesis: a new entry replaces the old one."""
     return {**old, **new}
 
 
 class CritiqueState(TypedDict):
-    """One group's way from photograph to verdict."""
+    """The state of one group's critique."""
 
     trace_id: str
     case_id: str  # the sample's opaque id
-    case: str  # content hash of sample and group: the key of the case on the resources
-    views: list[
-        str
-    ]  # content hashes of overlay and side view, by hypothesis; empty for a backend without eyes
-    evidence: list[Json]  # agent.types.Evidence, one entry a metric
+    case: str  # content hash of sample and group
+    views: list[str]  # content hashes of overlay and side view, by hypothesis; empty for a text-only backend
+    evidence: list[Json]  # agent.types.Evidence, one entry per metric
     missing: list[Json]  # agent.types.Missing
     tags: list[str]
     rules: list[Json]
@@ -40,11 +38,12 @@ class CritiqueState(TypedDict):
     scores: Annotated[dict[str, float | None], merge]
     comments: Annotated[dict[str, str], merge]
     reasons: Annotated[dict[str, str], merge]  # why a score is None
-    rank_dispersion: float  # mean standard deviation of a rank over the label orders, as first scored
-    rank_std: dict[str, float]  # the same by hypothesis; 0 once a revision has settled it
-    second_look: list[Json]  # evidence taken once there were scores
-    bought: list[Json]  # evidence taken because a score was in doubt
-    close_ups: dict[str, str]  # content hashes of the pictures drawn for the doubts at hand
-    doubts: dict[str, str]
-    revisions: list[Json]  # agent.types.Revision; its length bounds the loop
+    rank_dispersion: float  # mean standard deviation of a rank over the label orders, before revisions
+    rank_std: dict[str, float]  # the same by hypothesis; 0 after a revision
+    score_evidence: list[Json]  # evidence that is computed from the scores
+    extra_evidence: list[Json]  # evidence measured again because a score is uncertain
+    close_ups: dict[str, str]  # content hashes of the pictures of uncertain hypotheses
+    doubts: dict[str, str]  # why a score is uncertain
+    revisions: list[Json]  # agent.types.Revision; their number bounds the loop
     replies: list[Json]  # of the last node that asked the backend
+    failures: Annotated[list[Json], operator.add]  # agent.types.QuestionFailure, of all nodes

@@ -1,43 +1,50 @@
-"""What the critique agent passes around: the case a tool looks at, the evidence it gives, the verdict on a group.
+"""The data of the critique agent: the case that a tool measures, the evidence it returns, and the verdict on a group.
 
-Nothing here can hold truth: a `Case` is made from a `Sample`, a group of hypotheses and what a detector saw.
+Nothing here can hold ground truth: a `Case` is made from a `Sample`, a group of hypotheses and a detection.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from hmr.body.model import Body
 from hmr.types import Camera, Detection, Frame, Hypotheses, Posed, Sample
-from memory.prototypes import Prototype
-from memory.rules import RetrievedRule
+from memory.prototype_memory import Prototype
+from memory.rule_memory import RetrievedRule
 
 __all__ = [
+    "BackendUnavailable",
     "Case",
     "CritiqueTool",
     "Evidence",
+    "FailureKind",
     "GroupCritique",
     "Missing",
     "Need",
+    "QuestionFailure",
     "RetrievedPrototype",
     "Revision",
+    "unavailable_reason",
 ]
 
+Json = dict[str, Any]
 Need = Literal["keypoints", "mask", "joints"]
+FailureKind = Literal["malformed", "unanswerable", "unavailable"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One sample and its group, posed and rendered once, so that every tool looks at the same thing."""
+    """One sample and its group, posed and rendered once, so that all tools measure the same input."""
 
     sample: Sample
     hypotheses: Hypotheses
     body: Body
     posed: Posed  # batch shape (G,)
-    view: Camera  # the square crop about the person through which `frame` was rendered
+    view: Camera  # the square crop around the person through which `frame` was rendered
     frame: Frame  # G renders
-    detection: Detection | None  # None: no detector at hand, tools that need one are skipped
+    detection: Detection | None  # None: no detector, and tools that need one are skipped
 
     def __len__(self) -> int:
         return len(self.hypotheses)
@@ -56,22 +63,61 @@ class Evidence:
 
     @staticmethod
     def silent(tool: str, metric: str, unit: str, count: int, sentence: str) -> Evidence:
-        """Of a group of which the measurement can say nothing, and why."""
+        """Evidence without values, for a group that the tool cannot measure; `sentence` is the reason."""
         return Evidence(tool, metric, unit, (None,) * count, ((),) * count, (sentence,) * count)
+
+    def to_json(self) -> Json:
+        return dict(vars(self))
+
+    @staticmethod
+    def from_json(item: Mapping[str, Any]) -> Evidence:
+        return Evidence(
+            tool=item["tool"],
+            metric=item["metric"],
+            unit=item["unit"],
+            values=tuple(item["values"]),
+            parts=tuple(map(tuple, item["parts"])),
+            sentences=tuple(item["sentences"]),
+        )
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A tool that gave no evidence, and why: it broke, or had nothing to say of this photograph."""
+    """A tool that gave no evidence, and why: it failed (`broken`), or it cannot measure this photograph."""
 
     tool: str
     reason: str
     broken: bool = False
 
 
+@dataclass(frozen=True)
+class QuestionFailure:
+    """Why a question to the backend has no answer.
+
+    A malformed reply and an unanswerable question are results: the group's scores are None because of them. An
+    unavailable backend (a server that is down, a spent budget, any other exception) says nothing about the group, and
+    the question should be asked again later.
+    """
+
+    kind: FailureKind
+    reason: str
+
+
+class BackendUnavailable(ValueError):
+    """A question of a critique was not answered because the backend is unavailable; the message is the reason.
+
+    It is a ValueError so that a command prints the message instead of a traceback.
+    """
+
+
+def unavailable_reason(failures: Sequence[QuestionFailure]) -> str:
+    """The reason of the last failure of kind "unavailable"; empty if there is none."""
+    return next((failure.reason for failure in reversed(failures) if failure.kind == "unavailable"), "")
+
+
 @runtime_checkable
 class CritiqueTool(Protocol):
-    """Measures one thing about every hypothesis of a group; passes tests/contracts/test_tools.py."""
+    """Measures one property of every hypothesis of a group; passes tests/contracts/test_tools.py."""
 
     name: str
     needs: frozenset[Need]
@@ -87,18 +133,18 @@ class RetrievedPrototype:
 
 @dataclass(frozen=True)
 class Revision:
-    """One change of mind: which hypotheses, from what to what, and what spoke for it."""
+    """One revision of scores: the hypotheses, their scores before and after, and the reason."""
 
     hypotheses: tuple[int, ...]
     before: tuple[float | None, ...]
     after: tuple[float | None, ...]
     reason: str
-    looked_at: tuple[str, ...] = ()  # the metrics of the evidence that was bought for it, the close-ups shown
+    looked_at: tuple[str, ...] = ()  # metrics of the extra evidence, and the close-ups shown
 
 
 @dataclass(frozen=True)
 class GroupCritique:
-    """The verdict on one group: a score from 0 to 100 for each hypothesis, or None where judging failed."""
+    """The verdict on one group: a score from 0 to 100 per hypothesis, or None where scoring failed."""
 
     sample_id: str
     scores: tuple[float | None, ...]
@@ -110,5 +156,6 @@ class GroupCritique:
     rules: tuple[RetrievedRule, ...]
     prototypes: tuple[RetrievedPrototype, ...]
     revisions: tuple[Revision, ...] = ()
-    reasons: tuple[str, ...] = field(default=())  # why a score is None, one for each failed hypothesis
+    reasons: tuple[str, ...] = ()  # why a score is None, one per hypothesis without a score
+    failures: tuple[QuestionFailure, ...] = ()  # of all questions, in the order in which they were asked
     trace_id: str = ""

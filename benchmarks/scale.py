@@ -1,4 +1,4 @@
-"""The sums of docs/scale.md: what it costs to have the groups of many images judged by a large VLM behind a server.
+"""The sums of docs/guides/scale.md: what it costs to have the groups of many images judged by a large VLM behind a server.
 
     python -m benchmarks.scale [--images 1000000] [--samples 20] [--input-tps 5000] [--output-tps 3700]
 
@@ -160,9 +160,7 @@ def cost_of(
         with open_default_memory(Path(folder), policy, frozen=False):
             pass  # the seed rules
         with open_default_memory(Path(folder), policy, frozen=True) as memory:
-            agent = dataclasses.replace(
-                default_agent(policy, body, memory, settings=way.settings), backend=backend
-            )
+            agent = default_agent(policy, body, memory, backend=backend, settings=way.settings)
             begun = time.process_time()
             build_preferences(policy, agent, samples, Path(folder) / "groups", group_size=group)
             own_s = time.process_time() - begun

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from agent.concurrent import critique_many
+from agent.agent import critique_many
 from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
 from agent.vlm import Capabilities, EmbeddedCritic, Part, Reply
@@ -65,15 +65,16 @@ def main() -> None:
         open_default_memory(Path(folder), policy, frozen=False) as memory,
     ):
         settings = CritiqueSettings(max_revisions=0) if asked.one_look else CritiqueSettings()
-        agent = default_agent(policy, body, memory, settings=settings)
+        slow, instant = (
+            default_agent(policy, body, memory, backend=Slow(reply_s, asked.eyes), settings=settings)
+            for reply_s in (asked.reply_s, 0.0)
+        )
         groups = [
             _group(policy, scene.labelled.sample, asked.samples) for scene in _scenes(body, asked.groups)
         ]
-        replace(agent, backend=Slow(0.0, asked.eyes)).critique(*groups[0])  # numba compiles once
-        slow = replace(agent, backend=Slow(asked.reply_s, asked.eyes))
+        instant.critique(*groups[0])  # numba compiles once
         one_s = max(_seconds(lambda g=g: slow.critique(*_anew(g))) for g in groups[:3])
         many_s = _seconds(lambda: list(critique_many(slow, map(_anew, groups), asked.groups)))
-        instant = replace(agent, backend=Slow(0.0, asked.eyes))
         own_s = median(_seconds(lambda g=g: instant.critique(*_anew(g))) for g in groups)
         busy_s = time.process_time()
         doubted = sum(bool(instant.critique(*_anew(g)).revisions) for g in groups)

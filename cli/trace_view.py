@@ -78,9 +78,9 @@ def _evidence(title: str, outputs: Outputs) -> Table:
     return _table(title, ("metric", "best", "worst", "of the worst"), rows)
 
 
-def _bought(title: str, outputs: Outputs) -> Table:
-    """The same of what a doubt bought."""
-    rows = _extremes(outputs.get("bought", []))
+def _extra_evidence(title: str, outputs: Outputs) -> Table:
+    """The extremes of the evidence measured again; traces of older versions have it under "bought"."""
+    rows = _extremes(outputs.get("extra_evidence", outputs.get("bought", [])))
     rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs.get("missing", [])]
     return _table(title, ("looked again", "best", "worst", "of the worst"), rows)
 
@@ -135,9 +135,8 @@ def _scores(title: str, outputs: Outputs) -> Table:
 
 def _reflection(title: str, outputs: Outputs) -> Table:
     doubts = [(f"h{index}", str(why)) for index, why in outputs["doubts"].items()]
-    looked = [
-        (f"looked again: {item['metric']}", item["sentences"][0]) for item in outputs.get("second_look", [])
-    ]
+    measured = outputs.get("score_evidence", outputs.get("second_look", []))  # the second one in older traces
+    looked = [(f"looked again: {item['metric']}", item["sentences"][0]) for item in measured]
     return _table(title, ("in doubt", "why"), [*doubts, *looked] or [("nothing", "the scores stand")])
 
 
@@ -210,6 +209,6 @@ _SHOWN: dict[str, Callable[[str, Outputs], Table]] = {
     "retrieve_prototypes": _prototypes,
     "score": _scores,
     "self_reflect": _reflection,
-    "look_again": _bought,
+    "look_again": _extra_evidence,
     "revise": _revision,
 }

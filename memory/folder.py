@@ -1,5 +1,5 @@
-"""Both memories in one folder: `memory.sqlite` is the truth, `rules.faiss` and `prototypes.faiss` are caches
-of it."""
+"""Opens the memory in a folder: the database `memory.sqlite`, and `rules.faiss` and `prototypes.faiss`, which are caches
+of its embeddings."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from common.files import PathLike
 from memory.embed import TextEmbedder
-from memory.prototypes import PrototypeMemory
-from memory.rules import RuleMemory
+from memory.prototype_memory import PrototypeMemory
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 
-__all__ = ["Memory", "open_memory", "open_stored", "store_path"]
+__all__ = ["Memory", "open_memory", "open_store", "store_path"]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a critic remembers; closing it, as leaving the `with` block does, caches the indices."""
+    """The memory of a critic. Closing it, or leaving its `with` block, writes the index caches."""
 
     store: MemoryStore
     rules: RuleMemory
@@ -38,13 +39,12 @@ class Memory:
         self.store.close()
 
 
-def store_path(folder: Path) -> Path:
-    return folder / "memory.sqlite"
+def store_path(folder: PathLike) -> Path:
+    return Path(folder) / "memory.sqlite"
 
 
-def open_stored(folder: Path, frozen: bool = False) -> MemoryStore:
-    """The database of a memory that is there, whatever embedders it was written with; read-only if `frozen`, and
-    where the file is.
+def open_store(folder: PathLike, frozen: bool = False) -> MemoryStore:
+    """The database of an existing memory, written with any embedders; read-only if `frozen` or if the file is.
 
     Raises FileNotFoundError if `folder` holds no memory.
     """
@@ -55,7 +55,7 @@ def open_stored(folder: Path, frozen: bool = False) -> MemoryStore:
 
 
 def open_memory(
-    folder: Path,
+    folder: PathLike | None,
     embedder: TextEmbedder,
     image_embedder_name: str,
     dim: int,
@@ -63,13 +63,12 @@ def open_memory(
     frozen: bool = False,
     capacity: int = 512,
 ) -> Memory:
-    """Opens the memory in `folder`, making a new one unless `frozen`; `dim` is the length of an image
-    embedding.
+    """Opens the memory in `folder`, or creates one unless `frozen`; `dim` is the length of the image embeddings.
 
-    Raises FileNotFoundError for a frozen memory that does not exist, ValueError if the folder holds
-    something else or was written with other embedders.
+    folder: None for a memory in RAM. Raises FileNotFoundError if a frozen memory does not exist, ValueError if the file
+    is not a memory or was written with other embedders.
     """
-    store = MemoryStore(store_path(folder), frozen)
+    store = MemoryStore(":memory:" if folder is None else store_path(folder), frozen)
     try:
         rules = RuleMemory(store, embedder, exploration)
         prototypes = PrototypeMemory(store, dim, image_embedder_name, capacity)

@@ -1,1 +1,1 @@
-"""Learning from cases whose truth is known: a graph of its own around the critique's."""
+"""Exploration: learning rules and prototypes from cases with known truth, as a graph around the critique's."""

@@ -1,7 +1,7 @@
-"""What flows through the exploration graph, and what its nodes may reach for besides.
+"""State and runtime context of the exploration graph.
 
-The state is JSON: ids, counts, correlations. Cases, critiques and truth stay on the resources; whatever must
-outlive the process is in the memory's own database before a node returns, so the graph needs no checkpointer.
+The state is JSON: ids, counts, correlations. Cases, critiques and truth are in the resources. A node writes everything
+that must outlive the process to the memory's database before it returns, so the graph needs no checkpointer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic.json_schema import SkipJsonSchema
 
-# pydantic, and with it LangGraph's own tools, reads no other before Python 3.12
+# before Python 3.12 pydantic, and with it LangGraph, does not support typing.TypedDict
 from typing_extensions import TypedDict
 
 from agent.agent import CritiqueAgent
@@ -34,68 +34,71 @@ __all__ = [
 ]
 
 Propose = Callable[[Sample], Hypotheses]
-EXPLORATION = "exploration"  # the case that steps about many cases are traced under
+EXPLORATION = "exploration"  # case id, in the trace, of steps that concern many cases
 
 
 @dataclass(frozen=True)
 class ExplorationSettings:
-    """Numbers the paper leaves out."""
+    """Hyperparameters that the paper does not give."""
 
     success_srcc: float = 0.4  # tau
-    batch: int = 16  # cases between two rounds of mining
+    batch: int = 16  # cases per round of mining
     min_gain: float = 0.002  # rise of mean rho on held-out cases that admits a rule
     retirement: RetirementPolicy = field(default_factory=RetirementPolicy)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One case explored."""
+    """Progress of an exploration after one more case."""
 
-    done: int  # with those of earlier runs
+    done: int  # including cases of earlier runs
     total: int
     srcc: float | None
-    running_srcc: float | None  # mean over the cases explored so far, those of earlier runs included
+    running_srcc: float | None  # mean over the cases explored so far, including those of earlier runs
 
 
 class ExplorationState(TypedDict):
-    """One exploration's way through its batches."""
+    """The state of one exploration."""
 
     trace_id: str
     case_id: str
-    batch: int  # which one is open
-    todo: list[str]  # case ids of the open batch that nobody has explored yet
-    srcc: float | None  # of the case just judged
+    batch: int  # number of the current batch
+    todo: list[str]  # case ids of the current batch that are not explored yet
+    srcc: float | None  # of the case just scored
     success: bool
     explored: Annotated[int, operator.add]  # cases of this run
-    unscored: Annotated[int, operator.add]  # cases that the backend gave no score at all
-    held_up: Annotated[
+    unscored: Annotated[int, operator.add]  # cases without any score from the backend
+    blocked_cases: Annotated[
         list[str], operator.add
-    ]  # cases that got none when rules were tried or counted on them
+    ]  # cases without any score in a trial or recount of rules
     mined: Annotated[list[str], operator.add]  # rule ids
     retired: Annotated[list[str], operator.add]
     admitted: list[str]
     reweighed: int
     held_out_srcc_before: float | None
     held_out_srcc_after: float | None
-    replies: list[dict[str, Any]]  # what the backend said when it was last asked to mine
+    replies: list[dict[str, Any]]  # of the last round of mining
+    failures: Annotated[list[dict[str, Any]], operator.add]  # agent.types.QuestionFailure
 
 
 @dataclass
 class ExplorationResources:
-    """The live parts of one exploration; the only place in the agent where truth lies."""
+    """The objects of one exploration; the only place in the agent with ground truth."""
 
-    exploring_agent: CritiqueAgent  # exploring: retrieves by UCB
-    judge: CritiqueAgent  # frozen: for the held-out cases
+    exploring_agent: CritiqueAgent  # retrieves rules by UCB
+    frozen_agent: CritiqueAgent  # scores the held-out cases
     calibration: Mapping[str, Labelled]  # by case id
     held_out: Sequence[Labelled]
     propose: Propose
     settings: ExplorationSettings
     on_case: Callable[[Progress], None]
     run_id: str
-    explored: dict[str, Explored] = field(default_factory=dict)  # by case id, earlier runs' too
-    open_case: tuple[Explored, GroupCritique] | None = None
-    trials: list[tuple[Labelled, Hypotheses]] = field(default_factory=list)  # held-out cases, their groups
-    tried: list[Explored] = field(default_factory=list)  # the same, as judged before anything was admitted
+    explored: dict[str, Explored] = field(default_factory=dict)  # by case id, including those of earlier runs
+    current: tuple[Explored, GroupCritique] = field(init=False, repr=False)  # set by the node score
+    held_out_groups: list[tuple[Labelled, Hypotheses]] = field(default_factory=list)
+    held_out_baseline: list[Explored] = field(
+        default_factory=list
+    )  # the same, scored before any rule is admitted
 
     @property
     def trace(self) -> Trace:
@@ -103,7 +106,7 @@ class ExplorationResources:
 
     @property
     def batches(self) -> list[list[str]]:
-        """Case ids by batch: the same for the same cases, wherever an earlier run was killed."""
+        """Case ids by batch; they do not depend on where an earlier run stopped."""
         ids, size = list(self.calibration), self.settings.batch
         return [ids[start : start + size] for start in range(0, len(ids), size)]
 
@@ -112,4 +115,4 @@ class ExplorationResources:
 class ExplorationContext:
     """The runtime context of `agent.exploration.graph`."""
 
-    resources: SkipJsonSchema[Any]  # an ExplorationResources: what is alive has no schema
+    resources: SkipJsonSchema[Any]  # an ExplorationResources

@@ -1,18 +1,17 @@
-"""The exploration phase: judge images whose truth is known, and remember what that taught (method section 2).
+"""The exploration phase: score cases with known truth and learn rules and prototypes from them (method section 2).
 
-For every case: score the group; count the rules it used, as a success if Spearman's rho with the true errors
-exceeds tau; write a representative hypothesis to the prototypes, with how far each metric agreed with the
-truth. After every batch: mine one or two rules from the discrepancy, into quarantine, and retire rules that
-keep failing. At the end, on held-out cases: admit what helps, and fit the weights. `agent/exploration/graph.py`
-is the diagram.
+For each case: score the group; count the use of its rules, as a success if Spearman's rho with the true errors exceeds
+tau; add a representative hypothesis to the prototypes, with each metric's agreement with the truth. After each batch:
+mine one or two rules from the discrepancy, into quarantine, and retire rules that fail repeatedly. At the end, on
+held-out cases: admit the rules that help, and fit the weights. See `agent/exploration/graph.py` for the order.
 
-Done cases and steps are known by the memory's own database, so that an exploration killed at any point goes on
-where it stopped: at most the group in flight is lost, nothing counts twice, and the fit sees all cases, whichever
-process explored them. Their evidence and true errors are kept there for that; they are labelled lab cases. A
-backend that is down teaches nothing: what could not be judged, explored or tried, is left to a later run.
+The memory's database records finished cases and steps, so a killed exploration resumes where it stopped: at most the
+current group is lost, nothing counts twice, and the fit uses all cases, including those of earlier processes. For that
+the database keeps the evidence and true errors of cases; they are labelled lab cases. Cases that could not be scored or
+tried because the backend failed are left to a later run.
 
-Only this module, `agent/exploration/` and `agent/exploration/learning.py` see truth. Left out: several cases at once. Which
-rules a case tries depends on the counts of those before it, and the same cases should leave the same memory.
+Only `agent/exploration/` has access to truth. Left out: concurrent cases. The rules retrieved for a case depend on the
+counts from the cases before it, and the same cases have to give the same memory.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from agent.agent import CritiqueAgent
 from agent.exploration.context import (
@@ -32,6 +32,7 @@ from agent.exploration.context import (
 )
 from agent.exploration.graph import exploration_graph, recursion_limit
 from agent.exploration.nodes import mean_srcc
+from agent.types import QuestionFailure
 from hmr.types import Labelled
 
 __all__ = ["ExplorationReport", "ExplorationSettings", "Progress", "explore"]
@@ -39,21 +40,26 @@ __all__ = ["ExplorationReport", "ExplorationSettings", "Progress", "explore"]
 
 @dataclass(frozen=True)
 class ExplorationReport:
-    """What came of it; rho is the mean over cases, None where none had a ranking."""
+    """The result of an exploration. Values of rho are means over cases, None if no case had a ranking."""
 
-    cases: int  # explored now
+    cases: int  # explored in this run
     skipped: int  # explored by an earlier run
-    unscored: int  # not a single score came back: a later run asks for them again
-    held_up: tuple[
+    unscored: int  # cases without any score from the backend: a later run asks for them again
+    blocked_cases: tuple[
         str, ...
-    ]  # cases for which none came when rules were tried on them: the trials wait likewise
-    srcc: float | None  # over all cases explored, now or earlier
+    ]  # cases without any score in a trial of rules: a later run repeats the trial
+    srcc: float | None  # over all cases explored so far
     held_out_srcc_before: float | None
     held_out_srcc_after: float | None
-    mined: tuple[str, ...]  # rule ids; these three are of this run
+    mined: tuple[str, ...]  # rule ids, like the next two, of this run
     admitted: tuple[str, ...]
     retired: tuple[str, ...]
-    reweighed: int
+    reweighed: int  # rules with a newly fitted weight
+    failures: tuple[QuestionFailure, ...]  # of all questions of this run, in order
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields but the failures."""
+        return {name: value for name, value in vars(self).items() if name != "failures"}
 
 
 def explore(
@@ -64,14 +70,15 @@ def explore(
     settings: ExplorationSettings | None = None,
     on_case: Callable[[Progress], None] = lambda progress: None,
 ) -> ExplorationReport:
-    """Explore `calibration`, try on `held_out` what was learned, and leave it in the agent's memories.
+    """Explore `calibration`, evaluate new rules on `held_out`, and write the results to the agent's memories.
 
-    `propose` gives each sample its hypotheses. The agent may be frozen or not: exploring, it is not. Raises
-    FrozenMemoryError if its memories were opened read-only.
+    propose: returns a sample's hypotheses.
+
+    `agent.frozen` is ignored. Raises FrozenMemoryError if the memories were opened read-only.
     """
     resources = ExplorationResources(
         exploring_agent=replace(agent, frozen=False),
-        judge=replace(agent, frozen=True),
+        frozen_agent=replace(agent, frozen=True),
         calibration={labelled.sample.id: labelled for labelled in calibration},
         held_out=held_out,
         propose=propose,
@@ -90,7 +97,7 @@ def explore(
         cases=state["explored"],
         skipped=len(resources.calibration) - state["explored"] - state["unscored"],
         unscored=state["unscored"],
-        held_up=tuple(sorted(set(state["held_up"]))),
+        blocked_cases=tuple(sorted(set(state["blocked_cases"]))),
         srcc=mean_srcc(resources.explored.values()),
         held_out_srcc_before=state["held_out_srcc_before"],
         held_out_srcc_after=state["held_out_srcc_after"],
@@ -98,4 +105,5 @@ def explore(
         admitted=tuple(state["admitted"]),
         retired=tuple(state["retired"]),
         reweighed=state["reweighed"],
+        failures=tuple(QuestionFailure(**item) for item in state["failures"]),
     )

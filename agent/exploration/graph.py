@@ -1,10 +1,10 @@
-"""The exploration phase, as a graph around the critique's; this file is the diagram (method section 2).
+"""The graph of the exploration phase (method section 2).
 
 open_batch -> (score -> judge -> write_back)* -> mine -> retire -> (open_batch ... | admit) -> reweigh
     -> conclude -> END
 
-`score` runs the critique's whole graph on one case. Each node leaves the memory's database at a point from
-which another process can go on: a case, a round of mining, an admission are each one transaction.
+`score` runs the critique graph on one case. After each node another process can resume from the memory's database: a
+case, a round of mining and an admission are one transaction each.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["build_exploration_graph", "exploration_graph", "recursion_limit"]
 
 
 def recursion_limit(cases: int, batches: int) -> int:
-    """Steps an exploration may take: three a case, three a batch, three to finish, and the one
-    that LangGraph wants beyond the last."""
+    """The maximal number of steps: three per case, three per batch, three to finish, and one that LangGraph needs
+    after the last."""
     return 3 * cases + 3 * batches + 4
 
 
@@ -39,7 +39,7 @@ def score_or_mine(state: ExplorationState) -> Literal["score", "mine"]:
 
 
 def build_exploration_graph() -> CompiledStateGraph[Any, ExplorationContext, Any, Any]:
-    """Compile the graph; agents, cases and truth come with the runtime context."""
+    """Compile the graph. Agents, cases and truth are part of the runtime context."""
     graph = StateGraph(ExplorationState, context_schema=ExplorationContext)
     graph.add_node("open_batch", nodes.open_batch)
     graph.add_node("score", nodes.score)

@@ -1,13 +1,13 @@
-"""What an agent learns from cases whose truth is known: new rules, and how much each should count.
+"""Learning from cases with known truth: mining rules, admitting them, and fitting their weights.
 
-Nothing enters service unseen: a candidate is tried on held-out cases, judged again from their briefs with and
-without it, and is admitted only if mean Spearman's rho rises. A rule is immutable (its id is a hash of its
-content), so a new weight makes a new rule of the same text, and the one it replaces retires. Every change of
-state is written down with its reason and, where a trial measured one, its gain. A trial in which a case came back
-without a single score measured nothing: nothing is written of it, and a later run tries again.
+A new rule is evaluated on held-out cases, which are scored again from their briefs with and without it, and is admitted
+only if mean Spearman's rho rises. A rule is immutable (its id is a hash of its content), so a new weight makes a new
+rule of the same text, and the old one is retired. Each change of state is recorded with its reason and, if a trial
+measured one, its gain. A trial in which a case has no score at all has no result: nothing is recorded, and a later run
+repeats it.
 
-Left out: pictures at the trial of a rule. A stored case keeps its measurements, not its renders; a backend
-with eyes judges candidates from the measurements alone.
+Left out: images in the trial of a rule. A stored case has measurements but no renders, so vision-capable backends
+also score candidates from the measurements.
 """
 
 from __future__ import annotations
@@ -24,39 +24,43 @@ from agent.context import CritiqueSettings
 from agent.exploration.weight_fitting import fit_weights
 from agent.prompts.answers import MineAnswer
 from agent.prompts.question import Brief, question
-from agent.scoring.ask import ask
+from agent.scoring.ask import Answer, ask
 from agent.scoring.scoring import score_group
+from agent.types import QuestionFailure
 from agent.vlm.embedded.critic import metric_trust
 from agent.vlm.embedded.violations import violation
 from agent.vlm.protocol import DataPart, VLMBackend
-from memory.rules import Predicate, Provenance, Rule, RuleMemory
+from memory.rule import Predicate, Provenance, Rule
+from memory.rule_memory import RuleMemory
 
 __all__ = [
     "Admission",
     "Explored",
     "Mined",
-    "Reweighed",
+    "WeightFit",
     "admit_quarantined",
+    "fit_rule_weights",
     "metric_agreement",
     "mine_rules",
-    "places",
-    "plain_rule",
-    "recount",
-    "reweigh",
+    "ranks",
+    "rescore",
 ]
 
 Json = dict[str, Any]
-MISJUDGED = 0.25  # of the group: a hypothesis ranked this far from its true place teaches something
+MIN_RANK_ERROR = (
+    0.25  # relative to the group's size; rules are mined from hypotheses with a larger error in rank
+)
 
 
 @dataclass(frozen=True)
 class Explored:
-    """A judged case and the truth about it."""
+    """A scored case and its true errors."""
 
     case_id: str
     brief: Brief
     scores: tuple[float | None, ...]
     errors_mm: tuple[float, ...]
+    failures: tuple[QuestionFailure, ...] = ()  # of its questions to the backend; not stored
 
     @property
     def srcc(self) -> float | None:
@@ -64,63 +68,65 @@ class Explored:
 
     @property
     def unscored(self) -> bool:
-        """Whether not a single score came back, which says something of the backend and nothing of the rules."""
+        """Whether all scores are None. The cause is the backend, not the rules."""
         return all(score is None for score in self.scores)
 
     def to_json(self) -> Json:
-        """What the memory keeps of a case, so that a later process learns from all of them.
+        """The memory's record of a case, from which a later process can learn.
 
-        The true errors are in it: cases of exploration are labelled lab cases (method section 2), and no wild
-        image ever gets here.
+        It contains the true errors: explored cases are labelled lab cases (method section 2), never wild images.
         """
-        kept = {
+        return {
             "evidence": self.brief.evidence,
             "rules": self.brief.rules,
             "prototypes": self.brief.prototypes,
+            "tags": self.brief.tags,
+            "scores": self.scores,
+            "errors_mm": self.errors_mm,
         }
-        return {**kept, "tags": self.brief.tags, "scores": self.scores, "errors_mm": self.errors_mm}
 
     @staticmethod
-    def from_json(case_id: str, kept: Json) -> Explored:
-        brief = Brief(kept["evidence"], kept["rules"], kept["prototypes"], kept["tags"])
-        return Explored(case_id, brief, tuple(kept["scores"]), tuple(kept["errors_mm"]))
+    def from_json(case_id: str, record: Json) -> Explored:
+        brief = Brief(record["evidence"], record["rules"], record["prototypes"], record["tags"])
+        return Explored(case_id, brief, tuple(record["scores"]), tuple(record["errors_mm"]))
 
 
 @dataclass(frozen=True)
 class Mined:
-    """What a backend made of a batch's mistakes; `answered` is False where its reply was no answer."""
+    """Rules that a backend derived from the errors of a batch, and its answer (None if the question failed)."""
 
     rules: list[Rule]
-    answered: bool
-    replies: tuple[Json, ...]
+    answer: Answer[MineAnswer]
 
 
 @dataclass(frozen=True)
 class Admission:
-    """What came of trying the quarantined rules."""
+    """The result of the trials of the quarantined rules."""
 
-    rules: tuple[Rule, ...]  # those that serve now
-    unscored: frozenset[str] = frozenset()  # held-out cases that got no score: what was tried on them waits
+    rules: tuple[Rule, ...]  # admitted now
+    unscored: frozenset[str] = frozenset()  # held-out cases without a score: their trials have to be repeated
+    failures: tuple[QuestionFailure, ...] = ()
 
 
 @dataclass(frozen=True)
-class Reweighed:
-    """Rules with fitted weights, by the id of the one each replaces; none where nothing was gained."""
+class WeightFit:
+    """Rules with fitted weights, by the id of the rule that each replaces; empty if they gain too little."""
 
     rules: dict[str, Rule]
-    before: float | None  # mean rho on the held-out cases; None where that could not be measured
+    before: float | None  # mean rho on the held-out cases; None if a case has no score
     after: float | None
-    unscored: frozenset[str] = frozenset()  # held-out cases that got no score: the old rules stand
+    unscored: frozenset[str] = frozenset()  # held-out cases without a score: the old rules stay
+    failures: tuple[QuestionFailure, ...] = ()
 
     @property
-    def made(self) -> dict[str, Rule]:
-        """Those whose weight did change."""
+    def changed(self) -> dict[str, Rule]:
+        """The rules whose weight is new."""
         return {old: rule for old, rule in self.rules.items() if old != rule.rule_id}
 
     def write(self, memory: RuleMemory) -> None:
-        """Puts the new rules into service and retires the old. Raises FrozenMemoryError."""
-        for old, rule in self.made.items():
-            assert self.before is not None, "rules are made only where a trial was measured"
+        """Admits the changed rules and retires the old ones. Raises FrozenMemoryError."""
+        for old, rule in self.changed.items():
+            assert self.before is not None, "rules change only if both trials have a result"
             assert self.after is not None
             gain = self.after - self.before
             reason = f"reweighed: rho {self.before:.4f} to {self.after:.4f} on held-out cases"
@@ -129,24 +135,24 @@ class Reweighed:
             memory.set_state(old, "retired", f"replaced by {rule.rule_id}, the same with another weight")
 
 
-def places(costs: Sequence[float]) -> Int[np.ndarray, "group"]:
-    """Every hypothesis' place in the ranking, 0 for the lowest cost."""
+def ranks(costs: Sequence[float]) -> Int[np.ndarray, "group"]:
+    """The rank of every hypothesis, 0 for the lowest cost; ties in the order of the hypotheses."""
     return np.argsort(np.argsort(costs, kind="stable"))
 
 
 def metric_agreement(case: Explored) -> dict[str, float]:
-    """Spearman's rho of every metric with the true errors; a metric that is equal for all is left out."""
-    found = {}
+    """Spearman's rho of every metric with the true errors; a metric with equal values is left out."""
+    agreement = {}
     for item in case.brief.evidence:
         costs = [None if value is None else -value for value in item["values"]]
         rho = group_spearman(costs, case.errors_mm)
         if rho is not None:
-            found[item["metric"]] = round(rho, 4)
-    return found
+            agreement[item["metric"]] = round(rho, 4)
+    return agreement
 
 
 def mine_rules(backend: VLMBackend, seed: int, cases: Sequence[Explored]) -> Mined:
-    """One or two quarantined rules from where the verdicts on these cases disagreed with the truth."""
+    """One or two quarantined rules, from the differences between scores and truth on these cases."""
     discrepancy = _discrepancy(cases)
     answer = ask(backend, "mine", [*question("mine"), DataPart("discrepancy", discrepancy)], MineAnswer, seed)
     worst = min(cases, key=lambda case: 1.0 if case.srcc is None else case.srcc)
@@ -156,12 +162,12 @@ def mine_rules(backend: VLMBackend, seed: int, cases: Sequence[Explored]) -> Min
         if mined.metric not in discrepancy["metrics"]:
             continue
         predicate = Predicate(mined.metric, mined.comparison, mined.threshold, mined.weight)
-        # The memory refuses addresses and control characters; such a rule is not learned.
+        # The memory rejects web addresses and control characters; a rule with any is dropped.
         try:
             rules.append(Rule.create(mined.text, mined.tags, provenance, predicate))
         except ValueError:
             continue
-    return Mined(rules, answer.value is not None, answer.replies)
+    return Mined(rules, answer)
 
 
 def admit_quarantined(
@@ -169,75 +175,79 @@ def admit_quarantined(
     backend: VLMBackend,
     held_out: Sequence[Explored],
     settings: CritiqueSettings,
-    gain: float,
+    min_gain: float,
     trial: str,
 ) -> Admission:
-    """Try the quarantined rules on the held-out cases, one after the other; those that raise rho by `gain`
-    serve.
+    """Try the quarantined rules on the held-out cases, one after the other, and admit those that raise rho by more than
+    `min_gain`.
 
-    What each trial measured is written down with the rule under the name `trial`, and a rule that has been
-    through a trial of that name is not tried again. A trial that could not be measured is not written down.
+    The result of each trial is recorded with the rule under the name `trial`; a rule that has a record of that name is
+    not tried again. A trial without a result is not recorded.
     """
-    waiting = _untried(rules, trial) if held_out else []
-    if not waiting:
+    pending = _pending_rules(rules, trial) if held_out else []
+    if not pending:
         return Admission(())
-    served = [case.brief.rules for case in held_out]
-    base = _try_rules(backend, held_out, settings, served)
+    retrieved = [case.brief.rules for case in held_out]
+    base = _evaluate(backend, held_out, settings, retrieved)
     if base.srcc is None:
-        return Admission((), base.unscored)
-    best, unscored = base.srcc, frozenset[str]()
+        return Admission((), base.unscored, base.failures)
+    best, unscored, failures = base.srcc, base.unscored, base.failures
     admitted: list[Rule] = []
-    measured: list[tuple[Rule, float, float]] = []
-    for rule in waiting:
-        listed = [[*own, *map(plain_rule, [*admitted, rule])] for own in served]
-        tried = _try_rules(backend, held_out, settings, listed)
-        unscored |= tried.unscored
-        if tried.srcc is None:
+    results: list[tuple[Rule, float, float]] = []
+    for rule in pending:
+        listed = [[*own, *map(_rule_json, [*admitted, rule])] for own in retrieved]
+        result = _evaluate(backend, held_out, settings, listed)
+        unscored, failures = unscored | result.unscored, failures + result.failures
+        if result.srcc is None:
             continue
-        measured.append((rule, best, tried.srcc))
-        if tried.srcc > best + gain:
+        results.append((rule, best, result.srcc))
+        if result.srcc > best + min_gain:
             admitted.append(rule)
-            best = tried.srcc
-    said = f"on {len(held_out)} held-out cases; {gain:g} is asked for"
-    _write_trials(rules, measured, admitted, said, trial)
-    return Admission(tuple(admitted), unscored)
+            best = result.srcc
+    note = f"on {len(held_out)} held-out cases; {min_gain:g} is asked for"
+    _record_trials(rules, results, admitted, note, trial)
+    return Admission(tuple(admitted), unscored, failures)
 
 
-def reweigh(
+def fit_rule_weights(
     rules: RuleMemory,
     backend: VLMBackend,
     cases: Sequence[Explored],
     held_out: Sequence[Explored],
     settings: CritiqueSettings,
-    gain: float,
-) -> Reweighed:
-    """Fit all weights on `cases` and try them on the held-out cases; nothing is written yet.
+    min_gain: float,
+) -> WeightFit:
+    """Fit the weights of all admitted rules on `cases` and evaluate them on the held-out cases. Writes nothing.
 
-    The old rules stand if the new ones do not raise rho by `gain`, or if either could not be measured.
+    The old rules stay if the new ones do not raise rho by more than `min_gain`, or if a held-out case has no score.
     """
-    serving = [rule for rule in rules.all() if rule.state == "admitted" and rule.predicate]
-    if not serving:
-        return Reweighed({}, None, None)
-    new = _fitted(serving, cases)
-    before = _try_rules(backend, held_out, settings, [list(map(plain_rule, serving))] * len(held_out))
-    after = _try_rules(backend, held_out, settings, [list(map(plain_rule, new.values()))] * len(held_out))
+    admitted = [rule for rule in rules.all() if rule.state == "admitted" and rule.predicate]
+    if not admitted:
+        return WeightFit({}, None, None)
+    fitted = _with_fitted_weights(admitted, cases)
+    before, after = (
+        _evaluate(backend, held_out, settings, [list(map(_rule_json, listed))] * len(held_out))
+        for listed in (admitted, fitted.values())
+    )
+    failures = before.failures + after.failures
     if before.srcc is None or after.srcc is None:
-        return Reweighed({}, before.srcc, after.srcc, before.unscored | after.unscored)
-    return Reweighed(new if after.srcc > before.srcc + gain else {}, before.srcc, after.srcc)
+        return WeightFit({}, before.srcc, after.srcc, before.unscored | after.unscored, failures)
+    gained = after.srcc > before.srcc + min_gain
+    return WeightFit(fitted if gained else {}, before.srcc, after.srcc, failures=failures)
 
 
-def recount(
+def rescore(
     rules: Sequence[Rule], backend: VLMBackend, cases: Sequence[Explored], settings: CritiqueSettings
 ) -> list[Explored]:
-    """The same cases judged again under these rules alone: a record of their own for rules just made."""
-    listed = list(map(plain_rule, rules))
-    return [_judged_again(backend, case, listed, settings) for case in cases]
+    """The same cases, scored again under these rules only: the first record of rules that were just made."""
+    listed = list(map(_rule_json, rules))
+    return [_rescore(backend, case, listed, settings) for case in cases]
 
 
-def plain_rule(rule: Rule) -> Json:
-    """A rule as a judge sees it in a trial, where no retrieval has ranked it."""
+def _rule_json(rule: Rule) -> Json:
+    """A rule in the brief of a trial: as in `agent.prompts.question.rule_json`, without retrieval scores."""
     predicate = rule.predicate
-    assert predicate is not None, "only rules that a program can test are mined or weighed"
+    assert predicate is not None, "only rules with a predicate are mined or fitted"
     return {
         "id": rule.rule_id,
         "text": rule.text,
@@ -251,13 +261,15 @@ def plain_rule(rule: Rule) -> Json:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What judging the held-out cases again came to."""
+    """The result of scoring the held-out cases again."""
 
-    srcc: float | None  # mean rho; None where a case came back without a score
+    srcc: float | None  # mean rho; None if a case has no score
     unscored: frozenset[str]  # the ids of those cases
+    failures: tuple[QuestionFailure, ...]
 
 
-def _untried(rules: RuleMemory, trial: str) -> list[Rule]:
+def _pending_rules(rules: RuleMemory, trial: str) -> list[Rule]:
+    """Quarantined rules without a record of this trial."""
     histories = rules.histories()
     return [
         rule
@@ -268,32 +280,31 @@ def _untried(rules: RuleMemory, trial: str) -> list[Rule]:
 
 
 def _discrepancy(cases: Sequence[Explored]) -> Json:
-    """The values of what was ranked too high and too low, by metric, and the tags that most of the cases
-    share.
-    """
+    """By metric the values of hypotheses ranked too high ("over") and too low ("under"), and the tags that most of the
+    cases share."""
     metrics: dict[str, dict[str, list[float]]] = {}
     for case in cases:
-        shift = _rank_shift(case)
+        rank_errors = _rank_errors(case)
         for item in case.brief.evidence:
             sides = metrics.setdefault(item["metric"], {"over": [], "under": []})
-            for value, moved in zip(item["values"], shift, strict=True):
-                if value is not None and abs(moved) > MISJUDGED * len(shift):
-                    sides["over" if moved > 0 else "under"].append(round(value, 4))
+            for value, error in zip(item["values"], rank_errors, strict=True):
+                if value is not None and abs(error) > MIN_RANK_ERROR * len(rank_errors):
+                    sides["over" if error > 0 else "under"].append(round(value, 4))
     tags = [tag for case in cases for tag in case.brief.tags]
     shared = sorted({tag for tag in tags if tags.count(tag) > len(cases) / 2})
     return {"tags": shared[:4], "metrics": metrics}
 
 
-def _rank_shift(case: Explored) -> Float[np.ndarray, "group"]:
-    """By how many places each hypothesis was ranked too high; 0 for all where there is no full ranking."""
+def _rank_errors(case: Explored) -> Float[np.ndarray, "group"]:
+    """By how many ranks each hypothesis was ranked too high; 0 for all if a score is missing."""
     if None in case.scores:
         return np.zeros(len(case.scores))
-    given = places([-score for score in case.scores if score is not None])
-    return (places(case.errors_mm) - given).astype(float)
+    by_score = ranks([-score for score in case.scores if score is not None])
+    return (ranks(case.errors_mm) - by_score).astype(float)
 
 
 def _violations(case: Explored, rules: Sequence[Rule]) -> Float[np.ndarray, "rules group"]:
-    """Graded violations times the judge's trust in each metric here: weights are fitted on top of it."""
+    """Graded violations times the critic's trust in each metric for this case, as the fitted weights multiply them."""
     measured = {item["metric"]: item for item in case.brief.evidence}
     trust = metric_trust(case.brief.prototypes, list(measured))
     rows = []
@@ -315,60 +326,59 @@ def _with_weight(rule: Rule, weight: float) -> Rule:
     )
 
 
-def _try_rules(
+def _evaluate(
     backend: VLMBackend,
     cases: Sequence[Explored],
     settings: CritiqueSettings,
     rules: Sequence[Sequence[Json]],
 ) -> _Trial:
-    """Mean rho over the cases, each judged under its own rules; a tie of all hypotheses counts as 0.
+    """Mean rho over the cases, each scored under its own rules; a case with equal scores counts as 0.
 
-    A case for which no rule is listed may have no score either: a judge that goes by rules alone has nothing to
-    rank by there, and that is a tie.
+    A case without any rule may also have no score, because a critic that uses only rules cannot rank it. It counts as a
+    tie.
     """
-    judged = [
-        _judged_again(backend, case, listed, settings) for case, listed in zip(cases, rules, strict=True)
-    ]
+    scored = [_rescore(backend, case, listed, settings) for case, listed in zip(cases, rules, strict=True)]
+    failures = tuple(failure for case in scored for failure in case.failures)
     unscored = frozenset(
-        case.case_id for case, listed in zip(judged, rules, strict=True) if listed and case.unscored
+        case.case_id for case, listed in zip(scored, rules, strict=True) if listed and case.unscored
     )
     if unscored:
-        return _Trial(None, unscored)
-    found = [0.0 if case.srcc is None else case.srcc for case in judged]
-    return _Trial(float(np.mean(found)) if found else 0.0, unscored)
+        return _Trial(None, unscored, failures)
+    rhos = [case.srcc or 0.0 for case in scored]
+    return _Trial(float(np.mean(rhos)) if rhos else 0.0, unscored, failures)
 
 
-def _judged_again(
+def _rescore(
     backend: VLMBackend, case: Explored, listed: Sequence[Json], settings: CritiqueSettings
 ) -> Explored:
     brief = replace(case.brief, rules=listed)
-    return replace(case, scores=score_group(backend, brief, len(case.errors_mm), settings).scores)
+    result = score_group(backend, brief, len(case.errors_mm), settings)
+    return replace(case, scores=result.scores, failures=result.failures)
 
 
-def _write_trials(
+def _record_trials(
     rules: RuleMemory,
-    measured: Sequence[tuple[Rule, float, float]],
+    results: Sequence[tuple[Rule, float, float]],
     admitted: Sequence[Rule],
-    said: str,
+    note: str,
     trial: str,
 ) -> None:
-    """All trials or none; of each the mean rho without the rule and with it."""
+    """Record all trials in one transaction, each with the mean rho without the rule and with it."""
     with rules.transaction():
-        for rule, before, after in measured:
+        for rule, before, after in results:
             state = "admitted" if rule in admitted else "quarantined"
-            reason = f"rho {before:.4f} to {after:.4f} {said}"
+            reason = f"rho {before:.4f} to {after:.4f} {note}"
             rules.set_state(rule.rule_id, state, reason, after - before, trial)
 
 
-def _fitted(serving: Sequence[Rule], cases: Sequence[Explored]) -> dict[str, Rule]:
-    """The rules with the weights that fit the cases, by the id of the one each would replace."""
-    start = np.array([rule.predicate.weight for rule in serving if rule.predicate])
+def _with_fitted_weights(rules: Sequence[Rule], cases: Sequence[Explored]) -> dict[str, Rule]:
+    """The rules with weights fitted on the cases, by the id of the rule that each would replace."""
+    start = np.array([rule.predicate.weight for rule in rules if rule.predicate])
     fitted = fit_weights(
-        [_violations(case, serving) for case in cases], [np.array(case.errors_mm) for case in cases], start
+        [_violations(case, rules) for case in cases], [np.array(case.errors_mm) for case in cases], start
     )
-    # Only relative weights matter; keep the scale people know.
+    # Only ratios of weights matter; the sum stays the same, so that weights remain comparable.
     fitted *= start.sum() / max(fitted.sum(), 1e-9)
     return {
-        rule.rule_id: _with_weight(rule, weight)
-        for rule, weight in zip(serving, fitted.tolist(), strict=True)
+        rule.rule_id: _with_weight(rule, weight) for rule, weight in zip(rules, fitted.tolist(), strict=True)
     }

@@ -1,12 +1,11 @@
-"""The nodes of the exploration graph, in the order they run.
+"""The nodes of the exploration graph, in the order in which they run.
 
-A step that a later process must not repeat writes its finding and its own name in one transaction; a step
-without such a name (`score`, `judge`) leaves nothing behind until `write_back` does.
+A step that a later process must not repeat writes its result and its own name in one transaction. The nodes `score` and
+`judge` write nothing; `write_back` does it for them.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -25,18 +24,19 @@ from agent.exploration.context import (
 from agent.exploration.learning import (
     Explored,
     admit_quarantined,
+    fit_rule_weights,
     metric_agreement,
     mine_rules,
-    places,
-    recount,
+    ranks,
+    rescore,
 )
-from agent.exploration.learning import reweigh as fit_and_try
 from agent.nodes.re_observation import latest
 from agent.prompts.question import Brief, prototype_json, rule_json
-from agent.types import GroupCritique
+from agent.types import GroupCritique, QuestionFailure
+from common.fingerprint import digest
 from hmr.metrics.errors import mpjpe_mm
 from hmr.types import Hypotheses, Labelled
-from memory.prototypes import Prototype
+from memory.prototype_memory import Prototype
 from memory.retirement import retire_failing, retire_fruitless
 from memory.text_limits import MAX_TAGS, MAX_TEXT_CHARS
 
@@ -57,37 +57,46 @@ Json = dict[str, Any]
 
 
 def open_batch(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """See which cases of the batch an earlier run has explored, and recall what they taught."""
+    """Find the cases of the batch that are not explored yet, and load the records of the others."""
     resources = runtime.context.resources
     ids, rules = resources.batches[state["batch"]], resources.exploring_agent.rules
     resources.explored |= {
-        case_id: Explored.from_json(case_id, kept) for case_id, kept in rules.explored(ids).items()
+        case_id: Explored.from_json(case_id, record) for case_id, record in rules.explored(ids).items()
     }
-    return {"todo": [case_id for case_id in ids if not rules.has_case(case_id)], **_home(resources)}
+    return {
+        "todo": [case_id for case_id in ids if not rules.has_case(case_id)],
+        **_exploration_ids(resources),
+    }
 
 
 def score(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """Run the critique on the next case; truth stays outside."""
+    """Run the critique on the next case, without access to its truth."""
     resources = runtime.context.resources
     labelled = resources.calibration[state["todo"][0]]
-    resources.open_case = _judged(resources.exploring_agent, labelled, resources.propose(labelled.sample))
-    return {"case_id": labelled.sample.id, "trace_id": resources.open_case[1].trace_id}
+    group = (labelled, resources.propose(labelled.sample))
+    case, critique = resources.current = _critique(resources.exploring_agent, *group)
+    return {
+        "case_id": labelled.sample.id,
+        "trace_id": critique.trace_id,
+        "failures": _failures(case.failures),
+    }
 
 
 def judge(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Spearman's rho of the scores with the true errors, and whether it exceeds tau."""
-    case, _ = _open_case(runtime.context.resources)
-    return {"srcc": case.srcc, "success": _success(case, runtime.context.resources.settings.success_srcc)}
+    resources = runtime.context.resources
+    case, _ = resources.current
+    return {"srcc": case.srcc, "success": _is_success(case, resources.settings.success_srcc)}
 
 
 def write_back(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """Count the rules used, remember a representative hypothesis, keep what the fit needs: all or nothing.
+    """Count the rules used, add a prototype and record the case, in one transaction.
 
-    A case without a single score says nothing of the rules: it is not counted, and a later run tries it again.
+    A case without any score gives no information on the rules: it is not counted, and a later run explores it again.
     """
     resources = runtime.context.resources
-    case, critique = _open_case(resources)
-    rest = {"todo": state["todo"][1:], **_home(resources)}
+    case, critique = resources.current
+    rest = {"todo": state["todo"][1:], **_exploration_ids(resources)}
     if case.unscored:
         return {**rest, "unscored": 1}
     agent, prototype = resources.exploring_agent, _prototype(case, critique)
@@ -98,38 +107,28 @@ def write_back(state: ExplorationState, runtime: Runtime[ExplorationContext]) ->
             agent.prototypes.add([(prototype, embedding)])
         agent.rules.record_case(case.case_id, used, state["success"], case.to_json())
     resources.explored[case.case_id] = case
-    resources.on_case(
-        Progress(
-            len(resources.explored),
-            len(resources.calibration),
-            case.srcc,
-            mean_srcc(resources.explored.values()),
-        )
-    )
+    counts = (len(resources.explored), len(resources.calibration))
+    resources.on_case(Progress(*counts, case.srcc, mean_srcc(resources.explored.values())))
     return {**rest, "explored": 1}
 
 
 def mine(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """Where did the verdicts of this batch disagree with the truth? One or two rules from it, into quarantine."""
+    """Mine one or two rules, into quarantine, from the differences between scores and truth in this batch."""
     resources = runtime.context.resources
-    ids, rules, agent = (
-        resources.batches[state["batch"]],
-        resources.exploring_agent.rules,
-        resources.exploring_agent,
-    )
+    ids, agent = resources.batches[state["batch"]], resources.exploring_agent
     step = f"mine/{_digest(ids)}"
-    if rules.is_done(step) or not all(case_id in resources.explored for case_id in ids):
+    if agent.rules.is_done(step) or not all(case_id in resources.explored for case_id in ids):
         return {"mined": []}
-    found = mine_rules(agent.backend, agent.settings.seed, [resources.explored[case_id] for case_id in ids])
-    with rules.transaction():
-        added = rules.add(found.rules, f"mined by {agent.backend.name} from {len(ids)} cases")
-        if found.answered:  # a backend that failed is asked again by a later run
-            rules.mark_done(step)
-    return {"mined": added, "replies": list(found.replies)}
+    mined = mine_rules(agent.backend, agent.settings.seed, [resources.explored[case_id] for case_id in ids])
+    with agent.rules.transaction():
+        added = agent.rules.add(mined.rules, f"mined by {agent.backend.name} from {len(ids)} cases")
+        if mined.answer.value is not None:  # otherwise a later run asks again
+            agent.rules.mark_done(step)
+    return {"mined": added, **mined.answer.to_update()}
 
 
 def retire(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """Rules that keep failing leave service; then on to the next batch."""
+    """Retire rules that fail repeatedly, and go to the next batch."""
     resources = runtime.context.resources
     rules, step = resources.exploring_agent.rules, f"retire/{_digest(resources.batches[state['batch']])}"
     retired: list[str] = []
@@ -141,102 +140,108 @@ def retire(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Jso
 
 
 def admit(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """Try the quarantined rules on the held-out cases; those that raise mean rho enter service."""
+    """Try the quarantined rules on the held-out cases, and admit those that raise mean rho."""
     resources = runtime.context.resources
-    resources.trials = [(labelled, resources.propose(labelled.sample)) for labelled in resources.held_out]
-    resources.tried = [_judged(resources.judge, *trial)[0] for trial in resources.trials]
-    agent, rules = resources.judge, resources.judge.rules
+    resources.held_out_groups = [(case, resources.propose(case.sample)) for case in resources.held_out]
+    resources.held_out_baseline = _critique_held_out(resources)
+    agent, rules = resources.frozen_agent, resources.frozen_agent.rules
     admission = admit_quarantined(
         rules,
         agent.backend,
-        resources.tried,
+        resources.held_out_baseline,
         agent.settings,
         resources.settings.min_gain,
-        _held_out(resources),
+        _trial_name(resources),
     )
+    failures = [failure for case in resources.held_out_baseline for failure in case.failures]
     return {
         "admitted": [rule.rule_id for rule in admission.rules],
         "retired": retire_fruitless(rules, resources.settings.retirement),
-        "held_up": sorted(admission.unscored),
-        "held_out_srcc_before": mean_srcc(resources.tried),
+        "blocked_cases": sorted(admission.unscored),
+        "held_out_srcc_before": mean_srcc(resources.held_out_baseline),
+        "failures": _failures([*failures, *admission.failures]),
     }
 
 
 def reweigh(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """Fit the weights on every explored case; where that ranks the held-out cases better, the new ones serve.
+    """Fit the weights on all explored cases, and admit the new rules if they rank the held-out cases better.
 
-    A case without a single score puts it off to a later run, and so does one at the trials before: the fit is of
-    all rules that serve.
+    The fit is left to a later run if any case has no score, here or in the trials before: it has to include all admitted
+    rules.
     """
     resources = runtime.context.resources
-    agent, rules = resources.judge, resources.judge.rules
+    agent, rules = resources.frozen_agent, resources.frozen_agent.rules
     cases = [
         resources.explored[case_id] for case_id in resources.calibration if case_id in resources.explored
     ]
-    step = f"weigh/{_digest([*(case.case_id for case in cases), _held_out(resources)])}"
-    if not cases or state["held_up"] or rules.is_done(step):
+    step = f"weigh/{_digest([*(case.case_id for case in cases), _trial_name(resources)])}"
+    if not cases or state["blocked_cases"] or rules.is_done(step):
         return {"reweighed": 0}
-    new = fit_and_try(
-        rules, agent.backend, cases, resources.tried, agent.settings, resources.settings.min_gain
+    fit = fit_rule_weights(
+        rules, agent.backend, cases, resources.held_out_baseline, agent.settings, resources.settings.min_gain
     )
-    judged = recount(list(new.rules.values()), agent.backend, cases if new.made else [], agent.settings)
-    unscored = new.unscored | {case.case_id for case in judged if case.unscored}
+    rescored = rescore(list(fit.rules.values()), agent.backend, cases if fit.changed else [], agent.settings)
+    failures = _failures([*fit.failures, *(failure for case in rescored for failure in case.failures)])
+    unscored = fit.unscored | {case.case_id for case in rescored if case.unscored}
     if unscored:
-        return {"reweighed": 0, "held_up": sorted(unscored)}
-    made = [rule.rule_id for rule in new.made.values()]
+        return {"reweighed": 0, "blocked_cases": sorted(unscored), "failures": failures}
+    changed = [rule.rule_id for rule in fit.changed.values()]
     with rules.transaction():
-        new.write(rules)
-        for case in judged:
-            rules.recount_case(case.case_id, made, _success(case, resources.settings.success_srcc))
+        fit.write(rules)
+        for case in rescored:
+            rules.recount_case(case.case_id, changed, _is_success(case, resources.settings.success_srcc))
         rules.mark_done(step)
-    return {"reweighed": len(new.rules)}
+    return {"reweighed": len(fit.rules), "failures": failures}
 
 
 def conclude(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
-    """Judge the held-out cases again if anything that judges them has changed."""
+    """Score the held-out cases again if rules or weights have changed."""
     resources = runtime.context.resources
     changed = state["admitted"] or state["reweighed"]
-    after = (
-        [_judged(resources.judge, *trial)[0] for trial in resources.trials] if changed else resources.tried
-    )
-    return {"held_out_srcc_after": mean_srcc(after)}
+    cases = _critique_held_out(resources) if changed else resources.held_out_baseline
+    failures = [failure for case in cases if changed for failure in case.failures]
+    return {"held_out_srcc_after": mean_srcc(cases), "failures": _failures(failures)}
 
 
 def mean_srcc(cases: Iterable[Explored]) -> float | None:
-    """Mean over the cases that have a rho."""
+    """Mean over the cases that have a rho; None without any."""
     known = [case.srcc for case in cases if case.srcc is not None]
     return sum(known) / len(known) if known else None
 
 
-def _judged(
+def _critique(
     agent: CritiqueAgent, labelled: Labelled, hypotheses: Hypotheses
 ) -> tuple[Explored, GroupCritique]:
     critique = agent.critique(labelled.sample, hypotheses)
     joints = agent.body.joints(hypotheses.params)
-    errors_mm = mpjpe_mm(joints, labelled.truth.joints_cam_m[None])
+    errors_mm = tuple(mpjpe_mm(joints, labelled.truth.joints_cam_m[None]).tolist())
     brief = Brief(
-        evidence=[asdict(item) for item in latest(critique.evidence)],
+        evidence=[item.to_json() for item in latest(critique.evidence)],
         rules=[rule_json(item) for item in critique.rules],
         prototypes=[prototype_json(item) for item in critique.prototypes],
         tags=critique.tags,
     )
-    return Explored(labelled.sample.id, brief, critique.scores, tuple(errors_mm.tolist())), critique
+    return Explored(labelled.sample.id, brief, critique.scores, errors_mm, critique.failures), critique
+
+
+def _critique_held_out(resources: ExplorationResources) -> list[Explored]:
+    return [_critique(resources.frozen_agent, *group)[0] for group in resources.held_out_groups]
 
 
 def _prototype(case: Explored, critique: GroupCritique) -> Prototype | None:
-    """The hypothesis judged farthest from its true place, or the truly best one where the ranking held.
+    """The truly best hypothesis if the ranking agrees with the truth, otherwise the one with the largest error in rank.
 
-    None where a hypothesis has no score, and where the comment is not fit to be remembered.
+    None if a hypothesis has no score, or if the memory rejects the comment.
     """
     scores = [score for score in case.scores if score is not None]
     if len(scores) < len(case.scores):
         return None
-    truth, verdict = places(case.errors_mm), places([-score for score in scores])
-    held = (case.srcc or 0.0) > 0
-    chosen = int(truth.argmin() if held else np.abs(truth - verdict).argmax())
-    place = f"Truly number {truth[chosen] + 1} of {len(truth)}, ranked {verdict[chosen] + 1}."
+    true_ranks, score_ranks = ranks(case.errors_mm), ranks([-score for score in scores])
+    agrees = (case.srcc or 0.0) > 0
+    chosen = int(true_ranks.argmin() if agrees else np.abs(true_ranks - score_ranks).argmax())
+    place = f"Truly number {true_ranks[chosen] + 1} of {len(scores)}, ranked {score_ranks[chosen] + 1}."
     values = {item["metric"]: item["values"][chosen] for item in case.brief.evidence}
-    # The memory refuses addresses and control characters, which a backend's comment may hold.
+    # The memory rejects web addresses and control characters, which a backend's comment may contain.
     try:
         return Prototype.create(
             case_id=case.case_id,
@@ -250,24 +255,24 @@ def _prototype(case: Explored, critique: GroupCritique) -> Prototype | None:
         return None
 
 
-def _open_case(resources: ExplorationResources) -> tuple[Explored, GroupCritique]:
-    assert resources.open_case is not None, "`score` comes before whatever looks at its verdict"
-    return resources.open_case
+def _failures(failures: Iterable[QuestionFailure]) -> list[Json]:
+    return [asdict(failure) for failure in failures]
 
 
-def _success(case: Explored, tau: float) -> bool:
+def _is_success(case: Explored, tau: float) -> bool:
     return case.srcc is not None and case.srcc > tau
 
 
-def _home(resources: ExplorationResources) -> Json:
-    """Steps about many cases are traced under one id."""
+def _exploration_ids(resources: ExplorationResources) -> Json:
+    """The ids in the trace of steps that concern many cases."""
     return {"case_id": EXPLORATION, "trace_id": resources.run_id}
 
 
-def _held_out(resources: ExplorationResources) -> str:
-    """Which cases a trial was on, and who judged them."""
-    return _digest([resources.judge.backend.name, *(labelled.sample.id for labelled in resources.held_out)])
+def _trial_name(resources: ExplorationResources) -> str:
+    """Identifies the held-out cases and the backend that scores them."""
+    names = (labelled.sample.id for labelled in resources.held_out)
+    return _digest([resources.frozen_agent.backend.name, *names])
 
 
 def _digest(names: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+    return digest("\n".join(names), length=12)

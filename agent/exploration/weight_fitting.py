@@ -11,7 +11,7 @@ The pairwise logistic loss is RankNet's (Burges et al., ICML 2005) with a linear
 L-BFGS-B run finds its minimum. Weights stay non-negative because evidence is "lower is better" by contract;
 the small ridge settles what the cases leave open, such as the shares of two rules on one metric. A pull towards the
 weights at hand, a person's guesses, kept rules in force against the evidence: it cost .01 of rank correlation on lab
-groups and .02 on wild ones (docs/critics.md).
+groups and .02 on wild ones (docs/results/critics.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The steps of a critique, in the order of the graph; each is a plain function node(state, runtime) ->
-update.
-"""
+"""The nodes of the critique graph, each a function (state, runtime) -> update."""
 
 from agent.nodes.judge import look_again, revise, score, self_reflect
 from agent.nodes.measure import measure_evidence, render_views

@@ -1,8 +1,6 @@
-"""What can be said of an image before judging: how sure the detector is, where the box lies, what the group
-agrees on.
+"""Facts about an image before scoring: the detector's confidence, the position of the box, the group's median pose.
 
-Tags are made from these facts, by the embedded critic through thresholds and by a language model beside the
-photograph.
+Tags are made from these facts: by the embedded critic with thresholds, by a language model together with the photograph.
 """
 
 from __future__ import annotations
@@ -28,12 +26,13 @@ LIMBS = {
 
 
 def image_facts(case: Case) -> dict[str, Any]:
-    """JSON facts: mean confidence by limb (empty without a detector), box against border, median pose."""
+    """JSON: mean confidence by limb (empty without a detector), the box relative to the border, the median pose."""
     confidence = {}
     if case.detection is not None:
-        seen = dict(zip(JOINT_NAMES, case.detection.confidence.tolist(), strict=True))
+        by_joint = dict(zip(JOINT_NAMES, case.detection.confidence.tolist(), strict=True))
         confidence = {
-            limb: round(sum(seen[name] for name in names) / len(names), 3) for limb, names in LIMBS.items()
+            limb: round(sum(by_joint[name] for name in names) / len(names), 3)
+            for limb, names in LIMBS.items()
         }
     median = case.posed.joints_cam_m.median(dim=0).values
     return {"confidence": confidence, **_box_facts(case.sample), **_pose_facts(median)}

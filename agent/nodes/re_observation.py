@@ -1,19 +1,18 @@
-"""What a doubt buys: a steadier reading of the photograph.
+"""Re-observation: evidence that is measured after scoring, to resolve uncertain scores.
 
-| metric                       | what is looked at                                             | costs             |
-|------------------------------|---------------------------------------------------------------|-------------------|
-| score_weighted_consensus_mm  | the body that the best-scored agree on                        | nothing           |
-| those of LOOKED_AGAIN that   | keypoints, and joints in space where the detector reads any,  | VIEWS - 1 looks   |
-| the agent has                | read from other crops of the photograph, mirrors too          | and VIEWS mirrors |
+| metric                        | source                                                        | cost                     |
+|-------------------------------|---------------------------------------------------------------|--------------------------|
+| score_weighted_consensus_mm   | the score-weighted mean body of the group                     | none                     |
+| metrics of REOBSERVED_TOOLS,  | keypoints, and 3D joints if the detector predicts them, with  | 2 VIEWS - 1 runs of the  |
+| as far as the agent has them  | test-time augmentation over VIEWS crops and their mirrors     | detector                 |
 
-A metric that is measured again keeps its name and takes the place of the first measurement (`latest`): the first
-reading of a photograph hangs on one crop, and of all that was tried this moves the ranking most (docs/critics.md).
+A metric that is measured again keeps its name, and its new values replace the first ones (`latest`). The first detection
+depends on one crop; of everything that was tried, a second one changes the ranking most (docs/results/critics.md).
 
-The first consensus of a group weighs all hypotheses alike and so inherits the policy's bias; the one here weighs them
-by their scores, w_j ~ exp(z_j) with z the standardised score. It needs no doubt and is what reflection itself consults;
-choosing the hypothesis of least expected distance under w is the minimum Bayes risk decision. Left out: libigl's exact
-self-intersection, which ranks nothing here (docs/feasibility.md); the capsules of `agent.tools.self_contact` stay the
-test.
+`group_consensus` weights all hypotheses equally and so has the policy's bias. The consensus here weights them by their
+scores, w_j ~ exp(z_j) with z the standardised score; self-reflection always uses it. Choosing the hypothesis of least
+expected distance under w is the minimum Bayes risk decision. Left out: libigl's exact self-intersection, which does not
+improve the ranking (docs/results/critics.md); `agent.tools.self_contact` tests capsules instead.
 """
 
 from __future__ import annotations
@@ -33,10 +32,12 @@ from agent.types import Case, CritiqueTool, Evidence
 from hmr.detection.test_time_augmentation import detect_with_augmentation
 from hmr.types import Detector
 
-__all__ = ["SECOND_LOOK", "latest", "look_again", "score_weighted_consensus"]
+__all__ = ["REOBSERVATION", "latest", "reobserve", "score_weighted_consensus"]
 
-SECOND_LOOK = "second_look"  # the tool of what is measured once there are scores
-LOOKED_AGAIN: tuple[CritiqueTool, ...] = (Reprojection(), KeypointLayout(), PoseReading())
+REOBSERVATION = (
+    "second_look"  # `tool` of all evidence measured after scoring; prompts and stored evidence contain it
+)
+REOBSERVED_TOOLS: tuple[CritiqueTool, ...] = (Reprojection(), KeypointLayout(), PoseReading())
 VIEWS = 4  # crops of the photograph, each also mirrored
 
 
@@ -48,7 +49,7 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
     center = (weights[:, None, None] * joints_mm).sum(dim=0)
     distance = (joints_mm - center).norm(dim=-1).mean(dim=-1).tolist()
     return Evidence(
-        tool=SECOND_LOOK,
+        tool=REOBSERVATION,
         metric="score_weighted_consensus_mm",
         unit="mm",
         values=tuple(distance),
@@ -59,21 +60,23 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
     )
 
 
-def look_again(case: Case, detector: Detector, seed: int, tools: Collection[str]) -> list[Evidence]:
-    """The group against a steadier reading of the photograph (hmr.detection.test_time_augmentation), by the detector whose first look the case
-    holds: what those of the named tools make of it that read a photograph, and no others, so that an agent without
-    one is without it here too. Raises what the detector raises."""
-    at_hand = [tool for tool in LOOKED_AGAIN if tool.name in tools]
-    if not at_hand:
+def reobserve(case: Case, detector: Detector, seed: int, tools: Collection[str]) -> list[Evidence]:
+    """Evidence of those of the named tools that read detections, from a detection with test-time augmentation
+    (`hmr.detection.test_time_augmentation`). Tools that the agent does not have are not run here either.
+
+    `detector` must be the one whose detection the case holds. Raises what the detector raises.
+    """
+    available = [tool for tool in REOBSERVED_TOOLS if tool.name in tools]
+    if not available:
         return []
     detection = detect_with_augmentation(detector, case.sample, VIEWS, seed, case.detection)
-    steady = replace(case, detection=detection)
-    reads_space = detection.joints_root_m is not None
-    able = [tool for tool in at_hand if reads_space or "joints" not in tool.needs]
-    return [replace(tool.measure(steady), tool=SECOND_LOOK) for tool in able]
+    augmented = replace(case, detection=detection)
+    has_joints = detection.joints_root_m is not None
+    usable = [tool for tool in available if has_joints or "joints" not in tool.needs]
+    return [replace(tool.measure(augmented), tool=REOBSERVATION) for tool in usable]
 
 
 def latest(evidence: Sequence[Evidence]) -> list[Evidence]:
-    """What was measured of the group before it had scores, each metric as it was measured last."""
+    """Evidence on the metrics that were measured before scoring, each with its last values."""
     last = {item.metric: item for item in evidence}
-    return [last[item.metric] for item in evidence if item.tool != SECOND_LOOK]
+    return [last[item.metric] for item in evidence if item.tool != REOBSERVATION]

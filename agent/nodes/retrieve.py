@@ -1,4 +1,4 @@
-"""Recalling: which rules matter for an image like this, and how similar images were judged."""
+"""Retrieval nodes: rules that are relevant to the image, and prototypes of similar images."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ __all__ = ["retrieve_prototypes", "retrieve_rules"]
 
 
 def retrieve_rules(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
-    """Tag the image, then fetch the rules that rank highest by relevance and UCB."""
+    """Tag the image, then retrieve the rules with the highest relevance and UCB."""
     resources, settings = runtime.context.resources, runtime.context.settings
-    case = resources.cases[state["case"]]
-    parts = [*question("tag", resources.photo), DataPart("image_facts", image_facts(case))]
+    parts = [*question("tag", resources.photo), DataPart("image_facts", image_facts(resources.case))]
     answer = ask(resources.backend, "tag", parts, TagAnswer, settings.seed)
     tags = answer.value.tags if answer.value else []
     query = f"a person, {', '.join(tags)}"
     retrieved = resources.rules.retrieve(query, tags, settings.rules_per_case, frozen=resources.frozen)
     resources.retrieved_rules = tuple(retrieved)
-    return {"tags": tags, "rules": [rule_json(item) for item in retrieved], "replies": list(answer.replies)}
+    return {"tags": tags, "rules": [rule_json(item) for item in retrieved], **answer.to_update()}
 
 
 def retrieve_prototypes(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
-    """Fetch the explored cases whose photographs look most like this one."""
+    """Retrieve the explored cases with the most similar photographs."""
     resources, settings = runtime.context.resources, runtime.context.settings
     embedding = resources.image_embedder(resources.sample)
     nearest = resources.prototypes.nearest(embedding, settings.prototypes_per_case)

@@ -1,9 +1,8 @@
-"""Ask a backend, check the answer, let it repair once, and otherwise come back with a reason instead of a
-number.
+"""Ask a backend one question: validate the reply, repair it once, and otherwise return the failure and its reason.
 
-A model that is not held to the schema talks about its answer: JSON is found inside prose and code fences. Where
-several objects fit, the last one counts (a model that thinks aloud ends with its answer); an object that gives
-a label twice fits never.
+A model that is not constrained to the schema surrounds its answer with text: JSON is searched for in prose and code
+fences. If several objects fit the schema, the last one counts, because a model that reasons first ends with its answer.
+An object with a repeated key is never accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.prompts import load_prompt
-from agent.tracing.redaction import reason_of, told
+from agent.tracing.redaction import reason_of, redact
+from agent.types import QuestionFailure
 from agent.vlm.protocol import (
     KeepsAnswers,
     MalformedReply,
@@ -26,100 +26,110 @@ from agent.vlm.protocol import (
     Reply,
     Task,
     TextPart,
+    Unanswerable,
     VLMBackend,
     checked_reply,
 )
 
 __all__ = ["Answer", "ask", "parse"]
 
+Json = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
-QUOTED_CHARS = 2000  # of a bad reply, shown back to the model
-MAX_BRACES = 200  # opening braces tried in one reply: prose full of them is no answer
+QUOTED_CHARS = 2000  # of a malformed reply, quoted in the repair request
+MAX_BRACES = 200  # opening braces tried per reply: a text with more is not an answer
 
 
 @dataclass(frozen=True)
 class Answer(Generic[M]):
-    """A checked answer, or None with the reason; `replies` is what was really said, for the trace."""
+    """A validated answer, or None and the failure; `replies` are the trace's records of the question and its repair."""
 
     value: M | None
-    reason: str
-    replies: tuple[dict[str, Any], ...]
+    replies: tuple[Json, ...]
+    failure: QuestionFailure | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why there is no answer; empty if there is one."""
+        return self.failure.reason if self.failure else ""
+
+    def to_update(self) -> Json:
+        """What a node of the graph writes to the state."""
+        failures = [dict(vars(self.failure))] if self.failure else []
+        return {"replies": list(self.replies), "failures": failures}
 
 
 def ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], seed: int) -> Answer[M]:
-    """One question, and one repair that quotes what was wrong. Never raises on what a backend does."""
+    """Ask one question, and once more with the error quoted if the reply is malformed. An exception of the backend
+    becomes a failure."""
     schema = {**_schema(model), "title": task}
-    replies: list[dict[str, Any]] = []
+    replies: list[Json] = []
     attempt = list(parts)
     reason = ""
     for _ in range(2):
-        said = ""
-        asked = _question(backend, task, seed, attempt)
+        text = ""
+        record = _question_record(backend, task, seed, attempt)
         try:
             reply = _generate(backend, attempt, schema, seed)
-            said = reply.text
-            replies.append({**asked, **_said(reply)})
-            value = parse(said, model)
+            if isinstance(reply, QuestionFailure):
+                return Answer(None, (*replies, {**record, "error": reply.reason}), reply)
+            text = reply.text
+            replies.append({**record, **_reply_record(reply)})
+            value = parse(text, model)
         except MalformedReply as error:
-            reason = told(str(error))
-            attempt = [*parts, TextPart(_repair_request(said, reason))]
+            reason = redact(str(error))
+            attempt = [*parts, TextPart(_repair_request(text, reason))]
             continue
-        except _Failed as error:
-            replies.append({**asked, "error": str(error)})
-            return Answer(None, str(error), tuple(replies))
         if warning := _keep(backend, parts, schema, seed, reply):
             replies[-1]["warning"] = warning
-        return Answer(value, "", tuple(replies))
-    return Answer(None, f"malformed after one repair: {reason}"[:300], tuple(replies))
+        return Answer(value, tuple(replies))
+    failure = QuestionFailure("malformed", f"malformed after one repair: {reason}"[:300])
+    return Answer(None, tuple(replies), failure)
 
 
 @lru_cache(maxsize=256)
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Kept, because making it takes longer than all else about a question."""
+def _schema(model: type[BaseModel]) -> Json:
+    """Cached, because generating it takes longer than the rest of a question."""
     return model.model_json_schema()
 
 
-class _Failed(Exception):
-    """A backend raised; the message is the reason."""
-
-
-def _generate(backend: VLMBackend, parts: Sequence[Part], schema: dict[str, Any], seed: int) -> Reply:
-    # A backend is somebody else's server or plug-in: whatever it raises becomes a reason.
+def _generate(backend: VLMBackend, parts: Sequence[Part], schema: Json, seed: int) -> Reply | QuestionFailure:
+    """Raises MalformedReply."""
+    # A backend may be a server or a plug-in: any other exception becomes the reason.
     try:
         return checked_reply(backend.generate(parts, schema, seed))
     except MalformedReply:
         raise
-    except Exception as error:
-        raise _Failed(told(f"{backend.name} failed: {reason_of(error)}")) from error
+    except Exception as error:  # noqa: BLE001
+        kind = "unanswerable" if isinstance(error, Unanswerable) else "unavailable"
+        return QuestionFailure(kind, redact(f"{backend.name} failed: {reason_of(error)}"))
 
 
-def _keep(backend: VLMBackend, parts: Sequence[Part], schema: dict[str, Any], seed: int, reply: Reply) -> str:
-    """Hands a checked answer to who keeps answers; the reason if it could not be kept, which costs the next run a
-    question and this one nothing.
-    """
+def _keep(backend: VLMBackend, parts: Sequence[Part], schema: Json, seed: int, reply: Reply) -> str:
+    """Pass a validated reply to a backend that stores replies. Returns the error if that fails; the answer stays valid,
+    and a later run has to ask again."""
     if not isinstance(backend, KeepsAnswers) or reply.cached:
         return ""
-    # A full disk, a locked file, or whatever a plug-in's own `keep` may raise.
+    # A full disk, a locked file, or anything that a plug-in's `keep` raises.
     try:
         backend.keep(parts, schema, seed, reply)
     except Exception as error:  # noqa: BLE001
-        return told(f"not kept: {reason_of(error)}")
+        return redact(f"not kept: {reason_of(error)}")
     return ""
 
 
 def parse(text: str, model: type[M]) -> M:
-    """The checked answer in a reply. Raises MalformedReply with what was wrong with it."""
+    """The validated answer in a reply. Raises MalformedReply with the validation error."""
     reason = "there is no complete JSON object in the reply"
-    for number, candidate in enumerate(reversed(list(_objects(text)))):
+    for number, candidate in enumerate(reversed(list(_json_objects(text)))):
         try:
             return model.model_validate_json(candidate)
         except ValidationError as error:
-            reason = reason if number else _what_is_wrong(error)
+            reason = reason if number else _validation_message(error)
     raise MalformedReply(reason)
 
 
-def _objects(text: str) -> Iterator[str]:
-    """The outermost JSON objects in a text, in order; an object with a repeated key is none."""
+def _json_objects(text: str) -> Iterator[str]:
+    """The outermost JSON objects in a text, in order, except objects with a repeated key."""
     start = text.find("{")
     for _ in range(MAX_BRACES):
         if start < 0:
@@ -132,16 +142,16 @@ def _objects(text: str) -> Iterator[str]:
         start = text.find("{", end)
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_repeated_keys(pairs: list[tuple[str, Any]]) -> Json:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key is repeated")
     return dict(pairs)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_no_key_twice)
+_DECODER = json.JSONDecoder(object_pairs_hook=_reject_repeated_keys)
 
 
-def _what_is_wrong(error: ValidationError) -> str:
+def _validation_message(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_input=False)[:6]
     return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'reply'}: {item['msg']}" for item in details)
 
@@ -153,8 +163,8 @@ def _repair_request(text: str, reason: str) -> str:
     )
 
 
-def _question(backend: VLMBackend, task: Task, seed: int, parts: Sequence[Part]) -> dict[str, Any]:
-    """What the trace says of a question: who was asked, when, and every part by its hash."""
+def _question_record(backend: VLMBackend, task: Task, seed: int, parts: Sequence[Part]) -> Json:
+    """A question in the trace: the backend, the start time, and the hash of each part."""
     return {
         "task": task,
         "backend": f"{backend.name} {backend.revision}",
@@ -165,7 +175,7 @@ def _question(backend: VLMBackend, task: Task, seed: int, parts: Sequence[Part])
     }
 
 
-def _said(reply: Reply) -> dict[str, Any]:
+def _reply_record(reply: Reply) -> Json:
     return {
         "text": reply.text,
         "ms": round(reply.ms, 3),

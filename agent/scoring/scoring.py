@@ -1,7 +1,7 @@
-"""Scoring one group from its brief: shuffle the labels, ask under each order, combine what comes back.
+"""Scoring one group from its brief: shuffle the labels, ask under each order, and combine the answers.
 
-The orders, and the chunks of a group that is too large for one question, are asked as many at once as the backend
-takes; what comes back is put together in their own order, so that threads change nothing but the time.
+The label orders, and the chunks of a group that is too large for one question, are asked concurrently, as far as the
+backend allows. Answers are combined in the order of the questions, so threads do not change the result.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agent.prompts.question import Brief
 from agent.scoring.ask import Answer, ask
 from agent.scoring.chunks import merge_chunks, split_order
 from agent.scoring.ranking import combine, label_names, label_orders
+from agent.types import QuestionFailure
 from agent.vlm.protocol import VLMBackend
 
 __all__ = ["GroupScores", "score_group"]
@@ -30,18 +31,23 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Scores by hypothesis, or None for the whole group and the reason."""
+    """Scores by hypothesis, or None for the whole group. `failures` has the questions that were not answered."""
 
     scores: tuple[float | None, ...]
     comments: tuple[str, ...]
     rank_std: tuple[float, ...]
-    reason: str
     replies: tuple[Json, ...]
+    failures: tuple[QuestionFailure, ...]
+
+    @property
+    def reason(self) -> str:
+        """Why there are no scores; empty if there are."""
+        return self.failures[-1].reason if None in self.scores else ""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How one label order is asked: in one question, or in chunks that share their anchors."""
+    """The questions of one label order: one, or several chunks that share their anchors."""
 
     anchors: Int[np.ndarray, "anchors"]
     chunks: Sequence[Int[np.ndarray, "_"]]  # hypotheses by label: A names the first
@@ -49,31 +55,36 @@ class _Plan:
 
 
 def score_group(backend: VLMBackend, brief: Brief, count: int, settings: CritiqueSettings) -> GroupScores:
-    """Score `count` hypotheses under `settings.permutations` label orders; orders that fail are left out."""
-    limit = _room(backend, brief, count)
+    """Score `count` hypotheses under `settings.permutations` label orders. An order with a failure is left out."""
+    limit = _max_hypotheses(backend, brief, count)
     if limit < 2:
         reason = f"{backend.name} takes {backend.capabilities.max_images} images, too few to compare two hypotheses"
-        return GroupScores((None,) * count, ("",) * count, (0.0,) * count, reason, ())
+        return _unscored(count, (), (QuestionFailure("unanswerable", reason),))
     orders = label_orders(count, settings.permutations, settings.seed)
     seeds = range(settings.seed, settings.seed + len(orders))
     plans = [_Plan(*split_order(o, limit, s), s) for o, s in zip(orders, seeds, strict=True)]
     answers = _ask_all(backend, brief, plans)
-    replies = tuple(reply for order in answers for answer in order for reply in answer.replies)
-    reasons = [answer.reason for order in answers for answer in order if answer.value is None]
-    heard = [
+    flat = [answer for order in answers for answer in order]
+    replies = tuple(reply for answer in flat for reply in answer.replies)
+    failures = tuple(answer.failure for answer in flat if answer.failure)
+    answered = [
         (plan, order)
         for plan, order in zip(plans, answers, strict=True)
-        if all(a.value is not None for a in order)
+        if all(answer.value is not None for answer in order)
     ]
-    if not heard:
-        return GroupScores((None,) * count, ("",) * count, (0.0,) * count, reasons[-1], replies)
-    score, rank_std = combine([_scoring(plan, order) for plan, order in heard])
-    comments = _comments(*heard[0], count)
-    return GroupScores(tuple(score.tolist()), comments, tuple(rank_std.tolist()), "", replies)
+    if not answered:
+        return _unscored(count, replies, failures)
+    score, rank_std = combine([_scores(plan, order) for plan, order in answered])
+    comments = _comments(*answered[0], count)
+    return GroupScores(tuple(score.tolist()), comments, tuple(rank_std.tolist()), replies, failures)
 
 
-def _room(backend: VLMBackend, brief: Brief, count: int) -> int:
-    """Hypotheses in one question: without pictures there is room for all."""
+def _unscored(count: int, replies: tuple[Json, ...], failures: tuple[QuestionFailure, ...]) -> GroupScores:
+    return GroupScores((None,) * count, ("",) * count, (0.0,) * count, replies, failures)
+
+
+def _max_hypotheses(backend: VLMBackend, brief: Brief, count: int) -> int:
+    """How many hypotheses fit in one question; without images all of them."""
     shown = shown_at_once(backend.capabilities.max_images, brief.pictures) if brief.views else None
     return count if shown is None else shown
 
@@ -82,7 +93,7 @@ def _ask_all(backend: VLMBackend, brief: Brief, plans: Sequence[_Plan]) -> list[
     """The answers by order and chunk."""
     questions = [(chunk, plan.seed) for plan in plans for chunk in plan.chunks]
 
-    def put(question: tuple[Int[np.ndarray, "_"], int]) -> Answer[Any]:
+    def ask_scores(question: tuple[Int[np.ndarray, "_"], int]) -> Answer[Any]:
         chunk, seed = question
         names = label_names(len(chunk))
         labels = dict(zip(names, chunk.tolist(), strict=True))
@@ -90,16 +101,16 @@ def _ask_all(backend: VLMBackend, brief: Brief, plans: Sequence[_Plan]) -> list[
             backend, "score", brief.parts(labels, "score"), keyed_by_label("score", Verdict, names), seed
         )
 
-    at_once = min(backend.capabilities.concurrency, len(questions))
-    if at_once == 1:
-        answers = iter([put(question) for question in questions])
+    workers = min(backend.capabilities.concurrency, len(questions))
+    if workers == 1:
+        answers = iter([ask_scores(question) for question in questions])
     else:
-        with ThreadPoolExecutor(at_once, "judge") as pool:
-            answers = iter(list(pool.map(put, questions)))
+        with ThreadPoolExecutor(workers, "score") as pool:
+            answers = iter(list(pool.map(ask_scores, questions)))
     return [[next(answers) for _ in plan.chunks] for plan in plans]
 
 
-def _scoring(plan: _Plan, answers: Sequence[Answer[Any]]) -> Float[np.ndarray, "group"]:
+def _scores(plan: _Plan, answers: Sequence[Answer[Any]]) -> Float[np.ndarray, "group"]:
     scores = [np.array([verdict.score for verdict in _verdicts(answer)]) for answer in answers]
     if len(plan.chunks) > 1:
         return merge_chunks(plan.anchors, plan.chunks, scores)
@@ -107,12 +118,12 @@ def _scoring(plan: _Plan, answers: Sequence[Answer[Any]]) -> Float[np.ndarray, "
 
 
 def _comments(plan: _Plan, answers: Sequence[Answer[Any]], count: int) -> tuple[str, ...]:
-    """What was said of each hypothesis; of an anchor, what was said first."""
-    said: dict[int, str] = {}
+    """The comment on each hypothesis; for an anchor, the first one."""
+    comments: dict[int, str] = {}
     for chunk, answer in zip(plan.chunks, answers, strict=True):
         for j, verdict in zip(chunk.tolist(), _verdicts(answer), strict=True):
-            said.setdefault(j, verdict.comment)
-    return tuple(said[j] for j in range(count))
+            comments.setdefault(j, verdict.comment)
+    return tuple(comments[j] for j in range(count))
 
 
 def _verdicts(answer: Answer[Any]) -> list[Verdict]:

@@ -1,11 +1,11 @@
-"""What must never be written down or sent along with a trace: keys, headers that carry them, pictures as base64.
+"""Redaction of keys, authorization headers and base64 images from everything that is logged, printed or exported.
 
-Nothing of the kind passes through a critique's state on purpose. But a trace quotes what servers, providers' packages
-and plug-ins say, and some quote the request they refuse. So every line goes through here before it goes anywhere, and
-so does every reason for a missing score or measurement, which commands print: cleaned first and cut to length then, as
-half a secret is told by no pattern.
+A critique's state holds no secrets by design. But a trace quotes error messages of servers, providers' packages and
+plug-ins, and some of these quote the refused request. So each line of a trace is redacted before it is written, and
+each reason for a missing score or measurement before it is stored or printed. Reasons are redacted first and cut to
+length afterwards, because no pattern finds half of a secret.
 
-Left out: secrets that stand in no environment variable and behind no header's name, which nobody can tell from text.
+Not covered: secrets that are neither in an environment variable nor behind a header's name. They cannot be recognised.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import os
 import re
 from collections.abc import Callable, Mapping
 
-__all__ = ["first_line", "reason_of", "redactor", "told", "without_pictures", "writable"]
+__all__ = ["first_line", "reason_of", "redact", "redactor", "without_pictures", "writable"]
 
-# within a line of JSON the n of an escaped line break looks like base64, and without it the line would be no JSON
+# Inside a JSON string the n of an escaped line break looks like base64; removing it would break the JSON.
 _PICTURE = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*|(?<!\\)[A-Za-z0-9+/]{100,}={0,2}")
-_QUOTE = r"(?:\\*[\"'])?"  # JSON within JSON escapes it, once more at every level
+_QUOTE = r"(?:\\*[\"'])?"  # JSON inside JSON escapes it, once more at every level
 _HEADER = re.compile(
     # the first word of an authorization is its scheme if it is too short for a secret
     rf"(?i)(\bauthorization{_QUOTE}\s*[:=]\s*{_QUOTE}(?:[\w-]{{1,7}}|negotiate)\s+"
@@ -27,17 +27,18 @@ _HEADER = re.compile(
     r"|[?&]key=)[\w.~+/=-]{8,}"
 )
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
-SHORTEST_SECRET = 8  # a key named EMPTY, as local servers are given, is a word like any other
+SHORTEST_SECRET = 8  # shorter values, such as the key EMPTY of a local server, are ordinary words
 REASON_CHARS = 300
 
 
 def without_pictures(text: str) -> str:
-    """The text with every base64 picture (or anything as long) replaced by its absence."""
+    """The text with "[base64]" in place of each base64 image, or other base64 of that length."""
     return _PICTURE.sub("[base64]", text)
 
 
 def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
-    """What cuts pictures, authorising headers and the values of these variables that are named as secrets are."""
+    """A function that removes images, values of authorization headers, and the values of these environment variables
+    whose names end like a secret's."""
     values = {value.strip() for name, value in environ.items() if _SECRET_NAME.search(name)}
     secrets = sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
 
@@ -50,20 +51,20 @@ def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
 
 
 def writable(text: str) -> str:
-    """The text as UTF-8 can hold it: half of a surrogate pair, as a cut JSON escape leaves it, becomes "?"."""
+    """The text with "?" in place of lone surrogates (a truncated JSON escape leaves one), which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
-def told(text: str) -> str:
-    """A reason that may be printed and written down: cleaned, and at most `REASON_CHARS` long."""
+def redact(text: str) -> str:
+    """The text redacted for this process's environment, encodable, and at most `REASON_CHARS` long."""
     return writable(redactor(os.environ)(text))[:REASON_CHARS]
 
 
 def reason_of(error: BaseException) -> str:
-    """An error as a reason: its type and what it says."""
-    return told(f"{type(error).__name__}: {error}")
+    """The type and the message of an error, redacted."""
+    return redact(f"{type(error).__name__}: {error}")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
-    return told(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    """The first line of an error's message, or its type if the message is empty, redacted."""
+    return redact(next(iter(str(error).strip().splitlines()), type(error).__name__))

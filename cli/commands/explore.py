@@ -13,12 +13,26 @@ from typing import Annotated, Any
 import typer
 
 from cli.backend_flags import (
-    BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile, split_settings,
-)  # fmt: skip
+    BackendSpec,
+    CritiqueSet,
+    DryRunFlag,
+    MaxCalls,
+    Record,
+    ReplyCacheFile,
+    split_settings,
+)
 from cli.console import print_estimate, print_json, say, stages
 from cli.options import (
-    OUTPUT, WORKERS, DetectorSpec, Device, Json, Out, PolicyDir, Seed, Ucb, folder_to_write,
-)  # fmt: skip
+    WORKERS,
+    DetectorSpec,
+    Device,
+    Json,
+    Out,
+    PolicyDir,
+    Seed,
+    Ucb,
+    folder_to_write,
+)
 
 __all__ = ["explore"]
 
@@ -31,7 +45,6 @@ def explore(
         typer.Option(
             metavar="FOLDER",
             callback=folder_to_write("--memory"),
-            rich_help_panel=OUTPUT,
             help="Folder of the memory; it is created if missing. Default: OUT/memory.",
         ),
     ] = None,
@@ -39,7 +52,8 @@ def explore(
         int,
         typer.Option(
             min=4,
-            help="Number of scenes of lab-calibration. Half are explored; a quarter decides which new rules are admitted.",
+            help="Number of synthetic scenes of lab-calibration. Half are explored; a quarter decides which new rules "
+            "are admitted.",
         ),
     ] = 128,
     samples: Annotated[int, typer.Option(min=3, help="Hypotheses per scene.")] = 20,
@@ -57,7 +71,7 @@ def explore(
     out: Out = Path("runs/explore"),
     as_json: Json = False,
 ) -> None:
-    """Fill a critic's memory: critique labelled lab scenes, and learn rules from the true errors.
+    """Fill a critic's memory: critique synthetic lab scenes, and learn rules from the true errors.
 
     The same command continues an interrupted run. A larger `--images` extends a finished one.
 
@@ -100,7 +114,7 @@ def explore(
 
 @contextmanager
 def _output_folders(out: Path, memory: Path, dry_run: bool) -> Iterator[tuple[Path, Path]]:
-    """The folders to write to. A dry run gets a temporary copy of the memory, so that it counts the remaining requests."""
+    """The folders to write to. A dry run gets a temporary copy of the memory, and so counts the remaining requests."""
     if not dry_run:
         yield out, memory
         return

@@ -1,16 +1,15 @@
-"""Groups of scored hypotheses on disk: sampled from a policy, judged by a scorer, streamed to Parquet.
+"""Builds preference sets: groups sampled from a policy, scored by a scorer, and streamed to Parquet.
 
-One row is one image with its whole group, so a set can be split, shuffled and sharded without ever parting
-a group. `condition`, what the frozen encoder made of the image, lies in the row (3 KB beside 7 KB of
-parameters): aligning then costs no image, no crop and no encoder, and a set can be handed on without its
-photographs.
+One row is one image with its whole group, so a set can be split, shuffled and sharded without dividing a group. The
+`condition`, the output of the frozen encoder for the image, is stored in the row (3 KB beside 7 KB of parameters), so
+alignment needs no image, no crop and no encoder, and a set can be shared without its photographs.
 
-A group is on disk as soon as it is judged, and shards appear whole (`rl.preferences.shards`): a killed run is taken up with
-the groups that were in flight. A critic that finds nobody to answer (a spent budget, a server that is down) costs no
-group either: those are asked for once more when all others are judged, and by the next run; after `PATIENCE` of them in
-a row this one stops. Each image is encoded and sampled by itself, with a generator of its own, so that
-its bytes depend neither on its neighbours nor on who judges it when; the critic costs far more than the batching
-would save. Many processes and machines: `rl.preferences.ray_actors`, which calls `draw_group` and `judge_group` elsewhere.
+A group is saved as soon as it is scored, and shards appear complete (`rl.preferences.shards`): a killed run continues
+with the groups that were being scored. If the backend of a critic is unavailable (the budget is spent, the server is
+down), the group is scored again after all others, and again by the next run; after `MAX_UNAVAILABLE` such groups in a
+row the run stops. Each image is encoded and sampled separately, with its own generator, so that its bytes depend
+neither on other images nor on the order of scoring; the critic costs far more than batching would save. For many
+processes and machines see `rl.preferences.ray_actors`, which calls `sample_group` and `score_group` in actors.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ import torch
 from datasets import Dataset
 
 from agent.types import BackendUnavailable
+from common.files import PathLike
 from common.seeding import derive_generator
 from hmr.policy.policy import Features
 from hmr.types import Hypotheses, Sample, Scorer
@@ -37,7 +37,7 @@ from rl.policy_adapter import AdapterGroup, PolicyAdapter
 from rl.preferences.shards import (
     SHARD_PATTERN,
     GroupShards,
-    Place,
+    RowPosition,
     encode_row,
     image_sha256,
     unavailable_reason,
@@ -52,22 +52,22 @@ __all__ = [
     "SamplingPolicy",
     "build_preferences",
     "describe_set",
-    "draw_group",
     "group_of_row",
-    "judge_group",
     "load_preferences",
+    "sample_group",
+    "score_group",
     "shuffle_scores",
 ]
 
 FORMAT = 1
-PATIENCE = 8  # groups that nobody answered for, one after the other, beside those in flight
-Settings = dict[str, Any]  # what the manifest says
+MAX_UNAVAILABLE = 8  # groups in a row without an answer, not counting those in flight
+Settings = dict[str, Any]  # the manifest
 Group = PreferenceGroup | AdapterGroup
 
 
 @runtime_checkable
 class SamplingPolicy(Protocol):
-    """The part of `hmr.policy.policy.DiffusionPolicy` that group building needs."""
+    """The methods of `hmr.policy.policy.DiffusionPolicy` that group building needs."""
 
     def encode(self, samples: Sequence[Sample]) -> Features: ...
 
@@ -86,7 +86,7 @@ def build_preferences(
     policy: SamplingPolicy | PolicyAdapter,
     scorer: Scorer,
     samples: Iterable[Sample],
-    out: Path,
+    out: PathLike,
     *,
     group_size: int = 20,
     seed: int = 0,
@@ -95,34 +95,37 @@ def build_preferences(
     in_flight: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Samples `group_size` hypotheses an image, has them scored, and writes the rows under `out`.
+    """Sample `group_size` hypotheses per image, score them, and write the rows under `out`; returns `out`.
 
-    `noise_scale` multiplies the starting noise of the diffusion: above 1 groups spread. `in_flight` groups are with
-    the scorer at once, in threads of this process: for a scorer that waits for a server. `progress` is called with the
-    number of rows that were done since its last call, those of an earlier run included. Returns `out`.
+    noise_scale: multiplies the starting noise of the diffusion; above 1 groups are wider.
+    in_flight: number of groups scored at once, in threads of this process, for a scorer that waits for a server.
+    progress: called with the number of rows finished since its last call, including those of an earlier run.
 
-    The same arguments give the same bytes, in one go or in several. Raises ValueError if `out` was begun
-    with other arguments, another critic (`rl.scorers.identity`) or other images, if a group would be too small
-    to compare, if a score is missing or not finite, and where groups are left that nobody answered for, or none got a
-    score: what is kept by then is found again.
+    The same arguments give the same bytes, in one run or in several. Raises ValueError if `out` holds groups made with
+    other arguments, another critic (`rl.scorers.identity`) or other images, if `group_size` is below 2, if a scorer
+    returns a wrong number of scores or one that is not finite, if groups remain for which the critic was unavailable,
+    and if no group got a score. The next run continues with what is saved by then.
     """
+    out = Path(out)
     settings = describe_set(policy, scorer, group_size, seed, shard_rows, noise_scale)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
-    places = shards.missing(_blocks(samples, shard_rows), advance)
-    todo: Iterable[tuple[Place, Sample]] = ((place, block[place.row]) for place, block in places)
-    for _ in range(2):  # the second time for those that nobody answered for
-        left = _Unanswered(PATIENCE + in_flight - 1)
-        drawn = (
-            (place, sample, draw_group(policy, sample, settings))
-            for place, sample in left.while_answered(todo)
+    positions = shards.missing(_blocks(samples, shard_rows), advance)
+    todo: Iterable[tuple[RowPosition, Sample]] = (
+        (position, block[position.row]) for position, block in positions
+    )
+    for _ in range(2):  # the second pass is for groups whose backend was unavailable
+        unavailable = _UnavailableGroups(MAX_UNAVAILABLE + in_flight - 1)
+        sampled = (
+            (position, sample, sample_group(policy, sample, settings))
+            for position, sample in unavailable.until_limit(todo)
         )
-        for place, sample, row in _judged(scorer, drawn, in_flight):
-            shards.keep(place, row)
-            if left.hear(place, sample, row):
+        for position, sample, row in _scored_rows(scorer, sampled, in_flight):
+            shards.add(position, row)
+            if not unavailable.record(position, sample, row):
                 advance(1)
-        if left.too_many or not shards.begun:
+        if unavailable.limit_reached or not shards.has_rows:
             break
-        todo = left.groups
+        todo = unavailable.groups
     shards.close(len(samples) if isinstance(samples, Sized) else None)
     return out
 
@@ -135,7 +138,7 @@ def describe_set(
     shard_rows: int,
     noise_scale: float,
 ) -> Settings:
-    """The manifest of a set: all that its bytes depend on, beside the images. Raises ValueError for a group of one."""
+    """The manifest of a set: everything its bytes depend on except the images. Raises ValueError for a group of one."""
     if group_size < 2:
         raise ValueError(f"a group needs at least 2 hypotheses to compare, not {group_size}")
     return {
@@ -151,31 +154,31 @@ def describe_set(
     }
 
 
-def draw_group(policy: SamplingPolicy | PolicyAdapter, sample: Sample, settings: Settings) -> Group:
-    """A group that nobody has judged yet: every score is None."""
+def sample_group(policy: SamplingPolicy | PolicyAdapter, sample: Sample, settings: Settings) -> Group:
+    """Sample the group of an image; all its scores are None."""
     size, noise_scale = settings["group_size"], settings["noise_scale"]
     generator = derive_generator(settings["seed"], "group", sample.id)
-    told = {name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")}
-    told |= {"sample_id": sample.id, "image_sha256": image_sha256(sample), "scores": (None,) * size}
+    common = {name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")}
+    common |= {"sample_id": sample.id, "image_sha256": image_sha256(sample), "scores": (None,) * size}
     if isinstance(policy, PolicyAdapter):
         condition = policy.features([sample])
         draws = policy.sample(condition, size, generator, noise_scale)
-        return AdapterGroup(hypotheses=draws.shown[0], condition=condition[0], x0=draws.x0[0], **told)
+        return AdapterGroup(hypotheses=draws.shown[0], condition=condition[0], x0=draws.x0[0], **common)
     features = policy.encode([sample])
     hypotheses = policy.sample(features, size, generator, noise_scale)[0]
     return PreferenceGroup(
-        hypotheses=hypotheses, condition=features.condition[0], geometry=features.geometry[0], **told
+        hypotheses=hypotheses, condition=features.condition[0], geometry=features.geometry[0], **common
     )
 
 
 def group_of_row(row: dict[str, Any]) -> Group:
-    """A group of either kind from its row."""
+    """The group in a row, of either type."""
     return AdapterGroup.from_row(row) if "x0" in row else PreferenceGroup.from_row(row)
 
 
-def judge_group(scorer: Scorer, sample: Sample, group: Group) -> bytes:
-    """The finished row of a drawn group, with the scores of each reward function if the scorer mixes several; an
-    `unavailable_row` where the critic found nobody to answer."""
+def score_group(scorer: Scorer, sample: Sample, group: Group) -> bytes:
+    """The encoded row of a group with its scores, and those of each reward function if the scorer has several; an
+    `unavailable_row` if the backend of the critic is unavailable."""
     try:
         scores, parts = _scores(scorer, sample, group)
     except BackendUnavailable as error:
@@ -189,16 +192,16 @@ def judge_group(scorer: Scorer, sample: Sample, group: Group) -> bytes:
 def _scores(
     scorer: Scorer, sample: Sample, group: Group
 ) -> tuple[list[float | None], dict[str, list[float | None]]]:
-    """And those of each part, where it has parts."""
+    """The scores, and those of each reward function if the scorer has several."""
     if isinstance(scorer, ScoresInParts):
         parts = scorer.score_parts(sample, group.hypotheses)
         return scorer.combine(parts), parts
-    # what an adapter shows that is no `Hypotheses` is for a scorer that was made for it
+    # hypotheses of an adapter that are no `Hypotheses` need a scorer written for them
     return scorer.score(sample, cast(Hypotheses, group.hypotheses)), {}
 
 
-def load_preferences(folder: Path) -> Dataset:
-    """The rows of `build_preferences`, in memory; `PreferenceGroup.from_row` reads one.
+def load_preferences(folder: PathLike) -> Dataset:
+    """The rows that `build_preferences` wrote, in memory; `PreferenceGroup.from_row` decodes one.
 
     Raises FileNotFoundError if there is none.
     """
@@ -209,7 +212,7 @@ def load_preferences(folder: Path) -> Dataset:
 
 
 def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:
-    """The control of every alignment: a group keeps its hypotheses and scores and loses which is whose."""
+    """Permute the scores within each group, as a control of alignment."""
     table = cast(pa.Table, dataset.with_format("arrow")[:])
     scores = []
     for sample_id, group in zip(table["sample_id"].to_pylist(), table["scores"].to_pylist(), strict=True):
@@ -224,56 +227,58 @@ def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:
 
 
 @dataclass
-class _Unanswered:
-    """The groups that nobody answered for; with `patience` of them in a row there is no use in drawing more."""
+class _UnavailableGroups:
+    """Groups that were not scored because the backend was unavailable; `limit` of them in a row stop the sampling."""
 
-    patience: int
-    groups: list[tuple[Place, Sample]] = field(default_factory=list)
+    limit: int
+    groups: list[tuple[RowPosition, Sample]] = field(default_factory=list)
     in_a_row: int = 0
 
     @property
-    def too_many(self) -> bool:
-        return self.in_a_row >= self.patience
+    def limit_reached(self) -> bool:
+        return self.in_a_row >= self.limit
 
-    def hear(self, place: Place, sample: Sample, row: bytes) -> bool:
-        """Whether somebody answered."""
+    def record(self, position: RowPosition, sample: Sample, row: bytes) -> bool:
+        """Count a row; returns whether its backend was unavailable."""
         if unavailable_reason(row) is None:
             self.in_a_row = 0
-            return True
-        self.groups.append((place, sample))
+            return False
+        self.groups.append((position, sample))
         self.in_a_row += 1
-        return False
+        return True
 
-    def while_answered(self, todo: Iterable[tuple[Place, Sample]]) -> Iterator[tuple[Place, Sample]]:
+    def until_limit(self, todo: Iterable[tuple[RowPosition, Sample]]) -> Iterator[tuple[RowPosition, Sample]]:
         for item in todo:
             yield item
-            if self.too_many:  # what is in flight is still waited for, and kept
+            if self.limit_reached:  # groups in flight are still finished and saved
                 return
 
 
-Drawn = tuple[Place, Sample, Group]
-Judged = tuple[Place, Sample, bytes]
+SampledGroup = tuple[RowPosition, Sample, Group]
+ScoredRow = tuple[RowPosition, Sample, bytes]
 
 
-def _judged(scorer: Scorer, drawn: Iterable[Drawn], in_flight: int) -> Iterator[Judged]:
-    """Rows as they are finished, at most `in_flight` of them at work; one at a time needs no thread."""
+def _scored_rows(scorer: Scorer, sampled: Iterable[SampledGroup], in_flight: int) -> Iterator[ScoredRow]:
+    """Rows in the order in which they are finished, at most `in_flight` at once; one at a time needs no thread."""
     if in_flight == 1:
-        yield from ((place, sample, judge_group(scorer, sample, group)) for place, sample, group in drawn)
+        yield from (
+            (position, sample, score_group(scorer, sample, group)) for position, sample, group in sampled
+        )
         return
-    at_work: dict[Future[bytes], tuple[Place, Sample]] = {}
-    with ThreadPoolExecutor(in_flight, "judge") as pool:
-        for place, sample, group in drawn:
-            at_work[pool.submit(judge_group, scorer, sample, group)] = place, sample
-            if len(at_work) >= in_flight:
-                yield from _finished(at_work)
-        while at_work:
-            yield from _finished(at_work)
+    running: dict[Future[bytes], tuple[RowPosition, Sample]] = {}
+    with ThreadPoolExecutor(in_flight, "scorer") as pool:
+        for position, sample, group in sampled:
+            running[pool.submit(score_group, scorer, sample, group)] = position, sample
+            if len(running) >= in_flight:
+                yield from _completed(running)
+        while running:
+            yield from _completed(running)
 
 
-def _finished(at_work: dict[Future[bytes], tuple[Place, Sample]]) -> Iterator[Judged]:
-    done, _ = wait(at_work, return_when=FIRST_COMPLETED)
+def _completed(running: dict[Future[bytes], tuple[RowPosition, Sample]]) -> Iterator[ScoredRow]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in done:
-        yield *at_work.pop(future), future.result()
+        yield *running.pop(future), future.result()
 
 
 def _blocks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

@@ -1,25 +1,24 @@
-"""A preference set as files: shards that appear whole, and a journal of what an unfinished shard has cost so far.
+"""A preference set on disk: complete shards, and a journal of the groups of incomplete shards.
 
-    OUT/manifest.json             the arguments; a second run must bring the same
+    OUT/manifest.json             the arguments; a second run must have the same
     OUT/shard-00000.parquet       `shard_rows` images with their groups, in the order given
-    OUT/unfinished/00001-00007    one group of a shard that is not whole yet, as an Arrow stream
+    OUT/unfinished/00001-00007    one group of an incomplete shard, as an Arrow stream
 
-A group is kept as soon as it is judged, in whatever order groups arrive; the group that completes a shard turns its
-journal into the shard. All three are renamed into place, so that a kill at any moment loses the groups in flight and
-no other, and nothing is ever there twice: where the shard is, the journal no longer counts. One process writes a set;
-how many judge for it is not known here.
+A group is saved as soon as it is scored, in any order; the group that completes a shard turns the journal of the shard
+into a Parquet file. All files are renamed into place, so a kill at any moment loses only the groups being scored, and
+no group is stored twice: once a shard exists, its journal is ignored. One process writes a set; any number of
+processes may score for it.
 
-What is kept is final, so two things are not kept. A group whose critic found nobody to answer (`agent.types.BackendUnavailable`)
-leaves its place empty, and whoever takes the set up asks again. And a group without a single score, which is a verdict
-on the group where the critic works at all, waits in memory until another group has one: a wrong model's name is no
-verdict on anything.
+Saved groups are final, so two kinds are not saved. If the backend of the critic was unavailable
+(`agent.vlm.wrappers.availability`), the row stays missing and the next run scores it. A group without any score is
+held in memory until another group has a score: if no group ever gets one, the cause is a wrong setting, such as the
+name of the model, and not the group.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,13 +29,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.files import PathLike, atomic_path, write_bytes, write_text
 from hmr.types import Sample
 from rl.preferences.tensors import REWARDS
 
 __all__ = [
     "SHARD_PATTERN",
     "GroupShards",
-    "Place",
+    "RowPosition",
     "decode_row",
     "encode_row",
     "image_sha256",
@@ -48,13 +48,13 @@ MANIFEST = "manifest.json"
 SHARD_PATTERN = "shard-*.parquet"
 JOURNAL_PATTERN = "[0-9]*-[0-9]*"
 UNFINISHED = "unfinished"
-UNAVAILABLE = b"unheard: "  # in place of a row; an Arrow stream begins otherwise
-ORIGIN = ["sample_id", "image_sha256"]  # the columns by which a row's image is known
+UNAVAILABLE = b"unheard: "  # marks a message in place of a row; an Arrow stream starts differently
+IMAGE_COLUMNS = ["sample_id", "image_sha256"]  # the columns that identify the image of a row
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a group belongs: row `row` of shard `shard`, made from the `row`-th sample of its block."""
+class RowPosition:
+    """Row `row` of shard `shard`, for the `row`-th sample of the block of that shard."""
 
     shard: int
     row: int
@@ -65,126 +65,132 @@ class Place:
 
 
 class GroupShards:
-    """The files of one preference set, for its one writer.
+    """The files of one preference set; only one process may write them.
 
-    Raises ValueError if `out` was begun with other settings; where no group is kept yet, nothing was begun.
+    Raises ValueError if `out` holds groups made with other settings.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self.out = out
+    def __init__(self, out: PathLike, settings: Mapping[str, Any]) -> None:
+        self.out = out = Path(out)
         self._critic = settings.get("scorer", "the critic")
         self._unfinished = out / UNFINISHED
-        self._missing: dict[int, set[int]] = {}  # rows of the shards that are begun
+        self._missing: dict[int, set[int]] = {}  # row numbers, by incomplete shard
         self._sizes: dict[int, int] = {}
-        self._held: list[tuple[Place, bytes]] = []  # groups without a score, while no group has one
-        self._unheard = ""  # why the last group that nobody answered for was not judged
-        self._begun = any(out.glob(SHARD_PATTERN)) or any(self._unfinished.glob(JOURNAL_PATTERN))
+        self._unscored: list[tuple[RowPosition, bytes]] = []  # while no group has a score
+        self._unavailable = ""  # reason for the last group without an answer
+        self._has_rows = any(out.glob(SHARD_PATTERN)) or any(self._unfinished.glob(JOURNAL_PATTERN))
         out.mkdir(parents=True, exist_ok=True)
-        _claim(out, settings, anew=not self._begun)
+        _check_manifest(out, settings, replace=not self._has_rows)
         self._unfinished.mkdir(exist_ok=True)
 
     @property
-    def begun(self) -> bool:
-        """Whether a group is kept, and so whether any has a score."""
-        return self._begun
+    def has_rows(self) -> bool:
+        """Whether any group is saved, which implies that one has a score."""
+        return self._has_rows
 
     def missing(
         self, blocks: Iterable[Sequence[Sample]], advance: Callable[[int], None]
-    ) -> Iterator[tuple[Place, Sequence[Sample]]]:
-        """The places to fill, shard by shard, each with its block; `advance` is told of the rows that are there.
+    ) -> Iterator[tuple[RowPosition, Sequence[Sample]]]:
+        """Positions still to fill, shard by shard, each with its block; `advance` receives the number of saved rows.
 
-        A block is looked into only where an earlier run has left something of its shard. Raises ValueError where that
-        was made from other images, or where there are shards of more images than are given.
+        The images of a block are read only if an earlier run saved groups of its shard. Raises ValueError if those were
+        made from other images, or if there are shards of more images than are given.
         """
         count = -1
         for count, block in enumerate(blocks):
-            yield from ((place, block) for place in self._scan(count, block, advance))
+            yield from ((position, block) for position in self._scan(count, block, advance))
         given = {self._shard(index) for index in range(count + 1)}
         if left_over := sorted(set(self.out.glob(SHARD_PATTERN)) - given):
             raise ValueError(
                 f"{self.out} holds shards of more images than were given, from {left_over[0].name} on"
             )
 
-    def keep(self, place: Place, row: bytes) -> None:
-        """A judged group, as `encode_row` gives it; the last one of a shard completes it. What `unavailable_row` gives is
-        not kept, nor for now is a group without a score while no group has one."""
-        if (why := unavailable_reason(row)) is not None:
-            self._unheard = why
+    def add(self, position: RowPosition, row: bytes) -> None:
+        """Save a scored group, a result of `encode_row`; the last one of a shard completes the shard. A result of
+        `unavailable_row` is not saved. A group without a score is saved once any group has one."""
+        if (reason := unavailable_reason(row)) is not None:
+            self._unavailable = reason
             return
-        self._held.append((place, row))
-        if self._begun or _has_score(row):
-            self._begun = True
-            while self._held:
-                self._write(*self._held.pop(0))
+        self._unscored.append((position, row))
+        if self._has_rows or _has_score(row):
+            self._has_rows = True
+            while self._unscored:
+                self._write(*self._unscored.pop(0))
 
     def close(self, given: int | None = None) -> None:
-        """After the last group: nothing is unfinished any more. `given` is how many there were to judge, where that is
-        known.
+        """Call after the last group; deletes the journal. `given` is the number of images, if known.
 
-        Raises ValueError where groups are missing, saying how many are kept and what to do about the others.
+        Raises ValueError if groups are missing, with the number of saved ones and how to continue.
         """
         if any(self._missing.values()):
-            raise ValueError(self._what_is_missing(given))
+            raise ValueError(self._missing_message(given))
         shutil.rmtree(self._unfinished)
 
-    def _write(self, place: Place, row: bytes) -> None:
-        _write_atomically(self._journal(place), lambda path: path.write_bytes(row))
-        self._missing[place.shard].discard(place.row)
-        self._commit_if_whole(place.shard)
+    def _write(self, position: RowPosition, row: bytes) -> None:
+        write_bytes(self._journal(position), row)
+        self._missing[position.shard].discard(position.row)
+        self._write_shard_if_complete(position.shard)
 
-    def _what_is_missing(self, given: int | None) -> str:
-        if not self._unheard:
+    def _missing_message(self, given: int | None) -> str:
+        if not self._unavailable:
             return (
-                f"{self._critic} gave none of {len(self._held)} groups a score, so none is kept in {self.out}; see why "
-                "on one of them, then give the same command again"
+                f"{self._critic} gave none of {len(self._unscored)} groups a score, so none is saved in {self.out}; find "
+                "out why on one of them, then run the same command again"
             )
-        kept = sum(pq.read_metadata(path).num_rows for path in self.out.glob(SHARD_PATTERN))
-        kept += len(list(self._unfinished.glob(JOURNAL_PATTERN)))
+        saved = sum(pq.read_metadata(path).num_rows for path in self.out.glob(SHARD_PATTERN))
+        saved += len(list(self._unfinished.glob(JOURNAL_PATTERN)))
         of = "" if given is None else f" of {given}"
         return (
-            f"{kept}{of} groups are judged and kept in {self.out}, and then nobody answered ({self._unheard}); the "
-            "same command asks for the rest"
+            f"{saved}{of} groups are scored and saved in {self.out}, then the critic was unavailable "
+            f"({self._unavailable}); run the same command again for the rest"
         )
 
-    def _scan(self, shard: int, block: Sequence[Sample], advance: Callable[[int], None]) -> list[Place]:
-        places = [Place(shard, row) for row in range(len(block))]
+    def _scan(self, shard: int, block: Sequence[Sample], advance: Callable[[int], None]) -> list[RowPosition]:
+        positions = [RowPosition(shard, row) for row in range(len(block))]
         if self._shard(shard).exists():
-            _check(self._shard(shard), pq.read_table(self._shard(shard), columns=ORIGIN), block)
-            self._forget(shard)
+            _check_images(self._shard(shard), pq.read_table(self._shard(shard), columns=IMAGE_COLUMNS), block)
+            self._delete_journal(shard)
             advance(len(block))
             return []
-        done = [place for place in places if self._journal(place).exists()]
-        for place in done:
-            _check(self._journal(place), _read_row(self._journal(place)).select(ORIGIN), [block[place.row]])
+        done = [position for position in positions if self._journal(position).exists()]
+        for position in done:
+            _check_images(
+                self._journal(position),
+                _read_row(self._journal(position)).select(IMAGE_COLUMNS),
+                [block[position.row]],
+            )
         if done:
             advance(len(done))
         self._sizes[shard] = len(block)
-        self._missing[shard] = {place.row for place in places} - {place.row for place in done}
-        self._commit_if_whole(shard)
-        return [place for place in places if place not in done]
+        self._missing[shard] = {position.row for position in positions} - {position.row for position in done}
+        self._write_shard_if_complete(shard)
+        return [position for position in positions if position not in done]
 
-    def _commit_if_whole(self, shard: int) -> None:
+    def _write_shard_if_complete(self, shard: int) -> None:
         if self._missing[shard]:
             return
-        places = [Place(shard, row) for row in range(self._sizes[shard])]
-        table = pa.concat_tables([_read_row(self._journal(place)) for place in places]).combine_chunks()
-        _write_atomically(self._shard(shard), lambda path: _write_shard(table, path))
-        self._forget(shard)
+        positions = [RowPosition(shard, row) for row in range(self._sizes[shard])]
+        table = pa.concat_tables(
+            [_read_row(self._journal(position)) for position in positions]
+        ).combine_chunks()
+        with atomic_path(self._shard(shard)) as partial:
+            _write_shard(table, partial)
+        self._delete_journal(shard)
         del self._missing[shard], self._sizes[shard]
 
-    def _forget(self, shard: int) -> None:
+    def _delete_journal(self, shard: int) -> None:
         for path in self._unfinished.glob(f"{shard:05d}-*"):
             path.unlink()
 
     def _shard(self, index: int) -> Path:
         return self.out / f"shard-{index:05d}.parquet"
 
-    def _journal(self, place: Place) -> Path:
-        return self._unfinished / place.journal_name
+    def _journal(self, position: RowPosition) -> Path:
+        return self._unfinished / position.journal_name
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
-    """One group as a table of one row, in Arrow's stream format: arrays become float32 lists of fixed length, scores
+    """One group as a table of one row in Arrow's stream format. Arrays become float32 lists of fixed length, scores
     nullable float64."""
     names, columns = list(row), [_column(name, value) for name, value in row.items()]
     table = pa.table(columns, names=names)
@@ -195,12 +201,12 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 
 
 def unavailable_row(reason: str) -> bytes:
-    """What stands in the place of a row where nobody answered the critic."""
+    """A message in place of a row, for a group that was not scored because the backend was unavailable."""
     return UNAVAILABLE + reason.encode()
 
 
 def unavailable_reason(row: bytes) -> str | None:
-    """The reason in `unavailable_row`; None for a judged group."""
+    """The reason in a result of `unavailable_row`; None for a scored group."""
     return row.removeprefix(UNAVAILABLE).decode() if row.startswith(UNAVAILABLE) else None
 
 
@@ -210,7 +216,7 @@ def decode_row(row: bytes) -> dict[str, Any]:
 
 
 def image_sha256(sample: Sample) -> str:
-    """Content hash of the pixels and the image's shape; file names and compression do not matter."""
+    """Content hash of the pixels and the shape of the image; file name and compression do not matter."""
     image = np.ascontiguousarray(sample.image)
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
@@ -224,10 +230,10 @@ def _column(name: str, value: Any) -> pa.Array:
 
 
 def _write_shard(table: pa.Table, path: Path) -> None:
-    """Words by dictionary, numbers not: no two are equal, and a dictionary of them costs half as much again."""
-    words = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    # its stub knows bool alone, its documentation a list of columns
-    pq.write_table(table, path, compression="zstd", use_dictionary=words)  # pyright: ignore[reportArgumentType]
+    """Dictionary-encodes strings only: numbers all differ, and a dictionary would make their columns 1.5 times larger."""
+    strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    # the stub of pyarrow allows only bool, its documentation also a list of columns
+    pq.write_table(table, path, compression="zstd", use_dictionary=strings)  # pyright: ignore[reportArgumentType]
 
 
 def _has_score(row: bytes) -> bool:
@@ -239,23 +245,17 @@ def _read_row(path: Path) -> pa.Table:
     return pa.ipc.open_stream(path.read_bytes()).read_all()
 
 
-def _check(path: Path, found: pa.Table, block: Sequence[Sample]) -> None:
+def _check_images(path: Path, found: pa.Table, block: Sequence[Sample]) -> None:
     if found.to_pylist() != [{"sample_id": item.id, "image_sha256": image_sha256(item)} for item in block]:
         raise ValueError(f"{path} was made from other images, or from these in another order")
 
 
-def _claim(out: Path, settings: Mapping[str, Any], anew: bool) -> None:
-    """Writes the manifest, or finds the same one there; `anew` whatever is there."""
+def _check_manifest(out: Path, settings: Mapping[str, Any], replace: bool) -> None:
+    """Writes the manifest if there is none or with `replace`, else raises ValueError if it differs."""
     manifest = out / MANIFEST
-    if anew or not manifest.exists():
-        _write_atomically(manifest, lambda path: path.write_text(json.dumps(dict(settings), indent=2) + "\n"))
-    begun = json.loads(manifest.read_text())
-    if changed := [name for name in settings if begun.get(name) != settings[name]]:
-        told = ", ".join(f"{name}={begun.get(name)!r}, now {settings[name]!r}" for name in changed)
-        raise ValueError(f"{out} was begun with {told}; take the same arguments up again or another folder")
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)
+    if replace or not manifest.exists():
+        write_text(manifest, json.dumps(dict(settings), indent=2) + "\n")
+    recorded = json.loads(manifest.read_text())
+    if changed := [name for name in settings if recorded.get(name) != settings[name]]:
+        differences = ", ".join(f"{name}={recorded.get(name)!r}, now {settings[name]!r}" for name in changed)
+        raise ValueError(f"{out} was begun with {differences}; use the same arguments or another folder")

@@ -13,14 +13,14 @@ from jaxtyping import Float, Float32
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
-from agent.seed_rules import load_seed_rules
+from agent.default import load_seed_rules
 from agent.tools import load_tools
 from agent.types import CritiqueTool
 from agent.vlm import EmbeddedCritic
 from hmr.render.raster import RasterRenderer
 from hmr.types import BodyParams, Box, Detection, Hypotheses, Labelled, Sample, Truth
-from memory.prototypes import PrototypeMemory
-from memory.rules import RuleMemory
+from memory.prototype_memory import PrototypeMemory
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from tests.agent.tools.tool_case import body, case_of, joint, standing
 

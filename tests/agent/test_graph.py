@@ -1,4 +1,4 @@
-"""The graph: its order, its bounded loop, and what happens when parts of it fail."""
+"""The graph: its order, its bounded loop, and failures of its parts."""
 
 import json
 from dataclasses import replace
@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from agent.context import CritiqueSettings
+from agent.default import load_seed_rules
 from agent.graph import recursion_limit
-from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.tracing.records import Trace
 from agent.types import Case, Evidence, Missing
 from agent.vlm import Capabilities, EmbeddedCritic, Reply
 from hmr.types import BodyParams, Scorer
-from memory.prototypes import PrototypeMemory
-from memory.rules import RuleMemory
+from memory.prototype_memory import PrototypeMemory
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from tests.agent.critique_case import (
     GROUP,
@@ -41,7 +41,7 @@ STRAIGHT = [
 
 
 class Scripted(EmbeddedCritic):
-    """The embedded critic, but for the tasks that a test scripts: raw texts, the last one for ever."""
+    """The embedded critic with scripted raw texts for some tasks; the last text is repeated."""
 
     name = "scripted"
 
@@ -58,7 +58,7 @@ class Scripted(EmbeddedCritic):
 
 
 class Doubter(EmbeddedCritic):
-    """Never content with hypothesis A."""
+    """Always finds the score of hypothesis A uncertain."""
 
     def generate(self, parts, schema, seed):
         if schema["title"] != "reflect":
@@ -75,24 +75,24 @@ class Broken:
         raise RuntimeError("out of order")
 
 
-class Lying:
-    """Gives these values, and whatever else is to be wrong, as a plug-in does whose types nobody checks."""
+class InvalidTool:
+    """Returns evidence with these values and other invalid fields, as an untyped plug-in might."""
 
-    name = "lying"
+    name = "invalid"
     needs = frozenset()
 
     def __init__(self, values: object, **wrong: object) -> None:
         self.values, self.wrong = values, wrong
 
     def measure(self, case: Case):
-        evidence = Evidence("lying", "lies_mm", "mm", (1.0,) * GROUP, ((),) * GROUP, ("",) * GROUP)
+        evidence = Evidence("invalid", "invalid_mm", "mm", (1.0,) * GROUP, ((),) * GROUP, ("",) * GROUP)
         for name, value in {"values": self.values, **self.wrong}.items():
             object.__setattr__(evidence, name, value)
         return evidence
 
 
 class Returning:
-    """Measures what it is told to, and needs what nobody can give it."""
+    """Returns a given object as evidence."""
 
     name = "returning"
 
@@ -133,7 +133,7 @@ def test_the_nodes_run_in_the_order_of_the_diagram(trace, records):
     assert [record["node"] for record in records()] == STRAIGHT
 
 
-def test_a_reflection_that_never_ends_is_ended_by_the_budget(trace, records):
+def test_the_number_of_revisions_is_bounded(trace, records):
     settings = CritiqueSettings(view_size_px=64, max_revisions=2)
     agent = make_agent(Doubter(), trace=trace, settings=settings)
     critique = agent.critique(sample(), group(spoiled_group()))
@@ -143,7 +143,7 @@ def test_a_reflection_that_never_ends_is_ended_by_the_budget(trace, records):
     assert critique.scores[0] == critique.revisions[-1].after[0]
 
 
-def test_a_doubt_buys_evidence_once_and_the_revision_says_what(trace, records):
+def test_extra_evidence_is_measured_once_and_named_in_the_revision(trace, records):
     agent = make_agent(
         Doubter(),
         load_tools([*TOOLS, "keypoint_layout", "pose_reading"]),
@@ -151,15 +151,15 @@ def test_a_doubt_buys_evidence_once_and_the_revision_says_what(trace, records):
         settings=CritiqueSettings(view_size_px=64, max_revisions=2),
     )
     critique = agent.critique(sample(), group(spoiled_group()))
-    bought = ("reprojection_percent_of_box", "layout_percent_of_box", "pose_reading_mm")
+    extra = ("reprojection_percent_of_box", "layout_percent_of_box", "pose_reading_mm")
     looked = [item.metric for item in critique.evidence if item.tool == "second_look"]
-    assert looked == ["score_weighted_consensus_mm", *bought]
+    assert looked == ["score_weighted_consensus_mm", *extra]
     assert {revision.looked_at for revision in critique.revisions} == {tuple(looked)}
     asked = [record for record in records() if record["node"] == "look_again"]
-    assert len({json.dumps(record["outputs"]["bought"]) for record in asked}) == 1
+    assert len({json.dumps(record["outputs"]["extra_evidence"]) for record in asked}) == 1
 
 
-def test_a_revision_shows_nothing_that_the_agent_has_no_tool_for():
+def test_a_revision_has_no_evidence_of_tools_that_the_agent_lacks():
     backend = Scripted(reflect=[json.dumps({label: {"doubt": True, "reason": ""} for label in "ABCDEF"})])
     critique = make_agent(backend, load_tools(["group_consensus", "silhouette"])).critique(
         sample(), group(spoiled_group())
@@ -169,7 +169,7 @@ def test_a_revision_shows_nothing_that_the_agent_has_no_tool_for():
     assert list(shown) == list(critique.revisions[0].looked_at) == ["score_weighted_consensus_mm"]
 
 
-def test_no_doubt_buys_nothing():
+def test_without_uncertain_scores_there_is_no_extra_evidence():
     content = json.dumps({label: {"doubt": False, "reason": ""} for label in "ABCDEF"})
     looks = []
 
@@ -185,7 +185,7 @@ def test_no_doubt_buys_nothing():
     assert critique.revisions == ()
 
 
-def test_a_detector_that_breaks_at_the_second_look_costs_the_second_look_only():
+def test_a_detector_that_fails_in_re_observation_affects_only_the_extra_evidence():
     class Tired(PerfectDetector):
         looked = False
 
@@ -224,19 +224,19 @@ def test_equal_calls_give_equal_verdicts():
     ("tool", "reason"),
     [
         (Broken(), "RuntimeError: out of order"),
-        (Lying((1.0,) * (GROUP - 1)), f"gave {GROUP - 1} values for {GROUP} hypotheses"),
-        (Lying((float("nan"),) * GROUP), "gave a value that is not a finite number"),
-        (Lying(("far",) * GROUP), "ValueError: could not convert string to float: 'far'"),
-        (Lying(None), "TypeError: 'NoneType' object is not iterable"),
+        (InvalidTool((1.0,) * (GROUP - 1)), f"gave {GROUP - 1} values for {GROUP} hypotheses"),
+        (InvalidTool((float("nan"),) * GROUP), "gave a value that is not a finite number"),
+        (InvalidTool(("far",) * GROUP), "ValueError: could not convert string to float: 'far'"),
+        (InvalidTool(None), "TypeError: 'NoneType' object is not iterable"),
         (
-            Lying((1.0,) * GROUP, sentences=(None,) * GROUP),
+            InvalidTool((1.0,) * GROUP, sentences=(None,) * GROUP),
             "TypeError: names, units, parts and sentences are text, not NoneType",
         ),
         (Returning(None), "TypeError: a tool gives Evidence, not NoneType"),
         (Returning([1.0] * GROUP), "TypeError: a tool gives Evidence, not list"),
     ],
 )
-def test_a_tool_that_fails_costs_its_own_evidence_only(tool, reason):
+def test_a_tool_that_fails_affects_only_its_own_evidence(tool, reason):
     agent = make_agent(tools=[*load_tools(TOOLS), tool])
     critique = agent.critique(sample(), group(spoiled_group()))
     assert [(item.tool, item.reason, item.broken) for item in critique.missing] == [(tool.name, reason, True)]
@@ -245,9 +245,11 @@ def test_a_tool_that_fails_costs_its_own_evidence_only(tool, reason):
 
 @pytest.mark.parametrize("number", [np.float32, np.int64, torch.tensor], ids=["float32", "int64", "tensor"])
 def test_numbers_of_any_library_are_written_as_numbers(number, trace, records):
-    agent = make_agent(tools=[Lying([number(j) for j in range(GROUP)], parts=[[]] * GROUP)], trace=trace)
+    agent = make_agent(
+        tools=[InvalidTool([number(j) for j in range(GROUP)], parts=[[]] * GROUP)], trace=trace
+    )
     critique = agent.critique(sample(), group(spoiled_group()))
-    (evidence,) = [item for item in critique.evidence if item.tool == "lying"]
+    (evidence,) = [item for item in critique.evidence if item.tool == "invalid"]
     assert evidence.values == tuple(map(float, range(GROUP)))
     by_node = {record["node"]: record["outputs"] for record in records()}
     assert by_node["measure_evidence"]["evidence"][0]["values"] == list(range(GROUP))
@@ -262,7 +264,7 @@ def test_without_a_detector_the_tools_that_need_one_are_skipped_with_a_reason():
     assert None not in critique.scores
 
 
-def test_no_evidence_at_all_ends_in_none_with_a_reason():
+def test_without_any_evidence_scores_are_none_with_a_reason():
     critique = make_agent(tools=[Broken()]).critique(sample(), group(spoiled_group()))
     assert critique.scores == (None,) * GROUP
     assert len(critique.reasons) == GROUP
@@ -301,11 +303,11 @@ def test_a_label_order_that_fails_is_left_out():
     assert None not in make_agent(FailsOnce()).critique(sample(), group(spoiled_group())).scores
 
 
-def test_a_backend_with_eyes_gets_the_photograph_and_one_labelled_panel_a_hypothesis():
-    class EncoderCache(Scripted):
+def test_a_vision_capable_backend_gets_the_photograph_and_a_labelled_panel_per_hypothesis():
+    class VisionBackend(Scripted):
         capabilities = Capabilities(images=True)
 
-    backend = EncoderCache()
+    backend = VisionBackend()
     settings = CritiqueSettings(view_size_px=64, permutations=1)
     make_agent(backend, settings=settings).critique(sample(), group(spoiled_group()))
     parts = next(parts for task, parts in backend.asked if task == "score")
@@ -313,7 +315,7 @@ def test_a_backend_with_eyes_gets_the_photograph_and_one_labelled_panel_a_hypoth
     assert captions == ["the photograph", *(f"hypothesis {label}" for label in "ABCDEF")]
 
 
-def test_a_backend_that_takes_few_pictures_reflects_without_and_revises_with_those_in_doubt():
+def test_with_a_small_image_limit_only_revision_shows_the_uncertain_hypotheses():
     class FewPictures(Doubter):
         name = "few"
         capabilities = Capabilities(images=True, max_images=5)
@@ -352,7 +354,7 @@ def test_a_critique_writes_to_no_memory(tmp_path):
     assert {retrieved.bonus for retrieved in critique.rules} == {0.0}
 
 
-def test_every_record_of_the_trace_tells_what_went_in_and_came_out(trace, records):
+def test_every_trace_record_has_input_hashes_and_outputs(trace, records):
     agent = make_agent(trace=trace)
     critique = agent.critique(sample("a-case"), group(spoiled_group()))
     by_node = {record["node"]: record for record in records()}
@@ -368,11 +370,11 @@ def test_every_record_of_the_trace_tells_what_went_in_and_came_out(trace, record
     assert list(score["scores"]) == [str(j) for j in range(GROUP)]
 
 
-def test_no_picture_lands_in_the_trace(trace, tmp_path):
-    class EncoderCache(EmbeddedCritic):
+def test_the_trace_contains_no_image(trace, tmp_path):
+    class VisionBackend(EmbeddedCritic):
         capabilities = Capabilities(images=True)
 
-    make_agent(EncoderCache(), trace=trace).critique(sample(), group(spoiled_group()))
+    make_agent(VisionBackend(), trace=trace).critique(sample(), group(spoiled_group()))
     text = (tmp_path / "trace.jsonl").read_text()
     assert "iVBORw0KGgo" not in text  # how every base64 PNG begins
     assert max(map(len, text.splitlines())) < 50_000

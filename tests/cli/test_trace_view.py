@@ -44,7 +44,7 @@ RECORDS = [
         "node": "look_again",
         "ms": 3.0,
         "outputs": {
-            "bought": [
+            "extra_evidence": [
                 {
                     "metric": "steady_reprojection_percent",
                     "unit": "%",
@@ -105,12 +105,18 @@ def test_scores_stand_best_first_and_failures_say_why(run: Path):
     assert "35.0" in text
 
 
-def test_what_a_doubt_bought_is_shown_with_its_extremes(run: Path):
+def test_extra_evidence_is_shown_with_its_extremes(run: Path):
     text = shown(read_case(run, "a"))
     assert "h2: 2.5 %" in text
     assert "h0: 9.5 %" in text
     assert "the arm is off" in text
     assert "steady_pose_readi" in text  # the revision names it; a narrow terminal wraps
+
+
+def test_traces_of_older_versions_are_shown(run: Path):
+    text = (run / "trace.jsonl").read_text()
+    (run / "trace.jsonl").write_text(text.replace('"extra_evidence"', '"bought"'))
+    assert "h0: 9.5 %" in shown(read_case(run, "a"))
 
 
 def test_every_call_says_what_it_cost_and_how_it_ended(run: Path):

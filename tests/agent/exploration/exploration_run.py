@@ -1,6 +1,6 @@
-"""One small exploration on a memory in a folder, in which everything happens: mining, admission, reweighing.
+"""A small exploration on a memory in a folder that includes mining, admission and weight fitting.
 
-As a program it does the same until its n-th writing statement, says so, and waits there to be killed:
+As a program it stops before its n-th writing statement, prints that, and waits to be killed:
 `python -m tests.agent.exploration.exploration_run FOLDER N`.
 """
 
@@ -13,23 +13,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent.default import load_seed_rules
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, Progress, explore
-from agent.seed_rules import load_seed_rules
 from agent.vlm import EmbeddedCritic
 from hmr.types import Hypotheses, Sample
-from memory.prototypes import PrototypeMemory
-from memory.rules import RuleMemory
+from memory.prototype_memory import PrototypeMemory
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from tests.agent.critique_case import HashEmbedder, MeanColor, group, labelled, make_agent, spoiled_group
 
 CASES = [labelled(f"explore-{number}") for number in range(5)]
 HELD_OUT = [labelled("admit-0"), labelled("admit-1")]
-SETTINGS = ExplorationSettings(batch=2, min_gain=-1.0)  # whatever is tried is taken
+SETTINGS = ExplorationSettings(batch=2, min_gain=-1.0)  # every tried rule is admitted
 WRITES = ("BEGIN", "INSERT", "UPDATE", "DELETE", "COMMIT")
 
 
 class Miner(EmbeddedCritic):
-    """Mines a rule from every batch, even where nothing was misjudged; another one from another discrepancy."""
+    """Mines a rule from every batch, even without a discrepancy; another discrepancy gives another rule."""
 
     @property
     def _tasks(self) -> dict[str, Callable[[Any, int], Any]]:

@@ -1,4 +1,4 @@
-"""The exploration phase, end to end on a handful of cases."""
+"""The exploration phase, end to end on a few cases."""
 
 import signal
 import subprocess
@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from langgraph.errors import GraphRecursionError
 
+from agent.default import load_seed_rules
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, explore
 from agent.exploration.graph import recursion_limit
-from agent.seed_rules import load_seed_rules
 from agent.tracing.records import Trace
 from cli.trace_view import read_case, show_case
 from memory.exchange import MemoryDocument, read_document, snapshot, write_document
-from memory.prototypes import PrototypeMemory
+from memory.prototype_memory import PrototypeMemory
 from memory.retirement import RetirementPolicy
-from memory.rules import RuleMemory
+from memory.rule_memory import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
 from tests.agent.critique_case import HashEmbedder, MeanColor, make_agent
 from tests.agent.exploration import exploration_run
@@ -40,7 +40,7 @@ class Failing(Miner):
 
 
 class Fails(Miner):
-    """A server that answers so many questions of one task, and then no more of them."""
+    """A server that stops answering questions of one task after `after` of them."""
 
     def __init__(self, task: str, after: int) -> None:
         self.task, self.left = task, after
@@ -53,7 +53,7 @@ class Fails(Miner):
 
 
 class Counts(Miner):
-    """How many questions of one task it was asked."""
+    """Counts the questions of one task."""
 
     def __init__(self, task: str) -> None:
         self.task, self.asked = task, 0
@@ -63,7 +63,7 @@ class Counts(Miner):
         return super().generate(parts, schema, seed)
 
 
-def judge_with(backend: Miner, folder: Path) -> ExplorationReport:
+def run_with(backend: Miner, folder: Path) -> ExplorationReport:
     """`exploration_run.run` with another backend."""
     with MemoryStore(folder / "memory.sqlite") as store:
         rules = RuleMemory(store, HashEmbedder())
@@ -78,7 +78,7 @@ def content(folder: Path) -> MemoryDocument:
         return snapshot(store)
 
 
-def test_exploration_counts_rules_writes_prototypes_and_ranks_what_it_can_see():
+def test_exploration_counts_rules_writes_prototypes_and_ranks():
     agent, seen = make_agent(), []
     report = explore(agent, CASES, HELD_OUT, propose, ExplorationSettings(batch=2), seen.append)
     assert (report.cases, report.skipped) == (3, 0)
@@ -118,7 +118,7 @@ def test_progress_counts_the_cases_of_earlier_runs(tmp_path):
     assert seen[-1].running_srcc == report.srcc
 
 
-def test_every_rule_that_changed_its_state_says_why(tmp_path):
+def test_every_change_of_a_rules_state_has_a_reason(tmp_path):
     report = exploration_run.run(tmp_path)
     assert report.mined
     assert report.admitted == report.mined
@@ -134,8 +134,8 @@ def test_every_rule_that_changed_its_state_says_why(tmp_path):
     assert all(item.rule.uses == len(exploration_run.CASES) for item in new)
 
 
-def test_judging_again_for_new_weights_counts_no_case_twice(tmp_path):
-    """A rule whose fitted weight stays what it was is the same rule, and has its record."""
+def test_rescoring_for_new_weights_counts_no_case_twice(tmp_path):
+    """A rule whose weight does not change is the same rule and keeps its record."""
     exploration_run.run(tmp_path)
     document = content(tmp_path)
     assert len(document.cases) == len(exploration_run.CASES)
@@ -143,7 +143,7 @@ def test_judging_again_for_new_weights_counts_no_case_twice(tmp_path):
     assert any(case.recounts for case in document.cases)
 
 
-def test_what_is_kept_of_a_case_passes_the_checks_of_an_import(tmp_path):
+def test_the_record_of_a_case_passes_the_checks_of_an_import(tmp_path):
     exploration_run.run(tmp_path)
     document = content(tmp_path)
     assert all(case.judged for case in document.cases)
@@ -152,7 +152,7 @@ def test_what_is_kept_of_a_case_passes_the_checks_of_an_import(tmp_path):
 
 
 def test_an_interrupted_exploration_ends_as_an_uninterrupted_one(tmp_path):
-    """The fit of the weights sees all cases, not those of the last run alone."""
+    """The weights are fitted on all cases, not only on those of the last run."""
     exploration_run.run(tmp_path / "whole")
 
     def stop(progress):
@@ -192,14 +192,14 @@ def test_kill_at_any_point_loses_at_most_the_case_in_flight(tmp_path):
         folder, stop_at = tmp_path / str(part), round(len(statements) * (part + 0.5) / KILLS)
         done = _killed_run(folder, stop_at)
         explored = [case.case_id for case in content(folder).cases if case.judged is not None]
-        assert len(explored) in (done, done + 1)  # it may have died between the commit and its word
+        assert len(explored) in (done, done + 1)  # it may have died between the commit and the message
         report = exploration_run.run(folder)
         assert (report.skipped, report.cases) == (len(explored), len(exploration_run.CASES) - len(explored))
         assert content(folder) == whole, f"killed before statement {stop_at}: {statements[stop_at - 1]}"
 
 
 def _killed_run(folder: Path, stop_at: int) -> int:
-    """Runs until that statement, dies there, and had said so of how many cases that they were done."""
+    """Kills a run before that statement; returns how many cases it reported as done."""
     command = [sys.executable, "-m", "tests.agent.exploration.exploration_run", str(folder), str(stop_at)]
     done = 0
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -212,7 +212,7 @@ def _killed_run(folder: Path, stop_at: int) -> int:
     return done
 
 
-def test_a_case_without_a_score_is_held_against_nobody():
+def test_a_case_without_a_score_is_not_counted():
     agent = make_agent(Failing("score"))
     report = explore(agent, CASES, [], propose)
     assert (report.cases, report.skipped, report.unscored) == (0, 0, 3)
@@ -223,13 +223,13 @@ def test_a_case_without_a_score_is_held_against_nobody():
 
 @pytest.fixture
 def whole(tmp_path) -> tuple[MemoryDocument, dict[str, int]]:
-    """An exploration without an outage, and after how many questions one would hit which of its last steps."""
+    """An exploration without an outage, and the number of questions before each of its last steps."""
     backend, explored = Counts("score"), Counts("score")
-    judge_with(backend, tmp_path / "whole")
+    run_with(backend, tmp_path / "whole")
     explore(make_agent(explored), exploration_run.CASES, [], propose, ExplorationSettings(batch=2))
     case = make_agent().settings.permutations
     held_out = case * len(HELD_OUT)
-    before = {  # a pass over the held-out cases: judged whole, without the rules in quarantine, with the first
+    before = {  # passes over the held-out cases: critique, without the quarantined rules, with the first of them
         "the baseline": explored.asked + held_out,
         "a trial": explored.asked + 2 * held_out,
         "the last case of the recount": backend.asked - held_out - case,
@@ -238,19 +238,19 @@ def whole(tmp_path) -> tuple[MemoryDocument, dict[str, int]]:
 
 
 @pytest.mark.parametrize("step", ["the baseline", "a trial", "the last case of the recount"])
-def test_an_outage_at_the_end_is_no_measurement_and_a_later_run_makes_up_for_it(tmp_path, whole, step):
+def test_a_later_run_repeats_the_steps_that_an_outage_prevented(tmp_path, whole, step):
     undisturbed, before = whole
-    report = judge_with(Fails("score", before[step]), tmp_path / "cut")
-    assert report.held_up
-    assert set(report.held_up) <= {case.sample.id for case in [*exploration_run.CASES, *HELD_OUT]}
+    report = run_with(Fails("score", before[step]), tmp_path / "cut")
+    assert report.blocked_cases
+    assert set(report.blocked_cases) <= {case.sample.id for case in [*exploration_run.CASES, *HELD_OUT]}
     assert report.reweighed == 0
     cut = content(tmp_path / "cut")
     assert not any(done.startswith("weigh/") for done in cut.steps)
     histories = {kept.rule.rule_id: kept.history for kept in undisturbed.rules}
-    for kept in cut.rules:  # what was measured before the outage stands, and nothing else was written
+    for kept in cut.rules:  # only what was measured before the outage is recorded
         assert kept.history == histories[kept.rule.rule_id][: len(kept.history)]
-    again = judge_with(Miner(), tmp_path / "cut")
-    assert (again.held_up, again.skipped) == ((), len(exploration_run.CASES))
+    again = run_with(Miner(), tmp_path / "cut")
+    assert (again.blocked_cases, again.skipped) == ((), len(exploration_run.CASES))
     assert again.reweighed > 0
 
 
@@ -261,7 +261,7 @@ def test_a_miner_that_failed_is_asked_again():
     assert len(explore(again, CASES, [], propose).mined) == 1
 
 
-def test_a_rule_that_keeps_failing_retires_while_exploring():
+def test_a_rule_that_fails_repeatedly_is_retired():
     agent = make_agent()
     bad, *others = [rule.rule_id for rule in agent.rules.all()]
     for number in range(30):
@@ -271,7 +271,7 @@ def test_a_rule_that_keeps_failing_retires_while_exploring():
     assert explore(agent, CASES, [], propose, settings).retired == (bad,)
 
 
-def test_an_exploration_of_nothing_ends():
+def test_an_exploration_without_cases_ends():
     report = explore(make_agent(), [], HELD_OUT, propose)
     assert (report.cases, report.srcc) == (0, None)
 
@@ -285,7 +285,7 @@ def test_the_recursion_limit_is_just_enough(monkeypatch):
         explore(make_agent(), CASES, [], propose, settings)
 
 
-def test_the_steps_of_an_exploration_are_on_record(tmp_path):
+def test_the_steps_of_an_exploration_are_traced(tmp_path):
     kept = Kept()
     with Trace(tmp_path / "trace.jsonl", exporters=[kept]) as trace:
         explore(make_agent(Miner(), trace=trace), CASES[:1], HELD_OUT, propose)
@@ -295,7 +295,7 @@ def test_the_steps_of_an_exploration_are_on_record(tmp_path):
     assert of_case[0] == "render_views"
     assert of_case[-2:] == ["judge", "write_back"]
     assert list(show_case(read_case(tmp_path, "exploration")))
-    whole = kept.cases[-1]  # as a tree: what judges a case is the exploration's, the critique stands alone
+    whole = kept.cases[-1]  # the exploration's tree; each critique has a tree of its own
     assert [node.name for node in whole.children] == ["judge", "write_back", *nodes]
     assert [call.name for call in whole.children[2].children] == ["mine"]
     assert kept.cases[0].name == CASES[0].sample.id

@@ -1,4 +1,4 @@
-"""What counts as an answer: JSON inside whatever a model says about it, checked, repaired once, never guessed."""
+"""Answers: JSON found in a reply, validated, repaired once, never invented."""
 
 import json
 import sqlite3
@@ -14,8 +14,8 @@ OTHER = json.dumps({"A": {"comment": "draft", "score": 1}, "B": {"comment": "dra
 MODEL = keyed_by_label("score", Verdict, ["A", "B"])
 
 
-class Says:
-    name, revision, capabilities = "says", "1", Capabilities()
+class ScriptedBackend:
+    name, revision, capabilities = "scripted", "1", Capabilities()
 
     def __init__(self, *texts: object) -> None:
         self.texts, self.asked, self.kept = list(texts), [], []
@@ -31,7 +31,7 @@ class Says:
         self.kept.append((list(parts), reply.text))
 
 
-def scores(backend: Says):
+def scores(backend: ScriptedBackend):
     answer = ask(backend, "score", [TextPart("judge")], MODEL, 0)
     return (answer.value and [answer.value.A.score, answer.value.B.score]), answer
 
@@ -46,8 +46,8 @@ IN_PROSE = {
 
 
 @pytest.mark.parametrize("text", IN_PROSE.values(), ids=IN_PROSE)
-def test_json_is_found_wherever_it_stands(text):
-    values, answer = scores(Says(text))
+def test_json_is_found_in_prose(text):
+    values, answer = scores(ScriptedBackend(text))
     assert values == [61.5, 0.0]
     assert answer.reason == ""
 
@@ -74,31 +74,31 @@ BAD = {
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_what_does_not_fit_becomes_no_number(text):
-    values, answer = scores(Says(text))
+def test_a_reply_that_does_not_fit_gives_no_score(text):
+    values, answer = scores(ScriptedBackend(text))
     assert values is None
     assert answer.reason.startswith("malformed after one repair: ")
-    written = text.replace("\ud83d", "?")  # UTF-8 has no half of a pair
+    written = text.replace("\ud83d", "?")  # UTF-8 cannot encode a lone surrogate
     assert [reply["text"] for reply in answer.replies] == [written, written]
 
 
-def test_an_answer_without_text_is_worth_the_repair():
-    backend = Says(MalformedReply("no choice"), FITS)
+def test_a_malformed_reply_of_the_backend_is_repaired():
+    backend = ScriptedBackend(MalformedReply("no choice"), FITS)
     values, _ = scores(backend)
     assert values == [61.5, 0.0]
     assert "no choice" in backend.asked[1][-1].text
 
 
-def test_an_error_is_not_asked_again_and_leaves_its_reason_in_the_trace():
-    backend = Says(ConnectionError("gone"))
+def test_an_exception_is_not_repaired_and_its_reason_is_traced():
+    backend = ScriptedBackend(ConnectionError("gone"))
     _, answer = scores(backend)
     assert len(backend.asked) == 1
-    assert answer.reason == "says failed: ConnectionError: gone"
+    assert answer.reason == "scripted failed: ConnectionError: gone"
     assert answer.replies[-1]["error"] == answer.reason
 
 
 def no_text(text: object, **costs: object) -> Reply:
-    """As a plug-in makes it, whose types nobody checks."""
+    """A Reply with values of wrong types, as an untyped plug-in might return."""
     reply = Reply("")
     for name, value in {"text": text, **costs}.items():
         object.__setattr__(reply, name, value)
@@ -106,29 +106,29 @@ def no_text(text: object, **costs: object) -> Reply:
 
 
 NO_REPLIES = {
-    "no text": (no_text(None), "NoneType in place of a Reply with a text"),
-    "bytes": (no_text(FITS.encode()), "bytes in place of"),
-    "nothing": (None, "NoneType in place of"),
-    "a dict": ({"text": FITS}, "dict in place of"),
-    "costs in words": (no_text(FITS, ms="long"), "no numbers"),
+    "no text": (no_text(None), "NoneType instead of a Reply with a text"),
+    "bytes": (no_text(FITS.encode()), "bytes instead of"),
+    "nothing": (None, "NoneType instead of"),
+    "a dict": ({"text": FITS}, "dict instead of"),
+    "costs in words": (no_text(FITS, ms="long"), "not numbers"),
 }
 
 
 @pytest.mark.parametrize(("said", "reason"), NO_REPLIES.values(), ids=NO_REPLIES)
-def test_what_is_no_reply_is_a_reason_and_worth_the_repair(said, reason):
-    values, answer = scores(Says(said))
+def test_an_invalid_reply_is_repaired_or_becomes_the_reason(said, reason):
+    values, answer = scores(ScriptedBackend(said))
     assert values is None
     assert reason in answer.reason
-    assert scores(Says(said, FITS))[0] == [61.5, 0.0]
+    assert scores(ScriptedBackend(said, FITS))[0] == [61.5, 0.0]
 
 
-def test_costs_that_a_backend_does_not_know_are_none():
-    _, answer = scores(Says(no_text(FITS, ms=None, tokens_in=None)))
+def test_unknown_costs_are_zero():
+    _, answer = scores(ScriptedBackend(no_text(FITS, ms=None, tokens_in=None)))
     assert (answer.replies[0]["ms"], answer.replies[0]["tokens"]) == (0, [0, 0])
 
 
-def test_an_answer_that_cannot_be_kept_counts_with_a_warning():
-    class Full(Says):
+def test_an_answer_that_cannot_be_stored_is_valid_with_a_warning():
+    class Full(ScriptedBackend):
         def keep(self, parts, schema, seed, reply):
             raise sqlite3.OperationalError("database or disk is full")
 
@@ -137,22 +137,22 @@ def test_an_answer_that_cannot_be_kept_counts_with_a_warning():
     assert answer.replies[0]["warning"] == "not kept: OperationalError: database or disk is full"
 
 
-def test_what_was_wrong_with_a_reply_is_cleaned_before_it_becomes_a_reason(monkeypatch):
+def test_a_reason_is_redacted(monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "canary-0123456789")
-    _, answer = scores(Says(MalformedReply("the provider says: canary-0123456789")))
+    _, answer = scores(ScriptedBackend(MalformedReply("the provider says: canary-0123456789")))
     assert answer.reason == "malformed after one repair: the provider says: [key]"
-    # a model's own words reach the reason as the names of labels that nobody asked for
-    _, answer = scores(Says(FITS[:-1] + ', "canary-0123456789": 1}'))
+    # text of the model reaches the reason as the name of an extra label
+    _, answer = scores(ScriptedBackend(FITS[:-1] + ', "canary-0123456789": 1}'))
     assert "canary" not in answer.reason
 
 
-def test_a_repaired_answer_is_kept_under_the_question_first_asked():
-    backend = Says("well", FITS)
+def test_a_repaired_answer_is_stored_under_the_original_question():
+    backend = ScriptedBackend("well", FITS)
     scores(backend)
     assert backend.kept == [([TextPart("judge")], FITS)]
 
 
-def test_what_never_fitted_is_not_kept():
-    backend = Says("well")
+def test_a_malformed_reply_is_not_stored():
+    backend = ScriptedBackend("well")
     scores(backend)
     assert backend.kept == []

@@ -1,4 +1,4 @@
-"""Merging chunks: laws of an order that comes back, and one sum done by hand."""
+"""Merging chunks: properties of the recovered order, and one example computed by hand."""
 
 import numpy as np
 import pytest
@@ -29,29 +29,29 @@ def test_a_group_that_fits_stays_whole_and_in_its_order():
     assert chunk.tolist() == [2, 0, 1]
 
 
-def test_nothing_can_be_compared_alone():
+def test_a_limit_of_one_is_refused():
     with pytest.raises(ValueError, match="at least 2 hypotheses in one question, not 1"):
         split_order(np.arange(3), 1, seed=0)
 
 
 @pytest.mark.parametrize(("count", "limit"), SIZES)
-def test_a_judge_with_one_scale_gets_exactly_its_scores_back(count, limit):
+def test_scores_on_one_scale_are_unchanged(count, limit):
     truth = np.random.default_rng(1).uniform(0, 100, count)
     anchors, chunks = chunked(count, limit)
     assert merge_chunks(anchors, chunks, [truth[chunk] for chunk in chunks]) == pytest.approx(truth)
 
 
 @pytest.mark.parametrize(("count", "limit"), [size for size in SIZES if size[1] > 3])
-def test_one_order_on_a_scale_that_moves_from_chunk_to_chunk_comes_back(count, limit):
+def test_an_order_is_recovered_from_scales_that_differ_by_chunk(count, limit):
     rng = np.random.default_rng(2)
     truth = rng.permutation(count).astype(float)
     anchors, chunks = chunked(count, limit)
-    told = [rng.uniform(0.1, 0.9) * truth[chunk] + rng.uniform(0, 10) for chunk in chunks]
-    assert merge_chunks(anchors, chunks, told).argsort().tolist() == truth.argsort().tolist()
+    scores = [rng.uniform(0.1, 0.9) * truth[chunk] + rng.uniform(0, 10) for chunk in chunks]
+    assert merge_chunks(anchors, chunks, scores).argsort().tolist() == truth.argsort().tolist()
 
 
 @pytest.mark.parametrize("bend", [np.exp, np.sqrt, lambda x: 100 * x**4])
-def test_a_bent_scale_keeps_the_order_within_chunks_and_across_anchors(bend):
+def test_a_nonlinear_scale_keeps_the_order_within_chunks_and_across_anchors(bend):
     rng = np.random.default_rng(3)
     truth = rng.permutation(30) / 30
     anchors, chunks = chunked(30, 10)
@@ -62,21 +62,21 @@ def test_a_bent_scale_keeps_the_order_within_chunks_and_across_anchors(bend):
         assert ((merged > merged[anchor]) == (truth > truth[anchor])).all()
 
 
-def test_a_judge_that_contradicts_itself_about_the_anchors_still_orders_each_chunk():
+def test_contradicting_anchors_keep_the_order_within_each_chunk():
     anchors, chunks = np.array([0, 1]), [np.array([0, 1, 2, 3]), np.array([0, 1, 4, 5])]
     merged = merge_chunks(anchors, chunks, [np.array([80.0, 20, 10, 90]), np.array([20.0, 80, 30, 70])])
     assert merged[2] < merged[3]
     assert merged[4] < merged[5]
 
 
-def test_the_same_score_for_all_stays_the_same_score_for_all():
+def test_equal_scores_stay_equal():
     anchors, chunks = chunked(20, 8)
     assert (
         merge_chunks(anchors, chunks, [np.full(len(chunk), 50.0) for chunk in chunks]).tolist() == [50.0] * 20
     )
 
 
-def test_a_sum_by_hand():
+def test_an_example_by_hand():
     # Anchors 0 and 1 get 20 and 80 in the first chunk, 40 and 60 in the second: h = (30, 70).
     # First chunk: 2 got 50, halfway between the anchors: v = 50. Second: 3 got 45, a quarter of the way: v = 40.
     # Order 0 (30), 3 (40), 2 (50), 1 (70). Scores given: 30, 45, 50, 70 (anchors by their means).

@@ -1,4 +1,4 @@
-"""Scoring a group: many questions at once, and groups larger than a question."""
+"""Scoring a group: concurrent questions, and groups larger than one question."""
 
 import json
 import threading
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agent.concurrent import critique_many
+from agent.agent import critique_many
 from agent.context import CritiqueSettings
 from agent.pictures.panels import Views
 from agent.prompts.question import Brief
@@ -17,12 +17,12 @@ from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 
 COUNT = 20
 QUALITY = np.random.default_rng(5).permutation(COUNT) * 4.0
-WAIT_S = 60.0  # how long a barrier waits for its last one: only a test that fails waits
+WAIT_S = 60.0  # for the last thread at a barrier; only a failing test waits that long
 SETTINGS = CritiqueSettings(view_size_px=64)
 
 
 def brief(shown: bool = True) -> Brief:
-    """Evidence whose one value says which hypothesis stands under a label."""
+    """Evidence with one metric, the index of each hypothesis."""
     values = list(map(float, range(COUNT)))
     evidence = {
         "tool": "t",
@@ -38,7 +38,7 @@ def brief(shown: bool = True) -> Brief:
 
 
 class Consistent:
-    """One order in mind, on a scale that moves from question to question."""
+    """Scores in a fixed order, on a scale that changes from question to question."""
 
     name, revision = "consistent", "1"
 
@@ -63,7 +63,7 @@ class Consistent:
 
 
 @pytest.mark.parametrize("max_images", [None, 30, 9, 6])
-def test_a_consistent_judge_gets_its_order_back_however_few_it_sees_at_once(max_images):
+def test_the_order_of_a_consistent_backend_is_recovered_for_any_image_limit(max_images):
     judge = Consistent(max_images)
     result = score_group(judge, brief(), COUNT, SETTINGS)
     assert np.argsort(result.scores).tolist() == np.argsort(QUALITY).tolist()
@@ -72,13 +72,13 @@ def test_a_consistent_judge_gets_its_order_back_however_few_it_sees_at_once(max_
     assert max(judge.images) <= (max_images or COUNT + 1)
 
 
-def test_a_judge_that_sees_no_pictures_is_shown_the_whole_group():
+def test_without_images_the_whole_group_is_one_question():
     judge = Consistent(3)
     score_group(judge, brief(shown=False), COUNT, SETTINGS)
     assert judge.images == [0, 0, 0]
 
 
-def test_a_judge_that_cannot_see_two_at_once_is_a_reason():
+def test_a_limit_below_two_hypotheses_is_a_reason():
     judge = Consistent(2)
     result = score_group(judge, brief(), COUNT, SETTINGS)
     assert result.scores == (None,) * COUNT
@@ -86,7 +86,7 @@ def test_a_judge_that_cannot_see_two_at_once_is_a_reason():
     assert judge.images == []
 
 
-def test_threads_change_nothing_but_the_time():
+def test_threads_do_not_change_the_result():
     alone = score_group(Consistent(9), brief(), COUNT, SETTINGS)
     together = score_group(Consistent(9, concurrency=8), brief(), COUNT, SETTINGS)
     assert [reply["text"] for reply in together.replies] == [reply["text"] for reply in alone.replies]
@@ -109,7 +109,7 @@ def test_an_order_with_a_chunk_that_fails_is_left_out():
 
 
 class Together(EmbeddedCritic):
-    """Answers a task only once that many questions of it are waiting at the same time."""
+    """Answers a task only when the given number of its questions are waiting concurrently."""
 
     def __init__(self, concurrency: int, **waiting: int) -> None:
         self.capabilities = Capabilities(concurrency=concurrency)
@@ -120,12 +120,12 @@ class Together(EmbeddedCritic):
         return super().generate(parts, schema, seed)
 
 
-def test_the_label_orders_of_a_group_are_asked_at_once():
+def test_the_label_orders_of_a_group_are_asked_concurrently():
     backend = Together(concurrency=3, tag=1, score=3, reflect=1, revise=1)
     assert None not in make_agent(backend).score(sample(), group(spoiled_group()))
 
 
-def test_eight_groups_are_in_flight_with_all_their_label_orders():
+def test_eight_groups_are_critiqued_concurrently_with_all_their_label_orders():
     backend = Together(concurrency=24, tag=8, score=24, reflect=1, revise=1)
     groups = [(sample(f"case-{n}"), group(spoiled_group(seed=n))) for n in range(8)]
     verdicts = list(critique_many(make_agent(backend), groups))
@@ -134,20 +134,20 @@ def test_eight_groups_are_in_flight_with_all_their_label_orders():
     assert [verdict.sample_id for verdict in verdicts] == [f"case-{n}" for n in range(8)]
 
 
-def test_a_backend_that_takes_one_at_a_time_gets_one_at_a_time():
+def test_a_backend_without_concurrency_is_called_from_one_thread():
     threads = set()
 
-    class Noting(EmbeddedCritic):
+    class Recording(EmbeddedCritic):
         def generate(self, parts, schema, seed):
             threads.add(threading.current_thread())
             return super().generate(parts, schema, seed)
 
     groups = [(sample(f"case-{n}"), group(spoiled_group(seed=n))) for n in range(2)]
-    assert len(list(critique_many(make_agent(Noting()), groups))) == 2
+    assert len(list(critique_many(make_agent(Recording()), groups))) == 2
     assert len(threads) == 1
 
 
-def test_groups_are_drawn_as_they_are_needed():
+def test_groups_are_taken_as_needed():
     drawn = 0
 
     def endless():

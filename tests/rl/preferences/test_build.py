@@ -18,7 +18,7 @@ from rl.types import PreferenceGroup
 
 
 class FakePolicy:
-    """Draws what the generator gives; the condition is the image's mean."""
+    """Samples bodies from the generator; the condition is the mean of the image."""
 
     device = torch.device("cpu")
 
@@ -41,7 +41,7 @@ class FakeScorer:
     name = "fake"
 
     def digest(self):
-        return "fake"  # whatever a subclass does beside scoring
+        return "fake"  # also for subclasses
 
     def score(self, sample, hypotheses):
         depths = hypotheses.params.transl[:, 2].tolist()
@@ -49,7 +49,7 @@ class FakeScorer:
 
 
 class DyingScorer(FakeScorer):
-    """Ends the run at its n-th image, as a kill would."""
+    """Interrupts the run after `images` images, like a kill."""
 
     def __init__(self, images):
         self.left = images
@@ -99,7 +99,7 @@ def test_rows_carry_the_whole_group(tmp_path):
     assert not group.uses_truth
 
 
-def test_a_run_that_breaks_is_taken_up_group_by_group(tmp_path):
+def test_an_interrupted_run_continues_with_the_missing_groups(tmp_path):
     whole = contents(build(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "broken", scorer=DyingScorer(3))
@@ -115,14 +115,14 @@ def test_a_run_that_breaks_is_taken_up_group_by_group(tmp_path):
 
 
 @pytest.mark.parametrize("last", range(5))
-def test_a_killed_process_loses_the_group_in_flight_and_no_other(tmp_path, last):
-    """SIGKILL in the middle of a critique, then the same arguments: every group is scored, one of them twice."""
+def test_a_killed_process_loses_only_the_group_in_flight(tmp_path, last):
+    """SIGKILL during a critique, then the same arguments: every group is scored once, and one of them twice."""
     whole = contents(build(tmp_path / "whole"))
-    book, out = tmp_path / "asked", tmp_path / "killed"
+    log, out = tmp_path / "asked", tmp_path / "killed"
 
-    class Booked(FakeScorer):
+    class Logged(FakeScorer):
         def score(self, sample, hypotheses):
-            with book.open("a") as lines:
+            with log.open("a") as lines:
                 lines.write(f"{sample.id}\n")
             if os.getpid() == child and sample.id == f"id-{last}":
                 os.kill(child, signal.SIGKILL)
@@ -130,19 +130,19 @@ def test_a_killed_process_loses_the_group_in_flight_and_no_other(tmp_path, last)
 
     if (pid := os.fork()) == 0:
         child = os.getpid()
-        build(out, scorer=Booked())
+        build(out, scorer=Logged())
         os._exit(0)
     child = pid
     _, status = os.waitpid(pid, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    build(out, scorer=Booked())
+    build(out, scorer=Logged())
     assert contents(out) == whole
-    assert sorted(book.read_text().split()) == sorted([*(f"id-{n}" for n in range(5)), f"id-{last}"])
+    assert sorted(log.read_text().split()) == sorted([*(f"id-{n}" for n in range(5)), f"id-{last}"])
 
 
-@pytest.mark.parametrize("step", ["pq.write_table", "GroupShards._forget"])
-def test_a_kill_while_a_shard_is_made_costs_no_critique(tmp_path, monkeypatch, step):
-    """Before the shard stands, its journal makes it; once it stands, what is left of the journal does not count."""
+@pytest.mark.parametrize("step", ["pq.write_table", "GroupShards._delete_journal"])
+def test_a_kill_while_a_shard_is_written_loses_no_score(tmp_path, monkeypatch, step):
+    """Until the shard exists its journal is used; afterwards the rest of the journal is ignored."""
 
     def killed(*args, **options):
         raise KeyboardInterrupt
@@ -159,16 +159,16 @@ def test_a_kill_while_a_shard_is_made_costs_no_critique(tmp_path, monkeypatch, s
 
 
 def test_several_groups_in_flight_give_the_same_bytes(tmp_path):
-    """All of them are with the scorer at once, and the last one given is answered first."""
+    """All groups are scored at once, and the last one finishes first."""
 
-    answered = [threading.Event() for _ in range(6)]
-    answered[5].set()
+    finished = [threading.Event() for _ in range(6)]
+    finished[5].set()
 
     class Reversed(FakeScorer):
         def score(self, sample, hypotheses):
-            place = int(sample.id.removeprefix("id-"))
-            answered[place + 1].wait()
-            answered[place].set()
+            index = int(sample.id.removeprefix("id-"))
+            finished[index + 1].wait()
+            finished[index].set()
             return super().score(sample, hypotheses)
 
     whole = contents(build(tmp_path / "whole"))
@@ -201,19 +201,19 @@ def test_other_arguments_are_refused(tmp_path, changes, message):
 
 
 def test_scores_of_another_critic_are_not_reused(tmp_path):
-    class Learned(FakeScorer):
+    class Changed(FakeScorer):
         def digest(self):
-            return "fake that has learned"
+            return "changed fake"
 
     build(tmp_path)
-    with pytest.raises(ValueError, match="scorer_digest='fake', now 'fake that has learned'"):
-        build(tmp_path, scorer=Learned())
+    with pytest.raises(ValueError, match="scorer_digest='fake', now 'changed fake'"):
+        build(tmp_path, scorer=Changed())
 
 
 @pytest.mark.parametrize(
     ("scores", "message"), [([1.0], "1 scores for the 3"), ([1.0, float("nan"), 2.0], "None, never NaN")]
 )
-def test_scores_that_are_none_of_ours_are_refused(tmp_path, scores, message):
+def test_invalid_scores_are_refused(tmp_path, scores, message):
     class Wrong(FakeScorer):
         def score(self, sample, hypotheses):
             return scores
@@ -232,7 +232,7 @@ def test_nothing_to_load(tmp_path):
         load_preferences(tmp_path)
 
 
-def test_an_oracle_is_stamped_and_stays_so(tmp_path):
+def test_uses_truth_is_stored_and_survives_shuffling(tmp_path):
     class Oracle(FakeScorer):
         uses_truth = True
 
@@ -251,11 +251,11 @@ def test_shuffling_permutes_scores_within_their_group(tmp_path):
     assert dataset["scores"][:] != shuffled["scores"][:]
     assert shuffled["scores"][:] == shuffle_scores(dataset, seed=0)["scores"][:]
     assert shuffled["scores"][:] != shuffle_scores(dataset, seed=1)["scores"][:]
-    # a row's permutation is its own: a subset is shuffled as the whole is
+    # the permutation of a row does not depend on other rows
     assert shuffle_scores(dataset.select([4]), seed=0)[0] == shuffled[4]
 
 
-def test_a_shard_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_shard_appears_complete_or_not_at_all(tmp_path, monkeypatch):
     def cut_short(table, path, **options):
         path.write_bytes(b"PAR1")
         raise OSError("no space left on device")

@@ -1,4 +1,4 @@
-"""Groups built by actors: the same bytes as in one process, and no group lost with a worker that is killed."""
+"""Groups built by actors: the same bytes as in one process, also if a worker is killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 import rl.preferences.ray_actors
 from hmr.types import Hypotheses, Sample
 from rl.preferences.build import describe_set
-from rl.preferences.ray_actors import RayActors, _Draw, _Judge, build_preferences_by_actors
+from rl.preferences.ray_actors import RayActors, _CriticActor, _PolicyActor, build_preferences_by_actors
 from tests.rl.preferences.test_build import FakePolicy, FakeScorer, build, contents, wild
 
 # Ray 2.60 warns of settings that it copies from itself to its workers
@@ -26,7 +26,7 @@ IMAGES = 10
 
 
 class Mortal(FakeScorer):
-    """Books each group it is given, and is killed by the one named, the first time."""
+    """Logs each group, and kills its process at the first request for the group `fatal`."""
 
     def __init__(self, folder: Path, fatal: str) -> None:
         self.folder, self.fatal = folder, fatal
@@ -55,8 +55,8 @@ def test_without_actors_it_is_the_same_function(tmp_path: Path):
     assert contents(by_actors(tmp_path / "here", lambda policy: FakeScorer(), None)) == whole
 
 
-def test_without_actors_as_many_groups_are_in_flight_as_were_asked_for(tmp_path: Path):
-    """Two critiques at a time wait for each other: one at a time would wait in vain."""
+def test_without_actors_in_flight_groups_are_scored_at_once(tmp_path: Path):
+    """Each of two critiques waits for the other, so one at a time would never finish."""
     both = threading.Barrier(2, timeout=60)
 
     class Patient(FakeScorer):
@@ -79,16 +79,16 @@ class OtherPolicy(FakePolicy):
 
 
 def test_a_worker_of_another_policy_or_critic_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rl.preferences.ray_actors, "_ray", lambda: SimpleNamespace(get=lambda sent: sent))
+    monkeypatch.setattr(rl.preferences.ray_actors, "_ray", lambda: SimpleNamespace(get=lambda ref: ref))
     settings = describe_set(FakePolicy(), FakeScorer(), 3, 0, 4, 1.0)
-    _Draw(FakePolicy, wild(2), settings)
-    _Judge(FakePolicy, lambda policy: FakeScorer(), wild(2), settings, 1)
+    _PolicyActor(FakePolicy, wild(2), settings)
+    _CriticActor(FakePolicy, lambda policy: FakeScorer(), wild(2), settings, 1)
     with pytest.raises(
         ValueError, match="worker's policy is other weights, not fake-policy: do all machines"
     ):
-        _Draw(OtherPolicy, wild(2), settings)
+        _PolicyActor(OtherPolicy, wild(2), settings)
     with pytest.raises(ValueError, match="worker's critic is another memory, not fake: do all machines"):
-        _Judge(FakePolicy, lambda policy: Other(), wild(2), settings, 1)
+        _CriticActor(FakePolicy, lambda policy: Other(), wild(2), settings, 1)
 
 
 def test_a_finished_set_starts_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -99,13 +99,13 @@ def test_a_finished_set_starts_no_cluster(tmp_path: Path, monkeypatch: pytest.Mo
     assert done == [4, 4, 2]
 
 
-def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_ray_the_error_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"pip install 'meshcritic\[ray\]'"):
         by_actors(tmp_path, lambda policy: FakeScorer(), RayActors())
 
 
-def test_a_pool_of_no_actors_is_refused():
+def test_a_pool_without_actors_is_refused():
     with pytest.raises(ValueError, match="critics must be at least 1, not 0"):
         RayActors(critics=0)
 
@@ -124,10 +124,10 @@ def cluster() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a worker imports torch, and is started three times
 @pytest.mark.usefixtures("cluster")
-def test_a_killed_worker_costs_its_task_and_no_more(tmp_path: Path):
+def test_the_task_of_a_killed_worker_is_repeated(tmp_path: Path):
     """The critic of the sixth group is killed with SIGKILL; Ray starts it again and gives it its two groups again."""
     whole = contents(build(tmp_path / "whole", wild(IMAGES), **SIZES))
-    actors = RayActors(critics=1, groups_a_task=2, in_flight=1, cpus=0.5)
+    actors = RayActors(critics=1, groups_per_task=2, in_flight=1, cpus=0.5)
     done: list[int] = []
     out = by_actors(
         tmp_path / "actors", functools.partial(mortal, tmp_path, "id-5"), actors, progress=done.append
@@ -142,10 +142,10 @@ def test_a_killed_worker_costs_its_task_and_no_more(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("cluster")
-def test_a_critic_that_fails_ends_the_run_and_what_was_judged_is_kept(tmp_path: Path):
-    """And what actors have begun one process can finish."""
+def test_a_failing_critic_ends_the_run_and_scored_groups_are_kept(tmp_path: Path):
+    """One process can finish a set that actors started."""
     whole = contents(build(tmp_path / "whole", wild(IMAGES), **SIZES))
-    actors = RayActors(critics=1, groups_a_task=1, in_flight=1, cpus=0.5)
+    actors = RayActors(critics=1, groups_per_task=1, in_flight=1, cpus=0.5)
     with pytest.raises(Exception, match="None, never NaN"):
         by_actors(tmp_path / "actors", lambda policy: Wrong(), actors)
     assert (tmp_path / "actors" / "shard-00000.parquet").exists()

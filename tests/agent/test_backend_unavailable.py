@@ -1,0 +1,89 @@
+"""Which failures leave scores at None, and which raise BackendUnavailable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from agent.types import BackendUnavailable
+from agent.vlm import EmbeddedCritic, MalformedReply, Unanswerable, load_backend
+from agent.vlm.wrappers.budget import Budget, with_budget
+from agent.vlm.wrappers.cache import Cached, ReplyCache
+from tests.agent.critique_case import GROUP, group, make_agent, sample, spoiled_group
+from tests.agent.vlm.chat_server import body, chat_server, hang_up
+
+
+class Failing(EmbeddedCritic):
+    """Raises at one task, and finds one score uncertain, so that every task is asked."""
+
+    def __init__(self, task: str, error: Exception) -> None:
+        self.task, self.error = task, error
+
+    def generate(self, parts, schema, seed):
+        if schema["title"] == self.task:
+            raise self.error
+        reply = super().generate(parts, schema, seed)
+        if schema["title"] != "reflect":
+            return reply
+        doubts = {**json.loads(reply.text), "A": {"doubt": True, "reason": "on principle"}}
+        return replace(reply, text=json.dumps(doubts))
+
+
+def scores(backend) -> list[float | None]:
+    return make_agent(backend).score(sample(), group(spoiled_group()))
+
+
+@pytest.mark.parametrize("task", ["tag", "score", "reflect", "revise"])
+def test_an_unanswered_question_anywhere_raises(task):
+    with pytest.raises(BackendUnavailable, match=r"^embedded failed: ConnectionError: gone$"):
+        scores(Failing(task, ConnectionError("gone")))
+
+
+@pytest.mark.parametrize("error", [Unanswerable("too long"), MalformedReply("no answer")])
+def test_an_unanswerable_question_does_not_raise(error):
+    assert scores(Failing("score", error)) == [None] * GROUP
+    assert None not in scores(Failing("reflect", error))  # the first scores stay
+
+
+def test_a_critique_has_the_reason_and_does_not_raise():
+    critique = make_agent(Failing("score", ConnectionError("gone"))).critique(
+        sample(), group(spoiled_group())
+    )
+    assert critique.scores == (None,) * GROUP
+    assert critique.reasons[0] == "embedded failed: ConnectionError: gone"
+
+
+def test_answers_before_the_end_of_a_budget_are_cached(tmp_path):
+    """A critique asks at least five questions; the budget ends at the third, and the next run asks for the rest."""
+    with ReplyCache(tmp_path / "replies.sqlite") as cache:
+        with pytest.raises(BackendUnavailable, match="the budget of 2 calls is spent"):
+            scores(Cached(with_budget(EmbeddedCritic(), Budget(2)), cache))
+        assert len(cache) == 2
+        budget = Budget()
+        assert scores(Cached(with_budget(EmbeddedCritic(), budget), cache)) == scores(EmbeddedCritic())
+        assert budget.calls == len(cache) - 2
+
+
+SERVERS = {
+    "gone": (hang_up, True),
+    "overloaded": (body(b"", status=503), True),
+    "a wrong key": (body(b"", status=401), True),
+    "a wrong address": (body(b"", status=404), True),
+    "too long a question": (body(b"", status=400), False),
+    "too large a question": (body(b"", status=413), False),
+    "a refusal": (body(b'{"choices": [{"message": {"content": null, "refusal": "no"}}]}'), False),
+    "words": (body(b'{"choices": [{"message": {"content": "well"}}]}'), False),
+}
+
+
+@pytest.mark.parametrize(("act", "unavailable"), SERVERS.values(), ids=SERVERS)
+def test_the_kind_of_failure_of_each_response(act, unavailable):
+    with chat_server(act) as server:
+        backend = load_backend(f"openai:m@{server.url}", attempts=1)
+        if unavailable:
+            with pytest.raises(BackendUnavailable):
+                scores(backend)
+        else:
+            assert scores(backend) == [None] * GROUP
