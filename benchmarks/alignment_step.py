@@ -1,7 +1,7 @@
-"""How long a training step of alignment takes and how much memory it needs, beside two rivals (`benchmarks.alignment_step_variants`).
+"""Time and peak memory of one training step of alignment, compared with `benchmarks.alignment_step_variants`.
 
-Each step runs in a process of its own, one after the other, so that none warms a cache or holds memory for the next.
-Memory is the process's peak beyond what it had imported before there was a policy.
+Each variant runs in a process of its own, one after the other, so that none warms a cache or holds memory for the next.
+Memory is the peak of the process beyond what it had imported before the policy was loaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.console import stages
 from common.progress import Stage
 
 __all__ = ["BenchSettings", "StepCost", "bench_align"]
@@ -87,3 +88,10 @@ def _run(step: str, settings: BenchSettings, count: int) -> StepCost:
         raise ValueError(f"the step {step!r} failed: {said[-1]}")
     told = json.loads(run.stdout)
     return StepCost(step, tuple(told["seconds"]), tuple(told["cpu_seconds"]), told["peak_mb"])
+
+
+if __name__ == "__main__":
+    defaults = BenchSettings()
+    with stages() as stage:
+        costs = bench_align(defaults, stage)
+    print(json.dumps(to_json(costs, defaults), indent=2))
