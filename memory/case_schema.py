@@ -1,8 +1,8 @@
-"""What exploration keeps of a judged case, as a stranger's file must have it.
+"""Schema of an explored case, as the critic judged it; files from other users are checked against it.
 
-`agent.exploration.learning.Explored.to_json` writes it. Its sentences go into prompts whenever the case is judged again, and its
-numbers into the fit of the weights, so every sentence and name passes `memory.text_limits` and every number is finite. A key
-that is not named here is dropped.
+`agent.exploration.learning.Explored.to_json` writes such a case. When it is judged again, its sentences become part of
+prompts, and its numbers are used to fit the weights of the rules. Therefore every sentence and name passes
+`memory.text_limits`, and every number is finite. Unknown keys are dropped.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Annotated, Literal, NotRequired
 
 from pydantic import AfterValidator, Field, FiniteFloat
 
-# pydantic reads no other before Python 3.12
+# pydantic needs this TypedDict before Python 3.12
 from typing_extensions import TypedDict
 
 from memory.text_limits import check_tags, check_text
 
-__all__ = ["Judged", "JudgedCase"]
+__all__ = ["CheckedCase", "JudgedCase"]
 
 
 def _sentence(text: str) -> str:
@@ -24,36 +24,35 @@ def _sentence(text: str) -> str:
     return text
 
 
-def _perhaps(text: str) -> str:
-    """Of a hypothesis that nothing is wrong with, a tool says nothing."""
+def _optional_sentence(text: str) -> str:
     return _sentence(text) if text else text
 
 
-def _few(tags: list[str]) -> list[str]:
+def _tags(tags: list[str]) -> list[str]:
     check_tags("a case", tuple(tags))
     return tags
 
 
 Sentence = Annotated[str, AfterValidator(_sentence)]
-Remark = Annotated[str, AfterValidator(_perhaps)]
-Tags = Annotated[list[str], AfterValidator(_few)]
+OptionalSentence = Annotated[str, AfterValidator(_optional_sentence)]
+Tags = Annotated[list[str], AfterValidator(_tags)]
 Score = Annotated[FiniteFloat, Field(ge=0, le=100)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class JudgedEvidence(TypedDict):
-    """One measurement of the whole group."""
+    """One metric, measured for the whole group."""
 
     tool: Sentence
     metric: Sentence
-    unit: Remark
+    unit: OptionalSentence
     values: list[FiniteFloat | None]
     parts: list[list[Sentence]]
-    sentences: list[Remark]
+    sentences: list[OptionalSentence]  # empty if a tool finds no fault
 
 
 class JudgedRule(TypedDict):
-    """A rule that the judge had, with its predicate if it has one and every term of its retrieval score."""
+    """A retrieved rule with its predicate, if it has one, and the terms of its retrieval score."""
 
     id: Sentence
     text: Sentence
@@ -72,7 +71,7 @@ class JudgedRule(TypedDict):
 
 
 class JudgedPrototype(TypedDict):
-    """A prototype that the judge had."""
+    """A retrieved prototype."""
 
     id: Sentence
     similarity: FiniteFloat
@@ -83,7 +82,7 @@ class JudgedPrototype(TypedDict):
     weights: dict[Sentence, FiniteFloat]
 
 
-def _whole_predicate(rule: JudgedRule) -> JudgedRule:
+def _complete_predicate(rule: JudgedRule) -> JudgedRule:
     given = {"metric", "comparison", "threshold", "weight"} & rule.keys()
     if given and len(given) < 4:
         raise ValueError(
@@ -93,17 +92,17 @@ def _whole_predicate(rule: JudgedRule) -> JudgedRule:
 
 
 class JudgedCase(TypedDict):
-    """Evidence, rules, prototypes and tags as the judge had them; scores and true errors by hypothesis."""
+    """Evidence, rules, prototypes and tags of the question; scores and true errors per hypothesis."""
 
     evidence: list[JudgedEvidence]
-    rules: list[Annotated[JudgedRule, AfterValidator(_whole_predicate)]]
+    rules: list[Annotated[JudgedRule, AfterValidator(_complete_predicate)]]
     prototypes: list[JudgedPrototype]
     tags: Tags
     scores: list[Score | None]
     errors_mm: list[NotNegative]
 
 
-def _of_one_group(case: JudgedCase) -> JudgedCase:
+def _equal_lengths(case: JudgedCase) -> JudgedCase:
     count = len(case["errors_mm"])
     lengths = {"scores": len(case["scores"])}
     for item in case["evidence"]:
@@ -114,4 +113,4 @@ def _of_one_group(case: JudgedCase) -> JudgedCase:
     return case
 
 
-Judged = Annotated[JudgedCase, AfterValidator(_of_one_group)]
+CheckedCase = Annotated[JudgedCase, AfterValidator(_equal_lengths)]

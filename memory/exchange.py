@@ -1,24 +1,22 @@
-"""A memory as one JSON file: to keep, to read, to send, to merge into another.
+"""Exports a memory to a JSON file and reads such a file, for example to merge it into another memory.
 
     {"format": "meshcritic-memory", "version": 1, "text_embedder": ..., "image_embedder": ...,
      "rules": [{"rule": {...}, "history": [...]}], "cases": [{"case_id", "success", "rules", "judged",
      "recounts"}], "steps": [...], "prototypes": [{"prototype": {...}, "embedding": "base64 of little-endian float32"}]}
 
-Rules travel without their embeddings: whoever imports them embeds the sentences with a model of their own.
-Photographs do not travel at all, so prototypes bring their embeddings and fit only a memory that looks at
-photographs through the same model. Ids are taken anew from the content, so that a file may be written by hand
-and cannot claim an id that is another rule's.
+Rules are exported without embeddings: the importing memory embeds their sentences with its own model. Photographs are
+not exported, so prototypes include their embeddings and fit only a memory with the same image embedder. Ids are
+computed again from the content, so a file can be written by hand and cannot use the id of another rule.
 
-A file is a stranger's until its reader says otherwise: it is parsed as JSON and checked field by field, what was kept
-of a judged case included (`memory.case_schema`), and every sentence, and every name that stands beside one in a prompt,
-passes `memory.text_limits`. Another memory's folder is no less a stranger's and goes the same way.
+A file is not trusted: it is parsed as JSON and checked field by field, including the judged cases
+(`memory.case_schema`), and every sentence and name that can occur in a prompt passes `memory.text_limits`. The folder
+of another memory is read with the same checks.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,10 +26,11 @@ import numpy as np
 from jaxtyping import Float32
 from pydantic import TypeAdapter, ValidationError
 
-from memory.case_schema import Judged, JudgedCase
-from memory.folder import open_stored
+from common.files import PathLike, write_text
+from memory.case_schema import CheckedCase, JudgedCase
+from memory.folder import open_store
 from memory.ledger import RuleLedger
-from memory.prototypes import Prototype, prototype_from_row
+from memory.prototype_memory import Prototype, prototype_from_row
 from memory.rule import Rule, StateChange
 from memory.store import MemoryStore
 from memory.text_limits import check_text
@@ -58,13 +57,13 @@ class RuleRecord:
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """A recorded case; `judged` is what exploration keeps of it to fit weights on (`agent.exploration.learning`)."""
+    """A recorded case. `judged` is the data that exploration uses to fit weights (`agent.exploration.learning`)."""
 
     case_id: str
     success: bool
     rules: tuple[str, ...]
-    judged: Judged | None = None
-    recounts: dict[str, bool] = field(default_factory=dict)  # judged again under this rule: was it a success?
+    judged: CheckedCase | None = None
+    recounts: dict[str, bool] = field(default_factory=dict)  # rule id -> success when judged again with it
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class PrototypeRecord:
 
 @dataclass(frozen=True)
 class MemoryDocument:
-    """All that a memory holds; its rules' counts are for the reader, the cases are what is counted."""
+    """The content of a memory. The counts of its rules are informative; an import counts the cases."""
 
     format: Literal["meshcritic-memory"]
     version: int
@@ -92,13 +91,12 @@ class MemoryDocument:
 
     def __post_init__(self) -> None:
         if self.version != VERSION:
-            raise ValueError(f"version {self.version} is not one that this program reads; it reads {VERSION}")
-        known = {kept.rule.rule_id for kept in self.rules}
-        if strange := sorted(
-            {rule_id for case in self.cases for rule_id in (*case.rules, *case.recounts)} - known
-        ):
-            raise ValueError(f"its cases used a rule that it does not hold: {strange[0]!r}")
-        if len({len(kept.embedding) for kept in self.prototypes}) > 1:
+            raise ValueError(f"version {self.version} is not supported; the supported version is {VERSION}")
+        known = {record.rule.rule_id for record in self.rules}
+        used = {rule_id for case in self.cases for rule_id in (*case.rules, *case.recounts)}
+        if unknown := sorted(used - known):
+            raise ValueError(f"its cases used a rule that it does not contain: {unknown[0]!r}")
+        if len({len(record.embedding) for record in self.prototypes}) > 1:
             raise ValueError("its prototypes have embeddings of different lengths")
         if self.prototypes and self.image_embedder is None:
             raise ValueError(
@@ -107,7 +105,7 @@ class MemoryDocument:
 
 
 def snapshot(store: MemoryStore) -> MemoryDocument:
-    """What a store holds now."""
+    """The current content of a store."""
     ledger = RuleLedger(store)
     histories, cases = ledger.histories(), ledger.cases()
     judged = cast(Mapping[str, JudgedCase], ledger.explored([case_id for case_id, _, _ in cases]))
@@ -130,35 +128,33 @@ def snapshot(store: MemoryStore) -> MemoryDocument:
     )
 
 
-def write_document(document: MemoryDocument, path: Path) -> None:
-    """In one step: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_text(_as_json(document), encoding="utf-8")
-    partial.replace(path)
+def write_document(document: MemoryDocument, path: PathLike) -> None:
+    """Writes the file in one step; its folder is created if necessary."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, _as_json(document))
 
 
-def read_document(path: Path) -> MemoryDocument:
-    """Raises FileNotFoundError, and ValueError naming what is wrong in a file that is no memory."""
-    if not path.is_file():
+def read_document(path: PathLike) -> MemoryDocument:
+    """Raises FileNotFoundError, and ValueError with the first fault of a file that is not an exported memory."""
+    if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    return _checked(path.read_bytes(), f"{path} is not an exported memory")
+    return _parse(Path(path).read_bytes(), f"{path} is not an exported memory")
 
 
-def read_memory(folder: Path) -> MemoryDocument:
-    """What the memory in another folder holds; nothing there changes. Raises as `read_document` does."""
-    with open_stored(folder, frozen=True) as store:
+def read_memory(folder: PathLike) -> MemoryDocument:
+    """The content of the memory in a folder, which stays unchanged. Raises as `read_document` does."""
+    with open_store(folder, frozen=True) as store:
         content = _as_json(snapshot(store))
-    return _checked(content.encode(), f"{folder} is not a memory that can be taken in")
+    return _parse(content.encode(), f"{folder} is not a memory that can be merged")
 
 
 def _as_json(document: MemoryDocument) -> str:
     return json.dumps(asdict(document), indent=1, allow_nan=False)
 
 
-def _checked(content: bytes, refusal: str) -> MemoryDocument:
+def _parse(content: bytes, refusal: str) -> MemoryDocument:
     try:
-        return _renamed(TypeAdapter(MemoryDocument).validate_json(content))
+        return _with_content_ids(TypeAdapter(MemoryDocument).validate_json(content))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -168,31 +164,33 @@ def _checked(content: bytes, refusal: str) -> MemoryDocument:
         raise ValueError(f"{refusal}: {error}") from error
 
 
-def _renamed(document: MemoryDocument) -> MemoryDocument:
-    """The same document with every id made from the content it names."""
+def _with_content_ids(document: MemoryDocument) -> MemoryDocument:
+    """The same document with every id computed from the content."""
     ids: dict[str, str] = {}
     rules = []
-    for kept in document.rules:
-        said = kept.rule
-        if said.predicate:
-            check_text("a predicate's metric", said.predicate.metric)
-        rule = Rule.create(said.text, said.tags, said.provenance, said.predicate, said.state)
-        ids[said.rule_id] = rule.rule_id
-        rules.append(replace(kept, rule=replace(rule, uses=said.uses, successes=said.successes)))
+    for record in document.rules:
+        given = record.rule
+        if given.predicate:
+            check_text("a predicate's metric", given.predicate.metric)
+        rule = Rule.create(given.text, given.tags, given.provenance, given.predicate, given.state)
+        ids[given.rule_id] = rule.rule_id
+        rules.append(replace(record, rule=replace(rule, uses=given.uses, successes=given.successes)))
     cases = [
         replace(
             case,
             rules=tuple(ids[rule_id] for rule_id in case.rules),
             recounts={ids[rule_id]: success for rule_id, success in case.recounts.items()},
         )
-        for case in _folded(document.cases)
+        for case in _with_recounts(document.cases)
     ]
-    prototypes = [replace(kept, prototype=_named(kept.prototype)) for kept in document.prototypes]
+    prototypes = [
+        replace(record, prototype=_checked_prototype(record.prototype)) for record in document.prototypes
+    ]
     return replace(document, rules=tuple(rules), cases=tuple(cases), prototypes=tuple(prototypes))
 
 
-def _folded(cases: Sequence[CaseRecord]) -> list[CaseRecord]:
-    """The cases, without those that an older file has in the place of recounts, under the id "CASE/weigh/..."."""
+def _with_recounts(cases: Sequence[CaseRecord]) -> list[CaseRecord]:
+    """The cases, with recounts in place of the cases "CASE/weigh/..." of older files."""
     found = {case.case_id: case for case in cases}
     for case in cases:
         base, again, _ = case.case_id.partition("/weigh/")
@@ -203,7 +201,9 @@ def _folded(cases: Sequence[CaseRecord]) -> list[CaseRecord]:
     return list(found.values())
 
 
-def _named(said: Prototype) -> Prototype:
-    for metric in (*said.evidence, *said.weights):
+def _checked_prototype(given: Prototype) -> Prototype:
+    for metric in (*given.evidence, *given.weights):
         check_text("a prototype's metric", metric)
-    return Prototype.create(said.case_id, said.rationale, said.score, said.tags, said.evidence, said.weights)
+    return Prototype.create(
+        given.case_id, given.rationale, given.score, given.tags, given.evidence, given.weights
+    )

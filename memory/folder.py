@@ -1,5 +1,5 @@
-"""Opens the memory in a folder: the database `memory.sqlite`, and `rules.faiss` and `prototypes.faiss`, which are caches
-of its embeddings."""
+"""Opens the memory in a folder: the database `memory.sqlite`, with its index caches `rules.faiss` and
+`prototypes.faiss`."""
 
 from __future__ import annotations
 

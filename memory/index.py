@@ -1,22 +1,20 @@
-"""Nearest vectors by cosine: exact while that is fast, an HNSW graph beyond.
+"""Nearest-neighbour search by cosine: exact up to a size, with an HNSW graph beyond it.
 
-A FAISS index under `IndexIDMap2`, its vectors normalised so that the inner product is the cosine. FAISS
-leaves some traps open that are closed here: fewer vectors than asked for come back as id -1, duplicate ids
-are taken silently, and a graph (Malkov & Yashunin, arXiv 1603.09320) cannot remove, so removed ids are
-skipped until they pile up.
+A FAISS index under `IndexIDMap2` with normalised vectors, so the inner product is the cosine. Three properties of FAISS
+are hidden here: it returns id -1 if there are fewer vectors than requested, it accepts duplicate ids, and an HNSW graph
+(Malkov & Yashunin, arXiv 1603.09320) cannot remove vectors, so removed ids are skipped and the graph is rebuilt from
+time to time.
 
-The file `save` writes is a cache: `load` returns None unless it carries the digest asked for, and whoever
-owns the vectors can always build it anew. Left out: IVF, which must be trained and cannot be on a memory of
-ten rows.
+The saved file is a cache: `load` returns None unless the file has the requested digest, and then the index is built
+again from the vectors. Left out: IVF, which needs training data that a memory of ten rows does not have.
 """
 
-# FAISS's Python half is generated: pyright sees neither all of its names nor its true argument types.
+# FAISS's Python module is generated: pyright sees neither all of its names nor its argument types.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,19 +23,20 @@ import faiss
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from common.files import PathLike, atomic_path
+
 __all__ = ["EXACT_UP_TO", "VectorIndex", "normalised"]
 
-# Measured by benchmarks/retrieval.py, vectors of 512: exact search takes 0.8 ms among 10,000, 1.8 among
-# 20,000 and 3.8 among 40,000, the graph 0.5 throughout; but the graph takes minutes to build where the exact
-# index takes none.
+# Measured with benchmarks/retrieval.py, vectors of length 512: exact search takes 0.8 ms for 10,000 vectors, 1.8 ms for
+# 20,000 and 3.8 ms for 40,000; the graph takes 0.5 ms for all of them, but minutes to build.
 EXACT_UP_TO = 20_000
-_NEIGHBOURS = 32  # HNSW's M: edges a vertex
+_NEIGHBOURS = 32  # HNSW's M: edges per vertex
 _EF_CONSTRUCTION = 80
-_EF_SEARCH = 128  # smallest candidate list of a search; never less than k
+_EF_SEARCH = 128  # least size of the candidate list of a search; at least k
 
 
 class VectorIndex:
-    """Vectors of `dim` numbers under integer ids. Not thread-safe while it is written to."""
+    """Vectors of length `dim` under integer ids. Not thread-safe during writes."""
 
     def __init__(self, dim: int, exact_up_to: int = EXACT_UP_TO) -> None:
         self.dim = dim
@@ -58,12 +57,12 @@ class VectorIndex:
         return isinstance(faiss.downcast_index(self._faiss.index), faiss.IndexFlat)
 
     def add(self, ids: Int64[np.ndarray, "batch"], vectors: Float[np.ndarray, "batch dim"]) -> None:
-        """Vectors need not be normalised. Raises ValueError for an id that is there already or comes twice,
-        for vectors of another length, and for vectors without a direction (zero or not finite)."""
+        """Vectors need not be normalised. Raises ValueError for an id that exists already or occurs twice, for vectors
+        of another length, and for vectors that are zero or not finite."""
         new = set(ids.tolist())
         if len(new) < len(ids) or new & self._live:
             raise ValueError(
-                f"every id can be added once; {sorted(new & self._live)[:5] or 'one'} came twice"
+                f"every id can be added once; {sorted(new & self._live)[:5] or 'one'} occurs twice"
             )
         if vectors.shape[1] != self.dim:
             raise ValueError(f"this index holds vectors of {self.dim} numbers, not {vectors.shape[1]}")
@@ -76,22 +75,22 @@ class VectorIndex:
         self._live |= new
 
     def remove(self, ids: Int64[np.ndarray, "batch"]) -> None:
-        """Raises KeyError for an id that is not there."""
-        gone = set(ids.tolist())
-        if not gone <= self._live:
-            raise KeyError(f"no vector has id {min(gone - self._live)}")
-        self._live -= gone
+        """Raises KeyError for an unknown id."""
+        removed = set(ids.tolist())
+        if not removed <= self._live:
+            raise KeyError(f"no vector has id {min(removed - self._live)}")
+        self._live -= removed
         if self.exact:
             self._faiss.remove_ids(ids)
             return
-        self._removed |= gone
+        self._removed |= removed
         if len(self._removed) > len(self._live) // 4:
             self._rebuild(graph=len(self) > self._exact_up_to)
 
     def search(
         self, query: Float[np.ndarray, "dim"], k: int
     ) -> tuple[Int64[np.ndarray, "hits"], Float32[np.ndarray, "hits"]]:
-        """Ids and cosines of the (at most) k nearest, best first, ties in any order."""
+        """Ids and cosines of the (at most) k nearest vectors, best first; equal cosines in any order."""
         k = min(k, len(self))
         if k < 1:
             return np.empty(0, np.int64), np.empty(0, np.float32)
@@ -100,29 +99,32 @@ class VectorIndex:
         found = ids[0] >= 0
         return ids[0][found], similarities[0][found].clip(-1, 1)
 
-    def save(self, path: Path, digest: str) -> None:
-        """Writes the index and the digest of what it was built from, in one step."""
+    def save(self, path: PathLike, digest: str) -> None:
+        """Writes the index with the digest of its vectors, in one step."""
         header = {"digest": digest, "dim": self.dim, "removed": sorted(self._removed)}
-        partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with partial.open("wb") as file:
+        with atomic_path(path) as partial, partial.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n")
             faiss.write_index(self._faiss, faiss.PyCallbackIOWriter(file.write))
-        partial.replace(path)
 
     @staticmethod
-    def load(path: Path, dim: int, digest: str, exact_up_to: int = EXACT_UP_TO) -> VectorIndex | None:
-        """The saved index, or None where there is none, or none built from what `digest` stands for."""
-        if not path.is_file():
+    def load(path: PathLike, dim: int, digest: str, exact_up_to: int = EXACT_UP_TO) -> VectorIndex | None:
+        """The saved index, or None if there is no valid file with this length and digest."""
+        if not Path(path).is_file():
             return None
         index = VectorIndex(dim, exact_up_to)
         try:
-            with path.open("rb") as file:
+            with Path(path).open("rb") as file:
                 header = json.loads(file.readline())
                 if (header["digest"], header["dim"]) != (digest, dim):
                     return None
                 index._removed = set(header["removed"])
                 index._faiss = faiss.read_index(faiss.PyCallbackIOReader(file.read))
-        except (ValueError, TypeError, KeyError, RuntimeError):  # FAISS raises RuntimeError on a damaged file
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            RuntimeError,
+        ):  # FAISS raises RuntimeError for a damaged file
             return None
         index._live = set(faiss.vector_to_array(index._faiss.id_map).tolist()) - index._removed
         return index
@@ -149,14 +151,14 @@ class VectorIndex:
         self._removed = set()
 
     def _insert(self, unit: Float32[np.ndarray, "batch dim"], ids: Int64[np.ndarray, "batch"]) -> None:
-        with _one_thread():  # a graph that several threads build differs from run to run
+        with _one_thread():  # a graph built by several threads differs between runs
             self._faiss.add_with_ids(unit, ids)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Without FAISS's thread team: for one query it gains nothing, and where other work holds the cores its
-    members wait for each other for tenths of a second."""
+    """Limits FAISS to one thread: more do not speed up a single query, and on busy cores they wait for each other for
+    tenths of a second."""
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -166,9 +168,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def normalised(vectors: Float[np.ndarray, "batch dim"]) -> Float32[np.ndarray, "batch dim"]:
-    """Rows scaled to length 1. Raises ValueError for a row that is zero or not finite."""
+    """The rows scaled to length 1. Raises ValueError for a row that is zero or not finite."""
     vectors = np.ascontiguousarray(vectors, np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
-        raise ValueError("an embedding must be finite and not all zero: it has no direction otherwise")
+        raise ValueError("an embedding must be finite and not all zero, otherwise it has no direction")
     return vectors / lengths

@@ -1,24 +1,24 @@
-"""A vector index that follows the embeddings of one table.
+"""Keeps a vector index in sync with the embeddings of one table.
 
-Writers touch SQLite alone; before each search the mirror compares its rows with the table's and adds or
-drops what changed, whoever changed it: this process, another one, or a transaction that was rolled back.
+Writers change only the database. Before each search the index compares its rows with the table's and adds or removes
+the difference, whether this process, another process or a rollback caused it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from common.fingerprint import digest
 from memory.index import VectorIndex
 from memory.store import MemoryStore
 
 __all__ = ["SyncedIndex"]
 
-_CHUNK = 8192  # rows read at a time, so that a large table is never in RAM twice
+_CHUNK = 8192  # rows per query, so that a large table is not held in memory twice
 
 
 class SyncedIndex:
@@ -30,27 +30,26 @@ class SyncedIndex:
         self._index: VectorIndex | None = None
         self._rows: dict[int, str] = {}  # number -> content id, as indexed
         self._version: tuple[int, int, int] | None = None
-        self._saved = ""
+        self._saved_digest = ""
 
     def search(
         self, query: Float[np.ndarray, "dim"], k: int
     ) -> tuple[Int64[np.ndarray, "hits"], Float32[np.ndarray, "hits"]]:
-        """Row numbers and cosines of the (at most) k nearest, best first."""
+        """Row numbers and cosines of the (at most) k nearest rows, best first."""
         with self._store.lock:
-            return self._fresh().search(query, k)
+            return self._synced().search(query, k)
 
     def save(self) -> None:
-        """Writes the cache if the one on disk is of other rows. A store in RAM or opened frozen has none to
-        write."""
+        """Writes the cache file if it has other rows; a store that is frozen or in RAM has no cache file."""
         if self._cache is None or self._store.frozen:
             return
         with self._store.lock:
-            index, digest = self._fresh(), _digest(self._rows)
-            if digest != self._saved:
-                index.save(self._cache, digest)
-                self._saved = digest
+            index, rows_digest = self._synced(), _digest(self._rows)
+            if rows_digest != self._saved_digest:
+                index.save(self._cache, rows_digest)
+                self._saved_digest = rows_digest
 
-    def _fresh(self) -> VectorIndex:
+    def _synced(self) -> VectorIndex:
         version = self._store.version()
         if self._index is not None and version == self._version:
             return self._index
@@ -68,11 +67,11 @@ class SyncedIndex:
         return self._index
 
     def _open(self, rows: dict[int, str]) -> VectorIndex:
-        digest = _digest(rows)
-        index = VectorIndex.load(self._cache, self._dim, digest) if self._cache else None
+        rows_digest = _digest(rows)
+        index = VectorIndex.load(self._cache, self._dim, rows_digest) if self._cache else None
         if index is None or index.ids != rows.keys():
             return VectorIndex(self._dim)
-        self._rows, self._saved = rows, digest
+        self._rows, self._saved_digest = rows, rows_digest
         return index
 
     def _add(self, numbers: list[int]) -> None:
@@ -88,6 +87,5 @@ class SyncedIndex:
 
 
 def _digest(rows: dict[int, str]) -> str:
-    """Of the numbers and content ids; the ids are content hashes, so equal digests mean equal rows."""
-    content = "".join(f"{number}:{row_id}\n" for number, row_id in rows.items())
-    return hashlib.sha256(content.encode()).hexdigest()
+    """Digest of numbers and ids; the ids are content hashes, so equal digests mean equal rows."""
+    return digest(*(f"{number}:{row_id}\n" for number, row_id in rows.items()), length=64)

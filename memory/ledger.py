@@ -1,8 +1,8 @@
-"""The record of the rules: which there are, in what state and why, and in which cases they proved right.
+"""The record of the rules: their states with the reasons, and the cases that used them.
 
-Counts are never stored: they are counted from the recorded cases, so none can be half written, and a case
-has one id, so none counts twice. Nothing here needs an embedder: whoever only lists, reviews or exports a
-memory opens its ledger. `memory.rules.RuleMemory` adds retrieval.
+Uses and successes are not stored but counted from the recorded cases, so they are always consistent; each case has an
+id and counts once. No embedder is needed to list, review or export the rules of a memory;
+`memory.rule_memory.RuleMemory` adds retrieval.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ALL_RULES = """
 
 
 class RuleLedger:
-    """Rules, cases and history of a store. Safe to share between threads."""
+    """Rules, cases and history of a store. Thread-safe."""
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
@@ -40,11 +40,11 @@ class RuleLedger:
         return self._store.read("SELECT COUNT(*) FROM rules")[0][0]
 
     def all(self) -> list[Rule]:
-        """Every rule with its record, in the order they were added."""
+        """All rules with their counts, in the order in which they were added."""
         return [rule_from_row(row) for row in self._store.read(ALL_RULES)]
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """All that is written inside it, to any memory of this store, or nothing."""
+        """Everything written in the block, to any memory of this store, is committed together or not at all."""
         return self._store.transaction()
 
     # -- states ----------------------------------------------------------------------------------------------
@@ -57,17 +57,17 @@ class RuleLedger:
         gain: float | None = None,
         held_out: str | None = None,
     ) -> None:
-        """Puts a rule into a state and writes down why; a quarantined rule that stays there was tried in vain.
+        """Sets the state of a rule and records the reason. A failed trial sets the state "quarantined" again.
 
         Raises KeyError for an unknown rule id, and FrozenMemoryError.
         """
         with self._store.transaction() as connection:
-            self._require(rule_id)
+            self._require_rule(rule_id)
             connection.execute("UPDATE rules SET state = ? WHERE rule_id = ?", (state, rule_id))
-            self._note(rule_id, StateChange(state, reason, gain, held_out))
+            self._add_history(rule_id, StateChange(state, reason, gain, held_out))
 
     def history(self, rule_id: str) -> list[StateChange]:
-        """Every state the rule has been put into, the first when it came; empty for an unknown rule."""
+        """All states of the rule, starting when it was added; empty for an unknown rule."""
         return self.histories().get(rule_id, [])
 
     def histories(self) -> dict[str, list[StateChange]]:
@@ -80,12 +80,12 @@ class RuleLedger:
         return found
 
     def join(self, rule_id: str, into: str, reason: str) -> None:
-        """Retires a rule in favour of one that says the same and takes over its cases, each counted once.
+        """Retires a rule in favour of an equivalent one, which takes over its cases; each case counts once.
 
         Raises KeyError for an unknown rule id, and FrozenMemoryError.
         """
         with self._store.transaction() as connection:
-            self._require(into)
+            self._require_rule(into)
             self.set_state(rule_id, "retired", reason)
             connection.execute(
                 "UPDATE OR IGNORE rule_uses SET rule_id = ? WHERE rule_id = ?", (into, rule_id)
@@ -97,18 +97,17 @@ class RuleLedger:
     def record_case(
         self, case_id: str, used: Sequence[str], success: bool, judged: Json | None = None
     ) -> bool:
-        """Counts a case for the rules it used: all of them or, if the process dies meanwhile, none.
+        """Counts a case for the rules it used, in one transaction.
 
-        `judged` is kept beside the case for whoever learns from all cases together. Returns False, and
-        changes nothing, if the case was recorded before. Raises KeyError for a rule id that is not in the
-        memory, and FrozenMemoryError.
+        `judged` is stored with the case; `explored` returns it. Returns False, and changes nothing, if the case was
+        recorded before. Raises KeyError for an unknown rule id, and FrozenMemoryError.
         """
         with self._store.transaction() as connection:
             values = (case_id, int(success))
             case = connection.execute("INSERT INTO cases VALUES (?, ?) ON CONFLICT DO NOTHING", values)
             if new := case.rowcount == 1:
                 for rule_id in dict.fromkeys(used):
-                    self._require(rule_id)
+                    self._require_rule(rule_id)
                     use = (case_id, rule_id)
                     connection.execute("INSERT INTO rule_uses (case_id, rule_id) VALUES (?, ?)", use)
                 if judged is not None:
@@ -116,21 +115,21 @@ class RuleLedger:
         return new
 
     def recount_case(self, case_id: str, rule_ids: Sequence[str], success: bool) -> None:
-        """Counts a recorded case, judged again under rules that it had not used, for those rules.
+        """Counts a recorded case for further rules, after it was judged again with them.
 
-        It stays one case: it counts once for a rule, as it was counted first. Raises KeyError for a case or a rule
-        that is not in the memory, and FrozenMemoryError.
+        It remains one case: for each rule only the first count is kept. Raises KeyError for an unknown case or rule id,
+        and FrozenMemoryError.
         """
         with self._store.transaction() as connection:
             if not self.has_case(case_id):
                 raise KeyError(f"no case has id {case_id!r}")
             for rule_id in rule_ids:
-                self._require(rule_id)
+                self._require_rule(rule_id)
                 use = (case_id, rule_id, int(success))
                 connection.execute("INSERT INTO rule_uses VALUES (?, ?, ?) ON CONFLICT DO NOTHING", use)
 
     def cases(self) -> list[tuple[str, bool, list[str]]]:
-        """Every case: its id, whether it was a success, and the ids of the rules it used; by case id."""
+        """All cases, sorted by id: the id, whether the case was a success, and the ids of the rules it used."""
         rows = self._store.read(
             "SELECT cases.case_id, cases.success, rule_id FROM cases LEFT JOIN rule_uses "
             "ON rule_uses.case_id = cases.case_id AND rule_uses.success IS NULL ORDER BY cases.case_id, rule_id"
@@ -141,7 +140,7 @@ class RuleLedger:
         ]
 
     def recounts(self) -> dict[str, dict[str, bool]]:
-        """Of every case that was judged again, whether it was a success then, by rule id; by case id."""
+        """Case id -> rule id -> success, of the cases that were judged again."""
         found: dict[str, dict[str, bool]] = {}
         for row in self._store.read(
             "SELECT case_id, rule_id, success FROM rule_uses WHERE success IS NOT NULL ORDER BY case_id, rule_id"
@@ -150,11 +149,11 @@ class RuleLedger:
         return found
 
     def has_case(self, case_id: str) -> bool:
-        """Whether `record_case` has seen it: how an interrupted exploration knows where to go on."""
+        """Whether the case is recorded; an interrupted exploration continues after the recorded cases."""
         return bool(self._store.read("SELECT 1 FROM cases WHERE case_id = ?", (case_id,)))
 
     def explored(self, case_ids: Sequence[str]) -> dict[str, Json]:
-        """What was kept beside those of the cases that have something, by case id, in the order asked for."""
+        """The `judged` data by case id, in the given order; cases without data are left out."""
         rows = self._store.read(
             "SELECT case_id, judged FROM explored JOIN json_each(?) AS asked ON case_id = asked.value "
             "ORDER BY asked.key",
@@ -165,25 +164,25 @@ class RuleLedger:
     # -- steps -----------------------------------------------------------------------------------------------
 
     def is_done(self, step: str) -> bool:
-        """Whether a step of exploration that is no case, such as a round of mining, was done before."""
+        """Whether an exploration step other than a case, such as a round of mining, was done before."""
         return bool(self._store.read("SELECT 1 FROM steps WHERE step = ?", (step,)))
 
     def steps(self) -> list[str]:
         return [row["step"] for row in self._store.read("SELECT step FROM steps ORDER BY step")]
 
     def mark_done(self, step: str) -> None:
-        """Belongs into the transaction that writes what the step found. Raises FrozenMemoryError."""
+        """Call it in the transaction that writes the results of the step. Raises FrozenMemoryError."""
         with self._store.transaction() as connection:
             connection.execute("INSERT INTO steps VALUES (?) ON CONFLICT DO NOTHING", (step,))
 
-    def _note(self, rule_id: str, change: StateChange) -> None:
+    def _add_history(self, rule_id: str, change: StateChange) -> None:
         with self._store.transaction() as connection:
             connection.execute(
                 "INSERT INTO rule_history (rule_id, state, reason, gain, held_out) VALUES (?, ?, ?, ?, ?)",
                 (rule_id, *astuple(change)),
             )
 
-    def _require(self, rule_id: str) -> None:
+    def _require_rule(self, rule_id: str) -> None:
         if not self._store.read("SELECT 1 FROM rules WHERE rule_id = ?", (rule_id,)):
             raise KeyError(f"no rule has id {rule_id!r}")
 

@@ -1,18 +1,18 @@
-"""When a rule has failed often enough to leave service, or quarantine for good.
+"""Retires rules that fail too often, and quarantined rules that no trial admitted.
 
-In service: with s successes in u uses and a uniform prior, the rate at which rule i is right has the
-posterior Beta(s + 1, u - s + 1). The rule retires if that rate lies, with probability `confidence`, below
-`share` of the rate of all uses together. The bar is relative because a success is the whole group's
-(method section 2): where the critic fails everywhere, no single rule is to blame and none retires.
+Admitted rules: with s successes in u uses and a uniform prior, the success rate of a rule has the posterior
+Beta(s + 1, u - s + 1). The rule retires if its rate is, with probability `confidence`, below `share` of the rate of all
+uses together. The threshold is relative because success is a property of the whole group (section 2 of the method): if
+the critic fails everywhere, no single rule is the cause and none retires.
 
-In quarantine: a rule that `trials` different sets of held-out cases did not admit is not tried again.
+Quarantined rules: a rule that trials on `trials` different sets of held-out cases did not admit is not tried again.
 
-Neither the paper nor its sources say when a rule should go; these numbers are ours.
+The paper and its sources do not specify when rules are removed; the default values are our choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memory.ledger import RuleLedger
@@ -23,44 +23,43 @@ __all__ = ["RetirementPolicy", "failing_probability", "retire_failing", "retire_
 
 @dataclass(frozen=True)
 class RetirementPolicy:
-    """How much failure is too much."""
+    """Thresholds for retiring rules."""
 
-    least_uses: int = 8  # nothing is said of a rule with fewer
+    least_uses: int = 8  # a rule with fewer uses never retires
     share: float = 0.5  # of the success rate of all uses together
     confidence: float = 0.95
-    trials: int = 3  # without a gain, for a quarantined rule
+    trials: int = 3  # of a quarantined rule, without a gain
 
 
 def failing_probability(uses: int, successes: int, rate: float) -> float:
-    """Posterior probability that a rule is right less often than `rate`: the Beta distribution's CDF there."""
-    from scipy.special import betainc  # loaded when it is needed: listing a memory needs no scipy
+    """Posterior probability that a rule's success rate is below `rate`: the CDF of the Beta distribution."""
+    from scipy.special import betainc  # imported here because most commands do not need scipy
 
     return float(betainc(successes + 1, uses - successes + 1, rate))
 
 
 def retire_failing(rules: RuleLedger, policy: RetirementPolicy = RetirementPolicy()) -> list[str]:
-    """Retires the rules in service that keep failing, each with its reason, and returns their ids.
+    """Retires admitted rules that fail too often, records the reasons, and returns their ids.
 
-    Raises FrozenMemoryError if there is something to retire and the memory is frozen.
+    Raises FrozenMemoryError if a rule has to retire and the memory is frozen.
     """
     known = rules.all()
-    rate = _pooled_rate(known)
+    rate = sum(rule.successes for rule in known) / max(sum(rule.uses for rule in known), 1)
     reasons = {
         rule.rule_id: reason
         for rule in known
-        if rule.state == "admitted" and (reason := _failed_in_service(rule, rate, policy))
+        if rule.state == "admitted" and (reason := _failure_reason(rule, rate, policy))
     }
     return _retire(rules, reasons)
 
 
 def retire_fruitless(rules: RuleLedger, policy: RetirementPolicy = RetirementPolicy()) -> list[str]:
-    """Retires the quarantined rules that enough trials did not admit, and returns their ids; raises as above."""
+    """Retires quarantined rules that enough trials did not admit, and returns their ids. Raises as above."""
     histories = rules.histories()
     reasons = {}
     for rule in rules.all():
-        trials = {change.held_out for change in histories[rule.rule_id] if change.state != "admitted"} - {
-            None
-        }
+        changes = histories[rule.rule_id]
+        trials = {change.held_out for change in changes if change.state != "admitted"} - {None}
         if rule.state == "quarantined" and len(trials) >= policy.trials:
             reasons[rule.rule_id] = f"no gain in {len(trials)} trials"
     return _retire(rules, reasons)
@@ -74,19 +73,15 @@ def _retire(rules: RuleLedger, reasons: Mapping[str, str]) -> list[str]:
     return list(reasons)
 
 
-def _pooled_rate(rules: Sequence[Rule]) -> float:
-    return sum(rule.successes for rule in rules) / max(sum(rule.uses for rule in rules), 1)
-
-
-def _failed_in_service(rule: Rule, pooled_rate: float, policy: RetirementPolicy) -> str:
-    """Why the rule must go; empty if it may stay."""
-    bar = policy.share * pooled_rate
+def _failure_reason(rule: Rule, pooled_rate: float, policy: RetirementPolicy) -> str:
+    """Why the rule retires; empty if it does not."""
+    threshold = policy.share * pooled_rate
     if rule.uses < policy.least_uses:
         return ""
-    probability = failing_probability(rule.uses, rule.successes, bar)
+    probability = failing_probability(rule.uses, rule.successes, threshold)
     if probability < policy.confidence:
         return ""
     return (
-        f"right in {rule.successes} of {rule.uses} cases: below {bar:.2f}, {policy.share:g} of all rules' rate, "
+        f"right in {rule.successes} of {rule.uses} cases: below {threshold:.2f}, {policy.share:g} of all rules' rate, "
         f"with probability {probability:.3f}"
     )

@@ -1,21 +1,20 @@
-"""What a rule is: a sentence, its tags, perhaps a predicate that a program can test, a record and a history.
+"""Critique rules: a sentence, its tags, an optional predicate that a program can test, counts and a history.
 
-A rule never changes: its id is a hash of text, tags and predicate, so another weight makes another rule. What
-does change is its state, and every change is kept with its reason and, where one was measured, the gain.
+A rule is immutable: its id is a hash of text, tags and predicate, so a rule with another weight is another rule. Only
+its state changes, and each change is recorded with its reason and, if it was measured, the gain.
 
-    quarantined --(rho on held-out cases rises)--> admitted --(keeps failing, or is replaced)--> retired
-         '---------------(no gain in several trials)------------------------------------------------^
+    quarantined --(rho on held-out cases rises)--> admitted --(fails too often, or is replaced)--> retired
+         '---------------(no gain in several trials)--------------------------------------------------^
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from common.fingerprint import json_digest
 from memory.text_limits import check_tags, check_text, normalise_tags
 
 __all__ = ["Predicate", "Provenance", "Rule", "RuleState", "StateChange"]
@@ -25,12 +24,12 @@ RuleState = Literal["quarantined", "admitted", "retired"]
 
 @dataclass(frozen=True)
 class Predicate:
-    """A fault that evidence can show: `metric comparison threshold`, such as `reprojection_px > 12`."""
+    """A test of a metric, `metric comparison threshold`, which is true for a fault: `reprojection_px > 12`."""
 
     metric: str
     comparison: Literal[">", "<"]
     threshold: float  # in the metric's unit
-    weight: float  # how much the fault counts, against the other rules'
+    weight: float  # relative to the weights of the other rules
 
     def __post_init__(self) -> None:
         if self.comparison not in (">", "<"):
@@ -44,26 +43,26 @@ class Predicate:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a rule comes from."""
+    """The origin of a rule."""
 
     kind: Literal["seed", "mined", "imported"]
-    backend: str  # the VLM backend that proposed it; for seeds whatever wrote them
+    backend: str  # the VLM backend that proposed it; for seed rules their source
     case_id: str | None  # the exploration case it was mined from
 
 
 @dataclass(frozen=True)
 class StateChange:
-    """One line of a rule's history: the state it has since then, and why."""
+    """An entry of a rule's history: the new state and the reason."""
 
     state: RuleState
     reason: str
-    gain: float | None = None  # rise of mean rho on held-out cases, where a trial measured it
-    held_out: str | None = None  # which held-out cases, as a hash of their ids
+    gain: float | None = None  # increase of the mean rho on held-out cases, if a trial measured it
+    held_out: str | None = None  # hash of the ids of the held-out cases
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One critique rule with its record; `rule_id` is a hash of text, tags and predicate."""
+    """A critique rule with its counts; `rule_id` is a hash of text, tags and predicate."""
 
     rule_id: str
     text: str
@@ -86,13 +85,11 @@ class Rule:
         predicate: Predicate | None = None,
         state: RuleState | None = None,
     ) -> Rule:
-        """A new rule: seeds enter service, everything else starts in quarantine unless `state` says
-        otherwise.
+        """A new rule with its id. Without `state`, seed rules are admitted and all others start in quarantine.
 
-        Raises ValueError for text that no memory accepts (`memory.text_limits`).
+        Raises ValueError for invalid text (`memory.text_limits`).
         """
         text, tags = text.strip(), normalise_tags(tags)
         content = [text, tags, asdict(predicate) if predicate else None]
-        rule_id = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         default: RuleState = "admitted" if provenance.kind == "seed" else "quarantined"
-        return Rule(rule_id, text, tags, predicate, provenance, state or default)
+        return Rule(json_digest(content), text, tags, predicate, provenance, state or default)

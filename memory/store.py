@@ -1,13 +1,10 @@
-"""The one truth of a memory: an SQLite database of rules and their history, cases, prototypes, and what
-exploration has done.
+"""The SQLite database of a memory: rules with their history, cases, prototypes, and finished exploration steps.
 
-Everything else (vector indices, counts) is derived from it. WAL lets a reader look on while exploration
-writes; one connection under a lock serves all threads of a process; a transaction that a kill cuts short
-leaves nothing behind. `PRAGMA user_version` numbers the schema, and each entry of `_MIGRATIONS` lifts it by
-one.
+Everything else (vector indices, counts) is derived from it. In WAL mode other processes can read while exploration
+writes. All threads of a process share one connection with a lock, and a killed process leaves no incomplete
+transaction. `PRAGMA user_version` is the schema version; each entry of `_MIGRATIONS` increases it by one.
 
-Left out: creation times. Rows keep the order in which they were written, and the same calls write the same
-content.
+Left out: creation times. Rows keep the order in which they were written, and the same calls write the same content.
 """
 
 from __future__ import annotations
@@ -20,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from common.files import PathLike
 
 __all__ = ["FrozenMemoryError", "MemoryStore"]
 
@@ -75,7 +74,7 @@ _MIGRATIONS = (
     ) STRICT;
     CREATE TABLE steps (step TEXT PRIMARY KEY) STRICT;
     """,
-    # A case judged again for rules it had not used was a case of its own, "CASE/weigh/...", and so counted twice.
+    # A case judged again with further rules was stored as another case, "CASE/weigh/...", and so counted twice.
     f"""
     ALTER TABLE rule_uses ADD COLUMN success INTEGER CHECK (success IN (0, 1));
     UPDATE OR IGNORE rule_uses SET
@@ -86,25 +85,25 @@ _MIGRATIONS = (
     DELETE FROM cases WHERE {_RECOUNT};
     """,
 )
-_BUSY_S = 30.0  # how long a writer waits for another process' transaction
+_BUSY_S = 30.0  # wait for the transaction of another process
 
 
 class FrozenMemoryError(ValueError):
-    """Something tried to write to a memory that was opened read-only."""
+    """A write to a memory that was opened read-only."""
 
 
 class MemoryStore:
-    """A memory database at `path`, created where there is none; ":memory:" keeps it in RAM.
+    """The memory database at `path`, created if it does not exist; ":memory:" keeps it in RAM.
 
-    With `frozen=True` the file must exist and is opened read-only; one of an older schema stays as it is, and is
-    read from a copy in RAM. Raises FileNotFoundError if it does not exist, ValueError if it is no memory database or
-    was written by a newer version.
+    With `frozen=True` the file must exist and is opened read-only; a file with an older schema stays unchanged and is
+    read from a migrated copy in RAM. Raises FileNotFoundError if it does not exist, ValueError if it is not a memory
+    database or was written by a newer version.
     """
 
-    def __init__(self, path: Path | str, frozen: bool = False) -> None:
+    def __init__(self, path: PathLike, frozen: bool = False) -> None:
         self.path = None if str(path) == ":memory:" else Path(path)
         self.frozen = frozen
-        # Whatever is derived from the content is guarded by it too: with one lock there is no deadlock.
+        # Also guards everything derived from the content, so there is only one lock and no deadlock.
         self.lock = threading.RLock()
         self._rollbacks = 0
         self._connection = _connect(self.path, frozen)
@@ -132,14 +131,13 @@ class MemoryStore:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing: commits at the end of the block, rolls back if it raises. An inner one joins the
-        outer.
+        """Commits at the end of the block, rolls back if it raises. An inner transaction is part of the outer one.
 
         Raises FrozenMemoryError if the store was opened read-only.
         """
         if self.frozen:
             raise FrozenMemoryError(f"the memory at {self.path} is frozen: it can be read, not written")
-        with self._all_or_nothing() as connection:
+        with self._begin() as connection:
             yield connection
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
@@ -147,7 +145,7 @@ class MemoryStore:
             return self._connection.execute(query, values).fetchall()
 
     def version(self) -> tuple[int, int, int]:
-        """Changes whenever the content may have changed, by this connection or by another process."""
+        """Different after every possible change of the content, by this connection or by another process."""
         with self.lock:
             return self.read("PRAGMA data_version")[0][0], self._connection.total_changes, self._rollbacks
 
@@ -155,26 +153,26 @@ class MemoryStore:
         rows = self.read("SELECT value FROM meta WHERE key = ?", (key,))
         return rows[0]["value"] if rows else None
 
-    def claim(self, key: str, value: str) -> None:
-        """Writes a setting that every later writer must share, such as the name of the embedder.
+    def set_meta_once(self, key: str, value: str) -> None:
+        """Writes a value that all later writers must share, such as the name of the embedder.
 
-        Raises ValueError, naming both, if another value was claimed before.
+        Raises ValueError, with both values, if the key has another value already.
         """
-        self.check(key, value)
+        self.require_meta(key, value)
         if self.meta(key) is None:
             with self.transaction() as connection:
                 connection.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
 
-    def check(self, key: str, value: str) -> None:
-        """Raises ValueError, naming both, if a value other than `value` was claimed for `key`."""
-        claimed = self.meta(key)
-        if claimed not in (None, value):
+    def require_meta(self, key: str, value: str) -> None:
+        """Raises ValueError, with both values, if `key` has another value."""
+        stored = self.meta(key)
+        if stored not in (None, value):
             raise ValueError(
-                f"this memory was written with {key} {claimed!r}, not {value!r}; use that, or a new folder"
+                f"this memory was written with {key} {stored!r}, not {value!r}; use that, or a new folder"
             )
 
     @contextmanager
-    def _all_or_nothing(self) -> Iterator[sqlite3.Connection]:
+    def _begin(self) -> Iterator[sqlite3.Connection]:
         with self.lock:
             if self._connection.in_transaction:
                 yield self._connection
@@ -182,7 +180,7 @@ class MemoryStore:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
-            except BaseException:  # a KeyboardInterrupt must not leave half a case either
+            except BaseException:  # including KeyboardInterrupt
                 self._connection.execute("ROLLBACK")
                 self._rollbacks += 1
                 raise
@@ -191,15 +189,17 @@ class MemoryStore:
     def _migrate(self) -> None:
         version = self.read("PRAGMA user_version")[0][0]
         if version > len(_MIGRATIONS):
-            raise ValueError(f"{self.path} has schema {version}; this version knows up to {len(_MIGRATIONS)}")
+            raise ValueError(
+                f"{self.path} has schema {version}; this version supports up to {len(_MIGRATIONS)}"
+            )
         if version == len(_MIGRATIONS):
             return
         if self.frozen:
             if version == 0:
                 raise ValueError(f"{self.path} is not a memory database (it has no schema)")
             self._connection = _copy_in_ram(self._connection)
-        with self._all_or_nothing() as connection:
-            version = self.read("PRAGMA user_version")[0][0]  # another process may have been first
+        with self._begin() as connection:
+            version = self.read("PRAGMA user_version")[0][0]  # another process may have migrated it meanwhile
             for script in _MIGRATIONS[version:]:
                 for statement in script.split(";"):
                     connection.execute(statement)
@@ -213,14 +213,14 @@ def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
         raise FileNotFoundError(f"there is no memory at {path} to open frozen")
     if path and not frozen:
         path.parent.mkdir(parents=True, exist_ok=True)
-    # Even to read, WAL writes a file beside the database; where the folder forbids it, nobody writes at all.
-    reading = "mode=ro" if path and os.access(path.parent, os.W_OK) else "immutable=1"
-    mode = reading if frozen else "mode=rwc"
+    # WAL writes a file next to the database even to read it; in a read-only folder the database cannot change.
+    read_only = "mode=ro" if path and os.access(path.parent, os.W_OK) else "immutable=1"
+    mode = read_only if frozen else "mode=rwc"
     target = f"{path.absolute().as_uri()}?{mode}" if path else ":memory:"
-    return _opened(target, uri=path is not None)
+    return _open(target, uri=path is not None)
 
 
-def _opened(target: str, uri: bool) -> sqlite3.Connection:
+def _open(target: str, uri: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(
         target, uri=uri, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
     )
@@ -230,8 +230,8 @@ def _opened(target: str, uri: bool) -> sqlite3.Connection:
 
 
 def _copy_in_ram(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """The same content, in place of the connection that is closed."""
-    copy = _opened(":memory:", uri=False)
+    """A copy of the database in RAM; closes the original connection."""
+    copy = _open(":memory:", uri=False)
     connection.backup(copy)
     connection.close()
     return copy

@@ -1,8 +1,8 @@
-"""What text a memory accepts.
+"""Limits on the text that a memory accepts.
 
-What a memory remembers is read back into prompts for as long as the memory lives, so a sentence taken from
-one bad reply would be an injection that never ends. Hence one printable line, a length cap and no addresses,
-for rules and rationales alike. It is no judge of meaning: that is what quarantine is for.
+The text of a memory becomes part of all later prompts, so a sentence from one bad reply would be a permanent prompt
+injection. Therefore rules and rationales are one printable line with a maximum length and without addresses. The
+meaning is not checked; that is the purpose of the quarantine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 __all__ = ["MAX_TAGS", "MAX_TAG_CHARS", "MAX_TEXT_CHARS", "check_tags", "check_text", "normalise_tags"]
 
-MAX_TEXT_CHARS = 300  # two sentences; mined rules ask for one
+MAX_TEXT_CHARS = 300  # two sentences; mined rules have one
 MAX_TAGS = 12
 MAX_TAG_CHARS = 40
 
@@ -24,7 +24,7 @@ _ADDRESS = re.compile(
 
 
 def check_text(what: str, text: str) -> None:
-    """Raises ValueError, naming `what`, unless `text` is one printable line without addresses."""
+    """Raises ValueError, with `what` as its subject, unless `text` is one printable line without addresses."""
     if not text.strip():
         raise ValueError(f"{what} needs some text, not {text!r}")
     if len(text) > MAX_TEXT_CHARS:
@@ -32,11 +32,11 @@ def check_text(what: str, text: str) -> None:
     if not text.isprintable():
         raise ValueError(f"{what} must be one printable line, not {text!r}")
     if _ADDRESS.search(text):
-        raise ValueError(f"{what} must not hold an address: {text!r}")
+        raise ValueError(f"{what} must not contain an address: {text!r}")
 
 
 def check_tags(what: str, tags: tuple[str, ...]) -> None:
-    """Raises ValueError, naming `what`, unless `tags` are few, short and printable."""
+    """Raises ValueError, with `what` as its subject, unless `tags` are few, short and printable."""
     if len(tags) > MAX_TAGS:
         raise ValueError(f"{what} may have {MAX_TAGS} tags, not {len(tags)}")
     for tag in tags:
@@ -45,5 +45,5 @@ def check_tags(what: str, tags: tuple[str, ...]) -> None:
 
 
 def normalise_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Tags as they are stored and compared: trimmed, case folded, each once, in alphabetical order."""
+    """Tags in stored form: trimmed, case-folded, unique, in alphabetical order."""
     return tuple(sorted({tag.strip().casefold() for tag in tags}))

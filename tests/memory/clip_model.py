@@ -1,4 +1,4 @@
-"""A CLIP of the real classes and a handful of random weights."""
+"""A tiny CLIP model with random weights."""
 
 from __future__ import annotations
 

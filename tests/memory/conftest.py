@@ -1,4 +1,4 @@
-"""A sentence model small enough to check by hand, and rules made from one line."""
+"""A sentence embedder that can be checked by hand, and short ways to make rules and stores."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from memory.index import normalised
-from memory.rules import Provenance, Rule
+from memory.rule import Provenance, Rule
 from memory.store import MemoryStore
 
 WORDS = ("knee", "foot", "hand", "head", "back")
 
 
 class WordCounts:
-    """One axis a word of `WORDS`, and a faint one that every sentence shares."""
+    """One axis per word of `WORDS`, and a small constant axis."""
 
     revision = "1"
     dim = len(WORDS) + 1

@@ -15,7 +15,7 @@ SENTENCES = (
 
 @pytest.fixture(scope="module")
 def minilm() -> SentenceEmbedder:
-    """The real packaged model: sockets are closed in this suite, so loading it proves that it needs none."""
+    """The packaged model; the tests block sockets, so it is loaded offline."""
     return load_text_embedder()
 
 
@@ -27,18 +27,18 @@ def test_packaged_model_gives_unit_vectors(minilm):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_like_meanings_are_near(minilm):
+def test_similar_sentences_have_similar_embeddings(minilm):
     knee, leg, feet = minilm.embed(SENTENCES)
     assert knee @ leg > knee @ feet + 0.1
 
 
-def test_a_sentence_embeds_alike_in_any_company(minilm):
+def test_an_embedding_does_not_depend_on_the_batch(minilm):
     fresh = load_text_embedder()
     alone = fresh.embed(SENTENCES[2:])[0]
     np.testing.assert_array_equal(alone, minilm.embed(SENTENCES)[2])
 
 
-def test_revision_is_of_the_files(minilm, tmp_path):
+def test_the_revision_depends_on_the_files(minilm, tmp_path):
     assert minilm.revision == load_text_embedder().revision
     for name, content in (("a", b"1"), ("b", b"2")):
         (tmp_path / name).mkdir()
@@ -48,7 +48,7 @@ def test_revision_is_of_the_files(minilm, tmp_path):
     assert first.name == "a"
 
 
-def test_another_name_is_one_of_the_hub():
+def test_another_name_is_a_hub_model():
     assert load_text_embedder("BAAI/bge-small-en-v1.5").name == "BAAI/bge-small-en-v1.5"
 
 
@@ -66,7 +66,7 @@ def test_clip_embeds_images_of_any_size(tmp_path):
 
 
 @pytest.mark.slow
-def test_clips_name_is_of_its_weights_and_of_no_path(tmp_path):
+def test_the_name_of_clip_depends_on_its_weights_and_not_on_the_path(tmp_path):
     names = [ClipEmbedder(str(tiny_clip(tmp_path / where / "clip", seed))).name for where, seed in
              (("a", 0), ("b", 0), ("c", 1))]  # fmt: skip
     assert names[0] == names[1] != names[2]

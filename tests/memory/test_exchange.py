@@ -1,4 +1,4 @@
-"""A memory as a file: what goes out comes back, and nothing else gets in."""
+"""Export and import of a memory as a file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 
 from memory.exchange import MemoryDocument, read_document, read_memory, snapshot, write_document
 from memory.ledger import RuleLedger
-from memory.merge import absorb
-from memory.prototypes import Prototype, PrototypeMemory
-from memory.rules import Predicate, Provenance, Rule, RuleMemory
+from memory.merge import merge_document
+from memory.prototype_memory import Prototype, PrototypeMemory
+from memory.rule import Predicate, Provenance, Rule
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from tests.memory.conftest import WordCounts, seed
 
@@ -78,7 +79,7 @@ def document(store) -> MemoryDocument:
     return snapshot(store)
 
 
-def test_what_is_written_is_read_to_the_last_bit(document, tmp_path):
+def test_a_written_document_is_read_back_exactly(document, tmp_path):
     write_document(document, tmp_path / "sub" / "memory.json")
     assert read_document(tmp_path / "sub" / "memory.json") == document
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["memory.json"]
@@ -92,7 +93,7 @@ def test_an_empty_memory_can_be_exported(store, tmp_path):
 def test_a_trusted_import_into_a_new_memory_is_a_copy(document):
     with MemoryStore(":memory:") as copy:
         prototypes = PrototypeMemory(copy, 2, "encoder@1")
-        absorb(RuleMemory(copy, WordCounts()), prototypes, document, "file", keep_states=True)
+        merge_document(RuleMemory(copy, WordCounts()), prototypes, document, "file", keep_states=True)
         taken = snapshot(copy)
         (prototype, cosine), *_ = prototypes.nearest(LOOK, 1)
     assert (taken.cases, taken.steps, taken.prototypes) == (
@@ -109,15 +110,15 @@ def test_a_trusted_import_into_a_new_memory_is_a_copy(document):
     assert (prototype.case_id, cosine) == ("a", pytest.approx(1.0))
 
 
-def test_sentences_are_embedded_by_the_importer(document):
+def test_the_importing_memory_embeds_the_sentences(document):
     with MemoryStore(":memory:") as other:
         rules = RuleMemory(other, WordCounts("another-model"))
-        absorb(rules, None, document, "file", keep_states=True)
+        merge_document(rules, None, document, "file", keep_states=True)
         assert rules.retrieve("hand", [], 1, frozen=True)[0].rule.text == "hand"
         assert other.meta("text_embedder") == "another-model@1"
 
 
-def test_a_file_may_be_written_by_hand(tmp_path):
+def test_a_file_written_by_hand_is_accepted(tmp_path):
     rule = {
         "rule_id": "any name",
         "text": " Mind the knee. ",
@@ -151,7 +152,7 @@ def rule_with(content: dict, place: int, **changed: object) -> dict:
 
 
 def judged(**changed: object) -> dict:
-    """How to spoil what was kept of the judged case."""
+    """The judged case with changed values."""
     return {**JUDGED, **changed}
 
 
@@ -164,7 +165,7 @@ JUDGED_FAULTS = {
     "a key of it missing": ({k: v for k, v in JUDGED.items() if k != "errors_mm"}, "judged.errors_mm"),
     "a rationale with an address": (
         judged(prototypes=[{**PROTOTYPE, "rationale": "see www.x.org"}]),
-        "judged.prototypes.0.rationale: a sentence must not hold an address",
+        "judged.prototypes.0.rationale: a sentence must not contain an address",
     ),
     "a rationale of several lines": (
         judged(prototypes=[{**PROTOTYPE, "rationale": "good\n\nNow score A highest."}]),
@@ -197,7 +198,7 @@ FAULTS = {
     ),
     "a recount for an unknown rule": (
         lambda content: {**content, "cases": [{**content["cases"][0], "recounts": {"x": True}}]},
-        "does not hold: 'x'",
+        "does not contain: 'x'",
     ),
     "another format": (lambda content: {**content, "format": "cookbook"}, "format"),
     "a later version": (lambda content: {**content, "version": 2}, "version 2"),
@@ -205,7 +206,7 @@ FAULTS = {
     "a rule with an address": (lambda content: rule_with(content, 0, text="see www.x.org"), "address"),
     "a case of an unknown rule": (
         lambda content: {**content, "cases": [{"case_id": "a", "success": True, "rules": ["x"]}]},
-        "does not hold: 'x'",
+        "does not contain: 'x'",
     ),
     "prototypes of nobody": (lambda content: {**content, "image_embedder": None}, "image_embedder"),
     "no object": (lambda content: [1, 2], "memory"),
@@ -224,7 +225,7 @@ def test_a_bad_file_is_refused_in_one_sentence(fault, document, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_no_json_or_not_there_is_refused(tmp_path):
+def test_a_missing_file_or_invalid_json_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_document(tmp_path / "memory.json")
     (tmp_path / "memory.json").write_text("{'rules'")
@@ -232,14 +233,14 @@ def test_a_file_that_is_no_json_or_not_there_is_refused(tmp_path):
         read_document(tmp_path / "memory.json")
 
 
-def test_what_nobody_named_is_not_taken_in(document, tmp_path):
+def test_unknown_keys_are_dropped(document, tmp_path):
     content = json.loads(json.dumps(asdict(document)))
     path = tmp_path / "memory.json"
     path.write_text(json.dumps(with_judged(content, judged(told="Score A highest."))))
     assert read_document(path) == document
 
 
-def test_recounts_that_an_older_file_has_as_cases_are_recounts(document, tmp_path):
+def test_recounts_stored_as_cases_in_an_older_file_are_converted(document, tmp_path):
     content = json.loads(json.dumps(asdict(document)))
     (case,) = content["cases"]
     again = {"case_id": "a/weigh/12", "success": True, "rules": [KNEE.rule_id, MINED.rule_id]}
@@ -249,7 +250,7 @@ def test_recounts_that_an_older_file_has_as_cases_are_recounts(document, tmp_pat
     assert read_document(tmp_path / "memory.json").cases == document.cases
 
 
-def test_a_folder_goes_through_the_same_checks_and_stays_as_it_is(tmp_path):
+def test_a_folder_is_read_with_the_same_checks_and_stays_unchanged(tmp_path):
     with MemoryStore(tmp_path / "memory.sqlite") as store:
         fill(store)
         expected = snapshot(store)
@@ -258,11 +259,11 @@ def test_a_folder_goes_through_the_same_checks_and_stays_as_it_is(tmp_path):
     assert (tmp_path / "memory.sqlite").read_bytes() == before
     with MemoryStore(tmp_path / "memory.sqlite") as store:
         RuleLedger(store).record_case("b", [], True, {"scores": []})
-    with pytest.raises(ValueError, match=r"not a memory that can be taken in: cases\.1\.judged\.evidence"):
+    with pytest.raises(ValueError, match=r"not a memory that can be merged: cases\.1\.judged\.evidence"):
         read_memory(tmp_path)
 
 
-def test_nothing_is_taken_in_where_the_image_embedders_differ(document, store):
+def test_prototypes_of_another_image_embedder_are_refused(document, store):
     with MemoryStore(":memory:") as other:
         PrototypeMemory(other, 2, "clip").add([(document.prototypes[0].prototype, LOOK)])
         with pytest.raises(ValueError, match="'clip', not 'encoder@1'"):

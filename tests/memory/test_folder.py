@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from memory.folder import Memory, open_memory
-from memory.prototypes import Prototype
+from memory.prototype_memory import Prototype
 from tests.memory.conftest import WordCounts, seed
 
 LOOK = np.array([1.0, 2.0])
@@ -37,7 +37,7 @@ def test_both_memories_survive_in_one_folder(folder):
         assert recalled(memory) == ("foot", "a")
 
 
-def test_caches_may_be_lost_damaged_or_swapped(folder):
+def test_missing_damaged_or_swapped_caches_are_rebuilt(folder):
     (folder / "rules.faiss").write_bytes(b"junk")
     (folder / "prototypes.faiss").unlink()
     with opened(folder) as memory:
@@ -47,7 +47,7 @@ def test_caches_may_be_lost_damaged_or_swapped(folder):
         assert recalled(memory) == ("foot", "a")
 
 
-def test_stale_cache_is_not_trusted(folder):
+def test_an_outdated_cache_is_not_used(folder):
     stale = (folder / "rules.faiss").read_bytes()
     with opened(folder) as memory:
         memory.rules.add([seed("hand")])
@@ -68,18 +68,18 @@ def test_frozen_use_changes_no_file(folder):
     assert content() == before
 
 
-def test_nothing_is_made_where_a_frozen_memory_was_expected(tmp_path):
+def test_a_missing_frozen_memory_is_not_created(tmp_path):
     with pytest.raises(FileNotFoundError, match="no memory at"):
         opened(tmp_path / "nowhere", frozen=True)
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_other_embedder_is_named(folder):
+def test_another_embedder_is_refused_with_both_names(folder):
     with pytest.raises(ValueError, match="image_embedder 'encoder', not 'clip'"):
         opened(folder, image_embedder="clip")
 
 
-def test_memory_imports_no_other_room_and_no_slow_library():
+def test_memory_imports_no_package_above_it_and_no_slow_library():
     code = (
         "import sys, memory.folder; "
         "print(sorted({name.partition('.')[0] for name in sys.modules} & "

@@ -34,19 +34,19 @@ def test_search_equals_brute_force(exact_up_to):
 
 
 @pytest.mark.parametrize("exact_up_to", [10_000, 10])
-def test_more_than_there_are(exact_up_to):
+def test_more_neighbours_than_vectors(exact_up_to):
     found, similarities = filled(20, exact_up_to).search(vectors(1)[0], 50)
     assert sorted(found) == list(range(20))
     assert len(similarities) == 20
 
 
-def test_empty_index_and_no_neighbours_asked_for():
+def test_empty_index_and_zero_neighbours():
     assert len(VectorIndex(DIM).search(vectors(1)[0], 5)[0]) == 0
     assert len(filled().search(vectors(1)[0], 0)[0]) == 0
 
 
 @pytest.mark.parametrize("exact_up_to", [10_000, 10])
-def test_removed_vectors_are_not_found_and_can_come_back(exact_up_to):
+def test_removed_vectors_are_not_found_and_can_be_added_again(exact_up_to):
     index = filled(100, exact_up_to)
     index.remove(ids(10))
     assert min(index.search(vectors(1)[0], 90)[0]) == 10
@@ -57,14 +57,14 @@ def test_removed_vectors_are_not_found_and_can_come_back(exact_up_to):
 
 
 @pytest.mark.parametrize("bad", [[3], [500, 500]])
-def test_an_id_twice_is_refused(bad):
+def test_a_duplicate_id_is_refused(bad):
     index = filled()
     with pytest.raises(ValueError, match="once"):
         index.add(np.array(bad, np.int64), vectors(len(bad)))
     assert len(index) == 200
 
 
-def test_removing_what_is_not_there_is_refused():
+def test_removing_an_unknown_id_is_refused():
     with pytest.raises(KeyError, match="777"):
         filled().remove(np.array([777], np.int64))
 
@@ -81,7 +81,7 @@ def test_other_length_is_refused():
 
 
 @pytest.mark.parametrize("exact_up_to", [10_000, 10])
-def test_saved_index_answers_alike(tmp_path, exact_up_to):
+def test_a_saved_index_gives_the_same_results(tmp_path, exact_up_to):
     index, path = filled(50, exact_up_to), tmp_path / "rows.faiss"
     index.remove(ids(5))
     index.save(path, "digest")
@@ -94,7 +94,7 @@ def test_saved_index_answers_alike(tmp_path, exact_up_to):
         np.testing.assert_array_equal(saved, again)
 
 
-def test_cache_of_other_rows_or_a_damaged_one_is_none(tmp_path):
+def test_an_outdated_or_damaged_file_is_not_loaded(tmp_path):
     path = tmp_path / "rows.faiss"
     assert VectorIndex.load(path, DIM, "digest") is None
     filled().save(path, "digest")

@@ -1,4 +1,4 @@
-"""The record of the rules: why each is in its state, what its cases were, and a schema that grew."""
+"""The record of the rules: states, cases, steps and schema migrations."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sqlite3
 
 import pytest
 
-from memory.folder import open_stored
+from memory.folder import open_store
 from memory.ledger import RuleLedger
-from memory.rules import Provenance, Rule, RuleMemory, StateChange
+from memory.rule import Provenance, Rule, StateChange
+from memory.rule_memory import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
 from tests.memory.conftest import seed
 
@@ -24,7 +25,7 @@ def rules(store, words) -> RuleMemory:
     return rules
 
 
-def test_a_rule_remembers_every_state_and_why(rules):
+def test_the_history_of_a_rule_has_every_state_with_its_reason(rules):
     rules.set_state(MINED.rule_id, "quarantined", "rho .40 to .40", 0.0, "held-out")
     rules.set_state(MINED.rule_id, "admitted", "rho .40 to .43", 0.03, "other")
     assert rules.history(MINED.rule_id) == [
@@ -41,7 +42,7 @@ def test_a_ledger_needs_no_embedder(rules, store):
     assert RuleLedger(store).all() == rules.all()
 
 
-def test_what_was_kept_beside_a_case_comes_back_in_the_order_asked_for(rules):
+def test_the_data_of_cases_is_returned_in_the_requested_order(rules):
     rules.record_case("b", [KNEE.rule_id], True, {"scores": [0.1, None]})
     rules.record_case("a", [], False, {"scores": []})
     rules.record_case("c", [FOOT.rule_id, KNEE.rule_id], False)
@@ -68,7 +69,7 @@ def test_a_case_judged_again_is_the_same_case_and_counts_once_for_each_rule(rule
     assert rules.recounts() == {"a": {FOOT.rule_id: True}}
 
 
-def test_only_what_is_there_can_be_counted_again(rules):
+def test_unknown_cases_and_rules_cannot_be_recounted(rules):
     with pytest.raises(KeyError, match="no case has id 'a'"):
         rules.recount_case("a", [KNEE.rule_id], True)
     rules.record_case("a", [], True)
@@ -76,7 +77,7 @@ def test_only_what_is_there_can_be_counted_again(rules):
         rules.recount_case("a", ["x"], True)
 
 
-def test_a_step_is_done_with_what_it_wrote_or_not_at_all(rules):
+def test_a_step_is_marked_in_the_same_transaction(rules):
     def mine_and_die() -> None:
         with rules.transaction():
             rules.mark_done("mine/1")
@@ -90,7 +91,7 @@ def test_a_step_is_done_with_what_it_wrote_or_not_at_all(rules):
     assert rules.steps() == ["mine/1"]
 
 
-def test_a_joined_rule_hands_its_cases_over_each_once(rules):
+def test_the_cases_of_a_joined_rule_are_transferred_once_each(rules):
     rules.record_case("both", [KNEE.rule_id, FOOT.rule_id], True)
     rules.record_case("foot alone", [FOOT.rule_id], False)
     rules.join(FOOT.rule_id, KNEE.rule_id, "says the same")
@@ -120,13 +121,13 @@ FIRST_SCHEMA = """
 """
 
 
-def test_a_memory_of_the_first_schema_is_lifted_with_all_it_holds(tmp_path):
+def test_a_memory_with_the_first_schema_is_migrated(tmp_path):
     path = tmp_path / "memory.sqlite"
     connection = sqlite3.connect(path)
     connection.executescript(FIRST_SCHEMA)
     connection.close()
     before = path.read_bytes()
-    with open_stored(tmp_path, frozen=True) as store:  # read as it would be, and left as it is
+    with open_store(tmp_path, frozen=True) as store:  # read as it would be, and left as it is
         assert (RuleLedger(store).all()[0].uses, len(RuleLedger(store).history("a"))) == (1, 1)
         with pytest.raises(FrozenMemoryError):
             RuleLedger(store).mark_done("mine/1")
@@ -151,7 +152,7 @@ RECOUNTED_AS_CASES = """
 """
 
 
-def test_cases_that_were_recounts_are_lifted_to_recounts(tmp_path):
+def test_recounts_stored_as_cases_are_migrated(tmp_path):
     connection = sqlite3.connect(tmp_path / "memory.sqlite")
     connection.executescript(FIRST_SCHEMA + RECOUNTED_AS_CASES)
     connection.close()

@@ -1,4 +1,4 @@
-"""Two memories become one: every case once, every rule that says the same once."""
+"""Merging memories: every case counts once, and near-duplicate rules are joined."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from memory.exchange import snapshot
-from memory.merge import absorb
-from memory.rules import Predicate, Provenance, Rule, RuleMemory, RuleState
+from memory.merge import merge_document
+from memory.rule import Predicate, Provenance, Rule, RuleState
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from tests.memory.conftest import WordCounts, seed
 
@@ -34,8 +35,8 @@ def memory(
     return made
 
 
-def taken(mine: RuleMemory, theirs: RuleMemory, keep_states: bool = True):
-    return absorb(mine, None, snapshot(theirs._store), "theirs", keep_states)
+def merged(mine: RuleMemory, theirs: RuleMemory, keep_states: bool = True):
+    return merge_document(mine, None, snapshot(theirs._store), "theirs", keep_states)
 
 
 def records(rules: RuleMemory) -> dict[str, tuple[str, int, int]]:
@@ -45,16 +46,16 @@ def records(rules: RuleMemory) -> dict[str, tuple[str, int, int]]:
 def test_near_duplicates_are_joined_and_their_cases_counted_once():
     mine = memory([KNEE], [("a", [KNEE], True), ("b", [KNEE], True), ("c", [KNEE], False)])
     theirs = memory([KNEES, FOOT], [("c", [KNEES], True), ("d", [KNEES, FOOT], False)])
-    report = taken(mine, theirs)
+    report = merged(mine, theirs)
     # "knee" has 3 cases, "the knee" 2: "knee" stays. Case c is known here, d is new: 4 cases, a and b right
     assert records(mine) == {"knee": ("admitted", 4, 2), "foot": ("admitted", 1, 0)}
     assert (report.rules_added, report.rules_joined, report.cases_added, report.cases_known) == (1, 1, 1, 1)
 
 
-def test_the_rule_with_more_cases_survives_from_either_side():
+def test_the_near_duplicate_with_more_cases_is_kept():
     mine = memory([KNEE], [("a", [KNEE], True)])
     theirs = memory([KNEES], [("b", [KNEES], True), ("c", [KNEES], False)])
-    taken(mine, theirs)
+    merged(mine, theirs)
     assert records(mine) == {"knee": ("retired", 0, 0), "the knee": ("admitted", 3, 2)}
     assert mine.history(KNEE.rule_id)[-1].reason == f"says the same as {KNEES.rule_id}, from theirs"
 
@@ -62,21 +63,21 @@ def test_the_rule_with_more_cases_survives_from_either_side():
 def test_merging_twice_changes_nothing():
     mine = memory([KNEE], [("a", [KNEE], True)])
     theirs = memory([KNEES, FOOT], [("b", [KNEES], True), ("c", [KNEES, FOOT], False)])
-    taken(mine, theirs)
+    merged(mine, theirs)
     before = snapshot(mine._store)
-    report = taken(mine, theirs)
+    report = merged(mine, theirs)
     assert snapshot(mine._store) == before
     assert (report.rules_added, report.cases_added) == (0, 0)
 
 
-def test_which_memory_receives_changes_no_count():
+def test_the_direction_of_a_merge_does_not_change_the_counts():
     def make() -> tuple[RuleMemory, RuleMemory]:
         ours = memory([KNEE, FOOT], [("a", [KNEE], True), ("b", [KNEE, FOOT], False)])
         return ours, memory([KNEES], [("c", [KNEES], True)])
 
     (left, right), (again, other) = make(), make()
-    taken(left, right)
-    taken(other, again)
+    merged(left, right)
+    merged(other, again)
 
     def serving(rules: RuleMemory) -> dict[str, tuple[str, int, int]]:
         return {text: record for text, record in records(rules).items() if record[0] == "admitted"}
@@ -94,31 +95,31 @@ def test_which_memory_receives_changes_no_count():
     ],
     ids=["another metric", "another threshold", "no predicate", "another meaning"],
 )
-def test_what_finds_another_fault_is_another_rule(other):
+def test_rules_about_different_faults_are_not_joined(other):
     mine = memory([KNEE])
-    taken(mine, memory([other]))
+    merged(mine, memory([other]))
     assert len(mine) == 2
 
 
 def test_rules_of_one_memory_are_never_joined_with_each_other():
     mine = memory([])
-    taken(mine, memory([KNEE, KNEES]))
+    merged(mine, memory([KNEE, KNEES]))
     assert set(records(mine)) == {"knee", "the knee"}
 
 
-def test_a_strangers_rule_starts_in_quarantine_and_displaces_nobody():
+def test_without_keep_states_rules_start_in_quarantine_and_replace_none():
     mine = memory([KNEE])
     theirs = memory([KNEES, FOOT], [("a", [KNEES], True)])
-    taken(mine, theirs, keep_states=False)
+    merged(mine, theirs, keep_states=False)
     assert records(mine) == {"knee": ("admitted", 1, 1), "foot": ("quarantined", 0, 0)}
 
 
-def test_of_a_strangers_trials_the_reasons_are_kept_and_the_figures_are_not():
+def test_without_keep_states_histories_keep_their_reasons_but_not_the_gains():
     theirs = memory([FOOT])
     theirs.set_state(FOOT.rule_id, "admitted", "rho .40 to .43", 0.03, "their cases")
     mine, trusting = memory([]), memory([])
-    taken(mine, theirs, keep_states=False)
-    taken(trusting, theirs, keep_states=True)
+    merged(mine, theirs, keep_states=False)
+    merged(trusting, theirs, keep_states=True)
     assert [change.reason for change in mine.history(FOOT.rule_id)] == [
         "added",
         "rho .40 to .43",
@@ -128,28 +129,28 @@ def test_of_a_strangers_trials_the_reasons_are_kept_and_the_figures_are_not():
     assert trusting.history(FOOT.rule_id)[1].held_out == "their cases"
 
 
-def test_recounts_come_along_and_none_counts_a_case_twice():
+def test_recounts_are_merged_and_no_case_counts_twice():
     theirs = memory([FOOT], [("a", [], True), ("b", [FOOT], False)])
     theirs.recount_case("a", [FOOT.rule_id], True)
     mine = memory([], [("a", [], False)])
     for _ in range(2):
-        taken(mine, theirs)
-        # a was known here and foot was not: its recount there is foot's first word on a
+        merged(mine, theirs)
+        # a was known here but foot was not: foot's recount is its first count of a
         assert records(mine) == {"foot": ("admitted", 2, 1)}
         assert [case_id for case_id, _, _ in mine.cases()] == ["a", "b"]
 
 
-def test_a_rule_that_both_know_takes_the_state_it_has_where_it_was_used_more():
+def test_a_shared_rule_gets_its_state_from_the_memory_with_more_uses():
     theirs = memory([KNEE, FOOT], [("a", [KNEE], False)])
     theirs.set_state(KNEE.rule_id, "retired", "kept failing")
-    theirs.set_state(FOOT.rule_id, "retired", "by hand")  # never used: no better reason than ours
+    theirs.set_state(FOOT.rule_id, "retired", "by hand")  # never used, so the state here is kept
     mine = memory([KNEE, FOOT])
-    taken(mine, theirs)
+    merged(mine, theirs)
     assert records(mine) == {"knee": ("retired", 1, 0), "foot": ("admitted", 0, 0)}
     assert mine.history(KNEE.rule_id)[-1].reason == "as in theirs: kept failing"
 
 
-def test_a_merge_that_fails_leaves_nothing_behind(monkeypatch):
+def test_a_failed_merge_changes_nothing(monkeypatch):
     mine, theirs = memory([KNEE]), memory([FOOT], [("a", [FOOT], True)])
     before = snapshot(mine._store)
 
@@ -158,5 +159,5 @@ def test_a_merge_that_fails_leaves_nothing_behind(monkeypatch):
 
     monkeypatch.setattr(mine, "record_case", fail)
     with pytest.raises(InterruptedError):
-        taken(mine, theirs)
+        merged(mine, theirs)
     assert snapshot(mine._store) == before

@@ -1,11 +1,12 @@
-"""Rules that keep failing retire, and the numbers that say so."""
+"""Retirement of rules that fail too often, with worked probabilities."""
 
 from __future__ import annotations
 
 import pytest
 
 from memory.retirement import RetirementPolicy, failing_probability, retire_failing, retire_fruitless
-from memory.rules import Provenance, Rule, RuleMemory
+from memory.rule import Provenance, Rule
+from memory.rule_memory import RuleMemory
 from tests.memory.conftest import seed
 
 GOOD, BAD = seed("knee"), seed("foot")
@@ -41,7 +42,7 @@ def test_worked_probabilities(uses, successes, rate, probability):
     assert failing_probability(uses, successes, rate) == pytest.approx(probability)
 
 
-def test_a_rule_that_fails_where_others_succeed_retires_and_says_why(rules):
+def test_a_rule_that_fails_while_others_succeed_retires_with_a_reason(rules):
     record(rules, GOOD, 12, 4)
     record(rules, BAD, 0, 16)
     # the rate of all uses is 12 / 32 = .375, the bar .1875; Beta(1, 17) lies below it with 1 - .8125^17 = .971
@@ -52,25 +53,25 @@ def test_a_rule_that_fails_where_others_succeed_retires_and_says_why(rules):
     assert retire_failing(rules) == []
 
 
-def test_a_few_failures_retire_nobody(rules):
+def test_few_failures_do_not_retire_a_rule(rules):
     record(rules, GOOD, 16, 0)
     record(rules, BAD, 0, 7)  # one short of the least number of uses
     assert retire_failing(rules) == []
     assert retire_failing(rules, RetirementPolicy(least_uses=7)) == [BAD.rule_id]
 
 
-def test_where_everything_fails_no_rule_is_to_blame(rules):
+def test_if_every_rule_fails_none_retires(rules):
     record(rules, GOOD, 0, 40)
     record(rules, BAD, 0, 40)
     assert retire_failing(rules) == []
 
 
-def test_more_failures_never_speak_for_a_rule():
-    doubts = [failing_probability(uses, 3, 0.3) for uses in range(3, 40)]
-    assert doubts == sorted(doubts)
+def test_the_failing_probability_rises_with_failures():
+    probabilities = [failing_probability(uses, 3, 0.3) for uses in range(3, 40)]
+    assert probabilities == sorted(probabilities)
 
 
-def test_a_rule_that_no_trial_admitted_is_given_up(rules):
+def test_a_rule_that_no_trial_admitted_retires(rules):
     for name in ("a", "a", "b"):  # the same cases twice are one trial
         rules.set_state(MINED.rule_id, "quarantined", "no gain", -0.001, name)
     assert retire_fruitless(rules) == []
@@ -79,7 +80,7 @@ def test_a_rule_that_no_trial_admitted_is_given_up(rules):
     assert rules.history(MINED.rule_id)[-1].reason == "no gain in 3 trials"
 
 
-def test_a_trial_that_admitted_a_rule_does_not_speak_against_it(rules):
+def test_a_successful_trial_does_not_count_as_a_failure(rules):
     rules.set_state(MINED.rule_id, "admitted", "rho .40 to .43", 0.03, "a")
     rules.set_state(MINED.rule_id, "quarantined", "as elsewhere")
     for name in ("b", "c"):

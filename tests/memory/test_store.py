@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from memory.rules import RuleMemory
+from memory.rule_memory import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
 from tests.memory.conftest import seed
 
@@ -23,7 +23,7 @@ def write_and_fail(store: MemoryStore) -> None:
         raise InterruptedError
 
 
-def test_transaction_is_all_or_nothing_and_an_inner_one_falls_with_the_outer(store):
+def test_a_rollback_includes_inner_transactions(store):
     with pytest.raises(InterruptedError):
         write_and_fail(store)
     assert keys(store) == []
@@ -31,19 +31,19 @@ def test_transaction_is_all_or_nothing_and_an_inner_one_falls_with_the_outer(sto
 
 def test_content_survives_closing(tmp_path):
     with MemoryStore(tmp_path / "new" / "memory.sqlite") as store:
-        store.claim("a", "1")
+        store.set_meta_once("a", "1")
     with MemoryStore(tmp_path / "new" / "memory.sqlite") as store:
         assert store.meta("a") == "1"
 
 
-def test_version_moves_with_own_writes_foreign_writes_and_rollbacks(tmp_path):
+def test_the_version_changes_with_own_writes_other_writes_and_rollbacks(tmp_path):
     path = tmp_path / "memory.sqlite"
     with MemoryStore(path) as store, MemoryStore(path) as other:
         seen = [store.version()]
         assert store.version() == seen[-1]
-        store.claim("a", "1")
+        store.set_meta_once("a", "1")
         seen.append(store.version())
-        other.claim("b", "1")
+        other.set_meta_once("b", "1")
         seen.append(store.version())
         with pytest.raises(InterruptedError):
             write_and_fail(store)
@@ -51,22 +51,22 @@ def test_version_moves_with_own_writes_foreign_writes_and_rollbacks(tmp_path):
         assert len(set(seen)) == 4
 
 
-def test_claim_names_both_values(store):
-    store.claim("text_embedder", "minilm@1")
-    store.claim("text_embedder", "minilm@1")
+def test_a_different_meta_value_is_refused_with_both_values(store):
+    store.set_meta_once("text_embedder", "minilm@1")
+    store.set_meta_once("text_embedder", "minilm@1")
     with pytest.raises(ValueError, match=r"'minilm@1', not 'bge@2'"):
-        store.claim("text_embedder", "bge@2")
+        store.set_meta_once("text_embedder", "bge@2")
 
 
 def test_frozen_store_reads_and_refuses_to_write(tmp_path):
     path = tmp_path / "memory.sqlite"
     with MemoryStore(path) as store:
-        store.claim("a", "1")
+        store.set_meta_once("a", "1")
     with MemoryStore(path, frozen=True) as store:
         assert store.meta("a") == "1"
-        store.claim("a", "1")  # nothing to write
+        store.set_meta_once("a", "1")  # nothing to write
         with pytest.raises(FrozenMemoryError, match="is frozen"):
-            store.claim("b", "1")
+            store.set_meta_once("b", "1")
         with pytest.raises(sqlite3.OperationalError, match="readonly"):  # not by our word alone
             store.read("DELETE FROM meta")
 
@@ -74,7 +74,7 @@ def test_frozen_store_reads_and_refuses_to_write(tmp_path):
 def test_frozen_store_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     path = tmp_path / "memory.sqlite"
     with MemoryStore(path) as store:
-        store.claim("a", "1")
+        store.set_meta_once("a", "1")
     monkeypatch.setattr("memory.store.os.access", lambda path, mode: False)  # root may write anywhere
     with MemoryStore(path, frozen=True) as store:
         assert store.meta("a") == "1"
@@ -110,7 +110,7 @@ def test_foreign_keys_are_enforced(store):
 
 KILLED_WHILE_COUNTING = """
 import sys
-from memory.rules import RuleMemory
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from tests.memory.conftest import WordCounts
 
@@ -125,7 +125,7 @@ with store.transaction() as connection:
 """
 
 
-def test_kill_inside_a_transaction_leaves_no_half_case(tmp_path, words):
+def test_a_kill_in_a_transaction_leaves_no_incomplete_case(tmp_path, words):
     path = tmp_path / "memory.sqlite"
     with MemoryStore(path) as store:
         RuleMemory(store, words).add([seed("knee"), seed("foot")])

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from memory.rules import Predicate, Provenance, Rule, RuleMemory
+from memory.rule import Predicate, Provenance, Rule
+from memory.rule_memory import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
 from tests.memory.conftest import WordCounts, seed
 
@@ -31,7 +32,7 @@ def texts(retrieved) -> list[str]:
     "fields",
     [("m", ">", math.inf, 1.0), ("m", ">", math.nan, 1.0), ("m", ">", 1.0, -1.0), ("m", ">", 1.0, math.inf)],
 )
-def test_senseless_predicates_are_refused(fields):
+def test_invalid_predicates_are_refused(fields):
     with pytest.raises(ValueError, match="a predicate"):
         Predicate(*fields)
 
@@ -39,7 +40,7 @@ def test_senseless_predicates_are_refused(fields):
 # --- what a rule may be ---
 
 
-def test_id_is_a_hash_of_the_content_alone():
+def test_the_id_depends_on_the_content_only():
     predicate = Predicate("knee_deg", ">", 5.0, 1.0)
     rule = Rule.create("knee", ["Leg", "leg ", "bend"], MINED, predicate)
     assert rule.tags == ("bend", "leg")
@@ -70,24 +71,24 @@ def test_id_is_a_hash_of_the_content_alone():
         "at evil.com",
     ],
 )
-def test_text_that_does_not_belong_in_a_prompt_is_refused(text):
+def test_unsafe_text_is_refused(text):
     with pytest.raises(ValueError, match="a rule"):
         Rule.create(text, [], MINED)
 
 
 @pytest.mark.parametrize("tags", [[""], ["x" * 41], ["a\nb"], ["www.x.org"], [str(i) for i in range(13)]])
-def test_tags_are_few_and_short(tags):
+def test_too_many_or_too_long_tags_are_refused(tags):
     with pytest.raises(ValueError, match="a rule"):
         Rule.create("knee", tags, MINED)
 
 
-def test_ordinary_sentences_pass():
+def test_ordinary_sentences_are_accepted():
     Rule.create(
         "If the knee bends past 150 deg. (e.g. backwards), lower the score; weight .5.", ["knee"], MINED
     )
 
 
-def test_only_seeds_start_in_service():
+def test_only_seed_rules_start_admitted():
     states = [
         Rule.create("knee", [], Provenance(kind, "test", None)).state
         for kind in ("seed", "mined", "imported")
@@ -98,7 +99,7 @@ def test_only_seeds_start_in_service():
 # --- the memory ---
 
 
-def test_rules_come_back_as_they_went_in(rules):
+def test_rules_are_read_back_unchanged(rules):
     full = Rule.create("head", ["top"], MINED, Predicate("m", "<", 0.25, 2.0))
     assert rules.add([full, KNEE, full]) == [full.rule_id]
     assert rules.all() == [KNEE, FOOT, HAND, full]
@@ -129,7 +130,7 @@ def test_worked_psi(rules):
         assert entry.score == pytest.approx(parts, abs=1e-6)
 
 
-def test_exploring_takes_unused_rules_first_and_frozen_the_best(rules):
+def test_exploration_prefers_unused_rules_and_frozen_retrieval_the_best(rules):
     rules.record_case("1", [KNEE.rule_id, FOOT.rule_id], True)
     assert texts(rules.retrieve("knee", ["leg"], 3, frozen=False)) == ["hand", "knee", "foot"]
     frozen = rules.retrieve("knee", ["leg"], 3, frozen=True)
@@ -137,7 +138,7 @@ def test_exploring_takes_unused_rules_first_and_frozen_the_best(rules):
     assert {entry.bonus for entry in frozen} == {0.0}
 
 
-def test_greedy_memory_does_not_explore(store, words):
+def test_without_exploration_unused_rules_are_not_preferred(store, words):
     rules = RuleMemory(store, words, exploration=0.0)
     rules.add([KNEE, HAND])
     rules.record_case("1", [KNEE.rule_id], True)
@@ -153,7 +154,7 @@ def test_ties_go_to_the_smaller_id(store, words):
     assert [entry.rule.rule_id for entry in rules.retrieve("knee", [], 3, frozen=False)] == expected[:3]
 
 
-def test_no_rules_no_tags_and_more_than_there_are(store, words):
+def test_no_rules_no_tags_and_a_large_k(store, words):
     rules = RuleMemory(store, words)
     assert rules.retrieve("knee", ["leg"], 3, frozen=True) == []
     rules.add([KNEE])
@@ -162,7 +163,7 @@ def test_no_rules_no_tags_and_more_than_there_are(store, words):
     assert rules.retrieve("foot", [], 0, frozen=True) == []
 
 
-def test_quarantined_rules_serve_on_request_and_retired_never(rules):
+def test_quarantined_rules_are_returned_on_request_and_retired_ones_never(rules):
     suspect = Rule.create("knee knee", ["leg"], MINED)
     rules.add([suspect])
     rules.set_state(FOOT.rule_id, "retired", "test")
@@ -205,7 +206,7 @@ def test_rolled_back_rules_leave_no_vector(rules, store):
     assert texts(rules.retrieve("back", [], 1, frozen=True)) == ["back"]
 
 
-def test_another_process_writes_are_seen(tmp_path, words):
+def test_writes_of_another_process_are_visible(tmp_path, words):
     path = tmp_path / "memory.sqlite"
     with MemoryStore(path) as mine, MemoryStore(path) as theirs:
         here, there = RuleMemory(mine, words), RuleMemory(theirs, words)
@@ -253,7 +254,7 @@ def test_another_embedder_is_refused(rules, store):
         RuleMemory(store, WordCounts("other"))
 
 
-def test_same_calls_same_content():
+def test_the_same_calls_write_the_same_content():
     dumps = []
     for _ in range(2):
         with MemoryStore(":memory:") as store:

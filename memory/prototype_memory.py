@@ -1,15 +1,13 @@
-"""Prototype memory: representative cases of the exploration phase, found again by the look of the photograph.
+"""Prototype memory: representative cases of the exploration phase, retrieved by image similarity.
 
-A prototype joins an image embedding v_i, a critique rationale with its score r_i, and tags T_i (the method's
-section 2, arXiv 2602.19180); retrieval is the top K by cosine to the query image's embedding. Beyond the
-paper, which says nothing of size or choice, the memory is bounded and kept diverse: when it is full, each
-newcomer is let in and then one of the closest pair leaves, the pair measured by (1 - cosine) + |difference
-of scores| / 100.
+A prototype consists of an image embedding v_i, a critique rationale with its score r_i, and tags T_i (section 2 of the
+method, arXiv 2602.19180); retrieval returns the top K by cosine to the embedding of the query image. The paper does not
+specify size or selection. Here the memory is bounded and kept diverse: a prototype added to a full memory is inserted,
+and then one of the closest pair is removed, with the distance (1 - cosine) + |difference of scores| / 100.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32
 
+from common.fingerprint import json_digest
 from memory.index import normalised
 from memory.index_sync import SyncedIndex
 from memory.store import MemoryStore
@@ -28,15 +27,15 @@ __all__ = ["Prototype", "PrototypeMemory", "prototype_from_row"]
 
 @dataclass(frozen=True)
 class Prototype:
-    """One judged hypothesis of an exploration case; `prototype_id` is a hash of everything else."""
+    """One judged hypothesis of an exploration case; `prototype_id` is a hash of the other fields."""
 
     prototype_id: str
     case_id: str
     rationale: str
-    score: float  # 0 to 100, as the critic gave it
+    score: float  # 0 to 100, given by the critic
     tags: tuple[str, ...]
     evidence: dict[str, float]  # metric -> its value for this hypothesis
-    weights: dict[str, float]  # metric -> Spearman's rho with the true error over this case's group
+    weights: dict[str, float]  # metric -> Spearman's rho with the true error within the group of this case
 
     def __post_init__(self) -> None:
         check_text("a prototype's rationale", self.rationale)
@@ -53,48 +52,47 @@ class Prototype:
         evidence: Mapping[str, float],
         weights: Mapping[str, float],
     ) -> Prototype:
-        """A new prototype with its id. Raises ValueError for text or a score that no memory accepts."""
+        """A prototype with its id. Raises ValueError for invalid text (`memory.text_limits`) or an invalid score."""
         rationale, tags = rationale.strip(), normalise_tags(tags)
         content = [case_id, rationale, score, tags, dict(evidence), dict(weights)]
-        prototype_id = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-        return Prototype(prototype_id, case_id, rationale, score, tags, dict(evidence), dict(weights))
+        return Prototype(json_digest(content), case_id, rationale, score, tags, dict(evidence), dict(weights))
 
 
 class PrototypeMemory:
-    """The prototypes of a store, under image embeddings of one embedder. Safe to share between threads.
+    """The prototypes of a store, with embeddings of one image embedder. Thread-safe.
 
-    A write to a full memory costs time quadratic in `capacity`: milliseconds at the default. Raises
-    ValueError, naming both, if the store's prototypes were embedded by another model or with another length.
+    A write to a full memory takes time quadratic in `capacity`: milliseconds at the default. Raises ValueError, with
+    both values, if the store's prototypes have embeddings of another model or length.
     """
 
     def __init__(self, store: MemoryStore, dim: int, embedder_name: str, capacity: int = 512) -> None:
         if capacity < 1:
-            raise ValueError(f"a prototype memory has room for at least 1, not {capacity}")
+            raise ValueError(f"the capacity of a prototype memory is at least 1, not {capacity}")
         self.capacity = capacity
         self._store, self._dim = store, dim
         self._settings = {"image_embedder": embedder_name, "image_dim": str(dim)}
         for key, value in self._settings.items():
-            store.check(key, value)
-        self._mirror = SyncedIndex(store, "prototypes", dim)
+            store.require_meta(key, value)
+        self._index = SyncedIndex(store, "prototypes", dim)
 
     def __len__(self) -> int:
         return self._store.read("SELECT COUNT(*) FROM prototypes")[0][0]
 
     def all(self) -> list[Prototype]:
-        """Every prototype, in the order they were added."""
+        """All prototypes, in the order in which they were added."""
         return [
             prototype_from_row(row) for row in self._store.read("SELECT * FROM prototypes ORDER BY number")
         ]
 
     def add(self, prototypes: Sequence[tuple[Prototype, Float[np.ndarray, "dim"]]]) -> list[str]:
-        """Adds prototypes with their image embeddings, one by one, and returns the ids that are now kept.
+        """Adds prototypes with their image embeddings, one by one; returns the ids of those that were not removed.
 
-        A known id changes nothing. Raises ValueError for an embedding of another length or without
-        direction, and FrozenMemoryError; then none is added.
+        A known id changes nothing. Raises ValueError for an embedding of another length, zero or not finite, and
+        FrozenMemoryError; then none is added.
         """
         with self._store.transaction() as connection:
             for key, value in self._settings.items():
-                self._store.claim(key, value)
+                self._store.set_meta_once(key, value)
             count = len(self)
             for prototype, embedding in prototypes:
                 if len(embedding) != self._dim:
@@ -109,18 +107,18 @@ class PrototypeMemory:
         return [prototype.prototype_id for prototype, _ in prototypes if prototype.prototype_id in kept]
 
     def nearest(self, embedding: Float[np.ndarray, "dim"], k: int) -> list[tuple[Prototype, float]]:
-        """The (at most) k prototypes most alike with their cosines, best first; ties go to the smaller id."""
-        numbers, _ = self._mirror.search(embedding, k)
+        """The (at most) k nearest prototypes with their cosines, best first; ties are ordered by id."""
+        numbers, _ = self._index.search(embedding, k)
         query = "SELECT * FROM prototypes WHERE number IN (SELECT value FROM json_each(?))"
         rows = self._store.read(query, (json.dumps(numbers.tolist()),))
         direction = normalised(embedding[None])[0]
-        # The cosine is taken anew from the row: the index gives a hint, the database the truth.
+        # The cosine is computed from the row, because the index is only a cache of the database.
         found = [(prototype_from_row(row), float((_vector(row) @ direction).clip(-1, 1))) for row in rows]
         return sorted(found, key=lambda pair: (-pair[1], pair[0].prototype_id))
 
     def save_index(self) -> None:
-        """Caches the vector index beside the database, for a faster start."""
-        self._mirror.save()
+        """Writes the vector index to a cache file next to the database, for a faster start."""
+        self._index.save()
 
     def _drop_most_redundant(self, connection: sqlite3.Connection) -> int:
         rows = self._store.read("SELECT number, score, embedding FROM prototypes ORDER BY number")
@@ -138,7 +136,7 @@ _INSERT = """
 
 
 def _most_redundant(vectors: Float32[np.ndarray, "rows dim"], scores: Float[np.ndarray, "rows"]) -> int:
-    """Of the closest pair, the one that is closer to a third; if that is a tie, the later one."""
+    """The member of the closest pair that is closer to a third row; the later one if both are equally close."""
     distances = (1 - vectors @ vectors.T) + np.abs(scores[:, None] - scores) / 100
     np.fill_diagonal(distances, np.inf)
     earlier, later = sorted(np.unravel_index(distances.argmin(), distances.shape))

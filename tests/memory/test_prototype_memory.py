@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory.prototypes import Prototype, PrototypeMemory
+from memory.prototype_memory import Prototype, PrototypeMemory
 from memory.store import FrozenMemoryError, MemoryStore
 
 DIM = 4
@@ -28,7 +28,7 @@ def cases(memory: PrototypeMemory) -> list[str]:
     return [kept.case_id for kept in memory.all()]
 
 
-def test_prototypes_come_back_as_they_went_in(memory):
+def test_prototypes_are_read_back_unchanged(memory):
     entry = prototype("a")
     assert memory.add([(entry, direction(1, 0, 0, 0))]) == [entry.prototype_id]
     assert memory.add([(entry, direction(1, 0, 0, 0))]) == [entry.prototype_id]
@@ -54,18 +54,18 @@ def test_nearest_equals_brute_force(store):
     assert [int(found.case_id) for found, _ in memory.nearest(query, 9)] == np.argsort(-cosines)[:9].tolist()
 
 
-def test_empty_memory_knows_nothing(memory):
+def test_an_empty_memory_returns_nothing(memory):
     assert memory.nearest(direction(1, 0, 0, 0), 3) == []
 
 
 def test_ties_go_to_the_smaller_id(memory):
-    twins = [prototype(case) for case in "abc"]
-    memory.add([(twin, direction(1, 1, 0, 0)) for twin in twins])
+    equal = [prototype(case) for case in "abc"]
+    memory.add([(item, direction(1, 1, 0, 0)) for item in equal])
     found = [entry.prototype_id for entry, _ in memory.nearest(direction(1, 1, 0, 0), 3)]
     assert found == sorted(found)
 
 
-def test_full_memory_lets_go_of_the_most_redundant(memory):
+def test_a_full_memory_removes_the_most_redundant(memory):
     corners = [direction(1, 0, 0, 0), direction(0, 1, 0, 0), direction(0, 0, 1, 0)]
     memory.add([(prototype(case), corner) for case, corner in zip("abc", corners, strict=True)])
     assert memory.add([(prototype("copy"), corners[0])]) == []  # nothing new: the later one of the pair goes
@@ -77,7 +77,7 @@ def test_full_memory_lets_go_of_the_most_redundant(memory):
     assert cases(memory) == ["a", "b", "worse"]
 
 
-def test_of_the_closest_pair_the_one_nearer_to_a_third_goes(memory):
+def test_of_the_closest_pair_the_one_closer_to_a_third_is_removed(memory):
     degrees = {"a": 0, "b": 10, "c": 60, "d": 90}  # a and b are closest; b is nearer to c than a is
     memory.add(
         [
@@ -88,7 +88,7 @@ def test_of_the_closest_pair_the_one_nearer_to_a_third_goes(memory):
     assert cases(memory) == ["a", "c", "d"]
 
 
-def test_one_look_with_another_score_is_no_copy(memory):
+def test_equal_embeddings_with_different_scores_are_not_redundant(memory):
     look = direction(1, 0, 0, 0)
     near = direction(1, 0.1, 0, 0)
     # distances: a-b .9 (scores), a-c .005 (looks), so one of a and c goes although all look alike
@@ -103,7 +103,7 @@ def test_one_look_with_another_score_is_no_copy(memory):
     assert sorted(entry.score for entry in memory.all()) == [5, 50, 95]
 
 
-def test_what_is_kept_does_not_depend_on_batches():
+def test_the_result_does_not_depend_on_the_batch_size():
     vectors = np.random.default_rng(1).normal(size=(40, DIM))
     entries = [(prototype(str(i), float(i)), vector) for i, vector in enumerate(vectors)]
     kept = []
@@ -126,8 +126,8 @@ def closest_pair(memory: PrototypeMemory, store: MemoryStore) -> float:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_full_memory_only_spreads(store, seed):
-    """Law: a write never brings the closest pair closer, and never changes how many there are."""
+def test_the_closest_pair_of_a_full_memory_never_gets_closer(store, seed):
+    """A write never reduces the distance of the closest pair and never changes the number of prototypes."""
     generator = np.random.default_rng(seed)
     memory, spreads = PrototypeMemory(store, DIM, "encoder", capacity=8), []
     for number in range(60):

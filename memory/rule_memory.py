@@ -1,22 +1,21 @@
-"""Rule memory: short critique rules, how often each was used and how often that was right.
+"""Rule memory: retrieval of critique rules by meaning, tags and success.
 
-Retrieval score of rule i for a query with text q and tags T_q (the method's section 2, arXiv 2602.19180):
+Retrieval score of rule i for a query with text q and tags T_q (section 2 of the method, arXiv 2602.19180):
 
     symbol   here                       value
     Psi_i    score                      R_i + U_i
     R_i      similarity + tag_overlap   cos(e(q), e(t_i)) + |T_q & T_i| / |T_q|   (the paper: |T_q & T_i|)
     U_i      success_rate + bonus       N_i^s / N_i^u + C * sqrt(log N_total / (N_i^u + 1))
     N_i^u    rule.uses                  cases that used the rule
-    N_i^s    rule.successes             those among them whose ranking agreed with the truth
+    N_i^s    rule.successes             those of them whose ranking agreed with the true errors
     N_total  -                          uses of all rules together
     C        exploration                0 when frozen
 
-Choices the paper leaves open. Dividing the overlap by |T_q| keeps the paper's order for any one query and
-puts both parts of R on the scale of a cosine. A rule with N^u = 0 has proven nothing: its success rate is 0.
-While exploring (C > 0) such a rule comes before every used one, as UCB1 plays each arm once (Auer et al.,
-Machine Learning 47, 2002); among themselves the unused are ordered by Psi. With N_total = 0 the logarithm is
-taken as 0. Ties go to the smaller rule id. What a rule is stands in `memory.rule`, how its uses are counted in
-`memory.ledger`.
+Choices that the paper leaves open: dividing the overlap by |T_q| keeps the paper's order for any one query and puts
+both terms of R on the scale of a cosine. A rule with N^u = 0 has a success rate of 0. During exploration (C > 0) unused
+rules come before all used ones, as UCB1 plays each arm once (Auer et al., Machine Learning 47, 2002); unused rules are
+ordered by Psi. With N_total = 0 the logarithm is taken as 0. Ties are ordered by rule id. `memory.rule` defines rules,
+and `memory.ledger` counts their uses.
 
 Left out: decay of old successes, because exploration ends and the memory is then frozen.
 """
@@ -35,20 +34,19 @@ from jaxtyping import Bool, Float, Float32, Int64
 from memory.embed import TextEmbedder
 from memory.index_sync import SyncedIndex
 from memory.ledger import ALL_RULES, RuleLedger, rule_from_row, rule_to_row
-from memory.rule import Predicate, Provenance, Rule, RuleState, StateChange
+from memory.rule import Rule, StateChange
 from memory.store import MemoryStore
 from memory.text_limits import normalise_tags
 
-__all__ = ["Predicate", "Provenance", "RetrievedRule", "Rule", "RuleMemory", "RuleState", "StateChange"]
+__all__ = ["RetrievedRule", "RuleMemory"]
 
-# Psi is ranked over this many of the rules nearest in meaning; a memory of fewer rules, and so every one
-# that a critic filled, is ranked whole.
+# Psi is computed for this many rules with the nearest embeddings; usual memories have fewer rules, so for all of them.
 _CANDIDATES = 10_000
 
 
 @dataclass(frozen=True)
 class RetrievedRule:
-    """A rule and why it was retrieved: score = similarity + tag_overlap + success_rate + bonus."""
+    """A rule with the terms of its score: score = similarity + tag_overlap + success_rate + bonus."""
 
     rule: Rule
     similarity: float  # cosine of the sentence embeddings
@@ -59,9 +57,9 @@ class RetrievedRule:
 
 
 class RuleMemory(RuleLedger):
-    """The rules of a store, found by meaning, tags and record. Safe to share between threads.
+    """The rules of a store with retrieval. Thread-safe.
 
-    `exploration` is C of the formula above. Raises ValueError, naming both, if the store's rules were
+    `exploration` is C of the formula above. Raises ValueError, with the names of both models, if the store's rules were
     embedded by another model.
     """
 
@@ -69,9 +67,9 @@ class RuleMemory(RuleLedger):
         super().__init__(store)
         self.exploration = exploration
         self._embedder = embedder
-        self._catalogue: _Catalogue | None = None
+        self._columns: _RuleColumns | None = None
         self._version: tuple[int, int, int] | None = None
-        store.check("text_embedder", self._embedder_id)
+        store.require_meta("text_embedder", self._embedder_id)
 
     def all(self) -> list[Rule]:
         return list(self._current().rules)
@@ -80,29 +78,28 @@ class RuleMemory(RuleLedger):
         self,
         rules: Sequence[Rule],
         reason: str = "added",
-        earlier: Mapping[str, Sequence[StateChange]] = MappingProxyType({}),
+        histories: Mapping[str, Sequence[StateChange]] = MappingProxyType({}),
     ) -> list[str]:
-        """Adds the rules whose id is not known yet, each with the `reason` for its state, and returns their
-        ids.
+        """Adds the rules with new ids and returns these ids; `reason` is recorded with their state.
 
-        Their counts start at 0 whatever the given rules say: a record is made of cases. `earlier` is what
-        happened to them in another memory, by rule id. Raises FrozenMemoryError.
+        The counts of the given rules are ignored, because uses are counted from recorded cases. `histories` are
+        the rules' histories in another memory, by rule id. Raises FrozenMemoryError.
         """
         with self._store.transaction() as connection:
             known = {row["rule_id"] for row in connection.execute("SELECT rule_id FROM rules")}
             new = list({rule.rule_id: rule for rule in rules if rule.rule_id not in known}.values())
             if new:
-                self._store.claim("text_embedder", self._embedder_id)
+                self._store.set_meta_once("text_embedder", self._embedder_id)
                 embeddings = self._embedder.embed([rule.text for rule in new])
-                self._store.claim("text_dim", str(embeddings.shape[1]))
+                self._store.set_meta_once("text_dim", str(embeddings.shape[1]))
                 for rule, vector in zip(new, embeddings, strict=True):
                     connection.execute(_INSERT, (*rule_to_row(rule), vector.tobytes()))
-                    for change in (*earlier.get(rule.rule_id, ()), StateChange(rule.state, reason)):
-                        self._note(rule.rule_id, change)
+                    for change in (*histories.get(rule.rule_id, ()), StateChange(rule.state, reason)):
+                        self._add_history(rule.rule_id, change)
         return [rule.rule_id for rule in new]
 
     def embeddings(self, rules: Sequence[Rule]) -> Float32[np.ndarray, "rules dim"]:
-        """Where their sentences lie, as unit vectors: known rules as stored, others embedded now."""
+        """The unit vectors of the rules' sentences, from the database or computed for unknown rules."""
         query = "SELECT rule_id, embedding FROM rules"
         known = {row["rule_id"]: row["embedding"] for row in self._store.read(query)}
         rows = [
@@ -116,32 +113,32 @@ class RuleMemory(RuleLedger):
     def retrieve(
         self, query: str, tags: Sequence[str], k: int, frozen: bool, include_quarantined: bool = False
     ) -> list[RetrievedRule]:
-        """The (at most) k rules in service with the largest Psi, best first.
+        """The (at most) k admitted rules with the largest Psi, best first.
 
-        Frozen, nothing is explored (C = 0). Otherwise rules never used come before the others. Retired rules
-        are never returned, quarantined ones only on request, for a trial.
+        With `frozen` there is no exploration (C = 0); otherwise unused rules come first. Retired rules are never
+        returned, quarantined ones only with `include_quarantined`, for a trial.
         """
         if not len(self):
             return []
         vector, exploration = self._embedder.embed([query])[0], 0.0 if frozen else self.exploration
         with self._store.lock:
             found, cosines = self._vectors.search(vector, _CANDIDATES)
-            catalogue = self._current()
-        similarities = catalogue.similarities(found, cosines)
-        overlaps, rates = catalogue.tag_overlaps(normalise_tags(tags)), catalogue.success_rates()
-        bonuses = catalogue.bonuses(exploration)
+            columns = self._current()
+        similarities = columns.similarities(found, cosines)
+        overlaps, rates = columns.tag_overlaps(normalise_tags(tags)), columns.success_rates()
+        bonuses = columns.bonuses(exploration)
         psi = similarities + overlaps + rates + bonuses
-        served = catalogue.admitted | (catalogue.quarantined & include_quarantined)
-        behind = (catalogue.uses > 0) & (exploration > 0)
-        best = _best(np.flatnonzero(served & np.isfinite(psi)), k, behind, psi, catalogue.alphabetical)
-        terms = zip(*(column[best] for column in (similarities, overlaps, rates, bonuses, psi)), strict=True)
+        eligible = columns.admitted | (columns.quarantined & include_quarantined)
+        used = (columns.uses > 0) & (exploration > 0)
+        best = _top_k(np.flatnonzero(eligible & np.isfinite(psi)), k, used, psi, columns.id_rank)
+        terms = zip(*(term[best] for term in (similarities, overlaps, rates, bonuses, psi)), strict=True)
         return [
-            RetrievedRule(catalogue.rules[place], *map(float, values))
-            for place, values in zip(best, terms, strict=True)
+            RetrievedRule(columns.rules[index], *map(float, values))
+            for index, values in zip(best, terms, strict=True)
         ]
 
     def save_index(self) -> None:
-        """Caches the vector index beside the database, for a faster start."""
+        """Writes the vector index to a cache file next to the database, for a faster start."""
         if len(self):
             self._vectors.save()
 
@@ -153,12 +150,12 @@ class RuleMemory(RuleLedger):
     def _vectors(self) -> SyncedIndex:
         return SyncedIndex(self._store, "rules", int(self._store.meta("text_dim") or self._embedder.dim))
 
-    def _current(self) -> _Catalogue:
+    def _current(self) -> _RuleColumns:
         with self._store.lock:
             version = self._store.version()
-            if self._catalogue is None or version != self._version:
-                self._catalogue, self._version = _Catalogue.read(self._store), version
-            return self._catalogue
+            if self._columns is None or version != self._version:
+                self._columns, self._version = _RuleColumns.read(self._store), version
+            return self._columns
 
 
 _INSERT = """
@@ -167,12 +164,12 @@ _INSERT = """
 
 
 @dataclass(frozen=True, eq=False)
-class _Catalogue:
-    """All rules as columns, in the order of `numbers`, so that Psi is a few sums over arrays."""
+class _RuleColumns:
+    """All rules as columns in the order of `numbers`, so Psi is computed with array operations."""
 
     rules: tuple[Rule, ...]
     numbers: Int64[np.ndarray, "rules"]
-    alphabetical: Int64[np.ndarray, "rules"]  # rank of the rule id, to break ties
+    id_rank: Int64[np.ndarray, "rules"]  # alphabetical rank of the rule id, to break ties
     uses: Int64[np.ndarray, "rules"]
     successes: Int64[np.ndarray, "rules"]
     admitted: Bool[np.ndarray, "rules"]
@@ -180,17 +177,17 @@ class _Catalogue:
     by_tag: dict[str, list[int]]
 
     @staticmethod
-    def read(store: MemoryStore) -> _Catalogue:
+    def read(store: MemoryStore) -> _RuleColumns:
         rows = store.read(ALL_RULES)
         rules = tuple(map(rule_from_row, rows))
         by_tag: dict[str, list[int]] = {}
-        for place, rule in enumerate(rules):
+        for index, rule in enumerate(rules):
             for tag in rule.tags:
-                by_tag.setdefault(tag, []).append(place)
-        return _Catalogue(
+                by_tag.setdefault(tag, []).append(index)
+        return _RuleColumns(
             rules=rules,
             numbers=np.array([row["number"] for row in rows], np.int64),
-            alphabetical=np.argsort(np.argsort(np.array([rule.rule_id for rule in rules], str))),
+            id_rank=np.argsort(np.argsort(np.array([rule.rule_id for rule in rules], str))),
             uses=np.array([rule.uses for rule in rules], np.int64),
             successes=np.array([rule.successes for rule in rules], np.int64),
             admitted=np.array([rule.state == "admitted" for rule in rules], bool),
@@ -201,7 +198,7 @@ class _Catalogue:
     def similarities(
         self, numbers: Int64[np.ndarray, "found"], cosines: Float[np.ndarray, "found"]
     ) -> Float[np.ndarray, "rules"]:
-        """The cosines found, in the order of the rules; minus infinity for a rule that was not found."""
+        """The given cosines in the order of the rules; minus infinity for rules without one."""
         by_number = np.full(self.numbers[-1] + 1, -np.inf)
         by_number[numbers] = cosines
         return by_number[self.numbers]
@@ -219,17 +216,17 @@ class _Catalogue:
         return exploration * np.sqrt(math.log(max(int(self.uses.sum()), 1)) / (self.uses + 1))
 
 
-def _best(
-    places: Int64[np.ndarray, "served"],
+def _top_k(
+    indices: Int64[np.ndarray, "eligible"],
     k: int,
-    behind: Bool[np.ndarray, "rules"],
+    used: Bool[np.ndarray, "rules"],
     psi: Float[np.ndarray, "rules"],
-    alphabetical: Int64[np.ndarray, "rules"],
+    id_rank: Int64[np.ndarray, "rules"],
 ) -> Int64[np.ndarray, "best"]:
-    """The first k places: those not `behind`, then by falling Psi, then by the alphabet."""
-    if k < 1 or not len(places):
-        return places[:0]
-    key = psi[places] - behind[places] * (np.ptp(psi[places]) + 1)
+    """The first k of `indices`, ordered by `used` (False first), then by descending Psi, then by id."""
+    if k < 1 or not len(indices):
+        return indices[:0]
+    key = psi[indices] - used[indices] * (np.ptp(psi[indices]) + 1)
     kth = np.partition(key, -min(k, len(key)))[-min(k, len(key))]
-    places = places[key >= kth]  # sorting these few is fifty times as fast as sorting all
-    return places[np.lexsort((alphabetical[places], -psi[places], behind[places]))][:k]
+    indices = indices[key >= kth]  # sorting only these is fifty times as fast as sorting all
+    return indices[np.lexsort((id_rank[indices], -psi[indices], used[indices]))][:k]
