@@ -1,4 +1,4 @@
-"""A loopback server that speaks the OpenAI protocol, and misbehaves in every way a test asks for."""
+"""A local server with the OpenAI protocol and configurable faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DRIP_S = 0.01
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request: the next act of the server's script, and its last one for ever."""
+    """Answers a request with the next act of the server; the last act is repeated."""
 
     protocol_version = "HTTP/1.0"
     server: ChatServer
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class ChatServer(ThreadingHTTPServer):
-    """`questions` is every request that came, `headers` those of the last one."""
+    """`questions` are all requests received, `headers` those of the last one."""
 
     daemon_threads = True
     block_on_close = False
@@ -72,7 +72,7 @@ class ChatServer(ThreadingHTTPServer):
             return self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
 
     def handle_error(self, *_: Any) -> None:
-        """A client that hangs up on us is what half the tests are about."""
+        """Many tests close the connection on purpose."""
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def schema_of(question: dict) -> dict:
 
 
 def fitting(question: dict) -> Any:
-    """An answer that fits: A gets 90, B 80 and so on, and nothing is in doubt."""
+    """A valid answer: A gets 90, B 80 and so on, and no score is in doubt."""
     task, labels = task_of(question), list(schema_of(question)["properties"])
     if task in ("tag", "mine"):
         return {"tag": {"tags": ["pose:upright"]}, "mine": {"rules": []}}[task]
@@ -119,12 +119,12 @@ def good(handler: Handler, question: dict) -> None:
 
 
 def saying(change: Callable[[str, dict], str]) -> Act:
-    """A well-formed completion whose text is made from the fitting one and the question."""
+    """A completion with the text `change(valid answer, question)`."""
     return lambda handler, question: handler.send(completion(change(json.dumps(fitting(question)), question)))
 
 
 def scoring(change: Callable[[dict], Any]) -> Act:
-    """Fits, but for what `change` makes of the scores."""
+    """A valid answer, with the scores replaced by `change(scores)`."""
 
     def text(fits: str, question: dict) -> str:
         return json.dumps(change(json.loads(fits))) if task_of(question) == "score" else fits
@@ -132,8 +132,8 @@ def scoring(change: Callable[[dict], Any]) -> Act:
     return saying(text)
 
 
-def half_a_pair(handler: Handler, question: dict) -> None:
-    """A fitting answer with one half of a surrogate pair around and within it, as a cut stream of tokens leaves it."""
+def lone_surrogate(handler: Handler, question: dict) -> None:
+    """A valid answer with lone surrogates before and within it, as from a truncated token stream."""
     fits = json.dumps(fitting(question)).replace("said of", "said \ud83d of")
     handler.send(completion(f"\ud83d {fits}"))
 
@@ -151,7 +151,7 @@ def hang_up(handler: Handler, question: dict) -> None:
 
 
 def drip(handler: Handler, question: dict) -> None:
-    """Valid JSON white space, a byte at a time, for ever."""
+    """Endless JSON white space, one byte at a time."""
     handler.send(b"", length=10**9)
     while not handler.server.over.wait(DRIP_S):
         handler.wfile.write(b" ")
@@ -168,7 +168,7 @@ def silent(handler: Handler, question: dict) -> None:
 
 
 def flood(handler: Handler, question: dict) -> None:
-    """30 MB that never said how long they are."""
+    """30 MB without a Content-Length."""
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")
     handler.end_headers()
@@ -177,6 +177,6 @@ def flood(handler: Handler, question: dict) -> None:
 
 
 def parrot(handler: Handler, question: dict) -> None:
-    """Refuses, and quotes the whole request, key and pictures included."""
-    said = {"error": handler.headers["Authorization"], "input": question}
-    handler.send(json.dumps(said).encode(), status=422)
+    """Refuses the request and quotes it, with key and pictures."""
+    quoted = {"error": handler.headers["Authorization"], "input": question}
+    handler.send(json.dumps(quoted).encode(), status=422)

@@ -1,4 +1,4 @@
-"""LangChain's chat models by a fake one in its own classes: what it is asked, and what becomes of its answers."""
+"""The LangChain backend with a fake chat model: its requests and its answers."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ VERDICTS = {"A": {"comment": "good", "score": 90.0}, "B": {"comment": "bad", "sc
 
 
 class FakeChat(BaseChatModel):
-    """Calls the tool that it is given, as Anthropic's models do; or talks, if it has `words`."""
+    """Calls the given tool, as Anthropic's models do, or answers with the text `words`."""
 
     words: str = ""
     asked: list[Any] = []  # noqa: RUF012  (a pydantic field, copied for every instance)
@@ -79,12 +79,12 @@ def test_a_structured_answer_is_json_with_its_tokens():
     assert (reply.tokens_in, reply.tokens_out) == (120, 30)
 
 
-def test_a_model_that_talks_instead_is_heard():
-    said = f"Here it is: {json.dumps(VERDICTS)}"
-    assert backend(words=said).generate((TextPart("Score."),), SCHEMA, 0).text == said
+def test_text_instead_of_a_tool_call_is_returned():
+    text = f"Here it is: {json.dumps(VERDICTS)}"
+    assert backend(words=text).generate((TextPart("Score."),), SCHEMA, 0).text == text
 
 
-def test_text_and_pictures_arrive_in_their_order():
+def test_text_and_pictures_are_sent_in_order():
     asked = backend()
     asked.generate((TextPart("Score."), a_picture(2000), DataPart("tags", ["pose:upright"])), SCHEMA, 0)
     [[message]] = asked.chat.asked
@@ -101,14 +101,14 @@ def test_a_whole_critique_runs_on_it():
     assert [len(revision.hypotheses) for revision in critique.revisions] == [1]
 
 
-def test_it_says_where_photographs_go():
+def test_the_host_that_receives_photographs():
     assert backend().capabilities.sends_to == "anthropic"
     assert backend().name == "langchain:anthropic:some-model"
 
 
 @pytest.fixture
 def installed(monkeypatch) -> list:
-    """A `langchain` whose init_chat_model tells what it was called with."""
+    """A fake `langchain`; the list of the arguments of its init_chat_model."""
     calls: list = []
 
     def init_chat_model(model, model_provider, **parameters):
@@ -134,18 +134,18 @@ def test_a_spec_names_provider_and_model(installed):
 
 
 @pytest.mark.parametrize("spec", ["langchain:", "langchain:anthropic", "langchain::x"])
-def test_a_spec_that_names_no_model_is_refused(spec):
+def test_a_spec_without_a_model_is_refused(spec):
     with pytest.raises(ValueError, match="langchain:PROVIDER:NAME"):
         load_backend(spec)
 
 
-def test_without_langchain_it_says_what_to_install(monkeypatch):
+def test_without_langchain_the_error_names_the_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
     with pytest.raises(ValueError, match="langchain-google-genai"):
         load_backend("langchain:google_genai:some-model")
 
 
-def test_what_the_provider_lacks_is_one_sentence(installed):
+def test_an_error_of_the_provider_is_one_sentence(installed):
     with pytest.raises(
         ValueError, match=r"^langchain cannot create nobody:x: Unable to import langchain_nobody\.$"
     ):

@@ -1,4 +1,4 @@
-"""The OpenAI backend against a server that misbehaves: every question ends, in time, in an answer or a reason."""
+"""The OpenAI backend against a faulty server: every question ends in time, with an answer or a reason."""
 
 import base64
 import email.utils
@@ -24,8 +24,8 @@ from tests.agent.vlm.chat_server import (
     drip_headers,
     flood,
     good,
-    half_a_pair,
     hang_up,
+    lone_surrogate,
     parrot,
     saying,
     silent,
@@ -55,7 +55,7 @@ def asked(server, *parts, **settings):
     return ask(backend_at(server, **settings), "score", parts or [TextPart("judge")], MODEL, 3)
 
 
-def test_a_question_as_the_server_reads_it():
+def test_the_request_body():
     with chat_server(good) as server:
         answer = asked(
             server, TextPart("judge"), picture(), DataPart("tags", ["pose:bent"]), max_tokens="500"
@@ -73,7 +73,7 @@ def test_a_question_as_the_server_reads_it():
     assert server.headers["Authorization"] == f"Bearer {KEY}"
 
 
-def test_pictures_go_out_small_upright_and_without_metadata():
+def test_pictures_are_sent_small_upright_and_without_metadata():
     exif = Image.Exif()
     exif[0x010E] = "a secret place"
     exif[0x0112] = 6  # turned by 90 degrees
@@ -89,7 +89,7 @@ def test_pictures_go_out_small_upright_and_without_metadata():
     assert b"a secret place" not in sent
 
 
-MENDED = {
+RETRIED = {
     "429": (body(b"slow down", status=429, Retry_After="0"), 1),
     "500": (body(b"oops", status=500), 1),
     "503 with a date": (
@@ -102,12 +102,12 @@ MENDED = {
     "empty choices": (body(b'{"choices": []}'), 0),
     "no text": (body(completion(None)), 0),
     "a list": (body(b"[]"), 0),
-    "half a surrogate pair": (body(completion("\ud83d")), 0),
+    "a lone surrogate": (body(completion("\ud83d")), 0),
 }
 
 
-@pytest.mark.parametrize(("bad", "retries"), MENDED.values(), ids=MENDED)
-def test_what_may_pass_is_asked_again(bad, retries):
+@pytest.mark.parametrize(("bad", "retries"), RETRIED.values(), ids=RETRIED)
+def test_temporary_failures_are_retried(bad, retries):
     with chat_server(bad, good) as server:
         answer = asked(server)
     assert answer.value.A.score == 90
@@ -115,8 +115,8 @@ def test_what_may_pass_is_asked_again(bad, retries):
     assert answer.replies[-1]["retries"] == retries
 
 
-def test_half_a_surrogate_pair_about_an_answer_costs_a_letter_and_nothing_else():
-    with chat_server(half_a_pair) as server:
+def test_a_lone_surrogate_in_an_answer_is_replaced():
+    with chat_server(lone_surrogate) as server:
         answer = asked(server)
     assert (answer.value.A.score, answer.value.A.comment) == (90, "said ? of A")
     assert answer.replies[0]["text"].startswith("? {")
@@ -125,8 +125,8 @@ def test_half_a_surrogate_pair_about_an_answer_costs_a_letter_and_nothing_else()
 FINAL = {
     "400": (body(b"no such model", status=400), 1, "HTTP 400: no such model"),
     "a redirect": (body(b"", status=307, Location="http://127.0.0.1:1/"), 1, "HTTP 307"),
-    "500 for ever": (body(b"oops", status=500), 4, "HTTP 500: oops; 4 attempts"),
-    "hung up for ever": (hang_up, 4, "4 attempts"),
+    "500 every time": (body(b"oops", status=500), 4, "HTTP 500: oops; 4 attempts"),
+    "hung up every time": (hang_up, 4, "4 attempts"),
     "wrong content type": (body(b"<html>", kind="text/html"), 1, "content type is text/html"),
     "a flood": (flood, 1, "longer than 2,000,000 bytes"),
     "a wait beyond the deadline": (body(b"", status=429, Retry_After="3600"), 1, "would miss the deadline"),
@@ -136,12 +136,12 @@ FINAL = {
         "refused to answer",
     ),
     "an error in an answer's place": (body(b'{"error": {"message": "overloaded"}}'), 1, "with an error"),
-    "empty choices for ever": (body(b'{"choices": []}'), 2, "no choice with a text"),
+    "empty choices every time": (body(b'{"choices": []}'), 2, "no choice with a text"),
 }
 
 
 @pytest.mark.parametrize(("bad", "requests", "reason"), FINAL.values(), ids=FINAL)
-def test_what_does_not_pass_ends_with_its_reason(bad, requests, reason):
+def test_permanent_failures_end_with_a_reason(bad, requests, reason):
     with chat_server(bad) as server:
         answer = asked(server)
     assert answer.value is None
@@ -150,23 +150,23 @@ def test_what_does_not_pass_ends_with_its_reason(bad, requests, reason):
 
 
 @pytest.mark.parametrize("slow", [drip, drip_headers, silent])
-def test_nothing_outlives_its_deadline(slow):
+def test_every_question_ends_at_its_deadline(slow):
     with chat_server(slow) as server:
         answer = asked(server, deadline_s=0.2)
     assert answer.reason.endswith("TimeoutError: no complete answer within 0.2 s")
 
 
-def test_no_more_requests_at_once_than_the_limit():
-    flying, most, lock = 0, 0, threading.Lock()
+def test_the_limit_of_concurrent_requests():
+    running, most, lock = 0, 0, threading.Lock()
 
     def counted(handler, question):
-        nonlocal flying, most
+        nonlocal running, most
         with lock:
-            flying += 1
-            most = max(most, flying)
+            running += 1
+            most = max(most, running)
         good(handler, question)
         with lock:
-            flying -= 1
+            running -= 1
 
     with chat_server(counted) as server:
         backend = backend_at(server, concurrency=2)
@@ -179,7 +179,7 @@ def test_no_more_requests_at_once_than_the_limit():
     assert most <= 2
 
 
-def test_every_request_counts_against_the_budget_the_repeated_ones_too():
+def test_retries_count_against_the_budget():
     with chat_server(body(b"", status=500)) as server:
         backend = backend_at(server)
         backend.budget = Budget(2)
@@ -188,7 +188,7 @@ def test_every_request_counts_against_the_budget_the_repeated_ones_too():
     assert "the budget of 2 calls is spent" in answer.reason
 
 
-def test_neither_key_nor_picture_comes_back_whatever_the_server_repeats():
+def test_keys_and_pictures_quoted_by_the_server_are_removed():
     def echo(text: str, question: dict) -> str:
         (url,) = [p["image_url"]["url"] for p in question["messages"][0]["content"] if "image_url" in p]
         return f"{KEY} {url}"
@@ -196,14 +196,14 @@ def test_neither_key_nor_picture_comes_back_whatever_the_server_repeats():
     for act in (parrot, saying(echo)):
         with chat_server(act) as server:
             answer = asked(server, picture())
-        said = json.dumps([answer.reason, answer.replies])
+        text = json.dumps([answer.reason, answer.replies])
         assert answer.value is None
-        assert "[key]" in said
-        assert KEY not in said
-        assert "/9j/4AAQ" not in said  # how every base64 JPEG begins
+        assert "[key]" in text
+        assert KEY not in text
+        assert "/9j/4AAQ" not in text  # how every base64 JPEG begins
 
 
-def test_a_server_that_is_not_there_is_a_reason():
+def test_an_unreachable_server_is_a_reason():
     with chat_server(good) as server:
         pass
     answer = asked(server)
@@ -226,7 +226,7 @@ def test_retry_after(header, seconds):
     assert retry_after_s(header) == seconds
 
 
-def test_retry_after_as_a_date_to_come():
+def test_retry_after_with_a_future_date():
     header = email.utils.formatdate(time.time() + 100, usegmt=True)
     assert retry_after_s(header) == pytest.approx(100, abs=10)
 
@@ -244,13 +244,13 @@ BAD_SPECS = {
 
 
 @pytest.mark.parametrize(("spec", "sentence"), BAD_SPECS.items())
-def test_a_bad_spec_is_refused_without_repeating_what_may_be_secret(spec, sentence):
+def test_an_invalid_spec_is_refused_without_quoting_secrets(spec, sentence):
     with pytest.raises(ValueError, match=sentence) as refused:
         load_backend(spec)
     assert "secret" not in str(refused.value)
 
 
-def test_the_default_server_is_the_environments_and_openai_asks_for_a_key(monkeypatch):
+def test_the_default_server_and_its_key(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://gpu-box:8000/v1/")
     assert load_backend("openai:m").name == "openai:m@http://gpu-box:8000/v1"
     monkeypatch.delenv("OPENAI_BASE_URL")
@@ -269,17 +269,17 @@ def test_the_default_server_is_the_environments_and_openai_asks_for_a_key(monkey
         ("https://api.openai.com/v1", "api.openai.com"),
     ],
 )
-def test_it_says_where_photographs_go(url, host):
+def test_the_host_that_receives_photographs(url, host):
     assert load_backend(f"openai:m@{url}").capabilities.sends_to == host
 
 
 @pytest.mark.parametrize("setting", [{"deadline_s": "0"}, {"deadline": "3"}, {"max_images": "many"}])
-def test_a_bad_setting_is_refused(setting):
+def test_an_invalid_setting_is_refused(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         load_backend("openai:m@http://127.0.0.1:1/v1", **setting)
 
 
-def test_what_shapes_an_answer_is_in_the_revision_and_what_does_not_is_not():
+def test_the_revision_depends_on_settings_that_affect_answers():
     def revision(**settings):
         return load_backend("openai:m@http://127.0.0.1:1/v1", **settings).revision
 

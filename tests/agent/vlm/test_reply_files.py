@@ -1,4 +1,4 @@
-"""Replies on file and in the books: the cache, recordings, the budget and the dry run."""
+"""The reply cache, recordings, the budget and the dry run."""
 
 import json
 
@@ -20,7 +20,7 @@ JUDGE = [TextPart("judge")]
 
 
 class Counting:
-    """Gives 1, 2, 3, ...; with `words`, those first."""
+    """Answers with the scores 1, 2, 3, ..., after the texts of `words`."""
 
     capabilities = Capabilities(images=True, max_images=5, sends_to="far.away")
 
@@ -45,7 +45,7 @@ def cache(tmp_path):
         yield cache
 
 
-def test_a_second_run_asks_only_for_what_is_missing(cache):
+def test_a_second_run_asks_only_the_missing_questions(cache):
     first, second = Counting(), Counting()
     assert [score(Cached(first, cache), seed=n) for n in (0, 1)] == [1, 2]
     assert [score(Cached(second, cache), seed=n) for n in (0, 1, 2)] == [1, 2, 1]
@@ -62,21 +62,21 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("backend", "parts", "seed"), OTHERS.values(), ids=OTHERS)
-def test_no_answer_is_served_for_another_question(backend, parts, seed, cache):
+def test_a_cached_answer_is_not_used_for_another_question(backend, parts, seed, cache):
     score(Cached(Counting("junk", "junk"), cache))
     score(Cached(Counting(), cache))
     score(Cached(backend, cache), parts, seed)
     assert backend.calls == 1
 
 
-def test_a_caption_belongs_to_its_picture():
+def test_the_key_includes_captions():
     keys = {
         question_key("n", "1", [ImagePart(b"png", caption)], SCHEMA, 0) for caption in ("hypothesis A", "B")
     }
     assert len(keys) == 2
 
 
-def test_only_answers_that_fitted_are_kept_and_a_repaired_one_is_not_paid_for_again(cache):
+def test_only_valid_answers_are_stored_including_repaired_ones(cache):
     assert score(Cached(Counting("junk", "junk"), cache)) is None
     assert len(cache) == 0
     assert score(Cached(Counting("junk"), cache)) == 2
@@ -85,34 +85,34 @@ def test_only_answers_that_fitted_are_kept_and_a_repaired_one_is_not_paid_for_ag
     assert again.calls == 0
 
 
-HALF_A_PAIR = '\ud83d {"A": {"comment": "", "score": 5}}'
+LONE_SURROGATE = '\ud83d {"A": {"comment": "", "score": 5}}'
 
 
-def test_half_a_surrogate_pair_is_recorded_and_kept_as_what_can_be_written(cache, tmp_path):
+def test_a_lone_surrogate_is_recorded_and_cached_in_encodable_form(cache, tmp_path):
     path = tmp_path / "replies.jsonl"
-    with Recorder(Counting(HALF_A_PAIR), path) as recorder:
+    with Recorder(Counting(LONE_SURROGATE), path) as recorder:
         assert score(Cached(recorder, cache)) == 5
     silent = Counting()
     assert score(Cached(silent, cache)) == score(load_backend(f"replay:{path}")) == 5
     assert silent.calls == 0
 
 
-def test_a_cache_that_is_closed_costs_no_answer(tmp_path):
+def test_a_failed_cache_write_is_only_a_warning(tmp_path):
     with ReplyCache(tmp_path / "replies.sqlite") as cache:
         backend = Cached(Counting(), cache)
-        backend.generate = backend.inner.generate  # it still answers
+        backend.generate = backend.inner.generate  # answers do not need the cache
     answer = ask(backend, "score", JUDGE, MODEL, 0)
     assert answer.value.A.score == 1
     assert answer.replies[0]["warning"].startswith("not kept: ProgrammingError")
 
 
-def test_a_file_that_is_no_cache_is_refused(tmp_path):
+def test_a_file_that_is_not_a_cache_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("not a database, but long enough to look at " * 50)
     with pytest.raises(ValueError, match="not a reply cache"):
         ReplyCache(tmp_path / "notes.txt")
 
 
-def test_a_recording_plays_back_without_the_backend(tmp_path):
+def test_a_recording_is_replayed_without_the_backend(tmp_path):
     path = tmp_path / "replies.jsonl"
     live = Counting("junk")
     with Recorder(live, path) as recorder:
@@ -120,20 +120,20 @@ def test_a_recording_plays_back_without_the_backend(tmp_path):
     replay = load_backend(f"replay:{path}")
     assert [score(replay, seed=n) for n in (0, 1)] == recorded == [2, 3]
     assert (replay.name, replay.revision) == ("counting", "1")
-    assert replay.capabilities == Capabilities(images=True, max_images=5)  # and nothing goes far away
+    assert replay.capabilities == Capabilities(images=True, max_images=5)  # but nothing is sent
     assert "no reply on file" in ask(replay, "score", JUDGE, MODEL, 7).reason
     assert isinstance(replay, VLMBackend)
 
 
-def test_a_whole_critique_plays_back(tmp_path):
+def test_a_whole_critique_is_replayed(tmp_path):
     path = tmp_path / "replies.jsonl"
     hypotheses = group(spoiled_group())
     with Recorder(EmbeddedCritic(), path) as recorder:
-        told = make_agent(recorder).score(sample(), hypotheses)
-    assert make_agent(load_backend(f"replay:{path}")).score(sample(), hypotheses) == told
+        expected = make_agent(recorder).score(sample(), hypotheses)
+    assert make_agent(load_backend(f"replay:{path}")).score(sample(), hypotheses) == expected
 
 
-def test_a_recording_goes_on_after_a_kill_that_cut_its_last_line(tmp_path):
+def test_a_recording_with_an_incomplete_last_line_is_continued(tmp_path):
     path = tmp_path / "replies.jsonl"
     with Recorder(Counting(), path) as recorder:
         score(recorder, seed=0)
@@ -153,25 +153,25 @@ def test_two_backends_do_not_share_a_recording(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", "[1]\n", '{"recording": 99}\n'])
-def test_what_is_no_recording_is_refused(text, tmp_path):
+def test_a_file_that_is_not_a_recording_is_refused(text, tmp_path):
     (tmp_path / "file").write_text(text)
     with pytest.raises(ValueError, match="not a recording"):
         load_backend(f"replay:{tmp_path / 'file'}")
 
 
-def test_no_recording_is_written_into_another_file(tmp_path):
+def test_a_file_with_other_content_is_not_overwritten(tmp_path):
     (tmp_path / "notes").write_text("mine, without an end of line")
     with pytest.raises(ValueError, match="not a recording"):
         Recorder(Counting(), tmp_path / "notes")
     assert (tmp_path / "notes").read_text() == "mine, without an end of line"
 
 
-def test_a_recording_that_is_not_there_is_named(tmp_path):
+def test_a_missing_recording_is_refused_with_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_backend("replay:nowhere")
 
 
-def test_a_budget_is_hard_and_what_it_does_not_reach_has_a_reason():
+def test_questions_beyond_the_budget_have_a_reason():
     live = Counting()
     backend = with_budget(live, Budget(2))
     assert [score(backend, seed=n) for n in range(3)] == [1, 2, None]
@@ -179,7 +179,7 @@ def test_a_budget_is_hard_and_what_it_does_not_reach_has_a_reason():
     assert "the budget of 2 calls is spent" in ask(backend, "score", JUDGE, MODEL, 9).reason
 
 
-def test_what_the_cache_holds_costs_no_budget(cache):
+def test_cached_answers_do_not_count_against_the_budget(cache):
     score(Cached(Counting(), cache))
     assert score(Cached(with_budget(Counting(), Budget(0)), cache)) == 1
 
@@ -192,31 +192,31 @@ def test_a_budget_without_a_limit_counts():
         Budget(0).spend()
 
 
-def test_wrappers_speak_in_the_name_of_whom_they_wrap():
+def test_a_wrapper_has_the_identity_of_its_backend():
     live = Counting()
     wrapper = Wrapper(live)
     assert (wrapper.name, wrapper.revision, wrapper.capabilities) == ("counting", "1", live.capabilities)
     assert isinstance(wrapper, VLMBackend)
 
 
-def test_a_dry_run_walks_the_longest_way_and_asks_nobody():
+def test_a_dry_run_takes_the_longest_path_and_sends_nothing():
     live = Counting()
     live.capabilities = Capabilities(images=True, sends_to="far.away")
     dry = DryRun(live)
     make_agent(dry).critique(sample(), group(spoiled_group()))
-    account = dry.as_json()
+    counts = dry.as_json()
     # tags once, three label orders, a reflection, then one revision and the reflection on it
-    assert account["by_task"] == {"tag": 1, "score": 3, "reflect": 2, "revise": 1}
-    assert (account["calls"], account["calls_without_doubt"]) == (7, 5)
-    # the photograph for the tags; the photograph and a panel a hypothesis (of six) for the other six questions
+    assert counts["by_task"] == {"tag": 1, "score": 3, "reflect": 2, "revise": 1}
+    assert (counts["calls"], counts["calls_without_doubt"]) == (7, 5)
+    # the photograph for the tags; the photograph and a panel per hypothesis (of six) for the other six questions
     # and close-ups of the four most in doubt for the revision
-    assert account["images"] == 1 + 6 * 7 + 4
-    assert account["tokens_in"] > account["tokens_out"] > 0
-    assert account["sends_to"] == "far.away"
+    assert counts["images"] == 1 + 6 * 7 + 4
+    assert counts["tokens_in"] > counts["tokens_out"] > 0
+    assert counts["sends_to"] == "far.away"
     assert live.calls == 0
 
 
-def test_a_dry_run_counts_what_the_cache_lacks_and_leaves_no_dummy_in_it(cache):
+def test_a_dry_run_counts_uncached_questions_and_stores_nothing(cache):
     score(Cached(Counting(), cache))
     dry = DryRun(Counting())
     for seed in (0, 1):
