@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from memory.index import VectorIndex, normalised
-from memory.prototypes import Prototype, PrototypeMemory
-from memory.rules import Provenance, Rule, RuleMemory
+from memory.prototype_memory import Prototype, PrototypeMemory
+from memory.rule import Provenance, Rule
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 
 QUERIES = 200
