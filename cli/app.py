@@ -40,10 +40,11 @@ app.add_typer(data, name="data")
 app.add_typer(memory, name="memory")
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         print(f"meshcritic {version('meshcritic')}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()

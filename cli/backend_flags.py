@@ -1,4 +1,4 @@
-"""The flags about a VLM backend, worded once; `agent/vlm/options.py` is what they come to."""
+"""Options that configure a VLM backend; `agent/vlm/options.py` opens the backend that they describe."""
 
 from __future__ import annotations
 
@@ -8,80 +8,99 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.options import a_file
+from cli.options import file_to_write
 
 __all__ = [
     "BackendSet", "BackendSpec", "CritiqueSet", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile",
     "split_settings",
 ]  # fmt: skip
 
-OF_THE_CRITIQUE = ("permutations", "max_revisions", "close_ups", "pictures")  # fields of `CritiqueSettings`
+CRITIQUE_FIELDS = ("permutations", "max_revisions", "close_ups", "pictures")  # of `CritiqueSettings`
+BACKEND = "Backend"  # a group of options on the help pages
 
 BackendSpec = Annotated[
     str,
     typer.Option(
-        "--backend",
-        help="Who judges: embedded, openai:NAME@URL, local:NAME, langchain:PROVIDER:NAME, replay:FILE, "
-        "or an installed plug-in's NAME:ARGUMENT (docs/backends.md).",
+        metavar="SPEC",
+        rich_help_panel=BACKEND,
+        help="Model that scores the hypotheses: embedded (no language model), openai:NAME@URL, local:NAME, "
+        "langchain:PROVIDER:NAME, replay:FILE, or PLUGIN:ARGUMENT of an installed plug-in "
+        "(docs/guides/backends.md).",
     ),
 ]
 BackendSet = Annotated[
     list[str] | None,
-    typer.Option("--set", help="field=value, a setting of the backend such as deadline_s=60; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        rich_help_panel=BACKEND,
+        help="Setting of the backend, such as deadline_s=60; repeatable.",
+    ),
 ]
 CritiqueSet = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="field=value, a setting of the backend such as deadline_s=60, or of the critique: permutations, "
-        "max_revisions, close_ups, pictures; repeatable.",
+        metavar="FIELD=VALUE",
+        rich_help_panel=BACKEND,
+        help="Setting of the backend, such as deadline_s=60, or of the critique: permutations, max_revisions, "
+        "close_ups or pictures; repeatable.",
     ),
 ]
 DryRunFlag = Annotated[
-    bool, typer.Option("--dry-run", help="Count calls, images and tokens; ask nobody and write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        rich_help_panel=BACKEND,
+        help="Estimate the number of requests, images and tokens; send nothing to the backend and write nothing.",
+    ),
 ]
 MaxCalls = Annotated[
     int | None,
     typer.Option(
-        "--max-calls",
         min=0,
-        help="Requests that this run may make; what is left gets no score, or waits for the next run.",
+        rich_help_panel=BACKEND,
+        help="Maximum number of requests in this run. The remaining groups get no score, or wait for the next run.",
     ),
 ]
 Record = Annotated[
     Path | None,
     typer.Option(
-        "--record",
-        callback=a_file("--record"),
-        help="Write every reply to this file, for --backend replay:FILE.",
+        metavar="FILE",
+        callback=file_to_write("--record"),
+        rich_help_panel=BACKEND,
+        help="Record every reply in this file, which --backend replay:FILE can read.",
     ),
 ]
 ReplyCacheFile = Annotated[
     Path | None,
     typer.Option(
-        "--reply-cache",
-        callback=a_file("--reply-cache"),
-        help="Keep answers in this file and ask only for what is missing.",
+        metavar="FILE",
+        callback=file_to_write("--reply-cache"),
+        rich_help_panel=BACKEND,
+        help="Cache replies in this file, and send only the questions that it cannot answer.",
     ),
 ]
 
 
-def split_settings(pairs: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What `--set` says of the critique where that is not the default, and the pairs that are left for the backend.
+def split_settings(pairs: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """The settings of the critique among the values of `--set`, as far as they differ from the defaults, and the other
+    pairs, which are the backend's.
 
-    Raises ValueError for a value that the critique does not take.
+    Raises ValueError for a value that the critique does not accept.
     """
     from pydantic import TypeAdapter, ValidationError
 
     from agent.context import CritiqueSettings
-    from agent.vlm.options import parse_settings
+    from agent.vlm.settings import parse_settings
 
-    asked = {name: value for name, value in parse_settings(pairs).items() if name in OF_THE_CRITIQUE}
+    pairs = pairs or ()
+    given = {name: value for name, value in parse_settings(pairs).items() if name in CRITIQUE_FIELDS}
     try:
-        settings = TypeAdapter(CritiqueSettings).validate_python(asked)
+        settings = TypeAdapter(CritiqueSettings).validate_python(given)
     except ValidationError as error:
         faults = "; ".join(": ".join([*map(str, item["loc"]), item["msg"]]) for item in error.errors())
-        raise ValueError(f"--set takes {', '.join(OF_THE_CRITIQUE)} of the critique; {faults}") from error
-    changed = {name: getattr(settings, name) for name in asked}
-    unusual = {name: value for name, value in changed.items() if value != getattr(CritiqueSettings, name)}
-    return unusual, [pair for pair in pairs if pair.partition("=")[0] not in asked]
+        raise ValueError(f"--set takes {', '.join(CRITIQUE_FIELDS)} of the critique; {faults}") from error
+    values = {name: getattr(settings, name) for name in given}
+    changed = {name: value for name, value in values.items() if value != getattr(CritiqueSettings, name)}
+    return changed, [pair for pair in pairs if pair.partition("=")[0] not in given]

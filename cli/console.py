@@ -1,4 +1,4 @@
-"""What a command says while it works: lines and progress bars on stderr, tables on stdout."""
+"""Output of the commands: messages and progress bars on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent.vlm.wrappers.dry_run import DryRun
     from common.progress import Stage, Tick
 
-__all__ = ["console", "say", "say_estimate", "stages"]
+__all__ = ["console", "print_estimate", "print_json", "say", "stages"]
 
 
 def console() -> Console:
@@ -25,28 +25,33 @@ def console() -> Console:
 
 
 def say(line: str) -> None:
+    """Print a message on stderr."""
     print(line, file=sys.stderr)
 
 
-def say_estimate(dry_run: DryRun, as_json: bool) -> None:
-    account = dry_run.as_json()
+def print_json(value: Any) -> None:
+    print(json.dumps(value))
+
+
+def print_estimate(dry_run: DryRun, as_json: bool) -> None:
+    counts = dry_run.as_json()
     if as_json:
-        print(json.dumps({"dry_run": account}))
+        print_json({"dry_run": counts})
         return
-    by_task = ", ".join(f"{count} {task}" for task, count in account["by_task"].items())
-    say(f"{account['backend']} would be asked up to {account['calls']} times ({by_task or 'nothing'})")
+    by_task = ", ".join(f"{count} {task}" for task, count in counts["by_task"].items())
+    say(f"{counts['backend']} would get at most {counts['calls']} requests ({by_task or 'none'})")
     say(
-        f"{account['calls_without_doubt']} times where reflection doubts nothing; a malformed reply costs one more"
+        f"{counts['calls_without_doubt']} requests if reflection marks nothing as uncertain; a malformed reply adds one"
     )
     say(
-        f"{account['images']} images, about {account['tokens_in']:,} tokens in and {account['tokens_out']:,} out"
+        f"{counts['images']} images, about {counts['tokens_in']:,} tokens in and {counts['tokens_out']:,} tokens out"
     )
-    say(f"to {account['sends_to']}; nothing has been sent")
+    say(f"to {counts['sends_to']}; nothing has been sent")
 
 
 @contextmanager
 def stages() -> Iterator[Stage]:
-    """Progress bars on stderr, one a stage, each with its note; where nobody watches, one line a finished stage."""
+    """One progress bar per stage on stderr; without a terminal, one line per finished stage."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

@@ -1,7 +1,8 @@
-"""Options that several commands share, worded once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -9,62 +10,136 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "Anyway", "BodyFile", "Boxes", "DetectorSpec", "Device", "Json", "Out", "PolicyDir", "Seed", "Ucb", "a_file",
-    "a_folder",
+    "CONFIGS", "MODELS", "WORKERS", "AcceptAnyBox", "BodyFile", "Boxes", "DetectorSpec", "Device", "Json",
+    "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PolicyDir", "Seed", "Ucb", "file_to_write",
+    "folder_to_write",
 ]  # fmt: skip
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+WORKERS = os.cpu_count() or 1  # processes that render scenes
+MODELS = "Models"  # a group of options on the help pages
 
 Check = Callable[[Path | None], Path | None]
 
 
-def a_folder(option: str) -> Check:
-    """The callback of an option that names a folder to write: a ValueError where a file is in its place."""
+def folder_to_write(option: str) -> Check:
+    """The callback of an option that takes an output folder: ValueError if the path, or a parent of it, is a file."""
 
     def check(folder: Path | None) -> Path | None:
-        if folder and (file := _file_among(folder, *folder.parents)):
-            raise ValueError(f"{option} takes a folder, new or old, and {file} is a file")
+        if folder and (file := _first_file(folder, *folder.parents)):
+            raise ValueError(f"{option} takes a new or an existing folder, and {file} is a file")
         return folder
 
     return check
 
 
-def a_file(option: str) -> Check:
-    """The same of a file to write: a ValueError where a folder is in its place, or a file in its folder's."""
+def file_to_write(option: str) -> Check:
+    """The callback of an option that takes an output file: ValueError if the path is a folder or a parent is a file."""
 
     def check(file: Path | None) -> Path | None:
         if file and file.is_dir():
-            raise ValueError(f"{option} takes a file, new or old, and {file} is a folder")
-        if file and (other := _file_among(*file.parents)):
+            raise ValueError(f"{option} takes a new or an existing file, and {file} is a folder")
+        if file and (other := _first_file(*file.parents)):
             raise ValueError(f"{option} takes a file in a folder, and {other} is a file")
         return file
 
     return check
 
 
-def _file_among(*folders: Path) -> Path | None:
-    return next((path for path in folders if path.exists() and not path.is_dir()), None)
+def _first_file(*paths: Path) -> Path | None:
+    return next((path for path in paths if path.exists() and not path.is_dir()), None)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
-PolicyDir = Annotated[
-    Path | None, typer.Option("--policy", help="A checkpoint folder; default: the shipped one.")
+Seed = Annotated[int, typer.Option(min=0, help="Random seed. The same seed gives the same result.")]
+Boxes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--box",
+        metavar="X0,Y0,X1,Y1",
+        help="Box of a person, in pixels of the photograph; repeatable. Default: the detector finds the people.",
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="Where the policy runs: cpu, cuda, cuda:1, mps.")]
+AcceptAnyBox = Annotated[
+    bool,
+    typer.Option(
+        "--anyway", help="Also accept boxes in which the policy's encoder has a confidence below 0.5."
+    ),
+]
+Motion = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Pose the scenes with AMASS .npz files in this folder. Default: generated poses.",
+    ),
+]
+Ucb = Annotated[
+    float,
+    typer.Option(
+        "--ucb",
+        help="Weight C of the exploration bonus for rules that were used rarely; 0 disables the bonus.",
+    ),
+]
+
+PolicyDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FOLDER",
+        rich_help_panel=MODELS,
+        help="Checkpoint of the policy. Default: the shipped one.",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(rich_help_panel=MODELS, help="Device that the policy runs on: cpu, cuda, cuda:N or mps."),
+]
 BodyFile = Annotated[
-    Path | None, typer.Option("--body", help="An SMPL file (.npz, .pkl); default: the embedded body.")
+    Path | None,
+    typer.Option(
+        "--body",
+        metavar="FILE",
+        rich_help_panel=MODELS,
+        help="SMPL, SMPL-H or SMPL-X body model, .npz or .pkl. Default: the embedded body model.",
+    ),
 ]
 DetectorSpec = Annotated[
     str,
     typer.Option(
-        "--detector", help="embedded, or transformers:FINDER,POSE,SEGMENTER (hub names or folders)."
+        metavar="SPEC",
+        rich_help_panel=MODELS,
+        help="Detector of people and keypoints: embedded (the policy's encoder), transformers, or "
+        "transformers:FINDER,POSE,SEGMENTER with models from the hub or from folders.",
     ),
 ]
-Boxes = Annotated[
-    list[str] | None, typer.Option("--box", help="x0,y0,x1,y1 of a person in pixels; repeatable.")
+MemoryOrSeedRules = Annotated[
+    Path | None,
+    typer.Option(
+        "--memory",
+        metavar="FOLDER",
+        rich_help_panel=MODELS,
+        help="Memory of an explored critic, such as runs/demo/memory. Default: the seed rules only.",
+    ),
 ]
-Anyway = Annotated[bool, typer.Option("--anyway", help="Pose a box even where the encoder is unsure.")]
-Out = Annotated[Path, typer.Option("--out", callback=a_folder("--out"), help="Folder for what is written.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")]
-Ucb = Annotated[
-    float,
-    typer.Option("--ucb", help="C, how eagerly exploration tries rules that were used little; 0: never."),
+MemoryOrExplore = Annotated[
+    Path | None,
+    typer.Option(
+        "--memory",
+        metavar="FOLDER",
+        rich_help_panel=MODELS,
+        help="Memory of an explored critic, such as runs/demo/memory. Default: a new one is explored first.",
+    ),
+]
+
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        callback=folder_to_write("--out"),
+        help="Folder for the output files.",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result on stdout as one JSON object."),
 ]

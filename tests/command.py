@@ -1,4 +1,4 @@
-"""The command as a person calls it, within this process."""
+"""Runs the command line in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["call"]
 def call(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
 ) -> tuple[int, str, str]:
-    """The exit code and what stood on stdout and stderr after `meshcritic WORDS`."""
+    """The exit code, stdout and stderr of `meshcritic WORDS`."""
     monkeypatch.setattr("sys.argv", ["meshcritic", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         meshcritic.main()

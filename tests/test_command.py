@@ -1,13 +1,17 @@
-"""The command as a person meets it: bad input costs one sentence and exit code 2, never a traceback."""
+"""The command line: invalid input ends with one sentence and exit code 2, and every help page has a valid example."""
 
 import json
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
+from typer.core import TyperCommand, TyperGroup
 
-from cli.app import COMMANDS
+from cli.app import app
 from hmr.policy.policy import DiffusionPolicy
 from tests.command import call
 
@@ -38,7 +42,7 @@ def group(count: int, **changes: np.ndarray) -> dict[str, np.ndarray]:
     return {**arrays, **changes}
 
 
-BAD_FILES = {
+INVALID_FILES = {
     "a group of one": (group(1), "at least 2"),
     "a parameter that is not a number": (group(3, betas=np.full((3, 10), np.nan)), "betas"),
     "a missing key": ({k: v for k, v in group(3).items() if k != "transl"}, "transl"),
@@ -46,9 +50,9 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("fault", sorted(BAD_FILES))
-def test_a_bad_hypotheses_file_is_refused(fault, photo, policy, tmp_path, monkeypatch, capsys):
-    arrays, names = BAD_FILES[fault]
+@pytest.mark.parametrize("fault", sorted(INVALID_FILES))
+def test_an_invalid_hypotheses_file_is_rejected(fault, photo, policy, tmp_path, monkeypatch, capsys):
+    arrays, names = INVALID_FILES[fault]
     np.savez(tmp_path / "h.npz", **arrays)
     words = ("critique", photo, "--hypotheses", tmp_path / "h.npz", "--policy", policy, "--out", tmp_path)
     code, out, err = call(monkeypatch, capsys, *words)
@@ -58,37 +62,40 @@ def test_a_bad_hypotheses_file_is_refused(fault, photo, policy, tmp_path, monkey
     assert err.count("\n") == 1
 
 
-BAD_WORDS = {
-    "no such photograph": (["predict", "nowhere.jpg"], "nowhere.jpg"),
+INVALID_OPTIONS = {
+    "a missing photograph": (["predict", "nowhere.jpg"], "nowhere.jpg"),
     "not an image": (["predict", "text.jpg"], "not an image"),
     "an empty file": (["predict", "empty.png"], "not an image"),
-    "a box that is none": (["predict", "photo.png", "--box", "1,2,3"], "four numbers"),
+    "a box of three numbers": (["predict", "photo.png", "--box", "1,2,3"], "four numbers"),
     "a box outside": (["predict", "photo.png", "--box", "500,500,600,600"], "outside"),
-    "a box inside out": (["predict", "photo.png", "--box", "50,50,10,10"], "x1 > x0"),
-    "a box beyond all measure": (["predict", "photo.png", "--box", "-1e9,-1e9,1e9,1e9"], "pixels long"),
-    "a manifest of other things": (
+    "a box with swapped corners": (["predict", "photo.png", "--box", "50,50,10,10"], "x1 > x0"),
+    "an enormous box": (["predict", "photo.png", "--box", "-1e9,-1e9,1e9,1e9"], "at most"),
+    "a manifest of other records": (
         ["predict", "photo.png", "--out", "lists"],
         "line 1 of lists/manifest.jsonl",
     ),
-    "a manifest that is none": (["predict", "photo.png", "--out", "texts"], "line 1 of texts/manifest.jsonl"),
-    "a box that cannot be read": (["predict", "photo.png", "--box", "9,9,80,99"], "--anyway"),
-    "a photograph of nobody": (["predict", "photo.png"], "--box"),
-    "a format that is none": (["predict", "photo.png", "--save", "npz,fbx"], "npz, obj, glb, bvh, not fbx"),
+    "a manifest that is not JSON": (
+        ["predict", "photo.png", "--out", "texts"],
+        "line 1 of texts/manifest.jsonl",
+    ),
+    "a box of low confidence": (["predict", "photo.png", "--box", "9,9,80,99"], "--anyway"),
+    "a photograph without people": (["predict", "photo.png"], "--box"),
+    "an unknown format": (["predict", "photo.png", "--save", "npz,fbx"], "npz, obj, glb, bvh, not fbx"),
     "an unknown detector": (["predict", "photo.png", "--detector", "yolo"], "transformers"),
     "a folder without photographs": (["predict", "empty"], "no photograph"),
-    "a video that is none": (["predict", "text.gif"], "not a video"),
-    "a folder of bad files": (["predict", "bad"], "none of the 2 pictures"),
+    "a video that is text": (["predict", "text.gif"], "not a video"),
+    "a folder of invalid files": (["predict", "bad"], "any of the 2 pictures"),
     "one sample": (["predict", "photo.png", "--samples", "1"], "samples"),
     "an unknown backend": (
         ["critique", "photo.png", "--box", "9,9,80,99", "--anyway", "--backend", "oracle"],
         "oracle",
     ),
-    "a memory that is not there": (
+    "a missing memory": (
         ["critique", "photo.png", "--box", "9,9,80,99", "--anyway", "--memory", "none"],
         "no memory",
     ),
-    "no such policy": (["predict", "photo.png", "--policy", "elsewhere"], "no policy"),
-    "no such body": (["predict", "photo.png", "--body", "SMPL.pkl"], "SMPL.pkl"),
+    "a missing policy": (["predict", "photo.png", "--policy", "elsewhere"], "no policy"),
+    "a missing body model": (["predict", "photo.png", "--body", "SMPL.pkl"], "SMPL.pkl"),
     "an unknown detector to explore with": (["explore", "--detector", "yolo", "--out", "o"], "transformers"),
     "an unknown detector to align with": (["align", "--detector", "yolo", "--out", "o"], "transformers"),
     "a detector for a critic without one": (
@@ -101,15 +108,18 @@ BAD_WORDS = {
     ),
     "an unknown split": (["evaluate", "--split", "moon"], "wild-test"),
     "a config with an unknown key": (["demo", "--config", "bad.yaml"], "group_sise"),
-    "no trace": (["trace", "."], "no trace"),
-    "a trace that is none": (["trace", "recording.jsonl"], "recording.jsonl holds no record of a trace"),
+    "a missing trace": (["trace", "."], "no trace"),
+    "a file that is not a trace": (
+        ["trace", "recording.jsonl"],
+        "recording.jsonl holds no record of a trace",
+    ),
     "a folder for a reply cache": (
         ["critique", "photo.png", "--reply-cache", "empty"],
         "--reply-cache takes a file",
     ),
     "a folder for a recording": (["explore", "--record", "empty"], "--record takes a file"),
     "a reply cache in a file": (["explore", "--reply-cache", "text.jpg/c"], "text.jpg is a file"),
-    "a reply cache that cannot be": (
+    "a reply cache that cannot be written": (
         ["explore", "--reply-cache", "/proc/c"],
         "--reply-cache takes a file that can",
     ),
@@ -117,13 +127,16 @@ BAD_WORDS = {
         ["critic-eval", "--without-tool", "sextant", "--out", "o"],
         "its tools are reprojection",
     ),
-    "a bound that is none": (["critic-eval", "--ucb", "nan", "--out", "o"], "--ucb takes a finite number"),
+    "an exploration constant that is not finite": (
+        ["critic-eval", "--ucb", "nan", "--out", "o"],
+        "--ucb takes a finite number",
+    ),
 }
 
 
-@pytest.mark.parametrize("fault", sorted(BAD_WORDS))
-def test_bad_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monkeypatch, capsys):
-    words, names = BAD_WORDS[fault]
+@pytest.mark.parametrize("fault", sorted(INVALID_OPTIONS))
+def test_invalid_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monkeypatch, capsys):
+    words, names = INVALID_OPTIONS[fault]
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.gif").write_text("hello")
@@ -155,17 +168,17 @@ WRITERS = (
 
 
 @pytest.mark.parametrize("words", WRITERS)
-def test_a_file_in_the_place_of_a_folder_is_named(words, photo, tmp_path, monkeypatch, capsys):
+def test_a_file_in_place_of_an_output_folder_is_named(words, photo, tmp_path, monkeypatch, capsys):
     (tmp_path / "F").write_text("mine")
     monkeypatch.chdir(tmp_path)
     code, out, err = call(monkeypatch, capsys, *words.split())
     option = words.split()[-2]
     assert (code, out) == (2, "")
-    assert err == f"meshcritic: {option} takes a folder, new or old, and F is a file\n"
+    assert err == f"meshcritic: {option} takes a new or an existing folder, and F is a file\n"
     assert (tmp_path / "F").read_text() == "mine"
 
 
-def test_predict_writes_what_it_says(photo, policy, tmp_path, monkeypatch, capsys):
+def test_predict_writes_the_files_that_it_prints(photo, policy, tmp_path, monkeypatch, capsys):
     words = (
         "predict",
         photo,
@@ -190,7 +203,7 @@ def test_predict_writes_what_it_says(photo, policy, tmp_path, monkeypatch, capsy
         assert overlay.size == (90, 120)
 
 
-def test_predict_reports_a_bad_file_of_several_and_goes_on(photo, policy, tmp_path, monkeypatch, capsys):
+def test_predict_reports_an_unreadable_file_and_continues(photo, policy, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.jpg").write_text("hello")
     out_folder = tmp_path / "o"
     words = ("predict", tmp_path / "bad.jpg", photo, "--box", "10,10,80,110", "--anyway", "--samples", 2)
@@ -208,7 +221,7 @@ def test_predict_reports_a_bad_file_of_several_and_goes_on(photo, policy, tmp_pa
     assert "finished by an earlier run" in err
 
 
-def test_predict_says_what_became_of_a_video(policy, tmp_path, monkeypatch, capsys):
+def test_predict_reports_a_video(policy, tmp_path, monkeypatch, capsys):
     frames = [Image.new("RGB", (90, 120), (grey, grey, grey)) for grey in (30, 90, 150)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
     words = ("predict", tmp_path / "clip.gif", "--box", "10,10,80,110", "--anyway", "--samples", 2)
@@ -219,7 +232,7 @@ def test_predict_says_what_became_of_a_video(policy, tmp_path, monkeypatch, caps
     assert json.loads(out)["motions"] == [
         {"photo": str(tmp_path / "clip.gif"), "files": [str(tmp_path / "o/clip-0.bvh")], "first_frame": 0}
     ]
-    assert "2 frames looked at (0 by an earlier run), people in 2" in err
+    assert "2 frames processed (0 by an earlier run), people in 2" in err
 
 
 def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, monkeypatch, capsys):
@@ -243,9 +256,34 @@ def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, mon
     assert (tmp_path / "o" / "trace.jsonl").stat().st_size > 0
 
 
-def test_every_command_helps_with_an_example(monkeypatch, capsys):
-    commands = [function.__name__.replace("_", "-") for function in COMMANDS]
-    for command in (*commands, "data prepare", "data evaluate"):
-        code, out, _ = call(monkeypatch, capsys, *command.split(), "--help")
-        assert code == 0
-        assert f"Example: meshcritic {command}" in " ".join(out.split())  # the usage line names every command
+def commands(group: TyperGroup, *path: str) -> Iterator[tuple[tuple[str, ...], TyperCommand]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, *path, name)
+        elif isinstance(command, TyperCommand):
+            yield (*path, name), command
+
+
+ROOT_COMMAND = typer.main.get_command(app)
+COMMANDS = dict(commands(ROOT_COMMAND)) if isinstance(ROOT_COMMAND, TyperGroup) else {}
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_the_example_of_every_help_page_is_valid(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(monkeypatch, capsys, *path, "--help")
+    assert code == 0
+    (example,) = [line for line in str(COMMANDS[path].help).splitlines() if line.startswith("Example: ")]
+    assert example.replace("`", "") in " ".join(out.split())
+    _, *words = shlex.split(example.removeprefix("Example: `").removesuffix("`"))
+    assert words[: len(path)] == list(path)
+    with COMMANDS[path].make_context(path[-1], words[len(path) :]) as context:
+        assert context.params
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_option_has_a_help_text_that_ends_with_a_full_stop(path):
+    for parameter in COMMANDS[path].params:
+        text = getattr(parameter, "help", None)
+        assert text, parameter.name
+        assert text.endswith("."), text

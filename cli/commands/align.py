@@ -11,8 +11,16 @@ import typer
 from cli.backend_flags import CritiqueSet, DryRunFlag, MaxCalls, ReplyCacheFile, split_settings
 from cli.console import print_estimate, say, stages
 from cli.options import (
-    CONFIGS, OUTPUT, WORKERS, DetectorSpec, Json, MemoryOrExplore, Motion, PolicyDir, Seed, folder_to_write,
-)  # fmt: skip
+    CONFIGS,
+    WORKERS,
+    DetectorSpec,
+    Json,
+    MemoryOrExplore,
+    Motion,
+    PolicyDir,
+    Seed,
+    folder_to_write,
+)
 
 if TYPE_CHECKING:
     from eval.pipelines.alignment import AlignSettings
@@ -27,7 +35,6 @@ def align(
         typer.Option(
             metavar="FOLDER",
             callback=folder_to_write("--out"),
-            rich_help_panel=OUTPUT,
             help="Folder for the aligned policy, the scenes, the groups and the log.",
         ),
     ],
@@ -52,7 +59,7 @@ def align(
         ),
     ] = 1,
     images: Annotated[
-        int, typer.Option(min=2, help="Number of scenes of wild-train; each gets one critique.")
+        int, typer.Option(min=2, help="Number of synthetic scenes of wild-train; each gets one critique.")
     ] = 200,
     group_size: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 20,
     calibration: Annotated[
@@ -79,7 +86,7 @@ def align(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Align a policy with a critic's scores of its own hypotheses on unlabelled wild images.
+    """Align a policy with a critic's scores of its own hypotheses, on images without labels.
 
     The same command continues an interrupted run.
 
@@ -103,12 +110,12 @@ def align(
 
 def _training_arguments(config: Path | None, loss: str | None) -> dict[str, Any]:
     from eval.pipelines.alignment import read_alignment
-    from eval.pipelines.demo_settings import read_settings
+    from eval.pipelines.demo import read_demo_settings
 
     if config is not None:
         alignment = read_alignment(config)
     else:  # the demo's few steps save no checkpoint; here a killed run continues from the last one
-        alignment = {**read_settings(CONFIGS / "demo.yaml").alignment, "save_strategy": "steps"}
+        alignment = {**read_demo_settings(CONFIGS / "demo.yaml").alignment, "save_strategy": "steps"}
     return alignment if loss is None else {**alignment, "loss_type": loss}
 
 

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.backend_flags import (
-    BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile, split_settings,
-)  # fmt: skip
+    BackendSpec,
+    CritiqueSet,
+    DryRunFlag,
+    MaxCalls,
+    Record,
+    ReplyCacheFile,
+    split_settings,
+)
 from cli.console import console, print_estimate, print_json, say, stages
 from cli.options import WORKERS, DetectorSpec, Json, MemoryOrExplore, Motion, Out, PolicyDir, Seed, Ucb
 
@@ -27,26 +33,31 @@ def critic_eval(
     critic: Annotated[
         str,
         typer.Option(
-            help="Critic: agent, greedy, true-detections, hmr-scorer, ranknet, consensus, random, or all."
+            help="Critic: agent; its variants greedy (explored without the bonus) and true-detections; the baselines "
+            "hmr-scorer, ranknet, consensus and random; or all."
         ),
     ] = "agent",
     without: Annotated[
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="Parts to remove from the agent: any of rules, prototypes, reflection, with commas.",
+            help="Parts to remove from the agent: rules, prototypes or reflection, separated by commas.",
         ),
     ] = None,
     without_tool: Annotated[
         list[str] | None, typer.Option(metavar="TOOL", help="Tool to remove from the agent; repeatable.")
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Number of scenes of wild-test, one group each.")] = 100,
+    images: Annotated[
+        int,
+        typer.Option(min=1, help="Number of synthetic scenes of wild-test, one group each."),
+    ] = 100,
     samples: Annotated[int, typer.Option(min=3, help="Hypotheses per group.")] = 20,
     calibration: Annotated[
         int,
         typer.Option(
             min=4,
-            help="Number of lab scenes that critics learn from; half are explored, a quarter admits new rules.",
+            help="Number of lab scenes that critics learn from. Half are explored; a quarter decides which new "
+            "rules are admitted.",
         ),
     ] = 128,
     motion: Motion = None,
@@ -65,7 +76,7 @@ def critic_eval(
     out: Out = Path("runs/critic-eval"),
     as_json: Json = False,
 ) -> None:
-    """Measure how well critics rank hypotheses by their true errors, on scenes of wild-test.
+    """Measure how well critics rank hypotheses by their true errors, on synthetic wild scenes.
 
     `--critic all` compares all critics and ablations of the agent.
 

@@ -9,12 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.backend_flags import (
-    BackendSpec, CritiqueSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile, split_settings,
-)  # fmt: skip
+    BackendSpec,
+    CritiqueSet,
+    DryRunFlag,
+    MaxCalls,
+    Record,
+    ReplyCacheFile,
+    split_settings,
+)
 from cli.console import print_estimate, print_json, say
 from cli.options import (
-    AcceptAnyBox, BodyFile, Boxes, DetectorSpec, Device, Json, MemoryOrSeedRules, Out, PolicyDir, Seed,
-)  # fmt: skip
+    AcceptAnyBox,
+    BodyFile,
+    Boxes,
+    DetectorSpec,
+    Device,
+    Json,
+    MemoryOrSeedRules,
+    Out,
+    PolicyDir,
+    Seed,
+)
 
 if TYPE_CHECKING:
     from agent.types import GroupCritique

@@ -1,4 +1,4 @@
-"""`meshcritic data`: real data sets, made ready once and evaluated on."""
+"""`meshcritic data`: prepares real data sets and evaluates policies on them."""
 
 from __future__ import annotations
 
@@ -8,41 +8,53 @@ from typing import Annotated
 
 import typer
 
-from cli.console import say, stages
-from cli.options import BodyFile, Json, PolicyDir, Seed, a_folder
+from cli.console import print_json, say, stages
+from cli.options import MODELS, BodyFile, Json, PolicyDir, Seed, folder_to_write
 
 __all__ = ["data"]
 
 data = typer.Typer(
-    no_args_is_help=True, help="Real data sets, made ready once and evaluated on (docs/datasets.md)."
+    no_args_is_help=True,
+    help="Prepare real data sets and evaluate a policy on them (docs/guides/datasets.md).",
 )
 
 
 @data.command()
 def prepare(
     source: Annotated[
-        str, typer.Argument(help="human36m, 3dpw, 3dpw-coco, humandata, hmr2, spin, bedlam, emdb or coco.")
+        str,
+        typer.Argument(
+            help="Data set: human36m, 3dpw, 3dpw-coco, humandata, hmr2, spin, bedlam, emdb or coco "
+            "(docs/guides/datasets.md)."
+        ),
     ],
-    folder: Annotated[Path, typer.Argument(help="Where the data set lies, as its own page unpacks it.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the data set, unpacked in its published layout.")],
     out: Annotated[
         Path,
         typer.Option(
-            callback=a_folder("--out"), help="Folder for the prepared set; must not exist or be empty."
+            metavar="FOLDER",
+            callback=folder_to_write("--out"),
+            help="Folder for the prepared set. It must be missing or empty, or hold the same set.",
         ),
     ],
-    split: Annotated[str, typer.Option(help="A split's name, or an npz file's without its ending.")],
-    every: Annotated[int, typer.Option(min=1, help="Take every so-manieth person, from the first.")] = 1,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take so many people at most.")] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Name of the split, such as val2017, or of an annotation .npz file without suffix."
+        ),
+    ],
+    every: Annotated[int, typer.Option(min=1, help="Use every n-th person, starting with the first.")] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of people. Default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read a data set in its published layout, check it, and write samples and annotations apart.
+    """Check a data set in its published layout, and write its samples and its ground truth to separate files.
 
     Example: `meshcritic data prepare coco data/coco --split val2017 --out data/prepared/coco-val`
     """
     from hmr.datasets.annotated_set import prepare as run
     from hmr.datasets.sources import source_of
 
-    chosen = source_of(source, split)
+    known_source = source_of(source, split)
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -50,63 +62,76 @@ def prepare(
     columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed}"), TimeElapsedColumn())
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bar:
         task = bar.add_task(f"people of {source} {split}", total=None)
-        run(chosen, folder, split, out, every, limit, lambda done: bar.update(task, completed=done))
+        run(known_source, folder, split, out, every, limit, lambda done: bar.update(task, completed=done))
     summary = json.loads((out / "set.json").read_text())
     if as_json:
-        print(json.dumps(summary))
+        print_json(summary)
         return
     say(f"{summary['count']} people in {out} (content {summary['digest']}); {summary['follows']}")
 
 
 @data.command()
 def evaluate(
-    prepared: Annotated[Path, typer.Argument(help="A folder that `meshcritic data prepare` wrote.")],
+    prepared: Annotated[Path, typer.Argument(help="Folder written by `meshcritic data prepare`.")],
     policy: PolicyDir = None,
     body: BodyFile = None,
     bodies: Annotated[
         list[str] | None,
-        typer.Option(help="gender=FILE, the set's own body models (EMDB, SPIN's 3DPW); repeatable."),
+        typer.Option(
+            metavar="GENDER=FILE",
+            rich_help_panel=MODELS,
+            help="Body model of female, male or neutral for the ground truth (needed by EMDB and SPIN's 3DPW); "
+            "repeatable.",
+        ),
     ] = None,
     regressor: Annotated[
         Path | None,
-        typer.Option(help="J_regressor_h36m.npy, or hmr2's SMPL_to_J19.pkl, for protocols of 14 joints."),
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=MODELS,
+            help="Joint regressor for protocols of 14 joints: J_regressor_h36m.npy, or SMPL_to_J19.pkl of 4D-Humans.",
+        ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="M, hypotheses a person.")] = 20,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many people.")] = None,
+    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 20,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use only the first people, up to this number. Default: all.")
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """A policy on a prepared set: MPJPE and PA-MPJPE by the set's own protocol, PCK where there are COCO keypoints.
+    """Evaluate a policy on a prepared data set.
+
+    Reports MPJPE and PA-MPJPE in mm by the protocol of the data set, and PCK if there are COCO keypoints.
 
     Example: `meshcritic data evaluate data/prepared/coco-val --samples 20`
     """
-    from eval.benchmark.prepared_sets import Instruments, evaluate_annotated
+    from eval.benchmark.prepared_sets import EvaluationBodies, evaluate_annotated
     from hmr.body.model import load_body
     from hmr.datasets.protocols import load_regressor
     from hmr.policy.checkpoint import load_policy
 
-    given = dict(_gender_and_file(text) for text in bodies or [])
-    instruments = Instruments(
+    files = dict(_gender_and_file(text) for text in bodies or [])
+    evaluation_bodies = EvaluationBodies(
         load_body(body),
-        {gender: load_body(path) for gender, path in given.items()},
+        {gender: load_body(path) for gender, path in files.items()},
         None if regressor is None else load_regressor(regressor),
     )
     with stages() as stage:
         report = evaluate_annotated(
             load_policy(policy),
             prepared,
-            instruments,
+            evaluation_bodies,
             num_samples=samples,
             seed=seed,
             stage=stage,
             limit=limit,
         )
     if as_json:
-        print(json.dumps({**report.to_json(), "samples": samples, "seed": seed}))
+        print_json({**report.to_json(), "samples": samples, "seed": seed})
         return
     for metric, values in report.errors_mm.items():
-        told = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
-        say(f"{metric} ({report.protocol}, {report.people_in_space} people): {told}")
+        numbers = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
+        say(f"{metric} ({report.protocol}, {report.people_in_space} people): {numbers}")
     for name, value in report.pck.items():
         say(f"{name} of hypothesis 0 ({report.people_in_image} people): {value:.3f}")
 

@@ -1,16 +1,14 @@
-"""`meshcritic evaluate`: a policy beside its baselines on scenes with truth."""
+"""`meshcritic evaluate`: compares a policy with baselines on synthetic scenes."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.console import console, say, stages
-from cli.options import Device, Json, Out, PolicyDir, Seed
+from cli.console import console, print_json, say, stages
+from cli.options import WORKERS, Device, Json, Motion, Out, PolicyDir, Seed
 
 __all__ = ["evaluate"]
 
@@ -18,37 +16,43 @@ __all__ = ["evaluate"]
 def evaluate(
     policy: PolicyDir = None,
     device: Device = "cpu",
-    motion: Annotated[
-        Path | None, typer.Option(help="Pose the scenes from a folder of AMASS npz files.")
-    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Split of synthetic scenes: wild-test or lab-test.")
+    ] = "wild-test",
+    images: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 200,
+    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 100,
+    motion: Motion = None,
     backdrops: Annotated[
-        Path | None, typer.Option(help="Put photographs without people from a folder behind the bodies.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Use photographs without people from this folder as backgrounds. Default: generated backgrounds.",
+        ),
     ] = None,
-    split: Annotated[str, typer.Option(help="wild-test or lab-test.")] = "wild-test",
-    images: Annotated[int, typer.Option(min=1)] = 200,
-    samples: Annotated[int, typer.Option(min=2, help="M, hypotheses an image.")] = 100,
     seed: Seed = 0,
     out: Out = Path("runs/evaluate"),
     as_json: Json = False,
 ) -> None:
-    """A policy on scenes with truth: errors, spread and what the spread is worth, beside what it must beat.
+    """Evaluate a policy and its baselines on synthetic scenes with ground truth.
+
+    Reports joint errors in mm (best and mean of the hypotheses), the spread of the hypotheses and its calibration.
 
     Example: `meshcritic evaluate --split wild-test --images 200 --samples 100`
     """
-    from eval.benchmark.baselines import ANSWER_ONCE, evaluate_with_baselines
+    from eval.benchmark.baselines import DETERMINISTIC, evaluate_with_baselines
     from eval.benchmark.tables import baseline_table
     from eval.pipelines.demo_outputs import versions
     from hmr.policy.checkpoint import load_policy
 
     with stages() as stage:
         result = evaluate_with_baselines(
-            load_policy(policy, device), split, images, samples, seed, out, stage, motion, backdrops,
-            workers=os.cpu_count() or 1,
+            load_policy(policy, device), split, images=images, samples=samples, seed=seed, out=out, stage=stage,
+            motion=motion, backdrops=backdrops, workers=WORKERS,
         )  # fmt: skip
     if as_json:
-        asked = {"split": split, "images": images, "samples": samples, "seed": seed}
+        options = {"split": split, "images": images, "samples": samples, "seed": seed}
         folders = {"motion": motion and motion.name, "backdrops": backdrops and backdrops.name}
-        print(json.dumps({**result.to_json(), **asked, **folders, "versions": versions()}))
+        print_json({**result.to_json(), **options, **folders, "versions": versions()})
         return
-    console().print(baseline_table(result.reports, ANSWER_ONCE))
+    console().print(baseline_table(result.reports, DETERMINISTIC))
     say(f"benchmark {result.benchmark}, base policy {result.base_policy}")

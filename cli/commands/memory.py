@@ -1,16 +1,15 @@
-"""`meshcritic memory`: what a critic has learned, as a person looks at it, decides about it and shares it."""
+"""`meshcritic memory`: inspects, edits, exports and merges critics' memories."""
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.console import console, say
+from cli.console import console, print_json, say
 from cli.options import Json
 
 if TYPE_CHECKING:
@@ -22,50 +21,60 @@ __all__ = ["memory"]
 memory = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="What a critic has learned: look at it, decide about it, share it (docs/memories.md).",
+    help="Inspect, edit, export and merge critics' memories of rules and cases (docs/guides/memories.md).",
 )
 
-Folder = Annotated[Path, typer.Argument(help="A memory's folder, such as runs/demo/memory.")]
-Ids = Annotated[list[str], typer.Argument(help="Rule ids, or their beginnings.")]
-Reason = Annotated[str, typer.Option(help="Why; kept in the rule's history.")]
+Decision = Literal["admitted", "retired", "skip", "quit"]
+Folder = Annotated[Path, typer.Argument(help="Folder of the memory, such as runs/demo/memory.")]
+Ids = Annotated[list[str], typer.Argument(help="Ids of rules, or the first characters of the ids.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Reason, stored in the history of the rule.")]
 KeepStates = Annotated[
     bool,
     typer.Option(
-        "--keep-states", help="Rules in service there serve here; otherwise they start in quarantine."
+        "--keep-states",
+        help="Admit the rules that are admitted in the other memory. Default: they start in quarantine.",
     ),
 ]
 Similarity = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Cosine from which two sentences say the same.")
+    float,
+    typer.Option(
+        min=0.0, max=1.0, help="Cosine similarity of two sentences from which their rules are merged."
+    ),
 ]
 TextEmbedder = Annotated[
-    str | None, typer.Option(help="Sentence model of the receiving memory; default: the packaged MiniLM.")
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="Sentence embedding model of this memory. Default: the packaged MiniLM."
+    ),
 ]
 WithoutPrototypes = Annotated[
-    bool, typer.Option("--without-prototypes", help="Take the rules and cases only.")
+    bool, typer.Option("--without-prototypes", help="Add only rules and cases, no prototypes.")
 ]
 
 
 @memory.command("list")
 def list_rules(
     folder: Folder,
-    state: Annotated[str | None, typer.Option(help="quarantined, admitted or retired; default: all.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only rules in this state: quarantined, admitted or retired.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Every rule with its state, uses, successes, weight and the last line of its history.
+    """List the rules with state, uses, successes, weight, and the reason for the state.
 
     Example: `meshcritic memory list runs/demo/memory --state admitted`
     """
     from cli.memory_view import rule_rows, rule_table
-    from memory.folder import open_stored
+    from memory.folder import open_store
     from memory.ledger import RuleLedger
 
     _check_state(state)
-    with open_stored(folder) as store:
+    with open_store(folder) as store:
         rows = rule_rows(RuleLedger(store), state)
         prototypes = store.read("SELECT COUNT(*) FROM prototypes")[0][0]
         cases = store.read("SELECT COUNT(*) FROM cases")[0][0]
     if as_json:
-        print(json.dumps({"rules": rows, "cases": cases, "prototypes": prototypes}))
+        print_json({"rules": rows, "cases": cases, "prototypes": prototypes})
         return
     console().print(rule_table(rows))
     say(f"{len(rows)} rules, {cases} cases, {prototypes} prototypes")
@@ -75,58 +84,59 @@ def list_rules(
 def review(
     folder: Folder,
     admit_above: Annotated[
-        float | None, typer.Option(help="Without asking: admit what gained more than this at its last trial.")
+        float | None,
+        typer.Option(
+            help="Admit, without asking, rules that raised the mean SRCC by more than this in their last trial."
+        ),
     ] = None,
     retire_below: Annotated[
         float | None,
-        typer.Option(help="Without asking: retire what gained less than this at its last trial."),
+        typer.Option(help="Retire, without asking, rules whose gain in their last trial was below this."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Walk through the rules in quarantine: what each says, where it comes from, what its trials gained.
+    """Show each rule in quarantine with its source and its gain, and ask whether to admit or retire it.
 
-    Asks for each rule, unless a flag or --json decides, or nobody sits at the terminal.
+    With `--admit-above` or `--retire-below` it does not ask. With `--json` or without a terminal it only shows rules.
 
     Example: `meshcritic memory review runs/demo/memory --admit-above 0.002`
     """
     from cli.memory_view import rule_card, rule_rows
-    from memory.folder import open_stored
+    from memory.folder import open_store
     from memory.ledger import RuleLedger
 
-    with open_stored(folder) as store:
+    with open_store(folder) as store:
         ledger = RuleLedger(store)
         rows = rule_rows(ledger, "quarantined")
-        asks = admit_above is None and retire_below is None and not as_json and _somebody_is_there()
+        asks = admit_above is None and retire_below is None and not as_json and _is_interactive()
         for row in rows:
             if not as_json:
                 console().print(rule_card(row))
-            verdict = _ask() if asks else _by_gain(row["gain"], admit_above, retire_below)
-            if verdict == "quit":
+            decision = _ask() if asks else _decide(row["gain"], admit_above, retire_below)
+            if decision == "quit":
                 break
-            if verdict != "skip":
+            if decision != "skip":
                 reason = "by a person's review" if asks else f"gain {row['gain']:+.4f} at its last trial"
-                ledger.set_state(
-                    row["id"], "admitted" if verdict == "admit" else "retired", reason, row["gain"]
-                )
-                row["state"] = "admitted" if verdict == "admit" else "retired"
+                row["state"] = decision
+                ledger.set_state(row["id"], decision, reason, row["gain"])
     if as_json:
-        print(json.dumps({"rules": rows}))
+        print_json({"rules": rows})
     elif not rows:
         say("no rule is in quarantine")
 
 
 @memory.command()
 def admit(folder: Folder, rules: Ids, reason: Reason = "by hand") -> None:
-    """Put rules into service.
+    """Admit rules: the critic uses them.
 
-    Example: `meshcritic memory admit runs/demo/memory 3f1c --reason "read it, it is sound"`
+    Example: `meshcritic memory admit runs/demo/memory 3f1c --reason "correct in all reviewed cases"`
     """
     _set_states(folder, rules, "admitted", reason)
 
 
 @memory.command()
 def retire(folder: Folder, rules: Ids, reason: Reason = "by hand") -> None:
-    """Take rules out of service for good; their record stays.
+    """Retire rules: the critic never uses them again. Their history is kept.
 
     Example: `meshcritic memory retire runs/demo/memory 3f1c 77aa`
     """
@@ -136,22 +146,22 @@ def retire(folder: Folder, rules: Ids, reason: Reason = "by hand") -> None:
 @memory.command("export")
 def export_memory(
     folder: Folder,
-    file: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
     as_json: Json = False,
 ) -> None:
-    """Write everything a memory holds into one JSON file.
+    """Export a memory to one JSON file.
 
     Example: `meshcritic memory export runs/demo/memory memory.json`
     """
     from memory.exchange import snapshot, write_document
-    from memory.folder import open_stored
+    from memory.folder import open_store
 
-    with open_stored(folder) as store:
+    with open_store(folder) as store:
         document = snapshot(store)
     write_document(document, file)
     counts = {name: len(getattr(document, name)) for name in ("rules", "cases", "prototypes")}
     if as_json:
-        print(json.dumps({"file": str(file), **counts}))
+        print_json({"file": str(file), **counts})
         return
     say(f"{file}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
@@ -159,36 +169,36 @@ def export_memory(
 @memory.command("import")
 def import_memory(
     folder: Folder,
-    file: Annotated[Path, typer.Argument(help="A file that `export` wrote.")],
+    file: Annotated[Path, typer.Argument(help="JSON file written by `meshcritic memory export`.")],
     keep_states: KeepStates = False,
     without_prototypes: WithoutPrototypes = False,
     similarity: Similarity = 0.95,
     text_embedder: TextEmbedder = None,
     as_json: Json = False,
 ) -> None:
-    """Take an exported memory into this one, or make a new one of it.
+    """Add an exported memory to this one. The folder is created if missing.
 
-    Sentences are embedded anew; prototypes need a memory that looks at photographs through the same model.
+    Sentences are embedded again. Prototypes can only be added to a memory with the same image embedder.
 
     Example: `meshcritic memory import runs/mine/memory memory.json --keep-states`
     """
     from memory.exchange import read_document
 
     document = read_document(file)
-    _absorb(folder, document, file.name, keep_states, without_prototypes, similarity, text_embedder, as_json)
+    _merge(folder, document, file.name, keep_states, without_prototypes, similarity, text_embedder, as_json)
 
 
 @memory.command()
 def merge(
     folder: Folder,
-    other: Annotated[Path, typer.Argument(help="The memory's folder that is taken in; it stays as it is.")],
+    other: Annotated[Path, typer.Argument(help="Folder of the memory to add; it is not changed.")],
     keep_states: KeepStates = False,
     without_prototypes: WithoutPrototypes = False,
     similarity: Similarity = 0.95,
     text_embedder: TextEmbedder = None,
     as_json: Json = False,
 ) -> None:
-    """Reconcile two memories: every case counts once, rules that say the same become one.
+    """Add another memory to this one. Each case counts once, and rules with the same meaning are merged.
 
     Example: `meshcritic memory merge runs/demo/memory runs/other/memory --keep-states`
     """
@@ -198,10 +208,10 @@ def merge(
         raise FileNotFoundError(f"{folder}: there is no memory here")
     document = read_memory(other)
     source = "/".join(other.resolve().parts[-2:])
-    _absorb(folder, document, source, keep_states, without_prototypes, similarity, text_embedder, as_json)
+    _merge(folder, document, source, keep_states, without_prototypes, similarity, text_embedder, as_json)
 
 
-def _absorb(
+def _merge(
     folder: Path,
     document: MemoryDocument,
     source: str,
@@ -213,9 +223,9 @@ def _absorb(
 ) -> None:
     from memory.embed import load_text_embedder
     from memory.folder import store_path
-    from memory.merge import absorb
-    from memory.prototypes import PrototypeMemory
-    from memory.rules import RuleMemory
+    from memory.merge import merge_document
+    from memory.prototype_memory import PrototypeMemory
+    from memory.rule_memory import RuleMemory
     from memory.store import MemoryStore
 
     if folder.is_file():
@@ -223,38 +233,39 @@ def _absorb(
     with MemoryStore(store_path(folder)) as store:
         rules, prototypes = RuleMemory(store, load_text_embedder(text_embedder)), None
         if document.prototypes and not without_prototypes:
-            looks = _same_model(store.meta("image_embedder"), document)
-            prototypes = PrototypeMemory(store, len(document.prototypes[0].vector), looks)
-        report = absorb(rules, prototypes, document, source, keep_states, similarity)
+            embedder = _common_embedder(store.meta("image_embedder"), document)
+            prototypes = PrototypeMemory(store, len(document.prototypes[0].vector), embedder)
+        report = merge_document(rules, prototypes, document, source, keep_states, similarity)
     if as_json:
-        print(json.dumps(asdict(report)))
+        print_json(asdict(report))
         return
     say(
-        f"{report.rules_added} rules added, {report.rules_joined} joined with one that says the same; "
-        f"{report.cases_added} cases added, {report.cases_known} counted before; "
-        f"{report.prototypes_kept} prototypes kept"
+        f"{report.rules_added} rules added, {report.rules_joined} merged with an equivalent rule; "
+        f"{report.cases_added} cases added, {report.cases_known} already known; "
+        f"{report.prototypes_kept} prototypes added"
     )
 
 
-def _same_model(ours: str | None, document: MemoryDocument) -> str:
+def _common_embedder(ours: str | None, document: MemoryDocument) -> str:
+    """The image embedder of both memories. Raises ValueError if they differ."""
     theirs = document.image_embedder
     assert theirs is not None  # a document with prototypes names their embedder
     if ours not in (None, theirs):
         raise ValueError(
-            f"prototypes here were seen through {ours!r}, not {theirs!r}; "
-            "--without-prototypes takes the rules and cases alone"
+            f"the prototypes of this memory are embeddings of {ours!r}, those of the other one of {theirs!r}; "
+            "--without-prototypes adds only rules and cases"
         )
     return theirs
 
 
-def _set_states(folder: Path, beginnings: list[str], state: RuleState, reason: str) -> None:
-    from memory.folder import open_stored
+def _set_states(folder: Path, prefixes: list[str], state: RuleState, reason: str) -> None:
+    from memory.folder import open_store
     from memory.ledger import RuleLedger
 
-    with open_stored(folder) as store:
+    with open_store(folder) as store:
         ledger = RuleLedger(store)
         known = {rule.rule_id: rule for rule in ledger.all()}
-        chosen = [_resolve(beginning, known) for beginning in beginnings]
+        chosen = [_full_id(prefix, known) for prefix in prefixes]
         with ledger.transaction():
             for rule_id in chosen:
                 ledger.set_state(rule_id, state, reason)
@@ -262,11 +273,11 @@ def _set_states(folder: Path, beginnings: list[str], state: RuleState, reason: s
         say(f"{rule_id} {state}: {known[rule_id].text}")
 
 
-def _resolve(beginning: str, known: dict[str, Rule]) -> str:
-    found = [rule_id for rule_id in known if rule_id.startswith(beginning)]
+def _full_id(prefix: str, known: dict[str, Rule]) -> str:
+    found = [rule_id for rule_id in known if rule_id.startswith(prefix)]
     if len(found) != 1:
-        what = "no rule's id begins" if not found else f"{len(found)} rules' ids begin"
-        raise ValueError(f"{what} with {beginning!r}; `meshcritic memory list` shows them")
+        subject = "no rule id starts" if not found else f"{len(found)} rule ids start"
+        raise ValueError(f"{subject} with {prefix!r}; `meshcritic memory list` shows the ids")
     return found[0]
 
 
@@ -276,22 +287,23 @@ def _check_state(state: str | None) -> None:
     from memory.rule import RuleState
 
     if state is not None and state not in get_args(RuleState):
-        raise ValueError(f"a rule is {', '.join(get_args(RuleState))}, not {state!r}")
+        raise ValueError(f"--state is one of {', '.join(get_args(RuleState))}, not {state!r}")
 
 
-def _somebody_is_there() -> bool:
+def _is_interactive() -> bool:
     return sys.stdin.isatty()
 
 
-def _ask() -> str:
-    answer = typer.prompt("[a]dmit, [r]etire, [s]kip or [q]uit", default="s")
-    return {"a": "admit", "r": "retire", "q": "quit"}.get(answer.strip()[:1].lower(), "skip")
+def _ask() -> Decision:
+    answer = typer.prompt("[a]dmit, [r]etire, [s]kip or [q]uit", default="s").strip()[:1].lower()
+    decisions: dict[str, Decision] = {"a": "admitted", "r": "retired", "q": "quit"}
+    return decisions.get(answer, "skip")
 
 
-def _by_gain(gain: float | None, admit_above: float | None, retire_below: float | None) -> str:
-    """A rule that was never tried is left alone."""
+def _decide(gain: float | None, admit_above: float | None, retire_below: float | None) -> Decision:
+    """Rules that were never tried are skipped."""
     if gain is not None and admit_above is not None and gain > admit_above:
-        return "admit"
+        return "admitted"
     if gain is not None and retire_below is not None and gain < retire_below:
-        return "retire"
+        return "retired"
     return "skip"

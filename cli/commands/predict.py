@@ -1,15 +1,14 @@
-"""`meshcritic predict`: bodies for the people in photographs, folders of them, and videos."""
+"""`meshcritic predict`: predicts bodies for the people in photographs and videos."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.console import say, stages
-from cli.options import Anyway, BodyFile, Boxes, DetectorSpec, Device, Json, Out, PolicyDir, Seed
+from cli.console import print_json, say, stages
+from cli.options import AcceptAnyBox, BodyFile, Boxes, DetectorSpec, Device, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
     from cli.photos.predict import Outcome
@@ -18,26 +17,32 @@ __all__ = ["predict"]
 
 
 def predict(
-    photos: Annotated[list[Path], typer.Argument(help="Photographs, folders of photographs, videos.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photographs, folders of photographs, and videos.")],
     out: Out = Path("runs/predict"),
-    samples: Annotated[int, typer.Option(min=2, help="Hypotheses a person.")] = 8,
+    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
-    anyway: Anyway = False,
+    anyway: AcceptAnyBox = False,
     detector: DetectorSpec = "embedded",
     guide: Annotated[
-        bool, typer.Option("--guide", help="Pull hypotheses towards the keypoints that the detector sees.")
+        bool, typer.Option("--guide", help="Guide sampling towards the detected keypoints.")
     ] = False,
-    save: Annotated[str, typer.Option(help="Any of npz,obj,glb,bvh, beside the pictures.")] = "npz,glb",
-    every: Annotated[int, typer.Option(min=1, help="Look at every n-th frame of a video.")] = 1,
+    save: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMATS",
+            help="Formats to write besides the pictures: npz, obj, glb or bvh, separated by commas.",
+        ),
+    ] = "npz,glb",
+    every: Annotated[int, typer.Option(min=1, help="Process every n-th frame of a video.")] = 1,
     policy: PolicyDir = None,
     device: Device = "cpu",
     body: BodyFile = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Hypotheses for the people in photographs, folders and videos: overlays, npz, OBJ, GLB, BVH.
+    """Predict 3D bodies for the people in photographs and videos; write overlays, npz, GLB, OBJ and BVH files.
 
-    A second run with the same --out goes on where the first stopped.
+    The same command continues an interrupted run.
 
     Example: `meshcritic predict photo.jpg --box 214,18,330,345 --samples 8 --save npz,glb,bvh`
     """
@@ -56,52 +61,55 @@ def predict(
     sources, model = list_sources(photos, out), load_policy(policy, device)
     models = Models(model, load_body(body), load_renderer(), load_detector(detector, model))
     out.mkdir(parents=True, exist_ok=True)
-    account = _Account(alone=len(sources) == 1, keep=as_json)
+    summary = _Summary(single=len(sources) == 1, collect=as_json)
     with Manifest(out / "manifest.jsonl") as manifest, stages() as stage:
         for outcome in Predictor(models, settings, out, manifest).run(sources, stage):
-            account.enter(outcome)
-    account.close()
+            summary.add(outcome)
+    summary.check()
     if as_json:
-        print(json.dumps(account.answer))
+        print_json(summary.answer)
 
 
-class _Account:
-    """Says what became of each picture, and keeps the answer for --json where that is asked for."""
+class _Summary:
+    """Prints the outcome of each input, and collects the answer of --json if `collect`.
 
-    def __init__(self, alone: bool, keep: bool) -> None:
-        self.alone, self.keep = alone, keep
+    single: there is one input; why it failed is then the message of the command's error.
+    """
+
+    def __init__(self, single: bool, collect: bool) -> None:
+        self.single, self.collect = single, collect
         self.answer: dict[str, list[dict[str, Any]]] = {"people": [], "motions": [], "failed": []}
         self.pictures = self.people = self.failures = 0
         self.first_reason = ""
-        self.looks = self.seen = self.earlier = 0  # frames of the video at hand, with people, done before
+        self.frames = self.frames_with_people = self.earlier_frames = 0  # of the current video
 
-    def enter(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome) -> None:
         people = outcome.record["people"] if outcome.record else []
         reasons = [*(outcome.record or {"said": []})["said"], *filter(None, [outcome.reason])]
         self.pictures += not outcome.ends_video
         self.people += len(people)
         self.failures += outcome.record is None
         self.first_reason = self.first_reason or next(iter(reasons), "")
-        if self.keep:
-            self._keep(outcome)
+        if self.collect:
+            self._collect(outcome)
         if outcome.frame is not None:
-            self.looks, self.seen = self.looks + 1, self.seen + bool(people)
-            self.earlier += outcome.earlier
+            self.frames, self.frames_with_people = self.frames + 1, self.frames_with_people + bool(people)
+            self.earlier_frames += outcome.earlier
         elif outcome.ends_video and outcome.record:
-            self._say_video(outcome)
+            self._print_video(outcome)
         else:
-            self._say_photo(outcome, reasons)
+            self._print_photo(outcome, reasons)
 
-    def close(self) -> None:
-        """Raises ValueError where there is nobody to show, or the one thing named could not be read."""
-        if self.alone and (self.failures or not self.people):
+    def check(self) -> None:
+        """Raises ValueError if no person was found, or if the only input could not be read."""
+        if self.single and (self.failures or not self.people):
             raise ValueError(self.first_reason)
         if not self.people:
-            raise ValueError(f"none of the {self.pictures} pictures gave a person")
+            raise ValueError(f"no person was found in any of the {self.pictures} pictures")
 
-    def _say_photo(self, outcome: Outcome, reasons: list[str]) -> None:
+    def _print_photo(self, outcome: Outcome, reasons: list[str]) -> None:
         people = outcome.record["people"] if outcome.record else []
-        if people or not self.alone:  # what a picture named alone suffers is the command's last sentence
+        if people or not self.single:
             for reason in reasons:
                 say(reason)
         if outcome.earlier:
@@ -110,15 +118,16 @@ class _Account:
         for person in people:
             say(f"{outcome.title}: {', '.join(person['files'])}")
 
-    def _say_video(self, outcome: Outcome) -> None:
+    def _print_video(self, outcome: Outcome) -> None:
         say(
-            f"{outcome.title}: {self.looks} frames looked at ({self.earlier} by an earlier run), people in {self.seen}"
+            f"{outcome.title}: {self.frames} frames processed ({self.earlier_frames} by an earlier run), people in "
+            f"{self.frames_with_people}"
         )
         for motion in outcome.record["motions"] if outcome.record else []:
             say(f"{outcome.title}: {', '.join(motion['files'])} from frame {motion['first_frame']}")
-        self.looks = self.seen = self.earlier = 0
+        self.frames = self.frames_with_people = self.earlier_frames = 0
 
-    def _keep(self, outcome: Outcome) -> None:
+    def _collect(self, outcome: Outcome) -> None:
         picture: dict[str, Any] = {"photo": str(outcome.source.path)}
         if outcome.frame is not None:
             picture["frame"] = outcome.frame

@@ -1,4 +1,4 @@
-"""`meshcritic pretrain`: a policy from labelled lab scenes."""
+"""`meshcritic pretrain`: trains a policy on labelled lab scenes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,33 @@ from typing import Annotated
 import typer
 
 from cli.console import say, stages
-from cli.options import Out, a_folder
+from cli.options import Out, folder_to_write
 
 __all__ = ["pretrain"]
 
 
 def pretrain(
-    config: Annotated[Path, typer.Option(help="One experiment.")] = Path("configs/pretrain_tiny.yaml"),
+    config: Annotated[Path, typer.Option(metavar="FILE", help="YAML file of the experiment.")] = Path(
+        "configs/pretrain_tiny.yaml"
+    ),
     start_from: Annotated[
-        Path | None, typer.Option("--from", help="A checkpoint folder to go on from; default: from scratch.")
+        Path | None,
+        typer.Option(
+            "--from", metavar="FOLDER", help="Checkpoint with the initial weights. Default: random weights."
+        ),
     ] = None,
     out: Out = Path("runs/pretrain"),
     cache: Annotated[
-        Path, typer.Option(callback=a_folder("--cache"), help="Where training crops are kept.")
+        Path,
+        typer.Option(
+            metavar="FOLDER", callback=folder_to_write("--cache"), help="Folder for cached training crops."
+        ),
     ] = Path("runs/cache"),
-    workers: Annotated[int, typer.Option(min=1, help="Processes that draw scenes.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that render scenes.")] = 2,
 ) -> None:
-    """Train a policy on labelled lab scenes; the same command goes on with a run that was killed.
+    """Train a policy on labelled synthetic lab scenes.
+
+    The same command continues an interrupted run. For several processes use `accelerate launch -m meshcritic pretrain`.
 
     Example: `meshcritic pretrain --config configs/pretrain_tiny.yaml --out runs/pretrain`
     """
@@ -46,6 +56,6 @@ def pretrain(
             ticks[key](done)
 
         run(settings, out, cache, workers, progress)
-    if PartialState().is_main_process:  # of an `accelerate launch`
-        say(f"the policy lies in {out}, its learning curves in {write_curves(out)}")
+    if PartialState().is_main_process:  # of `accelerate launch`
+        say(f"policy: {out}; learning curves: {write_curves(out)}")
     PartialState().destroy_process_group()

@@ -1,4 +1,4 @@
-"""`meshcritic trace`: one case, node by node."""
+"""`meshcritic trace`: shows one case of a run, node by node."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ __all__ = ["trace"]
 
 
 def trace(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or its trace.jsonl.")],
-    case: Annotated[str | None, typer.Option(help="An image's id; default: the last case.")] = None,
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or its trace.jsonl.")],
+    case: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Id of an image, as in the trace. Default: the last case of the run."
+        ),
+    ] = None,
 ) -> None:
-    """One case's reasoning, node by node.
+    """Show how the agent scored one image: evidence, rules, scores, revisions and requests, node by node.
 
     Example: `meshcritic trace runs/demo --case 1f0c9a7be2d44c55`
     """

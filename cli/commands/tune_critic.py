@@ -1,57 +1,77 @@
-"""`meshcritic tune-critic`: a local vision-language model learns to judge from explored cases."""
+"""`meshcritic tune-critic`: fine-tunes a local vision-language model on explored cases."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.backend_flags import BackendSet
-from cli.console import say, stages
-from cli.options import Json, PolicyDir, Seed, a_folder
+from cli.console import print_json, say, stages
+from cli.options import CONFIGS, MODELS, WORKERS, Json, PolicyDir, Seed, folder_to_write
 
 if TYPE_CHECKING:
-    from rl.critic_tuning.conversations import Extent
+    from rl.critic_tuning.conversations import ConversationStats
 
 __all__ = ["tune_critic"]
 
-RECIPE = Path(__file__).parents[2] / "configs" / "tune_critic.yaml"
 STAGES = {"both": ("sft", "grpo"), "sft": ("sft",), "grpo": ("grpo",)}
 
 
 def tune_critic(
     model: Annotated[
         str,
-        typer.Argument(help="A name on the hub or a folder; NAME+ADAPTER_FOLDER trains an adapter further."),
+        typer.Argument(
+            help="Vision-language model, a name on the hub or a folder; MODEL+FOLDER continues training the adapter in "
+            "FOLDER."
+        ),
     ],
     memory: Annotated[
-        Path, typer.Option(help="An explored memory, such as runs/demo/memory: its cases teach.")
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            rich_help_panel=MODELS,
+            help="Memory of an explored critic, such as runs/demo/memory; its cases are the training data.",
+        ),
     ],
     out: Annotated[
         Path,
-        typer.Option(callback=a_folder("--out"), help="Folder for the adapters and all that led to them."),
+        typer.Option(
+            metavar="FOLDER",
+            callback=folder_to_write("--out"),
+            help="Folder for the adapters, the scenes, the questions and the log.",
+        ),
     ] = Path("runs/critic"),
-    stage: Annotated[str, typer.Option(help="sft (true answers), grpo (rewards), both.")] = "both",
+    stage: Annotated[
+        str,
+        typer.Option(help="Training stage: sft (on true scores), grpo (on rewards), or both in this order."),
+    ] = "both",
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML with fields of peft and TRL; default: configs/tune_critic.yaml."),
+        typer.Option(
+            metavar="FILE", help="YAML file of peft and TRL arguments. Default: configs/tune_critic.yaml."
+        ),
     ] = None,
     calibration: Annotated[
-        int, typer.Option(min=4, help="Scenes of lab-calibration that the memory was explored on.")
+        int, typer.Option(min=4, help="Number of scenes of lab-calibration that the memory was explored on.")
     ] = 128,
     settings: BackendSet = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Prepare the questions, count them and their tokens, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Prepare the questions, print their number and lengths in tokens, and stop."
+        ),
     ] = False,
     policy: PolicyDir = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a local critic (LoRA) on explored cases: TRL's SFT, then its GRPO with Spearman's rho as the reward.
+    """Fine-tune a local vision-language model with LoRA on explored cases, as a critic.
+
+    Supervised fine-tuning (TRL's SFT) is followed by GRPO, with the rank agreement with the true errors as the reward.
+    The same command continues an interrupted run.
 
     Example: `meshcritic tune-critic Qwen/Qwen3-VL-4B-Instruct --memory runs/demo/memory --out runs/critic`
     """
@@ -59,35 +79,37 @@ def tune_critic(
         raise ValueError(f"--stage is one of {', '.join(STAGES)}, not {stage!r}")
     from agent.vlm.local.backend import LocalSettings
     from agent.vlm.local.model_loading import find_model
-    from agent.vlm.options import parse_settings
-    from agent.vlm.settings import read_settings
+    from agent.vlm.settings import parse_settings, read_settings
     from eval.pipelines.critic_tuning import prepare_training_cases
-    from eval.pipelines.critic_tuning import tune_critic as run
+    from eval.pipelines.critic_tuning import tune_critic as tune
     from hmr.policy.checkpoint import load_policy
     from rl.critic_tuning.config import read_tuning
 
     local = read_settings(LocalSettings, "local", parse_settings(settings or ()))
     found, base = find_model(model), load_policy(policy)
-    tuning = read_tuning(config or RECIPE, stages=STAGES[stage], seed=seed)
+    tuning = read_tuning(config or CONFIGS / "tune_critic.yaml", stages=STAGES[stage], seed=seed)
     with stages() as progress:
         training_cases = prepare_training_cases(
-            found, memory, base, tuning, local, out, progress, calibration, workers=os.cpu_count() or 1
-        )
-        _say_extent(training_cases.extent)
+            found, memory, base,
+            settings=tuning, local=local, out=out, stage=progress, calibration=calibration, workers=WORKERS,
+        )  # fmt: skip
+        _print_stats(training_cases.stats)
         if dry_run:
             if as_json:
-                print(json.dumps(dataclasses.asdict(training_cases.extent)))
+                print_json(dataclasses.asdict(training_cases.stats))
             return
-        tuned = run(found, training_cases, tuning, local, out, progress, say)
+        tuned = tune(
+            found, training_cases, settings=tuning, local=local, out=out, stage=progress, print_line=say
+        )
     if as_json:
         print((out / "tuning.json").read_text())
         return
-    say(f"let it judge: meshcritic critique photo.jpg --backend local:{tuned.found.adapter}")
+    say(f"to use it: meshcritic critique photo.jpg --backend local:{tuned.found.adapter}")
 
 
-def _say_extent(extent: Extent) -> None:
+def _print_stats(stats: ConversationStats) -> None:
     say(
-        f"{extent.questions} questions about {extent.cases} explored cases, with {extent.images} pictures; "
-        f"{extent.mean_prompt_tokens} tokens each, the longest {extent.longest_prompt_tokens}, "
-        f"the longest true answer {extent.longest_answer_tokens}"
+        f"{stats.questions} questions about {stats.cases} explored cases, with {stats.images} pictures; tokens per "
+        f"prompt: mean {stats.mean_prompt_tokens}, maximum {stats.longest_prompt_tokens}; per true answer: maximum "
+        f"{stats.longest_answer_tokens}"
     )

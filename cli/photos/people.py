@@ -167,7 +167,9 @@ def given_people(path: Path, file: Path, body: Body) -> list[Person]:
         box_in_image = photo.box_in_image(box) if box else _box_of_joints(hypotheses, body)
         _check_boxes(str(file), photo, [photo.box_in_file(box_in_image)])
         sample = sample_of(photo.image, box_in_image)
-        people.append(Person(Sample(sample.id, photo.image, box_in_image, hypotheses.camera), hypotheses, photo))
+        people.append(
+            Person(Sample(sample.id, photo.image, box_in_image, hypotheses.camera), hypotheses, photo)
+        )
     return people
 
 

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from cli.commands.memory import memory
 from memory.ledger import RuleLedger
-from memory.prototypes import Prototype, PrototypeMemory
-from memory.rules import Predicate, Provenance, Rule, RuleMemory
+from memory.prototype_memory import Prototype, PrototypeMemory
+from memory.rule import Predicate, Provenance, Rule
+from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from tests.memory.conftest import WordCounts
 
@@ -93,7 +94,7 @@ def test_review_with_nobody_at_the_terminal_shows_and_changes_nothing(folder):
 
 
 def test_review_asks_a_person_for_each_rule(folder, monkeypatch):
-    monkeypatch.setattr("cli.commands.memory._somebody_is_there", lambda: True)
+    monkeypatch.setattr("cli.commands.memory._is_interactive", lambda: True)
     call("review", folder, said="a\nq\n")
     assert states(folder) == {SEED.text: "admitted", GOOD.text: "admitted", BAD.text: "quarantined"}
     call("review", folder, said="r\n")
