@@ -1,13 +1,13 @@
-"""A prepared data set on disk, its annotations in a file of their own.
+"""Writes and reads a prepared data set, with samples and annotations in separate files.
 
     FOLDER/set.json               source, split, protocol, count, content hash
-    FOLDER/samples.parquet        id, JPEG, box, estimated camera: what a wild image gives
-    FOLDER/annotations.parquet    what the data set knows (hmr/datasets/annotation.py)
+    FOLDER/samples.parquet        id, JPEG, box, estimated camera: no ground truth
+    FOLDER/annotations.parquet    the annotations of the data set (hmr/datasets/annotation.py)
 
-The sibling of hmr/synthetic/store.py for real data: `store.read_samples` reads the samples of both, and opens nothing
-true. The truth file has another name because it has other columns: `Truth` demands a mask and all of SMPL, which
-real records lack. Rows are written as they come, so a set of any size needs the memory of some hundred images;
-the folder appears whole or not at all.
+This is the counterpart of hmr/synthetic/store.py for real data. `store.read_samples` reads the samples of both, and
+opens no ground truth. The files of ground truth differ, because `Truth` requires a mask and all SMPL parameters, which
+real records lack. Rows are written in batches, so the memory in use does not depend on the size of the set; an
+incomplete folder is never left behind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
 from itertools import islice
@@ -28,6 +27,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from common.files import PathLike, atomic_folder
+from common.fingerprint import digest
 from common.validate import read_json, require
 from hmr.datasets.annotation import Annotation, Joints, Keypoints, Placement, SmplFit, Source
 from hmr.datasets.joints import CONVENTIONS
@@ -35,8 +36,8 @@ from hmr.types import Box, Camera
 
 __all__ = ["prepare", "read_annotations"]
 
-ROWS_AT_ONCE = 64
-JPEG_QUALITY = 95  # of images that are not JPEG files already; those are kept to the byte
+BATCH_ROWS = 64
+JPEG_QUALITY = 95  # for images of other formats; JPEG files are copied
 
 _NUMBERS, _FLAGS = pa.list_(pa.float64()), pa.list_(pa.bool_())
 SAMPLES = pa.schema({"id": pa.string(), "jpeg": pa.binary(), "box": _NUMBERS, "camera": _NUMBERS})
@@ -79,19 +80,20 @@ ANNOTATIONS = pa.schema(
 
 def prepare(
     source: Source,
-    folder: Path,
+    folder: PathLike,
     split: str,
-    out: Path,
+    out: PathLike,
     every: int = 1,
     limit: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Read a split of a data set and write it as a set, or find that the same one is already there.
+    """Reads a split of a data set and writes it to `out`, unless `out` already holds the same set.
 
-    every, limit: every so-manieth annotation from the first, and how many at most. `progress` is told how many are
-    written. Raises what the source raises; FileNotFoundError or ValueError for an image that is missing, unreadable
-    or of another size than its camera; ValueError if `out` holds another set or the split holds nobody.
+    every: takes every n-th annotation. limit: the maximum number of annotations. progress: receives the number written
+    so far. Raises the errors of the source, FileNotFoundError or ValueError for an image that is missing, unreadable or
+    of another size than its camera, and ValueError if `out` holds another set or the split has no annotations.
     """
+    folder, out = Path(folder), Path(out)
     wanted = {"source": source.name, "split": split, "every": every, "limit": limit}
     if (out / "set.json").exists():
         found = read_json(out / "set.json", ())
@@ -100,32 +102,28 @@ def prepare(
         raise ValueError(f"{out} already holds another set; remove it or choose another folder")
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is a folder with other files in it; choose another")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
-    chosen = islice(source.read(folder, split), 0, None, every)
-    count, digest = _write(islice(chosen, limit), source.name, folder, partial, progress)
-    if count == 0:
-        shutil.rmtree(partial)
-        raise ValueError(f"split {split!r} of {source.name} in {folder} holds no person")
-    summary = {**wanted, "follows": source.follows, "count": count, "digest": digest}
-    (partial / "set.json").write_text(json.dumps(summary, indent=1))
-    partial.replace(out)
+    with atomic_folder(out) as partial:
+        chosen = islice(source.read(folder, split), 0, None, every)
+        count, content = _write(islice(chosen, limit), source.name, folder, partial, progress)
+        if count == 0:
+            raise ValueError(f"split {split!r} of {source.name} in {folder} holds no person")
+        summary = {**wanted, "follows": source.follows, "count": count, "digest": content}
+        (partial / "set.json").write_text(json.dumps(summary, indent=1))
     return out
 
 
-def read_annotations(folder: Path) -> dict[str, Annotation]:
-    """Annotations by sample id; for pretraining, exploration and evaluation alone.
+def read_annotations(folder: PathLike) -> dict[str, Annotation]:
+    """Annotations by sample id, for pretraining, exploration and evaluation only.
 
-    Raises FileNotFoundError where there is no prepared data set, ValueError where the file is another's.
+    Raises FileNotFoundError if there is no prepared data set, and ValueError if the file has another layout.
     """
-    path = folder / "annotations.parquet"
+    path = Path(folder) / "annotations.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"there is no prepared data set (annotations.parquet) in {folder}")
     try:
         table = pq.read_table(path)
     except pa.ArrowException as error:
-        raise ValueError(f"{path} is no parquet file: {error}") from error
+        raise ValueError(f"{path} is not a parquet file: {error}") from error
     require(table.column_names, ANNOTATIONS.names, str(path))
     return {row["id"]: _annotation(row) for row in table.to_pylist()}
 
@@ -137,19 +135,21 @@ def _write(
     out: Path,
     progress: Callable[[int], None] | None,
 ) -> tuple[int, str]:
-    """Both files, a few rows at a time; how many people, and the content's hash."""
+    """Writes both files in batches, and returns the number of people and the hash of the content."""
     count, state = 0, hashlib.sha256()
     with (
         pq.ParquetWriter(out / "samples.parquet", SAMPLES) as samples,
-        pq.ParquetWriter(out / "annotations.parquet", ANNOTATIONS) as truths,
+        pq.ParquetWriter(out / "annotations.parquet", ANNOTATIONS) as annotated,
     ):
-        while batch := list(islice(annotations, ROWS_AT_ONCE)):
+        while batch := list(islice(annotations, BATCH_ROWS)):
             ids = [_opaque_id(source, annotation) for annotation in batch]
             tables = (
                 [_sample_row(name, folder, each) for name, each in zip(ids, batch, strict=True)],
                 [_annotation_row(name, each) for name, each in zip(ids, batch, strict=True)],
             )
-            for writer, schema, table in zip((samples, truths), (SAMPLES, ANNOTATIONS), tables, strict=True):
+            for writer, schema, table in zip(
+                (samples, annotated), (SAMPLES, ANNOTATIONS), tables, strict=True
+            ):
                 writer.write_table(pa.Table.from_pylist(table, schema))
                 for row in table:
                     state.update(row.get("jpeg", b""))
@@ -161,8 +161,8 @@ def _write(
 
 
 def _opaque_id(source: str, annotation: Annotation) -> str:
-    """A name that says nothing of subject, action or sequence."""
-    return hashlib.sha256(f"{source}/{annotation.name}".encode()).hexdigest()[:16]
+    """An id that reveals nothing about subject, action or sequence."""
+    return digest(f"{source}/{annotation.name}")
 
 
 def _sample_row(name: str, folder: Path, annotation: Annotation) -> dict[str, Any]:
@@ -183,21 +183,21 @@ def _sample_row(name: str, folder: Path, annotation: Annotation) -> dict[str, An
 
 
 def _jpeg(path: Path, wanted_by: str) -> tuple[bytes, tuple[int, int]]:
-    """The pixels as they are stored: annotations were made on those, whatever EXIF says of turning them."""
+    """The file as JPEG, and its size. EXIF rotation is not applied, because annotations refer to the stored pixels."""
     if not path.is_file():
-        raise FileNotFoundError(f"there is no image at {path}, where the annotation {wanted_by} wants one")
+        raise FileNotFoundError(f"there is no image at {path}, which the annotation {wanted_by} names")
     try:
         with Image.open(path) as image:
             size = image.size
             if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                image.draft("L", (1, 1))  # an eighth of the size tells a broken file as well, and sooner
+                image.draft("L", (1, 1))  # decoding at an eighth of the size detects a broken file faster
                 image.load()
                 return path.read_bytes(), size
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
             return buffer.getvalue(), size
     except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is no image that can be read: {error}") from error
+        raise ValueError(f"{path} is not an image that can be read: {error}") from error
 
 
 def _annotation_row(name: str, annotation: Annotation) -> dict[str, Any]:
@@ -231,15 +231,15 @@ def _annotation_row(name: str, annotation: Annotation) -> dict[str, Any]:
 
 
 def _fit_row(fit: SmplFit) -> dict[str, Any]:
-    place = fit.placement
+    placement = fit.placement
     return {
         "model": fit.model,
         "gender": fit.gender,
         "global_orient": _flat(fit.global_orient),
         "body_pose": _flat(fit.body_pose),
         "betas": None if fit.betas is None else _flat(fit.betas),
-        "turn": None if place is None else _flat(place.turn),
-        "offset_m": None if place is None else _flat(place.offset_m),
+        "turn": None if placement is None else _flat(placement.turn),
+        "offset_m": None if placement is None else _flat(placement.offset_m),
     }
 
 

@@ -1,22 +1,22 @@
-"""What a record of a real data set knows of one person in one image: some of it, never all.
+"""The annotation of one person in one image of a real data set, which is usually incomplete.
 
-`Truth` (hmr/types.py) is what a renderer knows. A data set knows less: fourteen joints, or SMPL parameters of a
-gendered body, or keypoints alone, and no data set here has masks. An `Annotation` holds what its record really
-carries, in the project's units (metres, the camera's frame, pixels), and None where it carries nothing;
-hmr/datasets/labelling.py makes a `Labelled` of those that carry enough.
+`Truth` (hmr/types.py) comes from a renderer. A real data set has less: 14 joints, or SMPL parameters of a gendered
+body, or only keypoints, and none of the supported sets has masks. An `Annotation` contains what the record has, in the
+units of this project (metres, camera frame, pixels), and None for the rest; hmr/datasets/labelling.py converts those
+that are complete enough to a `Labelled`.
 
-SMPL turns a body about its rest pelvis J(beta), so its translation in another frame needs the body model that
-the parameters belong to, which a reader of files does not have. `Placement` keeps what the file does say:
+SMPL rotates a body about its rest pelvis J(beta), so converting a translation to another frame requires the body model
+of the parameters, which a reader of files does not have. `Placement` stores what the file contains:
 
     pelvis_cam = turn @ J(beta) + offset,    transl = pelvis_cam - J(beta)
 
     the file gives         turn       offset
-    pelvis, camera frame   0          its place
+    pelvis, camera frame   0          position of the pelvis
     transl, camera frame   identity   transl
     transl, world frame    R          R transl + t, with [R | t] from world to camera
 
-Pixels are taken as the files have them. Calibrations by OpenCV put the origin into the middle of the first
-pixel, half a pixel from this project's; the half pixel is below what the annotations are worth and stays.
+Pixel coordinates are not converted. OpenCV's calibrations place the origin in the centre of the first pixel, half a
+pixel from the origin of this project, which is less than the accuracy of the annotations.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from common.files import PathLike
 from common.validate import floats, numbers
 from hmr.datasets.joints import Convention
 from hmr.types import NUM_BETAS, Box, Camera
@@ -51,19 +52,19 @@ __all__ = [
     "pinhole",
     "size_of",
     "split_file",
+    "strings",
     "ten_betas",
     "tensor",
-    "texts",
-    "turned",
+    "to_camera_frame",
 ]
 
 Gender = Literal["female", "male", "neutral"]
-MAX_ASPECT = 0.01  # of a pixel: two focal lengths farther apart than this are not one
+MAX_ASPECT = 0.01  # the maximum relative difference of the two focal lengths
 
 
 @dataclass(frozen=True)
 class Joints:
-    """Joints in space. In the camera's frame, or ("root") only as far as they lie from their convention's root."""
+    """3D joints in the camera frame, or ("root") relative to the root of their convention."""
 
     convention: Convention
     positions_m: Float[Tensor, "joints 3"]
@@ -73,8 +74,8 @@ class Joints:
 
 @dataclass(frozen=True)
 class Keypoints:
-    """Joints in the image. `confidence` is 0 where nothing is known, 1 where a person or a calibration said it,
-    a detector's own number otherwise; `visible` is None where the record does not tell seen from hidden."""
+    """2D joints. `confidence` is 0 for unknown joints, 1 for annotated or calibrated ones, and otherwise that of the
+    detector. `visible` is None if the record does not contain visibility."""
 
     convention: Convention
     positions_px: Float[Tensor, "joints 2"]
@@ -84,7 +85,7 @@ class Keypoints:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a body stands before the camera, as far as can be said without its body model (see the module)."""
+    """The position of a body in the camera frame, independent of the body model (see the module)."""
 
     turn: Float[Tensor, "3 3"]
     offset_m: Float[Tensor, "3"]
@@ -109,19 +110,19 @@ class Placement:
 
 @dataclass(frozen=True)
 class SmplFit:
-    """Parameters of a body model in the camera's frame. Betas speak of the model of that gender alone."""
+    """Parameters of a body model in the camera frame. Betas are valid only for the model of this gender."""
 
     model: Literal["smpl", "smplx"]
-    gender: Gender | None  # None: the record does not say
+    gender: Gender | None  # None: not in the record
     global_orient: Float[Tensor, "3"]
-    body_pose: Float[Tensor, "23 3"]  # the hands of an SMPL-X body at rest
+    body_pose: Float[Tensor, "23 3"]  # the hands of an SMPL-X body are in the rest pose
     betas: Float[Tensor, "10"] | None
     placement: Placement | None
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One person in one image. `image` is a path within the data set, and `person` tells those of it apart."""
+    """One person in one image. `image` is a path within the data set; `person` is unique within the image."""
 
     image: str
     person: str
@@ -138,34 +139,34 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Source:
-    """A layout that can be read: `read(folder, split)` yields a split's annotations in a fixed order.
+    """A supported data set: `read(folder, split)` yields the annotations of a split in a fixed order.
 
-    splits: the names that `read` takes; empty where a split is any npz file of the folder, by its stem.
-    follows: the protocol and the public code that the choice of frames and joints follows, in one sentence.
+    splits: the allowed names; empty if a split is the name of any npz file in the folder, without its suffix.
+    follows: one sentence on the protocol and the public code that the selection of frames and joints follows.
     """
 
     name: str
     splits: tuple[str, ...]
     follows: str
-    read: Callable[[Path, str], Iterator[Annotation]]
+    read: Callable[[PathLike, str], Iterator[Annotation]]
 
 
 def pinhole(
     focal_px: Float[np.ndarray, "2"], center_px: Float[np.ndarray, "2"], size: tuple[int, int], what: str
 ) -> Camera:
-    """A camera of one focal length, the geometric mean of the two, which Human3.6M has 0.1 % apart: a point then
-    moves by 0.05 % of its distance from the principal point.
+    """A camera with one focal length, the geometric mean of the two. Human3.6M's differ by 0.1 %, which moves a point
+    by 0.05 % of its distance from the principal point.
 
-    Raises ValueError where they differ by more than 1 %: such pixels are not square.
+    Raises ValueError if they differ by more than 1 % (the pixels are not square).
     """
     fx, fy = map(float, focal_px)
     if not (fx > 0 and fy > 0) or abs(fx / fy - 1) > MAX_ASPECT:
-        raise ValueError(f"a camera here has one focal length; that of {what} has {fx:g} and {fy:g} pixels")
+        raise ValueError(f"a camera must have one focal length; that of {what} has {fx:g} and {fy:g} pixels")
     return Camera(float(np.sqrt(fx * fy)), float(center_px[0]), float(center_px[1]), *size)
 
 
 def box_of_xywh(value: Any, what: str) -> Box:
-    """Corners from (x, y, width, height)."""
+    """A box from (x, y, width, height)."""
     x, y, width, height = map(float, numbers(value, (4,), what))
     return box_of_xyxy((x, y, x + width, y + height), what)
 
@@ -173,33 +174,38 @@ def box_of_xywh(value: Any, what: str) -> Box:
 def box_of_xyxy(value: Any, what: str) -> Box:
     x0, y0, x1, y1 = map(float, numbers(value, (4,), what))
     if not (x1 > x0 and y1 > y0):
-        raise ValueError(f"{what} is no box: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})")
+        raise ValueError(f"{what} is not a box: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})")
     return Box(x0, y0, x1, y1)
 
 
 def size_of(image: Mapping[str, Any], what: str) -> tuple[int, int]:
-    """`width` and `height` of an image's record."""
+    """`width` and `height` of the record of an image."""
     width, height = numbers([image["width"], image["height"]], (2,), f"width and height of {what}")
     if width < 1 or height < 1:
-        raise ValueError(f"{what} has no size: it is {width:g} x {height:g} pixels")
+        raise ValueError(f"{what} is empty: it has {width:g} x {height:g} pixels")
     return int(width), int(height)
 
 
 def gender_of(text: object, what: str) -> Gender:
-    """ "m", "male", "f", "female" or "neutral", as text or bytes, numpy's too. Raises ValueError for anything else."""
+    """The gender from "m", "male", "f", "female", "n" or "neutral", as str, bytes or a numpy scalar.
+
+    Raises ValueError for anything else.
+    """
     if isinstance(text, np.ndarray | np.generic) and text.size == 1:
         text = text.item()
     word = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
     genders: dict[str, Gender] = {"m": "male", "f": "female", "n": "neutral"}
     if word.lower() not in ("m", "male", "f", "female", "n", "neutral"):
-        raise ValueError(f"{what}: a body model is male, female or neutral, not {word!r}")
+        raise ValueError(f"{what}: the gender must be male, female or neutral, not {word!r}")
     return genders[word.lower()[0]]
 
 
-def turned(rotvec: Float[np.ndarray, "3"], cam_from_world: Float[np.ndarray, "4 4"]) -> Float[Tensor, "3"]:
-    """An orientation of the world's frame, in the camera's."""
-    turn = tensor(cam_from_world[:3, :3])
-    return roma.rotmat_to_rotvec(turn @ roma.rotvec_to_rotmat(tensor(rotvec)))
+def to_camera_frame(
+    rotvec: Float[np.ndarray, "3"], cam_from_world: Float[np.ndarray, "4 4"]
+) -> Float[Tensor, "3"]:
+    """An orientation (axis-angle) from the world frame to the camera frame."""
+    rotation = tensor(cam_from_world[:3, :3])
+    return roma.rotmat_to_rotvec(rotation @ roma.rotvec_to_rotmat(tensor(rotvec)))
 
 
 def tensor(array: np.ndarray) -> Float[Tensor, "..."]:
@@ -208,31 +214,32 @@ def tensor(array: np.ndarray) -> Float[Tensor, "..."]:
 
 
 def ten_betas(values: Any, what: str) -> Float[Tensor, "10"]:
-    """The first ten, of files that have more. Raises ValueError where there are fewer."""
+    """The first ten betas. Raises ValueError if there are fewer."""
     flat = floats(values, what).ravel()
     if len(flat) < NUM_BETAS:
         raise ValueError(f"{what} holds {len(flat)} betas; {NUM_BETAS} are needed")
     return tensor(flat[:NUM_BETAS])
 
 
-def split_file(folder: Path, split: str) -> Path:
-    """FOLDER/SPLIT.npz. Raises FileNotFoundError that names the npz files which are there."""
+def split_file(folder: PathLike, split: str) -> Path:
+    """FOLDER/SPLIT.npz. Raises FileNotFoundError, with the names of the npz files in the folder."""
+    folder = Path(folder)
     path = folder / f"{split}.npz"
     if path.is_file():
         return path
-    there = ", ".join(sorted(file.stem for file in folder.glob("*.npz"))) or "none"
+    found = ", ".join(sorted(file.stem for file in folder.glob("*.npz"))) or "none"
     raise FileNotFoundError(
-        f"there is no {path.name} in {folder}; its npz files, any of them a split: {there}"
+        f"there is no {path.name} in {folder}; the npz files there, each a split: {found}"
     )
 
 
-def texts(values: Any) -> list[str]:
-    """Names that numpy kept as text or as bytes, one or many."""
+def strings(values: Any) -> list[str]:
+    """One or many names, which numpy stores as str or bytes."""
     found = values if isinstance(values, list) else np.ravel(values)
     return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in found]
 
 
 def center_box(center_px: Shaped[np.ndarray, "2"], side_px: Shaped[np.ndarray, " sides"], what: str) -> Box:
-    """A box from its centre and its one side, or its width and height."""
+    """A box from its centre and one side, or width and height."""
     half = np.broadcast_to(side_px / 2, (2,))
     return box_of_xyxy((*(center_px - half), *(center_px + half)), what)

@@ -4,11 +4,11 @@
     FOLDER/val2017/000000000139.jpg
 
 Follows cocodataset.org, "Data format": `keypoints` is 17 times (x, y, v), v = 0 for not labelled, 1 for labelled
-but hidden, 2 for seen; `bbox` is (x, y, width, height) from the image's corner. Keypoints are indices of pixels,
-so they are moved by half a pixel to their middle, as Detectron2 does (`detectron2/data/datasets/coco.py`). People
-without a keypoint and crowds (`iscrowd`) are left out. The measure is PCK at .05 and .1 of the box (hmr/metrics/pck.py).
+but hidden, 2 for visible; `bbox` is (x, y, width, height) from the image's corner. Keypoints are indices of pixels,
+so half a pixel is added to get their centres, as in Detectron2 (`detectron2/data/datasets/coco.py`). People without
+keypoints and crowds (`iscrowd`) are skipped. The metric is PCK at .05 and .1 of the box (hmr/metrics/pck.py).
 
-Left out: segmentations, OKS and AP, which rank detections and need scores that no pose has.
+Left out: segmentations, and OKS and AP, which rank detections by a score that a pose does not have.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from common.files import PathLike
 from common.validate import numbers, read_json, records
 from hmr.datasets.annotation import Annotation, Keypoints, Source, box_of_xywh, tensor
 from hmr.datasets.joints import COCO17
@@ -30,9 +31,9 @@ _IMAGE = {"id": int | str, "file_name": str}
 _PERSON = {"id": int | str, "image_id": int | str, "bbox": list, "keypoints": list, "iscrowd": int}
 
 
-def read_coco_keypoints(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without the annotation file, ValueError where a record is of another layout."""
-    path = folder / "annotations" / f"person_keypoints_{split}.json"
+def read_coco_keypoints(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without the annotation file, and ValueError for a record of another layout."""
+    path = Path(folder) / "annotations" / f"person_keypoints_{split}.json"
     content = read_json(path, ("images", "annotations"))
     images = {image["id"]: image for _, image in records(content, "images", "image", _IMAGE, path)}
     for where, person in records(content, "annotations", "annotation", _PERSON, path):

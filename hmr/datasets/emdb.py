@@ -3,13 +3,13 @@
     FOLDER/P0/00_mvs_a/P0_00_mvs_a_data.pkl
     FOLDER/P0/00_mvs_a/images/00000.jpg
 
-Follows eth-ait/emdb: `dataset.md` for the layout, `evaluation_engine.py` for what is compared: frames of the
-`good_frames_mask`, SMPL's 24 joints of gendered bodies about the middle of the two hips (not joint 0), in the
-camera's frame by `camera.extrinsics` (world to camera). Splits: `emdb1`, the sequences on which regressors from
-single images are compared; `emdb2`, those for global motion; `all`.
+Follows eth-ait/emdb: `dataset.md` for the layout, `evaluation_engine.py` for the evaluation: frames of the
+`good_frames_mask`, SMPL's 24 joints of gendered bodies relative to the midpoint of the hips (not joint 0), in the
+camera frame by `camera.extrinsics` (world to camera). Splits: `emdb1`, the sequences for the comparison of regressors
+from single images; `emdb2`, those for global motion; `all`.
 
-The file has no joints in space, only SMPL parameters in the world's frame; in the camera's frame they follow with
-the gendered SMPL model (hmr/datasets/labelling.py). Frames whose box is in `bboxes.invalid_idxs` are left out too.
+The files have no 3D joints, only SMPL parameters in the world frame. Joints in the camera frame require the gendered
+SMPL model (hmr/datasets/labelling.py). Frames whose box is in `bboxes.invalid_idxs` are skipped.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from common.array_files import restricted_load
+from common.files import PathLike
 from common.validate import floats, members, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
@@ -35,7 +36,7 @@ from hmr.datasets.annotation import (
     pinhole,
     size_of,
     tensor,
-    turned,
+    to_camera_frame,
 )
 from hmr.datasets.joints import SMPL24
 
@@ -51,8 +52,9 @@ _INNER = {
 }
 
 
-def read_emdb(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without sequences, ValueError where a pickle is of another layout."""
+def read_emdb(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without sequences, and ValueError for a pickle of another layout."""
+    folder = Path(folder)
     files = sorted(folder.glob("P*/*/*_data.pkl"))
     if not files:
         raise FileNotFoundError(f"there is no sequence (P*/*/*_data.pkl) in {folder}")
@@ -97,7 +99,7 @@ def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Ann
 
 
 def _frames(value: Any, count: int, what: str) -> np.ndarray:
-    """Indices of frames."""
+    """The value as indices of frames."""
     indices = floats(value, what).ravel()
     outside = indices[~((indices >= 0) & (indices < count))]
     if outside.size:
@@ -109,7 +111,7 @@ def _fit(row: dict[str, np.ndarray], betas: torch.Tensor, gender: Gender) -> Smp
     return SmplFit(
         "smpl",
         gender,
-        turned(row["poses_root"], row["extrinsics"]),
+        to_camera_frame(row["poses_root"], row["extrinsics"]),
         tensor(row["poses_body"].reshape(23, 3)),
         betas,
         Placement.of_world(tensor(row["trans"]), tensor(row["extrinsics"])),

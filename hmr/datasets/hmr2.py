@@ -1,30 +1,30 @@
-"""The npz annotation files of the HMR line: ProHMR and HMR2, SPIN, and BEDLAM's and CameraHMR's.
+"""The npz annotation files of ProHMR and HMR2, of SPIN, and of BEDLAM and CameraHMR.
 
     FOLDER/NAME.npz          --split NAME: h36m_val_p2, 3dpw_test (HMR2), h36m_valid_protocol2 (SPIN) ...
-    FOLDER/<imgname>         the paths that the file has (images/..., imageFiles/...)
+    FOLDER/<imgname>         paths as in the file (images/..., imageFiles/...)
 
 `hmr2` (4D-Humans `hmr2/datasets/image_dataset.py`):
 
 | key                    | shape              | meaning                                                           |
 |------------------------|--------------------|-------------------------------------------------------------------|
 | `center`, `scale`      | (N, 2), (N,)       | box in pixels; `scale` is its side, or (N, 2) width and height    |
-| `body_pose`            | (N, 72)            | axis-angle with the root, true where `has_body_pose`              |
-| `betas`                | (N, 10)            | true where `has_betas`                                            |
+| `body_pose`            | (N, 72)            | axis-angle with the root, valid if `has_body_pose`                |
+| `betas`                | (N, 10)            | valid if `has_betas`                                              |
 | `body_keypoints_2d`    | (N, 25, 3)         | OpenPose's BODY_25: x, y, confidence                              |
 | `extra_keypoints_2d`   | (N, 19, 3)         | the first 19 of SPIN's                                            |
-| `body_keypoints_3d`    | (N, 25, 4)         | metres, confidence; the loader drops 1 to 14, as is done here     |
-| `extra_keypoints_3d`   | (N, 19, 4)         | metres, confidence; only their place about the pelvis is used     |
+| `body_keypoints_3d`    | (N, 25, 4)         | metres, confidence; 1 to 14 are dropped, as in HMR2's loader       |
+| `extra_keypoints_3d`   | (N, 19, 4)         | metres, confidence; used relative to the pelvis                   |
 
-`spin` (SPIN `datasets/base_dataset.py`): `scale` already divided by 200, and what the set's writer had: `pose`,
-`shape`, `gender` and no joints for 3DPW (`preprocess/pw3d.py`); `S` (N, 24, 4) of SPIN's 24 joints about the pelvis
-and no body for Human3.6M (`preprocess/h36m.py`); `part` (N, 24, 3), in the image, for training sets.
+`spin` (SPIN `datasets/base_dataset.py`): `scale` is divided by 200. The other columns depend on the set: `pose`,
+`shape`, `gender` and no joints for 3DPW (`preprocess/pw3d.py`); `S` (N, 24, 4), SPIN's 24 joints relative to the
+pelvis, and no body for Human3.6M (`preprocess/h36m.py`); `part` (N, 24, 3), 2D keypoints, for training sets.
 
-`bedlam` (CameraHMR `core/datasets/dataset_train.py`): `scale` divided as well; `pose_cam`, `shape`, `cam_int`,
+`bedlam` (CameraHMR `core/datasets/dataset_train.py`): `scale` is divided by 200; `pose_cam`, `shape`, `cam_int`,
 `trans_cam` and `cam_ext`, whose last column is added to `trans_cam`; `gtkps`.
 
-The frames are those of the files: HMR2's `h36m_val_p2` and SPIN's `h36m_valid_protocol2` hold S9 and S11, camera
-60457274, every 5th frame. The joints compared are in hmr/datasets/protocols.py. Left out: `extra_info`, masks, tar
-shards; BEDLAM's hands and its shapes past ten betas; images that BEDLAM stores lying on their side.
+All rows of a file are read: HMR2's `h36m_val_p2` and SPIN's `h36m_valid_protocol2` contain S9 and S11, camera
+60457274, every 5th frame. hmr/datasets/protocols.py defines the compared joints. Left out: `extra_info`, masks, tar
+shards; BEDLAM's hands and betas after the tenth; images that BEDLAM stores rotated by 90 degrees.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ import numpy as np
 import torch
 
 from common.array_files import restricted_npz
+from common.files import PathLike
 from common.validate import floats, image_size, require, rows
 from hmr.datasets.annotation import (
     Annotation,
@@ -50,21 +51,21 @@ from hmr.datasets.annotation import (
     gender_of,
     pinhole,
     split_file,
+    strings,
     ten_betas,
     tensor,
-    texts,
 )
 from hmr.datasets.joints import HMR2_44, SPIN24, Convention
 
 __all__ = ["BEDLAM", "HMR2", "SPIN", "read_bedlam", "read_hmr2", "read_spin"]
 
-SPIN_SCALE = 200  # pixels in which SPIN, and BEDLAM after it, count the side of a box
+SPIN_SCALE = 200  # pixels; SPIN and BEDLAM divide the side of a box by it
 _BOX = ("imgname", "center", "scale")
-_BODY_3D_DROPPED = slice(1, 15)  # of BODY_25: neck to ankles, which the extra joints define better
+_BODY_3D_DROPPED = slice(1, 15)  # of BODY_25: neck to ankles, which the extra joints define more precisely
 
 
-def read_hmr2(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without the file, ValueError where it is of another layout."""
+def read_hmr2(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without the file, and ValueError for another layout."""
     path = split_file(folder, split)
     optional = {
         "body_pose": (72,), "has_body_pose": (), "betas": (10,), "has_betas": (), "gender": (),
@@ -96,8 +97,8 @@ def _hmr2_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
     return SmplFit("smpl", _gender(columns, row, where), pose[0], pose[1:], betas, None)
 
 
-def read_spin(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without the file, ValueError where it is of another layout."""
+def read_spin(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without the file, and ValueError for another layout."""
     path = split_file(folder, split)
     optional = {
         "pose": (72,), "shape": (10,), "has_smpl": (), "gender": (), "S": (24, 4), "part": (24, 3),
@@ -123,8 +124,8 @@ def _spin_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
     return SmplFit("smpl", _gender(columns, row, where), pose[0], pose[1:], betas, None)
 
 
-def read_bedlam(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without the file or an image, ValueError where the file is of another layout."""
+def read_bedlam(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without the file or an image, and ValueError for another layout."""
     path = split_file(folder, split)
     wanted = {"pose_cam": (None,), "shape": (None,), "cam_int": (3, 3)}
     optional = {"trans_cam": (3,), "cam_ext": (4, 4), "gtkps": (None, None), "gender": ()}
@@ -136,7 +137,7 @@ def read_bedlam(folder: Path, split: str) -> Iterator[Annotation]:
             image,
             str(row),
             center_box(columns["center"][row], SPIN_SCALE * columns["scale"][row], where),
-            camera=pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], image_size(folder / image), where),
+            camera=pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], image_size(Path(folder) / image), where),
             smpl=_bedlam_fit(columns, row, where),
             keypoints=_keypoints(HMR2_44, _forty_four(columns.get("gtkps")), row),
         )
@@ -165,7 +166,7 @@ def _bedlam_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit:
 
 
 def _forty_four(points: np.ndarray | None) -> np.ndarray | None:
-    """CameraHMR's 44 joints; BEDLAM's own files have SMPL-X's 127 and more, which are not read."""
+    """CameraHMR's 44 joints. The joints of BEDLAM's own files (127 or more of SMPL-X) are not read."""
     if points is None or points.shape[1] != len(HMR2_44) or points.shape[2] not in (2, 3):
         return None
     if points.shape[2] == 3:
@@ -174,14 +175,13 @@ def _forty_four(points: np.ndarray | None) -> np.ndarray | None:
 
 
 def _read(path: Path, names: tuple[str, ...], shapes: dict[str, tuple[int | None, ...]]) -> dict[str, Any]:
-    """The named columns and those of `shapes` that the file has, each with a row a person."""
+    """The named columns and those of `shapes` that the file has, with one row per person."""
     columns = restricted_npz(path, names, [key for key in shapes if key not in names])
-    columns["imgname"] = texts(columns["imgname"])
+    columns["imgname"] = strings(columns["imgname"])
     count = len(columns["imgname"])
     if "pose_cam" in columns:
         pose = floats(columns["pose_cam"], f"pose_cam of {path}")
-        in_triples = pose.shape[1:] == (24, 3)  # in some files
-        columns["pose_cam"] = pose.reshape(-1, 72) if in_triples else pose
+        columns["pose_cam"] = pose.reshape(-1, 72) if pose.shape[1:] == (24, 3) else pose
     for key in columns.keys() - {"imgname", "scale"}:
         shape = (2,) if key == "center" else shapes[key]
         columns[key] = rows(columns[key], count, shape, f"{key} of {path}")
@@ -190,13 +190,13 @@ def _read(path: Path, names: tuple[str, ...], shapes: dict[str, tuple[int | None
         raise ValueError(f"scale of {path} has shape {scale.shape}, not ({count},) or ({count}, 2)")
     columns["scale"] = scale.reshape(count, -1)
     for key, flag in (("body_pose", "has_body_pose"), ("betas", "has_betas")):
-        if key in columns:  # the loader takes neither without the other
+        if key in columns:  # HMR2's loader requires both
             require(columns, (flag,), f"{path}, which has {key},")
     return columns
 
 
 def _joined(columns: dict[str, Any], body: str, extra: str) -> np.ndarray | None:
-    """25 and 19 joints as 44; what only one of the two columns has is unknown in the other."""
+    """25 and 19 joints as 44; the joints of a missing column have confidence 0."""
     if body not in columns and extra not in columns:
         return None
     count, width = len(columns["imgname"]), 3 if body.endswith("2d") else 4

@@ -1,21 +1,21 @@
-"""Human3.6M in HybrIK's JSON (also ScoreHypo's and ADHMR's): joints in millimetres, SMPL fits, one person an image.
+"""Human3.6M in HybrIK's JSON (also ScoreHypo's and ADHMR's): joints in millimetres, SMPL fits, one person per image.
 
     FOLDER/annotations/Sample_5_train_Human36M_smpl_leaf_twist_protocol_2.json
     FOLDER/annotations/Sample_20_test_Human36M_smpl_protocol_2.json
     FOLDER/images/s_09_act_02_subact_01_ca_01/s_09_act_02_subact_01_ca_01_000001.jpg
 
-Follows HybrIK's `hybrik/datasets/h36m_smpl.py` and ScoreHypo's `lib/dataset/h36m.py`: images and annotations
-pair by position, `h36m_joints` and `smpl_joints` are camera coordinates in mm (both are projected with `f`, `c`),
-and three test sequences whose capture drifted are left out. "Protocol 2" means two things, so there are two
-splits of the test file:
+Follows HybrIK's `hybrik/datasets/h36m_smpl.py` and ScoreHypo's `lib/dataset/h36m.py`: images and annotations are paired
+by position, `h36m_joints` and `smpl_joints` are camera coordinates in mm (both are projected with `f`, `c`), and three
+test sequences with drift in the motion capture are skipped. "Protocol 2" has two meanings, so there are two splits of
+the test file:
 
-- `test`: every record of the file, every 20th frame by its name (HybrIK). ScoreHypo then takes every 10th of them:
+- `test`: all records of the file, which contains every 20th frame (HybrIK). ScoreHypo uses every 10th of them:
   `meshcritic data prepare human36m ... --every 10`.
-- `test-frontal`: HMR's and SPIN's protocol 2, S9 and S11, camera 60457274 alone, frames 0, 5, 10 ... (SPIN
-  `datasets/preprocess/h36m.py`), as far as the file has them: one in four. The camera is `ca_04`, the fourth of the
-  ids 54138969, 55011271, 58860488, 60457274. HMR2's `h36m_val_p2.npz` has all frames (hmr/datasets/hmr2.py).
+- `test-frontal`: protocol 2 of HMR and SPIN, S9 and S11, camera 60457274 only, frames 0, 5, 10 ... (SPIN
+  `datasets/preprocess/h36m.py`), of which the file has one in four. The camera is `ca_04`, the fourth of the ids
+  54138969, 55011271, 58860488, 60457274. HMR2's `h36m_val_p2.npz` has all frames (hmr/datasets/hmr2.py).
 
-Left out: `angle_twist`, which follows from `thetas`; joints 24 to 28 of files with 29, HybrIK's own leaves.
+Left out: `angle_twist`, which is determined by `thetas`; joints 24 to 28 of files with 29, HybrIK's leaf joints.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.files import PathLike
 from common.validate import floats, members, numbers, read_json, records
 from hmr.datasets.annotation import (
     Annotation,
@@ -58,9 +59,9 @@ _PERSON = {
 }  # fmt: skip
 
 
-def read_human36m(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without the annotation file, ValueError where a record is of another layout."""
-    path = folder / "annotations" / _FILES[split]
+def read_human36m(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without the annotation file, and ValueError for a record of another layout."""
+    path = Path(folder) / "annotations" / _FILES[split]
     content = read_json(path, ("images", "annotations"))
     images = [image for _, image in records(content, "images", "image", _IMAGE, path)]
     people = list(records(content, "annotations", "annotation", _PERSON, path))
@@ -78,7 +79,7 @@ def read_human36m(folder: Path, split: str) -> Iterator[Annotation]:
 
 
 def _frontal(file_name: str, where: str) -> bool:
-    """Subjects 9 and 11, camera 60457274, every fifth frame from the first, whose number in the name is 1."""
+    """Subjects 9 and 11, camera 60457274, every fifth frame from the first, whose number in the file name is 1."""
     parts = _NAME.search(file_name)
     if parts is None:
         raise ValueError(f"{where} names the image {file_name}, not s_SS_act_AA_subact_BB_ca_CC_FFFFFF.jpg")

@@ -1,19 +1,18 @@
-"""HumanData, mmhuman3d's npz for any data set; here for InstaVariety with NeuralAnnot's fits.
+"""HumanData, the npz format of mmhuman3d for any data set; used for InstaVariety with NeuralAnnot's fits.
 
     FOLDER/NAME.npz               --split NAME, e.g. insta_variety_neural_annot_train
-    FOLDER/<image_path>           the paths that the file has
+    FOLDER/<image_path>           paths as in the file
 
 Follows mmhuman3d's `docs/human_data.md` and `data/data_structures/human_data.py`, and ADHMR's
-`lib/dataset/humandata.py`, which reads InstaVariety. Cameras and bodies are in OpenCV's camera frame, `bbox_xywh`
-has a confidence in its fifth column, keypoints have 190 joints or, where `__keypoints_compressed__` is set, only
-those of their mask. `smpl`, `smplx`, `meta` and `misc` are pickled dictionaries, which the restricted unpickler
-opens.
+`lib/dataset/humandata.py`, which reads InstaVariety. Cameras and bodies are in OpenCV's camera frame, the fifth column
+of `bbox_xywh` is a confidence, keypoints have 190 joints or, if `__keypoints_compressed__` is set, only those of their
+mask. `smpl`, `smplx`, `meta` and `misc` are pickled dictionaries, read by `common.array_files.restricted_npz`.
 
-InstaVariety's betas are zeros, which nobody measured: betas that are zero in the whole file are None here.
-A camera needs `focal_length`, `principal_point`, `height` and `width` in `meta`, a row a person, or in `misc`, one
-for all; ADHMR sets InstaVariety's size by hand to 224 x 224, so where only the size is missing it is the image's.
+InstaVariety's betas are zeros and not measurements: betas that are zero in the whole file are read as None. A camera
+needs `focal_length`, `principal_point`, `height` and `width` in `meta` (one row per person) or in `misc` (one for all).
+ADHMR sets InstaVariety's size to 224 x 224; here, if only the size is missing, it is that of the image.
 
-Left out: hands, face, `cam_param` (a list of mmhuman3d's own objects), video paths, and files of `dump_by_pickle`.
+Left out: hands, face, `cam_param` (a list of mmhuman3d's objects), video paths, and files of `dump_by_pickle`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 
 from common.array_files import restricted_npz
+from common.files import PathLike
 from common.validate import floats, image_size, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
@@ -40,9 +40,9 @@ from hmr.datasets.annotation import (
     pinhole,
     size_of,
     split_file,
+    strings,
     ten_betas,
     tensor,
-    texts,
 )
 from hmr.datasets.joints import CONVENTIONS, HUMAN_DATA
 from hmr.types import Camera
@@ -51,35 +51,41 @@ __all__ = ["HUMANDATA", "read_humandata"]
 
 NUM_JOINTS = 190
 _KEYS = ("image_path", "bbox_xywh", "__keypoints_compressed__")
-# In ADHMR's order: the first that the file has is read.
+# The first of these that the file has is read, in ADHMR's order.
 _KEYS_2D = ("keypoints2d", "keypoints2d_smplx", "keypoints2d_smpl", "keypoints2d_original")
 _KEYS_3D = (
     "keypoints3d_cam", "keypoints3d", "keypoints3d_smplx", "keypoints3d_smpl", "keypoints3d_original",
 )  # fmt: skip
-_LENS = {"focal_length": (1, 2), "principal_point": (1, 2), "width": (1,), "height": (1,)}  # numbers a person
+_LENS = {
+    "focal_length": (1, 2),
+    "principal_point": (1, 2),
+    "width": (1,),
+    "height": (1,),
+}  # numbers per person
 _MODELS = ("smpl", "smplx")
 _BODY_JOINTS = {"smpl": 23, "smplx": 21}
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file's columns, a row a person, checked."""
+    """The checked columns of a file, one row per person."""
 
     path: Path
     images: list[str]
     boxes: np.ndarray
     members: dict[str, Any]
-    lens: Mapping[str, np.ndarray]  # of `_LENS`, what is known
+    lens: Mapping[str, np.ndarray]  # the columns of `_LENS` that are known
     genders: np.ndarray | None
-    root_aligned: bool  # joints are known about the root alone
+    root_aligned: bool  # joints are relative to the root
     points_2d: tuple[np.ndarray, np.ndarray] | None  # (people, 190, 3) and the mask
     points_3d: tuple[np.ndarray, np.ndarray] | None  # (people, 190, 4)
     model: Literal["smpl", "smplx"] | None
     betas_known: bool
 
 
-def read_humandata(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without the file or an image, ValueError where the file is of another layout."""
+def read_humandata(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without the file or an image, and ValueError for another layout."""
+    folder = Path(folder)
     file = _open(split_file(folder, split))
     return (_annotation(folder, file, row) for row in range(len(file.images)))
 
@@ -87,7 +93,7 @@ def read_humandata(folder: Path, split: str) -> Iterator[Annotation]:
 def _open(path: Path) -> _File:
     masks = tuple(f"{key}_mask" for key in (*_KEYS_2D, *_KEYS_3D))
     members = restricted_npz(path, _KEYS, (*_KEYS_2D, *_KEYS_3D, *masks, *_MODELS, "meta", "misc"))
-    images = texts(members["image_path"])
+    images = strings(members["image_path"])
     model = cast("Literal['smpl', 'smplx'] | None", next((m for m in _MODELS if m in members), None))
     meta, misc = (_dictionary(members, name, path) for name in ("meta", "misc"))
     genders = meta.get("gender")
@@ -116,7 +122,7 @@ def _dictionary(members: dict[str, Any], name: str, path: Path) -> Mapping[str, 
 
 
 def _check_fit(fit: Any, model: str, count: int, path: Path) -> bool:
-    """Checks shapes; whether anybody measured the betas."""
+    """Checks the shapes, and returns whether any beta is not zero."""
     if not isinstance(fit, dict):
         raise ValueError(f"{model} of {path} is a {type(fit).__name__}, not a dictionary")
     require(fit, ("body_pose", "global_orient", "betas"), f"{model} of {path}")
@@ -127,43 +133,43 @@ def _check_fit(fit: Any, model: str, count: int, path: Path) -> bool:
 
 
 def _flat_rows(value: Any, count: int, width: int | None, what: str) -> np.ndarray:
-    """A row a person, whatever axes a person's numbers have."""
+    """The value with one row of `width` numbers per person."""
     array = value if isinstance(value, np.ndarray) else floats(value, what)
     flat = array.reshape(len(array), -1) if array.ndim > 1 and len(array) else array
     return rows(flat, count, (width,), what)
 
 
 def _lens(meta: Mapping[str, Any], misc: Mapping[str, Any], count: int, path: Path) -> dict[str, np.ndarray]:
-    """What cameras need, a row a person: their own value from `meta`, else everybody's from `misc`."""
+    """The columns of the cameras, one row per person: from `meta`, else one row of `misc` for all."""
     columns = {}
     for key, widths in _LENS.items():
-        held, name = (meta, "meta") if key in meta else (misc, "misc")
-        if key not in held:
+        source, name = (meta, "meta") if key in meta else (misc, "misc")
+        if key not in source:
             continue
         what = f"{name}.{key} of {path}"
-        values = floats(held[key], what)
-        values = np.tile(values.reshape(1, -1), (count, 1)) if held is misc else values
+        values = floats(source[key], what)
+        values = np.tile(values.reshape(1, -1), (count, 1)) if source is misc else values
         columns[key] = _flat_rows(values[:, None] if values.ndim == 1 else values, count, None, what)
         if columns[key].shape[1] not in widths:
-            raise ValueError(f"{what} has {columns[key].shape[1]} numbers a person, not {widths[-1]}")
+            raise ValueError(f"{what} has {columns[key].shape[1]} numbers per person, not {widths[-1]}")
     return columns
 
 
 def _points(
     members: dict[str, Any], keys: tuple[str, ...], count: int, width: int, path: Path
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The first of `keys`, unpacked to 190 joints, and which of them it has."""
+    """The first of `keys`, unpacked to 190 joints, and the mask of those that it has."""
     key = next((key for key in keys if key in members), None)
     if key is None:
         return None
     require(members, (f"{key}_mask",), str(path))
     mask = rows(members[f"{key}_mask"], NUM_JOINTS, (), f"{key}_mask of {path}").astype(bool)
     packed = bool(numbers(members["__keypoints_compressed__"], (), f"__keypoints_compressed__ of {path}"))
-    held = rows(members[key], count, (int(mask.sum()) if packed else NUM_JOINTS, width), f"{key} of {path}")
+    points = rows(members[key], count, (int(mask.sum()) if packed else NUM_JOINTS, width), f"{key} of {path}")
     if not packed:
-        return held, mask
-    full = np.zeros((count, NUM_JOINTS, width), held.dtype)
-    full[:, mask] = held
+        return points, mask
+    full = np.zeros((count, NUM_JOINTS, width), points.dtype)
+    full[:, mask] = points
     return full, mask
 
 
@@ -214,7 +220,7 @@ def _joints(file: _File, row: int) -> Iterator[Joints]:
         return
     frame = "root" if file.root_aligned else "camera"
     for name in ("smpl24", "h36m17"):
-        points, known = _picked(name, *file.points_3d, row)
+        points, known = _select(name, *file.points_3d, row)
         if known.any():
             yield Joints(CONVENTIONS[name], tensor(points[:, :3]), torch.from_numpy(known), frame)
 
@@ -223,17 +229,17 @@ def _keypoints(file: _File, row: int) -> Iterator[Keypoints]:
     if file.points_2d is None:
         return
     for name in ("smpl24", "coco17"):
-        points, known = _picked(name, *file.points_2d, row)
+        points, known = _select(name, *file.points_2d, row)
         if known.any():
             confidence = tensor(points[:, 2] * known).clamp(0, 1)
             yield Keypoints(CONVENTIONS[name], tensor(points[:, :2]), confidence)
 
 
-def _picked(name: str, points: np.ndarray, mask: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """A convention's joints among the 190, and which of them are known."""
-    picks = [next((i for i in choices if mask[i]), choices[0]) for choices in HUMAN_DATA[name]]
-    picked = points[row, picks]
-    return picked, mask[picks] & (picked[:, -1] > 0)
+def _select(name: str, points: np.ndarray, mask: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """The joints of a convention among the 190, and which of them are known."""
+    indices = [next((i for i in choices if mask[i]), choices[0]) for choices in HUMAN_DATA[name]]
+    selected = points[row, indices]
+    return selected, mask[indices] & (selected[:, -1] > 0)
 
 
 HUMANDATA = Source(

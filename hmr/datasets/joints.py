@@ -1,18 +1,18 @@
-"""Which joint is which in whose order, and the joints that the published protocols compare.
+"""Joint conventions: the names and order of joints in each data set, and the mappings between them.
 
 | here         | joints | order from                                                                     |
 |--------------|--------|--------------------------------------------------------------------------------|
 | `SMPL24`     | 24     | SMPL's kinematic tree (hmr/types.py)                                           |
 | `H36M17`     | 17     | the Human3.6M regressor (HybrIK `h36m_smpl.py`, `joints_name_17`)              |
-| `LSP14`      | 14     | Leeds Sports Pose; `H36M_EVAL_14` picks them from `H36M17`                     |
+| `LSP14`      | 14     | Leeds Sports Pose; `H36M_EVAL_14` selects them from `H36M17`                     |
 | `COCO17`     | 17     | COCO keypoints (cocodataset.org, "Keypoint Detection")                         |
 | `PW3D18`     | 18     | OpenPose's COCO model, `poses2d` of 3DPW                                       |
 | `SPIN24`     | 24     | SPIN `constants.py`, ground-truth joints: LSP, MPII, Human3.6M, then the face  |
 | `HMR2_44`    | 44     | ProHMR and HMR2: 25 of OpenPose's BODY_25, then the first 19 of `SPIN24`       |
-| `J19`        | 19     | those 19 alone, as HMR2's `SMPL_to_J19.pkl` sums them from vertices            |
+| `J19`        | 19     | those 19 alone, regressed from vertices by HMR2's `SMPL_to_J19.pkl`             |
 
-A name means the same landmark only within one convention: Human3.6M's hips are not SMPL's. Where a table below
-takes one for the other it says so. Left out: face and hands of HumanData's 190 (mmhuman3d `human_data.py`).
+A name denotes the same landmark only within one convention: Human3.6M's hips are not SMPL's. Comments state where a
+table maps one to the other. Left out: face and hands of HumanData's 190 joints (mmhuman3d `human_data.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Convention:
-    """Names of joints in their order; `root` says whose mean is the origin, where the convention has one."""
+    """Ordered joint names. `root`: the joints whose mean is the origin, if the convention has one."""
 
     name: str
     joints: tuple[str, ...]
@@ -103,13 +103,13 @@ CONVENTIONS = {c.name: c for c in (SMPL24, H36M17, LSP14, COCO17, PW3D18, SPIN24
 
 H36M_EVAL_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)  # of H36M17, in the order of LSP14
 
-# What SMPL's joints can say of COCO's: shoulders to ankles, in COCO's order. SMPL's hips lie deeper than COCO's
-# annotators put them; nose, eyes and ears are on the skin and have no joint.
+# SMPL's joints for COCO's keypoints from shoulders to ankles, in COCO's order. SMPL's hips are deeper in the body than
+# COCO's annotated ones; nose, eyes and ears are on the skin and have no joint.
 COCO_LIMBS = tuple(range(5, 17))
 SMPL_FOR_COCO_LIMBS = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
 
-# For each joint of a convention, indices among HumanData's 190: the first that a file's mask has is taken. The
-# second ones are OpenPose's, which mmhuman3d too counts as the same landmark ("approximate").
+# For each joint of a convention, indices among HumanData's 190; the first one in the mask of the file is used. The
+# second index is OpenPose's joint, which mmhuman3d also treats as the same landmark ("approximate").
 HUMAN_DATA: dict[str, tuple[tuple[int, ...], ...]] = {
     "smpl24": tuple((index,) for index in (*range(22), 188, 189)),
     "h36m17": (

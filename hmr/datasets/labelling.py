@@ -1,10 +1,10 @@
-"""A `Labelled` from a `Sample` and its `Annotation`, where the annotation carries enough: SMPL parameters with a
-shape and a place, a camera, and at hand the body model that the parameters belong to.
+"""Converts a `Sample` and its `Annotation` to a `Labelled`. The annotation needs SMPL parameters with betas and a
+placement, and a camera; the caller provides the body model of the parameters.
 
-Nothing is guessed: betas of a gendered SMPL body mean nothing to another body, so the model is asked for by gender
-and the default body is refused. Two things follow from the posed body because no data set here has them, and both
-know nothing of what stands in front of the person: `mask` is the body's own silhouette, `visible` is what lies
-inside the image. Train a mask head on them only where people are seldom hidden (Human3.6M).
+Betas of a gendered SMPL body are not valid for another body, so the model of the gender is required and the default
+body is refused. No supported data set has masks or visibility, so both are computed from the posed body and ignore
+occluders: `mask` is the silhouette of the body, and `visible` means inside the image. Train a mask head on them only if
+people are rarely occluded (Human3.6M).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["body_params", "labelled_of", "params_at_origin"]
 def labelled_of(
     sample: Sample, annotation: Annotation, bodies: Mapping[str, Body], renderer: Renderer
 ) -> Labelled:
-    """`bodies` by gender ("female", "male", "neutral"), each loaded from its SMPL file.
+    """`bodies`: SMPL models by gender ("female", "male", "neutral").
 
-    Raises ValueError that names what the annotation or `bodies` lacks.
+    Raises ValueError if the annotation or `bodies` is incomplete.
     """
     params, body = body_params(annotation, bodies)
     camera = annotation.camera
     if camera is None:
-        raise ValueError(f"{annotation.name} has no camera, so its truth cannot be placed in the image")
+        raise ValueError(f"{annotation.name} has no camera, so its truth cannot be projected into the image")
     with torch.no_grad():
         posed = body(params)
     frame = renderer.render(posed.vertices_cam_m[None].numpy(), body.faces.numpy(), camera)
@@ -43,21 +43,21 @@ def labelled_of(
 
 
 def body_params(annotation: Annotation, bodies: Mapping[str, Body]) -> tuple[BodyParams, Body]:
-    """The annotation's parameters with its translation in the camera's frame, and their body model."""
+    """The parameters of the annotation, with the translation in the camera frame, and their body model."""
     params, body = params_at_origin(annotation, bodies)
     if annotation.smpl is None or annotation.smpl.placement is None:
-        raise ValueError(f"{annotation.name} has no place in the camera's frame")
+        raise ValueError(f"{annotation.name} has no position in the camera frame")
     transl = annotation.smpl.placement.transl_m(body.rest_joints(params.betas)[0])
     return dataclasses.replace(params, transl=transl), body
 
 
 def params_at_origin(annotation: Annotation, bodies: Mapping[str, Body]) -> tuple[BodyParams, Body]:
-    """The same without a place, which errors about each skeleton's own root do not need."""
+    """The same with zero translation, for root-relative errors."""
     fit = annotation.smpl
     if fit is None or fit.betas is None:
         raise ValueError(f"{annotation.name} has no {'SMPL parameters' if fit is None else 'betas'}")
     if fit.gender is None:
-        raise ValueError(f"{annotation.name} does not say the gender of the body that its betas belong to")
+        raise ValueError(f"{annotation.name} does not have the gender of the body that its betas belong to")
     if fit.gender not in bodies:
         given = ", ".join(sorted(bodies)) or "none"
         raise ValueError(

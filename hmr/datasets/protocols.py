@@ -1,28 +1,27 @@
-"""Which joints a published protocol compares, about which point, and the two errors over them.
+"""The published protocols: the joints that each compares, the root they are relative to, and the two errors.
 
-| protocol       | joints                                | about                   | stated in                        |
+| protocol       | joints                                | relative to             | source                           |
 |----------------|---------------------------------------|-------------------------|----------------------------------|
 | `H36M_14`      | 14 of the regressor's 17, LSP's order | regressor joint 0       | SPIN `eval.py`, `constants.py`   |
 | `SPIN_H36M_14` | 0 to 12 and 18 of SPIN's 24           | joint 14, MPII's pelvis | SPIN `constants.py` (J24_TO_J14) |
 | `HMR2_14`      | 25 to 37 and 43 of HMR2's 44          | joint 39, MPII's pelvis | 4D-Humans `datasets_eval.yaml`   |
 | `PW3D_24`      | SMPL's 24                             | joint 0                 | 3dpw-eval `evaluate.py`          |
-| `EMDB_24`      | SMPL's 24                             | middle of both hips     | emdb `evaluation_metrics.py`     |
+| `EMDB_24`      | SMPL's 24                             | midpoint of the hips    | emdb `evaluation_metrics.py`     |
 
-All but the last two compare joints that a regressor sums from the prediction's vertices, as its authors do
-(`PREDICTED_BY`): `J_regressor_h36m.npy` (17 x 6890, with SPIN's data) for `H36M_14` and `SPIN_H36M_14`, whose truth is
-markers' or a posed body's; `SMPL_to_J19.pkl` (19 x 6890, with HMR2's data; 4D-Humans `models/smpl_wrapper.py`) for
-`HMR2_14`, where it gives the last 19 of the 44. Neither is shipped, and both are for SMPL's vertices alone: the
-default body has others.
+All but the last two compare joints that a regressor computes from the predicted vertices, as the authors do
+(`PREDICTED_BY`): `J_regressor_h36m.npy` (17 x 6890, with SPIN's data) for `H36M_14` and `SPIN_H36M_14`, whose truth
+comes from markers or a posed body; `SMPL_to_J19.pkl` (19 x 6890, with HMR2's data; 4D-Humans `models/smpl_wrapper.py`)
+for `HMR2_14`, of whose 44 joints it gives the last 19. Neither file is shipped, and both require SMPL's vertices, which
+the default body does not have.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import roma
 import torch
 from jaxtyping import Float
 from numpy.lib import format as npy
@@ -30,7 +29,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.array_files import restricted_array
+from common.files import PathLike
 from hmr.datasets.joints import H36M17, H36M_EVAL_14, HMR2_44, J19, SMPL24, SPIN24, Convention
+from hmr.metrics.errors import align_by_similarity, mean_distance_mm
 
 __all__ = [
     "EMDB_24",
@@ -46,12 +47,10 @@ __all__ = [
     "regress",
 ]
 
-MM_PER_M = 1000.0
-
 
 @dataclass(frozen=True)
 class JointProtocol:
-    """The joints of a convention that count, and those whose mean is the origin."""
+    """The compared joints of a convention, and the joints whose mean is the origin."""
 
     name: str
     convention: Convention
@@ -64,12 +63,12 @@ class JointProtocol:
         true_m: Float[Tensor, "*#batch joints 3"],
         predicted_by: JointProtocol | None = None,
     ) -> Float[Tensor, "*#batch"]:
-        """Mean distance of the protocol's joints, each skeleton about its own root; joints of the convention.
+        """Mean distance of the joints of the protocol, each skeleton relative to its own root.
 
-        `predicted_by`: the protocol whose joints, in the same order, the predictions have where it is not this one
-        (`PREDICTED_BY`).
+        Inputs are all joints of the convention. `predicted_by`: the protocol of the predicted joints, in the same
+        order, if it is another one (`PREDICTED_BY`).
         """
-        return _mean_distance_mm((predicted_by or self)._about_root(pred_m), self._about_root(true_m))
+        return mean_distance_mm((predicted_by or self)._about_root(pred_m), self._about_root(true_m))
 
     def pa_mpjpe_mm(
         self,
@@ -77,18 +76,16 @@ class JointProtocol:
         true_m: Float[Tensor, "*#batch joints 3"],
         predicted_by: JointProtocol | None = None,
     ) -> Float[Tensor, "*#batch"]:
-        """The same after the best similarity over the protocol's joints (Umeyama, TPAMI 1991)."""
-        picked = (predicted_by or self)._about_root(pred_m)
-        pred, true = torch.broadcast_tensors(picked, self._about_root(true_m))
-        registered = roma.rigid_points_registration(pred, true, compute_scaling=True)
-        rotation, translation, scale = cast("tuple[Tensor, Tensor, Tensor]", registered)
-        aligned = scale[..., None, None] * pred @ rotation.mT + translation[..., None, :]
-        return _mean_distance_mm(aligned, true)
+        """The same after aligning the joints of the protocol by a similarity (Umeyama, TPAMI 1991)."""
+        pred, true = torch.broadcast_tensors(
+            (predicted_by or self)._about_root(pred_m), self._about_root(true_m)
+        )
+        return mean_distance_mm(align_by_similarity(pred, true), true)
 
-    def _about_root(self, joints_m: Float[Tensor, "*batch joints 3"]) -> Float[Tensor, "*batch picked 3"]:
+    def _about_root(self, joints_m: Float[Tensor, "*batch joints 3"]) -> Float[Tensor, "*batch selected 3"]:
         if joints_m.shape[-2] != len(self.convention):
             raise ValueError(
-                f"{self.name} picks from the {len(self.convention)} joints of {self.convention.name}, "
+                f"{self.name} selects from the {len(self.convention)} joints of {self.convention.name}, "
                 f"not from {joints_m.shape[-2]}"
             )
         root = joints_m[..., list(self.root), :].mean(dim=-2, keepdim=True)
@@ -107,11 +104,12 @@ PREDICTED_BY = {H36M_14: H36M_14, SPIN_H36M_14: H36M_14, HMR2_14: J19_14}
 REGRESSOR_FILES = {H36M17: "J_regressor_h36m.npy", J19: "SMPL_to_J19.pkl"}
 
 
-def load_regressor(path: Path) -> Float[Tensor, "joints vertices"]:
-    """One of `REGRESSOR_FILES`, a pickle by the restricted unpickler; 17 rows or 19 say which.
+def load_regressor(path: PathLike) -> Float[Tensor, "joints vertices"]:
+    """One of `REGRESSOR_FILES`, which differ in the number of rows (17 or 19).
 
-    Raises FileNotFoundError without the file, ValueError if it is another file or another array.
+    Raises FileNotFoundError if there is no file, and ValueError if it is not a regressor.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no joint regressor at {path}")
     regressor = restricted_array(path) if path.suffix == ".pkl" else _read_npy(path)
@@ -125,13 +123,13 @@ def load_regressor(path: Path) -> Float[Tensor, "joints vertices"]:
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    """numpy's own `load` would take pickles and archives too, and advise to allow them."""
+    """Like `numpy.load`, but without support for archives and pickles."""
     try:
         with path.open("rb") as file:
             return npy.read_array(file, allow_pickle=False)
     except (ValueError, EOFError, MemoryError) as error:
         names = " or ".join(REGRESSOR_FILES.values())
-        raise ValueError(f"{path} is no array file (.npy); a joint regressor is {names}") from error
+        raise ValueError(f"{path} is not an array file (.npy); a joint regressor is {names}") from error
 
 
 def regress(
@@ -139,9 +137,3 @@ def regress(
 ) -> Float[Tensor, "*batch joints 3"]:
     """Joints as weighted sums of vertices."""
     return torch.einsum("jv,...vi->...ji", regressor, vertices_cam_m)
-
-
-def _mean_distance_mm(
-    pred_m: Float[Tensor, "*#batch joints 3"], true_m: Float[Tensor, "*#batch joints 3"]
-) -> Float[Tensor, "*#batch"]:
-    return MM_PER_M * (pred_m - true_m).norm(dim=-1).mean(dim=-1)

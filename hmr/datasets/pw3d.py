@@ -3,14 +3,14 @@
     FOLDER/sequenceFiles/{train,validation,test}/SEQUENCE.pkl
     FOLDER/imageFiles/SEQUENCE/image_00000.jpg
 
-The pickles are read by the restricted unpickler. Their readme writes `gender` and `poses2D`; the files, and so all
-loaders, have `genders` and `poses2d`. An image's number is the frame's index in `poses` (SPIN
+The pickles are read with `common.array_files.restricted_load`. Their readme has the names `gender` and `poses2D`; the
+files and all loaders use `genders` and `poses2d`. The number of an image is the index of the frame in `poses` (SPIN
 `datasets/preprocess/pw3d.py`), not its entry in `img_frame_ids`, which indexes the 60 Hz arrays.
 
-Frames are those of the 3DPW challenge (aymenmir1/3dpw-eval, `evaluate.py`): the camera is aligned
-(`campose_valid`) and at least six 2D joints were detected (`poses2d` is not all zero). It compares SMPL's 24
-joints of gendered bodies about joint 0. SPIN and HMR2 take the same camera test but regress Human3.6M's joints.
-The box is SPIN's: a square about the detected joints, 1.2 times their extent.
+The frames are those of the 3DPW challenge (aymenmir1/3dpw-eval, `evaluate.py`): the camera is aligned
+(`campose_valid`) and at least six 2D joints were detected (`poses2d` is not all zero). The challenge compares SMPL's 24
+joints of gendered bodies relative to joint 0. SPIN and HMR2 also select frames by the camera, but regress the joints of
+Human3.6M. The box is SPIN's: a square around the detected joints, 1.2 times their extent.
 
 Left out: clothed templates, textures, and the 60 Hz poses, which have no images.
 """
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from common.array_files import restricted_load
+from common.files import PathLike
 from common.validate import image_size, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
@@ -38,10 +39,10 @@ from hmr.datasets.annotation import (
     box_of_xyxy,
     gender_of,
     pinhole,
+    strings,
     ten_betas,
     tensor,
-    texts,
-    turned,
+    to_camera_frame,
 )
 from hmr.datasets.joints import PW3D18, SMPL24
 from hmr.types import Box, Camera
@@ -57,7 +58,7 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class _Actor:
-    """One person of one sequence; arrays have a row a frame."""
+    """One person of one sequence; arrays have one row per frame."""
 
     poses: np.ndarray
     trans_world_m: np.ndarray
@@ -68,8 +69,9 @@ class _Actor:
     gender: Gender
 
 
-def read_pw3d(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without sequences or images, ValueError where a pickle is of another layout."""
+def read_pw3d(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without sequences or images, and ValueError for a pickle of another layout."""
+    folder = Path(folder)
     files = sorted((folder / "sequenceFiles" / split).glob("*.pkl"))
     if not files:
         raise FileNotFoundError(f"there is no sequence (*.pkl) at {folder / 'sequenceFiles' / split}")
@@ -80,7 +82,7 @@ def read_pw3d(folder: Path, split: str) -> Iterator[Annotation]:
 
 
 def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
-    names = texts(content["sequence"])  # a text or an array of one
+    names = strings(content["sequence"])  # a string or an array of one
     if len(names) != 1:
         raise ValueError(f"sequence of {path} holds {len(names)} names, not one")
     sequence = names[0]
@@ -122,7 +124,7 @@ def _actor(content: dict[str, Any], actor: int, frames: int, path: Path) -> _Act
 
 
 def _entries(value: Any) -> Sequence[Any] | np.ndarray:
-    """What stands where an entry a person, or a frame, belongs; a lone value counts as one entry."""
+    """The entries of a column, one per person or frame; a single value counts as one entry."""
     return value if isinstance(value, list | tuple) else np.atleast_1d(value)
 
 
@@ -134,7 +136,7 @@ def _annotation(
     fit = SmplFit(
         "smpl",
         actor.gender,
-        turned(actor.poses[frame, :3], cam_from_world),
+        to_camera_frame(actor.poses[frame, :3], cam_from_world),
         pose[1:],
         actor.betas,
         Placement.of_world(tensor(actor.trans_world_m[frame]), tensor(cam_from_world)),
@@ -152,10 +154,10 @@ def _annotation(
 
 
 def _box(xyc: np.ndarray, name: str) -> Box:
-    seen = xyc[xyc[:, 2] > 0, :2]
-    if len(seen) == 0:
-        raise ValueError(f"{name}: poses2d has places but no confidence above 0")
-    return box_of_xyxy((*seen.min(axis=0), *seen.max(axis=0)), f"poses2d of {name}").square(BOX_SCALE)
+    detected = xyc[xyc[:, 2] > 0, :2]
+    if len(detected) == 0:
+        raise ValueError(f"{name}: poses2d has positions but no confidence above 0")
+    return box_of_xyxy((*detected.min(axis=0), *detected.max(axis=0)), f"poses2d of {name}").square(BOX_SCALE)
 
 
 PW3D = Source(

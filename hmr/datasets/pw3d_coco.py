@@ -1,19 +1,19 @@
-"""3DPW in the COCO-style JSON that HybrIK, ScoreHypo and ADHMR read.
+"""3DPW in the COCO-style JSON of HybrIK, ScoreHypo and ADHMR.
 
-    FOLDER/annotations/3DPW_{train,test}.json    (HybrIK has them in FOLDER/json)
+    FOLDER/annotations/3DPW_{train,test}.json    (HybrIK: FOLDER/json)
     FOLDER/imageFiles/SEQUENCE/image_00000.jpg
 
-Follows ScoreHypo's `lib/dataset/pw3d.py`. Its two loaders of one layout differ by a factor of 1000 on
-`smpl_joint_cam`: its train file is in mm, its test file in metres, and HybrIK reads both in metres, as 3DPW's own
-files are. So the unit is read off the body: no pelvis is five metres from its own joints, none within five
-millimetres. `h36m_joints` is in metres everywhere, and used only about its pelvis.
+Follows ScoreHypo's `lib/dataset/pw3d.py`. Its two loaders scale `smpl_joint_cam` differently: its train file is in mm,
+its test file in metres; HybrIK reads both in metres, the unit of 3DPW's own files. Therefore the unit is inferred from
+the body: the farthest joint is between 5 mm and 5 m from the pelvis. `h36m_joints` is always in metres, and used only
+relative to its pelvis.
 
 ScoreHypo and ADHMR report on every 10th record of the test file (`sampling.interval: 10`; ADHMR's
-`test-3dpw-dpo.yaml` says 1), after boxes under 5 pixels are dropped: split `test-10th`. They crop from the true
-joints' boxes and hand the network the true root depth and intrinsics, which nothing here does: their numbers and
-this project's are not comparable by more than the frames.
+`test-3dpw-dpo.yaml` has 1), after removing boxes under 5 pixels: split `test-10th`. They crop with the box of the true
+joints and give the true root depth and intrinsics to the network. This project does not, so its numbers are comparable
+with theirs only in the choice of frames.
 
-Left out: `smpl_param.trans`, whose unit differs from file to file as well (the pelvis joint places the body);
+Left out: `smpl_param.trans`, whose unit also differs between files (the pelvis joint gives the position);
 `angle_twist`; joints 24 to 28 of train files with 29.
 """
 
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.files import PathLike
 from common.validate import floats, members, numbers, read_json, records
 from hmr.datasets.annotation import (
     Annotation,
@@ -45,7 +46,7 @@ from hmr.datasets.joints import H36M17, SMPL24
 
 __all__ = ["PW3D_COCO", "read_pw3d_coco"]
 
-MIN_BOX_PX = 5  # inside the image; HybrIK drops smaller ones
+MIN_BOX_PX = 5  # inside the image; HybrIK removes smaller boxes
 _FILES = {"train": "3DPW_train.json", "test": "3DPW_test.json", "test-10th": "3DPW_test.json"}
 _IMAGE = {
     "id": int | str, "sequence": str, "file_name": str, "width": int | float, "height": int | float,
@@ -57,8 +58,9 @@ _PERSON = {
 }  # fmt: skip
 
 
-def read_pw3d_coco(folder: Path, split: str) -> Iterator[Annotation]:
-    """Raises FileNotFoundError without the annotation file, ValueError where a record is of another layout."""
+def read_pw3d_coco(folder: PathLike, split: str) -> Iterator[Annotation]:
+    """Raises FileNotFoundError without the annotation file, and ValueError for a record of another layout."""
+    folder = Path(folder)
     path = folder / "annotations" / _FILES[split]
     if not path.exists() and (folder / "json" / _FILES[split]).exists():
         path = folder / "json" / _FILES[split]
@@ -123,12 +125,14 @@ def _fit(param: dict[str, Any], pelvis_cam_m: torch.Tensor, where: str) -> SmplF
 def _smpl_joints_m(value: Any, where: str) -> np.ndarray:
     flat = floats(value, f"smpl_joint_cam of {where}").reshape(-1)
     joints = numbers(flat[: 24 * 3], (24, 3), f"smpl_joint_cam of {where}")
-    reach = float(np.linalg.norm(joints - joints[0], axis=1).max())
-    if 0.005 < reach < 5:
+    extent = float(np.linalg.norm(joints - joints[0], axis=1).max())
+    if 0.005 < extent < 5:
         return joints
-    if 5 <= reach < 5000:
+    if 5 <= extent < 5000:
         return joints / 1000
-    raise ValueError(f"smpl_joint_cam of {where} reaches {reach:g} from its pelvis, neither metres nor mm")
+    raise ValueError(
+        f"smpl_joint_cam of {where} extends {extent:g} from its pelvis, which is neither metres nor mm"
+    )
 
 
 PW3D_COCO = Source(

@@ -1,4 +1,4 @@
-"""The data sets that `meshcritic data prepare` knows, by name. A new one adds a line."""
+"""The data sets that `meshcritic data prepare` supports, by name. A new one adds a line."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SOURCES = {
 
 
 def source_of(name: str, split: str) -> Source:
-    """Raises ValueError, naming what there is, for a source or a split that is not known."""
+    """Raises ValueError, with the supported names, for an unknown source or split."""
     if name not in SOURCES:
-        raise ValueError(f"there is no data set {name!r}; known are {', '.join(SOURCES)}")
+        raise ValueError(f"there is no data set {name!r}; supported are {', '.join(SOURCES)}")
     source = SOURCES[name]
     if source.splits and split not in source.splits:
         raise ValueError(f"{name} has no split {split!r}; its splits are {', '.join(source.splits)}")

@@ -46,7 +46,7 @@ def test_json_that_is_no_data_set_costs_one_sentence(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("source", "split", "message"),
     [
-        ("h36m", "test", "there is no data set 'h36m'; known are human36m"),
+        ("h36m", "test", "there is no data set 'h36m'; supported are human36m"),
         ("3dpw", "val", "3dpw has no split 'val'"),
         ("emdb", "emdb1", "there is no sequence"),
     ],

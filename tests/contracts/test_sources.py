@@ -80,7 +80,7 @@ def test_an_empty_folder_is_refused_by_the_name_of_what_is_missing(laid, tmp_pat
 
 
 def test_splits_and_sources_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"no data set 'h36m'; known are human36m, 3dpw"):
+    with pytest.raises(ValueError, match=r"no data set 'h36m'; supported are human36m, 3dpw"):
         source_of("h36m", "test")
     with pytest.raises(ValueError, match=r"no split 'val'; its splits are train, validation, test"):
         source_of("3dpw", "val")

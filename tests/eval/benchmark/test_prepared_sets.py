@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.benchmark.prepared_sets import PROTOCOLS, AnnotatedReport, Instruments, evaluate_annotated
+from eval.benchmark.prepared_sets import PROTOCOLS, AnnotatedReport, EvaluationBodies, evaluate_annotated
 from hmr.body.model import Body
 from hmr.datasets.annotated_set import prepare
 from hmr.datasets.annotation import Annotation, Joints, Keypoints, Source
@@ -71,7 +71,7 @@ def _joints(convention: Convention, positions_m: torch.Tensor, known: torch.Tens
     return Joints(convention, positions_m, known, "camera")
 
 
-def _evaluate(folder: Path, instruments: Instruments) -> AnnotatedReport:
+def _evaluate(folder: Path, instruments: EvaluationBodies) -> AnnotatedReport:
     return evaluate_annotated(
         Statue(), folder, instruments, num_samples=2, seed=0, stage=lambda title, total: lambda done: None
     )
@@ -80,7 +80,9 @@ def _evaluate(folder: Path, instruments: Instruments) -> AnnotatedReport:
 def test_one_joint_of_24_is_50_mm_off(tmp_path: Path, body: Body) -> None:
     true_m = body.joints(Statue().params)[0] + 1.0  # somewhere else as a whole: the root takes that away
     true_m[15] += torch.tensor([0.0, 0.03, 0.04])
-    report = _evaluate(_set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, true_m),)}), Instruments(body, {}))
+    report = _evaluate(
+        _set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, true_m),)}), EvaluationBodies(body, {})
+    )
     assert report.protocol == "3dpw-24"
     assert report.people_in_space == PEOPLE
     assert report.errors_mm["mpjpe_mm"] == {
@@ -89,18 +91,18 @@ def test_one_joint_of_24_is_50_mm_off(tmp_path: Path, body: Body) -> None:
     assert 0 < report.errors_mm["pa_mpjpe_mm"]["hyp0"] < 50  # squares are least, not distances
 
 
-def test_fourteen_joints_are_the_regressors(tmp_path: Path, body: Body) -> None:
+def test_protocols_of_14_joints_use_the_regressor(tmp_path: Path, body: Body) -> None:
     regressor = _regressor(body, 17)
     vertices = body(Statue().params).vertices_cam_m[0]
     true_m = regress(regressor, vertices).clone()
     true_m[6] += torch.tensor([0.03, 0.04, 0.0])  # one of the protocol's 14
     true_m[7] += 1.0  # the torso, which is none of them
     prepared = _set(tmp_path, "human36m", {"joints": (_joints(H36M17, true_m),)})
-    report = _evaluate(prepared, Instruments(body, {}, regressor))
+    report = _evaluate(prepared, EvaluationBodies(body, {}, regressor))
     assert report.errors_mm["mpjpe_mm"]["mean"] == pytest.approx(50 / 14, rel=1e-3)
 
 
-def test_hmr2s_joints_are_j19s(tmp_path: Path, body: Body) -> None:
+def test_hmr2_uses_the_joints_of_j19(tmp_path: Path, body: Body) -> None:
     """4D-Humans compares the last 19 of its 44 joints with those that SMPL_to_J19.pkl sums from the prediction."""
     regressor = _regressor(body, 19)
     true_m = torch.zeros(44, 3)
@@ -108,13 +110,13 @@ def test_hmr2s_joints_are_j19s(tmp_path: Path, body: Body) -> None:
     true_m[25] += torch.tensor([0.0, 0.03, 0.04])  # right ankle, one of the protocol's 14
     true_m[38] += 1.0  # the top of the head, which is none of them
     prepared = _set(tmp_path, "hmr2", {"joints": (_joints(HMR2_44, true_m),)})
-    report = _evaluate(prepared, Instruments(body, {}, regressor))
+    report = _evaluate(prepared, EvaluationBodies(body, {}, regressor))
     assert report.protocol == "hmr2-14"
     assert report.errors_mm["mpjpe_mm"]["mean"] == pytest.approx(50 / 14, rel=1e-3)
     with pytest.raises(
         ValueError, match=r"SMPL_to_J19.pkl: give it with --regressor.* has 17 joints, not 19"
     ):
-        _evaluate(prepared, Instruments(body, {}, _regressor(body, 17)))
+        _evaluate(prepared, EvaluationBodies(body, {}, _regressor(body, 17)))
 
 
 def _spin_of_3dpw(tmp_path: Path) -> Path:
@@ -132,7 +134,7 @@ def test_spins_bodies_of_3dpw_are_posed_about_their_root_and_regressed(tmp_path:
     woman = _smpl(body)
     woman.model.v_template[6 * 300] += torch.tensor([0.0, 0.03, 0.04])
     bodies = {"male": _smpl(body), "female": woman}
-    report = _evaluate(_spin_of_3dpw(tmp_path), Instruments(body, bodies, _regressor(body, 17)))
+    report = _evaluate(_spin_of_3dpw(tmp_path), EvaluationBodies(body, bodies, _regressor(body, 17)))
     assert (report.protocol, report.people_in_space) == ("h36m-14", 2)
     assert report.errors_mm["mpjpe_mm"]["mean"] == pytest.approx((0 + 50 / 14) / 2, rel=1e-3)
 
@@ -146,11 +148,11 @@ def test_spins_bodies_of_3dpw_are_posed_about_their_root_and_regressed(tmp_path:
         (("male", "female"), 19, "J_regressor_h36m.npy: .* the one given has 19 joints, not 17"),
     ],
 )
-def test_what_spins_file_of_3dpw_needs_is_asked_for(
+def test_missing_bodies_for_spins_file_of_3dpw_are_named(
     tmp_path: Path, body: Body, bodies: tuple[str, ...], joints: int | None, message: str
 ) -> None:
     regressor = None if joints is None else _regressor(body, joints)
-    instruments = Instruments(body, {gender: _smpl(body) for gender in bodies}, regressor)
+    instruments = EvaluationBodies(body, {gender: _smpl(body) for gender in bodies}, regressor)
     with pytest.raises(ValueError, match=message):
         _evaluate(_spin_of_3dpw(tmp_path), instruments)
 
@@ -167,21 +169,19 @@ COMPARED = {
 }
 
 
-def test_every_source_with_a_protocol_is_compared() -> None:
+def test_every_protocol_has_a_test() -> None:
     assert {layout.split()[0] for layout in COMPARED} == set(PROTOCOLS)
 
 
 @pytest.mark.parametrize("layout", COMPARED)
-def test_a_source_in_its_own_layout_is_compared_by_its_protocol(
-    tmp_path: Path, body: Body, layout: str
-) -> None:
+def test_a_source_is_evaluated_by_its_protocol(tmp_path: Path, body: Body, layout: str) -> None:
     (tmp_path / "data").mkdir()
     split = LAYOUTS[layout](tmp_path / "data")
     prepared = prepare(SOURCES[layout.split()[0]], tmp_path / "data", split, tmp_path / "prepared")
     protocol, joints, people = COMPARED[layout]
     bodies = {gender: _smpl(body) for gender in ("female", "male", "neutral")}
     report = _evaluate(
-        prepared, Instruments(body, bodies, None if joints is None else _regressor(body, joints))
+        prepared, EvaluationBodies(body, bodies, None if joints is None else _regressor(body, joints))
     )
     assert (report.protocol, report.people_in_space) == (protocol, people)
     for errors in report.errors_mm.values():
@@ -189,32 +189,32 @@ def test_a_source_in_its_own_layout_is_compared_by_its_protocol(
 
 
 @pytest.mark.parametrize("regressor", [None, torch.zeros(17, 6890)])
-def test_a_protocol_of_14_joints_asks_for_its_regressor_and_smpl(
+def test_a_missing_regressor_or_smpl_body_is_named(
     tmp_path: Path, body: Body, regressor: torch.Tensor | None
 ) -> None:
     prepared = _set(tmp_path, "human36m", {"joints": (_joints(H36M17, torch.zeros(17, 3)),)})
     with pytest.raises(ValueError, match="SMPL --body"):
-        _evaluate(prepared, Instruments(body, {}, regressor))
+        _evaluate(prepared, EvaluationBodies(body, {}, regressor))
 
 
-def test_people_without_a_joint_of_the_protocol_are_left_out_and_nobody_is_an_error(
-    tmp_path: Path, body: Body
-) -> None:
+def test_people_without_a_joint_of_the_protocol_are_left_out(tmp_path: Path, body: Body) -> None:
     known = torch.ones(24, dtype=torch.bool)
     known[5] = False
     prepared = _set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, torch.zeros(24, 3), known),)})
-    with pytest.raises(ValueError, match=r"nobody in .* has all joints of 3dpw-24 or COCO keypoints"):
-        _evaluate(prepared, Instruments(body, {}))
+    with pytest.raises(ValueError, match=r"no person in .* has all joints of 3dpw-24 or COCO keypoints"):
+        _evaluate(prepared, EvaluationBodies(body, {}))
 
 
-def test_nobody_is_posed_in_vain(tmp_path: Path, body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_people_without_annotations_are_not_posed(
+    tmp_path: Path, body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A set of fits alone, without a protocol: what the policy would answer is compared with nothing."""
     monkeypatch.delattr(Statue, "sample")
     (tmp_path / "data").mkdir()
     split = LAYOUTS["bedlam"](tmp_path / "data")
     prepared = prepare(SOURCES["bedlam"], tmp_path / "data", split, tmp_path / "prepared")
-    with pytest.raises(ValueError, match=r"nobody in .* has COCO keypoints to compare with"):
-        _evaluate(prepared, Instruments(body, {}))
+    with pytest.raises(ValueError, match=r"no person in .* has COCO keypoints"):
+        _evaluate(prepared, EvaluationBodies(body, {}))
 
 
 def test_pck_counts_limbs_within_a_twentieth_of_the_box(tmp_path: Path, body: Body) -> None:
@@ -225,7 +225,7 @@ def test_pck_counts_limbs_within_a_twentieth_of_the_box(tmp_path: Path, body: Bo
     positions[5:7, 0] += 3.0
     positions[16, 1] += 30.0
     keypoints = Keypoints(COCO17, positions, torch.tensor([0.0] * 5 + [1.0] * 12))
-    report = _evaluate(_set(tmp_path, "coco", {"keypoints": (keypoints,)}), Instruments(body, {}))
+    report = _evaluate(_set(tmp_path, "coco", {"keypoints": (keypoints,)}), EvaluationBodies(body, {}))
     assert report.protocol is None
     assert report.pck == {"pck_0.05": pytest.approx(9 / 12), "pck_0.1": pytest.approx(11 / 12)}
 
@@ -259,7 +259,7 @@ def test_the_command_evaluates_the_shipped_policy_on_coco(
     assert np.isfinite(answer["pck"]["pck_0.05"])
 
 
-def test_mistakes_cost_one_sentence(
+def test_errors_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path / "nowhere")
@@ -269,4 +269,4 @@ def test_mistakes_cost_one_sentence(
     (tmp_path / "J.npy").write_text("no array")
     code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path, "--regressor", tmp_path / "J.npy")
     assert (code, err.count("\n"), "allow_pickle" in err) == (2, 1, False)
-    assert f"{tmp_path / 'J.npy'} is no array file" in err
+    assert f"{tmp_path / 'J.npy'} is not an array file" in err

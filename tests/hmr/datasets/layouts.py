@@ -1,4 +1,4 @@
-"""Tiny data sets in their true layouts, as their public writers and loaders have them (cited at each)."""
+"""Tiny data sets in the layouts of their public writers and loaders (cited in each function)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_json(path: Path, content: object) -> Path:
 
 
 def write_pickle(path: Path, content: object) -> Path:
-    """As Python 2 and numpy 1 wrote it: protocol 2 and their names."""
+    """A pickle as written by Python 2 and numpy 1: protocol 2 and their module names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pickled = pickle.dumps(content, protocol=2)
     path.write_bytes(pickled.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
@@ -44,8 +44,8 @@ H36M_NAMES = (
     "s_09_act_02_subact_01_ca_04_000001",
     "s_09_act_02_subact_01_ca_04_000021",
     "s_09_act_02_subact_01_ca_01_000021",
-    "s_09_act_05_subact_02_ca_04_000001",  # of a sequence whose capture drifted
-    "s_11_act_02_subact_01_ca_04_000023",  # no fifth frame
+    "s_09_act_05_subact_02_ca_04_000001",  # of a sequence with drift
+    "s_11_act_02_subact_01_ca_04_000023",  # not a fifth frame
 )
 
 
@@ -88,7 +88,7 @@ def human36m(folder: Path) -> str:
 
 
 def rigid(seed: int = 0) -> np.ndarray:
-    """World to camera: a turn, and far enough away to be seen."""
+    """World to camera: a rotation and a translation in front of the camera."""
     turn, _ = np.linalg.qr(numbers(3, 3, seed=seed))
     matrix = np.eye(4)
     matrix[:3, :3] = turn * np.sign(np.linalg.det(turn))
@@ -97,7 +97,7 @@ def rigid(seed: int = 0) -> np.ndarray:
 
 
 def pw3d_sequence(frames: int = 4, people: int = 2) -> dict[str, Any]:
-    """The readme of 3DPW; names as the files have them (SPIN datasets/preprocess/pw3d.py)."""
+    """The readme of 3DPW, with the names of the files (SPIN datasets/preprocess/pw3d.py)."""
     keypoints = np.tile(np.array([[10.0], [12.0], [0.9]]), (frames, 1, 18))
     keypoints[:, 0, :9], keypoints[:, 1, 4] = 30.0, 40.0
     keypoints[:, :, 17] = 0.0
@@ -128,7 +128,7 @@ def pw3d(folder: Path) -> str:
 
 
 def pw3d_coco_records(people: int = 11, joints_unit: float = 1.0) -> dict[str, list[dict[str, Any]]]:
-    """ScoreHypo lib/dataset/pw3d.py; `joints_unit` 1000 is its train file's."""
+    """ScoreHypo lib/dataset/pw3d.py; `joints_unit` is 1000 in its train file."""
     images, annotations = [], []
     for index in range(people):
         joints_m = numbers(24, 3, seed=index) + FAR
@@ -170,8 +170,8 @@ def pw3d_coco(folder: Path) -> str:
 
 
 def humandata_members(people: int = 2) -> dict[str, Any]:
-    """mmhuman3d docs/human_data.md and `HumanData.dump`; compressed keypoints as `compress_keypoints_by_mask`
-    leaves them, and NeuralAnnot's InstaVariety as ADHMR lib/dataset/humandata.py reads it."""
+    """mmhuman3d docs/human_data.md and `HumanData.dump`; keypoints compressed by
+    `compress_keypoints_by_mask`, and NeuralAnnot's InstaVariety as ADHMR lib/dataset/humandata.py reads it."""
     mask = np.zeros(190, dtype=np.uint8)
     mask[[*range(22), 144, 145, 188, 189]] = 1
     held = int(mask.sum())
@@ -210,7 +210,7 @@ def humandata(folder: Path) -> str:
 
 
 def hmr2_columns(people: int = 3) -> dict[str, Any]:
-    """4D-Humans hmr2/datasets/image_dataset.py; written as ProHMR dataset_preprocessing/preprocess_h36m.py does."""
+    """4D-Humans hmr2/datasets/image_dataset.py; written by ProHMR dataset_preprocessing/preprocess_h36m.py."""
     return {
         "imgname": [f"images/S9_Directions_1.60457274_{5 * row + 1:06d}.jpg" for row in range(people)],
         "center": np.tile([32.0, 24.0], (people, 1)),
@@ -234,7 +234,7 @@ def hmr2(folder: Path) -> str:
 
 
 def spin_pw3d_columns(people: int = 2) -> dict[str, Any]:
-    """SPIN datasets/preprocess/pw3d.py: bodies of a gender, and no joints."""
+    """SPIN datasets/preprocess/pw3d.py: gendered bodies and no joints."""
     return {
         "imgname": [f"imageFiles/a/image_{row:05d}.jpg" for row in range(people)],
         "center": np.tile([32.0, 24.0], (people, 1)),
@@ -256,7 +256,7 @@ SPIN_H36M_JOINTS = (14, 3, 4, 5, 2, 1, 0, 16, 12, 17, 18, 9, 10, 11, 8, 7, 6)
 
 
 def spin_h36m_columns(people: int = 2) -> dict[str, Any]:
-    """SPIN datasets/preprocess/h36m.py: 17 of 24 joints about the pelvis (its `global_idx`), and no bodies."""
+    """SPIN datasets/preprocess/h36m.py: 17 of 24 joints relative to the pelvis (its `global_idx`), and no bodies."""
     places, joints = numbers(people, 17, 3), np.zeros((people, 24, 4))
     joints[:, SPIN_H36M_JOINTS, :3] = places - places[:, :1]
     joints[:, SPIN_H36M_JOINTS, 3] = 1

@@ -1,4 +1,4 @@
-"""A prepared set on disk: whole or not at all, its truth apart, its images as they were."""
+"""Prepared sets: complete or absent, with separate annotations and unchanged images."""
 
 import io
 import json
@@ -25,14 +25,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_jpeg_files_are_kept_to_the_byte(folder, tmp_path):
+def test_jpeg_files_are_copied(folder, tmp_path):
     coco(folder)
     out = prepare(COCO, folder, "val2017", tmp_path / "set")
     (row,) = pq.read_table(out / "samples.parquet").to_pylist()
     assert row["jpeg"] == (folder / "val2017" / "000000000139.jpg").read_bytes()
 
 
-def test_the_samples_hold_nothing_that_only_the_data_set_knows(folder, tmp_path):
+def test_the_samples_contain_no_ground_truth(folder, tmp_path):
     pw3d_coco(folder)
     out = prepare(PW3D, folder, "test", tmp_path / "set")
     assert pq.read_table(out / "samples.parquet").column_names == ["id", "jpeg", "box", "camera"]
@@ -42,7 +42,7 @@ def test_the_samples_hold_nothing_that_only_the_data_set_knows(folder, tmp_path)
     assert len(read_samples(out)) == 11
 
 
-def test_other_images_become_jpeg(folder, tmp_path):
+def test_other_images_are_converted_to_jpeg(folder, tmp_path):
     content = coco_records()
     content["images"][0]["file_name"] = "grey.png"
     write_json(folder / "annotations" / "person_keypoints_val2017.json", content)
@@ -52,7 +52,7 @@ def test_other_images_become_jpeg(folder, tmp_path):
     assert abs(read_samples(out)[0].image.astype(int) - 90).max() <= 1
 
 
-def test_pixels_stay_as_stored_whatever_exif_says(folder, tmp_path):
+def test_exif_rotation_is_not_applied(folder, tmp_path):
     coco(folder)
     path = folder / "val2017" / "000000000139.jpg"
     exif = Image.Exif()
@@ -62,14 +62,14 @@ def test_pixels_stay_as_stored_whatever_exif_says(folder, tmp_path):
     assert read_samples(out)[0].image.shape == (48, 64, 3)
 
 
-def test_every_and_limit_thin_a_split(folder, tmp_path):
+def test_every_and_limit_select_annotations(folder, tmp_path):
     pw3d_coco(folder)
     out = prepare(PW3D, folder, "test", tmp_path / "set", every=3, limit=2)
     assert [each.person for each in read_annotations(out).values()] == ["0", "3"]
 
 
-def test_batches_are_written_as_they_come(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(annotated_set, "ROWS_AT_ONCE", 4)
+def test_annotations_are_written_in_batches(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(annotated_set, "BATCH_ROWS", 4)
     pw3d_coco(folder)
     told: list[int] = []
     out = prepare(PW3D, folder, "test", tmp_path / "set", progress=told.append)
@@ -77,7 +77,7 @@ def test_batches_are_written_as_they_come(folder, tmp_path, monkeypatch):
     assert pq.ParquetFile(out / "samples.parquet").num_row_groups == 3
 
 
-def test_the_same_set_is_found_again_and_another_is_refused(folder, tmp_path):
+def test_the_same_set_is_reused_and_another_is_refused(folder, tmp_path):
     split = pw3d_coco(folder)
     out = prepare(PW3D, folder, split, tmp_path / "set")
     before = (out / "samples.parquet").stat().st_mtime_ns
@@ -93,7 +93,7 @@ def test_an_empty_folder_is_filled(folder, tmp_path):
     assert len(read_samples(prepare(COCO, folder, split, tmp_path / "set"))) == 1
 
 
-def test_a_folder_with_other_files_is_left_alone(folder, tmp_path):
+def test_a_folder_with_other_files_is_refused(folder, tmp_path):
     split = pw3d_coco(folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
@@ -102,13 +102,13 @@ def test_a_folder_with_other_files_is_left_alone(folder, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
 
 
-def test_a_failure_leaves_no_set_and_a_second_try_succeeds(folder, tmp_path):
+def test_a_failure_leaves_no_set_and_can_be_repeated(folder, tmp_path):
     split = pw3d_coco(folder)
     lost = folder / "imageFiles" / "downtown_walk_00" / "image_00009.jpg"
     content = lost.read_bytes()
     lost.unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"no image at .*image_00009.jpg, where the annotation imageFiles"
+        FileNotFoundError, match=r"no image at .*image_00009.jpg, which the annotation imageFiles"
     ):
         prepare(PW3D, folder, split, tmp_path / "set")
     assert not (tmp_path / "set").exists()
@@ -118,7 +118,7 @@ def test_a_failure_leaves_no_set_and_a_second_try_succeeds(folder, tmp_path):
     assert not (tmp_path / "set.partial").exists()
 
 
-def test_the_digest_is_of_the_content(folder, tmp_path):
+def test_the_digest_depends_on_the_content(folder, tmp_path):
     split = coco(folder)
     digests = []
     for name in ("one", "two", "changed"):
@@ -141,27 +141,27 @@ def test_broken_images_and_empty_splits_are_refused(folder, tmp_path):
     path = folder / "val2017" / "000000000139.jpg"
     for content in (path.read_bytes()[:-400], b"\xff\xd8 no picture"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="is no image that can be read"):
+        with pytest.raises(ValueError, match="is not an image that can be read"):
             prepare(COCO, folder, split, tmp_path / "set")
     write_json(folder / "annotations" / "person_keypoints_val2017.json", {"images": [], "annotations": []})
     with pytest.raises(ValueError, match=r"split 'val2017' of coco in .* holds no person"):
         prepare(COCO, folder, split, tmp_path / "set")
 
 
-def test_reading_what_is_not_there_or_another_file(tmp_path):
+def test_reading_a_missing_or_different_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no prepared data set"):
         read_annotations(tmp_path)
     (tmp_path / "annotations.parquet").write_text("truth")
-    with pytest.raises(ValueError, match=r"annotations.parquet is no parquet file"):
+    with pytest.raises(ValueError, match=r"annotations.parquet is not a parquet file"):
         read_annotations(tmp_path)
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "annotations.parquet")
     with pytest.raises(ValueError, match=r"annotations.parquet lacks image, .* it holds id"):
         read_annotations(tmp_path)
 
 
-def test_another_set_json_is_named(folder, tmp_path):
+def test_a_different_set_json_is_named(folder, tmp_path):
     (tmp_path / "set").mkdir()
-    for text, message in (("mine", "is no JSON file"), ("[]", "holds a JSON list, not an object")):
+    for text, message in (("mine", "is not a JSON file"), ("[]", "holds a JSON list, not an object")):
         (tmp_path / "set" / "set.json").write_text(text)
         with pytest.raises(ValueError, match=f"set.json {message}"):
             prepare(COCO, folder, coco(folder), tmp_path / "set")

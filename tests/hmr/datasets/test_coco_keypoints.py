@@ -14,13 +14,13 @@ def written(folder: Path, content: object) -> Path:
     return folder
 
 
-def test_people_with_keypoints_who_are_no_crowd(tmp_path):
+def test_crowds_and_people_without_keypoints_are_skipped(tmp_path):
     (person,) = read_coco_keypoints(written(tmp_path, coco_records()), "val2017")
     assert person.name == "val2017/000000000139.jpg#7"
     assert (person.box.x0, person.box.y0, person.box.x1, person.box.y1) == (10, 5, 30, 35)
 
 
-def test_flags_and_the_middle_of_a_pixel(tmp_path):
+def test_flags_and_pixel_centres(tmp_path):
     (person,) = read_coco_keypoints(written(tmp_path, coco_records()), "val2017")
     (keypoints,) = person.keypoints
     assert keypoints.confidence[:4].tolist() == [0, 1, 1, 0]  # v = 0, 1, 2, 0
@@ -34,7 +34,7 @@ def test_limbs_of_both_conventions_have_the_same_names():
 
 
 @pytest.mark.parametrize("key", ["keypoints", "bbox", "iscrowd"])
-def test_a_missing_key_is_named_beside_what_was_found(tmp_path, key):
+def test_missing_and_found_keys_are_named(tmp_path, key):
     """A file of boxes (instances_val2017.json) has no keypoints."""
     content = coco_records()
     del content["annotations"][2][key]
@@ -59,7 +59,7 @@ def test_a_missing_key_is_named_beside_what_was_found(tmp_path, key):
         ),
     ],
 )
-def test_json_of_another_make_is_refused_by_name(tmp_path, changes, message):
+def test_json_of_another_layout_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         list(read_coco_keypoints(written(tmp_path, coco_records() | changes), "val2017"))
 

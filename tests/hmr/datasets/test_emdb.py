@@ -24,7 +24,7 @@ def rewrite(folder: Path, content: dict[str, object]) -> None:
 
 
 def test_good_frames_with_a_valid_box(folder):
-    """Frame 1 is no good frame, frame 3 has an invalid box."""
+    """Frame 1 is not a good frame, frame 3 has an invalid box."""
     images = [annotation.image for annotation in read_emdb(folder, "emdb1")]
     assert images == ["P0/00_walk/images/00000.jpg", "P0/00_walk/images/00002.jpg"]
 
@@ -34,8 +34,8 @@ def test_splits_are_the_sequences_flags(folder):
     assert len(list(read_emdb(folder, "all"))) == 2
 
 
-def test_the_place_in_the_camera_waits_for_the_bodys_own_pelvis(folder):
-    """R (J + t) + c for the pelvis J of whatever body is given, less J: SMPL's translation in the camera."""
+def test_the_translation_depends_on_the_pelvis_of_the_body_model(folder):
+    """SMPL's translation in the camera frame is R (J + t) + c - J, for the rest pelvis J of the body model."""
     annotation = list(read_emdb(folder, "emdb1"))[1]  # frame 2
     rest = torch.tensor([0.01, -0.23, 0.02])
     matrix = torch.from_numpy(rigid(2)).float()
@@ -46,7 +46,7 @@ def test_the_place_in_the_camera_waits_for_the_bodys_own_pelvis(folder):
 
 
 @pytest.mark.parametrize("key", ["good_frames_mask", "bboxes", "kp2d", "emdb1"])
-def test_a_missing_key_is_named_beside_what_was_found(folder, key):
+def test_missing_and_found_keys_are_named(folder, key):
     content = emdb_sequence()
     del content[key]
     rewrite(folder, content)
@@ -76,10 +76,10 @@ def test_inner_keys_are_named_too(folder, outer, inner):
         ({"bboxes": {"bboxes": np.ones((4, 4)), "invalid_idxs": "none"}}, "invalid_idxs of .* not an array"),
         ({"smpl": 3}, "smpl of .*_data.pkl is of type int, not an object that holds poses_root"),
         ({"n_frames": None}, "n_frames of .*_data.pkl has values that are not finite"),
-        ({"gender": "x"}, "gender of .*_data.pkl: a body model is"),
+        ({"gender": "x"}, "gender of .*_data.pkl: the gender must be"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(folder, changes, message):
+def test_inconsistent_values_are_refused(folder, changes, message):
     rewrite(folder, emdb_sequence() | changes)
     with pytest.raises(ValueError, match=message):
         list(read_emdb(folder, "all"))

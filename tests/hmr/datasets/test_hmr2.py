@@ -1,5 +1,5 @@
-"""npz files of the HMR line: 4D-Humans hmr2/datasets/image_dataset.py, SPIN datasets/base_dataset.py, CameraHMR
-core/datasets/dataset_train.py."""
+"""npz files of HMR2 (4D-Humans hmr2/datasets/image_dataset.py), SPIN (datasets/base_dataset.py) and CameraHMR
+(core/datasets/dataset_train.py)."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def saved(folder: Path, columns: dict[str, object]) -> Path:
     return folder
 
 
-def test_hmr2_counts_a_box_in_pixels_and_spin_in_two_hundreds(tmp_path):
+def test_boxes_are_in_pixels_in_hmr2_and_divided_by_200_in_spin(tmp_path):
     # HMR2: side 40 about (32, 24); SPIN: 200 * 0.2 = 40
     for read, columns in ((read_hmr2, hmr2_columns()), (read_spin, spin_pw3d_columns())):
         box = next(iter(read(saved(tmp_path, columns), "set"))).box
@@ -36,7 +36,7 @@ def test_hmr2_boxes_of_width_and_height(tmp_path):
     assert (box.x0, box.y0, box.x1, box.y1) == (22, 4, 42, 44)
 
 
-def test_hmr2_parameters_are_true_only_where_they_are_flagged(tmp_path):
+def test_hmr2_parameters_are_read_only_if_flagged(tmp_path):
     fits = [each.smpl for each in read_hmr2(saved(tmp_path, hmr2_columns()), "set")]
     assert fits[0].betas is not None
     assert fits[1].betas is None
@@ -49,7 +49,7 @@ def test_hmr2_parameters_are_true_only_where_they_are_flagged(tmp_path):
     )
 
 
-def test_hmr2_drops_the_bodys_joints_that_the_extra_ones_define(tmp_path):
+def test_hmr2_drops_body_joints_that_the_extra_joints_define(tmp_path):
     joints = next(read_hmr2(saved(tmp_path, hmr2_columns()), "set")).joints[0]
     assert joints.frame == "root"
     assert joints.known.logical_not().nonzero()[:, 0].tolist() == list(range(1, 15))
@@ -58,7 +58,7 @@ def test_hmr2_drops_the_bodys_joints_that_the_extra_ones_define(tmp_path):
     )
 
 
-def test_hmr2_files_of_keypoints_alone(tmp_path):
+def test_hmr2_files_with_keypoints_only(tmp_path):
     """coco_val.npz has no 3D; names may be bytes."""
     columns = {key: hmr2_columns()[key] for key in ("center", "scale", "body_keypoints_2d")}
     columns["imgname"] = np.array([b"val2017/1.jpg", b"val2017/2.jpg", b"val2017/3.jpg"])
@@ -68,7 +68,7 @@ def test_hmr2_files_of_keypoints_alone(tmp_path):
     assert annotation.keypoints[0].confidence.tolist() == [1.0] * 25 + [0.0] * 19
 
 
-def test_spins_bodies_of_3dpw_have_genders_and_no_joints(tmp_path):
+def test_spin_3dpw_has_gendered_bodies_and_no_joints(tmp_path):
     first, second = read_spin(saved(tmp_path, spin_pw3d_columns()), "set")
     assert [first.smpl.gender, second.smpl.gender] == ["male", "female"]
     assert (first.joints, first.keypoints, first.smpl.placement) == ((), (), None)
@@ -78,14 +78,14 @@ def test_spins_bodies_of_3dpw_have_genders_and_no_joints(tmp_path):
     assert next(read_spin(saved(tmp_path, no_gender), "set")).smpl.gender is None
 
 
-def test_spins_joints_of_human36m_have_no_body(tmp_path):
+def test_spin_human36m_has_joints_and_no_body(tmp_path):
     first, _ = read_spin(saved(tmp_path, spin_h36m_columns()), "set")
     assert first.smpl is None
     assert first.joints[0].known.nonzero()[:, 0].tolist() == sorted(SPIN_H36M_JOINTS)
     assert not first.joints[0].positions_m[14].any()  # the pelvis
 
 
-def test_bedlam_places_the_body_by_both_translations(tmp_path):
+def test_bedlam_adds_both_translations(tmp_path):
     split = bedlam(tmp_path)
     annotation = next(read_bedlam(tmp_path, split))
     columns = bedlam_columns()
@@ -96,7 +96,7 @@ def test_bedlam_places_the_body_by_both_translations(tmp_path):
     assert not annotation.smpl.body_pose[21:].any()
 
 
-def test_camerahmrs_smpl_poses(tmp_path):
+def test_camerahmr_smpl_poses(tmp_path):
     split = bedlam(tmp_path)
     columns = bedlam_columns() | {"pose_cam": np.ones((2, 24, 3)), "trans_cam": None, "gender": None}
     saved(tmp_path, columns).joinpath("set.npz").rename(tmp_path / f"{split}.npz")
@@ -114,7 +114,7 @@ READERS = {
 
 @pytest.mark.parametrize("name", sorted(READERS))
 @pytest.mark.parametrize("key", ["imgname", "center", "scale"])
-def test_a_missing_key_is_named_beside_what_was_found(tmp_path, name, key):
+def test_missing_and_found_keys_are_named(tmp_path, name, key):
     read, columns = READERS[name]
     with pytest.raises(
         ValueError, match=rf"set.npz lacks {key}; it holds .*gender|set.npz lacks {key}; it holds betas"

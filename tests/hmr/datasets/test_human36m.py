@@ -23,7 +23,7 @@ def names(folder: Path, split: str) -> list[str]:
     return [Path(annotation.image).stem for annotation in read_human36m(folder, split)]
 
 
-def test_hybrik_reads_all_cameras_but_the_drifted_sequences(folder):
+def test_the_test_split_has_all_cameras_without_the_drifted_sequences(folder):
     assert names(folder, "test") == [*H36M_NAMES[:3], H36M_NAMES[4]]
 
 
@@ -31,7 +31,7 @@ def test_the_frontal_split_is_camera_60457274_every_fifth_frame(folder):
     assert names(folder, "test-frontal") == [*H36M_NAMES[:2]]
 
 
-def test_millimetres_become_metres_and_project_with_the_camera(folder):
+def test_joints_in_metres_project_with_the_camera(folder):
     annotation = next(read_human36m(folder, "test"))
     smpl, h36m = annotation.joints
     record = human36m_records()["annotations"][0]
@@ -43,7 +43,7 @@ def test_millimetres_become_metres_and_project_with_the_camera(folder):
     torch.testing.assert_close(annotation.camera.project(h36m.positions_m[9]), expected, rtol=1e-3, atol=0.1)
 
 
-def test_the_body_stands_at_its_smpl_pelvis(folder):
+def test_the_body_is_placed_at_the_smpl_pelvis(folder):
     """`root_coord` is Human3.6M's pelvis; SMPL's is the first of `smpl_joints`."""
     annotation = next(read_human36m(folder, "test"))
     rest = torch.tensor([0.0, -0.2, 0.03])
@@ -58,7 +58,7 @@ def test_a_box_is_x_y_width_height(folder):
 
 
 @pytest.mark.parametrize("key", ["h36m_joints", "smpl_joints", "thetas", "betas", "bbox"])
-def test_a_missing_key_is_named_beside_what_was_found(folder, key):
+def test_missing_and_found_keys_are_named(folder, key):
     content = json.loads((folder / FILE).read_text())
     del content["annotations"][1][key]
     write_json(folder / FILE, content)
@@ -84,7 +84,7 @@ def image_with(**changes: object) -> dict[str, object]:
         ("betas", [0.0] * 9, r"betas of annotation 0 of .* has shape \(9,\), not \(10,\)"),
         ("thetas", "none", r"thetas of annotation 0 of .* is of type str, not list"),
         ("smpl_joints", [[0.0], [0.0, 1.0]], r"smpl_joints of annotation 0 of .* is not an array of numbers"),
-        ("bbox", [3.0, 4.0, 0.0, 10.0], r"bbox of annotation 0 of .* is no box"),
+        ("bbox", [3.0, 4.0, 0.0, 10.0], r"bbox of annotation 0 of .* is not a box"),
         ("image_id", 77, r"annotation 0 of .* belongs to another image"),
     ],
 )
@@ -107,10 +107,10 @@ def test_wrong_values_are_refused(folder, key, value, message):
             image_with(cam_param={"f": 3, "c": []}),
             r"f of cam_param of annotation 0 of .* is of type int, not list",
         ),
-        (image_with(width=0), r"the image of annotation 0 of .* has no size: it is 0 x 48 pixels"),
+        (image_with(width=0), r"the image of annotation 0 of .* is empty: it has 0 x 48 pixels"),
     ],
 )
-def test_json_of_another_make_is_refused_by_name(folder, changes, message):
+def test_json_of_another_layout_is_refused(folder, changes, message):
     write_json(folder / FILE, human36m_records() | changes)
     with pytest.raises(ValueError, match=message):
         list(read_human36m(folder, "test"))
@@ -121,11 +121,11 @@ def test_a_file_without_annotations_is_refused(folder):
     with pytest.raises(ValueError, match="lacks annotations; it holds images"):
         list(read_human36m(folder, "test"))
     (folder / FILE).write_text("{")
-    with pytest.raises(ValueError, match="is no JSON file"):
+    with pytest.raises(ValueError, match="is not a JSON file"):
         list(read_human36m(folder, "test"))
 
 
-def test_other_names_of_images_cannot_be_split_by_camera(folder):
+def test_image_names_of_another_form_cannot_be_split_by_camera(folder):
     content = json.loads((folder / FILE).read_text())
     content["images"][0]["file_name"] = "S9_Directions_1.60457274_000001.jpg"
     write_json(folder / FILE, content)

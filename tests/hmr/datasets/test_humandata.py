@@ -1,4 +1,4 @@
-"""HumanData (mmhuman3d docs/human_data.md), read as ADHMR's lib/dataset/humandata.py reads InstaVariety."""
+"""HumanData (mmhuman3d docs/human_data.md), as ADHMR's lib/dataset/humandata.py reads InstaVariety."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def read(folder: Path, **changes: object) -> list:
     return list(read_humandata(folder, NAME))
 
 
-def test_compressed_keypoints_come_back_to_their_places(tmp_path):
+def test_compressed_keypoints_are_unpacked(tmp_path):
     annotation = read(tmp_path)[1]
     joints = next(each for each in annotation.joints if each.convention.name == "smpl24")
     held = torch.from_numpy(humandata_members()["keypoints3d_smpl"][1, :, :3]).float()
@@ -43,14 +43,14 @@ def test_uncompressed_keypoints_are_the_same(tmp_path):
 
 
 def test_joints_that_the_mask_lacks_are_unknown(tmp_path):
-    """Human3.6M's pelvis (148) is not there; its hips (145, 144) are."""
+    """Human3.6M's pelvis (148) is not in the mask; its hips (145, 144) are."""
     h36m = next(each for each in read(tmp_path)[0].joints if each.convention.name == "h36m17")
     assert not h36m.known[0]
     assert h36m.known[[1, 4]].all()
 
 
-def test_openposes_joints_stand_in_where_the_mask_has_only_those(tmp_path):
-    """mmhuman3d's InstaVibeConverter writes OpenPose's names alone: knees at 166, 163, not 4, 5."""
+def test_openpose_joints_are_used_if_the_mask_has_only_those(tmp_path):
+    """mmhuman3d's InstaVibeConverter writes only OpenPose's names: knees at 166, 163, not 4, 5."""
     mask = np.zeros(190, dtype=np.uint8)
     mask[[163, 166]] = 1
     points = np.array([[[1.0, 2.0, 0.5], [3.0, 4.0, 1.0]]] * 2)
@@ -61,13 +61,13 @@ def test_openposes_joints_stand_in_where_the_mask_has_only_those(tmp_path):
     assert coco.confidence.nonzero()[:, 0].tolist() == [13, 14]
 
 
-def test_betas_that_are_all_zero_are_not_truth(tmp_path):
+def test_betas_that_are_all_zero_are_read_as_none(tmp_path):
     assert read(tmp_path)[0].smpl.betas is None
     smpl = humandata_members()["smpl"] | {"betas": np.eye(2, 10)}
     assert read(tmp_path, smpl=smpl)[1].smpl.betas.tolist() == [0, 1, *[0] * 8]
 
 
-def test_the_size_is_the_images_where_only_the_size_is_missing(tmp_path):
+def test_a_missing_size_is_that_of_the_image(tmp_path):
     for row in range(2):
         image(tmp_path / "train" / f"{row}.jpg", (40, 30))
     meta = {k: v for k, v in humandata_members()["meta"].items() if k not in ("width", "height")}
@@ -75,7 +75,7 @@ def test_the_size_is_the_images_where_only_the_size_is_missing(tmp_path):
     assert [(camera.width, camera.height) for camera in cameras] == [SIZE, (40, 30)]
 
 
-def test_one_camera_for_all_stands_in_misc(tmp_path):
+def test_misc_may_contain_one_camera_for_all(tmp_path):
     misc = {"focal_length": 500.0, "principal_point": [30.0, 20.0], "height": 48, "width": 64}
     for annotation in read(tmp_path, meta=None, misc=misc):
         camera = annotation.camera
@@ -83,13 +83,13 @@ def test_one_camera_for_all_stands_in_misc(tmp_path):
         assert (camera.width, camera.height) == (64, 48)
 
 
-def test_what_a_file_lacks_is_none(tmp_path):
+def test_missing_columns_are_read_as_none(tmp_path):
     annotation = read(tmp_path, smpl=None, meta=None)[0]
     assert annotation.smpl is None
     assert annotation.camera is None
 
 
-def test_smplx_bodies_keep_their_hands_at_rest(tmp_path):
+def test_hands_of_smplx_bodies_are_in_the_rest_pose(tmp_path):
     smplx = humandata_members()["smpl"] | {"body_pose": np.ones((2, 21, 3)), "betas": np.ones((2, 10))}
     fit = read(tmp_path, smpl=None, smplx=smplx, meta={"gender": ["female", "male"]})[1].smpl
     assert (fit.model, fit.gender) == ("smplx", "male")
@@ -98,7 +98,7 @@ def test_smplx_bodies_keep_their_hands_at_rest(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["image_path", "bbox_xywh", "keypoints2d_smpl_mask"])
-def test_a_missing_key_is_named_beside_what_was_found(tmp_path, key):
+def test_missing_and_found_keys_are_named(tmp_path, key):
     with pytest.raises(ValueError, match=rf"{NAME}.npz lacks {key}; it holds "):
         read(tmp_path, **{key: None})
 
@@ -131,11 +131,11 @@ def meta(**changes: object) -> dict[str, object]:
         (fit(betas=np.ones((1, 10))), r"smpl.betas of .* has shape \(1, 10\), not \(2, any\)"),
         (fit(global_orient=None), r"smpl.global_orient of .* has shape \(\), not \(2, 3\)"),
         (meta(gender=["female"]), r"meta.gender of .* has shape \(1,\), not \(2\)"),
-        (meta(gender=["female", "x"]), r"row 1 of .*.npz: a body model is .* not 'x'"),
+        (meta(gender=["female", "x"]), r"row 1 of .*.npz: the gender must be .* not 'x'"),
         (meta(height=[48]), r"meta.height of .* has shape \(1, 1\), not \(2, any\)"),
-        (meta(height=[48, 0]), "the image of row 1 of .* has no size: it is 64 x 0"),
+        (meta(height=[48, 0]), "the image of row 1 of .* is empty: it has 64 x 0"),
         (meta(focal_length="long"), "meta.focal_length of .* is not an array of numbers"),
-        (meta(focal_length=np.ones((2, 3))), "meta.focal_length of .* has 3 numbers a person, not 2"),
+        (meta(focal_length=np.ones((2, 3))), "meta.focal_length of .* has 3 numbers per person, not 2"),
     ],
 )
 def test_wrong_members_are_refused(tmp_path, changes, message):
@@ -143,7 +143,7 @@ def test_wrong_members_are_refused(tmp_path, changes, message):
         read(tmp_path, **changes)
 
 
-def test_the_folders_own_files_are_offered(tmp_path):
+def test_the_files_of_the_folder_are_listed(tmp_path):
     read(tmp_path)
-    with pytest.raises(FileNotFoundError, match=rf"there is no train.npz .* any of them a split: {NAME}"):
+    with pytest.raises(FileNotFoundError, match=rf"there is no train.npz .* each a split: {NAME}"):
         read_humandata(tmp_path, "train")

@@ -1,4 +1,4 @@
-"""What makes a `Labelled` of an annotation, and what is refused rather than guessed."""
+"""Conversion of annotations to `Labelled`, and the refusal of incomplete ones."""
 
 import copy
 import dataclasses
@@ -19,7 +19,7 @@ SAMPLE = Sample("a", np.zeros((48, 64, 3), np.uint8), Box(10.0, 5.0, 30.0, 40.0)
 
 @pytest.fixture
 def smpl(body: Body) -> Body:
-    """The default body under SMPL's name: its arithmetic without its licence."""
+    """The default body with the name of SMPL, whose file is licensed."""
     renamed = copy.copy(body)
     renamed.name = "smpl"
     return renamed
@@ -68,18 +68,18 @@ def test_joints_outside_the_image_are_not_visible(smpl):
     ("changes", "message"),
     [
         ({"betas": None}, "a.jpg#0 has no betas"),
-        ({"placement": None}, "a.jpg#0 has no place in the camera's frame"),
-        ({"gender": None}, "does not say the gender"),
+        ({"placement": None}, "a.jpg#0 has no position in the camera frame"),
+        ({"gender": None}, "does not have the gender"),
         ({"gender": "male"}, r"needs a male smpl body; given are female .*--bodies male=FILE"),
         ({"model": "smplx"}, "has parameters of smplx; the body given is smpl"),
     ],
 )
-def test_what_is_missing_is_named(smpl, changes, message):
+def test_missing_parts_are_named(smpl, changes, message):
     with pytest.raises(ValueError, match=message):
         labelled_of(SAMPLE, annotation(**changes), {"female": smpl}, RasterRenderer())
 
 
-def test_a_body_without_a_place_stands_where_it_stands_at_rest(smpl):
+def test_a_body_without_a_position_has_zero_translation(smpl):
     params, body = params_at_origin(annotation(placement=None), {"female": smpl})
     assert body is smpl
     placed, _ = body_params(annotation(), {"female": smpl})
@@ -87,7 +87,7 @@ def test_a_body_without_a_place_stands_where_it_stands_at_rest(smpl):
     torch.testing.assert_close(moved, torch.tensor([0.0, 0.3, 4.0]).expand(24, 3))
 
 
-def test_no_parameters_no_camera_no_truth(smpl):
+def test_annotations_without_parameters_or_camera_are_refused(smpl):
     whole = annotation()
     for lacking, message in (("smpl", "no SMPL parameters"), ("camera", "has no camera")):
         with pytest.raises(ValueError, match=message):
@@ -96,6 +96,6 @@ def test_no_parameters_no_camera_no_truth(smpl):
             )
 
 
-def test_the_default_body_does_not_stand_in_for_smpl(body):
+def test_the_default_body_is_refused_in_place_of_smpl(body):
     with pytest.raises(ValueError, match="the body given is embedded"):
         labelled_of(SAMPLE, annotation(), {"female": body}, RasterRenderer())

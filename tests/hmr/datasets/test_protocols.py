@@ -1,4 +1,4 @@
-"""Joints of the published protocols; errors worked by hand and by other means."""
+"""Joints and errors of the published protocols, against worked examples and scipy."""
 
 import pickle
 
@@ -29,7 +29,7 @@ def skeletons(joints: int, seed: int) -> torch.Tensor:
     return torch.randn(3, joints, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_human36m_joints_come_in_the_order_of_lsp():
+def test_human36m_joints_are_in_the_order_of_lsp():
     assert tuple(H36M17.joints[joint] for joint in H36M_EVAL_14) == LSP14.joints
 
 
@@ -48,7 +48,7 @@ def test_hmr2s_joints_are_those_of_its_configuration():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
-def test_only_the_protocols_joints_about_its_root_count(protocol):
+def test_only_the_joints_of_the_protocol_relative_to_its_root_count(protocol):
     true = skeletons(len(protocol.convention), 0)
     pred = true + 5.0  # moved as a whole
     others = set(range(true.shape[1])) - set(protocol.joints) - set(protocol.root)
@@ -80,7 +80,7 @@ def test_procrustes_agrees_with_scipy():
         np.testing.assert_allclose(ours[row].item(), expected, rtol=1e-9)
 
 
-def test_a_similarity_costs_nothing_after_procrustes():
+def test_the_aligned_error_ignores_similarities():
     true = skeletons(44, 4)
     turn = roma.rotvec_to_rotmat(skeletons(1, 5)[:, 0])
     pred = 1.7 * true @ turn.mT + 0.4
@@ -89,11 +89,11 @@ def test_a_similarity_costs_nothing_after_procrustes():
 
 
 def test_skeletons_of_another_convention_are_refused():
-    with pytest.raises(ValueError, match="picks from the 17 joints of h36m17, not from 24"):
+    with pytest.raises(ValueError, match="selects from the 17 joints of h36m17, not from 24"):
         H36M_14.mpjpe_mm(skeletons(24, 0), skeletons(24, 0))
 
 
-def test_a_regressor_sums_vertices(tmp_path):
+def test_a_regressor_computes_weighted_sums_of_vertices(tmp_path):
     weights = np.zeros((17, 5))
     weights[:, 0], weights[:, 4] = 0.25, 0.75
     np.save(tmp_path / "J_regressor_h36m.npy", weights)
@@ -106,7 +106,7 @@ def test_a_regressor_sums_vertices(tmp_path):
     torch.testing.assert_close(joints, torch.tensor([9.0, 10.0, 11.0]).expand(1, 19, 3))
 
 
-def test_predictions_are_picked_in_the_order_of_the_truth():
+def test_predicted_joints_are_in_the_order_of_the_truth():
     for protocol, by in PREDICTED_BY.items():
         assert len(by.joints) == len(protocol.joints)
     names = [HMR2_44.joints[joint] for joint in (*HMR2_14.joints, *HMR2_14.root)]
@@ -118,7 +118,7 @@ class Hostile:
         return print, ("run",)
 
 
-def test_other_files_are_no_regressors(tmp_path, capsys):
+def test_other_files_are_refused_as_regressors(tmp_path, capsys):
     np.save(tmp_path / "other.npy", np.zeros((24, 5)))
     with pytest.raises(ValueError, match=r"has shape \(24, 5\), not \(17, vertices\)"):
         load_regressor(tmp_path / "other.npy")
@@ -133,11 +133,11 @@ def test_other_files_are_no_regressors(tmp_path, capsys):
         ("holes.npy", "not all finite"),
         (
             "objects.npy",
-            r"no array file \(.npy\); a joint regressor is J_regressor_h36m.npy or SMPL_to_J19.pkl",
+            r"not an array file \(.npy\); a joint regressor is J_regressor_h36m.npy or SMPL_to_J19.pkl",
         ),
-        ("archive.npz", "no array file"),
-        ("garbage.npy", "no array file"),
-        ("empty.npy", "no array file"),
+        ("archive.npz", "not an array file"),
+        ("garbage.npy", "not an array file"),
+        ("empty.npy", "not an array file"),
     ):
         with pytest.raises(ValueError, match=rf"{name} .*{message}"):
             load_regressor(tmp_path / name)

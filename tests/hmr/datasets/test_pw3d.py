@@ -1,4 +1,4 @@
-"""3DPW's pickles, as their readme and SPIN's datasets/preprocess/pw3d.py have them."""
+"""3DPW's pickles (their readme, SPIN's datasets/preprocess/pw3d.py)."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_frames_are_those_with_an_aligned_camera_and_detected_joints(folder):
     ]
 
 
-def test_joints_go_from_the_world_into_the_camera(folder):
+def test_joints_are_converted_from_the_world_to_the_camera_frame(folder):
     annotation = list(read_pw3d(folder, "test"))[2]  # frame 1, person 0
     world = pw3d_sequence()["jointPositions"][0][1].reshape(24, 3)
     matrix = rigid(1)
@@ -56,8 +56,8 @@ def test_genders_and_ten_betas(folder):
     np.testing.assert_allclose(people[1].smpl.betas.numpy(), pw3d_sequence()["betas"][1], rtol=1e-6)
 
 
-def test_posing_the_body_before_the_camera_gives_the_recorded_joints(folder):
-    """The law behind `Placement`: posed in the world and then moved is moved and then posed."""
+def test_the_body_posed_in_the_camera_frame_has_the_recorded_joints(folder):
+    """`Placement` relies on this: posing and the change of frame commute."""
     world = BodyParams(
         torch.from_numpy(numbers(3, seed=5)).float(),
         torch.from_numpy(numbers(23, 3, seed=6)).float(),
@@ -82,8 +82,8 @@ def test_posing_the_body_before_the_camera_gives_the_recorded_joints(folder):
     torch.testing.assert_close(turn, torch.from_numpy(rigid(0)[:3, :3]).float(), atol=1e-5, rtol=0)
 
 
-def test_texts_may_be_numpys(folder):
-    """Listings of the files differ on whether `sequence` is a text or an array of one."""
+def test_strings_may_be_numpy_arrays(folder):
+    """Listings of the files differ on whether `sequence` is a string or an array of one."""
     rewrite(folder, sequence=np.array(b"courtyard_walk_00"), genders=[np.bytes_(b"m"), np.str_("f")])
     people = list(read_pw3d(folder, "test"))[:2]
     assert people[0].image == "imageFiles/courtyard_walk_00/image_00000.jpg"
@@ -91,7 +91,7 @@ def test_texts_may_be_numpys(folder):
 
 
 @pytest.mark.parametrize("key", ["poses2d", "genders", "cam_poses", "campose_valid", "jointPositions"])
-def test_a_missing_key_is_named_beside_what_was_found(folder, key):
+def test_missing_and_found_keys_are_named(folder, key):
     content = pw3d_sequence()
     del content[key]
     write_pickle(folder / SEQUENCE, content)
@@ -109,7 +109,7 @@ def test_a_missing_key_is_named_beside_what_was_found(folder, key):
         ("betas", [np.zeros(6)] * 2, r"betas\[0\] of .* holds 6 betas; 10 are needed"),
         ("betas", [np.zeros(10)], r"betas\[1\] of .* is missing; there are poses of 2 people"),
         ("betas", 3, r"betas\[0\] of .* holds 1 betas; 10 are needed"),
-        ("genders", ["x", "f"], r"genders\[0\] of .*: a body model is male, female or neutral, not 'x'"),
+        ("genders", ["x", "f"], r"genders\[0\] of .*: the gender must be male, female or neutral, not 'x'"),
         ("genders", ["m"], r"genders\[1\] of .* is missing"),
         ("poses", 3, r"poses\[0\] of .* has shape \(\), not \(4, 72\)"),
         ("cam_poses", 3, r"cam_poses of .* has shape \(\), not \(1, 4, 4\)"),

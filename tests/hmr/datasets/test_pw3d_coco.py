@@ -23,18 +23,18 @@ def test_metres_and_millimetres_give_the_same_body(tmp_path, unit):
 
 
 def test_a_body_of_neither_unit_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"reaches 0\.00\d+ from its pelvis, neither metres nor mm"):
+    with pytest.raises(ValueError, match=r"extends 0\.00\d+ from its pelvis, which is neither metres nor mm"):
         next(read_pw3d_coco(written(tmp_path, joints_unit=0.001), "test"))
 
 
-def test_the_regressed_joints_are_about_their_pelvis(tmp_path):
+def test_the_regressed_joints_are_relative_to_their_pelvis(tmp_path):
     h36m = next(read_pw3d_coco(written(tmp_path), "test")).joints[1]
     assert (h36m.convention.name, h36m.frame) == ("h36m17", "root")
     assert not h36m.positions_m[0].any()
 
 
 def test_every_tenth_record_after_small_boxes_are_dropped(tmp_path):
-    """ScoreHypo's `db[k][::10]` runs over what its loader kept: 0 is dropped, so 1 and 11 are the tenths."""
+    """ScoreHypo applies `db[k][::10]` after removing small boxes: 0 is removed, so 1 and 11 are selected."""
     content = pw3d_coco_records(people=12)
     content["annotations"][0]["bbox"] = [-30.0, 6.0, 33.0, 30.0]  # 3 pixels inside the image
     write_json(tmp_path / "annotations" / "3DPW_test.json", content)
@@ -46,7 +46,7 @@ def test_hybriks_folder_is_found(tmp_path):
     assert list(read_pw3d_coco(written(tmp_path, "json/3DPW_train.json"), "train"))
 
 
-def test_a_gender_that_is_not_said_is_not_guessed(tmp_path):
+def test_a_missing_gender_is_read_as_none(tmp_path):
     content = pw3d_coco_records(people=2)
     del content["annotations"][1]["smpl_param"]["gender"]
     write_json(tmp_path / "annotations" / "3DPW_test.json", content)
@@ -65,7 +65,7 @@ def test_a_gender_that_is_not_said_is_not_guessed(tmp_path):
         ("annotations", "smpl_param", r"annotation 0 of .* lacks smpl_param; it holds"),
     ],
 )
-def test_a_missing_key_is_named_beside_what_was_found(tmp_path, place, key, message):
+def test_missing_and_found_keys_are_named(tmp_path, place, key, message):
     content = pw3d_coco_records()
     del content[place][0][key]
     write_json(tmp_path / "annotations" / "3DPW_test.json", content)
@@ -89,7 +89,7 @@ def test_a_missing_key_is_named_beside_what_was_found(tmp_path, place, key, mess
         ("annotations", "image_id", None, r"image_id of annotation 0 of .* is of type NoneType"),
     ],
 )
-def test_values_of_another_kind_are_refused_by_name(tmp_path, place, key, value, message):
+def test_values_of_another_type_are_refused(tmp_path, place, key, value, message):
     content = pw3d_coco_records()
     content[place][0][key] = value
     write_json(tmp_path / "annotations" / "3DPW_test.json", content)
