@@ -22,7 +22,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 
-from agent.tracing.exporters import unwatched
+from agent.tracing.exporters import langchain_tracing_disabled
 from agent.tracing.redaction import first_line
 from agent.vlm.openai import data_url
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply
@@ -82,7 +82,7 @@ class LangChainBackend:
         start = time.perf_counter()
         content: list[Any] = [piece for part in parts for piece in self._pieces(part)]
         structured = self.chat.with_structured_output(dict(schema), include_raw=True)
-        with unwatched():
+        with langchain_tracing_disabled():
             answer: Any = structured.invoke([HumanMessage(content)])
         raw, parsed = answer["raw"], answer["parsed"]
         text = raw.text if parsed is None else json.dumps(parsed, ensure_ascii=False)

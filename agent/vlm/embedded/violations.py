@@ -9,10 +9,11 @@
 | z_j    | (h_j - median h) / s_j, clipped to +-4                                              |
 
 The spread s_j is computed from v and not from h, so a rule that only one hypothesis violates still has a scale. Its
-lower bound is the resolution of the unit, so differences within a group of almost equal values stay small. It leaves out
-hypothesis j, so an outlier does not increase its own scale (externally studentised residuals, as in outlier tests).
-Quantiles of twenty values (MAD, quartiles) have the same effect, but vary more and rank worse (docs/results/critics.md).
-Several rules on one metric add up to a piecewise linear penalty (as in MARS, Friedman 1991), which mining makes use of.
+lower bound is the resolution of the unit, so differences within a group of almost equal values stay small. Hypothesis j
+is left out, so an outlier does not increase its own scale (externally studentised residuals, as in outlier tests).
+Quantiles of twenty values (MAD, quartiles) have the same effect, but vary more and rank worse
+(docs/results/critics.md). Several rules on one metric add up to a piecewise linear penalty (as in MARS, Friedman 1991),
+which mining makes use of.
 """
 
 from __future__ import annotations

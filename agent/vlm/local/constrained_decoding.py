@@ -59,7 +59,7 @@ def bound_schema(schema: Mapping[str, Any], chars: int, name: str = "") -> Json:
 
 
 def sanitise_string(text: str, chars: int) -> str:
-    """The string within the limits of `bound_schema`: forbidden characters become apostrophes, the rest is cut off."""
+    """A string that fits `bound_schema`: forbidden characters become apostrophes, and at most `chars` are kept."""
     return re.sub(f"[{FORBIDDEN_CHARS}]", "'", text)[:chars]
 
 
