@@ -1,7 +1,7 @@
-"""Any detector of keypoints and masks, beside joints in space as the policy reads them.
+"""A detector of keypoints and masks, combined with the 3D joints of another detector.
 
-A detector that was trained on photographs sees joints in the image better than the policy's own encoder does, and none
-in space: together they have all that the critic's tools ask for.
+A detector trained on photographs finds keypoints better than the policy's encoder, but no 3D joints. Some of the
+critic's tools need both.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from jaxtyping import UInt8
 
 from hmr.types import BatchDetector, Box, Detection, Detector, Sample
 
-__all__ = ["WithJoints3D"]
+__all__ = ["WithJoints3D", "detect_all"]
 
 
 class WithJoints3D:
-    """Sees what `detector` sees, and in space what `in_space` reads of the same samples."""
+    """The detections of `detector`, with `joints_root_m` from `detector_3d`."""
 
-    def __init__(self, detector: Detector, in_space: BatchDetector) -> None:
-        self.detector, self.in_space = detector, in_space
+    def __init__(self, detector: Detector, detector_3d: BatchDetector) -> None:
+        self.detector, self.detector_3d = detector, detector_3d
         self.name = detector.name
 
     @property
@@ -35,10 +35,12 @@ class WithJoints3D:
         return self.detect_batch([sample])[0]
 
     def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
-        seen, read = self._seen(samples), self.in_space.detect_batch(samples)
-        return [replace(a, joints_root_m=b.joints_root_m) for a, b in zip(seen, read, strict=True)]
+        pairs = zip(detect_all(self.detector, samples), self.detector_3d.detect_batch(samples), strict=True)
+        return [replace(detection, joints_root_m=other.joints_root_m) for detection, other in pairs]
 
-    def _seen(self, samples: Sequence[Sample]) -> list[Detection]:
-        if isinstance(self.detector, BatchDetector):
-            return self.detector.detect_batch(samples)
-        return [self.detector.detect(sample) for sample in samples]
+
+def detect_all(detector: Detector, samples: Sequence[Sample]) -> list[Detection]:
+    """One detection per sample, in one batch if the detector can."""
+    if isinstance(detector, BatchDetector):
+        return detector.detect_batch(samples)
+    return [detector.detect(sample) for sample in samples]

@@ -1,4 +1,4 @@
-"""Detectors trained on photographs, from transformers: a finder of people, a pose estimator, a segmenter, each by name.
+"""Detectors trained on photographs, from transformers: a person detector ("finder"), a pose estimator and a segmenter.
 
 | part      | default                                        | any model of                                        |
 |-----------|------------------------------------------------|-----------------------------------------------------|
@@ -7,12 +7,12 @@
 | segmenter | Mask2Former (Cheng et al., arXiv 2112.01527)   | AutoModelForUniversalSegmentation: Mask2Former,     |
 |           |                                                | MaskFormer, EoMT, with a class `person`             |
 
-COCO annotates 17 keypoints, the body has 24 joints. Hips, knees, ankles, shoulders, elbows and wrists are carried over;
-pelvis and neck are the middles of hips and shoulders, as sure as the less sure of the two; the others (spine, collars,
-head, feet, hands) have confidence 0. COCO's annotators mark joints as they look from outside, some centimetres
-from SMPL's: the deviation below holds that too.
+COCO annotates 17 keypoints, the body has 24 joints. Hips, knees, ankles, shoulders, elbows and wrists are the same in
+both; pelvis and neck are the midpoints of hips and shoulders, with the lower confidence of the two; the others (spine,
+collars, head, feet, hands) have confidence 0. COCO's annotators mark joints on the surface, some centimetres from
+SMPL's; the deviations below include that difference.
 
-Only safetensors are loaded, never a pickle. Left out: OneFormer, which wants a task in words.
+Only safetensors are loaded, never a pickle. Left out: OneFormer, which needs a task as text.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ DEFAULT_MODELS = (
     "facebook/mask2former-swin-tiny-coco-instance",
 )
 MIN_SCORE = 0.5  # of a person's box
-MASK_SCALE = 1.2  # of the person's box, for what the segmenter is shown
+MASK_SCALE = 1.2  # of the person's box, for the input of the segmenter
 MASK_CROP_PX = 384
 COCO_SIZE = 17
-# Which COCO keypoints each joint is the middle of; the order of COCO: nose, eyes, ears, shoulders, elbows, ...
+# Each joint is the midpoint of two COCO keypoints, in COCO's order: nose, eyes, ears, shoulders, elbows, ...
 COCO_SOURCES = {
     "pelvis": (11, 12), "left_hip": (11, 11), "right_hip": (12, 12), "left_knee": (13, 13), "right_knee": (14, 14),
     "left_ankle": (15, 15), "right_ankle": (16, 16), "neck": (5, 6), "left_shoulder": (5, 5),
     "right_shoulder": (6, 6), "left_elbow": (7, 7), "right_elbow": (8, 8), "left_wrist": (9, 9),
     "right_wrist": (10, 10),
 }  # fmt: skip
-# COCO's own deviations, 2 sigma_i in units of the root of a person's area (cocodataset.org/#keypoints-eval)
+# COCO's deviations, 2 sigma_i in units of the root of a person's area (cocodataset.org/#keypoints-eval)
 COCO_DEVIATIONS = 2 * torch.tensor(
     [.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089]
 )  # fmt: skip
@@ -61,27 +61,27 @@ COCO_DEVIATIONS = 2 * torch.tensor(
 
 @dataclass(frozen=True)
 class _Part:
-    """A model with the processor of its images."""
+    """A model with its image processor."""
 
     model: PreTrainedModel
     processor: Any
-    person: int | None = None  # the class, where it has classes
+    person: int | None = None  # index of the class `person`
 
-    def see(self, image: UInt8[np.ndarray, "height width 3"], **more: Any) -> Any:
-        inputs = self.processor(images=image, return_tensors="pt", **more).to(self.model.device)
+    def predict(self, image: UInt8[np.ndarray, "height width 3"]) -> Any:
+        inputs = self.processor(images=image, return_tensors="pt").to(self.model.device)
         return self.model(**inputs)
 
 
 class TransformersDetector:
-    """See the module. `name` holds the models' names, and so every answer's stamp."""
+    """See the module. `name` contains the names of the models, and is part of fingerprints."""
 
     def __init__(self, name: str, finder: _Part, pose: _Part, segmenter: _Part) -> None:
         self.name, self.finder, self.pose, self.segmenter = name, finder, pose, segmenter
 
     @torch.no_grad()
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
-        """Boxes of people, the surest first."""
-        output = self.finder.see(image)
+        """Boxes of people by decreasing score."""
+        output = self.finder.predict(image)
         (found,) = self.finder.processor.post_process_object_detection(
             output, threshold=MIN_SCORE, target_sizes=[image.shape[:2]]
         )
@@ -95,31 +95,30 @@ class TransformersDetector:
         keypoints_px, confidence = self._keypoints(sample)
         side = ((sample.box.x1 - sample.box.x0) * (sample.box.y1 - sample.box.y0)) ** 0.5
         square = sample.box.square(MASK_SCALE)
-        joints_px, sigma_px, sure = joints_from_coco(
+        joints_px, sigma_px, joint_confidence = joints_from_coco(
             keypoints_px, COCO_DEVIATIONS * side, confidence, sample.box
         )
-        return Detection(joints_px, sigma_px, sure, self._mask(sample, square), square)
+        return Detection(joints_px, sigma_px, joint_confidence, self._mask(sample, square), square)
 
     def _keypoints(self, sample: Sample) -> tuple[Float[Tensor, "17 2"], Float[Tensor, "17"]]:
         box = sample.box
         corner_and_size = [[[box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]]]
         experts = getattr(self.pose.model.config.backbone_config, "num_experts", 1)
-        chosen = (
-            {"dataset_index": torch.zeros(1, dtype=torch.long)} if experts > 1 else {}
-        )  # ViTPose+: 0 is COCO
+        # of ViTPose+; 0 is COCO
+        chosen = {"dataset_index": torch.zeros(1, dtype=torch.long)} if experts > 1 else {}
         inputs = self.pose.processor(images=sample.image, boxes=corner_and_size, return_tensors="pt")
         output = self.pose.model(**inputs.to(self.pose.model.device), **chosen)
         ((person,),) = self.pose.processor.post_process_pose_estimation(output, boxes=corner_and_size)
         return person["keypoints"].float(), person["scores"].float().clamp(0, 1)
 
     def _mask(self, sample: Sample, square: Box) -> Float[np.ndarray, "size size"]:
-        """The query that is surest of a person and best fills the box in the middle."""
-        output = self.segmenter.see(crop_image(sample.image, square, MASK_CROP_PX))
+        """The mask of the query with the highest person probability times overlap with the box."""
+        output = self.segmenter.predict(crop_image(sample.image, square, MASK_CROP_PX))
         person = output.class_queries_logits[0].softmax(dim=-1)[:, self.segmenter.person]
         masks = output.masks_queries_logits[0].sigmoid()
         inside = _box_mask(sample.box, square, masks.shape[-1]).to(masks.device)
-        shared = (masks * inside).sum(dim=(1, 2)) / torch.maximum(masks, inside).sum(dim=(1, 2))
-        best = int((person * shared).argmax())
+        overlap = (masks * inside).sum(dim=(1, 2)) / torch.maximum(masks, inside).sum(dim=(1, 2))
+        best = int((person * overlap).argmax())
         return (person[best] * masks[best]).float().cpu().numpy()
 
 
@@ -129,15 +128,18 @@ def joints_from_coco(
     confidence: Float[Tensor, "17"],
     box: Box,
 ) -> tuple[Float[Tensor, "24 2"], Float[Tensor, "24"], Float[Tensor, "24"]]:
-    """Places, deviations and confidences of our joints; what COCO lacks may be anywhere in the box."""
-    places = torch.tensor(box.center).repeat(NUM_JOINTS, 1)
-    sigmas, sure = torch.full((NUM_JOINTS,), box.side / 2), torch.zeros(NUM_JOINTS)
+    """Positions, deviations and confidences of the 24 joints.
+
+    A joint that COCO lacks is at the centre of the box, with half the box's side as its deviation.
+    """
+    positions = torch.tensor(box.center).repeat(NUM_JOINTS, 1)
+    sigmas, confidences = torch.full((NUM_JOINTS,), box.side / 2), torch.zeros(NUM_JOINTS)
     for name, (first, second) in COCO_SOURCES.items():
         joint = JOINT_NAMES.index(name)
-        places[joint] = (keypoints_px[first] + keypoints_px[second]) / 2
+        positions[joint] = (keypoints_px[first] + keypoints_px[second]) / 2
         sigmas[joint] = (sigma_px[first] + sigma_px[second]) / 2
-        sure[joint] = torch.minimum(confidence[first], confidence[second])
-    return places, sigmas, sure
+        confidences[joint] = torch.minimum(confidence[first], confidence[second])
+    return positions, sigmas, confidences
 
 
 def _box_mask(box: Box, square: Box, size: int) -> Float[Tensor, "size size"]:
@@ -148,9 +150,9 @@ def _box_mask(box: Box, square: Box, size: int) -> Float[Tensor, "size size"]:
 
 
 def load_transformers_detector(models: str = "", device: str = "cpu") -> TransformersDetector:
-    """`FINDER,POSE,SEGMENTER`: hub names or local folders; what is left out or empty is the default.
+    """`FINDER,POSE,SEGMENTER`: hub names or local folders; a missing or empty one is the default.
 
-    Raises ValueError, naming the model, where one cannot be loaded, knows no class `person`, or has not COCO's 17
+    Raises ValueError, which names the model, if one cannot be loaded, has no class `person`, or does not have COCO's 17
     keypoints.
     """
     given = [name.strip() for name in models.split(",")]
@@ -191,5 +193,5 @@ def _person_class(name: str, model: PreTrainedModel) -> int:
         if label.lower() == "person":
             return int(number)
     raise ValueError(
-        f"{name} knows no class `person`; its classes are {', '.join([*classes.values()][:8])} ..."
+        f"{name} has no class `person`; its classes are {', '.join([*classes.values()][:8])} ..."
     )

@@ -1,4 +1,4 @@
-"""Keeping and finding policies: the shipped checkpoint, or a folder that pretraining or alignment left."""
+"""Save and load policies: the shipped checkpoint, or a folder that pretraining or alignment has written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from safetensors import SafetensorError
 
+from common.files import PathLike
 from hmr.policy.backbone import TransformersEncoder
 from hmr.policy.feature_cache import default_cache
 from hmr.policy.policy import DiffusionPolicy
@@ -17,8 +18,8 @@ __all__ = ["SHIPPED_POLICY", "find_device", "load_policy", "save_compact"]
 SHIPPED_POLICY = Path(__file__).parents[1] / "assets" / "policy"
 
 
-def save_compact(policy: DiffusionPolicy, folder: Path) -> None:
-    """Matrices and kernels in float16, half the size; vectors (norms, statistics) need the range of float32."""
+def save_compact(policy: DiffusionPolicy, folder: PathLike) -> None:
+    """Save matrices and kernels in float16, which halves the size; vectors (norms, statistics) stay in float32."""
     state = {
         name: tensor.half() if tensor.ndim >= 2 and tensor.is_floating_point() else tensor
         for name, tensor in policy.state_dict().items()
@@ -26,14 +27,14 @@ def save_compact(policy: DiffusionPolicy, folder: Path) -> None:
     policy.save_pretrained(folder, state_dict=state)
 
 
-def load_policy(folder: Path | None = None, device: str = "cpu") -> DiffusionPolicy:
-    """The policy of a folder (the shipped one by default), frozen, in evaluation mode, in float32; what a transformers
-    backbone saw is kept on disk (`hmr.policy.feature_cache.default_cache`).
+def load_policy(folder: PathLike | None = None, device: str = "cpu") -> DiffusionPolicy:
+    """The policy in a folder (default: the shipped one), frozen, in evaluation mode, in float32. Features of a
+    transformers backbone are cached on disk (`hmr.policy.feature_cache.default_cache`).
 
-    Raises FileNotFoundError or ValueError, each naming the folder, where no policy can be read from it, and ValueError
-    for a device that torch does not have here.
+    Raises FileNotFoundError or ValueError, which name the folder, if no policy can be read from it, and ValueError for
+    a device that torch does not have.
     """
-    folder, place = folder or SHIPPED_POLICY, find_device(device)
+    folder, torch_device = Path(folder or SHIPPED_POLICY), find_device(device)
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
             f"{folder} holds no policy: a checkpoint has config.json and model.safetensors"
@@ -44,20 +45,22 @@ def load_policy(folder: Path | None = None, device: str = "cpu") -> DiffusionPol
         )
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ValueError(f"the policy in {folder} cannot be read: {error}") from error
-    # transformers' types leave the second answer out
-    policy, found = cast(tuple[DiffusionPolicy, dict[str, set[str]]], loaded)
-    if found["missing_keys"]:  # transformers would go on with what lay in memory
-        missing = ", ".join(sorted(found["missing_keys"]))
+    # transformers' annotation omits the second value
+    policy, info = cast(tuple[DiffusionPolicy, dict[str, set[str]]], loaded)
+    if info["missing_keys"]:  # transformers would leave these tensors uninitialised
+        missing = ", ".join(sorted(info["missing_keys"]))
         raise ValueError(f"the policy in {folder} lacks {missing}: another version wrote it")
     if isinstance(policy.encoder, TransformersEncoder):
         policy.encoder.cache = default_cache()
-    policy.to(place)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
+    policy.to(torch_device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
     return policy.requires_grad_(False).eval()
 
 
 def find_device(name: str) -> torch.device:
-    """`cpu`, or one of the accelerator that torch knows here: `cuda`, `cuda:1`, `mps`. Raises ValueError, with those
-    that there are, for any other."""
+    """`cpu`, or a device of the accelerator that torch finds, such as `cuda`, `cuda:1` or `mps`.
+
+    Raises ValueError, with the available devices, for any other name.
+    """
     kind, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
     known = ["cpu", *(f"{kind.type}:{number}" for number in range(count) if kind)]
     if name not in known and f"{name}:0" not in known:

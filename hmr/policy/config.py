@@ -1,4 +1,4 @@
-"""What a checkpoint of a diffusion policy says in its config.json, and which of it names the policy."""
+"""The config.json of a diffusion policy, and the settings in it that are part of the policy's digest."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from transformers import PretrainedConfig
 
 __all__ = ["DiffusionPolicyConfig", "fingerprint_settings"]
 
-# Settings that shape the answers and leave no trace in the weights: a digest tells each of them that has another value
-# than this one. The values are the shipped policy's, for the digest once knew only the first two (off when not told):
-# told always, the others would give new names to the policies that figures were published of.
-UNSAID: dict[str, Any] = {
+# Settings that change the output but not the weights. Each one that differs from the value here is part of the digest.
+# Only the first two were in the first version of the digest; the values of the others are the shipped policy's, so that
+# the digests of published policies did not change.
+DIGEST_DEFAULTS: dict[str, Any] = {
     "mirror_look": False,
     "noise_temperature": 1.0,
     "crop_size": 128,
@@ -25,16 +25,16 @@ UNSAID: dict[str, Any] = {
 
 
 class DiffusionPolicyConfig(PretrainedConfig):
-    """Everything a checkpoint needs to be built again; chosen values live in configs/.
+    """Everything needed to build a policy for its weights; the values of the experiments are in configs/.
 
-    encoder: "embedded", or "transformers:" and a backbone's hub name or folder (`hmr.policy.backbone`); `backbone` is its
-    card, read from there when it is not given.
-    head_width: of the regression head's two hidden layers.
+    encoder: "embedded", or "transformers:" and the hub name or folder of a backbone (`hmr.policy.backbone`).
+    backbone: fields of its `BackboneSpec`; read from the hub or folder if None.
+    head_width: width of the two hidden layers of the regression head.
     denoiser: "mlp", or "tokens" with a layout of `hmr.policy.denoisers` in `tokens` and its `heads`.
     solver: "ddim" or "dpm++" (`hmr.policy.scheduler`).
-    mirror_look: every crop is also seen in the mirror (`hmr.policy.flip`), for twice the cost of seeing.
-    noise_temperature: what starting noise is multiplied by; `benchmarks/temperature.py` finds the one at which the
-        spread is right on `lab-calibration`.
+    mirror_look: flip test (`hmr.policy.flip`): the encoder also sees the mirror image, at twice its cost.
+    noise_temperature: factor of the starting noise; `benchmarks/temperature.py` finds the one with the right spread on
+        `lab-calibration`.
     """
 
     model_type = "meshcritic_diffusion_policy"
@@ -79,7 +79,9 @@ class DiffusionPolicyConfig(PretrainedConfig):
 
 
 def fingerprint_settings(config: DiffusionPolicyConfig) -> list[str]:
-    """Those that a digest must tell apart, as "name=value", in the order of UNSAID."""
+    """Settings of the digest, as "name=value", in the order of DIGEST_DEFAULTS."""
     return [
-        f"{name}={value}" for name, unsaid in UNSAID.items() if (value := getattr(config, name)) != unsaid
+        f"{name}={value}"
+        for name, default in DIGEST_DEFAULTS.items()
+        if (value := getattr(config, name)) != default
     ]

@@ -1,7 +1,7 @@
-"""The denoisers: (noisy body parameters, time, condition) -> the scheduler's prediction target.
+"""The denoisers: (noisy body parameters, keypoint feedback, time, condition) -> the scheduler's prediction target.
 
-Both use adaptive layer norm that starts at zero (DiT, Peebles and Xie, ICCV 2023, arXiv 2212.09748), and compute what
-depends on the image and the time alone once for a whole group.
+Both use adaptive layer norm that starts at zero (DiT, Peebles and Xie, ICCV 2023, arXiv 2212.09748), and compute once
+per group what depends only on the image and the time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hmr.policy.parametrization import ROTATION_SIZE, VECTOR_SIZE
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS
 
-__all__ = ["LAYOUTS", "Denoiser", "TokenDenoiser", "seen_encoder", "sinusoids", "time_encoder"]
+__all__ = ["LAYOUTS", "Denoiser", "TokenDenoiser", "feature_encoder", "sinusoids", "time_encoder"]
 
 
 def sinusoids(timesteps: Int[Tensor, "*batch"], frequencies: int) -> Float[Tensor, "*batch {2*frequencies}"]:
@@ -31,8 +31,8 @@ def time_encoder(frequencies: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def seen_encoder(size: int, width: int) -> nn.Sequential:
-    """From what was seen of an image to the width of a denoiser."""
+def feature_encoder(size: int, width: int) -> nn.Sequential:
+    """From the encoder features of an image to the width of a denoiser."""
     return nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
 
 
@@ -55,8 +55,12 @@ class ModulatedBlock(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """The condition is what was seen, and behind it a first guess of x0, which has a way in of its own: zero at the
-    start, it lets a good guess pass without the seen features' normalisation in between."""
+    """A residual MLP. The condition is the encoder features followed by an initial estimate of x0, which has its own
+    input layer: it starts at zero and does not pass through the normalisation of the features.
+
+    `from_seen`, `from_guess` and `from_pull`, the layers of features, initial estimate and keypoint feedback, keep the
+    names that checkpoints have.
+    """
 
     def __init__(self, dim: int, condition_size: int, width: int, depth: int) -> None:
         super().__init__()
@@ -64,35 +68,35 @@ class Denoiser(nn.Module):
         self.frequencies = width // 4
         self.from_x = nn.Linear(dim, width)
         self.from_time = time_encoder(self.frequencies, width)
-        self.from_seen = seen_encoder(condition_size - dim, width)
+        self.from_seen = feature_encoder(condition_size - dim, width)
         self.from_guess = nn.Linear(dim, width)
         self.from_pull = nn.Linear(dim, width, bias=False)
-        for way in (self.from_guess, self.from_pull):
-            nn.init.zeros_(way.weight)
+        for layer in (self.from_guess, self.from_pull):
+            nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.from_guess.bias)
         self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))
         self.head = nn.Linear(width, dim)
         self.reset_head()
 
     def reset_head(self) -> None:
-        """Predict nothing, as at the start: the policy then samples from a Gaussian about its guess."""
+        """Predict zero, as before training: the policy then samples from a Gaussian about its initial estimate."""
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(
         self,
         noisy: Float[Tensor, "batch group steps dim"],
-        pull: Float[Tensor, "batch group steps dim"],
+        feedback: Float[Tensor, "batch group steps dim"],
         timesteps: Int[Tensor, "batch steps"],
         condition: Float[Tensor, "batch channels"],
     ) -> Float[Tensor, "batch group steps dim"]:
-        """The prediction for G hypotheses an image at K times an image."""
-        seen, guess = condition[:, : -self.dim], condition[:, -self.dim :]
+        """The prediction for G hypotheses and K times per image."""
+        features, estimate = condition[:, : -self.dim], condition[:, -self.dim :]
         times = sinusoids(timesteps, self.frequencies).to(self.from_x.weight.dtype)
-        image = self.from_seen(seen) + self.from_guess(guess)
+        image = self.from_seen(features) + self.from_guess(estimate)
         context = image[:, None] + self.from_time(times)
         context = nn.functional.silu(context)[:, None]  # batch 1 steps width
-        hidden = self.from_x(noisy) + self.from_pull(pull)
+        hidden = self.from_x(noisy) + self.from_pull(feedback)
         for block in self.blocks:
             hidden = block(hidden, context)
         return self.head(hidden)
@@ -106,7 +110,7 @@ PARTS = (
     ("left_collar", "left_shoulder", "left_elbow", "left_wrist", "left_hand"),
     ("right_collar", "right_shoulder", "right_elbow", "right_wrist", "right_hand"),
 )
-Layout = tuple[tuple[int, ...], ...]  # for each token, the places of the vector that it holds
+Layout = tuple[tuple[int, ...], ...]  # for each token, the entries of the vector that it holds
 
 
 def _rotation(joint: int) -> tuple[int, ...]:
@@ -114,17 +118,17 @@ def _rotation(joint: int) -> tuple[int, ...]:
 
 
 def _by_joints(groups: tuple[tuple[int, ...], ...]) -> Layout:
-    """Rotations by groups of joints; the first group also carries shape and camera."""
+    """Rotations by groups of joints; the first group also holds shape and camera."""
     tokens = [sum((_rotation(joint) for joint in group), ()) for group in groups]
     return (tokens[0] + tuple(range(ROTATION_SIZE, VECTOR_SIZE)), *tokens[1:])
 
 
 def _by_columns() -> Layout:
-    """The vector keeps a rotation row by row, two numbers a row: a column is every second number."""
+    """The vector holds a rotation row by row, two numbers per row: a column is every second number."""
     columns = [_rotation(joint)[column::2] for joint in range(NUM_JOINTS) for column in (0, 1)]
     camera = ROTATION_SIZE + NUM_BETAS
     shape = tuple(range(ROTATION_SIZE, camera))
-    return (*columns, shape, *((place,) for place in range(camera, VECTOR_SIZE)))
+    return (*columns, shape, *((entry,) for entry in range(camera, VECTOR_SIZE)))
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -163,18 +167,18 @@ class AttentionBlock(nn.Module):
 
 
 class TokenDenoiser(nn.Module):
-    """A transformer over parts of the body. Each token holds a slice of the noisy vector and the same slice of the
-    initial estimate.
+    """A transformer over parts of the body. Each token holds a slice of the noisy vector and the same slices of the
+    keypoint feedback and the initial estimate. Attribute names are those of checkpoints, as in `Denoiser`.
 
     | layout    | tokens | one token holds                                                                       |
     |-----------|--------|---------------------------------------------------------------------------------------|
     | `parts`   | 6      | a leg, an arm, the trunk, the head; shape and camera go with the trunk                |
     | `joints`  | 24     | one joint's rotation; shape and camera go with the pelvis                             |
-    | `columns` | 52     | one of the two columns of a rotation; the shape; each number of the camera by itself  |
+    | `columns` | 52     | one of the two columns of a rotation; the shape; one number of the camera             |
 
     ScoreHypo (CVPR 2024) also has 52 tokens, width 512, 6 layers of 8 heads and about 28 M parameters, but its tokens
-    are 29 joints and 23 twists of an analytic solver. Left out: its attention to a grid of image features; the condition
-    here is one vector, so that a group of any size needs one encoding of the image.
+    are 29 joints and 23 twists of an analytic solver. Left out: its attention to a grid of image features. The
+    condition here is one vector, so a group of any size needs one encoding of the image.
 
     Raises ValueError for an unknown layout or a width that is not a multiple of 4 times the heads.
     """
@@ -187,7 +191,7 @@ class TokenDenoiser(nn.Module):
         if layout not in LAYOUTS:
             raise ValueError(f"no token layout is called {layout!r}; there are {', '.join(LAYOUTS)}")
         if width % (4 * heads):
-            raise ValueError(f"a width of {width} is not divided by 4 times {heads} heads")
+            raise ValueError(f"width {width} is not a multiple of 4 times {heads} heads")
         self.dim, self.frequencies = VECTOR_SIZE, width // 4
         places, homes = _places(LAYOUTS[layout])
         tokens, slots = places.shape
@@ -198,47 +202,47 @@ class TokenDenoiser(nn.Module):
         self.from_pull = nn.Parameter(torch.zeros(tokens, slots, width))
         self.token = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.from_time = time_encoder(self.frequencies, width)
-        self.from_seen = seen_encoder(condition_size - VECTOR_SIZE, width)
+        self.from_seen = feature_encoder(condition_size - VECTOR_SIZE, width)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Parameter(torch.zeros(tokens, slots, width))
         self.bias = nn.Parameter(torch.zeros(VECTOR_SIZE))
 
     def reset_head(self) -> None:
-        """Predict nothing, as at the start: the policy then samples from a Gaussian about its guess."""
+        """Predict zero, as before training: the policy then samples from a Gaussian about its initial estimate."""
         nn.init.zeros_(self.head)
         nn.init.zeros_(self.bias)
 
     def forward(
         self,
         noisy: Float[Tensor, "batch group steps dim"],
-        pull: Float[Tensor, "batch group steps dim"],
+        feedback: Float[Tensor, "batch group steps dim"],
         timesteps: Int[Tensor, "batch steps"],
         condition: Float[Tensor, "batch channels"],
     ) -> Float[Tensor, "batch group steps dim"]:
-        """The prediction for G hypotheses an image at K times an image."""
-        seen, guess = condition[:, : -self.dim], condition[:, -self.dim :]
+        """The prediction for G hypotheses and K times per image."""
+        features, estimate = condition[:, : -self.dim], condition[:, -self.dim :]
         times = self.from_time(sinusoids(timesteps, self.frequencies).to(self.token.dtype))
-        context = F.silu(self.from_seen(seen)[:, None] + times)[:, None, :, None]  # batch 1 steps 1 width
-        image = torch.einsum("bts,tsw->btw", self._slots(guess), self.from_guess) + self.token
+        context = F.silu(self.from_seen(features)[:, None] + times)[:, None, :, None]  # batch 1 steps 1 width
+        image = torch.einsum("bts,tsw->btw", self._slots(estimate), self.from_guess) + self.token
         hidden = image[:, None, None]
-        for vector, way in ((noisy, self.from_x), (pull, self.from_pull)):
-            hidden = hidden + torch.einsum("bgkts,tsw->bgktw", self._slots(vector), way)
+        for vector, weight in ((noisy, self.from_x), (feedback, self.from_pull)):
+            hidden = hidden + torch.einsum("bgkts,tsw->bgktw", self._slots(vector), weight)
         for block in self.blocks:
             hidden = block(hidden, context)
         slots = torch.einsum("bgktw,tsw->bgkts", self.norm(hidden), self.head)
         return slots.flatten(-2)[..., self.homes] + self.bias
 
     def _slots(self, vector: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch tokens slots"]:
-        return F.pad(vector, (0, 1))[..., self.places]  # the place behind the last is zero
+        return F.pad(vector, (0, 1))[..., self.places]  # index VECTOR_SIZE, of an empty slot, reads zero
 
 
 def _places(layout: Layout) -> tuple[Int[Tensor, "tokens slots"], Int[Tensor, "dim"]]:
-    """Where in the vector (or just behind it) each slot of each token reads, and which slot each place is read by."""
+    """The entry of the vector that each slot of each token holds (VECTOR_SIZE: none), and the slot of each entry."""
     slots = max(map(len, layout))
     places = torch.full((len(layout), slots), VECTOR_SIZE)
     homes = torch.empty(VECTOR_SIZE, dtype=torch.long)
-    for row, held in enumerate(layout):
-        places[row, : len(held)] = torch.tensor(held)
-        homes[list(held)] = row * slots + torch.arange(len(held))
+    for row, entries in enumerate(layout):
+        places[row, : len(entries)] = torch.tensor(entries)
+        homes[list(entries)] = row * slots + torch.arange(len(entries))
     return places, homes

@@ -1,8 +1,8 @@
-"""A policy's encoder as several parts of the house share it: what it saw of a sample is remembered for a while.
+"""Recent encoder outputs, shared by the components that need the same samples.
 
-A critique asks what the detector sees of a person and where the photograph lies among the prototypes; both are heads of
-one pass. Samples are told apart by identity, not by content: nobody changes one. Several samples at once are not
-remembered: the crops of a second look (`hmr.detection.test_time_augmentation`) are seen once.
+A critique needs the detector's output for a person and the photograph's embedding for retrieval; both come from one
+pass of the encoder. Samples are compared by identity, not content, because they are never modified. Only calls with a
+single sample are cached: the crops of test-time augmentation (`hmr.detection.test_time_augmentation`) are used once.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ import threading
 import weakref
 from collections.abc import Sequence
 
-from hmr.policy.encoder import Seen
+from hmr.policy.encoder import EncoderOutput
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
 
 __all__ = ["EncoderCache"]
 
-REMEMBERED = 64  # samples: the groups that are in flight
+MAX_SAMPLES = 64  # enough for the groups that are processed at the same time
 
 
 class EncoderCache:
-    """May serve several threads."""
+    """Safe to use from several threads."""
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         self.policy = policy
-        self._seen: dict[int, tuple[weakref.ref[Sample], Seen]] = {}  # by id, the oldest first
+        self._outputs: dict[int, tuple[weakref.ref[Sample], EncoderOutput]] = {}  # by id, the oldest first
         self._lock = threading.Lock()
 
-    def see(self, samples: Sequence[Sample]) -> Seen:
-        """As `DiffusionPolicy.see`."""
+    def run_encoder(self, samples: Sequence[Sample]) -> EncoderOutput:
+        """As `DiffusionPolicy.run_encoder`."""
         if len(samples) != 1:
-            return self.policy.see(samples)
+            return self.policy.run_encoder(samples)
         [sample] = samples
-        known, seen = self._seen.get(id(sample), (None, None))
-        if known is None or seen is None or known() is not sample:
-            seen = self.policy.see(samples)
+        known, output = self._outputs.get(id(sample), (None, None))
+        if known is None or output is None or known() is not sample:
+            output = self.policy.run_encoder(samples)
             with self._lock:
-                self._remember(sample, seen)
-        return seen
+                self._store(sample, output)
+        return output
 
-    def _remember(self, sample: Sample, seen: Seen) -> None:
-        self._seen.pop(id(sample), None)
-        self._seen[id(sample)] = (weakref.ref(sample), seen)
-        while len(self._seen) > REMEMBERED:
-            del self._seen[next(iter(self._seen))]
+    def _store(self, sample: Sample, output: EncoderOutput) -> None:
+        self._outputs.pop(id(sample), None)
+        self._outputs[id(sample)] = (weakref.ref(sample), output)
+        while len(self._outputs) > MAX_SAMPLES:
+            del self._outputs[next(iter(self._outputs))]

@@ -1,21 +1,22 @@
-"""Guidance of the sampler by what a detector saw, at inference, without training and without truth.
+"""Guidance of the sampler by detected keypoints and a mask, at inference, without training or ground truth.
 
-After score-guided human mesh recovery (ScoreHMR, Stathopoulos et al., CVPR 2024, arXiv 2403.09623): in the last steps
-of the solver, the predicted x_0 follows the gradient of an image cost through the body's joints and the camera.
+As in score-guided human mesh recovery (ScoreHMR, Stathopoulos et al., CVPR 2024, arXiv 2403.09623): in the last steps
+of the solver, the predicted x_0 moves along the gradient of an image cost through the body's joints and the camera.
 
 | term       | cost of one hypothesis                                                                             |
 |------------|----------------------------------------------------------------------------------------------------|
 | keypoints  | sum_j w_j rho(|project(joint_j) - keypoint_j| / deviation_j),  w_j = confidence_j, rho(r) robust   |
 | silhouette | mean over points of the bones of their distance to the detected mask, in halves of the box         |
-| prior      | |x_0 - x_0 predicted|^2 / 2, since x_0 is standardised: what is not seen stays where it was        |
+| prior      | |x_0 - x_0 predicted|^2 / 2, with standardised x_0: what is not detected does not move             |
 
-deviation_j^2 = sigma_j^2 + floor^2: the detector's own estimate, and a floor, since a detector's keypoint and a body's
-joint differ by more than a sure detector believes. rho is Geman and McClure's (1987), as in SMPLify (arXiv 1607.08128).
+deviation_j^2 = sigma_j^2 + floor^2: the detector's own estimate, and a floor, because a detected keypoint and a body's
+joint differ by more than a confident detector predicts. rho is Geman and McClure's (1987), as in SMPLify (arXiv
+1607.08128).
 
-Left out of ScoreHMR: inversion of a first estimate into noise (hypotheses start from noise here), the gradient through
-the denoiser (it costs a backward pass a step and the sampler's speed is the point of this policy), and its terms of
-several views and of video. Left out of a silhouette: that the body covers the mask, which needs surface points and a
-soft rasteriser; bones inside the mask cost nothing, wherever they are.
+Left out of ScoreHMR: inversion of an initial estimate into noise (hypotheses start from noise here), the gradient
+through the denoiser (one backward pass per step, for a policy designed for fast sampling), and the terms for several
+views and for video. Left out of the silhouette term: that the body covers the mask, which needs surface points and a
+soft rasteriser; bones inside the mask cost nothing.
 """
 
 from __future__ import annotations
@@ -33,28 +34,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hmr.body.model import Body
-from hmr.policy.parametrization import pelvis_from_seen, project, split
+from hmr.policy.parametrization import pelvis_from_crop, project, split
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import PARENTS, Detection
 
 __all__ = ["DetectionGuidance", "GuidanceConfig"]
 
-BONE_SHARES = (0.25, 0.5, 0.75)  # where on a bone, from parent to child, the silhouette looks
-PROBE = 1e-2  # in standardised x_0: how far ahead a direction's curvature is felt
-MASK_SIDE = 64  # cells a side of the distance map over the mask's box
+BONE_SHARES = (0.25, 0.5, 0.75)  # points of the silhouette term on a bone, from parent to child
+PROBE = 1e-2  # in standardised x_0: step of the finite difference for the curvature
+MASK_SIDE = 64  # cells per side of the distance map over the mask's box
 
 
 @dataclass(frozen=True)
 class GuidanceConfig:
     """Chosen on `lab` scenes (`benchmarks/guidance.py`), never on `wild-test`."""
 
-    last_steps: int = 4  # of the solver; before, the predicted x_0 is too vague to hold against a picture
-    iterations: int = 4  # gradient steps a solver step
-    step: float = 1.0  # the longest of one of them in standardised x_0
+    last_steps: int = (
+        4  # of the solver; before them the predicted x_0 is too inaccurate to compare with an image
+    )
+    iterations: int = 4  # gradient steps per solver step
+    step: float = 1.0  # longest gradient step in standardised x_0
     keypoints: float = 1.0
     silhouette: float = 50.0
     prior: float = 0.1
-    sigma_floor: float = 0.03  # of half the box: no detector is better than this against a body's joints
+    sigma_floor: float = (
+        0.03  # of half the box: difference between the best detector's keypoints and a body's joints
+    )
     saturation: float = 4.0  # in deviations; beyond it a keypoint is an outlier
 
 
@@ -72,7 +77,7 @@ class DetectionGuidance:
         if len(detections) != len(features):
             raise ValueError(f"{len(features)} images need as many detections, not {len(detections)}")
         self.policy, self.geometry = policy, features.geometry[:, None]
-        self.body = body if body.faces.device == policy.device else _copied(body, policy.device)
+        self.body = body if body.faces.device == policy.device else _copy_to(body, policy.device)
         self.config = config or GuidanceConfig()
         half_px = self.geometry[..., 7:] / 2  # of the crop: 1 image 1
         stack = [[item.keypoints_px, item.sigma_px, item.confidence] for item in detections]
@@ -90,7 +95,7 @@ class DetectionGuidance:
     def guide(
         self, x0: Float[Tensor, "batch group dim"], steps_left: int
     ) -> Float[Tensor, "batch group dim"]:
-        """x_0 some gradient steps further down the cost; unchanged before the last steps."""
+        """x_0 after some gradient steps on the cost; unchanged before the last steps."""
         if steps_left >= self.config.last_steps:
             return x0
         guided = x0
@@ -101,15 +106,15 @@ class DetectionGuidance:
     def _descend(
         self, x0: Float[Tensor, "batch group dim"], predicted: Float[Tensor, "batch group dim"]
     ) -> Float[Tensor, "batch group dim"]:
-        """One step along the gradient, to the bottom of the cost's Gauss-Newton parabola there, but not farther than
-        `step`: a pixel moves the pelvis' place a hundred times more surely than a spine, and no one rate fits both."""
+        """One step along the gradient, to the minimum of the cost's Gauss-Newton parabola but at most `step` long. No
+        fixed rate fits all parameters: the cost is a hundred times more sensitive to the pelvis than to the spine."""
         with torch.enable_grad():
-            place = x0.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.cost(place, predicted).sum(), place)
+            point = x0.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self.cost(point, predicted).sum(), point)
         length = gradient.norm(dim=-1, keepdim=True)
         direction = gradient / length.clamp_min(1e-9)
-        bend = self._curvature(x0, direction)[..., None]
-        return x0 - direction * (length / bend).clamp_max(self.config.step)
+        curvature = self._curvature(x0, direction)[..., None]
+        return x0 - direction * (length / curvature).clamp_max(self.config.step)
 
     def _curvature(
         self, x0: Float[Tensor, "batch group dim"], direction: Float[Tensor, "batch group dim"]
@@ -118,14 +123,14 @@ class DetectionGuidance:
         pixels = self._pixels(x0)
         speed = (self._pixels(x0 + PROBE * direction) - pixels) / PROBE
         ratio = self._ratio(pixels)
-        pull = self.weights / (1 + ratio / self.config.saturation**2).square()
-        bend = (pull * speed.square().sum(dim=-1) / self.deviation_px.square()).sum(dim=-1)
-        return self.config.keypoints * bend + self.config.prior
+        weights = self.weights / (1 + ratio / self.config.saturation**2).square()
+        curvature = (weights * speed.square().sum(dim=-1) / self.deviation_px.square()).sum(dim=-1)
+        return self.config.keypoints * curvature + self.config.prior
 
     def cost(
         self, x0: Float[Tensor, "batch group dim"], predicted: Float[Tensor, "batch group dim"]
     ) -> Float[Tensor, "batch group"]:
-        """What one hypothesis violates; `predicted` is the denoiser's x_0."""
+        """The cost of each hypothesis (see the module); `predicted` is the denoiser's x_0."""
         config = self.config
         pixels = self._pixels(x0)
         ratio = self._ratio(pixels)
@@ -141,31 +146,31 @@ class DetectionGuidance:
         return (pixels - self.keypoints_px).square().sum(dim=-1) / self.deviation_px.square()
 
     def _pixels(self, x0: Float[Tensor, "batch group dim"]) -> Float[Tensor, "batch group 24 2"]:
-        """Where the joints of standardised vectors appear."""
-        rotations, betas, seen = split(x0 * self.policy.std + self.policy.mean)
+        """The projected joints of standardised vectors."""
+        rotations, betas, pelvis = split(x0 * self.policy.std + self.policy.mean)
         joints = self.body.joints_from_matrices(rotations, betas)
-        pelvis_cam_m = pelvis_from_seen(seen, self.geometry)
+        pelvis_cam_m = pelvis_from_crop(pelvis, self.geometry)
         return project(joints - joints[..., :1, :] + pelvis_cam_m[..., None, :], self.geometry)
 
     def _outside_mask(self, joints_px: Float[Tensor, "batch group 24 2"]) -> Float[Tensor, "batch group"]:
-        """Mean distance of points of the bones to the mask, in halves of its box; gradients lead inwards."""
+        """Mean distance of points of the bones to the mask, in halves of its box; gradients point inwards."""
         parents = joints_px[:, :, list(PARENTS[1:])]
         points = torch.cat([torch.lerp(parents, joints_px[:, :, 1:], share) for share in BONE_SHARES], dim=2)
-        places = (points - self.boxes[..., :2]) / (self.boxes[..., 2:] / 2)  # -1 to 1 over the mask's box
-        found = F.grid_sample(
-            self.outside[:, None], places, mode="bilinear", padding_mode="border", align_corners=False
+        positions = (points - self.boxes[..., :2]) / (self.boxes[..., 2:] / 2)  # -1 to 1 over the mask's box
+        distances = F.grid_sample(
+            self.outside[:, None], positions, mode="bilinear", padding_mode="border", align_corners=False
         )
-        return found[:, 0].mean(dim=-1)
+        return distances[:, 0].mean(dim=-1)
 
 
 @functools.lru_cache(maxsize=1)
-def _copied(body: Body, device: torch.device) -> Body:
-    """Made once for all images: `Module.to` would move the caller's own, which others pose on the CPU."""
+def _copy_to(body: Body, device: torch.device) -> Body:
+    """A copy for all images: `Module.to` would move the caller's body, which is used on the CPU elsewhere."""
     return copy.deepcopy(body).to(device)
 
 
 def _distance_outside(mask: Float[np.ndarray, "size size"]) -> Float[Tensor, "side side"]:
-    """From each place of the mask's box to the nearest of the person, in halves of the box; zero without a mask."""
+    """Distance to the person's nearest pixel, over the mask's box, in halves of the box; zero for an empty mask."""
     person = mask > 0.5
     if not person.any():
         return torch.zeros(MASK_SIDE, MASK_SIDE)

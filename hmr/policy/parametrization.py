@@ -1,18 +1,18 @@
-"""Between SMPL parameters and the vector the policy diffuses.
+"""Conversion between SMPL parameters and the vector that the policy diffuses.
 
 The vector holds 24 rotations in 6D (the first two columns of the matrix, Zhou et al., CVPR 2019, arXiv 1812.07035),
-10 betas, and the pelvis as seen in the crop: log scale and position (weak perspective inside the crop, full
-perspective outside, as CLIFF, arXiv 2208.00571, equations 3 to 5).
+10 betas, and the pelvis in the crop: log scale and position (weak perspective inside the crop, full perspective
+outside, as in CLIFF, arXiv 2208.00571, equations 3 to 5).
 
 | variable     | symbol    | equation                                                  |
 |--------------|-----------|-----------------------------------------------------------|
 | box side     | b         | side of the square crop in image pixels                   |
-| log scale    | log s     | s = 2 f / (z b): half crop sides a metre at the pelvis    |
+| log scale    | log s     | s = 2 f / (z b): half crop sides per metre at the pelvis  |
 | pelvis u, v  | (u, v)    | crop units: (pixel - box centre) / (b / 2)                |
 | pelvis depth | z         | z = 2 f / (s b)                                           |
 
-The image-plane part does not change when the focal length does, so truth seen through the true camera and a
-hypothesis placed under an estimated one meet in the same vector.
+The pelvis in the crop does not depend on the focal length, so ground truth through the true camera and a hypothesis
+under an estimated camera have the same vector.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "camera_of",
     "geometry_of",
     "params_from_vector",
-    "pelvis_from_seen",
+    "pelvis_from_crop",
     "project",
     "split",
     "vector_from_params",
@@ -54,13 +54,13 @@ def geometry_of(cameras: Sequence[Camera], boxes: Sequence[Box]) -> Float[Tensor
 
 
 def camera_of(geometry: Float[Tensor, "8"]) -> Camera:
-    """The camera that a row of `geometry_of` was made from."""
+    """The camera of a row of `geometry_of`."""
     focal, cx, cy, width, height = geometry[:5].tolist()
     return Camera(focal, cx, cy, int(width), int(height))
 
 
 def box_features(geometry: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch 3"]:
-    """Where in the view the crop lies: (centre - principal point) / f and side / f (CLIFF's box information)."""
+    """Position of the crop in the view: (centre - principal point) / f, and side / f (CLIFF's box information)."""
     focal, cx, cy, _, _, box_x, box_y, side = geometry.unbind(-1)
     return torch.stack([(box_x - cx) / focal, (box_y - cy) / focal, side / focal], dim=-1)
 
@@ -80,13 +80,13 @@ def split(
 def vector_from_params(
     params: BodyParams, pelvis_cam_m: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 8"]
 ) -> Float[Tensor, "*batch 157"]:
-    """`pelvis_cam_m`: where the posed pelvis is, transl + the rest pelvis; `geometry` broadcasts over the batch."""
+    """`pelvis_cam_m`: position of the posed pelvis, transl + the rest pelvis; `geometry` broadcasts over the batch."""
     rotvecs = torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)
     columns = roma.rotvec_to_rotmat(rotvecs)[..., :2].flatten(-3)
     focal, cx, cy, _, _, box_x, box_y, side = geometry.unbind(-1)
     x, y, z = pelvis_cam_m.unbind(-1)
     z = z.clamp_min(MIN_DEPTH_M)
-    seen = torch.stack(
+    pelvis = torch.stack(
         [
             (2 * focal / (z * side)).log(),
             (focal * x / z + cx - box_x) * 2 / side,
@@ -94,15 +94,15 @@ def vector_from_params(
         ],
         dim=-1,
     )
-    return torch.cat([columns, params.betas, seen], dim=-1)
+    return torch.cat([columns, params.betas, pelvis], dim=-1)
 
 
-def pelvis_from_seen(
-    seen: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 8"]
+def pelvis_from_crop(
+    pelvis: Float[Tensor, "*batch 3"], geometry: Float[Tensor, "*#batch 8"]
 ) -> Float[Tensor, "*batch 3"]:
     """The pelvis in the camera's frame, metres, from (log s, u, v)."""
     focal, cx, cy, _, _, box_x, box_y, side = geometry.unbind(-1)
-    log_scale, u, v = seen.unbind(-1)
+    log_scale, u, v = pelvis.unbind(-1)
     z = 2 * focal / (log_scale.clamp(-5.0, 5.0).exp() * side)
     x = (u * side / 2 + box_x - cx) * z / focal
     y = (v * side / 2 + box_y - cy) * z / focal
@@ -112,7 +112,7 @@ def pelvis_from_seen(
 def project(
     points_cam_m: Float[Tensor, "*batch points 3"], geometry: Float[Tensor, "*#batch 8"]
 ) -> Float[Tensor, "*batch points 2"]:
-    """`Camera.project` for a camera a row of `geometry`: pixels of the whole image."""
+    """`Camera.project` with one camera per row of `geometry`: pixels of the whole image."""
     focal, cx, cy = geometry[..., None, :3].unbind(-1)
     x, y, z = points_cam_m.unbind(-1)
     z = z.clamp_min(0.01)
@@ -124,9 +124,9 @@ def params_from_vector(
     rest_pelvis_m: Float[Tensor, "*batch 3"],
     geometry: Float[Tensor, "*#batch 8"],
 ) -> BodyParams:
-    """The inverse of `vector_from_params`, the pelvis given as its rest position for the vector's betas."""
-    rotations, betas, seen = split(vector)
+    """The inverse of `vector_from_params`; `rest_pelvis_m`: rest position of the pelvis for the vector's betas."""
+    rotations, betas, pelvis = split(vector)
     rotvecs = roma.rotmat_to_rotvec(rotations)
     return BodyParams(
-        rotvecs[..., 0, :], rotvecs[..., 1:, :], betas, pelvis_from_seen(seen, geometry) - rest_pelvis_m
+        rotvecs[..., 0, :], rotvecs[..., 1:, :], betas, pelvis_from_crop(pelvis, geometry) - rest_pelvis_m
     )

@@ -1,10 +1,9 @@
-"""The diffusion policy: one photograph of a person -> as many body hypotheses as asked for.
+"""The diffusion policy: one photograph of a person -> any number of body hypotheses.
 
-Follows ScoreHypo (CVPR 2024) and ADHMR (ICML 2025, arXiv 2505.10250) in the large: a deterministic encoder, a
-conditional denoiser, a solver in a few steps, hypothesis 0 from zero noise. It differs where their papers or our
-measurements advise it: rotations, shape and camera are all diffused (theirs regresses the last two); the prediction
-target is v on a schedule whose terminal signal-to-noise ratio is zero (Lin et al., WACV 2024, arXiv 2305.08891), since
-epsilon at a high terminal ratio samples from the wrong prior.
+Follows ScoreHypo (CVPR 2024) and ADHMR (ICML 2025, arXiv 2505.10250): a deterministic encoder, a conditional denoiser,
+a solver with few steps, hypothesis 0 from zero noise. Two differences: rotations, shape and camera are all diffused
+(theirs regress the last two), and the prediction target is v on a schedule whose terminal signal-to-noise ratio is zero
+(Lin et al., WACV 2024, arXiv 2305.08891), because epsilon with a high terminal ratio samples from the wrong prior.
 
 | variable          | symbol        | equation                                                   |
 |-------------------|---------------|------------------------------------------------------------|
@@ -12,23 +11,21 @@ epsilon at a high terminal ratio samples from the wrong prior.
 | noise             | eps           | N(0, I)                                                    |
 | noisy             | x_t           | sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps                    |
 | target            | v_t           | sqrt(abar_t) eps - sqrt(1 - abar_t) x_0                    |
-| guess             | g             | the regression head's x_0, part of the condition           |
+| estimate          | g             | the regression head's x_0, part of the condition           |
 | guess_std         | r             | standard deviation of x_0 - g, from pretraining            |
-| pull              | q             | where the joints seen pull E[x_0 | x_t] (hmr.policy.keypoint_feedback), asinh  |
+| feedback          | q             | asinh of `hmr.policy.keypoint_feedback` at E[x_0 | x_t]    |
 | prediction        | v_theta       | denoiser + (a x_t - E[x_0 | x_t]) / s, E under N(g, r^2)   |
 | denoising error   | L(x_t, eps)   | mean over the parameters of (v_theta - v_t)^2              |
 
-with a = sqrt(abar_t) and s = sqrt(1 - abar_t): the denoiser that predicts nothing samples from a Gaussian about the
-guess, exactly (E[x_0 | x_t] = g + a r^2 (x_t - a g) / (a^2 r^2 + s^2)), and what is learned is all that is not
-Gaussian. It is the preconditioning of EDM (Karras et al., NeurIPS 2022, arXiv 2206.00364) about a mean that the image
-gives.
+with a = sqrt(abar_t) and s = sqrt(1 - abar_t). A denoiser that predicts zero samples exactly from a Gaussian about g
+(E[x_0 | x_t] = g + a r^2 (x_t - a g) / (a^2 r^2 + s^2)), so it learns only the difference from that Gaussian. This is
+the preconditioning of EDM (Karras et al., NeurIPS 2022, arXiv 2206.00364) about a mean that depends on the image.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -39,12 +36,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from common.fingerprint import weights_digest
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
-from hmr.policy.backbone import PREFIX, BackboneCard, TransformersEncoder, describe_backbone
+from hmr.policy.backbone import PREFIX, BackboneSpec, TransformersEncoder, describe_backbone
 from hmr.policy.config import DiffusionPolicyConfig, fingerprint_settings
 from hmr.policy.denoisers import Denoiser, TokenDenoiser
-from hmr.policy.encoder import CropEncoder, Seen
+from hmr.policy.encoder import CropEncoder, EncoderOutput
 from hmr.policy.flip import FlipFeatures, flip_test, mirror_box, mirror_vector
 from hmr.policy.keypoint_feedback import KeypointGradient
 from hmr.policy.parametrization import (
@@ -61,12 +59,12 @@ from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Hypotheses, Sample
 __all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]
 
 
-INITIAL_STD = (0.05, 1.5)  # of a standardised parameter, whatever the head says
+INITIAL_STD = (0.05, 1.5)  # bounds of `guess_std`
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the policy keeps of a batch of images: the condition of the denoiser and where each crop lay."""
+    """What sampling needs of a batch of images: the condition of the denoiser and the position of each crop."""
 
     condition: Float[Tensor, "batch channels"]
     geometry: Float[Tensor, "batch 8"]  # see hmr.policy.parametrization.geometry_of
@@ -80,17 +78,20 @@ class Features:
 
 @runtime_checkable
 class Guidance(Protocol):
-    """Pulls predictions towards what else is known of the images; `hmr.policy.guidance` has one for detections."""
+    """Moves predictions towards other evidence of the images, such as detections (`hmr.policy.guidance`)."""
 
     def guide(
         self, x0: Float[Tensor, "batch group dim"], steps_left: int
     ) -> Float[Tensor, "batch group dim"]:
-        """A better x_0 in the policy's standardised coordinates; `steps_left` is 0 at the last step."""
+        """The guided x_0, in the policy's standardised coordinates; `steps_left` is 0 at the last step."""
         ...
 
 
 class DiffusionPolicy(PreTrainedModel):
-    """`from_pretrained(folder)` reads safetensors and a JSON config, never a pickle."""
+    """`from_pretrained(folder)` reads safetensors and a JSON config, never a pickle.
+
+    `guess_std` (deviation of the initial estimate) and `pull` (keypoint feedback) keep the names that checkpoints have.
+    """
 
     config_class = DiffusionPolicyConfig
     base_model_prefix = ""
@@ -104,11 +105,11 @@ class DiffusionPolicy(PreTrainedModel):
     def __init__(self, config: DiffusionPolicyConfig) -> None:
         super().__init__(config)
         self.encoder = _new_encoder(config)
-        self.seen_size = seen_size = self.encoder.vector_size + 3
-        self.denoiser = _new_denoiser(config, seen_size + VECTOR_SIZE)
+        self.feature_size = feature_size = self.encoder.vector_size + 3
+        self.denoiser = _new_denoiser(config, feature_size + VECTOR_SIZE)
         self.regressor = nn.Sequential(
-            nn.LayerNorm(seen_size),
-            nn.Linear(seen_size, config.head_width),
+            nn.LayerNorm(feature_size),
+            nn.Linear(feature_size, config.head_width),
             nn.SiLU(),
             nn.Linear(config.head_width, config.head_width),
             nn.SiLU(),
@@ -121,15 +122,15 @@ class DiffusionPolicy(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Modules initialise themselves: transformers' default would overwrite the zeros they start from."""
+        """Does nothing: transformers' default would overwrite the zeros that some modules start from."""
 
     @functools.cached_property
     def scheduler(self) -> Solver:
-        """Made when first asked for: `from_pretrained` builds the module where tensors have no data yet."""
+        """Created at first use: `from_pretrained` builds the module with tensors that have no data yet."""
         return new_solver("ddim", self.config.num_train_timesteps)
 
     def fit_to(self, body: Body, mean: Float[Tensor, "157"], std: Float[Tensor, "157"]) -> None:
-        """Before pretraining: remember the body's joints at rest and the statistics of the training targets."""
+        """Before pretraining: store the body's joints at rest, and mean and deviation of the training targets."""
         self.mean.copy_(mean)
         self.std.copy_(std)
         self.pull.fit_to(body)
@@ -138,67 +139,69 @@ class DiffusionPolicy(PreTrainedModel):
     def fit_initial_estimate(
         self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]
     ) -> None:
-        """Remember how far the regression head's guess is off on scenes that it was not trained on; the denoiser, which
-        learned what another Gaussian left over, begins again from nothing."""
+        """Store the error of the regression head on scenes that it was not trained on (`guess_std`). The denoiser was
+        trained for another Gaussian, so its head is reset."""
         error = (
             self.initial_estimate(features.to(self.device)) - (vectors.to(self.device) - self.mean) / self.std
         )
         self.guess_std.copy_(error.square().mean(dim=0).sqrt().clamp(*INITIAL_STD))
         self.denoiser.reset_head()
 
-    # -- seeing ----------------------------------------------------------------------------------------------
+    # -- encoding --------------------------------------------------------------------------------------------
 
     def crop_box(self, box: Box) -> Box:
         return box.square(self.config.crop_scale)
 
     def crops(self, samples: Sequence[Sample]) -> Float[Tensor, "batch 3 side side"]:
-        """The squares that the encoder sees, RGB from 0 to 1."""
+        """The encoder's input, RGB from 0 to 1."""
         size = self.config.crop_size
         pixels = np.stack([crop_image(s.image, self.crop_box(s.box), size) for s in samples])
         return torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 255
 
-    def encode_crops(self, crops: Float[Tensor, "batch 3 side side"]) -> Seen:
-        """The encoder's heads, always in evaluation mode: a look changes nothing."""
+    def encode_crops(self, crops: Float[Tensor, "batch 3 side side"]) -> EncoderOutput:
+        """The encoder's output, always in evaluation mode, so that batch statistics do not change."""
         encoder = self.encoder.eval()
         return flip_test(encoder, crops) if self.config.mirror_look else encoder(crops)
 
     @torch.no_grad()
-    def see(self, samples: Sequence[Sample]) -> Seen:
+    def run_encoder(self, samples: Sequence[Sample]) -> EncoderOutput:
         return self.encode_crops(self.crops(samples))
 
     @torch.no_grad()
     def encode(self, samples: Sequence[Sample]) -> Features:
-        """One pass of the encoder an image, however many hypotheses are then sampled."""
-        return self.features(self.see(samples), samples)
+        """One pass of the encoder per image, for any number of hypotheses."""
+        return self.features(self.run_encoder(samples), samples)
 
-    def features(self, seen: Seen, samples: Sequence[Sample]) -> Features:
-        """What `encode` keeps of a look that was taken before."""
+    def features(self, output: EncoderOutput, samples: Sequence[Sample]) -> Features:
+        """As `encode`, from an encoder output computed before."""
         boxes = [self.crop_box(sample.box) for sample in samples]
         geometry = geometry_of([sample.camera for sample in samples], boxes).to(self.device)
-        return Features(self.condition(self.seen_features(seen, geometry)), geometry)
+        return Features(self.condition(self.encoder_features(output, geometry)), geometry)
 
     @staticmethod
-    def seen_features(seen: Seen, geometry: Float[Tensor, "batch 8"]) -> Float[Tensor, "batch features"]:
-        """What the encoder saw, and where in the view it looked; then the same of the mirror, if it looked there."""
+    def encoder_features(
+        output: EncoderOutput, geometry: Float[Tensor, "batch 8"]
+    ) -> Float[Tensor, "batch features"]:
+        """The encoder's vector and the box features; after a flip test followed by those of the mirror image."""
         box = box_features(geometry)
-        looks = [seen.vector, box]
-        if isinstance(seen, FlipFeatures):
-            looks += [seen.mirror_vector, mirror_box(box)]
-        return torch.cat(looks, dim=-1)
+        features = [output.vector, box]
+        if isinstance(output, FlipFeatures):
+            features += [output.mirror_vector, mirror_box(box)]
+        return torch.cat(features, dim=-1)
 
     def initial_estimate(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 157"]:
-        """The regression head's x0: of one look, or the middle of what it says of both."""
-        looks = self.regressor(features.unflatten(-1, (-1, self.seen_size))).float()
-        if looks.shape[1] == 1:
-            return looks[:, 0]
-        own, mirrored = (looks * self.std + self.mean).unbind(dim=1)
+        """The regression head's x0, after a flip test the mean over both images."""
+        estimates = self.regressor(features.unflatten(-1, (-1, self.feature_size))).float()
+        if estimates.shape[1] == 1:
+            return estimates[:, 0]
+        own, mirrored = (estimates * self.std + self.mean).unbind(dim=1)
         return ((own + mirror_vector(mirrored)) / 2 - self.mean) / self.std
 
     def condition(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch channels"]:
-        """What the denoiser is told: the features of the crop itself and the guess of x0, which it cannot move."""
-        return torch.cat([features[:, : self.seen_size], self.initial_estimate(features).detach()], dim=-1)
+        """The denoiser's condition: features of the crop (not of its mirror image) and detached initial estimate."""
+        return torch.cat([features[:, : self.feature_size], self.initial_estimate(features).detach()], dim=-1)
 
-    # -- posing ----------------------------------------------------------------------------------------------
+    # -- sampling --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(
@@ -209,10 +212,10 @@ class DiffusionPolicy(PreTrainedModel):
         noise_scale: float = 1.0,
         guidance: Guidance | None = None,
     ) -> list[Hypotheses]:
-        """M hypotheses an image, the first from zero noise; on the CPU, wherever the policy is.
+        """`num_samples` hypotheses per image, the first from zero noise, on the CPU.
 
-        `noise_scale` multiplies the starting noise: below 1 hypotheses huddle, above 1 they spread. `guidance` is of
-        the same images in the same order.
+        noise_scale: factor of the starting noise; a larger one increases the spread of the hypotheses.
+        guidance: for the same images in the same order.
         """
         shape = (len(features), num_samples, VECTOR_SIZE)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
@@ -224,11 +227,11 @@ class DiffusionPolicy(PreTrainedModel):
 
     @torch.no_grad()
     def regress(self, features: Features) -> list[Hypotheses]:
-        """The regression head's single answer (batch shape (1,)): the baseline that diffusion must beat."""
+        """The regression head's single estimate (batch shape (1,)), a baseline for the diffusion."""
         return self.hypotheses(features.condition[:, None, -VECTOR_SIZE:], features)
 
     def hypotheses(self, x0: Float[Tensor, "batch group dim"], features: Features) -> list[Hypotheses]:
-        """A group an image, on the CPU: bodies, renderers and critics are there."""
+        """One group per image, on the CPU, where bodies, renderers and critics run."""
         params = self.from_x0(x0, features).to("cpu")
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
@@ -238,7 +241,7 @@ class DiffusionPolicy(PreTrainedModel):
         condition: Float[Tensor, "batch channels"],
         guidance: Guidance | None,
     ) -> Float[Tensor, "batch group dim"]:
-        # its own solver: stepping has state, and an agent's threads share a policy
+        # a new solver per call: solvers have state, and an agent's threads share the policy
         solver = new_solver(self.config.solver, self.config.num_train_timesteps)
         solver.set_timesteps(self.config.num_inference_steps, device=self.device)
         timesteps = solver.timesteps.tolist()
@@ -247,19 +250,19 @@ class DiffusionPolicy(PreTrainedModel):
             prediction = self.predict(noisy[:, :, None], times, condition)[:, :, 0]
             if guidance is not None:
                 abar = solver.alphas_cumprod[timestep].to(self.device)
-                signal, spread = abar.sqrt(), (1 - abar).sqrt()
-                x0 = guidance.guide(signal * noisy - spread * prediction, len(timesteps) - 1 - index)
-                prediction = (signal * noisy - x0) / spread
+                alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+                x0 = guidance.guide(alpha * noisy - sigma * prediction, len(timesteps) - 1 - index)
+                prediction = (alpha * noisy - x0) / sigma
             noisy = solver.step(prediction, timestep, noisy, return_dict=False)[0]
         return noisy
 
-    # -- the diffusion's own coordinates ---------------------------------------------------------------------
+    # -- standardised coordinates ----------------------------------------------------------------------------
 
     def rest_pelvis_m(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 3"]:
         return self.pull.joint_template[0] + betas @ self.pull.joint_shapedirs[0].T
 
     def to_x0(self, params: BodyParams, features: Features) -> Float[Tensor, "batch group dim"]:
-        """Standardised targets of bodies with batch shape (B, G), B images and G hypotheses each, wherever they are."""
+        """Standardised vectors of bodies with batch shape (B, G): B images with G hypotheses each, on any device."""
         params = params.to(self.device)
         pelvis_cam_m = params.transl + self.rest_pelvis_m(params.betas)
         vectors = vector_from_params(params, pelvis_cam_m, features.geometry[:, None])
@@ -283,10 +286,10 @@ class DiffusionPolicy(PreTrainedModel):
         timesteps: Int[Tensor, "batch steps"],
         noise: Float[Tensor, "batch steps dim"],
     ) -> tuple[Float[Tensor, "batch group steps dim"], Float[Tensor, "batch group steps dim"]]:
-        """x_t and v_t; the whole group of an image shares its times and its noise."""
-        signal, spread = self.alpha_sigma(timesteps)
+        """x_t and v_t; all hypotheses of an image share times and noise."""
+        alpha, sigma = self.alpha_sigma(timesteps)
         clean, noise = x0[:, :, None], noise[:, None]
-        return signal * clean + spread * noise, signal * noise - spread * clean
+        return alpha * clean + sigma * noise, alpha * noise - sigma * clean
 
     def predict(
         self,
@@ -294,16 +297,17 @@ class DiffusionPolicy(PreTrainedModel):
         timesteps: Int[Tensor, "batch steps"],
         condition: Float[Tensor, "batch channels"],
     ) -> Float[Tensor, "batch group steps dim"]:
-        """v_theta: the Gaussian part about the guess, which is exact, and the denoiser's, which is learned."""
-        signal, spread = self.alpha_sigma(timesteps)
-        guess = condition[:, None, None, -VECTOR_SIZE:]
+        """v_theta: the exact prediction for a Gaussian about the initial estimate, plus the denoiser's."""
+        alpha, sigma = self.alpha_sigma(timesteps)
+        features, estimate = condition.split([self.feature_size, VECTOR_SIZE], dim=-1)
+        features, estimate = features[:, None, None], estimate[:, None, None]
         variance = self.guess_std.square()
-        gain = signal * variance / (signal.square() * variance + spread.square())
-        expected = guess + gain * (noisy - signal * guess)
-        seen = condition[:, None, None, :-VECTOR_SIZE]
-        with torch.autocast(noisy.device.type, enabled=False):  # a chain of rotations bears no half precision
-            pull = self.pull(expected.float() * self.std + self.mean, seen.float()).asinh()
-        return (signal * noisy - expected) / spread + self.denoiser(noisy, pull, timesteps, condition)
+        gain = alpha * variance / (alpha.square() * variance + sigma.square())
+        expected = estimate + gain * (noisy - alpha * estimate)
+        # half precision is too coarse for a chain of rotations
+        with torch.autocast(noisy.device.type, enabled=False):
+            feedback = self.pull(expected.float() * self.std + self.mean, features.float()).asinh()
+        return (alpha * noisy - expected) / sigma + self.denoiser(noisy, feedback, timesteps, condition)
 
     def forward(
         self,
@@ -312,24 +316,23 @@ class DiffusionPolicy(PreTrainedModel):
         timesteps: Int[Tensor, "batch steps"],
         noise: Float[Tensor, "batch steps dim"],
     ) -> Float[Tensor, "batch group steps"]:
-        """The denoising error of each hypothesis at each time, float32, averaged over the parameters."""
+        """The denoising error of each hypothesis at each time, averaged over the parameters, in float32."""
         noisy, target = self.noisy_and_target(x0, timesteps, noise)
         prediction = self.predict(noisy, timesteps, condition)
         return (prediction.float() - target.float()).square().mean(dim=-1)
 
     def digest(self) -> str:
-        """Content hash of the weights and of the settings that shape an answer: names the policy in every figure it
-        made."""
-        state = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            state.update(name.encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            state.update(flat.view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
-        for setting in fingerprint_settings(self.config):
-            state.update(setting.encode())
+        """Content hash of the weights and of the settings that shape an answer; every result names its policy by it."""
+        settings = fingerprint_settings(self.config)
         if isinstance(self.encoder, TransformersEncoder):
-            state.update(self.encoder.card.what_it_sees().encode())
-        return state.hexdigest()[:16]
+            settings.append(self.encoder.spec.fingerprint())
+        return weights_digest(self.state_dict(), after=settings)
+
+    def encoder_digest(self) -> str:
+        """Content hash of what alignment never trains: encoder, regression head, statistics of x_0, flip test."""
+        state = self.state_dict()
+        fixed = {name: state[name] for name in state if not name.startswith("denoiser.")}
+        return weights_digest(fixed, after=["mirror_look=True"] if self.config.mirror_look else [])
 
 
 def _new_encoder(config: DiffusionPolicyConfig) -> CropEncoder | TransformersEncoder:
@@ -340,7 +343,7 @@ def _new_encoder(config: DiffusionPolicyConfig) -> CropEncoder | TransformersEnc
         raise ValueError(f"no encoder is called {config.encoder!r}; there are embedded, {PREFIX}NAME")
     if config.backbone is None:
         config.backbone = dataclasses.asdict(describe_backbone(config.encoder.removeprefix(PREFIX)))
-    return TransformersEncoder(BackboneCard.of(config.backbone))
+    return TransformersEncoder(BackboneSpec.from_dict(config.backbone))
 
 
 def _new_denoiser(config: DiffusionPolicyConfig, condition_size: int) -> Denoiser | TokenDenoiser:

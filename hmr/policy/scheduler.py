@@ -1,16 +1,15 @@
-"""The noise schedule and the solvers that walk it back, from diffusers.
+"""The noise schedule and its solvers, from diffusers.
 
 | name    | scheduler                     | paper                                               | order |
 |---------|-------------------------------|-----------------------------------------------------|-------|
 | `ddim`  | `DDIMScheduler`               | Song et al., ICLR 2021, arXiv 2010.02502            | 1     |
 | `dpm++` | `DPMSolverMultistepScheduler` | DPM-Solver++(2M), Lu et al., 2022, arXiv 2211.01095 | 2     |
 
-Both share one cosine schedule that is rescaled to end in pure noise (Lin et al., WACV 2024, arXiv 2305.08891), where
-sigma / alpha is infinite: only solvers that carry the predicted x_0 from step to step can begin there, so it is `dpm++`
-and not `dpm`, which carries epsilon. diffusers gives it 2^-24 for abar at the last time, where DDIM has 0. The walk
-ends at sigma = 0 in both; a second-order step to there would be 0 times infinity, so the last one is of first order
-however many steps there are (`euler_at_final`). Karras' spacing of sigma indexes past its own table under this schedule
-and is not offered.
+Both use one cosine schedule that is rescaled to end in pure noise (Lin et al., WACV 2024, arXiv 2305.08891), where
+sigma / alpha is infinite. Only solvers that keep the predicted x_0 between steps can start there: `dpm++` can, `dpm`,
+which keeps epsilon, cannot. For abar at the last time diffusers uses 2^-24 with `dpm++` and 0 with DDIM. Sampling ends
+at sigma = 0 in both. A second-order step to sigma = 0 would be 0 times infinity, so the last step is always of first
+order (`euler_at_final`). Karras' spacing of sigma indexes past its own table under this schedule and is not offered.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ SOLVERS = ("ddim", "dpm++")
 
 @runtime_checkable
 class Solver(Protocol):
-    """What sampling asks of a diffusers scheduler: its times, its abar, one step."""
+    """The part of a diffusers scheduler that sampling uses."""
 
     alphas_cumprod: Tensor
     timesteps: Tensor
@@ -43,7 +42,7 @@ class Solver(Protocol):
 
 
 def new_solver(name: str, num_train_timesteps: int) -> Solver:
-    """A solver of its own state. Raises ValueError for an unknown name."""
+    """A new solver. Raises ValueError for an unknown name."""
     schedule = {
         "num_train_timesteps": num_train_timesteps,
         "beta_schedule": "squaredcos_cap_v2",

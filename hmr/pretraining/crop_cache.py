@@ -1,16 +1,15 @@
-"""Training crops on disk: what the encoder sees and what pretraining must teach it, as plain memory-mapped arrays.
+"""Training crops on disk: the encoder's input and the targets of pretraining, as memory-mapped arrays.
 
     FOLDER/crops.npy     uint8 (N, S, S, 3)      FOLDER/targets.npz    everything else, see `CropTargets`
 
-One scene gives one crop. The file is a cache of a recipe: `make_crops` finds it by its arguments and makes it once.
+One scene gives one crop. The name of the folder contains a hash of everything that determines its content, and
+`make_crops` writes it only once.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,15 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from common.files import PathLike, atomic_path
+from common.fingerprint import json_digest
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
-from hmr.policy.flip import mirror_crop, mirror_vector
+from hmr.policy.flip import OTHER_SIDE, mirror_vector
 from hmr.policy.parametrization import geometry_of, vector_from_params
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK
-from hmr.synthetic.store import fingerprint
+from hmr.synthetic.store import folder_fingerprint
 from hmr.synthetic.workers import in_order, scene_maker
 from hmr.types import Box, Labelled
 
@@ -37,15 +38,13 @@ __all__ = ["CropCache", "CropDataset", "CropTargets", "make_crops", "targets_of"
 
 @dataclass(frozen=True)
 class CropTargets:
-    """One scene's truth in the crop's own units (-1 to 1 from border to border)."""
+    """Ground truth of one scene in crop units (-1 to 1 from border to border)."""
 
     vector: Float[Tensor, "157"]  # hmr.policy.parametrization, through the true camera
-    geometry: Float[Tensor, "8"]  # of the estimated camera: what the policy will know
+    geometry: Float[Tensor, "8"]  # of the estimated camera, which the policy gets
     keypoints: Float[Tensor, "24 2"]
     visible: Bool[Tensor, "24"]
-    mask: UInt8[
-        np.ndarray, "mask mask"
-    ]  # 255 where the person is seen, 128 beyond the image, where nobody knows
+    mask: UInt8[np.ndarray, "mask mask"]  # 255: visible person; 128: outside the image, unknown
 
 
 def targets_of(labelled: Labelled, body: Body, crop_box: Box, mask_size: int) -> CropTargets:
@@ -64,7 +63,7 @@ def targets_of(labelled: Labelled, body: Body, crop_box: Box, mask_size: int) ->
 
 @dataclass(frozen=True)
 class CropCache:
-    """What decides the content of a cache folder."""
+    """Everything that determines the content of a cache folder."""
 
     recipe: SceneRecipe
     seed: int
@@ -79,25 +78,26 @@ class CropCache:
         return self.crop_size // 4
 
     def digest(self) -> str:
-        """Folders count by what is in them. Raises FileNotFoundError for one that is not there."""
-        told = dataclasses.asdict(self)
+        """Folders are identified by their files. Raises FileNotFoundError for a missing one."""
+        fields = dataclasses.asdict(self)
         for name in ("motion", "backdrops"):
-            if (folder := told.pop(name)) is not None:
-                told[name] = fingerprint(folder)
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+            if (folder := fields.pop(name)) is not None:
+                fields[name] = folder_fingerprint(folder)
+        return json_digest(fields, length=12)
 
 
 def make_crops(
     cache: CropCache,
-    root: Path,
+    root: PathLike,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """The folder of this cache under `root`, made now unless it is whole already; one process at a time makes it.
+    """The folder of this cache under `root`, written if it is not complete. Only one process may call it at a time.
 
-    Raises FileNotFoundError or ValueError where `motion` or `backdrops` holds none.
+    progress: receives the number of crops written. Raises FileNotFoundError if `motion` or `backdrops` is missing, and
+    ValueError if it holds no files.
     """
-    folder = root / f"crops-{cache.recipe.name}-{cache.digest()}"
+    folder = Path(root) / f"crops-{cache.recipe.name}-{cache.digest()}"
     if (folder / "targets.npz").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,22 +105,17 @@ def make_crops(
     crops = open_memmap(folder / "crops.npy", mode="w+", dtype=np.uint8, shape=(cache.count, side, side, 3))
     chunks: list[dict[str, np.ndarray]] = []
     done = 0
-    for pictures, targets in in_order(
-        functools.partial(_crop_chunk, cache), -(-cache.count // CHUNK), workers
-    ):
-        crops[done : done + len(pictures)] = pictures
+    for images, targets in in_order(functools.partial(_crop_chunk, cache), -(-cache.count // CHUNK), workers):
+        crops[done : done + len(images)] = images
         chunks.append(targets)
-        done += len(pictures)
+        done += len(images)
         if progress is not None:
             progress(done)
     crops.flush()
-    with (folder / "targets.partial").open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            **{name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]},
-        )
-    (folder / "targets.partial").replace(folder / "targets.npz")  # last: its presence says the cache is whole
+    columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    # last, because its presence means that the folder is complete
+    with atomic_path(folder / "targets.npz") as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **columns)
     return folder
 
 
@@ -128,22 +123,23 @@ def _crop_chunk(
     cache: CropCache, chunk: int
 ) -> tuple[UInt8[np.ndarray, "scenes side side 3"], dict[str, np.ndarray]]:
     maker = scene_maker(cache.recipe, cache.seed, cache.motion, cache.backdrops)
-    pictures, rows = [], []
+    images, rows = [], []
     for scene in maker.chunk(chunk, min(CHUNK, cache.count - chunk * CHUNK)):
         box = scene.labelled.sample.box.square(cache.crop_scale)
-        pictures.append(crop_image(scene.labelled.sample.image, box, cache.crop_size))
+        images.append(crop_image(scene.labelled.sample.image, box, cache.crop_size))
         rows.append(targets_of(scene.labelled, maker.body, box, cache.mask_size))
     columns = {
         field.name: np.stack([np.asarray(getattr(row, field.name)) for row in rows])
         for field in dataclasses.fields(CropTargets)
     }
-    return np.stack(pictures), columns
+    return np.stack(images), columns
 
 
 class CropDataset(Dataset[dict[str, Tensor]]):
-    """Rows of a crop cache as tensors; the pictures stay on disk. `mirrored`: every row's twin comes after them all."""
+    """Rows of a crop cache as tensors; images stay on disk. `mirrored`: followed by the mirror images of all rows."""
 
-    def __init__(self, folder: Path, mirrored: bool = False) -> None:
+    def __init__(self, folder: PathLike, mirrored: bool = False) -> None:
+        folder = Path(folder)
         self.crops = np.load(folder / "crops.npy", mmap_mode="r", allow_pickle=False)
         self.mirrored = mirrored
         with np.load(folder / "targets.npz", allow_pickle=False) as targets:
@@ -154,7 +150,7 @@ class CropDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if index >= len(self.crops):
-            return mirror_crop(self._row(index - len(self.crops)))
+            return _mirror_row(self._row(index - len(self.crops)))
         return self._row(index)
 
     def _row(self, index: int) -> dict[str, Tensor]:
@@ -163,11 +159,24 @@ class CropDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def vectors(self) -> Float[Tensor, "rows 157"]:
-        """Every row's truth."""
+        """Target vectors of all rows."""
         vectors = self.targets["vector"]
         return torch.cat([vectors, mirror_vector(vectors)]) if self.mirrored else vectors
 
     def statistics(self, min_std: float) -> tuple[Float[Tensor, "157"], Float[Tensor, "157"]]:
-        """Mean and standard deviation of the vectors, the latter kept from vanishing for joints that hardly move."""
+        """Mean and standard deviation of the vectors; `min_std` is a lower bound for joints that hardly move."""
         vectors = self.targets["vector"]
         return vectors.mean(dim=0), vectors.std(dim=0).clamp_min(min_std)
+
+
+def _mirror_row(row: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The mirror image of a row."""
+    focal, cx, cy, width, height, crop_x, crop_y, side = row["geometry"]
+    return {
+        "crops": row["crops"].flip(1),
+        "vector": mirror_vector(row["vector"]),
+        "geometry": torch.stack([focal, width - cx, cy, width, height, width - crop_x, crop_y, side]),
+        "keypoints": row["keypoints"][OTHER_SIDE] * torch.tensor([-1.0, 1.0]),
+        "visible": row["visible"][OTHER_SIDE],
+        "mask": row["mask"].flip(1),
+    }

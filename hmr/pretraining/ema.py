@@ -1,8 +1,8 @@
 """Exponential moving average of trainable weights (diffusers' EMAModel) as a callback of transformers.Trainer.
 
-A denoiser's last weights jump from step to step; their average is what gets evaluated and saved, as in ScoreHypo,
-ADHMR and most diffusion work. The average travels with the trainer's checkpoints, so that a resumed run ends where an
-unbroken one does. Several processes take the same steps and keep the same average; the first one writes it.
+The weights of a denoiser vary from step to step; their average is evaluated and saved, as in ScoreHypo, ADHMR and most
+diffusion work. The average is stored in the trainer's checkpoints, so that a resumed run gives the same result as an
+uninterrupted one. All processes take the same steps and have the same average; the first one writes it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from common.files import atomic_path
+
 __all__ = ["FILE", "EmaCallback"]
 
 FILE = "ema.safetensors"
 
 
 class EmaCallback(TrainerCallback):
-    """Averages the parameters of `model`; buffers, such as batch norm's running means, are averages already."""
+    """Averages the trainable parameters of `model`, not its buffers: running statistics are averages already."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -36,11 +38,11 @@ class EmaCallback(TrainerCallback):
         self.ema.to(self.parameters[0].device)
 
     def load(self, checkpoint: Path, steps: int) -> None:
-        """The average as it was written there, after so many steps."""
-        stored = load_file(checkpoint / FILE)
+        """Load the average that was saved in `checkpoint` after `steps` steps."""
+        saved = load_file(checkpoint / FILE)
         with torch.no_grad():
             for index, shadow in enumerate(self.ema.shadow_params):
-                shadow.copy_(stored[str(index)])
+                shadow.copy_(saved[str(index)])
         self.ema.optimization_step = steps
 
     def on_step_end(
@@ -53,11 +55,9 @@ class EmaCallback(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero:
             return
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        partial = folder / f"{FILE}.partial"
-        save_file({str(index): shadow for index, shadow in enumerate(self.ema.shadow_params)}, partial)
-        partial.replace(folder / FILE)
+        with atomic_path(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / FILE) as partial:
+            save_file({str(index): shadow for index, shadow in enumerate(self.ema.shadow_params)}, partial)
 
     def finish(self) -> None:
-        """Put the average in the parameters' place."""
+        """Replace the parameters by their average."""
         self.ema.copy_to(self.parameters)

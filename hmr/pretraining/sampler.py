@@ -1,9 +1,9 @@
-"""Which training rows are shown how often: a studio's poses mostly stand and walk, and the street's do not.
+"""Sampling of training rows by the rarity of their pose: most poses of a studio stand or walk.
 
-How rare a pose is: the distance to its tenth neighbour among poses drawn from the same set, in joint positions, the
-body turned upright and facing ahead (so that only its pose counts). Drawing rows in proportion to a power of it
-flattens the set's density, which needs no knowledge of any other set; the use of neighbours' distances as a density is
-classical (Loftsgaarden and Quesenberry, Annals of Mathematical Statistics 36, 1965).
+The rarity of a pose is the distance to its tenth nearest neighbour among poses of the same set, in joint positions with
+the body upright and facing ahead (so that only the pose counts). Drawing rows in proportion to a power of the rarity
+flattens the density of the set, without using any other set. Nearest-neighbour distance as a density estimate:
+Loftsgaarden and Quesenberry, Annals of Mathematical Statistics 36, 1965.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ BATCH = 4000
 def rarity_m(
     vectors: Float[Tensor, "rows 157"], body: Body, generator: torch.Generator
 ) -> Float[Tensor, "rows"]:
-    """Metres a joint, root mean square, to the tenth pose like it among 4,000 of the rows."""
-    posed = torch.cat([_poses(batch, body) for batch in vectors.split(BATCH)])
-    references = posed[torch.randperm(len(posed), generator=generator)[:REFERENCES]]
+    """Root mean square distance per joint, in metres, to the tenth nearest pose among 4,000 of the rows."""
+    poses = torch.cat([_joint_positions(batch, body) for batch in vectors.split(BATCH)])
+    references = poses[torch.randperm(len(poses), generator=generator)[:REFERENCES]]
     nearest = min(NEIGHBOUR, len(references))
-    far = [torch.cdist(batch, references).kthvalue(nearest, dim=1).values for batch in posed.split(BATCH)]
-    return torch.cat(far) / NUM_JOINTS**0.5
+    distances = [
+        torch.cdist(batch, references).kthvalue(nearest, dim=1).values for batch in poses.split(BATCH)
+    ]
+    return torch.cat(distances) / NUM_JOINTS**0.5
 
 
-def _poses(vectors: Float[Tensor, "rows 157"], body: Body) -> Float[Tensor, "rows 72"]:
+def _joint_positions(vectors: Float[Tensor, "rows 157"], body: Body) -> Float[Tensor, "rows 72"]:
     rotations, betas, _ = split(vectors)
     rotations = torch.cat([torch.eye(3).expand(len(vectors), 1, 3, 3), rotations[:, 1:]], dim=1)
     joints = body.joints_from_matrices(rotations, torch.zeros_like(betas))
@@ -44,13 +46,13 @@ def _poses(vectors: Float[Tensor, "rows 157"], body: Body) -> Float[Tensor, "row
 
 
 class WeightedRows(Sampler[int]):
-    """Rows with replacement, as many as there are; an epoch's draw depends on the seed and the epoch alone."""
+    """One epoch of rows, drawn with replacement; the draw depends only on the seed and the epoch."""
 
     def __init__(self, weights: Float[Tensor, "rows"], seed: int) -> None:
         self.weights, self.seed, self.epoch = weights, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """transformers.Trainer and accelerate tell it, in a resumed run too."""
+        """Called by transformers.Trainer and accelerate, also in a resumed run."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

@@ -1,11 +1,10 @@
-"""What people do, as numbers: the recipes that `hmr.synthetic.poses` samples from.
+"""Activities and limb movements that `hmr.synthetic.poses` samples from.
 
-A **movement** is a path of key postures of one limb; a posture is the direction of its upper and of its lower
-segment, written for the left side (+x outward, +y up, +z forward; chest frame for arms, pelvis frame for
-legs). An **activity** says which movements its limbs may follow and how trunk and pelvis are held. Hip and
-knee over the gait cycle are read off Winter, "The Biomechanics and Motor Control of Human Gait", 1991; the
-rest is set by eye on rendered sheets, within the ranges of `hmr.body.joint_limits`. Nothing is fitted to motion
-capture.
+A **movement** is a path of key postures of one limb; a posture is the direction of its upper and of its lower segment,
+for the left side (+x outward, +y up, +z forward; chest frame for arms, pelvis frame for legs). An **activity** lists
+the movements of its limbs and the angles of trunk and pelvis. Hip and knee over the gait cycle are from Winter, "The
+Biomechanics and Motor Control of Human Gait", 1991; the rest was set by inspecting rendered bodies, within the ranges
+of `hmr.body.joint_limits`. Nothing is fitted to motion capture.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from typing import Literal
 
 __all__ = ["ACTIVITIES", "ARM_MOVEMENTS", "LEG_MOVEMENTS", "Activity", "Posture"]
 
-Number = int | float  # the tests check annotations by the letter, where 3 is no float
+Number = int | float  # the tests check annotations strictly: 3 is not a float
 Posture = tuple[
     Number, Number, Number, Number, Number, Number
 ]  # upper direction, lower direction; any length
 
 
 def _leg(hip_flexion: Number, abduction: Number, knee_flexion: Number) -> Posture:
-    """Degrees to directions: thigh and shin swing forward and back, both leaning out by the abduction."""
+    """Directions from degrees: thigh and shin rotate forward and backward, both tilted outward by the abduction."""
     out = math.sin(math.radians(abduction))
     thigh, shin = math.radians(hip_flexion), math.radians(hip_flexion - knee_flexion)
     return (out, -math.cos(thigh), math.sin(thigh), out, -math.cos(shin), math.sin(shin))
@@ -71,24 +70,24 @@ ARM_MOVEMENTS: Mapping[str, tuple[Posture, ...]] = {
 
 @dataclass(frozen=True)
 class Activity:
-    """One way to be: movements of the limbs by weight; angles of trunk and pelvis in degrees."""
+    """Weights of the limbs' movements, and angles of trunk and pelvis in degrees."""
 
     legs: Mapping[str, Number]
     arms: Mapping[str, Number]
     lab: Number  # weight of the activity in each preset
     wild: Number
-    sides: Literal["same", "opposite", "free"] = "free"  # phase of the right limbs beside the left's
+    sides: Literal["same", "opposite", "free"] = "free"  # phase of the right limbs relative to the left
     flexion: tuple[Number, Number] = (8, 8)  # of the whole spine: mean, standard deviation
-    lateral: Number = 6  # standard deviations of the spine's other two
+    lateral: Number = 6  # standard deviations of the spine's other two angles
     rotation: Number = 8
-    pitch: tuple[Number, Number] = (0, 6)  # of the pelvis to gravity, forward +: mean, standard deviation
+    pitch: tuple[Number, Number] = (0, 6)  # of the pelvis, forward positive: mean, standard deviation
     roll: Number = 4
-    grounded: Number = 0.8  # share of poses whose feet are turned flat to the ground
-    loose: Number = 1.0  # how freely the limbs leave their paths
+    grounded: Number = 0.8  # share of poses whose feet are parallel to the ground
+    loose: Number = 1.0  # factor of the noise on the limbs
 
     @property
     def shift(self) -> float:
-        """Phase of the right side after the left's, in cycles; negative: a phase of its own."""
+        """Phase of the right side minus that of the left, in cycles; negative: independent."""
         return {"same": 0.0, "opposite": 0.5, "free": -1.0}[self.sides]
 
 

@@ -1,10 +1,10 @@
 """Recorded motion in AMASS's layout (Mahmood et al., ICCV 2019; npz files of SMPL-H or SMPL-X parameters).
 
-The two kinds of file name their frame rate differently: `mocap_framerate` in SMPL-H's (as the notebooks of
-nghorbani/amass list them), `mocap_frame_rate` in SMPL-X's `*_stageii.npz`. The world of both is z-up; here it
-becomes the project's y-up world by turning it -90 degrees about x: (x, y, z) -> (x, z, -y). The body's own axes do
-not change (SMPL's: left +x, up +y, forward +z), so `global_orient_world` takes them into the y-up world. Left out:
-hands, face and jaw (only the first 66 columns of `poses` are read), gender (the default body has none) and `dmpls`.
+The frame rate is called `mocap_framerate` in SMPL-H files (as the notebooks of nghorbani/amass list them) and
+`mocap_frame_rate` in SMPL-X's `*_stageii.npz`. The world of both is z-up and is rotated to the project's y-up world, by
+-90 degrees about x: (x, y, z) -> (x, z, -y). The body's axes do not change (SMPL's: left +x, up +y, forward +z), and
+`global_orient_world` maps them to the y-up world. Left out: hands, face and jaw (only the first 66 columns of `poses`
+are read), gender (the default body has none) and `dmpls`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.files import PathLike
 from common.validate import require
 from hmr.synthetic.poses import PoseBatch, remove_heading
 
@@ -35,9 +36,8 @@ _YUP_FROM_ZUP = torch.tensor([-math.pi / 2, 0.0, 0.0])
 class Motion:
     """Frames of recorded motion, in a y-up world, hands at rest.
 
-    `trans_m` is SMPL's translation, turned with the world. SMPL turns a body about its pelvis, not about the
-    origin, so against an exact change of frame the motion is shifted by one constant vector, the same in all
-    frames.
+    `trans_m` is SMPL's translation, rotated with the world. SMPL rotates a body about its pelvis, not about the origin,
+    so the motion differs from an exact change of frame by a constant shift, the same in all frames.
     """
 
     body_pose: Float[Tensor, "frames 23 3"]  # axis-angle
@@ -49,7 +49,7 @@ class Motion:
         return self.body_pose.shape[0]
 
     def poses(self) -> PoseBatch:
-        """The frames as single poses: every one faces +z, place and shape forgotten."""
+        """The frames as independent poses that face +z, without position and shape."""
         recorded = torch.full((len(self),), -1)
         return PoseBatch(self.body_pose, remove_heading(self.global_orient_world), recorded)
 
@@ -59,12 +59,12 @@ class Motion:
         return Motion(*map(torch.cat, columns))
 
 
-def load_amass(folder_or_file: str | Path, fps: float | int | None = None) -> Motion:
-    """One npz file, or all under a folder in order of name, thinned to about `fps` frames a second.
+def load_amass(folder_or_file: PathLike, fps: float | int | None = None) -> Motion:
+    """One npz file, or all files under a folder in order of name, subsampled to about `fps` frames per second.
 
-    A folder's `shape.npz` and `*_stagei.npz` (AMASS's subject files, without motion) are passed over.
-    Raises FileNotFoundError where there is no such file or no npz in the folder, ValueError (naming what is
-    missing and what was found) on a file of another layout or with numbers that are not finite.
+    `shape.npz` and `*_stagei.npz` of a folder (AMASS's subject files, without motion) are skipped. Raises
+    FileNotFoundError if there is no such file or no npz file in the folder, and ValueError, with the expected and the
+    found content, for a file of another layout or with values that are not finite.
     """
     path = Path(folder_or_file)
     if path.is_file():
@@ -91,7 +91,7 @@ def _load_file(path: Path, fps: float | int | None) -> Motion:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The needed arrays, checked. Object arrays (`gender` of some files) are pickles and are not opened."""
+    """The required arrays, validated. Object arrays (`gender` of some files) are pickles and are not opened."""
     with np.load(path, allow_pickle=False) as archive:
         wanted = ("poses", "trans", "betas")
         require(archive.files, wanted, str(path))
@@ -119,4 +119,4 @@ def _frame_rate(path: Path, arrays: dict[str, np.ndarray]) -> float:
     for key in _RATE_KEYS:
         if key in arrays:
             return float(arrays[key])
-    raise ValueError(f"{path} lacks {' and '.join(_RATE_KEYS)}, so it cannot be thinned to a frame rate")
+    raise ValueError(f"{path} lacks {' and '.join(_RATE_KEYS)}, so it cannot be subsampled to a frame rate")

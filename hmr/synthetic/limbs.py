@@ -1,14 +1,14 @@
-"""Two-segment limbs: kept clear of the body, then turned from directions into anatomical angles.
+"""Two-segment limbs: moves them out of the body and converts directions to anatomical angles.
 
-A limb is two unit directions (upper and lower segment) in the convention of `hmr.synthetic.activities`: both sides
-written as if left, arms in the chest's frame, legs in the pelvis'. Angles are those of `hmr.body.joint_limits`,
-not yet clamped. The collar takes its share in raising the arm after Inman, Saunders & Abbott 1944
-(scapulohumeral rhythm: one degree in three at most); knees are hinges that bend backward, elbows hinges whose
-plane the shoulder's twist sets.
+A limb is two unit directions (upper and lower segment) in the convention of `hmr.synthetic.activities`: both sides in
+that of the left, arms in the chest's frame, legs in the pelvis' frame. Angles are those of `hmr.body.joint_limits`, not
+yet clamped. The collar contributes to raising the arm after Inman, Saunders & Abbott 1944 (scapulohumeral rhythm: at
+most one degree in three). Knees are hinges that bend backward; elbows are hinges whose plane is set by the shoulder's
+twist.
 
-The trunk to keep clear of is an elliptic cylinder about the chest's own y axis. Left out of the clearance:
-arms against thighs and head, legs against the trunk, the bend of the spine, and what clamping to the joint
-limits moves afterwards. So it thins self-penetration out and does not exclude it.
+The trunk is an elliptic cylinder about the chest's y axis. Left out: collisions of arms with thighs and head and of
+legs with the trunk, the bend of the spine, and the effect of clamping to the joint limits. Self-penetration is
+therefore reduced, not excluded.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = ["arm_angles", "clear_trunk", "leg_angles", "part_legs"]
 # Metres, of the default body.
 _SHOULDER_M, _UPPER_ARM_M, _FOREARM_M = 0.176, 0.26, 0.23
 _HIP_M, _THIGH_M, _SHIN_M = 0.11, 0.38, 0.44
-_TRUNK_WIDTH_M, _TRUNK_DEPTH_M = 0.19, 0.15  # half axes, with the half thickness of an arm
-_LEG_GAP_M = 0.12  # between the middles of knees, and of ankles
+_TRUNK_WIDTH_M, _TRUNK_DEPTH_M = 0.19, 0.15  # half axes, including half the thickness of an arm
+_LEG_GAP_M = 0.12  # between the centres of the knees, and of the ankles
 
 
 def clear_trunk(arms: Float[Tensor, "batch sides segments 3"]) -> Float[Tensor, "batch sides segments 3"]:
-    """Arm directions whose elbow, forearm and hand are outside the trunk."""
+    """Arm directions changed so that elbow, forearm and hand are outside the trunk."""
     upper, fore = arms.unbind(-2)
     shoulder = torch.tensor([_SHOULDER_M, 0.0, 0.0])
     upper = normalize(_outside(shoulder + _UPPER_ARM_M * upper) - shoulder, dim=-1)
     elbow = shoulder + _UPPER_ARM_M * upper
-    for reach in (1.4, 1.0, 0.6):  # middle of the hand, wrist, middle of the forearm
+    for reach in (1.4, 1.0, 0.6):  # centre of the hand, wrist, centre of the forearm
         fore = normalize(_outside(elbow + reach * _FOREARM_M * fore) - elbow, dim=-1)
     return torch.stack([upper, fore], dim=-2)
 
 
 def part_legs(legs: Float[Tensor, "batch sides segments 3"]) -> Float[Tensor, "batch sides segments 3"]:
-    """Leg directions whose knees and ankles keep a gap; legs that cross well apart are left crossed."""
+    """Leg directions with a gap between knees and ankles; legs that cross with a gap stay crossed."""
     thigh, shin = legs.unbind(-2)
     hip = torch.tensor([_HIP_M, 0.0, 0.0])
     thigh = normalize(_apart(hip + _THIGH_M * thigh) - hip, dim=-1)
@@ -55,7 +55,7 @@ def part_legs(legs: Float[Tensor, "batch sides segments 3"]) -> Float[Tensor, "b
 
 
 def _outside(points_m: Float[Tensor, "batch sides 3"]) -> Float[Tensor, "batch sides 3"]:
-    """Points below the shoulders moved forward or back to the trunk's surface, if they were inside."""
+    """Points inside the trunk and below the shoulders, moved forward or backward to its surface."""
     x, y, z = points_m.unbind(-1)
     depth = _TRUNK_DEPTH_M * (1 - (x / _TRUNK_WIDTH_M) ** 2).clamp_min(0).sqrt()
     inside = (z.abs() < depth) & (y < 0)
@@ -63,7 +63,7 @@ def _outside(points_m: Float[Tensor, "batch sides 3"]) -> Float[Tensor, "batch s
 
 
 def _apart(points_m: Float[Tensor, "batch 2 3"]) -> Float[Tensor, "batch 2 3"]:
-    """The points of both sides (x outward of each) moved outward alike until they keep the gap."""
+    """The points of both sides (x outward), moved outward equally until the gap is large enough."""
     left, right = points_m.unbind(1)
     needed = (_LEG_GAP_M**2 - (left - right)[:, 1:].square().sum(-1)).clamp_min(0).sqrt()
     gap = left[:, 0] + right[:, 0]
@@ -74,10 +74,10 @@ def _apart(points_m: Float[Tensor, "batch 2 3"]) -> Float[Tensor, "batch 2 3"]:
 def leg_angles(
     legs: Float[Tensor, "batch sides segments 3"], hip_rotation: Float[Tensor, "batch sides"]
 ) -> tuple[Float[Tensor, "batch sides 3"], Float[Tensor, "batch sides"]]:
-    """Hip angles and knee flexion (radians); `hip_rotation` is added to the one the bent knee asks for."""
+    """Hip angles and knee flexion (radians); `hip_rotation` is added to the rotation given by the bent knee."""
     thigh, shin = legs.unbind(-2)
     hip = _swing_to(torch.tensor([0.0, -1.0, 0.0]), thigh)
-    x, y, z = _seen_from(hip, shin).unbind(-1)
+    x, y, z = _in_frame_of(hip, shin).unbind(-1)
     back = (-z).clamp_min(0)
     knee = torch.atan2(torch.hypot(x, back), -y)
     hip[..., 1] = torch.atan2(-x, back + 1e-3) * _bent(knee) + hip_rotation
@@ -92,17 +92,19 @@ def arm_angles(
 ) -> tuple[Float[Tensor, "batch sides 3"], Float[Tensor, "batch sides 3"], Float[Tensor, "batch sides 3"]]:
     """Angles (radians) of collar, shoulder and elbow.
 
-    `collar_share` (0 to 1) scales the collar's part; `shoulder_rotation` is added to the twist; `hinge` is
-    how far the elbow's axis is turned up about the bone. What the shoulder's range leaves of the elbow's
-    plane, the elbow takes.
+    `collar_share` (0 to 1) scales the collar's part; `shoulder_rotation` is added to the twist; `hinge` is the rotation
+    of the elbow's axis about the bone, upward. If the shoulder's range is too small for the elbow's plane, the elbow
+    takes the remaining rotation.
     """
     upper, fore = arms.unbind(-2)
-    rise = (torch.asin(upper[..., 1].clamp(-1, 1)) + math.pi / 3).clamp_min(0)  # from 30 degrees off hanging
+    rise = (torch.asin(upper[..., 1].clamp(-1, 1)) + math.pi / 3).clamp_min(
+        0
+    )  # from 30 degrees above hanging
     forward = 0.25 * upper[..., 2]
     collar = collar_share[..., None] * torch.stack([torch.zeros_like(rise), -forward, rise / 3], dim=-1)
-    upper, fore = _seen_from(collar, upper), _seen_from(collar, fore)
+    upper, fore = _in_frame_of(collar, upper), _in_frame_of(collar, fore)
     shoulder = _swing_to(torch.tensor([1.0, 0.0, 0.0]), upper)
-    x, y, z = _seen_from(shoulder, fore).unbind(-1)
+    x, y, z = _in_frame_of(shoulder, fore).unbind(-1)
     flexion, plane = torch.atan2(torch.hypot(y, z), x), torch.atan2(-y, z)
     twist = (plane + hinge) * _bent(flexion) + shoulder_rotation
     lowest, highest = (bound[JOINT_NAMES.index("left_shoulder") - 1, 0] for bound in limits_rad())
@@ -119,12 +121,12 @@ def _swing_to(bone: Float[Tensor, "3"], direction: Float[Tensor, "*batch 3"]) ->
     return axis / sine.clamp_min(1e-6) * torch.atan2(sine, (direction * bone).sum(-1, keepdim=True))
 
 
-def _seen_from(
+def _in_frame_of(
     rotvec: Float[Tensor, "*batch 3"], vector: Float[Tensor, "*batch 3"]
 ) -> Float[Tensor, "*batch 3"]:
     return roma.quat_action(roma.rotvec_to_unitquat(-rotvec), vector)
 
 
 def _bent(flexion: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """0 for a straight limb, whose bending plane is undefined, 1 from 25 degrees on."""
+    """0 for a straight limb, whose bending plane is undefined, up to 1 from 25 degrees."""
     return (flexion / math.radians(25)).clamp(0, 1)

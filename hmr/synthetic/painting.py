@@ -1,7 +1,7 @@
-"""Colour for synthetic scenes: clothes, light, backgrounds, things in the way, and the camera's own faults.
+"""Appearance of synthetic scenes: clothes, light, backgrounds, occluders and camera effects.
 
-All of it is drawn from one numpy generator a scene and needs no file, save for backgrounds where a folder of
-photographs is given. Colours are linear RGB from 0 to 1. The inner loops are in `pixels.py`.
+Everything is drawn from one numpy generator per scene and needs no file, except backgrounds if a folder of photographs
+is given. Colours are linear RGB from 0 to 1. The inner loops are in `pixels.py`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Mask2D = Bool[np.ndarray, "height width"]
 
 
 class Textures:
-    """A stock of smooth noise at three scales; a patch of it, tinted, passes for walls, grass, water and cloth.
+    """Fields of smooth noise at three scales; a tinted patch of one is the texture of walls, grass, water and cloth.
 
-    The stock is the same for every recipe and seed: making noise afresh for each patch took half of a scene's time.
+    The fields are the same for every recipe and seed: new noise for each patch took half of the time of a scene.
     """
 
     def __init__(self, size: int, count: int = 24) -> None:
@@ -50,20 +50,20 @@ class Textures:
         return field / field.std()
 
     def paint(self, rng: np.random.Generator, picture: Image2D, mask: Mask2D, plain: float = 0.0) -> None:
-        """Cover the mask with a new patch, of one flat colour with probability `plain`."""
+        """Fill the mask with a random patch, of a single colour with probability `plain`."""
         field = self.fields[rng.integers(len(self.fields))]
         row, column = rng.integers(0, self.size, 2)
         window = field[row : row + self.size, column : column + self.size]
-        contrast = abs(rng.normal(0, 0.12)) * (1 + rng.normal(0, 0.15, 3))  # light varies more than hue
+        contrast = abs(rng.normal(0, 0.12)) * (1 + rng.normal(0, 0.15, 3))  # brightness varies more than hue
         if rng.random() < plain:
             contrast *= 0
         pixels.fill(picture, mask, window, colour(rng), contrast.astype(np.float32))
 
 
 class Backdrops:
-    """A user's folder of photographs without people, to put behind the bodies. Decoded when asked for, few kept.
+    """Backgrounds from a folder of photographs without people, decoded on use; the last 64 are cached.
 
-    Raises ValueError where the folder holds none.
+    Raises ValueError if the folder holds no photograph.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -81,7 +81,7 @@ class Backdrops:
         return np.asarray(image)
 
     def crop(self, rng: np.random.Generator) -> Image2D:
-        """A random square of a random photograph, mirrored or not."""
+        """A random square of a random photograph, mirrored with probability 1/2."""
         image = self._read(self.files[rng.integers(len(self.files))])
         side = int(rng.uniform(0.5, 1.0) * min(image.shape[:2]))
         row, column = (int(rng.integers(0, extent - side + 1)) for extent in image.shape[:2])
@@ -92,7 +92,7 @@ class Backdrops:
 
 
 def colour(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
-    """A colour of random lightness, mostly muted, now and then loud."""
+    """A colour of random lightness, mostly of low saturation."""
     grey, chroma = rng.uniform(0.05, 0.95), rng.normal(0, 1, 3)
     return (grey + rng.uniform(0, 0.3) * (chroma - chroma.mean())).clip(0, 1).astype(np.float32)
 
@@ -100,7 +100,7 @@ def colour(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
 def background(
     rng: np.random.Generator, textures: Textures, backdrops: Backdrops | None, clutter: tuple[int, int]
 ) -> Image2D:
-    """A floor and a wall, or a photograph, and before them as many flat or textured shapes as `clutter` says."""
+    """A floor and a wall, or a photograph, with `clutter` (least, most) plain or textured shapes before it."""
     size = textures.size
     if backdrops is not None:
         picture = backdrops.crop(rng)
@@ -119,7 +119,7 @@ def background(
 def shape_mask(
     rng: np.random.Generator, size: int, center_px: Float[np.ndarray, "2"], extent_px: float
 ) -> Mask2D:
-    """An ellipse, or a polygon of 4 to 7 corners on one, about `center_px`, `extent_px` long, turned at random."""
+    """A randomly rotated ellipse, or a polygon of 4 to 7 points on it, of centre `center_px` and length `extent_px`."""
     angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(4, 8)))
     if rng.random() < 0.4:
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -135,7 +135,7 @@ def dress(
     rng: np.random.Generator, regions: UInt8[np.ndarray, "vertices"], rest_m: Float[np.ndarray, "vertices 3"],
     names: tuple[str, ...],
 ) -> Float[np.ndarray, "vertices 3"]:  # fmt: skip
-    """A colour a vertex: skin, hair, a top with long or short sleeves, trousers or shorts, shoes, maybe a pattern."""
+    """A colour per vertex: skin, hair, top with long or short sleeves, trousers or shorts, shoes; maybe a pattern."""
     skin = SKIN_DARK + rng.random() * (SKIN_LIGHT - SKIN_DARK) + rng.normal(0, 0.02, 3)
     hair = HAIR[rng.integers(len(HAIR))] if rng.random() < 0.9 else skin
     top, bottom, shoes = colour(rng), colour(rng), 0.8 * colour(rng)
@@ -157,7 +157,7 @@ def dress(
 def _pattern(
     rng: np.random.Generator, rest_m: Float[np.ndarray, "vertices 3"]
 ) -> Float[np.ndarray, "vertices 3"]:
-    """Stripes or blotches over the rest pose, or (half of the time) nothing."""
+    """Stripes or blotches over the rest pose, or zero with probability 1/2."""
     contrast = rng.normal(0, 0.25, 3) if rng.random() < 0.5 else np.zeros(3)
     direction = rng.normal(0, 1, 3)
     phase = rest_m @ (direction / np.linalg.norm(direction)) * rng.uniform(15, 60)
@@ -178,8 +178,8 @@ def light(
     albedo: Image2D,
     lamps: tuple[int, int],
 ) -> None:
-    """Paint the body under ambient light and as many lamps as `lamps` says, the first the strongest, mostly from
-    above and before (Lambert; no cast shadows)."""
+    """Paint the body under ambient light and `lamps` (least, most) lamps, the first the strongest, mostly from above
+    and in front (Lambert's law, no cast shadows)."""
     count = int(rng.integers(lamps[0], lamps[1] + 1))
     directions = rng.normal(0, 1, (count, 3)) * (1.0, 0.7, 0.7) + (0, -0.6, -0.8)
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
@@ -192,12 +192,12 @@ def light(
 def photograph(
     rng: np.random.Generator, picture: Image2D, recipe: SceneRecipe
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bytes]:
-    """What shutter, lens, sensor and file format make of it: the pixels, and the JPEG that holds them."""
+    """Apply exposure, motion blur, lens blur, sensor noise and JPEG; returns the decoded pixels and the JPEG."""
     levels = np.linspace(0, 1, RESPONSE_STEPS)
     response = np.clip(levels * rng.uniform(0.6, 1.3), 0, 1) ** rng.uniform(0.75, 1.15)
     pixels.expose(picture, response.astype(np.float32))
     if rng.random() < recipe.motion_blur:
-        picture = _convolve(picture, *_shake(rng.uniform(*recipe.motion_px), rng.uniform(0, math.pi)))
+        picture = _convolve(picture, *_motion(rng.uniform(*recipe.motion_px), rng.uniform(0, math.pi)))
     offsets, weights = _gaussian(rng.uniform(*recipe.blur_px))
     picture = _convolve(_convolve(picture, offsets, weights), offsets[:, ::-1], weights)
     grain = rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(*recipe.noise))
@@ -210,15 +210,15 @@ def photograph(
 
 
 def _gaussian(sigma_px: float) -> tuple[Int[np.ndarray, "taps 2"], Float[np.ndarray, "taps"]]:
-    """A blur along the columns."""
+    """Taps of a Gaussian blur along the second axis."""
     reach = math.ceil(2.5 * sigma_px)
     steps = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * (steps / sigma_px) ** 2)
     return np.stack([np.zeros_like(steps), steps], axis=-1), weights / weights.sum()
 
 
-def _shake(length_px: float, angle: float) -> tuple[Int[np.ndarray, "taps 2"], Float[np.ndarray, "taps"]]:
-    """The camera's or the person's straight movement while the shutter was open."""
+def _motion(length_px: float, angle: float) -> tuple[Int[np.ndarray, "taps 2"], Float[np.ndarray, "taps"]]:
+    """Taps of a straight motion blur."""
     steps = np.linspace(-0.5, 0.5, max(2, math.ceil(length_px))) * length_px
     offsets = np.rint(np.stack([steps * math.sin(angle), steps * math.cos(angle)], axis=-1)).astype(np.int64)
     return offsets, np.full(len(steps), 1 / len(steps))
@@ -227,7 +227,7 @@ def _shake(length_px: float, angle: float) -> tuple[Int[np.ndarray, "taps 2"], F
 def _convolve(
     picture: Image2D, offsets: Int[np.ndarray, "taps 2"], weights: Float[np.ndarray, "taps"]
 ) -> Image2D:
-    """The border repeats its last pixels."""
+    """Convolution with repeated border pixels."""
     reach = int(np.abs(offsets).max())
     padded = np.pad(picture, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     out = np.empty_like(picture)

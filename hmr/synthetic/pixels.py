@@ -1,7 +1,7 @@
-"""The painter's inner loops, compiled by numba: `paint.py` chooses, these fill.
+"""The inner loops of `hmr.synthetic.painting`, compiled by numba.
 
-Pictures are float32 [height, width, 3], linear RGB from 0 to 1; masks are bool [height, width]. Every array is checked
-by the caller: nothing here looks at bounds.
+Pictures are float32 [height, width, 3], linear RGB from 0 to 1; masks are bool [height, width]. Bounds are not checked
+here; the caller checks the shapes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def fill(
 @compiled
 @no_type_check
 def fill_convex(mask: np.ndarray, points: np.ndarray) -> None:
-    """Sets the pixels whose centres lie in a convex polygon, corners (x, y) in order around it."""
+    """Set the pixels whose centres are inside a convex polygon; `points` are its corners (x, y) in order."""
     count = len(points)
     for row in range(mask.shape[0]):
         y = row + 0.5
@@ -65,7 +65,7 @@ def shade(
 ) -> None:
     """Lambert's law: albedo * (ambient, a little stronger from above, + sum over lights of light * (n . direction)+).
 
-    `directions` [lights, 3] are unit vectors towards the lights, `lights` [lights, 3] their colour and strength.
+    `directions` [lights, 3]: unit vectors towards the lights; `lights` [lights, 3]: their colour times strength.
     """
     for row in range(picture.shape[0]):
         for column in range(picture.shape[1]):
@@ -89,7 +89,7 @@ def shade(
 @compiled
 @no_type_check
 def expose(picture: np.ndarray, response: np.ndarray) -> None:
-    """In place, the sensor's response curve: `response` holds its values at evenly spaced intensities from 0 to 1."""
+    """Apply the sensor's response curve in place; `response`: its values at evenly spaced intensities from 0 to 1."""
     steps = len(response) - 1
     for row in range(picture.shape[0]):
         for column in range(picture.shape[1]):
@@ -102,9 +102,9 @@ def expose(picture: np.ndarray, response: np.ndarray) -> None:
 @compiled
 @no_type_check
 def convolve(padded: np.ndarray, offsets: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """out = sum over k of weights[k] * the picture moved by offsets[k] (rows, columns, not negative).
+    """out = sum over k of weights[k] * the picture shifted by offsets[k] (rows, columns, not negative).
 
-    `padded` is the picture with the reach of the offsets added to it.
+    `padded`: the picture, padded by the largest offset.
     """
     height, width = out.shape[0], out.shape[1] * 3
     source = padded.reshape(padded.shape[0], padded.shape[1] * 3)
@@ -121,7 +121,7 @@ def convolve(padded: np.ndarray, offsets: np.ndarray, weights: np.ndarray, out: 
 @compiled
 @no_type_check
 def quantise(picture: np.ndarray, grain: np.ndarray, out: np.ndarray) -> None:
-    """Bytes of picture + grain, clipped."""
+    """Write picture + grain to `out` as clipped bytes."""
     for row in range(picture.shape[0]):
         for column in range(picture.shape[1]):
             for channel in range(3):

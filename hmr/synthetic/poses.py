@@ -1,13 +1,12 @@
 """Human poses without a data set: activities built from limb movements, all within the joint limits.
 
-A phase picks a point on each limb's movement (`hmr.synthetic.activities`), noise bends it, and `hmr.synthetic.limbs`
-keeps the limbs clear of the body and turns them into anatomical angles, which are clamped to
-`hmr.body.joint_limits`. Coupled activities tie the phases of the two sides (walking: opposite, each arm with the
-other leg). The presets `lab` and `wild` weigh the activities differently, as a studio and the street do, and
-`wild` bends them more.
+A phase selects a point of each limb's movement (`hmr.synthetic.activities`) and noise is added. `hmr.synthetic.limbs`
+moves the limbs out of the body and converts them to anatomical angles, which are clamped to `hmr.body.joint_limits`.
+Some activities couple the phases of the two sides (walking: opposite, each arm with the other leg). The presets `lab`
+and `wild` have different weights of the activities, as a studio and a street have, and `wild` has more noise.
 
-Left out: fingers (SMPL's hand joints stay at rest), time, and exact contact: feet of grounded activities are
-turned flat, not placed.
+Left out: fingers (SMPL's hand joints stay at rest), time, and exact contact: feet of grounded activities are rotated
+parallel to the ground, but not placed on it.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _JOINT = {name: index - 1 for index, name in enumerate(JOINT_NAMES)}
 
 @dataclass(frozen=True)
 class PoseBatch:
-    """Poses of bodies that stand in a y-up world, facing +z; turn them about y for another heading."""
+    """Poses of bodies in a y-up world, facing +z; rotate about y for another heading."""
 
     body_pose: Float[Tensor, "batch 23 3"]  # axis-angle
     orient_up: Float[Tensor, "batch 3"]  # axis-angle of the pelvis in the y-up world; 0 is upright
@@ -49,20 +48,20 @@ class PoseBatch:
         return self.body_pose.shape[0]
 
 
-# Standard deviation of the noise on directions (about radians); legs stray less to the side.
+# Standard deviation of the noise on directions (roughly radians); `_LEG_SPLAY` scales the sideways noise of legs.
 _LOOSENESS: Mapping[Preset, float] = {"lab": 0.2, "wild": 0.28}
 _LEG_SPLAY = 0.6
 
 
 def sample_poses(count: int, generator: torch.Generator, preset: Preset = "lab") -> PoseBatch:
-    """Independent poses within the joint limits, of the activities in the proportions of `preset`.
+    """Independent poses within the joint limits; `preset` gives the proportions of the activities.
 
     The same generator state gives the same poses.
     """
     weights = torch.tensor([getattr(activity, preset) for activity in ACTIVITIES.values()])
     activity = torch.multinomial(weights, count, replacement=True, generator=generator)
-    looser = torch.exp(0.4 * torch.randn(count, generator=generator))
-    looseness = _LOOSENESS[preset] * _column("loose", activity) * looser
+    factor = torch.exp(0.4 * torch.randn(count, generator=generator))
+    looseness = _LOOSENESS[preset] * _column("loose", activity) * factor
     pitch = _normal("pitch", activity, generator)
     roll = _column("roll", activity) * torch.randn(count, generator=generator) * _RAD
     angles = torch.zeros(count, 23, 3)
@@ -77,7 +76,7 @@ def sample_poses(count: int, generator: torch.Generator, preset: Preset = "lab")
 
 
 def remove_heading(orient_world: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-    """A rotation in a y-up world without its turn about the vertical (the twist about y, taken off last)."""
+    """A rotation in a y-up world without its twist about the y axis, which is removed last."""
     _, y, _, w = roma.rotvec_to_unitquat(orient_world).unbind(-1)
     heading = 2 * torch.atan2(y, w)
     upright = torch.stack([torch.zeros_like(heading), -heading, torch.zeros_like(heading)], dim=-1)
@@ -101,7 +100,7 @@ def _orient(
     roll: Float[Tensor, "batch"],
     generator: torch.Generator,
 ) -> Float[Tensor, "batch 3"]:
-    """Pitch about x, then roll about z; a lying body is first turned about its own long axis."""
+    """Pitch about x, then roll about z; a lying body is first rotated about its long axis."""
     lying = activity == list(ACTIVITIES).index("lie")
     turn = torch.rand(len(activity), generator=generator) * 2 * math.pi * lying
     zero = torch.zeros_like(pitch)
@@ -112,7 +111,7 @@ def _orient(
 def _pose_trunk(
     angles: Float[Tensor, "batch 23 3"], activity: Int[Tensor, "batch"], generator: torch.Generator
 ) -> None:
-    """The spine's total bend shared over its joints, each with a little of its own; the head looks about."""
+    """Distribute the spine's total bend over its joints, with noise; rotate neck and head."""
     count = len(activity)
     noise = torch.randn(count, 5, 3, generator=generator) * _RAD
     total = torch.stack(
@@ -126,14 +125,14 @@ def _pose_trunk(
     share = torch.tensor([[0.45, 0.2, 0.3], [0.3, 0.35, 0.35], [0.25, 0.45, 0.35]])
     spine = [_JOINT["spine1"], _JOINT["spine2"], _JOINT["spine3"]]
     angles[:, spine] = total[:, None] * share + 4 * noise[:, :3]
-    # EncoderCache seek the horizon: the neck takes back part of the spine's flexion.
+    # the gaze stays near the horizon: the neck compensates part of the spine's flexion
     gaze = torch.randn(count, 1, 3, generator=generator) * _RAD * torch.tensor([10.0, 18.0, 6.0])
     gaze[:, 0, 0] -= 0.3 * total[:, 0]
     angles[:, [_JOINT["neck"], _JOINT["head"]]] = gaze * 0.6 + 6 * noise[:, 3:]
 
 
 def _table(movements: Mapping[str, tuple[Posture, ...]]) -> Float[Tensor, "movements keys 6"]:
-    """Every movement's postures resampled to the same number of keys."""
+    """The postures of every movement, resampled to the same number of keys."""
     rows = [torch.tensor(postures, dtype=torch.float32).T[None] for postures in movements.values()]
     return torch.cat([interpolate(row, _KEYS, mode="linear", align_corners=True) for row in rows]).mT
 
@@ -144,7 +143,7 @@ _LEGS, _ARMS = _table(LEG_MOVEMENTS), _table(ARM_MOVEMENTS)
 def _phases(
     activity: Int[Tensor, "batch"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "batch 2"], Float[Tensor, "batch 2"]]:
-    """Phases of (left, right) legs and arms. Opposite sides step in turn, each arm with the other leg."""
+    """Phases of (left, right) legs and arms. With opposite sides, each arm moves with the other leg."""
     sides = _column("shift", activity)
     legs, arms = torch.rand(2, len(activity), 2, generator=generator)
     legs[:, 1] = torch.where(sides < 0, legs[:, 1], (legs[:, 0] + sides) % 1)
@@ -160,15 +159,15 @@ def _directions(
     looseness: Float[Tensor, "batch"],
     generator: torch.Generator,
 ) -> Float[Tensor, "batch sides segments 3"]:
-    """Unit directions of both segments of both limbs, both sides as if left."""
+    """Unit directions of both segments of both limbs, both sides in the left side's convention."""
     movements, table = (LEG_MOVEMENTS, _LEGS) if limb == "legs" else (ARM_MOVEMENTS, _ARMS)
     rows = [[getattr(row, limb).get(name, 0.0) for name in movements] for row in ACTIVITIES.values()]
     movement = torch.multinomial(torch.tensor(rows)[activity], 2, replacement=True, generator=generator)
     alike = torch.rand(len(activity), generator=generator) < 0.75
     movement[:, 1] = torch.where(alike, movement[:, 0], movement[:, 1])
-    place = phase * (_KEYS - 1)
-    key = place.long().clamp_max(_KEYS - 2)
-    posture = torch.lerp(table[movement, key], table[movement, key + 1], (place - key)[..., None])
+    position = phase * (_KEYS - 1)
+    key = position.long().clamp_max(_KEYS - 2)
+    posture = torch.lerp(table[movement, key], table[movement, key + 1], (position - key)[..., None])
     directions = normalize(posture.unflatten(-1, (2, 3)), dim=-1)
     noise = torch.randn(directions.shape, generator=generator) * looseness[:, None, None, None]
     if limb == "legs":
@@ -183,7 +182,7 @@ def _pose_legs(
     pitch: Float[Tensor, "batch"],
     generator: torch.Generator,
 ) -> None:
-    """Hips and knees follow the directions; feet are flat on level ground, or free and slightly pointed."""
+    """Hips and knees follow the directions; feet are parallel to the ground, or free and slightly pointed."""
     noise = torch.randn(*legs.shape[:2], 4, generator=generator) * _RAD
     hip, knee = leg_angles(legs, 6 * _RAD + 8 * noise[..., 0])
     flat = torch.atan2(legs[:, :, 1, 2], -legs[:, :, 1, 1]) - pitch[:, None]
@@ -199,7 +198,7 @@ def _pose_arms(
     arms: Float[Tensor, "batch sides segments 3"],
     generator: torch.Generator,
 ) -> None:
-    """Collars, shoulders and elbows follow the directions; forearm and hand turn by themselves."""
+    """Collars, shoulders and elbows follow the directions; forearm and hand rotate independently."""
     noise = torch.randn(*arms.shape[:2], 4, generator=generator) * _RAD
     collar_share, hinge = torch.rand(2, *arms.shape[:2], generator=generator)
     collar, shoulder, elbow = arm_angles(arms, collar_share, 10 * noise[..., 0], 30 * _RAD * hinge)

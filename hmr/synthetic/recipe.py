@@ -1,24 +1,23 @@
-"""Recipes of synthetic scenes: every number that decides how `lab` and `wild` photographs look.
+"""Recipes of synthetic scenes: all parameters of `lab` and `wild` images.
 
-`lab` stands for all that can be labelled, `wild` for photographs. A renderer labels any camera and any pose for
-nothing, as BEDLAM (arXiv 2306.16940) and AGORA (arXiv 2104.14643) do, so lenses and viewpoints are the same in both.
-What tells a photograph from a rendering is how it was taken, and that is the gap, fixed once from this list and never
-tuned to a result:
+`lab` represents labelled data, `wild` photographs. A renderer can label any camera and pose, as in BEDLAM (arXiv
+2306.16940) and AGORA (arXiv 2104.14643), so lenses and viewpoints are the same in both. The domain gap is in how a
+photograph is taken. It was fixed once with this list and never tuned to a result:
 
-- the picture: hand-held motion blur, focus, grain of small sensors, JPEG as the web keeps it;
-- the frame: people are cut off and stand behind things about twice as often, and behind more of them;
-- the detector: a box from a network that is itself out of its domain moves about twice as far;
-- people: `wild` poses have other frequencies (climbing, jumping, lying are rare in studios) and stray farther, and
-  body shapes spread wider.
+- image: motion blur of hand-held cameras, focus, grain of small sensors, JPEG quality of the web;
+- frame: people are truncated and occluded about twice as often, and by more objects;
+- detector: boxes have about twice the error, as of a network outside its domain;
+- people: `wild` poses have other frequencies (climbing, jumping and lying are rare in studios) and a larger deviation,
+  and body shapes have a larger spread.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Literal
+
+from common.fingerprint import json_digest
 
 __all__ = ["LAB", "RECIPES", "WILD", "SceneRecipe"]
 
@@ -27,35 +26,32 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class SceneRecipe:
-    """Spans are drawn from uniformly; probabilities and counts are a scene's."""
+    """Values are uniform within spans; probabilities and counts are per scene."""
 
     name: str
-    version: int  # raise it when the same recipe would draw other pictures
+    version: int  # increase it when a change of the program makes the recipe draw other images
     image_size: int
-    poses: Literal[
-        "lab", "wild"
-    ]  # preset of hmr.synthetic.poses.sample_poses, unless a motion folder is given
+    poses: Literal["lab", "wild"]  # preset of `hmr.synthetic.poses.sample_poses`; a motion folder replaces it
     betas_std: float
-    focal_mm: Span  # 36 mm film
+    focal_mm: Span  # for a 36 mm sensor
     elevation_deg: Span  # positive: the camera looks down on the person
     roll_deg: Span
-    person_fraction: Span  # of the image's side that the person spans
-    truncation: float  # probability that the frame cuts the person off
-    occluded: float  # probability that anything stands before the person
+    person_fraction: Span  # extent of the person, as a fraction of the image's side
+    truncation: float  # probability that the frame truncates the person
+    occluded: float  # probability of at least one occluder
     occluders: tuple[int, int]
-    occluder_fraction: Span  # of the person's box
-    clutter: tuple[int, int]  # shapes behind the person
+    occluder_fraction: Span  # extent, as a fraction of the person's box
+    clutter: tuple[int, int]  # number of shapes behind the person
     box_jitter: float  # standard deviation of the detected box, as a fraction of its side
     lamps: tuple[int, int]
-    motion_blur: float  # probability that the shutter was too slow
+    motion_blur: float  # probability
     motion_px: Span
     blur_px: Span  # standard deviation, of the lens
-    noise: Span  # standard deviation, of 1
+    noise: Span  # standard deviation; the largest value of a pixel is 1
     jpeg_quality: tuple[int, int]
 
     def digest(self) -> str:
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return json_digest(dataclasses.asdict(self))
 
 
 LAB = SceneRecipe(

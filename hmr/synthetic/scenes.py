@@ -1,7 +1,7 @@
-"""Photographs of bodies that never were, with exact truth: pose, place, dress, light, occlude, photograph.
+"""Synthetic scenes with exact ground truth: pose, placement, clothes, light, occlusion and camera effects.
 
-Scenes are made in chunks; chunk k of a recipe and a seed is always the same, whoever makes it and in whatever order.
-Left out of what photographs have: hair and cloth that move, contact with the scenery, other people.
+Scenes are drawn in chunks; chunk k depends only on the recipe, the seed and k. Left out: moving hair and cloth, contact
+with the scenery, other people.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from hmr.types import NUM_BETAS, BodyParams, Box, Camera, Labelled, Sample, Trut
 __all__ = ["CHUNK", "Scene", "SceneMaker"]
 
 CHUNK = 32  # scenes posed together
-TRUNCATED_ROOM = 0.3  # how far, of the side, the centre of a person cut off lies from the middle
-MIN_VISIBLE = 0.35  # of the person's pixels in the frame; a thing that would hide more is left out
+TRUNCATED_OFFSET = 0.3  # largest offset of a truncated person from the centre, as a fraction of the side
+MIN_VISIBLE = 0.35  # of the person's pixels in the frame; an occluder that would hide more is left out
 FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # y-up world facing +z -> camera frame, facing the lens
 
 
@@ -38,7 +38,7 @@ class Scene:
 
 
 class SceneMaker:
-    """Draws scenes of one recipe from one seed; `motion` replaces the recipe's own poses by real ones, `backdrops` its
+    """Draws scenes of one recipe and seed; `motion` replaces the recipe's poses by recorded ones, `backdrops` its
     painted backgrounds by photographs."""
 
     def __init__(
@@ -58,7 +58,7 @@ class SceneMaker:
         self.rest_m = body(_at_rest()).vertices_cam_m[0].numpy()
 
     def chunk(self, index: int, count: int = CHUNK) -> list[Scene]:
-        """The first `count` of scenes `index * CHUNK` to `(index + 1) * CHUNK - 1`."""
+        """The first `count` of the scenes `index * CHUNK` to `(index + 1) * CHUNK - 1`."""
         generator = torch.Generator().manual_seed(_seed(self.recipe.name, self.seed, index))
         poses = self._poses(generator)
         rngs = [np.random.default_rng([_seed(self.recipe.name, self.seed, index), k]) for k in range(CHUNK)]
@@ -90,9 +90,9 @@ class SceneMaker:
         cameras: list[Camera],
         generator: torch.Generator,
     ) -> BodyParams:
-        """Turn each body before its camera, then move it until it spans what the recipe asks."""
-        turns = torch.stack([self._view(rng) for rng in rngs])
-        orient = roma.rotmat_to_rotvec(turns @ roma.rotvec_to_rotmat(poses.orient_up))
+        """Rotate each body in front of its camera, and place it so that it has the extent that the recipe asks for."""
+        rotations = torch.stack([self._view(rng) for rng in rngs])
+        orient = roma.rotmat_to_rotvec(rotations @ roma.rotvec_to_rotmat(poses.orient_up))
         betas = torch.randn(CHUNK, NUM_BETAS, generator=generator) * self.recipe.betas_std
         betas = betas.clamp(-3, 3)
         centred = BodyParams(orient, poses.body_pose, betas, torch.zeros(CHUNK, 3))
@@ -103,7 +103,7 @@ class SceneMaker:
         return BodyParams(orient, poses.body_pose, betas, transl)
 
     def _view(self, rng: np.random.Generator) -> Float[Tensor, "3 3"]:
-        """World to camera: a heading from all around, the recipe's elevation and roll."""
+        """World-to-camera rotation: a random heading, with the recipe's elevation and roll."""
         angles = (
             rng.uniform(-180, 180),
             rng.uniform(*self.recipe.elevation_deg),
@@ -120,20 +120,20 @@ class SceneMaker:
         self, rng: np.random.Generator, camera: Camera, joints_m: Float[Tensor, "24 3"]
     ) -> Float[Tensor, "3"]:
         low, high = joints_m.min(dim=0).values, joints_m.max(dim=0).values
-        extent_m = float((high - low)[:2].max()) + 0.2  # the skin reaches past the joints
+        extent_m = float((high - low)[:2].max()) + 0.2  # skin beyond the joints
         fraction = rng.uniform(*self.recipe.person_fraction)
         side = self.recipe.image_size
         depth_m = camera.focal_px * extent_m / (fraction * side) + float(high[2] - low[2]) / 2
-        room = max(0.0, 1 - fraction) / 2
+        offset = max(0.0, 1 - fraction) / 2
         if rng.random() < self.recipe.truncation:
-            room = TRUNCATED_ROOM
-        target_px = side * (0.5 + rng.uniform(-room, room, 2))
-        middle = (low + high) / 2
-        offset = [
+            offset = TRUNCATED_OFFSET
+        target_px = side * (0.5 + rng.uniform(-offset, offset, 2))
+        center = (low + high) / 2
+        position = [
             (float(t) - c) * depth_m / camera.focal_px
             for t, c in zip(target_px, (camera.cx_px, camera.cy_px), strict=True)
         ]
-        return torch.tensor([*offset, depth_m]) - middle
+        return torch.tensor([*position, depth_m]) - center
 
     def _scene(
         self,
@@ -172,7 +172,7 @@ class SceneMaker:
         body_mask: Bool[np.ndarray, "height width"],
         keypoints_px: Float[Tensor, "24 2"],
     ) -> Bool[np.ndarray, "height width"]:
-        """Paint things over the picture, about joints of the person, while enough of the person stays in sight."""
+        """Paint occluders at joints of the person while enough of the person stays visible. Returns their mask."""
         hidden = np.zeros_like(body_mask)
         if rng.random() >= self.recipe.occluded:
             return hidden
@@ -189,7 +189,7 @@ class SceneMaker:
         return hidden
 
     def _box(self, rng: np.random.Generator, vertices_px: Float[Tensor, "vertices 2"], size: int) -> Box:
-        """What a detector would give: the person's extent inside the image, moved and scaled a little."""
+        """A simulated detection: the person's extent inside the image, with random shift and scale."""
         low = vertices_px.min(dim=0).values.clamp(0, size - 1).numpy()
         high = vertices_px.max(dim=0).values.clamp(1, size).numpy()
         side = max(float((high - low).max()), 8.0)
@@ -202,7 +202,7 @@ class SceneMaker:
 def _visible(
     keypoints_px: Float[Tensor, "24 2"], hidden: Bool[np.ndarray, "height width"]
 ) -> Bool[Tensor, "24"]:
-    """Inside the image and behind nothing; self-occlusion does not count, for the body itself tells of it."""
+    """Whether joints are inside the image and not behind an occluder. Self-occlusion does not count."""
     height, width = hidden.shape
     columns, rows = keypoints_px.floor().long().unbind(-1)
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)

@@ -1,16 +1,16 @@
-"""The open benchmark: splits that anyone can draw again, to the bit, on the same versions.
+"""The open benchmark: splits that can be drawn again, bit for bit, with the same versions of the libraries.
 
-| split             | what it is for                                        | truth                               |
+| split             | purpose                                               | ground truth                        |
 |-------------------|-------------------------------------------------------|-------------------------------------|
 | `lab-train`       | pretraining                                           | yes                                 |
-| `lab-calibration` | the critic's exploration: `explore`, `admit`, `report`| yes, in three parts that never meet |
-| `lab-test`        | how well the policy does at home                      | yes                                 |
-| `wild-train`      | alignment                                             | drawn and thrown away               |
-| `wild-test`       | every figure of a comparison                          | yes, for evaluation alone           |
+| `lab-calibration` | the critic's exploration: `explore`, `admit`, `report`| yes, in three disjoint parts        |
+| `lab-test`        | accuracy of the policy in its own domain              | yes                                 |
+| `wild-train`      | alignment                                             | drawn and discarded                 |
+| `wild-test`       | every result of a comparison                          | yes, only for evaluation            |
 
-A split is an endless sequence of scenes (`hmr.synthetic.recipe`, a seed of its own); a smaller size is the beginning of a
-larger one. The recipes carry a version, and the content hash of what was drawn (`hmr.synthetic.store.set_digest`) is printed
-with every figure.
+A split is an infinite sequence of scenes of a recipe (`hmr.synthetic.recipe`) and a seed; a smaller size is a prefix of
+a larger one. Recipes have a version, and the content hash of the scenes (`hmr.synthetic.store.set_digest`) is printed
+with every result.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import PathLike
 from hmr.synthetic.recipe import LAB, WILD, SceneRecipe
 from hmr.synthetic.store import Progress, make_scenes
 
@@ -28,7 +29,7 @@ __all__ = ["SPLITS", "Split", "calibration_parts", "draw_split"]
 class Split:
     recipe: SceneRecipe
     seed: int
-    scenes: int  # the size that figures are quoted for
+    scenes: int  # the size used for published results
     truth: bool = True
 
 
@@ -39,27 +40,27 @@ SPLITS = {
     "wild-train": Split(WILD, 4, 2_000, truth=False),
     "wild-test": Split(WILD, 5, 200),
 }
-_TURNS = ("explore", "admit", "explore", "report")
+_PARTS = ("explore", "admit", "explore", "report")
 
 
 def draw_split(
     name: str,
-    root: Path,
+    root: PathLike,
     scenes: int | None = None,
     *,
-    motion: Path | None = None,
-    backdrops: Path | None = None,
+    motion: PathLike | None = None,
+    backdrops: PathLike | None = None,
     uses_truth: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
-    """The folder of a split under `root`, drawn unless it is there already.
+    """The folder of a split under `root`, drawn if it does not exist.
 
     Args:
-        scenes: how many; the split's own size when None.
-        motion: a folder of AMASS npz files to pose the bodies from, in place of the built-in sampler.
-        backdrops: a folder of photographs without people to put behind them, in place of painted walls.
-        uses_truth: keep the truth of `wild-train`, for an oracle's run that says so in its name.
+        scenes: number of scenes; None: the size of the split.
+        motion: a folder of AMASS npz files, whose poses replace those of the built-in sampler.
+        backdrops: a folder of photographs without people, which replace the painted backgrounds.
+        uses_truth: keep the ground truth of `wild-train`, for oracle runs, in a folder with another name.
 
     Raises:
         ValueError: an unknown split, or the folder holds another set.
@@ -68,9 +69,9 @@ def draw_split(
         raise ValueError(f"no split is called {name!r}; there are {', '.join(SPLITS)}")
     split = SPLITS[name]
     count = scenes or split.scenes
-    sources = "".join(f"-{folder.name}" for folder in (motion, backdrops) if folder)
-    stamp = "-uses-truth" if uses_truth and not split.truth else ""
-    folder = root / f"{name}-{count}{sources}{stamp}"
+    sources = "".join(f"-{Path(folder).name}" for folder in (motion, backdrops) if folder)
+    suffix = "-uses-truth" if uses_truth and not split.truth else ""
+    folder = Path(root) / f"{name}-{count}{sources}{suffix}"
     return make_scenes(
         folder,
         split.recipe,
@@ -86,8 +87,8 @@ def draw_split(
 
 def calibration_parts(count: int) -> dict[str, list[int]]:
     """Rows of each part of the first `count` calibration scenes: half to explore, a quarter to admit rules, a quarter
-    to report. They take turns, so that a scene keeps its part however many are drawn."""
+    to report. Parts are interleaved, so that the part of a scene does not depend on `count`."""
     return {
-        part: [row for row in range(count) if _TURNS[row % len(_TURNS)] == part]
-        for part in dict.fromkeys(_TURNS)
+        part: [row for row in range(count) if _PARTS[row % len(_PARTS)] == part]
+        for part in dict.fromkeys(_PARTS)
     }

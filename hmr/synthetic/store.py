@@ -1,17 +1,16 @@
-"""A set of scenes on disk, its truth in a file of its own.
+"""A set of scenes on disk, with the ground truth in a separate file.
 
     FOLDER/set.json          recipe, seed, count, content hash
-    FOLDER/samples.parquet   id, JPEG, box, estimated camera: all that a wild image gives
-    FOLDER/truth.parquet     parameters, true camera, joints, visibility, mask; not there in `wild-train`
+    FOLDER/samples.parquet   id, JPEG, box, estimated camera: what is known of a wild image
+    FOLDER/truth.parquet     parameters, true camera, joints, visibility, mask; absent in `wild-train`
 
-`read_samples` never opens the truth; the agent, the groups and the trainer are handed its answer alone.
+`read_samples` does not open the ground truth; the agent, the groups and the trainer only get its result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -24,20 +23,22 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from common.files import PathLike, atomic_path, write_text
+from common.fingerprint import digest
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK, Scene
 from hmr.synthetic.workers import in_order, scene_maker
 from hmr.types import BodyParams, Box, Camera, Labelled, Sample, Truth
 
 __all__ = [
-    "SampleSet", "fingerprint", "make_scenes", "read_labelled", "read_samples", "read_truth", "set_digest",
+    "SampleSet", "folder_fingerprint", "make_scenes", "read_labelled", "read_samples", "read_truth", "set_digest",
 ]  # fmt: skip
 
 Progress = Callable[[int], None]
 
 
 class SampleSet(Sequence[Sample]):
-    """Samples decoded when asked for; a set of thousands costs its JPEGs in memory."""
+    """Samples of a set. Only the JPEGs are in memory; an image is decoded on access."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -60,33 +61,38 @@ class SampleSet(Sequence[Sample]):
 
 
 def make_scenes(
-    folder: Path,
+    folder: PathLike,
     recipe: SceneRecipe,
     seed: int,
     count: int,
-    motion: Path | None = None,
-    backdrops: Path | None = None,
+    motion: PathLike | None = None,
+    backdrops: PathLike | None = None,
     *,
     keep_truth: bool = True,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a set, or find that the same one is already there; `progress` is told of each scene made.
+    """Write a set of scenes, unless `folder` holds the same set already. Returns the folder.
 
-    Without `keep_truth` no truth is ever written. The set appears in one piece: a killed run leaves no half of it.
-    Raises ValueError if `folder` holds another set, FileNotFoundError where `motion` or `backdrops` is not there.
+    keep_truth: write the ground truth; if false, it is never written.
+    progress: receives the number of scenes drawn.
+
+    `set.json` is written last, so a killed run leaves no incomplete set. Raises ValueError if `folder` holds another
+    set, FileNotFoundError if `motion` or `backdrops` is missing.
     """
+    folder = Path(folder)
+    motion, backdrops = (Path(source) if source else None for source in (motion, backdrops))
     wanted = {
         "recipe": dataclasses.asdict(recipe),
         "seed": seed,
         "count": count,
-        "motion": motion and fingerprint(motion),
-        "backdrops": backdrops and fingerprint(backdrops),
+        "motion": motion and folder_fingerprint(motion),
+        "backdrops": backdrops and folder_fingerprint(backdrops),
         "truth": keep_truth,
     }
     if (folder / "set.json").exists():
-        found = json.loads((folder / "set.json").read_text())
-        if {key: found.get(key) for key in wanted} == json.loads(json.dumps(wanted)):
+        recorded = json.loads((folder / "set.json").read_text())
+        if {key: recorded.get(key) for key in wanted} == json.loads(json.dumps(wanted)):
             return folder
         raise ValueError(f"{folder} already holds another set of scenes; remove it or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,47 +106,44 @@ def make_scenes(
     _write_parquet(folder / "samples.parquet", samples)
     if keep_truth:
         _write_parquet(folder / "truth.parquet", truths)
-    _write_text(
-        folder / "set.json", json.dumps({**wanted, "digest": _content_digest(samples, truths)}, indent=1)
-    )
+    description = {**wanted, "digest": _content_digest(samples, truths)}
+    write_text(folder / "set.json", json.dumps(description, indent=1))
     return folder
 
 
-def set_digest(folder: Path) -> str:
-    """The content hash of a set: every pixel, box, camera and true parameter in it."""
-    return str(json.loads((folder / "set.json").read_text())["digest"])
+def set_digest(folder: PathLike) -> str:
+    """The content hash of a set: pixels, boxes, cameras and ground truth."""
+    return str(json.loads((Path(folder) / "set.json").read_text())["digest"])
 
 
-def read_samples(folder: Path) -> SampleSet:
-    """What wild images give. Opens `samples.parquet` and nothing else."""
-    return SampleSet(pq.read_table(folder / "samples.parquet"))
+def read_samples(folder: PathLike) -> SampleSet:
+    """The samples without ground truth. Opens only `samples.parquet`."""
+    return SampleSet(pq.read_table(Path(folder) / "samples.parquet"))
 
 
-def read_truth(folder: Path) -> dict[str, Truth]:
-    """Truth by sample id; for pretraining, exploration and evaluation alone.
+def read_truth(folder: PathLike) -> dict[str, Truth]:
+    """Ground truth by sample id; only for pretraining, exploration and evaluation.
 
-    Raises FileNotFoundError for a set whose truth was never kept.
+    Raises FileNotFoundError for a set without ground truth.
     """
-    if not (folder / "truth.parquet").exists():
+    path = Path(folder) / "truth.parquet"
+    if not path.exists():
         raise FileNotFoundError(f"{folder} holds no truth: it was drawn without, as wild-train is")
-    return {row["id"]: _truth(row) for row in pq.read_table(folder / "truth.parquet").to_pylist()}
+    return {row["id"]: _truth(row) for row in pq.read_table(path).to_pylist()}
 
 
-def read_labelled(folder: Path) -> list[Labelled]:
+def read_labelled(folder: PathLike) -> list[Labelled]:
     truths = read_truth(folder)
     return [Labelled(sample, truths[sample.id]) for sample in read_samples(folder)]
 
 
-def fingerprint(folder: Path) -> str:
-    """What files a folder holds, by name and size: enough to tell two folders of one name apart.
-
-    Raises FileNotFoundError where there is no such folder.
-    """
+def folder_fingerprint(folder: Path) -> str:
+    """The folder's name and a hash of its files' names and sizes. Raises FileNotFoundError for a missing folder."""
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
     files = sorted(path for path in folder.rglob("*") if path.is_file()) or [folder]
     listing = "".join(f"{path.name} {path.stat().st_size}\n" for path in files)
-    return f"{folder.name}-{hashlib.sha256(listing.encode()).hexdigest()[:8]}"
+    return f"{folder.name}-{digest(listing, length=8)}"
 
 
 def _rows_of_chunk(
@@ -199,20 +202,9 @@ def _camera(values: list[float]) -> Camera:
 
 
 def _content_digest(*tables: list[dict[str, Any]]) -> str:
-    state = hashlib.sha256()
-    for table in tables:
-        for row in table:
-            state.update(repr(sorted(row.items())).encode())
-    return state.hexdigest()[:16]
+    return digest(*(repr(sorted(row.items())) for table in tables for row in table))
 
 
 def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(rows), partial)
-    partial.replace(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows), partial)

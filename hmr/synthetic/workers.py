@@ -1,7 +1,7 @@
-"""Chunks of work spread over processes, their results in order.
+"""Runs chunks of work in several processes and returns the results in order.
 
-Makers return numpy arrays, bytes and plain values: a torch tensor would travel as a shared file descriptor, and tens
-of thousands of them exhaust a process's limit.
+Workers return numpy arrays, bytes and plain values. Torch tensors would be passed as shared file descriptors, and tens
+of thousands of them exceed the limit of a process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def in_order(make: Callable[[int], T], chunks: int, workers: int) -> Iterator[T]:
-    """`make(0) ... make(chunks - 1)`, made by `workers` processes (1: here), few of them ahead of the reader."""
+    """`make(0) ... make(chunks - 1)`, by `workers` processes (1: this one), a few chunks ahead of the consumer."""
     workers = min(workers, chunks)
     if workers <= 1:
         yield from map(make, range(chunks))
@@ -49,7 +49,7 @@ def in_order(make: Callable[[int], T], chunks: int, workers: int) -> Iterator[T]
 def scene_maker(
     recipe: SceneRecipe, seed: int, motion: Path | None = None, backdrops: Path | None = None
 ) -> SceneMaker:
-    """The maker of a process, kept between its chunks."""
+    """The `SceneMaker` of a process, cached between its chunks."""
     return SceneMaker(
         load_body(),
         recipe,

@@ -19,7 +19,10 @@ BAD_RECIPES = {
     "a mistyped field of the first stage": ("training: {max_step: 3}", "training: unknown max_step"),
     "a mistyped field of the second": ("refining: {max_step: 3}", "refining: unknown max_step"),
     "a schedule that is none": (f"{TINY}\ntraining: {{{STAGE}, lr_scheduler_type: sine}}", "sine"),
-    "a part that cannot rest": (f"{TINY}\nresting: [toes]\ntraining: {{{STAGE}}}", "no part 'toes' to rest"),
+    "an unknown frozen layer": (
+        f"{TINY}\nfrozen_layers: [toes]\ntraining: {{{STAGE}}}",
+        "no layer 'toes' to freeze",
+    ),
     "an encoder that is none": ("policy: {encoder: resnet}", "no encoder is called 'resnet'"),
     "the seed of a split": ("seed: 3", "seed 3 of lab draws the scenes of lab-test"),
     "no such motion": (f"motion: nowhere\n{TINY}", "nowhere: there is no such folder"),
@@ -48,7 +51,7 @@ def test_a_run_shows_its_curves_and_is_not_taken_for_another(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     code, _, err = call(monkeypatch, capsys, *words)
     assert code == 0
-    assert "the policy lies in o, its learning curves in o/curves.svg" in err
+    assert "policy: o; learning curves: o/curves.svg" in err
     assert (tmp_path / "o" / "curves.svg").stat().st_size > 100
     assert list((tmp_path / "o" / "pose").rglob("events.out.tfevents*"))
     weights = (tmp_path / "o" / "model.safetensors").read_bytes()

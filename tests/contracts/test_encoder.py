@@ -1,7 +1,7 @@
-"""What every encoder must do: crops -> `Seen`, the same in any company, differentiable in its heads.
+"""The contract of every encoder: crops -> `EncoderOutput`, independent of the batch, differentiable in its heads.
 
-The backbones are transformers' own classes, tiny, with random weights, read from folders as a user's would be. A new
-kind adds a line to `BACKBONES`.
+The backbones are tiny models of transformers' classes with random weights, read from folders. A new kind adds a line to
+`BACKBONES`.
 """
 
 import json
@@ -11,8 +11,8 @@ import pytest
 import torch
 import transformers as hf
 
-from hmr.policy.backbone import BackboneCard, TransformersEncoder, describe_backbone
-from hmr.policy.encoder import DEEPEST_M, DEPTHS, CropEncoder, EncoderHeads, read_joints
+from hmr.policy.backbone import BackboneSpec, TransformersEncoder, describe_backbone
+from hmr.policy.encoder import DEEPEST_M, DEPTHS, CropEncoder, EncoderHeads, unpack_joints
 from hmr.policy.feature_cache import FeatureCache
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -64,49 +64,49 @@ def crops() -> torch.Tensor:
     return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
-def test_its_answer_has_the_promised_sizes(encoder: EncoderHeads, crops: torch.Tensor):
-    seen = encoder(crops)
-    assert seen.vector.shape == (3, encoder.vector_size)
-    assert seen.keypoints.shape == (3, 24, 2)
-    assert seen.keypoints.abs().max() <= 1
-    assert seen.depth_m.shape == (3, 24)
-    assert seen.depth_m.abs().max() <= DEEPEST_M
-    assert seen.mask_logit.shape == (3, 16, 16)  # a quarter of the crop's side
-    assert all(value.isfinite().all() for value in vars(seen).values())
+def test_the_output_has_the_documented_shapes(encoder: EncoderHeads, crops: torch.Tensor):
+    output = encoder(crops)
+    assert output.vector.shape == (3, encoder.vector_size)
+    assert output.keypoints.shape == (3, 24, 2)
+    assert output.keypoints.abs().max() <= 1
+    assert output.depth_m.shape == (3, 24)
+    assert output.depth_m.abs().max() <= DEEPEST_M
+    assert output.mask_logit.shape == (3, 16, 16)  # a quarter of the crop's side
+    assert all(value.isfinite().all() for value in vars(output).values())
     assert encoder.pooled_size < encoder.vector_size
 
 
-def test_the_vector_ends_in_what_the_heads_say(encoder: EncoderHeads, crops: torch.Tensor):
-    seen = encoder(crops)
-    told = read_joints(seen.vector)
-    torch.testing.assert_close(told.keypoints, seen.keypoints)
-    torch.testing.assert_close(told.sigma, seen.log_sigma.exp())
-    torch.testing.assert_close(told.visible, seen.visible_logit.sigmoid())
-    torch.testing.assert_close(told.depth_m, seen.depth_m)
-    torch.testing.assert_close(told.depth_sigma_m, seen.depth_log_sigma.exp())
+def test_the_vector_ends_with_the_joints(encoder: EncoderHeads, crops: torch.Tensor):
+    output = encoder(crops)
+    joints = unpack_joints(output.vector)
+    torch.testing.assert_close(joints.keypoints, output.keypoints)
+    torch.testing.assert_close(joints.sigma, output.log_sigma.exp())
+    torch.testing.assert_close(joints.visible, output.visible_logit.sigmoid())
+    torch.testing.assert_close(joints.depth_m, output.depth_m)
+    torch.testing.assert_close(joints.depth_sigma_m, output.depth_log_sigma.exp())
 
 
-def test_a_crop_looks_the_same_in_any_company(encoder: EncoderHeads, crops: torch.Tensor):
+def test_a_crop_s_output_does_not_depend_on_the_batch(encoder: EncoderHeads, crops: torch.Tensor):
     together, alone = encoder(crops), [encoder(crop[None]) for crop in crops]
     for name, value in vars(together).items():
-        parts = torch.cat([getattr(seen, name) for seen in alone])
+        parts = torch.cat([getattr(output, name) for output in alone])
         torch.testing.assert_close(value, parts, atol=2e-3, rtol=2e-3)
 
 
-def test_another_picture_is_another_vector(encoder: EncoderHeads, crops: torch.Tensor):
+def test_different_crops_have_different_vectors(encoder: EncoderHeads, crops: torch.Tensor):
     vectors = encoder(torch.stack([crops[0], torch.zeros_like(crops[0])])).vector
     assert (vectors[0] - vectors[1]).abs().max() > 1e-3
 
 
-def test_its_own_parameters_learn(encoder: EncoderHeads, crops: torch.Tensor):
-    seen = encoder(crops)
+def test_every_parameter_has_a_gradient(encoder: EncoderHeads, crops: torch.Tensor):
+    output = encoder(crops)
     encoder.zero_grad()
-    sum(value.square().mean() for value in vars(seen).values()).backward()
+    sum(value.square().mean() for value in vars(output).values()).backward()
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-def test_what_is_seen_sharply_is_found_where_it_is(encoder: EncoderHeads):
-    """A volume with one hot cell, of layer 4 of 16: soft-argmax gives the cell's middle, whatever made the grid."""
+def test_soft_argmax_of_one_hot_cell(encoder: EncoderHeads):
+    """A volume with one hot cell, of layer 4 of 16: soft-argmax gives the centre of the cell."""
     channels = encoder.heatmap.in_channels
     grid = torch.zeros(1, channels, 8, 8)
     grid[0, :, 2, 5] = 1.0
@@ -121,7 +121,7 @@ def test_what_is_seen_sharply_is_found_where_it_is(encoder: EncoderHeads):
     torch.testing.assert_close(depth_m[0], torch.full((24,), -0.4375 * DEEPEST_M))
 
 
-# -- what only frozen backbones must do ---------------------------------------------------------------------
+# -- frozen backbones -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def folder(tmp_path: Path) -> Path:
     return save_backbone("dinov2", tmp_path / "dinov2")
 
 
-def test_a_card_says_what_the_processor_says(folder: Path):
-    card = describe_backbone(str(folder))
-    assert (card.height, card.width, card.patch, card.channels) == (56, 56, 14, 32)
-    assert (card.mean, card.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+def test_a_spec_has_the_processor_s_values(folder: Path):
+    spec = describe_backbone(str(folder))
+    assert (spec.height, spec.width, spec.patch, spec.channels) == (56, 56, 14, 32)
+    assert (spec.mean, spec.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def test_a_grid_keeps_the_order_of_patches(folder: Path):
@@ -145,8 +145,8 @@ def test_a_grid_keeps_the_order_of_patches(folder: Path):
     assert divmod(int(change.argmax()), 4) == (0, 3)
 
 
-def test_a_portrait_backbone_sees_the_middle_strip(tmp_path: Path, crops: torch.Tensor):
-    """64 x 48 pixels in patches of 16 are 4 x 3; a square grid has 4 x 4, the last column of which nobody looked at."""
+def test_a_portrait_backbone_gets_the_middle_strip(tmp_path: Path, crops: torch.Tensor):
+    """64 x 48 pixels in patches of 16 are 4 x 3; a square grid has 4 x 4, the last column of which is empty."""
     encoder = TransformersEncoder(describe_backbone(str(save_backbone("vitpose backbone", tmp_path / "v"))))
     grid = encoder.features(crops)
     assert grid.shape == (3, 32, 4, 4)
@@ -159,52 +159,52 @@ def test_a_portrait_backbone_sees_the_middle_strip(tmp_path: Path, crops: torch.
 def test_the_backbone_is_frozen_and_not_in_the_state(folder: Path, crops: torch.Tensor):
     encoder = TransformersEncoder(describe_backbone(str(folder)))
     encoder(crops)
-    assert not any(name.startswith("_held") or "layer" in name for name in encoder.state_dict())
-    assert not any(p.requires_grad for p in encoder._held[0].parameters())
-    assert not encoder.train()._held[0].training
+    assert not any(name.startswith("_backbone") or "layer" in name for name in encoder.state_dict())
+    assert not any(p.requires_grad for p in encoder._backbone[0].parameters())
+    assert not encoder.train()._backbone[0].training
 
 
-def test_a_second_look_is_read_from_the_cache(folder: Path, crops: torch.Tensor, tmp_path: Path):
+def test_a_second_pass_reads_the_cache(folder: Path, crops: torch.Tensor, tmp_path: Path):
     encoder = TransformersEncoder(describe_backbone(str(folder))).eval()
     fresh = encoder.features(crops)
     encoder.cache = FeatureCache(tmp_path / "cache")
     first = encoder.features(crops[:2])
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
-    encoder._held = [torch.nn.Identity()]  # no backbone: it would fail on the crop that was not seen
+    encoder._backbone = [torch.nn.Identity()]  # no backbone: a crop that is not cached fails
     assert torch.equal(encoder.features(crops[:2]), first)
     torch.testing.assert_close(first, fresh[:2], atol=2e-3, rtol=2e-3)
     with pytest.raises(AttributeError):
         encoder.features(crops)
 
 
-def test_the_cache_tells_pictures_shapes_and_backbones_apart(tmp_path: Path):
-    cache, picture = FeatureCache(tmp_path), torch.rand(3, 4, 6)
-    same, other = picture.clone(), picture.clone()
+def test_the_cache_key_depends_on_pixels_shape_and_backbone(tmp_path: Path):
+    cache, crop = FeatureCache(tmp_path), torch.rand(3, 4, 6)
+    same, other = crop.clone(), crop.clone()
     other[0, 0, 0] += 1e-3
-    keys = {cache.key("a", picture), cache.key("b", picture), cache.key("a", other)}
-    assert len({*keys, cache.key("a", picture.reshape(3, 6, 4))}) == 4
+    keys = {cache.key("a", crop), cache.key("b", crop), cache.key("a", other)}
+    assert len({*keys, cache.key("a", crop.reshape(3, 6, 4))}) == 4
     assert cache.key("a", same) in keys
-    assert cache.get(cache.key("a", picture)) is None
+    assert cache.get(cache.key("a", crop)) is None
 
 
 def test_other_weights_in_the_same_folder_are_refused(folder: Path, crops: torch.Tensor):
-    card = describe_backbone(str(folder))
+    spec = describe_backbone(str(folder))
     make, _ = BACKBONES["dinov2"]
     make().save_pretrained(folder)  # other random weights
     with pytest.raises(ValueError, match="another backbone"):
-        TransformersEncoder(card)(crops)
+        TransformersEncoder(spec)(crops)
 
 
-def test_what_is_no_backbone_is_refused(tmp_path: Path):
+def test_a_folder_without_a_backbone_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"preprocessor_config\.json"):
         describe_backbone(str(tmp_path))
 
 
-def test_tokens_that_are_no_grid_are_refused():
+def test_tokens_that_form_no_grid_are_refused():
     from hmr.policy.backbone import _rows_and_columns
 
-    card = BackboneCard("x", "1", 8, 4, 64, 64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    assert _rows_and_columns(257, card) == (16, 16)  # 16 x 16 patches and a class token
-    assert _rows_and_columns(64, card) == (8, 8)  # merged patches
-    with pytest.raises(ValueError, match="no grid"):
-        _rows_and_columns(7, card)
+    spec = BackboneSpec("x", "1", 8, 4, 64, 64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert _rows_and_columns(257, spec) == (16, 16)  # 16 x 16 patches and a class token
+    assert _rows_and_columns(64, spec) == (8, 8)  # merged patches
+    with pytest.raises(ValueError, match="do not form a grid"):
+        _rows_and_columns(7, spec)

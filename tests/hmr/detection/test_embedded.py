@@ -1,4 +1,4 @@
-"""The embedded detector: pixels of the whole photograph, whatever the crop."""
+"""The embedded detector: crop units to pixels of the photograph, batches, and non-maximum suppression."""
 
 from dataclasses import replace
 
@@ -7,8 +7,14 @@ import pytest
 import torch
 
 from hmr.body.model import load_body
-from hmr.detection.embedded import MAX_OVERLAP, DetectedPerson, EmbeddedDetector, _distinct, overlap
-from hmr.policy.encoder import Seen
+from hmr.detection.embedded import (
+    MAX_OVERLAP,
+    DetectedPerson,
+    EmbeddedDetector,
+    _non_maximum_suppression,
+    overlap,
+)
+from hmr.policy.encoder import EncoderOutput
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import BatchDetector, Box, Camera, Sample
 
@@ -17,7 +23,7 @@ SAMPLE = Sample("a", np.zeros((100, 80, 3), np.uint8), Box(20.0, 10.0, 60.0, 90.
 
 def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch):
     # the box's side is 80, the crop's 80 * 1.2 = 96 about (40, 50): u = 0.5 lies 0.5 * 48 = 24 px right of 40
-    seen = Seen(
+    output = EncoderOutput(
         vector=torch.zeros(1, 4),
         keypoints=torch.tensor([0.5, -1.0]).expand(1, 24, 2),
         log_sigma=torch.full((1, 24), -1.0),
@@ -26,7 +32,7 @@ def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pyt
         depth_log_sigma=torch.zeros(1, 24),
         mask_logit=torch.zeros(1, 8, 8),
     )
-    monkeypatch.setattr(tiny_policy, "see", lambda samples: seen)
+    monkeypatch.setattr(tiny_policy, "run_encoder", lambda samples: output)
     found = EmbeddedDetector(tiny_policy).detect(SAMPLE)
     torch.testing.assert_close(found.keypoints_px[0], torch.tensor([64.0, 2.0]))
     torch.testing.assert_close(found.sigma_px[0], torch.tensor(48 * np.exp(-1.0), dtype=torch.float32))
@@ -36,7 +42,7 @@ def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("twice", [False, True])
-def test_many_looks_in_one_pass_are_the_looks_one_by_one(
+def test_a_batch_equals_single_detections(
     twice: bool, tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(tiny_policy.config, "mirror_look", twice)
@@ -57,13 +63,13 @@ def test_one_person_is_found_once():
     boxes = [Box(0.0, 0.0, 100.0, 100.0), Box(10.0, 10.0, 110.0, 110.0), Box(200.0, 0.0, 300.0, 100.0)]
     assert overlap(boxes[0], boxes[1]) == pytest.approx(8100 / 11900)
     assert overlap(boxes[0], boxes[2]) == 0 < MAX_OVERLAP
-    kept = _distinct(
+    kept = _non_maximum_suppression(
         [DetectedPerson(box, confidence) for box, confidence in zip(boxes, (0.9, 0.8, 0.7), strict=True)]
     )
     assert [found.box for found in kept] == [boxes[0], boxes[2]]
 
 
-def test_noise_holds_no_person(tiny_policy: DiffusionPolicy):
+def test_no_person_is_found_in_noise(tiny_policy: DiffusionPolicy):
     noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
     detector = EmbeddedDetector(tiny_policy)
     assert detector.find(noise) == []

@@ -1,4 +1,4 @@
-"""Several looks at one photograph: the mirror names sides alike, and a mean is steadier than a look."""
+"""Test-time augmentation: mirror images swap sides, and the mean has a smaller error."""
 
 from __future__ import annotations
 
@@ -19,26 +19,24 @@ TRUE_M = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Fake:
-    """Knows the truth of the photograph and of its mirror image, and errs as `noise_px` says, by the box."""
+    """Returns the true joints of the photograph or its mirror image, with noise of `noise_px`."""
 
     name = "fake"
 
-    def __init__(self, noise_px: float = 0.0, sigma_px: float = 2.0, in_space: bool = True) -> None:
-        self.noise_px, self.sigma_px, self.in_space = noise_px, sigma_px, in_space
-        self.looks = 0
+    def __init__(self, noise_px: float = 0.0, sigma_px: float = 2.0, has_3d: bool = True) -> None:
+        self.noise_px, self.sigma_px, self.has_3d = noise_px, sigma_px, has_3d
+        self.calls = 0
 
     def find(self, image: np.ndarray) -> list[Box]:
         return []
 
     def detect(self, sample: Sample) -> Detection:
-        self.looks += 1
+        self.calls += 1
         keypoints, joints = TRUE_PX, TRUE_M
-        if (
-            sample.image[0, 0, 0] == 0
-        ):  # the marker is in the other corner: a mirror image, whose left is right
+        if sample.image[0, 0, 0] == 0:  # the marker is in the other corner: a mirror image
             keypoints = torch.stack([WIDTH - TRUE_PX[:, 0], TRUE_PX[:, 1]], dim=-1)[OTHER_SIDE]
             joints = (TRUE_M * torch.tensor([-1.0, 1.0, 1.0]))[OTHER_SIDE]
-        generator = torch.Generator().manual_seed(self.looks)
+        generator = torch.Generator().manual_seed(self.calls)
         noise = self.noise_px * torch.randn(24, 2, generator=generator)
         return Detection(
             keypoints + noise,
@@ -46,7 +44,7 @@ class Fake:
             torch.full((24,), 0.9),
             np.ones((8, 8), np.float32),
             sample.box.square(1.2),
-            joints if self.in_space else None,
+            joints if self.has_3d else None,
         )
 
 
@@ -57,27 +55,27 @@ def sample() -> Sample:
     return Sample("s", image, Box(8.0, 10.0, 102.0, 72.0), Camera.estimate(WIDTH, HEIGHT))
 
 
-def test_a_detector_that_is_right_is_right_after_many_looks(sample: Sample) -> None:
-    steady = detect_with_augmentation(Fake(), sample, views=3)
-    torch.testing.assert_close(steady.keypoints_px, TRUE_PX)
-    torch.testing.assert_close(steady.joints_root_m, TRUE_M)
-    torch.testing.assert_close(steady.sigma_px, torch.full((24,), 2.0))
-    torch.testing.assert_close(steady.confidence, torch.full((24,), 0.9))
-    assert steady.mask_box == sample.box.square(1.2)
+def test_the_mean_of_exact_detections_is_exact(sample: Sample) -> None:
+    fused = detect_with_augmentation(Fake(), sample, views=3)
+    torch.testing.assert_close(fused.keypoints_px, TRUE_PX)
+    torch.testing.assert_close(fused.joints_root_m, TRUE_M)
+    torch.testing.assert_close(fused.sigma_px, torch.full((24,), 2.0))
+    torch.testing.assert_close(fused.confidence, torch.full((24,), 0.9))
+    assert fused.mask_box == sample.box.square(1.2)
 
 
-def test_the_mean_of_sixteen_looks_errs_a_quarter_as_far(sample: Sample) -> None:
+def test_the_mean_of_sixteen_detections_has_a_quarter_of_the_error(sample: Sample) -> None:
     """Independent errors: sqrt(16) = 4; a half is allowed."""
     one, many = (
         Fake(noise_px=4.0).detect(sample),
         detect_with_augmentation(Fake(noise_px=4.0), sample, views=8),
     )
-    off = [(look.keypoints_px - TRUE_PX).norm(dim=-1).mean() for look in (one, many)]
+    off = [(found.keypoints_px - TRUE_PX).norm(dim=-1).mean() for found in (one, many)]
     assert off[1] < off[0] / 2
 
 
-def test_a_sure_look_outweighs_an_unsure_one(sample: Sample) -> None:
-    """sigma 1 and 3: weights .9 and .1, so a keypoint 10 pixels off at the unsure look moves by 1."""
+def test_keypoints_are_weighted_by_precision(sample: Sample) -> None:
+    """sigma 1 and 3: weights .9 and .1, so a keypoint 10 pixels off with sigma 3 moves by 1."""
 
     class Unsure(Fake):
         def detect(self, sample: Sample) -> Detection:
@@ -87,8 +85,8 @@ def test_a_sure_look_outweighs_an_unsure_one(sample: Sample) -> None:
             moved = seen.keypoints_px + torch.tensor([0.0, 10.0])
             return dataclasses.replace(seen, keypoints_px=moved, sigma_px=torch.full((24,), 3.0))
 
-    steady = detect_with_augmentation(Unsure(), sample, views=1)
-    torch.testing.assert_close(steady.keypoints_px, TRUE_PX + torch.tensor([0.0, 1.0]))
+    fused = detect_with_augmentation(Unsure(), sample, views=1)
+    torch.testing.assert_close(fused.keypoints_px, TRUE_PX + torch.tensor([0.0, 1.0]))
 
 
 def test_each_view_is_another_box_and_its_mirror_image(sample: Sample) -> None:
@@ -108,21 +106,21 @@ def test_each_view_is_another_box_and_its_mirror_image(sample: Sample) -> None:
         assert mirrored.side == pytest.approx(straight.side)
 
 
-def test_what_was_seen_before_is_not_looked_at_again(sample: Sample) -> None:
-    """One view of which the straight look is known: what is left is its mirror image."""
+def test_a_known_detection_is_not_repeated(sample: Sample) -> None:
+    """One view whose detection is known: only its mirror image is left."""
     detector = Fake()
     first = dataclasses.replace(Fake().detect(sample), keypoints_px=TRUE_PX + torch.tensor([4.0, 0.0]))
-    steady = detect_with_augmentation(detector, sample, views=1, first=first)
-    assert detector.looks == 1
-    middle = TRUE_PX + torch.tensor([2.0, 0.0])  # equally sure
-    torch.testing.assert_close(steady.keypoints_px, middle)
+    fused = detect_with_augmentation(detector, sample, views=1, first=first)
+    assert detector.calls == 1
+    middle = TRUE_PX + torch.tensor([2.0, 0.0])  # equal sigmas
+    torch.testing.assert_close(fused.keypoints_px, middle)
 
 
 @pytest.mark.parametrize(("is_flip_tested", "passes"), [(True, [2]), (False, [5])])
-def test_a_batch_detector_is_asked_once_and_for_mirrors_only_where_it_sees_none(
+def test_a_batch_detector_is_called_once_and_mirrored_unless_flip_tested(
     is_flip_tested: bool, passes: list[int], sample: Sample
 ) -> None:
-    asked: list[int] = []
+    batches: list[int] = []
 
     class Batched:
         """Three views, the first of them known: two crops are left, and three mirror images."""
@@ -139,18 +137,18 @@ def test_a_batch_detector_is_asked_once_and_for_mirrors_only_where_it_sees_none(
             raise AssertionError("one by one")
 
         def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
-            asked.append(len(samples))
+            batches.append(len(samples))
             return [self.one.detect(each) for each in samples]
 
-    steady = detect_with_augmentation(Batched(), sample, views=3, first=Fake().detect(sample))
-    assert asked == passes
-    torch.testing.assert_close(steady.keypoints_px, TRUE_PX)
+    fused = detect_with_augmentation(Batched(), sample, views=3, first=Fake().detect(sample))
+    assert batches == passes
+    torch.testing.assert_close(fused.keypoints_px, TRUE_PX)
 
 
 def test_a_detector_of_images_alone_gives_no_joints(sample: Sample) -> None:
-    assert detect_with_augmentation(Fake(in_space=False), sample, views=2).joints_root_m is None
+    assert detect_with_augmentation(Fake(has_3d=False), sample, views=2).joints_root_m is None
 
 
-def test_the_same_seed_takes_the_same_looks(sample: Sample) -> None:
+def test_the_same_seed_gives_the_same_result(sample: Sample) -> None:
     first, again = (detect_with_augmentation(Fake(noise_px=1.0), sample, views=2, seed=3) for _ in range(2))
     assert torch.equal(first.keypoints_px, again.keypoints_px)

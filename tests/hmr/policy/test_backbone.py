@@ -1,4 +1,4 @@
-"""A policy that sees through a transformers backbone: what its checkpoint holds, how that is found, what is kept."""
+"""A policy with a transformers backbone: its checkpoint, loading the backbone, and cached features."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hmr.policy.checkpoint import load_policy, save_compact
-from hmr.policy.feature_cache import SWITCH, FeatureCache
+from hmr.policy.feature_cache import ENVIRONMENT_VARIABLE, FeatureCache
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.types import Box, Camera, Sample
 from tests.contracts.test_encoder import save_backbone
@@ -39,19 +39,19 @@ def test_a_checkpoint_comes_back_and_holds_no_backbone(
     again = load_policy(tmp_path / "policy")
     torch.testing.assert_close(again.encode([sample]).condition, condition)
     assert again.digest() == policy.digest()
-    assert again.encoder.card == policy.encoder.card
+    assert again.encoder.spec == policy.encoder.spec
     assert not any("layer." in name for name in again.state_dict())
     again.sample(again.encode([sample]), 3, torch.Generator().manual_seed(0))
 
 
 def test_weights_are_read_without_the_backbone(policy: DiffusionPolicy, backbone: Path, tmp_path: Path):
-    """Features may be all that a machine has (alignment reads no image): the backbone is loaded when it looks."""
+    """Alignment needs only features: the backbone is loaded at the first pass."""
     save_compact(policy, tmp_path / "policy")
     backbone.rename(tmp_path / "elsewhere")
     assert load_policy(tmp_path / "policy").encoder.vector_size == policy.encoder.vector_size
 
 
-def test_a_lost_backbone_is_named(policy: DiffusionPolicy, sample: Sample, backbone: Path, tmp_path: Path):
+def test_a_missing_backbone_is_named(policy: DiffusionPolicy, sample: Sample, backbone: Path, tmp_path: Path):
     policy.save_pretrained(tmp_path / "policy")
     backbone.rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="backbone"):
@@ -59,29 +59,29 @@ def test_a_lost_backbone_is_named(policy: DiffusionPolicy, sample: Sample, backb
 
 
 @pytest.mark.parametrize("change", [{"revision": "another"}, {"height": 70}, {"mean": (0.0, 0.0, 0.0)}])
-def test_the_digest_knows_the_backbone_and_its_input(policy: DiffusionPolicy, change: dict):
+def test_the_digest_depends_on_the_backbone_and_its_input(policy: DiffusionPolicy, change: dict):
     before = policy.digest()
-    policy.encoder.card = dataclasses.replace(policy.encoder.card, name="elsewhere")
+    policy.encoder.spec = dataclasses.replace(policy.encoder.spec, name="elsewhere")
     assert policy.digest() == before  # a folder may move
-    policy.encoder.card = dataclasses.replace(policy.encoder.card, **change)
+    policy.encoder.spec = dataclasses.replace(policy.encoder.spec, **change)
     assert policy.digest() != before
 
 
-def test_a_loaded_policy_keeps_what_its_backbone_saw(
+def test_a_loaded_policy_caches_its_backbone_s_features(
     policy: DiffusionPolicy, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     policy.save_pretrained(tmp_path / "policy")
-    assert load_policy(tmp_path / "policy").encoder.cache is None  # conftest has switched it off
-    monkeypatch.setenv(SWITCH, str(tmp_path / "features"))
+    assert load_policy(tmp_path / "policy").encoder.cache is None  # conftest switches it off
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "features"))
     first = load_policy(tmp_path / "policy").encode([sample]).condition
     assert len(list((tmp_path / "features").rglob("*.npy"))) == 1
     again = load_policy(tmp_path / "policy")
-    monkeypatch.setattr(again.encoder, "_look", None)  # whoever asks the backbone fails
+    monkeypatch.setattr(again.encoder, "_run_backbone", None)  # a pass of the backbone fails
     assert torch.equal(again.encode([sample]).condition, first)
 
 
-def test_what_is_rounded_or_recoloured_is_not_kept(policy: DiffusionPolicy, tmp_path: Path):
-    """Under autocast a backbone answers in bfloat16: another answer to the same picture."""
+def test_features_under_autocast_or_in_training_are_not_cached(policy: DiffusionPolicy, tmp_path: Path):
+    """Under autocast the features are bfloat16, which differ."""
     encoder, crops = policy.encoder, torch.rand(1, 3, 64, 64)
     encoder.cache = FeatureCache(tmp_path / "features")
     with torch.autocast("cpu", torch.bfloat16):
@@ -108,7 +108,7 @@ def test_a_token_policy_comes_back_the_same(sample: Sample, tmp_path: Path):
     again = load_policy(tmp_path)
     assert again.digest() == policy.digest()
     one, two = (
-        kept.sample(kept.encode([sample]), 3, torch.Generator().manual_seed(0))[0].params
-        for kept in (policy, again)
+        each.sample(each.encode([sample]), 3, torch.Generator().manual_seed(0))[0].params
+        for each in (policy, again)
     )
     torch.testing.assert_close(one.betas, two.betas)

@@ -19,14 +19,14 @@ from agent.default import default_agent, open_default_memory
 from cli.photos.predict import Models, Predictor, PredictSettings
 from cli.photos.sources import list_sources
 from common.jsonl import Manifest
-from eval.benchmark.baselines import _rivals
+from eval.benchmark.baselines import policies_to_compare
 from eval.benchmark.protocol import evaluate_policy
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.checkpoint import find_device
 from hmr.policy.guidance import DetectionGuidance
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
-from hmr.pretraining.losses import EncoderAndPoseLoss, LossWeights, Pose
+from hmr.pretraining.losses import EncoderAndPoseLoss, LossWeights, PoseLoss
 from hmr.render import load_renderer
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
@@ -71,20 +71,22 @@ def test_the_losses_from_pixels_follow(policy: DiffusionPolicy, batch: dict[str,
 
 
 def test_the_losses_from_features_follow(policy: DiffusionPolicy, batch: dict[str, torch.Tensor]):
-    seen = policy.encode_crops(torch.empty(IMAGES, 3, 64, 64, device=META))
-    told = {name: batch[name] for name in ("vector", "geometry", "keypoints")}
-    features = policy.seen_features(seen, batch["geometry"])
-    assert Pose(policy, load_body(), LossWeights(), 2)(features=features, **told)["loss"].device == META
+    output = policy.encode_crops(torch.empty(IMAGES, 3, 64, 64, device=META))
+    targets = {name: batch[name] for name in ("vector", "geometry", "keypoints")}
+    features = policy.encoder_features(output, batch["geometry"])
+    assert (
+        PoseLoss(policy, load_body(), LossWeights(), 2)(features=features, **targets)["loss"].device == META
+    )
 
 
-def test_a_guess_is_fitted_where_the_policy_is(policy: DiffusionPolicy):
-    """Features are kept on the CPU, whatever made them."""
-    policy.fit_initial_estimate(torch.empty(IMAGES, 2 * policy.seen_size), torch.empty(IMAGES, 157))
+def test_the_initial_estimate_is_fitted_on_the_policy_s_device(policy: DiffusionPolicy):
+    """Features are stored on the CPU."""
+    policy.fit_initial_estimate(torch.empty(IMAGES, 2 * policy.feature_size), torch.empty(IMAGES, 157))
     assert policy.guess_std.device == META
 
 
 def test_denoising_errors_follow(policy: DiffusionPolicy):
-    condition = torch.empty(IMAGES, policy.seen_size + 157, device=META)
+    condition = torch.empty(IMAGES, policy.feature_size + 157, device=META)
     x0, noise = torch.empty(IMAGES, 5, 157, device=META), torch.empty(IMAGES, 2, 157, device=META)
     timesteps = torch.zeros(IMAGES, 2, dtype=torch.long, device=META)
     assert policy(condition, x0, timesteps, noise).device == META
@@ -167,8 +169,8 @@ def test_guidance_follows_and_leaves_the_body_where_it_is(
 
 def summaries(policy: DiffusionPolicy, body: Body, scenes: list[Labelled]) -> dict[str, dict]:
     return {
-        name: evaluate_policy(rival, body, scenes, num_samples=4, group_size=2, seed=0).summary()
-        for name, rival in _rivals(policy, body).items()
+        name: evaluate_policy(evaluated, body, scenes, num_samples=4, group_size=2, seed=0).summary()
+        for name, evaluated in policies_to_compare(policy, body).items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Looks that several parts share: one pass a sample, and never another sample's."""
+"""The encoder cache: one pass per sample, and never the output of another sample."""
 
 import gc
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 
 from agent.image_embedding import PolicyEmbedder
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.policy.encoder_cache import REMEMBERED, EncoderCache
+from hmr.policy.encoder_cache import MAX_SAMPLES, EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Sample
 
@@ -21,55 +21,60 @@ def sample(seed: int) -> Sample:
 
 @pytest.fixture
 def passes(tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many samples each pass of the encoder saw."""
-    seen: list[int] = []
-    see = tiny_policy.see
-    monkeypatch.setattr(tiny_policy, "see", lambda samples: (seen.append(len(samples)), see(samples))[1])
-    return seen
+    """The number of samples of each pass of the encoder."""
+    counts: list[int] = []
+    run_encoder = tiny_policy.run_encoder
+    monkeypatch.setattr(
+        tiny_policy, "run_encoder", lambda samples: (counts.append(len(samples)), run_encoder(samples))[1]
+    )
+    return counts
 
 
 def test_detector_and_embedder_share_one_pass(tiny_policy: DiffusionPolicy, passes: list[int]):
-    eyes, person = EncoderCache(tiny_policy), sample(0)
-    detection = EmbeddedDetector(tiny_policy, eyes=eyes).detect(person)
-    where = PolicyEmbedder(tiny_policy, eyes)(person)
+    encoder_cache, person = EncoderCache(tiny_policy), sample(0)
+    detection = EmbeddedDetector(tiny_policy, encoder_cache=encoder_cache).detect(person)
+    embedding = PolicyEmbedder(tiny_policy, encoder_cache)(person)
     assert passes == [1]
-    np.testing.assert_array_equal(where, PolicyEmbedder(tiny_policy)(person))
+    np.testing.assert_array_equal(embedding, PolicyEmbedder(tiny_policy)(person))
     again = EmbeddedDetector(tiny_policy).detect(person)
     torch.testing.assert_close(detection.keypoints_px, again.keypoints_px)
 
 
-def test_a_sample_is_known_by_itself_and_not_by_its_name(tiny_policy: DiffusionPolicy, passes: list[int]):
-    eyes, first = EncoderCache(tiny_policy), sample(0)
+def test_samples_are_compared_by_identity_not_by_id(tiny_policy: DiffusionPolicy, passes: list[int]):
+    encoder_cache, first = EncoderCache(tiny_policy), sample(0)
     moved = replace(first, box=Box(25.0, 10.0, 65.0, 90.0))
-    looks = [eyes.see([each]).vector for each in (first, sample(1), moved)]
+    vectors = [encoder_cache.run_encoder([each]).vector for each in (first, sample(1), moved)]
     assert passes == [1, 1, 1]
-    assert not any(torch.equal(looks[0], other) for other in looks[1:])
-    assert torch.equal(eyes.see([first]).vector, looks[0])
+    assert not any(torch.equal(vectors[0], other) for other in vectors[1:])
+    assert torch.equal(encoder_cache.run_encoder([first]).vector, vectors[0])
 
 
-def test_where_a_forgotten_sample_stood_another_is_seen_anew(tiny_policy: DiffusionPolicy, passes: list[int]):
-    """Samples come and go at the same place in memory; each must get its own look."""
-    eyes = EncoderCache(tiny_policy)
+def test_a_new_sample_at_the_address_of_a_deleted_one_is_encoded(
+    tiny_policy: DiffusionPolicy, passes: list[int]
+):
+    """New samples may have the same address in memory."""
+    encoder_cache = EncoderCache(tiny_policy)
     for seed in range(4):
         person = sample(seed)
         assert torch.equal(
-            eyes.see([person]).vector, tiny_policy.encode_crops(tiny_policy.crops([person])).vector
+            encoder_cache.run_encoder([person]).vector,
+            tiny_policy.encode_crops(tiny_policy.crops([person])).vector,
         )
         del person
         gc.collect()
     assert passes == [1] * 4
 
 
-def test_only_the_latest_are_remembered(tiny_policy: DiffusionPolicy, passes: list[int]):
-    eyes, people = EncoderCache(tiny_policy), [sample(seed) for seed in range(REMEMBERED + 1)]
+def test_only_the_latest_samples_are_cached(tiny_policy: DiffusionPolicy, passes: list[int]):
+    encoder_cache, people = EncoderCache(tiny_policy), [sample(seed) for seed in range(MAX_SAMPLES + 1)]
     for person in people:
-        eyes.see([person])
-    eyes.see(people[1:2])
-    assert len(passes) == REMEMBERED + 1
-    eyes.see(people[:1])
-    assert len(passes) == REMEMBERED + 2
+        encoder_cache.run_encoder([person])
+    encoder_cache.run_encoder(people[1:2])
+    assert len(passes) == MAX_SAMPLES + 1
+    encoder_cache.run_encoder(people[:1])
+    assert len(passes) == MAX_SAMPLES + 2
 
 
 def test_several_at_once_are_one_pass(tiny_policy: DiffusionPolicy, passes: list[int]):
-    assert len(EncoderCache(tiny_policy).see([sample(0), sample(1)]).vector) == 2
+    assert len(EncoderCache(tiny_policy).run_encoder([sample(0), sample(1)]).vector) == 2
     assert passes == [2]

@@ -61,7 +61,7 @@ def test_noise_scale_widens_the_group(tiny_policy: DiffusionPolicy, samples: lis
     assert spreads[0] < spreads[1] < spreads[2]
 
 
-def test_temperature_is_the_policy_s_own_noise_scale(tiny_policy: DiffusionPolicy, samples: list[Sample]):
+def test_the_temperature_is_a_noise_scale(tiny_policy: DiffusionPolicy, samples: list[Sample]):
     features, plain = tiny_policy.encode(samples[:1]), tiny_policy.digest()
     asked = tiny_policy.sample(features, 4, generator(0), noise_scale=1.2)[0].params
     tiny_policy.config.noise_temperature = 1.2
@@ -70,8 +70,8 @@ def test_temperature_is_the_policy_s_own_noise_scale(tiny_policy: DiffusionPolic
     assert tiny_policy.digest() != plain
 
 
-def test_the_shipped_policy_has_the_name_that_its_figures_carry():
-    """Of the weights and two settings; those that the digest learned of later have their unsaid values in it."""
+def test_the_digest_of_the_shipped_policy():
+    """Published results name the policy by it, so it must not change."""
     assert load_policy().digest() == "ba8d4a8ab991c52d"
 
 
@@ -82,16 +82,16 @@ OTHER_SETTINGS = {
 
 
 @pytest.mark.parametrize("name", OTHER_SETTINGS)
-def test_a_setting_that_shapes_the_answers_is_in_the_name(tiny_policy: DiffusionPolicy, name: str):
+def test_a_setting_that_changes_the_output_changes_the_digest(tiny_policy: DiffusionPolicy, name: str):
     before = tiny_policy.digest()
-    kept = getattr(tiny_policy.config, name)
+    current = getattr(tiny_policy.config, name)
     setattr(tiny_policy.config, name, OTHER_SETTINGS[name])
     assert tiny_policy.digest() != before
-    setattr(tiny_policy.config, name, kept)
+    setattr(tiny_policy.config, name, current)
     assert tiny_policy.digest() == before
 
 
-def test_an_image_is_encoded_the_same_in_any_company(tiny_policy: DiffusionPolicy, samples: list[Sample]):
+def test_encoding_does_not_depend_on_the_batch(tiny_policy: DiffusionPolicy, samples: list[Sample]):
     together = tiny_policy.encode(samples).condition
     alone = torch.cat([tiny_policy.encode([sample]).condition for sample in samples])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
@@ -112,7 +112,7 @@ def test_to_x0_inverts_from_x0(tiny_policy: DiffusionPolicy, samples: list[Sampl
 
 
 def test_the_denoising_error_by_hand(tiny_policy: DiffusionPolicy, samples: list[Sample]):
-    """With a denoiser that answers zero and a guess of N(0, 1), which predicts v = 0, the error is mean(v^2),
+    """A denoiser that predicts zero and an initial estimate of N(0, 1) predict v = 0, so the error is mean(v^2) with
     v = sqrt(abar) eps - sqrt(1 - abar) x0."""
     tiny_policy.denoiser.reset_head()
     features = tiny_policy.encode(samples[:1])
@@ -150,7 +150,7 @@ def test_a_checkpoint_comes_back_the_same(tiny_policy: DiffusionPolicy, samples:
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
 
 
-def test_half_precision_is_another_policy_and_has_a_name(tiny_policy: DiffusionPolicy):
+def test_half_precision_has_another_digest(tiny_policy: DiffusionPolicy):
     whole = tiny_policy.digest()
     halved = tiny_policy.bfloat16()
     assert halved.digest() != whole
@@ -182,32 +182,31 @@ def test_a_broken_checkpoint_is_named(tiny_policy: DiffusionPolicy, tmp_path):
         load_policy(tmp_path)
 
 
-def test_a_silent_denoiser_samples_a_gaussian_about_the_guess(
+def test_a_zero_denoiser_samples_a_gaussian_about_the_initial_estimate(
     tiny_policy: DiffusionPolicy, samples: list[Sample]
 ):
-    """Hypothesis 0 is the guess itself; the others spread about it as far as the guess was off."""
+    """Hypothesis 0 is the initial estimate; the others have the deviation `guess_std` about it."""
     tiny_policy.denoiser.reset_head()
     tiny_policy.guess_std.fill_(0.5)
-    tiny_policy.config.num_inference_steps = 50  # few steps of DDIM huddle: 0.33 in 4, 0.41 in 8
+    tiny_policy.config.num_inference_steps = 50  # few steps of DDIM reduce the spread: 0.33 in 4, 0.41 in 8
     features = tiny_policy.encode(samples[:1])
     noise = torch.randn(1, 4000, 157, generator=torch.Generator().manual_seed(0))
     noise[:, 0] = 0
     x0 = tiny_policy._denoise(noise, features.condition, None)
-    guess = features.condition[:, -157:]
-    torch.testing.assert_close(x0[:, 0], guess, atol=1e-4, rtol=0)
-    torch.testing.assert_close(x0.mean(dim=1), guess, atol=0.05, rtol=0)
+    estimate = features.condition[:, -157:]
+    torch.testing.assert_close(x0[:, 0], estimate, atol=1e-4, rtol=0)
+    torch.testing.assert_close(x0.mean(dim=1), estimate, atol=0.05, rtol=0)
     assert float(x0.std(dim=1).mean()) == pytest.approx(0.5, rel=0.05)
 
 
-def test_how_far_the_guess_is_off_is_measured(tiny_policy: DiffusionPolicy):
-    """A guess that is 0.3 and 0.1 off has a root mean square error of sqrt((0.09 + 0.01) / 2); the least and the most
-    are kept."""
+def test_the_deviation_of_the_initial_estimate_is_fitted(tiny_policy: DiffusionPolicy):
+    """Errors of 0.3 and 0.1 have a root mean square of sqrt((0.09 + 0.01) / 2); the bounds of INITIAL_STD apply."""
     features = torch.zeros(2, tiny_policy.encoder.vector_size + 3)
-    guess = tiny_policy.regressor(features) * tiny_policy.std + tiny_policy.mean
+    estimate = tiny_policy.regressor(features) * tiny_policy.std + tiny_policy.mean
     off = torch.zeros(2, 157)
     off[:, 0] = torch.tensor([0.3, 0.1])
     off[:, 1] = 9.0
-    tiny_policy.fit_initial_estimate(features, guess + off * tiny_policy.std)
+    tiny_policy.fit_initial_estimate(features, estimate + off * tiny_policy.std)
     torch.testing.assert_close(tiny_policy.guess_std[:3], torch.tensor([0.05**0.5, 1.5, 0.05]))
 
 

@@ -1,9 +1,7 @@
-"""What the test of several processes launches: `python -m tests.hmr.pretraining.launched_pretraining NOTES WORDS...`.
+"""Program launched by the test of several processes: `... -m tests.hmr.pretraining.launched_pretraining NOTES ARGS...`.
 
-WORDS are those of `meshcritic pretrain`.
-
-Every process leaves in NOTES/PROCESS.json what it drew or wrote, and where its noise and its weights were as each stage
-ended.
+ARGS are those of `meshcritic pretrain`. Every process writes to NOTES/RANK.json what it drew or wrote, and one random
+number and the hash of its weights at the end of each stage.
 """
 
 import hashlib
@@ -25,26 +23,26 @@ import meshcritic
 ONE_DOES = {
     "draws": (hmr.pretraining.crop_cache, "in_order"),
     "averages": (hmr.pretraining.ema, "save_file"),
-    "keeps": (hmr.pretraining.training, "_keep"),
+    "saves": (hmr.pretraining.training, "_save"),
 }
 
 
-def main(notes: Path, words: list[str]) -> int:
-    told: dict[str, list[Any]] = {"does": [], "noise": [], "weights": []}
+def main(notes: Path, arguments: list[str]) -> int:
+    record: dict[str, list[Any]] = {"does": [], "noise": [], "weights": []}
 
     def stage_ends(module: torch.nn.Module) -> None:
-        told["noise"].append(float(torch.rand(())))
-        told["weights"].append(weights_of(module))
+        record["noise"].append(float(torch.rand(())))
+        record["weights"].append(weights_of(module))
 
     for what, (module, name) in ONE_DOES.items():
-        watch(module, name, lambda *_, what=what: told["does"].append(what))
-    watch(hmr.pretraining.training, "_level", stage_ends)
-    sys.argv = ["meshcritic", "pretrain", *words]
+        watch(module, name, lambda *_, what=what: record["does"].append(what))
+    watch(hmr.pretraining.training, "_synchronize", stage_ends)
+    sys.argv = ["meshcritic", "pretrain", *arguments]
     try:
         meshcritic.main()
     except SystemExit as ended:
         status = ended.code
-    (notes / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
+    (notes / f"{os.environ.get('RANK', '0')}.json").write_text(json.dumps(record))
     return status if isinstance(status, int) else int(status is not None)
 
 
@@ -69,6 +67,4 @@ def weights_of(module: torch.nn.Module) -> str:
 if __name__ == "__main__":
     status = main(Path(sys.argv[1]), sys.argv[2:])
     sys.stderr.flush()
-    os._exit(
-        status
-    )  # as tests/rl/launched.py does: torch's own threads may abort a process in its last moments
+    os._exit(status)  # as in tests/rl/launched.py: torch's threads may abort a process at exit

@@ -41,7 +41,7 @@ def test_the_first_process_draws_and_writes_for_all(tmp_path: Path, monkeypatch,
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump(RECIPE))
     first, second = launch(tmp_path, "whole")
-    assert first["does"] == ["draws", "draws", *4 * ["averages"], "keeps"]
+    assert first["does"] == ["draws", "draws", *4 * ["averages"], "saves"]
     assert second["does"] == []
     assert first["weights"] == second["weights"]
     assert len(first["weights"]) == 2
@@ -57,7 +57,7 @@ def test_the_first_process_draws_and_writes_for_all(tmp_path: Path, monkeypatch,
         shutil.copytree(tmp_path / "whole" / part, tmp_path / "parts" / part)
     shutil.copy(tmp_path / "whole" / "made_from.json", tmp_path / "parts")
     resumed, _ = launch(tmp_path, "parts")
-    assert resumed["does"] == ["averages", "keeps"]
+    assert resumed["does"] == ["averages", "saves"]
     assert load_policy(tmp_path / "parts").digest() == policy.digest()
 
     words = ("--config", file, "--out", tmp_path / "parts", "--cache", tmp_path / "cache")

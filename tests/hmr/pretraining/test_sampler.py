@@ -20,15 +20,15 @@ def _rarity(vectors: Tensor, body: Body) -> Tensor:
     return rarity_m(vectors, body, torch.Generator().manual_seed(1))
 
 
-def test_an_odd_pose_is_the_rarest(body: Body) -> None:
+def test_an_unusual_pose_is_the_rarest(body: Body) -> None:
     vectors = _standing(40)
     odd = 17
-    vectors[odd, 6:144] = vectors[odd, 6:144].roll(6 * 5)  # every joint turns as another one does
+    vectors[odd, 6:144] = vectors[odd, 6:144].roll(6 * 5)  # every joint gets the rotation of another one
     vectors[odd, 6 * 16 : 6 * 18] = torch.tensor([[0.0, 1], [1, 0], [0, 0]]).flatten().repeat(2)
     assert _rarity(vectors, body).argmax() == odd
 
 
-def test_where_a_body_faces_makes_no_pose_rare(body: Body) -> None:
+def test_rarity_does_not_depend_on_the_heading(body: Body) -> None:
     vectors = _standing(40)
     facing = vectors.clone()
     facing[3, :6] = torch.tensor([[-1.0, 0], [0, 1], [0, 0]]).flatten()
