@@ -54,7 +54,7 @@ def measure(policy: DiffusionPolicy, body: Body, scenes: CropDataset) -> tuple[f
         stop = min(start + BATCH, len(scenes))
         rows = as_floats(torch.utils.data.default_collate([scenes[row] for row in range(start, stop)]))
         seen = policy.encode_crops(rows["crops"])
-        guess = policy.initial_estimate(policy.seen_features(seen, rows["geometry"]))
+        guess = policy.initial_estimate(policy.encoder_features(seen, rows["geometry"]))
         guessed, true = (
             joints_of(vector, body) for vector in (guess * policy.std + policy.mean, rows["vector"])
         )

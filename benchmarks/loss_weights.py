@@ -21,7 +21,7 @@ from eval.benchmark.protocol import evaluate_policy
 from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
 from hmr.pretraining.crop_cache import CropCache, CropDataset, make_crops
-from hmr.pretraining.losses import LossWeights, Pose
+from hmr.pretraining.losses import LossWeights, PoseLoss
 from hmr.pretraining.training import FeatureDataset, PretrainConfig, read_config, run_stage
 from hmr.synthetic.recipe import RECIPES
 from hmr.synthetic.splits import draw_split
@@ -68,7 +68,7 @@ def main(
             refined.encoder.requires_grad_(False)
             refined.fit_initial_estimate(test.columns["features"], test.columns["vector"])
             losses = dataclasses.replace(LossWeights(), **weights)
-            module = Pose(refined, load_body(), losses, settings.times_per_image)
+            module = PoseLoss(refined, load_body(), losses, settings.times_per_image)
             arguments = {**settings.refining, "max_steps": steps}
             arguments |= {"eval_strategy": "no", "save_strategy": "no", "report_to": "none"}
             run_stage(module, settings, arguments, (train, test), out)
