@@ -1,12 +1,12 @@
-"""95 % intervals by the bootstrap (Efron and Tibshirani, 1993, chapter 13: the percentile interval).
+"""95 % bootstrap intervals (Efron and Tibshirani, 1993, chapter 13: the percentile interval).
 
-Values come as a table of seeds by images. A resample draws seeds and images with replacement, each on their
-own, and keeps the crossing: an image that is hard for one seed is hard for all, and a seed that trained badly
-did so for every image. A difference of two policies is taken cell by cell first (`a - b`), which pairs it.
-With three seeds the seeds' share of the interval is rough; leaving it out would claim more.
+Values are a table of seeds by images. A resample draws seeds and images independently with replacement and takes all
+their combinations, because the values of an image are correlated over seeds, and those of a seed over images. For a
+paired difference of two policies, subtract the tables first (`a - b`). With three seeds the seeds' part of the interval
+is a rough estimate; without it the interval would be too narrow.
 
-Left out: BCa corrections, whose acceleration needs a jackknife over both axes; means of a hundred images are
-near enough to symmetric.
+Left out: BCa corrections, whose acceleration needs a jackknife over both axes; the mean of a hundred images is nearly
+symmetric.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def bootstrap_mean(
     seed: int = 0,
     resamples: int = 4000,
 ) -> Interval | None:
-    """The (weighted) mean of all known cells and its interval; None if no cell is known (NaN: no value)."""
+    """The (weighted) mean of the values that are not NaN, and its interval; None if all are NaN."""
     known = ~np.isnan(values)
     if not known.any():
         return None

@@ -1,8 +1,7 @@
-"""The base policy, made as narrow as another: the fair rival of any alignment, which narrows and may do nothing else.
+"""Scales the noise of the base policy to the spread of an aligned one: a baseline for alignment that only narrows.
 
-Starting noise is scaled until the spread over all joints is within 1 % of the other policy's. The match is made on the
-images and the samples that the figures are then taken from: one made elsewhere would leave a difference of spread
-inside the difference of errors.
+The starting noise is scaled until the spread over all joints is within 1 % of the aligned policy's. The match uses the
+images and samples of the evaluation itself, so that no difference in spread contributes to the difference in errors.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ MAX_STEP = 3.0  # of the scale's logarithm
 
 
 class NoiseScaledPolicy:
-    """The base policy sampled at another scale of its starting noise."""
+    """A policy whose starting noise is multiplied by `noise_scale`."""
 
     def __init__(self, policy: DiffusionPolicy, noise_scale: float) -> None:
         self.policy, self.noise_scale = policy, noise_scale
@@ -40,21 +39,21 @@ class NoiseScaledPolicy:
 
 
 class SpreadAtScale:
-    """Noise scale -> spread over all joints in mm, of the very samples that `evaluate_policy` draws with this seed.
+    """Noise scale -> spread over all joints in mm, of the samples that `evaluate_policy` draws with this seed.
 
-    The truth is not read; images are encoded once, and no vertex is posed.
+    Images are encoded once; vertices and the truth are not needed.
     """
 
     def __init__(
         self, policy: DiffusionPolicy, body: Body, cases: Sequence[Labelled], num_samples: int, seed: int
     ) -> None:
         self.policy, self.body, self.num_samples, self.seed = policy, body, num_samples, seed
-        self.seen = [(case.sample, policy.encode([case.sample])) for case in cases]
+        self.encoded = [(case.sample, policy.encode([case.sample])) for case in cases]
 
     def __call__(self, noise_scale: float) -> float:
         all_joints = torch.ones(NUM_JOINTS, dtype=torch.bool)
         spreads = []
-        for sample, features in self.seen:
+        for sample, features in self.encoded:
             generator = noise_generator(self.seed, sample)
             group = self.policy.sample(features, self.num_samples, generator, noise_scale)[0]
             spreads.append(spread_mm(self.body.joints(group.params), all_joints).item())
@@ -64,8 +63,8 @@ class SpreadAtScale:
 def matching_scale(spread_at: Callable[[float], float], base_mm: float, target_mm: float) -> float:
     """The noise scale whose spread is within SPREAD_TOLERANCE of `target_mm`; `base_mm` is the spread at scale 1.
 
-    The secant method between logarithms: spread grows nearly as a power of the noise, so that two or three
-    evaluations do where a bisection needs seven. Raises ValueError if it does not get there.
+    Uses the secant method on logarithms: the spread is nearly a power of the noise, so that two or three evaluations
+    are enough, where bisection needs seven. Raises ValueError if no such scale is found.
     """
     scale, spread, power = 1.0, base_mm, 1.0
     for _ in range(MAX_STEPS):
@@ -76,6 +75,8 @@ def matching_scale(spread_at: Callable[[float], float], base_mm: float, target_m
         scale *= math.exp(step)
         spread = spread_at(scale)
         power = math.log(spread / before) / step
-        if power <= 0:  # more noise does not spread it any more
+        if power <= 0:  # more noise no longer increases the spread
             break
-    raise ValueError(f"no scale of its noise spreads the base from {base_mm:.1f} to {target_mm:.1f} mm")
+    raise ValueError(
+        f"no noise scale changes the spread of the base policy from {base_mm:.1f} to {target_mm:.1f} mm"
+    )

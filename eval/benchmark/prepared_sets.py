@@ -1,4 +1,4 @@
-"""A policy on a prepared real data set (hmr/datasets): the errors that the set's protocol asks for, and PCK.
+"""Evaluates a policy on a prepared real data set (hmr/datasets): the errors of the set's protocol, and PCK.
 
 | annotated joints                    | protocol                | the prediction's joints                         |
 |-------------------------------------|-------------------------|-------------------------------------------------|
@@ -6,12 +6,12 @@
 | H36M's 17, or SPIN's fit to 3DPW    | `H36M_14`               | the H36M regressor's, of SMPL's 6,890 vertices  |
 | SPIN's 24, of Human3.6M             | `SPIN_H36M_14`          | the same                                        |
 | HMR2's 44                           | `HMR2_14`               | J19's, as 4D-Humans has them                    |
-| COCO's keypoints                    | PCK at .05 and .1       | SMPL's shoulders to ankles, by a guessed camera |
+| COCO's keypoints                    | PCK at .05 and .1       | SMPL's shoulders to ankles, estimated camera    |
 
-A fit stands in for joints where a record has none: the body of its gender is posed where it stands at rest, since all
-errors are about a root, and a file that places nobody (SPIN's) will do. A person whose record lacks a joint of the
-protocol is left out of it, and counted. Reductions over M hypotheses are those of `eval/benchmark/protocol.py`. Left out: PVE,
-which would need the set's own gendered meshes beside the prediction's.
+If a record has an SMPL fit but no joints, the joints are those of the fitted body of its gender, without translation:
+all errors are relative to a root, and SPIN's files have no translation. A person whose record lacks a joint of the
+protocol is left out and counted. Reductions over M hypotheses are those of `eval/benchmark/protocol.py`. Left out: PVE,
+which would need the gendered meshes of the set.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.files import PathLike
 from common.progress import Stage
 from common.validate import read_json
 from eval.benchmark.protocol import Policy, noise_generator
@@ -51,32 +52,34 @@ from hmr.metrics.pck import PCK_THRESHOLDS, pck
 from hmr.synthetic.store import read_samples
 from hmr.types import BodyParams, Sample
 
-__all__ = ["AnnotatedReport", "Instruments", "evaluate_annotated"]
+__all__ = ["AnnotatedReport", "EvaluationBodies", "evaluate_annotated"]
 
 PROTOCOLS = {
     "human36m": H36M_14, "3dpw": PW3D_24, "3dpw-coco": H36M_14, "hmr2": HMR2_14, "spin": SPIN_H36M_14,
     "emdb": EMDB_24,
 }  # fmt: skip
-PROTOCOLS_OF_FITS = {"spin": H36M_14}  # where no record of the set has joints: SPIN's file of 3DPW
+PROTOCOLS_OF_FITS = {"spin": H36M_14}  # for sets without joints: SPIN's file of 3DPW
 
 
 @dataclass(frozen=True)
-class Instruments:
-    """What turns parameters into joints: the prediction's body, the set's own bodies by gender, the regressor."""
+class EvaluationBodies:
+    """Body models: the prediction's, those of the set by gender, and a joint regressor for the protocol's joints."""
 
     body: Body
-    bodies: Mapping[str, Body]
+    by_gender: Mapping[str, Body]
     regressor: Float[Tensor, "joints vertices"] | None = None
 
 
 @dataclass(frozen=True)
 class AnnotatedReport:
-    protocol: str | None  # of the joints in space; None where the set has none
+    """Errors of 3D joints and PCK; `people` counts all, the others those who have what the metric needs."""
+
+    protocol: str | None  # of the 3D joints; None without any
     errors_mm: Mapping[str, Mapping[str, float]]  # metric -> reduction -> mean over people
-    pck: Mapping[str, float]  # of hypothesis 0, by threshold; empty where the set has no COCO keypoints
+    pck: Mapping[str, float]  # of hypothesis 0, by threshold; empty without COCO keypoints
     people: int
-    people_in_space: int  # whose record has every joint of the protocol
-    people_in_image: int
+    people_in_space: int  # with every joint of the protocol
+    people_in_image: int  # with COCO keypoints
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self)}
@@ -84,51 +87,52 @@ class AnnotatedReport:
 
 def evaluate_annotated(
     policy: Policy,
-    folder: Path,
-    instruments: Instruments,
+    folder: PathLike,
+    bodies: EvaluationBodies,
     *,
     num_samples: int,
     seed: int,
     stage: Stage,
     limit: int | None = None,
 ) -> AnnotatedReport:
-    """Evaluate on a set that `meshcritic data prepare` wrote; the policy sees its samples alone.
+    """Evaluate on a set that `meshcritic data prepare` wrote; the policy gets the samples without annotations.
 
-    Raises ValueError where the protocol's joints need a regressor or bodies that `instruments` lacks, or where no
-    person has anything to compare with.
+    Raises ValueError if the protocol needs a regressor or bodies that `bodies` lacks, or if no person has the joints or
+    keypoints to compare with.
     """
+    folder = Path(folder)
     annotations, samples = read_annotations(folder), list(itertools.islice(read_samples(folder), limit))
     protocol = _protocol(folder, annotations.values())
     tick = stage("people evaluated", len(samples))
     measured: list[dict[str, dict[str, float]]] = []
-    in_image: list[_InImage] = []
+    in_image: list[_ProjectedLimbs] = []
     for done, sample in enumerate(samples, start=1):
         annotation = annotations[sample.id]
-        true_m = None if protocol is None else _true_joints(annotation, protocol, instruments)
+        true_m = None if protocol is None else _true_joints(annotation, protocol, bodies)
         limbs = _true_limbs(annotation)
         if true_m is not None or limbs is not None:
             generator = noise_generator(seed, sample)
             params = policy.sample(policy.encode([sample]), num_samples, generator)[0].params
             if protocol is not None and true_m is not None:
-                measured.append(_errors(params, true_m, protocol, instruments))
+                measured.append(_errors(params, true_m, protocol, bodies))
             if limbs is not None:
-                in_image.append(_in_image(sample, limbs, annotation.box.side, params, instruments.body))
+                in_image.append(_in_image(sample, limbs, annotation.box.side, params, bodies.body))
         tick(done)
     if not measured and not in_image:
         joints = "" if protocol is None else f"all joints of {protocol.name} or "
-        raise ValueError(f"nobody in {folder} has {joints}COCO keypoints to compare with")
+        raise ValueError(f"no person in {folder} has {joints}COCO keypoints")
     return AnnotatedReport(
-        protocol.name if protocol and measured else None,
-        _mean(measured),
-        _pck(in_image),
-        len(samples),
-        len(measured),
-        len(in_image),
+        protocol=protocol.name if protocol and measured else None,
+        errors_mm=_mean(measured),
+        pck=_pck(in_image),
+        people=len(samples),
+        people_in_space=len(measured),
+        people_in_image=len(in_image),
     )
 
 
 def _protocol(folder: Path, annotations: Iterable[Annotation]) -> JointProtocol | None:
-    """What the set's source compares in space; None where it has a measure in the image, or none."""
+    """The protocol for 3D joints of the set's source; None if it has none."""
     source = str(read_json(folder / "set.json", ("source",))["source"])
     if source in PROTOCOLS_OF_FITS and not any(annotation.joints for annotation in annotations):
         return PROTOCOLS_OF_FITS[source]
@@ -137,26 +141,26 @@ def _protocol(folder: Path, annotations: Iterable[Annotation]) -> JointProtocol 
 
 @torch.no_grad()
 def _true_joints(
-    annotation: Annotation, protocol: JointProtocol, instruments: Instruments
+    annotation: Annotation, protocol: JointProtocol, bodies: EvaluationBodies
 ) -> Float[Tensor, "joints 3"] | None:
-    """The record's joints in the protocol's convention, its fit's where it has those alone, or None."""
+    """The record's joints in the protocol's convention, else those of its SMPL fit, else None."""
     needed = [*protocol.joints, *protocol.root]
     for joints in annotation.joints:
         if joints.convention == protocol.convention:
             return joints.positions_m if bool(joints.known[needed].all()) else None
     if annotation.smpl is None or protocol.convention not in (SMPL24, H36M17):
         return None
-    params, body = params_at_origin(annotation, instruments.bodies)
-    return _joints(params, body, protocol.convention, instruments)
+    params, body = params_at_origin(annotation, bodies.by_gender)
+    return _joints(params, body, protocol.convention, bodies)
 
 
 @torch.no_grad()
 def _errors(
-    params: BodyParams, true_m: Float[Tensor, "joints 3"], protocol: JointProtocol, instruments: Instruments
+    params: BodyParams, true_m: Float[Tensor, "joints 3"], protocol: JointProtocol, bodies: EvaluationBodies
 ) -> dict[str, dict[str, float]]:
-    everyone = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
+    with_average = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
     by = PREDICTED_BY.get(protocol, protocol)
-    pred_m = _joints(everyone, instruments.body, by.convention, instruments)
+    pred_m = _joints(with_average, bodies.body, by.convention, bodies)
     return {
         name: _reduced(error(pred_m, true_m, by))
         for name, error in (("mpjpe_mm", protocol.mpjpe_mm), ("pa_mpjpe_mm", protocol.pa_mpjpe_mm))
@@ -164,19 +168,19 @@ def _errors(
 
 
 def _joints(
-    params: BodyParams, body: Body, convention: Convention, instruments: Instruments
+    params: BodyParams, body: Body, convention: Convention, bodies: EvaluationBodies
 ) -> Float[Tensor, "*batch joints 3"]:
-    """A body's joints in this convention: its own, or the regressor's."""
+    """A body's joints in this convention: its own, or those of the regressor."""
     if convention == SMPL24:
         return body.joints(params)
-    regressor = instruments.regressor
+    regressor = bodies.regressor
     if regressor is None or len(regressor) != len(convention):
         given = (
-            "" if regressor is None else f"; the one given has {len(regressor)} joints, not {len(convention)}"
+            "" if regressor is None else f"; the given one has {len(regressor)} joints, not {len(convention)}"
         )
         raise ValueError(
-            f"the protocol compares the joints of {REGRESSOR_FILES[convention]}: give it with --regressor, and an "
-            f"SMPL --body{given}"
+            f"the protocol needs the joints of {REGRESSOR_FILES[convention]}: give it with --regressor, and an SMPL "
+            f"--body{given}"
         )
     vertices = len(body.model.v_template)
     if regressor.shape[1] != vertices:
@@ -197,7 +201,7 @@ def _reduced(errors_mm: Float[Tensor, " samples_and_average"]) -> dict[str, floa
 
 
 @dataclass(frozen=True)
-class _InImage:
+class _ProjectedLimbs:
     """Limbs of one person, COCO's order."""
 
     pred_px: Float[Tensor, "limbs 2"]
@@ -207,22 +211,24 @@ class _InImage:
 
 
 def _true_limbs(annotation: Annotation) -> Keypoints | None:
-    """The record's COCO keypoints, where it has any on the limbs."""
+    """The record's COCO keypoints if it has any on the limbs, else None."""
     for keypoints in annotation.keypoints:
         if keypoints.convention == COCO17 and keypoints.confidence[list(COCO_LIMBS)].any():
             return keypoints
     return None
 
 
-def _in_image(sample: Sample, true: Keypoints, side_px: float, params: BodyParams, body: Body) -> _InImage:
+def _in_image(
+    sample: Sample, true: Keypoints, side_px: float, params: BodyParams, body: Body
+) -> _ProjectedLimbs:
     """Hypothesis 0 over the record's COCO keypoints."""
     limbs = list(COCO_LIMBS)
     joints_cam_m = body.joints(params[:1])[0][list(SMPL_FOR_COCO_LIMBS)]
     pred_px = sample.camera.project(joints_cam_m)
-    return _InImage(pred_px, true.positions_px[limbs], true.confidence[limbs] > 0, side_px)
+    return _ProjectedLimbs(pred_px, true.positions_px[limbs], true.confidence[limbs] > 0, side_px)
 
 
-def _pck(people: Sequence[_InImage]) -> dict[str, float]:
+def _pck(people: Sequence[_ProjectedLimbs]) -> dict[str, float]:
     if not people:
         return {}
     pred, true, known = (

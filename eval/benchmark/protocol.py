@@ -1,23 +1,23 @@
-"""The benchmark protocol: how a policy becomes the numbers of `metrics.json`, every choice named.
+"""The benchmark protocol: computes the numbers of `metrics.json` from a policy and labelled images.
 
-Each image gets M hypotheses (`num_samples`) from noise that is seeded by the run's seed and the image's id:
-two policies under comparison start from the same noise, and their difference is paired. The first G of them
-(`group_size`) are the group that a scorer sees. For e in {MPJPE, PA-MPJPE, PVE}, in millimetres:
+Each image gets M hypotheses (`num_samples`) from noise seeded by the run's seed and the image's id, so that compared
+policies start from the same noise and their differences are paired. The first G of them (`group_size`) are the group
+that a scorer gets. For e in {MPJPE, PA-MPJPE, PVE}, in millimetres:
 
-| key in R    | value for one image     | what it says                                                       |
-|-------------|-------------------------|--------------------------------------------------------------------|
-| `min20`     | min_{m<20} e(h_m)       | an oracle's choice; M is part of the name, more is lower by itself |
-| `min100`    | min_{m<100} e(h_m)      | the literature's number                                            |
-| `mean`      | mean_m e(h_m)           | one hypothesis taken at random                                     |
-| `pick20`    | e(h_argmax_{m<20} s_m)  | the scorer's choice: what a person with the scorer gets            |
-| `hyp0`      | e(h_0)                  | the zero-noise hypothesis, ScoreHypo's deterministic answer        |
-| `averaged`  | e(avg_m h_m)            | the averaged pose; *not* the mean of the errors                    |
+| key in R    | value for one image     | meaning                                                               |
+|-------------|-------------------------|-----------------------------------------------------------------------|
+| `min20`     | min_{m<20} e(h_m)       | choice of an oracle; M is part of the name, as a larger M is lower    |
+| `min100`    | min_{m<100} e(h_m)      | the number of the literature                                          |
+| `mean`      | mean_m e(h_m)           | a hypothesis chosen at random                                         |
+| `pick20`    | e(h_argmax_{m<20} s_m)  | choice of the scorer                                                  |
+| `hyp0`      | e(h_0)                  | the zero-noise hypothesis, ScoreHypo's deterministic estimate         |
+| `averaged`  | e(avg_m h_m)            | the averaged pose; *not* the mean of the errors                       |
 
-R then holds the mean of each over the images. The minimum is taken for each e on its own, as ScoreHypo and
-ADHMR do, so `min` values of different e may belong to different hypotheses.
+R holds the mean of each over the images. The minimum is taken for each e independently, as in ScoreHypo and ADHMR, so
+the `min` values of different e may belong to different hypotheses.
 
-Left out: H36M's 14 joints and 3DPW's 17 (they need SMPL's regressors), and any correction of the rotation
-between the estimated and the true camera: what a wild image's camera guess costs is part of the error.
+Left out: H36M's 14 joints and 3DPW's 17 (they need SMPL's regressors), and any correction of the rotation between the
+estimated and the true camera: the error of a wild image's estimated camera is part of the result.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ BODIES_AT_ONCE = 64  # 64 bodies of 12,000 vertices with their 4 x 4 transforms 
 
 @runtime_checkable
 class Policy(Protocol):
-    """What the protocol asks of a policy; `hmr.policy.policy.DiffusionPolicy` is one. Its hypotheses are on the CPU."""
+    """Interface of an evaluated policy, such as `hmr.policy.policy.DiffusionPolicy`. Hypotheses are on the CPU."""
 
     def encode(self, samples: Sequence[Sample]) -> Any: ...
 
@@ -101,7 +101,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """What a scorer said of one group, beside the errors it could not see (hypotheses in the same order)."""
+    """The scores of one group, and the true errors of its hypotheses in the same order."""
 
     sample_id: str
     scores: tuple[float | None, ...]
@@ -110,15 +110,15 @@ class ScoredGroup:
 
 @dataclass(frozen=True)
 class Report:
-    """One policy's evaluation; values by image stay, because intervals and pairs are made of them."""
+    """The evaluation of one policy, with values by image for intervals and paired differences."""
 
     sample_ids: tuple[str, ...]
-    # metric -> reduction or joint -> a value an image, NaN where it has none
+    # metric -> reduction or joint -> one value per image, NaN if it has none
     values: Mapping[str, Mapping[str, Float[np.ndarray, " images"]]]
     groups: tuple[ScoredGroup, ...]  # empty without a scorer
 
     def summary(self) -> dict[str, dict[str, float | None] | float | None]:
-        """R of `metrics.json`: means over the images, None where no image has a value."""
+        """R of `metrics.json`: means over the images, None if no image has a value."""
         summary: dict[str, dict[str, float | None] | float | None] = {
             metric: {name: _mean_or_none(by_image) for name, by_image in self.values[metric].items()}
             for metric in ERROR_METRICS
@@ -126,7 +126,7 @@ class Report:
         return summary | {metric: _mean_or_none(self.values[metric]["all"]) for metric in SPREAD_METRICS}
 
     def uncertainty(self) -> dict[str, float | None]:
-        """`UNCERTAINTY_METRICS` (hmr/metrics/calibration.py), None where nothing can be said."""
+        """`UNCERTAINTY_METRICS` (hmr/metrics/calibration.py), None if a metric has too few images."""
         ratios = [
             hidden_over_visible(self._by_joint(f"{metric}_hidden_mm"), self._by_joint(f"{metric}_visible_mm"))
             for metric in ("std", "error")
@@ -153,24 +153,25 @@ def evaluate_policy(
     scorer: Scorer | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Evaluate `policy` on images with truth; the policy and the scorer see the `Sample` alone.
+    """Evaluate `policy` on images with truth; the policy and the scorer get the `Sample` alone.
 
-    `progress` is called with (images done, images in all). Raises ValueError for an empty benchmark or a
-    group larger than the number of samples.
+    progress: called with (images done, number of images).
+
+    Raises ValueError for an empty benchmark, a group larger than the number of samples, and a policy that returns NaN.
     """
     if not labelled:
-        raise ValueError("an evaluation needs at least one labelled image, none was given")
+        raise ValueError("an evaluation needs at least one labelled image")
     if not 2 <= group_size <= num_samples:
         raise ValueError(f"group_size must be from 2 to num_samples = {num_samples}, not {group_size}")
     rows, groups = [], []
     for done, item in enumerate(labelled, start=1):
         params = _sample_params(policy, item.sample, num_samples, seed)
-        errors, doubt = _measure(body, params, item.truth)
+        errors, uncertainty = _measure(body, params, item.truth)
         group = None
         if scorer is not None:
             group = _score(scorer, item.sample, params[:group_size], errors)
             groups.append(group)
-        rows.append(_reduce(errors, group, num_samples, group_size) | doubt)
+        rows.append(_reduce(errors, group, num_samples, group_size) | uncertainty)
         if progress is not None:
             progress(done, len(labelled))
     values = {
@@ -181,7 +182,7 @@ def evaluate_policy(
 
 
 def noise_generator(seed: int, sample: Sample) -> torch.Generator:
-    """The starting noise of one image: it depends on nothing but the run's seed and the image's id."""
+    """The generator of one image's starting noise; it depends only on the run's seed and the image's id."""
     digest = hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
 
@@ -189,9 +190,9 @@ def noise_generator(seed: int, sample: Sample) -> torch.Generator:
 def _sample_params(policy: Policy, sample: Sample, num_samples: int, seed: int) -> BodyParams:
     params = policy.sample(policy.encode([sample]), num_samples, noise_generator(seed, sample))[0].params
     if not all(tensor.isfinite().all() for tensor in vars(params).values()):
-        # Left alone, a NaN would drop its image from the means and flatter a policy that diverged.
+        # The means leave out NaN and would be too low for a policy that diverged.
         raise ValueError(
-            f"the policy gave NaN or infinite bodies for image {sample.id!r}: its training diverged"
+            f"the policy returned NaN or infinite bodies for image {sample.id!r}: its training diverged"
         )
     return params
 
@@ -200,13 +201,13 @@ def _sample_params(policy: Policy, sample: Sample, num_samples: int, seed: int) 
 def _measure(
     body: Callable[[BodyParams], Posed], params: BodyParams, truth: Truth
 ) -> tuple[dict[str, Float[Tensor, " samples_and_average"]], dict[str, dict[str, float]]]:
-    """Errors of the M hypotheses and, last, of their average; what the M say of their own doubt."""
+    """Errors of the M hypotheses followed by that of their average, and spread and calibration of the M."""
     true = body(truth.params)
     true_joints = truth.joints_cam_m
-    everyone = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
+    with_average = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
     joints, pve = [], []
-    for start in range(0, everyone.batch_shape[0], BODIES_AT_ONCE):
-        posed = body(everyone[start : start + BODIES_AT_ONCE])
+    for start in range(0, with_average.batch_shape[0], BODIES_AT_ONCE):
+        posed = body(with_average[start : start + BODIES_AT_ONCE])
         joints.append(posed.joints_cam_m)
         pve.append(pve_mm(posed.vertices_cam_m, posed.joints_cam_m, true.vertices_cam_m, true.joints_cam_m))
     all_joints = torch.cat(joints)
@@ -215,11 +216,11 @@ def _measure(
         "pa_mpjpe_mm": pa_mpjpe_mm(all_joints, true_joints),
         "pve_mm": torch.cat(pve),
     }
-    return errors, _doubt(all_joints[:-1], truth)
+    return errors, _uncertainty(all_joints[:-1], truth)
 
 
-def _doubt(joints_cam_m: Float[Tensor, "samples 24 3"], truth: Truth) -> dict[str, dict[str, float]]:
-    """Spreads over sets of joints, each joint's own where it is hidden or seen (else NaN), and the coverage."""
+def _uncertainty(joints_cam_m: Float[Tensor, "samples 24 3"], truth: Truth) -> dict[str, dict[str, float]]:
+    """Spreads over sets of joints, std and error of each joint where it is visible or hidden (else NaN), coverage."""
     masks = {
         "spread_mm": torch.ones_like(truth.visible),
         "spread_visible_mm": truth.visible,
@@ -228,14 +229,14 @@ def _doubt(joints_cam_m: Float[Tensor, "samples 24 3"], truth: Truth) -> dict[st
     spreads = {name: {"all": spread_mm(joints_cam_m, mask).item()} for name, mask in masks.items()}
     middle_m = about_pelvis(joints_cam_m).mean(dim=0)
     error_mm = MM_PER_M * (middle_m - about_pelvis(truth.joints_cam_m)).norm(dim=-1)
-    figures = {"std": joint_std_mm(joints_cam_m), "error": error_mm}
-    sights = {"visible": truth.visible, "hidden": hidden_by_occluder(truth)}
+    by_metric = {"std": joint_std_mm(joints_cam_m), "error": error_mm}
+    joint_masks = {"visible": truth.visible, "hidden": hidden_by_occluder(truth)}
     by_joint: dict[str, dict[str, float]] = {
-        f"{metric}_{sight}_mm": dict(
-            zip(JOINT_NAMES[1:], torch.where(mask, figure, torch.nan)[1:].tolist(), strict=True)
+        f"{metric}_{visibility}_mm": dict(
+            zip(JOINT_NAMES[1:], torch.where(mask, values, torch.nan)[1:].tolist(), strict=True)
         )
-        for metric, figure in figures.items()
-        for sight, mask in sights.items()
+        for metric, values in by_metric.items()
+        for visibility, mask in joint_masks.items()
     }
     return {**spreads, **by_joint, "calibration_80": {"all": coverage(joints_cam_m, truth.joints_cam_m)}}
 
@@ -270,7 +271,7 @@ def _reduce(
 
 
 def _picked(errors: Float[Tensor, " group"], group: ScoredGroup | None) -> float:
-    """NaN, which no mean counts, where there was no scorer or it failed on the whole group."""
+    """NaN, which means leave out, without a scorer or without any score in the group."""
     picked = None if group is None else pick_of_errors(errors, group.scores)
     return float("nan") if picked is None else picked.item()
 

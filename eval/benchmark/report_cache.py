@@ -1,6 +1,6 @@
-"""Evaluations on disk, so that a second run need not measure again what has not changed.
+"""Caches evaluations on disk.
 
-A key names everything that shaped a result but the code: after a change of the code remove the folder.
+A key holds everything that shapes a report except the code; after a change of the code remove the folder.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from common.files import atomic_path
 from eval.benchmark.protocol import Report, ScoredGroup
 
 __all__ = ["cached_report", "load_report", "save_report"]
 
 
 def cached_report(path: Path, key: Mapping[str, Any], evaluate: Callable[[], Report]) -> Report:
-    """The report in `path` if it was made from `key`; else `evaluate`'s, then kept there."""
+    """The report in `path` if its key is `key`, else that of `evaluate`, which is then saved there."""
     report = load_report(path, key)
     if report is None:
         report = evaluate()
@@ -27,7 +28,7 @@ def cached_report(path: Path, key: Mapping[str, Any], evaluate: Callable[[], Rep
 
 
 def save_report(path: Path, report: Report, key: Mapping[str, Any]) -> None:
-    """`key` is everything that shaped the report; `load_report` asks for it back."""
+    """Save a report with its key, which `load_report` compares."""
     arrays: dict[str, np.ndarray] = {
         "key": np.array(json.dumps(key, sort_keys=True)),
         "sample_ids": np.array(report.sample_ids),
@@ -39,14 +40,12 @@ def save_report(path: Path, report: Report, key: Mapping[str, Any]) -> None:
         for metric in report.groups[0].errors_mm:
             arrays[f"errors/{metric}"] = np.stack([group.errors_mm[metric] for group in report.groups])
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with atomic_path(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(path)
 
 
 def load_report(path: Path, key: Mapping[str, Any]) -> Report | None:
-    """The report in `path` if it was made from `key`, else None."""
+    """The report in `path` if its key is `key`, else None."""
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as file:

@@ -1,15 +1,15 @@
-"""The table of a run: base, aligned and the shuffled control, with intervals, for people and for pages.
+"""Formats the tables of evaluations: base, aligned and shuffled policies with intervals, and baselines.
 
-| column            | what it holds                                                                      |
+| column            | value                                                                              |
 |-------------------|------------------------------------------------------------------------------------|
 | base              | mean over seeds and held-out images                                                |
-| aligned, shuffled | the same, after alignment on the critic's scores or on those scores permuted       |
+| aligned, shuffled | the same after alignment to the critic's scores, or to those scores permuted       |
 | x - base          | mean of the paired differences with its 95 % interval; below zero is better, in mm |
 
-A difference whose interval excludes zero is set in bold. Spreads have no better side: alignment that only
-shrinks them lowers every mean error by itself, which is why they stand in the same table.
+A difference whose interval excludes zero is bold. Spreads are in the same table because alignment that only reduces
+them lowers every mean error; a spread itself is neither better nor worse.
 
-Left out: Tables 1 to 4 of arXiv 2602.19180 themselves, whose benchmarks (3DPW, Human3.6M) nobody may ship.
+Left out: Tables 1 to 4 of arXiv 2602.19180, whose benchmarks (3DPW, Human3.6M) may not be redistributed.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ SPREAD_LABELS = {
 }
 UNCERTAINTY_LABELS = {
     "calibration_80": "truth inside the central 80 %",
-    "spread_occluded_over_visible": "std of a joint, hidden / seen",
-    "error_occluded_over_visible": "error of a joint, hidden / seen",
+    "spread_occluded_over_visible": "std of a joint, occluded / visible",
+    "error_occluded_over_visible": "error of a joint, occluded / visible",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of every variant; an interval is None where no image has a value."""
+    """One measure of every variant; an interval is None if no image has a value."""
 
     metric: str
     reduction: str
     values: Mapping[str, Interval | None]  # by variant
-    differences: Mapping[str, Interval | None]  # by variant: variant - reference, paired; not of itself
+    differences: Mapping[str, Interval | None]  # by variant but the reference: variant - reference, paired
 
     @property
     def label(self) -> str:
@@ -56,13 +56,13 @@ class Row:
 
 
 def label(metric: str, reduction: str) -> str:
-    """The measure as a formula, so that no word can mislead: `mean_m MPJPE(h_m)`."""
+    """The measure as a formula, such as `mean_m MPJPE(h_m)`."""
     if metric in SPREAD_LABELS:
         return SPREAD_LABELS[metric]
     name = METRIC_NAMES[metric]
-    for word, formula in (("min", "min_{{m<{}}} {}(h_m)"), ("pick", "{1}(h_argmax s), m<{0}")):
-        if reduction.removeprefix(word).isdigit():
-            return formula.format(reduction.removeprefix(word), name)
+    for prefix, formula in (("min", "min_{{m<{}}} {}(h_m)"), ("pick", "{1}(h_argmax s), m<{0}")):
+        if reduction.removeprefix(prefix).isdigit():
+            return formula.format(reduction.removeprefix(prefix), name)
     return {
         "mean": f"mean_m {name}(h_m)",
         "hyp0": f"{name}(h_0), zero noise",
@@ -71,16 +71,16 @@ def label(metric: str, reduction: str) -> str:
 
 
 def stack_values(reports: Sequence[Report], metric: str, reduction: str) -> Float[np.ndarray, "seeds images"]:
-    """One report a seed, all over the same images in the same order; else ValueError."""
+    """Values of one report per seed. Raises ValueError if the reports do not have the same images in the same order."""
     if len({report.sample_ids for report in reports}) != 1:
         raise ValueError("reports can only be compared over the same images in the same order")
     return np.stack([report.values[metric][reduction] for report in reports])
 
 
 def compare(reports: Mapping[str, Sequence[Report]], *, reference: str = "base", seed: int = 0) -> list[Row]:
-    """One row a measure from the reports of each variant, one report a seed; `reference` is one of the variants.
+    """One row per measure from the reports of each variant, one report per seed; `reference` is one of the variants.
 
-    Raises ValueError if the variants do not share images and number of seeds: their differences are paired.
+    Raises ValueError if the variants differ in their images or their number of seeds, because differences are paired.
     """
     shapes = {variant: (len(runs), *runs[0].sample_ids) for variant, runs in reports.items()}
     if len(set(shapes.values())) != 1:
@@ -160,8 +160,8 @@ def _difference(interval: Interval | None, bold: tuple[str, str]) -> str:
     return text.join(bold) if interval.excludes_zero else text
 
 
-def baseline_table(reports: Mapping[str, Report], answer_once: Sequence[str] = ()) -> Table:
-    """Means over the images, one column a policy; those that answer once have no doubt to calibrate."""
+def baseline_table(reports: Mapping[str, Report], deterministic: Sequence[str] = ()) -> Table:
+    """Means over the images, one column per policy; `deterministic` ones have no calibration."""
     table = Table(title="Held-out scenes, mm")
     table.add_column("measure", no_wrap=True)
     for name in reports:
@@ -170,11 +170,11 @@ def baseline_table(reports: Mapping[str, Report], answer_once: Sequence[str] = (
     for metric in (*ERROR_METRICS, *SPREAD_METRICS):
         for reduction in first.values[metric]:
             columns = [report.values[metric][reduction] for report in reports.values()]
-            if not all(np.isnan(values).all() for values in columns):  # nobody picks without a scorer
+            if not all(np.isnan(values).all() for values in columns):  # no pick without a scorer
                 table.add_row(label(metric, reduction), *(f"{np.nanmean(values):.1f}" for values in columns))
     table.add_section()
-    doubts = [{} if name in answer_once else report.uncertainty() for name, report in reports.items()]
-    for metric, words in UNCERTAINTY_LABELS.items():
-        cells = [doubt.get(metric) for doubt in doubts]
-        table.add_row(words, *("-" if cell is None else f"{cell:.2f}" for cell in cells))
+    calibrations = [{} if name in deterministic else report.uncertainty() for name, report in reports.items()]
+    for metric, name in UNCERTAINTY_LABELS.items():
+        cells = [calibration.get(metric) for calibration in calibrations]
+        table.add_row(name, *("-" if cell is None else f"{cell:.2f}" for cell in cells))
     return table

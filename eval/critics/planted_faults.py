@@ -1,20 +1,20 @@
-"""Faults that nobody can overlook, planted beside the truth: does a critic see them?
+"""Groups with the true body and obvious faults, to check that a critic ranks the truth first.
 
-Scenes are drawn from a recipe of their own in which nothing hides or cuts off the person. Each group holds the true
-body and one of each fault, all under the true camera, in an order of its own:
+Scenes are drawn from a separate recipe without occlusion and truncation. Each group has the true body and one body per
+fault, all with the true camera, in random order:
 
-| name          | what is done to the true body                                                                     |
-|---------------|---------------------------------------------------------------------------------------------------|
-| `bent_limb`   | a knee or an elbow, in turn, bent backwards by 80 degrees                                          |
-| `swapped`     | left and right exchanged: every limb does what the other side's did, and the body is turned about, |
-|               | so that its outline from the front stays and its face is where its back was                       |
-| `floating`    | lifted by 0.4 m                                                                                   |
-| `off_image`   | moved sideways by half of the image's width                                                       |
-| `wrong_pose`  | the pose and heading of the person in the next scene                                               |
+| name          | change of the true body                                                                    |
+|---------------|--------------------------------------------------------------------------------------------|
+| `bent_limb`   | a knee or an elbow, in turn, bent backwards by 80 degrees                                  |
+| `swapped`     | left and right limbs exchanged and the body turned by 180 degrees: the outline from the    |
+|               | front is the same, but the person faces away                                               |
+| `floating`    | lifted by 0.4 m                                                                            |
+| `off_image`   | moved sideways by half of the image's width                                                |
+| `wrong_pose`  | the pose and heading of the person in the next scene                                       |
 
-A critic that ranks the truth below any of these has not seen what a child sees. The opposite does not follow: these
-faults are far coarser than the differences within a policy's group, and no figure here says how well a critic ranks
-those (`eval/critics/agreement.py` does). Left out: faults of shape, and several at once.
+A critic that ranks the truth below any fault is unusable. Passing the check does not show that a critic ranks the
+hypotheses of a policy well, because their differences are much smaller (`eval/critics/agreement.py` measures that).
+Left out: faults of shape, and several faults at once.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ __all__ = [
     "FAULTS",
     "TRUTH",
     "FaultReport",
-    "Judged",
     "PlantedGroup",
+    "PlantedScores",
+    "fault_report",
     "fault_sheet",
     "planted_groups",
-    "report",
 ]
 
 Json = dict[str, Any]
@@ -68,14 +68,14 @@ SEED = 11
 TRUTH = "truth"
 BACKWARDS_DEG = 80
 LIFT_M = 0.4
-ASIDE = 0.5  # of the image's width
-# Away from the way the joint flexes (`hmr.body.joint_limits`): a knee about x, an elbow about y.
+SIDE_SHIFT = 0.5  # of the image's width
+# Joint, axis and sign of the rotation opposite to flexion (`hmr.body.joint_limits`): knees about x, elbows about y.
 _LIMBS = (("left_knee", 0, -1), ("right_elbow", 1, -1), ("right_knee", 0, -1), ("left_elbow", 1, 1))
 
 
 @dataclass(frozen=True)
 class PlantedGroup:
-    """A sample, the group to judge, and what each hypothesis really is."""
+    """A sample, its group, and the fault of each hypothesis."""
 
     sample: Sample
     hypotheses: Hypotheses
@@ -83,17 +83,17 @@ class PlantedGroup:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One group as it was judged; without scores, the reason."""
+class PlantedScores:
+    """Scores and comments of one group by fault ("truth" for the true body); `reason`: why scores are missing."""
 
     sample_id: str
-    scores: dict[str, float | None]  # by what the hypothesis really is
+    scores: dict[str, float | None]
     comments: dict[str, str]
     reason: str
 
     @staticmethod
-    def of(group: PlantedGroup, critique: GroupCritique) -> Judged:
-        return Judged(
+    def of(group: PlantedGroup, critique: GroupCritique) -> PlantedScores:
+        return PlantedScores(
             group.sample.id,
             dict(zip(group.names, critique.scores, strict=True)),
             dict(zip(group.names, critique.comments, strict=True)),
@@ -102,19 +102,19 @@ class Judged:
 
     @property
     def ranking(self) -> list[tuple[str, float]]:
-        """Names and scores from the best to the worst; empty where any score is missing."""
+        """Names and scores from the best to the worst; empty if any score is missing."""
         known = [(name, score) for name, score in self.scores.items() if score is not None]
         return sorted(known, key=lambda item: -item[1]) if len(known) == len(self.scores) else []
 
     @property
     def first(self) -> str:
-        """What was scored above all others; "" for a tie."""
-        return _alone(self.ranking)
+        """The name with the highest score; "" for a tie."""
+        return _untied_first(self.ranking)
 
     @property
     def last(self) -> str:
-        """What was scored below all others; "" for a tie."""
-        return _alone(self.ranking[::-1])
+        """The name with the lowest score; "" for a tie."""
+        return _untied_first(self.ranking[::-1])
 
     def is_below_truth(self, name: str) -> bool:
         score, truth = self.scores[name], self.scores[TRUTH]
@@ -124,7 +124,7 @@ class Judged:
         return {**dataclasses.asdict(self), "ranking": [name for name, _ in self.ranking]}
 
 
-def _alone(ranking: Sequence[tuple[str, float]]) -> str:
+def _untied_first(ranking: Sequence[tuple[str, float]]) -> str:
     if len(ranking) < 2 or ranking[0][1] == ranking[1][1]:
         return ""
     return ranking[0][0]
@@ -132,10 +132,10 @@ def _alone(ranking: Sequence[tuple[str, float]]) -> str:
 
 @dataclass(frozen=True)
 class FaultReport:
-    """How often each kind of hypothesis came where, over the groups that were judged whole; a tie is no place."""
+    """Counts over the groups with all scores; a tie counts neither as first nor as last."""
 
     groups: int
-    judged: int
+    judged: int  # groups with all scores
     truth_first: int
     below_truth: dict[str, int]  # by fault
     last: dict[str, int]  # by fault, and the truth itself
@@ -147,28 +147,28 @@ class FaultReport:
 def planted_groups(body: Body, count: int) -> list[PlantedGroup]:
     """The first `count` groups of the fixed set; a smaller set is the beginning of a larger one.
 
-    Raises ValueError for a body that the scenes are not drawn with, or a count below 1.
+    Raises ValueError for another body than the embedded one and for a count below 1.
     """
     if count < 1:
-        raise ValueError(f"a check needs at least 1 scene, not {count}")
+        raise ValueError(f"the check needs at least 1 scene, not {count}")
     if body.name != "embedded":
         raise ValueError(f"planted faults are drawn with the embedded body, not with {body.name}")
     maker = SceneMaker(body, RECIPE, SEED)
-    wanted = count + 1  # the last scene lends the one before it its pose
-    chunks = [maker.chunk(k, min(CHUNK, wanted - k * CHUNK)) for k in range(-(-wanted // CHUNK))]
+    total = count + 1  # the pose of the last scene is the wrong pose of the one before it
+    chunks = [maker.chunk(k, min(CHUNK, total - k * CHUNK)) for k in range(-(-total // CHUNK))]
     scenes = [scene.labelled for chunk in chunks for scene in chunk]
     return [_group(number, scenes[number], scenes[number + 1]) for number in range(count)]
 
 
-def report(judged: Sequence[Judged]) -> FaultReport:
-    """The counts over all groups; those without a whole ranking count in `groups` alone."""
-    whole = [item for item in judged if item.ranking]
+def fault_report(groups: Sequence[PlantedScores]) -> FaultReport:
+    """The counts over all groups; groups without a complete ranking count in `groups` only."""
+    ranked = [group for group in groups if group.ranking]
     return FaultReport(
-        groups=len(judged),
-        judged=len(whole),
-        truth_first=sum(item.first == TRUTH for item in whole),
-        below_truth={name: sum(item.is_below_truth(name) for item in whole) for name in FAULTS},
-        last={name: sum(item.last == name for item in whole) for name in (*FAULTS, TRUTH)},
+        groups=len(groups),
+        judged=len(ranked),
+        truth_first=sum(group.first == TRUTH for group in ranked),
+        below_truth={name: sum(group.is_below_truth(name) for group in ranked) for name in FAULTS},
+        last={name: sum(group.last == name for group in ranked) for name in (*FAULTS, TRUTH)},
     )
 
 
@@ -182,11 +182,11 @@ def _group(number: int, scene: Labelled, other: Labelled) -> PlantedGroup:
 
 @dataclass(frozen=True)
 class _Fault:
-    """What a fault is made from."""
+    """Input of a fault."""
 
     number: int  # of the group
     scene: Labelled
-    other: BodyParams  # of somebody else
+    other: BodyParams  # the true body of the next scene
 
     @property
     def params(self) -> BodyParams:
@@ -203,7 +203,7 @@ def _bent_limb(fault: _Fault) -> BodyParams:
 
 
 def _swapped(fault: _Fault) -> BodyParams:
-    """The mirrored pose (x -> -x) turned by half a turn about the body's own vertical: z -> -z."""
+    """The mirrored pose (x -> -x), turned by 180 degrees about the body's vertical axis: z -> -z."""
     others = torch.tensor(OTHER_SIDE[1:]) - 1
     pose = fault.params.body_pose[others] * torch.tensor([1.0, -1.0, -1.0])
     about = roma.rotvec_to_rotmat(torch.tensor([0.0, math.pi, 0.0]))
@@ -216,11 +216,11 @@ def _floating(fault: _Fault) -> BodyParams:
 
 
 def _off_image(fault: _Fault) -> BodyParams:
-    """Towards the nearer border, at the same depth."""
+    """Moved towards the nearer border, at the same depth."""
     camera = fault.scene.truth.camera
     pelvis_m, pelvis_px = fault.scene.truth.joints_cam_m[0], fault.scene.truth.keypoints_px[0]
     side = 1.0 if pelvis_px[0] > camera.width / 2 else -1.0
-    moved_m = side * ASIDE * camera.width * float(pelvis_m[2]) / camera.focal_px
+    moved_m = side * SIDE_SHIFT * camera.width * float(pelvis_m[2]) / camera.focal_px
     return replace(fault.params, transl=fault.params.transl + torch.tensor([moved_m, 0.0, 0.0]))
 
 
@@ -241,17 +241,17 @@ COLUMNS = 2
 
 
 def fault_sheet(
-    group: PlantedGroup, judged: Judged, body: Body, renderer: Renderer, margin: float
+    group: PlantedGroup, result: PlantedScores, body: Body, renderer: Renderer, margin: float
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Photograph, overlay and side view of each hypothesis with its score and its name, the best first."""
+    """Photograph, overlay and side view of each hypothesis with its score and name, the best first."""
     photo = crop_image(group.sample.image, group.sample.box.square(margin), PANEL_PX)
     views = dict(
         zip(group.names, draw_views(_case(group, body, renderer, margin), renderer, margin), strict=True)
     )
-    names = [name for name, _ in judged.ranking] or list(group.names)
+    names = [name for name, _ in result.ranking] or list(group.names)
     panels = []
     for name in names:
-        score, view = judged.scores[name], views[name]
+        score, view = result.scores[name], views[name]
         badge = "?" if score is None else f"{score:.0f}"
         panels.append(panel(photo, view.overlay, view.side, badge, name, score_color(score)))
     return montage(panels, COLUMNS)

@@ -1,22 +1,21 @@
-"""What `meshcritic tune-critic` runs: what a memory explored becomes questions, and a local model learns from them.
+"""Fine-tunes a local vision-language model on the cases that a memory explored; `meshcritic tune-critic` runs it.
 
     OUT/scenes                lab-calibration, drawn again
-    OUT/questions             a file of questions a case (`rl.critic_tuning.conversations`)
+    OUT/questions             one file of questions per case (`rl.critic_tuning.conversations`)
     OUT/sft, OUT/grpo         the adapter after each stage (`rl.critic_tuning.stages`)
-    OUT/tuning.json           what all of it was made from
+    OUT/tuning.json           the inputs and the last metrics
 
-Only cases of lab-calibration's part `explore` teach: a memory may hold others, and those are left alone. What admits
-rules and what reports is never asked about, and no wild image is opened. A second run does only what is missing.
+Training uses only the explored cases in the part `explore` of lab-calibration; the scenes that decide on the admission
+of rules, the test scenes and the wild images are not used. A second run computes only what is missing.
 
-A memory keeps no hypotheses. They are sampled again as whoever explored did: `meshcritic demo` and the benches
-(`critic-eval`, `align`) name their noise differently, and exploration.json beside the memory tells which it was. Errors
-measured again say whether it is the same group.
+A memory does not store hypotheses. They are sampled again with the seed of the exploration: `meshcritic demo` seeds its
+noise in another way than `explore`, `critic-eval` and `align`, and exploration.json in the memory's folder shows which
+was used. The errors are measured again, to check that the group is the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
@@ -30,6 +29,8 @@ from agent.exploration.learning import Explored
 from agent.prompts import load_prompt
 from agent.vlm.local.backend import QUESTION_FORMAT, ChatEncoder, LocalSettings
 from agent.vlm.local.model_loading import FoundModel, load_processor
+from common.files import PathLike, write_text
+from common.fingerprint import digest
 from common.progress import Stage
 from common.seeding import derive_generator
 from eval.benchmark.protocol import noise_generator
@@ -43,9 +44,9 @@ from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import Hypotheses, Labelled, Sample
 from memory.folder import open_store
 from memory.ledger import RuleLedger
-from rl.critic_tuning.cases import Asking, questions_of
+from rl.critic_tuning.cases import QuestionSettings, questions_of
 from rl.critic_tuning.config import TuningSettings
-from rl.critic_tuning.conversations import Extent, load_conversations, write_conversations
+from rl.critic_tuning.conversations import ConversationStats, load_conversations, write_conversations
 from rl.critic_tuning.stages import CriticTuning
 
 __all__ = ["TrainingCases", "TunedCritic", "prepare_training_cases", "tune_critic"]
@@ -55,16 +56,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class TrainingCases:
-    """What there is to learn from, and what it was made from."""
+    """The training data and its fingerprint."""
 
     conversations: Dataset
-    extent: Extent
-    made_from: Json
+    stats: ConversationStats
+    fingerprint: Json
 
 
 @dataclass(frozen=True)
 class TunedCritic:
-    """The model with its last adapter, and what TRL measured last in every stage."""
+    """The model with its last adapter, and the last metrics that TRL logged in each stage."""
 
     found: FoundModel
     measured: Mapping[str, Json]
@@ -72,96 +73,110 @@ class TunedCritic:
 
 def prepare_training_cases(
     found: FoundModel,
-    memory: Path,
+    memory: PathLike,
     policy: DiffusionPolicy,
+    *,
     settings: TuningSettings,
     local: LocalSettings,
-    out: Path,
+    out: PathLike,
     stage: Stage,
     calibration: int = 128,
     workers: int = 1,
 ) -> TrainingCases:
-    """Questions about what `memory` explored of the first `calibration` scenes of lab-calibration.
+    """Questions about the cases in `memory` that are among the first `calibration` scenes of lab-calibration.
 
-    Raises FileNotFoundError without a memory, ValueError for one in which nothing was explored, not with this policy,
-    or not on these scenes.
+    Raises FileNotFoundError for a missing memory, ValueError for one without explored cases, explored with another
+    policy, or explored on other scenes.
     """
-    kept, explored_from = _explored(memory, policy)
+    memory, out = Path(memory), Path(out)
+    explored, explored_from = _explored(memory, policy)
     tick = stage(f"drawing {calibration} scenes of lab-calibration", calibration)
     scenes = draw_split("lab-calibration", out / "scenes", calibration, workers=workers, progress=tick)
     labelled = read_labelled(scenes)
-    teach = [labelled[row] for row in calibration_parts(calibration)["explore"]]
-    if not (teach := [case for case in teach if case.sample.id in kept]):
+    cases = [labelled[row] for row in calibration_parts(calibration)["explore"]]
+    if not (cases := [case for case in cases if case.sample.id in explored]):
         raise ValueError(
-            f"none of the {len(kept)} cases explored in {memory} is of the part `explore` of the first {calibration} "
-            "scenes of lab-calibration; nothing else may teach"
+            f"none of the {len(explored)} cases explored in {memory} is in the part `explore` of the first "
+            f"{calibration} scenes of lab-calibration, and training uses no others"
         )
-    asking = Asking(settings.label_orders, local.max_images, local.comment_chars, settings.seed)
-    writer = _Writer(found, policy, explored_from, asking, local, out / "questions")
-    tick, paths = stage(f"questions about {len(teach)} explored cases", len(teach)), []
-    for done, case in enumerate(teach, start=1):
-        paths.append(writer.write(case, kept[case.sample.id]))
+    question_settings = QuestionSettings(
+        settings.label_orders, local.max_images, local.comment_chars, settings.seed
+    )
+    writer = _Writer(found, policy, explored_from, question_settings, local, out / "questions")
+    tick, paths = stage(f"questions about {len(cases)} explored cases", len(cases)), []
+    for done, case in enumerate(cases, start=1):
+        paths.append(writer.write(case, explored[case.sample.id]))
         tick(done)
     conversations = load_conversations(paths)
-    made_from = {"scenes": set_digest(scenes), "policy": policy.digest(), "memory": memory.name}
-    return TrainingCases(conversations, Extent.of(conversations), made_from)
+    fingerprint = {"scenes": set_digest(scenes), "policy": policy.digest(), "memory": memory.name}
+    return TrainingCases(conversations, ConversationStats.of(conversations), fingerprint)
 
 
 def tune_critic(
     found: FoundModel,
     training_cases: TrainingCases,
+    *,
     settings: TuningSettings,
     local: LocalSettings,
-    out: Path,
+    out: PathLike,
     stage: Stage,
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
 ) -> TunedCritic:
     """The tuned model, as `local:` loads it from the folder of its last stage.
 
-    Raises ValueError where questions and replies do not fit in the model's context.
+    Raises ValueError if questions and replies do not fit in the model's context.
     """
-    told = {
+    out = Path(out)
+    record = {
         "model": found.base,
         "revision": found.revision,
-        **training_cases.made_from,
-        "training_cases": dataclasses.asdict(training_cases.extent),
+        **training_cases.fingerprint,
+        "training_cases": dataclasses.asdict(training_cases.stats),
         "settings": dataclasses.asdict(settings),
         "local": dataclasses.asdict(local),
         "versions": {**versions(), "peft": importlib.metadata.version("peft")},
     }
-    _write(out / "tuning.json", told)
-    tuned = CriticTuning(training_cases.conversations, settings, out, stage, say).run(found)
-    measured = {name: _last(out / name / "log.json") for name in settings.stages}
-    _write(out / "tuning.json", {**told, "tuned": tuned.revision, "measured": measured})
+    write_text(out / "tuning.json", json.dumps(record, indent=1))
+    tuned = CriticTuning(training_cases.conversations, settings, out, stage, print_line).run(found)
+    measured = {name: _last_metrics(out / name / "log.json") for name in settings.stages}
+    record |= {"tuned": tuned.revision, "measured": measured}
+    write_text(out / "tuning.json", json.dumps(record, indent=1))
     return TunedCritic(tuned, measured)
 
 
 class _Writer:
-    """Asks about one case at a time."""
+    """Writes the questions about one case at a time."""
 
     def __init__(
         self,
         found: FoundModel,
         policy: DiffusionPolicy,
         explored_from: Json,
-        asking: Asking,
+        question_settings: QuestionSettings,
         local: LocalSettings,
         folder: Path,
     ) -> None:
-        self.policy, self.explored_from, self.asking, self.folder = policy, explored_from, asking, folder
+        self.policy, self.explored_from, self.question_settings, self.folder = (
+            policy,
+            explored_from,
+            question_settings,
+            folder,
+        )
         self.chat_encoder = ChatEncoder(load_processor(found), local.image_side_px)
         self.body, self.renderer = load_body(), RasterRenderer()
-        shaping = [QUESTION_FORMAT, load_prompt("score").version, found.revision, local.image_side_px]
-        self.key = json.dumps([*shaping, dataclasses.asdict(asking)])
+        inputs = [QUESTION_FORMAT, load_prompt("score").version, found.revision, local.image_side_px]
+        self.key = json.dumps([*inputs, dataclasses.asdict(question_settings)])
 
-    def write(self, labelled: Labelled, kept: Json) -> Path:
-        """The file of a case, named by all that shapes its questions; one that is there is left alone."""
-        case = Explored.from_json(labelled.sample.id, kept)
-        key = hashlib.sha256(f"{self.key}{json.dumps(kept)}".encode()).hexdigest()[:12]
+    def write(self, labelled: Labelled, explored: Json) -> Path:
+        """The file of a case, named by everything that shapes its questions; an existing file is not written again."""
+        case = Explored.from_json(labelled.sample.id, explored)
+        key = digest(self.key, json.dumps(explored), length=12)
         path = self.folder / f"{case.case_id}-{key}.parquet"
         if not path.exists():
             hypotheses = self._propose(labelled.sample, len(case.errors_mm))
-            questions = questions_of(case, labelled, hypotheses, self.body, self.renderer, self.asking)
+            questions = questions_of(
+                case, labelled, hypotheses, self.body, self.renderer, self.question_settings
+            )
             write_conversations(path, questions, self.chat_encoder)
         return path
 
@@ -172,30 +187,24 @@ class _Writer:
 
 
 def _explored(memory: Path, policy: DiffusionPolicy) -> tuple[dict[str, Json], Json]:
-    """What was kept of every case, by its id, and what the exploration says it was made from."""
+    """The record of every explored case by its id, and the fingerprint of the exploration."""
     with open_store(memory) as store:
         ledger = RuleLedger(store)
-        kept = ledger.explored([case_id for case_id, _, _ in ledger.cases()])
-    if not kept:
-        raise ValueError(f"{memory}: no case was explored here; `meshcritic explore` fills a memory")
+        explored = ledger.explored([case_id for case_id, _, _ in ledger.cases()])
+    if not explored:
+        raise ValueError(f"{memory} has no explored cases; run `meshcritic explore` first")
     path = memory / EXPLORED
-    made_from = json.loads(path.read_text(encoding="utf-8"))["made_from"] if path.is_file() else {}
-    if made_from.get("policy", policy.digest()) != policy.digest():
+    fingerprint = json.loads(path.read_text(encoding="utf-8"))["made_from"] if path.is_file() else {}
+    if fingerprint.get("policy", policy.digest()) != policy.digest():
         raise ValueError(
-            f"{memory} was explored with the policy {made_from['policy']}, and this is {policy.digest()}; see --policy"
+            f"{memory} was explored with the policy {fingerprint['policy']}, but --policy is {policy.digest()}"
         )
-    return kept, made_from
+    return explored, fingerprint
 
 
-def _last(log: Path) -> Json:
-    """Each figure of a stage as it was logged last."""
-    figures: Json = {}
+def _last_metrics(log: Path) -> Json:
+    """The last logged value of each metric of a stage."""
+    metrics: Json = {}
     for entry in json.loads(log.read_text()):
-        figures |= entry
-    return figures
-
-
-def _write(path: Path, told: Json) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(told, indent=1))
-    partial.replace(path)
+        metrics |= entry
+    return metrics

@@ -1,4 +1,4 @@
-"""What a demo leaves for people and machines: metrics.json, report.html, the printed table."""
+"""Writes the results of a demo: metrics.json and report.html."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.files import write_text
 from common.seeding import derive_generator
 from eval.benchmark.protocol import PROTOCOL
 from eval.benchmark.tables import Row, compare
@@ -29,17 +30,17 @@ PACKAGES = (
 
 
 def write_demo(demo: Demo, result: DemoResult, wall_s: float) -> tuple[list[Row], dict[str, Any]]:
-    """Writes both files of the run's folder; the rows of the table and the metrics come back."""
+    """Write both files to the run's folder. Returns the rows of the table and the content of metrics.json."""
     rows = compare(result.reports)
     metrics = metrics_of(demo, result, wall_s)
-    (demo.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    write_text(demo.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     critic = critic_agreement([group for report in result.reports["base"] for group in report.groups])
     write_report(demo.out / "report.html", _page(demo, result, rows, critic, metrics))
     return rows, metrics
 
 
 def metrics_of(demo: Demo, result: DemoResult, wall_s: float) -> dict[str, Any]:
-    """The object of `metrics.json`; `critic` is the agreement with MPJPE on the base policy's groups."""
+    """The content of `metrics.json`; `critic` is the agreement with MPJPE on the base policy's groups."""
     seeds = {}
     for index, seed in enumerate(demo.settings.seeds):
         base = result.reports["base"][index]
@@ -61,18 +62,19 @@ def metrics_of(demo: Demo, result: DemoResult, wall_s: float) -> dict[str, Any]:
 
 
 def peak_mib() -> int:
-    """The largest resident set of this process and of any child it waited for."""
+    """Peak resident memory in MiB, of this process or of a finished child process."""
     kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return kib // 1024
 
 
 def versions() -> dict[str, str]:
+    """Of this program (its commit), Python and the main packages."""
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"commit": _commit(), "python": platform.python_version(), **found}
 
 
 def _commit() -> str:
-    """The commit of the checkout, "+" appended where files differ from it; "unknown" outside one."""
+    """The commit of the checkout, with "+" for changed files; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     try:
         run = subprocess.run(
@@ -88,7 +90,7 @@ def _page(
 ) -> ReportData:
     agent = demo.agent
     return ReportData(
-        title="The loop, end to end",
+        title="Demo of the whole loop",
         facts={
             "seeds": ", ".join(map(str, demo.settings.seeds)),
             "benchmark": result.benchmark,
@@ -108,15 +110,15 @@ def _page(
         rules=tuple(agent.rules.all()),
         protocol=PROTOCOL,
         notes=(
-            "Bodies, scenes and the policy are the embedded defaults: these figures say nothing about SMPL data sets.",
-            "The shuffled column is aligned in the same way on the same scores dealt out at random within each group.",
-            "A narrower spread lowers every mean error by itself; read the spread rows with the others.",
+            "Bodies, scenes and the policy are the embedded defaults; these results do not transfer to SMPL data sets.",
+            "The shuffled policy is aligned in the same way on the same scores, permuted at random within each group.",
+            "A narrower spread alone lowers every mean error; read the errors together with the spreads.",
         ),
     )
 
 
 def _cases(demo: Demo) -> tuple[ReportCase, ...]:
-    """The first held-out images, judged again with their pictures."""
+    """The first held-out images, critiqued again and drawn."""
     cases = []
     for labelled in read_labelled(demo.scenes["wild-test"])[: demo.settings.shown_cases]:
         sample = labelled.sample

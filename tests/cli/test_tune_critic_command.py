@@ -113,8 +113,8 @@ def test_only_the_part_that_explores_teaches(model, tiny_policy, body, tmp_path)
             connection.execute("INSERT INTO cases VALUES (?, 1)", (case_id,))
             connection.execute("INSERT INTO explored VALUES (?, ?)", (case_id, kept))
     training_cases = prepare_training_cases(
-        find_model(str(model)), memory, tiny_policy, TuningSettings(), LocalSettings(max_images=5),
-        tmp_path / "out", lambda title, total: lambda done: None, SCENES,
+        find_model(str(model)), memory, tiny_policy, settings=TuningSettings(), local=LocalSettings(max_images=5),
+        out=tmp_path / "out", stage=lambda title, total: lambda done: None, calibration=SCENES,
     )  # fmt: skip
     allowed = {cases[row].sample.id for row in parts["explore"]}
     assert set(training_cases.conversations["case_id"]) == allowed
@@ -137,7 +137,7 @@ REFUSED = {
     "no such model": ("no model", lambda tmp: (tmp / "nowhere", tmp / "memory")),
     "no memory": ("there is no memory here", lambda tmp: (tmp / "model", tmp / "memory")),
     "nothing explored": (
-        "no case was explored here",
+        "has no explored cases",
         lambda tmp: (tmp / "model", unexplored(tmp / "memory")),
     ),
     "another policy": (
@@ -165,7 +165,7 @@ def test_a_memory_of_other_scenes_teaches_nothing(model, policy, tiny_policy, tm
     code, _, err = call(monkeypatch, capsys, *words(model, memory, tmp_path / "out", "--policy", policy))
     assert code == 2
     assert "none of the 1 cases explored in" in err
-    assert "nothing else may teach" in err
+    assert "training uses no others" in err
 
 
 BAD_WORDS = {

@@ -1,4 +1,4 @@
-"""A policy beside its rivals, and the one JSON object that scripts read."""
+"""A policy beside its baselines, and the JSON object that the command prints."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from eval.benchmark.baselines import ANSWER_ONCE, Guided, MeanPose, RegressionHead, evaluate_with_baselines
+from eval.benchmark.baselines import (
+    DETERMINISTIC,
+    GuidedPolicy,
+    MeanPose,
+    RegressionHead,
+    evaluate_with_baselines,
+)
 from eval.benchmark.tables import baseline_table
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
@@ -20,11 +26,14 @@ from tests.command import call
 
 ERRORS = {"mpjpe_mm", "pa_mpjpe_mm", "pve_mm"}
 R = {*ERRORS, "spread_visible_mm", "spread_occluded_mm"}
-DOUBT = {"calibration_80", "spread_occluded_over_visible", "error_occluded_over_visible"}
+CALIBRATION = {"calibration_80", "spread_occluded_over_visible", "error_occluded_over_visible"}
 
 
 def silent(title: str, total: int):
     return lambda done: None
+
+
+TWO_IMAGES = {"images": 2, "samples": 4, "seed": 0, "stage": silent}
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +53,24 @@ def test_the_command_prints_one_object(
     code, out, _ = call(monkeypatch, capsys, "evaluate", *words.split())
     assert code == 0
     found = json.loads(out)
-    assert set(found) >= R | DOUBT | {"beside", "benchmark", "base_policy", "versions", "split", "seed"}
+    assert set(found) >= R | CALIBRATION | {"beside", "benchmark", "base_policy", "versions", "split", "seed"}
     for metric in ERRORS:
         assert set(found[metric]) == {"min4", "pick4", "mean", "hyp0", "averaged"}
     assert 0 <= found["calibration_80"] <= 1
     assert found["spread_occluded_over_visible"] is None  # two images are too few to say
     assert set(found["beside"]["mean_pose"]) == set(found["beside"]["regression_head"]) == R
     guided = found["beside"]["diffusion_with_guidance"]
-    assert set(guided) == R | DOUBT
+    assert set(guided) == R | CALIBRATION
     assert guided["mpjpe_mm"]["hyp0"] != found["mpjpe_mm"]["hyp0"]
     assert found["base_policy"] == tiny_policy.digest()
     assert (found["split"], found["seed"], found["motion"]) == ("wild-test", 3, None)
 
 
-def test_what_the_diffusion_is_ahead_by_is_paired_by_image(
-    tiny_policy: DiffusionPolicy, tmp_path: Path
-) -> None:
-    """A silent denoiser's hypothesis 0 is the head's own answer (hmr.policy.policy): nothing is between them on any image."""
-    ahead = evaluate_with_baselines(tiny_policy, "lab-test", 2, 4, 0, tmp_path, silent).less_the_head()
+def test_the_difference_to_the_head_is_paired_by_image(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
+    """With a zero output layer of the denoiser, hypothesis 0 is the head's estimate on every image."""
+    ahead = evaluate_with_baselines(tiny_policy, "lab-test", **TWO_IMAGES, out=tmp_path).difference_to_head()
     tiny_policy.denoiser.reset_head()
-    level = evaluate_with_baselines(tiny_policy, "lab-test", 2, 4, 0, tmp_path, silent).less_the_head()
+    level = evaluate_with_baselines(tiny_policy, "lab-test", **TWO_IMAGES, out=tmp_path).difference_to_head()
     assert set(ahead) == set(level) == ERRORS
     for metric in ERRORS:
         assert level[metric]["hyp0"] == pytest.approx([0, 0, 0], abs=0.01)  # mm
@@ -72,34 +79,38 @@ def test_what_the_diffusion_is_ahead_by_is_paired_by_image(
         assert abs(mean) > 0.05
 
 
-def test_rivals_that_answer_once_have_one_error_and_no_doubt(
+def test_deterministic_baselines_have_one_error_and_no_calibration(
     tiny_policy: DiffusionPolicy, tmp_path: Path
 ) -> None:
-    compared = evaluate_with_baselines(tiny_policy, "lab-test", 2, 4, 0, tmp_path, silent)
-    for name in ANSWER_ONCE:
+    compared = evaluate_with_baselines(tiny_policy, "lab-test", **TWO_IMAGES, out=tmp_path)
+    for name in DETERMINISTIC:
         errors = compared.reports[name].values["mpjpe_mm"]
         assert errors["min4"] == pytest.approx(errors["mean"], rel=1e-5)
         assert compared.reports[name].spread_mm() == pytest.approx(0.0, abs=1e-2)
     console = Console(width=160, record=True)
-    console.print(baseline_table(compared.reports, ANSWER_ONCE))
+    console.print(baseline_table(compared.reports, DETERMINISTIC))
     lines = console.export_text().splitlines()
     (covered,) = (line for line in lines if "central 80 %" in line)
-    assert covered.count(" - ") == len(ANSWER_ONCE)
-    assert not any("argmax" in line for line in lines)  # nobody picked
+    assert covered.count(" - ") == len(DETERMINISTIC)
+    assert not any("argmax" in line for line in lines)  # no scorer, no pick
 
 
-def test_baselines_look_or_do_not(tiny_policy: DiffusionPolicy, sample: Sample) -> None:
+def test_the_head_uses_the_image_and_the_mean_pose_does_not(
+    tiny_policy: DiffusionPolicy, sample: Sample
+) -> None:
     generator = torch.Generator().manual_seed(0)
     head, mean = RegressionHead(tiny_policy), MeanPose(tiny_policy)
-    (regressed,), (blind,) = (rival.sample(rival.encode([sample]), 3, generator) for rival in (head, mean))
+    (regressed,), (blind,) = (
+        baseline.sample(baseline.encode([sample]), 3, generator) for baseline in (head, mean)
+    )
     # The mean pose is the statistics' own mean; the head's answer is not.
     pose = tiny_policy.from_x0(torch.zeros(1, 1, 157), mean.encode([sample]))[0]
     torch.testing.assert_close(blind.params.body_pose, pose.body_pose.expand(3, 23, 3))
     assert not torch.equal(regressed.params.body_pose, blind.params.body_pose)
 
 
-class Towards:
-    """Whatever was predicted, x0 is this."""
+class ConstantGuidance:
+    """Replaces x0 by a constant."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -108,15 +119,15 @@ class Towards:
         return torch.full_like(x0, self.value)
 
 
-def test_guidance_is_of_the_image_that_was_encoded(tiny_policy: DiffusionPolicy, sample: Sample) -> None:
+def test_guidance_gets_the_encoded_image(tiny_policy: DiffusionPolicy, sample: Sample) -> None:
     asked: list[str] = []
 
     def guidance_of(samples: Sequence[Sample], features: Features) -> Guidance:
         asked.extend(each.id for each in samples)
         assert len(features) == len(samples)
-        return Towards(0.0)
+        return ConstantGuidance(0.0)
 
-    guided = Guided(tiny_policy, guidance_of)
+    guided = GuidedPolicy(tiny_policy, guidance_of)
     features = guided.encode([sample])
     (group,) = guided.sample(features, 3, torch.Generator().manual_seed(0))
     assert asked == [sample.id]
@@ -124,17 +135,17 @@ def test_guidance_is_of_the_image_that_was_encoded(tiny_policy: DiffusionPolicy,
     torch.testing.assert_close(group.params.body_pose, mean.body_pose, atol=1e-4, rtol=0)
 
 
-def test_what_cannot_be_evaluated_is_named(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"called 'lab-train'; there are wild-test, lab-test"):
-        evaluate_with_baselines(tiny_policy, "lab-train", 2, 4, 0, tmp_path, silent)
+def test_invalid_arguments_are_named(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown split 'lab-train'; there are wild-test, lab-test"):
+        evaluate_with_baselines(tiny_policy, "lab-train", **TWO_IMAGES, out=tmp_path)
     for folder in ("motion", "backdrops"):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             evaluate_with_baselines(
-                tiny_policy, "wild-test", 2, 4, 0, tmp_path, silent, **{folder: tmp_path / "nowhere"}
+                tiny_policy, "wild-test", **TWO_IMAGES, out=tmp_path, **{folder: tmp_path / "nowhere"}
             )
 
 
-def test_scenes_before_the_user_s_photographs_are_other_scenes(
+def test_backdrops_change_the_benchmark(
     tiny_policy: DiffusionPolicy,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -149,7 +160,7 @@ def test_scenes_before_the_user_s_photographs_are_other_scenes(
     for more in ("", f" --backdrops {tmp_path / 'walls'}"):
         code, out, _ = call(monkeypatch, capsys, *(words + more).split())
         assert code == 0
-        told = json.loads(out)
-        found[told["backdrops"]] = told["benchmark"]
+        printed = json.loads(out)
+        found[printed["backdrops"]] = printed["benchmark"]
     assert set(found) == {None, "walls"}
     assert found[None] != found["walls"]

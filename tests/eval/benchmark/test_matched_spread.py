@@ -1,4 +1,4 @@
-"""The base at another policy's spread: exactly where the figures are taken, and found in few steps."""
+"""The noise scale at which the base policy has the spread of another one."""
 
 import pytest
 import torch
@@ -37,20 +37,20 @@ def test_a_power_law_takes_two_steps(power: float, target_mm: float) -> None:
     assert spread_at.calls <= 2
 
 
-def test_a_curve_that_bends_is_followed() -> None:
+def test_the_scale_of_a_saturating_curve_is_found() -> None:
     # 120 s / (.2 + s): 100 mm at scale 1, never above 120; 60 mm at s = .2.
     scale = matching_scale(lambda scale: 120 * scale / (0.2 + scale), 100.0, 60.0)
     assert scale == pytest.approx(0.2, rel=0.05)
 
 
 def test_a_spread_out_of_reach_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no scale .* from 100\.0 to 150\.0 mm"):
+    with pytest.raises(ValueError, match=r"no noise scale .* from 100\.0 to 150\.0 mm"):
         matching_scale(lambda scale: 100.0, 100.0, 150.0)
     with pytest.raises(ValueError, match=r"from 100\.0 to 150\.0 mm"):
         matching_scale(lambda scale: 120 * scale / (0.2 + scale), 100.0, 150.0)
 
 
-def test_the_match_is_of_the_samples_that_are_evaluated(
+def test_the_match_uses_the_evaluated_samples(
     tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
 ) -> None:
     def evaluated(policy: DiffusionPolicy | NoiseScaledPolicy) -> float:
@@ -69,9 +69,9 @@ def test_the_match_is_of_the_samples_that_are_evaluated(
 def test_without_noise_all_hypotheses_are_hypothesis_0(
     tiny_policy: DiffusionPolicy, cases: list[Labelled], body: Body
 ) -> None:
-    silent = NoiseScaledPolicy(tiny_policy, 0.0)
-    features = silent.encode([cases[0].sample])
-    group = silent.sample(features, 4, torch.Generator().manual_seed(0))[0]
+    noiseless = NoiseScaledPolicy(tiny_policy, 0.0)
+    features = noiseless.encode([cases[0].sample])
+    group = noiseless.sample(features, 4, torch.Generator().manual_seed(0))[0]
     base = tiny_policy.sample(features, 4, torch.Generator().manual_seed(0))[0]
     for index in range(4):
         torch.testing.assert_close(body.joints(group.params)[index], body.joints(base.params)[0])

@@ -145,7 +145,7 @@ def test_spins_bodies_of_3dpw_are_posed_about_their_root_and_regressed(tmp_path:
         ((), 17, "needs a male smpl body; given are none .*--bodies male=FILE"),
         (("male",), 17, "needs a female smpl body; given are male .*--bodies female=FILE"),
         (("male", "female"), None, "J_regressor_h36m.npy: give it with --regressor, and an SMPL --body"),
-        (("male", "female"), 19, "J_regressor_h36m.npy: .* the one given has 19 joints, not 17"),
+        (("male", "female"), 19, "J_regressor_h36m.npy: .* the given one has 19 joints, not 17"),
     ],
 )
 def test_missing_bodies_for_spins_file_of_3dpw_are_named(

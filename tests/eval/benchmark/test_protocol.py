@@ -1,4 +1,4 @@
-"""The protocol against worked sums; bodies are a toy whose vertices are its joints."""
+"""The protocol against worked examples, with a toy body whose vertices are its joints."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ def labelled(identity: str) -> Labelled:
 
 @dataclasses.dataclass
 class ToyPolicy:
-    """Hypothesis m is off by `offsets_mm[m]` at joint 5, times a little noise if asked."""
+    """Hypothesis m is off by `offsets_mm[m]` at joint 5, with optional noise."""
 
     offsets_mm: tuple[float, ...]
     noise: float = 0.0
@@ -71,7 +71,7 @@ class ToyScorer:
 OFFSETS_MM = (48.0, -24.0, 72.0, 0.0)
 
 
-def test_every_reduction_is_the_worked_sum() -> None:
+def test_reductions_of_a_worked_example() -> None:
     report = evaluate_policy(
         ToyPolicy(OFFSETS_MM),
         toy_body,
@@ -93,7 +93,7 @@ def test_every_reduction_is_the_worked_sum() -> None:
     assert report.groups[0].errors_mm["mpjpe_mm"] == pytest.approx([2.0, 1.0, 3.0], abs=1e-4)
 
 
-def test_doubt_is_measured_joint_by_joint() -> None:
+def test_uncertainty_is_measured_by_joint() -> None:
     class Doubtful:
         """Twice as wide about joint 5 where an occluder hides it, and off by 30 mm where it is seen."""
 
@@ -144,7 +144,7 @@ def test_without_a_scorer_there_is_no_pick() -> None:
         assert summary["pick2"] is None
 
 
-def test_a_scorer_that_failed_on_one_image_loses_that_image_and_no_other() -> None:
+def test_an_image_without_scores_is_left_out_of_pick() -> None:
     class Moody(ToyScorer):
         def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
             return [None, None] if sample.id == "a" else [0.0, 1.0]
@@ -164,7 +164,7 @@ def test_a_scorer_that_failed_on_one_image_loses_that_image_and_no_other() -> No
     assert np.isnan(report.values["mpjpe_mm"]["pick2"]).tolist() == [True, False]
 
 
-def test_noise_belongs_to_the_image_and_the_seed() -> None:
+def test_noise_depends_on_image_and_seed_alone() -> None:
     policy = ToyPolicy((0.0,) * 4, noise=0.01)
     images = [labelled("a"), labelled("b")]
 
@@ -177,7 +177,7 @@ def test_noise_belongs_to_the_image_and_the_seed() -> None:
     assert errors(0, images)[0] != errors(1, images)[0]
 
 
-def test_a_diverged_policy_is_named_and_not_averaged_away() -> None:
+def test_a_diverged_policy_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"NaN or infinite bodies for image 'a'"):
         evaluate_policy(
             ToyPolicy((math.nan, 0.0)), toy_body, [labelled("a")], num_samples=2, group_size=2, seed=0
@@ -185,7 +185,7 @@ def test_a_diverged_policy_is_named_and_not_averaged_away() -> None:
 
 
 @pytest.mark.parametrize(("group_size", "count"), [(1, 4), (5, 4)])
-def test_group_sizes_that_cannot_be(group_size: int, count: int) -> None:
+def test_invalid_group_sizes(group_size: int, count: int) -> None:
     with pytest.raises(ValueError, match=f"from 2 to num_samples = {count}, not {group_size}"):
         evaluate_policy(
             ToyPolicy(OFFSETS_MM),
@@ -210,7 +210,7 @@ def test_a_scorer_must_score_every_hypothesis() -> None:
         )
 
 
-def test_the_protocol_is_words_for_metrics_json() -> None:
+def test_the_protocol_is_text_for_metrics_json() -> None:
     assert all(isinstance(text, str) and text for text in PROTOCOL.values())
 
 
@@ -222,7 +222,7 @@ def flat_report(mean_mm: list[float], spread_mm: float = 30.0) -> Report:
     return Report(tuple(f"image {index}" for index in range(len(mean_mm))), errors | spreads, ())
 
 
-def test_a_paired_difference_is_sharp_where_images_differ_widely() -> None:
+def test_a_paired_difference_has_a_narrow_interval() -> None:
     hard = np.linspace(50.0, 250.0, 40)
     rows = compare(
         {
@@ -251,7 +251,7 @@ def test_differences_need_the_same_images() -> None:
         compare({"base": [flat_report([1.0, 2.0])], "aligned": [flat_report([1.0])]})
 
 
-def test_differences_can_be_taken_to_another_than_the_base() -> None:
+def test_another_reference_than_the_base() -> None:
     reports = {"matched": [flat_report([10.0, 20.0])], "oracle": [flat_report([8.0, 18.0])]}
     rows = compare(reports, reference="matched")
     assert set(rows[0].differences) == {"oracle"}
@@ -289,7 +289,7 @@ def group(scores: list[float | None], errors: list[float]) -> ScoredGroup:
     return ScoredGroup("a", tuple(scores), {metric: np.array(errors) for metric in ERROR_METRICS})
 
 
-def test_a_critic_is_judged_group_by_group() -> None:
+def test_agreement_is_measured_by_group() -> None:
     perfect = group([3.0, 2.0, 1.0], [10.0, 20.0, 30.0])
     upside_down = group([1.0, 2.0, 3.0], [10.0, 20.0, 30.0])
     assert critic_agreement([perfect]).summary() == pytest.approx({"srcc": 1.0, "krcc": 1.0, "plcc": 1.0})
@@ -301,7 +301,7 @@ def test_a_critic_is_judged_group_by_group() -> None:
     assert critic_agreement([perfect, upside_down]).summary()["srcc"] == pytest.approx(0.0)
 
 
-def test_pearson_weighs_groups_by_the_hypotheses_they_scored() -> None:
+def test_pearson_weights_groups_by_their_scored_hypotheses() -> None:
     larger = group([4.0, 3.0, 2.0, 1.0], [10.0, 20.0, 30.0, 40.0])
     smaller = group([1.0, 2.0, 3.0, None], [10.0, 20.0, 30.0, 40.0])
     agreement = critic_agreement([larger, smaller])
@@ -311,7 +311,7 @@ def test_pearson_weighs_groups_by_the_hypotheses_they_scored() -> None:
     assert agreement.none_rate == 1 / 8
 
 
-def test_groups_that_say_nothing_are_counted_and_not_scored() -> None:
+def test_groups_without_a_correlation_are_left_out_and_counted() -> None:
     silent = group([None, None, 1.0], [10.0, 20.0, 30.0])
     constant = group([5.0, 5.0, 5.0], [10.0, 20.0, 30.0])
     agreement = critic_agreement([silent, constant, group([3.0, 2.0, 1.0], [10.0, 20.0, 30.0])])

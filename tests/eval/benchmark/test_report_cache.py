@@ -1,4 +1,4 @@
-"""An evaluation is kept by what made it."""
+"""Evaluations are cached by their key."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ REPORT = Report(
 )
 
 
-def test_a_report_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_saved_report_is_loaded_unchanged(tmp_path: Path) -> None:
     path, asked = tmp_path / "kept" / "report.npz", []
 
     def evaluate() -> Report:
@@ -36,7 +36,7 @@ def test_a_report_comes_back_as_it_was(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.groups[1].errors_mm["mpjpe_mm"], ERRORS["mpjpe_mm"])
 
 
-def test_another_key_is_another_report(tmp_path: Path) -> None:
+def test_a_report_with_another_key_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "report.npz"
     assert load_report(path, {"seed": 0}) is None
     cached_report(path, {"seed": 0}, lambda: REPORT)

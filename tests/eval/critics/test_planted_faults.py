@@ -1,4 +1,4 @@
-"""Planted faults: each is the fault it is called, and the count of who saw it is right."""
+"""Planted faults are what their names say, and the counts of the report are right."""
 
 import json
 
@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from eval.critics.planted_faults import FAULTS, TRUTH, Judged, PlantedGroup, planted_groups, report
+from eval.critics.planted_faults import (
+    FAULTS,
+    TRUTH,
+    PlantedGroup,
+    PlantedScores,
+    fault_report,
+    planted_groups,
+)
 from hmr.body.joint_limits import limit_excess_rad
 from hmr.body.model import load_body
 from hmr.metrics.errors import mpjpe_mm
@@ -29,7 +36,7 @@ def joints(params: BodyParams) -> torch.Tensor:
 def test_every_group_holds_the_truth_and_one_of_each_fault(groups):
     for group in groups:
         assert sorted(group.names) == sorted([TRUTH, *FAULTS])
-    assert len({group.names for group in groups}) > 1  # no place gives the truth away
+    assert len({group.names for group in groups}) > 1  # the order does not reveal the truth
 
 
 def test_a_smaller_set_is_the_beginning_of_a_larger_one(groups):
@@ -53,18 +60,18 @@ def test_a_bent_limb_is_beyond_its_limits_and_nothing_else_is_changed(groups):
 
 
 def test_swapping_keeps_the_outline_of_the_skeleton_and_exchanges_its_sides(groups):
-    """From the front, before the body's own heading is applied, (x, y) of each joint becomes that of its twin."""
-    twins = [JOINT_NAMES.index(_twin(name)) for name in JOINT_NAMES]
+    """From the front, before the body's own heading is applied, (x, y) of each joint is that of its mirror joint."""
+    mirrored = [JOINT_NAMES.index(_mirror_joint(name)) for name in JOINT_NAMES]
     for group in groups:
         truth, swapped = member(group, TRUTH), member(group, "swapped")
         turn_back = -truth.global_orient
         before, after = (_in_body_frame(joints(params), turn_back) for params in (truth, swapped))
-        expected = before[twins] * torch.tensor([1.0, 1.0, -1.0])
+        expected = before[mirrored] * torch.tensor([1.0, 1.0, -1.0])
         # the rest skeleton itself is symmetric to a few millimetres only
         torch.testing.assert_close(after, expected, atol=0.02, rtol=0.0)
 
 
-def _twin(name: str) -> str:
+def _mirror_joint(name: str) -> str:
     side = {"left": "right", "right": "left"}
     first, _, rest = name.partition("_")
     return f"{side[first]}_{rest}" if first in side else name
@@ -76,7 +83,7 @@ def _in_body_frame(joints_cam_m: torch.Tensor, turn: torch.Tensor) -> torch.Tens
     return (joints_cam_m - joints_cam_m[0]) @ roma.rotvec_to_rotmat(turn).T
 
 
-def test_floating_is_up_and_off_the_image_is_aside_by_half_of_it(groups):
+def test_floating_moves_up_and_off_image_moves_sideways(groups):
     for group in groups:
         camera, truth = group.hypotheses.camera, joints(member(group, TRUTH))
         lifted = joints(member(group, "floating")) - truth
@@ -88,7 +95,7 @@ def test_floating_is_up_and_off_the_image_is_aside_by_half_of_it(groups):
         assert float(aside[0, 1]) == pytest.approx(0.0, abs=0.1)
 
 
-def test_the_wrong_pose_stands_where_the_person_stands(groups):
+def test_the_wrong_pose_is_at_the_persons_position(groups):
     body = load_body()
     for group in groups:
         truth, wrong = (body(member(group, name)) for name in (TRUTH, "wrong_pose"))
@@ -96,19 +103,19 @@ def test_the_wrong_pose_stands_where_the_person_stands(groups):
         assert float(mpjpe_mm(wrong.joints_cam_m, truth.joints_cam_m)) > 50
 
 
-def judged(**scores: float | None) -> Judged:
-    return Judged("scene", scores, dict.fromkeys(scores, ""), "")
+def scored(**scores: float | None) -> PlantedScores:
+    return PlantedScores("scene", scores, dict.fromkeys(scores, ""), "")
 
 
 NAMES = (TRUTH, *FAULTS)
 
 
 def test_counts_of_a_worked_example():
-    ranks = judged(truth=90.0, bent_limb=10.0, swapped=80.0, floating=20.0, off_image=5.0, wrong_pose=40.0)
-    misses = judged(truth=50.0, bent_limb=60.0, swapped=50.0, floating=20.0, off_image=30.0, wrong_pose=40.0)
-    ties = judged(**dict.fromkeys(NAMES, 50.0))
-    silent = judged(**{**dict.fromkeys(NAMES, 50.0), "floating": None})
-    found = report([ranks, misses, ties, silent])
+    ranks = scored(truth=90.0, bent_limb=10.0, swapped=80.0, floating=20.0, off_image=5.0, wrong_pose=40.0)
+    misses = scored(truth=50.0, bent_limb=60.0, swapped=50.0, floating=20.0, off_image=30.0, wrong_pose=40.0)
+    ties = scored(**dict.fromkeys(NAMES, 50.0))
+    unscored = scored(**{**dict.fromkeys(NAMES, 50.0), "floating": None})
+    found = fault_report([ranks, misses, ties, unscored])
     assert (found.groups, found.judged, found.truth_first) == (4, 3, 1)
     assert found.below_truth == {"bent_limb": 1, "swapped": 1, "floating": 2, "off_image": 2, "wrong_pose": 2}
     assert found.last == {
@@ -122,9 +129,9 @@ def test_counts_of_a_worked_example():
 
 
 def test_a_group_without_all_its_scores_has_no_ranking():
-    silent = judged(truth=None, bent_limb=1.0)
-    assert (silent.ranking, silent.first, silent.last) == ([], "", "")
-    assert json.loads(json.dumps(silent.to_json()))["scores"] == {"truth": None, "bent_limb": 1.0}
+    unscored = scored(truth=None, bent_limb=1.0)
+    assert (unscored.ranking, unscored.first, unscored.last) == ([], "", "")
+    assert json.loads(json.dumps(unscored.to_json()))["scores"] == {"truth": None, "bent_limb": 1.0}
 
 
 def test_another_body_is_refused():
@@ -140,7 +147,7 @@ def test_a_sheet_shows_six_hypotheses_best_first(groups):
     from hmr.render.raster import RasterRenderer
 
     scores = {name: float(place) for place, name in enumerate(NAMES)}
-    sheet = fault_sheet(groups[0], judged(**scores), load_body(), RasterRenderer(), 1.25)
+    sheet = fault_sheet(groups[0], scored(**scores), load_body(), RasterRenderer(), 1.25)
     height, width, _ = sheet.shape
     assert width > height  # two columns of three wide panels
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 1000

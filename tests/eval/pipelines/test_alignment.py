@@ -171,7 +171,7 @@ def test_a_process_killed_in_training_is_resumed(
     ("more", "message"),
     [
         (["--critic", "noisy-truth:well"], "takes a number"),
-        (["--critic", "noisy-truth:1.5"], "srcc lies above 0"),
+        (["--critic", "noisy-truth:1.5"], "srcc of a critic must be above 0"),
         (["--critic", "nobody"], "no critic 'nobody'; there are: embedded"),
         (["--loss", "ppo"], "loss_type is one of"),
         (["--rounds", "3", "--critic", "noisy-truth:1"], "rounds need as many images"),

@@ -69,7 +69,7 @@ def test_a_run_with_a_spent_budget_is_resumed(align: Align, memory: Path, tmp_pa
         server.questions.clear()
         code, _, err = align("cut", *words, "--max-calls", 2 * A_GROUP + 2)
         assert (code, "Traceback" in err) == (2, False)
-        assert f"2 of 4 groups are judged and kept in {tmp_path / 'cut' / 'round-0' / 'groups'}" in err
+        assert f"2 of 4 groups are scored and saved in {tmp_path / 'cut' / 'round-0' / 'groups'}" in err
         assert f"the budget of {2 * A_GROUP + 2} calls is spent" in err
         assert not (tmp_path / "cut" / "round-0" / "policy").exists()  # training needs all groups
         server.questions.clear()
@@ -84,7 +84,7 @@ def test_a_run_whose_server_died_is_resumed(align: Align, memory: Path, tmp_path
     with chat_server(*[good] * (A_GROUP + 1), body(b"", status=503)) as server:
         words = flags(server, memory)
         code, _, err = align("out", *words)
-        assert (code, "1 of 4 groups are judged and kept" in err, "HTTP 503" in err) == (2, True, True)
+        assert (code, "1 of 4 groups are scored and saved" in err, "HTTP 503" in err) == (2, True, True)
         server.acts = [good]
         server.questions.clear()
         assert align("out", *words)[0] == 0
@@ -116,7 +116,7 @@ def test_an_unknown_model_leaves_no_group_cached(align: Align, memory: Path) -> 
     """Servers refuse what they do not know with the status of a bad question."""
     with chat_server(body(b"no such model", status=400)) as server:
         code, _, err = align("out", *flags(server, memory))
-        assert (code, "gave none of 4 groups a score, so none is kept" in err) == (2, True)
+        assert (code, "gave none of 4 groups a score, so none is saved" in err) == (2, True)
         server.acts = [good]
         assert align("out", *flags(server, memory))[0] == 0
 
@@ -155,7 +155,7 @@ WRONG = {
     "an unknown name": (["--critic", "nobody"], "no critic 'nobody'; there are: embedded, openai, "),
     "and all kinds": (["--critic", "noisy-truth"], "noisy-truth:SRCC, reward:FILE.py:NAME"),
     "a word for a number": (["--critic", "noisy-truth:well"], "takes a number"),
-    "no number": (["--critic", "noisy-truth:nan"], "srcc lies above 0"),
+    "no number": (["--critic", "noisy-truth:nan"], "srcc of a critic must be above 0"),
     "a shuffled word": (["--critic", "shuffled:noisy-truth:well"], "takes a number"),
     "shuffled twice": (["--critic", "shuffled:shuffled"], "no critic 'shuffled:shuffled'"),
     "no such file": (["--critic", "reward:nofile.py:f"], "nofile.py: there is no such file"),

@@ -1,4 +1,4 @@
-"""The loop, in miniature and for real; and proof that no truth of a wild image reaches what is learned from it."""
+"""The demo on few scenes, and a test that alignment does not depend on the truth of wild images."""
 
 import dataclasses
 import json
@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from agent.default import default_agent, open_default_memory
-from eval.pipelines.demo import Demo
+from eval.pipelines.demo import Demo, DemoSettings
 from eval.pipelines.demo_outputs import write_demo
-from eval.pipelines.demo_settings import DemoSettings
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.recipe import WILD
