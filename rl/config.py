@@ -251,7 +251,7 @@ def training_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     fields = {item.name: item for item in dataclasses.fields(GroupPreferenceConfig)}
     if reserved := sorted(set(given) & set(RESERVED)):
         raise ValueError(
-            f"{', '.join(reserved)} cannot be set by a recipe: the run sets seed and folder, the policy sets the device; "
+            f"{', '.join(reserved)} cannot be set by a recipe: the run sets seed and folder, the policy the device; "
             "allowed are the other fields of rl/config.py and of TrainingArguments"
         )
     if unknown := sorted(set(given) - set(fields)):

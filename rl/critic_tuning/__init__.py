@@ -1,1 +1,1 @@
-"""A vision-language critic learns from explored cases, by TRL's own trainers."""
+"""Fine-tunes a vision-language critic on explored cases, with TRL's trainers."""

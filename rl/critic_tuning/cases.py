@@ -1,22 +1,22 @@
-"""Explored cases as the questions that the agent asked, each with the answer that the truth gives.
+"""Turns explored cases into training questions: the agent's own questions, with answers made from the ground truth.
 
-Exploration keeps what a critic was told of a case (measurements, rules, prototypes, tags: `agent.exploration.learning.Explored`)
-and its true errors. Here the pictures are drawn again and laid beside it, and the group is asked about as the agent
-asks: shuffled labels, chunks about shared anchors where a question holds fewer pictures than the group has members.
-What was told then is what is told now. Retrieved anew, a case would find itself among the prototypes, its true place
-spelt out, and the critic would learn to copy it.
+Exploration stores the inputs of the critic for each case (measurements, rules, prototypes, tags:
+`agent.exploration.learning.Explored`) and its true errors. Here the pictures are drawn again and the questions are
+built as the agent builds them: with shuffled labels, and in chunks with shared anchors if the group has more members
+than a question may have pictures. The stored inputs are used unchanged, because a new retrieval would find the case
+itself among the prototypes, with its rank in the text, and the critic would learn to copy it.
 
-The answer is made from the errors of the hypotheses in the question, e_j at place r_j of n, best first:
+The answer is made from the errors of the hypotheses in the question, e_j at rank r_j of n, best first:
 
     score_j = 100 (1 - r_j / (n - 1))
     comment_j = the sentence of the metric m with the largest  max(0, rho_m) * share of the group that is below j in m
 
-with rho_m Spearman's rho of the metric with the true errors of this group: the fault that speaks against the
-hypothesis and is not contradicted by the truth.
+where rho_m is Spearman's rho of the metric with the true errors of this group. The comment therefore names the fault
+that speaks most against the hypothesis among those that agree with the truth.
 
-Truth: `Explored` is made from labelled lab cases alone, and its errors are measured again here on the labelled scene;
-a group that was not the one explored is refused. Left out: the tasks `tag`, `reflect`, `revise` and `mine`, for which
-no true answer is known.
+`Explored` exists only for labelled lab cases, and the errors are measured again here on the labelled scene; another
+group than the one explored is rejected. Left out: the tasks `tag`, `reflect`, `revise` and `mine`, which have no known
+true answer.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from hmr.metrics.errors import mpjpe_mm
 from hmr.types import Hypotheses, Labelled, Renderer
 from rl.critic_tuning.reward import has_ranking
 
-__all__ = ["Asking", "Question", "questions_of"]
+__all__ = ["Question", "QuestionSettings", "questions_of"]
 
-SAME_GROUP_MM = 0.5  # errors measured twice differ by less than this: parameters are kept in single precision
+SAME_GROUP_MM = 0.5  # two measurements of an error differ by less: parameters are stored in single precision
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How a group is asked about. Raises ValueError where too few pictures fit in a question to rank anything."""
+class QuestionSettings:
+    """How questions are made. Raises ValueError if a question holds too few pictures for a ranking."""
 
     label_orders: int = 1
-    max_images: int | None = 9  # in one question, the photograph among them
+    max_images: int | None = 9  # per question, including the photograph
     comment_chars: int = 160
     seed: int = 0
 
@@ -63,13 +63,13 @@ class Asking:
             raise ValueError(f"label_orders must be at least 1, not {self.label_orders}")
         if self.max_images is not None and self.max_images < 4:
             raise ValueError(
-                f"ranking takes a photograph and 3 hypotheses: max_images must be at least 4, not {self.max_images}"
+                f"a ranking needs the photograph and 3 hypotheses: max_images must be at least 4, not {self.max_images}"
             )
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question as the agent puts it, the errors of what it is about, and the true answer as JSON."""
+    """A question in the form of the agent, the errors of its hypotheses, and the true answer as JSON."""
 
     case_id: str
     labels: tuple[str, ...]
@@ -79,23 +79,28 @@ class Question:
 
 
 def questions_of(
-    case: Explored, labelled: Labelled, hypotheses: Hypotheses, body: Body, renderer: Renderer, asking: Asking
+    case: Explored,
+    labelled: Labelled,
+    hypotheses: Hypotheses,
+    body: Body,
+    renderer: Renderer,
+    settings: QuestionSettings,
 ) -> list[Question]:
-    """Every question about one explored group.
+    """All questions about one explored group.
 
-    Raises ValueError if `hypotheses` is not the group that was explored, and if it has no truth to be ranked by.
+    Raises ValueError if `hypotheses` is not the group that was explored, or if its errors give no ranking.
     """
     _check(case, labelled, hypotheses, body)
     brief = _with_pictures(case.brief, labelled, hypotheses, body, renderer)
-    limit = shown_at_once(asking.max_images, brief.pictures) or len(hypotheses)
-    seed, faults = _seed(asking.seed, case.case_id), _largest_faults(case)
+    limit = shown_at_once(settings.max_images, brief.pictures) or len(hypotheses)
+    seed, faults = _seed(settings.seed, case.case_id), _largest_faults(case)
     questions = []
-    for number, order in enumerate(label_orders(len(hypotheses), asking.label_orders, seed)):
+    for number, order in enumerate(label_orders(len(hypotheses), settings.label_orders, seed)):
         for chunk in split_order(order, limit, seed + number)[1]:
             labels = dict(zip(label_names(len(chunk)), chunk.tolist(), strict=True))
             errors = tuple(case.errors_mm[j] for j in labels.values())
             if has_ranking(errors):
-                comments = [sanitise_string(faults[j], asking.comment_chars) for j in labels.values()]
+                comments = [sanitise_string(faults[j], settings.comment_chars) for j in labels.values()]
                 answer = _answer(tuple(labels), errors, comments)
                 parts = tuple(brief.parts(labels, "score"))
                 questions.append(Question(case.case_id, tuple(labels), errors, parts, answer))
@@ -105,7 +110,7 @@ def questions_of(
 def _check(case: Explored, labelled: Labelled, hypotheses: Hypotheses, body: Body) -> None:
     if not has_ranking(case.errors_mm):
         raise ValueError(
-            f"case {case.case_id} has no truth to learn from: its {len(case.errors_mm)} errors rank nothing"
+            f"case {case.case_id} cannot be trained on: its {len(case.errors_mm)} errors give no ranking"
         )
     errors = mpjpe_mm(body.joints(hypotheses.params), labelled.truth.joints_cam_m[None]).tolist()
     if len(errors) != len(case.errors_mm) or not np.allclose(
@@ -113,7 +118,7 @@ def _check(case: Explored, labelled: Labelled, hypotheses: Hypotheses, body: Bod
     ):
         raise ValueError(
             f"the hypotheses of case {case.case_id} are not those explored: their errors are "
-            f"{_few(errors)} mm and were {_few(case.errors_mm)} mm; is it the policy and the seed of the exploration?"
+            f"{_first_few(errors)} mm and were {_first_few(case.errors_mm)} mm; check the policy and the seed"
         )
 
 
@@ -130,7 +135,7 @@ def _with_pictures(
 
 
 def _answer(labels: Sequence[str], errors_mm: Sequence[float], comments: Sequence[str]) -> str:
-    """Compact, as constrained decoding writes it."""
+    """Compact JSON, as constrained decoding writes it."""
     scores = 100 * (1 - ranks(errors_mm) / (len(labels) - 1))
     verdicts = {
         label: Verdict(comment=comment, score=round(score, 1))
@@ -140,29 +145,30 @@ def _answer(labels: Sequence[str], errors_mm: Sequence[float], comments: Sequenc
 
 
 def _largest_faults(case: Explored) -> list[str]:
-    """The module's comment_j; where nothing speaks against j, what the metric nearest to the truth says of it."""
+    """comment_j of the module's docstring; if no fault counts against j, the sentence of the metric with the largest
+    rho."""
     agreement = metric_agreement(case)
     faults = []
     for j in range(len(case.errors_mm)):
-        told = [
+        candidates = [
             (max(0.0, rho) * _share_below(item["values"], j), rho, item["sentences"][j])
             for item in case.brief.evidence
             if (rho := agreement.get(item["metric"])) is not None and item["values"][j] is not None
         ]
-        faults.append(max(told, key=lambda found: found[:2], default=(0.0, 0.0, ""))[2])
+        faults.append(max(candidates, key=lambda candidate: candidate[:2], default=(0.0, 0.0, ""))[2])
     return faults
 
 
 def _share_below(values: Sequence[float | None], j: int) -> float:
-    """Share of the group that is better in this metric than j, which was measured."""
+    """Share of the group with a lower value than j, whose value is not None."""
     own: Any = values[j]
     return sum(value is not None and value < own for value in values) / len(values)
 
 
 def _seed(seed: int, case_id: str) -> int:
-    """Another order of the labels for every case, or places in the list would be learned for what they are."""
+    """A different order of labels for every case, so that positions in the list carry no information."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{case_id}".encode()).digest()[:4], "little")
 
 
-def _few(errors_mm: Sequence[float]) -> str:
+def _first_few(errors_mm: Sequence[float]) -> str:
     return ", ".join(f"{error:.0f}" for error in errors_mm[:4]) + (", ..." if len(errors_mm) > 4 else "")

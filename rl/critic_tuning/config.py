@@ -1,7 +1,7 @@
-"""What a tuning can be told: fields of peft's and TRL's own configurations, in one YAML file.
+"""Settings of critic tuning: fields of the configurations of peft and TRL, in one YAML file.
 
-TRL checks them when a stage begins, the second one after the first has been paid for; so they are put together here
-once, as the stages will.
+TRL checks its fields when a stage starts, the second stage after the first has been trained. So all configurations are
+also built when the file is read.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 
+from common.files import PathLike
 from common.yaml_fields import read_fields
 from rl.config import field_value
 
 __all__ = ["STAGES", "TuningSettings", "lora_config", "read_tuning", "stage_config"]
 
 STAGES = ("sft", "grpo")
-# set here and by `rl.critic_tuning.stages`: where it writes, what it resumes, and that no code of a repository is run
-OURS = {
+# set by this module and by `rl.critic_tuning.stages`
+RESERVED = {
     "output_dir", "seed", "resume_from_checkpoint", "max_length", "remove_unused_columns", "reward_weights",
     "model_init_kwargs", "trust_remote_code", "disable_tqdm", "target_modules", "task_type",
 }  # fmt: skip
@@ -29,7 +30,7 @@ OURS = {
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """Raises ValueError for a stage that is none, and where questions are asked less than once."""
+    """Raises ValueError for an unknown stage, and for `label_orders` below 1."""
 
     stages: tuple[str, ...] = STAGES
     label_orders: int = 1
@@ -41,18 +42,19 @@ class TuningSettings:
     def __post_init__(self) -> None:
         if not self.stages or not set(self.stages) <= set(STAGES):
             raise ValueError(
-                f"a critic is tuned by {' and '.join(STAGES)}, not by {', '.join(self.stages) or 'nothing'}"
+                f"stages must be some of {', '.join(STAGES)}, not {', '.join(self.stages) or 'none'}"
             )
         if self.label_orders < 1:
             raise ValueError(f"label_orders must be at least 1, not {self.label_orders}")
 
 
-def read_tuning(path: Path, **changes: Any) -> TuningSettings:
+def read_tuning(path: PathLike, **changes: Any) -> TuningSettings:
     """The settings of a YAML file with the sections `lora`, `sft` and `grpo`.
 
-    Raises what `common.yaml_fields.read_fields` raises, and ValueError for a field of a section that is not there or that
-    the command itself sets, for a value that is not of its field's kind, and for what TRL or peft refuses of them all.
+    Raises what `common.yaml_fields.read_fields` raises, and ValueError for an unknown or reserved field of a section,
+    for a value of the wrong type, and for settings that TRL or peft rejects.
     """
+    path = Path(path)
     from peft import LoraConfig
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.sft_config import SFTConfig
@@ -66,27 +68,27 @@ def read_tuning(path: Path, **changes: Any) -> TuningSettings:
         values["label_orders"] = field_value(item, values["label_orders"])
     settings = TuningSettings(**{**values, **changes})
     for name in sections:
-        _try(path, name, settings)
+        _build(path, name, settings)
     return settings
 
 
 def _section(path: Path, name: str, config: type, given: Any) -> dict[str, Any]:
-    """Its fields, numbers as numbers: YAML takes 1e-4 for a string."""
-    known = {item.name: item for item in dataclasses.fields(config) if item.name not in OURS}
+    """The fields of a section, with strings converted to numbers, because YAML reads 1e-4 as a string."""
+    known = {item.name: item for item in dataclasses.fields(config) if item.name not in RESERVED}
     if not isinstance(given, dict) or not set(given) <= set(known):
         unknown = sorted(map(str, set(given) - set(known))) if isinstance(given, dict) else [given]
         raise ValueError(
-            f"{path}: {name} takes the fields of {config.__name__} but for {', '.join(sorted(OURS))}, "
+            f"{path}: {name} takes the fields of {config.__name__} except {', '.join(sorted(RESERVED))}, "
             f"not {', '.join(map(str, unknown))}"
         )
     try:
-        # words are TRL's to check: its annotation of scale_rewards says str and its documentation bool
+        # strings are not checked: TRL annotates scale_rewards as str and documents it as bool
         return {key: field_value(known[key], value, check_strings=False) for key, value in given.items()}
     except ValueError as error:
         raise ValueError(f"{path}: {name}: {error}") from error
 
 
-def _try(path: Path, name: str, settings: TuningSettings) -> None:
+def _build(path: Path, name: str, settings: TuningSettings) -> None:
     from transformers import Trainer
     from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
@@ -101,7 +103,7 @@ def _try(path: Path, name: str, settings: TuningSettings) -> None:
             )
         Trainer.get_optimizer_cls_and_kwargs(config)
         for tracker in get_reporting_integration_callbacks(config.report_to):
-            tracker()  # says what is not installed
+            tracker()  # raises if its package is not installed
     except (ValueError, TypeError, ImportError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{path}: {name}: {' '.join(str(error).split())}") from error
 
@@ -124,13 +126,13 @@ def stage_config(name: str, settings: TuningSettings, work: Path) -> Any:
         "save_total_limit": 1,
     }
     if name == "sft":
-        # cut off at a length, a question would lose pictures
+        # truncating a question would remove pictures
         return SFTConfig(**{**arguments, "max_length": None, **settings.sft})
     return GRPOConfig(**{**arguments, "reward_weights": [1.0, 0.0], **settings.grpo})
 
 
 def lora_config(settings: TuningSettings, targets: list[str]) -> Any:
-    """peft's `LoraConfig` of an adapter on these layers."""
+    """peft's `LoraConfig` for an adapter on these layers."""
     from peft import LoraConfig
 
     return LoraConfig(task_type="CAUSAL_LM", target_modules=targets, **settings.lora)

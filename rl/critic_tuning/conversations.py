@@ -1,15 +1,15 @@
-"""Questions as conversations on disk, in the form that TRL's trainers read: one Parquet file a case.
+"""Stores questions as conversations in the format of TRL's trainers, one Parquet file per case.
 
-| column                   | what it is                                                                        |
-|--------------------------|-----------------------------------------------------------------------------------|
-| prompt                   | one user's turn: texts, and a placeholder for every picture                       |
-| images                   | the pictures, in the order of their placeholders                                  |
-| completion               | the true answer, for SFT                                                          |
-| labels, errors_mm        | for the reward; they never stand in the prompt                                    |
-| case_id, prompt_tokens, answer_tokens | for whoever looks, and to see beforehand what a run will cost        |
+| column                                | content                                                              |
+|---------------------------------------|----------------------------------------------------------------------|
+| prompt                                | one user turn: texts, and a placeholder for every picture            |
+| images                                | the pictures, in the order of their placeholders                     |
+| completion                            | the true answer, for SFT                                             |
+| labels, errors_mm                     | for the reward; they are never part of the prompt                    |
+| case_id, prompt_tokens, answer_tokens | for inspection, and to estimate the cost of a run                    |
 
-Wording, sanitising and sizes of pictures are the backend's own (`agent.vlm.local.backend.ChatEncoder`), so a critic is trained
-on what it will be asked. Files appear whole or not at all; what a killed run has written is not written again.
+Text, sanitising and picture sizes are those of the backend (`agent.vlm.local.backend.ChatEncoder`), so a critic is
+trained on the input that it gets later. Files appear complete or not at all, and are not written again after a kill.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from PIL.Image import Image as Picture
 
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.vlm.local.backend import ChatEncoder
+from common.files import PathLike, atomic_path
 from rl.critic_tuning.cases import Question
 
-__all__ = ["Extent", "load_conversations", "write_conversations"]
+__all__ = ["ConversationStats", "load_conversations", "write_conversations"]
 
 Json = dict[str, Any]
 
@@ -50,8 +51,8 @@ FEATURES = Features(
 
 
 @dataclass(frozen=True)
-class Extent:
-    """How much there is to learn from; tokens of pictures count."""
+class ConversationStats:
+    """Size of the training data; token counts include pictures."""
 
     cases: int
     questions: int
@@ -61,30 +62,29 @@ class Extent:
     longest_answer_tokens: int
 
     @staticmethod
-    def of(conversations: Dataset) -> Extent:
-        told: Any = conversations.select_columns(["case_id", "prompt_tokens", "answer_tokens"])[:]
+    def of(conversations: Dataset) -> ConversationStats:
+        columns: Any = conversations.select_columns(["case_id", "prompt_tokens", "answer_tokens"])[:]
         pictures = cast(pa.Table, conversations.with_format("arrow")[:])["images"]
-        return Extent(
-            len(set(told["case_id"])),
+        return ConversationStats(
+            len(set(columns["case_id"])),
             len(conversations),
             sum(len(chunk.flatten()) for chunk in pictures.chunks),
-            round(sum(told["prompt_tokens"]) / len(conversations)),
-            max(told["prompt_tokens"]),
-            max(told["answer_tokens"]),
+            round(sum(columns["prompt_tokens"]) / len(conversations)),
+            max(columns["prompt_tokens"]),
+            max(columns["answer_tokens"]),
         )
 
 
-def write_conversations(path: Path, questions: Sequence[Question], chat_encoder: ChatEncoder) -> None:
-    """The questions of one case."""
+def write_conversations(path: PathLike, questions: Sequence[Question], chat_encoder: ChatEncoder) -> None:
+    """Write the questions of one case."""
     rows = [_row(question, chat_encoder) for question in questions]
-    partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
-    partial.replace(path)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
 
 
-def load_conversations(paths: Sequence[Path]) -> Dataset:
-    """The files' rows, in the order given."""
+def load_conversations(paths: Sequence[PathLike]) -> Dataset:
+    """The rows of the files, in the order given."""
     return Dataset(pa.concat_tables([pq.read_table(path) for path in paths]))
 
 

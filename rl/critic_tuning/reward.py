@@ -1,21 +1,22 @@
-"""What a critic's reply is worth, as reward functions for TRL: verifiable, since the errors of the group are known.
+"""Reward functions for TRL: the value of a critic's reply, computed from the known errors of the group.
 
 | reply                                   | `spearman_reward`                                        |
 |-----------------------------------------|----------------------------------------------------------|
 | every label scored from 0 to 100        | Spearman's rho of the scores with the negative errors    |
-| the same, with all scores equal         | 0: it ranks nothing                                      |
-| anything that the agent could not read  | MALFORMED, below the worst ranking                       |
-| about a group that has no ranking       | None for every reply, and TRL leaves the group out       |
+| the same, with all scores equal         | 0, because it ranks nothing                              |
+| a reply that the agent could not read   | MALFORMED, below the worst ranking                       |
+| any reply about a group without ranking | None, and TRL leaves the group out                       |
 
-Reading a reply is the agent's own (`agent.scoring.ask.parse`): JSON in prose counts, a missing or an extra label does not.
-A group has no ranking where fewer than three hypotheses stand in it or where all errors are equal.
+Replies are parsed as the agent parses them (`agent.scoring.ask.parse`): JSON inside prose is accepted, a missing or an
+extra label is not. A group has no ranking if it has fewer than three hypotheses or if all errors are equal.
 
-Two kinds of group meet here. The house's is the group of hypotheses of one photograph: rho is taken over it. GRPO's
-(arXiv 2402.03300) is the group of replies to one question: TRL subtracts the mean reward of the replies and divides by
-their deviation, and that advantage weighs the tokens of a reply. No advantage of a hypothesis occurs in this room.
+There are two kinds of group. In this project a group is the set of hypotheses of one photograph; rho is computed over
+it. In GRPO (arXiv 2402.03300) a group is the set of replies to one question: TRL subtracts the mean reward of the
+replies and divides by their standard deviation, and this advantage weights the tokens of a reply. Advantages of
+hypotheses (`rl.advantages`) are not used here.
 
-MALFORMED lies a little below -1 and no farther: a deviation that one bad reply blows up would leave nothing of the
-difference between good rankings.
+MALFORMED lies only a little below -1, because a larger distance would increase the standard deviation so much that
+differences between good rankings would vanish.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["MALFORMED", "has_ranking", "spearman_reward", "well_formed"]
 
 MALFORMED = -1.5
 
-Completion = Sequence[dict[str, Any]]  # messages of a reply, as TRL hands them over: one, the assistant's
+Completion = Sequence[dict[str, Any]]  # the messages of a reply, as TRL passes them: one, of the assistant
 
 
 def spearman_reward(
@@ -41,19 +42,19 @@ def spearman_reward(
     errors_mm: Sequence[Sequence[float]],
     **others: Any,
 ) -> list[float | None]:
-    """The reward of every reply by the table above; `labels` and `errors_mm` are its question's, in one order."""
+    """The reward of every reply by the table above; `labels` and `errors_mm` of its question are in the same order."""
     return [_reward(*row) for row in zip(completions, labels, errors_mm, strict=True)]
 
 
 def well_formed(
     completions: Sequence[Completion], labels: Sequence[Sequence[str]], **others: Any
 ) -> list[float]:
-    """1 for a reply that can be read, else 0: given to TRL with weight 0, so that the logs tell how many there are."""
+    """1 for a reply that can be parsed, else 0. TRL gets it with weight 0, so that the log shows the share of them."""
     return [float(_scores(*row) is not None) for row in zip(completions, labels, strict=True)]
 
 
 def has_ranking(errors_mm: Sequence[float]) -> bool:
-    """Whether the truth itself ranks the group."""
+    """Whether the true errors rank the group."""
     return group_spearman([-error for error in errors_mm], errors_mm) is not None
 
 
@@ -67,7 +68,7 @@ def _reward(completion: Completion, labels: Sequence[str], errors_mm: Sequence[f
 
 
 def _scores(completion: Completion, labels: Sequence[str]) -> list[float] | None:
-    """By label; None where the reply is malformed."""
+    """The scores in the order of the labels; None for a malformed reply."""
     try:
         verdicts = parse(completion[-1]["content"], keyed_by_label("score", Verdict, labels))
     except MalformedReply:

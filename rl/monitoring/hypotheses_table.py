@@ -1,14 +1,15 @@
-"""A table of hypotheses while a policy learns: what the scores liked, what they did not, and what is drawn now.
+"""Draws hypotheses during training: the best and the worst of a group by score, and a current sample of the policy.
 
-    OUT/hypotheses-000200.png      a row an image: the best and the worst scored of its group, with score / advantage,
-                                   and hypothesis 0 of the averaged policy after 200 steps
+    OUT/hypotheses-000200.png      one row per image: best and worst of its group, with score / advantage, and
+                                   hypothesis 0 of the averaged policy after 200 steps
 
-`meshcritic align` adds it where training arguments give `table_steps` (`rl.rounds`). Groups hold no pictures, so that
-whoever trains without it must give the samples:
+`meshcritic align` adds it if the training arguments have `table_steps` (`rl.rounds`). Groups hold no pictures, so other
+callers must pass the samples:
 
-    trainer.add_callback(HypothesesTable(trainer, samples, groups, Path("runs/aligned"), every=100))
+    trainer.add_callback(HypothesesTable(trainer, samples, groups, "runs/aligned", every=100))
 
-After TRL's `log_completions`, which prints prompts, completions and advantages. Left out: trackers' own tables.
+It corresponds to TRL's `log_completions`, which prints prompts, completions and advantages. Left out: the tables of
+experiment trackers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from datasets import Dataset
 from jaxtyping import Float, UInt8
 from transformers import TrainerCallback
 
+from common.files import PathLike, write_bytes
 from common.seeding import derive_generator
 from hmr.body.model import load_body
 from hmr.images.crops import crop_image, encode_png
@@ -36,15 +38,15 @@ from rl.types import PreferenceGroup
 
 __all__ = ["HypothesesTable"]
 
-CROP_SCALE = 1.35  # room about the person
-SIZE = 224  # pixels a view
+CROP_SCALE = 1.35  # of the crop, relative to the box
+SIZE = 224  # pixels of a view
 
 
 class HypothesesTable(TrainerCallback):
-    """Draws the first `rows` groups of the set whose sample is among `samples` (by id): before training, every `every`
-    steps, and at the end. `dataset` is what the trainer learns from; advantages are the ones that it learns from.
+    """Draws the first `rows` groups of `dataset` whose sample is in `samples` (by id): before training, every `every`
+    steps, and at the end. `dataset` must be the training set of the trainer, whose advantages are shown.
 
-    Raises ValueError if none is.
+    Raises ValueError if there is no such group.
     """
 
     def __init__(
@@ -52,18 +54,20 @@ class HypothesesTable(TrainerCallback):
         trainer: GroupPreferenceTrainer,
         samples: Mapping[str, Sample],
         dataset: Dataset,
-        out: Path,
+        out: PathLike,
         every: int = 100,
         rows: int = 4,
     ) -> None:
-        shown = [place for place, name in enumerate(dataset["sample_id"]) if name in samples][:rows]
-        if not shown:
-            raise ValueError("no group of the set is of one of the samples given to the table of hypotheses")
-        groups = dataset.select(shown).with_format(None)
+        chosen = [row for row, name in enumerate(dataset["sample_id"]) if name in samples][:rows]
+        if not chosen:
+            raise ValueError(
+                "no group of the preference set belongs to a sample given to the table of hypotheses"
+            )
+        groups = dataset.select(chosen).with_format(None)
         self.groups = [PreferenceGroup.from_row(cast(dict[str, Any], group)) for group in groups]
-        self.advantages = cast(GroupTensors, trainer.train_dataset).advantages[shown]
+        self.advantages = cast(GroupTensors, trainer.train_dataset).advantages[chosen]
         self.samples = [samples[group.sample_id] for group in self.groups]
-        self.trainer, self.out, self.every = trainer, out, every
+        self.trainer, self.out, self.every = trainer, Path(out), every
         self.policy = cast(DiffusionPolicy, trainer.policy)
         self.body, self.renderer = load_body(), load_renderer()
 
@@ -78,22 +82,18 @@ class HypothesesTable(TrainerCallback):
         if not state.is_world_process_zero:
             return
         with self.trainer.averaged_weights():
-            now = [self._first(sample) for sample in self.samples]
+            current = [self._sample(sample) for sample in self.samples]
         pictures = [
             picture
-            for group, advantages, sample, first in zip(
-                self.groups, self.advantages, self.samples, now, strict=True
-            )
-            for picture in self._row(group, advantages, sample, first)
+            for row in zip(self.groups, self.advantages, self.samples, current, strict=True)
+            for picture in self._row(*row)
         ]
         self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / f"hypotheses-{state.global_step:06d}.png"
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(encode_png(montage(pictures, columns=3)))
-        partial.replace(path)
+        picture = encode_png(montage(pictures, columns=3))
+        write_bytes(self.out / f"hypotheses-{state.global_step:06d}.png", picture)
 
-    def _first(self, sample: Sample) -> Hypotheses:
-        generator = derive_generator(self.trainer.args.seed, "table")  # hypothesis 0 starts from no noise
+    def _sample(self, sample: Sample) -> Hypotheses:
+        generator = derive_generator(self.trainer.args.seed, "table")  # hypothesis 0 starts from zero noise
         return self.policy.sample(self.policy.encode([sample]), 1, generator)[0]
 
     def _row(
@@ -101,23 +101,23 @@ class HypothesesTable(TrainerCallback):
         group: PreferenceGroup,
         advantages: Float[torch.Tensor, " group"],
         sample: Sample,
-        now: Hypotheses,
+        current: Hypotheses,
     ) -> list[UInt8[np.ndarray, "height width 3"]]:
-        """The panels of one image. A group without a score shows its first hypothesis as best and worst."""
-        ends = [int(advantages.argmax()), int(advantages.argmin())]
-        params = BodyParams.cat([group.hypotheses.params[torch.tensor(ends)], now.params.to("cpu")])
-        captions = [*(_told(group, end, float(advantages[end])) for end in ends), "now"]
-        marks = zip(("+", "-", "0"), (100.0, 0.0, None), captions, strict=True)
+        """The panels of one image. For a group without scores best and worst are its first hypothesis."""
+        extremes = [int(advantages.argmax()), int(advantages.argmin())]
+        params = BodyParams.cat([group.hypotheses.params[torch.tensor(extremes)], current.params.to("cpu")])
+        captions = [*(_caption(group, member, float(advantages[member])) for member in extremes), "now"]
+        labels = zip(("+", "-", "0"), (100.0, 0.0, None), captions, strict=True)
         return [
             panel(None, overlaid, side, label, caption, score_color(score))
             for (overlaid, side), (label, score, caption) in zip(
-                self._views(sample, params), marks, strict=True
+                self._views(sample, params), labels, strict=True
             )
         ]
 
     @torch.no_grad()
     def _views(self, sample: Sample, params: BodyParams) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Each body over the photo's crop, and from its side."""
+        """Each body over the crop of the photograph, and from the side."""
         square = sample.box.square(CROP_SCALE)
         photo, camera = crop_image(sample.image, square, SIZE), sample.camera.crop(square, SIZE)
         posed, faces = self.body(params), self.body.faces.numpy()
@@ -127,6 +127,6 @@ class HypothesesTable(TrainerCallback):
         return [(overlay(photo, frame, index=row), side) for row, side in enumerate(sides)]
 
 
-def _told(group: PreferenceGroup, member: int, advantage: float) -> str:
+def _caption(group: PreferenceGroup, member: int, advantage: float) -> str:
     score = group.scores[member]
     return "no score" if score is None else f"{score:.1f} / {advantage:+.1f}"

@@ -134,8 +134,8 @@ class GroupShards:
     def _missing_message(self, given: int | None) -> str:
         if not self._unavailable:
             return (
-                f"{self._critic} gave none of {len(self._unscored)} groups a score, so none is saved in {self.out}; find "
-                "out why on one of them, then run the same command again"
+                f"{self._critic} gave none of {len(self._unscored)} groups a score, so none is saved in {self.out}; "
+                "find the cause on one of them, then run the same command again"
             )
         saved = sum(pq.read_metadata(path).num_rows for path in self.out.glob(SHARD_PATTERN))
         saved += len(list(self._unfinished.glob(JOURNAL_PATTERN)))
@@ -230,7 +230,7 @@ def _column(name: str, value: Any) -> pa.Array:
 
 
 def _write_shard(table: pa.Table, path: Path) -> None:
-    """Dictionary-encodes strings only: numbers all differ, and a dictionary would make their columns 1.5 times larger."""
+    """Dictionary-encodes strings only: numbers differ, so a dictionary would make their columns 1.5 times larger."""
     strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
     # the stub of pyarrow allows only bool, its documentation also a list of columns
     pq.write_table(table, path, compression="zstd", use_dictionary=strings)  # pyright: ignore[reportArgumentType]

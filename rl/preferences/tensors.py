@@ -1,7 +1,7 @@
-"""Preference rows as tensors: everything a training step reads, computed once before the first step.
+"""Preference rows as tensors: everything that a training step reads, computed once before the first step.
 
-The whole set lies in memory, about 15 KB an image (G = 20, 157 parameters, 739 channels): a gigabyte holds
-65,000 images. Reading shards while training, for more than that, is left out.
+The whole set is held in memory, about 15 KB per image (G = 20, 157 parameters, 739 channels), so a gigabyte holds
+65,000 images. Reading shards during training, for larger sets, is left out.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from rl.types import PreferenceGroup
 
 __all__ = ["Coordinates", "GroupTensors", "features_of", "tensors_from_preferences"]
 
-REWARDS = "rewards/"  # before the name of a reward function, in columns and in metrics
+REWARDS = "rewards/"  # prefix of the name of a reward function, in columns and in metrics
 
 
 @runtime_checkable
 class Coordinates(Protocol):
-    """The part of `hmr.policy.policy.DiffusionPolicy` that turns bodies into what it diffuses."""
+    """The methods of `hmr.policy.policy.DiffusionPolicy` that convert bodies to the diffused coordinates."""
 
     @property
     def device(self) -> torch.device: ...
@@ -41,23 +41,22 @@ class Coordinates(Protocol):
 
 @runtime_checkable
 class HasDigest(Protocol):
-    """A policy that can be told from others."""
+    """A policy with a content hash."""
 
     def digest(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
 class GroupTensors(TorchDataset):
-    """N groups of G hypotheses each; one item is one image with its whole group."""
+    """N groups of G hypotheses; an item is an image with its whole group."""
 
     condition: Float[Tensor, "images channels"]
-    x0: Float[Tensor, "images group dim"]  # the policy's own coordinates
+    x0: Float[Tensor, "images group dim"]  # in the coordinates of the policy
     advantages: Float[Tensor, "images group"]
     mask: Bool[Tensor, "images group"]
-    scores: Float[Tensor, "images group"]  # raw, NaN for None; only metrics read them
-    rewards: Mapping[str, Float[Tensor, "images group"]] = field(
-        default_factory=dict
-    )  # by function, likewise
+    scores: Float[Tensor, "images group"]  # raw, NaN for None; for metrics only
+    # by reward function, for metrics only
+    rewards: Mapping[str, Float[Tensor, "images group"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.condition.shape[0]
@@ -81,22 +80,22 @@ class GroupTensors(TorchDataset):
         settings: AdvantageSettings = DEFAULT_ADVANTAGES,
         rewards: Mapping[str, Sequence[Scores]] = MappingProxyType({}),
     ) -> GroupTensors:
-        """`scores`, and what each reward function gave, are of the same images in the same order."""
-        told = {name: _with_nan(values) for name, values in rewards.items()}
-        return GroupTensors(condition, x0, *advantages_of(scores, x0, settings), _with_nan(scores), told)
+        """`scores` and the scores of each reward function are in the order of the images."""
+        tensors = {name: _with_nan(values) for name, values in rewards.items()}
+        return GroupTensors(condition, x0, *advantages_of(scores, x0, settings), _with_nan(scores), tensors)
 
 
 def tensors_from_preferences(
     policy: nn.Module | Coordinates, dataset: Dataset, settings: AdvantageSettings = DEFAULT_ADVANTAGES
 ) -> GroupTensors:
-    """Rows of `rl.preferences.build.load_preferences` in the coordinates of `policy`, which are in the rows already if it is
-    no model of SMPL bodies (`rl.policy_adapter`); one that is has `Coordinates`.
+    """Rows of `rl.preferences.build.load_preferences` in the coordinates of `policy`. A policy of SMPL bodies needs the
+    methods of `Coordinates`; the rows of a policy behind an adapter (`rl.policy_adapter`) already hold x_0.
 
-    Raises ValueError if there is no row, if the groups differ in size, or if another policy sampled them: errors under
-    the reference then say nothing of how likely a group was.
+    Raises ValueError if there is no row, if the groups differ in size, or if another policy sampled them, because the
+    denoising errors of the reference are then no estimate of the likelihood of a group.
     """
     if not len(dataset):
-        raise ValueError("there is nothing to align on: the preference set has no row")
+        raise ValueError("the preference set has no rows")
     _check_sampled_by(policy, dataset)
     scores = dataset["scores"][:]
     sizes = sorted({len(group) for group in scores})
@@ -107,8 +106,8 @@ def tensors_from_preferences(
         x0 = x0.unflatten(1, (sizes[0], -1))
     else:
         condition, x0 = _from_bodies(cast(Coordinates, policy), dataset)
-    told = {name for name in dataset.column_names if name.startswith(REWARDS)}
-    rewards = {name.removeprefix(REWARDS): dataset[name][:] for name in sorted(told)}
+    names = sorted({name for name in dataset.column_names if name.startswith(REWARDS)})
+    rewards = {name.removeprefix(REWARDS): dataset[name][:] for name in names}
     return GroupTensors.from_scores(condition, x0, scores, settings, rewards)
 
 
@@ -134,7 +133,7 @@ def _from_bodies(
 
 
 def features_of(dataset: Dataset) -> Features:
-    """What the encoder made of each image of a preference set, and where its crop lay."""
+    """The features of each image of a preference set: condition and position of the crop."""
     return Features(_column(dataset, "condition"), _column(dataset, "geometry"))
 
 

@@ -1,33 +1,32 @@
-"""HMR-Scorer, the baseline critic: one hypothesis and what the encoder saw at its joints -> one score.
+"""HMR-Scorer, a baseline critic: a small network that scores one hypothesis from image features at its joints.
 
-After ADHMR (ICML 2025, arXiv 2505.10250, section 3.2): image features are sampled where a hypothesis' joints project,
-joined with its pose, and a small network scores it; `rl.scorers.hmr_scorer_training` fits it by RankNet. A hypothesis is scored
-by itself: who else is in the group does not matter.
+After ADHMR (ICML 2025, arXiv 2505.10250, section 3.2): image features are sampled at the projected joints of a
+hypothesis, joined with its pose, and a small network predicts a score; `rl.scorers.hmr_scorer_training` fits it by
+RankNet. The score of a hypothesis does not depend on the rest of the group.
 
 | for each of 24 joints (`joints`) | channels                                                                  |
 |----------------------------------|---------------------------------------------------------------------------|
 | image                            | the encoder's pyramid and its finer grid, sampled at the projected joint  |
-| heat                             | log of the joint's own heatmap there, below its peak                      |
+| heat                             | log of the joint's own heatmap there, relative to its peak                |
 | mask                             | logit of the person's mask there                                          |
 | offset                           | projected joint - detected keypoint: in crop units, and in its own sigmas |
-| sight                            | log sigma, logit of being seen                                            |
-| place                            | projected joint in the crop, and whether it lies inside                   |
-| body                             | joint about the pelvis, and the same less that of the guess, metres       |
-| turn                             | 6D rotation: standardised, and its error under the guess (below)          |
+| visibility                       | log sigma, logit of visibility                                            |
+| position                         | projected joint in the crop, and whether it lies inside                   |
+| body                             | joint relative to the pelvis, and minus that of the initial estimate, m   |
+| rotation                         | 6D rotation: standardised, and its error against the estimate (below)     |
 
-| for the whole body (`whole`)     | betas and seen pelvis: standardised, and their error under the guess      |
+| for the whole body (`whole`)     | betas and pelvis: standardised, and their error against the estimate      |
 
-The guess is the regression head's x_0 = g with deviation r (`hmr.policy.policy`); the error under it is (x_0 - g) / r, so that
-the scorer knows what the policy would answer at once and how sure of it pretraining was.
+The initial estimate is the regression head's x_0 = g with standard deviation r (`hmr.policy.policy`). The error against
+it is (x_0 - g) / r, which gives the scorer the point estimate of the policy and its uncertainty.
 
-Differs from ADHMR: its scorer decodes with a transformer on HRNet features of its own training; this one reads the
-frozen encoder that it is given, as the critique agent does, because it has the agent's few hundred images to learn
-from. Several small networks are averaged for the same reason. The networks differ by their seed alone.
+Differs from ADHMR, whose scorer decodes HRNet features of its own training with a transformer: this one reads the given
+frozen encoder, as the critique agent does, because it is trained on the few hundred images of the agent. For the same
+reason several small networks, which differ only by their seed, are averaged.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +40,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.files import PathLike, atomic_path, write_text
+from common.fingerprint import weights_digest
 from hmr.body.model import Body
 from hmr.metrics.errors import about_pelvis
 from hmr.policy.encoder import EncoderOutput
@@ -50,35 +51,35 @@ from hmr.types import NUM_JOINTS, Box, Hypotheses, Sample
 
 __all__ = [
     "HMRScorer",
-    "Look",
+    "HypothesisFeatures",
+    "ImageFeatures",
     "ScorerShape",
-    "Signs",
+    "hypothesis_features",
     "image_channels",
-    "look",
-    "signs_of",
+    "image_features",
 ]
 
 FORMAT = 1
 WEIGHTS, CARD = "hmr_scorer.safetensors", "hmr_scorer.json"
-MAX_SIGMAS = 8.0  # an offset beyond so many deviations is no worse
-LOG_FLOOR = -12.0  # of a heatmap, below its peak
+MAX_SIGMAS = 8.0  # offsets and errors are clamped here
+LOG_FLOOR = -12.0  # of a heatmap, relative to its peak
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the encoder saw of one sample, grids included, and the regression head's answer."""
+class ImageFeatures:
+    """Outputs of the encoder for one sample, its internal grids, and the initial estimate of the regression head."""
 
     box: Box  # the square crop
     features: Features
-    seen: EncoderOutput
+    output: EncoderOutput
     grids: tuple[Float[Tensor, "1 _ _ _"], ...]  # pyramid, finer grid
-    heat: Float[Tensor, "1 24 _ _"]  # logs of the heatmaps, 0 at their peaks
-    guess_joints_m: Float[Tensor, "24 3"]  # about the pelvis
+    heat: Float[Tensor, "1 24 _ _"]  # log heatmaps, 0 at their peaks
+    estimated_joints_m: Float[Tensor, "24 3"]  # relative to the pelvis
 
 
 @dataclass(frozen=True)
-class Signs:
-    """What the networks read of each hypothesis, of one group or more; the image's channels come first in `joints`."""
+class HypothesisFeatures:
+    """Inputs of the networks for each hypothesis of one or more groups; in `joints` the image channels come first."""
 
     joints: Float[Tensor, "*groups group 24 channels"]
     whole: Float[Tensor, "*groups group numbers"]
@@ -86,19 +87,19 @@ class Signs:
 
 @dataclass(frozen=True)
 class ScorerShape:
-    """Sizes of the networks; the first three are the encoder's."""
+    """Sizes of the networks; the encoder determines the first three."""
 
-    image: int  # channels of `Signs.joints` that were sampled from grids
-    joints: int  # all of them
+    image: int  # channels of `HypothesisFeatures.joints` sampled from grids
+    joints: int  # all channels of `HypothesisFeatures.joints`
     whole: int
     width: int = 64
-    bottleneck: int = 12  # of the image's channels: few images cannot teach 150
+    bottleneck: int = 12  # of the image channels, because few images cannot train 150 of them
     members: int = 3
     dropout: float = 0.1
 
 
 class _Member(nn.Module):
-    """One network: the same for every joint, then the mean over joints beside the whole body."""
+    """One network: a shared layer per joint, then the mean over joints joined with the whole body."""
 
     def __init__(self, shape: ScorerShape) -> None:
         super().__init__()
@@ -123,7 +124,7 @@ class _Member(nn.Module):
 
 
 class _Ensemble(nn.Module):
-    """The mean of the members' scores over standardised signs."""
+    """The mean score of the members on standardised features."""
 
     joints_mean: Tensor
     joints_std: Tensor
@@ -142,26 +143,26 @@ class _Ensemble(nn.Module):
     def fit_scale(
         self, joints: Float[Tensor, "rows 24 channels"], whole: Float[Tensor, "rows numbers"]
     ) -> None:
-        """Remember means and deviations of the signs that the members will learn from."""
+        """Set the means and standard deviations from the training features."""
         for name, rows in (("joints", joints.flatten(0, 1)), ("whole", whole)):
             getattr(self, f"{name}_mean").copy_(rows.mean(dim=0))
             getattr(self, f"{name}_std").copy_(rows.std(dim=0).clamp_min(1e-3))
 
-    def standardise(self, signs: Signs) -> Signs:
-        return Signs(
-            (signs.joints - self.joints_mean) / self.joints_std,
-            (signs.whole - self.whole_mean) / self.whole_std,
+    def standardise(self, features: HypothesisFeatures) -> HypothesisFeatures:
+        return HypothesisFeatures(
+            (features.joints - self.joints_mean) / self.joints_std,
+            (features.whole - self.whole_mean) / self.whole_std,
         )
 
-    def forward(self, signs: Signs) -> Float[Tensor, "*groups group"]:
-        known = self.standardise(signs)
-        return torch.stack([member(known.joints, known.whole) for member in self.members]).mean(dim=0)
+    def forward(self, features: HypothesisFeatures) -> Float[Tensor, "*groups group"]:
+        inputs = self.standardise(features)
+        return torch.stack([member(inputs.joints, inputs.whole) for member in self.members]).mean(dim=0)
 
 
 class HMRScorer:
-    """A `hmr.types.Scorer`: higher is better, and scores of different images may be compared.
+    """A `hmr.types.Scorer`: higher is better, and scores of different images can be compared.
 
-    `policy` lends its encoder and regression head, `body` its joints; both are read, never trained.
+    It uses the encoder and the regression head of `policy` and the joints of `body`, without training them.
     """
 
     name = "hmr-scorer"
@@ -172,38 +173,33 @@ class HMRScorer:
 
     @torch.no_grad()
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
-        signs = signs_of(self.policy, self.body, look(self.policy, self.body, sample), hypotheses)
-        return list(self.network(signs).tolist())
+        image = image_features(self.policy, self.body, sample)
+        return list(self.network(hypothesis_features(self.policy, self.body, image, hypotheses)).tolist())
 
     def digest(self) -> str:
-        """Content hash of the networks and of the eyes that they see through."""
-        state = hashlib.sha256(self.policy.encoder_digest().encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
-            state.update(name.encode() + tensor.cpu().numpy().tobytes())
-        return state.hexdigest()[:16]
+        """Content hash of the networks and of the encoder."""
+        return weights_digest(self.network.state_dict(), before=self.policy.encoder_digest())
 
-    def save(self, folder: Path) -> Path:
-        """Writes weights and card, each in one step; the folder comes back."""
+    def save(self, folder: PathLike) -> Path:
+        """Write the weights and their JSON card; returns the folder."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         card = {"format": FORMAT, "shape": asdict(self.shape), "eyes": self.policy.encoder_digest()}
-        partial = folder / f"{WEIGHTS}.partial"
-        save_file(self.network.state_dict(), partial)
-        partial.replace(folder / WEIGHTS)
-        partial = folder / f"{CARD}.partial"
-        partial.write_text(json.dumps(card, indent=1) + "\n")
-        partial.replace(folder / CARD)
+        with atomic_path(folder / WEIGHTS) as partial:
+            save_file(self.network.state_dict(), partial)
+        write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
         return folder
 
     @staticmethod
-    def load(folder: Path, policy: DiffusionPolicy, body: Body) -> HMRScorer:
-        """Raises FileNotFoundError where none was saved, ValueError where it was fitted through other eyes or is
-        broken."""
+    def load(folder: PathLike, policy: DiffusionPolicy, body: Body) -> HMRScorer:
+        """Raises FileNotFoundError if there is none, ValueError if it is broken or was trained with another encoder."""
+        folder = Path(folder)
         if not (folder / CARD).exists():
             raise FileNotFoundError(f"{folder} holds no HMR-Scorer: there is no {CARD}")
         card = json.loads((folder / CARD).read_text())
         if card.get("format") != FORMAT or card["eyes"] != policy.encoder_digest():
             raise ValueError(
-                f"the HMR-Scorer in {folder} was fitted on another policy's encoder; train one for this"
+                f"the HMR-Scorer in {folder} was trained with another policy's encoder; train one for this policy"
             )
         scorer = HMRScorer(policy, body, ScorerShape(**card["shape"]))
         try:
@@ -214,120 +210,124 @@ class HMRScorer:
 
 
 @torch.no_grad()
-def look(policy: DiffusionPolicy, body: Body, sample: Sample) -> Look:
-    """One pass of the encoder over a sample's crop."""
+def image_features(policy: DiffusionPolicy, body: Body, sample: Sample) -> ImageFeatures:
+    """Run the encoder once on the crop of a sample."""
     box = policy.crop_box(sample.box)
-    with _grids_of(policy) as caught:
-        seen = policy.run_encoder([sample])
+    with _capture_grids(policy) as grids:
+        output = policy.run_encoder([sample])
     geometry = geometry_of([sample.camera], [box])
-    features = Features(policy.condition(policy.encoder_features(seen, geometry)), geometry)
-    guess = policy.regress(features)[0]
-    return Look(
+    features = Features(policy.condition(policy.encoder_features(output, geometry)), geometry)
+    estimate = policy.regress(features)[0]
+    return ImageFeatures(
         box=box,
         features=features,
-        seen=seen,
-        grids=(caught["pyramid"], caught["detail"]),
-        heat=caught["heat"] - caught["heat"].amax(dim=(2, 3), keepdim=True),
-        guess_joints_m=about_pelvis(body.joints(guess.params))[0],
+        output=output,
+        grids=(grids["pyramid"], grids["detail"]),
+        heat=grids["heat"] - grids["heat"].amax(dim=(2, 3), keepdim=True),
+        estimated_joints_m=about_pelvis(body.joints(estimate.params))[0],
     )
 
 
 @contextmanager
-def _grids_of(policy: DiffusionPolicy) -> Iterator[dict[str, Tensor]]:
-    """What the encoder's heads are given inside the `with` block: grids that its answer does not hold. Of a policy that
-    looks twice (`hmr.policy.flip`) the first row, the crop itself: places are those of the crop."""
-    caught: dict[str, Tensor] = {}
+def _capture_grids(policy: DiffusionPolicy) -> Iterator[dict[str, Tensor]]:
+    """Collects the inputs of the encoder's heads inside the block: grids that `EncoderOutput` does not hold. With flip
+    test (`hmr.policy.flip`) only the first row is kept, the crop itself, because positions refer to it."""
+    grids: dict[str, Tensor] = {}
 
     def on_heatmap(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         volume = output.float().unflatten(1, (NUM_JOINTS, -1))
-        caught.update(pyramid=inputs[0][:1].float(), heat=volume[:1].logsumexp(dim=2))
+        grids.update(pyramid=inputs[0][:1].float(), heat=volume[:1].logsumexp(dim=2))
 
     def on_mask(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught.update(detail=inputs[0][:1].float())
+        grids.update(detail=inputs[0][:1].float())
 
     handles = [
         policy.encoder.heatmap.register_forward_hook(on_heatmap),
         policy.encoder.mask.register_forward_pre_hook(on_mask),
     ]
     try:
-        yield caught
+        yield grids
     finally:
         for handle in handles:
             handle.remove()
 
 
 @torch.no_grad()
-def signs_of(policy: DiffusionPolicy, body: Body, seen_by: Look, hypotheses: Hypotheses) -> Signs:
-    """The table of the module's docstring, for every hypothesis of a group."""
+def hypothesis_features(
+    policy: DiffusionPolicy, body: Body, image: ImageFeatures, hypotheses: Hypotheses
+) -> HypothesisFeatures:
+    """The features in the table of the module's docstring, for every hypothesis of a group."""
     joints_cam_m = body.joints(hypotheses.params)
-    place = _crop_units(hypotheses, joints_cam_m, seen_by.box)
-    turned, whole = _pose_signs(policy, seen_by.features, hypotheses)
+    position = _crop_units(hypotheses, joints_cam_m, image.box)
+    rotations, whole = _pose_features(policy, image.features, hypotheses)
     relative_m = about_pelvis(joints_cam_m)
     columns = [
-        *(_sampled(grid, place) for grid in seen_by.grids),
-        _heat_at(seen_by.heat, place),
-        _sampled(seen_by.seen.mask_logit[:, None], place),
-        *_offsets(seen_by.seen, place),
-        place.clamp(-2, 2),
-        (place.abs().amax(dim=-1, keepdim=True) <= 1).float(),
+        *(_sample_grid(grid, position) for grid in image.grids),
+        _sample_heat(image.heat, position),
+        _sample_grid(image.output.mask_logit[:, None], position),
+        *_offsets(image.output, position),
+        position.clamp(-2, 2),
+        (position.abs().amax(dim=-1, keepdim=True) <= 1).float(),
         relative_m,
-        relative_m - seen_by.guess_joints_m,
-        turned,
+        relative_m - image.estimated_joints_m,
+        rotations,
     ]
-    return Signs(torch.cat(columns, dim=-1), whole)
+    return HypothesisFeatures(torch.cat(columns, dim=-1), whole)
 
 
-def image_channels(seen_by: Look) -> int:
-    """How many channels of `Signs.joints` come from grids."""
-    return sum(grid.shape[1] for grid in seen_by.grids)
+def image_channels(image: ImageFeatures) -> int:
+    """Number of channels of `HypothesisFeatures.joints` that come from grids."""
+    return sum(grid.shape[1] for grid in image.grids)
 
 
 def _crop_units(
     hypotheses: Hypotheses, joints_cam_m: Float[Tensor, "group 24 3"], box: Box
 ) -> Float[Tensor, "group 24 2"]:
-    """Projected joints, -1 to 1 from border to border of the crop."""
+    """Projected joints, in [-1, 1] inside the crop."""
     projected_px = hypotheses.camera.project(joints_cam_m)
     return (projected_px - torch.tensor(box.center)) * (2 / box.side)
 
 
-def _sampled(
-    grid: Float[Tensor, "1 channels h w"], place: Float[Tensor, "group 24 2"]
+def _sample_grid(
+    grid: Float[Tensor, "1 channels h w"], position: Float[Tensor, "group 24 2"]
 ) -> Float[Tensor, "group 24 channels"]:
-    """Bilinear; outside the crop the value at its border."""
-    found = F.grid_sample(grid, place[None], padding_mode="border", align_corners=False)
-    return found[0].permute(1, 2, 0)
+    """Bilinear sampling; outside the crop the value at its border."""
+    values = F.grid_sample(grid, position[None], padding_mode="border", align_corners=False)
+    return values[0].permute(1, 2, 0)
 
 
-def _heat_at(
-    heat: Float[Tensor, "1 24 h w"], place: Float[Tensor, "group 24 2"]
+def _sample_heat(
+    heat: Float[Tensor, "1 24 h w"], position: Float[Tensor, "group 24 2"]
 ) -> Float[Tensor, "group 24 1"]:
-    """Each joint's own heatmap where that joint projects."""
+    """The heatmap of each joint at the projection of that joint."""
     joint = torch.arange(NUM_JOINTS)
-    return _sampled(heat, place)[:, joint, joint, None].clamp_min(LOG_FLOOR)
+    return _sample_grid(heat, position)[:, joint, joint, None].clamp_min(LOG_FLOOR)
 
 
-def _offsets(seen: EncoderOutput, place: Float[Tensor, "group 24 2"]) -> list[Float[Tensor, "group 24 _"]]:
-    """Signed offsets from the keypoints, their length, both again in sigmas, and how well each joint is seen."""
-    offset = place - seen.keypoints[0]
-    sigma = seen.log_sigma[0].exp()[:, None]
-    sight = torch.stack([seen.log_sigma[0], seen.visible_logit[0]], dim=-1).expand(len(place), -1, -1)
+def _offsets(
+    output: EncoderOutput, position: Float[Tensor, "group 24 2"]
+) -> list[Float[Tensor, "group 24 _"]]:
+    """Signed offsets from the keypoints and their lengths, in crop units and in sigmas, and the joints' visibility."""
+    offset = position - output.keypoints[0]
+    sigma = output.log_sigma[0].exp()[:, None]
+    visibility = torch.stack([output.log_sigma[0], output.visible_logit[0]], dim=-1)
     lengths = [offset.norm(dim=-1, keepdim=True), (offset / sigma).norm(dim=-1, keepdim=True)]
     return [
         offset.clamp(-2, 2),
         (offset / sigma).clamp(-MAX_SIGMAS, MAX_SIGMAS),
         *(length.clamp_max(MAX_SIGMAS) for length in lengths),
-        sight,
+        visibility.expand(len(position), -1, -1),
     ]
 
 
-def _pose_signs(
+def _pose_features(
     policy: DiffusionPolicy, features: Features, hypotheses: Hypotheses
 ) -> tuple[Float[Tensor, "group 24 12"], Float[Tensor, "group numbers"]]:
-    """Rotations joint by joint, and betas with the seen pelvis: standardised, and as errors under the guess."""
+    """Rotations per joint, and betas with the pelvis: standardised, and as errors against the initial estimate."""
     params = hypotheses.params
     x0 = policy.to_x0(type(params).stack([params]), features)[0]
-    guess = features.condition[0, -x0.shape[-1] :]
-    error = (x0 - guess) / policy.guess_std
+    estimate = features.condition[0, -x0.shape[-1] :]
+    error = (x0 - estimate) / policy.guess_std
     both = torch.stack([x0, error], dim=-1).clamp(-MAX_SIGMAS, MAX_SIGMAS)
-    turned = both[:, :ROTATION_SIZE].reshape(len(both), NUM_JOINTS, 12)
-    return turned, both[:, ROTATION_SIZE:].flatten(1)
+    rotations = both[:, :ROTATION_SIZE].reshape(len(both), NUM_JOINTS, 12)
+    return rotations, both[:, ROTATION_SIZE:].flatten(1)

@@ -1,13 +1,14 @@
-"""Fits HMR-Scorer on labelled scenes: the same ones, in the same parts, that teach the critique agent.
+"""Trains HMR-Scorer on labelled scenes, with the same split as the critique agent.
 
     L = mean over e, and over pairs with e_i < e_j, of log(1 + exp(s_j - s_i))     (RankNet, Burges et al., ICML 2005)
 
-for e in {PVE, MPJPE, PA-MPJPE} or a choice of them; ADHMR's sigma is in the scale of s. Pairs are of one image and of
-one kind: the truth with noise (15 an image, as ADHMR's), or samples of the policy itself, which is what the scorer will
-be asked about. Every image is seen through several boxes, moved as a detector would: another crop, other samples.
+for e in {PVE, MPJPE, PA-MPJPE} or some of them; ADHMR's sigma is absorbed in the scale of s. Pairs are taken within one
+image and one kind of hypothesis: the truth with noise (15 per image, as in ADHMR), or samples of the policy, which are
+what the scorer is used on. Every image is used with several boxes, shifted as by a detector, which gives other crops
+and other samples.
 
-The step with the best mean Spearman's rho on the policy's groups of the held-out images is kept; they are the scenes
-that admit the agent's rules. Left out: recoloured crops, which the agent does not see either.
+The step with the best mean Spearman's rho on the policy's groups of the held-out images is kept; those are the scenes
+that decide which rules the agent accepts. Left out: colour augmentation, which the agent does not have either.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ from hmr.body.model import Body
 from hmr.metrics.errors import group_errors_mm
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import BodyParams, Box, Hypotheses, Labelled, Sample
-from rl.scorers.hmr_scorer import HMRScorer, Look, ScorerShape, Signs, image_channels, look, signs_of
+from rl.scorers.hmr_scorer import (
+    HMRScorer,
+    HypothesisFeatures,
+    ImageFeatures,
+    ScorerShape,
+    hypothesis_features,
+    image_channels,
+    image_features,
+)
 
 __all__ = ["ERRORS", "ScorerTraining", "rank_net_loss", "train_hmr_scorer"]
 
@@ -39,28 +48,31 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class ScorerTraining:
-    """What a fit can be told."""
+    """Settings of the training."""
 
     seed: int = 0
     errors: tuple[str, ...] = ERRORS
-    noisy: int = 15  # bodies an image: truth + noise
-    noise: tuple[float, float] = (0.1, 1.5)  # its scale, in deviations of the regression head
-    sampled: int = 20  # bodies an image: the policy's
-    views: int = 3  # boxes an image, the first as given
-    box_shift: float = 0.05  # standard deviation, of the side
+    noisy: int = 15  # bodies per image: truth + noise
+    noise: tuple[float, float] = (
+        0.1,
+        1.5,
+    )  # range of its scale, in standard deviations of the regression head
+    sampled: int = 20  # bodies per image: samples of the policy
+    views: int = 3  # boxes per image, the first as given
+    box_shift: float = 0.05  # standard deviation, in sides of the box
     steps: int = 1500
-    batch: int = 16  # views a step
+    batch: int = 16  # views per step
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     check_every: int = 50
-    patience: int = 10  # checks without a better one
+    patience: int = 10  # checks without an improvement before stopping
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.errors) - set(ERRORS)) or (not self.errors and ["nothing"]):
-            raise ValueError(f"errors to rank by are {', '.join(ERRORS)}, not {', '.join(unknown)}")
+            raise ValueError(f"errors must be some of {', '.join(ERRORS)}, not {', '.join(unknown)}")
         if min(self.noisy, self.sampled) < 2 or self.views < 1:
             raise ValueError(
-                "a scorer learns from at least 2 noisy bodies, 2 samples and 1 view an image, not "
+                "a scorer needs at least 2 noisy bodies, 2 samples and 1 view per image, not "
                 f"{self.noisy}, {self.sampled} and {self.views}"
             )
 
@@ -68,7 +80,7 @@ class ScorerTraining:
 def rank_net_loss(
     scores: Float[Tensor, "groups group"], errors: Float[Tensor, "kinds groups group"]
 ) -> Float[Tensor, ""]:
-    """L of the module's docstring; groups are rows, and no pair crosses them."""
+    """L of the module's docstring. Groups are rows; pairs are taken within a row."""
     better = errors[..., :, None] < errors[..., None, :]
     margin = scores[:, :, None] - scores[:, None, :]
     return F.softplus(-margin).expand_as(better)[better].mean()
@@ -82,26 +94,30 @@ def train_hmr_scorer(
     training: ScorerTraining = ScorerTraining(),
     progress: Progress = lambda done: None,
 ) -> HMRScorer:
-    """The scorer that ranks the policy's groups of `held_out` best; `progress` is told of each image described.
+    """Train on `cases` and keep the step that ranks the policy's groups of `held_out` best.
 
-    Raises ValueError without cases or without held-out ones.
+    `progress` receives the number of processed images. Raises ValueError if `cases` or `held_out` is empty.
     """
     if not cases or not held_out:
         raise ValueError(f"HMR-Scorer needs cases and held-out cases, not {len(cases)} and {len(held_out)}")
     views: list[_View] = []
     for done, case in enumerate((*cases, *held_out), start=1):
-        shown = _Shown(policy, body, training, case)
-        views += [shown.view(number) for number in range(training.views if done <= len(cases) else 1)]
+        case_views = _TrainingViews(policy, body, training, case)
+        views += [case_views.view(number) for number in range(training.views if done <= len(cases) else 1)]
         progress(done)
-    taught, tests = views[: -len(held_out)], views[-len(held_out) :]
-    sampled, noisy = (_stack([getattr(view, kind) for view in taught]) for kind in ("sampled", "noisy"))
-    scorer = _untrained(policy, body, look(policy, body, cases[0].sample), sampled, training.seed)
+    training_views, held_out_groups = views[: -len(held_out)], views[-len(held_out) :]
+    sampled, noisy = (
+        _stack([getattr(view, kind) for view in training_views]) for kind in ("sampled", "noisy")
+    )
+    scorer = _initial_scorer(
+        policy, body, image_features(policy, body, cases[0].sample), sampled, training.seed
+    )
     for number, member in enumerate(scorer.network.members):
         generator = derive_generator(training.seed, "hmr-scorer", number)
         _fit(
             member,
             [_standardised(scorer, group) for group in (sampled, noisy)],
-            _standardised(scorer, _stack([view.sampled for view in tests])),
+            _standardised(scorer, _stack([view.sampled for view in held_out_groups])),
             training,
             generator,
         )
@@ -109,23 +125,23 @@ def train_hmr_scorer(
 
 
 @dataclass(frozen=True)
-class _Ranked:
-    """Groups as rows: what is read of their bodies, and the errors in the order of `ScorerTraining.errors`."""
+class _RankedGroups:
+    """Features of groups of bodies, and their errors in the order of `ScorerTraining.errors`."""
 
-    signs: Signs  # with a dimension of groups before that of the bodies, once stacked
+    features: HypothesisFeatures  # once stacked, the first dimension is that of the groups
     errors: Float[Tensor, "kinds *groups group"]
 
 
 @dataclass(frozen=True)
 class _View:
-    """One image through one box."""
+    """One image with one box."""
 
-    noisy: _Ranked
-    sampled: _Ranked
+    noisy: _RankedGroups
+    sampled: _RankedGroups
 
 
-class _Shown:
-    """What the scorer is shown of one case."""
+class _TrainingViews:
+    """Makes the training views of one case."""
 
     def __init__(self, policy: DiffusionPolicy, body: Body, training: ScorerTraining, case: Labelled) -> None:
         self.policy, self.body, self.training, self.case = policy, body, training, case
@@ -134,53 +150,55 @@ class _Shown:
         generator = derive_generator(self.training.seed, "hmr-scorer", self.case.sample.id, number)
         sample = self.case.sample
         if number:
-            sample = dataclasses.replace(sample, box=self._moved(sample.box, generator))
-        seen_by = look(self.policy, self.body, sample)
-        sampled = self.policy.sample(seen_by.features, self.training.sampled, generator)[0]
-        noisy = self._truth_with_noise(seen_by, sample, generator)
-        return _View(self._ranked(seen_by, noisy), self._ranked(seen_by, sampled))
+            sample = dataclasses.replace(sample, box=self._jitter(sample.box, generator))
+        image = image_features(self.policy, self.body, sample)
+        sampled = self.policy.sample(image.features, self.training.sampled, generator)[0]
+        noisy = self._noisy_truth(image, sample, generator)
+        return _View(self._rank(image, noisy), self._rank(image, sampled))
 
-    def _moved(self, box: Box, generator: torch.Generator) -> Box:
-        """Shifted and resized, never by more than half its side."""
+    def _jitter(self, box: Box, generator: torch.Generator) -> Box:
+        """Shift and resize the box, by at most half its side."""
         drawn = self.training.box_shift * torch.randn(3, generator=generator)
         shift_x, shift_y, grow = (box.side * drawn.clamp(-0.5, 0.5)).tolist()
         resized = box.square(1 + grow / box.side)
         return Box(resized.x0 + shift_x, resized.y0 + shift_y, resized.x1 + shift_x, resized.y1 + shift_y)
 
-    def _truth_with_noise(self, seen_by: Look, sample: Sample, generator: torch.Generator) -> Hypotheses:
-        """Bodies about the truth, from almost it to farther off than the regression head is."""
+    def _noisy_truth(self, image: ImageFeatures, sample: Sample, generator: torch.Generator) -> Hypotheses:
+        """Bodies around the truth, with noise from well below to above the error of the regression head."""
         truth = BodyParams.stack([BodyParams.stack([self.case.truth.params])])
-        x0 = self.policy.to_x0(truth, seen_by.features)
+        x0 = self.policy.to_x0(truth, image.features)
         low, high = self.training.noise
         scale = low + (high - low) * torch.rand(1, self.training.noisy, 1, generator=generator)
         noise = torch.randn(1, self.training.noisy, x0.shape[-1], generator=generator)
-        params = self.policy.from_x0(x0 + scale * self.policy.guess_std * noise, seen_by.features)
+        params = self.policy.from_x0(x0 + scale * self.policy.guess_std * noise, image.features)
         return Hypotheses(params[0], sample.camera)
 
-    def _ranked(self, seen_by: Look, group: Hypotheses) -> _Ranked:
-        found = group_errors_mm(self.body, group.params, self.case.truth)
-        signs = signs_of(self.policy, self.body, seen_by, group)
-        return _Ranked(signs, torch.stack([found[name] for name in self.training.errors]))
+    def _rank(self, image: ImageFeatures, group: Hypotheses) -> _RankedGroups:
+        errors = group_errors_mm(self.body, group.params, self.case.truth)
+        features = hypothesis_features(self.policy, self.body, image, group)
+        return _RankedGroups(features, torch.stack([errors[name] for name in self.training.errors]))
 
 
-def _stack(groups: Sequence[_Ranked]) -> _Ranked:
-    return _Ranked(
-        Signs(
-            torch.stack([group.signs.joints for group in groups]),
-            torch.stack([group.signs.whole for group in groups]),
+def _stack(groups: Sequence[_RankedGroups]) -> _RankedGroups:
+    return _RankedGroups(
+        HypothesisFeatures(
+            torch.stack([group.features.joints for group in groups]),
+            torch.stack([group.features.whole for group in groups]),
         ),
         torch.stack([group.errors for group in groups], dim=1),
     )
 
 
-def _standardised(scorer: HMRScorer, groups: _Ranked) -> _Ranked:
-    return _Ranked(scorer.network.standardise(groups.signs), groups.errors)
+def _standardised(scorer: HMRScorer, groups: _RankedGroups) -> _RankedGroups:
+    return _RankedGroups(scorer.network.standardise(groups.features), groups.errors)
 
 
-def _untrained(policy: DiffusionPolicy, body: Body, seen_by: Look, sampled: _Ranked, seed: int) -> HMRScorer:
-    """Sizes and statistics are the data's."""
-    joints, whole = sampled.signs.joints, sampled.signs.whole
-    shape = ScorerShape(image_channels(seen_by), joints.shape[-1], whole.shape[-1])
+def _initial_scorer(
+    policy: DiffusionPolicy, body: Body, image: ImageFeatures, sampled: _RankedGroups, seed: int
+) -> HMRScorer:
+    """A scorer with the sizes and the statistics of the data."""
+    joints, whole = sampled.features.joints, sampled.features.whole
+    shape = ScorerShape(image_channels(image), joints.shape[-1], whole.shape[-1])
     scorer = HMRScorer(policy, body, shape, seed)
     scorer.network.fit_scale(joints.flatten(0, 1), whole.flatten(0, 1))
     return scorer
@@ -188,17 +206,17 @@ def _untrained(policy: DiffusionPolicy, body: Body, seen_by: Look, sampled: _Ran
 
 def _fit(
     member: nn.Module,
-    kinds: Sequence[_Ranked],
-    tests: _Ranked,
+    kinds: Sequence[_RankedGroups],
+    held_out_groups: _RankedGroups,
     training: ScorerTraining,
     generator: torch.Generator,
 ) -> None:
-    """Leaves the member at the step that ranked `tests` best."""
+    """Trains a member and restores the step that ranked `held_out_groups` best."""
     optimizer = torch.optim.AdamW(
         member.parameters(), training.learning_rate, weight_decay=training.weight_decay
     )
     best = _Best(member)
-    with torch.random.fork_rng():  # dropout draws from the global stream
+    with torch.random.fork_rng():  # dropout uses the global generator
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         for step in range(1, training.steps + 1):
             loss = torch.stack(
@@ -208,40 +226,40 @@ def _fit(
             loss.backward()
             optimizer.step()
             if step % training.check_every == 0:
-                best.offer(_agreement(member, tests), member)
-            if best.idle >= training.patience:
+                best.update(_mean_srcc(member, held_out_groups), member)
+            if best.checks_since >= training.patience:
                 break
     member.load_state_dict(best.state)
     member.eval()
 
 
 class _Best:
-    """The best step so far, and how many offers since were worse."""
+    """The best weights so far, and the number of checks since."""
 
     def __init__(self, member: nn.Module) -> None:
-        self.state, self.srcc, self.idle = copy.deepcopy(member.state_dict()), -1.0, 0
+        self.state, self.srcc, self.checks_since = copy.deepcopy(member.state_dict()), -1.0, 0
 
-    def offer(self, srcc: float, member: nn.Module) -> None:
-        self.idle += 1
+    def update(self, srcc: float, member: nn.Module) -> None:
+        self.checks_since += 1
         if srcc > self.srcc:
-            self.state, self.srcc, self.idle = copy.deepcopy(member.state_dict()), srcc, 0
+            self.state, self.srcc, self.checks_since = copy.deepcopy(member.state_dict()), srcc, 0
 
 
 def _batch_loss(
-    member: nn.Module, groups: _Ranked, batch: int, generator: torch.Generator
+    member: nn.Module, groups: _RankedGroups, batch: int, generator: torch.Generator
 ) -> Float[Tensor, ""]:
     rows = torch.randint(groups.errors.shape[1], (batch,), generator=generator)
-    scores = member.train()(groups.signs.joints[rows], groups.signs.whole[rows])
+    scores = member.train()(groups.features.joints[rows], groups.features.whole[rows])
     return rank_net_loss(scores, groups.errors[:, rows])
 
 
 @torch.no_grad()
-def _agreement(member: nn.Module, tests: _Ranked) -> float:
+def _mean_srcc(member: nn.Module, held_out_groups: _RankedGroups) -> float:
     """Mean Spearman's rho over groups and kinds of errors; a group without a ranking counts as 0."""
-    scores = member.eval()(tests.signs.joints, tests.signs.whole).tolist()
-    found = [
-        group_spearman(given, true) or 0.0
-        for kind in tests.errors.tolist()
-        for given, true in zip(scores, kind, strict=True)
+    scores = member.eval()(held_out_groups.features.joints, held_out_groups.features.whole).tolist()
+    values = [
+        group_spearman(predicted, true) or 0.0
+        for kind in held_out_groups.errors.tolist()
+        for predicted, true in zip(scores, kind, strict=True)
     ]
-    return float(np.mean(found))
+    return float(np.mean(values))

@@ -1,40 +1,43 @@
-"""Which critic it was: a hash of what shapes a scorer's scores, kept with them, so that those of two are never mixed.
+"""The digest of a critic: a hash of what its scores depend on, stored with them so that no set mixes two critics.
 
 | scorer                | what is hashed                                                                        |
 |-----------------------|---------------------------------------------------------------------------------------|
-| one with `digest()`   | it knows best: `RewardMix`, `HMRScorer` and the truths of `rl.scorers.truth` do               |
-| the critique agent    | its backend with every setting, rules and prototypes, tools and prompts, detector,     |
-|                       | settings                                                                               |
-| a function, any other | the file that it (or its class) is written in, and its name                           |
+| one with `digest()`   | its own digest: `RewardMix`, `HMRScorer` and the scorers of `rl.scorers.truth`        |
+| the critique agent    | backend with all its settings, rules, prototypes, tools, detector, image embedder,    |
+|                       | settings, and the files of the folders agent/tools (measurements) and agent/prompts   |
+|                       | (the text of each task, the format of a question, the schema of the answers)          |
+| a function, any other | the file that defines it (or its class), and its name                                 |
 
-What has no file, as what was typed at a prompt, is known by its name alone. Left out: files that such a file imports,
-and the agent's code beside its tools: scores that were paid for should outlive a change that is none to them.
+A scorer without a file, such as a function typed at a prompt, is identified by its name. Left out: files that such a
+file imports, and the code of the agent outside those two folders, so that an unrelated change does not invalidate
+scores that were paid for.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from common.fingerprint import digest, file_digest
+
 __all__ = ["Identified", "hash_of", "scorer_digest"]
 
 
 @runtime_checkable
 class Identified(Protocol):
-    """A scorer that tells itself from others of its name."""
+    """A scorer with a content hash."""
 
     def digest(self) -> str: ...
 
 
 @runtime_checkable
 class _Agent(Protocol):
-    """The part of `agent.agent.CritiqueAgent` that shapes a score."""
+    """The attributes of `agent.agent.CritiqueAgent` that its scores depend on."""
 
     backend: Any
     rules: Any
@@ -46,57 +49,57 @@ class _Agent(Protocol):
 
 
 def scorer_digest(scorer: object) -> str:
-    """Of a `hmr.types.Scorer` or a reward function."""
+    """The digest of a `hmr.types.Scorer` or a reward function, 16 hexadecimal digits."""
     if isinstance(scorer, Identified):
         return scorer.digest()
     if isinstance(scorer, _Agent):
         return _agent_digest(scorer)
-    written = _written(scorer)
-    return hash_of(getattr(scorer, "name", None), getattr(written, "__qualname__", None), _source(written))
+    function = _scoring_function(scorer)
+    return hash_of(
+        getattr(scorer, "name", None), getattr(function, "__qualname__", None), _source_digest(function)
+    )
 
 
 def hash_of(*parts: object) -> str:
-    """Of plain values: words, numbers, lists, mappings."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """The digest of strings, numbers, lists and mappings; other values count by their string."""
+    return digest(json.dumps(parts, sort_keys=True, default=str))
 
 
 def _agent_digest(agent: _Agent) -> str:
-    from agent import prompts, tools  # loaded already: the scorer is an agent
+    from agent import prompts, tools  # already imported, since the scorer is an agent
 
     return hash_of(
         [agent.backend.name, agent.backend.revision],
         [dataclasses.asdict(rule) for rule in agent.rules.all()],
         [dataclasses.asdict(prototype) for prototype in agent.prototypes.all()],
         [tool.name for tool in agent.tools],
-        [*_eyes(agent.detector), agent.image_embedder.name],
+        [*_detector_names(agent.detector), agent.image_embedder.name],
         dataclasses.asdict(agent.settings),
-        [_files(Path(str(room.__file__)).parent) for room in (tools, prompts)],
+        [_file_digests(Path(str(package.__file__)).parent) for package in (tools, prompts)],
     )
 
 
-def _eyes(detector: Any) -> list[str]:
-    """The embedded ones by their class alone, as before there were others to name."""
+def _detector_names(detector: Any) -> list[str]:
+    """Class and name; for the embedded detector only the class, as in digests stored before others existed."""
     name, kind = getattr(detector, "name", None), type(detector).__qualname__
     return [kind] if name in (None, "embedded") else [kind, name]
 
 
-def _files(folder: Path) -> list[tuple[str, str]]:
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+def _file_digests(folder: Path) -> list[tuple[str, str]]:
+    return [(path.name, file_digest(path, 64)) for path in sorted(folder.iterdir()) if path.is_file()]
 
 
-def _written(scorer: object) -> object:
-    """The function that scores: code knows its file wherever it was loaded from, a class only by its module's name."""
+def _scoring_function(scorer: object) -> object:
+    """The function that scores. A function knows its source file, a class only the name of its module."""
     if isinstance(scorer, functools.partial):
-        return _written(scorer.func)
+        return _scoring_function(scorer.func)
     if inspect.isroutine(scorer):
         return inspect.unwrap(scorer)
     return getattr(type(scorer), "score", None) or (type(scorer).__call__ if callable(scorer) else None)
 
 
-def _source(written: Any) -> str:
+def _source_digest(function: Any) -> str:
     try:
-        path = inspect.getsourcefile(written)
-        return hashlib.sha256(Path(path or "").read_bytes()).hexdigest()
+        return file_digest(Path(inspect.getsourcefile(function) or ""), 64)
     except (TypeError, OSError):
         return ""

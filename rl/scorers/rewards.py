@@ -1,29 +1,29 @@
-"""Reward functions as TRL's users know them, several of them mixed into one `Scorer`.
+"""Reward functions in the style of TRL, and a weighted mix of several as one `Scorer`.
 
     def upright(*, hypotheses, **kwargs):
         return (-hypotheses.params.global_orient[:, 0].abs()).tolist()
 
     scorer = RewardMix([upright, agent], reward_weights=[0.3, 1.0], normalize=True)
 
-A function is called once a group, with keywords alone: `sample`, `hypotheses`, and with a body `joints_cam_m` as well.
-It answers with one score a hypothesis, higher being better, or None where it has nothing to say.
+A function is called once per group with keyword arguments: `sample`, `hypotheses`, and `joints_cam_m` if the mix has a
+body. It returns one score per hypothesis, higher being better, or None for a hypothesis that it cannot score.
 
 | here      | symbol | equation                                                                             |
 |-----------|--------|--------------------------------------------------------------------------------------|
-| scores    | s_ki   | of function k for hypothesis i                                                        |
-| means     | m_k    | over the hypotheses of the group that k answered for; 0 if there are none             |
-| weights   | w_k    |                                                                                       |
-| mixed     | s_i    | sum_k w_k (s_ki where k answered, else m_k); None where no function answered          |
-| normalize |        | the same of (s_ki - m_k) / std_k, in the group; 0 where std_k is rounding             |
+| scores    | s_ki   | of function k for hypothesis i                                                       |
+| means     | m_k    | over the hypotheses of the group that k scored; 0 if there are none                  |
+| weights   | w_k    |                                                                                      |
+| mixed     | s_i    | sum_k w_k (s_ki if k scored i, else m_k); None if no function scored i               |
+| normalize |        | the same with (s_ki - m_k) / std_k, in the group; 0 where std_k is a rounding error  |
 
 The names, the weighted sum and the two orders of summing and normalising are those of TRL 1.16's GRPOTrainer
-(`reward_funcs`, `reward_weights`; `normalize` is its `normalize_then_sum`, GDPO, arXiv 2601.05242). One thing is not:
-TRL sums what is there, so a score that failed counts as 0, the worst there is on a scale from 0 to 100. Here it counts
-as the mean of its group, which neither helps nor harms. With `normalize` the two agree, and so they do where a function
-answers for all of a group or for none of it, TRL's own case.
+(`reward_funcs`, `reward_weights`; `normalize` is its `normalize_then_sum`, GDPO, arXiv 2601.05242), with one
+difference. TRL sums the scores that exist, so a missing score counts as 0, the worst score on a scale from 0 to 100.
+Here it counts as the mean of its group. The two agree with `normalize`, and where a function scores all of a group or
+none of it, which is TRL's own case.
 
-Left out: TRL's normalisation of the sum over the batch, for advantages are made from rows (`rl.preferences.tensors`); functions
-that are coroutines; rewards that depend on the step of training, for groups are scored before it.
+Left out: TRL's normalisation of the sum over the batch, because advantages are computed from rows
+(`rl.preferences.tensors`); coroutines; rewards that depend on the training step, because groups are scored before it.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from rl.scorers.identity import hash_of, scorer_digest
 
 __all__ = ["RewardMix", "ScoresInParts", "load_reward", "reward_name"]
 
-JOINTS = "joints_cam_m"  # the keyword that needs a body
+JOINTS = "joints_cam_m"  # the argument that needs a body
 RewardFunction = Callable[..., Sequence[float | None]]
 ScoreList = list[float | None]
 
 
 @runtime_checkable
 class ScoresInParts(Protocol):
-    """A scorer whose score is made of several, each kept with the group."""
+    """A scorer that combines several scores, each stored with the group."""
 
     def score_parts(self, sample: Sample, hypotheses: Any) -> dict[str, ScoreList]: ...
 
@@ -65,11 +65,11 @@ class ScoresInParts(Protocol):
 
 @dataclass(frozen=True)
 class RewardMix:
-    """A weighted sum of reward functions and scorers, a `Scorer` itself.
+    """A weighted sum of reward functions and scorers, itself a `Scorer`.
 
-    Without weights all are 1. `body` poses the group once, for functions that ask for `joints_cam_m`. Raises ValueError
-    when made of no function, of two under one name, of one that does not take the keywords, or of as many weights as
-    there are not functions.
+    Without weights all are 1. `body` poses each group once, for functions that take `joints_cam_m`. Raises ValueError
+    if there is no function, if two have the same name, if one does not accept the arguments, or if the number of
+    weights differs from the number of functions.
     """
 
     reward_funcs: Sequence[RewardFunction | Scorer]
@@ -80,11 +80,11 @@ class RewardMix:
     def __post_init__(self) -> None:
         names = list(map(reward_name, self.reward_funcs))
         if not names:
-            raise ValueError("a reward is made of at least one function or scorer, not of none")
+            raise ValueError("a reward needs at least one function or scorer")
         if len(set(names)) < len(names):
-            raise ValueError(f"every reward function needs a name of its own, not {', '.join(names)}")
+            raise ValueError(f"reward functions need different names, not {', '.join(names)}")
         if self.reward_weights is not None and len(self.reward_weights) != len(names):
-            raise ValueError(f"{len(names)} reward functions take as many weights, not {self.reward_weights}")
+            raise ValueError(f"{len(names)} reward functions need as many weights, not {self.reward_weights}")
         for function in self.reward_funcs:
             if not isinstance(function, Scorer):
                 _check_signature(function, dict.fromkeys(self._keywords()))
@@ -100,96 +100,98 @@ class RewardMix:
         return any(getattr(function, "uses_truth", False) for function in self.reward_funcs)
 
     def digest(self) -> str:
-        """Of every function's text, the weights and the order of summing."""
+        """Content hash of every function, the weights and the order of summing."""
         return hash_of(self.name, [scorer_digest(function) for function in self.reward_funcs])
 
     def score(self, sample: Sample, hypotheses: Any) -> ScoreList:
-        """`hypotheses` are `Hypotheses`, or what a policy of another kind shows (`rl.policy_adapter`).
+        """`hypotheses` are `Hypotheses`, or the tensor of a policy behind an adapter (`rl.policy_adapter`).
 
-        Raises ValueError where a function gives another number of scores, or one that is not finite.
+        Raises ValueError if a function returns a wrong number of scores, or one that is not finite.
         """
         return self.combine(self.score_parts(sample, hypotheses))
 
     def score_parts(self, sample: Sample, hypotheses: Any) -> dict[str, ScoreList]:
-        """What each function says, by its name."""
-        known = {"sample": sample, "hypotheses": hypotheses}
+        """The scores of each function, by its name."""
+        arguments = {"sample": sample, "hypotheses": hypotheses}
         if self.body is not None:
-            known[JOINTS] = self.body.joints(hypotheses.params)
+            arguments[JOINTS] = self.body.joints(hypotheses.params)
         return {
             reward_name(function): _checked(
                 reward_name(function),
-                function.score(sample, hypotheses) if isinstance(function, Scorer) else function(**known),
+                function.score(sample, hypotheses) if isinstance(function, Scorer) else function(**arguments),
                 len(hypotheses),
             )
             for function in self.reward_funcs
         }
 
     def combine(self, parts: Mapping[str, ScoreList]) -> ScoreList:
-        """One score a hypothesis from those of every function."""
+        """One score per hypothesis from the scores of all functions."""
         scores = torch.tensor(
             [[math.nan if s is None else s for s in row] for row in parts.values()], dtype=torch.float64
         )
         weights = torch.tensor(self.reward_weights or [1.0] * len(scores), dtype=torch.float64)
         filled = _standardised(scores) if self.normalize else _filled(scores)
-        silent = scores.isnan().all(dim=0).tolist()
+        missing = scores.isnan().all(dim=0).tolist()
         mixed = (weights[:, None] * filled).sum(dim=0).tolist()
-        return [None if nothing else value for nothing, value in zip(silent, mixed, strict=True)]
+        return [None if absent else value for absent, value in zip(missing, mixed, strict=True)]
 
     def _keywords(self) -> tuple[str, ...]:
         return ("sample", "hypotheses") if self.body is None else ("sample", "hypotheses", JOINTS)
 
 
 def reward_name(function: RewardFunction | Scorer) -> str:
-    """A scorer's own name, or the function's. Raises ValueError for a callable that has none, as a partial."""
+    """The name of a scorer or function. Raises ValueError for a callable without a name, such as a partial."""
     name = getattr(function, "name", getattr(function, "__name__", None))
     if not isinstance(name, str):
         raise ValueError(
-            f"{function!r} has no name to keep its scores under; give it one: function.name = ..."
+            f"{function!r} has no name, which its scores are stored under; set one: function.name = ..."
         )
     return name
 
 
 def load_reward(where: str, body: Body | None = None) -> Scorer:
-    """The scorer that `MODULE:NAME` or `FILE.py:NAME` names: a `Scorer`, or a reward function made one, which with
-    `body` is told the joints too, if it takes them.
+    """The `Scorer` or reward function at `MODULE:NAME` or `FILE.py:NAME`. A function becomes a `RewardMix`, which
+    passes `joints_cam_m` if `body` is given and the function takes it.
 
-    This imports, and so runs, the code that the caller names. Raises FileNotFoundError for a file, ValueError for a
-    module or a name that is not there, and for a thing that cannot score.
+    This imports and runs the named code. Raises FileNotFoundError for a missing file, ValueError for a missing module
+    or name and for an object that cannot score.
     """
     module_name, colon, name = where.rpartition(":")
     if not (colon and module_name and name):
-        raise ValueError(f"a reward is named as MODULE:NAME or FILE.py:NAME, not as {where!r}")
+        raise ValueError(f"a reward must be given as MODULE:NAME or FILE.py:NAME, not {where!r}")
     module = _module(module_name)
     if not hasattr(module, name):
-        told = (
-            ", ".join(sorted(key for key, value in vars(module).items() if callable(value))) or "no function"
-        )
-        raise ValueError(f"{module_name} has no {name!r}; it has {told}")
+        names = ", ".join(sorted(key for key, value in vars(module).items() if callable(value)))
+        raise ValueError(f"{module_name} has no {name!r}; it has {names or 'no function'}")
     reward = getattr(module, name)
     if isinstance(reward, Scorer):
         return reward
     if not callable(reward):
-        raise ValueError(f"{where} is neither a reward function nor a Scorer but {type(reward).__name__}")
+        raise ValueError(
+            f"{where} is neither a reward function nor a Scorer but of type {type(reward).__name__}"
+        )
     function = cast(RewardFunction, reward)
     return RewardMix([function], body=body if _takes_joints(function) else None)
 
 
 def _filled(scores: Float64[Tensor, "funcs group"]) -> Float64[Tensor, "funcs group"]:
-    """Missing scores as the mean of those that are there."""
+    """Replaces missing scores by the mean of the others."""
     return torch.where(scores.isnan(), scores.nanmean(dim=1, keepdim=True).nan_to_num(0.0), scores)
 
 
 def _standardised(scores: Float64[Tensor, "funcs group"]) -> Float64[Tensor, "funcs group"]:
     centred = (scores - scores.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)
-    answered = (~scores.isnan()).sum(dim=1, keepdim=True).clamp(min=1)
-    std = (centred.square().sum(dim=1, keepdim=True) / answered).sqrt()
+    counts = (~scores.isnan()).sum(dim=1, keepdim=True).clamp(min=1)
+    std = (centred.square().sum(dim=1, keepdim=True) / counts).sqrt()
     rounding = ROUNDING * scores.nan_to_num(0.0).abs().amax(dim=1, keepdim=True)
     return torch.where(std > rounding, centred / std, torch.zeros_like(centred))
 
 
 def _checked(name: str, scores: Sequence[float | None], count: int) -> ScoreList:
     if len(scores) != count:
-        raise ValueError(f"{name!r} gave {len(scores)} scores for {count} hypotheses; it must give one each")
+        raise ValueError(
+            f"{name!r} gave {len(scores)} scores for {count} hypotheses; it must give one per hypothesis"
+        )
     if not all(score is None or math.isfinite(score) for score in scores):
         raise ValueError(f"{name!r} gave {list(scores)}; a score that failed is None, never NaN")
     return [None if score is None else float(score) for score in scores]
@@ -198,17 +200,17 @@ def _checked(name: str, scores: Sequence[float | None], count: int) -> ScoreList
 def _check_signature(function: RewardFunction, keywords: Mapping[str, Any]) -> None:
     signature = inspect.signature(function)
     if missing := _required(signature) - set(keywords):
-        needs = f"; for {JOINTS} give it a body, as by body=load_body()" if JOINTS in missing else ""
+        needs = f"; for {JOINTS} pass body=load_body()" if JOINTS in missing else ""
         raise ValueError(
-            f"the reward function {reward_name(function)!r} is called with the keywords {', '.join(keywords)}, and "
-            f"asks for {', '.join(sorted(missing))} as well{needs}"
+            f"the reward function {reward_name(function)!r} is called with the arguments {', '.join(keywords)}, and "
+            f"also requires {', '.join(sorted(missing))}{needs}"
         )
     try:
         signature.bind(**keywords)
     except TypeError as error:
         raise ValueError(
-            f"the reward function {reward_name(function)!r} is called with the keywords {', '.join(keywords)}, which "
-            f"it does not take ({error}); let its arguments end with **kwargs"
+            f"the reward function {reward_name(function)!r} is called with the arguments {', '.join(keywords)}, which "
+            f"it does not accept ({error}); its arguments must end with **kwargs"
         ) from error
 
 
@@ -218,7 +220,7 @@ def _takes_joints(function: RewardFunction) -> bool:
 
 
 def _required(signature: inspect.Signature) -> set[str]:
-    """Arguments that it cannot be called without."""
+    """Arguments without a default."""
     return {
         name
         for name, a in signature.parameters.items()
@@ -233,15 +235,15 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
-            raise  # the module is there, and misses one of its own
+            raise  # the module exists, but one of its imports does not
         raise ValueError(
-            f"no module is called {name!r}; name an installed one or a file, as in rewards.py:f"
+            f"there is no module {name!r}; give an installed one or a file, such as rewards.py:f"
         ) from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file of reward functions")
+        raise FileNotFoundError(f"{path}: this file of reward functions does not exist")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(cast(Any, spec))
     cast(Any, spec).loader.exec_module(module)

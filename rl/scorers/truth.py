@@ -1,6 +1,6 @@
-"""Scorers that know the truth: what a perfect, or a perfect but noisy, critic would say.
+"""Scorers that read the ground truth, exactly or with noise, for controls and upper bounds.
 
-For oracle runs and controls only. Their rows are stamped `uses_truth`, and no result may come from one.
+Their rows are marked `uses_truth`; no result may come from them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ __all__ = ["NoisyTruthScorer", "TruthScorer", "noise_share"]
 
 
 class TruthScorer:
-    """Minus the MPJPE (24 joints, pelvis-aligned, mm) plus Gaussian noise of std `noise_mm`, drawn by
-    sample id.
+    """Minus the MPJPE (24 joints, pelvis-aligned, mm), plus Gaussian noise of std `noise_mm` seeded by the sample id.
 
-    `truth_of` looks the truth of a sample up by its id; KeyError from it is passed on.
+    `truth_of` returns the truth of a sample by its id; a KeyError from it is passed on.
     """
 
     uses_truth = True
@@ -54,17 +53,17 @@ class TruthScorer:
 
 
 class NoisyTruthScorer:
-    """The truth as a critic of a given quality would see it: noise in proportion to how far a group's errors spread.
+    """A simulated critic of a given quality: the truth with noise proportional to the std of the errors in a group.
 
-    Its mean Spearman's rho with the true errors is `srcc`, as far as errors are Gaussian within a group. Raises
-    ValueError unless 0 < srcc <= 1.
+    Its mean Spearman's rho with the true errors is `srcc` if errors are Gaussian within a group. Raises ValueError
+    unless 0 < srcc <= 1.
     """
 
     uses_truth = True
 
     def __init__(self, body: Body, truth_of: Callable[[str], Truth], srcc: float, seed: int = 0) -> None:
         self.exact = TruthScorer(body, truth_of)
-        self.srcc, self.share, self.seed = srcc, noise_share(srcc), seed
+        self.srcc, self.noise_ratio, self.seed = srcc, noise_share(srcc), seed
 
     @property
     def name(self) -> str:
@@ -77,13 +76,14 @@ class NoisyTruthScorer:
         exact = torch.tensor(self.exact.score(sample, hypotheses), dtype=torch.float64)
         generator = derive_generator(self.seed, "noisy-truth", sample.id)
         noise = torch.randn(len(exact), generator=generator, dtype=torch.float64)
-        return (exact + self.share * exact.std() * noise).tolist()
+        return (exact + self.noise_ratio * exact.std() * noise).tolist()
 
 
 def noise_share(srcc: float) -> float:
-    """Standard deviation of the noise over that of the signal, for a Spearman's rho of `srcc` between the two's sum and
-    the signal: rho = 6 / pi asin(r / 2) for Gaussians of Pearson's r (Pearson 1907), and r = 1 / sqrt(1 + share^2)."""
+    """The standard deviation of the noise over that of the signal for which the noisy signal has a Spearman's rho of
+    `srcc` with the signal: rho = 6 / pi asin(r / 2) for Gaussians with Pearson's r (Pearson 1907), and
+    r = 1 / sqrt(1 + ratio^2)."""
     if not 0 < srcc <= 1:
-        raise ValueError(f"a critic's srcc lies above 0 and at most at 1, not at {srcc}")
+        raise ValueError(f"the srcc of a critic must be above 0 and at most 1, not {srcc}")
     pearson = 2 * math.sin(math.pi * srcc / 6)
     return math.sqrt(max(0.0, pearson**-2 - 1))

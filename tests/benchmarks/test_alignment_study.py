@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often anything that costs was done."""
     counted: Counter[str] = Counter()
     for room, name in (
-        (study, "evaluate_policy"), (study, "draw_split"), (rl.rounds, "align"), (rl.preferences.build, "judge_group"),
+        (study, "evaluate_policy"), (study, "draw_split"), (rl.rounds, "align"), (rl.preferences.build, "score_group"),
     ):  # fmt: skip
         monkeypatch.setattr(room, name, _counting(counted, name, getattr(room, name)))
     return counted
@@ -76,7 +76,7 @@ def test_a_killed_study_goes_on_and_a_second_run_does_nothing(
 ) -> None:
     whole = run_study(tiny_policy, arms, [0], SIZES, tmp_path / "whole", _silent)
     # 3 images for `one`, of which `same groups` takes 2; `two rounds` has 2 of another critic
-    assert calls["judge_group"] == 3 + 2 + 2
+    assert calls["score_group"] == 3 + 2 + 2
     cut = tmp_path / "cut"
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
@@ -87,11 +87,11 @@ def test_a_killed_study_goes_on_and_a_second_run_does_nothing(
     assert to_json(resumed) == to_json(whole)
     assert before["align"] == 2
     assert calls["align"] == 4 - before["align"]  # one, one, and two rounds
-    assert calls["judge_group"] == 3 + 2 + 2 - before["judge_group"]
+    assert calls["score_group"] == 3 + 2 + 2 - before["score_group"]
     calls.clear()
     again = run_study(tiny_policy, arms, [0], SIZES, cut, _silent)
     assert markdown(again) == markdown(whole)
-    assert calls["evaluate_policy"] == calls["align"] == calls["judge_group"] == 0
+    assert calls["evaluate_policy"] == calls["align"] == calls["score_group"] == 0
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_seeds_taken_apart_are_one_study_in_one_folder(
     calls.clear()
     merged = to_json(run_study(tiny_policy, ["one"], [0, 1], SIZES, tmp_path / "0", _silent))
     assert merged["seeds"] == 2
-    assert calls["evaluate_policy"] == calls["align"] == calls["judge_group"] == 0
+    assert calls["evaluate_policy"] == calls["align"] == calls["score_group"] == 0
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_the_critic_picks_and_the_control_has_its_scores(
     monkeypatch.setattr(study, "ARMS", arms)
     sizes = Sizes(test=2, samples=20, calibration=4)
     told = to_json(run_study(tiny_policy, list(arms), [0], sizes, tmp_path, _silent))
-    assert calls["judge_group"] == 2  # once for all three
+    assert calls["score_group"] == 2  # once for all three
     assert told["base"]["pick of 20"] is not None
     assert all(arm["minus_base"]["pick of 20"] for arm in told["arms"].values())
     assert {path.name for path in (tmp_path / "scenes").iterdir()} == {

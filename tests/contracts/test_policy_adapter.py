@@ -1,4 +1,4 @@
-"""What a policy behind a `PolicyAdapter` owes to group building and the trainer, and that the seam loses nothing."""
+"""The contract of `PolicyAdapter`, and a check that our policy behind it is aligned to the same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rl.scorers.rewards import RewardMix
 from rl.trainer import align
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "align-your-policy.md"
-SIDE = 24  # of the page's pictures
+SIDE = 24  # pixels of the images in the page
 
 
 def ours(tiny_policy: DiffusionPolicy) -> PolicyAdapter:
@@ -30,7 +30,7 @@ def ours(tiny_policy: DiffusionPolicy) -> PolicyAdapter:
 
 
 def of_the_docs(tiny_policy: DiffusionPolicy) -> PolicyAdapter:
-    """The page's first two blocks: a policy that shares no code with ours, untrained."""
+    """The first two code blocks of the page: an untrained policy that shares no code with ours."""
     page: dict[str, object] = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[:2]), page)
     with torch.random.fork_rng():
@@ -73,12 +73,12 @@ def draw(adapter: PolicyAdapter, samples: list[Sample], scale: float = 1.0, seed
 
 
 def first_of_each(*, hypotheses, **kwargs):
-    """A reward for either kind of what is shown: the first number that makes a hypothesis."""
+    """A reward for bodies and tensors: the first number of each hypothesis."""
     shown = hypotheses.params.transl if isinstance(hypotheses, Hypotheses) else hypotheses
     return shown.flatten(1)[:, 0].tolist()
 
 
-def test_one_vector_an_image_the_same_each_time(adapter: PolicyAdapter, samples: list[Sample]):
+def test_features_are_one_reproducible_vector_per_image(adapter: PolicyAdapter, samples: list[Sample]):
     features = adapter.features(samples)
     assert features.shape[0] == 3
     assert not features.requires_grad
@@ -86,7 +86,7 @@ def test_one_vector_an_image_the_same_each_time(adapter: PolicyAdapter, samples:
     assert not torch.equal(features[0], features[1])
 
 
-def test_a_group_an_image_from_the_generator_alone(adapter: PolicyAdapter, samples: list[Sample]):
+def test_samples_depend_on_the_generator_only(adapter: PolicyAdapter, samples: list[Sample]):
     before = torch.random.get_rng_state()
     _, draws = draw(adapter, samples)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -98,7 +98,7 @@ def test_a_group_an_image_from_the_generator_alone(adapter: PolicyAdapter, sampl
     assert draw(adapter, samples, scale=0.3)[1].x0.std(dim=1).mean() < draws.x0.std(dim=1).mean()
 
 
-def test_errors_of_each_hypothesis_by_itself(adapter: PolicyAdapter, samples: list[Sample]):
+def test_errors_do_not_depend_on_other_hypotheses(adapter: PolicyAdapter, samples: list[Sample]):
     features, draws = draw(adapter, samples)
     generator = torch.Generator().manual_seed(1)
     times = torch.randint(adapter.config.num_train_timesteps, (3, 2), generator=generator)
@@ -114,7 +114,9 @@ def test_errors_of_each_hypothesis_by_itself(adapter: PolicyAdapter, samples: li
     )
 
 
-def test_errors_teach_what_is_trainable(name: str, adapter: PolicyAdapter, samples: list[Sample]):
+def test_errors_have_gradients_for_the_trained_submodule(
+    name: str, adapter: PolicyAdapter, samples: list[Sample]
+):
     features, draws = draw(adapter, samples)
     trained = adapter.requires_grad_(False).get_submodule(TRAINABLE[name]).requires_grad_(True)
     adapter(
@@ -123,7 +125,7 @@ def test_errors_teach_what_is_trainable(name: str, adapter: PolicyAdapter, sampl
     assert any(tensor.grad is not None and tensor.grad.any() for tensor in trained.parameters())
 
 
-def test_weights_are_named_kept_and_taken_up(name: str, adapter: PolicyAdapter, tmp_path: Path):
+def test_digest_saving_and_loading(name: str, adapter: PolicyAdapter, tmp_path: Path):
     changed = copy.deepcopy(adapter)
     with torch.no_grad():
         next(changed.get_submodule(TRAINABLE[name]).parameters()).add_(1.0)
@@ -133,7 +135,7 @@ def test_weights_are_named_kept_and_taken_up(name: str, adapter: PolicyAdapter, 
     assert adapter.digest() == changed.digest()
 
 
-def test_groups_are_built_kept_and_read_back(adapter: PolicyAdapter, samples: list[Sample], tmp_path: Path):
+def test_groups_are_built_and_read_back(adapter: PolicyAdapter, samples: list[Sample], tmp_path: Path):
     dataset = load_preferences(
         build_preferences(adapter, RewardMix([first_of_each]), samples, tmp_path, group_size=4)
     )
@@ -157,7 +159,7 @@ def test_rounds_align_it(name: str, adapter: PolicyAdapter, samples: list[Sample
 
     aligned = run()
     assert aligned.digest() != adapter.digest()
-    assert run().digest() == aligned.digest()  # found again
+    assert run().digest() == aligned.digest()  # loaded from disk
     sampled_by = [
         set(load_preferences(tmp_path / f"round-{k}" / "groups")["policy_digest"]) for k in range(2)
     ]
@@ -165,8 +167,10 @@ def test_rounds_align_it(name: str, adapter: PolicyAdapter, samples: list[Sample
     assert sampled_by[1].isdisjoint({adapter.digest(), aligned.digest()})
 
 
-def test_the_seam_loses_nothing(tiny_policy: DiffusionPolicy, samples: list[Sample], tmp_path: Path):
-    """Our policy aligned as it is, and through the three methods: the same scores, the same weights."""
+def test_our_policy_is_aligned_to_the_same_weights(
+    tiny_policy: DiffusionPolicy, samples: list[Sample], tmp_path: Path
+):
+    """Directly and through the three methods: the same scores, the same weights."""
     whole, bodies = DiffusionPolicyAdapter(copy.deepcopy(tiny_policy)), tiny_policy
     found = []
     for policy, trainable, folder in ((whole, "policy.denoiser", "a"), (bodies, "denoiser", "b")):

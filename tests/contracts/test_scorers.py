@@ -1,4 +1,4 @@
-"""What every critic of a group owes its caller, and that none of them can know the truth."""
+"""The contract of every scorer, and a check that only `TruthScorer` reads the truth."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def rewards(policy: DiffusionPolicy, body: Body, cases: list[Labelled], folder) 
 
 
 SCORERS: dict[str, Build] = {"hmr-scorer": hmr_scorer, "agent": agent, "truth": truth, "rewards": rewards}
-BLIND = sorted(SCORERS.keys() - {"truth"})  # those that no truth may reach
+BLIND = sorted(SCORERS.keys() - {"truth"})  # scorers that must not read the truth
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def group(tiny_policy: DiffusionPolicy, cases: list[Labelled]) -> Hypotheses:
 
 
 @pytest.mark.parametrize("name", sorted(SCORERS))
-def test_one_finite_score_a_hypothesis_the_same_each_time(name, tiny_policy, body, cases, group, tmp_path):
+def test_one_finite_reproducible_score_per_hypothesis(name, tiny_policy, body, cases, group, tmp_path):
     scorer, sample = SCORERS[name](tiny_policy, body, cases, tmp_path), cases[2].sample
     assert isinstance(scorer, Scorer)
     assert scorer.name
@@ -83,10 +83,8 @@ def test_one_finite_score_a_hypothesis_the_same_each_time(name, tiny_policy, bod
 
 
 @pytest.mark.parametrize("name", BLIND)
-def test_a_critic_reads_the_sample_and_the_group_and_nothing_else(
-    name, tiny_policy, body, cases, group, tmp_path
-):
-    """The truth is looked up by the sample's id: under an id that nobody knows, a blind critic says the same."""
+def test_a_score_depends_only_on_the_sample_and_the_group(name, tiny_policy, body, cases, group, tmp_path):
+    """The truth is found by the id of the sample, so with an unknown id the scores must not change."""
     scorer, sample = SCORERS[name](tiny_policy, body, cases, tmp_path), cases[2].sample
-    stranger = dataclasses.replace(sample, id="nobody has seen this")
-    assert scorer.score(stranger, group) == scorer.score(sample, group)
+    renamed = dataclasses.replace(sample, id="unknown")
+    assert scorer.score(renamed, group) == scorer.score(sample, group)

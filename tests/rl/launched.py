@@ -1,6 +1,6 @@
-"""What the test of several processes launches: `python -m tests.rl.launched OUT BATCH REPLAY_FILE FLOOR`.
+"""The program that the test of several processes launches: `python -m tests.rl.launched OUT BATCH REPLAY_FILE FLOOR`.
 
-`--fsdp` shards, `--save` leaves a checkpoint half-way, `--resume DIR` goes on from one, from other weights at first.
+`--fsdp` shards, `--save` saves a checkpoint half-way, `--resume DIR` resumes from one, starting with other weights.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main(
         **({"fsdp": True, "fsdp_config": {"auto_wrap_policy": "NO_WRAP"}} if fsdp else {}),
     )
     if fsdp:
-        pretend_to_have_gpus(args)
+        pretend_multi_gpu(args)
     trainer = GroupPreferenceTrainer(ToyPolicy(std=0.9 if resume else 0.5), args, toy_groups())
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(str(out / f"{args.world_size}-processes"))
@@ -46,13 +46,13 @@ def main(
     trainer.accelerator.end_training()
 
 
-def pretend_to_have_gpus(args: GroupPreferenceConfig) -> None:
-    """torch shards on CPUs over gloo; accelerate asks for accelerators first, and without them runs DDP."""
+def pretend_multi_gpu(args: GroupPreferenceConfig) -> None:
+    """torch shards on CPUs over gloo, but accelerate uses DDP if there is no accelerator."""
     assert args.device.type == "cpu"
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def asked() -> dict:
+def parse_arguments() -> dict:
     parser = argparse.ArgumentParser()
     for name, kind in {"out": Path, "batch": int, "replay": str, "floor": float}.items():
         parser.add_argument(name, type=kind)
@@ -63,5 +63,5 @@ def asked() -> dict:
 
 
 if __name__ == "__main__":
-    main(**asked())
-    os._exit(0)  # torch's own threads abort one sharded process in twenty in the interpreter's last moments
+    main(**parse_arguments())
+    os._exit(0)  # threads of torch abort one sharded process in twenty at interpreter shutdown

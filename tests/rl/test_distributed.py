@@ -1,4 +1,4 @@
-"""Real processes over gloo: two of them make the policy that one makes of batches twice as large, sharded or not."""
+"""Two real processes over gloo train the same policy as one with batches twice as large, sharded or not."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What training refuses is refused before a critic is asked, in words that name the field, and leaves nothing."""
+"""Invalid training arguments are refused before a critic is called, with the field in the message."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"train_sampling_strategy": "group_by_length"},
         "refuses train_sampling_strategy: group_by_length",
     ),
-    "two faults, of which the first is told": (
+    "two faults, of which the first is reported": (
         {"report_to": "foo", "eval_on_start": True},
         r"refuses report_to: foo \(foo is not supported",
     ),
@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary folders are made."""
+    """The parent of temporary folders."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -68,7 +68,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_training_refuses_costs_no_critique(
+def test_invalid_arguments_are_refused_before_a_critique(
     case: str, tiny_policy: DiffusionPolicy, tmp_path: Path, scratch: Path
 ) -> None:
     fields, message = REFUSED[case]
@@ -87,7 +87,7 @@ def test_what_training_refuses_costs_no_critique(
         ("bitsandbytes", {"optim": "adamw_bnb_8bit"}, r"refuses optim: adamw_bnb_8bit \(.*bitsandbytes"),
     ],
 )
-def test_what_is_not_installed_is_said_in_a_sentence(
+def test_missing_packages_are_named(
     tiny_policy: DiffusionPolicy, package: str, fields: dict[str, Any], message: str
 ) -> None:
     try:
@@ -99,10 +99,10 @@ def test_what_is_not_installed_is_said_in_a_sentence(
         pytest.skip(f"{package} is installed")
 
 
-def test_a_rehearsal_leaves_policy_generator_and_disk_as_they_were(
+def test_a_preflight_changes_neither_policy_nor_generator_nor_disk(
     tiny_policy: DiffusionPolicy, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And tells no tracker."""
+    """Trackers receive nothing either."""
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
     digest, state = tiny_policy.digest(), torch.random.get_rng_state()
     saving = {
@@ -120,7 +120,7 @@ def test_a_rehearsal_leaves_policy_generator_and_disk_as_they_were(
     assert not list(scratch.iterdir())
 
 
-def test_scenes_to_replay_may_still_have_to_be_drawn(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
+def test_the_replay_file_may_not_exist_yet(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
     replayed = {**ALIGNMENT, "replay_weight": 0.5, "replay_file": str(tmp_path / "later.safetensors")}
     assert checked_alignment(tiny_policy, replayed, Rounds(), 4)["replay_weight"] == 0.5
 
@@ -144,7 +144,7 @@ ADAPTED = {**ALIGNMENT, "trainable": "policy.denoiser"}
         ({"table_steps": 1}, "table_steps draws .* needs the samples and a DiffusionPolicy"),
     ],
 )
-def test_an_adapter_is_tried_on_the_first_sample(
+def test_an_adapter_is_checked_with_the_first_sample(
     tiny_policy: DiffusionPolicy, fields: dict[str, Any], message: str
 ) -> None:
     adapter = DiffusionPolicyAdapter(tiny_policy)
@@ -158,6 +158,6 @@ class Broken(DiffusionPolicyAdapter):
         raise NotImplementedError("of the adapter itself")
 
 
-def test_what_no_argument_is_to_blame_for_is_raised_as_it_is(tiny_policy: DiffusionPolicy) -> None:
+def test_an_error_without_a_guilty_argument_is_raised_unchanged(tiny_policy: DiffusionPolicy) -> None:
     with pytest.raises(NotImplementedError, match="of the adapter itself"):
         run_preflight(Broken(tiny_policy), ADAPTED, wild(1))

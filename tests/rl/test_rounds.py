@@ -1,4 +1,4 @@
-"""Rounds share one budget, learn from the round before, and go on where they were killed."""
+"""Rounds share one budget, train on samples of the round before, and resume after a kill."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALIGNMENT: dict[str, Any] = {
 
 
 class Depth:
-    """Likes bodies that are far away; counts what it was asked."""
+    """Scores by depth and records the samples; raises KeyboardInterrupt after `patience` of them."""
 
     name = "depth"
 
@@ -85,7 +85,7 @@ def test_each_image_is_scored_once_however_many_rounds(
     assert sorted(scorer.asked) == [sample.id for sample in wild]
 
 
-def test_the_second_round_samples_from_what_the_first_made(
+def test_the_second_round_samples_from_the_policy_of_the_first(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     last = _align(tiny_policy, Depth(), wild, tmp_path, 2)
@@ -97,14 +97,14 @@ def test_the_second_round_samples_from_what_the_first_made(
     assert not torch.equal(_weights(last), _weights(tiny_policy))
 
 
-def test_the_last_policy_is_what_evaluate_reads(
+def test_the_last_policy_is_saved_for_evaluate(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     last = _align(tiny_policy, Depth(), wild, tmp_path, 1)
     torch.testing.assert_close(_weights(DiffusionPolicy.from_pretrained(tmp_path)), _weights(last))
 
 
-def test_a_second_run_does_nothing_again(
+def test_a_second_run_computes_nothing(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     first = _align(tiny_policy, Depth(), wild, tmp_path, 2)
@@ -113,7 +113,7 @@ def test_a_second_run_does_nothing_again(
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_and_ends_where_a_whole_one_does(
+def test_a_killed_run_resumes_to_the_same_weights(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     whole = _align(tiny_policy, Depth(), wild, tmp_path / "whole", 2)
@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on_and_ends_where_a_whole_one_does(
 
 
 def _cut_at(step: int) -> Stage:
-    """Ends the run at that step of training, as a kill would."""
+    """Interrupts training at that step, like a kill."""
 
     def stage(title: str, total: int) -> Callable[[int], None]:
         def tick(done: int) -> None:
@@ -137,7 +137,7 @@ def _cut_at(step: int) -> Stage:
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
+def test_a_run_killed_in_training_resumes_from_its_checkpoint(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     saving = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
@@ -147,16 +147,16 @@ def test_a_run_killed_in_training_goes_on_from_its_checkpoint(
         align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "cut", saving, rounds, _cut_at(3))
     steps: list[int] = []
     resumed = align_in_rounds(
-        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _listening(steps)
+        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _record_steps(steps)
     )
     assert torch.equal(_weights(whole), _weights(resumed))
-    assert steps == [3, 4]  # the first ones were not taken again, nor counted anew
+    assert steps == [3, 4]  # the first steps are neither repeated nor counted again
     (log,) = read_logs(tmp_path / "cut").values()
     assert [line["step"] for line in log if "kl" in line] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("torn", ["nothing of its state", '{"epoch": 1.0, "global_st'])
-def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(
+def test_an_incomplete_checkpoint_is_skipped(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, torn: str
 ) -> None:
     saving = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 1}
@@ -170,13 +170,13 @@ def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(
         (trainer / "checkpoint-3" / "trainer_state.json").write_text(torn)
     steps: list[int] = []
     resumed = align_in_rounds(
-        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _listening(steps)
+        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _record_steps(steps)
     )
     assert steps == [3, 4]
     assert torch.equal(_weights(whole), _weights(resumed))
 
 
-def test_a_run_killed_after_its_last_step_takes_no_step_more(
+def test_a_run_killed_after_its_last_step_takes_no_extra_step(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*words: Any) -> None:
@@ -187,20 +187,20 @@ def test_a_run_killed_after_its_last_step_takes_no_step_more(
     with monkeypatch.context() as patch:
         patch.setattr(rounds_module, "write_fingerprint", killed)
         with pytest.raises(KeyboardInterrupt):
-            align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "cut", saving, rounds, _listening([]))
+            align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "cut", saving, rounds, _record_steps([]))
     assert list((tmp_path / "cut").glob("round-0/policy/trainer-*/checkpoint-4"))
     steps: list[int] = []
     resumed = align_in_rounds(
-        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _listening(steps)
+        tiny_policy, Depth(patience=0), wild, tmp_path / "cut", saving, rounds, _record_steps(steps)
     )
     assert steps == [3, 4]
     assert torch.equal(_weights(whole), _weights(resumed))
 
 
-def test_a_kill_at_any_moment_of_the_last_save_leaves_checkpoints_or_a_label(
+def test_a_kill_during_the_last_save_leaves_checkpoints_or_a_fingerprint(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An earlier run's label must be off before other weights are written, the new one on before checkpoints go."""
+    """The old fingerprint is removed before new weights are written, the new one written before checkpoints go."""
 
     def killed(*words: Any, **more: Any) -> None:
         raise KeyboardInterrupt
@@ -219,7 +219,7 @@ def test_a_kill_at_any_moment_of_the_last_save_leaves_checkpoints_or_a_label(
         with monkeypatch.context() as patch:
             patch.setattr(rounds_module, moment, kill)
             with pytest.raises(KeyboardInterrupt):
-                align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening([]))
+                align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _record_steps([]))
         assert not (folder / "made_from.json").exists()
         assert list(folder.glob("trainer-*/checkpoint-4"))
     remove = shutil.rmtree
@@ -232,13 +232,13 @@ def test_a_kill_at_any_moment_of_the_last_save_leaves_checkpoints_or_a_label(
     with monkeypatch.context() as patch:
         patch.setattr("rl.rounds.shutil.rmtree", killed_in_clearing)
         with pytest.raises(KeyboardInterrupt):
-            align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening([]))
+            align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _record_steps([]))
     steps: list[int] = []
-    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening(steps))
-    assert steps == []  # it is finished, and known to be
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _record_steps(steps))
+    assert steps == []  # the finished policy is found
 
 
-def test_another_loss_does_not_take_up_the_checkpoints_of_the_first(
+def test_checkpoints_of_another_loss_are_not_used(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     saving = {**ALIGNMENT, "save_strategy": "steps", "save_steps": 1}
@@ -247,11 +247,11 @@ def test_another_loss_does_not_take_up_the_checkpoints_of_the_first(
         align_in_rounds(tiny_policy, Depth(), wild, tmp_path, saving, rounds, _cut_at(3))
     steps: list[int] = []
     other = {**saving, "loss_type": "sft"}
-    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _listening(steps))
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, other, rounds, _record_steps(steps))
     assert len(steps) == 4
 
 
-def _listening(steps: list[int]) -> Stage:
+def _record_steps(steps: list[int]) -> Stage:
     def stage(title: str, total: int) -> Callable[[int], None]:
         return steps.append if "aligning" in title else lambda done: None
 
@@ -259,7 +259,7 @@ def _listening(steps: list[int]) -> Stage:
 
 
 @pytest.mark.slow
-def test_a_control_learns_from_other_scores(
+def test_rescore_changes_the_scores_for_training(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     seen: list[int] = []
@@ -275,19 +275,19 @@ def test_a_control_learns_from_other_scores(
     assert not torch.equal(_weights(straight), _weights(control))
 
 
-def test_no_step_is_lost_in_dividing(
+def test_all_steps_are_divided_among_the_rounds(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     steps: list[int] = []
     rounds = Rounds(3, group_size=3, seed=5)
-    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, ALIGNMENT, rounds, _listening(steps))
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, ALIGNMENT, rounds, _record_steps(steps))
     assert steps == [1, 2, 1, 1]  # four steps over three rounds
 
 
-def test_rounds_of_one_step_learn_in_each(
+def test_rounds_of_one_step_change_the_policy(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
-    """The online extreme: a warm-up of one step, whose rate is 0, would hand the base back."""
+    """A warm-up of one step, whose rate is 0, would leave the policy unchanged."""
     assert "warmup_steps" not in ALIGNMENT
     _align(tiny_policy, Depth(), wild, tmp_path, ALIGNMENT["max_steps"])
     made = [DiffusionPolicy.from_pretrained(tmp_path / f"round-{k}" / "policy") for k in range(4)]
@@ -295,18 +295,16 @@ def test_rounds_of_one_step_learn_in_each(
         assert not torch.equal(_weights(before), _weights(after))
 
 
-def test_tensorboard_files_outlive_the_trainer(
-    tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
-) -> None:
-    told, rounds = {**ALIGNMENT, "report_to": "tensorboard"}, Rounds(2, group_size=3, seed=5)
-    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, told, rounds, _listening([]))
+def test_tensorboard_files_are_kept(tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path) -> None:
+    alignment, rounds = {**ALIGNMENT, "report_to": "tensorboard"}, Rounds(2, group_size=3, seed=5)
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, alignment, rounds, _record_steps([]))
     for number in range(2):
         policy = tmp_path / f"round-{number}" / "policy"
         assert len(list(policy.glob("tensorboard/trainer-*/events.*"))) == 1
         assert not list(policy.glob("trainer-*"))
 
 
-def test_no_round_of_a_seed_draws_what_another_seed_draws() -> None:
+def test_rounds_of_different_seeds_have_different_seeds() -> None:
     runs = [[Rounds(4, seed=seed).seed_of(number) for number in range(4)] for seed in range(5)]
     assert len({seed for run in runs for seed in run}) == 20
     assert [run[0] for run in runs] == list(range(5))
@@ -330,7 +328,7 @@ def test_no_round_of_a_seed_draws_what_another_seed_draws() -> None:
         ({"betta": 1.0}, "unknown betta"),
     ],
 )
-def test_a_mistake_in_the_settings_costs_no_critique(
+def test_invalid_settings_are_refused_before_a_critique(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, field: dict[str, Any], message: str
 ) -> None:
     alignment = {**ALIGNMENT, **field}
@@ -340,15 +338,19 @@ def test_a_mistake_in_the_settings_costs_no_critique(
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_that_yaml_takes_for_words_are_numbers(
+def test_strings_are_converted_to_numbers(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     rounds, words = Rounds(1, 3, seed=5), {**ALIGNMENT, "learning_rate": "1e-2", "max_steps": "4"}
-    told = align_in_rounds(tiny_policy, Depth(), wild, tmp_path / "words", words, rounds, _listening([]))
-    assert torch.equal(_weights(told), _weights(_align(tiny_policy, Depth(), wild, tmp_path / "numbers", 1)))
+    aligned = align_in_rounds(
+        tiny_policy, Depth(), wild, tmp_path / "words", words, rounds, _record_steps([])
+    )
+    assert torch.equal(
+        _weights(aligned), _weights(_align(tiny_policy, Depth(), wild, tmp_path / "numbers", 1))
+    )
 
 
-def test_what_is_kept_is_known_by_seed_and_by_what_was_replayed(
+def test_a_finished_policy_is_found_by_seed_and_replayed_scenes(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
     _align(tiny_policy, Depth(), wild, tmp_path, 1)
@@ -364,7 +366,7 @@ def test_what_is_kept_is_known_by_seed_and_by_what_was_replayed(
     assert finished_policy(tiny_policy, groups, folder, replayed, 0) is None
 
 
-def test_what_is_loaded_again_lies_where_the_policy_does(
+def test_a_loaded_policy_is_on_the_device_of_the_given_one(
     tiny_policy: DiffusionPolicy, tmp_path: Path
 ) -> None:
     tiny_policy.save_pretrained(tmp_path)

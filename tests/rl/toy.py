@@ -15,7 +15,7 @@ from rl.preferences.tensors import GroupTensors
 from rl.types import PreferenceGroup
 
 DIM, CHANNELS, LENGTH = 2, 3, 100
-TRUE_OFFSET = torch.tensor([0.4, -0.3])  # the truth lies this far from the reference's mean, whatever c is
+TRUE_OFFSET = torch.tensor([0.4, -0.3])  # of the truth from the mean of the reference, for every c
 
 
 class GaussianDenoiser(nn.Module):
@@ -38,7 +38,7 @@ class ToyPolicy(nn.Module):
     def __init__(self, std: float = 0.5) -> None:
         super().__init__()
         self.config = PretrainedConfig(num_train_timesteps=LENGTH)
-        self.encoder = nn.Linear(1, 1)  # must stay as it is
+        self.encoder = nn.Linear(1, 1)  # must not change
         self.denoiser = GaussianDenoiser(std)
 
     def alpha_sigma(self, timesteps):
@@ -81,7 +81,7 @@ def toy_groups(images: int = 48, group: int = 8, shuffled: bool = False, seed: i
 
 
 def scored_group(scores: list[float | None], **changes: object) -> PreferenceGroup:
-    """A group of which only the scores matter."""
+    """A group for tests that read only the scores."""
     params = BodyParams(*(torch.zeros(len(scores), *shape) for shape in ((3,), (23, 3), (10,), (3,))))
     fields = {
         "sample_id": "a",

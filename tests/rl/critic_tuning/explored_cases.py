@@ -1,4 +1,4 @@
-"""Cases that the embedded critic really explored, with the groups and scenes they are about."""
+"""Cases explored by the embedded critic, with their groups and scenes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def explored_cases() -> tuple[Case, ...]:
     """Two of them, five hypotheses each."""
     agent, scenes = make_agent(), [labelled("explored-0"), labelled("explored-1")]
     explore(agent, scenes, [], propose)
-    kept = agent.rules.explored([scene.sample.id for scene in scenes])
+    stored = agent.rules.explored([scene.sample.id for scene in scenes])
     return tuple(
-        Case(Explored.from_json(scene.sample.id, kept[scene.sample.id]), scene, propose(scene.sample))
+        Case(Explored.from_json(scene.sample.id, stored[scene.sample.id]), scene, propose(scene.sample))
         for scene in scenes
     )

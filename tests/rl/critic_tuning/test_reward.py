@@ -1,4 +1,4 @@
-"""The rewards of a critic's replies, as sums that can be worked by hand."""
+"""Rewards of a critic's replies, as worked sums."""
 
 import json
 
@@ -23,7 +23,7 @@ def reward(completion: list[dict], labels=LABELS, errors=ERRORS) -> float | None
     return spearman_reward([completion], labels=[labels], errors_mm=[errors])[0]
 
 
-def test_the_true_order_is_worth_one_and_its_reverse_minus_one():
+def test_the_true_order_has_reward_one_and_its_reverse_minus_one():
     assert reward(scored(90, 70, 20, 10)) == pytest.approx(1.0)
     assert reward(scored(10, 20, 70, 90)) == pytest.approx(-1.0)
 
@@ -54,18 +54,18 @@ MALFORMED_REPLIES = {
 
 
 @pytest.mark.parametrize("fault", MALFORMED_REPLIES)
-def test_what_the_agent_could_not_read_is_worth_less_than_the_worst_ranking(fault):
+def test_a_malformed_reply_has_less_reward_than_the_worst_ranking(fault):
     assert reward(MALFORMED_REPLIES[fault]) == MALFORMED < -1.0
     assert well_formed([MALFORMED_REPLIES[fault]], labels=[LABELS]) == [0.0]
 
 
 def test_an_answer_inside_prose_is_an_answer():
-    said = f"Let me see. {scored(90, 70, 20, 10)[0]['content']}"
-    assert reward([{"role": "assistant", "content": said}]) == pytest.approx(1.0)
+    content = f"Let me see. {scored(90, 70, 20, 10)[0]['content']}"
+    assert reward([{"role": "assistant", "content": content}]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("errors", [[40.0], [40.0, 60.0], [40.0, 40.0, 40.0]])
-def test_a_group_without_a_ranking_is_worth_nothing_whatever_is_said(errors):
+def test_a_group_without_a_ranking_has_no_reward(errors):
     labels = LABELS[: len(errors)]
     assert not has_ranking(errors)
     for completion in (reply(dict.fromkeys(labels, 5.0)), MALFORMED_REPLIES["no JSON"]):
@@ -73,7 +73,7 @@ def test_a_group_without_a_ranking_is_worth_nothing_whatever_is_said(errors):
 
 
 def test_every_reply_is_read_by_the_labels_of_its_own_question():
-    """TRL hands over a batch of replies to several questions, and columns that are none of ours."""
+    """TRL passes a batch of replies to several questions, with additional columns."""
     rewards = spearman_reward(
         [scored(90, 70, 20, 10), reply({"A": 1, "B": 2, "C": 3})],
         labels=[LABELS, LABELS[:3]],

@@ -1,4 +1,4 @@
-"""Both stages on tiny random weights in real classes: they learn, leave what `local:` loads, and survive a kill."""
+"""Both stages on real model classes with tiny random weights: training, loading by `local:`, resuming after a kill."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def tuned(request, tmp_path_factory):
 def test_sft_learns_the_true_answers_and_grpo_the_reward(tuned):
     _, out, _ = tuned
     losses = logged(out / "sft", "loss")
-    assert losses[-1] < losses[0] - 0.05  # a random head of this size cannot say much more surely
+    assert losses[-1] < losses[0] - 0.05  # a random head of this size cannot do much better
     assert len(logged(out / "grpo", "reward")) == 4
     assert logged(out / "grpo", "rewards/well_formed/mean") == [0.0] * 4
     before, after = weights(out / "sft"), weights(out / "grpo")
@@ -57,8 +57,8 @@ def test_the_adapter_is_of_the_language_model_alone(tuned):
     names = list(weights(out / "grpo"))
     assert any("q_proj" in name for name in names)
     assert not any(word in name for word in ("vision", "visual", "connector", "lm_head") for name in names)
-    told = json.loads((out / "grpo" / "adapter_config.json").read_text())
-    assert told["base_model_name_or_path"] == str(model.resolve())
+    config = json.loads((out / "grpo" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(model.resolve())
     assert sorted(path.name for path in out.iterdir()) == ["grpo", "sft"]  # no checkpoints are left behind
 
 
@@ -75,20 +75,20 @@ def test_the_adapter_judges_as_a_local_backend(tuned):
 
 
 @pytest.mark.slow
-def test_a_second_run_does_nothing_again_and_another_setting_does(tuned, tmp_path):
+def test_a_second_run_skips_finished_stages_unless_a_setting_changes(tuned, tmp_path):
     model, out, found = tuned
-    said: list[str] = []
+    lines: list[str] = []
     questions, again = out.parent / "q.parquet", shutil.copytree(out, tmp_path / "again")
-    assert run(model, questions, again, say=said.append).revision == found.revision
+    assert run(model, questions, again, say=lines.append).revision == found.revision
     done = "done by an earlier run"
-    assert said == [f"{stage}: {done}, {again / stage}" for stage in ("sft", "grpo")]
+    assert lines == [f"{stage}: {done}, {again / stage}" for stage in ("sft", "grpo")]
     other = replace(SETTINGS, stages=("sft",), seed=1, sft={**SETTINGS.sft, "max_steps": 1})
     assert run(model, questions, again, other).revision != find_model(f"{model}+{out / 'sft'}").revision
     assert len(logged(again / "sft", "loss")) == 1
 
 
 @pytest.mark.slow
-def test_killed_for_real_it_goes_on_to_the_same_adapter(tmp_path):
+def test_a_killed_process_resumes_to_the_same_adapter(tmp_path):
     (tmp_path / "model").mkdir()
     model = tiny_qwen3_vl(tmp_path / "model")
     questions = write_questions(model, tmp_path / "q.parquet")
@@ -106,10 +106,10 @@ def test_killed_for_real_it_goes_on_to_the_same_adapter(tmp_path):
         assert process.stdout
         assert any(line == "stopped\n" for line in process.stdout)
         process.kill()
-    said: list[str] = []
-    run(model, questions, tmp_path / "cut", say=said.append)
-    assert said[0].startswith("sft: done by an earlier run")
-    assert said[1] == "grpo: taken up at checkpoint 2"
+    lines: list[str] = []
+    run(model, questions, tmp_path / "cut", say=lines.append)
+    assert lines[0].startswith("sft: done by an earlier run")
+    assert lines[1] == "grpo: resumed at checkpoint 2"
     run(model, questions, tmp_path / "whole")
     cut, whole = (weights(tmp_path / name / "grpo") for name in ("cut", "whole"))
     assert all(torch.equal(cut[name], whole[name]) for name in whole)
@@ -117,7 +117,7 @@ def test_killed_for_real_it_goes_on_to_the_same_adapter(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_reward_finds_the_babble_of_random_weights_malformed(tmp_path):
+def test_replies_of_random_weights_are_malformed(tmp_path):
     (tmp_path / "model").mkdir()
     model = tiny_qwen3_vl(tmp_path / "model")
     questions = write_questions(model, tmp_path / "q.parquet")
@@ -126,7 +126,7 @@ def test_the_real_reward_finds_the_babble_of_random_weights_malformed(tmp_path):
     assert logged(tmp_path / "run" / "grpo", "reward") == [MALFORMED]
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path):
+def test_questions_that_do_not_fit_are_refused_before_loading(tmp_path):
     model = tiny_qwen3_vl(tmp_path)
     questions = write_questions(model, tmp_path / "q.parquet")
     for length, reason in ((20_000, "do not fit in the 16384 tokens"), (9, "cannot hold a true answer")):
@@ -136,11 +136,11 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_numbers_that_yaml_takes_for_words_are_numbers(tmp_path):
-    (tmp_path / "words.yaml").write_text(
+def test_strings_are_converted_to_numbers(tmp_path):
+    (tmp_path / "strings.yaml").write_text(
         "sft: {learning_rate: 1e-4, max_steps: '4'}\ngrpo: {scale_rewards: false}"
     )
-    settings = read_tuning(tmp_path / "words.yaml")
+    settings = read_tuning(tmp_path / "strings.yaml")
     assert settings.sft == {"learning_rate": 1e-4, "max_steps": 4}
     assert settings.grpo == {"scale_rewards": False}  # TRL takes it, whatever its annotation says
 
@@ -150,7 +150,7 @@ def test_an_empty_section_changes_nothing(tmp_path):
     assert read_tuning(tmp_path / "plain.yaml") == TuningSettings(label_orders=3)
 
 
-def test_the_shipped_recipe_is_one():
+def test_the_shipped_recipe_is_valid():
     settings = read_tuning(ROOT / "configs" / "tune_critic.yaml", seed=3)
     assert (settings.seed, settings.stages) == (3, ("sft", "grpo"))
     assert settings.grpo["num_generations"] >= 2
@@ -190,18 +190,16 @@ BAD_RECIPES = {
 
 
 @pytest.mark.parametrize("case", BAD_RECIPES)
-def test_a_recipe_that_is_none_names_what_is_allowed(case, tmp_path):
+def test_errors_of_a_recipe(case, tmp_path):
     text, reason = BAD_RECIPES[case]
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(ValueError, match=reason):
         read_tuning(tmp_path / "bad.yaml")
 
 
-@pytest.mark.parametrize(
-    ("stages", "told"), [((), "nothing"), (("dpo",), "dpo"), (("sft", "ppo"), "sft, ppo")]
-)
-def test_a_stage_that_is_none_is_refused(stages, told):
-    with pytest.raises(ValueError, match=f"tuned by sft and grpo, not by {told}$"):
+@pytest.mark.parametrize(("stages", "given"), [((), "none"), (("dpo",), "dpo"), (("sft", "ppo"), "sft, ppo")])
+def test_an_unknown_stage_is_refused(stages, given):
+    with pytest.raises(ValueError, match=f"stages must be some of sft, grpo, not {given}$"):
         TuningSettings(stages=stages)
 
 

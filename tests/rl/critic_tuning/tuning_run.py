@@ -1,6 +1,6 @@
-"""A tuning of a tiny random model by both stages, a few steps each.
+"""Tunes a tiny random model by both stages, a few steps each.
 
-As a program it does the same up to a step of the second stage, says so, and waits there to be killed:
+As a program it stops at a step of the second stage, prints "stopped", and waits to be killed:
 `python -m tests.rl.critic_tuning.tuning_run MODEL QUESTIONS OUT STEP`.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from agent.vlm.local.backend import ChatEncoder
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor
 from hmr.render.raster import RasterRenderer
-from rl.critic_tuning.cases import Asking, Question, questions_of
+from rl.critic_tuning.cases import Question, QuestionSettings, questions_of
 from rl.critic_tuning.config import TuningSettings
 from rl.critic_tuning.conversations import load_conversations, write_conversations
 from rl.critic_tuning.stages import CriticTuning
@@ -39,19 +39,21 @@ SETTINGS = TuningSettings(
         "learning_rate": 1e-2,
         "num_generations": 2,
         "max_completion_length": 80,
-        "beta": 0.04,  # the adapter of the first stage stays beside the one that learns, as the reference
+        "beta": 0.04,  # the adapter of the first stage is kept as the reference
     },
 )
 
 
 def brief_questions() -> list[Question]:
-    """With little to read: a tiny vocabulary makes a token of every letter."""
+    """Short questions, because the tiny vocabulary makes a token of every letter."""
     questions = []
     for case in explored_cases():
-        told = case.explored.brief
-        brief = replace(told, evidence=told.evidence[:1], rules=[], prototypes=[])
+        full = case.explored.brief
+        brief = replace(full, evidence=full.evidence[:1], rules=[], prototypes=[])
         group = (replace(case.explored, brief=brief), case.labelled, case.hypotheses)
-        questions += questions_of(*group, body(), RasterRenderer(), Asking(max_images=4, comment_chars=5))
+        questions += questions_of(
+            *group, body(), RasterRenderer(), QuestionSettings(max_images=4, comment_chars=5)
+        )
     return questions
 
 
@@ -61,7 +63,7 @@ def write_questions(model: Path, path: Path) -> Path:
 
 
 def variety(completions: Sequence[Any], **others: Any) -> list[float]:
-    """A reward that a model of random weights can earn: how many different characters a reply has."""
+    """A reward that random weights can earn: the number of different characters in a reply."""
     return [float(len(set(completion[-1]["content"]))) for completion in completions]
 
 

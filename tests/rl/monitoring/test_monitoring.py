@@ -1,4 +1,4 @@
-"""What can be seen of a policy while it learns: its spread, its rewards by name, its hypotheses."""
+"""Monitoring during training: spread, rewards by name, and the table of hypotheses."""
 
 from pathlib import Path
 
@@ -59,10 +59,10 @@ def trained(policy, rows, folder: Path, callback=None, **changes) -> GroupPrefer
     return trainer
 
 
-def test_the_spread_is_logged_now_and_then_and_rewards_by_name(tiny_policy, rows, tmp_path):
+def test_spread_and_rewards_by_name_are_logged(tiny_policy, rows, tmp_path):
     first, second = trained(tiny_policy, rows, tmp_path).state.log_history[:2]
     spreads = {"spread_visible_mm", "spread_occluded_mm"}
-    assert spreads & set(first)  # the base's; an untrained encoder may see all joints, or none
+    assert spreads & set(first)  # of the base; an untrained encoder may find all joints visible, or none
     for name in spreads & set(first):
         assert second[name] != first[name]  # after the last step
     # (1, 2, 3): mean 2, std sqrt(2/3); (10, 30, 20): mean 20, std sqrt(200/3)
@@ -71,12 +71,12 @@ def test_the_spread_is_logged_now_and_then_and_rewards_by_name(tiny_policy, rows
     assert first["reward"] == pytest.approx(20.0)
 
 
-def test_watching_can_be_switched_off(tiny_policy, rows, tmp_path):
+def test_the_spread_callback_can_be_switched_off(tiny_policy, rows, tmp_path):
     (first, *_) = trained(tiny_policy, rows, tmp_path, spread_steps=0).state.log_history
     assert not any(name.startswith("spread") for name in first)
 
 
-def test_the_table_shows_best_worst_and_now(tiny_policy, rows, samples, tmp_path):
+def test_the_table_shows_best_worst_and_current(tiny_policy, rows, samples, tmp_path):
     del samples["s1"]
     trained(
         tiny_policy,
@@ -87,29 +87,27 @@ def test_the_table_shows_best_worst_and_now(tiny_policy, rows, samples, tmp_path
     files = sorted((tmp_path / "table").iterdir())
     assert [file.name for file in files] == [f"hypotheses-{step:06d}.png" for step in (0, 3, 4)]
     before, after = (np.asarray(Image.open(file)) for file in (files[0], files[-1]))
-    # two images of three panels; what the scores liked stays, what is drawn now moves
+    # two images of three panels; best and worst stay, the current sample changes
     assert before.shape == after.shape
     width = before.shape[1] // 3
     assert np.array_equal(before[:, : 2 * width], after[:, : 2 * width])
     assert not np.array_equal(before[:, 2 * width :], after[:, 2 * width :])
 
 
-def test_captions_tell_the_advantages_that_are_learned_from(
-    tiny_policy, rows, samples, tmp_path, monkeypatch
-):
-    """Not standardised but as they are: -10 and 10 about the mean of 20, clamped to 6."""
-    said = []
+def test_captions_show_the_advantages_of_the_training(tiny_policy, rows, samples, tmp_path, monkeypatch):
+    """Not standardised: -10 and 10 around the mean of 20, clamped to 6."""
+    captions = []
 
     def caption(kind, overlaid, side, label, text, color):
-        said.append(text)
+        captions.append(text)
         return panel(kind, overlaid, side, label, text, color)
 
     monkeypatch.setattr("rl.monitoring.hypotheses_table.panel", caption)
     make = lambda trainer: HypothesesTable(trainer, samples, rows, tmp_path / "t", rows=1)  # noqa: E731
     trained(tiny_policy, rows, tmp_path, make, advantage_type="none", advantage_clip=6.0)
-    assert said[:3] == ["30.0 / +6.0", "10.0 / -6.0", "now"]
+    assert captions[:3] == ["30.0 / +6.0", "10.0 / -6.0", "now"]
 
 
-def test_a_table_of_nothing_is_refused(tiny_policy, rows, tmp_path):
-    with pytest.raises(ValueError, match="no group of the set"):
+def test_a_table_without_samples_is_refused(tiny_policy, rows, tmp_path):
+    with pytest.raises(ValueError, match="no group of the preference set"):
         trained(tiny_policy, rows, tmp_path, lambda trainer: HypothesesTable(trainer, {}, rows, tmp_path))

@@ -1,4 +1,4 @@
-"""HMR-Scorer: what it reads, how it learns, and that it comes back from disk as it was."""
+"""HMR-Scorer: its features, its training, saving and loading."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
 from hmr.types import BodyParams, Hypotheses, Labelled
-from rl.scorers.hmr_scorer import HMRScorer, look, signs_of
+from rl.scorers.hmr_scorer import HMRScorer, hypothesis_features, image_features
 from rl.scorers.hmr_scorer_training import ERRORS, ScorerTraining, rank_net_loss, train_hmr_scorer
 
 QUICK = ScorerTraining(noisy=4, sampled=5, views=2, steps=20, batch=4, check_every=10)
@@ -32,7 +32,7 @@ def group_of(policy: DiffusionPolicy, case: Labelled, count: int = 5, seed: int 
 
 @pytest.fixture
 def mirrored_policy(tiny_policy: DiffusionPolicy) -> DiffusionPolicy:
-    """It sees every crop in the mirror as well, as the shipped one does."""
+    """A policy with flip test, as the shipped one."""
     tiny_policy.config.mirror_look = True
     return tiny_policy
 
@@ -61,21 +61,21 @@ def test_no_pair_crosses_images():
     torch.testing.assert_close(rank_net_loss(scores, errors), lifted)
 
 
-def test_the_regression_heads_own_answer_has_no_error_under_the_guess(
+def test_the_initial_estimate_has_no_error_against_itself(
     tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
 ):
-    seen_by = look(tiny_policy, body, cases[0].sample)
-    guess = tiny_policy.regress(tiny_policy.encode([cases[0].sample]))[0]
-    signs = signs_of(tiny_policy, body, seen_by, guess)
-    turned = signs.joints[..., -12:].reshape(1, 24, 6, 2)
+    image = image_features(tiny_policy, body, cases[0].sample)
+    estimate = tiny_policy.regress(tiny_policy.encode([cases[0].sample]))[0]
+    features = hypothesis_features(tiny_policy, body, image, estimate)
+    rotations = features.joints[..., -12:].reshape(1, 24, 6, 2)
     # axis-angle and back: rotations leave the 6D vector normalised, betas and pelvis as they were
-    torch.testing.assert_close(signs.whole[:, 1::2], torch.zeros(1, 13), atol=1e-3, rtol=0)
-    assert turned.isfinite().all()
-    beside_guess_m = signs.joints[..., -15:-12]
-    torch.testing.assert_close(beside_guess_m, torch.zeros(1, 24, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(features.whole[:, 1::2], torch.zeros(1, 13), atol=1e-3, rtol=0)
+    assert rotations.isfinite().all()
+    offset_m = features.joints[..., -15:-12]
+    torch.testing.assert_close(offset_m, torch.zeros(1, 24, 3), atol=1e-5, rtol=0)
 
 
-def test_a_hypothesis_is_scored_by_itself(
+def test_a_score_does_not_depend_on_the_group(
     scorer: HMRScorer, tiny_policy: DiffusionPolicy, cases: list[Labelled]
 ):
     group = group_of(tiny_policy, cases[3])
@@ -87,7 +87,7 @@ def test_a_hypothesis_is_scored_by_itself(
 
 @pytest.mark.slow
 def test_it_learns_that_more_noise_is_worse(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]):
-    """On the training images, with other noise: a check of gradients, signs and kept steps."""
+    """On the training images with other noise: checks gradients, signs and the choice of the step."""
     training = dataclasses.replace(QUICK, views=1, noisy=12, steps=150, errors=("mpjpe_mm",))
     scorer = train_hmr_scorer(tiny_policy, body, cases[:2], cases[:2], training)
     generator = torch.Generator().manual_seed(1)
@@ -103,7 +103,7 @@ def test_it_learns_that_more_noise_is_worse(tiny_policy: DiffusionPolicy, body: 
 def test_the_same_seed_gives_the_same_scorer(
     scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
 ):
-    torch.rand(3)  # the global stream has no say
+    torch.rand(3)  # the global generator must not matter
     again = train_hmr_scorer(tiny_policy, body, cases[:2], cases[2:3], QUICK)
     other = train_hmr_scorer(tiny_policy, body, cases[:2], cases[2:3], dataclasses.replace(QUICK, seed=1))
     group = group_of(tiny_policy, cases[3])
@@ -112,15 +112,13 @@ def test_the_same_seed_gives_the_same_scorer(
     assert other.score(cases[3].sample, group) != given
 
 
-def test_it_comes_back_from_disk(
-    scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, cases, tmp_path
-):
+def test_saving_and_loading(scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, cases, tmp_path):
     group = group_of(tiny_policy, cases[3])
     loaded = HMRScorer.load(scorer.save(tmp_path / "scorer"), tiny_policy, body)
     assert loaded.score(cases[3].sample, group) == scorer.score(cases[3].sample, group)
 
 
-def test_it_serves_what_alignment_makes_of_its_policy_and_no_other(
+def test_it_works_with_aligned_policies_of_the_same_encoder_only(
     scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, tmp_path
 ):
     folder = scorer.save(tmp_path)
@@ -131,7 +129,7 @@ def test_it_serves_what_alignment_makes_of_its_policy_and_no_other(
         HMRScorer.load(folder, tiny_policy, body)
 
 
-def test_a_policy_that_looks_twice_has_a_scorer_too(
+def test_a_policy_with_flip_test_has_a_scorer_too(
     mirrored_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
 ):
     scorer = train_hmr_scorer(mirrored_policy, body, cases[:2], cases[2:3], QUICK)
@@ -140,24 +138,24 @@ def test_a_policy_that_looks_twice_has_a_scorer_too(
 
 
 def test_grids_are_those_of_the_crop_itself(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]):
-    """What is sampled at a joint's place must come from the picture that the place is in, not from its mirror image."""
-    once = look(tiny_policy, body, cases[0].sample)
+    """Grids are sampled at positions in the crop, so they must not come from its mirror image."""
+    plain = image_features(tiny_policy, body, cases[0].sample)
     tiny_policy.config.mirror_look = True
-    twice = look(tiny_policy, body, cases[0].sample)
-    for own, caught in zip((*once.grids, once.heat), (*twice.grids, twice.heat), strict=True):
-        torch.testing.assert_close(caught, own)
+    flipped = image_features(tiny_policy, body, cases[0].sample)
+    for own, other in zip((*plain.grids, plain.heat), (*flipped.grids, flipped.heat), strict=True):
+        torch.testing.assert_close(other, own)
 
 
-def test_eyes_that_look_twice_are_other_eyes(
+def test_flip_test_makes_another_encoder(
     scorer: HMRScorer, mirrored_policy: DiffusionPolicy, body: Body, tmp_path
 ):
-    folder = scorer.save(tmp_path)  # its policy is the same object: fitted through both looks
+    folder = scorer.save(tmp_path)  # trained with flip test; its policy is the same object
     mirrored_policy.config.mirror_look = False
     with pytest.raises(ValueError, match="another policy's encoder"):
         HMRScorer.load(folder, mirrored_policy, body)
 
 
-def test_what_cannot_be_loaded_is_said(scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, tmp_path):
+def test_errors_of_loading(scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, tmp_path):
     with pytest.raises(FileNotFoundError, match="no HMR-Scorer"):
         HMRScorer.load(tmp_path, tiny_policy, body)
     folder = scorer.save(tmp_path)
@@ -178,11 +176,11 @@ def test_errors_are_zero_at_the_truth(body: Body, cases: list[Labelled]):
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "message"),
     [({"errors": ("mae",)}, "mpjpe_mm"), ({"errors": ()}, "nothing"), ({"noisy": 1}, "at least 2")],
 )
-def test_settings_that_make_no_sense_are_refused(fault: dict, says: str):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_settings_are_refused(fault: dict, message: str):
+    with pytest.raises(ValueError, match=message):
         ScorerTraining(**fault)
 
 

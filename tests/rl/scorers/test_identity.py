@@ -1,4 +1,4 @@
-"""A critic is known by what shapes its scores, not by its name."""
+"""The digest of a critic depends on everything that affects its scores."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ mix = RewardMix([high, mine], [1.0, {weight}])
 @pytest.mark.parametrize("name", ["high", "mine", "mix"])
 def test_an_edited_reward_file_is_another_critic(tmp_path: Path, name: str) -> None:
     file = tmp_path / "rewards.py"
-    told = []
+    digests = []
     for value in (1.0, 2.0, 1.0):
         file.write_text(REWARD.format(value=value, weight=1.0))
-        told.append(scorer_digest(load_reward(f"{file}:{name}")))
-    assert told[0] == told[2] != told[1]
+        digests.append(scorer_digest(load_reward(f"{file}:{name}")))
+    assert digests[0] == digests[2] != digests[1]
 
 
 def test_weights_and_order_of_a_mix_count() -> None:
@@ -53,10 +53,10 @@ def test_weights_and_order_of_a_mix_count() -> None:
 
     mixes = [RewardMix([one]), RewardMix([one], [2.0]), RewardMix([one], normalize=True)]
     assert len({scorer_digest(mix) for mix in mixes}) == 3
-    scorer_digest(functools.partial(one))  # what has no file of its own has a digest none the less
+    scorer_digest(functools.partial(one))  # a scorer without a file has a digest too
 
 
-def test_an_agent_is_its_memory_its_backend_and_its_settings(
+def test_the_digest_of_an_agent_covers_memory_backend_and_settings(
     tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path
 ) -> None:
     class Newer(EmbeddedCritic):
@@ -84,17 +84,17 @@ def test_an_agent_is_its_memory_its_backend_and_its_settings(
         assert len({scorer_digest(one) for one in (agent, *others)}) == 7
 
 
-def test_scorers_of_this_house_tell_themselves_apart(tiny_policy: DiffusionPolicy, body: Body) -> None:
+def test_own_scorers_have_different_digests(tiny_policy: DiffusionPolicy, body: Body) -> None:
     shape = ScorerShape(4, 8, 4)
     fitted, other = (HMRScorer(tiny_policy, body, shape, seed) for seed in (0, 1))
-    nobody = {}.__getitem__
-    scorers = [fitted, other, TruthScorer(body, nobody), TruthScorer(body, nobody, 5.0)]
-    scorers += [NoisyTruthScorer(body, nobody, 0.5), NoisyTruthScorer(body, nobody, 0.5, seed=1)]
-    told = [scorer_digest(scorer) for scorer in scorers]
-    assert len(set(told)) == len(told)
+    truth_of = {}.__getitem__
+    scorers = [fitted, other, TruthScorer(body, truth_of), TruthScorer(body, truth_of, 5.0)]
+    scorers += [NoisyTruthScorer(body, truth_of, 0.5), NoisyTruthScorer(body, truth_of, 0.5, seed=1)]
+    digests = [scorer_digest(scorer) for scorer in scorers]
+    assert len(set(digests)) == len(digests)
     torch.nn.init.zeros_(
         tiny_policy.denoiser.head.weight
-    )  # alignment trains it: the scorer of all rounds is one
-    assert scorer_digest(fitted) == told[0]
+    )  # alignment trains it, so the digest must not change
+    assert scorer_digest(fitted) == digests[0]
     torch.nn.init.zeros_(tiny_policy.encoder.heatmap.weight)
-    assert scorer_digest(fitted) != told[0]
+    assert scorer_digest(fitted) != digests[0]

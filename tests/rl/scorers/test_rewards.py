@@ -1,4 +1,4 @@
-"""Reward functions: the sums of the table in rl/scorers/rewards.py, by hand, and what is refused."""
+"""Reward functions: worked sums of the table in rl/scorers/rewards.py, and the errors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ HYPOTHESES = Hypotheses(
 )
 
 
-def says(name, *scores):
-    """A reward function of that name which always gives these."""
+def constant(name, *scores):
+    """A reward function with this name that always returns these scores."""
 
     def function(*, sample, hypotheses, **kwargs):
         return list(scores)
@@ -64,35 +64,35 @@ def test_a_weighted_sum_of_functions_and_scorers():
 
 
 def test_a_missing_score_counts_as_the_mean_of_its_group():
-    mix = RewardMix([says("a", 10.0, None, 40.0, None), says("b", 1.0, 2.0, None, None)], [1.0, 10.0])
-    # means: a 25, b 1.5; so 10 + 10, 25 + 20, 40 + 15, and nobody answered for the last
+    mix = RewardMix([constant("a", 10.0, None, 40.0, None), constant("b", 1.0, 2.0, None, None)], [1.0, 10.0])
+    # means: a 25, b 1.5; so 10 + 10, 25 + 20, 40 + 15, and no function scored the last
     assert mix.score(SAMPLE, HYPOTHESES) == [20.0, 45.0, 55.0, None]
 
 
-def test_a_function_that_says_nothing_of_a_group_changes_nothing():
+def test_a_function_without_scores_changes_nothing():
     alone = RewardMix([depth]).score(SAMPLE, HYPOTHESES)
-    assert RewardMix([depth, says("silent", *[None] * 4)]).score(SAMPLE, HYPOTHESES) == alone
-    assert RewardMix([depth, says("silent", *[None] * 4)], normalize=True).score(SAMPLE, HYPOTHESES) == (
+    assert RewardMix([depth, constant("missing", *[None] * 4)]).score(SAMPLE, HYPOTHESES) == alone
+    assert RewardMix([depth, constant("missing", *[None] * 4)], normalize=True).score(SAMPLE, HYPOTHESES) == (
         RewardMix([depth], normalize=True).score(SAMPLE, HYPOTHESES)
     )
 
 
-def test_normalised_functions_weigh_what_their_weights_say():
+def test_normalised_functions_have_the_given_weights():
     mix = RewardMix(
-        [says("big", 0.0, 0.0, 200.0, 200.0), says("small", 0.0, 0.2, 0.0, 0.2)], [2.0, 1.0], True
+        [constant("big", 0.0, 0.0, 200.0, 200.0), constant("small", 0.0, 0.2, 0.0, 0.2)], [2.0, 1.0], True
     )
     # big: mean 100, std 100 -> -1, -1, 1, 1; small: mean .1, std .1 -> -1, 1, -1, 1
     assert mix.score(SAMPLE, HYPOTHESES) == pytest.approx([-3.0, -1.0, 1.0, 3.0])
 
 
 def test_normalised_a_missing_score_is_no_opinion():
-    mix = RewardMix([says("a", 1.0, None, 3.0, None), says("b", 0.0, 2.0, 0.0, None)], normalize=True)
+    mix = RewardMix([constant("a", 1.0, None, 3.0, None), constant("b", 0.0, 2.0, 0.0, None)], normalize=True)
     # a: mean 2, std 1 -> -1, 0, 1; b: mean 2/3, std sqrt(8)/3 -> -.707, 1.414, -.707
     assert mix.score(SAMPLE, HYPOTHESES) == pytest.approx([-1.7071, 1.4142, 0.2929, None], abs=1e-4)
 
 
 def test_normalised_equal_scores_are_not_blown_up_by_rounding():
-    mix = RewardMix([says("same", 0.1 + 0.2, 0.3, 0.3, 0.3)], normalize=True)
+    mix = RewardMix([constant("same", 0.1 + 0.2, 0.3, 0.3, 0.3)], normalize=True)
     assert mix.score(SAMPLE, HYPOTHESES) == [0.0] * 4
 
 
@@ -102,7 +102,7 @@ def test_the_mix_is_trls_where_functions_answer_for_whole_groups():
     weights = torch.tensor([1.0, 5.0, 0.3])
     trl = (given * weights[:, None]).nansum(dim=0)
     rows = [[None if value != value else value for value in row] for row in given.tolist()]
-    mix = RewardMix([says(f"f{k}", *row) for k, row in enumerate(rows)], weights.tolist())
+    mix = RewardMix([constant(f"f{k}", *row) for k, row in enumerate(rows)], weights.tolist())
     ours = torch.tensor(mix.score(SAMPLE, HYPOTHESES))
     torch.testing.assert_close(ours - ours.mean(), trl - trl.mean())
 
@@ -123,17 +123,17 @@ def test_with_a_body_functions_are_told_the_joints(body: Body):
     ("settings", "message"),
     [
         ({"reward_funcs": []}, "at least one function"),
-        ({"reward_funcs": [depth, depth]}, "a name of its own, not depth, depth"),
-        ({"reward_funcs": [depth], "reward_weights": [1.0, 2.0]}, "1 reward functions take as many weights"),
+        ({"reward_funcs": [depth, depth]}, "need different names, not depth, depth"),
+        ({"reward_funcs": [depth], "reward_weights": [1.0, 2.0]}, "1 reward functions need as many weights"),
         ({"reward_funcs": [functools.partial(depth)]}, "has no name"),
         (
             {"reward_funcs": [lambda prompts, completions: []]},
-            "called with the keywords sample, hypotheses, and asks for completions, prompts as well$",
+            "called with the arguments sample, hypotheses, and also requires completions, prompts$",
         ),
         ({"reward_funcs": [lambda hypotheses: []]}, r"end with \*\*kwargs"),
         (
             {"reward_funcs": [high]},
-            r"asks for joints_cam_m as well; for joints_cam_m give it a body, as by body=load_body\(\)",
+            r"also requires joints_cam_m; for joints_cam_m pass body=load_body\(\)",
         ),
     ],
 )
@@ -147,11 +147,11 @@ def test_what_cannot_be_mixed_is_refused_before_anything_is_sampled(settings, me
 )
 def test_answers_that_are_no_scores_are_refused(scores, message):
     with pytest.raises(ValueError, match=message):
-        RewardMix([says("wrong", *scores)]).score(SAMPLE, HYPOTHESES)
+        RewardMix([constant("wrong", *scores)]).score(SAMPLE, HYPOTHESES)
 
 
 def test_each_functions_scores_are_kept_with_the_group(tmp_path: Path):
-    mix = RewardMix([depth, says("half", 1.0, None, 3.0)], [1.0, 0.5])
+    mix = RewardMix([depth, constant("half", 1.0, None, 3.0)], [1.0, 0.5])
     dataset = load_preferences(build(tmp_path, scorer=mix))
     row = dataset[0]
     assert row["rewards/half"] == [1.0, None, 3.0]
@@ -183,8 +183,8 @@ def test_rewards_are_loaded_by_the_path_that_a_person_types(tmp_path: Path, monk
     for where, message in {
         "mine.py": "MODULE:NAME or FILE.py:NAME",
         "mine.py:two": "it has RewardMix, one",
-        "mine.py:number": "neither a reward function nor a Scorer but int",
-        "no_such_module:one": "no module is called 'no_such_module'",
+        "mine.py:number": "neither a reward function nor a Scorer but of type int",
+        "no_such_module:one": "there is no module 'no_such_module'",
     }.items():
         with pytest.raises(ValueError, match=message):
             load_reward(where)

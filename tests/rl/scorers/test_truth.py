@@ -17,7 +17,7 @@ def body():
 
 @pytest.fixture
 def case(body):
-    """A T-pose, and three hypotheses of it: exact, moved as a whole, and with a bent elbow."""
+    """A T-pose and three hypotheses: exact, translated, and with a bent elbow."""
     zeros = torch.zeros
     params = BodyParams(zeros(3, 3), zeros(3, 23, 3), zeros(3, 10), torch.tensor([[0.0, 0.0, 3.0]] * 3))
     params.transl[1] += 1.0
@@ -41,7 +41,7 @@ def test_the_truth_scores_by_pelvis_aligned_error(body, case):
     assert isinstance(scorer, Scorer)
 
 
-def test_noise_belongs_to_the_sample_and_the_seed(body, case):
+def test_noise_depends_on_sample_and_seed(body, case):
     sample, hypotheses, truth = case
     noisy, again, other = (
         TruthScorer(body, lambda _: truth, noise_mm=10.0, seed=seed).score(sample, hypotheses)
@@ -58,21 +58,21 @@ def test_no_negative_noise(body):
 
 
 @pytest.mark.parametrize("srcc", [0.3, 0.6, 0.8, 1.0])
-def test_noisy_truth_agrees_with_the_truth_as_far_as_it_was_told(srcc):
+def test_noisy_truth_has_the_given_srcc(srcc):
     """400 groups of 20: the mean rho is known to about .01."""
     signal = torch.randn(400, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise = torch.randn(400, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    heard = signal + noise_share(srcc) * signal.std(dim=1, keepdim=True) * noise
-    found = np.mean([spearmanr(a, b).statistic for a, b in zip(signal, heard, strict=True)])
+    noisy = signal + noise_share(srcc) * signal.std(dim=1, keepdim=True) * noise
+    found = np.mean([spearmanr(a, b).statistic for a, b in zip(signal, noisy, strict=True)])
     assert found == pytest.approx(srcc, abs=0.03)
 
 
-def test_a_critic_of_no_quality_is_refused():
+def test_an_srcc_of_zero_is_refused():
     with pytest.raises(ValueError, match="srcc"):
         noise_share(0.0)
 
 
-def test_a_perfect_critic_is_the_truth_and_a_noisy_one_is_stamped(body, case):
+def test_a_perfect_critic_equals_the_truth(body, case):
     sample, hypotheses, truth = case
     perfect, noisy, again = (NoisyTruthScorer(body, lambda _: truth, srcc) for srcc in (1.0, 0.5, 0.5))
     exact = TruthScorer(body, lambda _: truth).score(sample, hypotheses)
