@@ -12,8 +12,8 @@ The spread s_j is computed from v and not from h, so a rule that only one hypoth
 lower bound is the resolution of the unit, so differences within a group of almost equal values stay small. Hypothesis j
 is left out, so an outlier does not increase its own scale (externally studentised residuals, as in outlier tests).
 Quantiles of twenty values (MAD, quartiles) have the same effect, but vary more and rank worse
-(docs/results/critics.md). Several rules on one metric add up to a piecewise linear penalty (as in MARS, Friedman 1991),
-which mining makes use of.
+(docs/results/superseded.md). Several rules on one metric add up to a piecewise linear penalty (as in MARS, Friedman
+1991), which mining makes use of.
 """
 
 from __future__ import annotations
