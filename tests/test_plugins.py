@@ -1,4 +1,4 @@
-"""The packages of docs/guides/add-a-tool.md and docs/guides/add-a-backend.md, installed from the pages' own text and run.
+"""The packages of docs/guides/add-a-tool.md and docs/guides/add-a-backend.md, installed and run.
 
 The environment is a new one that sees the packages of this one, which are not to be installed twice.
 """

@@ -51,6 +51,15 @@ def test_code_paths_in_the_docs_exist():
     assert sorted((page, path) for page, path in named if not (ROOT / path).exists()) == []
 
 
+def test_pages_named_in_the_code_exist():
+    folders = (*PACKAGES, "benchmarks", "configs")
+    files = [path for name in folders for path in (ROOT / name).rglob("*") if path.suffix in (".py", ".yaml")]
+    named = {
+        (name_of(file), page) for file in files for page in re.findall(r"docs/[\w/-]+\.md", file.read_text())
+    }
+    assert sorted((file, page) for file, page in named if not (ROOT / page).exists()) == []
+
+
 def test_the_map_names_existing_paths_and_covers_every_package():
     entries = re.findall(r"^\| `([\w/.]+)` \|", section("Map"), re.MULTILINE)
     assert [path for path in entries if not (ROOT / path).exists()] == []

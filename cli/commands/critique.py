@@ -47,7 +47,7 @@ def critique(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Hypotheses to score, .npz (docs/guides/hypotheses-npz.md). Default: samples of the policy.",
+            help="Hypotheses to score, .npz (docs/reference/hypotheses-file.md). Default: samples of the policy.",
         ),
     ] = None,
     out: Out = Path("runs/critique"),

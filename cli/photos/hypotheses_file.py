@@ -1,6 +1,6 @@
 """Reads and writes groups of bodies as one npz file, so that the output of any HMR model can be critiqued.
 
-The schema, for N people of one image with G hypotheses each (docs/guides/hypotheses-npz.md has the details):
+The schema, for N people of one image with G hypotheses each (docs/reference/hypotheses-file.md has the details):
 
 | key             | shape                  | unit, meaning                                               |
 |-----------------|------------------------|-------------------------------------------------------------|

@@ -154,7 +154,7 @@ def sample_people(
 
 
 def given_people(path: Path, file: Path, body: Body) -> list[Person]:
-    """The people of a hypotheses file (docs/guides/hypotheses-npz.md) in a photograph. A file without boxes gets them
+    """The people of a hypotheses file (docs/reference/hypotheses-file.md) in a photograph. A file without boxes gets them
     from the projected joints.
 
     Raises ValueError for a box that is too large or outside the image.

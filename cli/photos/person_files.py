@@ -2,7 +2,7 @@
 
 NAME-0-overlay.png    one body over the photograph: the hypothesis with the best score, or hypothesis 0 without scores
 NAME-0-group.png      all hypotheses, each as overlay and side view, best first
-NAME-0.npz            all hypotheses (docs/guides/hypotheses-npz.md)
+NAME-0.npz            all hypotheses (docs/reference/hypotheses-file.md)
 NAME-0.glb            the body of the overlay: mesh and skeleton
 NAME-0.obj            its mesh
 NAME-0.bvh            its skeleton

@@ -33,7 +33,7 @@ distribute it differently; the sum is not bounded.
 Left out: limits that depend on the parent's pose (Akhter & Black, CVPR 2015; learned from stretching athletes, for
 academic use only, so neither their data nor their code is used here). A box of angles includes corners that no body
 reaches, but it rarely rejects a possible pose: of 7,789 frames of the CMU motion capture database, 95 % or more are
-inside at every joint except the toes (docs/guides/add-a-data-source.md).
+inside at every joint except the toes (docs/results/rendering.md).
 Based on these frames, ankle, spine, neck, head and wrist have the wider of the cited norms or a few degrees more, and
 the elbow's z has a wide range, because SMPL's T-pose does not determine the rotation of the humerus. These rows were
 not confirmed on other motion.
@@ -66,7 +66,7 @@ __all__ = [
 class JointLimit:
     """The range of one joint's anatomical angles in degrees, (lower, upper) per axis."""
 
-    bone: Literal["x", "y", "z"]  # the axis of SMPL's rest pose that the bone lies along
+    bone: Literal["x", "y", "z"]  # the axis of SMPL's rest pose that the bone is parallel to
     x: tuple[int | float, int | float]
     y: tuple[int | float, int | float]
     z: tuple[int | float, int | float]

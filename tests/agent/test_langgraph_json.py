@@ -1,4 +1,4 @@
-"""Both graphs open in LangGraph's own tools, by what langgraph.json names."""
+"""langgraph.json names both graphs for LangGraph's own tools (LangGraph Studio)."""
 
 import importlib
 import json
@@ -10,27 +10,28 @@ from agent.context import CritiqueSettings
 from agent.exploration.graph import build_exploration_graph
 from agent.graph import build_critique_graph
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.mark.parametrize(
-    ("name", "made", "told"),
+    ("name", "build", "fields"),
     [
         ("critique", build_critique_graph, {"scores", "doubts", "revisions"}),
         ("exploration", build_exploration_graph, {"todo", "mined", "retired"}),
     ],
 )
-def test_langgraphs_own_tools_can_open_what_langgraph_json_names(name, made, told):
-    root = Path(__file__).parents[2]
-    config = json.loads((root / "langgraph.json").read_text())
+def test_langgraph_json_names_compiled_graphs(name, build, fields):
+    config = json.loads((ROOT / "langgraph.json").read_text())
     assert config["dependencies"] == ["."]
     path, variable = config["graphs"][name].split(":")
-    assert (root / path).is_file()
+    assert (ROOT / path).is_file()
     module = importlib.import_module(path.removeprefix("./").removesuffix(".py").replace("/", "."))
-    opened = getattr(module, variable)
-    assert set(opened.get_graph().nodes) == set(made().get_graph().nodes)
-    assert told <= opened.get_output_jsonschema()["properties"].keys()
-    assert opened.get_context_jsonschema()["type"] == "object"
+    graph = getattr(module, variable)
+    assert set(graph.get_graph().nodes) == set(build().get_graph().nodes)
+    assert fields <= graph.get_output_jsonschema()["properties"].keys()
+    assert graph.get_context_jsonschema()["type"] == "object"
 
 
-def test_langgraphs_own_tools_show_the_settings_of_a_critique():
+def test_the_schema_of_the_critique_shows_its_settings():
     settings = build_critique_graph().get_context_jsonschema()["$defs"]["CritiqueSettings"]["properties"]
     assert settings["permutations"]["default"] == CritiqueSettings.permutations

@@ -21,7 +21,7 @@ def test_every_recipe_is_a_config(recipe, tmp_path):
 
 
 def test_no_recipe_goes_faster_than_the_demo():
-    """docs/results/alignment.md: 3e-4 harms the best of the group."""
+    """docs/results/alignment-settings.md: 3e-4 harms the best of the group."""
     demo = yaml.safe_load((CONFIGS / "demo.yaml").read_text())["alignment"]
     rates = {recipe.stem: yaml.safe_load(recipe.read_text())["learning_rate"] for recipe in RECIPES}
     assert max(rates.values()) <= demo["learning_rate"] == GroupPreferenceConfig.learning_rate
