@@ -52,9 +52,8 @@ class JointEstimates:
 def unpack_joints(vector: Float[Tensor, "*batch channels"]) -> JointEstimates:
     """Read the joints from the end of `EncoderOutput.vector`."""
     numbers = vector[..., -NUM_JOINTS * NUMBERS_PER_JOINT :].unflatten(-1, (NUM_JOINTS, NUMBERS_PER_JOINT))
-    return JointEstimates(
-        numbers[..., :2], numbers[..., 2].exp(), numbers[..., 3], numbers[..., 4], numbers[..., 5].exp()
-    )
+    log_sigma, visible, depth_m, depth_log_sigma = numbers[..., 2:].unbind(-1)
+    return JointEstimates(numbers[..., :2], log_sigma.exp(), visible, depth_m, depth_log_sigma.exp())
 
 
 def pack_joints(
@@ -112,9 +111,8 @@ class EncoderHeads(nn.Module):
         certainty = self.certainty(torch.cat([shared, parts], dim=-1)).float()
         log_sigma, depth_log_sigma = certainty[..., ::2].clamp(-5.0, 1.0).unbind(-1)
         joints = (keypoints, log_sigma, certainty[..., 1], depth_m, depth_log_sigma)
-        vector = torch.cat(
-            [pooled.float(), self.part(parts).float().flatten(1), pack_joints(*joints)], dim=-1
-        )
+        part_features = self.part(parts).float().flatten(1)
+        vector = torch.cat([pooled.float(), part_features, pack_joints(*joints)], dim=-1)
         return EncoderOutput(vector, *joints, self.mask(detail)[:, 0].float())
 
     def _joints(

@@ -49,17 +49,13 @@ MASK_SIDE = 64  # cells per side of the distance map over the mask's box
 class GuidanceConfig:
     """Chosen on `lab` scenes (`benchmarks/guidance.py`), never on `wild-test`."""
 
-    last_steps: int = (
-        4  # of the solver; before them the predicted x_0 is too inaccurate to compare with an image
-    )
+    last_steps: int = 4  # of the solver; before them x_0 is too inaccurate to compare with an image
     iterations: int = 4  # gradient steps per solver step
     step: float = 1.0  # longest gradient step in standardised x_0
     keypoints: float = 1.0
     silhouette: float = 50.0
     prior: float = 0.1
-    sigma_floor: float = (
-        0.03  # of half the box: difference between the best detector's keypoints and a body's joints
-    )
+    sigma_floor: float = 0.03  # of half the box: difference between detected keypoints and a body's joints
     saturation: float = 4.0  # in deviations; beyond it a keypoint is an outlier
 
 

@@ -95,11 +95,8 @@ class KeypointGradient(nn.Module):
         rest_m = self.joint_template + torch.einsum("jik,...k->...ji", self.joint_shapedirs, betas)
         bones_m = rest_m - rest_m[..., PARENT, :]
         identity = torch.eye(3, device=rotations.device).expand_as(rotations[..., 0, :, :])
-        world, parent_rotations, joints_m = (
-            [rotations[..., 0, :, :]],
-            [identity],
-            [torch.zeros_like(bones_m[..., 0, :])],
-        )
+        world, parent_rotations = [rotations[..., 0, :, :]], [identity]
+        joints_m = [torch.zeros_like(bones_m[..., 0, :])]
         for child, parent in enumerate(PARENTS[1:], start=1):
             parent_rotations.append(world[parent])
             world.append(world[parent] @ rotations[..., child, :, :])
@@ -142,12 +139,8 @@ def _spring(
     residual: Float[Tensor, "*batch 24 size"], visible: Float[Tensor, "*#batch 24"]
 ) -> Float[Tensor, "*batch 24 size"]:
     """The residual, cut to length `MAX_RESIDUAL`, times the probability that the joint is visible."""
-    return (
-        residual
-        * visible[..., None]
-        * MAX_RESIDUAL
-        / residual.norm(dim=-1, keepdim=True).clamp_min(MAX_RESIDUAL)
-    )
+    length = residual.norm(dim=-1, keepdim=True)
+    return residual * visible[..., None] * MAX_RESIDUAL / length.clamp_min(MAX_RESIDUAL)
 
 
 def _on_pelvis(

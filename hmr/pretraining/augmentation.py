@@ -32,15 +32,8 @@ Rows = dict[str, Tensor]
 ROTATED, ROLL_DEG = 0.5, 30.0  # share of the rows; standard deviation of the camera's roll
 ZOOMED, MIN_WINDOW = 0.5, 0.85  # share of the rows; smallest window, as a fraction of the crop
 CROWDED, ATLAS_SIDE = 0.4, 4  # share of the rows; crops per side of the atlas
-CROWD_SPAN, CROWD_LIGHT = (
-    (0.2, 0.9),
-    (0.4, 1.1),
-)  # window in the atlas, as a fraction of it; brightness of the atlas
-WITH_PERSON, PERSON_OFFSET, PERSON_SCALE = (
-    0.3,
-    (0.4, 1.1),
-    (0.6, 1.2),
-)  # share of the rows; offset in crop units
+CROWD_SPAN, CROWD_LIGHT = (0.2, 0.9), (0.4, 1.1)  # window, as a fraction of the atlas; brightness
+WITH_PERSON, PERSON_OFFSET, PERSON_SCALE = 0.3, (0.4, 1.1), (0.6, 1.2)  # share; offset in crop units
 TEXTURED = 0.4  # share of the rows
 ALPHA_RANGE = (0.3, 0.5)  # of the mask, in which alpha rises from 0 to 1; 0.5 is unknown and keeps its pixels
 OCCLUSIONS, OCCLUDED = 2, 0.5  # number of passes; share of the rows that get an occluder in each

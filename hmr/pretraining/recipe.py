@@ -74,9 +74,7 @@ class PretrainConfig:
     ema_decay: float = 0.999
     policy: dict[str, Any] = field(default_factory=dict)
     losses: LossWeights = field(default_factory=LossWeights)
-    training: dict[str, Any] = field(
-        default_factory=dict
-    )  # arguments of the first stage; empty: no such stage
+    training: dict[str, Any] = field(default_factory=dict)  # arguments of the first stage; empty: none
     refining_rows: int = 80_000  # of crops and mirror images, whose features the second stage uses
     refining: dict[str, Any] = field(default_factory=dict)  # the same for the second stage
 

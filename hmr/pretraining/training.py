@@ -77,13 +77,9 @@ def pretrain(
     """
     out = Path(out)
     body, policy = load_body(), _starting_policy(config)
-    first_stage = (
-        EncoderAndPoseLoss(
-            policy, body, config.losses, config.first_stage_times_per_image, config.frozen_layers
-        )
-        if config.training
-        else None
-    )
+    times, first_stage = config.first_stage_times_per_image, None
+    if config.training:
+        first_stage = EncoderAndPoseLoss(policy, body, config.losses, times, config.frozen_layers)
     for fields in (config.training, config.refining):
         if fields:
             stage_arguments(config, fields, out)
@@ -102,9 +98,8 @@ def pretrain(
         policy.fit_to(body, *train_set.statistics(config.min_std))
     history = {}
     if first_stage is not None:
-        history["see and pose"] = run_stage(
-            first_stage, config, config.training, (train_set, test_set), out / "see"
-        )
+        sets = train_set, test_set
+        history["see and pose"] = run_stage(first_stage, config, config.training, sets, out / "see")
         if config.wise_ft_alpha:
             interpolate_weights(policy, _starting_policy(config), config.wise_ft_alpha)
     if config.refining:

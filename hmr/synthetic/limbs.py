@@ -97,9 +97,8 @@ def arm_angles(
     takes the remaining rotation.
     """
     upper, fore = arms.unbind(-2)
-    rise = (torch.asin(upper[..., 1].clamp(-1, 1)) + math.pi / 3).clamp_min(
-        0
-    )  # from 30 degrees above hanging
+    # from 30 degrees above hanging
+    rise = (torch.asin(upper[..., 1].clamp(-1, 1)) + math.pi / 3).clamp_min(0)
     forward = 0.25 * upper[..., 2]
     collar = collar_share[..., None] * torch.stack([torch.zeros_like(rise), -forward, rise / 3], dim=-1)
     upper, fore = _in_frame_of(collar, upper), _in_frame_of(collar, fore)

@@ -13,11 +13,8 @@ photograph is taken. It was fixed once with this list and never tuned to a resul
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
-
-from common.fingerprint import json_digest
 
 __all__ = ["LAB", "RECIPES", "WILD", "SceneRecipe"]
 
@@ -49,9 +46,6 @@ class SceneRecipe:
     blur_px: Span  # standard deviation, of the lens
     noise: Span  # standard deviation; the largest value of a pixel is 1
     jpeg_quality: tuple[int, int]
-
-    def digest(self) -> str:
-        return json_digest(dataclasses.asdict(self))
 
 
 LAB = SceneRecipe(
