@@ -1,24 +1,25 @@
-"""A training step of alignment and other ways to write it: what `meshcritic bench align` runs.
+"""A training step of alignment and three other implementations of it, for `benchmarks.alignment_step`.
 
-| step              | the images                    | the reference          | the hypotheses of a batch               |
-|-------------------|-------------------------------|------------------------|-----------------------------------------|
-| `trainer`         | seen once, before training    | the denoiser's old     | in one forward, a group sharing what    |
-|                   |                               | weights, for a forward | was seen of its image                   |
-| `reencode`        | by both models, at every step | a second model         | in one forward, a row of a batch each,  |
-|                   |                               |                        | with its own copy of what was seen      |
-| `reencode_shared` | by both models, at every step | a second model         | as the trainer's                        |
-| `loop`            | seen once, before training    | a second model         | one after another                       |
+| step              | the images                       | the reference          | the hypotheses of a batch           |
+|-------------------|----------------------------------|------------------------|-------------------------------------|
+| `trainer`         | encoded once, before training    | the initial weights of | in one forward pass; a group shares |
+|                   |                                  | the denoiser, swapped  | the condition of its image          |
+|                   |                                  | in for a forward pass  |                                     |
+| `reencode`        | encoded by both models, per step | a second model         | in one forward pass, each as a row  |
+|                   |                                  |                        | with its own copy of the condition  |
+| `reencode_shared` | encoded by both models, per step | a second model         | as in `trainer`                     |
+| `loop`            | encoded once, before training    | a second model         | one after another                   |
 
-`trainer` is `rl.trainer.GroupPreferenceTrainer` as it is, with its metrics, its data loader and its random draws. The
-others are as lean as they can be written: one loss, AdamW, the same clipping and averaging of weights, no log. All use
-the one-sided clip of `rl.losses` at one set of times, and their gradients are the same (tests/eval). `reencode` is a
-batched step as any diffusion trainer has it; `reencode_shared` has all of ours but for the features and the reference.
+`trainer` is `rl.trainer.GroupPreferenceTrainer` with its metrics, data loader and random draws. The others are minimal:
+one loss, AdamW, the same gradient clipping and averaging of weights, no log. All use the one-sided clip of `rl.losses`
+at the same times, and their gradients are equal (tests/benchmarks). `reencode` is a batched step as in other diffusion
+trainers; `reencode_shared` differs from `trainer` only in the features and the reference.
 
     python -m benchmarks.alignment_step_variants STEP BATCH GROUP TIMES STEPS [POLICY]
 
-prints one JSON object: what every step took, on the wall's clock and of the CPUs' time, and the peak memory.
+prints one JSON object: the wall time and the CPU time of every step, and the peak memory.
 
-The photographs are noise and the hypotheses too: no step's cost depends on what they hold. Left out: bf16.
+Photographs and hypotheses are noise, because the cost of a step does not depend on them. Left out: bf16.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ __all__ = ["Batch", "draw_batch", "loop", "measure", "reencode"]
 SETTINGS = LossSettings()
 MAX_GRAD_NORM = 1.0
 LEARNING_RATE = 1e-4
-Spent = tuple[float, float]  # seconds by the clock on the wall, and of all CPUs together
+StepTime = tuple[float, float]  # seconds of wall time, and of CPU time summed over CPUs
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B images with their groups, as a step without any preparation would find them."""
+    """B images with their groups, before any encoding."""
 
     crops: Float[Tensor, "batch 3 side side"]
     geometry: Float[Tensor, "batch 8"]
@@ -86,15 +87,15 @@ def draw_batch(policy: DiffusionPolicy, images: int, group: int, times: int) -> 
 
 @torch.no_grad()
 def encoded(policy: DiffusionPolicy, batch: Batch) -> Float[Tensor, "batch channels"]:
-    """What the policy's encoder and regression head make of the crops."""
+    """The condition of each crop."""
     return policy.condition(policy.encoder_features(policy.encode_crops(batch.crops), batch.geometry))
 
 
 def reencode(policy: DiffusionPolicy, reference: DiffusionPolicy, batch: Batch, shared: bool) -> None:
-    """Gradients of a step in which each model goes from crops to errors; `shared`: a group has one condition."""
+    """Gradients of a step in which both models start from the crops; `shared`: a group shares one condition."""
     with torch.no_grad():
-        before = _errors(reference, batch, shared)
-    ratio = log_ratio(_errors(policy, batch, shared), before, SETTINGS.beta)
+        reference_error = _errors(reference, batch, shared)
+    ratio = log_ratio(_errors(policy, batch, shared), reference_error, SETTINGS.beta)
     clip(ratio, batch.advantages, torch.ones_like(batch.advantages, dtype=torch.bool), SETTINGS).backward()
 
 
@@ -114,34 +115,34 @@ def loop(
     batch: Batch,
     condition: Float[Tensor, "batch channels"],
 ) -> None:
-    """Gradients of a step that takes one hypothesis of one image after another, at all its times."""
+    """Gradients of a step that processes one hypothesis after another, at all its times."""
     images, group = batch.advantages.shape
-    known = torch.ones(1, 1, dtype=torch.bool)
+    mask = torch.ones(1, 1, dtype=torch.bool)
     for image in range(images):
         row = slice(image, image + 1)
         for member in range(group):
             one = (row, slice(member, member + 1))
-            query = (condition[row], batch.x0[one], batch.timesteps[row], batch.noise[row])
+            inputs = (condition[row], batch.x0[one], batch.timesteps[row], batch.noise[row])
             with torch.no_grad():
-                before = reference(*query)
-            ratio = log_ratio(policy(*query), before, SETTINGS.beta)
-            (clip(ratio, batch.advantages[one], known, SETTINGS) / (images * group)).backward()
+                reference_error = reference(*inputs)
+            ratio = log_ratio(policy(*inputs), reference_error, SETTINGS.beta)
+            (clip(ratio, batch.advantages[one], mask, SETTINGS) / (images * group)).backward()
 
 
-def measure(step: str, policy: DiffusionPolicy, batch: Batch, steps: int) -> list[Spent]:
-    """The time of each of `steps` steps after a first one that does not count, by the names of the module's table."""
+def measure(step: str, policy: DiffusionPolicy, batch: Batch, steps: int) -> list[StepTime]:
+    """The time of each of `steps` steps; a first step is not counted."""
     if step == "trainer":
         return _time_trainer(policy, batch, steps)
     reference = copy.deepcopy(policy).eval()
     policy.requires_grad_(False).eval().denoiser.requires_grad_(True)
     if step != "loop":
         shared = step == "reencode_shared"
-        return _time_rival(policy, lambda: reencode(policy, reference, batch, shared), steps)
+        return _time_gradients(policy, lambda: reencode(policy, reference, batch, shared), steps)
     condition = encoded(policy, batch)
-    return _time_rival(policy, lambda: loop(policy, reference, batch, condition), steps)
+    return _time_gradients(policy, lambda: loop(policy, reference, batch, condition), steps)
 
 
-def _time_rival(policy: DiffusionPolicy, gradients: Callable[[], None], steps: int) -> list[Spent]:
+def _time_gradients(policy: DiffusionPolicy, gradients: Callable[[], None], steps: int) -> list[StepTime]:
     trained = list(policy.denoiser.parameters())
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
     average = EMAModel(trained, decay=0.99, foreach=True)
@@ -153,14 +154,14 @@ def _time_rival(policy: DiffusionPolicy, gradients: Callable[[], None], steps: i
         optimizer.zero_grad()
         average.step(trained)
         clock.step_ends()
-    return clock.spent()
+    return clock.times()
 
 
 class _Clock(TrainerCallback):
-    """From the end of one step to the end of the next: loading, drawing and metrics count."""
+    """Measures from the end of one step to the end of the next, including loading, random draws and metrics."""
 
     def __init__(self) -> None:
-        self.ends: list[Spent] = []
+        self.ends: list[StepTime] = []
 
     def step_ends(self) -> None:
         self.ends.append((time.perf_counter(), time.process_time()))
@@ -168,12 +169,12 @@ class _Clock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.step_ends()
 
-    def spent(self) -> list[Spent]:
+    def times(self) -> list[StepTime]:
         pairs = zip(self.ends, self.ends[1:], strict=False)
         return [(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
 
 
-def _time_trainer(policy: DiffusionPolicy, batch: Batch, steps: int) -> list[Spent]:
+def _time_trainer(policy: DiffusionPolicy, batch: Batch, steps: int) -> list[StepTime]:
     images, clock = len(batch.x0), _Clock()
     groups = GroupTensors(
         encoded(policy, batch),
@@ -194,14 +195,14 @@ def _time_trainer(policy: DiffusionPolicy, batch: Batch, steps: int) -> list[Spe
             use_cpu=True,
         )
         GroupPreferenceTrainer(policy, args, groups, callbacks=[clock]).train()
-    return clock.spent()
+    return clock.times()
 
 
 def _peak_mb() -> float:
-    """The most memory that this process has held."""
+    """The peak memory of this process."""
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    # getrusage would count what the process held that started this one
+    # getrusage would include the memory of the parent process
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
 

@@ -1,17 +1,18 @@
-"""What alignment does, arm by arm and seed by seed, beside the base policy and the base made as narrow.
+"""Runs the study of alignment: every arm and seed, compared with the base policy and with the base at less noise.
 
     python -m benchmarks.alignment_study --set finals --seeds 5 --out runs/study
     python -m benchmarks.alignment_study --arm "embedded, weighted" --arm "hmr-scorer, dpo" --out runs/study
 
-`benchmarks.alignment_arms` has the arms and what each set of them asks, `benchmarks.alignment_table` what is printed. A
-seed is that of everything in its run: what the critic explored, the groups, the steps, and the noise of the evaluation,
-which all arms of a seed share with the base, on the same images. A seed's critics are opened once and groups are scored
-once, in parts of 100 images: arms that sample alike share them, an arm of more images begins with those of a smaller.
-What an arm gave is kept under `--out` by what it was made from: a killed run goes on, a second one does what is new.
-Seeds may be taken side by side, each process with its `--first-seed` and an `--out` of its own; the folders copied
-into one, `--seeds` of all of them prints the whole and makes nothing anew.
+`benchmarks.alignment_arms` holds the arms and the question of each set, `benchmarks.alignment_table` prints the tables.
+The seed determines everything in a run: the cases that the critic explores, the groups, the training steps, and the
+noise of the evaluation, which all arms of a seed share with the base, on the same images. The critics of a seed are
+opened once, and its groups are scored once, in parts of 100 images: arms with equal sampling share them, and an arm
+with more images starts with the parts of a smaller one. Results are cached under `--out` by their inputs, so a killed
+run continues and a second run computes only what is new. Seeds can run in parallel, each process with its own
+`--first-seed` and `--out`; if the folders are copied into one, `--seeds` with all of them prints the whole study
+without computing anything.
 
-Joints alone are posed (no vertices), so that an arm and seed costs minutes; `meshcritic evaluate` has the rest.
+Only joints are posed, no vertices, so an arm takes minutes per seed; `meshcritic evaluate` has all metrics.
 """
 
 from __future__ import annotations
@@ -50,23 +51,23 @@ from rl.rounds import Rounds, align_in_rounds, align_once
 __all__ = ["Sizes", "StudySeed", "run_study"]
 
 SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
-PART = 100  # images whose groups are kept together
-PICKER = "embedded"  # picks of 20, whoever scored the groups that were learned from
-PICKED_OF = 20
+PART = 100  # images per stored part of the groups
+PICKER = "embedded"  # the critic that picks 1 of 20 in the evaluation, for every arm
+PICK_GROUP = 20
 
 
 @dataclass(frozen=True)
 class Sizes:
     test: int = 100  # images of wild-test
     samples: int = 100  # M
-    calibration: int = 128  # lab scenes that a critic learns from
-    train: int = 400  # of wild-train, the most that an arm of the run asks for
-    picks: bool = True  # whether the critic picks of each test image's first 20
+    calibration: int = 128  # lab scenes for the training of a critic
+    train: int = 400  # images of wild-train, the largest number of any arm
+    picks: bool = True  # whether the critic picks among the first 20 hypotheses of each test image
 
 
 @dataclass(frozen=True)
 class StudySeed:
-    """All of one seed. Its critics are opened when first needed and stay so until `opened` is closed."""
+    """The runs of one seed. Critics are opened at first use and closed with `opened`."""
 
     policy: DiffusionPolicy
     body: Body
@@ -79,14 +80,14 @@ class StudySeed:
     drawn: dict[tuple[str, int, bool], Path] = field(default_factory=dict)
 
     def base(self, scale: float = 1.0) -> Report:
-        """The base policy from so much of its starting noise; it picks where nothing is taken from it."""
+        """The base policy with its starting noise multiplied by `scale`; picks are made only at scale 1."""
         picks = self.sizes.picks and scale == 1
         return self._report(
             f"base x {scale:g}", {"scale": scale}, picks, lambda: NoiseScaledPolicy(self.policy, scale)
         )
 
     def narrowed(self, spread_mm: float) -> list[Report]:
-        """The base at less and less noise, until it is at least as narrow as that."""
+        """The base at decreasing scales of noise, until its spread is at most `spread_mm`."""
         reports = [self.base()]
         for scale in SCALES[1:]:
             if reports[-1].spread_mm() <= spread_mm:
@@ -96,17 +97,17 @@ class StudySeed:
 
     def arm(self, name: str) -> Report:
         arm = ARMS[name]
-        asked = {"arm": dataclasses.asdict(arm)}
-        return self._report(name, asked, self.sizes.picks, lambda: self._aligned(name, arm))
+        inputs = {"arm": dataclasses.asdict(arm)}
+        return self._report(name, inputs, self.sizes.picks, lambda: self._aligned(name, arm))
 
     # -- evaluating ------------------------------------------------------------------------------------------
 
     def _report(
-        self, name: str, asked: Mapping[str, Any], picks: bool, policy_of: Callable[[], Policy]
+        self, name: str, inputs: Mapping[str, Any], picks: bool, policy_of: Callable[[], Policy]
     ) -> Report:
-        """From disk, if it was made from the same; else the policy is made and evaluated."""
+        """The cached report of the same inputs, or a new one."""
         key = {
-            **asked, "base": self.policy.digest(), "tests": set_digest(self.tests), "samples": self.sizes.samples,
+            **inputs, "base": self.policy.digest(), "tests": set_digest(self.tests), "samples": self.sizes.samples,
             "seed": self.seed, "calibration": self.sizes.calibration, "picks": picks,
         }  # fmt: skip
         path = self.out / "reports" / f"{_slug(name)}-seed-{self.seed}.npz"
@@ -119,7 +120,7 @@ class StudySeed:
             self._skeleton,
             read_labelled(self.tests),
             num_samples=self.sizes.samples,
-            group_size=min(PICKED_OF, self.sizes.samples),
+            group_size=min(PICK_GROUP, self.sizes.samples),
             seed=self.seed,
             scorer=self._critic(PICKER) if picks else None,
             progress=lambda done, total: tick(done),
@@ -137,7 +138,10 @@ class StudySeed:
 
     def _aligned(self, name: str, arm: Arm) -> DiffusionPolicy:
         alignment, folder = dict(arm.alignment), _policy_folder(self.out, name, self.seed)
-        alignment = {"save_strategy": "no", **alignment}  # a minute or two: sooner done again than resumed
+        alignment = {
+            "save_strategy": "no",
+            **alignment,
+        }  # training takes a minute or two, so it is not resumed
         if arm.labels:
             alignment["replay_file"] = str(self._replay(arm.labels, arm.labelled))
         if arm.rounds > 1:
@@ -149,28 +153,28 @@ class StudySeed:
         return align_once(self.policy, groups, folder, alignment, self.seed, tick)
 
     def _groups(self, arm: Arm) -> Dataset:
-        """The arm's groups, from parts that other arms have had scored or will find."""
+        """The groups of an arm, in parts that arms share."""
         scorer, samples = self._critic(arm.critic), self._samples(arm)
-        critic = f"{_asked(arm.critic)}-{self.sizes.calibration}".replace(":", "-")
+        critic = f"{_unshuffled(arm.critic)}-{self.sizes.calibration}".replace(":", "-")
         folder = self.out / "groups" / f"{critic}-G{arm.group_size}-x{arm.noise_scale:g}-seed-{self.seed}"
         tick = self.stage(f"seed {self.seed}: {len(samples)} groups in {folder.name}", len(samples))
         parts = []
         for start in range(0, len(samples), PART):
             part = samples[start : start + PART]
-            kept = folder / f"{start}-{start + len(part)}"
+            part_folder = folder / f"{start}-{start + len(part)}"
             build_preferences(
-                self.policy, scorer, part, kept,
+                self.policy, scorer, part, part_folder,
                 group_size=arm.group_size, seed=self.seed, noise_scale=arm.noise_scale,
             )  # fmt: skip
-            parts.append(load_preferences(kept))
+            parts.append(load_preferences(part_folder))
             tick(start + len(part))
         groups = concatenate_datasets(parts)
         return shuffle_scores(groups, self.seed) if arm.critic == "shuffled" else groups
 
     def _critic(self, critic: str) -> Scorer:
-        critic = _asked(critic)
+        critic = _unshuffled(critic)
         if critic not in self.critics:
-            rounds = Rounds(group_size=PICKED_OF, seed=self.seed)
+            rounds = Rounds(group_size=PICK_GROUP, seed=self.seed)
             settings = AlignSettings(critic, calibration=self.sizes.calibration, rounds=rounds)
             scenes = self._scenes("wild-train", self.sizes.train, settings.uses_truth)
             self.critics[critic] = open_scorer(
@@ -200,23 +204,23 @@ class StudySeed:
 def run_study(
     policy: DiffusionPolicy, names: Sequence[str], seeds: Sequence[int], sizes: Sizes, out: Path, stage: Stage
 ) -> StudyRuns:
-    """Every seed of every arm, seed by seed. Raises KeyError for an arm that is not in the table."""
+    """Run every arm with every seed, seed by seed. Raises KeyError for an unknown arm."""
     sizes = dataclasses.replace(sizes, train=max(ARMS[name].images for name in names))
     body = load_body()
     runs = StudyRuns({name: [] for name in names}, [], {"base policy": policy.digest()})
-    for place, seed in enumerate(seeds):
+    for index, seed in enumerate(seeds):
         with ExitStack() as opened:
             run = StudySeed(policy, body, sizes, seed, out, stage, opened)
             for name in names:
                 runs.arms[name].append(run.arm(name))
-            narrowest_mm = min(reports[place].spread_mm() for reports in runs.arms.values())
+            narrowest_mm = min(reports[index].spread_mm() for reports in runs.arms.values())
             runs.bases.append(run.narrowed(narrowest_mm))
             runs.made_from.update(benchmark=set_digest(run.tests), M=sizes.samples)
     return runs
 
 
-def _asked(critic: str) -> str:
-    """Whose scores they are before they are shuffled."""
+def _unshuffled(critic: str) -> str:
+    """The critic whose scores the control `shuffled` permutes; other critics unchanged."""
     return "embedded" if critic == "shuffled" else critic
 
 
@@ -235,27 +239,34 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--policy", type=Path, default=None, help="default: the shipped one")
     parser.add_argument("--set", choices=list(SETS), default="finals", help="default: finals")
-    parser.add_argument("--arm", action="append", choices=list(ARMS), help="one of any set; default: the set")
-    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument(
+        "--arm",
+        action="append",
+        choices=list(ARMS),
+        help="an arm of any set, repeatable; default: all of the set",
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="default: 0")
     parser.add_argument("--images", type=int, default=100, help="of wild-test")
     parser.add_argument("--samples", type=int, default=100, help="M")
-    parser.add_argument("--calibration", type=int, default=128, help="lab scenes that a critic learns from")
-    parser.add_argument("--no-picks", action="store_true", help="no critique of what an arm samples")
+    parser.add_argument(
+        "--calibration", type=int, default=128, help="lab scenes for the training of a critic"
+    )
+    parser.add_argument("--no-picks", action="store_true", help="no picks by the critic in the evaluation")
     parser.add_argument("--curves", type=Path, help="draw the first seed's logs into this SVG file")
-    parser.add_argument("--json", action="store_true", help="print that in place of the tables")
-    asked = parser.parse_args()
-    sizes = Sizes(asked.images, asked.samples, asked.calibration, picks=not asked.no_picks)
-    policy, names = load_policy(asked.policy), asked.arm or list(SETS[asked.set])
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
+    options = parser.parse_args()
+    sizes = Sizes(options.images, options.samples, options.calibration, picks=not options.no_picks)
+    policy, names = load_policy(options.policy), options.arm or list(SETS[options.set])
     with stages() as stage:
-        seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-        runs = run_study(policy, names, seeds, sizes, asked.out, stage)
-    print(json.dumps(to_json(runs), indent=1) if asked.json else markdown(runs))
-    if asked.curves:
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        runs = run_study(policy, names, seeds, sizes, options.out, stage)
+    print(json.dumps(to_json(runs), indent=1) if options.json else markdown(runs))
+    if options.curves:
         logs = {}
         for name in names:
-            logs |= read_logs(_policy_folder(asked.out, name, asked.first_seed), name)
-        write_alignment_curves(asked.curves, logs)
+            logs |= read_logs(_policy_folder(options.out, name, options.first_seed), name)
+        write_alignment_curves(options.curves, logs)
 
 
 if __name__ == "__main__":

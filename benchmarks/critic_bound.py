@@ -1,20 +1,20 @@
-"""What a critic's scores could win at most: groups of the base policy, reweighed by the scores and learned by nobody.
+"""An upper bound for a critic: the gain if groups of the base policy are reweighted by its scores, without training.
 
     python -m benchmarks.critic_bound --images 300 --out runs/bound
 
-The optimum of `weighted` is the base tilted by exp(A / tau) (`rl.losses`). A group whose members weigh as much is a
-draw of it, so that what is lower there is what an alignment to these scores can lower, were the policy free to say
-of each image whatever it learns; what is not lower there, no alignment on groups of this size lowers.
+The optimum of the loss `weighted` is the base density times exp(A / tau) (`rl.losses`). A group with those weights is a
+sample of it, so the errors that are lower there are the ones that an alignment with these scores can lower if the
+policy could learn everything; no alignment on groups of this size can lower the others.
 
-| column      | of a group                                                                   |
-|-------------|------------------------------------------------------------------------------|
-| SRCC        | Spearman's rho between scores and true errors                                |
-| mean        | the members' errors, weighed: what a hypothesis drawn at random would cost   |
-| middle      | the error of the averaged pose, weighed                                      |
-| pick        | the error of the best-scored                                                 |
+| column      | of a group                                                                        |
+|-------------|-----------------------------------------------------------------------------------|
+| SRCC        | Spearman's rho between scores and true errors                                     |
+| mean        | weighted mean error of the hypotheses: the expected error of a random one         |
+| middle      | the error of the weighted average pose                                            |
+| pick        | the error of the hypothesis with the best score                                   |
 
-`true-detections` is the embedded agent whose detector knows the true keypoints and mask, `noisy-truth` the errors with
-noise that is nobody's: both open the truth, and say what a critic of that quality could win. docs/results/alignment.md has it.
+`true-detections` is the embedded agent with the true keypoints and mask as detections, `noisy-truth` the errors with
+simulated noise. Both read the ground truth and show what a critic of that quality could gain.
 """
 
 from __future__ import annotations
@@ -47,40 +47,39 @@ from hmr.types import BodyParams, Scorer
 from rl.advantages import group_advantages
 from rl.rounds import Rounds
 
-__all__ = ["COLUMNS", "CRITICS", "bound", "reweighed", "table"]
+__all__ = ["COLUMNS", "CRITICS", "bound", "reweighted", "table"]
 
 COLUMNS = ("SRCC", "mean", "middle", "pick")
 ERRORS = COLUMNS[1:]
-TRUE_EYES = "true-detections"
+TRUE_DETECTIONS = "true-detections"
 CRITICS = (
     "hmr-scorer",
     "embedded",
-    TRUE_EYES,
+    TRUE_DETECTIONS,
     *(f"noisy-truth:{srcc:g}" for srcc in (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1)),
 )
 Row = dict[str, float]
 
 
-def reweighed(body: Body, group: LabelledGroup, scores: Sequence[float | None], temperature: float) -> Row:
-    """The columns above, and of the group as it was drawn `mean before`, `middle before` and `h_0`."""
+def reweighted(body: Body, group: LabelledGroup, scores: Sequence[float | None], temperature: float) -> Row:
+    """The columns above, and `mean before`, `middle before` and `h_0` of the unweighted group."""
     errors_mm = torch.as_tensor(group.errors_mm["mpjpe_mm"])
     pick_mm = pick_of_errors(errors_mm, scores)
     rho = group_spearman(scores, errors_mm.tolist())
-    weights, alike = _weights(scores, temperature), torch.full((len(scores),), 1 / len(scores))
+    weights, uniform = _weights(scores, temperature), torch.full((len(scores),), 1 / len(scores))
     return {
         "SRCC": np.nan if rho is None else rho,
         "mean": float(weights @ errors_mm.to(weights)),
         "middle": _middle_mm(body, group, weights),
         "pick": np.nan if pick_mm is None else float(pick_mm),
         "mean before": float(errors_mm.mean()),
-        "middle before": _middle_mm(body, group, alike),
+        "middle before": _middle_mm(body, group, uniform),
         "h_0": float(errors_mm[0]),
     }
 
 
 def _weights(scores: Sequence[float | None], temperature: float) -> Float[Tensor, " group"]:
-    """exp(A / tau); a hypothesis without a score weighs nothing, and where nothing is told from the rest all weigh
-    alike."""
+    """exp(A / tau), normalised; 0 for a hypothesis without a score. All weights are equal if the group is masked."""
     found = group_advantages(scores)
     if not found.mask.any():
         return torch.full((len(scores),), 1 / len(scores))
@@ -96,12 +95,9 @@ def bound(
     policy: DiffusionPolicy, critics: Sequence[str], images: int, calibration: int, temperature: float,
     out: Path, stage: Stage,
 ) -> tuple[dict[str, list[Row]], str]:  # fmt: skip
-    """Rows by critic, an image each, and the digest of the scenes.
-
-    Raises ValueError for a critic that is none before anything is drawn.
-    """
+    """Rows by critic, one per image, and the digest of the scenes. Raises ValueError for an unknown critic."""
     if unknown := [name for name in critics if not (name in CRITICS or name.startswith("noisy-truth:"))]:
-        raise ValueError(f"no critic here is called {unknown[0]}; there are {', '.join(CRITICS)}")
+        raise ValueError(f"unknown critic {unknown[0]}; allowed are {', '.join(CRITICS)}")
     body = load_body()
     scenes = draw_split("wild-test", out / "scenes", images, progress=stage("drawing wild-test", images))
     groups = draw_groups(
@@ -111,10 +107,10 @@ def bound(
     for critic in critics:
         settings = AlignSettings(critic, calibration=calibration, rounds=Rounds(group_size=20))
         with ExitStack() as opened:
-            if critic == TRUE_EYES:
-                told = replace(settings, critic="embedded")
+            if critic == TRUE_DETECTIONS:
+                agent_settings = replace(settings, critic="embedded")
                 bench = open_bench(
-                    policy, body, told, out=out / "critics", stage=stage, stack=opened, tests=groups
+                    policy, body, agent_settings, out=out / "critics", stage=stage, stack=opened, tests=groups
                 )
                 scorer = opened.enter_context(bench.agent(AgentVariant(true_detections=True)))
             else:
@@ -131,32 +127,36 @@ def _rows(
     tick, rows = stage(f"scores of {scorer.name}", len(groups)), []
     for group in groups:
         scores = scorer.score(group.labelled.sample, group.hypotheses)
-        rows.append(reweighed(body, group, scores, temperature))
+        rows.append(reweighted(body, group, scores, temperature))
         tick(len(rows))
     return rows
 
 
 def table(rows: dict[str, list[Row]]) -> str:
-    """Millimetres, and in per cent how far they lie below hypothesis 0 and the middle of the group as it was drawn."""
+    """Errors in millimetres; gains in per cent over hypothesis 0 and over the average pose of the unweighted group."""
     first = next(iter(rows.values()))
     before = {name: np.mean([row[name] for row in first]) for name in ("mean before", "middle before", "h_0")}
-    told = ", ".join(f"{name} {value:.1f}" for name, value in before.items())
-    lines = [told, "", "| critic | SRCC | mean | middle | pick | middle less, % | pick less than h_0, % |"]
+    unweighted = ", ".join(f"{name} {value:.1f}" for name, value in before.items())
+    lines = [
+        unweighted,
+        "",
+        "| critic | SRCC | mean | middle | pick | middle less, % | pick less than h_0, % |",
+    ]
     lines.append("|---|" + "---:|" * 6)
     for critic, images in rows.items():
         values = {name: np.array([[row[name] for row in images]]) for name in images[0]}
         shown = [f"{np.nanmean(values['SRCC']):.3f}", *(f"{np.nanmean(values[name]):.1f}" for name in ERRORS)]
         gains = [_percent(values, "middle", "middle before"), _percent(values, "pick", "h_0")]
-        lines.append("| " + " | ".join([critic, *shown, *map(_told, gains)]) + " |")
+        lines.append("| " + " | ".join([critic, *shown, *map(_format_gain, gains)]) + " |")
     return "\n".join(lines)
 
 
 def _percent(values: dict[str, Float[np.ndarray, "1 images"]], ours: str, theirs: str) -> Interval | None:
-    rival = values[theirs]
-    return bootstrap_mean(100 * (1 - values[ours] / rival), weights=rival)
+    baseline = values[theirs]
+    return bootstrap_mean(100 * (1 - values[ours] / baseline), weights=baseline)
 
 
-def _told(gain: Interval | None) -> str:
+def _format_gain(gain: Interval | None) -> str:
     return "-" if gain is None else f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]"
 
 
@@ -167,16 +167,19 @@ def main() -> None:
     parser.add_argument("--critic", action="append", help=f"of {', '.join(CRITICS)}; default: all")
     parser.add_argument("--policy", type=Path, default=None, help="default: the shipped one")
     parser.add_argument("--images", type=int, default=300, help="of wild-test")
-    parser.add_argument("--calibration", type=int, default=160, help="lab scenes that a critic learns from")
+    parser.add_argument(
+        "--calibration", type=int, default=160, help="lab scenes for the training of a critic"
+    )
     parser.add_argument("--temperature", type=float, default=0.3, help="tau")
     parser.add_argument("--out", type=Path, default=Path("runs/bound"))
-    asked = parser.parse_args()
-    policy = load_policy(asked.policy)
+    options = parser.parse_args()
+    policy = load_policy(options.policy)
     with stages() as stage:
         rows, scenes = bound(
-            policy, asked.critic or CRITICS, asked.images, asked.calibration, asked.temperature, asked.out, stage
+            policy, options.critic or CRITICS, options.images, options.calibration, options.temperature,
+            options.out, stage,
         )  # fmt: skip
-    print(f"base policy {policy.digest()}, benchmark {scenes}, {asked.images} groups of 20\n{table(rows)}")
+    print(f"base policy {policy.digest()}, benchmark {scenes}, {options.images} groups of 20\n{table(rows)}")
 
 
 if __name__ == "__main__":

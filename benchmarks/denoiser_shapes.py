@@ -1,12 +1,12 @@
-"""What a denoiser's shape costs: one encoded image, M hypotheses, all calls of a sampling run.
+"""The sampling time of denoisers of several sizes: one encoded image, M hypotheses, all calls of a sampling run.
 
     python -m benchmarks.denoiser_shapes [--samples 100] [--threads 1 2] [--repeats 5]
 
-From features to `Hypotheses`: the calls of the denoiser, the solver's steps and the bodies' parameters. Random weights,
-since the figures do not depend on them, but for the first row, which is the shipped policy by its own solver; the least
-of the repeats, since a busy machine only adds. The features are as
-wide as the shipped policy's. ScoreHypo's shape has its number of tokens, width, layers, heads and calls;
-what its tokens hold is another matter (`hmr.policy.denoisers`).
+The time covers everything from features to `Hypotheses`: the calls of the denoiser, the steps of the solver and the
+body parameters. Weights are random, because the time does not depend on them; the first row is the shipped policy with
+its own solver. The minimum of the repeats is shown, because other processes only add time. The features are as wide as
+those of the shipped policy. The row for ScoreHypo has its number of tokens, width, layers, heads and calls; the content
+of its tokens differs (`hmr.policy.denoisers`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHAPES = {
 
 
 def milliseconds(policy: DiffusionPolicy, samples: int, repeats: int) -> float:
-    """The least time of a whole group for one encoded image, after one to warm up."""
+    """The minimum time of sampling a group for one encoded image, after a warm-up."""
     image = np.zeros((224, 224, 3), np.uint8)
     features = policy.encode([Sample("x", image, Box(40.0, 20.0, 190.0, 210.0), Camera.estimate(224, 224))])
     times = []

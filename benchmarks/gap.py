@@ -1,10 +1,10 @@
-"""What `wild` costs beyond `lab`, one thing at a time: the regression head, keypoints and depths on scenes that are
-`lab`'s but for some fields of the recipe.
+"""Splits the difference between `wild` and `lab` by cause, on `lab` scenes with some fields of the recipe as in `wild`.
 
     python -m benchmarks.gap [--policy DIR] [--scenes 640]
 
-Scenes are drawn once into `--cache` from a seed that no split draws. MPJPE is pelvis-aligned, 24 joints; keypoints, in
-percent of the detected box's side, and depths behind the pelvis are the encoder's, of joints in sight.
+Measures the regression head, keypoints and depths. Scenes are rendered once into `--cache` from a seed that no split
+uses. MPJPE is pelvis-aligned over 24 joints. Keypoints, in per cent of the side of the detected box, and depths behind
+the pelvis are those of the encoder for visible joints.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 
 def recipes() -> Iterator[tuple[str, SceneRecipe]]:
-    """`lab` with the fields of each row as in `wild`; last `wild` but for its poses, and `wild` itself."""
+    """`lab` with the fields of each row as in `wild`; at the end `wild` without its poses, and `wild` itself."""
     for name, fields in FIELDS.items():
         yield name, dataclasses.replace(LAB, **{field: getattr(WILD, field) for field in fields})
     yield "all but poses", dataclasses.replace(WILD, name=LAB.name, poses=LAB.poses)
@@ -47,21 +47,25 @@ def recipes() -> Iterator[tuple[str, SceneRecipe]]:
 
 @torch.no_grad()
 def measure(policy: DiffusionPolicy, body: Body, scenes: CropDataset) -> tuple[float, float, float]:
-    """Means of the regression head's MPJPE, of how far keypoints in sight are off, in percent of the box's side, and of
-    how far their depths are, in mm."""
+    """Mean MPJPE of the regression head in mm, and mean errors of visible keypoints in per cent of the box side and of
+    their depths in mm."""
     columns: tuple[list[torch.Tensor], ...] = ([], [], [])
     for start in range(0, len(scenes), BATCH):
         stop = min(start + BATCH, len(scenes))
         rows = as_floats(torch.utils.data.default_collate([scenes[row] for row in range(start, stop)]))
-        seen = policy.encode_crops(rows["crops"])
-        guess = policy.initial_estimate(policy.encoder_features(seen, rows["geometry"]))
-        guessed, true = (
-            joints_of(vector, body) for vector in (guess * policy.std + policy.mean, rows["vector"])
+        output = policy.encode_crops(rows["crops"])
+        estimate = policy.initial_estimate(policy.encoder_features(output, rows["geometry"]))
+        estimated, true = (
+            joints_of(vector, body) for vector in (estimate * policy.std + policy.mean, rows["vector"])
         )
-        off = (seen.keypoints - rows["keypoints"]).norm(dim=-1)[rows["visible"]]
-        deep = (seen.depth_m - true[..., 2]).abs()[rows["visible"]]
+        offset = (output.keypoints - rows["keypoints"]).norm(dim=-1)[rows["visible"]]
+        depth_error = (output.depth_m - true[..., 2]).abs()[rows["visible"]]
         crop_percent = 100 / 2 * policy.config.crop_scale  # a crop is 2 units and `crop_scale` boxes wide
-        errors = (1000 * (guessed - true).norm(dim=-1).mean(dim=-1), crop_percent * off, 1000 * deep)
+        errors = (
+            1000 * (estimated - true).norm(dim=-1).mean(dim=-1),
+            crop_percent * offset,
+            1000 * depth_error,
+        )
         for column, error in zip(columns, errors, strict=True):
             column.append(error)
     return tuple(torch.cat(column).mean().item() for column in columns)
@@ -76,14 +80,14 @@ def main() -> None:
     )
     parser.add_argument("--scenes", type=int, default=640)
     parser.add_argument("--cache", type=Path, default=Path("runs/gap"))
-    asked = parser.parse_args()
-    policy, body = load_policy(asked.policy), load_body()
-    print(f"policy {policy.digest()}, {asked.scenes} scenes a row\n")
-    print("| as in `wild` | MPJPE of the head, mm | keypoints in sight, % of the box | their depths, mm |")
+    options = parser.parse_args()
+    policy, body = load_policy(options.policy), load_body()
+    print(f"policy {policy.digest()}, {options.scenes} scenes per row\n")
+    print("| as in `wild` | MPJPE of the head, mm | visible keypoints, % of the box | their depths, mm |")
     print("|---|---:|---:|---:|")
     for name, recipe in recipes():
-        cache = CropCache(recipe, SEED, asked.scenes, policy.config.crop_size, policy.config.crop_scale)
-        scenes = CropDataset(make_crops(cache, asked.cache, workers=2))
+        cache = CropCache(recipe, SEED, options.scenes, policy.config.crop_size, policy.config.crop_scale)
+        scenes = CropDataset(make_crops(cache, options.cache, workers=2))
         print("| {} | {:.1f} | {:.1f} | {:.1f} |".format(name, *measure(policy, body, scenes)), flush=True)
 
 

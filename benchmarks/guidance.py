@@ -1,9 +1,9 @@
-"""What guidance of the sampler buys: the policy alone, and pulled towards what its own detector saw.
+"""The effect of guidance on sampling: the policy alone, and guided by the detections of its own encoder.
 
     python -m benchmarks.guidance [--split lab-test] [--images 24] [--samples 100] [--policy DIR] [--set step=0.3 ...]
 
-`GuidanceConfig`'s defaults were chosen with it on `lab` scenes. Bootstrap intervals of the paired differences; min_m is
-over all samples; the time is of sampling one image, its detection apart.
+The defaults of `GuidanceConfig` were chosen with it on `lab` scenes. Differences are paired, with bootstrap intervals;
+min_m is over all samples; the time is that of sampling one image, without its detection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hmr.synthetic.splits import SPLITS, draw_split
 from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import BodyParams, Labelled, Sample
 
-COLUMNS = ("mean_m", "hypothesis 0", "averaged", "min_m", "ms an image")
+COLUMNS = ("mean_m", "hypothesis 0", "averaged", "min_m", "ms per image")
 
 GuidanceOf = Callable[[Sample, Features], Guidance | None]
 
@@ -40,23 +40,23 @@ GuidanceOf = Callable[[Sample, Features], Guidance | None]
 def measure(
     policy: DiffusionPolicy, scenes: list[Labelled], samples: int, guidance_of: GuidanceOf
 ) -> Float[np.ndarray, "columns images"]:
-    """One column an image, in the order of COLUMNS; noise is seeded by the image's place."""
+    """Rows in the order of COLUMNS, one column per image; the noise is seeded by the index of the image."""
     body, rows = load_body(), []
-    for place, scene in enumerate(scenes):
+    for index, scene in enumerate(scenes):
         features = policy.encode([scene.sample])
         guidance = guidance_of(scene.sample, features)
         start = time.perf_counter()
-        generator = torch.Generator().manual_seed(place)
+        generator = torch.Generator().manual_seed(index)
         params = policy.sample(features, samples, generator, guidance=guidance)[0].params
-        spent_ms = (time.perf_counter() - start) * 1e3
-        everyone = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
-        errors = mpjpe_mm(body.joints(everyone), scene.truth.joints_cam_m)
+        elapsed_ms = (time.perf_counter() - start) * 1e3
+        candidates = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
+        errors = mpjpe_mm(body.joints(candidates), scene.truth.joints_cam_m)
         drawn, averaged = errors[:-1], errors[-1]
-        rows.append([*(x.item() for x in (drawn.mean(), drawn[0], averaged, drawn.min())), spent_ms])
+        rows.append([*(x.item() for x in (drawn.mean(), drawn[0], averaged, drawn.min())), elapsed_ms])
     return np.array(rows).T
 
 
-def rivals(policy: DiffusionPolicy, config: GuidanceConfig) -> dict[str, GuidanceOf]:
+def variants(policy: DiffusionPolicy, config: GuidanceConfig) -> dict[str, GuidanceOf]:
     body, detector = load_body(), EmbeddedDetector(policy)
 
     def guided(config: GuidanceConfig) -> GuidanceOf:
@@ -89,10 +89,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = draw_split(args.split, Path(root), args.images, uses_truth=True)
         scenes, digest = read_labelled(folder), set_digest(folder)
-    made_from = f"policy {policy.digest()}, {args.split}, {args.images} images ({digest}), MPJPE in mm"
-    table = Table("guidance", *COLUMNS, title=made_from)
+    title = f"policy {policy.digest()}, {args.split}, {args.images} images ({digest}), MPJPE in mm"
+    table = Table("guidance", *COLUMNS, title=title)
     base = None
-    for name, guidance_of in rivals(policy, dataclasses.replace(GuidanceConfig(), **changes)).items():
+    for name, guidance_of in variants(policy, dataclasses.replace(GuidanceConfig(), **changes)).items():
         columns = measure(policy, scenes, args.samples, guidance_of)
         base = columns if base is None else base
         table.add_row(name, *(f"{column.mean():.1f}" for column in columns))

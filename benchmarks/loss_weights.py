@@ -1,9 +1,9 @@
-"""What each loss on the predicted x_0 does: the second stage of pretraining, begun again under other weights.
+"""The effect of each loss on the predicted x_0: the second stage of pretraining, repeated with other weights.
 
     python -m benchmarks.loss_weights --policy DIR [--cache runs/cache] [--steps 1500] [--images 200]
 
-Each row starts from a denoiser that predicts nothing and sees the same batches; only the named weights differ. Errors
-are of `lab-test` and `wild-test`, 50 hypotheses an image, millimetres. About half an hour on one core.
+Every row starts from a denoiser with zero output and uses the same batches; only the named weights differ. Errors are
+those of `lab-test` and `wild-test`, 50 hypotheses per image, millimetres. It takes about half an hour on one core.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ COLUMNS = {"mean": "mean", "hyp0": "h_0", "averaged": "averaged", "min20": "min 
 
 
 def main(
-    policy: Annotated[Path, typer.Option(help="Whose encoder has seen the features.")],
+    policy: Annotated[Path, typer.Option(help="The policy whose encoder computes the features.")],
     config: Path = Path("configs/pretrain_tiny.yaml"),
     cache: Path = Path("runs/cache"),
     steps: int = 1500,
@@ -61,7 +61,7 @@ def main(
             "",
             *(f"{split} {name}" for split in tests for name in (*COLUMNS.values(), "spread", "calibration")),
         )
-        table.add_row("as it was", *_errors(policy, tests))
+        table.add_row("unchanged", *_errors(policy, tests))
         for name, weights in VARIANTS.items():
             out = Path(folder) / name
             refined = load_policy(policy).requires_grad_(True)

@@ -1,10 +1,10 @@
-"""How far the built-in poses cover recorded motion: PA-MPJPE of each frame to its nearest sampled pose.
+"""Coverage of recorded motion by the built-in poses: PA-MPJPE of each frame to its nearest sampled pose.
 
     python -m benchmarks.pose_coverage --motion FOLDER [--count 100000] [--preset wild] [--every 1]
 
-Both are posed on the default body of mean shape, 24 joints. FAISS gives the candidates whose torso-aligned
-joints are nearest in squared distance and exact Procrustes picks among them, so the figures are upper bounds;
-raise `--candidates` to see how tight.
+Both are posed on the default body with mean shape, 24 joints. FAISS returns the candidates whose torso-aligned joints
+have the smallest squared distance, and exact Procrustes alignment chooses among them, so the errors are upper bounds;
+a larger `--candidates` shows how tight they are.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def posed_joints(body_pose: Float[Tensor, "count 23 3"]) -> Float[Tensor, "count
 
 
 def torso_aligned(joints: Float[Tensor, "count 24 3"]) -> Float[Tensor, "count 72"]:
-    """Joints in the frame of the torso that fits the first pose's best, centred on their mean."""
+    """Joints rotated to align their torso with that of the first pose, centred on their mean."""
     reference = joints[:1, TORSO].expand(len(joints), -1, -1)
     rotation = roma.rigid_points_registration(joints[:, TORSO], reference)[0]
-    assert isinstance(rotation, Tensor)  # a tuple only where weights or scaling are asked for
+    assert isinstance(rotation, Tensor)  # it is a tuple only with weights or scaling
     aligned = joints @ rotation.mT
     return (aligned - aligned.mean(1, keepdim=True)).flatten(1)
 
@@ -51,7 +51,7 @@ def torso_aligned(joints: Float[Tensor, "count 24 3"]) -> Float[Tensor, "count 7
 def nearest(
     queries: Float[Tensor, "frames 24 3"], bank: Float[Tensor, "count 24 3"], candidates: int
 ) -> tuple[Float[Tensor, "frames"], Int[Tensor, "frames"]]:
-    """PA-MPJPE (mm) to the nearest joints of the bank, and which those are."""
+    """PA-MPJPE (mm) to the nearest pose of the bank, and the index of that pose."""
     index = faiss.IndexFlatL2(72)
     keys = torso_aligned(torch.cat([bank, queries])).numpy()
     index.add(keys[: len(bank)])

@@ -1,12 +1,12 @@
-"""How fast and how exactly the memories recall: `python -m benchmarks.retrieval`.
+"""Speed and recall of the retrieval from the memories: `python -m benchmarks.retrieval`.
 
-Both memories are written to a folder; a process of its own then opens them, asks, and tells its times, what it
-found and how much memory it took (Linux), so that the data of the benchmark count for nothing. Latency is of one
-query, its embedding apart; recall is of the same top k against exact search over all vectors in numpy.
+Both memories are written to a folder. A separate process opens them, queries them, and reports its times, its results
+and its memory use (Linux), so that the data of the benchmark do not count. Latency is that of one query without its
+embedding; recall is relative to the top k of an exact search over all vectors in numpy.
 
-Vectors are made to look like embeddings of photographs and sentences: clusters around a few hundred themes in
-a space of low intrinsic dimension. Independent Gaussian vectors, which no encoder gives, are the hard case
-for a graph; `--indices` shows them, and from what size on the graph is faster than exact search.
+Vectors imitate embeddings of photographs and sentences: clusters around a few hundred themes in a space of low
+intrinsic dimension. Independent Gaussian vectors, which no encoder produces, are the hard case for a graph index;
+`--indices` shows them, and the size from which on the graph is faster than exact search.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def embeddings(count: int, dim: int, generator: np.random.Generator, clustered: 
 
 
 def write_rules(folder: Path, count: int, generator: np.random.Generator) -> float:
-    """Seconds to write and index them; beside them the queries and, by brute force, the ids with the largest Psi."""
+    """Returns the seconds to write and index the rules; also saves the queries and the exact results by Psi."""
     vectors = embeddings(count + QUERIES, TEXT_DIM, generator)
     tags = [sorted(generator.choice(TAGS, 3, replace=False).tolist()) for _ in range(count)]
     start = time.perf_counter()
@@ -79,12 +79,12 @@ def write_rules(folder: Path, count: int, generator: np.random.Generator) -> flo
     rates = np.array([rule.successes / max(rule.uses, 1) for rule in known])
     psi = vectors[count:] @ vectors[:count].T + shared + rates
     expected = [[known[place].rule_id for place in row] for row in top(psi, RULES_K)]
-    keep(folder, vectors[count:], expected)
+    save_queries(folder, vectors[count:], expected)
     return seconds
 
 
 def write_prototypes(folder: Path, count: int, dim: int, generator: np.random.Generator) -> float:
-    """The same for prototypes, whose case ids are their row numbers."""
+    """The same for prototypes; their case ids are row numbers."""
     vectors = embeddings(count + QUERIES, dim, generator)
     start = time.perf_counter()
     with MemoryStore(folder / "memory.sqlite") as store:
@@ -94,7 +94,9 @@ def write_prototypes(folder: Path, count: int, dim: int, generator: np.random.Ge
         memory.save_index()
     seconds = time.perf_counter() - start
     cosines = vectors[count:] @ vectors[:count].T
-    keep(folder, vectors[count:], [[str(place) for place in row] for row in top(cosines, PROTOTYPES_K)])
+    save_queries(
+        folder, vectors[count:], [[str(place) for place in row] for row in top(cosines, PROTOTYPES_K)]
+    )
     return seconds
 
 
@@ -102,7 +104,7 @@ def top(values: np.ndarray, k: int) -> list[list[int]]:
     return np.argpartition(-values, k, axis=1)[:, :k].tolist()
 
 
-def keep(folder: Path, queries: np.ndarray, expected: list[list[str]]) -> None:
+def save_queries(folder: Path, queries: np.ndarray, expected: list[list[str]]) -> None:
     np.save(folder / "queries.npy", queries)
     (folder / "expected.json").write_text(json.dumps(expected))
 
@@ -111,7 +113,7 @@ def keep(folder: Path, queries: np.ndarray, expected: list[list[str]]) -> None:
 
 
 def measure(folder: Path, dim: int) -> None:
-    """In a process of its own: prints one JSON object."""
+    """Runs in a separate process and prints one JSON object."""
     queries = np.load(folder / "queries.npy")
     expected = json.loads((folder / "expected.json").read_text())
     start, busy = time.perf_counter(), time.process_time()
@@ -139,13 +141,13 @@ def measure(folder: Path, dim: int) -> None:
 
 
 def peak_mib() -> float:
-    """Of this process: `ru_maxrss` would count its parent, which held all the vectors when it was forked."""
+    """Of this process; `ru_maxrss` would include the memory of the parent at the fork."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 
 def recall_from(store: MemoryStore, queries: np.ndarray, dim: int) -> Callable[[int], list[str]]:
-    """By the number of a query: what the memory finds; rules or prototypes, whichever it holds."""
+    """A function from the number of a query to the ids that the memory returns, rules or prototypes."""
     if store.meta("text_embedder"):
         rules = RuleMemory(store, Lookup(queries))
         return lambda number: [
@@ -163,7 +165,7 @@ def measured(folder: Path, dim: int) -> dict[str, float]:
 def index_row(
     count: int, dim: int, exact: bool, clustered: bool, generator: np.random.Generator
 ) -> list[str]:
-    """The index alone, to choose `memory.index.EXACT_UP_TO` by."""
+    """The index alone, to choose `memory.index.EXACT_UP_TO`."""
     vectors = embeddings(count + QUERIES, dim, generator, clustered)
     queries, index = vectors[count:], VectorIndex(dim, count if exact else 0)
     start = time.perf_counter()
@@ -185,7 +187,7 @@ def main() -> None:
     parser.add_argument("--rules", type=int, default=10_000)
     parser.add_argument("--prototypes", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=512, help="of an image embedding; CLIP ViT-B has 512")
-    parser.add_argument("--indices", action="store_true", help="also the indices alone, by size")
+    parser.add_argument("--indices", action="store_true", help="also measure the index alone, by size")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -206,7 +208,7 @@ def main() -> None:
         for title, folder, built in zip(titles, folders, seconds, strict=True):
             row = measured(folder, arguments.dim)
             table.add_row(title, *(f"{row[column]:.3g}" for column in columns), f"{built:.0f}")
-    table.add_row("asked for", *(TARGETS.get(column, "") for column in columns), "")
+    table.add_row("target", *(TARGETS.get(column, "") for column in columns), "")
     console.print(table)
     if arguments.indices:
         indices = Table("what", "median ms", "p95 ms", "recall@10", "build s")

@@ -1,9 +1,9 @@
-"""How fast scenes are drawn, and how fast cached crops are fed to a trainer.
+"""Speed of rendering scenes, and of feeding cached crops to a trainer.
 
     python -m benchmarks.scenes [--scenes 1600] [--workers 2]
-    python -m benchmarks.scenes --sheet docs/images/scenes.jpg       # 64 of them to look at instead
+    python -m benchmarks.scenes --sheet docs/images/scenes.jpg       # writes a picture of 64 scenes instead
 
-Targets on two cores: 150 images a second at 224 x 224, JPEG included; 1,000 crops a second from the cache.
+Targets on two cores: 150 images per second at 224 x 224, including JPEG; 1,000 crops per second from the cache.
 """
 
 from __future__ import annotations
@@ -33,13 +33,11 @@ def main(scenes: int = 1600, workers: int = 2, sheet: Path | None = None) -> Non
     if sheet is not None:
         _draw_sheet(sheet)
         return
-    table = Table("what", "a second", title=f"{scenes} scenes, {workers} processes")
+    table = Table("what", "per second", title=f"{scenes} scenes, {workers} processes")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for split in ("lab-test", "wild-test"):
-            draw_split(
-                split, root / "warm", 32 * workers, workers=workers
-            )  # compiles what numba has not kept
+            draw_split(split, root / "warm", 32 * workers, workers=workers)  # numba compiles
             start = time.perf_counter()
             draw_split(split, root, scenes, workers=workers)
             table.add_row(f"{split}, drawn and written", _rate(scenes, start))
@@ -49,7 +47,7 @@ def main(scenes: int = 1600, workers: int = 2, sheet: Path | None = None) -> Non
         start = time.perf_counter()
         for _ in DataLoader(CropDataset(crops, mirrored=True), BATCH, shuffle=True):
             pass
-        table.add_row("crops fed from the cache, mirrored twins too", _rate(2 * scenes, start))
+        table.add_row("crops fed from the cache, mirrored copies included", _rate(2 * scenes, start))
     Console().print(table)
 
 

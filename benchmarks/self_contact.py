@@ -1,13 +1,13 @@
-"""How well the capsules of `agent.tools.self_contact` agree with an exact test of the skin, by libigl.
+"""Agreement of the capsules of `agent.tools.self_contact` with an exact test of the skin, by libigl.
 
     pip install -e ".[bench]"
     python -m benchmarks.self_contact [--poses 160] [--noise-rad 0.15] [--every 10] [--seed 7]
 
-The reference: a skin point of one part is inside another part where the generalised winding number of that part's faces
-(Jacobson et al., SIGGRAPH 2013; it takes open surfaces, which parts are) exceeds a half, and as deep as its distance to
-the nearest of those faces. A pair of parts penetrates by its deepest point, a body by the sum over the pairs that the
-tool judges; neither soft tissue nor an allowed overlap is taken off. Poses are the built-in sampler's, every other one
-disturbed at each joint; average build.
+Reference: a skin point of one part is inside another part if the generalised winding number of the faces of that part
+(Jacobson et al., SIGGRAPH 2013; it accepts open surfaces, which parts are) exceeds 0.5, and its depth is the distance
+to the nearest of those faces. The penetration of a pair of parts is that of its deepest point, that of a body the sum
+over the pairs that the tool tests. Neither soft tissue nor an allowed overlap is subtracted. Poses come from the
+built-in sampler, every second one with noise at each joint; the body has mean shape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.stats import mannwhitneyu, spearmanr
 
-from agent.tools.self_contact import FAULT_MM, judged_pairs, penetration_mm
+from agent.tools.self_contact import FAULT_MM, penetration_mm, tested_pairs
 from eval.benchmark.intervals import Interval
 from hmr.body.model import Body, load_body
 from hmr.synthetic.poses import sample_poses
@@ -34,7 +34,7 @@ BATCH = 16  # bodies at a time
 
 @dataclass(frozen=True)
 class Skin:
-    """Faces of every part, and the skin points asked about, by part."""
+    """Faces and tested skin points of every part."""
 
     faces: list[np.ndarray]
     points: list[np.ndarray]  # vertex indices
@@ -44,10 +44,10 @@ class Skin:
         part_of = body.skin_weights.argmax(dim=1).numpy()
         faces = body.faces.numpy().astype(np.int64)
         owner = np.median(part_of[faces], axis=1)  # a face belongs to the part of most of its corners
-        asked = np.arange(0, len(part_of), every)
+        tested = np.arange(0, len(part_of), every)
         parts = range(NUM_JOINTS)
         return cls(
-            [faces[owner == part] for part in parts], [asked[part_of[asked] == part] for part in parts]
+            [faces[owner == part] for part in parts], [tested[part_of[tested] == part] for part in parts]
         )
 
 
@@ -90,7 +90,7 @@ def poses(count: int, noise_rad: float, seed: int) -> BodyParams:
 
 
 def interval(exact: np.ndarray, proxy: np.ndarray, draws: int = 1000) -> Interval:
-    """Spearman's rho with a bootstrap interval of 95 % over the poses."""
+    """Spearman's rho with a 95 % bootstrap interval over the poses."""
     generator = np.random.default_rng(0)
     rows = generator.integers(0, len(exact), (draws, len(exact)))
     low, high = np.quantile([spearmanr(exact[row], proxy[row]).statistic for row in rows], (0.025, 0.975))
@@ -98,28 +98,30 @@ def interval(exact: np.ndarray, proxy: np.ndarray, draws: int = 1000) -> Interva
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Capsules against the skin itself.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--poses", type=int, default=160)
     parser.add_argument("--noise-rad", type=float, default=0.15)
-    parser.add_argument("--every", type=int, default=10, help="one skin point in so many is asked about")
+    parser.add_argument("--every", type=int, default=10, help="test every n-th skin point")
     parser.add_argument("--seed", type=int, default=7)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     body = load_body()
-    skin, pairs = Skin.of(body, asked.every), judged_pairs(body)[0].numpy()
-    vertices = posed(body, poses(asked.poses, asked.noise_rad, asked.seed))
+    skin, pairs = Skin.of(body, options.every), tested_pairs(body)[0].numpy()
+    vertices = posed(body, poses(options.poses, options.noise_rad, options.seed))
     begun = time.process_time()
     proxy = torch.cat([penetration_mm(body, part).sum(dim=1) for part in vertices.split(BATCH)]).numpy()
-    proxy_ms = 1000 * (time.process_time() - begun) / asked.poses
+    proxy_ms = 1000 * (time.process_time() - begun) / options.poses
     begun = time.process_time()
     exact = np.array([exact_depth_mm(one, skin, pairs) for one in vertices.double().numpy()])
-    exact_ms = 1000 * (time.process_time() - begun) / asked.poses
+    exact_ms = 1000 * (time.process_time() - begun) / options.poses
     deep = exact > FAULT_MM
     auc = mannwhitneyu(proxy[deep], proxy[~deep]).statistic / (deep.sum() * (~deep).sum())
     found = interval(exact, proxy)
-    print(f"{asked.poses} poses, {sum(map(len, skin.points))} skin points, {len(pairs)} pairs of parts")
+    print(f"{options.poses} poses, {sum(map(len, skin.points))} skin points, {len(pairs)} pairs of parts")
     print(f"Spearman's rho {found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]")
-    print(f"{deep.mean():.0%} deeper than {FAULT_MM:.0f} mm; told from the rest with an AUC of {auc:.2f}")
-    print(f"a body: {proxy_ms:.2f} ms by capsules, {exact_ms:.0f} ms by libigl (processor time)")
+    print(f"{deep.mean():.0%} deeper than {FAULT_MM:.0f} mm; detected with an AUC of {auc:.2f}")
+    print(f"per body: {proxy_ms:.2f} ms by capsules, {exact_ms:.0f} ms by libigl (CPU time)")
 
 
 if __name__ == "__main__":

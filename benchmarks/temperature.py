@@ -1,11 +1,11 @@
-"""How wide a policy has to start for its spread to be right where there is truth to hold it against.
+"""Finds the temperature of the starting noise at which the spread of a policy is calibrated.
 
     python -m benchmarks.temperature [--policy DIR] [--images 100] [--samples 100]
 
-Samples of `lab-calibration` at several temperatures of the starting noise (`noise_temperature` of a policy's config).
-Take the one whose `calibration_80` comes nearest to what M draws from the true distribution would have
-(hmr/metrics/calibration.py); `wild` has no say in it. A classifier's temperature scaling (Guo et al., ICML 2017,
-arXiv 1706.04599) is the same idea.
+Samples `lab-calibration` at several temperatures of the starting noise (`noise_temperature` in the config of a policy).
+Choose the one whose `calibration_80` is nearest to the value that M draws from the true distribution would have
+(hmr/metrics/calibration.py); `wild` scenes are not used. It is the idea of temperature scaling for classifiers (Guo et
+al., ICML 2017, arXiv 1706.04599).
 """
 
 from __future__ import annotations

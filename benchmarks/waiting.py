@@ -1,13 +1,13 @@
-"""What a critique costs while its judge makes it wait, and how much of the wait groups share:
+"""The time of a critique with a slow backend, and how much of the waiting concurrent groups share.
 
     python -m benchmarks.waiting [--groups 8] [--samples 8] [--reply-s 2]
 
-A judge without eyes or weights (the embedded critic, delayed) takes `--reply-s` for every answer. One group alone has
-its label orders asked at once; its critical path is what it then takes, and a group in doubt is asked more often than
-one that is not: the longest of three counts. Several groups in flight should take little more. The graph's own cost is
-a group's critical path with no wait at all, by hypothesis, and the same in time of the processor, for machines that do
-other work as well. A judge with eyes costs the drawing of panels besides (`--eyes`), and where scores are in doubt that
-of close-ups. `--one-look` leaves reflection out: the difference is its price.
+The backend is the embedded critic with a delay of `--reply-s` per answer. The time of one group alone is its critical
+path, because its label orders are sent at once; an uncertain group needs more requests, so the longest of three groups
+counts. Several groups in flight should take little more. The cost of the graph itself is the critical path
+of a group without delay, per hypothesis, also measured as CPU time for machines with other load. `--with-images`
+accepts pictures, which adds the drawing of panels, and of close-ups where scores are uncertain. `--no-reflection`
+leaves out the reflection; the difference is its cost.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ CONCURRENCY = 32
 Group = tuple[Sample, Hypotheses]
 
 
-class Slow(EmbeddedCritic):
-    """The embedded critic, as far away as a model on a busy server."""
+class DelayedCritic(EmbeddedCritic):
+    """The embedded critic with a delay, like a model on a busy server."""
 
-    def __init__(self, reply_s: float, eyes: bool) -> None:
+    def __init__(self, reply_s: float, images: bool) -> None:
         self._reply_s = reply_s
-        self.capabilities = Capabilities(images=eyes, concurrency=CONCURRENCY)
+        self.capabilities = Capabilities(images=images, concurrency=CONCURRENCY)
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
         time.sleep(self._reply_s)
@@ -56,33 +56,39 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--reply-s", type=float, default=2.0)
-    parser.add_argument("--eyes", action="store_true")
-    parser.add_argument("--one-look", action="store_true", help="no reflection: what doubts cost is left out")
-    asked = parser.parse_args()
+    parser.add_argument("--with-images", "--eyes", action="store_true", help="draw pictures for the backend")
+    parser.add_argument(
+        "--no-reflection", "--one-look", action="store_true", help="no second round for uncertain scores"
+    )
+    options = parser.parse_args()
     policy, body = load_policy(), load_body()
     with (
         tempfile.TemporaryDirectory() as folder,
         open_default_memory(Path(folder), policy, frozen=False) as memory,
     ):
-        settings = CritiqueSettings(max_revisions=0) if asked.one_look else CritiqueSettings()
+        settings = CritiqueSettings(max_revisions=0) if options.no_reflection else CritiqueSettings()
         slow, instant = (
-            default_agent(policy, body, memory, backend=Slow(reply_s, asked.eyes), settings=settings)
-            for reply_s in (asked.reply_s, 0.0)
+            default_agent(
+                policy, body, memory, backend=DelayedCritic(reply_s, options.with_images), settings=settings
+            )
+            for reply_s in (options.reply_s, 0.0)
         )
         groups = [
-            _group(policy, scene.labelled.sample, asked.samples) for scene in _scenes(body, asked.groups)
+            _group(policy, scene.labelled.sample, options.samples) for scene in _scenes(body, options.groups)
         ]
         instant.critique(*groups[0])  # numba compiles once
-        one_s = max(_seconds(lambda g=g: slow.critique(*_anew(g))) for g in groups[:3])
-        many_s = _seconds(lambda: list(critique_many(slow, map(_anew, groups), asked.groups)))
-        own_s = median(_seconds(lambda g=g: instant.critique(*_anew(g))) for g in groups)
-        busy_s = time.process_time()
-        doubted = sum(bool(instant.critique(*_anew(g)).revisions) for g in groups)
-        busy_ms = (time.process_time() - busy_s) / len(groups) / asked.samples * 1e3
-    print(f"one group {one_s:.2f} s, {asked.groups} in flight {many_s:.2f} s: {many_s / one_s:.2f} of it")
-    print(f"the graph's own cost {own_s / asked.samples * 1e3:.1f} ms a hypothesis, median of the groups")
+        one_s = max(_seconds(lambda g=g: slow.critique(*_uncached(g))) for g in groups[:3])
+        many_s = _seconds(lambda: list(critique_many(slow, map(_uncached, groups), options.groups)))
+        own_s = median(_seconds(lambda g=g: instant.critique(*_uncached(g))) for g in groups)
+        cpu_s = time.process_time()
+        uncertain = sum(bool(instant.critique(*_uncached(g)).revisions) for g in groups)
+        cpu_ms = (time.process_time() - cpu_s) / len(groups) / options.samples * 1e3
+    print(f"one group {one_s:.2f} s, {options.groups} in flight {many_s:.2f} s, ratio {many_s / one_s:.2f}")
     print(
-        f"{busy_ms:.1f} ms of processor a hypothesis on average, {doubted} of {asked.groups} groups in doubt"
+        f"cost of the graph itself {own_s / options.samples * 1e3:.1f} ms per hypothesis, median of the groups"
+    )
+    print(
+        f"{cpu_ms:.1f} ms of CPU time per hypothesis on average, {uncertain} of {options.groups} groups uncertain"
     )
 
 
@@ -95,8 +101,8 @@ def _group(policy: DiffusionPolicy, sample: Sample, count: int) -> Group:
     return sample, Hypotheses(drawn.params, sample.camera)
 
 
-def _anew(group: Group) -> Group:
-    """A sample that nobody has looked at: what was seen of a sample is remembered (hmr.policy.encoder_cache)."""
+def _uncached(group: Group) -> Group:
+    """A copy of the sample without cached encoder outputs (hmr.policy.encoder_cache)."""
     sample, hypotheses = group
     return replace(sample), hypotheses
 

@@ -38,12 +38,12 @@ def arms(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often anything that costs was done."""
+    """Counts the calls of expensive functions."""
     counted: Counter[str] = Counter()
-    for room, name in (
+    for module, name in (
         (study, "evaluate_policy"), (study, "draw_split"), (rl.rounds, "align"), (rl.preferences.build, "score_group"),
     ):  # fmt: skip
-        monkeypatch.setattr(room, name, _counting(counted, name, getattr(room, name)))
+        monkeypatch.setattr(module, name, _counting(counted, name, getattr(module, name)))
     return counted
 
 

@@ -1,4 +1,4 @@
-"""Groups reweighed by scores: worked sums."""
+"""Groups reweighted by scores: worked sums."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.critic_bound import bound, reweighed, table
+from benchmarks.critic_bound import bound, reweighted, table
 from common.progress import Tick
 from eval.benchmark.protocol import ERROR_METRICS
 from eval.critics.groups import LabelledGroup
@@ -20,42 +20,42 @@ from tests.agent.tools.tool_case import body
 BODY = body()
 
 
-def judged_group() -> LabelledGroup:
+def scored_group() -> LabelledGroup:
     case, hypotheses = labelled("a"), group(spoiled_group(seed=1, group=4))
     errors_mm = mpjpe_mm(BODY.joints(hypotheses.params), case.truth.joints_cam_m).numpy()
     return LabelledGroup(case, hypotheses, dict.fromkeys(ERROR_METRICS, errors_mm))
 
 
-def test_a_perfect_critic_gathers_the_group_about_its_best() -> None:
-    one = judged_group()
+def test_a_perfect_critic_puts_all_weight_on_the_best() -> None:
+    one = scored_group()
     errors_mm = one.errors_mm["mpjpe_mm"]
-    row = reweighed(BODY, one, [-float(error) for error in errors_mm], temperature=0.01)
+    row = reweighted(BODY, one, [-float(error) for error in errors_mm], temperature=0.01)
     assert row["SRCC"] == pytest.approx(1.0)
     for name in ("mean", "middle", "pick"):
         assert row[name] == pytest.approx(errors_mm.min(), rel=1e-3)
     assert row["mean before"] == pytest.approx(errors_mm.mean(), rel=1e-5)
 
 
-def test_equal_scores_change_nothing_and_a_missing_one_counts_for_nothing() -> None:
-    one = judged_group()
-    row = reweighed(BODY, one, [3.0] * 4, temperature=0.3)
+def test_equal_scores_give_equal_weights_and_a_missing_one_none() -> None:
+    one = scored_group()
+    row = reweighted(BODY, one, [3.0] * 4, temperature=0.3)
     assert (row["mean"], row["middle"]) == pytest.approx((row["mean before"], row["middle before"]), rel=1e-5)
     assert np.isnan(row["SRCC"])
     known = torch.as_tensor(one.errors_mm["mpjpe_mm"])[:3]
-    row = reweighed(BODY, one, [1.0, 2.0, 3.0, None], temperature=1e6)  # all that are scored weigh alike
+    row = reweighted(
+        BODY, one, [1.0, 2.0, 3.0, None], temperature=1e6
+    )  # equal weights for all scored hypotheses
     assert row["mean"] == pytest.approx(float(known.mean()), rel=1e-5)
 
 
-def test_a_critic_that_is_none_is_refused_before_anything_is_drawn(
-    tiny_policy: DiffusionPolicy, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="no critic here is called shuffled"):
+def test_an_unknown_critic_is_refused_before_sampling(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown critic shuffled"):
         bound(tiny_policy, ["noisy-truth:1", "shuffled"], 2, 4, 0.3, tmp_path / "out", _silent)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_true_eyes_and_a_noisy_truth_are_bounded_on_the_same_groups(
+def test_true_detections_and_noisy_truth_use_the_same_groups(
     tiny_policy: DiffusionPolicy, tmp_path: Path
 ) -> None:
     rows, scenes = bound(tiny_policy, ["true-detections", "noisy-truth:1"], 2, 4, 0.3, tmp_path, _silent)
@@ -69,7 +69,7 @@ def _silent(title: str, total: int) -> Tick:
     return lambda done, note="": None
 
 
-def test_gains_are_told_in_per_cent_of_what_was_there_before() -> None:
+def test_gains_are_in_per_cent_of_the_unweighted_group() -> None:
     row = {"SRCC": 0.5, "mean": 90.0, "middle": 60.0, "pick": 45.0}
     rows = {"embedded": [row | {"mean before": 100.0, "middle before": 80.0, "h_0": 50.0}] * 2}
     head, *_, line = table(rows).splitlines()
