@@ -171,12 +171,12 @@ def decimate(
 
     detailed = np.isin(parts, [JOINT_NAMES.index(name) for name in ("head", "left_hand", "right_hand")])
     fine = detailed[faces].all(axis=1)
-    kept, detail = (Trimesh(template, faces[mask]) for mask in (~fine, fine))
+    body, detail = (Trimesh(template, faces[mask]) for mask in (~fine, fine))
     points, coarse = fast_simplification.simplify(
-        detail.vertices, detail.faces, target_count=NUM_FACES - len(kept.faces), preserve_border=True
+        detail.vertices, detail.faces, target_count=NUM_FACES - len(body.faces), preserve_border=True
     )
     merged = Trimesh(  # merges the vertices of the seam, which coincide
-        np.concatenate([kept.vertices, points]), np.concatenate([kept.faces, coarse + len(kept.vertices)])
+        np.concatenate([body.vertices, points]), np.concatenate([body.faces, coarse + len(body.vertices)])
     )
     return np.asarray(merged.faces, dtype=np.int64), closest_points(merged.vertices, template, faces)
 

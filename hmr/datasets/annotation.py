@@ -104,7 +104,7 @@ class Placement:
         return Placement(turn, turn @ transl_world_m + cam_from_world[:3, 3])
 
     def transl_m(self, rest_pelvis_m: Float[Tensor, "3"]) -> Float[Tensor, "3"]:
-        """SMPL's translation in the camera's frame, for a body whose unposed pelvis lies at `rest_pelvis_m`."""
+        """SMPL's translation in the camera's frame, for a body whose unposed pelvis is at `rest_pelvis_m`."""
         return self.turn @ rest_pelvis_m + self.offset_m - rest_pelvis_m
 
 
@@ -148,7 +148,7 @@ class Source:
     name: str
     splits: tuple[str, ...]
     follows: str
-    read: Callable[[PathLike, str], Iterator[Annotation]]
+    read: Callable[[Path, str], Iterator[Annotation]]
 
 
 def pinhole(

@@ -84,7 +84,7 @@ def _project(vertices: np.ndarray, focal: float, cx: float, cy: float) -> np.nda
 @compiled
 @no_type_check
 def _centres_between(low: float, high: float, count: int) -> tuple[int, int]:
-    """First and last index of the pixels, among `count`, whose centres lie in [low, high]."""
+    """First and last index of the pixels, among `count`, whose centres are in [low, high]."""
     first = math.ceil(min(max(low - 0.5, 0.0), count + 0.0))
     last = math.floor(min(max(high - 0.5, -1.0), count - 1.0))
     return first, last

@@ -62,15 +62,15 @@ def _blurred(field: np.ndarray) -> np.ndarray:
     down = np.zeros((rows + 2 * REACH_CELLS, columns), np.float32)
     blurred = np.zeros((rows, columns), np.float32)
     for row in range(rows):
-        for place in range(2 * REACH_CELLS + 1):
-            share = np.float32(math.exp(-0.5 * ((place - REACH_CELLS) / SIGMA_CELLS) ** 2))
+        for offset in range(2 * REACH_CELLS + 1):
+            weight = np.float32(math.exp(-0.5 * ((offset - REACH_CELLS) / SIGMA_CELLS) ** 2))
             for column in range(columns):
-                down[row + REACH_CELLS, column] += share * across[row, column + place]
+                down[row + REACH_CELLS, column] += weight * across[row, column + offset]
     for row in range(rows):
-        for place in range(2 * REACH_CELLS + 1):
-            share = np.float32(math.exp(-0.5 * ((place - REACH_CELLS) / SIGMA_CELLS) ** 2))
+        for offset in range(2 * REACH_CELLS + 1):
+            weight = np.float32(math.exp(-0.5 * ((offset - REACH_CELLS) / SIGMA_CELLS) ** 2))
             for column in range(columns):
-                blurred[row, column] += share * down[row + place, column]
+                blurred[row, column] += weight * down[row + offset, column]
     return blurred
 
 

@@ -36,7 +36,7 @@ def test_every_source_has_a_layout():
 
 def read(laid: tuple[str, Path, str]) -> list[Annotation]:
     name, folder, split = laid
-    return list(source_of(name, split).read(folder, split))
+    return list(source_of(name, split).read(str(folder), split))
 
 
 def test_every_person_has_a_name_a_box_an_image_and_some_truth(laid):
@@ -59,11 +59,11 @@ def test_joints_fill_their_conventions_in_metres(laid):
             assert 0 <= keypoints.confidence.min() <= keypoints.confidence.max() <= 1
 
 
-def test_a_prepared_set_gives_back_what_was_read(laid, tmp_path):
+def test_a_prepared_set_contains_the_annotations_of_the_source(laid, tmp_path):
     name, folder, split = laid
     before = read(laid)
-    out = prepare(SOURCES[name], folder, split, tmp_path / "set")
-    after = read_annotations(out)
+    out = prepare(SOURCES[name], str(folder), split, str(tmp_path / "set"))
+    after = read_annotations(str(out))
     samples = read_samples(out)
     assert len(samples) == len(before) == len(after)
     for annotation, sample in zip(before, samples, strict=True):
@@ -73,13 +73,13 @@ def test_a_prepared_set_gives_back_what_was_read(laid, tmp_path):
         assert annotation.image not in sample.id
 
 
-def test_an_empty_folder_is_refused_by_the_name_of_what_is_missing(laid, tmp_path):
+def test_an_empty_folder_is_refused_with_the_missing_file(laid, tmp_path):
     name, _, split = laid
     with pytest.raises(FileNotFoundError, match=r"there is no .* (at|in) .*elsewhere"):
         list(SOURCES[name].read(tmp_path / "elsewhere", split))
 
 
-def test_splits_and_sources_are_refused_by_name():
+def test_unknown_splits_and_sources_are_refused():
     with pytest.raises(ValueError, match=r"no data set 'h36m'; supported are human36m, 3dpw"):
         source_of("h36m", "test")
     with pytest.raises(ValueError, match=r"no split 'val'; its splits are train, validation, test"):
