@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent.vlm.wrappers.dry_run import DryRun
     from common.progress import Stage, Tick
 
-__all__ = ["console", "print_estimate", "print_json", "say", "stages"]
+__all__ = ["console", "print_estimate", "print_json", "print_message", "stages"]
 
 
 def console() -> Console:
@@ -24,7 +24,7 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
-def say(line: str) -> None:
+def print_message(line: str) -> None:
     """Print a message on stderr."""
     print(line, file=sys.stderr)
 
@@ -39,14 +39,14 @@ def print_estimate(dry_run: DryRun, as_json: bool) -> None:
         print_json({"dry_run": counts})
         return
     by_task = ", ".join(f"{count} {task}" for task, count in counts["by_task"].items())
-    say(f"{counts['backend']} would get at most {counts['calls']} requests ({by_task or 'none'})")
-    say(
+    print_message(f"{counts['backend']} would get at most {counts['calls']} requests ({by_task or 'none'})")
+    print_message(
         f"{counts['calls_without_doubt']} requests if reflection marks nothing as uncertain; a malformed reply adds one"
     )
-    say(
+    print_message(
         f"{counts['images']} images, about {counts['tokens_in']:,} tokens in and {counts['tokens_out']:,} tokens out"
     )
-    say(f"to {counts['sends_to']}; nothing has been sent")
+    print_message(f"to {counts['sends_to']}; nothing has been sent")
 
 
 @contextmanager
@@ -81,6 +81,6 @@ def _stage(bars: Progress, title: str, total: int) -> Tick:
     def tick(done: int, note: str = "", /) -> None:
         bars.update(task, completed=done, note=note)
         if bars.disable and done >= total:
-            say(f"done: {title}{note and ', '}{note}")
+            print_message(f"done: {title}{note and ', '}{note}")
 
     return tick

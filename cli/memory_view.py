@@ -1,4 +1,4 @@
-"""Rules as a person or a script reads them: rows of JSON, a table, one card a rule."""
+"""Views of the rules in a memory: rows for JSON, a table, and one panel per rule."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.table import Table
 from memory.ledger import RuleLedger
 from memory.rule import Rule, StateChange
 
-__all__ = ["rule_card", "rule_rows", "rule_table"]
+__all__ = ["rule_panel", "rule_rows", "rule_table"]
 
 Json = dict[str, Any]
 
 
 def rule_rows(ledger: RuleLedger, state: str | None = None) -> list[Json]:
-    """Every rule, or those in one state, with its record and its history."""
+    """All rules, or those in one state, with their counts and their history."""
     histories = ledger.histories()
     return [
         _row(rule, histories[rule.rule_id]) for rule in ledger.all() if state is None or rule.state == state
@@ -44,14 +44,12 @@ def _row(rule: Rule, history: Sequence[StateChange]) -> Json:
 
 
 def rule_table(rows: Sequence[Json]) -> Table:
-    """One line a rule."""
-    table = Table("id", "state", "right/used", "weight", "gain", "rule", "why in this state")
+    table = Table("id", "state", "successes/uses", "weight", "gain", "rule", "reason for the state")
     for row in rows:
-        record = f"{row['successes']}/{row['uses']}"
         cells = (
             row["id"][:8],
             row["state"],
-            record,
+            f"{row['successes']}/{row['uses']}",
             _number(row["weight"], ".2f"),
             _number(row["gain"], "+.4f"),
         )
@@ -59,8 +57,7 @@ def rule_table(rows: Sequence[Json]) -> Table:
     return table
 
 
-def rule_card(row: Json) -> Panel:
-    """All that speaks for and against one rule."""
+def rule_panel(row: Json) -> Panel:
     origin, predicate = row["provenance"], row["predicate"]
     lines = [row["text"], f"tags: {', '.join(row['tags']) or 'none'}"]
     if predicate:

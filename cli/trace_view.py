@@ -1,7 +1,7 @@
-"""One case's reasoning as a person would want to read it, from the JSONL trace of a run.
+"""Tables of one case from the JSONL trace of a run.
 
-Each node's record becomes one table, followed by one of what it asked the backend; the last line sums those up. The
-raw replies stay in the file.
+Each node gets one table of its outputs and one of its requests to the backend; the last line sums up the requests.
+Replies are not shown; they are in the file.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from rich.table import Table
 __all__ = ["read_case", "show_case"]
 
 Outputs = Mapping[str, Any]
-FIELDS = ("trace", "case", "node", "ms", "outputs")  # of a record (agent/tracing/records.py)
+FIELDS = ("trace", "case", "node", "ms", "outputs")  # of each record (agent/tracing/records.py)
 
 
 def read_case(run: Path, case: str | None = None) -> list[dict[str, Any]]:
-    """The records of a case's last critique, in order; without a case, of the run's last one.
+    """The records of the last critique of a case, in order. Default: the last case of the run.
 
-    Raises FileNotFoundError without a trace, ValueError for a file that is none and for a case that is not in it.
+    Raises FileNotFoundError if there is no trace, and ValueError for another file or an unknown case.
     """
     path = run / "trace.jsonl" if run.is_dir() else run
     if not path.exists():
@@ -33,8 +33,8 @@ def read_case(run: Path, case: str | None = None) -> list[dict[str, Any]]:
     records = [record for line in lines if (record := _parsed(line)) is not None]
     if not records:
         raise ValueError(
-            f"{path} holds no record of a trace, a JSON object with {', '.join(FIELDS)}; "
-            "`meshcritic trace` reads a run's folder or its trace.jsonl"
+            f"{path} has no trace records (JSON objects with {', '.join(FIELDS)}); "
+            "`meshcritic trace` takes the folder of a run or its trace.jsonl"
         )
     chosen = [record for record in records if case is None or record["case"] == case]
     if not chosen:
@@ -44,7 +44,7 @@ def read_case(run: Path, case: str | None = None) -> list[dict[str, Any]]:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """None for what is no record: a last line that a kill cut short, or another program's."""
+    """None for a line that is not a record, such as an incomplete last line."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError:
@@ -53,15 +53,15 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def show_case(records: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
-    """A node's finding, then its calls, in the order the graph ran."""
+    """The tables of all nodes, in the order in which they ran."""
     yield f"case {escape(records[0]['case'])}, trace {escape(records[0]['trace'])}"
     for record in records:
         title, outputs = f"{record['node']} ({record['ms']:.0f} ms)", dict(record["outputs"])
         calls = outputs.pop("replies", [])
-        yield _SHOWN.get(record["node"], _other)(title, outputs)
+        yield _VIEWS.get(record["node"], _other)(title, outputs)
         if calls:
             yield _calls(calls)
-    yield escape(_sum_up(records))
+    yield escape(_summary(records))
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -72,17 +72,17 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) ->
 
 
 def _evidence(title: str, outputs: Outputs) -> Table:
-    """The extremes of each tool; lower is better."""
+    """The best and the worst value of each metric; lower is better."""
     rows = _extremes(outputs["evidence"])
     rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs["missing"]]
-    return _table(title, ("metric", "best", "worst", "of the worst"), rows)
+    return _table(title, ("metric", "best", "worst", "about the worst"), rows)
 
 
 def _extra_evidence(title: str, outputs: Outputs) -> Table:
-    """The extremes of the evidence measured again; traces of older versions have it under "bought"."""
+    """The same of the extra evidence. Older traces have it under "bought"."""
     rows = _extremes(outputs.get("extra_evidence", outputs.get("bought", [])))
     rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs.get("missing", [])]
-    return _table(title, ("looked again", "best", "worst", "of the worst"), rows)
+    return _table(title, ("extra evidence", "best", "worst", "about the worst"), rows)
 
 
 def _extremes(evidence: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
@@ -119,7 +119,7 @@ def _prototypes(title: str, outputs: Outputs) -> Table:
 
 
 def _scores(title: str, outputs: Outputs) -> Table:
-    """Best first; a failed score last, with its reason."""
+    """Best first; failed scores last, with the reason."""
     scores = outputs["scores"]
     order = sorted(scores, key=lambda index: -scores[index] if scores[index] is not None else 1)
     rows = [
@@ -134,10 +134,12 @@ def _scores(title: str, outputs: Outputs) -> Table:
 
 
 def _reflection(title: str, outputs: Outputs) -> Table:
-    doubts = [(f"h{index}", str(why)) for index, why in outputs["doubts"].items()]
-    measured = outputs.get("score_evidence", outputs.get("second_look", []))  # the second one in older traces
-    looked = [(f"looked again: {item['metric']}", item["sentences"][0]) for item in measured]
-    return _table(title, ("in doubt", "why"), [*doubts, *looked] or [("nothing", "the scores stand")])
+    uncertain = [(f"h{index}", str(reason)) for index, reason in outputs["doubts"].items()]
+    evidence = outputs.get("score_evidence", outputs.get("second_look", []))  # "second_look" in older traces
+    measured = [(f"measured again: {item['metric']}", item["sentences"][0]) for item in evidence]
+    return _table(
+        title, ("uncertain", "reason"), [*uncertain, *measured] or [("none", "no score is revised")]
+    )
 
 
 def _revision(title: str, outputs: Outputs) -> Table:
@@ -146,7 +148,7 @@ def _revision(title: str, outputs: Outputs) -> Table:
         for item in outputs.get("revisions", [])
         for index, before, after in zip(item["hypotheses"], item["before"], item["after"], strict=True)
     ]
-    return _table(title, ("hypothesis", "before", "after", "why", "looked at"), rows)
+    return _table(title, ("hypothesis", "before", "after", "reason", "evidence"), rows)
 
 
 def _score(value: float | None) -> str:
@@ -154,48 +156,48 @@ def _score(value: float | None) -> str:
 
 
 def _calls(calls: Sequence[Outputs]) -> Table:
-    """Who was asked what, and what it cost. A repair asks the same once more, and quotes what was wrong."""
+    """One row per request. A repair repeats a question and adds what was wrong with the reply."""
     parts = [list(call["parts"]) for call in calls]
     repairs = [place > 0 and parts[place - 1] == parts[place][:-1] for place in range(len(calls))]
     rows = [
         (
-            f"{call['task']}, to repair the last" if repairs[place] else call["task"],
+            f"{call['task']} (repair)" if repairs[place] else call["task"],
             call["backend"],
             call["prompt"],
             f"{call['ms']:,.0f}" if "ms" in call else "-",
             _tokens(*call.get("tokens", (0, 0))),
             str(call.get("retries", "-")),
-            "a reply that did not fit" if any(repairs[place + 1 : place + 2]) else _ended(call),
+            "malformed reply" if any(repairs[place + 1 : place + 2]) else _result(call),
         )
         for place, call in enumerate(calls)
     ]
-    return _table("", ("asked to", "of", "prompt", "ms", "tokens", "retries", "ended in"), rows)
+    return _table("", ("request", "backend", "prompt", "ms", "tokens", "retries", "result"), rows)
 
 
-def _ended(call: Outputs) -> str:
+def _result(call: Outputs) -> str:
     if "error" in call:
         return call["error"]
-    came = "an answer kept from before" if call["cached"] else "a reply"
-    return f"{came}, {call['warning']}" if "warning" in call else came
+    result = "cached reply" if call["cached"] else "reply"
+    return f"{result}, {call['warning']}" if "warning" in call else result
 
 
 def _tokens(tokens_in: int, tokens_out: int) -> str:
     return f"{tokens_in:,} in, {tokens_out:,} out" if tokens_in or tokens_out else "-"
 
 
-def _sum_up(records: Sequence[Outputs]) -> str:
-    """One line on the whole case."""
+def _summary(records: Sequence[Outputs]) -> str:
+    """One line about all requests of the case."""
     calls = [call for record in records for call in record["outputs"].get("replies", [])]
     tokens = [sum(call.get("tokens", (0, 0))[side] for call in calls) for side in (0, 1)]
     retries, failed = sum(call.get("retries", 0) for call in calls), sum("error" in call for call in calls)
-    words = [
+    parts = [
         f"{sum(record['ms'] for record in records):,.0f} ms",
-        f"{len(calls)} question{'s' * (len(calls) != 1)}",
+        f"{len(calls)} request{'s' * (len(calls) != 1)}",
         *([_tokens(tokens[0], tokens[1]).replace(" in", " tokens in")] if any(tokens) else []),
         *([f"{retries} retries"] if retries else []),
         *([f"{failed} failed"] if failed else []),
     ]
-    return "; ".join(words)
+    return "; ".join(parts)
 
 
 def _other(title: str, outputs: Outputs) -> Table:
@@ -203,7 +205,7 @@ def _other(title: str, outputs: Outputs) -> Table:
     return _table(title, ("key", "value"), rows)
 
 
-_SHOWN: dict[str, Callable[[str, Outputs], Table]] = {
+_VIEWS: dict[str, Callable[[str, Outputs], Table]] = {
     "measure_evidence": _evidence,
     "retrieve_rules": _rules,
     "retrieve_prototypes": _prototypes,

@@ -145,7 +145,7 @@ def rest_pose() -> BodyParams:
 
 def one_hypothesis() -> Sample:
     camera, box = Camera.estimate(640, 480), Box(10.0, 10.0, 100.0, 200.0)
-    return Sample("one", read_photo(Path("photo.jpg")), box, camera)
+    return Sample("one", read_photo("photo.jpg"), box, camera)
 
 
 def backend_with_cache(folder: Path) -> VLMBackend:

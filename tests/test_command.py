@@ -111,13 +111,16 @@ INVALID_OPTIONS = {
     "a missing trace": (["trace", "."], "no trace"),
     "a file that is not a trace": (
         ["trace", "recording.jsonl"],
-        "recording.jsonl holds no record of a trace",
+        "recording.jsonl has no trace records",
     ),
     "a folder for a reply cache": (
         ["critique", "photo.png", "--reply-cache", "empty"],
-        "--reply-cache takes a file",
+        "--reply-cache takes a new or an existing file",
     ),
-    "a folder for a recording": (["explore", "--record", "empty"], "--record takes a file"),
+    "a folder for a recording": (
+        ["explore", "--record", "empty"],
+        "--record takes a new or an existing file",
+    ),
     "a reply cache in a file": (["explore", "--reply-cache", "text.jpg/c"], "text.jpg is a file"),
     "a reply cache that cannot be written": (
         ["explore", "--reply-cache", "/proc/c"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.backend_flags import CritiqueSet, DryRunFlag, MaxCalls, ReplyCacheFile, split_settings
-from cli.console import print_estimate, say, stages
+from cli.console import print_estimate, print_message, stages
 from cli.options import (
     CONFIGS,
     WORKERS,
@@ -137,7 +137,7 @@ def _align(base: DiffusionPolicy, settings: AlignSettings, out: Path, as_json: b
         print(report)
         return
     counts = json.loads(report)
-    say(f"{counts['unscored_groups']} of {counts['groups']} groups got no score from the critic")
+    print_message(f"{counts['unscored_groups']} of {counts['groups']} groups got no score from the critic")
     warning = "; its critic used the ground truth, so this is not a result" if settings.uses_truth else ""
-    say(f"{out} has policy {aligned.digest()}, aligned from {base.digest()}{warning}")
-    say(f"learning curves: {out / 'curves.svg'}; to evaluate: meshcritic evaluate --policy {out}")
+    print_message(f"{out} has policy {aligned.digest()}, aligned from {base.digest()}{warning}")
+    print_message(f"learning curves: {out / 'curves.svg'}; to evaluate: meshcritic evaluate --policy {out}")

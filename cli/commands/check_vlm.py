@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.backend_flags import BackendSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile
-from cli.console import console, print_estimate, say, stages
+from cli.console import console, print_estimate, print_message, stages
 from cli.options import Json, MemoryOrSeedRules, PolicyDir, folder_to_write
 
 if TYPE_CHECKING:
@@ -122,15 +122,15 @@ def _save(
     for number, (group, item) in enumerate(zip(groups, judged, strict=True)):
         sheet = fault_sheet(group, item, agent.body, agent.renderer, agent.settings.view_margin)
         (out / f"scene-{number:02d}.png").write_bytes(encode_png(sheet))
-    say(f"{len(groups)} sheets of pictures in {out}")
+    print_message(f"{len(groups)} sheets of pictures in {out}")
 
 
 def _print_report(found: FaultReport, judged: Sequence[PlantedScores]) -> None:
     console().print(_table(found))
-    say(f"the true body was ranked first in {found.truth_first} of {found.judged} groups")
+    print_message(f"the true body was ranked first in {found.truth_first} of {found.judged} groups")
     if found.judged < found.groups:
         reason = next((item.reason for item in judged if not item.ranking), "")
-        say(f"{found.groups - found.judged} of {found.groups} groups got no scores: {reason}")
+        print_message(f"{found.groups - found.judged} of {found.groups} groups got no scores: {reason}")
 
 
 def _table(found: FaultReport) -> Table:

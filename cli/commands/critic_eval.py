@@ -18,7 +18,7 @@ from cli.backend_flags import (
     ReplyCacheFile,
     split_settings,
 )
-from cli.console import console, print_estimate, print_json, say, stages
+from cli.console import console, print_estimate, print_json, print_message, stages
 from cli.options import WORKERS, DetectorSpec, Json, MemoryOrExplore, Motion, Out, PolicyDir, Seed, Ucb
 
 if TYPE_CHECKING:
@@ -132,4 +132,4 @@ def _print_comparison(
     from eval.critics.table import critic_table
 
     console().print(critic_table(comparison))
-    say(f"benchmark {comparison.benchmark}, base policy {comparison.base_policy}")
+    print_message(f"benchmark {comparison.benchmark}, base policy {comparison.base_policy}")

@@ -17,7 +17,7 @@ from cli.backend_flags import (
     ReplyCacheFile,
     split_settings,
 )
-from cli.console import print_estimate, print_json, say
+from cli.console import print_estimate, print_json, print_message
 from cli.options import (
     AcceptAnyBox,
     BodyFile,
@@ -115,7 +115,7 @@ def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
     from eval.critics.exploration import explored_detector
 
     if memory and (explored := explored_detector(memory)) not in (None, detector.name):
-        say(
+        print_message(
             f"{memory} was explored with the detector {explored}; its rule weights are fitted to that detector"
         )
 
@@ -138,7 +138,7 @@ def _sampled_people(
         opened, str(photo), policy, detector, [parse_box(text) for text in boxes], anyway
     )
     for sentence in rejections:
-        say(sentence)
+        print_message(sentence)
     return sample_people(found, opened, policy, samples, seed)
 
 
@@ -168,6 +168,6 @@ def _save(
 
 def _print_scores(answers: list[dict[str, Any]]) -> None:
     for number, answer in enumerate(answers):
-        say(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
+        print_message(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
         for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
-            say(f"  {index:3d}  {'  -' if score is None else f'{score:5.1f}'}  {comment}")
+            print_message(f"  {index:3d}  {'  -' if score is None else f'{score:5.1f}'}  {comment}")

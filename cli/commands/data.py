@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import print_json, say, stages
+from cli.console import print_json, print_message, stages
 from cli.options import MODELS, BodyFile, Json, PolicyDir, Seed, folder_to_write
 
 __all__ = ["data"]
@@ -67,7 +67,7 @@ def prepare(
     if as_json:
         print_json(summary)
         return
-    say(f"{summary['count']} people in {out} (content {summary['digest']}); {summary['follows']}")
+    print_message(f"{summary['count']} people in {out} (content {summary['digest']}); {summary['follows']}")
 
 
 @data.command()
@@ -131,9 +131,9 @@ def evaluate(
         return
     for metric, values in report.errors_mm.items():
         numbers = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
-        say(f"{metric} ({report.protocol}, {report.people_in_space} people): {numbers}")
+        print_message(f"{metric} ({report.protocol}, {report.people_in_space} people): {numbers}")
     for name, value in report.pck.items():
-        say(f"{name} of hypothesis 0 ({report.people_in_image} people): {value:.3f}")
+        print_message(f"{name} of hypothesis 0 ({report.people_in_image} people): {value:.3f}")
 
 
 def _gender_and_file(text: str) -> tuple[str, Path]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import console, print_json, say, stages
+from cli.console import console, print_json, print_message, stages
 from cli.options import CONFIGS, Json, Out, PolicyDir
 
 __all__ = ["demo"]
@@ -42,14 +42,14 @@ def demo(
         result = run.run()
         rows, metrics = write_demo(run, result, time.perf_counter() - start)
     for title in result.reused:
-        say(f"reused from an earlier run: {title}")
+        print_message(f"reused from an earlier run: {title}")
     if as_json:
         print_json(metrics)
         return
     console().print(rich_table(rows))
     critic = next(iter(metrics["seeds"].values()))["critic"]
-    say(
+    print_message(
         f"critic, first seed: SRCC {critic['srcc']:.3f}, KRCC {critic['krcc']:.3f}, PLCC {critic['plcc']:.3f}"
     )
-    say(f"{metrics['wall_s'] / 60:.1f} min, peak memory {metrics['peak_mib']} MiB")
-    say(f"report: {out / 'report.html'}; metrics: {out / 'metrics.json'}")
+    print_message(f"{metrics['wall_s'] / 60:.1f} min, peak memory {metrics['peak_mib']} MiB")
+    print_message(f"report: {out / 'report.html'}; metrics: {out / 'metrics.json'}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import console, print_json, say, stages
+from cli.console import console, print_json, print_message, stages
 from cli.options import WORKERS, Device, Json, Motion, Out, PolicyDir, Seed
 
 __all__ = ["evaluate"]
@@ -55,4 +55,4 @@ def evaluate(
         print_json({**result.to_json(), **options, **folders, "versions": versions()})
         return
     console().print(baseline_table(result.reports, DETERMINISTIC))
-    say(f"benchmark {result.benchmark}, base policy {result.base_policy}")
+    print_message(f"benchmark {result.benchmark}, base policy {result.base_policy}")

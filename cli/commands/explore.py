@@ -21,7 +21,7 @@ from cli.backend_flags import (
     ReplyCacheFile,
     split_settings,
 )
-from cli.console import print_estimate, print_json, say, stages
+from cli.console import print_estimate, print_json, print_message, stages
 from cli.options import (
     WORKERS,
     DetectorSpec,
@@ -100,7 +100,7 @@ def explore(
                 out=out_folder,
                 memory=memory_folder,
                 stage=stage,
-                print_line=say,
+                print_line=print_message,
                 workers=WORKERS,
             )
         if opened.dry_run:
@@ -126,25 +126,25 @@ def _output_folders(out: Path, memory: Path, dry_run: bool) -> Iterator[tuple[Pa
 
 
 def _print_report(found: dict[str, Any], memory: Path, detector: str) -> None:
-    say(
+    print_message(
         f"{found['cases']} cases explored, {found['skipped']} by an earlier run; SRCC with the true errors "
         f"{_rho(found['srcc'])}"
     )
-    say(
+    print_message(
         f"rules: {len(found['mined'])} mined, {len(found['admitted'])} admitted, {len(found['retired'])} retired, "
         f"{found['reweighed']} reweighed; SRCC on the held-out cases {_rho(found['held_out_srcc_before'])} before, "
         f"{_rho(found['held_out_srcc_after'])} after"
     )
     if found["unscored"]:
-        say(f"{found['unscored']} cases got no score; the same command tries them again")
+        print_message(f"{found['unscored']} cases got no score; the same command tries them again")
     if blocked := found["blocked_cases"]:
         more = " ..." if len(blocked) > MAX_NAMES else ""
-        say(
+        print_message(
             f"rules could not be tested on {len(blocked)} cases ({', '.join(blocked[:MAX_NAMES])}{more}) because the "
             f"backend gave no score; their weights and states are unchanged, and the same command tries again"
         )
     option = "" if detector == "embedded" else f" --detector {shlex.quote(detector)}"
-    say(f"to use it: meshcritic critique photo.jpg --memory {memory}{option}")
+    print_message(f"to use it: meshcritic critique photo.jpg --memory {memory}{option}")
 
 
 def _rho(value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.console import console, print_json, say
+from cli.console import console, print_json, print_message
 from cli.options import Json
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def list_rules(
         print_json({"rules": rows, "cases": cases, "prototypes": prototypes})
         return
     console().print(rule_table(rows))
-    say(f"{len(rows)} rules, {cases} cases, {prototypes} prototypes")
+    print_message(f"{len(rows)} rules, {cases} cases, {prototypes} prototypes")
 
 
 @memory.command()
@@ -101,7 +101,7 @@ def review(
 
     Example: `meshcritic memory review runs/demo/memory --admit-above 0.002`
     """
-    from cli.memory_view import rule_card, rule_rows
+    from cli.memory_view import rule_panel, rule_rows
     from memory.folder import open_store
     from memory.ledger import RuleLedger
 
@@ -111,7 +111,7 @@ def review(
         asks = admit_above is None and retire_below is None and not as_json and _is_interactive()
         for row in rows:
             if not as_json:
-                console().print(rule_card(row))
+                console().print(rule_panel(row))
             decision = _ask() if asks else _decide(row["gain"], admit_above, retire_below)
             if decision == "quit":
                 break
@@ -122,7 +122,7 @@ def review(
     if as_json:
         print_json({"rules": rows})
     elif not rows:
-        say("no rule is in quarantine")
+        print_message("no rule is in quarantine")
 
 
 @memory.command()
@@ -163,7 +163,7 @@ def export_memory(
     if as_json:
         print_json({"file": str(file), **counts})
         return
-    say(f"{file}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    print_message(f"{file}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 @memory.command("import")
@@ -239,7 +239,7 @@ def _merge(
     if as_json:
         print_json(asdict(report))
         return
-    say(
+    print_message(
         f"{report.rules_added} rules added, {report.rules_joined} merged with an equivalent rule; "
         f"{report.cases_added} cases added, {report.cases_known} already known; "
         f"{report.prototypes_kept} prototypes added"
@@ -270,7 +270,7 @@ def _set_states(folder: Path, prefixes: list[str], state: RuleState, reason: str
             for rule_id in chosen:
                 ledger.set_state(rule_id, state, reason)
     for rule_id in chosen:
-        say(f"{rule_id} {state}: {known[rule_id].text}")
+        print_message(f"{rule_id} {state}: {known[rule_id].text}")
 
 
 def _full_id(prefix: str, known: dict[str, Rule]) -> str:

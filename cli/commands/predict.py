@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.console import print_json, say, stages
+from cli.console import print_json, print_message, stages
 from cli.options import AcceptAnyBox, BodyFile, Boxes, DetectorSpec, Device, Json, Out, PolicyDir, Seed
 
 if TYPE_CHECKING:
@@ -111,20 +111,20 @@ class _Summary:
         people = outcome.record["people"] if outcome.record else []
         if people or not self.single:
             for reason in reasons:
-                say(reason)
+                print_message(reason)
         if outcome.earlier:
-            say(f"{outcome.title}: finished by an earlier run")
+            print_message(f"{outcome.title}: finished by an earlier run")
             return
         for person in people:
-            say(f"{outcome.title}: {', '.join(person['files'])}")
+            print_message(f"{outcome.title}: {', '.join(person['files'])}")
 
     def _print_video(self, outcome: Outcome) -> None:
-        say(
+        print_message(
             f"{outcome.title}: {self.frames} frames processed ({self.earlier_frames} by an earlier run), people in "
             f"{self.frames_with_people}"
         )
         for motion in outcome.record["motions"] if outcome.record else []:
-            say(f"{outcome.title}: {', '.join(motion['files'])} from frame {motion['first_frame']}")
+            print_message(f"{outcome.title}: {', '.join(motion['files'])} from frame {motion['first_frame']}")
         self.frames = self.frames_with_people = self.earlier_frames = 0
 
     def _collect(self, outcome: Outcome) -> None:

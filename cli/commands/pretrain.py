@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.console import say, stages
+from cli.console import print_message, stages
 from cli.options import Out, folder_to_write
 
 __all__ = ["pretrain"]
@@ -57,5 +57,5 @@ def pretrain(
 
         run(settings, out, cache, workers, progress)
     if PartialState().is_main_process:  # of `accelerate launch`
-        say(f"policy: {out}; learning curves: {write_curves(out)}")
+        print_message(f"policy: {out}; learning curves: {write_curves(out)}")
     PartialState().destroy_process_group()

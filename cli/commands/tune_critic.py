@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.backend_flags import BackendSet
-from cli.console import print_json, say, stages
+from cli.console import print_json, print_message, stages
 from cli.options import CONFIGS, MODELS, WORKERS, Json, PolicyDir, Seed, folder_to_write
 
 if TYPE_CHECKING:
@@ -99,16 +99,22 @@ def tune_critic(
                 print_json(dataclasses.asdict(training_cases.stats))
             return
         tuned = tune(
-            found, training_cases, settings=tuning, local=local, out=out, stage=progress, print_line=say
+            found,
+            training_cases,
+            settings=tuning,
+            local=local,
+            out=out,
+            stage=progress,
+            print_line=print_message,
         )
     if as_json:
         print((out / "tuning.json").read_text())
         return
-    say(f"to use it: meshcritic critique photo.jpg --backend local:{tuned.found.adapter}")
+    print_message(f"to use it: meshcritic critique photo.jpg --backend local:{tuned.found.adapter}")
 
 
 def _print_stats(stats: ConversationStats) -> None:
-    say(
+    print_message(
         f"{stats.questions} questions about {stats.cases} explored cases, with {stats.images} pictures; tokens per "
         f"prompt: mean {stats.mean_prompt_tokens}, maximum {stats.longest_prompt_tokens}; per true answer: maximum "
         f"{stats.longest_answer_tokens}"

@@ -1,4 +1,4 @@
-"""`meshcritic critique` against a server on the loopback: every group ends in scores or in an explicit null."""
+"""`meshcritic critique` with a local server: every group gets scores, or null with a reason."""
 
 import json
 
@@ -24,12 +24,12 @@ from tests.command import call
 
 KEY = "sk-canary-0123456789"
 COUNT = 3
-A_RUN = ["tag", "score", "score", "score", "reflect"]
+ALL_TASKS = ["tag", "score", "score", "score", "reflect"]
 
 
 @pytest.fixture
 def critique(tmp_path, tiny_policy, monkeypatch, capsys):
-    """The command over three given bodies; returns its exit code, its --json answer and its stderr."""
+    """The command on three given bodies. Returns the exit code, the --json answer and stderr."""
     pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     tiny_policy.save_pretrained(tmp_path / "policy")
@@ -68,17 +68,17 @@ def at(server, **settings):
 
 
 def changed(**scores):
-    """The fitting scores, but for these labels."""
+    """Valid scores, except for these labels."""
     return scoring(lambda fits: {**fits, **{k: {**fits[k], "score": v} for k, v in scores.items()}})
 
 
 def only_scores(act):
-    """Misbehaves on the questions that matter; the others are answered well."""
+    """Applies `act` to the scoring questions; the others get valid answers."""
     return lambda handler, question: (act if task_of(question) == "score" else good)(handler, question)
 
 
-NEVER = {
-    "429 for ever": body(b"", status=429, Retry_After="0"),
+FAILURES = {
+    "always 429": body(b"", status=429, Retry_After="0"),
     "500": body(b"oops", status=500),
     "slow drip": drip,
     "cut connection": cut,
@@ -96,18 +96,18 @@ NEVER = {
 }
 
 
-# each is a whole run of the command; tests/agent/vlm/test_openai.py asks the same of the backend alone
-AT_ONCE = ("500", "cut connection", "NaN")
+# Each is a whole run of the command; tests/agent/vlm/test_openai.py tests the backend alone.
+FAST = ("500", "cut connection", "NaN")
 
 
 @pytest.mark.parametrize(
     "act",
     [
-        pytest.param(act, id=name, marks=() if name in AT_ONCE else pytest.mark.slow)
-        for name, act in NEVER.items()
+        pytest.param(act, id=name, marks=() if name in FAST else pytest.mark.slow)
+        for name, act in FAILURES.items()
     ],
 )
-def test_whatever_the_server_does_the_group_ends_in_null_with_a_reason(act, critique):
+def test_a_failing_server_gives_null_scores_with_a_reason(act, critique):
     with chat_server(only_scores(act)) as server:
         deadline_s = 0.2 if act is drip else 20
         code, answer, _ = critique(*at(server, deadline_s=deadline_s))
@@ -119,32 +119,32 @@ def test_whatever_the_server_does_the_group_ends_in_null_with_a_reason(act, crit
     assert "revise" not in server.tasks
 
 
-GIVEN = {
-    "well": good,
+ANSWERS = {
+    "as JSON": good,
     "in prose": saying(lambda fits, _: f"I think:\n```json\n{fits}\n```\nThat is all."),
 }
 
 
-@pytest.mark.parametrize("act", GIVEN.values(), ids=GIVEN)
-def test_what_the_judge_says_is_what_is_printed(act, critique):
+@pytest.mark.parametrize("act", ANSWERS.values(), ids=ANSWERS)
+def test_the_scores_of_the_backend_are_printed(act, critique):
     with chat_server(act) as server:
         code, answer, _ = critique(*at(server))
     (person,) = answer["people"]
     assert code == 0
-    assert sorted(server.tasks) == sorted(A_RUN)
+    assert sorted(server.tasks) == sorted(ALL_TASKS)
     # scores of 90, 80 and 70 by label, under three label orders: the mean ranks decide, on the same scale
     assert all(70 <= score <= 90 for score in person["scores"])
     assert person["reasons"] == []
 
 
-def test_the_same_score_for_all_is_given_to_all(critique):
+def test_equal_scores_stay_equal(critique):
     with chat_server(changed(A=50, B=50, C=50)) as server:
         _, answer, _ = critique(*at(server))
     assert answer["people"][0]["scores"] == [50.0] * COUNT
 
 
 @pytest.mark.slow
-def test_a_run_again_asks_only_for_what_is_missing(critique, tmp_path):
+def test_a_second_run_sends_only_the_missing_questions(critique, tmp_path):
     cache = ("--reply-cache", tmp_path / "cache.sqlite")
 
     def fails_once_each(handler, question):
@@ -152,21 +152,21 @@ def test_a_run_again_asks_only_for_what_is_missing(critique, tmp_path):
 
     with chat_server(fails_once_each) as server:
         critique(*at(server), *cache)
-        assert sorted(server.tasks) == sorted(A_RUN)
+        assert sorted(server.tasks) == sorted(ALL_TASKS)
         server.questions.clear()
         server.acts = [good]
         _, first, _ = critique(*at(server), *cache)
-        # the order that failed; and the reflection, which is about other scores now
+        # the label order that failed, and the reflection, whose scores have changed
         assert server.tasks == ["score", "reflect"]
         server.questions.clear()
         _, second, _ = critique(*at(server), *cache)
         assert server.tasks == []
         critique("--backend", f"openai:another/model@{server.url}", *cache)
-        assert sorted(server.tasks) == sorted(A_RUN)
+        assert sorted(server.tasks) == sorted(ALL_TASKS)
     assert first == second
 
 
-def test_a_budget_is_never_passed(critique):
+def test_the_budget_is_never_exceeded(critique):
     with chat_server(good) as server:
         code, answer, _ = critique(*at(server), "--max-calls", 1)
         assert code == 0
@@ -175,22 +175,22 @@ def test_a_budget_is_never_passed(critique):
         assert "the budget of 1 calls is spent" in answer["people"][0]["reasons"][0]
 
 
-def test_a_dry_run_counts_and_neither_asks_nor_writes(critique, tmp_path):
+def test_a_dry_run_counts_without_requests_and_files(critique, tmp_path):
     with chat_server(good) as server:
         code, answer, _ = critique(
             *at(server), "--dry-run", "--reply-cache", tmp_path / "c", "--record", tmp_path / "r"
         )
-    account = answer["dry_run"]
+    counts = answer["dry_run"]
     assert code == 0
     assert server.questions == []
-    assert (account["calls"], account["calls_without_doubt"]) == (7, 5)
-    # the tag sees the photograph, six others panels too, and the revision a close-up of each
-    assert account["images"] == 1 + 6 * (1 + COUNT) + COUNT
-    assert account["tokens_in"] > 0
+    assert (counts["calls"], counts["calls_without_doubt"]) == (7, 5)
+    # tags: the photograph; the six other questions: panels too; the revision: a close-up per hypothesis
+    assert counts["images"] == 1 + 6 * (1 + COUNT) + COUNT
+    assert counts["tokens_in"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.npz", "photo.png", "policy"]
 
 
-def test_one_label_order_without_a_revision_asks_less(critique):
+def test_one_label_order_without_revision_needs_fewer_requests(critique):
     with chat_server(good) as server:
         code, answer, _ = critique(
             *at(server), "--dry-run", "--set", "permutations=1", "--set", "max_revisions=0"
@@ -198,7 +198,7 @@ def test_one_label_order_without_a_revision_asks_less(critique):
     assert (code, answer["dry_run"]["calls"]) == (0, 3)  # the tag, one scoring, one reflection
 
 
-def test_a_recorded_run_plays_back(critique, tmp_path):
+def test_a_recorded_run_can_be_replayed(critique, tmp_path):
     with chat_server(good) as server:
         _, live, _ = critique(*at(server), "--record", tmp_path / "replies.jsonl")
     _, replayed, _ = critique("--backend", f"replay:{tmp_path / 'replies.jsonl'}")
@@ -206,12 +206,12 @@ def test_a_recorded_run_plays_back(critique, tmp_path):
 
 
 def test_neither_key_nor_picture_is_written_anywhere(critique, tmp_path):
-    def boastful(handler, question):
+    def leak(handler, question):
         pictures = [p["image_url"]["url"] for p in question["messages"][0]["content"] if "image_url" in p]
         text = f"{KEY} {pictures} {json.dumps(fitting(question))}"
         handler.send(completion(text))
 
-    for act in (boastful, parrot):
+    for act in (leak, parrot):
         with chat_server(act) as server:
             files = ("--reply-cache", tmp_path / "cache.sqlite", "--record", tmp_path / "replies.jsonl")
             _, answer, err = critique(*at(server), *files)
@@ -239,7 +239,7 @@ def test_a_remote_host_is_named_before_anything_is_sent(critique):
         (("--detector", "yolo"), "transformers"),
     ],
 )
-def test_bad_words_end_in_one_sentence(words, names, critique):
+def test_invalid_options_end_in_one_sentence(words, names, critique):
     code, answer, err = critique(*words)
     assert (code, answer) == (2, None)
     assert names in err

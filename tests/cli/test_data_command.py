@@ -1,4 +1,4 @@
-"""`meshcritic data prepare`, as a person calls it."""
+"""`meshcritic data prepare`."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.command import call
 from tests.hmr.datasets.layouts import coco, pw3d, write_json
 
 
-def test_a_set_is_prepared_and_named(tmp_path: Path, monkeypatch, capsys):
+def test_a_set_is_prepared(tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "coco").mkdir()
     split = coco(tmp_path / "coco")
     words = (tmp_path / "coco", "--split", split, "--out", tmp_path / "set")
@@ -33,7 +33,7 @@ def test_every_source_is_in_the_help(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("images", [3, [3]])
-def test_json_that_is_no_data_set_costs_one_sentence(tmp_path: Path, monkeypatch, capsys, images):
+def test_json_of_another_layout_is_rejected_in_one_sentence(tmp_path: Path, monkeypatch, capsys, images):
     path = write_json(
         tmp_path / "annotations" / "person_keypoints_val2017.json", {"images": images, "annotations": []}
     )
@@ -51,7 +51,7 @@ def test_json_that_is_no_data_set_costs_one_sentence(tmp_path: Path, monkeypatch
         ("emdb", "emdb1", "there is no sequence"),
     ],
 )
-def test_mistakes_cost_one_sentence(tmp_path: Path, monkeypatch, capsys, source, split, message):
+def test_invalid_arguments_end_in_one_sentence(tmp_path: Path, monkeypatch, capsys, source, split, message):
     pw3d(tmp_path)
     code, _, err = call(
         monkeypatch, capsys, "data", "prepare", source, tmp_path, "--split", split, "--out", tmp_path / "set"

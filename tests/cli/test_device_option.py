@@ -1,4 +1,4 @@
-"""`--device`: a device that torch does not have here costs one sentence and exit code 2, whatever is asked."""
+"""`--device`: an unavailable device ends every command with one sentence and exit code 2."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from PIL import Image
 
 from tests.command import call
 
-ABSENT = ("warp", "cuda:99")
+UNAVAILABLE = ("warp", "cuda:99")
 COMMANDS = ("predict", "critique", "evaluate", "explore")
 
 
-@pytest.mark.parametrize("device", ABSENT)
+@pytest.mark.parametrize("device", UNAVAILABLE)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_absent_device_is_named(command, device, tmp_path: Path, monkeypatch, capsys):
+def test_an_unavailable_device_is_named(command, device, tmp_path: Path, monkeypatch, capsys):
     Image.fromarray(np.zeros((72, 64, 3), np.uint8)).save(tmp_path / "photo.png")
     photo = [tmp_path / "photo.png"] if command in ("predict", "critique") else []
     code, out, err = call(monkeypatch, capsys, command, *photo, "--device", device, "--out", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""`meshcritic explore`: a memory is filled once, taken up where a kill left it, and never mixed with another's."""
+"""`meshcritic explore`: a memory is filled once, resumed after a kill, and not mixed with another exploration."""
 
 import json
 import signal
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cli.commands.explore import _say_what_came_of_it
+from cli.commands.explore import _print_report
 from cli.console import stages
 from cli.trace_view import read_case
 from eval.critics.exploration import EXPLORED, Exploration
@@ -30,12 +30,12 @@ FINGERPRINT = {"policy": "a", "backend": "embedded", "images": 4, "scenes": "fir
 
 @pytest.fixture
 def explore(tmp_path, tiny_policy, monkeypatch, capsys):
-    """The command over four scenes, two of them explored; its exit code, its --json answer and its stderr."""
+    """The command on four scenes, two of them explored. Returns the exit code, the --json answer and stderr."""
     tiny_policy.save_pretrained(tmp_path / "policy")
 
     def run(*words):
-        few = ("--images", 4, "--samples", 4, "--policy", tmp_path / "policy", "--out", tmp_path / "out")
-        code, out, err = call(monkeypatch, capsys, "explore", *few, "--json", *words)
+        options = ("--images", 4, "--samples", 4, "--policy", tmp_path / "policy", "--out", tmp_path / "out")
+        code, out, err = call(monkeypatch, capsys, "explore", *options, "--json", *words)
         return code, json.loads(out) if out else None, err
 
     return run
@@ -47,12 +47,12 @@ def content(folder: Path):
 
 
 @pytest.mark.slow
-def test_a_memory_is_explored_once_and_then_found(explore, tmp_path):
+def test_a_finished_exploration_is_reused(explore, tmp_path):
     code, found, err = explore()
     assert code == 0
     assert (found["cases"], found["skipped"], found["unscored"]) == (2, 0, 0)
     assert found["made_from"]["backend"] == "embedded"
-    assert f"done: exploring 2 lab cases, SRCC {found.srcc:.3f}" in err
+    assert f"done: exploring 2 lab cases, SRCC {found['srcc']:.3f}" in err
     assert read_case(tmp_path / "out", "exploration")[-1]["node"] == "conclude"
     memory = Path(found["memory"])
     before = content(memory)
@@ -61,7 +61,7 @@ def test_a_memory_is_explored_once_and_then_found(explore, tmp_path):
     assert "was explored before" in err
     assert content(memory) == before
 
-    code, grown, err = explore("--images", 8)  # more images teach the same memory more
+    code, grown, err = explore("--images", 8)  # more images extend the same memory
     assert (code, grown["cases"], grown["skipped"]) == (0, 2, 2)
     assert "2 of 4 cases were explored before, SRCC " in err
     code, answer, err = explore("--images", 8, "--samples", 5)
@@ -72,7 +72,7 @@ def test_a_memory_is_explored_once_and_then_found(explore, tmp_path):
 
 
 @pytest.mark.parametrize("words", [("--backend", "nobody"), ("--set", "x"), ("--policy", "/nowhere")])
-def test_bad_input_is_refused_in_one_sentence(explore, tmp_path, words):
+def test_invalid_input_is_rejected_in_one_sentence(explore, tmp_path, words):
     code, answer, err = explore(*words)
     assert (code, answer) == (2, None)
     assert str(words[1]) in err
@@ -81,12 +81,12 @@ def test_bad_input_is_refused_in_one_sentence(explore, tmp_path, words):
 
 
 @pytest.mark.slow
-def test_a_dry_run_counts_what_is_left_and_writes_nothing(explore, tmp_path):
+def test_a_dry_run_counts_the_remaining_requests_and_writes_nothing(explore, tmp_path):
     with chat_server(good) as server:
         spec = ("--backend", f"openai:any@{server.url}")
         code, answer, _ = explore(*spec, "--dry-run")
         assert code == 0
-        assert answer["dry_run"]["by_task"]["tag"] == 3  # two explored and one held out, judged once
+        assert answer["dry_run"]["by_task"]["tag"] == 3  # two explored and one held out, critiqued once
         assert not server.questions
         assert not (tmp_path / "out").exists()
         assert explore(*spec)[0] == 0
@@ -95,7 +95,7 @@ def test_a_dry_run_counts_what_is_left_and_writes_nothing(explore, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_case_without_a_score_keeps_the_exploration_open(explore, tmp_path):
+def test_a_case_without_a_score_leaves_the_exploration_unfinished(explore, tmp_path):
     with chat_server(good) as server:
         spec = ("--backend", f"openai:any@{server.url}")
         code, found, _ = explore(*spec, "--max-calls", 0)
@@ -104,22 +104,21 @@ def test_a_case_without_a_score_keeps_the_exploration_open(explore, tmp_path):
         assert explore(*spec)[1]["cases"] == 2
 
 
-def test_cases_that_hold_up_a_trial_are_named(capsys):
-    told = dict.fromkeys(("cases", "skipped", "unscored", "reweighed"), 0)
+def test_cases_that_block_a_trial_are_named(capsys):
+    counts = dict.fromkeys(("cases", "skipped", "unscored", "reweighed"), 0)
     rhos = dict.fromkeys(("srcc", "held_out_srcc_before", "held_out_srcc_after"))
     lists = dict.fromkeys(("mined", "admitted", "retired"), ())
-    _say_what_came_of_it(
-        {**told, **rhos, **lists, "blocked_cases": ("a", "b", "c", "d")}, Path("memory"), "embedded"
+    _print_report(
+        {**counts, **rhos, **lists, "blocked_cases": ("a", "b", "c", "d")}, Path("memory"), "embedded"
     )
-    said = capsys.readouterr()
-    assert "could not be tried on 4 cases (a, b, c ...)" in " ".join((said.out + said.err).split())
+    assert "could not be tested on 4 cases (a, b, c ...)" in " ".join(capsys.readouterr().err.split())
 
 
-def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_path, monkeypatch):
-    seen = []
+def test_other_settings_of_the_backend_and_another_c_are_rejected(explore, tmp_path, monkeypatch):
+    runs = []
 
     def run(self, agent, stage, say):
-        seen.append((agent.rules.exploration, agent.settings.permutations))
+        runs.append((agent.rules.exploration, agent.settings.permutations))
         self._write({})
         return SimpleNamespace(to_json=dict)
 
@@ -129,77 +128,79 @@ def test_another_setting_of_the_backend_and_another_c_are_refused(explore, tmp_p
         cool, hot = ((*spec, "--set", f"temperature={degree}") for degree in (0.1, 0.9))
         assert explore(*cool)[0] == 0
         assert explore(*cool)[0] == 0
-        for words, told in (
+        for words, message in (
             (hot, "explored with revision = "),
-            ((*cool, "--ucb", 1.5), "with ucb = 0.5, and this"),
+            ((*cool, "--ucb", 1.5), "with ucb = 0.5, but this"),
             ((*cool, "--set", "permutations=1"), "with critique = {}, but this run has {'permutations': 1}"),
         ):
             code, answer, err = explore(*words)
             assert (code, answer) == (2, None)
-            assert told in err.splitlines()[-1]
+            assert message in err.splitlines()[-1]
         code, answer, _ = explore(*cool, "--ucb", 1.5, "--memory", tmp_path / "another")
         assert (code, answer["made_from"]["ucb"]) == (0, 1.5)
         frugal = (*cool, "--set", "permutations=1", "--memory", tmp_path / "frugal")
         assert explore(*frugal)[0] == 0
         code, _, err = explore(*cool, "--memory", tmp_path / "frugal")
         assert (code, "with critique = {'permutations': 1}, but this run has {}" in err) == (2, True)
-    assert seen == [(0.5, 3), (0.5, 3), (1.5, 3), (0.5, 1)]
+    assert runs == [(0.5, 3), (0.5, 3), (1.5, 3), (0.5, 1)]
 
 
 @pytest.mark.slow
-def test_other_eyes_explore_and_whoever_judges_with_the_memory_hears_of_them(
+def test_a_memory_explored_with_another_detector_is_reported_by_critique(
     explore, tmp_path, monkeypatch, capsys
 ):
     spec = save_detector(tmp_path / "models")
     with monkeypatch.context() as watched:
-        looks, look = [], TransformersDetector.look
+        detected, detect = [], TransformersDetector.detect
         watched.setattr(
-            TransformersDetector, "look", lambda self, sample: looks.append(sample.id) or look(self, sample)
+            TransformersDetector,
+            "detect",
+            lambda self, sample: detected.append(sample.id) or detect(self, sample),
         )
         code, found, _ = explore("--detector", spec)
     assert (code, found["made_from"]["detector"]) == (0, spec)
-    assert len(set(looks)) == 3  # two cases, and the one that admits rules
+    assert len(set(detected)) == 3  # two explored cases and the held-out one
     code, _, err = explore()
     assert code == 2
     assert f"explored with detector = {spec}, but this run has embedded" in err
 
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(photo)
-    judged = (photo, "--box", "20,10,70,90", "--anyway", "--samples", 3, "--policy", tmp_path / "policy")
-    asked = (*judged, "--memory", found["memory"], "--out", tmp_path / "judged", "--json")
-    for words, told in (((), True), (("--detector", spec), False)):
-        code, _, err = call(monkeypatch, capsys, "critique", *asked, *words)
+    options = (photo, "--box", "20,10,70,90", "--anyway", "--samples", 3, "--policy", tmp_path / "policy")
+    options = (*options, "--memory", found["memory"], "--out", tmp_path / "judged", "--json")
+    for words, reported in (((), True), (("--detector", spec), False)):
+        code, _, err = call(monkeypatch, capsys, "critique", *options, *words)
         assert code == 0
-        assert (f"was explored with the detector {spec}" in err) == told
+        assert (f"was explored with the detector {spec}" in err) == reported
 
 
-def test_an_exploration_cut_short_is_taken_up(tmp_path):
+def test_an_interrupted_exploration_is_resumed(tmp_path):
     agent = make_agent()
     exploration = Exploration(tmp_path, FINGERPRINT, CASES[:3], HELD_OUT, propose)
-    ticks, said = [], []
+    ticks, lines = [], []
 
-    def dies(title, total):
+    def interrupt(title, total):
         def tick(done, note=""):
             raise KeyboardInterrupt
 
         return tick
 
-    def listens(title, total):
+    def record(title, total):
         return lambda done, note="": ticks.append((done, note))
 
     assert exploration.saved_report() is None
     with pytest.raises(KeyboardInterrupt):
-        exploration.run(agent, dies)
+        exploration.run(agent, interrupt)
     assert exploration.saved_report() is None
-    found = exploration.run(agent, listens, said.append)
+    found = exploration.run(agent, record, lines.append)
     assert [done for done, _ in ticks] == [1, 2, 3]
     assert ticks[-1][1] == f"SRCC {found.srcc:.3f}"
-    assert said == [f"1 of 3 cases were explored before, {ticks[0][1]}"]
+    assert lines == [f"1 of 3 cases were explored before, {ticks[0][1]}"]
     assert (exploration.saved_report(), found.skipped) == (json.loads((tmp_path / EXPLORED).read_text()), 1)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"policy": "b"}, "policy = a, but this run has b"),
         ({"scenes": "others"}, "scenes = first four"),
@@ -207,7 +208,7 @@ def test_an_exploration_cut_short_is_taken_up(tmp_path):
         ({"detector": "transformers:a,b,c"}, "detector = embedded, but this run has transformers:a,b,c"),
     ],
 )
-def test_what_was_explored_from_something_else_is_refused(tmp_path, changed, told):
+def test_a_memory_of_another_exploration_is_rejected(tmp_path, changed, message):
     (tmp_path / EXPLORED).write_text(json.dumps({"made_from": FINGERPRINT, "cases": 2}))
     assert Exploration(tmp_path, FINGERPRINT, [], [], propose).saved_report() == {
         "made_from": FINGERPRINT,
@@ -215,11 +216,11 @@ def test_what_was_explored_from_something_else_is_refused(tmp_path, changed, tol
     }
     more = FINGERPRINT | {"images": 8, "scenes": "first eight"}
     assert Exploration(tmp_path, more, [], [], propose).saved_report() is None
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         Exploration(tmp_path, FINGERPRINT | changed, [], [], propose).saved_report()
 
 
-def test_where_nobody_watches_a_finished_stage_is_one_line_with_its_note(capsys):
+def test_without_a_terminal_a_finished_stage_is_one_line_with_its_note(capsys):
     with stages() as stage:
         tick = stage("exploring", 2)
         tick(1, "SRCC 0.100")
@@ -229,8 +230,8 @@ def test_where_nobody_watches_a_finished_stage_is_one_line_with_its_note(capsys)
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_stopped(explore, tmp_path):
-    """A real process, killed by the server it asks, in the middle of its second case."""
+def test_a_killed_command_is_resumed(explore, tmp_path):
+    """A process that the server of its backend kills in the middle of the second case."""
     processes: list[subprocess.Popen] = []
 
     def answer(handler, question):

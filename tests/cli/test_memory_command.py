@@ -1,4 +1,4 @@
-"""`meshcritic memory`: what a person or a script sees, and that bad words change nothing."""
+"""`meshcritic memory`: output for people and scripts; invalid arguments change nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A seed with two cases, and two mined rules, of which one gained at its trial and one did not."""
+    """A seed rule with two cases, and two mined rules, one with a gain in its trial and one with a loss."""
     with MemoryStore(tmp_path / "mine" / "memory.sqlite") as store:
         rules = RuleMemory(store, WordCounts())
         rules.add([SEED, GOOD, BAD])
@@ -46,8 +46,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-def call(*words: object, said: str | None = None) -> str:
-    result = CliRunner().invoke(memory, list(map(str, words)), input=said, catch_exceptions=False)
+def call(*words: object, typed: str | None = None) -> str:
+    result = CliRunner().invoke(memory, list(map(str, words)), input=typed, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -62,11 +62,11 @@ def test_list_shows_state_record_weight_and_reason(folder):
     (line,) = [line for line in shown.splitlines() if SEED.rule_id[:8] in line]
     for cell in ("admitted", "1/2", "2.00", "Mind the knee."):
         assert cell in line
-    assert "Mind the [hand]." in shown  # brackets are no markup
+    assert "Mind the [hand]." in shown  # brackets are not markup
     assert "+0.0100" in shown
 
 
-def test_list_is_json_for_a_script(folder):
+def test_list_prints_json(folder):
     answer = json.loads(call("list", folder, "--state", "quarantined", "--json"))
     assert [rule["text"] for rule in answer["rules"]] == [GOOD.text, BAD.text]
     assert (answer["cases"], answer["prototypes"]) == (2, 1)
@@ -75,7 +75,7 @@ def test_list_is_json_for_a_script(folder):
     assert [change["reason"] for change in answer["rules"][0]["history"]] == ["added", "rho .40 to .41"]
 
 
-def test_review_by_gain_asks_nobody(folder):
+def test_review_by_gain_does_not_ask(folder):
     answer = json.loads(call("review", folder, "--admit-above", 0.002, "--retire-below", 0, "--json"))
     assert {rule["text"]: rule["state"] for rule in answer["rules"]} == {
         GOOD.text: "admitted",
@@ -86,22 +86,22 @@ def test_review_by_gain_asks_nobody(folder):
         assert RuleLedger(store).history(BAD.rule_id)[-1].reason == "gain -0.0100 at its last trial"
 
 
-def test_review_with_nobody_at_the_terminal_shows_and_changes_nothing(folder):
+def test_review_without_a_terminal_only_shows_rules(folder):
     shown = call("review", folder)
-    for said in (GOOD.rule_id, "mined by vlm, from case case-1", "n > 0, weight 1", "rho .40 to .41"):
-        assert said in shown
+    for text in (GOOD.rule_id, "mined by vlm, from case case-1", "n > 0, weight 1", "rho .40 to .41"):
+        assert text in shown
     assert states(folder)[GOOD.text] == "quarantined"
 
 
-def test_review_asks_a_person_for_each_rule(folder, monkeypatch):
+def test_review_asks_about_each_rule(folder, monkeypatch):
     monkeypatch.setattr("cli.commands.memory._is_interactive", lambda: True)
-    call("review", folder, said="a\nq\n")
+    call("review", folder, typed="a\nq\n")
     assert states(folder) == {SEED.text: "admitted", GOOD.text: "admitted", BAD.text: "quarantined"}
-    call("review", folder, said="r\n")
+    call("review", folder, typed="r\n")
     assert states(folder)[BAD.text] == "retired"
 
 
-def test_admit_and_retire_by_the_beginning_of_an_id(folder):
+def test_admit_and_retire_by_the_prefix_of_an_id(folder):
     call("admit", folder, GOOD.rule_id[:6], BAD.rule_id, "--reason", "read them")
     call("retire", folder, SEED.rule_id[:10])
     assert states(folder) == {SEED.text: "retired", GOOD.text: "admitted", BAD.text: "admitted"}
@@ -109,7 +109,7 @@ def test_admit_and_retire_by_the_beginning_of_an_id(folder):
         assert RuleLedger(store).history(GOOD.rule_id)[-1].reason == "read them"
 
 
-def test_export_and_import_carry_a_memory_elsewhere(folder, tmp_path):
+def test_an_exported_memory_can_be_imported(folder, tmp_path):
     file, new = tmp_path / "memory.json", tmp_path / "new"
     assert json.loads(call("export", folder, file, "--json")) == {
         "file": str(file),
@@ -130,13 +130,13 @@ def test_export_and_import_carry_a_memory_elsewhere(folder, tmp_path):
     assert (again["rules_added"], again["cases_added"], again["cases_known"]) == (0, 0, 2)
 
 
-def test_an_import_that_is_not_trusted_starts_in_quarantine(folder, tmp_path):
+def test_imported_rules_start_in_quarantine(folder, tmp_path):
     call("export", folder, tmp_path / "memory.json")
     call("import", tmp_path / "new", tmp_path / "memory.json")
     assert set(states(tmp_path / "new").values()) == {"quarantined"}
 
 
-def test_merge_leaves_the_other_as_it_was(folder, tmp_path):
+def test_merge_does_not_change_the_other_memory(folder, tmp_path):
     call("export", folder, tmp_path / "memory.json")
     call("import", tmp_path / "other", tmp_path / "memory.json", "--keep-states")
     call("retire", folder, SEED.rule_id)
@@ -153,29 +153,31 @@ def clip_memory(folder: Path) -> Path:
     return folder
 
 
-def test_prototypes_seen_through_another_model_are_refused_or_left_out(folder, tmp_path):
+def test_prototypes_of_another_embedder_are_rejected_or_left_out(folder, tmp_path):
     other = clip_memory(tmp_path / "clip")
-    with pytest.raises(ValueError, match=r"'clip:x@1', not 'encoder'.*--without-prototypes"):
+    with pytest.raises(
+        ValueError, match=r"'clip:x@1', those of the other one of 'encoder'.*--without-prototypes"
+    ):
         call("merge", other, folder)
     report = json.loads(call("merge", other, folder, "--without-prototypes", "--json"))
     assert (report["rules_added"], report["prototypes_kept"]) == (3, 0)
 
 
-WRONG = {
-    "no such memory": (["list", "nowhere"], FileNotFoundError, "no memory here"),
-    "no such memory to merge": (["merge", "mine", "nowhere"], FileNotFoundError, "no memory here"),
-    "no memory to merge into": (["merge", "nowhere", "mine"], FileNotFoundError, "no memory here"),
+INVALID = {
+    "a missing memory": (["list", "nowhere"], FileNotFoundError, "no memory here"),
+    "a missing memory to merge": (["merge", "mine", "nowhere"], FileNotFoundError, "no memory here"),
+    "a missing memory to merge into": (["merge", "nowhere", "mine"], FileNotFoundError, "no memory here"),
     "an unknown state": (["list", "mine", "--state", "asleep"], ValueError, "quarantined, admitted, retired"),
-    "an unknown rule": (["admit", "mine", "zzz"], ValueError, "no rule's id begins with 'zzz'"),
-    "a beginning of several": (["retire", "mine", ""], ValueError, "3 rules' ids begin"),
-    "no such file": (["import", "new", "memory.json"], FileNotFoundError, "no such file"),
-    "a file that is no memory": (["import", "new", "other.json"], ValueError, "not an exported memory"),
+    "an unknown rule": (["admit", "mine", "zzz"], ValueError, "no rule id starts with 'zzz'"),
+    "a prefix of several rules": (["retire", "mine", ""], ValueError, "3 rule ids start"),
+    "a missing file": (["import", "new", "memory.json"], FileNotFoundError, "a missing file"),
+    "a file that is not a memory": (["import", "new", "other.json"], ValueError, "not an exported memory"),
 }
 
 
-@pytest.mark.parametrize("fault", sorted(WRONG))
-def test_bad_words_cost_one_sentence_and_change_nothing(fault, folder, tmp_path, monkeypatch):
-    words, kind, names = WRONG[fault]
+@pytest.mark.parametrize("fault", sorted(INVALID))
+def test_invalid_arguments_change_nothing(fault, folder, tmp_path, monkeypatch):
+    words, kind, names = INVALID[fault]
     monkeypatch.chdir(tmp_path)
     Path("other.json").write_text("[]")
     before = states(folder)
@@ -184,8 +186,3 @@ def test_bad_words_cost_one_sentence_and_change_nothing(fault, folder, tmp_path,
     assert states(folder) == before
     assert not Path("nowhere").exists()
     assert not Path("new").exists()
-
-
-@pytest.mark.parametrize("command", ["list", "review", "admit", "retire", "export", "import", "merge"])
-def test_every_command_helps_with_an_example(command):
-    assert f"meshcritic memory {command}" in call(command, "--help")

@@ -1,4 +1,4 @@
-"""`meshcritic pretrain`: what a recipe gets wrong costs one sentence before anything is drawn; a run in miniature."""
+"""`meshcritic pretrain`: an invalid recipe is rejected before any scene is rendered; a minimal run."""
 
 import json
 from pathlib import Path
@@ -11,41 +11,41 @@ from tests.command import call
 STAGE = "max_steps: 1, per_device_train_batch_size: 2, use_cpu: true, disable_tqdm: true"
 TINY = "policy: {crop_size: 64, encoder_widths: [8, 12, 16], width: 32, depth: 1}"
 
-BAD_RECIPES = {
-    "no such recipe": ("recipe: moon", "no recipe is called 'moon'; there are lab, wild"),
+INVALID_RECIPES = {
+    "an unknown recipe": ("recipe: moon", "no recipe is called 'moon'; there are lab, wild"),
     "an unknown loss": ("losses: {foo: 1}", "losses: unknown foo; allowed are denoise, depths, keypoints"),
     "losses that are a number": ("losses: 3", "losses must hold a mapping of fields, not 3"),
     "a mistyped setting of the policy": ("policy: {depht: 4}", "policy: unknown depht; allowed are backbone"),
     "a mistyped field of the first stage": ("training: {max_step: 3}", "training: unknown max_step"),
     "a mistyped field of the second": ("refining: {max_step: 3}", "refining: unknown max_step"),
-    "a schedule that is none": (f"{TINY}\ntraining: {{{STAGE}, lr_scheduler_type: sine}}", "sine"),
+    "an unknown schedule": (f"{TINY}\ntraining: {{{STAGE}, lr_scheduler_type: sine}}", "sine"),
     "an unknown frozen layer": (
         f"{TINY}\nfrozen_layers: [toes]\ntraining: {{{STAGE}}}",
         "no layer 'toes' to freeze",
     ),
-    "an encoder that is none": ("policy: {encoder: resnet}", "no encoder is called 'resnet'"),
+    "an unknown encoder": ("policy: {encoder: resnet}", "no encoder is called 'resnet'"),
     "the seed of a split": ("seed: 3", "seed 3 of lab draws the scenes of lab-test"),
-    "no such motion": (f"motion: nowhere\n{TINY}", "nowhere: there is no such folder"),
-    "no such backdrops": (f"backdrops: nowhere\n{TINY}", "nowhere: there is no such folder"),
-    "no such policy to go on from": ("start_from: nowhere", "nowhere holds no policy"),
+    "a missing motion folder": (f"motion: nowhere\n{TINY}", "nowhere: there is no such folder"),
+    "a missing backdrops folder": (f"backdrops: nowhere\n{TINY}", "nowhere: there is no such folder"),
+    "a missing initial policy": ("start_from: nowhere", "nowhere holds no policy"),
     "a recipe that is a list": ("- 3", "must hold a mapping of fields"),
 }
 
 
-@pytest.mark.parametrize("fault", sorted(BAD_RECIPES))
-def test_a_bad_recipe_ends_in_one_sentence(fault: str, tmp_path: Path, monkeypatch, capsys):
-    text, told = BAD_RECIPES[fault]
+@pytest.mark.parametrize("fault", sorted(INVALID_RECIPES))
+def test_an_invalid_recipe_ends_in_one_sentence(fault: str, tmp_path: Path, monkeypatch, capsys):
+    text, message = INVALID_RECIPES[fault]
     (tmp_path / "a.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     code, out, err = call(monkeypatch, capsys, "pretrain", "--config", "a.yaml", "--out", "o", "--cache", "c")
     assert (code, out) == (2, "")
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
     assert err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yaml"]
 
 
-def test_a_run_shows_its_curves_and_is_not_taken_for_another(tmp_path: Path, monkeypatch, capsys):
+def test_a_run_writes_curves_and_rejects_another_run_in_its_folder(tmp_path: Path, monkeypatch, capsys):
     (tmp_path / "a.yaml").write_text(f"scenes: 2\nheld_out: 1\n{TINY}\nrefining: {{{STAGE}}}\n")
     words = ("pretrain", "--config", "a.yaml", "--out", "o", "--cache", "c", "--workers", 1)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A trace, read back as a person would."""
+"""The view of a trace."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ RECORDS = [
             ]
         },
     },
-    {"trace": "t3", "case": "b", "node": "unheard_of", "ms": 1.0, "outputs": {"key": ["value"]}},
+    {"trace": "t3", "case": "b", "node": "unknown", "ms": 1.0, "outputs": {"key": ["value"]}},
 ]
 
 
@@ -96,11 +96,11 @@ def test_the_last_critique_of_a_case_is_read(run: Path):
     assert read_case(run / "trace.jsonl", "a") == read_case(run, "a")
 
 
-def test_scores_stand_best_first_and_failures_say_why(run: Path):
+def test_scores_are_sorted_and_failures_have_a_reason(run: Path):
     text = shown(read_case(run, "a"))
     assert text.index("h2") < text.index("h0") < text.index("h1")
     assert "no label B in the reply" in text
-    assert "[b]arm[/b]" in text  # a model's words are text, never markup
+    assert "[b]arm[/b]" in text  # text of a model is not markup
     assert "20.0" in text
     assert "35.0" in text
 
@@ -110,7 +110,7 @@ def test_extra_evidence_is_shown_with_its_extremes(run: Path):
     assert "h2: 2.5 %" in text
     assert "h0: 9.5 %" in text
     assert "the arm is off" in text
-    assert "steady_pose_readi" in text  # the revision names it; a narrow terminal wraps
+    assert "steady_pose_readi" in text  # in the revision; the column is narrow
 
 
 def test_traces_of_older_versions_are_shown(run: Path):
@@ -119,29 +119,29 @@ def test_traces_of_older_versions_are_shown(run: Path):
     assert "h0: 9.5 %" in shown(read_case(run, "a"))
 
 
-def test_every_call_says_what_it_cost_and_how_it_ended(run: Path):
+def test_every_request_is_shown_with_its_cost_and_result(run: Path):
     text = shown(read_case(run, "a"))
     rows = [line for line in text.splitlines() if "9201abc1f14e" in line]
     for row, words in zip(
         rows,
         [
-            ("812", "1,530 in, 211 out", "2", "a reply that did not fit"),
-            ("score, to repair the last", "40", "9 in, 1 out", "a reply, not kept"),
-            ("an answer kept from before",),
+            ("812", "1,530 in, 211 out", "2", "malformed reply"),
+            ("score (repair)", "40", "9 in, 1 out", "reply, not kept"),
+            ("cached reply",),
             ("openai:m failed: [b]429[/b]",),
         ],
         strict=True,
     ):
         assert all(word in row for word in words)
     # 1 + 3 + 2 ms of three nodes; 1530 + 9 and 211 + 1 tokens
-    assert text.splitlines()[-1] == "6 ms; 4 questions; 1,539 tokens in, 212 out; 2 retries; 1 failed"
+    assert text.splitlines()[-1] == "6 ms; 4 requests; 1,539 tokens in, 212 out; 2 retries; 1 failed"
 
 
-def test_a_node_without_a_view_of_its_own_is_shown(run: Path):
+def test_an_unknown_node_is_shown(run: Path):
     assert "value" in shown(read_case(run, "b"))
 
 
-def test_a_case_that_is_not_there_is_named(run: Path, tmp_path: Path):
+def test_a_missing_case_is_named(run: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="'c'"):
         read_case(run, "c")
     with pytest.raises(FileNotFoundError):
@@ -151,7 +151,7 @@ def test_a_case_that_is_not_there_is_named(run: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "line", [b"", b'{"recording": 1, "backend": "embedded"}', b"[1, 2]", b"\xff\xd8\xff"]
 )
-def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, line: bytes):
+def test_a_file_that_is_not_a_trace_is_rejected(tmp_path: Path, line: bytes):
     (tmp_path / "replies.jsonl").write_bytes(line + b"\n")
-    with pytest.raises(ValueError, match=r"replies.jsonl holds no record of a trace.* a run's folder or its"):
+    with pytest.raises(ValueError, match=r"replies.jsonl has no trace records.* the folder of a run or its"):
         read_case(tmp_path / "replies.jsonl")

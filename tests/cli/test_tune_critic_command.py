@@ -1,4 +1,4 @@
-"""`meshcritic tune-critic` as a person calls it: on what a demo explored, and on what is no ground to learn from."""
+"""`meshcritic tune-critic`: on an explored memory, and on memories that it rejects."""
 
 import json
 import os
@@ -45,19 +45,19 @@ def policy(tiny_policy, tmp_path) -> Path:
 
 
 def explored(policy, body, root: Path, seed: int | None = None) -> Path:
-    """A memory of four scenes, two explored and one to admit rules: by a demo, or by a bench with its seed."""
+    """A memory of four scenes, two explored and one held out. Without a seed it is explored as the demo does."""
     cases = read_labelled(draw_split("lab-calibration", root / "scenes", SCENES))
     parts = calibration_parts(SCENES)
 
     def propose(sample):
-        demo = seed is None
-        noise = derive_generator("explore", sample.id) if demo else noise_generator(seed, sample)
+        as_demo = seed is None
+        noise = derive_generator("explore", sample.id) if as_demo else noise_generator(seed, sample)
         return policy.sample(policy.encode([sample]), 4, noise)[0]
 
     folder = root / "memory"
     with open_default_memory(folder, policy, frozen=False) as opened:
-        teach, admit = ([cases[row] for row in parts[name]] for name in ("explore", "admit"))
-        explore(default_agent(policy, body, opened), teach, admit, propose)
+        explore_cases, held_out = ([cases[row] for row in parts[name]] for name in ("explore", "admit"))
+        explore(default_agent(policy, body, opened), explore_cases, held_out, propose)
     made_from = {"policy": policy.digest()} if seed is None else {"policy": policy.digest(), "seed": seed}
     (folder / "exploration.json").write_text(json.dumps({"made_from": made_from}))
     return folder
@@ -68,7 +68,7 @@ def words(model, memory, out, *more) -> tuple:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # a tiny vocabulary makes thousands of tokens of a real question
+@pytest.mark.timeout(900)  # with a tiny vocabulary a question has thousands of tokens
 def test_from_an_explored_memory_to_a_backend(
     model, policy, tiny_policy, body, tmp_path, monkeypatch, capsys
 ):
@@ -79,37 +79,37 @@ def test_from_an_explored_memory_to_a_backend(
 
     code, out, err = call(monkeypatch, capsys, *asked, "--dry-run")
     extent = json.loads(out)
-    # two cases of four hypotheses; three fit in a question, an anchor and two others: the fourth makes a pair with
-    # the anchor, which three scores are needed to rank
+    # Two cases of four hypotheses. Three fit in a question; the fourth would be alone with the anchor, and two scores
+    # cannot be ranked.
     assert (code, extent["cases"], extent["questions"]) == (0, 2, 2)
     assert "2 questions about 2 explored cases, with 8 pictures" in err
     assert not (tmp_path / "out" / "tuning.json").exists()
 
     code, out, err = call(monkeypatch, capsys, *asked)
-    told = json.loads(out)
+    report = json.loads(out)
     assert code == 0, err
-    assert told["training_cases"] == extent
-    assert told["measured"]["sft"]["loss"] > 0
-    assert told["measured"]["grpo"]["reward"] == -1.5
-    assert {"trl", "peft", "transformers", "commit"} <= told["versions"].keys()
+    assert report["training_cases"] == extent
+    assert report["measured"]["sft"]["loss"] > 0
+    assert report["measured"]["grpo"]["reward"] == -1.5
+    assert {"trl", "peft", "transformers", "commit"} <= report["versions"].keys()
     backend = load_backend(f"local:{tmp_path / 'out' / 'grpo'}")
-    assert backend.revision.startswith(told["tuned"])
+    assert backend.revision.startswith(report["tuned"])
 
     code, out, err = call(monkeypatch, capsys, *asked)
-    assert json.loads(out) == told
+    assert json.loads(out) == report
     assert "grpo: done by an earlier run" in err
 
 
 @pytest.mark.slow
-def test_only_the_part_that_explores_teaches(model, tiny_policy, body, tmp_path):
-    """Other cases that a memory holds, of whatever origin, are left alone."""
+def test_only_cases_of_the_explored_part_are_training_data(model, tiny_policy, body, tmp_path):
+    """Other cases in the memory are not used."""
     memory = explored(tiny_policy, body, tmp_path, seed=3)
     cases = read_labelled(tmp_path / "scenes" / f"lab-calibration-{SCENES}")
     parts = calibration_parts(SCENES)
     with MemoryStore(memory / "memory.sqlite") as store, store.transaction() as connection:
-        stolen = [cases[row].sample.id for name in ("admit", "report") for row in parts[name]]
+        others = [cases[row].sample.id for name in ("admit", "report") for row in parts[name]]
         kept = connection.execute("SELECT judged FROM explored LIMIT 1").fetchone()["judged"]
-        for case_id in (*stolen, "a-wild-photograph"):
+        for case_id in (*others, "a-wild-photograph"):
             connection.execute("INSERT INTO cases VALUES (?, 1)", (case_id,))
             connection.execute("INSERT INTO explored VALUES (?, ?)", (case_id, kept))
     training_cases = prepare_training_cases(
@@ -133,10 +133,10 @@ def explored_elsewhere(folder: Path, policy: str = "0123456789abcdef") -> Path:
     return folder
 
 
-REFUSED = {
-    "no such model": ("no model", lambda tmp: (tmp / "nowhere", tmp / "memory")),
-    "no memory": ("there is no memory here", lambda tmp: (tmp / "model", tmp / "memory")),
-    "nothing explored": (
+REJECTED = {
+    "a missing model": ("no model", lambda tmp: (tmp / "nowhere", tmp / "memory")),
+    "a missing memory": ("there is no memory here", lambda tmp: (tmp / "model", tmp / "memory")),
+    "a memory without cases": (
         "has no explored cases",
         lambda tmp: (tmp / "model", unexplored(tmp / "memory")),
     ),
@@ -147,9 +147,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_teaches_nothing_is_refused_in_one_sentence(case, model, policy, tmp_path, monkeypatch, capsys):
-    reason, given = REFUSED[case]
+@pytest.mark.parametrize("case", REJECTED)
+def test_a_memory_without_training_data_is_rejected_in_one_sentence(
+    case, model, policy, tmp_path, monkeypatch, capsys
+):
+    reason, given = REJECTED[case]
     (tmp_path / "memory").mkdir()
     which, memory = given(tmp_path)
     code, out, err = call(monkeypatch, capsys, *words(which, memory, tmp_path / "out", "--policy", policy))
@@ -159,7 +161,7 @@ def test_what_teaches_nothing_is_refused_in_one_sentence(case, model, policy, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_memory_of_other_scenes_teaches_nothing(model, policy, tiny_policy, tmp_path, monkeypatch, capsys):
+def test_a_memory_of_other_scenes_is_rejected(model, policy, tiny_policy, tmp_path, monkeypatch, capsys):
     (tmp_path / "memory").mkdir()
     memory = explored_elsewhere(tmp_path / "memory", tiny_policy.digest())
     code, _, err = call(monkeypatch, capsys, *words(model, memory, tmp_path / "out", "--policy", policy))
@@ -168,33 +170,33 @@ def test_a_memory_of_other_scenes_teaches_nothing(model, policy, tiny_policy, tm
     assert "training uses no others" in err
 
 
-BAD_WORDS = {
-    "a stage that is none": (["--stage", "dpo"], "--stage is one of both, sft, grpo, not 'dpo'"),
-    "a setting that is none": (["--set", "colour=red"], "settings are temperature, max_new_tokens"),
-    "no recipe": (["--config", "nowhere.yaml"], "nowhere.yaml"),
+INVALID_OPTIONS = {
+    "an unknown stage": (["--stage", "dpo"], "--stage is one of both, sft, grpo, not 'dpo'"),
+    "an unknown setting": (["--set", "colour=red"], "settings are temperature, max_new_tokens"),
+    "a missing recipe": (["--config", "nowhere.yaml"], "nowhere.yaml"),
 }
 
 
-@pytest.mark.parametrize("case", BAD_WORDS)
-def test_bad_words_cost_one_sentence(case, model, tmp_path, monkeypatch, capsys):
-    more, reason = BAD_WORDS[case]
+@pytest.mark.parametrize("case", INVALID_OPTIONS)
+def test_invalid_options_end_in_one_sentence(case, model, tmp_path, monkeypatch, capsys):
+    more, reason = INVALID_OPTIONS[case]
     code, _, err = call(monkeypatch, capsys, *words(model, tmp_path / "memory", tmp_path / "out", *more))
     assert code == 2
     assert reason in err
 
 
 def test_nothing_is_reported_to_the_hub():
-    """TRL's trainers would, as they are made."""
+    """TRL's trainers report their creation by default."""
     code = (
         "import sys, meshcritic\n"
         "sys.argv = ['meshcritic', '--help']\n"
         "try: meshcritic.main()\n"
         "except SystemExit: pass\n"
         "from huggingface_hub import constants\n"
-        "print('silent' if constants.HF_HUB_DISABLE_TELEMETRY else 'reporting')"
+        "print(constants.HF_HUB_DISABLE_TELEMETRY)"
     )
     plain = {key: value for key, value in os.environ.items() if "TELEMETRY" not in key}
     run = subprocess.run(
         [sys.executable, "-c", code], env=plain, cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert run.stdout.splitlines()[-1] == "silent"
+    assert run.stdout.splitlines()[-1] == "True"
