@@ -71,8 +71,8 @@ class CritiqueAgent:
     def critique(self, sample: Sample, hypotheses: Hypotheses) -> GroupCritique:
         """Critique one group of at least two hypotheses.
 
-        If the backend fails, scores are None (see `reasons`); if a tool fails, its evidence is left out (see `missing`).
-        Neither raises an exception. Raises ValueError for a group of one, which has no ranking.
+        If the backend fails, scores are None (see `reasons`); if a tool fails, its evidence is left out (see
+        `missing`). Neither raises an exception. Raises ValueError for a group of one, which has no ranking.
         """
         if len(hypotheses) < 2:
             raise ValueError(f"a critique ranks a group of at least 2 hypotheses, not {len(hypotheses)}")

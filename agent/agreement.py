@@ -1,14 +1,13 @@
-"""How far scores agree with the truth: correlation of scores with negative errors, group by group.
+"""Agreement of scores with the truth: correlation of scores with negative errors, per group.
 
 | here             | symbol | reduction                                                              |
 |------------------|--------|------------------------------------------------------------------------|
 | `group_spearman` | SRCC   | Spearman's rho within a group; `mean_agreement` averages over groups   |
-| `group_kendall`  | KRCC   | Kendall's tau-b within a group; the same                               |
+| `group_kendall`  | KRCC   | Kendall's tau-b within a group; averaged likewise                      |
 | `pooled_pearson` | PLCC   | Pearson's r over all hypotheses, each group standardised beforehand    |
 
-Hypotheses whose score is None are left out. A group says nothing, and gives None, where fewer than
-`MIN_SCORED` have a score or where scores or errors are all equal. Signs: 1 means that the best score has the
-least error.
+Hypotheses whose score is None are left out. The result is None if fewer than `MIN_SCORED` hypotheses have a score, or
+if all scores or all errors are equal. A value of 1 means that the best score has the lowest error.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Errors = Sequence[float]
 
 @dataclass(frozen=True)
 class Agreement:
-    """A critic's agreement with the truth over many groups; None where no group says anything."""
+    """A critic's agreement with the truth over many groups; None if it is undefined for every group."""
 
     srcc: float | None
     krcc: float | None
@@ -60,7 +59,7 @@ def pooled_pearson(groups: Sequence[tuple[Scores, Errors]]) -> float | None:
 
 
 def mean_agreement(groups: Sequence[tuple[Scores, Errors]]) -> Agreement:
-    """SRCC and KRCC averaged over groups, PLCC pooled, and how often there was no score."""
+    """SRCC and KRCC averaged over groups, PLCC pooled, and the share of missing scores."""
     hypotheses = [score for scores, _ in groups for score in scores]
     return Agreement(
         srcc=_mean([group_spearman(scores, errors_mm) for scores, errors_mm in groups]),

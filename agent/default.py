@@ -1,9 +1,9 @@
-"""Builds the default agent: the embedded backend, detector and image embedder of one policy, and any replacement for them.
+"""Builds the default agent: the embedded backend, detector and image embedder of one policy, or any replacements.
 
-A new memory starts with the seed rules, written by hand in `seed_rules.json`. Each rule is a sentence with tags that say
-when it matters most, and a predicate over one tool's metric. A threshold of 0 penalises every value of the metric, a
-higher one only values above it. The weights are initial estimates that exploration replaces. A rule over a metric that
-was not measured is not applied.
+A new memory starts with the seed rules, written by hand in `seed_rules.json`. Each rule is a sentence with tags that
+say when it matters most, and a predicate over one tool's metric. A threshold of 0 penalises every value of the metric,
+a higher one only values above it. The weights are initial estimates that exploration replaces. A rule over a metric
+that was not measured is not applied.
 """
 
 from __future__ import annotations

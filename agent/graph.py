@@ -1,10 +1,10 @@
-"""The critique of one group, as a graph; this file is the diagram.
+"""The graph that critiques one group.
 
 render_views -> measure_evidence -> retrieve_rules -> retrieve_prototypes -> score -> self_reflect
     (-> look_again -> revise -> self_reflect)* -> END
 
-The loop is bounded by the number of revisions already in the state, and by a recursion limit as a second wall
-(LangGraph's own is 10,007 steps).
+The loop is bounded by the number of revisions in the state, and by a recursion limit as a second bound (LangGraph's
+default is 10,007 steps).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from agent.tracing.records import traced
 
 __all__ = ["build_critique_graph", "graph", "recursion_limit"]
 
-STRAIGHT_STEPS = 6  # nodes from render_views to the first self_reflect
+FIRST_STEPS = 6  # nodes from render_views to the first self_reflect
 
 
 def recursion_limit(max_revisions: int) -> int:
-    """Steps a critique may take: the straight way, three a revision, and one to spare."""
-    return STRAIGHT_STEPS + 3 * max_revisions + 1
+    """The maximal number of steps: those before any revision, three per revision, and one spare step."""
+    return FIRST_STEPS + 3 * max_revisions + 1
 
 
 def look_again_or_end(
     state: CritiqueState, runtime: Runtime[CritiqueContext]
 ) -> Literal["look_again", "__end__"]:
-    """Revise while something is in doubt and the budget lasts."""
+    """Revise while scores are uncertain and revisions are left."""
     if state["doubts"] and len(state["revisions"]) < runtime.context.settings.max_revisions:
         return "look_again"
     return "__end__"
 
 
 def build_critique_graph() -> CompiledStateGraph[Any, CritiqueContext, Any, Any]:
-    """Compile the graph; it holds no models and no memory, those come with the runtime context."""
+    """Compile the graph. Models and memory are part of the runtime context."""
     graph = StateGraph(CritiqueState, context_schema=CritiqueContext)
     graph.add_node("render_views", traced(nodes.render_views))
     graph.add_node("measure_evidence", traced(nodes.measure_evidence))

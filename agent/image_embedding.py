@@ -1,17 +1,15 @@
-"""Where a photograph lies among the prototypes: by the policy encoder's feature of the person's crop, or by CLIP's.
+"""Image embeddings for prototype retrieval: the policy encoder's feature of the person's crop, or CLIP's.
 
-The paper looks prototypes up by CLIP. The policy's own feature is the default because it needs no weights but
-those at hand.
+The paper retrieves prototypes by CLIP. The policy's own feature is the default because it needs no other weights.
 """
 
 from __future__ import annotations
-
-import hashlib
 
 import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from common.fingerprint import weights_digest
 from hmr.images.crops import crop_image
 from hmr.policy.backbone import TransformersEncoder
 from hmr.policy.encoder_cache import EncoderCache
@@ -21,15 +19,15 @@ from memory.embed import ClipEmbedder
 
 __all__ = ["ClipSampleEmbedder", "PolicyEmbedder", "load_image_embedder"]
 
-CROP_SCALE = 1.25  # side of the crop over the side of the person's box
-CROP_PX = 336  # larger than any CLIP's input, which the model's own processor then makes
+CROP_SCALE = 1.25  # side of the crop, relative to the side of the person's box
+CROP_PX = 336  # at least as large as any CLIP's input; the model's processor resizes it
 
 
 class PolicyEmbedder:
-    """The embedded default of `agent.context.SampleEmbedder`.
+    """The default `agent.context.SampleEmbedder`: the global feature of the policy's encoder.
 
-    The feature is of the encoder, which alignment never trains: one memory serves a policy and what it becomes. The
-    name carries the encoder's hash: under another encoder the same photograph lies elsewhere.
+    Alignment does not train the encoder, so a memory remains valid for the aligned policy. The name contains a hash of
+    the encoder, because another encoder gives other embeddings.
     """
 
     def __init__(self, policy: DiffusionPolicy, encoder_cache: EncoderCache | None = None) -> None:
@@ -42,16 +40,12 @@ class PolicyEmbedder:
 
 
 def _digest(encoder: nn.Module) -> str:
-    state = hashlib.sha256()
-    for key, tensor in sorted(encoder.state_dict().items()):
-        state.update(key.encode() + tensor.cpu().numpy().tobytes())
-    if isinstance(encoder, TransformersEncoder):
-        state.update(encoder.spec.revision.encode())
-    return state.hexdigest()[:12]
+    revision = [encoder.spec.revision] if isinstance(encoder, TransformersEncoder) else []
+    return weights_digest(encoder.state_dict(), after=revision, length=12)
 
 
 class ClipSampleEmbedder:
-    """CLIP's projected image feature of the person's crop; the model comes by hub name or folder on first use."""
+    """CLIP's projected image feature of the person's crop. `model` is a hub name or a folder, loaded at first use."""
 
     def __init__(self, model: str, device: str = "cpu") -> None:
         self._clip = ClipEmbedder(model, device)
@@ -72,7 +66,9 @@ class ClipSampleEmbedder:
 def load_image_embedder(
     spec: str, policy: DiffusionPolicy, encoder_cache: EncoderCache | None = None
 ) -> PolicyEmbedder | ClipSampleEmbedder:
-    """`policy`, or `clip:NAME` with a CLIP's hub name or folder; `encoder_cache` are the policy's, where somebody shares them.
+    """The embedder `policy`, or `clip:NAME` with the hub name or folder of a CLIP model.
+
+    encoder_cache: the policy's, to share its features with a detector.
 
     Raises ValueError for any other name.
     """

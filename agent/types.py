@@ -62,7 +62,7 @@ class Evidence:
     sentences: tuple[str, ...]
 
     @staticmethod
-    def silent(tool: str, metric: str, unit: str, count: int, sentence: str) -> Evidence:
+    def unmeasured(tool: str, metric: str, unit: str, count: int, sentence: str) -> Evidence:
         """Evidence without values, for a group that the tool cannot measure; `sentence` is the reason."""
         return Evidence(tool, metric, unit, (None,) * count, ((),) * count, (sentence,) * count)
 

@@ -166,8 +166,8 @@ def admit(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json
 def reweigh(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Fit the weights on all explored cases, and admit the new rules if they rank the held-out cases better.
 
-    The fit is left to a later run if any case has no score, here or in the trials before: it has to include all admitted
-    rules.
+    The fit is left to a later run if any case has no score, here or in the trials before: it has to include all
+    admitted rules.
     """
     resources = runtime.context.resources
     agent, rules = resources.frozen_agent, resources.frozen_agent.rules

@@ -1,6 +1,7 @@
 """Facts about an image before scoring: the detector's confidence, the position of the box, the group's median pose.
 
-Tags are made from these facts: by the embedded critic with thresholds, by a language model together with the photograph.
+Tags are made from these facts: by the embedded critic with thresholds, by a language model together with the
+photograph.
 """
 
 from __future__ import annotations

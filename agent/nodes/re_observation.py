@@ -1,13 +1,14 @@
 """Re-observation: evidence that is measured after scoring, to resolve uncertain scores.
 
-| metric                        | source                                                        | cost                     |
-|-------------------------------|---------------------------------------------------------------|--------------------------|
-| score_weighted_consensus_mm   | the score-weighted mean body of the group                     | none                     |
-| metrics of REOBSERVED_TOOLS,  | keypoints, and 3D joints if the detector predicts them, with  | 2 VIEWS - 1 runs of the  |
-| as far as the agent has them  | test-time augmentation over VIEWS crops and their mirrors     | detector                 |
+| metric                       | source                                                  | cost                    |
+|------------------------------|---------------------------------------------------------|-------------------------|
+| score_weighted_consensus_mm  | the score-weighted mean body of the group               | none                    |
+| metrics of REOBSERVED_TOOLS, | keypoints, and 3D joints if the detector predicts them, | 2 VIEWS - 1 runs of the |
+| as far as the agent has them | averaged over VIEWS crops and their mirror images       | detector                |
 
-A metric that is measured again keeps its name, and its new values replace the first ones (`latest`). The first detection
-depends on one crop; of everything that was tried, a second one changes the ranking most (docs/results/critics.md).
+A metric that is measured again keeps its name, and its new values replace the first ones (`latest`). The first
+detection depends on one crop; of everything that was tried, a second one changes the ranking most
+(docs/results/superseded.md).
 
 `group_consensus` weights all hypotheses equally and so has the policy's bias. The consensus here weights them by their
 scores, w_j ~ exp(z_j) with z the standardised score; self-reflection always uses it. Choosing the hypothesis of least
@@ -34,9 +35,7 @@ from hmr.types import Detector
 
 __all__ = ["REOBSERVATION", "latest", "reobserve", "score_weighted_consensus"]
 
-REOBSERVATION = (
-    "second_look"  # `tool` of all evidence measured after scoring; prompts and stored evidence contain it
-)
+REOBSERVATION = "second_look"  # the `tool` of evidence measured after scoring, in prompts and stored evidence
 REOBSERVED_TOOLS: tuple[CritiqueTool, ...] = (Reprojection(), KeypointLayout(), PoseReading())
 VIEWS = 4  # crops of the photograph, each also mirrored
 

@@ -1,7 +1,7 @@
-"""What pictures for a judge are made of besides renders, each drawn once: footers, badges; and PNGs written quickly.
+"""Cached parts of a backend's images (footers, label badges), and a fast PNG writer.
 
-Pixel for pixel what `hmr.render.overlay.panel` draws, whose text takes longer than all else about a panel. Every label
-order shows every panel under another badge: the rows below it are written once (`StoredRows`).
+The result is pixel for pixel that of `hmr.render.overlay.panel`, which spends most of its time on text. Each label
+order shows each panel with another badge; the rows below the badge are encoded once (`StoredRows`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ADLER_BASE = 65521
 def framed(
     overlaid: UInt8[np.ndarray, "size size 3"], side: UInt8[np.ndarray, "size size 3"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Both views beside each other over the footer that names them; the badge is still to come."""
+    """Both views side by side above the footer that names them, without a badge."""
     size = len(overlaid)
-    drawn = _blank_panel(size).copy()
-    drawn[:size, :size], drawn[:size, -size:] = overlaid, side
-    return drawn
+    image = _blank_panel(size).copy()
+    image[:size, :size], image[:size, -size:] = overlaid, side
+    return image
 
 
 @lru_cache(maxsize=4)
@@ -39,7 +39,7 @@ def _blank_panel(size: int) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def below_badge(size: int) -> int:
-    """A row of a view of `size` pixels that no badge reaches."""
+    """The first row, of a view of `size` pixels, that is below any badge."""
     return size // 5 + 3 * GUTTER
 
 
@@ -48,17 +48,17 @@ def with_badge(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """A copy with the label in the upper left corner, as `panel` draws it on a view of `size` pixels."""
     badge, opaque = _badge(label, size)
-    drawn = picture.copy()
-    np.copyto(drawn[: len(badge), : len(badge)], badge, where=opaque)
-    return drawn
+    copy = picture.copy()
+    np.copyto(copy[: len(badge), : len(badge)], badge, where=opaque)
+    return copy
 
 
 @lru_cache(maxsize=256)
 def _badge(
     label: str, size: int
 ) -> tuple[UInt8[np.ndarray, "corner corner 3"], Bool[np.ndarray, "corner corner 1"]]:
-    """The upper left corner of a view with nothing but the badge, and where that is: what `panel` draws over white as
-    over black."""
+    """The upper left corner of a view with the badge, and the badge's pixels: those that are equal over black and
+    white."""
     over_black, over_white = (
         panel(None, blank, blank, label)[:size, :size]
         for blank in (np.full((size, size, 3), grey, np.uint8) for grey in (0, 255))
@@ -70,7 +70,7 @@ def _badge(
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Rows of a picture as they stand in its file, and the checksum that the whole file's is made from."""
+    """Encoded rows of a PNG, and their checksum, from which that of the file is computed."""
 
     width: int
     height: int
@@ -80,9 +80,9 @@ class StoredRows:
     @staticmethod
     def of(image: UInt8[np.ndarray, "height width 3"]) -> StoredRows:
         height, width = image.shape[:2]
-        rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with the number of its filter: none
+        rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each row starts with its filter type, 0
         rows[:, 1:] = image.reshape(height, -1)
-        stored = zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)  # bare blocks
+        stored = zlib.compressobj(level=0, wbits=-zlib.MAX_WBITS)  # raw deflate blocks
         blocks = stored.compress(rows.data) + stored.flush(zlib.Z_FULL_FLUSH)
         return StoredRows(width, height, _chunk(b"IDAT", blocks), zlib.adler32(rows.data))
 
@@ -92,18 +92,18 @@ class StoredRows:
 
 
 def stored_png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """The picture as a PNG, quickly: not compressed.
+    """The image as an uncompressed PNG.
 
-    Backends write their own files from these. Pillow tries five filters on every row, at any level of compression, and
-    takes ten times as long as all the rest of a picture.
+    Backends encode their own files from it. Pillow tries five filters per row at any compression level, which takes ten
+    times as long as everything else about an image.
     """
     return joined_png([StoredRows.of(image)])
 
 
 def joined_png(pieces: Sequence[StoredRows]) -> bytes:
-    """A PNG (W3C, third edition) of these rows, from top to bottom."""
+    """A PNG (W3C, third edition) of these rows, from top to bottom; all of one width."""
     size = pieces[0].width, sum(piece.height for piece in pieces)
-    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB
+    header = struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)  # 8 bits per channel, RGB
     adler = 1
     for piece in pieces:
         adler = _adler_of_both(adler, piece.adler, piece.size)
@@ -111,16 +111,16 @@ def joined_png(pieces: Sequence[StoredRows]) -> bytes:
         [
             b"\x89PNG\r\n\x1a\n",
             _chunk(b"IHDR", header),
-            _chunk(b"IDAT", b"\x78\x01"),  # a zlib stream (RFC 1950) begins
+            _chunk(b"IDAT", b"\x78\x01"),  # start of a zlib stream (RFC 1950)
             *(piece.chunk for piece in pieces),
-            _chunk(b"IDAT", b"\x01\x00\x00\xff\xff" + struct.pack(">I", adler)),  # an empty block, the end
+            _chunk(b"IDAT", b"\x01\x00\x00\xff\xff" + struct.pack(">I", adler)),  # an empty final block
             _chunk(b"IEND", b""),
         ]
     )
 
 
 def _adler_of_both(first: int, second: int, size: int) -> int:
-    """Adler-32 (RFC 1950) of one text after another, from that of each and the size of the second."""
+    """Adler-32 (RFC 1950) of two concatenated strings, from that of each and the size of the second."""
     low, high = first & 0xFFFF, first >> 16
     both = (high + (second >> 16) + size * (low - 1)) % ADLER_BASE
     return both << 16 | (low + (second & 0xFFFF) - 1) % ADLER_BASE

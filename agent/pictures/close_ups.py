@@ -1,17 +1,17 @@
-"""What a doubt buys a judge with eyes: a close-up of the part in dispute, and the body from its other side.
+"""Images of uncertain hypotheses for a vision-capable backend: a close-up of the disputed part, and the other side.
 
-| tile            | what it shows                                                                                |
+| tile            | content                                                                                      |
 |-----------------|----------------------------------------------------------------------------------------------|
-| photograph      | the crop about the part in dispute, with nothing drawn on it                                 |
+| photograph      | the crop around the disputed part, with nothing drawn on it                                  |
 | overlay         | the same crop with the hypothesis over it                                                    |
-| the other side  | the whole body, seen from the side that the panel's side view hides                          |
+| the other side  | the whole body from the side that the panel's side view hides                                |
 
-The part is the one that the doubt or the comment names, else the one that the tools blame most. Its crop holds the
-hypothesis' joints and the keypoints that a detector is sure of: a limb that lies elsewhere shows where. A hypothesis
-that nothing is known against is shown from its other side alone.
+The disputed part is the one named in the reason of the doubt or in the comment, otherwise the one that most tools
+report. Its crop contains the hypothesis' joints and the confident keypoints, so that a misplaced limb is visible in
+both places. A hypothesis without a disputed part is shown from its other side only.
 
-One picture a hypothesis, for the most uncertain first, as many as settings and the backend's image limit allow. Left
-out: whether they help. That takes a real model to say, and none has been run here.
+There is one image per hypothesis, for the most uncertain ones, as many as the settings and the backend's image limit
+allow. Left out: an evaluation of their effect, which needs a real model.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from hmr.types import PARENTS, Box, Renderer
 
 __all__ = ["CloseUp", "close_up_part", "disputed_part", "draw_close_ups", "part_box"]
 
-MARGIN = 1.5  # side of the crop over the extent of the joints in it
-FARTHEST = 2.0  # times the person's box: a body may lie far off the photograph, or at the camera
-SMALLEST_SHARE = 0.3  # of the person's box: a hand without its forearm is hard to make out
-CLEARLY_SEEN = 0.5  # confidence of a keypoint
-NAMED_IN_DOUBT, NAMED_IN_COMMENT = (
+MARGIN = 1.5  # side of the crop, relative to the extent of the joints in it
+MAX_EXTENT = 2.0  # side, relative to the person's box, to which joints are clipped: a body may be far outside the photo
+MIN_SIDE = 0.3  # of the crop, relative to the person's box: a hand without its forearm is hard to recognise
+MIN_CONFIDENCE = 0.5  # of a keypoint
+DOUBT_VOTES, COMMENT_VOTES = (
     3.0,
     1.0,
-)  # votes for a part; a tool casts 1, 1/2 and 1/3 for those it blames
+)  # for a part named there; a tool gives 1, 1/2 and 1/3 to the parts at fault
 
 
 @dataclass(frozen=True)
 class CloseUp:
-    """One hypothesis looked at again; without a part there is only its other side."""
+    """The tiles of one hypothesis; without a part only its other side."""
 
     hypothesis: int
     part: str | None
@@ -64,19 +64,19 @@ class CloseUp:
 
     @property
     def looked_at(self) -> str:
-        """What the trace says."""
+        """The description in the trace."""
         close = f"close-up of the {self.part}, " if self.part else ""
         return f"h{self.hypothesis}: {close}other side"
 
 
 def disputed_part(evidence: Sequence[Mapping[str, Any]], index: int, doubt: str, comment: str) -> str | None:
-    """The part of hypothesis `index` that most speaks against; evidence as in the state of the graph."""
+    """The part of hypothesis `index` with the most votes, or None; evidence as in the state of the graph."""
     votes = dict.fromkeys(PART_NAMES, 0.0)
     for item in evidence:
-        for place, part in enumerate(item["parts"][index]):
-            if part in votes:  # a plug-in's tool may blame what no joint moves
-                votes[part] += 1 / (1 + place)
-    for text, weight in ((doubt, NAMED_IN_DOUBT), (comment, NAMED_IN_COMMENT)):
+        for rank, part in enumerate(item["parts"][index]):
+            if part in votes:  # a plug-in's tool may name other parts
+                votes[part] += 1 / (1 + rank)
+    for text, weight in ((doubt, DOUBT_VOTES), (comment, COMMENT_VOTES)):
         for part in votes:
             votes[part] += weight * bool(re.search(rf"\b{part}\b", text, re.IGNORECASE))
     best = max(votes, key=lambda part: votes[part])
@@ -84,44 +84,44 @@ def disputed_part(evidence: Sequence[Mapping[str, Any]], index: int, doubt: str,
 
 
 def draw_close_ups(case: Case, parts: Mapping[int, str | None], renderer: Renderer) -> list[CloseUp]:
-    """The tiles of each hypothesis in a row; where the part is None, its other side alone."""
+    """The tiles of each hypothesis in a row; its other side only if the part is None."""
     chosen = list(parts.items())
     others = _other_sides(case, list(parts), renderer)
 
-    def draw(place: int) -> CloseUp:
-        index, part = chosen[place]
+    def draw(position: int) -> CloseUp:
+        index, part = chosen[position]
         crops = [] if part is None else _crops(case, index, part, renderer)
-        tiles = [*crops, others[place]]
+        tiles = [*crops, others[position]]
         return CloseUp(index, part, montage(tiles, columns=len(tiles)))
 
     return parallel_map(draw, len(chosen))
 
 
 def close_up_part(close_up: CloseUp, label: str) -> ImagePart:
-    """The picture under its label, with words for its tiles."""
+    """The image with its label, and a caption that describes the tiles."""
     shown = f"the {close_up.part} close up (photograph, overlay), and " if close_up.part else ""
     caption = f"hypothesis {label} again: {shown}the whole body from its other side (camera at right)"
     return ImagePart(stored_png(with_badge(close_up.tiles, label, PANEL_PX)), caption)
 
 
 def part_box(case: Case, index: int, part: str) -> Box:
-    """The square about a part: its joints and those that hang from them, as posed and as clearly seen."""
+    """The square around a part: its joints and their children, as posed and as confidently detected."""
     chosen = [j for j, name in enumerate(PART_NAMES) if name == part]
     joints = sorted({*chosen, *(j for j, parent in enumerate(PARENTS) if parent in chosen)})
     points_px = case.hypotheses.camera.project(case.posed.joints_cam_m[index])[joints]
     if case.detection is not None:
-        seen = [j for j in joints if case.detection.confidence[j] > CLEARLY_SEEN]
-        points_px = torch.cat([points_px, case.detection.keypoints_px[seen].to(points_px)])
-    around = case.sample.box.square(FARTHEST)
+        detected = [j for j in joints if case.detection.confidence[j] > MIN_CONFIDENCE]
+        points_px = torch.cat([points_px, case.detection.keypoints_px[detected].to(points_px)])
+    around = case.sample.box.square(MAX_EXTENT)
     low, high = (
         torch.tensor(corner).to(points_px) for corner in ((around.x0, around.y0), (around.x1, around.y1))
     )
-    return _square(points_px.clamp(low, high), SMALLEST_SHARE * case.sample.box.side)
+    return _square(points_px.clamp(low, high), MIN_SIDE * case.sample.box.side)
 
 
-def _square(points_px: Float[Tensor, "points 2"], least_px: float) -> Box:
+def _square(points_px: Float[Tensor, "points 2"], min_side_px: float) -> Box:
     (x0, y0), (x1, y1) = points_px.amin(dim=0).tolist(), points_px.amax(dim=0).tolist()
-    half = max(MARGIN * max(x1 - x0, y1 - y0), least_px) / 2
+    half = max(MARGIN * max(x1 - x0, y1 - y0), min_side_px) / 2
     cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
     return Box(cx - half, cy - half, cx + half, cy + half)
 
@@ -137,7 +137,7 @@ def _crops(case: Case, index: int, part: str, renderer: Renderer) -> list[UInt8[
 def _other_sides(
     case: Case, indices: Sequence[int], renderer: Renderer
 ) -> UInt8[np.ndarray, "chosen size size 3"]:
-    """The side views of the bodies turned by half a turn about their pelvis' vertical."""
+    """The side views of the bodies, rotated by 180 degrees around the vertical through the pelvis."""
     chosen = list(indices)
     pelvis = case.posed.joints_cam_m[chosen, 0].numpy()
     from_pelvis = case.posed.vertices_cam_m[chosen].numpy() - pelvis[:, None]

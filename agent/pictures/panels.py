@@ -1,13 +1,12 @@
-"""What a judge with eyes is shown: the photograph once, and a labelled panel (overlay, side view) a hypothesis.
+"""Images for a vision-capable backend: the photograph once, and a labelled panel (overlay, side view) per hypothesis.
 
-A panel is a picture of its own, or stands on a sheet with five others (`montage`). Separate pictures are the
-default: a model spends its resolution on each, and its words come next to the picture they are about. Sheets
-are for servers that take few pictures, or charge by the picture.
+A panel is a separate image, or part of a sheet of up to six (`montage`). Separate images are the default, because a
+model uses its full resolution for each, and each caption is next to its image. Sheets are for servers that accept few
+images or charge per image.
 
-Panels are drawn larger than the view that tools measure in, and through the same crop as the photograph, so that
-the three can be laid over each other. They are drawn once a group; only the badge with the label, which changes with
-every label order, is laid on when a question is put. Backends without eyes get none of this, and nothing is drawn
-for them.
+Panels are larger than the view in which tools measure, and have the same crop as the photograph, so that both can be
+superimposed. They are drawn once per group. Only the badge changes between label orders; it is added when a question is
+built. For text-only backends nothing is drawn.
 """
 
 from __future__ import annotations
@@ -42,22 +41,22 @@ __all__ = [
 
 PICTURES = ("separate", "montage")
 
-PANEL_PX = 224  # side of one view: seven patches of 32 pixels, as Qwen3-VL's are
-OPACITY = 0.75  # of the body over the photograph: the limb under it stays visible
+PANEL_PX = 224  # side of one view: seven patches of 32 pixels, the patch size of Qwen3-VL
+OPACITY = 0.75  # of the body over the photograph; the limb under it stays visible
 SHEET_PANELS = 6
 SHEET_COLUMNS = 2
 
 
 @dataclass(frozen=True)
 class Views:
-    """One hypothesis over the photograph and from its side."""
+    """One hypothesis over the photograph and from the side."""
 
     overlay: UInt8[np.ndarray, "size size 3"]
     side: UInt8[np.ndarray, "size size 3"]
 
     @cached_property
     def panel(self) -> UInt8[np.ndarray, "height width 3"]:
-        """Both beside each other, without a label."""
+        """Both views side by side, without a label."""
         return framed(self.overlay, self.side)
 
     def labelled(self, label: str) -> UInt8[np.ndarray, "height width 3"]:
@@ -65,7 +64,7 @@ class Views:
         return with_badge(self.panel, label, len(self.overlay))
 
     def part(self, label: str) -> ImagePart:
-        """The labelled panel as a picture of its own; kept, for reflection and revision show what was shown before."""
+        """The labelled panel as a separate image; cached, because reflection and revision show it again."""
         if label not in self._parts:
             size = len(self.overlay)
             top = with_badge(self.panel[: below_badge(size)], label, size)
@@ -87,7 +86,7 @@ class Views:
 
 
 def draw_views(case: Case, renderer: Renderer, margin: float) -> list[Views]:
-    """The views of every hypothesis, in the crop about the person's box with this margin."""
+    """The views of every hypothesis, in the crop around the person's box; `margin` is its side relative to the box."""
     vertices, faces = case.posed.vertices_cam_m.numpy(), case.body.faces.numpy()
     square = case.sample.box.square(margin)
     photo, camera = (
@@ -101,13 +100,13 @@ def draw_views(case: Case, renderer: Renderer, margin: float) -> list[Views]:
 
 
 def photo_part(case: Case, margin: float) -> ImagePart:
-    """The photograph about the person, with nothing drawn on it."""
+    """The photograph, cropped around the person, with nothing drawn on it."""
     photo = crop_image(case.sample.image, case.sample.box.square(margin), PANEL_PX)
     return ImagePart(stored_png(photo), "the photograph")
 
 
 def hypothesis_parts(views: Mapping[str, Views], pictures: str = "separate") -> list[ImagePart]:
-    """The pictures of the hypotheses by label: one each, or sheets of six."""
+    """The images of the hypotheses: one each, or sheets of six."""
     if pictures == "separate":
         return [view.part(label) for label, view in views.items()]
     panels = {label: view.labelled(label) for label, view in views.items()}
@@ -119,12 +118,13 @@ def hypothesis_parts(views: Mapping[str, Views], pictures: str = "separate") -> 
 
 
 def sheets(hypotheses: int, pictures: str) -> int:
-    """How many pictures show this many hypotheses."""
+    """The number of images that show this many hypotheses."""
     return -(-hypotheses // SHEET_PANELS) if pictures == "montage" else hypotheses
 
 
 def shown_at_once(max_images: int | None, pictures: str = "separate") -> int | None:
-    """How many hypotheses fit in one question of at most `max_images` pictures, the photograph taking one."""
+    """The number of hypotheses in one question of at most `max_images` images, one of them the photograph; None if
+    there is no limit."""
     if max_images is None:
         return None
     return max(0, max_images - 1) * (SHEET_PANELS if pictures == "montage" else 1)

@@ -1,23 +1,23 @@
-"""Groups larger than a backend's image limit: judged in chunks, and made one ranking by anchors they share.
+"""Groups larger than a backend's image limit: scored in chunks, and merged into one ranking by shared anchors.
 
-A few hypotheses, the anchors, stand in every chunk; the others in one each. A judge's scale moves from question to
-question, but the anchors are the same bodies in all of them:
+A few hypotheses, the anchors, are part of every chunk; the others are part of one each. The scale of a backend's scores
+differs between questions, but the anchors are the same in all of them:
 
 | symbol  | meaning                                                                                   |
 |---------|-------------------------------------------------------------------------------------------|
 | s_c(j)  | score of hypothesis j in chunk c                                                          |
 | h_k     | the k-th lowest score of an anchor, mean over the chunks                                  |
 | f_c     | piecewise linear, takes the k-th lowest score of an anchor in c to h_k; beyond the        |
-|         | outermost anchors it goes on with the slope between them                                  |
+|         | outermost anchors it continues with the mean slope                                        |
 | v_j     | f_c(s_c(j)), for an anchor its mean over the chunks: the value that ranks the whole group |
 | score_j | the scores given (an anchor's: their mean), sorted, at the rank of v_j                    |
 
-f_c increases, so a chunk's own members keep their order. A judge with one order in mind, whose scale is stretched and
-shifted from chunk to chunk, gets exactly that order back; one whose scale is bent as well gets it back across every
-anchor, and what lies between the same two anchors in different chunks is ordered by how far along it was scored. The
-scores are the judge's own numbers, dealt out anew.
+f_c increases, so the members of a chunk keep their order. If the chunks' scores follow one order on scales that differ
+by an affine map, the merged order is exact. If the scales also differ by a nonlinear increasing map, hypotheses
+separated by an anchor are ordered exactly; hypotheses of different chunks between the same two anchors are ordered by
+their relative position between these. The merged scores are a permutation of the given ones.
 
-Left out: asking more questions to settle those neighbours; several label orders, each with anchors of its own, do it.
+Left out: more questions about such neighbours. Several label orders, each with other anchors, have the same effect.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ MAX_ANCHORS = 3
 def split_order(
     order: Int[np.ndarray, "count"], limit: int, seed: int
 ) -> tuple[Int[np.ndarray, "anchors"], list[Int[np.ndarray, "_"]]]:
-    """The anchors, and chunks of at most `limit` hypotheses that each hold them all, in a random order of their own.
+    """The anchors, and chunks of at most `limit` hypotheses, each with all anchors and in its own random order.
 
-    The first of the order become anchors: three, or half of a chunk where that is less. Raises ValueError for a limit
-    below 2, under which nothing can be compared.
+    The first hypotheses of the order become anchors: three, or half of a chunk if that is less. Raises ValueError for a
+    limit below 2.
     """
     if limit < 2:
         raise ValueError(f"ranking takes at least 2 hypotheses in one question, not {limit}")
@@ -56,18 +56,18 @@ def merge_chunks(
     chunks: Sequence[Int[np.ndarray, "_"]],
     scores: Sequence[Float[np.ndarray, "_"]],
 ) -> Float[np.ndarray, "count"]:
-    """One score a hypothesis from those of at least one anchor and two chunks, each in the order of its members."""
+    """One score per hypothesis, from the scores of at least two chunks with at least one anchor."""
     given = [dict(zip(c.tolist(), s.tolist(), strict=True)) for c, s in zip(chunks, scores, strict=True)]
     at_anchors = np.array([sorted(chunk[a] for a in anchors.tolist()) for chunk in given])
     heights = at_anchors.mean(axis=0)
     values: dict[int, list[float]] = {}
-    told: dict[int, list[float]] = {}
+    by_hypothesis: dict[int, list[float]] = {}
     for chunk, scored, knots in zip(chunks, scores, at_anchors, strict=True):
         for j, score, value in zip(chunk.tolist(), scored, _onto(scored, knots, heights), strict=True):
-            told.setdefault(j, []).append(score)
+            by_hypothesis.setdefault(j, []).append(score)
             values.setdefault(j, []).append(value)
-    profile = np.sort([np.mean(told[j]) for j in told])
-    # equal values that were reached by different sums are equal
+    profile = np.sort([np.mean(column) for column in by_hypothesis.values()])
+    # rounding: equal values may differ by the order of summation
     ranks = rankdata([round(float(np.mean(values[j])), 9) for j in range(len(values))]) - 1
     return np.interp(ranks, np.arange(len(profile)), profile)
 
@@ -75,7 +75,7 @@ def merge_chunks(
 def _onto(
     scored: Float[np.ndarray, "_"], knots: Float[np.ndarray, "anchors"], heights: Float[np.ndarray, "anchors"]
 ) -> Float[np.ndarray, "_"]:
-    """f_c of the module's table; anchors that tie are one knot, at the mean of their heights."""
+    """f_c of the table above; tied anchors are one knot, at the mean of their heights."""
     knots, which = np.unique(knots, return_inverse=True)
     heights = np.bincount(which, weights=heights) / np.bincount(which)
     slope = (heights[-1] - heights[0]) / (knots[-1] - knots[0]) if len(knots) > 1 else 1.0

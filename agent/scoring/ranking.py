@@ -1,12 +1,12 @@
-"""Labels, label orders, and how several scorings of one group become one.
+"""Labels, label orders, and the combination of several scorings of one group.
 
-Judges rank better than they score, and favour places in a list. So a group is scored under several random
-orders of its labels; with r_pj the rank and s_p(k) the k-th best score under order p, hypothesis j gets
+VLM judges rank more reliably than they score, and are biased by the position in a list. So a group is scored under
+several random orders of its labels. With r_pj the rank and s_p(k) the k-th best score under order p, hypothesis j gets
 
     rank_j = mean_p r_pj      score_j = S(rank_j)      S(k) = mean_p s_p(k), linear between whole ranks
 
-which orders the group by mean rank and keeps the scale of the scores. The dispersion is the standard
-deviation of r_pj over p.
+This orders the group by mean rank and keeps the scale of the scores. The dispersion is the standard deviation of r_pj
+over p.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def label_orders(count: int, orders: int, seed: int) -> list[Int[np.ndarray, "co
 def combine(
     scorings: Sequence[Float[np.ndarray, "group"]],
 ) -> tuple[Float[np.ndarray, "group"], Float[np.ndarray, "group"]]:
-    """Score and standard deviation of the rank of every hypothesis (formula above); ranks count from the
-    best.
-    """
+    """Score and standard deviation of the rank of every hypothesis (formula above); the best has rank 0."""
     table = np.stack(scorings)
     ranks = rankdata(-table, axis=1) - 1
     profile = np.sort(table, axis=1)[:, ::-1].mean(axis=0)

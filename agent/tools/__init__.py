@@ -1,8 +1,8 @@
-"""The instruments of the critique agent: each measures one thing about every hypothesis of a group.
+"""The tools of the critique agent: each measures one property of every hypothesis of a group.
 
 A tool is any object with `name`, `needs` and `measure(case) -> Evidence` (`agent.types.CritiqueTool`). The
 built-in ones are listed here by name; others come from entry points of the group
-`meshcritic.critique_tools`, as docs/add-a-tool.md shows, or are handed to the agent as objects.
+`meshcritic.critique_tools`, as docs/guides/add-a-tool.md shows, or are handed to the agent as objects.
 """
 
 from __future__ import annotations
@@ -45,10 +45,9 @@ BUILT_IN: dict[str, Callable[[], CritiqueTool]] = {
 
 
 def load_tools(names: Sequence[str] | None = None) -> list[CritiqueTool]:
-    """New tools by name, in the order given; without names the built-in ones, then every installed plug-in.
+    """New tools by name, in the order given; without names all built-in tools, then all installed ones.
 
-    Raises:
-        ValueError: a name is neither built in nor installed, or a plug-in takes a built-in's name or cannot be loaded.
+    Raises ValueError for an unknown name, and for a plug-in that has the name of a built-in tool or cannot be loaded.
     """
     plugins: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if taken := sorted(plugins.keys() & BUILT_IN.keys()):

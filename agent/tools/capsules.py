@@ -1,14 +1,13 @@
-"""A body as 24 capsules: a stand-in for the skin that can be tested against itself in microseconds.
+"""A body as 24 capsules, an approximation of the skin for fast collision tests.
 
-Every part (the vertices that one joint moves most) becomes a segment with a radius. The segment is the
-part's principal axis in the rest pose, shortened by the radius, so a forearm gets its bone and a slab of
-the torso, wider than it is high, a sideways bar. Its ends are fixed affine combinations of vertices and its
-radius the 0.7 quantile of sampled vertices' distances: both are then read off the *posed* vertices, so
-pose and build need no model here.
+Each part (the vertices that one joint moves most) becomes a segment with a radius. The segment is the part's principal
+axis in the rest pose, shortened by the radius: a forearm gets the axis of its bone, a slab of the torso, wider than it
+is high, a horizontal axis. Its ends are fixed affine combinations of vertices, and its radius is the 0.7 quantile of
+the distances of sampled vertices. Both are computed from the posed vertices, so they follow pose and shape.
 
 Segment distance: Ericson, "Real-Time Collision Detection", 2005, section 5.1.9.
 
-Left out: fingers, soft tissue that gives way, and concave parts, whose hollow a capsule fills.
+Left out: fingers, soft tissue, and concave parts, whose hollow a capsule fills.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams
 
 __all__ = ["CapsuleModel", "Capsules", "fit_capsules", "segment_distance"]
 
-RING = 12  # vertices that carry one end of a segment
-FLESH = 48  # vertices that carry the radius
-GIRTH = 0.7  # quantile of the distances from the axis that counts as the radius
-ARMS_DOWN_RAD = 1.3  # of the shoulders about z: the arms hang beside the trunk
-EXTENT = 0.95  # quantile of a part's vertices along its axis that counts as its length
+RING = 12  # vertices that define one end of a segment
+FLESH = 48  # vertices that define the radius
+RADIUS_QUANTILE = 0.7  # of the distances from the axis
+ARMS_DOWN_RAD = 1.3  # rotation of the shoulders around z that puts the arms beside the trunk
+EXTENT = 0.95  # quantile of a part's vertices along its axis that defines its length
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Capsules:
 
 @dataclass(frozen=True)
 class CapsuleModel:
-    """Which vertices of a body carry its capsules."""
+    """The vertices of a body that define its capsules."""
 
     ring: Int[Tensor, "2 24 ring"]
     ring_weights: Float[Tensor, "2 24 ring"]  # affine: they sum to 1
@@ -54,12 +53,12 @@ class CapsuleModel:
         start, axis = ends_m[:, 0, :, None], (ends_m[:, 1] - ends_m[:, 0])[:, :, None]
         along = ((flesh_m - start) * axis).sum(-1) / (axis**2).sum(-1).clamp_min(1e-12)
         foot = start + along.clamp(0, 1)[..., None] * axis
-        return Capsules(ends_m, (flesh_m - foot).norm(dim=-1).quantile(GIRTH, dim=-1))
+        return Capsules(ends_m, (flesh_m - foot).norm(dim=-1).quantile(RADIUS_QUANTILE, dim=-1))
 
 
 @lru_cache(maxsize=4)
 def fit_capsules(body: Body) -> CapsuleModel:
-    """The capsules of a body, from its skin weights and its rest pose at zero betas; once per body."""
+    """The capsules of a body, from its skin weights and its rest pose at zero betas; cached per body."""
     rest_m = neutral_vertices(body)[0]
     part_of = body.skin_weights.argmax(dim=1)
     fits = [_fit_part(rest_m, torch.nonzero(part_of == part)[:, 0]) for part in range(NUM_JOINTS)]
@@ -80,7 +79,7 @@ def neutral_vertices(body: Body) -> Float[Tensor, "2 vertices 3"]:
 def _fit_part(
     rest_m: Float[Tensor, "vertices 3"], members: Int[Tensor, "members"]
 ) -> tuple[Int[Tensor, "2 ring"], Float[Tensor, "2 ring"], Int[Tensor, "flesh"]]:
-    """One part's two rings of vertices, their weights, and the vertices that carry its radius."""
+    """One part's two rings of vertices, their weights, and the vertices that define its radius."""
     points = rest_m[members]
     center = points.mean(dim=0)
     axis = torch.linalg.svd(points - center, full_matrices=False).Vh[0]
@@ -114,5 +113,5 @@ def segment_distance(
     uw, vw = (u * w).sum(-1), (v * w).sum(-1)
     s = ((uv * vw - uw * vv) / (uu * vv - uv * uv).clamp_min(tiny)).clamp(0, 1)
     t = ((uv * s + vw) / vv).clamp(0, 1)
-    s = ((uv * t - uw) / uu).clamp(0, 1)  # t may have been clamped: the nearest point of `a` to it
+    s = ((uv * t - uw) / uu).clamp(0, 1)  # t may have been clamped: take the nearest point of `a` to it
     return (w + s[..., None] * u - t[..., None] * v).norm(dim=-1)

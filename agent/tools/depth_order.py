@@ -1,11 +1,12 @@
-"""Which joints lie before which others, against the detector's own reading in space?
+"""Depth order of joints, compared with the 3D joints of the detector.
 
-A photograph hides depth, and a flipped limb is at its clearest in the order of depth: the wrist that the detector reads
-before the chest lies behind it. Every pair of joints that the reading holds apart counts, weighted by how sure the
-detector is of seeing both; the value is the share of that weight in the other order. Two joints nearer to each other
-than `APART_M`, in the hypothesis or in the reading, are in no order. How far a joint is off is not asked here: that is
-`agent.tools.pose_reading`, with which this one shares its source and so its mistakes: beside it, it adds nothing to the
-ranking (docs/critics.md), and no seed rule asks for it. It tells a judge with words what is where.
+A photograph hides depth, and a flipped limb is easiest to recognise in the depth order: a wrist that the detector
+places in front of the chest is behind it. Each pair of joints that the detection separates counts, weighted by the
+confidence of both; the value is the share of that weight in the opposite order. Two joints that are closer than
+`APART_M`, in the hypothesis or in the detection, have no order. The size of the error is measured by
+`agent.tools.pose_reading`, which uses the same detection and so has the same errors. This tool does not improve the
+ranking in addition to it (docs/results/superseded.md), and no seed rule uses it; its sentences describe the depth order
+to a language model.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ FAULT_PERCENT = 25.0  # of the pairs of one joint
 
 
 class DepthOrder:
-    """Pairs of joints whose order in depth is not the detector's, in percent of those that it holds apart."""
+    """Share of joint pairs whose depth order differs from the detection, in percent of the pairs it separates."""
 
     name = "depth_order"
     needs: frozenset[Need] = frozenset({"joints"})
 
     def measure(self, case: Case) -> Evidence:
         assert case.detection is not None, "the graph skips tools whose needs are not met"
-        assert case.detection.joints_root_m is not None, "and so it does here"
+        assert case.detection.joints_root_m is not None
         depth_m = joints_root_m(case)[..., 2]
-        read = _gaps_m(case.detection.joints_root_m.to(depth_m)[:, 2])
+        detected = _gaps_m(case.detection.joints_root_m.to(depth_m)[:, 2])
         sure = case.detection.confidence.to(depth_m)
-        weight = sure[:, None] * sure[None] * (read.abs() > APART_M)
+        weight = sure[:, None] * sure[None] * (detected.abs() > APART_M)
         if not weight.any():
             sentence = "The detector reads all that it sees at one depth."
-            return Evidence.silent(self.name, "depth_order_percent", "%", len(case), sentence)
+            return Evidence.unmeasured(self.name, "depth_order_percent", "%", len(case), sentence)
         gaps_m = _gaps_m(depth_m)
-        wrong = (gaps_m.abs() > APART_M) & (gaps_m * read < 0)
+        wrong = (gaps_m.abs() > APART_M) & (gaps_m * detected < 0)
         by_joint = 100 * (wrong * weight).sum(dim=-1) / weight.sum(dim=-1).clamp_min(1e-9)
         return Evidence(
             tool=self.name,
@@ -50,23 +51,23 @@ class DepthOrder:
             unit="%",
             values=tuple((100 * (wrong * weight).sum(dim=(1, 2)) / weight.sum()).tolist()),
             parts=worst_parts(by_joint, FAULT_PERCENT, LIMB_ENDING_AT),
-            sentences=tuple(_sentence(*rows, read, weight) for rows in zip(wrong, gaps_m, strict=True)),
+            sentences=tuple(_sentence(*rows, detected, weight) for rows in zip(wrong, gaps_m, strict=True)),
         )
 
 
 def _gaps_m(depth_m: Float[Tensor, "*batch 24"]) -> Float[Tensor, "*batch 24 24"]:
-    """How far each joint lies behind each other."""
+    """The difference in depth of each pair of joints; positive if the first is farther away."""
     return depth_m[..., :, None] - depth_m[..., None, :]
 
 
 def _sentence(
     wrong: Bool[Tensor, "24 24"],
     gaps_m: Float[Tensor, "24 24"],
-    read: Float[Tensor, "24 24"],
+    detected: Float[Tensor, "24 24"],
     weight: Float[Tensor, "24 24"],
 ) -> str:
-    """About the pair that is farthest from its order."""
-    off = torch.triu(wrong * weight * (gaps_m - read).abs())
+    """Names the pair with the largest error in its order."""
+    off = torch.triu(wrong * weight * (gaps_m - detected).abs())
     if not off.any():
         return "Joints lie in the order of depth that the detector reads."
     one, other = divmod(int(off.argmax()), NUM_JOINTS)

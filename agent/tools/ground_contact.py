@@ -1,23 +1,22 @@
-"""Would the body fall over? Distance of its centre of mass from its support, in millimetres.
+"""Balance: distance of the centre of mass from the support, in millimetres.
 
-No floor is known in a photograph, so the lowest points of the body are taken to stand on one, and gravity to
-pull along the camera's +y: that assumes an upright, level camera, and much depends on it. On 40 groups of 20
-disturbed bodies, pitching the camera left a rank agreement with the level one (Spearman's rho) of 0.72 at 5
-degrees, 0.41 at 15 and 0.13 at 30: trust this little where the camera looks up or down. What it sees and a
-projection does not is a lean towards or away from the camera.
+The floor in a photograph is unknown, so the lowest points of the body are assumed to touch it, and gravity to act along
+the camera's +y. This assumes an upright, level camera, and the value depends strongly on it: on 40 groups of 20
+disturbed bodies, pitching the camera reduced the rank agreement with the level one (Spearman's rho) to 0.72 at 5
+degrees, 0.41 at 15 and 0.13 at 30. The value is unreliable if the camera looks up or down. Unlike a reprojection, it
+detects a lean towards or away from the camera.
 
     centre of mass  c  segment masses and centres of de Leva 1996 (J. Biomechanics 29:1223, men), as one row
                        of weights over the 24 joints
     support         S  vertices within CONTACT_M of the lowest one
-    value              distance from c to the convex hull of S, both dropped along gravity
+    value              distance from c to the convex hull of S, both projected along gravity
 
-The distance to a convex hull is max over directions d of (d.c - max over S of d.s), by support functions;
-32 directions are exact to half a percent and need no hull.
+The distance to a convex hull is max over directions d of (d.c - max over S of d.s), by support functions; 32 directions
+have an error below half a percent and need no hull.
 
-None where nothing can be said: the supporting point lies outside the image, or the pelvis is low but does
-not itself bear weight, so that something unseen may carry the body (a chair, a knee). Left out: motion (a
-runner is out of balance and right), floating (the unknown floor is wherever the body ends), things leaned
-on.
+The value is None if the support is outside the image, or if the pelvis is low but does not bear weight itself, so that
+something that is not modelled may carry the body (a chair, a knee). Left out: motion (a runner is not in static
+balance), floating (the assumed floor is where the body ends), objects that a person leans on.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from hmr.types import JOINT_NAMES, NUM_JOINTS
 
 __all__ = ["GroundContact", "center_of_mass", "distance_outside_hull"]
 
-CONTACT_M = 0.03  # a sole and its toes
+CONTACT_M = 0.03  # a sole with its toes
 STRIDE = 4  # every fourth vertex: a few millimetres apart
 DIRECTIONS = 32
-SEAT_SHARE = 0.75  # of the leg's length: a pelvis lower than this may rest on something
-FAULT_MM = 100.0  # half a shoe beyond the support
+SEAT_SHARE = 0.75  # of the leg's length; a lower pelvis may rest on something
+FAULT_MM = 100.0  # half the length of a shoe
 
-# Segment: its two joints, mass in percent of the body's, how far along its centre lies (de Leva, table 4).
+# Segments: two joints, mass in percent of the body's, position of the centre between the joints (de Leva, table 4).
 _TRUNK_AND_HEAD = (("neck", "pelvis", 43.46, 0.45), ("head", "head", 6.94, 0.0))
 _LIMBS = (
     ("shoulder", "elbow", 2.71, 0.58), ("elbow", "wrist", 1.62, 0.46), ("hand", "hand", 0.61, 0.0),
@@ -51,7 +50,7 @@ _ASIDE = ("to the image's right", "away from the camera", "to the image's left",
 
 
 class GroundContact:
-    """How far the centre of mass lies outside the support of the lowest points, in millimetres."""
+    """Distance of the centre of mass from the support of the lowest points, in millimetres."""
 
     name = "ground_contact"
     needs: frozenset[Need] = frozenset()
@@ -104,8 +103,8 @@ def distance_outside_hull(
     cloud: Float[Tensor, "batch cloud 2"],
     chosen: Bool[Tensor, "batch cloud"],
 ) -> tuple[Float[Tensor, "batch"], Int[Tensor, "batch"]]:
-    """Distance of each point from the convex hull of its chosen cloud (0 inside), and the direction it lies
-    in, as a number of 32nds of a turn from the first axis to the second."""
+    """Distance of each point from the convex hull of the chosen points of its cloud (0 inside), and its direction, in
+    units of 1/32 turn from the first axis to the second."""
     angle = torch.arange(DIRECTIONS, device=point.device) * (2 * math.pi / DIRECTIONS)
     directions = torch.stack([angle.cos(), angle.sin()]).to(point)
     reach = (cloud @ directions).masked_fill(~chosen[..., None], -math.inf).amax(dim=1)
@@ -116,7 +115,7 @@ def distance_outside_hull(
 def _support_in_image(
     case: Case, skin_m: Float[Tensor, "group skin 3"], support: Bool[Tensor, "group skin"]
 ) -> Bool[Tensor, "group"]:
-    """Whether the middle of the support projects into the image."""
+    """Whether the centre of the support projects into the image."""
     weights = support.to(skin_m)[..., None]
     middle_m = (weights * skin_m).sum(dim=1) / weights.sum(dim=1)
     x_px, y_px = case.hypotheses.camera.project(middle_m).unbind(-1)
@@ -130,7 +129,7 @@ def _may_sit(
     support: Bool[Tensor, "group skin"],
     part_of: Int[Tensor, "skin"],
 ) -> Bool[Tensor, "group"]:
-    """Whether the pelvis is low without bearing weight itself."""
+    """Whether the pelvis is low and does not bear weight itself."""
     leg = [JOINT_NAMES.index(name) for name in ("left_hip", "left_knee", "left_ankle")]
     hip, knee, ankle = joints_m[:, leg].unbind(dim=1)
     leg_m = (hip - knee).norm(dim=-1) + (knee - ankle).norm(dim=-1)
@@ -139,7 +138,7 @@ def _may_sit(
 
 
 def _bearing_parts(support: Bool[Tensor, "skin"], part_of: Int[Tensor, "skin"]) -> tuple[str, ...]:
-    """The parts that stand on the floor, the broadest first."""
+    """The parts in contact with the floor, those with most vertices first."""
     counts = torch.bincount(part_of[support], minlength=NUM_JOINTS)
     order = counts.argsort(descending=True, stable=True).tolist()
     return tuple(dict.fromkeys(PART_NAMES[part] for part in order if counts[part] > 0))[:MAX_PARTS]

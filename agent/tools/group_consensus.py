@@ -1,8 +1,8 @@
-"""How far is a hypothesis from what the group believes?
+"""Distance of a hypothesis from the consensus of its group.
 
-Pelvis-aligned joints are compared with their geometric median over the group (the point of least summed
-distance, Weiszfeld 1937), which half the group must move to move far. No image is looked at: this is the
-floor every other tool has to beat, and it is wrong wherever the whole group is.
+Pelvis-aligned joints are compared with their geometric median over the group (the point of least summed distance,
+Weiszfeld 1937), which is robust as long as fewer than half of the hypotheses are outliers. The image is not used: this
+is the baseline for every other tool, and it is wrong wherever the whole group is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from agent.types import Case, Evidence, Need
 __all__ = ["GroupConsensus", "geometric_median"]
 
 ITERATIONS = 20
-NEAREST_M = 1e-3  # a point this near the median pulls no harder than from here
+MIN_DISTANCE_M = 1e-3  # bounds the weight of points close to the median
 
 
 class GroupConsensus:
@@ -26,16 +26,15 @@ class GroupConsensus:
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
-        middle = geometric_median(joints_root_m(case))
-        return distance_evidence(
-            case, self.name, middle, "the group's median", "where most of the group puts it"
-        )
+        median = geometric_median(joints_root_m(case))
+        words = ("the group's median", "where most of the group puts it")
+        return distance_evidence(case, self.name, median, *words)
 
 
 def geometric_median(points: Float[Tensor, "group *points dim"]) -> Float[Tensor, "*points dim"]:
     """The point of least summed distance to the group's, for each of `points`; same unit as the input."""
     median = points.mean(dim=0)
     for _ in range(ITERATIONS):
-        pull = 1 / (points - median).norm(dim=-1, keepdim=True).clamp_min(NEAREST_M)
-        median = (pull * points).sum(dim=0) / pull.sum(dim=0)
+        weights = 1 / (points - median).norm(dim=-1, keepdim=True).clamp_min(MIN_DISTANCE_M)
+        median = (weights * points).sum(dim=0) / weights.sum(dim=0)
     return median

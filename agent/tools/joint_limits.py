@@ -1,9 +1,7 @@
-"""Does every joint bend only as far as joints do? Degrees beyond the anatomical range, summed over the
-joints.
+"""Joint limits: degrees beyond the anatomical range, summed over the joints.
 
-The ranges, their sources and the split of a rotation into anatomical angles are `hmr.body.joint_limits`'. The
-sum and not the worst joint: a pose with three joints a little too far is worse than one with a single such
-joint.
+Ranges, their sources and the decomposition into anatomical angles are in `hmr.body.joint_limits`. The value is the sum
+and not the maximum: a pose with three joints slightly beyond their range is worse than one with a single such joint.
 """
 
 from __future__ import annotations
@@ -18,11 +16,11 @@ from hmr.body.joint_limits import limit_excess_rad
 
 __all__ = ["JointLimits"]
 
-FAULT_DEG = 5.0  # goniometers agree no better (Norkin & White, "Measurement of Joint Motion")
+FAULT_DEG = 5.0  # the agreement of goniometer measurements (Norkin & White, "Measurement of Joint Motion")
 
 
 class JointLimits:
-    """Degrees by which joints leave their range, summed over the body."""
+    """Degrees by which joints exceed their range, summed over the body."""
 
     name = "joint_limits"
     needs: frozenset[Need] = frozenset()

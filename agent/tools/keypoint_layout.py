@@ -1,14 +1,14 @@
-"""Is the body drawn as the detector saw it, wherever it stands?
+"""Distance of projected joints from keypoints, after each hypothesis is moved and scaled to fit the keypoints.
 
-The reprojection of `agent.tools.reprojection` after every hypothesis was moved and scaled in the image to lie on the
-keypoints as well as it can (weighted least squares, closed form):
+This is the error of `agent.tools.reprojection` after a translation and a scaling in the image (weighted least squares,
+closed form):
 
     x_j -> s (x_j - x) + k      x, k: the w-weighted means of joints x_j and keypoints k_j
                                 s: sum_j w_j (x_j - x)(k_j - k) / sum_j w_j |x_j - x|^2
 
-A pose is judged about its own pelvis, and what the translation costs in the image hides what the limbs do: on lab
-groups the rank correlation with MPJPE is .36 so, .26 without the move (docs/critics.md). A body off the image or of the
-wrong size is no fault here; `reprojection` sees that.
+MPJPE compares poses relative to the pelvis, and the error of the translation in the image hides the error of the limbs:
+on lab groups the rank correlation with MPJPE is .36 with the alignment and .26 without (docs/results/superseded.md). A
+body outside the image or of the wrong size is not penalised here, but by `reprojection`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["KeypointLayout"]
 
 
 class KeypointLayout:
-    """Distance of joints from keypoints after the best move and scale in the image, in percent of the box."""
+    """Distance of joints from keypoints after the best translation and scaling, in percent of the box."""
 
     name = "keypoint_layout"
     needs: frozenset[Need] = frozenset({"keypoints"})
@@ -31,19 +31,19 @@ class KeypointLayout:
     def measure(self, case: Case) -> Evidence:
         assert case.detection is not None, "the graph skips tools whose needs are not met"
         joints_px = project_joints(case)
-        moved_px = _onto(
+        aligned_px = _align(
             joints_px, case.detection.keypoints_px.to(joints_px), keypoint_weights(case).to(joints_px)
         )
-        return keypoint_evidence(case, self.name, "layout_percent_of_box", moved_px)
+        return keypoint_evidence(case, self.name, "layout_percent_of_box", aligned_px)
 
 
-def _onto(
+def _align(
     joints_px: Float[Tensor, "group 24 2"], keypoints_px: Float[Tensor, "24 2"], weights: Float[Tensor, "24"]
 ) -> Float[Tensor, "group 24 2"]:
-    """Every hypothesis moved and scaled onto the keypoints; one that is a single point stays a point."""
-    share = weights[:, None]
-    middle = (share * keypoints_px).sum(dim=0)
-    about = joints_px - (share * joints_px).sum(dim=1, keepdim=True)
-    agreement = (share * about * (keypoints_px - middle)).sum(dim=(1, 2), keepdim=True)
-    extent = (share * about.square()).sum(dim=(1, 2), keepdim=True)
-    return agreement / extent.clamp_min(1e-6) * about + middle
+    """Every hypothesis, moved and scaled to fit the keypoints; one whose joints coincide stays a point."""
+    w = weights[:, None]
+    center = (w * keypoints_px).sum(dim=0)
+    centered = joints_px - (w * joints_px).sum(dim=1, keepdim=True)
+    covariance = (w * centered * (keypoints_px - center)).sum(dim=(1, 2), keepdim=True)
+    variance = (w * centered.square()).sum(dim=(1, 2), keepdim=True)
+    return covariance / variance.clamp_min(1e-6) * centered + center

@@ -1,7 +1,7 @@
-"""Names for body parts, so that every tool blames the same limb by the same name.
+"""Names of body parts, shared by all tools.
 
-The part of joint j is the flesh that joint j moves: what hangs from the left knee is the left shin. Names
-are the words a person would use; several spine joints make one torso, a wrist and its knuckles one hand.
+The part of joint j is what joint j moves: the part of the left knee is the left shin. Names are ordinary words; several
+spine joints form the torso, a wrist and its knuckles form the hand.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ PART_NAMES = (
     "left upper arm", "right upper arm", "left forearm", "right forearm", "left hand", "right hand",
     "left hand", "right hand",
 )  # fmt: skip
-_PLAIN = {"spine1": "lower back", "spine2": "middle back", "spine3": "upper back"}
-_PLAIN |= {f"{side}_foot": f"{side} toe joint" for side in ("left", "right")}
-_PLAIN |= {f"{side}_hand": f"{side} knuckle joint" for side in ("left", "right")}
-_PLAIN |= {f"{side}_collar": f"{side} collarbone" for side in ("left", "right")}
-JOINT_WORDS = tuple(_PLAIN.get(name, name.replace("_", " ")) for name in JOINT_NAMES)
-# A misplaced joint is the fault of the limb that ends there: a wrist is off because the forearm is.
+_WORDS = {"spine1": "lower back", "spine2": "middle back", "spine3": "upper back"}
+_WORDS |= {f"{side}_foot": f"{side} toe joint" for side in ("left", "right")}
+_WORDS |= {f"{side}_hand": f"{side} knuckle joint" for side in ("left", "right")}
+_WORDS |= {f"{side}_collar": f"{side} collarbone" for side in ("left", "right")}
+JOINT_WORDS = tuple(_WORDS.get(name, name.replace("_", " ")) for name in JOINT_NAMES)
+# A misplaced joint is the fault of the limb that ends there: a wrong wrist is the fault of the forearm.
 LIMB_ENDING_AT = tuple(PART_NAMES[max(parent, 0)] for parent in PARENTS)
-MAX_PARTS = 3  # more names than this no longer point at anything
+MAX_PARTS = 3  # per hypothesis and tool
 
 
 def worst_parts(
     errors: Float[Tensor, "group parts"], threshold: float, names: Sequence[str] = PART_NAMES
 ) -> tuple[tuple[str, ...], ...]:
-    """For each hypothesis the names whose error exceeds `threshold`, worst first, at most three of them."""
+    """The names whose error exceeds `threshold`, per hypothesis: worst first, at most `MAX_PARTS`."""
     return tuple(_over(row, threshold, names) for row in errors.tolist())
 
 

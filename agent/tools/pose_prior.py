@@ -1,19 +1,17 @@
-"""Is the pose one that people take? Negative log-likelihood under a mixture of Gaussians, one for each
-activity.
+"""Pose prior: negative log-likelihood of the pose under a mixture of Gaussians, one per activity.
 
     quantity            symbol   value
     anatomical angles   a        63 numbers (21 joints, hands left out), radians (`hmr.body.joint_limits`)
     activity            k        one of `hmr.synthetic.poses.ACTIVITIES`, with its share pi_k among sampled poses
     mean, covariance    m_k S_k  of its poses; S_k = (1 - SHRINK) cov + SHRINK diag(cov) + FLOOR^2 I
-    value                        -log sum_k pi_k N(a; m_k, S_k) / 63      nats a degree of freedom
+    value                        -log sum_k pi_k N(a; m_k, S_k) / 63      nats per degree of freedom
 
-Since the sampler names the activity of each pose, the mixture needs no EM: the fit is one pass, a few
-tenths of a second, on poses of the `lab` preset from a fixed seed, and the same in every process.
-Anatomical angles and not 6D or axis-angle: within the limits they have neither wraps nor constraints, so a
-Gaussian is at home in them.
+The sampler gives the activity of each pose, so the mixture is fitted without EM, in a few tenths of a second, on poses
+of the `lab` preset from a fixed seed; it is the same in every process. Anatomical angles are used instead of 6D or
+axis-angle rotations, because within the limits they have no wraps and no constraints, which suits a Gaussian.
 
-Left out: learned priors (VPoser, Pose-NDF) and motion capture; the built-in poses are procedural and know
-less of how limbs go together. Hands: the sampler keeps them at rest, so they say nothing.
+Left out: learned priors (VPoser, Pose-NDF) and motion capture, which model correlations of limbs better than the
+procedural poses. Hands: the sampler keeps them at rest.
 """
 
 from __future__ import annotations
@@ -38,18 +36,18 @@ SEED = 0
 JOINTS = 21  # without the two hands
 DOF = 3 * JOINTS
 SHRINK = 0.2
-FLOOR_RAD = math.radians(6.0)  # no estimate of a joint is better than this; it also keeps S_k invertible
-FAULT_SD = 3.5  # passed by one pose in five of real motion (CMU), which is more varied than the sampler
+FLOOR_RAD = math.radians(6.0)  # the accuracy of an estimated joint; it also keeps S_k invertible
+FAULT_SD = 3.5  # exceeded by one pose in five of real motion (CMU), which is more varied than the sampler
 
 
 class PosePrior:
-    """How unlikely the pose is, in nats a degree of freedom; the likeliest poses are below zero."""
+    """Negative log-likelihood of the pose, in nats per degree of freedom; below zero for the most likely poses."""
 
     name = "pose_prior"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
-        nats, deviation_sd = fit_pose_mixture().judge(_angles(case.hypotheses.params.body_pose))
+        nats, deviation_sd = fit_pose_mixture().evaluate(_angles(case.hypotheses.params.body_pose))
         return Evidence(
             tool=self.name,
             metric="pose_nats_per_dof",
@@ -62,17 +60,17 @@ class PosePrior:
 
 @dataclass(frozen=True)
 class PoseMixture:
-    """Gaussians over anatomical angles, one an activity."""
+    """Gaussians over anatomical angles, one per activity."""
 
     log_share: Float[Tensor, "activities"]
     mean_rad: Float[Tensor, "activities dof"]
     whiten: Float[Tensor, "activities dof dof"]  # inverse Cholesky factors of the covariances
     sd_rad: Float[Tensor, "activities dof"]
 
-    def judge(
+    def evaluate(
         self, angles_rad: Float[Tensor, "batch dof"]
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch joints"]]:
-        """Nats a degree of freedom, and how far each joint is from the nearest activity's mean, in its
+        """Nats per degree of freedom, and the distance of each joint from the mean of the most likely activity, in
         standard deviations (root mean square over its three angles)."""
         offset = angles_rad[:, None] - self.mean_rad.to(angles_rad)
         whiten = self.whiten.to(angles_rad)
@@ -88,7 +86,7 @@ class PoseMixture:
 
 @cache
 def fit_pose_mixture() -> PoseMixture:
-    """The mixture of the sampler's activities, from a fixed seed; fitted once a process."""
+    """The mixture of the sampler's activities, from a fixed seed; fitted once per process."""
     poses = sample_poses(FITTED_POSES, torch.Generator().manual_seed(SEED), "lab")
     angles = _angles(poses.body_pose)
     groups = [angles[poses.activity == activity] for activity in poses.activity.unique()]
@@ -104,8 +102,8 @@ def _angles(body_pose: Float[Tensor, "batch 23 3"]) -> Float[Tensor, "batch dof"
 
 
 def _covariance(angles_rad: Float[Tensor, "poses dof"]) -> Float[Tensor, "dof dof"]:
-    plain = angles_rad.T.cov()
-    return (1 - SHRINK) * plain + SHRINK * plain.diagonal().diag() + FLOOR_RAD**2 * torch.eye(DOF)
+    covariance = angles_rad.T.cov()
+    return (1 - SHRINK) * covariance + SHRINK * covariance.diagonal().diag() + FLOOR_RAD**2 * torch.eye(DOF)
 
 
 def _sentence(deviation_sd: Float[Tensor, "joints"]) -> str:

@@ -1,4 +1,4 @@
-"""Do the hypothesis' joints land where the detector saw them?
+"""Reprojection error: distance of projected joints from the detector's keypoints.
 
     quantity                  symbol  value
     distance in the image     r_j     |project(joint_j) - keypoint_j|, in percent of the person box's side
@@ -6,12 +6,12 @@
     robust distance           rho     r / sqrt(1 + (r / SATURATION)^2)
     value                             sum_j w_j rho(r_j)
 
-rho is the square root of Geman and McClure's error (1987; SMPLify, arXiv 1607.08128, section 3.2): it reads
-in percent where the fit is good and cannot pass SATURATION where one wrong keypoint would own the sum. The
-box is the unit because a person twice as near is twice as large, and twice as wrong, in pixels.
+rho is the square root of Geman and McClure's error (1987; SMPLify, arXiv 1607.08128, section 3.2): it is close to r for
+small r and is bounded by SATURATION, so that one wrong keypoint does not dominate the sum. Distances are relative to
+the box, because a person at half the distance has twice the size, and twice the error, in pixels.
 
-Left out: the hand and foot tips' own anatomy; a detector's keypoints and a body's joints differ by a few
-percent of the box, alike for all hypotheses of a group, so the ranking does not see it.
+Left out: a model of hand and foot tips. Keypoints of detectors and joints of a body differ by a few percent of the box
+there, equally for all hypotheses of a group, which does not affect the ranking.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from agent.types import Case, Evidence, Need
 __all__ = ["Reprojection", "keypoint_evidence", "keypoint_weights", "project_joints"]
 
 SATURATION_PERCENT = 25.0
-SIGMA_FLOOR_PERCENT = 1.5  # no detector is better than this against a body's joints
-MIN_CONFIDENCE_SUM = 1.0  # less than one joint in all was seen: nothing to compare with
-FAULT_PERCENT = 5.0  # about a hand's width on a standing person
+SIGMA_FLOOR_PERCENT = 1.5  # no detector agrees better with a body's joints
+MIN_CONFIDENCE_SUM = 1.0  # summed over joints; below it there is no value
+FAULT_PERCENT = 5.0  # about the width of a hand on a standing person
 
 
 class Reprojection:
@@ -47,7 +47,7 @@ def project_joints(case: Case) -> Float[Tensor, "group 24 2"]:
 
 
 def keypoint_weights(case: Case) -> Float[Tensor, "24"]:
-    """How far each keypoint is to be believed: w_j of the table above, summing to 1 (to 0 where nothing was seen)."""
+    """w_j of the table above; they sum to 1, or to 0 if no joint is detected."""
     assert case.detection is not None, "the graph skips tools whose needs are not met"
     sigma_percent = case.detection.sigma_px * (100 / case.sample.box.side)
     weights = case.detection.confidence / (sigma_percent**2 + SIGMA_FLOOR_PERCENT**2)
@@ -55,7 +55,7 @@ def keypoint_weights(case: Case) -> Float[Tensor, "24"]:
 
 
 def keypoint_evidence(case: Case, tool: str, metric: str, joints_px: Float[Tensor, "group 24 2"]) -> Evidence:
-    """The table's value, with the joints of every hypothesis where `joints_px` puts them in the image."""
+    """Evidence with the value of the table above, for joints at `joints_px` in the image."""
     assert case.detection is not None, "the graph skips tools whose needs are not met"
     keypoints_px = case.detection.keypoints_px.to(joints_px)
     distance = (joints_px - keypoints_px).norm(dim=-1) * (100 / case.sample.box.side)
@@ -64,7 +64,7 @@ def keypoint_evidence(case: Case, tool: str, metric: str, joints_px: Float[Tenso
     if case.detection.confidence.sum() >= MIN_CONFIDENCE_SUM:
         robust = distance / (1 + (distance / SATURATION_PERCENT) ** 2).sqrt()
         values = tuple((robust @ weights).tolist())
-    # a joint that carries less than half an equal share of the weight does not decide who is at fault
+    # a joint with less than half of the mean weight is not used to find the part at fault
     blame = torch.where(weights > 0.5 / len(weights), distance, 0.0)
     return Evidence(
         tool=tool,

@@ -1,13 +1,13 @@
-"""Do parts of the body pass through one another? Depth of penetration between capsules, in millimetres.
+"""Self-penetration: depth to which capsules of body parts penetrate each other, in millimetres.
 
-Two parts may touch, and parts near one another on the skeleton always do, so a pair counts only when at
-least three joints apart (or a thigh against the other), and only by what exceeds a little soft tissue and the
-overlap that the two capsules have with the arms out or down, where no body penetrates itself.
+Parts may touch, and neighbouring parts always overlap. So a pair of parts counts only if they are at least three joints
+apart (or are the two thighs), and only the depth beyond a tolerance for soft tissue and beyond the overlap that the two
+capsules have in the rest pose (arms out or down), in which no body penetrates itself.
 
-Exactly, by libigl's winding numbers and distances of 691 skin points, a posed body takes 50 ms; this takes 0.2 ms. On
-400 poses of the default body, half of them disturbed by 0.15 rad a joint, the two rank alike by Spearman's rho 0.87
-[0.84, 0.91], and penetrations deeper than 20 mm are told from the rest with an AUC of 0.98:
-`python -m benchmarks.self_contact --poses 400`. It sees nothing finer than a limb.
+The exact computation, by libigl's winding numbers and distances of 691 skin points, takes 50 ms per posed body; this
+one takes 0.2 ms. On 400 poses of the default body, half of them disturbed by 0.15 rad per joint, the rank correlation
+of both is Spearman's rho 0.87 [0.84, 0.91], and penetrations deeper than 20 mm are detected with an AUC of 0.98:
+`python -m benchmarks.self_contact --poses 400`. Contacts of structures smaller than a limb are not detected.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from agent.types import Case, Evidence, Need
 from hmr.body.model import Body
 from hmr.types import NUM_JOINTS, PARENTS
 
-__all__ = ["FAULT_MM", "SelfContact", "judged_pairs", "penetration_mm"]
+__all__ = ["FAULT_MM", "SelfContact", "penetration_mm", "tested_pairs"]
 
 SOFT_TISSUE_M = 0.01
-FAULT_MM = 20.0  # hands on hips press this deep
+FAULT_MM = 20.0  # the depth of hands on hips
 MIN_JOINTS_APART = 3
 
 
 class SelfContact:
-    """Depth to which capsules of the body's parts penetrate one another, summed over the pairs."""
+    """Depth to which capsules of the body's parts penetrate each other, summed over the pairs."""
 
     name = "self_contact"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
-        pairs, depth_mm = judged_pairs(case.body)[0], penetration_mm(case.body, case.posed.vertices_cam_m)
+        pairs, depth_mm = tested_pairs(case.body)[0], penetration_mm(case.body, case.posed.vertices_cam_m)
         between_mm = depth_mm.new_zeros(len(case), NUM_JOINTS, NUM_JOINTS)
         between_mm[:, pairs[:, 0], pairs[:, 1]] = depth_mm
         blame_mm = between_mm.amax(dim=1).maximum(between_mm.amax(dim=2))
@@ -53,8 +53,8 @@ class SelfContact:
 
 
 def penetration_mm(body: Body, vertices_m: Float[Tensor, "batch vertices 3"]) -> Float[Tensor, "batch pairs"]:
-    """How deep the capsules of each of `judged_pairs` go into one another beyond what is allowed."""
-    pairs, allowed = judged_pairs(body)
+    """Penetration of the capsules of each of `tested_pairs` beyond the allowed overlap."""
+    pairs, allowed = tested_pairs(body)
     overlap_m, reach_m = _overlap(fit_capsules(body).pose(vertices_m), pairs)
     return 1000 * (overlap_m - allowed * reach_m - SOFT_TISSUE_M).clamp_min(0)
 
@@ -62,7 +62,7 @@ def penetration_mm(body: Body, vertices_m: Float[Tensor, "batch vertices 3"]) ->
 def _overlap(
     capsules: Capsules, pairs: Int[Tensor, "pairs 2"]
 ) -> tuple[Float[Tensor, "batch pairs"], Float[Tensor, "batch pairs"]]:
-    """How far each pair of capsules overlaps (negative: the gap between them), and the sum of their radii."""
+    """The overlap of each pair of capsules (negative: the gap between them), and the sum of their radii."""
     segments_m = capsules.ends_m.transpose(1, 2)
     distance_m = segment_distance(segments_m[:, pairs[:, 0]], segments_m[:, pairs[:, 1]])
     reach_m = capsules.radius_m[:, pairs].sum(dim=-1)
@@ -70,8 +70,8 @@ def _overlap(
 
 
 @lru_cache(maxsize=4)
-def judged_pairs(body: Body) -> tuple[Int[Tensor, "pairs 2"], Float[Tensor, "pairs"]]:
-    """The pairs that must not meet, and the share of their summed radii by which they may overlap."""
+def tested_pairs(body: Body) -> tuple[Int[Tensor, "pairs 2"], Float[Tensor, "pairs"]]:
+    """The pairs of parts that must not meet, and the overlap that is allowed, relative to their summed radii."""
     thighs = (1, 2)
     pairs = [
         (a, b)
@@ -85,7 +85,7 @@ def judged_pairs(body: Body) -> tuple[Int[Tensor, "pairs 2"], Float[Tensor, "pai
 
 
 def _joints_apart(a: int, b: int) -> int:
-    """The number of bones on the way from joint a to joint b."""
+    """The number of bones between joint a and joint b."""
     up_a, up_b = _ancestors(a), _ancestors(b)
     return next(up_a.index(joint) + up_b.index(joint) for joint in up_a if joint in up_b)
 

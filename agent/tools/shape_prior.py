@@ -1,9 +1,9 @@
-"""Is the body's build likely? Mahalanobis distance of the betas.
+"""Shape prior: Mahalanobis distance of the betas.
 
-Betas are the coordinates of a PCA scaled to unit variance (SMPL, Loper et al. 2015, section 3), so their
-Gaussian is the unit one and the distance is their plain length; the root mean square reads as standard
-deviations whatever the number of betas. The average body is preferred to a typical one: asking for the
-typical length sqrt(10) would punish a careful estimate of an average person.
+Betas are the coordinates of a PCA scaled to unit variance (SMPL, Loper et al. 2015, section 3), so their Gaussian is
+the standard one and the distance is their norm. The root mean square is in standard deviations for any number of betas.
+The average body has the best value, not one at the expected norm sqrt(10), which would penalise a conservative estimate
+of an average person.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does the hypothesis cover the pixels where the detector sees the person, and no others?
+"""Overlap of the rendered body with the detector's person mask.
 
 With p the detector's probability of the person in a pixel and b the render (0 or 1), over the view's pixels
 inside the image:
@@ -6,13 +6,13 @@ inside the image:
     covered = sum p b        missed = sum p (1 - b)        excess = sum w (1 - p) b
     value = 1 - covered / (covered + missed + excess)
 
-Without w this is 1 - soft IoU. The two mistakes are not alike, hence Tversky's asymmetric index (1977):
-what is seen of a person is surely person, so a missed pixel counts in full; but a mask ends at the chair in
-front of the person while the body does not, so a body pixel outside the mask counts by w, the detector's
-confidence that the part drawn there is seen at all. w keeps a floor, or a body spread over the whole image
-would cost nothing where every joint is hidden. Pixels outside the image are no evidence and count nowhere.
+Without w this is 1 - soft IoU. The two errors differ, hence Tversky's asymmetric index (1977): a visible pixel of the
+person is part of the body, so a missed pixel counts fully; but an occluder such as a chair cuts the mask and not the
+body, so a body pixel outside the mask is weighted by w, the detector's confidence that the part drawn there is visible.
+w has a lower bound, because otherwise a body that covers the whole image would have no excess if all joints are hidden.
+Pixels outside the image are ignored.
 
-Left out: the order of people in front of one another; skirts and hair, which a bare body cannot cover.
+Left out: the depth order of several people; skirts and hair, which a body model without clothes cannot cover.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Silhouette", "person_probability"]
 
 METRIC = "silhouette_mismatch"
 EXCESS_FLOOR = 0.2
-MIN_PERSON_SHARE = 0.002  # of the view: below this the detector found nobody
+MIN_PERSON_SHARE = 0.002  # of the view; below this the detector has found no person
 FAULT_SHARE = 0.02  # of the person's pixels
 
 
@@ -48,7 +48,9 @@ class Silhouette:
         probability, inside = person_probability(case, case.detection)
         person = float(probability.sum())
         if person < MIN_PERSON_SHARE * probability.size:
-            return Evidence.silent(self.name, METRIC, "1", len(case), "The detector saw no person to cover.")
+            return Evidence.unmeasured(
+                self.name, METRIC, "1", len(case), "The detector saw no person to cover."
+            )
         covered, excess = _overlap(case, probability, inside, _part_confidence(case.detection))
         values = 1 - covered / (person + excess.sum(axis=1))
         shares = torch.from_numpy(excess / person)
@@ -92,11 +94,11 @@ def _part_of_face(body: Body) -> Int[Tensor, "faces"]:
 
 
 def _part_confidence(detection: Detection) -> Float[np.ndarray, "24"]:
-    """How surely each part is seen: the mean over the joints at its ends, never under the floor."""
+    """Confidence that each part is visible: the mean over the joints at its ends, at least `EXCESS_FLOOR`."""
     ends = torch.eye(NUM_JOINTS)
     ends[PARENTS[1:], torch.arange(1, NUM_JOINTS)] = 1.0
-    seen = ends @ detection.confidence.float().cpu() / ends.sum(dim=1)
-    return seen.clamp_min(EXCESS_FLOOR).numpy()
+    confidence = ends @ detection.confidence.float().cpu() / ends.sum(dim=1)
+    return confidence.clamp_min(EXCESS_FLOOR).numpy()
 
 
 def _sentence(missed: float, excess_shares: Float[Tensor, "24"]) -> str:

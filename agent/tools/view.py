@@ -1,4 +1,4 @@
-"""Where the pixels of a case's view lie in the photograph."""
+"""Positions of a view's pixels in the photograph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pixel_centers_px(case: Case) -> tuple[Float[Tensor, "size"], Float[Tensor, "
 
 
 def inside_photo(case: Case) -> Bool[Tensor, "size size"]:
-    """Which of the view's pixels the photograph reaches."""
+    """The view's pixels that are inside the photograph."""
     x_px, y_px = pixel_centers_px(case)
     height, width = case.sample.image.shape[:2]
     return ((y_px > 0) & (y_px < height))[:, None] & ((x_px > 0) & (x_px < width))

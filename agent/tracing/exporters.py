@@ -1,12 +1,12 @@
-"""Where a trace is also shown, each by a switch of ours and by nothing else.
+"""Exporters of traces to other services; each is enabled by an environment variable of this project only.
 
 | environment variable | value                                 | a case appears as                               |
 |----------------------|---------------------------------------|-------------------------------------------------|
 | MESHCRITIC_MLFLOW    | a tracking URI: http://127.0.0.1:5000 | a trace of the experiment `meshcritic`          |
 | MESHCRITIC_LANGSMITH | a project's name                      | a trace of that project; key: LANGSMITH_API_KEY |
 
-LangChain traces on its own, whatever goes through it, as soon as LANGSMITH_TRACING or LANGCHAIN_TRACING_V2 says so, and
-a message to a chat model holds photographs. `unwatched` keeps it from that: what is sent is what the records hold.
+If LANGSMITH_TRACING or LANGCHAIN_TRACING_V2 is set, LangChain traces everything on its own, including messages to chat
+models, which contain photographs. `langchain_tracing_disabled` prevents that, so that only the records are sent.
 """
 
 from __future__ import annotations
@@ -17,15 +17,21 @@ from typing import Any, Protocol, runtime_checkable
 
 from agent.tracing.span_tree import Span
 
-__all__ = ["LANGSMITH_SWITCH", "MLFLOW_SWITCH", "Exporter", "switched_on", "unwatched"]
+__all__ = [
+    "LANGSMITH_VARIABLE",
+    "MLFLOW_VARIABLE",
+    "Exporter",
+    "enabled_exporters",
+    "langchain_tracing_disabled",
+]
 
-MLFLOW_SWITCH = "MESHCRITIC_MLFLOW"
-LANGSMITH_SWITCH = "MESHCRITIC_LANGSMITH"
+MLFLOW_VARIABLE = "MESHCRITIC_MLFLOW"
+LANGSMITH_VARIABLE = "MESHCRITIC_LANGSMITH"
 
 
 @runtime_checkable
 class Exporter(Protocol):
-    """Takes a case's tree once the case is over; called from one thread at a time, and may raise anything."""
+    """Receives the span tree of each finished case. It is called from one thread at a time and may raise anything."""
 
     name: str
 
@@ -34,25 +40,25 @@ class Exporter(Protocol):
     def close(self) -> None: ...
 
 
-def switched_on(environ: Mapping[str, str]) -> list[Exporter]:
-    """The exporters that the switches name.
+def enabled_exporters(environ: Mapping[str, str]) -> list[Exporter]:
+    """The exporters whose environment variable is set.
 
-    Raises ValueError for one that is not installed, has no key, or does not answer.
+    Raises ValueError for one that is not installed, has no key, or does not respond.
     """
-    found: list[Exporter] = []
-    if uri := environ.get(MLFLOW_SWITCH, "").strip():
+    exporters: list[Exporter] = []
+    if uri := environ.get(MLFLOW_VARIABLE, "").strip():
         from agent.tracing.mlflow import MLflowExporter
 
-        found.append(MLflowExporter(uri))
-    if project := environ.get(LANGSMITH_SWITCH, "").strip():
+        exporters.append(MLflowExporter(uri))
+    if project := environ.get(LANGSMITH_VARIABLE, "").strip():
         from agent.tracing.langsmith import LangSmithExporter
 
-        found.append(LangSmithExporter(project))
-    return found
+        exporters.append(LangSmithExporter(project))
+    return exporters
 
 
-def unwatched() -> AbstractContextManager[Any]:
-    """Within it, in this thread, LangChain and LangGraph trace nothing of their own accord."""
+def langchain_tracing_disabled() -> AbstractContextManager[Any]:
+    """A context in which LangChain and LangGraph do not trace on their own, for the current thread."""
     from langsmith import tracing_context
 
     return tracing_context(enabled=False)

@@ -1,7 +1,8 @@
-"""Cases as traces of LangSmith: one request a case, of runs in the form that its batch endpoint takes.
+"""Exports cases as LangSmith traces, with one request per case to LangSmith's batch endpoint.
 
-Address and key are LangSmith's own: LANGSMITH_ENDPOINT, LANGSMITH_API_KEY. Sent is what the records hold and nothing
-about this machine. A run names its ancestors in `dotted_order`, start time and id of each: so LangSmith nests them.
+Address and key come from LangSmith's own variables, LANGSMITH_ENDPOINT and LANGSMITH_API_KEY. Only the content of the
+records is sent, nothing about this machine. `dotted_order` holds start time and id of a run and its ancestors, from
+which LangSmith builds the tree.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ TIMEOUT_MS = (5_000, 20_000)  # to connect, to read
 
 
 class LangSmithExporter:
-    """Sends to one project. Raises ValueError without a key, which only a server of one's own can do without."""
+    """Exports to one project. Raises ValueError without a key, unless the endpoint is set (a self-hosted server)."""
 
     name = "LangSmith"
 
     def __init__(self, project: str) -> None:
         if not get_env_var("API_KEY") and not get_env_var("ENDPOINT"):
             raise ValueError("MESHCRITIC_LANGSMITH is set, and LANGSMITH_API_KEY is not")
-        logging.getLogger("langsmith").setLevel(logging.ERROR)  # what it warns of is raised by `export`
+        logging.getLogger("langsmith").setLevel(logging.ERROR)  # `export` raises these errors
         self._project = project
         self._failures: list[Exception] = []
         self._client = Client(
@@ -43,7 +44,7 @@ class LangSmithExporter:
         )
 
     def export(self, case: Span) -> None:
-        """Raises what sending it raised."""
+        """Raises the error of the request."""
         self._client.batch_ingest_runs(create=list(self._runs(case, uuid.uuid4(), None)))
         if self._failures:
             raise self._failures.pop()
@@ -52,7 +53,7 @@ class LangSmithExporter:
         self._client.close(timeout=0)
 
     def _runs(self, span: Span, trace: uuid.UUID, parent: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-        """The span and all below it; a root's id is the trace's."""
+        """The span and its descendants; the root's id is the trace's."""
         run_id = trace if parent is None else uuid.uuid4()
         started, ended = _utc(span.started_s), _utc(span.ended_s)
         order = f"{started:%Y%m%dT%H%M%S%f}Z{run_id}"
@@ -76,7 +77,7 @@ class LangSmithExporter:
 
 
 def _usage(span: Span) -> dict[str, Any]:
-    """A call's tokens where LangSmith looks for them."""
+    """A call's tokens in LangSmith's format."""
     if "tokens" not in span.outputs:
         return {}
     read, written = span.outputs["tokens"]

@@ -1,12 +1,12 @@
-"""Cases as traces of MLflow's experiment `meshcritic`, on a server of one's own (`mlflow server`).
+"""Exports cases as traces of MLflow's experiment `meshcritic`, to a tracking server (`mlflow server`).
 
-`mlflow-tracing` (extra `mlflow`) is MLflow's client without the rest, and speaks to servers; where all of `mlflow` is
-installed, any of its tracking URIs will do. Credentials are MLflow's own: MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN.
+`mlflow-tracing` (extra `mlflow`) is MLflow's tracing client, which needs a server; with the full `mlflow` package any
+tracking URI works. Credentials come from MLflow's own variables: MLFLOW_TRACKING_USERNAME, _PASSWORD, _TOKEN.
 
-Left out: its folder of files (`mlruns`), which MLflow has put out of use, and its own telemetry, which is switched off.
+Left out: the file store (`mlruns`), which MLflow has deprecated. MLflow's telemetry is switched off.
 """
 
-# `mlflow-tracing` is an extra, and its namespace is filled at import.
+# `mlflow-tracing` is an extra whose namespace is filled at import
 # pyright: reportMissingImports=false
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["MLflowExporter"]
 
 EXPERIMENT = "meshcritic"
 SPAN_TYPES: dict[SpanKind, str] = {"case": "AGENT", "node": "CHAIN", "call": "LLM"}
-# MLflow reads these when it is imported or asked. A server that is not there is given up on in seconds, not minutes.
+# MLflow reads these at import or later. The short timeout avoids minutes of retries if there is no server.
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",  # `agent.tracing.records` has a thread for it
+    "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",  # `agent.tracing.records` exports in its own thread
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
 
 class MLflowExporter:
-    """Sends to one tracking server. Raises ValueError where MLflow is not installed or the server does not answer."""
+    """Exports to one tracking server. Raises ValueError if MLflow is not installed or the server does not respond."""
 
     name = "MLflow"
 
@@ -43,7 +43,7 @@ class MLflowExporter:
         except ImportError as error:
             raise ValueError("MESHCRITIC_MLFLOW needs MLflow: pip install 'meshcritic[mlflow]'") from error
         mlflow.set_tracking_uri(uri)
-        # A server, a database or a plug-in's store: each has errors of its own for not being there.
+        # A server, a database or a plug-in's store: each raises its own error if it is not available.
         try:
             self._experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
         except Exception as error:
@@ -52,14 +52,14 @@ class MLflowExporter:
         self._mlflow = mlflow
 
     def export(self, case: Span) -> None:
-        self._start(case, None)
+        self._export(case, None)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Nothing is open between exports."""
 
-    def _start(self, span: Span, parent: Any) -> None:
-        """The span with all below it, ended; a root's end sends the trace."""
-        begun = self._mlflow.start_span_no_context(
+    def _export(self, span: Span, parent: Any) -> None:
+        """Start and end the span and its descendants; the end of the root sends the trace."""
+        started = self._mlflow.start_span_no_context(
             span.name,
             span_type=SPAN_TYPES[span.kind],
             parent_span=parent,
@@ -68,8 +68,8 @@ class MLflowExporter:
             start_time_ns=round(span.started_s * 1e9),
         )
         for child in span.children:
-            self._start(child, begun)
-        begun.end(
+            self._export(child, started)
+        started.end(
             outputs=span.outputs,
             attributes=_attributes(span),
             status="ERROR" if span.error else "OK",
@@ -78,7 +78,7 @@ class MLflowExporter:
 
 
 def _attributes(span: Span) -> dict[str, Any]:
-    """The error, and a call's tokens where MLflow looks for them."""
+    """The error, and a call's tokens in MLflow's format."""
     attributes: dict[str, Any] = {"error": span.error} if span.error else {}
     if "tokens" in span.outputs:
         read, written = span.outputs["tokens"]

@@ -1,16 +1,15 @@
-"""One JSONL record a node: which case, what went in (by hash), what came out, how long it took.
+"""Writes a trace: one JSONL record per node, with the case, hashes of the inputs, the outputs, and the duration.
 
-The state holds JSON and hashes only, so a record of a node's update is complete and still small: rules with
-their UCB terms, prototypes with similarities, raw replies, verdicts, revisions. No image, no key and no
-request header passes through the state; a server's words do, and so every line is redacted before it is written.
+The state holds JSON and hashes only, so the record of a node's update is complete but small: rules with their UCB
+terms, prototypes with similarities, raw replies, verdicts, revisions. It holds no images, keys or request headers, but
+it may hold a server's messages; so every line is redacted before it is written.
 
-Once a case is over its records also go to the exporters that the environment switches on (`agent/tracing/exporters.py`), from a
-thread of their own. The file is the record: an exporter that fails is said once and left out from then on.
+After each case its records are sent, in a separate thread, to the exporters enabled by the environment
+(`agent/tracing/exporters.py`). An exporter that fails is logged once and not used again; the file is not affected.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -21,48 +20,55 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from pathlib import Path
 from typing import Any, TextIO
 
-from agent.tracing.exporters import Exporter, switched_on, unwatched
+from agent.tracing.exporters import Exporter, enabled_exporters, langchain_tracing_disabled
 from agent.tracing.redaction import reason_of, redactor, writable
 from agent.tracing.span_tree import Span, case_span
+from common.files import PathLike
+from common.fingerprint import json_digest
 from common.jsonl import open_for_append
 
 __all__ = ["Trace", "traced"]
 
-# The records of the innermost case that is open here; nodes run in a copy of the context they were invoked from.
+# The records of the innermost open case. Nodes run in a copy of the context in which the graph was invoked.
 _open_case: ContextVar[list[dict[str, Any]] | None] = ContextVar("open_case", default=None)
 
 
 class Trace:
-    """Appends records to a file, one flushed line each; without a path it keeps nothing.
+    """Appends records to a file, one flushed line each; without a path nothing is written.
 
-    Lines of one process never interleave (a lock), and a line is written with one call, so that a killed run
-    leaves at most its last line cut short; whoever goes on with the file cuts that one off. `exporters` default to
-    those switched on, for a trace that is kept; raises ValueError where one of them cannot be had.
+    A lock keeps lines of one process apart, and each line is written in one call: a killed run leaves at most its last
+    line incomplete, which the next one removes.
+
+    exporters: None for those enabled by the environment; they are used only with a path.
+
+    Raises ValueError for an exporter that is not available.
     """
 
     def __init__(
-        self, path: Path | None = None, run_id: str = "", exporters: Sequence[Exporter] | None = None
+        self,
+        path: PathLike | None = None,
+        run_id: str = "",
+        exporters: Sequence[Exporter] | None = None,
     ) -> None:
         self.run_id = run_id
         self._lock = threading.Lock()
-        self._redacted = redactor(os.environ)
+        self._redact = redactor(os.environ)
         if exporters is None:
-            exporters = switched_on(os.environ) if path is not None else ()
-        self._outbox = _Outbox(exporters) if exporters else None
+            exporters = enabled_exporters(os.environ) if path is not None else ()
+        self._exports = _ExportQueue(exporters) if exporters else None
         self._file: TextIO | None = None
         if path is not None:
             self._file = open_for_append(path)
 
     @property
-    def kept(self) -> bool:
-        """Whether a record would go anywhere."""
-        return self._file is not None or self._outbox is not None
+    def enabled(self) -> bool:
+        """Whether records are written or exported."""
+        return self._file is not None or self._exports is not None
 
     def write(self, record: Mapping[str, Any]) -> None:
-        line = writable(self._redacted(json.dumps({"run": self.run_id, **record}, ensure_ascii=False)))
+        line = writable(self._redact(json.dumps({"run": self.run_id, **record}, ensure_ascii=False)))
         if (records := _open_case.get()) is not None:
             records.append(json.loads(line))
         if self._file is not None:
@@ -72,26 +78,26 @@ class Trace:
 
     @contextmanager
     def case(self) -> Iterator[None]:
-        """One graph's run: what is written meanwhile is one tree for the exporters. LangChain's own tracing is off."""
+        """One run of a graph: the records written in it are exported as one tree. LangChain's own tracing is off."""
         records: list[dict[str, Any]] = []
-        token = _open_case.set(records if self._outbox else None)
+        token = _open_case.set(records if self._exports else None)
         error = ""
         try:
-            with unwatched():
+            with langchain_tracing_disabled():
                 yield
         except Exception as raised:
             error = reason_of(raised)
             raise
         finally:
             _open_case.reset(token)
-            if self._outbox and records:
-                self._outbox.send(case_span(records, error))
+            if self._exports and records:
+                self._exports.send(case_span(records, error))
 
     def close(self) -> None:
-        """Writes and sends what is under way."""
-        if self._outbox is not None:
-            self._outbox.close()
-            self._outbox = None
+        """Waits for pending exports, and closes the file."""
+        if self._exports is not None:
+            self._exports.close()
+            self._exports = None
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -103,11 +109,11 @@ class Trace:
         self.close()
 
 
-class _Outbox:
-    """Sends cases in order, one at a time, while the critique goes on."""
+class _ExportQueue:
+    """Exports cases in order, one at a time, in a separate thread."""
 
     def __init__(self, exporters: Sequence[Exporter]) -> None:
-        self._working = list(exporters)
+        self._active = list(exporters)
         self._all = tuple(exporters)
         self._thread = ThreadPoolExecutor(1, "trace")
 
@@ -120,24 +126,19 @@ class _Outbox:
             exporter.close()
 
     def _export(self, case: Span) -> None:
-        for exporter in tuple(self._working):
-            # Somebody else's service: whatever it raises costs its view of the run, never the run.
+        for exporter in tuple(self._active):
+            # An external service: any exception ends the export to it, not the run.
             try:
                 exporter.export(case)
             except Exception as error:  # noqa: BLE001
-                self._working.remove(exporter)
+                self._active.remove(exporter)
                 logging.getLogger(__name__).warning(
-                    "%s gets no more of this trace: %s", exporter.name, reason_of(error)
+                    "the export to %s stopped: %s", exporter.name, reason_of(error)
                 )
 
 
-def content_hash(value: Any) -> str:
-    """The first 12 hex digits of the sha256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
 def traced(node: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """The same node, leaving one record behind each time it runs."""
+    """The same node, which writes one record per run."""
 
     @wraps(node)
     def run(state: Mapping[str, Any], runtime: Any) -> dict[str, Any]:
@@ -145,14 +146,14 @@ def traced(node: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]
         update = node(state, runtime)
         ms = (time.perf_counter() - start) * 1e3
         trace: Trace = runtime.context.resources.trace
-        if trace.kept:  # hashing a state takes longer than some nodes
+        if trace.enabled:  # hashing a state takes longer than some nodes
             trace.write(
                 {
                     "trace": state["trace_id"],
                     "case": state["case_id"],
                     "node": node.__name__,
                     "started": round(started, 3),
-                    "inputs": {key: content_hash(value) for key, value in state.items()},
+                    "inputs": {key: json_digest(value, length=12) for key, value in state.items()},
                     "outputs": update,
                     "ms": round(ms, 3),
                 }

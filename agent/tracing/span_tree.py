@@ -1,7 +1,7 @@
-"""A trace as a tree of spans, case > node > call, which is how MLflow and LangSmith show one.
+"""A trace as a tree of spans, case > node > call, as MLflow and LangSmith show it.
 
-Made from the same redacted records that the JSONL file holds: node records of `agent.tracing.records.traced`, each with the
-calls (`replies`, from `agent.scoring.ask`) it made. What is in no record cannot be sent by accident.
+The tree is built from the redacted records that the JSONL file also holds (`agent.tracing.records.traced`), each with
+the calls of its node (`replies`, from `agent.scoring.ask`). Nothing else can be exported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SpanKind = Literal["case", "node", "call"]
 
 @dataclass(frozen=True)
 class Span:
-    """One step and what it was made of; times in seconds since the epoch, inputs and outputs as JSON."""
+    """One step and its substeps; times in seconds since the epoch, inputs and outputs as JSON."""
 
     kind: SpanKind
     name: str
@@ -31,7 +31,7 @@ class Span:
 
 
 def case_span(records: Sequence[Mapping[str, Any]], error: str = "") -> Span:
-    """The tree of at least one record; its outputs are the last node's that says anything of scores."""
+    """The tree of at least one record. Its outputs are the final scores."""
     nodes = [_node_span(record) for record in records]
     first = records[0]
     return Span(
@@ -47,7 +47,7 @@ def case_span(records: Sequence[Mapping[str, Any]], error: str = "") -> Span:
 
 
 def _last_scores(records: Sequence[Mapping[str, Any]]) -> Json:
-    """As the state's reducer puts them together: a revision replaces what it is about."""
+    """Merged as by the state's reducer: a revision replaces its scores."""
     scores: Json = {}
     for record in records:
         scores |= record["outputs"].get("scores", {})
@@ -69,14 +69,14 @@ def _node_span(record: Mapping[str, Any]) -> Span:
 
 
 def _call_span(call: Mapping[str, Any]) -> Span:
-    asked = ("backend", "prompt", "seed", "parts")
-    said = ("text", "tokens", "retries", "cached")
+    inputs = ("backend", "prompt", "seed", "parts")
+    outputs = ("text", "tokens", "retries", "cached")
     return Span(
         kind="call",
         name=call["task"],
         started_s=call["started"],
         ended_s=call["started"] + call.get("ms", 0.0) / 1e3,
-        inputs={key: call[key] for key in asked},
-        outputs={key: call[key] for key in said if key in call},
+        inputs={key: call[key] for key in inputs},
+        outputs={key: call[key] for key in outputs if key in call},
         error=call.get("error", ""),
     )

@@ -29,7 +29,7 @@ TOOLS = ("reprojection", "silhouette", "joint_limits", "group_consensus")
 
 
 class HashEmbedder:
-    """Equal sentences get equal vectors, and that is all."""
+    """Gives equal sentences equal vectors, otherwise random ones."""
 
     name, revision, dim = "hash", "1", 16
 
@@ -40,7 +40,7 @@ class HashEmbedder:
 
 
 class MeanColor:
-    """A photograph lies where its mean colour does."""
+    """Embeds a photograph as its mean colour."""
 
     name, dim = "mean_color", 3
 
@@ -49,7 +49,7 @@ class MeanColor:
 
 
 class PerfectDetector:
-    """Sees hypothesis 0 of the standing group wherever it looks."""
+    """Detects hypothesis 0 of the standing group in every image."""
 
     name = "perfect"
 
@@ -69,7 +69,7 @@ def sample(name: str = "case") -> Sample:
 
 
 def spoiled_group(seed: int = 0, group: int = GROUP, worst_rad: float = 0.5) -> BodyParams:
-    """The standing body, spoiled more and more from hypothesis 0 (hardly) to the last (badly)."""
+    """The standing body with noise that increases from hypothesis 0 to the last."""
     generator = torch.Generator().manual_seed(seed)
     members = []
     for amount in torch.linspace(0.02, worst_rad, group):
@@ -106,7 +106,7 @@ def labelled(name: str) -> Labelled:
 def make_agent(
     backend: object | None = None, tools: Sequence[CritiqueTool] | None = None, **overrides: object
 ) -> CritiqueAgent:
-    """An agent on a memory in RAM that holds the seed rules."""
+    """An agent with a memory in RAM that holds the seed rules."""
     store = MemoryStore(":memory:")
     rules = RuleMemory(store, HashEmbedder())
     rules.add(load_seed_rules())

@@ -31,7 +31,7 @@ def test_a_missing_score_is_left_out_of_the_ranking_and_counted():
 
 
 @pytest.mark.parametrize("scores", [[None, None, None], [50.0, 50.0, 50.0], [1.0, 2.0, None]])
-def test_a_group_that_says_nothing_gives_none(scores):
+def test_an_undefined_agreement_is_none(scores):
     errors = [1.0, 2.0, 3.0]
     assert group_spearman(scores, errors) is None
     assert mean_agreement([(scores, errors)]).srcc is None

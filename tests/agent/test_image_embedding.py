@@ -1,4 +1,4 @@
-"""Where a photograph lies among the prototypes."""
+"""Image embeddings for prototype retrieval."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.agent.critique_case import sample
 from tests.memory.clip_model import tiny_clip
 
 
-def test_the_policys_name_is_of_its_encoder_and_nothing_else(tiny_policy: DiffusionPolicy):
+def test_the_name_depends_only_on_the_encoder(tiny_policy: DiffusionPolicy):
     name = PolicyEmbedder(tiny_policy).name
     with torch.no_grad():
         next(tiny_policy.denoiser.parameters()).add_(1.0)  # as alignment does
@@ -41,7 +41,7 @@ def test_an_unknown_embedder_is_refused_with_the_known_ones(spec, tiny_policy):
 
 
 @pytest.mark.slow
-def test_clip_sees_the_persons_crop_and_nothing_around_it(tiny_policy, tmp_path):
+def test_clip_embeds_only_the_persons_crop(tiny_policy, tmp_path):
     embedder = load_image_embedder(f"clip:{tiny_clip(tmp_path / 'clip')}", tiny_policy)
     assert isinstance(embedder, ClipSampleEmbedder)
     assert isinstance(embedder, SampleEmbedder)

@@ -1,4 +1,4 @@
-"""The contract of every critique tool. A new built-in tool adds one line: the fault that it must see."""
+"""The contract of every critique tool. A new built-in tool adds one line: the fault that it must detect."""
 
 import copy
 import dataclasses
@@ -40,7 +40,7 @@ def built(sd: float) -> BodyParams:
     return dataclasses.replace(standing(), betas=torch.full((10,), sd))
 
 
-# tool -> a body with the fault it must see, and a part it must blame (None: the fault has no place)
+# tool -> a body with the fault that it must detect, and the part at fault (None: no specific part)
 FAULTS: dict[str, tuple[Callable[[], BodyParams], str | None]] = {
     "reprojection": (lambda: bent("left_elbow", (0.0, -2.0, 0.0)), "left forearm"),
     "keypoint_layout": (lambda: bent("left_elbow", (0.0, -2.0, 0.0)), "left forearm"),
@@ -80,14 +80,14 @@ def test_gives_one_finite_value_or_none_for_each_hypothesis(tool, case):
     assert all(isinstance(value, float | None) for value in evidence.values)
 
 
-def test_says_one_short_sentence_about_each_hypothesis(tool, case):
+def test_gives_one_short_sentence_for_each_hypothesis(tool, case):
     for sentence in tool.measure(case).sentences:
         assert sentence[0].isupper()
         assert sentence.endswith(".")
         assert len(sentence) <= 120
 
 
-def test_sees_the_planted_fault_and_where_it_lies(tool, case):
+def test_detects_the_planted_fault_and_its_body_part(tool, case):
     evidence = tool.measure(case)
     *good, faulty = evidence.values
     assert faulty > max(good)
@@ -95,11 +95,11 @@ def test_sees_the_planted_fault_and_where_it_lies(tool, case):
     assert part is None or part in evidence.parts[-1]
 
 
-def test_the_good_hypothesis_is_blamed_for_nothing(tool, case):
+def test_the_good_hypothesis_has_no_parts_at_fault(tool, case):
     assert tool.measure(case).parts[0] == ()
 
 
-def test_evidence_follows_the_hypotheses_when_they_change_places(tool, case):
+def test_evidence_is_permuted_with_the_hypotheses(tool, case):
     order = [3, 1, 0, 2]
     before, after = tool.measure(case), tool.measure(permuted(case, order))
     assert after.values == pytest.approx([before.values[index] for index in order], abs=1e-3)
@@ -107,14 +107,14 @@ def test_evidence_follows_the_hypotheses_when_they_change_places(tool, case):
     assert after.sentences == tuple(before.sentences[index] for index in order)
 
 
-def test_measuring_changes_nothing_in_the_case(tool, case):
+def test_measuring_does_not_change_the_case(tool, case):
     arrays = [array.copy() for array in arrays_of(case)]
     tool.measure(case)
     for before, after in zip(arrays, arrays_of(case), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
-def test_two_tools_of_one_kind_measure_alike(tool, case):
+def test_two_instances_give_equal_evidence(tool, case):
     assert tool.measure(case) == copy.deepcopy(tool).measure(case) == load_tools([tool.name])[0].measure(case)
 
 

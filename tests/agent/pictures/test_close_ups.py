@@ -1,4 +1,4 @@
-"""What a doubt buys a judge with eyes: which part, where, of whom, and how many of them a question has room for."""
+"""Close-ups of uncertain hypotheses: the disputed part, its crop, and their number."""
 
 import io
 import json
@@ -28,7 +28,7 @@ BLAMES = [
 
 
 class Doubting(EmbeddedCritic):
-    """Has eyes, doubts some labels, and notes the pictures that a revision came with."""
+    """Takes images, finds some labels uncertain, and records the captions of a revision."""
 
     def __init__(self, doubts: str, max_images: int | None = None) -> None:
         self.capabilities = Capabilities(images=True, max_images=max_images)
@@ -70,7 +70,7 @@ def test_the_part_in_dispute_is_named_or_blamed_most(doubt, comment, part):
     assert disputed_part(BLAMES, 0, doubt, comment) == part
 
 
-def test_nothing_known_is_no_part_and_one_tile():
+def test_without_evidence_there_is_no_part_and_one_tile():
     case, renderer = case_of(BodyParams.stack([standing()])), RasterRenderer()
     assert disputed_part(BLAMES, 1, "its rank moves", "") is None
     plain = close_up_part(draw_close_ups(case, {0: None}, renderer)[0], "B")
@@ -81,7 +81,7 @@ def test_nothing_known_is_no_part_and_one_tile():
     assert "the left shin close up (photograph, overlay)" in shin.caption
 
 
-def test_the_crop_holds_the_limb_as_posed_and_as_seen():
+def test_the_crop_contains_the_limb_as_posed_and_as_detected():
     case = case_of(BodyParams.stack([standing(), planted_fault()]))
     box = part_box(case, 1, "left shin")
     posed = case.hypotheses.camera.project(case.posed.joints_cam_m[1])
@@ -94,7 +94,7 @@ def test_the_crop_holds_the_limb_as_posed_and_as_seen():
     assert part_box(case, 0, "left hand").side == pytest.approx(0.3 * case.sample.box.side)
 
 
-def test_a_body_far_off_is_looked_for_about_the_person():
+def test_joints_far_outside_are_clipped_to_the_person():
     far = replace(standing(), transl=torch.tensor([1e6, -0.1, 4.0]))
     case = case_of(BodyParams.stack([standing(), far]))
     limit = 1.5 * 2 * case.sample.box.side  # the margin about twice the person's box
@@ -102,7 +102,7 @@ def test_a_body_far_off_is_looked_for_about_the_person():
     assert draw_close_ups(case, {1: "left shin"}, RasterRenderer())[0].tiles.any()
 
 
-def test_several_are_drawn_as_each_alone():
+def test_several_close_ups_equal_single_ones():
     case, renderer = case_of(BodyParams.stack([standing(), planted_fault()])), RasterRenderer(threads=2)
     together = draw_close_ups(case, {1: "left shin", 0: None}, renderer)
     assert [(item.hypothesis, item.part) for item in together] == [(1, "left shin"), (0, None)]
@@ -140,7 +140,7 @@ def test_as_many_as_settings_and_limit_allow(max_images, pictures, close_ups, sh
     assert set(backend.again) <= set("ABC")
 
 
-def test_the_trace_tells_what_was_looked_at_and_holds_no_picture(tmp_path):
+def test_the_trace_names_the_close_ups_and_contains_no_image(tmp_path):
     with Trace(tmp_path / "trace.jsonl") as trace:
         critique = make_agent(Doubting("B"), trace=trace).critique(sample(), group(spoiled_group()))
     [revision] = critique.revisions
@@ -151,7 +151,7 @@ def test_the_trace_tells_what_was_looked_at_and_holds_no_picture(tmp_path):
     assert len(drawn["1"]) == 16  # a content hash
 
 
-def test_a_judge_without_eyes_is_drawn_nothing():
+def test_a_text_only_backend_gets_no_close_ups():
     backend = Doubting("AB")
     backend.capabilities = Capabilities()
     critique = make_agent(backend).critique(sample(), group(spoiled_group()))
@@ -159,7 +159,7 @@ def test_a_judge_without_eyes_is_drawn_nothing():
     assert not any("side" in item for item in critique.revisions[0].looked_at)
 
 
-def test_a_dry_run_counts_them():
+def test_a_dry_run_counts_close_ups():
     def images(close_ups: int) -> int:
         counted = DryRun(Doubting(""))
         settings = CritiqueSettings(view_size_px=64, permutations=1, close_ups=close_ups)

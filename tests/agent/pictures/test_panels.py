@@ -1,4 +1,4 @@
-"""What a judge with eyes is shown: pictures of one kind or the other, each under its label."""
+"""Images for a vision-capable backend: separate or as sheets, each with its label."""
 
 import io
 import zlib
@@ -29,7 +29,7 @@ def size(png: bytes) -> tuple[int, int]:
     return Image.open(io.BytesIO(png)).size
 
 
-def test_separate_pictures_come_in_the_labels_order():
+def test_separate_images_are_in_the_order_of_labels():
     parts = hypothesis_parts(views(3))
     assert [part.caption for part in parts] == ["hypothesis A", "hypothesis B", "hypothesis C"]
     assert len({part.sha256 for part in parts}) == 3
@@ -51,7 +51,7 @@ def test_the_label_is_part_of_the_picture():
 
 
 @pytest.mark.parametrize(("size", "label"), [(64, "A"), (224, "Q"), (224, "AB")])
-def test_what_is_laid_on_is_what_would_have_been_drawn(size, label):
+def test_a_badge_equals_the_one_that_panel_draws(size, label):
     rng = np.random.default_rng(size)
     overlaid, side = (rng.integers(0, 255, (size, size, 3), dtype=np.uint8) for _ in range(2))
     [part] = hypothesis_parts({label: Views(overlaid, side)})
@@ -59,14 +59,14 @@ def test_what_is_laid_on_is_what_would_have_been_drawn(size, label):
     assert np.array_equal(shown, panel(None, overlaid, side, label))
 
 
-def test_a_panel_under_the_same_label_is_written_once():
+def test_a_panel_with_the_same_label_is_encoded_once():
     view = views(2)["B"]
     [first], [again], [other] = (hypothesis_parts({label: view}) for label in "AAB")
     assert first is again
     assert other.png != first.png
 
 
-def test_a_picture_in_pieces_is_the_file_that_the_whole_would_be():
+def test_a_png_from_pieces_equals_the_png_of_the_whole():
     """By the standard: every chunk's checksum, and the one at the end of what the chunks hold together."""
     image = np.random.default_rng(0).integers(0, 255, (90, 300, 3), dtype=np.uint8)
     pieces = [StoredRows.of(image[:13]), StoredRows.of(image[13:14]), StoredRows.of(image[14:])]
@@ -86,7 +86,7 @@ def test_a_picture_in_pieces_is_the_file_that_the_whole_would_be():
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), image)
 
 
-def test_no_views_are_no_pictures():
+def test_without_views_there_are_no_images():
     assert hypothesis_parts({}) == hypothesis_parts({}, "montage") == []
 
 
@@ -113,6 +113,6 @@ def test_a_fault_shows_in_the_side_view_and_over_the_photograph():
     assert size(photo_part(case, 1.25).png) == (PANEL_PX, PANEL_PX)
 
 
-def test_a_kind_of_pictures_that_is_none_is_refused():
+def test_an_unknown_kind_of_pictures_is_refused():
     with pytest.raises(ValueError, match="separate, montage, not 'collage'"):
         CritiqueSettings(pictures="collage")

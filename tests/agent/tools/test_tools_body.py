@@ -51,7 +51,7 @@ def test_capsules_follow_the_skin():
     torch.testing.assert_close(grown.radius_m, 2 * plain.radius_m, atol=1e-4, rtol=0)
 
 
-def test_no_build_penetrates_itself_at_rest():
+def test_no_body_shape_penetrates_itself_at_rest():
     betas = 2 * torch.randn(8, 10, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     bodies = BodyParams(torch.zeros(8, 3), torch.zeros(8, 23, 3), betas, torch.tensor([[0.0, 0.0, 4.0]] * 8))
     assert max(SelfContact().measure(case_of(bodies)).values) < 10.0
@@ -73,7 +73,7 @@ def test_distance_outside_a_square():
     assert direction[[0, 2]].tolist() == [0, 24]  # +x; three quarters of a turn on, -y
 
 
-def test_distance_outside_a_hull_looks_at_chosen_points_only():
+def test_distance_outside_a_hull_uses_chosen_points_only():
     cloud = torch.tensor([[[0.0, 0.0], [9.0, 0.0]]])
     gap, _ = distance_outside_hull(torch.tensor([[2.0, 0.0]]), cloud, torch.tensor([[True, False]]))
     assert float(gap) == pytest.approx(2.0)
@@ -101,14 +101,14 @@ def low() -> BodyParams:
 
 
 @pytest.mark.parametrize("unknown", [sitting, low])
-def test_ground_contact_says_nothing_where_support_may_be_unseen(unknown):
+def test_ground_contact_has_no_value_if_the_support_may_be_hidden(unknown):
     evidence = GroundContact().measure(case_of(group_of(unknown())))
     assert evidence.values[0] is not None
     assert evidence.values[-1] is None
     assert evidence.parts[-1] == ()
 
 
-def test_ground_contact_says_which_way_the_body_falls():
+def test_ground_contact_names_the_direction_of_the_fall():
     forward = dataclasses.replace(standing(), global_orient=torch.tensor([torch.pi + 0.5, 0.0, 0.0]))
     backward = dataclasses.replace(standing(), global_orient=torch.tensor([torch.pi - 0.5, 0.0, 0.0]))
     evidence = GroundContact().measure(case_of(group_of(forward, backward)))
@@ -136,7 +136,7 @@ def test_pose_mixture_is_the_textbook_density():
     shares = torch.distributions.Categorical(logits=mixture.log_share)
     density = torch.distributions.MixtureSameFamily(shares, normals, validate_args=False)
     torch.testing.assert_close(
-        mixture.judge(angles)[0], -density.log_prob(angles) / DOF, atol=1e-3, rtol=1e-3
+        mixture.evaluate(angles)[0], -density.log_prob(angles) / DOF, atol=1e-3, rtol=1e-3
     )
 
 
@@ -145,7 +145,7 @@ def test_pose_mixture_is_the_same_in_every_process():
     torch.testing.assert_close(again.whiten, fit_pose_mixture().whiten, rtol=0, atol=0)
 
 
-def test_shape_prior_reads_as_standard_deviations():
+def test_shape_prior_is_in_standard_deviations():
     heavy = dataclasses.replace(standing(), betas=torch.full((10,), 3.0))
     evidence = ShapePrior().measure(case_of(group_of(heavy)))
     assert evidence.values[-1] == pytest.approx(3.0)

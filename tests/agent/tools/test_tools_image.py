@@ -1,4 +1,4 @@
-"""The tools that look at the image: reprojection, layout, silhouette and colours, on sums a person can check."""
+"""Tools that use the image: reprojection, layout, silhouette and colours, on examples checked by hand."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def test_reprojection_of_joints_all_equally_wrong(case):
     assert Reprojection().measure(moved).values[0] == pytest.approx(9.2848, abs=1e-3)
 
 
-def test_reprojection_cannot_be_owned_by_one_wild_keypoint(case):
+def test_one_wrong_keypoint_does_not_dominate_reprojection(case):
     far = seeing(case, keypoints_px=shifted_keypoints(case, ("left_wrist",), 1000.0))
     # one joint of 24 saturates at 25 %: 25 / 24 = 1.04
     assert Reprojection().measure(far).values[0] == pytest.approx(25 / 24, rel=1e-2)
@@ -96,7 +96,7 @@ def checkers(case: Case, drawn: np.ndarray, person: np.ndarray, confidence: floa
     return Case(sample, hypotheses, body(), case.posed, camera, frame, detection)
 
 
-def test_the_layout_of_keypoints_knows_neither_place_nor_scale(case):
+def test_the_keypoint_layout_ignores_translation_and_scale(case):
     assert case.detection is not None
     elsewhere = 0.7 * case.detection.keypoints_px + torch.tensor([40.0, -25.0])
     assert KeypointLayout().measure(seeing(case, keypoints_px=elsewhere)).values[0] == pytest.approx(
@@ -104,7 +104,7 @@ def test_the_layout_of_keypoints_knows_neither_place_nor_scale(case):
     )
 
 
-def test_the_layout_spreads_one_wrong_keypoint_over_the_move(case):
+def test_the_alignment_of_the_layout_spreads_one_wrong_keypoint(case):
     moved = seeing(case, keypoints_px=shifted_keypoints(case, ("left_wrist",), 14.0))
     layout, reprojection = KeypointLayout().measure(moved), Reprojection().measure(moved)
     assert layout.parts[0] == ("left forearm",)
@@ -160,7 +160,7 @@ def test_the_colours_of_a_body_are_explained_by_its_own_parts():
     assert max(own) < 0.7 * away  # what is left of its own lies where resampling mixes two colours
 
 
-def test_a_darker_picture_ranks_the_bodies_alike():
+def test_a_darker_photograph_gives_the_same_ranking():
     case = case_of(group_of(arms_away()))
     darker = dataclasses.replace(case.sample, image=(case.sample.image // 2).astype(np.uint8))
     bright, dark = (
@@ -170,7 +170,7 @@ def test_a_darker_picture_ranks_the_bodies_alike():
     assert max(range(4), key=bright.__getitem__) == max(range(4), key=dark.__getitem__) == 3
 
 
-def test_a_picture_of_one_colour_says_nothing():
+def test_a_photograph_of_one_colour_gives_no_value():
     case = case_of(group_of())
     plain = dataclasses.replace(case.sample, image=np.full_like(case.sample.image, 77))
     evidence = Appearance().measure(dataclasses.replace(case, sample=plain))
@@ -178,7 +178,7 @@ def test_a_picture_of_one_colour_says_nothing():
     assert "of one colour" in evidence.sentences[0]
 
 
-def test_a_body_beside_the_photograph_says_nothing():
+def test_a_body_outside_the_photograph_gives_no_value():
     away = dataclasses.replace(standing(), transl=torch.tensor([30.0, 0.0, 4.0]))
     evidence = Appearance().measure(case_of(BodyParams.stack([away, away])))
     assert evidence.values == (None, None)

@@ -1,4 +1,4 @@
-"""Finding tools by name: the built-in ones, and those that other packages bring."""
+"""Loading tools by name: built-in ones, and those of installed packages."""
 
 from importlib.metadata import EntryPoint
 
@@ -18,11 +18,11 @@ def installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     )
 
 
-def test_every_built_in_tool_goes_by_its_own_name():
+def test_every_built_in_tool_is_listed_by_its_name():
     assert [tool.name for tool in load_tools(list(BUILT_IN))] == list(BUILT_IN)
 
 
-def test_names_choose_the_tools_and_their_order():
+def test_names_select_the_tools_and_their_order():
     assert [tool.name for tool in load_tools(["silhouette", "reprojection"])] == [
         "silhouette",
         "reprojection",

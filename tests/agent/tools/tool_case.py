@@ -1,4 +1,4 @@
-"""A synthetic case for testing tools: a person who stands well, seen by a detector that is right.
+"""A synthetic case for testing tools: a standing person with a correct detection.
 
 `standing()` is the truth of the picture. Hypothesis 0 is the good one; a test puts its planted fault last.
 """

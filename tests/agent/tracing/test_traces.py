@@ -1,4 +1,4 @@
-"""Where a trace goes: to its file, to MLflow and LangSmith by our switches alone, and never with a secret in it."""
+"""Traces: the file, the exports to MLflow and LangSmith that our variables enable, and redaction in all of them."""
 
 import base64
 import json
@@ -12,7 +12,13 @@ from langchain_core.tracers.langchain import wait_for_all_tracers
 
 from agent.context import CritiqueSettings
 from agent.prompts import load_prompt
-from agent.tracing.exporters import LANGSMITH_SWITCH, MLFLOW_SWITCH, Exporter, switched_on, unwatched
+from agent.tracing.exporters import (
+    LANGSMITH_VARIABLE,
+    MLFLOW_VARIABLE,
+    Exporter,
+    enabled_exporters,
+    langchain_tracing_disabled,
+)
 from agent.tracing.records import Trace
 from agent.tracing.redaction import first_line, reason_of, redactor
 from agent.tracing.span_tree import case_span
@@ -27,16 +33,16 @@ PICTURE = base64.b64encode(bytes(range(256)) * 4).decode()
 NODES = ["render_views", "measure_evidence", "retrieve_rules", "retrieve_prototypes", "score", "self_reflect"]
 
 
-class Indiscreet(EmbeddedCritic):
-    """Has eyes, and fails one label order with everything it was given on its lips."""
+class LeakingBackend(EmbeddedCritic):
+    """Takes images, and fails in one label order with keys and images in its message."""
 
     capabilities = Capabilities(images=True)
 
     def generate(self, parts, schema, seed):
         if schema["title"] == "score" and seed == 1:
             pictures = [base64.b64encode(part.png).decode() for part in parts if hasattr(part, "png")]
-            said = f"Authorization: Bearer {KEY} x-api-key={KEY} {KEY} "
-            raise ConnectionError(f"{said}data:image/png;base64,{PICTURE[:60]} {pictures[0]}")
+            secrets = f"Authorization: Bearer {KEY} x-api-key={KEY} {KEY} "
+            raise ConnectionError(f"{secrets}data:image/png;base64,{PICTURE[:60]} {pictures[0]}")
         return super().generate(parts, schema, seed)
 
 
@@ -48,7 +54,7 @@ def services() -> Iterator[TraceServices]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, services):
-    """LangSmith's own variables point at the fake, with its tracing on: what a user's shell may look like."""
+    """LangSmith's own variables are set, with tracing on and the fake service as endpoint, as in a user's shell."""
     for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("LANGSMITH_ENDPOINT", services.url)
@@ -65,7 +71,7 @@ def critiqued(trace: Trace, backend=None, count: int = 3) -> None:
     agent.critique(sample("a-case"), group(spoiled_group(group=count)))
 
 
-# -- what may be told ----------------------------------------------------------------------------------------
+# -- redaction -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,11 +95,11 @@ def critiqued(trace: Trace, backend=None, count: int = 3) -> None:
         ("0123456789abcdef" * 4, "0123456789abcdef" * 4),  # a sha256
     ],
 )
-def test_secrets_and_pictures_are_cut_out_and_nothing_else(said, left):
+def test_only_secrets_and_images_are_removed(said, left):
     assert redactor({"OPENAI_API_KEY": KEY, "LOCAL_API_KEY": "EMPTY", "HOME": "/sent"})(said) == left
 
 
-def test_a_reason_is_cleaned_before_it_is_cut_to_length():
+def test_a_reason_is_redacted_before_it_is_cut():
     said = "x " * 135 + KEY  # 14 + 270 letters stand before the key: a cut at 300 would leave 16 of its 20
     assert reason_of(RuntimeError(said)).endswith("x [key]")
 
@@ -108,7 +114,7 @@ def test_a_reason_is_cleaned_before_it_is_cut_to_length():
         (ValueError(f"no {KEY}"), "no [key]"),
     ],
 )
-def test_an_error_is_one_line_even_where_it_says_nothing(error, line):
+def test_the_first_line_of_an_error(error, line):
     assert first_line(error) == line
 
 
@@ -132,7 +138,7 @@ def said_in(path) -> list[str]:
 
 
 @pytest.mark.parametrize("torn", ["é".encode()[:1], b'{"run": "", "tra', b"x" * (2 * BLOCK_BYTES)])
-def test_a_torn_last_line_costs_itself_and_not_the_next_runs_first(tmp_path, torn):
+def test_an_incomplete_last_line_is_removed(tmp_path, torn):
     path = tmp_path / "trace.jsonl"
     with Trace(path) as trace:
         trace.write(record("whole"))
@@ -146,11 +152,11 @@ def test_a_torn_last_line_costs_itself_and_not_the_next_runs_first(tmp_path, tor
     ("said", "left"),
     [
         ("half a pair: \ud83d", "half a pair: ?"),
-        (f"a picture:\n{PICTURE}", "a picture:\n[base64]"),  # the n of the escape is none of the picture
+        (f"a picture:\n{PICTURE}", "a picture:\n[base64]"),  # the n of the escape is not part of the image
         ("Authorization:\nabcdefgh1234", "Authorization:\nabcdefgh1234"),  # a header is one line
     ],
 )
-def test_whatever_is_said_is_a_line_of_json(tmp_path, said, left):
+def test_every_record_is_one_line_of_json(tmp_path, said, left):
     kept = Kept()
     with Trace(tmp_path / "trace.jsonl", exporters=[kept]) as trace, trace.case():
         trace.write(record(said))
@@ -182,7 +188,7 @@ def test_a_case_is_a_tree_of_nodes_and_calls(tmp_path):
         assert all(parent.started_s <= child.started_s + 0.01 for child in parent.children)
 
 
-def test_a_node_that_revises_replaces_scores_in_the_whole():
+def test_a_revision_replaces_scores_of_the_case():
     def step(**outputs):
         about = {
             "run": "r",
@@ -200,7 +206,7 @@ def test_a_node_that_revises_replaces_scores_in_the_whole():
     assert (case.started_s, case.ended_s, case.error) == (5.0, 5.5, "gone")
 
 
-def test_an_exporter_that_fails_is_said_once_and_costs_nothing_else(tmp_path, caplog):
+def test_an_exporter_that_fails_is_logged_once_and_dropped(tmp_path, caplog):
     kept, failing = Kept(), Kept(fails_at=2)
     with Trace(tmp_path / "trace.jsonl", exporters=[failing, kept]) as trace:
         for _ in range(4):
@@ -208,17 +214,17 @@ def test_an_exporter_that_fails_is_said_once_and_costs_nothing_else(tmp_path, ca
                 trace.write(record(""))
     assert (len(failing.cases), failing.tried, len(kept.cases)) == (1, 2, 4)
     [said] = caplog.messages
-    assert said.startswith("kept gets no more of this trace: ConnectionError")
+    assert said.startswith("the export to kept stopped: ConnectionError")
     assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == 4
 
 
-# -- by our switches alone -----------------------------------------------------------------------------------
+# -- exporters -----------------------------------------------------------------------------------------------
 
 
-def test_langsmith_gets_the_tree_and_no_secret(tmp_path, services, monkeypatch):
-    monkeypatch.setenv(LANGSMITH_SWITCH, "a-project")
+def test_langsmith_receives_the_tree_without_secrets(tmp_path, services, monkeypatch):
+    monkeypatch.setenv(LANGSMITH_VARIABLE, "a-project")
     with Trace(tmp_path / "trace.jsonl") as trace:
-        critiqued(trace, Indiscreet())
+        critiqued(trace, LeakingBackend())
     runs = services.runs()
     root, names = runs[0], {run["id"]: run["name"] for run in runs}
     assert (root["name"], root["session_name"], root.get("parent_run_id")) == ("a-case", "a-project", None)
@@ -232,13 +238,13 @@ def test_langsmith_gets_the_tree_and_no_secret(tmp_path, services, monkeypatch):
         parent = next(other for other in runs if other["id"] == run["parent_run_id"])
         assert run["trace_id"] == root["id"]
         assert run["dotted_order"].startswith(parent["dotted_order"] + ".")
-    assert_discreet(services, tmp_path)
+    assert_redacted(services, tmp_path)
 
 
-def test_mlflow_gets_the_tree_and_no_secret(tmp_path, services, monkeypatch):
-    monkeypatch.setenv(MLFLOW_SWITCH, services.url)
+def test_mlflow_receives_the_tree_without_secrets(tmp_path, services, monkeypatch):
+    monkeypatch.setenv(MLFLOW_VARIABLE, services.url)
     with Trace(tmp_path / "trace.jsonl") as trace:
-        critiqued(trace, Indiscreet())
+        critiqued(trace, LeakingBackend())
     spans = services.spans()
     [root] = [span for span in spans if not span["parent_span_id"]]
     assert root["name"] == "a-case"
@@ -248,12 +254,12 @@ def test_mlflow_gets_the_tree_and_no_secret(tmp_path, services, monkeypatch):
         (nodes[span["parent_span_id"]], span["name"]) for span in spans if span["parent_span_id"] in nodes
     ]
     assert calls == [("retrieve_rules", "tag"), *[("score", "score")] * 3, ("self_reflect", "reflect")]
-    assert_discreet(services, tmp_path)
+    assert_redacted(services, tmp_path)
 
 
-def assert_discreet(services: TraceServices, folder) -> None:
+def assert_redacted(services: TraceServices, folder) -> None:
     file = (folder / "trace.jsonl").read_text()
-    assert "[key]" in file  # the canary sang, and was cut out
+    assert "[key]" in file  # the key was in a message and was removed
     assert "[base64]" in file
     for text in (file, services.bodies.decode(errors="replace")):
         assert KEY not in text
@@ -262,39 +268,39 @@ def assert_discreet(services: TraceServices, folder) -> None:
     assert not any(KEY in value for request in services.requests for value in request.headers.values())
 
 
-def test_their_own_variables_send_nothing_not_even_from_a_chat_model(tmp_path, services):
+def test_langsmiths_own_variables_send_nothing(tmp_path, services):
     with Trace(tmp_path / "trace.jsonl") as trace:
         critiqued(trace)
         critiqued(trace, chat_model())
     wait_for_all_tracers()
     assert services.requests == []
     chat = GenericFakeChatModel(messages=iter([AIMessage("a"), AIMessage("b")]))
-    with unwatched():
+    with langchain_tracing_disabled():
         chat.invoke("photographs")
     wait_for_all_tracers()
     assert services.requests == []
-    chat.invoke("photographs")  # and so it would have gone without
+    chat.invoke("photographs")  # the control: without it the message is sent
     wait_for_all_tracers()
     assert services.requests != []
 
 
-def test_a_trace_that_is_not_kept_is_sent_nowhere(services, monkeypatch):
-    monkeypatch.setenv(LANGSMITH_SWITCH, "a-project")
+def test_a_trace_without_a_path_is_not_exported(services, monkeypatch):
+    monkeypatch.setenv(LANGSMITH_VARIABLE, "a-project")
     with Trace() as trace:
         critiqued(trace)
     assert services.requests == []
 
 
-def test_a_switch_that_cannot_be_had_is_one_sentence(services, monkeypatch):
+def test_an_unavailable_exporter_is_refused_with_the_reason(services, monkeypatch):
     services.status = 500
     with pytest.raises(ValueError, match=f"no tracking server at {services.url}"):
-        switched_on({MLFLOW_SWITCH: services.url})
+        enabled_exporters({MLFLOW_VARIABLE: services.url})
     monkeypatch.setattr("mlflow.set_experiment", lambda name: (_ for _ in ()).throw(ConnectionError()))
     with pytest.raises(ValueError, match=f"no tracking server at {services.url}: ConnectionError$"):
-        switched_on({MLFLOW_SWITCH: services.url})
+        enabled_exporters({MLFLOW_VARIABLE: services.url})
     monkeypatch.delenv("LANGSMITH_API_KEY")
     monkeypatch.delenv("LANGSMITH_ENDPOINT")
     langsmith.utils.get_env_var.cache_clear()
     with pytest.raises(ValueError, match="LANGSMITH_API_KEY is not"):
-        switched_on({LANGSMITH_SWITCH: "a-project"})
-    assert switched_on({LANGSMITH_SWITCH: "", "LANGSMITH_TRACING": "true"}) == []
+        enabled_exporters({LANGSMITH_VARIABLE: "a-project"})
+    assert enabled_exporters({LANGSMITH_VARIABLE: "", "LANGSMITH_TRACING": "true"}) == []

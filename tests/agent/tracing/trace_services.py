@@ -1,4 +1,4 @@
-"""LangSmith and MLflow at the wire, on loopback, and an exporter without one: they take what is sent, and keep it."""
+"""Fake LangSmith and MLflow services on loopback that record requests, and an exporter that records cases."""
 
 from __future__ import annotations
 
