@@ -56,12 +56,8 @@ _KEYS_2D = ("keypoints2d", "keypoints2d_smplx", "keypoints2d_smpl", "keypoints2d
 _KEYS_3D = (
     "keypoints3d_cam", "keypoints3d", "keypoints3d_smplx", "keypoints3d_smpl", "keypoints3d_original",
 )  # fmt: skip
-_LENS = {
-    "focal_length": (1, 2),
-    "principal_point": (1, 2),
-    "width": (1,),
-    "height": (1,),
-}  # numbers per person
+# The possible numbers of values per person.
+_LENS = {"focal_length": (1, 2), "principal_point": (1, 2), "width": (1,), "height": (1,)}
 _MODELS = ("smpl", "smplx")
 _BODY_JOINTS = {"smpl": 23, "smplx": 21}
 

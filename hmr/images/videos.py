@@ -73,9 +73,7 @@ def _gif_frames(path: Path, count: int) -> Iterator[VideoFrame]:
                 image.seek(index)
                 image.load()
             except (EOFError, OSError, SyntaxError) as error:
-                raise ValueError(
-                    f"{path}: the video cannot be decoded after frame {index - 1} ({error})"
-                ) from error
+                raise ValueError(f"{path}: frame {index} cannot be decoded ({error})") from error
             yield VideoFrame(index, partial(to_rgb, image))
 
 
@@ -84,9 +82,7 @@ def _open_container(path: Path) -> Video:
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise ValueError(
-                    f"{path}: has no video stream, only {len(container.streams)} other stream(s)"
-                )
+                raise ValueError(f"{path}: no video stream among {len(container.streams)} streams")
             stream = container.streams.video[0]
             fps = float(stream.average_rate or DEFAULT_FPS)
             estimated = round((container.duration or 0) / av.time_base * fps)
@@ -102,7 +98,7 @@ def _container_frames(path: Path) -> Iterator[VideoFrame]:
             for index, frame in enumerate(container.decode(video=0)):
                 yield VideoFrame(index, partial(_upright, frame))
     except av.FFmpegError as error:
-        raise ValueError(f"{path}: the video cannot be decoded after frame {index} ({error})") from error
+        raise ValueError(f"{path}: frame {index + 1} cannot be decoded ({error})") from error
 
 
 def _pyav(path: Path) -> Any:
