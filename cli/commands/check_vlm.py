@@ -78,40 +78,40 @@ def check_vlm(
             model, body, known, backend=opened.backend, settings=critique_settings, trace=trace
         )
         groups = planted_groups(body, scenes)
-        judged = _critiques(agent, groups)
+        scored = _critiques(agent, groups)
         if opened.dry_run:
             print_estimate(opened.dry_run, as_json)
             return
-        found = fault_report(judged)
+        found = fault_report(scored)
         backend = {"backend": agent.backend.name, "revision": agent.backend.revision}
-        answer = json.dumps({**backend, **found.to_json(), "scenes": [item.to_json() for item in judged]})
+        answer = json.dumps({**backend, **found.to_json(), "scenes": [item.to_json() for item in scored]})
         if out is not None:
-            _save(out, answer, groups, judged, agent)
+            _save(out, answer, groups, scored, agent)
     if as_json:
         print(answer)
     else:
-        _print_report(found, judged)
+        _print_report(found, scored)
 
 
 def _critiques(agent: CritiqueAgent, groups: Sequence[PlantedGroup]) -> list[PlantedScores]:
     from agent.agent import critique_many
     from eval.critics.planted_faults import PlantedScores
 
-    judged: list[PlantedScores] = []
+    scored: list[PlantedScores] = []
     with stages() as stage:
         tick = stage("scoring groups", len(groups))
         pairs = [(group.sample, group.hypotheses) for group in groups]
         for group, critique in zip(groups, critique_many(agent, pairs), strict=True):
-            judged.append(PlantedScores.of(group, critique))
-            tick(len(judged))
-    return judged
+            scored.append(PlantedScores.of(group, critique))
+            tick(len(scored))
+    return scored
 
 
 def _save(
     out: Path,
     answer: str,
     groups: Sequence[PlantedGroup],
-    judged: Sequence[PlantedScores],
+    scored: Sequence[PlantedScores],
     agent: CritiqueAgent,
 ) -> None:
     from eval.critics.planted_faults import fault_sheet
@@ -119,17 +119,17 @@ def _save(
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "check.json").write_text(answer)
-    for number, (group, item) in enumerate(zip(groups, judged, strict=True)):
+    for number, (group, item) in enumerate(zip(groups, scored, strict=True)):
         sheet = fault_sheet(group, item, agent.body, agent.renderer, agent.settings.view_margin)
         (out / f"scene-{number:02d}.png").write_bytes(encode_png(sheet))
     print_message(f"{len(groups)} sheets of pictures in {out}")
 
 
-def _print_report(found: FaultReport, judged: Sequence[PlantedScores]) -> None:
+def _print_report(found: FaultReport, scored: Sequence[PlantedScores]) -> None:
     console().print(_table(found))
     print_message(f"the true body was ranked first in {found.truth_first} of {found.judged} groups")
     if found.judged < found.groups:
-        reason = next((item.reason for item in judged if not item.ranking), "")
+        reason = next((item.reason for item in scored if not item.ranking), "")
         print_message(f"{found.groups - found.judged} of {found.groups} groups got no scores: {reason}")
 
 

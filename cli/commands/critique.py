@@ -53,7 +53,7 @@ def critique(
     out: Out = Path("runs/critique"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
-    anyway: AcceptAnyBox = False,
+    accept_any_box: AcceptAnyBox = False,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
     settings: CritiqueSet = None,
@@ -90,7 +90,7 @@ def critique(
         if hypotheses is not None:
             people = given_people(photo, hypotheses, body_model)
         else:
-            people = _sampled_people(photo, model, finder, box or [], anyway, samples, seed)
+            people = _sampled_people(photo, model, finder, box or [], accept_any_box, samples, seed)
         _warn_of_other_detector(memory, finder)
         with (
             Trace(None if dry_run else out / "trace.jsonl") as trace,
@@ -125,7 +125,7 @@ def _sampled_people(
     policy: DiffusionPolicy,
     detector: Detector,
     boxes: list[str],
-    anyway: bool,
+    accept_any_box: bool,
     samples: int,
     seed: int,
 ) -> list[Person]:
@@ -135,7 +135,7 @@ def _sampled_people(
 
     opened = load_photo(photo)
     found, rejections = find_people(
-        opened, str(photo), policy, detector, [parse_box(text) for text in boxes], anyway
+        opened, str(photo), policy, detector, [parse_box(text) for text in boxes], accept_any_box
     )
     for sentence in rejections:
         print_message(sentence)

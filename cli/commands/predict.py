@@ -21,7 +21,7 @@ def predict(
     out: Out = Path("runs/predict"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
-    anyway: AcceptAnyBox = False,
+    accept_any_box: AcceptAnyBox = False,
     detector: DetectorSpec = "embedded",
     guide: Annotated[
         bool, typer.Option("--guide", help="Guide sampling towards the detected keypoints.")
@@ -57,7 +57,7 @@ def predict(
     from hmr.render import load_renderer
 
     boxes = tuple(parse_box(text) for text in box or ())
-    settings = PredictSettings(samples, seed, boxes, anyway, parse_formats(save), guide, every)
+    settings = PredictSettings(samples, seed, boxes, accept_any_box, parse_formats(save), guide, every)
     sources, model = list_sources(photos, out), load_policy(policy, device)
     models = Models(model, load_body(body), load_renderer(), load_detector(detector, model))
     out.mkdir(parents=True, exist_ok=True)

@@ -69,13 +69,13 @@ def find_people(
     policy: DiffusionPolicy,
     detector: Detector,
     boxes: Sequence[Box],
-    anyway: bool = False,
+    accept_any_box: bool = False,
 ) -> tuple[list[Sample], list[str]]:
     """The people in the given boxes, or without boxes those that the detector finds, and a sentence per rejected box.
 
     A box that is given, or found by another detector than the policy's own, is rejected if the confidence of the
-    policy's encoder in it is below MIN_CONFIDENCE_IN_BOX; `anyway` accepts all boxes. `title` names the photograph in
-    sentences. Raises NobodyFound if no person is left, and ValueError for a box that is too large or outside the image.
+    policy's encoder in it is below MIN_CONFIDENCE_IN_BOX; `accept_any_box` accepts all of them. `title` names the
+    photograph in messages. Raises NobodyFound if no person is left, and ValueError for a box that is too large or outside the image.
     """
     _check_boxes(title, photo, boxes)
     if not boxes:
@@ -86,7 +86,7 @@ def find_people(
             return found, []
     else:
         found = [sample_of(photo.image, photo.box_in_image(box)) for box in boxes]
-    if anyway:
+    if accept_any_box:
         return found, []
     people, rejections, encoder = [], [], EmbeddedDetector(policy)
     for sample in found:
@@ -154,8 +154,8 @@ def sample_people(
 
 
 def given_people(path: Path, file: Path, body: Body) -> list[Person]:
-    """The people of a hypotheses file (docs/reference/hypotheses-file.md) in a photograph. A file without boxes gets them
-    from the projected joints.
+    """The people of a hypotheses file (docs/reference/hypotheses-file.md) in a photograph. If the file has no boxes,
+    they are computed from the projected joints.
 
     Raises ValueError for a box that is too large or outside the image.
     """

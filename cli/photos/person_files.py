@@ -40,10 +40,10 @@ STILL_FPS = 30.0  # frame rate written for a single pose
 
 def parse_formats(text: str) -> tuple[str, ...]:
     """The formats named in a list such as "npz,obj", in the order of FORMATS. Raises ValueError for an unknown one."""
-    asked = {part.strip() for part in text.split(",") if part.strip()}
-    if unknown := sorted(asked - set(FORMATS)):
+    names = {part.strip() for part in text.split(",") if part.strip()}
+    if unknown := sorted(names - set(FORMATS)):
         raise ValueError(f"--save takes any of {', '.join(FORMATS)}, not {', '.join(unknown)}")
-    return tuple(name for name in FORMATS if name in asked)
+    return tuple(name for name in FORMATS if name in names)
 
 
 @torch.no_grad()

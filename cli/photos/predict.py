@@ -45,7 +45,7 @@ class PredictSettings:
     boxes: tuple[
         Box, ...
     ] = ()  # in the file's pixels, used for every picture; empty: the detector finds people
-    anyway: bool = False  # accept boxes in which the encoder's confidence is low
+    accept_any_box: bool = False  # accept boxes in which the encoder's confidence is low
     formats: tuple[str, ...] = DEFAULT_FORMATS
     guide: bool = False  # guide sampling with the detections (hmr.policy.guidance)
     every: int = 1  # process every n-th frame of a video
@@ -126,7 +126,7 @@ class Predictor:
         models, settings = self.models, self.settings
         try:
             samples, messages = find_people(
-                photo, title, models.policy, models.detector, settings.boxes, settings.anyway
+                photo, title, models.policy, models.detector, settings.boxes, settings.accept_any_box
             )
         except NobodyFound as error:
             return [], [str(error)]

@@ -47,15 +47,17 @@ def test_a_box_far_larger_than_the_photograph_is_rejected(tiny_policy, box):
     with pytest.raises(
         ValueError, match=r"^a.png: the longer side of the box .* in a 64 x 72 image at most 216 are allowed$"
     ):
-        find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [parse_box(box)], anyway=True)
-    find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [parse_box("-190,0,20,20")], anyway=True)
+        find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [parse_box(box)], accept_any_box=True)
+    find_people(
+        PHOTO, "a.png", tiny_policy, FixedDetector(), [parse_box("-190,0,20,20")], accept_any_box=True
+    )
 
 
 def test_boxes_of_another_detector_need_the_confidence_of_the_encoder(tiny_policy: DiffusionPolicy):
     """The photograph is noise, so the encoder's confidence is low."""
     with pytest.raises(NobodyFound, match=r"10,8,50,60.*--anyway"):
         find_people(PHOTO, "a.png", tiny_policy, FixedDetector(BOX), [])
-    people, rejections = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(BOX), [], anyway=True)
+    people, rejections = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(BOX), [], accept_any_box=True)
     assert [sample.box for sample in people] == [BOX]
     assert rejections == []
 
@@ -77,12 +79,12 @@ def test_a_detector_that_finds_nobody_is_named(tiny_policy):
 
 
 def test_given_boxes_replace_the_detector(tiny_policy):
-    people, _ = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [BOX], anyway=True)
+    people, _ = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [BOX], accept_any_box=True)
     assert [sample.box for sample in people] == [BOX]
 
 
 def test_the_same_seed_gives_the_same_group(tiny_policy):
-    samples, _ = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [BOX], anyway=True)
+    samples, _ = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [BOX], accept_any_box=True)
     first, again, other = (
         sample_people(samples, PHOTO, tiny_policy, 3, seed)[0].hypotheses.params.body_pose
         for seed in (1, 1, 2)

@@ -23,7 +23,7 @@ from hmr.render import load_renderer
 from hmr.types import Box
 
 BOX = Box(10.0, 8.0, 50.0, 60.0)
-QUICK = PredictSettings(samples=2, boxes=(BOX,), anyway=True, formats=("npz",))
+QUICK = PredictSettings(samples=2, boxes=(BOX,), accept_any_box=True, formats=("npz",))
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_guided_bodies_are_closer_to_the_detected_keypoints(models, body, tmp_pa
 
 # --- videos ---
 
-VIDEO = PredictSettings(samples=2, boxes=(BOX,), anyway=True, formats=("bvh",), every=2)
+VIDEO = PredictSettings(samples=2, boxes=(BOX,), accept_any_box=True, formats=("bvh",), every=2)
 
 
 def test_every_nth_frame_of_a_video_is_processed_and_written_as_one_motion(models, tmp_path):

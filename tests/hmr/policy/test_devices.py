@@ -191,7 +191,11 @@ def test_a_photograph_s_people_are_the_same(seeing: DiffusionPolicy, body: Body,
         detector = EmbeddedDetector(policy)
         models = Models(policy, body, load_renderer(), detector)
         settings = PredictSettings(
-            samples=2, boxes=(Box(10.0, 8.0, 50.0, 60.0),), anyway=True, formats=("npz", "glb"), guide=True
+            samples=2,
+            boxes=(Box(10.0, 8.0, 50.0, 60.0),),
+            accept_any_box=True,
+            formats=("npz", "glb"),
+            guide=True,
         )
         out.mkdir()
         with Manifest(out / "manifest.jsonl") as manifest:
