@@ -75,7 +75,8 @@ def find_people(
 
     A box that is given, or found by another detector than the policy's own, is rejected if the confidence of the
     policy's encoder in it is below MIN_CONFIDENCE_IN_BOX; `accept_any_box` accepts all of them. `title` names the
-    photograph in messages. Raises NobodyFound if no person is left, and ValueError for a box that is too large or outside the image.
+    photograph in messages. Raises NobodyFound if no person is left, and ValueError for a box that is too large or
+    outside the image.
     """
     _check_boxes(title, photo, boxes)
     if not boxes:
