@@ -163,13 +163,5 @@ def _mean(losses: Ratio, mask: Mask) -> Scalar:
 
 
 LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {
-        "clip": clip,
-        "weighted": weighted,
-        "quadratic": quadratic,
-        "linear": linear,
-        "dpo": dpo,
-        "kto": kto,
-        "sft": sft,
-    }
+    {loss.__name__: loss for loss in (clip, weighted, quadratic, linear, dpo, kto, sft)}
 )

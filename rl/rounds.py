@@ -193,8 +193,15 @@ def align_once(
     # named by its inputs, so that the checkpoints of another run in the same folder are not used
     work = folder / f"trainer-{json_digest(fingerprint, 12)}"
     checkpoint = last_whole_checkpoint(work, unended=True)
-    arguments = _config(policy, alignment, str(work), seed, checkpoint)
-    steps = itertools.count(1 + _step_of(checkpoint))
+    arguments = GroupPreferenceConfig(
+        output_dir=str(work),
+        seed=seed,
+        use_cpu=policy.device.type == "cpu",
+        resume_from_checkpoint=checkpoint,
+        **alignment,
+    )
+    # a checkpoint's name ends with its step
+    steps = itertools.count(1 + (int(checkpoint.rpartition("-")[2]) if checkpoint else 0))
     callbacks = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
     callbacks.append(lambda trainer: log_callback(trainer, folder, work.name))
     remove_fingerprint(folder)  # the log of this run must not stand beside the record of another
@@ -203,27 +210,6 @@ def align_once(
     write_fingerprint(folder, fingerprint)
     shutil.rmtree(work, ignore_errors=True)  # only an interrupted run needs its checkpoints
     return _load(policy, folder)
-
-
-def _config(
-    policy: DiffusionPolicy | PolicyAdapter,
-    alignment: Mapping[str, Any],
-    folder: str,
-    seed: int,
-    checkpoint: str | None = None,
-) -> GroupPreferenceConfig:
-    return GroupPreferenceConfig(
-        output_dir=folder,
-        seed=seed,
-        use_cpu=policy.device.type == "cpu",
-        resume_from_checkpoint=checkpoint,
-        **alignment,
-    )
-
-
-def _step_of(checkpoint: str | None) -> int:
-    """The step of a checkpoint, from its name; 0 without one."""
-    return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 
 def _table(

@@ -88,7 +88,7 @@ def test_own_scorers_have_different_digests(tiny_policy: DiffusionPolicy, body: 
     shape = ScorerShape(4, 8, 4)
     fitted, other = (HMRScorer(tiny_policy, body, shape, seed) for seed in (0, 1))
     truth_of = {}.__getitem__
-    scorers = [fitted, other, TruthScorer(body, truth_of), TruthScorer(body, truth_of, 5.0)]
+    scorers = [fitted, other, TruthScorer(body, truth_of)]
     scorers += [NoisyTruthScorer(body, truth_of, 0.5), NoisyTruthScorer(body, truth_of, 0.5, seed=1)]
     digests = [scorer_digest(scorer) for scorer in scorers]
     assert len(set(digests)) == len(digests)
