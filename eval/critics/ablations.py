@@ -139,7 +139,7 @@ class AgentBench:
         """
         folder = self._explored(variant.explores_as) if self.memory is None else self.memory
         if variant.greedy and self.memory is not None:
-            raise ValueError("how a given memory was explored cannot be changed; leave out --memory")
+            raise ValueError("the exploration of a given memory cannot be changed; leave out --memory")
         if self.memory is not None and not variant.true_detections:
             known, name = explored_detector(folder), detector_name(self.detector)
             if known not in (None, name):

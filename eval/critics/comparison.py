@@ -100,7 +100,7 @@ class CriticEvalSettings:
         if not store_path(memory).is_file():
             raise FileNotFoundError(f"{memory}: there is no memory here")
         if self.critic == "greedy" or self.ucb != UCB:
-            raise ValueError("how a given memory was explored cannot be changed; leave out --memory")
+            raise ValueError("the exploration of a given memory cannot be changed; leave out --memory")
 
     @property
     def learns_on_lab(self) -> bool:
@@ -135,9 +135,7 @@ class CriticComparison:
     """Results of all requested critics on one benchmark."""
 
     critics: Mapping[str, CriticResult]
-    evidence: Mapping[
-        str, CriticResult
-    ]  # each metric of the tools as a critic; empty unless all were requested
+    evidence: Mapping[str, CriticResult]  # each metric of the tools as a critic; empty without `all`
     benchmark: str  # content hash of the wild scenes
     calibration: str | None  # of the lab scenes; None if no critic learned on them
     base_policy: str
@@ -166,6 +164,7 @@ def evaluate_critics(
 ) -> CriticComparison:
     """Draw scenes and groups, explore, fit and score as the settings ask, using what is cached in `out`."""
     out, body = Path(out), load_body()
+    detector = load_other_detector(settings.detector, policy, body)
     count = {"wild-test": settings.images, "lab-calibration": settings.calibration}
     scenes, groups = {}, {}
     for split, motion in (("wild-test", settings.motion), ("lab-calibration", None)):
@@ -205,7 +204,7 @@ def evaluate_critics(
             memory=settings.memory,
             seed=settings.seed,
             ucb=settings.ucb,
-            detector=load_other_detector(settings.detector, policy, body),
+            detector=detector,
             rules_per_case=settings.rules_per_case,
             critique_settings=settings.critique,
         )

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from hmr.body.model import Body
-from hmr.detection.embedded import EmbeddedDetector
-from hmr.detection.joints_3d import WithJoints3D
+from hmr.detection.embedded import EmbeddedDetector, WithJoints3D
 from hmr.images.crops import crop_image
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Detection, Sample, Truth

@@ -210,10 +210,9 @@ def run_alignment(
         "versions": versions(),
     }
     write_text(out / "alignment.json", json.dumps(record, indent=1))
-    logs = itertools.islice(
-        read_logs(out).items(), settings.rounds.count
-    )  # not those of an earlier, longer run
-    write_alignment_curves(out / "curves.svg", dict(logs))
+    # the folder may hold more logs, of an earlier run with more rounds
+    logs = dict(itertools.islice(read_logs(out).items(), settings.rounds.count))
+    write_alignment_curves(out / "curves.svg", logs)
     return aligned
 
 
@@ -231,6 +230,7 @@ def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, 
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         opened = stack.enter_context(open_backend(settings.backend_options(dry_run=True)))
         body = load_body()
+        detector = load_other_detector(settings.detector, policy, body)
         scenes = _wild_scenes(settings, out, stage, workers)
         scorer = open_scorer(
             policy,
@@ -241,7 +241,7 @@ def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, 
             stage=stage,
             stack=stack,
             backend=opened.backend,
-            detector=load_other_detector(settings.detector, policy, body),
+            detector=detector,
         )
         stage(f"counting the calls for {settings.images} groups", settings.images)
         size, seed = settings.rounds.group_size, settings.rounds.seed

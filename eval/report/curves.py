@@ -22,7 +22,7 @@ ALIGNMENT_CHARTS = (  # title, metrics of rl.monitoring.metrics for the thin and
     ("error: worse (thin), better (thick)", "denoise_loss/neg", "denoise_loss/pos"),
     ("kl", "", "kl"),
     ("clip_ratio/region_mean", "", "clip_ratio/region_mean"),
-    ("spread, mm: hidden (thin), seen (thick)", "spread_occluded_mm", "spread_visible_mm"),
+    ("spread, mm: occluded (thin), visible (thick)", "spread_occluded_mm", "spread_visible_mm"),
 )
 TITLE_PX = 16.0  # space for a chart's title
 STYLE = """
