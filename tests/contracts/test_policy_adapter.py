@@ -39,7 +39,7 @@ def of_the_docs(tiny_policy: DiffusionPolicy) -> PolicyAdapter:
 
 
 ADAPTERS: dict[str, Callable[[DiffusionPolicy], PolicyAdapter]] = {"ours": ours, "of the docs": of_the_docs}
-TRAINABLE = {"ours": "policy.denoiser", "of the docs": "theirs.net"}
+TRAINABLE = {"ours": "policy.denoiser", "of the docs": "network.net"}
 
 
 @pytest.fixture(params=sorted(ADAPTERS))
