@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RAY_STAMP := $(VENV)/.installed-ray
 DOCS_STAMP := $(VENV)/.installed-docs
+# without cached bytecode every start compiles some 3,500 modules anew
+unexport PYTHONDONTWRITEBYTECODE
 export PYTHONWARNINGS ?= ignore::DeprecationWarning:pkg_resources
 
 .PHONY: demo test test-slow lint docs format check-vlm clean

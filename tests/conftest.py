@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,13 @@ import torch
 
 from hmr.body.model import Body, load_body
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
+
+
+def pytest_collection_finish() -> None:
+    """accelerate collects garbage before and after every training; without this it would visit, each time, the million
+    objects that the imports left."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agent.tools.distances import joints_root_m
-from agent.tools.keypoint_layout import KeypointLayout
-from agent.tools.pose_reading import PoseReading
-from agent.tools.reprojection import Reprojection
+from agent.tools.joint_distances import PoseReading, joints_root_m
+from agent.tools.reprojection import KeypointLayout, Reprojection
 from agent.types import Case, CritiqueTool, Evidence
 from hmr.detection.test_time_augmentation import detect_with_augmentation
 from hmr.types import Detector

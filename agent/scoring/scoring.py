@@ -19,8 +19,7 @@ from agent.pictures.panels import shown_at_once
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
 from agent.scoring.ask import Answer, ask
-from agent.scoring.chunks import merge_chunks, split_order
-from agent.scoring.ranking import combine, label_names, label_orders
+from agent.scoring.ranking import combine, label_names, label_orders, merge_chunks, split_order
 from agent.types import QuestionFailure
 from agent.vlm.protocol import VLMBackend
 

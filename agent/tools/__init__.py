@@ -13,14 +13,11 @@ from importlib.metadata import EntryPoint, entry_points
 from agent.tools.appearance import Appearance
 from agent.tools.depth_order import DepthOrder
 from agent.tools.ground_contact import GroundContact
-from agent.tools.group_consensus import GroupConsensus
+from agent.tools.joint_distances import GroupConsensus, PoseReading
 from agent.tools.joint_limits import JointLimits
-from agent.tools.keypoint_layout import KeypointLayout
-from agent.tools.pose_prior import PosePrior
-from agent.tools.pose_reading import PoseReading
-from agent.tools.reprojection import Reprojection
+from agent.tools.priors import PosePrior, ShapePrior
+from agent.tools.reprojection import KeypointLayout, Reprojection
 from agent.tools.self_contact import SelfContact
-from agent.tools.shape_prior import ShapePrior
 from agent.tools.silhouette import Silhouette
 from agent.types import CritiqueTool
 from agent.vlm import load_plugin

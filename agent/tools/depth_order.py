@@ -4,7 +4,7 @@ A photograph hides depth, and a flipped limb is easiest to recognise in the dept
 places in front of the chest is behind it. Each pair of joints that the detection separates counts, weighted by the
 confidence of both; the value is the share of that weight in the opposite order. Two joints that are closer than
 `APART_M`, in the hypothesis or in the detection, have no order. The size of the error is measured by
-`agent.tools.pose_reading`, which uses the same detection and so has the same errors. This tool does not improve the
+`agent.tools.joint_distances`, which uses the same detection and so has the same errors. This tool does not improve the
 ranking in addition to it (docs/results/superseded.md), and no seed rule uses it; its sentences describe the depth order
 to a language model.
 """
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agent.tools.distances import joints_root_m
+from agent.tools.joint_distances import joints_root_m
 from agent.tools.parts import JOINT_WORDS, LIMB_ENDING_AT, worst_parts
 from agent.types import Case, Evidence, Need
 from hmr.types import NUM_JOINTS

@@ -10,7 +10,7 @@ by hand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,13 +18,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hmr.body.model import Body
-from hmr.detection.joints_3d import WithJoints3D
+from hmr.policy.caches import EncoderCache
 from hmr.policy.encoder import EncoderOutput
-from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
-from hmr.types import BodyParams, Box, Camera, Detection, Detector, Sample
+from hmr.types import BatchDetector, BodyParams, Box, Camera, Detection, Detector, Sample
 
-__all__ = ["DetectedPerson", "EmbeddedDetector", "load_detector", "overlap"]
+__all__ = ["DetectedPerson", "EmbeddedDetector", "WithJoints3D", "detect_all", "load_detector", "overlap"]
 
 WINDOW_FRACTIONS = (1.0, 0.75, 0.55, 0.4, 0.3)  # of the longer image side
 STRIDE = 0.25  # of the window
@@ -192,3 +191,36 @@ def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) 
     raise ValueError(
         f"no detector is called {spec!r}; known are embedded and transformers[:FINDER[,POSE[,SEGMENTER]]]"
     )
+
+
+class WithJoints3D:
+    """The detections of `detector`, with `joints_root_m` from `detector_3d`.
+
+    A detector trained on photographs finds keypoints better than the policy's encoder, but no 3D joints. Some of the
+    critic's tools need both.
+    """
+
+    def __init__(self, detector: Detector, detector_3d: BatchDetector) -> None:
+        self.detector, self.detector_3d = detector, detector_3d
+        self.name = detector.name
+
+    @property
+    def is_flip_tested(self) -> bool:
+        return isinstance(self.detector, BatchDetector) and self.detector.is_flip_tested
+
+    def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
+        return self.detector.find(image)
+
+    def detect(self, sample: Sample) -> Detection:
+        return self.detect_batch([sample])[0]
+
+    def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
+        pairs = zip(detect_all(self.detector, samples), self.detector_3d.detect_batch(samples), strict=True)
+        return [replace(detection, joints_root_m=other.joints_root_m) for detection, other in pairs]
+
+
+def detect_all(detector: Detector, samples: Sequence[Sample]) -> list[Detection]:
+    """One detection per sample, in one batch if the detector can."""
+    if isinstance(detector, BatchDetector):
+        return detector.detect_batch(samples)
+    return [detector.detect(sample) for sample in samples]

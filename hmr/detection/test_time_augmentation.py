@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hmr.detection.joints_3d import detect_all
+from hmr.detection.embedded import detect_all
 from hmr.policy.flip import OTHER_SIDE
 from hmr.types import BatchDetector, Box, Detection, Detector, Sample
 

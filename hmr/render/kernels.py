@@ -17,19 +17,39 @@ int32 [faces, 3], images [height, width, ...]; (focal, cx, cy) is the camera, in
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import no_type_check
 
 import numpy as np
+from numba import njit
 
-from hmr.render.compiled import compiled
-
-__all__ = ["NEAR_M", "draw", "interpolate_pixels", "orient_pixels", "smooth_normals", "smooth_pixels"]
+__all__ = [
+    "NEAR_M",
+    "compiled",
+    "draw",
+    "interpolate_pixels",
+    "orient_pixels",
+    "smooth_normals",
+    "smooth_pixels",
+]
 
 NEAR_M = 0.05
 SUBPIXELS = 256.0
 SMALLEST_EDGE = 0.5 / SUBPIXELS**2  # less than any positive value of an edge function on the grid
 
 Vector = tuple[float, float, float]
+
+
+def compiled(function: Callable) -> Callable:
+    """Compiles a function with numba. It releases the GIL, so that threads can share a batch. The machine code is
+    cached on disk if numba finds a writable folder, and otherwise compiled in each process.
+
+    Use it above `typing.no_type_check`, which keeps jaxtyping's import hook (in tests) from wrapping the function.
+    """
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 @compiled

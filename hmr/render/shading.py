@@ -14,7 +14,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from hmr.render.compiled import compiled
+from hmr.render.kernels import compiled
 
 __all__ = ["composite", "mean_depth"]
 

@@ -11,7 +11,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from hmr.render.compiled import compiled
+from hmr.render.kernels import compiled
 
 __all__ = ["convolve", "expose", "fill", "fill_convex", "quantise", "shade"]
 

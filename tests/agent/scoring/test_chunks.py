@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agent.scoring.chunks import merge_chunks, split_order
+from agent.scoring.ranking import merge_chunks, split_order
 
 SIZES = [(5, 2), (20, 8), (20, 3), (33, 10), (7, 6), (100, 9)]
 

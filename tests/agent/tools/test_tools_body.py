@@ -9,10 +9,9 @@ import torch
 
 from agent.tools.capsules import fit_capsules, neutral_vertices, segment_distance
 from agent.tools.ground_contact import GroundContact, center_of_mass, distance_outside_hull
-from agent.tools.group_consensus import geometric_median
-from agent.tools.pose_prior import DOF, fit_pose_mixture
+from agent.tools.joint_distances import geometric_median
+from agent.tools.priors import DOF, ShapePrior, fit_pose_mixture
 from agent.tools.self_contact import SelfContact
-from agent.tools.shape_prior import ShapePrior
 from hmr.types import BodyParams
 from tests.agent.tools.tool_case import body, case_of, group_of, joint, standing
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from agent.tools.appearance import Appearance
-from agent.tools.keypoint_layout import KeypointLayout
-from agent.tools.reprojection import Reprojection
+from agent.tools.reprojection import KeypointLayout, Reprojection
 from agent.tools.silhouette import Silhouette, person_probability
 from agent.types import Case
 from hmr.types import JOINT_NAMES, BodyParams, Box, Camera, Detection, Frame, Hypotheses

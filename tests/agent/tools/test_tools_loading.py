@@ -12,7 +12,7 @@ from agent.tools.parts import worst_parts
 
 def installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As if a package had registered the shape prior's class under `name`."""
-    entry = EntryPoint(name, "agent.tools.shape_prior:ShapePrior", ENTRY_POINT_GROUP)
+    entry = EntryPoint(name, "agent.tools.priors:ShapePrior", ENTRY_POINT_GROUP)
     monkeypatch.setattr(
         agent.tools, "entry_points", lambda group: [entry] if group == ENTRY_POINT_GROUP else []
     )

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from agent.vlm import DataPart, EmbeddedCritic, TextPart
-from agent.vlm.embedded.critic import MEASURED_AGAIN, metric_trust
+from agent.vlm.embedded.critic import MEASURED_AGAIN, image_tags, metric_trust
 from agent.vlm.embedded.mining import mine
-from agent.vlm.embedded.tagging import image_tags
 from agent.vlm.embedded.violations import violation
 from tests.contracts.test_vlm_backends import questions
 

@@ -50,7 +50,7 @@ def test_a_noisy_truth_is_recorded_and_aligns_a_policy(
     asked = ("--out", out, "--critic", "noisy-truth:0.8", "--rounds", 2, "--loss", "clip", *words)
     code, _, err = call(monkeypatch, capsys, "align", *asked)
     assert code == 0
-    assert "it looked at the truth" in err
+    assert "its critic used the ground truth" in err
     record = json.loads((out / "alignment.json").read_text())
     assert record["uses_truth"] is True
     assert record["alignment"]["loss_type"] == "clip"

@@ -158,7 +158,10 @@ WRONG = {
     "no number": (["--critic", "noisy-truth:nan"], "srcc of a critic must be above 0"),
     "a shuffled word": (["--critic", "shuffled:noisy-truth:well"], "takes a number"),
     "shuffled twice": (["--critic", "shuffled:shuffled"], "no critic 'shuffled:shuffled'"),
-    "no such file": (["--critic", "reward:nofile.py:f"], "nofile.py: there is no such file"),
+    "no such file": (
+        ["--critic", "reward:nofile.py:f"],
+        "nofile.py: this file of reward functions does not exist",
+    ),
     "no such function": (["--critic", "reward:json:nothing"], "json has no 'nothing'"),
     "no memory": (["--memory", "nowhere"], "nowhere: there is no memory here"),
     "no memory, counting": (["--memory", "nowhere", "--dry-run"], "nowhere: there is no memory here"),

@@ -1,4 +1,6 @@
-"""Pose prior: negative log-likelihood of the pose under a mixture of Gaussians, one per activity.
+"""Priors of pose and shape.
+
+The pose prior is the negative log-likelihood of the pose under a mixture of Gaussians, one per activity.
 
     quantity            symbol   value
     anatomical angles   a        63 numbers (21 joints, hands left out), radians (`hmr.body.joint_limits`)
@@ -29,7 +31,7 @@ from agent.types import Case, Evidence, Need
 from hmr.body.joint_limits import to_anatomical
 from hmr.synthetic.poses import sample_poses
 
-__all__ = ["PoseMixture", "PosePrior", "fit_pose_mixture"]
+__all__ = ["PoseMixture", "PosePrior", "ShapePrior", "fit_pose_mixture"]
 
 FITTED_POSES = 4096
 SEED = 0
@@ -112,3 +114,37 @@ def _sentence(deviation_sd: Float[Tensor, "joints"]) -> str:
     if worst <= FAULT_SD:
         return "People often take such a pose."
     return f"The {JOINT_WORDS[joint + 1]} is {worst:.1f} standard deviations from how people turn it."
+
+
+SHAPE_FAULT_SD = 2.0
+
+
+class ShapePrior:
+    """Root mean square of the betas, in standard deviations of the population.
+
+    Betas are the coordinates of a PCA scaled to unit variance (SMPL, Loper et al. 2015, section 3), so their Gaussian
+    is the standard one and its Mahalanobis distance is their norm. The average body has the best value, not one at the
+    expected norm sqrt(10), which would penalise a conservative estimate of an average person.
+    """
+
+    name = "shape_prior"
+    needs: frozenset[Need] = frozenset()
+
+    def measure(self, case: Case) -> Evidence:
+        betas = case.hypotheses.params.betas
+        rms_sd = torch.linalg.vector_norm(betas, dim=-1) / betas.shape[-1] ** 0.5
+        values = tuple(rms_sd.tolist())
+        return Evidence(
+            tool=self.name,
+            metric="shape_rms_sd",
+            unit="sd",
+            values=values,
+            parts=tuple(("torso",) if value > SHAPE_FAULT_SD else () for value in values),
+            sentences=tuple(_shape_sentence(value) for value in values),
+        )
+
+
+def _shape_sentence(rms_sd: float) -> str:
+    if rms_sd > SHAPE_FAULT_SD:
+        return f"The build is {rms_sd:.1f} standard deviations from average: hardly anyone has this body."
+    return f"The build is {rms_sd:.1f} standard deviations from average."
