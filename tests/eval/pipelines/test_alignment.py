@@ -269,7 +269,7 @@ def test_a_critic_with_a_memory_draws_no_lab_scenes_and_respects_its_budget(
     cache = tmp_path / "replies.sqlite"
     asked = ("--out", out, "--memory", memory, "--reply-cache", cache, *words)
     code, _, err = call(monkeypatch, capsys, "align", *asked, "--max-calls", 0)
-    assert (code, "0 of 2 groups are judged" in err, "the budget of 0 calls is spent" in err) == (
+    assert (code, "0 of 2 groups are scored" in err, "the budget of 0 calls is spent" in err) == (
         2,
         True,
         True,
