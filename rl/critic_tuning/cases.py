@@ -34,8 +34,7 @@ from agent.exploration.learning import Explored, metric_agreement, ranks
 from agent.pictures.panels import PANEL_PX, draw_views, photo_part, shown_at_once
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
-from agent.scoring.chunks import split_order
-from agent.scoring.ranking import label_names, label_orders
+from agent.scoring.ranking import label_names, label_orders, split_order
 from agent.types import Case
 from agent.vlm.local.constrained_decoding import sanitise_string
 from agent.vlm.protocol import Part
