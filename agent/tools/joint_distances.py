@@ -71,8 +71,8 @@ class GroupConsensus:
     """Mean distance of pelvis-aligned joints from the group's geometric median, in millimetres.
 
     The geometric median (the point of least summed distance, Weiszfeld 1937) is robust as long as fewer than half of
-    the hypotheses are outliers. The image is not used: this is the baseline for every other tool, and it is wrong wherever
-    the whole group is.
+    the hypotheses are outliers. The image is not used: this is the baseline for every other tool, and it is wrong
+    wherever the whole group is.
     """
 
     name = "group_consensus"

@@ -95,8 +95,8 @@ class KeypointLayout:
                                     s: sum_j w_j (x_j - x)(k_j - k) / sum_j w_j |x_j - x|^2
 
     MPJPE compares poses relative to the pelvis, and the error of the translation hides the error of the limbs: on lab
-    groups the rank correlation with MPJPE is .36 with the alignment and .26 without (docs/results/superseded.md). A body
-    outside the image or of the wrong size is penalised by `Reprojection` only.
+    groups the rank correlation with MPJPE is .36 with the alignment and .26 without (docs/results/superseded.md). A
+    body outside the image or of the wrong size is penalised by `Reprojection` only.
     """
 
     name = "keypoint_layout"

@@ -77,14 +77,15 @@ def default_cache() -> FeatureCache | None:
 class FeatureCache:
     """A frozen network's features on disk, by content.
 
-    A key is the SHA-256 of the network (its weights and preprocessing) and of the pixels, so moved or renamed photographs
-    are found again and features of another backbone are never returned. There is one .npy file per crop, in 256 folders,
-    written atomically, so that several processes can share one cache.
+    A key is the SHA-256 of the network (its weights and preprocessing) and of the pixels, so moved or renamed
+    photographs are found again and features of another backbone are never returned. There is one .npy file per crop,
+    in 256 folders, written atomically, so that several processes can share one cache.
 
-    The folder has a size limit; files that were not read for the longest time are deleted first. Each process counts the
-    bytes that it writes, and checks the folder at its first write and then after every sixteenth of the limit, so n
-    processes can exceed the limit by n sixteenths for a while. A cache never raises: features that cannot be read are
-    computed again, and if nothing can be written (full disk, read-only home) one warning is logged and writing stops.
+    The folder has a size limit; files that were not read for the longest time are deleted first. Each process counts
+    the bytes that it writes, and checks the folder at its first write and then after every sixteenth of the limit, so
+    n processes can exceed the limit by n sixteenths for a while. A cache never raises: features that cannot be read
+    are computed again, and if nothing can be written (full disk, read-only home) one warning is logged and writing
+    stops.
     """
 
     def __init__(self, folder: PathLike, max_bytes: int = MAX_BYTES) -> None:
