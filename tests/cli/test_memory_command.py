@@ -170,7 +170,7 @@ INVALID = {
     "an unknown state": (["list", "mine", "--state", "asleep"], ValueError, "quarantined, admitted, retired"),
     "an unknown rule": (["admit", "mine", "zzz"], ValueError, "no rule id starts with 'zzz'"),
     "a prefix of several rules": (["retire", "mine", ""], ValueError, "3 rule ids start"),
-    "a missing file": (["import", "new", "memory.json"], FileNotFoundError, "a missing file"),
+    "a missing file": (["import", "new", "memory.json"], FileNotFoundError, "there is no such file"),
     "a file that is not a memory": (["import", "new", "other.json"], ValueError, "not an exported memory"),
 }
 
