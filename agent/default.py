@@ -23,7 +23,7 @@ from agent.vlm import VLMBackend, load_backend
 from common.files import PathLike
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.policy.caches import EncoderCache
+from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.types import Detector, Renderer

@@ -12,7 +12,7 @@ from torch import nn
 from common.fingerprint import weights_digest
 from hmr.images.crops import crop_image
 from hmr.policy.backbone import TransformersEncoder
-from hmr.policy.caches import EncoderCache
+from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
 from memory.embed import ClipEmbedder

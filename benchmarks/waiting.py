@@ -102,7 +102,7 @@ def _group(policy: DiffusionPolicy, sample: Sample, count: int) -> Group:
 
 
 def _uncached(group: Group) -> Group:
-    """A copy of the sample without cached encoder outputs (hmr.policy.caches)."""
+    """A copy of the sample without cached encoder outputs (hmr.policy.encoder_cache)."""
     sample, hypotheses = group
     return replace(sample), hypotheses
 

@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from hmr.detection.embedded import EmbeddedDetector
     from hmr.images.photographs import read_photo, sample_of
     from hmr.metrics.pck import PCK_THRESHOLDS, box_sides_px, pck
-    from hmr.policy.caches import FeatureCache
     from hmr.policy.checkpoint import load_policy
+    from hmr.policy.feature_cache import FeatureCache
     from hmr.policy.guidance import DetectionGuidance
     from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
     from hmr.synthetic.amass import load_amass

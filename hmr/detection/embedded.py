@@ -18,8 +18,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hmr.body.model import Body
-from hmr.policy.caches import EncoderCache
 from hmr.policy.encoder import EncoderOutput
+from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import BatchDetector, BodyParams, Box, Camera, Detection, Detector, Sample
 

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.fingerprint import digest, file_digest
-from hmr.policy.caches import FeatureCache
 from hmr.policy.encoder import EncoderHeads, EncoderOutput
+from hmr.policy.feature_cache import FeatureCache
 
 __all__ = ["PREFIX", "BackboneSpec", "TransformersEncoder", "describe_backbone"]
 

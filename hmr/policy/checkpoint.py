@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from common.files import PathLike
 from hmr.policy.backbone import TransformersEncoder
-from hmr.policy.caches import default_cache
+from hmr.policy.feature_cache import default_cache
 from hmr.policy.policy import DiffusionPolicy
 
 __all__ = ["SHIPPED_POLICY", "find_device", "load_policy", "save_compact"]
@@ -29,7 +29,7 @@ def save_compact(policy: DiffusionPolicy, folder: PathLike) -> None:
 
 def load_policy(folder: PathLike | None = None, device: str = "cpu") -> DiffusionPolicy:
     """The policy in a folder (default: the shipped one), frozen, in evaluation mode, in float32. Features of a
-    transformers backbone are cached on disk (`hmr.policy.caches.default_cache`).
+    transformers backbone are cached on disk (`hmr.policy.feature_cache.default_cache`).
 
     Raises FileNotFoundError or ValueError, which name the folder, if no policy can be read from it, and ValueError for
     a device that torch does not have.

@@ -12,8 +12,8 @@ import torch
 import transformers as hf
 
 from hmr.policy.backbone import BackboneSpec, TransformersEncoder, describe_backbone
-from hmr.policy.caches import FeatureCache
 from hmr.policy.encoder import DEEPEST_M, DEPTHS, CropEncoder, EncoderHeads, unpack_joints
+from hmr.policy.feature_cache import FeatureCache
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 VITPOSE = hf.VitPoseBackboneConfig(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.policy.caches import ENVIRONMENT_VARIABLE, FeatureCache
 from hmr.policy.checkpoint import load_policy, save_compact
+from hmr.policy.feature_cache import ENVIRONMENT_VARIABLE, FeatureCache
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.types import Box, Camera, Sample
 from tests.contracts.test_encoder import save_backbone

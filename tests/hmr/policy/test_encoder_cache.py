@@ -9,7 +9,7 @@ import torch
 
 from agent.image_embedding import PolicyEmbedder
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.policy.caches import MAX_SAMPLES, EncoderCache
+from hmr.policy.encoder_cache import MAX_SAMPLES, EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Sample
 

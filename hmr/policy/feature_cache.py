@@ -1,12 +1,19 @@
-"""Caches of encoder outputs: in memory for recent samples, on disk for the features of a frozen backbone."""
+"""Cache of a frozen network's features on disk, by content.
+
+A key is the SHA-256 of the network (its weights and preprocessing) and of the pixels, so moved or renamed photographs
+are found again and features of another backbone are never returned. There is one .npy file per crop, in 256 folders,
+written atomically, so that several processes can share one cache.
+
+The folder has a size limit; files that were not read for the longest time are deleted first. Each process counts the
+bytes that it writes, and checks the folder at its first write and then after every sixteenth of the limit, so n
+processes can exceed the limit by n sixteenths for a while. A cache never raises: features that cannot be read are
+computed again, and if nothing can be written (full disk, read-only home) one warning is logged and writing stops.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
-import weakref
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,47 +24,8 @@ from torch import Tensor
 
 from common.files import PathLike, atomic_path
 from common.fingerprint import digest
-from hmr.policy.encoder import EncoderOutput
-from hmr.policy.policy import DiffusionPolicy
-from hmr.types import Sample
 
-__all__ = ["ENVIRONMENT_VARIABLE", "MAX_BYTES", "EncoderCache", "FeatureCache", "default_cache"]
-
-MAX_SAMPLES = 64  # enough for the groups that are processed at the same time
-
-
-class EncoderCache:
-    """Recent encoder outputs, shared by the components that need the same samples. Safe to use from several threads.
-
-    A critique needs the detector's output for a person and the photograph's embedding for retrieval; both come from one
-    pass of the encoder. Samples are compared by identity, not content, because they are never modified. Only calls with
-    a single sample are cached: the crops of test-time augmentation (`hmr.detection.test_time_augmentation`) are used
-    once.
-    """
-
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        self.policy = policy
-        self._outputs: dict[int, tuple[weakref.ref[Sample], EncoderOutput]] = {}  # by id, the oldest first
-        self._lock = threading.Lock()
-
-    def run_encoder(self, samples: Sequence[Sample]) -> EncoderOutput:
-        """As `DiffusionPolicy.run_encoder`."""
-        if len(samples) != 1:
-            return self.policy.run_encoder(samples)
-        [sample] = samples
-        known, output = self._outputs.get(id(sample), (None, None))
-        if known is None or output is None or known() is not sample:
-            output = self.policy.run_encoder(samples)
-            with self._lock:
-                self._store(sample, output)
-        return output
-
-    def _store(self, sample: Sample, output: EncoderOutput) -> None:
-        self._outputs.pop(id(sample), None)
-        self._outputs[id(sample)] = (weakref.ref(sample), output)
-        while len(self._outputs) > MAX_SAMPLES:
-            del self._outputs[next(iter(self._outputs))]
-
+__all__ = ["ENVIRONMENT_VARIABLE", "MAX_BYTES", "FeatureCache", "default_cache"]
 
 ENVIRONMENT_VARIABLE = "MESHCRITIC_FEATURE_CACHE"  # another folder, or `off`
 MAX_BYTES = 4_000_000_000  # 10,000 crops of DINOv2-base at 224 pixels
@@ -75,19 +43,6 @@ def default_cache() -> FeatureCache | None:
 
 
 class FeatureCache:
-    """A frozen network's features on disk, by content.
-
-    A key is the SHA-256 of the network (its weights and preprocessing) and of the pixels, so moved or renamed
-    photographs are found again and features of another backbone are never returned. There is one .npy file per crop,
-    in 256 folders, written atomically, so that several processes can share one cache.
-
-    The folder has a size limit; files that were not read for the longest time are deleted first. Each process counts
-    the bytes that it writes, and checks the folder at its first write and then after every sixteenth of the limit, so
-    n processes can exceed the limit by n sixteenths for a while. A cache never raises: features that cannot be read
-    are computed again, and if nothing can be written (full disk, read-only home) one warning is logged and writing
-    stops.
-    """
-
     def __init__(self, folder: PathLike, max_bytes: int = MAX_BYTES) -> None:
         self.folder, self.max_bytes = Path(folder), max_bytes
         self._unchecked = max_bytes  # bytes written since the last check; the first write checks
