@@ -22,7 +22,7 @@ from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from agent.tools.parts import worst_parts
-from agent.tools.view import inside_photo, pixel_centers_px
+from agent.tools.silhouette import inside_photo, pixel_centers_px
 from agent.types import Case, Evidence, Need
 from hmr.body.model import REGIONS
 from hmr.images.crops import crop_image

@@ -24,12 +24,11 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from agent.tools.parts import PART_NAMES, capitalise, worst_parts
-from agent.tools.view import inside_photo, pixel_centers_px
 from agent.types import Case, Evidence, Need
 from hmr.body.model import Body
 from hmr.types import NUM_JOINTS, PARENTS, Detection
 
-__all__ = ["Silhouette", "person_probability"]
+__all__ = ["Silhouette", "inside_photo", "person_probability", "pixel_centers_px"]
 
 METRIC = "silhouette_mismatch"
 EXCESS_FLOOR = 0.2
@@ -109,3 +108,19 @@ def _sentence(missed: float, excess_shares: Float[Tensor, "24"]) -> str:
             f"{PART_NAMES[part]} sticks out of the person's outline by {share:.0f} % of its area."
         )
     return f"The body leaves {100 * missed:.0f} % of the person's outline uncovered."
+
+
+def pixel_centers_px(case: Case) -> tuple[Float[Tensor, "size"], Float[Tensor, "size"]]:
+    """x of the view's columns and y of its rows, in pixels of the photograph."""
+    view, camera = case.view, case.hypotheses.camera
+    zoom = view.focal_px / camera.focal_px
+    x_px = (torch.arange(view.width) + 0.5 - view.cx_px) / zoom + camera.cx_px
+    y_px = (torch.arange(view.height) + 0.5 - view.cy_px) / zoom + camera.cy_px
+    return x_px, y_px
+
+
+def inside_photo(case: Case) -> Bool[Tensor, "size size"]:
+    """The view's pixels that are inside the photograph."""
+    x_px, y_px = pixel_centers_px(case)
+    height, width = case.sample.image.shape[:2]
+    return ((y_px > 0) & (y_px < height))[:, None] & ((x_px > 0) & (x_px < width))

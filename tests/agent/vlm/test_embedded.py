@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from agent.vlm import DataPart, EmbeddedCritic, TextPart
-from agent.vlm.embedded.critic import MEASURED_AGAIN, image_tags, metric_trust
-from agent.vlm.embedded.mining import mine
+from agent.vlm.embedded.critic import MEASURED_AGAIN, image_tags, metric_trust, mine
 from agent.vlm.embedded.violations import violation
 from tests.contracts.test_vlm_backends import questions
 
