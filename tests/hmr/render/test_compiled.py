@@ -1,6 +1,6 @@
 """The numba decorator."""
 
-from hmr.render import compiled as module
+from hmr.render import kernels as module
 
 
 def test_functions_compile_where_no_cache_can_be_written(monkeypatch):
