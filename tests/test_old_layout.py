@@ -4,8 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 from common.fingerprint import has_fingerprint
 from hmr.policy.checkpoint import load_policy
 from rl.monitoring.training_log import read_logs
@@ -25,17 +23,23 @@ def test_a_memory_lists_its_rules(tmp_path, monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "memory", "list", memory, "--json")
     assert code == 0
     rules = json.loads(out)["rules"]
-    assert len(rules) == 16
+    assert len(rules) == 30
     assert sum(rule["uses"] > 0 for rule in rules) > 0
 
 
-@pytest.mark.slow  # draws eight scenes
-def test_an_exploration_goes_on_with_a_memory(tmp_path, monkeypatch, capsys):
+def test_an_exploration_goes_on_with_its_scenes_and_its_memory(tmp_path, monkeypatch, capsys):
     memory = shutil.copytree(FILES / "memory", tmp_path / "memory")
+    shutil.copytree(FILES / "scenes", tmp_path / "out" / "scenes")
     words = ("--images", 8, "--samples", 4, "--policy", FILES / "policy", "--out", tmp_path / "out")
     code, out, _ = call(monkeypatch, capsys, "explore", "--memory", memory, *words, "--json")
     assert code == 0
-    assert (json.loads(out)["cases"], json.loads(out)["skipped"]) == (0, 4)
+    saved = json.loads((FILES / "memory" / "exploration.json").read_text())
+    found = json.loads(out)
+    assert (found["cases"], found["srcc"]) == (
+        4,
+        saved["srcc"],
+    )  # the saved report: nothing was explored again
+    assert found["blocked_cases"] == saved["held_up"]
 
 
 def test_a_run_folder_gives_its_groups_and_its_log():
