@@ -66,9 +66,20 @@ def test_the_next_run_scores_the_unavailable_groups(tmp_path):
 
 @pytest.mark.parametrize("in_flight", [1, 4])
 def test_a_run_stops_after_several_unavailable_groups_in_a_row(tmp_path, in_flight):
-    scorer, out = Unreliable(lambda index, times: index > 2), tmp_path / "out"
+    saved, three_saved, out = [], threading.Event(), tmp_path / "out"
+
+    def progress(rows):
+        saved.append(rows)
+        if sum(saved) == 3:
+            three_saved.set()
+
+    def fails(index, times):
+        # an answer that arrives between the failures would start the count again
+        return index > 2 and three_saved.wait(60)
+
+    scorer = Unreliable(fails)
     with pytest.raises(ValueError, match="3 of 60 groups are scored and saved"):
-        build(out, wild(60), scorer=scorer, in_flight=in_flight)
+        build(out, wild(60), scorer=scorer, in_flight=in_flight, progress=progress)
     # groups in flight at the limit are finished, and none is asked twice
     assert 3 + MAX_UNAVAILABLE <= len(scorer.asked) <= 3 + MAX_UNAVAILABLE + 2 * (in_flight - 1)
     assert len(set(scorer.asked)) == len(scorer.asked)
