@@ -26,7 +26,10 @@ __all__ = [
     "JOINT_NAMES",
     "NUM_BETAS",
     "NUM_JOINTS",
+    "NUM_POINTS",
     "PARENTS",
+    "POINT_NAMES",
+    "SURFACE_POINT_NAMES",
     "BatchDetector",
     "BodyParams",
     "Box",
@@ -51,6 +54,14 @@ JOINT_NAMES = (
 )  # fmt: skip
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 NUM_JOINTS = len(JOINT_NAMES)
+# Points that detectors report: the joints, then points of the body's surface (`hmr.body.surface_points`).
+SURFACE_POINT_NAMES = (
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_heel", "right_heel", "left_big_toe",
+    "right_big_toe", "left_small_toe", "right_small_toe", "left_index_knuckle", "right_index_knuckle",
+    "left_pinky_knuckle", "right_pinky_knuckle", "left_thumb_knuckle", "right_thumb_knuckle",
+)  # fmt: skip
+POINT_NAMES = JOINT_NAMES + SURFACE_POINT_NAMES
+NUM_POINTS = len(POINT_NAMES)
 NUM_BETAS = 10
 
 
@@ -252,15 +263,76 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True)
 class Detection:
-    """A detector's output for one person, in pixels of the whole image."""
+    """A detector's output for one person: observed points in pixels of the whole image, in the order of `POINT_NAMES`.
 
-    keypoints_px: Float[Tensor, "24 2"]
-    sigma_px: Float[Tensor, "24"]  # the detector's own standard deviation per coordinate
-    confidence: Float[Tensor, "24"]  # probability that the joint is visible, 0 to 1
-    mask: Float[np.ndarray, "size size"]  # probability that the person is visible, over `mask_box`
-    mask_box: Box  # a square
-    # 3D joints relative to the pelvis, along the camera's axes; None from detectors of 2D keypoints alone
+    A point that the detector does not report has `sigma_px` inf and `visibility` 0; its position means nothing. A depth
+    that it does not report has `depth_sigma_m` inf.
+    """
+
+    points_px: Float[Tensor, "41 2"]
+    sigma_px: Float[Tensor, "41"]  # the detector's own standard deviation per coordinate
+    visibility: Float[Tensor, "41"]  # probability that the point is visible, 0 to 1
+    depth_m: Float[Tensor, "41"]  # behind the pelvis, along the camera's axis
+    depth_sigma_m: Float[Tensor, "41"]
+    # probability that the person is visible, over the square `mask_box`; None from detectors without masks
+    mask: Float[np.ndarray, "size size"] | None = None
+    mask_box: Box | None = None
+    # 3D joints relative to the pelvis, along the camera's axes; None from detectors of 2D points alone
     joints_root_m: Float[Tensor, "24 3"] | None = None
+    confidence: float = 1.0  # that there is a person, 0 to 1
+
+    def __post_init__(self) -> None:
+        if (self.mask is None) != (self.mask_box is None):
+            raise ValueError("a mask needs a box, and a box of a mask needs a mask")
+
+    @property
+    def observed(self) -> Bool[Tensor, "41"]:
+        return self.sigma_px.isfinite()
+
+    @property
+    def keypoints_px(self) -> Float[Tensor, "24 2"]:
+        """Positions of the joints."""
+        return self.points_px[:NUM_JOINTS]
+
+    @property
+    def keypoint_sigma_px(self) -> Float[Tensor, "24"]:
+        return self.sigma_px[:NUM_JOINTS]
+
+    @property
+    def keypoint_visibility(self) -> Float[Tensor, "24"]:
+        return self.visibility[:NUM_JOINTS]
+
+    @staticmethod
+    def from_points(
+        names: Sequence[str],
+        points_px: Float[Tensor, "reported 2"],
+        sigma_px: Float[Tensor, "reported"],
+        visibility: Float[Tensor, "reported"],
+        depth_m: Float[Tensor, "reported"] | None = None,
+        depth_sigma_m: Float[Tensor, "reported"] | None = None,
+        *,
+        mask: Float[np.ndarray, "size size"] | None = None,
+        mask_box: Box | None = None,
+        joints_root_m: Float[Tensor, "24 3"] | None = None,
+        confidence: float = 1.0,
+    ) -> Detection:
+        """A detection with the points `names`; all others are not reported. Raises ValueError for an unknown name."""
+        rows = [POINT_NAMES.index(name) for name in names]
+
+        def column(values: Tensor | None, missing: float) -> Tensor:
+            full = torch.full((NUM_POINTS,), missing)
+            if values is not None:
+                full[rows] = values.detach().float().cpu()
+            return full
+
+        return Detection(
+            torch.stack([column(points_px[:, axis], 0.0) for axis in (0, 1)], dim=-1),
+            column(sigma_px, torch.inf),
+            column(visibility, 0.0),
+            column(depth_m, 0.0),
+            column(depth_sigma_m, torch.inf),
+            mask, mask_box, joints_root_m, confidence,
+        )  # fmt: skip
 
 
 @runtime_checkable

@@ -79,7 +79,12 @@ def _measure(tool: CritiqueTool, case: Case) -> Evidence | Missing:
 def _available(detection: Detection | None) -> set[Need]:
     if detection is None:
         return set()
-    return {"keypoints", "mask"} if detection.joints_root_m is None else {"keypoints", "mask", "joints"}
+    needs: set[Need] = {"keypoints"}
+    if detection.mask is not None:
+        needs.add("mask")
+    if detection.joints_root_m is not None:
+        needs.add("joints")
+    return needs
 
 
 def _normalized(evidence: object) -> Evidence:

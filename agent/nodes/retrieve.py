@@ -61,7 +61,7 @@ def image_facts(case: Case) -> dict[str, Any]:
     """JSON: mean confidence by limb (empty without a detector), the box relative to the border, the median pose."""
     confidence = {}
     if case.detection is not None:
-        by_joint = dict(zip(JOINT_NAMES, case.detection.confidence.tolist(), strict=True))
+        by_joint = dict(zip(JOINT_NAMES, case.detection.keypoint_visibility.tolist(), strict=True))
         confidence = {
             limb: round(sum(by_joint[name] for name in names) / len(names), 3)
             for limb, names in LIMBS.items()

@@ -110,7 +110,7 @@ def part_box(case: Case, index: int, part: str) -> Box:
     joints = sorted({*chosen, *(j for j, parent in enumerate(PARENTS) if parent in chosen)})
     points_px = case.hypotheses.camera.project(case.posed.joints_cam_m[index])[joints]
     if case.detection is not None:
-        detected = [j for j in joints if case.detection.confidence[j] > MIN_CONFIDENCE]
+        detected = [j for j in joints if case.detection.keypoint_visibility[j] > MIN_CONFIDENCE]
         points_px = torch.cat([points_px, case.detection.keypoints_px[detected].to(points_px)])
     around = case.sample.box.square(MAX_EXTENT)
     low, high = (

@@ -37,7 +37,7 @@ class DepthOrder:
         assert case.detection.joints_root_m is not None
         depth_m = joints_root_m(case)[..., 2]
         detected = _gaps_m(case.detection.joints_root_m.to(depth_m)[:, 2])
-        sure = case.detection.confidence.to(depth_m)
+        sure = case.detection.keypoint_visibility.to(depth_m)
         weight = sure[:, None] * sure[None] * (detected.abs() > APART_M)
         if not weight.any():
             sentence = "The detector reads all that it sees at one depth."

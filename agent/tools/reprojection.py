@@ -49,8 +49,8 @@ def project_joints(case: Case) -> Float[Tensor, "group 24 2"]:
 def keypoint_weights(case: Case) -> Float[Tensor, "24"]:
     """w_j of the table above; they sum to 1, or to 0 if no joint is detected."""
     assert case.detection is not None, "the graph skips tools whose needs are not met"
-    sigma_percent = case.detection.sigma_px * (100 / case.sample.box.side)
-    weights = case.detection.confidence / (sigma_percent**2 + SIGMA_FLOOR_PERCENT**2)
+    sigma_percent = case.detection.keypoint_sigma_px * (100 / case.sample.box.side)
+    weights = case.detection.keypoint_visibility / (sigma_percent**2 + SIGMA_FLOOR_PERCENT**2)
     return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
@@ -61,7 +61,7 @@ def keypoint_evidence(case: Case, tool: str, metric: str, joints_px: Float[Tenso
     distance = (joints_px - keypoints_px).norm(dim=-1) * (100 / case.sample.box.side)
     weights = keypoint_weights(case).to(distance)
     values: tuple[float | None, ...] = (None,) * len(case)
-    if case.detection.confidence.sum() >= MIN_CONFIDENCE_SUM:
+    if case.detection.keypoint_visibility.sum() >= MIN_CONFIDENCE_SUM:
         robust = distance / (1 + (distance / SATURATION_PERCENT) ** 2).sqrt()
         values = tuple((robust @ weights).tolist())
     # a joint with less than half of the mean weight is not used to find the part at fault

@@ -63,6 +63,8 @@ def person_probability(
     case: Case, detection: Detection
 ) -> tuple[Float[np.ndarray, "size size"], Bool[np.ndarray, "size size"]]:
     """The detector's person probability in the view's pixels (0 outside the image), and which lie inside."""
+    assert detection.mask is not None
+    assert detection.mask_box is not None
     (x_px, y_px), box = pixel_centers_px(case), detection.mask_box
     x_grid = 2 * (x_px - box.x0) / box.side - 1
     y_grid = 2 * (y_px - box.y0) / box.side - 1
@@ -96,7 +98,7 @@ def _part_confidence(detection: Detection) -> Float[np.ndarray, "24"]:
     """Confidence that each part is visible: the mean over the joints at its ends, at least `EXCESS_FLOOR`."""
     ends = torch.eye(NUM_JOINTS)
     ends[PARENTS[1:], torch.arange(1, NUM_JOINTS)] = 1.0
-    confidence = ends @ detection.confidence.float().cpu() / ends.sum(dim=1)
+    confidence = ends @ detection.keypoint_visibility.float().cpu() / ends.sum(dim=1)
     return confidence.clamp_min(EXCESS_FLOOR).numpy()
 
 

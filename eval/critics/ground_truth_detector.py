@@ -11,7 +11,7 @@ from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector, WithJoints3D
 from hmr.images.crops import crop_image
 from hmr.policy.policy import DiffusionPolicy
-from hmr.types import Box, Detection, Sample, Truth
+from hmr.types import JOINT_NAMES, NUM_JOINTS, Box, Detection, Sample, Truth
 
 __all__ = ["GroundTruthDetector", "ground_truth_detector"]
 
@@ -43,10 +43,11 @@ class GroundTruthDetector:
     def detect(self, sample: Sample) -> Detection:
         truth, square = self.truths[sample.id], sample.box.square(1.2)
         mask = np.repeat(truth.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
-        return Detection(
-            keypoints_px=truth.keypoints_px,
-            sigma_px=torch.full((24,), SIGMA_PX),
-            confidence=truth.visible.float(),
+        return Detection.from_points(
+            JOINT_NAMES,
+            truth.keypoints_px,
+            torch.full((NUM_JOINTS,), SIGMA_PX),
+            truth.visible.float(),
             mask=crop_image(mask, square, MASK_SIZE)[..., 0].astype(np.float32) / 255,
             mask_box=square,
         )

@@ -21,7 +21,7 @@ from hmr.body.model import Body
 from hmr.policy.encoder import EncoderOutput
 from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
-from hmr.types import BatchDetector, BodyParams, Box, Camera, Detection, Detector, Sample
+from hmr.types import JOINT_NAMES, BatchDetector, BodyParams, Box, Camera, Detection, Detector, Sample
 
 __all__ = ["DetectedPerson", "EmbeddedDetector", "WithJoints3D", "detect_all", "load_detector", "overlap"]
 
@@ -103,10 +103,13 @@ def _detection(
 ) -> Detection:
     """One row of the output in pixels of the photograph; `square` is the encoder's crop."""
     half, center = square.side / 2, torch.tensor(square.center)
-    return Detection(
-        keypoints_px=output.keypoints[row].cpu() * half + center,
-        sigma_px=output.log_sigma[row].cpu().exp() * half,
-        confidence=output.visible_logit[row].cpu().sigmoid(),
+    return Detection.from_points(
+        JOINT_NAMES,
+        output.keypoints[row].cpu() * half + center,
+        output.log_sigma[row].cpu().exp() * half,
+        output.visible_logit[row].cpu().sigmoid(),
+        output.depth_m[row],
+        output.depth_log_sigma[row].exp(),
         mask=output.mask_logit[row].cpu().sigmoid().numpy(),
         mask_box=square,
         joints_root_m=joints_root_m,

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr.detection.embedded import detect_all
-from hmr.policy.flip import OTHER_SIDE
+from hmr.policy.flip import OTHER_POINT, OTHER_SIDE
 from hmr.types import BatchDetector, Box, Detection, Detector, Sample
 
 __all__ = ["detect_with_augmentation"]
@@ -68,29 +68,40 @@ def _mirrored_back(detection: Detection, width: float) -> Detection:
     joints = detection.joints_root_m
     return dataclasses.replace(
         detection,
-        keypoints_px=detection.keypoints_px[OTHER_SIDE] * torch.tensor([-1.0, 1.0])
-        + torch.tensor([width, 0.0]),
-        sigma_px=detection.sigma_px[OTHER_SIDE],
-        confidence=detection.confidence[OTHER_SIDE],
+        points_px=detection.points_px[OTHER_POINT] * torch.tensor([-1.0, 1.0]) + torch.tensor([width, 0.0]),
+        sigma_px=detection.sigma_px[OTHER_POINT],
+        visibility=detection.visibility[OTHER_POINT],
+        depth_m=detection.depth_m[OTHER_POINT],
+        depth_sigma_m=detection.depth_sigma_m[OTHER_POINT],
         joints_root_m=None if joints is None else joints[OTHER_SIDE] * torch.tensor([-1.0, 1.0, 1.0]),
     )
 
 
 def _fused(detections: Sequence[Detection]) -> Detection:
-    precision = torch.stack([each.sigma_px for each in detections]) ** -2
-    weight = precision / precision.sum(dim=0)
+    def column(name: str) -> Float[Tensor, "views points *rest"]:
+        return torch.stack([getattr(each, name) for each in detections])
 
-    def mean(values: Sequence[Tensor]) -> Tensor:
-        stacked = torch.stack(list(values))
-        return (weight.reshape(*weight.shape, *[1] * (stacked.ndim - 2)) * stacked).sum(dim=0)
-
+    weight, sigma_px = _weights(column("sigma_px"))
+    depth_weight, depth_sigma_m = _weights(column("depth_sigma_m"))
     return dataclasses.replace(
         detections[0],
-        keypoints_px=mean([each.keypoints_px for each in detections]),
-        sigma_px=mean([each.sigma_px**2 for each in detections]).sqrt(),
-        confidence=mean([each.confidence for each in detections]),
+        points_px=(weight[..., None] * column("points_px")).sum(dim=0),
+        sigma_px=sigma_px,
+        visibility=(weight * column("visibility")).sum(dim=0),
+        depth_m=(depth_weight * column("depth_m")).sum(dim=0),
+        depth_sigma_m=depth_sigma_m,
         joints_root_m=_mean_joints([each.joints_root_m for each in detections]),
     )
+
+
+def _weights(
+    sigma: Float[Tensor, "views points"],
+) -> tuple[Float[Tensor, "views points"], Float[Tensor, "points"]]:
+    """Weights proportional to 1 / sigma^2 and the root mean variance; 0 and inf for points of infinite sigma."""
+    precision = sigma**-2
+    weight = precision / precision.sum(dim=0).clamp_min(torch.finfo(sigma.dtype).tiny)
+    variance = torch.where(weight > 0, weight * sigma**2, 0.0).sum(dim=0)
+    return weight, torch.where(precision.sum(dim=0) > 0, variance.sqrt(), torch.inf)
 
 
 def _mean_joints(estimates: Sequence[Float[Tensor, "24 3"] | None]) -> Float[Tensor, "24 3"] | None:

@@ -98,7 +98,14 @@ class TransformersDetector:
         joints_px, sigma_px, joint_confidence = joints_from_coco(
             keypoints_px, COCO_DEVIATIONS * side, confidence, sample.box
         )
-        return Detection(joints_px, sigma_px, joint_confidence, self._mask(sample, square), square)
+        return Detection.from_points(
+            JOINT_NAMES,
+            joints_px,
+            sigma_px,
+            joint_confidence,
+            mask=self._mask(sample, square),
+            mask_box=square,
+        )
 
     def _keypoints(self, sample: Sample) -> tuple[Float[Tensor, "17 2"], Float[Tensor, "17"]]:
         box = sample.box

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from hmr.policy.encoder import EncoderOutput, pack_joints
 from hmr.policy.parametrization import VECTOR_SIZE
-from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS
+from hmr.types import NUM_BETAS, NUM_JOINTS, POINT_NAMES
 
-__all__ = ["OTHER_SIDE", "FlipFeatures", "flip_test", "mirror_box", "mirror_vector"]
+__all__ = ["OTHER_POINT", "OTHER_SIDE", "FlipFeatures", "flip_test", "mirror_box", "mirror_vector"]
 
 _FLIP = torch.tensor([-1.0, 1.0])
 
@@ -81,7 +81,8 @@ def _other_side(name: str) -> str:
     return name.replace("right_", "left_", 1)
 
 
-OTHER_SIDE = [JOINT_NAMES.index(_other_side(name)) for name in JOINT_NAMES]
+OTHER_POINT = [POINT_NAMES.index(_other_side(name)) for name in POINT_NAMES]
+OTHER_SIDE = OTHER_POINT[:NUM_JOINTS]
 # signs of the first two columns of M R M, in the vector's order: rows of (column 1, column 2)
 _SIGNS = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [-1.0, 1.0]])
 

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from hmr.body.model import Body
 from hmr.policy.parametrization import pelvis_from_crop, project, split
 from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.types import PARENTS, Detection
+from hmr.types import PARENTS, Box, Detection
 
 __all__ = ["DetectionGuidance", "GuidanceConfig"]
 
@@ -76,7 +76,7 @@ class DetectionGuidance:
         self.body = body if body.faces.device == policy.device else _copy_to(body, policy.device)
         self.config = config or GuidanceConfig()
         half_px = self.geometry[..., 7:] / 2  # of the crop: 1 image 1
-        stack = [[item.keypoints_px, item.sigma_px, item.confidence] for item in detections]
+        stack = [[item.keypoints_px, item.keypoint_sigma_px, item.keypoint_visibility] for item in detections]
         keypoints, sigma, confidence = (
             torch.stack(column).to(half_px.device) for column in zip(*stack, strict=True)
         )
@@ -84,7 +84,7 @@ class DetectionGuidance:
         self.weights = confidence[:, None]
         floor_px = self.config.sigma_floor * half_px
         self.deviation_px = (sigma[:, None].square() + floor_px.square()).sqrt()
-        self.boxes = torch.tensor([[*item.mask_box.center, item.mask_box.side] for item in detections])
+        self.boxes = torch.tensor([_square(item.mask_box) for item in detections])
         self.boxes = self.boxes.to(half_px.device)[:, None, None]
         self.outside = torch.stack([_distance_outside(item.mask) for item in detections]).to(half_px.device)
 
@@ -165,10 +165,14 @@ def _copy_to(body: Body, device: torch.device) -> Body:
     return copy.deepcopy(body).to(device)
 
 
-def _distance_outside(mask: Float[np.ndarray, "size size"]) -> Float[Tensor, "side side"]:
-    """Distance to the person's nearest pixel, over the mask's box, in halves of the box; zero for an empty mask."""
-    person = mask > 0.5
-    if not person.any():
+def _square(box: Box | None) -> tuple[float, float, float]:
+    """Centre and side; of any square without a mask, whose distances are all zero."""
+    return (0.0, 0.0, 1.0) if box is None else (*box.center, box.side)
+
+
+def _distance_outside(mask: Float[np.ndarray, "size size"] | None) -> Float[Tensor, "side side"]:
+    """Distance to the person's nearest pixel, over the mask's box, in halves of the box; zero without a person."""
+    if mask is None or not (person := mask > 0.5).any():
         return torch.zeros(MASK_SIDE, MASK_SIDE)
     distance = torch.from_numpy(distance_transform_edt(~person)).float() * 2 / len(mask)
     return F.interpolate(distance[None, None], (MASK_SIDE, MASK_SIDE), mode="bilinear")[0, 0]

@@ -47,8 +47,8 @@ def test_a_detection_is_finite_and_its_probabilities_are_in_range(detector: Dete
     found = detect(detector, image(), BOX)
     assert found.keypoints_px.isfinite().all()
     assert (found.sigma_px > 0).all()
-    assert ((found.confidence >= 0) & (found.confidence <= 1)).all()
-    assert found.confidence.max() > 0
+    assert ((found.visibility >= 0) & (found.visibility <= 1)).all()
+    assert found.visibility.max() > 0
     assert ((found.mask >= 0) & (found.mask <= 1)).all()
 
 
@@ -74,9 +74,9 @@ def test_detection_is_translation_equivariant(detector: Detector):
     larger[shift[1] : shift[1] + 160, shift[0] : shift[0] + 200] = pixels
     there = Box(BOX.x0 + shift[0], BOX.y0 + shift[1], BOX.x1 + shift[0], BOX.y1 + shift[1])
     first, second = detect(detector, pixels, BOX), detect(detector, larger, there)
-    found = first.confidence > 0
+    found = first.visibility > 0
     torch.testing.assert_close(
-        second.keypoints_px[found] - torch.tensor(shift), first.keypoints_px[found], rtol=0, atol=0.05
+        second.points_px[found] - torch.tensor(shift), first.points_px[found], rtol=0, atol=0.05
     )
     torch.testing.assert_close(second.sigma_px, first.sigma_px, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(second.mask, first.mask, atol=1e-3)

@@ -19,10 +19,13 @@ def case() -> Case:
     return case_of(group_of())
 
 
-def seeing(case: Case, **changes: object) -> Case:
-    """The case with another detection."""
+def seeing(case: Case, **changes: torch.Tensor) -> Case:
+    """The case with other joints of its detection: `points_px`, `sigma_px` or `visibility`."""
     assert case.detection is not None
-    return dataclasses.replace(case, detection=dataclasses.replace(case.detection, **changes))
+    full = {name: getattr(case.detection, name).clone() for name in changes}
+    for name, values in changes.items():
+        full[name][: len(values)] = values
+    return dataclasses.replace(case, detection=dataclasses.replace(case.detection, **full))
 
 
 def shifted_keypoints(case: Case, names: tuple[str, ...], percent: float) -> torch.Tensor:
@@ -33,19 +36,19 @@ def shifted_keypoints(case: Case, names: tuple[str, ...], percent: float) -> tor
 
 
 def test_reprojection_of_joints_all_equally_wrong(case):
-    moved = seeing(case, keypoints_px=shifted_keypoints(case, JOINT_NAMES, 10.0))
+    moved = seeing(case, points_px=shifted_keypoints(case, JOINT_NAMES, 10.0))
     # all weights alike: 10 / sqrt(1 + (10 / 25)^2) = 9.28
     assert Reprojection().measure(moved).values[0] == pytest.approx(9.2848, abs=1e-3)
 
 
 def test_one_wrong_keypoint_does_not_dominate_reprojection(case):
-    far = seeing(case, keypoints_px=shifted_keypoints(case, ("left_wrist",), 1000.0))
+    far = seeing(case, points_px=shifted_keypoints(case, ("left_wrist",), 1000.0))
     # one joint of 24 saturates at 25 %: 25 / 24 = 1.04
     assert Reprojection().measure(far).values[0] == pytest.approx(25 / 24, rel=1e-2)
 
 
 def test_reprojection_names_the_limb_that_ends_at_the_worst_joint(case):
-    moved = seeing(case, keypoints_px=shifted_keypoints(case, ("left_wrist",), 14.0))
+    moved = seeing(case, points_px=shifted_keypoints(case, ("left_wrist",), 14.0))
     evidence = Reprojection().measure(moved)
     assert evidence.sentences[0] == "Left forearm lands 14 % of the box away from the detected left wrist."
     assert evidence.parts[0] == ("left forearm",)
@@ -54,7 +57,7 @@ def test_reprojection_names_the_limb_that_ends_at_the_worst_joint(case):
 def test_reprojection_ignores_joints_the_detector_does_not_see(case):
     confidence = torch.full((24,), 0.9)
     confidence[JOINT_NAMES.index("left_wrist")] = 0.0
-    wrong = seeing(case, keypoints_px=shifted_keypoints(case, ("left_wrist",), 50.0), confidence=confidence)
+    wrong = seeing(case, points_px=shifted_keypoints(case, ("left_wrist",), 50.0), visibility=confidence)
     evidence = Reprojection().measure(wrong)
     assert evidence.values[0] == pytest.approx(0.0, abs=1e-4)
     assert evidence.parts[0] == ()
@@ -64,15 +67,15 @@ def test_reprojection_trusts_a_sharp_keypoint_more_than_a_vague_one(case):
     sigma = torch.full((24,), 2.0)
     sigma[JOINT_NAMES.index("left_wrist")] = 20.0
     keypoints = shifted_keypoints(case, ("left_wrist",), 20.0)
-    vague = Reprojection().measure(seeing(case, keypoints_px=keypoints, sigma_px=sigma)).values[0]
-    sharp = Reprojection().measure(seeing(case, keypoints_px=keypoints)).values[0]
+    vague = Reprojection().measure(seeing(case, points_px=keypoints, sigma_px=sigma)).values[0]
+    sharp = Reprojection().measure(seeing(case, points_px=keypoints)).values[0]
     assert vague is not None
     assert sharp is not None
     assert vague < sharp / 5
 
 
 def test_reprojection_has_no_value_where_no_joint_is_seen(case):
-    blind = Reprojection().measure(seeing(case, confidence=torch.full((24,), 0.01)))
+    blind = Reprojection().measure(seeing(case, visibility=torch.full((24,), 0.01)))
     assert set(blind.values) == {None}
     assert blind.parts[0] == ()
 
@@ -87,8 +90,13 @@ def checkers(case: Case, drawn: np.ndarray, person: np.ndarray, confidence: floa
         mask=drawn[None],
         face_ids=np.where(drawn, 0, -1)[None].astype(np.int32),
     )
-    detection = Detection(
-        torch.zeros(24, 2), torch.ones(24), torch.full((24,), confidence), person.astype(np.float32), whole
+    detection = Detection.from_points(
+        JOINT_NAMES,
+        torch.zeros(24, 2),
+        torch.ones(24),
+        torch.full((24,), confidence),
+        mask=person.astype(np.float32),
+        mask_box=whole,
     )
     sample = dataclasses.replace(case.sample, image=np.zeros((4, 4, 3), np.uint8), box=whole, camera=camera)
     hypotheses = Hypotheses(case.hypotheses.params[:1], camera)
@@ -98,13 +106,11 @@ def checkers(case: Case, drawn: np.ndarray, person: np.ndarray, confidence: floa
 def test_the_keypoint_layout_ignores_translation_and_scale(case):
     assert case.detection is not None
     elsewhere = 0.7 * case.detection.keypoints_px + torch.tensor([40.0, -25.0])
-    assert KeypointLayout().measure(seeing(case, keypoints_px=elsewhere)).values[0] == pytest.approx(
-        0, abs=1e-3
-    )
+    assert KeypointLayout().measure(seeing(case, points_px=elsewhere)).values[0] == pytest.approx(0, abs=1e-3)
 
 
 def test_the_alignment_of_the_layout_spreads_one_wrong_keypoint(case):
-    moved = seeing(case, keypoints_px=shifted_keypoints(case, ("left_wrist",), 14.0))
+    moved = seeing(case, points_px=shifted_keypoints(case, ("left_wrist",), 14.0))
     layout, reprojection = KeypointLayout().measure(moved), Reprojection().measure(moved)
     assert layout.parts[0] == ("left forearm",)
     # the best move takes 1 / 24 of the shift, and scale little more: the wrist is still 10 to 13.4 % off
@@ -114,7 +120,7 @@ def test_the_alignment_of_the_layout_spreads_one_wrong_keypoint(case):
 
 
 def test_the_layout_has_no_value_where_no_joint_is_seen(case):
-    blind = seeing(case, confidence=torch.zeros(24))
+    blind = seeing(case, visibility=torch.zeros(24))
     assert KeypointLayout().measure(blind).values == (None,) * len(case)
 
 

@@ -50,10 +50,11 @@ def case_of(params: BodyParams) -> Case:
     view = camera.crop(box.square(1.2), VIEW_PX)
     posed = body()(params)
     frame = RasterRenderer().render(posed.vertices_cam_m.numpy(), body().faces.numpy(), view)
-    detection = Detection(
-        keypoints_px=camera.project(posed.joints_cam_m[0]),
-        sigma_px=torch.full((24,), 2.0),
-        confidence=torch.full((24,), 0.9),
+    detection = Detection.from_points(
+        JOINT_NAMES,
+        camera.project(posed.joints_cam_m[0]),
+        torch.full((24,), 2.0),
+        torch.full((24,), 0.9),
         mask=frame.mask[0].astype(np.float32),
         mask_box=box.square(1.2),
         joints_root_m=posed.joints_cam_m[0] - posed.joints_cam_m[0, 0],

@@ -61,7 +61,7 @@ def test_ground_truth_detections(body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
     found = GroundTruthDetector({labelled.sample.id: labelled.truth}).detect(labelled.sample)
     assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
-    assert torch.equal(found.confidence.bool(), labelled.truth.visible)
+    assert torch.equal(found.keypoint_visibility.bool(), labelled.truth.visible)
     side = found.mask_box.x1 - found.mask_box.x0
     rows, columns = np.nonzero(found.mask > 0.75)  # 0.5 beyond the image
     pixels = (np.stack([columns, rows]) + 0.5) * side / len(found.mask)

@@ -36,7 +36,7 @@ def test_crop_units_become_pixels(tiny_policy: DiffusionPolicy, monkeypatch: pyt
     found = EmbeddedDetector(tiny_policy).detect(SAMPLE)
     torch.testing.assert_close(found.keypoints_px[0], torch.tensor([64.0, 2.0]))
     torch.testing.assert_close(found.sigma_px[0], torch.tensor(48 * np.exp(-1.0), dtype=torch.float32))
-    assert found.confidence[0] == 0.5
+    assert found.visibility[0] == 0.5
     assert (found.mask == 0.5).all()
     assert found.mask_box == Box(-8.0, 2.0, 88.0, 98.0)
 

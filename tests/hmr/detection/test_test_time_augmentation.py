@@ -11,7 +11,7 @@ import torch
 
 from hmr.detection.test_time_augmentation import detect_with_augmentation
 from hmr.policy.flip import OTHER_SIDE
-from hmr.types import Box, Camera, Detection, Sample
+from hmr.types import JOINT_NAMES, Box, Camera, Detection, Sample
 
 WIDTH, HEIGHT = 120, 80
 TRUE_PX = torch.stack([torch.linspace(10, 100, 24), torch.linspace(70, 12, 24)], dim=-1)
@@ -38,13 +38,14 @@ class Fake:
             joints = (TRUE_M * torch.tensor([-1.0, 1.0, 1.0]))[OTHER_SIDE]
         generator = torch.Generator().manual_seed(self.calls)
         noise = self.noise_px * torch.randn(24, 2, generator=generator)
-        return Detection(
+        return Detection.from_points(
+            JOINT_NAMES,
             keypoints + noise,
             torch.full((24,), self.sigma_px),
             torch.full((24,), 0.9),
-            np.ones((8, 8), np.float32),
-            sample.box.square(1.2),
-            joints if self.has_3d else None,
+            mask=np.ones((8, 8), np.float32),
+            mask_box=sample.box.square(1.2),
+            joints_root_m=joints if self.has_3d else None,
         )
 
 
@@ -59,8 +60,8 @@ def test_the_mean_of_exact_detections_is_exact(sample: Sample) -> None:
     fused = detect_with_augmentation(Fake(), sample, views=3)
     torch.testing.assert_close(fused.keypoints_px, TRUE_PX)
     torch.testing.assert_close(fused.joints_root_m, TRUE_M)
-    torch.testing.assert_close(fused.sigma_px, torch.full((24,), 2.0))
-    torch.testing.assert_close(fused.confidence, torch.full((24,), 0.9))
+    torch.testing.assert_close(fused.keypoint_sigma_px, torch.full((24,), 2.0))
+    torch.testing.assert_close(fused.keypoint_visibility, torch.full((24,), 0.9))
     assert fused.mask_box == sample.box.square(1.2)
 
 
@@ -81,9 +82,9 @@ def test_keypoints_are_weighted_by_precision(sample: Sample) -> None:
         def detect(self, sample: Sample) -> Detection:
             seen = super().detect(sample)
             if sample.image[0, 0, 0]:
-                return dataclasses.replace(seen, sigma_px=torch.full((24,), 1.0))
-            moved = seen.keypoints_px + torch.tensor([0.0, 10.0])
-            return dataclasses.replace(seen, keypoints_px=moved, sigma_px=torch.full((24,), 3.0))
+                return dataclasses.replace(seen, sigma_px=seen.sigma_px / 2)
+            moved = seen.points_px + torch.tensor([0.0, 10.0])
+            return dataclasses.replace(seen, points_px=moved, sigma_px=seen.sigma_px * 1.5)
 
     fused = detect_with_augmentation(Unsure(), sample, views=1)
     torch.testing.assert_close(fused.keypoints_px, TRUE_PX + torch.tensor([0.0, 1.0]))
@@ -109,7 +110,8 @@ def test_each_view_is_another_box_and_its_mirror_image(sample: Sample) -> None:
 def test_a_known_detection_is_not_repeated(sample: Sample) -> None:
     """One view whose detection is known: only its mirror image is left."""
     detector = Fake()
-    first = dataclasses.replace(Fake().detect(sample), keypoints_px=TRUE_PX + torch.tensor([4.0, 0.0]))
+    first = Fake().detect(sample)
+    first = dataclasses.replace(first, points_px=first.points_px + torch.tensor([4.0, 0.0]))
     fused = detect_with_augmentation(detector, sample, views=1, first=first)
     assert detector.calls == 1
     middle = TRUE_PX + torch.tensor([2.0, 0.0])  # equal sigmas
@@ -152,3 +154,10 @@ def test_a_detector_of_images_alone_gives_no_joints(sample: Sample) -> None:
 def test_the_same_seed_gives_the_same_result(sample: Sample) -> None:
     first, again = (detect_with_augmentation(Fake(noise_px=1.0), sample, views=2, seed=3) for _ in range(2))
     assert torch.equal(first.keypoints_px, again.keypoints_px)
+
+
+def test_points_that_are_not_reported_stay_so(sample: Sample) -> None:
+    fused = detect_with_augmentation(Fake(), sample, views=2)
+    assert fused.observed.tolist() == [True] * 24 + [False] * 17
+    assert torch.isinf(fused.depth_sigma_m).all()
+    assert all(getattr(fused, name).isfinite().all() for name in ("points_px", "visibility", "depth_m"))

@@ -91,7 +91,7 @@ def test_vitpose_with_experts_is_asked_for_coco(folders: dict[str, Path]):
     seen = load(folders, "finder", "pose with experts", "segmenter").detect(
         Sample("a", pixels, BOX, Camera.estimate(90, 120))
     )
-    assert seen.confidence.max() > 0
+    assert seen.visibility.max() > 0
 
 
 @pytest.mark.parametrize(

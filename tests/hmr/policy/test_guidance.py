@@ -9,7 +9,7 @@ import torch
 from hmr.body.model import Body
 from hmr.policy.guidance import DetectionGuidance, GuidanceConfig
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
-from hmr.types import Box, Camera, Detection, Sample
+from hmr.types import JOINT_NAMES, Box, Camera, Detection, Sample
 
 KEYPOINTS_ONLY = GuidanceConfig(silhouette=0.0)
 
@@ -30,9 +30,15 @@ def x0() -> torch.Tensor:
 def detection(keypoints_px: torch.Tensor, confidence: float = 1.0, sigma_px: float = 2.0) -> Detection:
     """All is person, so that the silhouette is silent."""
     ones = torch.ones(24)
-    return Detection(
+    return masked(
         keypoints_px, sigma_px * ones, confidence * ones, np.ones((8, 8)), Box(0.0, 0.0, 90.0, 90.0)
     )
+
+
+def masked(
+    keypoints_px: torch.Tensor, sigma_px: torch.Tensor, visibility: torch.Tensor, mask: np.ndarray, box: Box
+) -> Detection:
+    return Detection.from_points(JOINT_NAMES, keypoints_px, sigma_px, visibility, mask=mask, mask_box=box)
 
 
 def projected(policy: DiffusionPolicy, body: Body, x0: torch.Tensor, features: Features) -> torch.Tensor:
@@ -108,7 +114,7 @@ def test_a_mask_pulls_the_body_onto_itself(tiny_policy, body, features, x0):
     mask = np.zeros((8, 8))
     mask[:, 6:] = 1
     box = Box(0.0, 0.0, 90.0, 90.0)
-    found = [Detection(torch.zeros(24, 2), torch.ones(24), torch.zeros(24), mask, box)] * 2
+    found = [masked(torch.zeros(24, 2), torch.ones(24), torch.zeros(24), mask, box)] * 2
     config = GuidanceConfig(silhouette=50.0, step=0.5, iterations=8)
     guided = DetectionGuidance(tiny_policy, body, features, found, config).guide(x0, 0)
     before, after = (projected(tiny_policy, body, value, features)[..., 0].mean(-1) for value in (x0, guided))
@@ -117,9 +123,7 @@ def test_a_mask_pulls_the_body_onto_itself(tiny_policy, body, features, x0):
 
 def test_an_empty_mask_says_nothing(tiny_policy, body, features, x0):
     found = [
-        Detection(
-            torch.zeros(24, 2), torch.ones(24), torch.zeros(24), np.zeros((8, 8)), Box(0.0, 0.0, 9.0, 9.0)
-        )
+        masked(torch.zeros(24, 2), torch.ones(24), torch.zeros(24), np.zeros((8, 8)), Box(0.0, 0.0, 9.0, 9.0))
     ]
     silent = DetectionGuidance(tiny_policy, body, features, found * 2, GuidanceConfig(silhouette=50.0))
     assert torch.equal(silent.guide(x0, 0), x0)
