@@ -9,7 +9,8 @@ that was not measured is not applied.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from memory.embed import TextEmbedder, load_text_embedder
 from memory.folder import Memory, open_memory
 from memory.rule import Predicate, Provenance, Rule
 
-__all__ = ["default_agent", "load_seed_rules", "open_default_memory"]
+__all__ = ["default_agent", "load_seed_rules", "open_default_agent", "open_default_memory"]
 
 
 def load_seed_rules() -> list[Rule]:
@@ -116,3 +117,28 @@ def default_agent(
         settings=settings or CritiqueSettings(),
         trace=trace or Trace(),
     )
+
+
+@contextmanager
+def open_default_agent(
+    policy: DiffusionPolicy,
+    body: Body,
+    memory: PathLike | None,
+    *,
+    backend: VLMBackend,
+    trace: Path | None,
+    detector: Detector | None = None,
+    settings: CritiqueSettings | None = None,
+) -> Iterator[CritiqueAgent]:
+    """A default agent with its memory and its trace, which are closed at the end.
+
+    memory: the folder of an explored one, which must exist; None for the seed rules in RAM.
+    trace: the file to write; None for no file.
+    """
+    with (
+        Trace(trace) as records,
+        open_default_memory(memory, policy, frozen=memory is not None) as known,
+    ):
+        yield default_agent(
+            policy, body, known, backend=backend, detector=detector, settings=settings, trace=records
+        )

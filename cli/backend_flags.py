@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.options import file_to_write
 
+if TYPE_CHECKING:
+    from agent.vlm.options import BackendOptions
+
 __all__ = [
     "BackendSet", "BackendSpec", "CritiqueSet", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile",
-    "split_settings",
+    "critique_and_backend", "split_settings",
 ]  # fmt: skip
 
 CRITIQUE_FIELDS = ("permutations", "max_revisions", "close_ups", "pictures")  # of `CritiqueSettings`
@@ -81,6 +84,21 @@ ReplyCacheFile = Annotated[
         help="Cache replies in this file, and send only the questions that it cannot answer.",
     ),
 ]
+
+
+def critique_and_backend(
+    spec: str,
+    settings: Sequence[str] | None,
+    dry_run: bool,
+    max_calls: int | None,
+    record: Path | None,
+    reply_cache: Path | None,
+) -> tuple[dict[str, Any], BackendOptions]:
+    """The settings of the critique, and the backend to open, from the flags of a command."""
+    from agent.vlm.options import BackendOptions
+
+    critique, backend = split_settings(settings)
+    return critique, BackendOptions(spec, backend, dry_run, max_calls, record, reply_cache)
 
 
 def split_settings(pairs: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:

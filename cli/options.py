@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 __all__ = [
     "CONFIGS", "MODELS", "WORKERS", "AcceptAnyBox", "BodyFile", "Boxes", "DetectorSpec", "Device", "Json",
-    "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PolicyDir", "Seed", "Ucb", "file_to_write",
-    "folder_to_write",
+    "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PolicyDir", "Seed", "Ucb", "config_file",
+    "file_to_write", "folder_to_write", "output_folder",
 ]  # fmt: skip
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -44,6 +44,16 @@ def file_to_write(option: str) -> Check:
         return file
 
     return check
+
+
+def output_folder(help: str, option: str = "--out") -> Any:
+    """The declaration of an option that takes an output folder."""
+    return typer.Option(option, metavar="FOLDER", callback=folder_to_write(option), help=help)
+
+
+def config_file(help: str) -> Any:
+    """The declaration of `--config`, which takes a YAML file."""
+    return typer.Option("--config", metavar="FILE", help=help)
 
 
 def _first_file(*paths: Path) -> Path | None:
@@ -130,15 +140,7 @@ MemoryOrExplore = Annotated[
     ),
 ]
 
-Out = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        metavar="FOLDER",
-        callback=folder_to_write("--out"),
-        help="Folder for the output files.",
-    ),
-]
+Out = Annotated[Path, output_folder("Folder for the output files.")]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print the result on stdout as one JSON object."),

@@ -19,7 +19,8 @@ from cli.options import (
     Motion,
     PolicyDir,
     Seed,
-    folder_to_write,
+    config_file,
+    output_folder,
 )
 
 if TYPE_CHECKING:
@@ -28,53 +29,51 @@ if TYPE_CHECKING:
 
 __all__ = ["align"]
 
+AlignedPolicy = Annotated[
+    Path, output_folder("Folder for the aligned policy, the scenes, the groups and the log.")
+]
+Critic = Annotated[
+    str,
+    typer.Option(
+        help="Critic: embedded or another backend such as openai:NAME@URL (docs/guides/backends.md), hmr-scorer "
+        "(a learned scorer), noisy-truth:SRCC (ground truth with noise), reward:FILE.py:NAME (your function), or "
+        "shuffled[:CRITIC] (scores in random order, as a control)."
+    ),
+]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        help="Loss: clip, weighted, quadratic, linear, dpo, kto or sft. Default: the one in the training arguments."
+    ),
+]
+NumRounds = Annotated[
+    int,
+    typer.Option(min=1, help="Rounds of sampling, scoring and alignment. The images are divided among them."),
+]
+Images = Annotated[
+    int, typer.Option(min=2, help="Number of synthetic scenes of wild-train; each gets one critique.")
+]
+Calibration = Annotated[
+    int,
+    typer.Option(
+        min=4, help="Number of lab scenes that a memory is explored on, or a learned scorer is fitted on."
+    ),
+]
+TrainingArguments = Annotated[
+    Path | None,
+    config_file("YAML file of training arguments (rl/config.py). Default: those of configs/demo.yaml."),
+]
+
 
 def align(
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            callback=folder_to_write("--out"),
-            help="Folder for the aligned policy, the scenes, the groups and the log.",
-        ),
-    ],
-    critic: Annotated[
-        str,
-        typer.Option(
-            help="Critic: embedded or another backend such as openai:NAME@URL (docs/guides/backends.md), hmr-scorer "
-            "(a learned scorer), noisy-truth:SRCC (ground truth with noise), reward:FILE.py:NAME (your function), or "
-            "shuffled[:CRITIC] (scores in random order, as a control)."
-        ),
-    ] = "embedded",
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            help="Loss: clip, weighted, quadratic, linear, dpo, kto or sft. Default: the one in the training arguments."
-        ),
-    ] = None,
-    rounds: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Rounds of sampling, scoring and alignment. The images are divided among them."
-        ),
-    ] = 1,
-    images: Annotated[
-        int, typer.Option(min=2, help="Number of synthetic scenes of wild-train; each gets one critique.")
-    ] = 200,
+    out: AlignedPolicy,
+    critic: Critic = "embedded",
+    loss: Loss = None,
+    rounds: NumRounds = 1,
+    images: Images = 200,
     group_size: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 20,
-    calibration: Annotated[
-        int,
-        typer.Option(
-            min=4, help="Number of lab scenes that a memory is explored on, or a learned scorer is fitted on."
-        ),
-    ] = 128,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="YAML file of training arguments (rl/config.py). Default: those of configs/demo.yaml.",
-        ),
-    ] = None,
+    calibration: Calibration = 128,
+    config: TrainingArguments = None,
     motion: Motion = None,
     memory: MemoryOrExplore = None,
     detector: DetectorSpec = "embedded",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ import typer
 
 from cli.backend_flags import BackendSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from cli.console import console, print_estimate, print_message, stages
-from cli.options import Json, MemoryOrSeedRules, PolicyDir, folder_to_write
+from cli.options import Json, MemoryOrSeedRules, PolicyDir, output_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,10 +40,8 @@ def check_vlm(
     ] = "separate",
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            callback=folder_to_write("--out"),
-            help="Folder for a sheet of pictures per scene, the trace and the scores. Default: nothing is written.",
+        output_folder(
+            "Folder for a sheet of pictures per scene, the trace and the scores. Default: nothing is written."
         ),
     ] = None,
     memory: MemoryOrSeedRules = None,
@@ -61,36 +58,27 @@ def check_vlm(
     Example: `meshcritic check-vlm openai:qwen3-vl@http://localhost:8000/v1 --scenes 12 --out runs/check`
     """
     from agent.context import CritiqueSettings
-    from agent.default import default_agent, open_default_memory
-    from agent.tracing.records import Trace
+    from agent.default import open_default_agent
     from agent.vlm.options import BackendOptions, open_backend
-    from eval.critics.planted_faults import fault_report, planted_groups
+    from eval.critics.planted_faults import planted_groups
     from hmr.body.model import load_body
     from hmr.policy.checkpoint import load_policy
 
     options = BackendOptions(spec, settings or (), dry_run, max_calls, record, reply_cache)
     critique_settings, body = CritiqueSettings(pictures=pictures), load_body()
-    with open_backend(options) as opened, ExitStack() as stack:
-        model = load_policy(policy)
-        trace = stack.enter_context(Trace(out / "trace.jsonl" if out and not dry_run else None))
-        known = stack.enter_context(open_default_memory(memory, model, frozen=memory is not None))
-        agent = default_agent(
-            model, body, known, backend=opened.backend, settings=critique_settings, trace=trace
-        )
+    trace = out / "trace.jsonl" if out and not dry_run else None
+    with (
+        open_backend(options) as opened,
+        open_default_agent(
+            load_policy(policy), body, memory, backend=opened.backend, settings=critique_settings, trace=trace
+        ) as agent,
+    ):
         groups = planted_groups(body, scenes)
         scored = _critiques(agent, groups)
-        if opened.dry_run:
-            print_estimate(opened.dry_run, as_json)
-            return
-        found = fault_report(scored)
-        backend = {"backend": agent.backend.name, "revision": agent.backend.revision}
-        answer = json.dumps({**backend, **found.to_json(), "scenes": [item.to_json() for item in scored]})
-        if out is not None:
-            _save(out, answer, groups, scored, agent)
-    if as_json:
-        print(answer)
+    if opened.dry_run:
+        print_estimate(opened.dry_run, as_json)
     else:
-        _print_report(found, scored)
+        _report(agent, groups, scored, out, as_json)
 
 
 def _critiques(agent: CritiqueAgent, groups: Sequence[PlantedGroup]) -> list[PlantedScores]:
@@ -105,6 +93,26 @@ def _critiques(agent: CritiqueAgent, groups: Sequence[PlantedGroup]) -> list[Pla
             scored.append(PlantedScores.of(group, critique))
             tick(len(scored))
     return scored
+
+
+def _report(
+    agent: CritiqueAgent,
+    groups: Sequence[PlantedGroup],
+    scored: Sequence[PlantedScores],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from eval.critics.planted_faults import fault_report
+
+    found = fault_report(scored)
+    backend = {"backend": agent.backend.name, "revision": agent.backend.revision}
+    answer = json.dumps({**backend, **found.to_json(), "scenes": [item.to_json() for item in scored]})
+    if out is not None:
+        _save(out, answer, groups, scored, agent)
+    if as_json:
+        print(answer)
+    else:
+        _print_report(found, scored)
 
 
 def _save(

@@ -16,7 +16,7 @@ from cli.backend_flags import (
     MaxCalls,
     Record,
     ReplyCacheFile,
-    split_settings,
+    critique_and_backend,
 )
 from cli.console import console, print_estimate, print_json, print_message, stages
 from cli.options import WORKERS, DetectorSpec, Json, MemoryOrExplore, Motion, Out, PolicyDir, Seed, Ucb
@@ -28,38 +28,41 @@ if TYPE_CHECKING:
 
 __all__ = ["critic_eval"]
 
+Critic = Annotated[
+    str,
+    typer.Option(
+        help="Critic: agent; its variants greedy (explored without the bonus) and true-detections; the baselines "
+        "hmr-scorer, ranknet, consensus and random; or all."
+    ),
+]
+Without = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Parts to remove from the agent: rules, prototypes or reflection, separated by commas.",
+    ),
+]
+WithoutTool = Annotated[
+    list[str] | None, typer.Option(metavar="TOOL", help="Tool to remove from the agent; repeatable.")
+]
+Images = Annotated[int, typer.Option(min=1, help="Number of synthetic scenes of wild-test, one group each.")]
+Calibration = Annotated[
+    int,
+    typer.Option(
+        min=4,
+        help="Number of lab scenes that critics learn from. Half are explored; a quarter decides which new "
+        "rules are admitted.",
+    ),
+]
+
 
 def critic_eval(
-    critic: Annotated[
-        str,
-        typer.Option(
-            help="Critic: agent; its variants greedy (explored without the bonus) and true-detections; the baselines "
-            "hmr-scorer, ranknet, consensus and random; or all."
-        ),
-    ] = "agent",
-    without: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Parts to remove from the agent: rules, prototypes or reflection, separated by commas.",
-        ),
-    ] = None,
-    without_tool: Annotated[
-        list[str] | None, typer.Option(metavar="TOOL", help="Tool to remove from the agent; repeatable.")
-    ] = None,
-    images: Annotated[
-        int,
-        typer.Option(min=1, help="Number of synthetic scenes of wild-test, one group each."),
-    ] = 100,
+    critic: Critic = "agent",
+    without: Without = None,
+    without_tool: WithoutTool = None,
+    images: Images = 100,
     samples: Annotated[int, typer.Option(min=3, help="Hypotheses per group.")] = 20,
-    calibration: Annotated[
-        int,
-        typer.Option(
-            min=4,
-            help="Number of lab scenes that critics learn from. Half are explored; a quarter decides which new "
-            "rules are admitted.",
-        ),
-    ] = 128,
+    calibration: Calibration = 128,
     motion: Motion = None,
     memory: MemoryOrExplore = None,
     ucb: Ucb = 0.5,
@@ -82,18 +85,18 @@ def critic_eval(
 
     Example: `meshcritic critic-eval --critic all --images 100 --samples 20`
     """
-    from agent.vlm.options import BackendOptions
     from eval.critics.ablations import AgentVariant
     from eval.critics.comparison import CriticEvalSettings
 
-    critique_settings, backend_settings = split_settings(settings)
+    critique_settings, options = critique_and_backend(
+        backend, settings, dry_run, max_calls, record, reply_cache
+    )
     removed = [name.strip() for name in (without or "").split(",") if name.strip()]
     eval_settings = CriticEvalSettings(
         critic=critic, ablation=AgentVariant(frozenset(removed), frozenset(without_tool or ())), images=images,
         samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb, detector=detector,
         rules_per_case=rules_per_case, critique=critique_settings,
     )  # fmt: skip
-    options = BackendOptions(backend, backend_settings, dry_run, max_calls, record, reply_cache)
     comparison, estimate = _run(eval_settings, options, policy, out)
     if estimate:
         print_estimate(estimate, as_json)

@@ -15,7 +15,7 @@ from cli.backend_flags import (
     MaxCalls,
     Record,
     ReplyCacheFile,
-    split_settings,
+    critique_and_backend,
 )
 from cli.console import print_estimate, print_json, print_message
 from cli.options import (
@@ -40,16 +40,18 @@ if TYPE_CHECKING:
 
 __all__ = ["critique"]
 
+HypothesesFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Hypotheses to score, .npz (docs/reference/hypotheses-file.md). Default: samples of the policy.",
+    ),
+]
+
 
 def critique(
     photo: Annotated[Path, typer.Argument(help="Photograph to critique bodies on.")],
-    hypotheses: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Hypotheses to score, .npz (docs/reference/hypotheses-file.md). Default: samples of the policy.",
-        ),
-    ] = None,
+    hypotheses: HypothesesFile = None,
     out: Out = Path("runs/critique"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
@@ -74,16 +76,16 @@ def critique(
     """
     from agent.agent import critique_many
     from agent.context import CritiqueSettings
-    from agent.default import default_agent, open_default_memory
-    from agent.tracing.records import Trace
-    from agent.vlm.options import BackendOptions, open_backend
+    from agent.default import open_default_agent
+    from agent.vlm.options import open_backend
     from cli.photos.people import given_people
     from hmr.body.model import load_body
     from hmr.detection.embedded import load_detector
     from hmr.policy.checkpoint import load_policy
 
-    critique_settings, backend_settings = split_settings(settings)
-    options = BackendOptions(backend, backend_settings, dry_run, max_calls, record, reply_cache)
+    critique_settings, options = critique_and_backend(
+        backend, settings, dry_run, max_calls, record, reply_cache
+    )
     with open_backend(options) as opened:
         model, body_model = load_policy(policy, device), load_body(body)
         finder = load_detector(detector, model, body_model)
@@ -92,14 +94,10 @@ def critique(
         else:
             people = _sampled_people(photo, model, finder, box or [], accept_any_box, samples, seed)
         _warn_of_other_detector(memory, finder)
-        with (
-            Trace(None if dry_run else out / "trace.jsonl") as trace,
-            open_default_memory(memory, model, frozen=memory is not None) as known,
-        ):
-            agent = default_agent(
-                model, body_model, known, backend=opened.backend, detector=finder,
-                settings=CritiqueSettings(**critique_settings), trace=trace,
-            )  # fmt: skip
+        with open_default_agent(
+            model, body_model, memory, backend=opened.backend, detector=finder,
+            settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
+        ) as agent:  # fmt: skip
             critiques = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))
         if opened.dry_run:
             print_estimate(opened.dry_run, as_json)

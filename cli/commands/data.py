@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.console import print_json, print_message, stages
-from cli.options import MODELS, BodyFile, Json, PolicyDir, Seed, folder_to_write
+from cli.options import MODELS, BodyFile, Json, PolicyDir, Seed, output_folder
+
+if TYPE_CHECKING:
+    from eval.benchmark.prepared_sets import AnnotatedReport, EvaluationBodies
 
 __all__ = ["data"]
 
@@ -17,6 +21,25 @@ data = typer.Typer(
     no_args_is_help=True,
     help="Prepare real data sets and evaluate a policy on them (docs/guides/datasets.md).",
 )
+
+
+GenderedBodies = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GENDER=FILE",
+        rich_help_panel=MODELS,
+        help="Body model of female, male or neutral for the ground truth (needed by EMDB and SPIN's 3DPW); "
+        "repeatable.",
+    ),
+]
+Regressor = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=MODELS,
+        help="Joint regressor for protocols of 14 joints: J_regressor_h36m.npy, or SMPL_to_J19.pkl of 4D-Humans.",
+    ),
+]
 
 
 @data.command()
@@ -30,12 +53,7 @@ def prepare(
     ],
     folder: Annotated[Path, typer.Argument(help="Folder of the data set, unpacked in its published layout.")],
     out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            callback=folder_to_write("--out"),
-            help="Folder for the prepared set. It must be missing or empty, or hold the same set.",
-        ),
+        Path, output_folder("Folder for the prepared set. It must be missing or empty, or hold the same set.")
     ],
     split: Annotated[
         str,
@@ -75,23 +93,8 @@ def evaluate(
     prepared: Annotated[Path, typer.Argument(help="Folder written by `meshcritic data prepare`.")],
     policy: PolicyDir = None,
     body: BodyFile = None,
-    bodies: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GENDER=FILE",
-            rich_help_panel=MODELS,
-            help="Body model of female, male or neutral for the ground truth (needed by EMDB and SPIN's 3DPW); "
-            "repeatable.",
-        ),
-    ] = None,
-    regressor: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=MODELS,
-            help="Joint regressor for protocols of 14 joints: J_regressor_h36m.npy, or SMPL_to_J19.pkl of 4D-Humans.",
-        ),
-    ] = None,
+    bodies: GenderedBodies = None,
+    regressor: Regressor = None,
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 20,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only the first people, up to this number. Default: all.")
@@ -105,17 +108,10 @@ def evaluate(
 
     Example: `meshcritic data evaluate data/prepared/coco-val --samples 20`
     """
-    from eval.benchmark.prepared_sets import EvaluationBodies, evaluate_annotated
-    from hmr.body.model import load_body
-    from hmr.datasets.protocols import load_regressor
+    from eval.benchmark.prepared_sets import evaluate_annotated
     from hmr.policy.checkpoint import load_policy
 
-    files = dict(_gender_and_file(text) for text in bodies or [])
-    evaluation_bodies = EvaluationBodies(
-        load_body(body),
-        {gender: load_body(path) for gender, path in files.items()},
-        None if regressor is None else load_regressor(regressor),
-    )
+    evaluation_bodies = _load_bodies(body, bodies or (), regressor)
     with stages() as stage:
         report = evaluate_annotated(
             load_policy(policy),
@@ -128,7 +124,24 @@ def evaluate(
         )
     if as_json:
         print_json({**report.to_json(), "samples": samples, "seed": seed})
-        return
+    else:
+        _print_report(report)
+
+
+def _load_bodies(body: Path | None, bodies: Sequence[str], regressor: Path | None) -> EvaluationBodies:
+    from eval.benchmark.prepared_sets import EvaluationBodies
+    from hmr.body.model import load_body
+    from hmr.datasets.protocols import load_regressor
+
+    files = dict(_gender_and_file(text) for text in bodies)
+    return EvaluationBodies(
+        load_body(body),
+        {gender: load_body(path) for gender, path in files.items()},
+        None if regressor is None else load_regressor(regressor),
+    )
+
+
+def _print_report(report: AnnotatedReport) -> None:
     for metric, values in report.errors_mm.items():
         numbers = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
         print_message(f"{metric} ({report.protocol}, {report.people_in_space} people): {numbers}")

@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from cli.console import console, print_json, print_message, stages
-from cli.options import CONFIGS, Json, Out, PolicyDir
+from cli.options import CONFIGS, Json, Out, PolicyDir, config_file
 
 __all__ = ["demo"]
 
@@ -18,10 +16,7 @@ def demo(
     out: Out = Path("runs/demo"),
     config: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="YAML file with numbers of images and training arguments. Default: configs/demo.yaml.",
-        ),
+        config_file("YAML file with numbers of images and training arguments. Default: configs/demo.yaml."),
     ] = None,
     policy: PolicyDir = None,
     as_json: Json = False,

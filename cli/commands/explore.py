@@ -19,43 +19,35 @@ from cli.backend_flags import (
     MaxCalls,
     Record,
     ReplyCacheFile,
-    split_settings,
+    critique_and_backend,
 )
 from cli.console import print_estimate, print_json, print_message, stages
-from cli.options import (
-    WORKERS,
-    DetectorSpec,
-    Device,
-    Json,
-    Out,
-    PolicyDir,
-    Seed,
-    Ucb,
-    folder_to_write,
-)
+from cli.options import WORKERS, DetectorSpec, Device, Json, Out, PolicyDir, Seed, Ucb, output_folder
 
 __all__ = ["explore"]
 
 MAX_NAMES = 3  # cases named in a message
 
+MemoryToFill = Annotated[
+    Path | None,
+    output_folder(
+        "Folder of the memory; it is created if missing. Default: OUT/memory.",
+        option="--memory",
+    ),
+]
+Images = Annotated[
+    int,
+    typer.Option(
+        min=4,
+        help="Number of synthetic scenes of lab-calibration. Half are explored; a quarter decides which new rules "
+        "are admitted.",
+    ),
+]
+
 
 def explore(
-    memory: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            callback=folder_to_write("--memory"),
-            help="Folder of the memory; it is created if missing. Default: OUT/memory.",
-        ),
-    ] = None,
-    images: Annotated[
-        int,
-        typer.Option(
-            min=4,
-            help="Number of synthetic scenes of lab-calibration. Half are explored; a quarter decides which new rules "
-            "are admitted.",
-        ),
-    ] = 128,
+    memory: MemoryToFill = None,
+    images: Images = 128,
     samples: Annotated[int, typer.Option(min=3, help="Hypotheses per scene.")] = 20,
     ucb: Ucb = 0.5,
     detector: DetectorSpec = "embedded",
@@ -77,26 +69,23 @@ def explore(
 
     Example: `meshcritic explore --images 128 --backend openai:qwen3-vl@http://127.0.0.1:8000/v1`
     """
-    from agent.vlm.options import BackendOptions, open_backend
+    from agent.vlm.options import open_backend
     from eval.critics.exploration import ExploreSettings, explore_lab
     from hmr.policy.checkpoint import load_policy
 
-    critique_settings, backend_settings = split_settings(settings)
-    options = BackendOptions(backend, backend_settings, dry_run, max_calls, record, reply_cache)
+    critique_settings, options = critique_and_backend(
+        backend, settings, dry_run, max_calls, record, reply_cache
+    )
+    explore_settings = ExploreSettings(
+        images=images, samples=samples, seed=seed, ucb=ucb, detector=detector, critique=critique_settings
+    )
     memory = memory or out / "memory"
     with open_backend(options) as opened:
         with _output_folders(out, memory, dry_run) as (out_folder, memory_folder), stages() as stage:
             found = explore_lab(
                 load_policy(policy, device),
                 opened.backend,
-                ExploreSettings(
-                    images=images,
-                    samples=samples,
-                    seed=seed,
-                    ucb=ucb,
-                    detector=detector,
-                    critique=critique_settings,
-                ),
+                explore_settings,
                 out=out_folder,
                 memory=memory_folder,
                 stage=stage,

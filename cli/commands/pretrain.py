@@ -9,15 +9,13 @@ from typing import Annotated
 import typer
 
 from cli.console import print_message, stages
-from cli.options import Out, folder_to_write
+from cli.options import Out, config_file, output_folder
 
 __all__ = ["pretrain"]
 
 
 def pretrain(
-    config: Annotated[Path, typer.Option(metavar="FILE", help="YAML file of the experiment.")] = Path(
-        "configs/pretrain_tiny.yaml"
-    ),
+    config: Annotated[Path, config_file("YAML file of the experiment.")] = Path("configs/pretrain_tiny.yaml"),
     start_from: Annotated[
         Path | None,
         typer.Option(
@@ -25,12 +23,9 @@ def pretrain(
         ),
     ] = None,
     out: Out = Path("runs/pretrain"),
-    cache: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER", callback=folder_to_write("--cache"), help="Folder for cached training crops."
-        ),
-    ] = Path("runs/cache"),
+    cache: Annotated[Path, output_folder("Folder for cached training crops.", option="--cache")] = Path(
+        "runs/cache"
+    ),
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that render scenes.")] = 2,
 ) -> None:
     """Train a policy on labelled synthetic lab scenes.

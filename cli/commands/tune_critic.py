@@ -10,7 +10,7 @@ import typer
 
 from cli.backend_flags import BackendSet
 from cli.console import print_json, print_message, stages
-from cli.options import CONFIGS, MODELS, WORKERS, Json, PolicyDir, Seed, folder_to_write
+from cli.options import CONFIGS, MODELS, WORKERS, Json, PolicyDir, Seed, config_file, output_folder
 
 if TYPE_CHECKING:
     from rl.critic_tuning.conversations import ConversationStats
@@ -19,51 +19,48 @@ __all__ = ["tune_critic"]
 
 STAGES = {"both": ("sft", "grpo"), "sft": ("sft",), "grpo": ("grpo",)}
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="Vision-language model, a name on the hub or a folder; MODEL+FOLDER continues training the adapter in "
+        "FOLDER."
+    ),
+]
+ExploredMemory = Annotated[
+    Path,
+    typer.Option(
+        metavar="FOLDER",
+        rich_help_panel=MODELS,
+        help="Memory of an explored critic, such as runs/demo/memory; its cases are the training data.",
+    ),
+]
+Adapters = Annotated[Path, output_folder("Folder for the adapters, the scenes, the questions and the log.")]
+Stages = Annotated[
+    str, typer.Option(help="Training stage: sft (on true scores), grpo (on rewards), or both in this order.")
+]
+TuningArguments = Annotated[
+    Path | None, config_file("YAML file of peft and TRL arguments. Default: configs/tune_critic.yaml.")
+]
+Calibration = Annotated[
+    int, typer.Option(min=4, help="Number of scenes of lab-calibration that the memory was explored on.")
+]
+OnlyPrepare = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Prepare the questions, print their number and lengths in tokens, and stop."
+    ),
+]
+
 
 def tune_critic(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Vision-language model, a name on the hub or a folder; MODEL+FOLDER continues training the adapter in "
-            "FOLDER."
-        ),
-    ],
-    memory: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            rich_help_panel=MODELS,
-            help="Memory of an explored critic, such as runs/demo/memory; its cases are the training data.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            callback=folder_to_write("--out"),
-            help="Folder for the adapters, the scenes, the questions and the log.",
-        ),
-    ] = Path("runs/critic"),
-    stage: Annotated[
-        str,
-        typer.Option(help="Training stage: sft (on true scores), grpo (on rewards), or both in this order."),
-    ] = "both",
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="YAML file of peft and TRL arguments. Default: configs/tune_critic.yaml."
-        ),
-    ] = None,
-    calibration: Annotated[
-        int, typer.Option(min=4, help="Number of scenes of lab-calibration that the memory was explored on.")
-    ] = 128,
+    model: Model,
+    memory: ExploredMemory,
+    out: Adapters = Path("runs/critic"),
+    stage: Stages = "both",
+    config: TuningArguments = None,
+    calibration: Calibration = 128,
     settings: BackendSet = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Prepare the questions, print their number and lengths in tokens, and stop."
-        ),
-    ] = False,
+    dry_run: OnlyPrepare = False,
     policy: PolicyDir = None,
     seed: Seed = 0,
     as_json: Json = False,

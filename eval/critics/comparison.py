@@ -36,9 +36,9 @@ from eval.critics.baselines import (
 )
 from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import UCB, check_ucb, load_other_detector
-from eval.critics.groups import draw_groups
+from eval.critics.groups import LabelledGroup, draw_groups
 from eval.critics.verdict_cache import Verdict
-from hmr.body.model import load_body
+from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
@@ -165,30 +165,8 @@ def evaluate_critics(
     """Draw scenes and groups, explore, fit and score as the settings ask, using what is cached in `out`."""
     out, body = Path(out), load_body()
     detector = load_other_detector(settings.detector, policy, body)
-    count = {"wild-test": settings.images, "lab-calibration": settings.calibration}
-    scenes, groups = {}, {}
-    for split, motion in (("wild-test", settings.motion), ("lab-calibration", None)):
-        title = f"{count[split]} scenes of {split}"
-        tick = stage(f"drawing {title}", count[split])
-        folder = draw_split(
-            split, out / "scenes", count[split], motion=motion, workers=workers, progress=tick
-        )
-        tick = stage(f"groups of {settings.samples} on {title}", count[split])
-        scenes[split] = folder
-        groups[split] = draw_groups(
-            policy,
-            body,
-            folder,
-            size=settings.samples,
-            seed=settings.seed,
-            cache=out / "groups",
-            progress=tick,
-        )
-    fingerprint = {
-        "policy": policy.digest(),
-        "scenes": set_digest(scenes["lab-calibration"]),
-        "samples": settings.samples,
-    }
+    (benchmark, tests), (lab, calibration) = _draw(policy, body, settings, out, stage, workers)
+    fingerprint = {"policy": policy.digest(), "scenes": lab, "samples": settings.samples}
     with EvidenceCache(out / "evidence.jsonl") as evidence:
         bench = AgentBench(
             policy=policy,
@@ -196,8 +174,8 @@ def evaluate_critics(
             backend=backend,
             embedder=load_text_embedder(),
             evidence=evidence,
-            calibration=groups["lab-calibration"],
-            tests=groups["wild-test"],
+            calibration=calibration,
+            tests=tests,
             out=out,
             stage=stage,
             fingerprint=fingerprint,
@@ -212,10 +190,30 @@ def evaluate_critics(
     return CriticComparison(
         critics=critics,
         evidence=evidence_alone,
-        benchmark=set_digest(scenes["wild-test"]),
-        calibration=set_digest(scenes["lab-calibration"]) if settings.learns_on_lab else None,
+        benchmark=benchmark,
+        calibration=lab if settings.learns_on_lab else None,
         base_policy=policy.digest(),
     )
+
+
+def _draw(
+    policy: DiffusionPolicy, body: Body, settings: CriticEvalSettings, out: Path, stage: Stage, workers: int
+) -> Iterator[tuple[str, list[LabelledGroup]]]:
+    """The content hash of the scenes, and their groups: of `wild-test`, then of `lab-calibration`."""
+    splits = (
+        ("wild-test", settings.images, settings.motion),
+        ("lab-calibration", settings.calibration, None),
+    )
+    for split, count, motion in splits:
+        title = f"{count} scenes of {split}"
+        tick = stage(f"drawing {title}", count)
+        folder = draw_split(split, out / "scenes", count, motion=motion, workers=workers, progress=tick)
+        tick = stage(f"groups of {settings.samples} on {title}", count)
+        groups = draw_groups(
+            policy, body, folder,
+            size=settings.samples, seed=settings.seed, cache=out / "groups", progress=tick,
+        )  # fmt: skip
+        yield set_digest(folder), groups
 
 
 class _Evaluation:
