@@ -10,7 +10,7 @@ policy could learn everything; no alignment on groups of this size can lower the
 |-------------|-----------------------------------------------------------------------------------|
 | SRCC        | Spearman's rho between scores and true errors                                     |
 | mean        | weighted mean error of the hypotheses: the expected error of a random one         |
-| middle      | the error of the weighted average pose                                            |
+| averaged    | the error of the weighted average pose                                            |
 | pick        | the error of the hypothesis with the best score                                   |
 
 `true-detections` is the embedded agent with the true keypoints and mask as detections, `noisy-truth` the errors with
@@ -49,7 +49,7 @@ from rl.rounds import Rounds
 
 __all__ = ["COLUMNS", "CRITICS", "bound", "reweighted", "table"]
 
-COLUMNS = ("SRCC", "mean", "middle", "pick")
+COLUMNS = ("SRCC", "mean", "averaged", "pick")
 ERRORS = COLUMNS[1:]
 TRUE_DETECTIONS = "true-detections"
 CRITICS = (
@@ -62,7 +62,7 @@ Row = dict[str, float]
 
 
 def reweighted(body: Body, group: LabelledGroup, scores: Sequence[float | None], temperature: float) -> Row:
-    """The columns above, and `mean before`, `middle before` and `h_0` of the unweighted group."""
+    """The columns above, and `mean before`, `averaged before` and `h_0` of the unweighted group."""
     errors_mm = torch.as_tensor(group.errors_mm["mpjpe_mm"])
     pick_mm = pick_of_errors(errors_mm, scores)
     rho = group_spearman(scores, errors_mm.tolist())
@@ -70,10 +70,10 @@ def reweighted(body: Body, group: LabelledGroup, scores: Sequence[float | None],
     return {
         "SRCC": np.nan if rho is None else rho,
         "mean": float(weights @ errors_mm.to(weights)),
-        "middle": _middle_mm(body, group, weights),
+        "averaged": _averaged_mm(body, group, weights),
         "pick": np.nan if pick_mm is None else float(pick_mm),
         "mean before": float(errors_mm.mean()),
-        "middle before": _middle_mm(body, group, uniform),
+        "averaged before": _averaged_mm(body, group, uniform),
         "h_0": float(errors_mm[0]),
     }
 
@@ -86,9 +86,9 @@ def _weights(scores: Sequence[float | None], temperature: float) -> Float[Tensor
     return (found.values / temperature).masked_fill(~found.mask, -torch.inf).softmax(dim=0)
 
 
-def _middle_mm(body: Body, group: LabelledGroup, weights: Float[Tensor, " group"]) -> float:
-    middle = BodyParams.stack([average_pose(group.hypotheses.params, weights)])
-    return float(mpjpe_mm(body.joints(middle), group.labelled.truth.joints_cam_m))
+def _averaged_mm(body: Body, group: LabelledGroup, weights: Float[Tensor, " group"]) -> float:
+    pose = BodyParams.stack([average_pose(group.hypotheses.params, weights)])
+    return float(mpjpe_mm(body.joints(pose), group.labelled.truth.joints_cam_m))
 
 
 def bound(
@@ -135,18 +135,20 @@ def _rows(
 def table(rows: dict[str, list[Row]]) -> str:
     """Errors in millimetres; gains in per cent over hypothesis 0 and over the average pose of the unweighted group."""
     first = next(iter(rows.values()))
-    before = {name: np.mean([row[name] for row in first]) for name in ("mean before", "middle before", "h_0")}
+    before = {
+        name: np.mean([row[name] for row in first]) for name in ("mean before", "averaged before", "h_0")
+    }
     unweighted = ", ".join(f"{name} {value:.1f}" for name, value in before.items())
     lines = [
         unweighted,
         "",
-        "| critic | SRCC | mean | middle | pick | middle less, % | pick less than h_0, % |",
+        "| critic | SRCC | mean | averaged | pick | averaged, % lower | pick, % below h_0 |",
     ]
     lines.append("|---|" + "---:|" * 6)
     for critic, images in rows.items():
         values = {name: np.array([[row[name] for row in images]]) for name in images[0]}
         shown = [f"{np.nanmean(values['SRCC']):.3f}", *(f"{np.nanmean(values[name]):.1f}" for name in ERRORS)]
-        gains = [_percent(values, "middle", "middle before"), _percent(values, "pick", "h_0")]
+        gains = [_percent(values, "averaged", "averaged before"), _percent(values, "pick", "h_0")]
         lines.append("| " + " | ".join([critic, *shown, *map(_format_gain, gains)]) + " |")
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ def evaluate(
     """
     from eval.benchmark.baselines import DETERMINISTIC, evaluate_with_baselines
     from eval.benchmark.tables import baseline_table
-    from eval.pipelines.demo_outputs import versions
+    from common.versions import versions
     from hmr.policy.checkpoint import load_policy
 
     with stages() as stage:

@@ -40,7 +40,7 @@ from eval.critics.baselines import fitted_hmr_scorer
 from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import DETECTOR, detector_name, load_other_detector
 from eval.critics.groups import LabelledGroup, draw_groups
-from eval.pipelines.demo_outputs import versions
+from common.versions import versions
 from eval.report.curves import write_alignment_curves
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector

@@ -35,7 +35,7 @@ from common.progress import Stage
 from common.seeding import derive_generator
 from eval.benchmark.protocol import noise_generator
 from eval.critics.exploration import EXPLORED
-from eval.pipelines.demo_outputs import versions
+from common.versions import versions
 from hmr.body.model import load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render.raster import RasterRenderer

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 import resource
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.files import write_text
 from common.seeding import derive_generator
+from common.versions import versions
 from eval.benchmark.protocol import PROTOCOL
 from eval.benchmark.tables import Row, compare
 from eval.critics.agreement import CriticAgreement, critic_agreement
@@ -21,12 +19,7 @@ from eval.report import ReportCase, ReportData, draw_case, write_report
 from hmr.metrics.errors import mpjpe_mm
 from hmr.synthetic.store import read_labelled
 
-__all__ = ["metrics_of", "peak_mib", "versions", "write_demo"]
-
-PACKAGES = (
-    "torch", "transformers", "diffusers", "langgraph", "faiss-cpu", "sentence-transformers", "smplx", "trl",
-    "datasets", "accelerate", "numpy", "numba",
-)  # fmt: skip
+__all__ = ["metrics_of", "peak_mib", "write_demo"]
 
 
 def write_demo(demo: Demo, result: DemoResult, wall_s: float) -> tuple[list[Row], dict[str, Any]]:
@@ -65,24 +58,6 @@ def peak_mib() -> int:
     """Peak resident memory in MiB, of this process or of a finished child process."""
     kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return kib // 1024
-
-
-def versions() -> dict[str, str]:
-    """Of this program (its commit), Python and the main packages."""
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"commit": _commit(), "python": platform.python_version(), **found}
-
-
-def _commit() -> str:
-    """The commit of the checkout, with "+" for changed files; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+"], cwd=root, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return run.stdout.strip()
 
 
 def _page(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
+from hmr.images.crops import encode_jpeg
 from hmr.images.photographs import PHOTO_SUFFIXES, read_photo
 from hmr.synthetic import pixels
 from hmr.synthetic.recipe import SceneRecipe
@@ -203,10 +204,8 @@ def photograph(
     grain = rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(*recipe.noise))
     exposed = np.empty(picture.shape, np.uint8)
     pixels.quantise(picture, grain, exposed)
-    buffer = io.BytesIO()
-    quality = int(rng.integers(recipe.jpeg_quality[0], recipe.jpeg_quality[1] + 1))
-    Image.fromarray(exposed).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer).convert("RGB")), buffer.getvalue()
+    jpeg = encode_jpeg(exposed, int(rng.integers(recipe.jpeg_quality[0], recipe.jpeg_quality[1] + 1)))
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")), jpeg
 
 
 def _gaussian(sigma_px: float) -> tuple[Int[np.ndarray, "taps 2"], Float[np.ndarray, "taps"]]:

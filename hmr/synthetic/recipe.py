@@ -13,7 +13,7 @@ photograph is taken. It was fixed once with this list and never tuned to a resul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 __all__ = ["LAB", "RECIPES", "WILD", "SceneRecipe"]
@@ -72,15 +72,11 @@ LAB = SceneRecipe(
     jpeg_quality=(80, 97),
 )
 
-WILD = SceneRecipe(
+WILD = replace(
+    LAB,
     name="wild",
-    version=2,
-    image_size=224,
     poses="wild",
     betas_std=1.3,
-    focal_mm=(24.0, 85.0),
-    elevation_deg=(-30.0, 45.0),
-    roll_deg=(-10.0, 10.0),
     person_fraction=(0.45, 1.05),
     truncation=0.3,
     occluded=0.7,
@@ -88,7 +84,6 @@ WILD = SceneRecipe(
     occluder_fraction=(0.15, 0.45),
     clutter=(3, 20),
     box_jitter=0.06,
-    lamps=(1, 3),
     motion_blur=0.3,
     motion_px=(2.0, 9.0),
     blur_px=(0.4, 1.6),

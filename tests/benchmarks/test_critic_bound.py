@@ -31,7 +31,7 @@ def test_a_perfect_critic_puts_all_weight_on_the_best() -> None:
     errors_mm = one.errors_mm["mpjpe_mm"]
     row = reweighted(BODY, one, [-float(error) for error in errors_mm], temperature=0.01)
     assert row["SRCC"] == pytest.approx(1.0)
-    for name in ("mean", "middle", "pick"):
+    for name in ("mean", "averaged", "pick"):
         assert row[name] == pytest.approx(errors_mm.min(), rel=1e-3)
     assert row["mean before"] == pytest.approx(errors_mm.mean(), rel=1e-5)
 
@@ -39,7 +39,9 @@ def test_a_perfect_critic_puts_all_weight_on_the_best() -> None:
 def test_equal_scores_give_equal_weights_and_a_missing_one_none() -> None:
     one = scored_group()
     row = reweighted(BODY, one, [3.0] * 4, temperature=0.3)
-    assert (row["mean"], row["middle"]) == pytest.approx((row["mean before"], row["middle before"]), rel=1e-5)
+    assert (row["mean"], row["averaged"]) == pytest.approx(
+        (row["mean before"], row["averaged before"]), rel=1e-5
+    )
     assert np.isnan(row["SRCC"])
     known = torch.as_tensor(one.errors_mm["mpjpe_mm"])[:3]
     row = reweighted(
@@ -70,8 +72,8 @@ def _silent(title: str, total: int) -> Tick:
 
 
 def test_gains_are_in_per_cent_of_the_unweighted_group() -> None:
-    row = {"SRCC": 0.5, "mean": 90.0, "middle": 60.0, "pick": 45.0}
-    rows = {"embedded": [row | {"mean before": 100.0, "middle before": 80.0, "h_0": 50.0}] * 2}
+    row = {"SRCC": 0.5, "mean": 90.0, "averaged": 60.0, "pick": 45.0}
+    rows = {"embedded": [row | {"mean before": 100.0, "averaged before": 80.0, "h_0": 50.0}] * 2}
     head, *_, line = table(rows).splitlines()
-    assert head == "mean before 100.0, middle before 80.0, h_0 50.0"
+    assert head == "mean before 100.0, averaged before 80.0, h_0 50.0"
     assert line == "| embedded | 0.500 | 90.0 | 60.0 | 45.0 | +25.0 [+25.0, +25.0] | +10.0 [+10.0, +10.0] |"
