@@ -10,6 +10,8 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from state_diagram import state_diagram
+
 import meshcritic
 from agent.exploration.graph import build_exploration_graph
 from agent.graph import build_critique_graph
@@ -43,8 +45,8 @@ def state_machines() -> str:
     lines = [
         "# State machines",
         "",
-        "Both graphs are drawn from the compiled LangGraph objects when this site is built. The diagrams need",
-        "the browser to load mermaid; the tables hold the same edges.",
+        "Both graphs are drawn from the compiled LangGraph objects when this site is built. A dashed edge is",
+        "conditional. The tables have the same edges.",
         "",
     ]
     graphs = {
@@ -53,8 +55,8 @@ def state_machines() -> str:
     }
     for title, (compiled, path) in graphs.items():
         graph = compiled.get_graph()
-        lines += [f"## {title}", "", f"Defined in `{path}`.", "", "```mermaid"]
-        lines += [graph.draw_mermaid(), "```", "", "| from | to | |", "|---|---|---|"]
+        lines += [f"## {title}", "", f"Defined in `{path}`.", ""]
+        lines += [f"<figure>{state_diagram(graph, title)}</figure>", "", "| from | to | |", "|---|---|---|"]
         for edge in graph.edges:
             lines.append(
                 f"| `{edge.source}` | `{edge.target}` | {'conditional' if edge.conditional else ''} |"
