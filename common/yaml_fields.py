@@ -21,6 +21,8 @@ def read_fields(path: PathLike, allowed: Collection[str], allowed_text: str | No
     allowed_text: describes the allowed fields in the error message, if listing them would be too long. Raises
     FileNotFoundError, and ValueError if the file is not YAML, is not a mapping, or has an unknown field.
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: there is no such file")
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
