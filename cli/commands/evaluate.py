@@ -39,9 +39,9 @@ def evaluate(
 
     Example: `meshcritic evaluate --split wild-test --images 200 --samples 100`
     """
+    from common.versions import versions
     from eval.benchmark.baselines import DETERMINISTIC, evaluate_with_baselines
     from eval.benchmark.tables import baseline_table
-    from common.versions import versions
     from hmr.policy.checkpoint import load_policy
 
     with stages() as stage:

@@ -34,13 +34,13 @@ from agent.vlm.options import BackendOptions, open_backend
 from agent.vlm.wrappers.dry_run import DryRun
 from common.files import PathLike, write_text
 from common.progress import Stage
+from common.versions import versions
 from common.yaml_fields import read_fields
 from eval.critics.ablations import AGENT, AgentBench
 from eval.critics.baselines import fitted_hmr_scorer
 from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import DETECTOR, detector_name, load_other_detector
 from eval.critics.groups import LabelledGroup, draw_groups
-from common.versions import versions
 from eval.report.curves import write_alignment_curves
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector

@@ -33,9 +33,9 @@ from common.files import PathLike, write_text
 from common.fingerprint import digest
 from common.progress import Stage
 from common.seeding import derive_generator
+from common.versions import versions
 from eval.benchmark.protocol import noise_generator
 from eval.critics.exploration import EXPLORED
-from common.versions import versions
 from hmr.body.model import load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render.raster import RasterRenderer
