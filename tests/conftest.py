@@ -10,6 +10,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 os.environ["MESHCRITIC_FEATURE_CACHE"] = "off"  # no test writes into the home of whoever runs it
 
+import tests.type_checks  # noqa: F401 - before the packages that it checks
+
+# isort: split
 import pytest
 import torch
 
