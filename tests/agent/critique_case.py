@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
 from agent.default import load_seed_rules
 from agent.tools import load_tools
-from agent.types import CritiqueTool
+from agent.types import Case, CritiqueTool
 from agent.vlm import EmbeddedCritic
 from hmr.render.raster import RasterRenderer
 from hmr.types import BodyParams, Box, Detection, Hypotheses, Labelled, Sample, Truth
@@ -48,6 +49,11 @@ class MeanColor:
         return sample.image.reshape(-1, 3).mean(axis=0) + 1.0
 
 
+@cache
+def _standing_case() -> Case:
+    return case_of(BodyParams.stack([standing()]))
+
+
 class PerfectDetector:
     """Detects hypothesis 0 of the standing group in every image."""
 
@@ -57,14 +63,14 @@ class PerfectDetector:
         return [self.detect(sample()).mask_box]
 
     def detect(self, sample: Sample) -> Detection:
-        detection = case_of(BodyParams.stack([standing()])).detection
+        detection = _standing_case().detection
         assert detection is not None
         return detection
 
 
 def sample(name: str = "case") -> Sample:
     rng = np.random.default_rng(int(hashlib.sha256(name.encode()).hexdigest()[:8], 16))
-    plain = case_of(BodyParams.stack([standing()])).sample
+    plain = _standing_case().sample
     return replace(plain, id=name, image=rng.integers(0, 255, plain.image.shape, dtype=np.uint8))
 
 

@@ -97,7 +97,7 @@ FAILURES = {
 
 
 # Each is a whole run of the command; tests/agent/vlm/test_openai.py tests the backend alone.
-FAST = ("500", "cut connection", "NaN")
+FAST = ("NaN",)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,13 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("act", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(act, id=name, marks=() if name == "as JSON" else pytest.mark.slow)
+        for name, act in ANSWERS.items()
+    ],
+)
 def test_the_scores_of_the_backend_are_printed(act, critique):
     with chat_server(act) as server:
         code, answer, _ = critique(*at(server))
@@ -137,6 +143,7 @@ def test_the_scores_of_the_backend_are_printed(act, critique):
     assert person["reasons"] == []
 
 
+@pytest.mark.slow
 def test_equal_scores_stay_equal(critique):
     with chat_server(changed(A=50, B=50, C=50)) as server:
         _, answer, _ = critique(*at(server))
@@ -190,6 +197,7 @@ def test_a_dry_run_counts_without_requests_and_files(critique, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["h.npz", "photo.png", "policy"]
 
 
+@pytest.mark.slow
 def test_one_label_order_without_revision_needs_fewer_requests(critique):
     with chat_server(good) as server:
         code, answer, _ = critique(
@@ -198,6 +206,7 @@ def test_one_label_order_without_revision_needs_fewer_requests(critique):
     assert (code, answer["dry_run"]["calls"]) == (0, 3)  # the tag, one scoring, one reflection
 
 
+@pytest.mark.slow
 def test_a_recorded_run_can_be_replayed(critique, tmp_path):
     with chat_server(good) as server:
         _, live, _ = critique(*at(server), "--record", tmp_path / "replies.jsonl")

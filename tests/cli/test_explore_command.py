@@ -114,22 +114,38 @@ def test_cases_that_block_a_trial_are_named(capsys):
     assert "could not be tested on 4 cases (a, b, c ...)" in " ".join(capsys.readouterr().err.split())
 
 
-def test_other_settings_of_the_backend_and_another_c_are_rejected(explore, tmp_path, monkeypatch):
-    runs = []
+@pytest.fixture
+def runs(monkeypatch):
+    """The rules' c and the number of label orders of every exploration that was begun; none is run."""
+    begun = []
 
     def run(self, agent, stage, say):
-        runs.append((agent.rules.exploration, agent.settings.permutations))
+        begun.append((agent.rules.exploration, agent.settings.permutations))
         self._write({})
         return SimpleNamespace(to_json=dict)
 
     monkeypatch.setattr(Exploration, "run", run)
+    return begun
+
+
+def test_other_settings_of_the_backend_are_rejected(explore, runs):
     with chat_server(good) as server:
         spec = ("--backend", f"openai:any@{server.url}")
         cool, hot = ((*spec, "--set", f"temperature={degree}") for degree in (0.1, 0.9))
         assert explore(*cool)[0] == 0
+        code, answer, err = explore(*hot)
+        assert (code, answer) == (2, None)
+        assert "explored with revision = " in err.splitlines()[-1]
+    assert runs == [(0.5, 3)]
+
+
+@pytest.mark.slow
+def test_another_c_and_other_critique_settings_are_rejected(explore, runs, tmp_path):
+    with chat_server(good) as server:
+        cool = ("--backend", f"openai:any@{server.url}", "--set", "temperature=0.1")
+        assert explore(*cool)[0] == 0
         assert explore(*cool)[0] == 0
         for words, message in (
-            (hot, "explored with revision = "),
             ((*cool, "--ucb", 1.5), "with ucb = 0.5, but this"),
             ((*cool, "--set", "permutations=1"), "with critique = {}, but this run has {'permutations': 1}"),
         ):

@@ -18,7 +18,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_detector(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(params=["embedded", "transformers", "transformers with 3D joints"])
+@pytest.fixture(
+    params=[
+        "embedded",
+        "transformers",
+        pytest.param("transformers with 3D joints", marks=pytest.mark.slow),
+    ]
+)
 def detector(request: pytest.FixtureRequest, tiny_policy: DiffusionPolicy, models: str) -> Detector:
     body = load_body() if "3D" in request.param else None
     return load_detector("embedded" if request.param == "embedded" else models, tiny_policy, body)

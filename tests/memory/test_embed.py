@@ -33,13 +33,17 @@ def test_similar_sentences_have_similar_embeddings(minilm):
 
 
 def test_an_embedding_does_not_depend_on_the_batch(minilm):
-    fresh = load_text_embedder()
+    fresh = SentenceEmbedder(minilm.name, minilm._folder)
     alone = fresh.embed(SENTENCES[2:])[0]
     np.testing.assert_array_equal(alone, minilm.embed(SENTENCES)[2])
 
 
+def test_the_packaged_model_is_loaded_once(minilm):
+    assert load_text_embedder() is minilm
+
+
 def test_the_revision_depends_on_the_files(minilm, tmp_path):
-    assert minilm.revision == load_text_embedder().revision
+    assert minilm.revision == SentenceEmbedder(minilm.name, minilm._folder).revision
     for name, content in (("a", b"1"), ("b", b"2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_bytes(content)

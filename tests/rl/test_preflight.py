@@ -161,3 +161,11 @@ class Broken(DiffusionPolicyAdapter):
 def test_an_error_without_a_guilty_argument_is_raised_unchanged(tiny_policy: DiffusionPolicy) -> None:
     with pytest.raises(NotImplementedError, match="of the adapter itself"):
         run_preflight(Broken(tiny_policy), ADAPTED, wild(1))
+
+
+def test_words_are_converted_to_numbers(tiny_policy: DiffusionPolicy) -> None:
+    """YAML reads 1e-2 as text."""
+    words = {**ALIGNMENT, "learning_rate": "1e-2", "max_steps": "4"}
+    assert checked_alignment(tiny_policy, words, Rounds(), 4) == checked_alignment(
+        tiny_policy, ALIGNMENT, Rounds(), 4
+    )

@@ -155,7 +155,9 @@ def test_a_run_killed_in_training_resumes_from_its_checkpoint(
     assert [line["step"] for line in log if "kl" in line] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("torn", ["nothing of its state", '{"epoch": 1.0, "global_st'])
+@pytest.mark.parametrize(
+    "torn", [pytest.param("nothing of its state", marks=pytest.mark.slow), '{"epoch": 1.0, "global_st']
+)
 def test_an_incomplete_checkpoint_is_skipped(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, torn: str
 ) -> None:
@@ -176,6 +178,7 @@ def test_an_incomplete_checkpoint_is_skipped(
     assert torch.equal(_weights(whole), _weights(resumed))
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_step_takes_no_extra_step(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +200,7 @@ def test_a_run_killed_after_its_last_step_takes_no_extra_step(
     assert torch.equal(_weights(whole), _weights(resumed))
 
 
+@pytest.mark.slow
 def test_a_kill_during_the_last_save_leaves_checkpoints_or_a_fingerprint(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,12 +293,14 @@ def test_rounds_of_one_step_change_the_policy(
 ) -> None:
     """A warm-up of one step, whose rate is 0, would leave the policy unchanged."""
     assert "warmup_steps" not in ALIGNMENT
-    _align(tiny_policy, Depth(), wild, tmp_path, ALIGNMENT["max_steps"])
-    made = [DiffusionPolicy.from_pretrained(tmp_path / f"round-{k}" / "policy") for k in range(4)]
+    alignment, rounds = {**ALIGNMENT, "max_steps": 2}, Rounds(2, group_size=3, seed=5)
+    align_in_rounds(tiny_policy, Depth(), wild, tmp_path, alignment, rounds, _record_steps([]))
+    made = [DiffusionPolicy.from_pretrained(tmp_path / f"round-{k}" / "policy") for k in range(2)]
     for before, after in itertools.pairwise([tiny_policy, *made]):
         assert not torch.equal(_weights(before), _weights(after))
 
 
+@pytest.mark.slow
 def test_tensorboard_files_are_kept(tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path) -> None:
     alignment, rounds = {**ALIGNMENT, "report_to": "tensorboard"}, Rounds(2, group_size=3, seed=5)
     align_in_rounds(tiny_policy, Depth(), wild, tmp_path, alignment, rounds, _record_steps([]))
@@ -338,6 +344,7 @@ def test_invalid_settings_are_refused_before_a_critique(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_strings_are_converted_to_numbers(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:

@@ -1,8 +1,10 @@
 """The exploration phase, end to end on a few cases."""
 
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,23 @@ def content(folder: Path) -> MemoryDocument:
         return snapshot(store)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """An exploration without an interruption or outage, which no test changes."""
+
+    report: ExplorationReport
+    folder: Path
+    content: MemoryDocument
+    asked: int  # questions for scores
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder, backend = tmp_path_factory.mktemp("whole"), Counts("score")
+    report = run_with(backend, folder)
+    return Whole(report, folder, content(folder), backend.asked)
+
+
 def test_exploration_counts_rules_writes_prototypes_and_ranks():
     agent, seen = make_agent(), []
     report = explore(agent, CASES, HELD_OUT, propose, ExplorationSettings(batch=2), seen.append)
@@ -118,11 +137,11 @@ def test_progress_counts_the_cases_of_earlier_runs(tmp_path):
     assert seen[-1].running_srcc == report.srcc
 
 
-def test_every_change_of_a_rules_state_has_a_reason(tmp_path):
-    report = exploration_run.run(tmp_path)
+def test_every_change_of_a_rules_state_has_a_reason(whole):
+    report = whole.report
     assert report.mined
     assert report.admitted == report.mined
-    kept = {kept.rule.rule_id: kept for kept in content(tmp_path).rules}
+    kept = {kept.rule.rule_id: kept for kept in whole.content.rules}
     for rule_id in report.admitted:
         came, admitted, replaced = kept[rule_id].history
         assert came.reason.startswith("mined by embedded from ")
@@ -134,26 +153,23 @@ def test_every_change_of_a_rules_state_has_a_reason(tmp_path):
     assert all(item.rule.uses == len(exploration_run.CASES) for item in new)
 
 
-def test_rescoring_for_new_weights_counts_no_case_twice(tmp_path):
+def test_rescoring_for_new_weights_counts_no_case_twice(whole):
     """A rule whose weight does not change is the same rule and keeps its record."""
-    exploration_run.run(tmp_path)
-    document = content(tmp_path)
+    document = whole.content
     assert len(document.cases) == len(exploration_run.CASES)
     assert all(kept.rule.uses <= len(exploration_run.CASES) for kept in document.rules)
     assert any(case.recounts for case in document.cases)
 
 
-def test_the_record_of_a_case_passes_the_checks_of_an_import(tmp_path):
-    exploration_run.run(tmp_path)
-    document = content(tmp_path)
+def test_the_record_of_a_case_passes_the_checks_of_an_import(whole, tmp_path):
+    document = whole.content
     assert all(case.judged for case in document.cases)
     write_document(document, tmp_path / "memory.json")
     assert read_document(tmp_path / "memory.json") == document
 
 
-def test_an_interrupted_exploration_ends_as_an_uninterrupted_one(tmp_path):
+def test_an_interrupted_exploration_ends_as_an_uninterrupted_one(whole, tmp_path):
     """The weights are fitted on all cases, not only on those of the last run."""
-    exploration_run.run(tmp_path / "whole")
 
     def stop(progress):
         if progress.done in (1, 2, 4):
@@ -163,14 +179,13 @@ def test_an_interrupted_exploration_ends_as_an_uninterrupted_one(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             exploration_run.run(tmp_path / "parts", on_case=stop)
     exploration_run.run(tmp_path / "parts")
-    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert content(tmp_path / "parts") == whole.content
 
 
-def test_exploring_a_finished_exploration_changes_nothing(tmp_path):
-    exploration_run.run(tmp_path)
-    before = content(tmp_path)
-    report = exploration_run.run(tmp_path)
-    assert content(tmp_path) == before
+def test_exploring_a_finished_exploration_changes_nothing(whole, tmp_path):
+    again = Path(shutil.copytree(whole.folder, tmp_path / "again"))
+    report = exploration_run.run(again)
+    assert content(again) == whole.content
     assert (report.cases, report.mined, report.admitted, report.retired, report.reweighed) == (
         0,
         (),
@@ -221,32 +236,36 @@ def test_a_case_without_a_score_is_not_counted():
     assert (again.cases, again.unscored) == (3, 0)
 
 
-@pytest.fixture
-def whole(tmp_path) -> tuple[MemoryDocument, dict[str, int]]:
-    """An exploration without an outage, and the number of questions before each of its last steps."""
-    backend, explored = Counts("score"), Counts("score")
-    run_with(backend, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def before(whole) -> dict[str, int]:
+    """The number of questions before each of the last steps of the whole exploration."""
+    explored = Counts("score")
     explore(make_agent(explored), exploration_run.CASES, [], propose, ExplorationSettings(batch=2))
     case = make_agent().settings.permutations
     held_out = case * len(HELD_OUT)
-    before = {  # passes over the held-out cases: critique, without the quarantined rules, with the first of them
+    return {  # passes over the held-out cases: critique, without the quarantined rules, with the first of them
         "the baseline": explored.asked + held_out,
         "a trial": explored.asked + 2 * held_out,
-        "the last case of the recount": backend.asked - held_out - case,
+        "the last case of the recount": whole.asked - held_out - case,
     }
-    return content(tmp_path / "whole"), before
 
 
-@pytest.mark.parametrize("step", ["the baseline", "a trial", "the last case of the recount"])
-def test_a_later_run_repeats_the_steps_that_an_outage_prevented(tmp_path, whole, step):
-    undisturbed, before = whole
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param("the baseline", marks=pytest.mark.slow),
+        "a trial",
+        pytest.param("the last case of the recount", marks=pytest.mark.slow),
+    ],
+)
+def test_a_later_run_repeats_the_steps_that_an_outage_prevented(tmp_path, whole, before, step):
     report = run_with(Fails("score", before[step]), tmp_path / "cut")
     assert report.blocked_cases
     assert set(report.blocked_cases) <= {case.sample.id for case in [*exploration_run.CASES, *HELD_OUT]}
     assert report.reweighed == 0
     cut = content(tmp_path / "cut")
     assert not any(done.startswith("weigh/") for done in cut.steps)
-    histories = {kept.rule.rule_id: kept.history for kept in undisturbed.rules}
+    histories = {kept.rule.rule_id: kept.history for kept in whole.content.rules}
     for kept in cut.rules:  # only what was measured before the outage is recorded
         assert kept.history == histories[kept.rule.rule_id][: len(kept.history)]
     again = run_with(Miner(), tmp_path / "cut")

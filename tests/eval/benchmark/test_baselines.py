@@ -145,6 +145,7 @@ def test_invalid_arguments_are_named(tiny_policy: DiffusionPolicy, tmp_path: Pat
             )
 
 
+@pytest.mark.slow
 def test_backdrops_change_the_benchmark(
     tiny_policy: DiffusionPolicy,
     tmp_path: Path,

@@ -264,6 +264,7 @@ def test_a_second_run_uses_the_explored_memory(tiny_policy: DiffusionPolicy, tmp
     assert len(shown["benchmark"]) == len(shown["calibration"]) == 16
 
 
+@pytest.mark.slow
 def test_a_comparison_killed_while_scoring_is_resumed(tiny_policy: DiffusionPolicy, tmp_path: Path):
     def dies(title: str, total: int):
         def tick(done: int, note: str = "", /) -> None:
@@ -286,6 +287,7 @@ def test_a_comparison_killed_while_scoring_is_resumed(tiny_policy: DiffusionPoli
     )
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_estimate_of_the_calls(
     tiny_policy: DiffusionPolicy, tmp_path: Path, monkeypatch, capsys
 ):
@@ -313,6 +315,7 @@ def test_a_given_memory_is_used_without_exploration(tiny_policy: DiffusionPolicy
             dataclasses.replace(given, **asked)
 
 
+@pytest.mark.slow
 def test_an_agent_without_all_components_gives_scores(tiny_policy: DiffusionPolicy, tmp_path: Path):
     reduced = AgentVariant(frozenset({"rules", "prototypes", "reflection"}), frozenset({"silhouette"}))
     found = evaluate_critics(

@@ -142,6 +142,7 @@ def test_another_body_is_refused():
         planted_groups(other, 1)
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_six_hypotheses_best_first(groups):
     from eval.critics.planted_faults import fault_sheet
     from hmr.render.raster import RasterRenderer

@@ -93,6 +93,7 @@ def test_another_detector_is_recorded(
     assert f"explored with the detector {spec}, but this run uses embedded" in err
 
 
+@pytest.mark.slow
 def test_hypotheses_are_drawn_if_the_configuration_says_so(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +191,14 @@ def test_errors_are_one_sentence(
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("name", ["feet_down", "on_the_box", "scorer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "feet_down",
+        pytest.param("on_the_box", marks=pytest.mark.slow),
+        pytest.param("scorer", marks=pytest.mark.slow),
+    ],
+)
 def test_rewards_of_the_documentation_are_critics(
     words: list[str],
     tmp_path: Path,
@@ -232,6 +240,7 @@ def test_a_recipe_is_refused_before_a_scene_is_drawn(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_yaml_reads_as_text_is_converted(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +249,7 @@ def test_a_learning_rate_that_yaml_reads_as_text_is_converted(
     assert call(monkeypatch, capsys, "align", *asked)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_calls_and_writes_nothing(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,6 +270,7 @@ def test_a_dry_run_counts_calls_and_writes_nothing(
     assert (code, "noisy-truth:1 makes none" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_critic_with_a_memory_draws_no_lab_scenes_and_respects_its_budget(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

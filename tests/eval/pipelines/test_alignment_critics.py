@@ -80,6 +80,7 @@ def test_a_run_with_a_spent_budget_is_resumed(align: Align, memory: Path, tmp_pa
     assert (counted["groups"], counted["unscored_groups"]) == (IMAGES, 0)
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_died_is_resumed(align: Align, memory: Path, tmp_path: Path) -> None:
     with chat_server(*[good] * (A_GROUP + 1), body(b"", status=503)) as server:
         words = flags(server, memory)
@@ -91,6 +92,7 @@ def test_a_run_whose_server_died_is_resumed(align: Align, memory: Path, tmp_path
         assert len(server.questions) == (IMAGES - 1) * A_GROUP
 
 
+@pytest.mark.slow
 def test_a_malformed_reply_leaves_a_group_unscored_and_is_counted(
     align: Align, memory: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +188,7 @@ def test_an_invalid_critic_is_refused_before_anything_is_drawn(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_any_critic_can_be_shuffled(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
     """The control stores the same scores as its critic, and the aligned policies differ."""
     policies = {}

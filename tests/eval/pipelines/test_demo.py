@@ -91,7 +91,7 @@ def learn(policy: DiffusionPolicy, body: Body, scenes: Path, out: Path) -> dict[
     """Groups, scores and trained weights of wild images, as bytes."""
     with open_default_memory(out / "memory", policy, frozen=False) as memory:
         agent = default_agent(policy, body, memory)
-        groups = build_preferences(policy, agent, read_samples(scenes), out / "groups", group_size=4)
+        groups = build_preferences(policy, agent, read_samples(scenes), out / "groups", group_size=3)
     arguments = GroupPreferenceConfig(output_dir=str(out / "trainer"), use_cpu=True, **ALIGNMENT)
     align(policy, load_preferences(groups), arguments).save_pretrained(out / "policy")
     files = [*sorted(groups.glob("*.parquet")), out / "policy" / "model.safetensors"]
@@ -100,7 +100,7 @@ def learn(policy: DiffusionPolicy, body: Body, scenes: Path, out: Path) -> dict[
 
 def test_truth_cannot_leak(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path):
     """With the truth of the wild images corrupted, everything learned from them is the same to the byte."""
-    honest = make_scenes(tmp_path / "honest", WILD, 4, 4)
+    honest = make_scenes(tmp_path / "honest", WILD, 4, 2)
     corrupt = Path(shutil.copytree(honest, tmp_path / "corrupt"))
     (corrupt / "truth.parquet").write_bytes(b"\x00" * 1000)
     before = learn(tiny_policy, body, honest, tmp_path / "a")

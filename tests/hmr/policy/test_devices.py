@@ -150,6 +150,7 @@ def test_samples_and_the_head_s_answer_come_back(seeing: DiffusionPolicy, scenes
         assert same(answers(moved(seeing, device)), here)
 
 
+@pytest.mark.slow
 def test_guidance_follows_and_leaves_the_body_where_it_is(
     seeing: DiffusionPolicy, body: Body, scenes: list[Labelled]
 ):
@@ -211,6 +212,7 @@ def test_a_photograph_s_people_are_the_same(seeing: DiffusionPolicy, body: Body,
         assert run(moved(seeing, device), tmp_path / "there") == here
 
 
+@pytest.mark.slow
 def test_a_critique_is_the_same(seeing: DiffusionPolicy, body: Body, scenes: list[Labelled], tmp_path: Path):
     sample = scenes[0].sample
     group = seeing.sample(seeing.encode([sample]), 4, torch.Generator().manual_seed(0))[0]

@@ -182,6 +182,7 @@ def test_a_broken_checkpoint_is_named(tiny_policy: DiffusionPolicy, tmp_path):
         load_policy(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_zero_denoiser_samples_a_gaussian_about_the_initial_estimate(
     tiny_policy: DiffusionPolicy, samples: list[Sample]
 ):

@@ -155,6 +155,7 @@ def test_weights_are_interpolated(tiny_policy: DiffusionPolicy, alpha: float):
     torch.testing.assert_close(moved, torch.full_like(moved, 4 * (1 - alpha)), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_settings_without_a_shape_may_change_from_the_start_policy(
     tmp_path: Path, tiny_policy: DiffusionPolicy
 ):

@@ -1,5 +1,6 @@
 """HMR-Scorer: its features, its training, saving and loading."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -16,6 +17,7 @@ from hmr.synthetic.scenes import SceneMaker
 from hmr.types import BodyParams, Hypotheses, Labelled
 from rl.scorers.hmr_scorer import HMRScorer, hypothesis_features, image_features
 from rl.scorers.hmr_scorer_training import ERRORS, ScorerTraining, rank_net_loss, train_hmr_scorer
+from tests.hmr.policy.tiny_policy import make_tiny_policy
 
 QUICK = ScorerTraining(noisy=4, sampled=5, views=2, steps=20, batch=4, check_every=10)
 
@@ -37,9 +39,17 @@ def mirrored_policy(tiny_policy: DiffusionPolicy) -> DiffusionPolicy:
     return tiny_policy
 
 
+@pytest.fixture(scope="module")
+def trained(body: Body, cases: list[Labelled]) -> HMRScorer:
+    return train_hmr_scorer(make_tiny_policy(body), body, cases[:2], cases[2:3], QUICK)
+
+
 @pytest.fixture
-def scorer(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]) -> HMRScorer:
-    return train_hmr_scorer(tiny_policy, body, cases[:2], cases[2:3], QUICK)
+def scorer(trained: HMRScorer, tiny_policy: DiffusionPolicy) -> HMRScorer:
+    """Of this test's policy, which the test may change."""
+    scorer = copy.copy(trained)
+    scorer.policy = tiny_policy
+    return scorer
 
 
 def test_the_loss_of_three_hypotheses_by_hand():
@@ -100,6 +110,7 @@ def test_it_learns_that_more_noise_is_worse(tiny_policy: DiffusionPolicy, body: 
         assert (group_spearman(scorer.score(case.sample, group), errors) or 0.0) > 0.5
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_scorer(
     scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
 ):
