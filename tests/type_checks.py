@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 _compare_shapes = jaxtyping.jaxtyped
+_check = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))  # one error for both checks
 
 
 def _parts(hint: Any) -> Iterator[Any]:
@@ -47,7 +48,7 @@ def _checked(function: Callable, typechecker: Callable) -> Callable:
     )
     copy.__kwdefaults__, copy.__annotations__ = function.__kwdefaults__, hints
     copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
-    return functools.update_wrapper(beartype(copy), function) if hints else function
+    return functools.update_wrapper(_check(copy), function) if hints else function
 
 
 def _jaxtyped(*, typechecker: Callable) -> Callable:
