@@ -162,7 +162,7 @@ class CountingTool:
 def test_a_tool_measures_a_case_once(tmp_path: Path):
     tool, case = CountingTool(), case_of(spoiled_group(group=2))
     moved = dataclasses.replace(
-        case, detection=dataclasses.replace(case.detection, keypoints_px=case.detection.keypoints_px + 1)
+        case, detection=dataclasses.replace(case.detection, points_px=case.detection.points_px + 1)
     )
     with EvidenceCache(tmp_path / "evidence.jsonl") as cache:
         (wrapped,) = cache.wrap([tool])
