@@ -1,0 +1,190 @@
+"""People in photographs, by BlazePose (Bazarevsky et al., arXiv 2006.10204): the default detector for photographs.
+
+`find_people` searches the whole photograph: the finder on windows of several sizes, the landmark model on each
+candidate, once more on a crop that is placed by the landmarks, and duplicates removed. `detect` reads the person in a
+given box, `track` a person of the previous frame of a video.
+
+BlazePose's hips and shoulders lie elsewhere than SMPL's joints; nothing is corrected here, so that a policy that is
+trained on this detector's points sees them as they are. MediaPipe's smoothing over time is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from hmr.assets.extract_blazepose import BLAZEPOSE_FOLDER
+from hmr.detection.blazepose import people
+from hmr.detection.blazepose.finder import Candidate, Finder, remove_near, sliding_windows
+from hmr.detection.blazepose.landmarks import LANDMARK_NAMES, LandmarkModel, Landmarks
+from hmr.detection.blazepose.network import load_network
+from hmr.detection.blazepose.regions import ImagePyramid, Region, region_of_box
+from hmr.types import POINT_NAMES, Box, Detection, Sample
+
+__all__ = ["MIN_CONFIDENCE", "BlazePoseDetector", "FoundPerson", "load_blazepose"]
+
+MIN_CONFIDENCE = 0.5  # of `find` and `find_people`
+MIN_SCORE = 0.1  # of a first reading that is worth a second one
+STEEP = 1.0  # radians; the finder turns some upright people upside down, so they are read upright too
+MASK_SIZE = 256
+BOX_WINDOWS = (1.1, 1.6)  # sides of the finder's windows about a given box
+BOX_SCALE = 1.25  # side of the crop for a box in which the finder finds nobody
+BOX_CANDIDATES = 2  # of the finder, besides that crop
+MIN_MATCH = 0.2  # confidence times overlap with the given box, below which the crop of the box itself is read
+DEPTH_SIGMA_M, HIDDEN_DEPTH_SIGMA_M = 0.1, 0.2
+_REPORTED = [number for number, name in enumerate(LANDMARK_NAMES) if name in POINT_NAMES]
+_HIPS = [LANDMARK_NAMES.index("left_hip"), LANDMARK_NAMES.index("right_hip")]
+
+
+@dataclass(frozen=True)
+class FoundPerson:
+    """A person with everything that was read of them."""
+
+    box: Box  # the visible part, inside the photograph
+    confidence: float  # 0 to 1
+    detection: Detection
+    world_m: Float[
+        Tensor, "33 3"
+    ]  # all of BlazePose's landmarks (`LANDMARK_NAMES`) about the middle of the hips
+    landmarks: Landmarks
+
+
+class BlazePoseDetector:
+    is_flip_tested = False
+
+    def __init__(self, finder: Finder, model: LandmarkModel, name: str = "blazepose") -> None:
+        self.finder, self.model, self.name = finder, model, name
+
+    def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
+        """Boxes of people by decreasing confidence, those below MIN_CONFIDENCE left out."""
+        return [person.box for person in self.find_people(image)]
+
+    def find_people(
+        self, image: UInt8[np.ndarray, "height width 3"], min_confidence: float = MIN_CONFIDENCE
+    ) -> list[FoundPerson]:
+        """People by decreasing confidence."""
+        height, width = image.shape[:2]
+        pyramid = ImagePyramid(image)
+        windows = sliding_windows(width, height)
+        candidates = remove_near([one for found in self.finder.find(pyramid, windows) for one in found])
+        readings = self._read_twice(pyramid, [one.region for one in _with_upright(candidates)])
+        sure = [reading for reading in readings if people.confidence(reading) >= min_confidence]
+        found = [_person(reading, width, height) for reading in people.remove_duplicates(sure)]
+        return [person for person in found if person is not None]
+
+    def _read_twice(self, pyramid: ImagePyramid, regions: Sequence[Region]) -> list[Landmarks]:
+        """The better of two readings of each region, the second placed by the first; by decreasing confidence."""
+        first = self.model.read(pyramid, regions)
+        promising = people.remove_duplicates(_by_confidence([one for one in first if one.score >= MIN_SCORE]))
+        second = self.model.read(pyramid, [one.next_region for one in promising])
+        pairs = zip(promising, second, strict=True)
+        return _by_confidence([max(pair, key=people.confidence) for pair in pairs])
+
+    def detect(self, sample: Sample) -> Detection:
+        return self.detect_batch([sample])[0]
+
+    def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
+        """The person in each box: of the finder's candidates in and about the box and a crop of the box itself, the
+        reading that fits the box best."""
+        return [
+            _detection(self._read_box(sample), sample.box, sample.image.shape[1], sample.image.shape[0])
+            for sample in samples
+        ]
+
+    def _read_box(self, sample: Sample) -> Landmarks:
+        pyramid = ImagePyramid(sample.image)
+        windows = [region_of_box(sample.box, scale) for scale in BOX_WINDOWS]
+        found = remove_near([one for window in self.finder.find(pyramid, windows) for one in window])
+        candidates = _with_upright(found[:BOX_CANDIDATES])
+        regions = [region_of_box(sample.box, BOX_SCALE), *(one.region for one in candidates)]
+        own, *others = self.model.read(pyramid, regions)
+        best = max(others, key=lambda one: _match(one, sample), default=own)
+        if _match(best, sample) < max(_match(own, sample), MIN_MATCH):
+            best = own
+        (again,) = self.model.read(pyramid, [best.next_region])
+        return max(best, again, key=lambda one: _match(one, sample))
+
+    def track(self, previous: FoundPerson, image: UInt8[np.ndarray, "height width 3"]) -> FoundPerson | None:
+        """The person in the next frame of a video, in the crop that the landmarks of the previous frame give. None if
+        there is nothing of a person to be seen; a low confidence says that the person was probably lost."""
+        (reading,) = self.model.read(ImagePyramid(image), [previous.landmarks.next_region])
+        return _person(reading, image.shape[1], image.shape[0])
+
+
+def _by_confidence(readings: Sequence[Landmarks]) -> list[Landmarks]:
+    return sorted(readings, key=people.confidence, reverse=True)
+
+
+def _with_upright(candidates: Sequence[Candidate]) -> list[Candidate]:
+    steep = [one for one in candidates if abs(one.region.roll) > STEEP]
+    return [*candidates, *(replace(one, region=replace(one.region, roll=0.0)) for one in steep)]
+
+
+def _match(reading: Landmarks, sample: Sample) -> float:
+    """Confidence times the overlap with the given box."""
+    height, width = sample.image.shape[:2]
+    box = people.person_box(reading, width, height)
+    return 0.0 if box is None else people.confidence(reading) * _overlap(box, sample.box)
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    across = min(a.x1, b.x1) - max(a.x0, b.x0)
+    down = min(a.y1, b.y1) - max(a.y0, b.y0)
+    shared = max(across, 0.0) * max(down, 0.0)
+    return shared / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - shared)
+
+
+def _person(reading: Landmarks, width: int, height: int) -> FoundPerson | None:
+    box = people.person_box(reading, width, height)
+    if box is None:
+        return None
+    detection = _detection(reading, box, width, height)
+    return FoundPerson(box, detection.confidence, detection, reading.world_m, reading)
+
+
+def _detection(reading: Landmarks, box: Box, width: int, height: int) -> Detection:
+    """The reported points, with a mask over a square that contains the crop and the box."""
+    visibility = people.seen(reading, width, height)
+    hidden = 1 - visibility
+    bounds = reading.region.bounds
+    square = _square_around(bounds, box)
+    return Detection.from_points(
+        [LANDMARK_NAMES[number] for number in _REPORTED],
+        reading.points_px[_REPORTED],
+        people.sigma_px(reading)[_REPORTED],
+        visibility[_REPORTED],
+        (reading.world_m[:, 2] - reading.world_m[_HIPS, 2].mean())[_REPORTED],
+        (DEPTH_SIGMA_M + (HIDDEN_DEPTH_SIGMA_M - DEPTH_SIGMA_M) * hidden)[_REPORTED],
+        mask=reading.upright_mask(square, MASK_SIZE),
+        mask_box=square,
+        confidence=people.confidence(reading),
+    )
+
+
+def _square_around(a: Box, b: Box) -> Box:
+    return Box(min(a.x0, b.x0), min(a.y0, b.y0), max(a.x1, b.x1), max(a.y1, b.y1)).square()
+
+
+def load_blazepose(variant: str = "full", device: torch.device | str = "cpu") -> BlazePoseDetector:
+    """`full`, which ships; `heavy`, which `python -m hmr.assets.extract_blazepose --variant heavy` fetches; or the path
+    of a landmark model that it wrote. Raises ValueError for a file that is missing."""
+    path = (
+        Path(variant)
+        if variant.endswith(".safetensors")
+        else BLAZEPOSE_FOLDER / f"landmarks_{variant}.safetensors"
+    )
+    if not path.is_file():
+        raise ValueError(
+            f"BlazePose has no landmark model {variant!r} at {path}; known are full, heavy (to fetch it: python -m "
+            "hmr.assets.extract_blazepose --variant heavy) and the path of a .safetensors file"
+        )
+    finder = Finder(load_network(BLAZEPOSE_FOLDER / "finder.safetensors", device))
+    name = "blazepose" if variant == "full" else f"blazepose:{variant}"
+    return BlazePoseDetector(finder, LandmarkModel(load_network(path, device)), name)
