@@ -178,7 +178,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) -> Detector:
-    """`embedded`, `transformers`, or `transformers:FINDER[,POSE[,SEGMENTER]]`, each a hub name or a local folder.
+    """`embedded`, `blazepose[:heavy]`, `transformers`, or `transformers:FINDER[,POSE[,SEGMENTER]]`, each a hub name or a local folder.
 
     With a `body`, detections include 3D joints, estimated by the policy. Raises ValueError for any other name and for a
     model that cannot be loaded.
@@ -191,8 +191,13 @@ def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) 
 
         trained = load_transformers_detector(models)
         return trained if body is None else WithJoints3D(trained, EmbeddedDetector(policy, body))
+    if kind == "blazepose":
+        from hmr.detection.blazepose.detector import load_blazepose
+
+        blazepose = load_blazepose(models or "full")
+        return blazepose if body is None else WithJoints3D(blazepose, EmbeddedDetector(policy, body))
     raise ValueError(
-        f"no detector is called {spec!r}; known are embedded and transformers[:FINDER[,POSE[,SEGMENTER]]]"
+        f"no detector is called {spec!r}; known are embedded, blazepose[:heavy] and transformers[:FINDER[,POSE[,SEGMENTER]]]"
     )
 
 

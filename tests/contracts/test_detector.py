@@ -21,13 +21,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(
     params=[
         "embedded",
+        "blazepose",
         "transformers",
         pytest.param("transformers with 3D joints", marks=pytest.mark.slow),
     ]
 )
 def detector(request: pytest.FixtureRequest, tiny_policy: DiffusionPolicy, models: str) -> Detector:
     body = load_body() if "3D" in request.param else None
-    return load_detector("embedded" if request.param == "embedded" else models, tiny_policy, body)
+    spec = models if request.param.startswith("transformers") else request.param
+    return load_detector(spec, tiny_policy, body)
 
 
 def image(seed: int = 0) -> np.ndarray:

@@ -22,15 +22,16 @@ from torch import Tensor
 from hmr.assets.extract_blazepose import BLAZEPOSE_FOLDER
 from hmr.detection.blazepose import people
 from hmr.detection.blazepose.finder import Candidate, Finder, remove_near, sliding_windows
-from hmr.detection.blazepose.landmarks import LANDMARK_NAMES, LandmarkModel, Landmarks
+from hmr.detection.blazepose.landmarks import BATCH, LANDMARK_NAMES, LandmarkModel, Landmarks
 from hmr.detection.blazepose.network import load_network
-from hmr.detection.blazepose.regions import ImagePyramid, Region, region_of_box
+from hmr.detection.blazepose.regions import ImagePyramid, region_of_box
 from hmr.types import POINT_NAMES, Box, Detection, Sample
 
 __all__ = ["MIN_CONFIDENCE", "BlazePoseDetector", "FoundPerson", "load_blazepose"]
 
 MIN_CONFIDENCE = 0.5  # of `find` and `find_people`
 MIN_SCORE = 0.1  # of a first reading that is worth a second one
+CERTAIN = 0.9  # confidence of a first reading that makes further ones of the same person needless
 STEEP = 1.0  # radians; the finder turns some upright people upside down, so they are read upright too
 MASK_SIZE = 256
 BOX_WINDOWS = (1.1, 1.6)  # sides of the finder's windows about a given box
@@ -73,14 +74,27 @@ class BlazePoseDetector:
         pyramid = ImagePyramid(image)
         windows = sliding_windows(width, height)
         candidates = remove_near([one for found in self.finder.find(pyramid, windows) for one in found])
-        readings = self._read_twice(pyramid, [one.region for one in _with_upright(candidates)])
+        readings = self._read_twice(pyramid, self._read_once(pyramid, _with_upright(candidates)))
         sure = [reading for reading in readings if people.confidence(reading) >= min_confidence]
         found = [_person(reading, width, height) for reading in people.remove_duplicates(sure)]
         return [person for person in found if person is not None]
 
-    def _read_twice(self, pyramid: ImagePyramid, regions: Sequence[Region]) -> list[Landmarks]:
-        """The better of two readings of each region, the second placed by the first; by decreasing confidence."""
-        first = self.model.read(pyramid, regions)
+    def _read_once(self, pyramid: ImagePyramid, candidates: Sequence[Candidate]) -> list[Landmarks]:
+        """A reading per candidate, by decreasing score of the finder; candidates on a person who has been read with
+        certainty are left out."""
+        readings: list[Landmarks] = []
+        rest = sorted(candidates, key=lambda one: -one.score)
+        while rest:
+            batch, rest = rest[:BATCH], rest[BATCH:]
+            read = self.model.read(pyramid, [one.region for one in batch])
+            sure = [one for one in read if people.confidence(one) >= CERTAIN]
+            rest = [one for one in rest if not any(people.is_on(one.region, person) for person in sure)]
+            readings += read
+        return readings
+
+    def _read_twice(self, pyramid: ImagePyramid, first: Sequence[Landmarks]) -> list[Landmarks]:
+        """For each person of the first readings the better of two, the second in the crop that the first one places; by
+        decreasing confidence."""
         promising = people.remove_duplicates(_by_confidence([one for one in first if one.score >= MIN_SCORE]))
         second = self.model.read(pyramid, [one.next_region for one in promising])
         pairs = zip(promising, second, strict=True)
@@ -153,8 +167,7 @@ def _detection(reading: Landmarks, box: Box, width: int, height: int) -> Detecti
     """The reported points, with a mask over a square that contains the crop and the box."""
     visibility = people.seen(reading, width, height)
     hidden = 1 - visibility
-    bounds = reading.region.bounds
-    square = _square_around(bounds, box)
+    square = _square_around(reading.region.bounds, box)
     return Detection.from_points(
         [LANDMARK_NAMES[number] for number in _REPORTED],
         reading.points_px[_REPORTED],

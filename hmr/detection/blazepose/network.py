@@ -35,7 +35,7 @@ class Network:
         self._last_use |= {number: len(self._operations) for number in self._outputs.values()}
 
     @torch.no_grad()
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+    def __call__(self, images: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:
         values = {self._input: images.to(self.device, memory_format=torch.channels_last)}
         for step, operation in enumerate(self._operations):
             inputs = [values[number] for number in operation["inputs"]]

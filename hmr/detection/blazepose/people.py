@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr.detection.blazepose.landmarks import LANDMARK_NAMES, Landmarks
+from hmr.detection.blazepose.regions import Region
 from hmr.types import Box
 
-__all__ = ["confidence", "person_box", "plausible", "remove_duplicates", "seen", "sigma_px"]
+__all__ = ["confidence", "is_on", "person_box", "plausible", "remove_duplicates", "seen", "sigma_px"]
 
 _INDEX = {name: number for number, name in enumerate(LANDMARK_NAMES)}
 TORSO = [_INDEX[f"{side}_{part}"] for part in ("shoulder", "hip") for side in ("left", "right")]
@@ -33,14 +34,16 @@ NEAR_MASK = 0.03  # a landmark may lie this far outside of the mask, in sides of
 # mirror images (about 300 landmarks of people with a score above 0.8), as are the depths
 SIGMA, PEAK_RATE, HIDDEN_RATE = 0.006, 2.6, 0.5
 
+BOX_MARGIN = 0.4  # about the landmarks, for hair, fingers and skin in the mask; in lengths of the torso
 CLEAR_PEAKS = (0.4, 0.6)  # mean peak of seen landmarks: below, no person has been seen; above, no other thing
 SAME_TORSO = 0.5  # mean distance of shoulders and hips, in lengths of the larger torso
+SAME_CROP = 2.5  # ratio of sides
 SAME_MASK = 0.6  # of the smaller mask
 
 
 def sigma_px(reading: Landmarks) -> Float[Tensor, "33"]:
-    """A heatmap without a clear peak is spread wide, and a hidden landmark is guessed."""
-    hidden = 1 - reading.visibility
+    """A heatmap without a clear peak is spread wide; a hidden landmark, or one off the person, is guessed."""
+    hidden = 1 - reading.visibility * plausible(reading)
     return SIGMA * reading.region.side * torch.exp(PEAK_RATE * (1 - reading.peak) + HIDDEN_RATE * hidden)
 
 
@@ -91,7 +94,7 @@ def person_box(reading: Landmarks, width: int, height: int) -> Box | None:
     if len(points) < 2:
         return None
     (x0, y0), (x1, y1) = points.amin(dim=0).tolist(), points.amax(dim=0).tolist()
-    margin = 0.12 * max(x1 - x0, y1 - y0) + 1  # hair, fingers and skin beyond the landmarks
+    margin = BOX_MARGIN * _torso_size(reading)
     around = Box(x0 - margin, y0 - margin, x1 + margin, y1 + margin)
     square = around.square()
     mask = torch.from_numpy(reading.upright_mask(square, 128)) > 0.5
@@ -114,6 +117,13 @@ def remove_duplicates(readings: Sequence[Landmarks]) -> list[Landmarks]:
         if not any(_is_same(reading, other) for other in kept):
             kept.append(reading)
     return kept
+
+
+def is_on(region: Region, person: Landmarks) -> bool:
+    """Whether a crop of about the person's size is centred on the person: the middle of the hips lies in the mask."""
+    small, large = sorted((region.side, person.region.side))
+    center = torch.tensor([region.cx, region.cy], dtype=torch.float32)
+    return large < SAME_CROP * small and float(person.mask_at(center)) > 0.5
 
 
 def _is_same(a: Landmarks, b: Landmarks) -> bool:
