@@ -178,7 +178,8 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) -> Detector:
-    """`embedded`, `blazepose[:heavy]`, `transformers`, or `transformers:FINDER[,POSE[,SEGMENTER]]`, each a hub name or a local folder.
+    """`embedded`, `blazepose[:heavy]`, `transformers`, or `transformers:FINDER[,POSE[,SEGMENTER]]`, each a hub name or
+    a local folder.
 
     With a `body`, detections include 3D joints, estimated by the policy. Raises ValueError for any other name and for a
     model that cannot be loaded.
@@ -197,7 +198,8 @@ def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) 
         blazepose = load_blazepose(models or "full")
         return blazepose if body is None else WithJoints3D(blazepose, EmbeddedDetector(policy, body))
     raise ValueError(
-        f"no detector is called {spec!r}; known are embedded, blazepose[:heavy] and transformers[:FINDER[,POSE[,SEGMENTER]]]"
+        f"no detector is called {spec!r}; known are embedded, blazepose[:heavy] and "
+        "transformers[:FINDER[,POSE[,SEGMENTER]]]"
     )
 
 

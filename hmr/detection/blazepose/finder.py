@@ -98,7 +98,7 @@ def sliding_windows(width: int, height: int) -> list[Region]:
     windows = []
     for fraction in WINDOW_FRACTIONS:
         side = fraction * max(width, height)
-        rows, columns = (_positions(length, side) for length in (height, width))
+        rows, columns = (_positions(length, side) for length in (float(height), float(width)))
         windows += [Region(x + side / 2, y + side / 2, side) for y in rows for x in columns]
     return windows
 

@@ -64,6 +64,8 @@ def test_beyond_the_border_is_grey():
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 500, 3), (700, 2, 3)])
 def test_pictures_of_any_shape_can_be_sampled(shape: tuple[int, int, int]):
-    crops = ImagePyramid(np.full(shape, 50, np.uint8)).sample([region_of_box(Box(-5, -5, 300, 900))], 32)
+    crops = ImagePyramid(np.full(shape, 50, np.uint8)).sample(
+        [region_of_box(Box(-5.0, -5.0, 300.0, 900.0))], 32
+    )
     assert crops.shape == (1, 3, 32, 32)
     assert crops.isfinite().all()
