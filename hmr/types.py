@@ -24,9 +24,12 @@ from torch import Tensor
 
 __all__ = [
     "JOINT_NAMES",
+    "LANDMARKS",
     "NUM_BETAS",
     "NUM_JOINTS",
     "NUM_POINTS",
+    "OTHER_POINT",
+    "OTHER_SIDE",
     "PARENTS",
     "POINT_NAMES",
     "SURFACE_POINT_NAMES",
@@ -62,6 +65,23 @@ SURFACE_POINT_NAMES = (
 )  # fmt: skip
 POINT_NAMES = JOINT_NAMES + SURFACE_POINT_NAMES
 NUM_POINTS = len(POINT_NAMES)
+
+# smplx's names of vertices, in the order in which the default body's file holds them.
+LANDMARKS = (
+    "nose", "reye", "leye", "rear", "lear", "rthumb", "rindex", "rmiddle", "rring", "rpinky", "lthumb",
+    "lindex", "lmiddle", "lring", "lpinky", "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
+)  # fmt: skip
+
+
+def _other_side(name: str) -> str:
+    side, _, rest = name.partition("_")
+    return {"left": f"right_{rest}", "right": f"left_{rest}"}.get(side, name)
+
+
+OTHER_POINT = [
+    POINT_NAMES.index(_other_side(name)) for name in POINT_NAMES
+]  # of each point, in a mirror image
+OTHER_SIDE = OTHER_POINT[:NUM_JOINTS]
 NUM_BETAS = 10
 
 

@@ -34,11 +34,10 @@ from agent.pictures.panels import PANEL_PX, draw_views
 from agent.types import Case, GroupCritique
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
-from hmr.policy.flip import OTHER_SIDE
 from hmr.render.overlay import montage, panel, score_color
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import CHUNK, SceneMaker
-from hmr.types import JOINT_NAMES, BodyParams, Hypotheses, Labelled, Renderer, Sample
+from hmr.types import JOINT_NAMES, OTHER_SIDE, BodyParams, Hypotheses, Labelled, Renderer, Sample
 
 __all__ = [
     "FAULTS",

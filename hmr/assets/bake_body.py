@@ -6,8 +6,8 @@ SIGGRAPH Asia 2015), so smplx can read it:
     v_template (V, 3) m, f (F, 3), weights (V, 24), shapedirs (V, 3, 10), posedirs (V, 3, 207),
     J_regressor (24, V), kintree_table (2, 24)
 
-It also contains `vertex_ids` (smplx's 21 landmarks, in the order of LANDMARKS) and, for the tests, shapes that were not
-used for the regressor, with the joints of their rig (`heldout_betas`, `heldout_joints_m`).
+It also contains `vertex_ids` (smplx's 21 landmarks, in the order of `hmr.types.LANDMARKS`) and, for the tests, shapes
+that were not used for the regressor, with the joints of their rig (`heldout_betas`, `heldout_joints_m`).
 
 There are five steps: adults are sampled from Anny's phenotypes; their arms and shins are straightened to SMPL's rest
 pose by linear blend skinning; the mean is decimated to SMPL's size and all attributes are transferred by barycentric
@@ -30,9 +30,9 @@ from scipy.sparse import csr_matrix
 from scipy.spatial import KDTree
 from trimesh import Trimesh, triangles
 
-from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, PARENTS
+from hmr.types import JOINT_NAMES, LANDMARKS, NUM_BETAS, NUM_JOINTS, PARENTS
 
-__all__ = ["BODY_PATH", "LANDMARKS", "bake", "main"]
+__all__ = ["BODY_PATH", "bake", "main"]
 
 Array = NDArray[np.float64]
 
@@ -54,10 +54,6 @@ PHENOTYPES = {
     "height": (0.25, 0.49), "proportions": (0.2, 0.8),
 }  # fmt: skip
 
-LANDMARKS = (
-    "nose", "reye", "leye", "rear", "lear", "rthumb", "rindex", "rmiddle", "rring", "rpinky", "lthumb",
-    "lindex", "lmiddle", "lring", "lpinky", "LBigToe", "LSmallToe", "LHeel", "RBigToe", "RSmallToe", "RHeel",
-)  # fmt: skip
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 
 

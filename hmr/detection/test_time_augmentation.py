@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hmr.detection.embedded import detect_all
-from hmr.policy.flip import OTHER_POINT, OTHER_SIDE
-from hmr.types import BatchDetector, Box, Detection, Detector, Sample
+from hmr.types import OTHER_POINT, OTHER_SIDE, BatchDetector, Box, Detection, Detector, Sample
 
 __all__ = ["detect_with_augmentation"]
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from hmr.policy.encoder import EncoderOutput, pack_joints
 from hmr.policy.parametrization import VECTOR_SIZE
-from hmr.types import NUM_BETAS, NUM_JOINTS, POINT_NAMES
+from hmr.types import NUM_BETAS, NUM_JOINTS, OTHER_SIDE
 
-__all__ = ["OTHER_POINT", "OTHER_SIDE", "FlipFeatures", "flip_test", "mirror_box", "mirror_vector"]
+__all__ = ["FlipFeatures", "flip_test", "mirror_box", "mirror_vector"]
 
 _FLIP = torch.tensor([-1.0, 1.0])
 
@@ -75,14 +75,6 @@ def _with_joints(
     return torch.cat([vector[:, : -joints.shape[1]], joints], dim=-1)
 
 
-def _other_side(name: str) -> str:
-    if name.startswith("left_"):
-        return name.replace("left_", "right_", 1)
-    return name.replace("right_", "left_", 1)
-
-
-OTHER_POINT = [POINT_NAMES.index(_other_side(name)) for name in POINT_NAMES]
-OTHER_SIDE = OTHER_POINT[:NUM_JOINTS]
 # signs of the first two columns of M R M, in the vector's order: rows of (column 1, column 2)
 _SIGNS = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [-1.0, 1.0]])
 

@@ -25,13 +25,13 @@ from common.files import PathLike, atomic_path
 from common.fingerprint import json_digest
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
-from hmr.policy.flip import OTHER_SIDE, mirror_vector
+from hmr.policy.flip import mirror_vector
 from hmr.policy.parametrization import geometry_of, vector_from_params
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK
 from hmr.synthetic.store import folder_fingerprint
 from hmr.synthetic.workers import in_order, scene_maker
-from hmr.types import Box, Labelled
+from hmr.types import OTHER_SIDE, Box, Labelled
 
 __all__ = ["CropCache", "CropDataset", "CropTargets", "make_crops", "targets_of"]
 

@@ -77,6 +77,7 @@ def _weights(policy: DiffusionPolicy) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in policy.denoiser.parameters()])
 
 
+@pytest.mark.slow
 def test_each_image_is_scored_once_however_many_rounds(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
@@ -242,6 +243,7 @@ def test_a_kill_during_the_last_save_leaves_checkpoints_or_a_fingerprint(
     assert steps == []  # the finished policy is found
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_loss_are_not_used(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
@@ -288,6 +290,7 @@ def test_all_steps_are_divided_among_the_rounds(
     assert steps == [1, 2, 1, 1]  # four steps over three rounds
 
 
+@pytest.mark.slow
 def test_rounds_of_one_step_change_the_policy(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:
@@ -357,6 +360,7 @@ def test_strings_are_converted_to_numbers(
     )
 
 
+@pytest.mark.slow
 def test_a_finished_policy_is_found_by_seed_and_replayed_scenes(
     tiny_policy: DiffusionPolicy, wild: list[Sample], tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_subfolders_are_kept(models, tmp_path):
     assert all(Path(file).stat().st_size > 0 for file in files_of(outcomes))
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_with_the_same_result(models, tmp_path):
     for number in range(3):
         save_photo(tmp_path / f"in/{number}.png", seed=number)

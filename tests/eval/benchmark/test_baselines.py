@@ -66,6 +66,7 @@ def test_the_command_prints_one_object(
     assert (found["split"], found["seed"], found["motion"]) == ("wild-test", 3, None)
 
 
+@pytest.mark.slow
 def test_the_difference_to_the_head_is_paired_by_image(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
     """With a zero output layer of the denoiser, hypothesis 0 is the head's estimate on every image."""
     ahead = evaluate_with_baselines(tiny_policy, "lab-test", **TWO_IMAGES, out=tmp_path).difference_to_head()

@@ -242,6 +242,7 @@ def test_groups_are_cached_in_chunks(
 # -- whole runs --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_run_uses_the_explored_memory(tiny_policy: DiffusionPolicy, tmp_path: Path):
     titles: list[str] = []
 

@@ -43,6 +43,7 @@ def words(tiny_policy: DiffusionPolicy, tmp_path: Path) -> list[str]:
     return ["--policy", str(tmp_path / "base"), "--config", str(tmp_path / "tiny.yaml"), *sizes]
 
 
+@pytest.mark.slow
 def test_a_noisy_truth_is_recorded_and_aligns_a_policy(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +109,7 @@ def test_hypotheses_are_drawn_if_the_configuration_says_so(
         ]
 
 
+@pytest.mark.slow
 def test_lab_scenes_are_replayed_if_the_configuration_says_so(
     tiny_policy: DiffusionPolicy, tmp_path: Path
 ) -> None:

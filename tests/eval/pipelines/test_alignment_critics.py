@@ -206,6 +206,7 @@ def test_any_critic_can_be_shuffled(tiny_policy: DiffusionPolicy, tmp_path: Path
     assert policies["noisy-truth:1"] != policies["shuffled:noisy-truth:1"]
 
 
+@pytest.mark.slow
 def test_a_reward_can_be_shuffled(align: Align, tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text(
         "def near(*, hypotheses, **kwargs):\n    return (-hypotheses.params.transl[:, 2]).tolist()\n"

@@ -22,9 +22,8 @@ from smplx.utils import Struct
 from smplx.vertex_ids import vertex_ids
 from torch import Tensor
 
-from hmr.assets.bake_body import LANDMARKS
 from hmr.body.model import ARRAYS, EMBEDDED_BODY, REGIONS, Body, load_body
-from hmr.types import JOINT_NAMES, PARENTS, BodyParams
+from hmr.types import JOINT_NAMES, LANDMARKS, PARENTS, BodyParams
 
 KINDS = {"smpl": 24, "smplh": 52, "smplx": 55}
 NUM_VERTICES = 60

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from hmr.detection.test_time_augmentation import detect_with_augmentation
-from hmr.policy.flip import OTHER_SIDE
-from hmr.types import JOINT_NAMES, Box, Camera, Detection, Sample
+from hmr.types import JOINT_NAMES, OTHER_SIDE, Box, Camera, Detection, Sample
 
 WIDTH, HEIGHT = 120, 80
 TRUE_PX = torch.stack([torch.linspace(10, 100, 24), torch.linspace(70, 12, 24)], dim=-1)

@@ -10,9 +10,9 @@ import torch
 
 from hmr.body.model import Body
 from hmr.policy.encoder import NUMBERS_PER_JOINT, EncoderOutput, unpack_joints
-from hmr.policy.flip import OTHER_SIDE, flip_test, mirror_vector
+from hmr.policy.flip import flip_test, mirror_vector
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
-from hmr.types import NUM_JOINTS, Box, Camera, Sample
+from hmr.types import NUM_JOINTS, OTHER_SIDE, Box, Camera, Sample
 
 FLIP = torch.tensor([-1.0, 1.0])
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from hmr.body.model import Body
 from hmr.policy.checkpoint import load_policy, save_compact
-from hmr.policy.flip import OTHER_SIDE
 from hmr.policy.policy import DiffusionPolicy
 from hmr.pretraining.crop_cache import CropCache, CropDataset, _mirror_row, make_crops
 from hmr.pretraining.losses import EncoderAndPoseLoss, LossWeights, _laplace_nll, joints_of, reproject
 from hmr.pretraining.training import PretrainConfig, _starting_policy, interpolate_weights, pretrain
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.store import make_scenes, read_labelled
+from hmr.types import OTHER_SIDE
 from tests.contracts.test_encoder import save_backbone
 
 TINY = {"crop_size": 64, "encoder_widths": [8, 12, 16], "width": 32, "depth": 1}

@@ -140,6 +140,7 @@ def test_it_works_with_aligned_policies_of_the_same_encoder_only(
         HMRScorer.load(folder, tiny_policy, body)
 
 
+@pytest.mark.slow
 def test_a_policy_with_flip_test_has_a_scorer_too(
     mirrored_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
 ):

@@ -1,0 +1,302 @@
+"""Simulated people before simulated cameras: training data of the policy, drawn on the fly, without rendering.
+
+Poses come from the built-in sampler, or from recorded motion, with rare ones well covered: limbs of different poses are
+combined, joints get noise and bodies any orientation. Cameras look from below and above, roll, and have lenses from 20
+to 135 mm; the focal length that the policy is given is the true one for some people and the usual estimate for the
+others. People are cut off by the frame and hidden behind objects. `hmr.pretraining.detector_noise` turns the projected
+points into detections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import roma
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hmr.body.surface_points import BodyPoints
+from hmr.policy.condition import condition_of
+from hmr.policy.parametrization import ROTATION_SIZE, box_features
+from hmr.pretraining.detector_noise import PROFILES, observe
+from hmr.synthetic.poses import PoseBatch, sample_poses
+from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, NUM_POINTS
+
+__all__ = ["PeopleRecipe", "SimulatedPeople", "draw_poses", "simulate"]
+
+LONGER_SIDE_PX = 1000.0
+ASPECTS = ((1.0, 1.0), (1.0, 0.75), (0.75, 1.0), (1.0, 0.667), (0.667, 1.0), (1.0, 0.5625), (0.5625, 1.0))
+SENSOR_MM = 36.0
+MIN_DEPTH_M = 0.6  # of the nearest point
+SKIN_M = 0.09  # beyond the points, for the box
+FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # y-up world facing +z -> camera frame, facing the lens
+
+
+@dataclass(frozen=True)
+class PeopleRecipe:
+    """Probabilities and spans of the simulated people."""
+
+    lab_poses: float = 0.35  # of the built-in sampler's presets; the others are `wild`
+    mixed_limbs: float = 0.3  # arms or legs taken from another pose
+    noisy_pose: float = 0.4
+    noise_rad: float = 0.15  # largest standard deviation of a joint's rotation
+    any_tilt: float = 0.1  # a body tilted by up to 180 degrees
+    betas_std: float = 1.2
+    wide_view: float = 0.15  # elevation up to 80 degrees and roll up to 45
+    focal_mm: tuple[float, float] = (20.0, 135.0)  # for a 36 mm sensor
+    known_focal: float = 0.35
+    person_fraction: tuple[float, float] = (0.12, 1.3)  # of the shorter image side
+    truncated: float = 0.3
+    occluders: float = 0.6
+    half_hidden: float = 0.12  # everything below (or above) a line
+
+
+@dataclass(frozen=True)
+class SimulatedPeople:
+    features: Float[Tensor, "batch features"]  # the policy's condition
+    vector: Float[Tensor, "batch 157"]
+    geometry: Float[Tensor, "batch 8"]  # of the camera that the policy is given
+    keypoints: Float[Tensor, "batch 24 2"]  # true joints, crop units
+    visible: Bool[Tensor, "batch 24"]
+
+    def __len__(self) -> int:
+        return len(self.vector)
+
+
+@dataclass(frozen=True)
+class _Cameras:
+    focal_px: Float[Tensor, "batch"]
+    width: Float[Tensor, "batch"]
+    height: Float[Tensor, "batch"]
+
+
+def simulate(
+    count: int,
+    points: BodyPoints,
+    generator: torch.Generator,
+    recipe: PeopleRecipe | None = None,
+    pool: PoseBatch | None = None,
+    detectors: Sequence[str] = tuple(PROFILES),
+    crop_scale: float = 1.2,
+) -> SimulatedPeople:
+    """`count` people, the same for the same generator state.
+
+    points: of the body that is simulated. pool: poses to combine, of `draw_poses` or recorded; None:
+    new ones. detectors: names of `PROFILES`, drawn in proportion to their shares.
+    """
+    recipe = recipe or PeopleRecipe()
+    poses = draw_poses(count, generator, recipe) if pool is None else _rows(pool, count, generator)
+    rotations = _rotations(poses, generator, recipe)
+    betas = (recipe.betas_std * torch.randn(count, NUM_BETAS, generator=generator)).clamp(-3, 3)
+    points_m = points(rotations, betas).points_m
+    cameras = _cameras(count, generator, recipe)
+    pelvis_m = _place(points_m, cameras, generator, recipe)
+    points_px = _project(points_m + pelvis_m[:, None], cameras)
+    visible = _visible(points_px, cameras, generator, recipe)
+    square = _square(points_px, visible, pelvis_m, cameras, generator, crop_scale)
+    center, half = square[:, :2], square[:, 2:] / 2
+    in_crop = (points_px - center[:, None]) / half[..., None]
+    focal_px = cameras.focal_px
+    units_per_m = focal_px / pelvis_m[:, 2] / half[:, 0]
+    observed = observe(in_crop, points_m[..., 2], visible, units_per_m, generator, detectors)
+    geometry = _geometry(cameras, square, generator, recipe)
+    pelvis = torch.cat([units_per_m.log()[:, None], in_crop[:, 0]], dim=-1)
+    columns = rotations[..., :2].flatten(1)
+    assert columns.shape[1] == ROTATION_SIZE
+    return SimulatedPeople(
+        condition_of(observed, box_features(geometry)),
+        torch.cat([columns, betas, pelvis], dim=-1),
+        geometry,
+        in_crop[:, :NUM_JOINTS],
+        visible[:, :NUM_JOINTS],
+    )
+
+
+def _chance(count: int, probability: float, generator: torch.Generator) -> Bool[Tensor, "batch"]:
+    return torch.rand(count, generator=generator) < probability
+
+
+def _span(
+    count: int, low: float | int, high: float | int, generator: torch.Generator
+) -> Float[Tensor, "batch"]:
+    return low + (high - low) * torch.rand(count, generator=generator)
+
+
+_LEGS = [
+    JOINT_NAMES.index(f"{side}_{joint}") - 1
+    for joint in ("hip", "knee", "ankle", "foot")
+    for side in ("left", "right")
+]
+_ARMS = [
+    JOINT_NAMES.index(f"{side}_{joint}") - 1
+    for joint in ("collar", "shoulder", "elbow", "wrist")
+    for side in ("left", "right")
+]
+
+
+_HANDS = [JOINT_NAMES.index(f"{side}_hand") - 1 for side in ("left", "right")]
+
+
+def _rotations(
+    poses: PoseBatch, generator: torch.Generator, recipe: PeopleRecipe
+) -> Float[Tensor, "batch 24 3 3"]:
+    """Rotation matrices, the first one from the body to the camera's axes."""
+    count, body_pose = len(poses), poses.body_pose.clone()
+    for limbs in (_LEGS, _ARMS):
+        mixed = _chance(count, recipe.mixed_limbs, generator)[:, None, None]
+        body_pose[:, limbs] = torch.where(mixed, poses.body_pose.roll(1, 0)[:, limbs], body_pose[:, limbs])
+    scale = _span(count, 0, recipe.noise_rad, generator) * _chance(count, recipe.noisy_pose, generator)
+    noise = torch.randn(body_pose.shape, generator=generator)
+    noise[:, _HANDS] = 0
+    body_pose = body_pose + scale[:, None, None] * noise
+    view = _views(count, generator, recipe) @ roma.rotvec_to_rotmat(poses.orient_up)
+    return torch.cat([view[:, None], roma.rotvec_to_rotmat(body_pose)], dim=1)
+
+
+def draw_poses(count: int, generator: torch.Generator, recipe: PeopleRecipe | None = None) -> PoseBatch:
+    """Poses of the built-in sampler, both presets mixed."""
+    lab = round(count * (recipe or PeopleRecipe()).lab_poses)
+    parts = [
+        sample_poses(number, generator, preset)
+        for number, preset in ((lab, "lab"), (count - lab, "wild"))
+        if number
+    ]
+    order = torch.randperm(count, generator=generator)
+    columns = [
+        torch.cat([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(PoseBatch)
+    ]
+    return PoseBatch(*(column[order] for column in columns))
+
+
+def _rows(poses: PoseBatch, count: int, generator: torch.Generator) -> PoseBatch:
+    rows = torch.randint(len(poses), (count,), generator=generator)
+    return PoseBatch(poses.body_pose[rows], poses.orient_up[rows], poses.activity[rows])
+
+
+def _views(count: int, generator: torch.Generator, recipe: PeopleRecipe) -> Float[Tensor, "batch 3 3"]:
+    """World-to-camera rotations, some of them of a tilted world."""
+    wide = _chance(count, recipe.wide_view, generator)
+    elevation = torch.where(wide, _span(count, -80, 80, generator), _span(count, -30, 45, generator))
+    roll = torch.where(wide, _span(count, -45, 45, generator), 6 * torch.randn(count, generator=generator))
+    heading = _span(count, -180, 180, generator)
+    tilt = _span(count, 0, math.pi, generator) * _chance(count, recipe.any_tilt, generator)
+    direction = _span(count, 0, 2 * math.pi, generator)
+    tilted = roma.rotvec_to_rotmat(
+        torch.stack([tilt * direction.cos(), torch.zeros(count), tilt * direction.sin()], dim=-1)
+    )
+    turns = [_about(axis, torch.deg2rad(angle)) for axis, angle in ((2, roll), (0, elevation), (1, heading))]
+    return turns[0] @ FLIP @ turns[1] @ turns[2] @ tilted
+
+
+def _about(axis: int, angle: Float[Tensor, "batch"]) -> Float[Tensor, "batch 3 3"]:
+    rotvec = torch.zeros(len(angle), 3)
+    rotvec[:, axis] = angle
+    return roma.rotvec_to_rotmat(rotvec)
+
+
+def _cameras(count: int, generator: torch.Generator, recipe: PeopleRecipe) -> _Cameras:
+    low, high = (math.log(value) for value in recipe.focal_mm)
+    focal_px = torch.exp(_span(count, low, high, generator)) / SENSOR_MM * LONGER_SIDE_PX
+    aspect = torch.tensor(ASPECTS)[torch.randint(len(ASPECTS), (count,), generator=generator)]
+    return _Cameras(focal_px, LONGER_SIDE_PX * aspect[:, 0], LONGER_SIDE_PX * aspect[:, 1])
+
+
+def _place(
+    points_m: Float[Tensor, "batch 41 3"], cameras: _Cameras, generator: torch.Generator, recipe: PeopleRecipe
+) -> Float[Tensor, "batch 3"]:
+    """Position of the pelvis such that the person has a drawn extent and place in the image."""
+    count = len(points_m)
+    low, high = points_m.amin(dim=1), points_m.amax(dim=1)
+    extent_m = (high - low)[:, :2].amax(dim=1) + 2 * SKIN_M
+    shorter = torch.minimum(cameras.width, cameras.height)
+    first, last = (math.log(value) for value in recipe.person_fraction)
+    fraction = torch.exp(_span(count, first, last, generator))
+    nearest_m = (high[:, 2] - low[:, 2]) / 2 + MIN_DEPTH_M
+    depth_m = torch.maximum(cameras.focal_px * extent_m / (fraction * shorter), nearest_m)
+    size = torch.stack([cameras.width, cameras.height], dim=-1)
+    part = (cameras.focal_px * extent_m / depth_m)[:, None] / size
+    room = torch.where(
+        _chance(count, recipe.truncated, generator)[:, None], 0.4, ((1 - part) / 2).clamp_min(0.03)
+    )
+    target_px = size * (0.5 + room * (2 * torch.rand(count, 2, generator=generator) - 1))
+    center_m = (low + high) / 2
+    across_m = (target_px - size / 2) * (depth_m / cameras.focal_px)[:, None]
+    return torch.cat([across_m - center_m[:, :2], (depth_m - center_m[:, 2])[:, None]], dim=-1)
+
+
+def _project(points_cam_m: Float[Tensor, "batch 41 3"], cameras: _Cameras) -> Float[Tensor, "batch 41 2"]:
+    depth_m = points_cam_m[..., 2].clamp_min(0.05)
+    center = torch.stack([cameras.width, cameras.height], dim=-1)[:, None] / 2
+    return points_cam_m[..., :2] * cameras.focal_px[:, None, None] / depth_m[..., None] + center
+
+
+def _visible(
+    points_px: Float[Tensor, "batch 41 2"],
+    cameras: _Cameras,
+    generator: torch.Generator,
+    recipe: PeopleRecipe,
+) -> Bool[Tensor, "batch 41"]:
+    """Inside the image, and not behind an object. Parts of the body itself hide nothing."""
+    count = len(points_px)
+    size = torch.stack([cameras.width, cameras.height], dim=-1)[:, None]
+    visible = ((points_px >= 0) & (points_px < size)).all(dim=-1)
+    low, high = points_px.amin(dim=1), points_px.amax(dim=1)
+    span = (high - low).amax(dim=1)
+    for number in range(3):
+        happens = _chance(count, recipe.occluders if number == 0 else recipe.occluders / 2, generator)
+        about = points_px[torch.arange(count), torch.randint(NUM_POINTS, (count,), generator=generator)]
+        about = about + 0.1 * span[:, None] * torch.randn(count, 2, generator=generator)
+        radii = span[:, None] * torch.rand(count, 2, generator=generator).mul(0.22).add(0.06)
+        inside = ((points_px - about[:, None]) / radii[:, None]).square().sum(dim=-1) < 1
+        visible &= ~(inside & happens[:, None])
+    line = low[:, 1] + (high - low)[:, 1] * _span(count, 0.3, 0.85, generator)
+    below = torch.where(
+        _chance(count, 0.85, generator)[:, None],
+        points_px[..., 1] > line[:, None],
+        points_px[..., 1] < line[:, None],
+    )
+    visible &= ~(below & _chance(count, recipe.half_hidden, generator)[:, None])
+    return visible
+
+
+def _square(
+    points_px: Float[Tensor, "batch 41 2"],
+    visible: Bool[Tensor, "batch 41"],
+    pelvis_m: Float[Tensor, "batch 3"],
+    cameras: _Cameras,
+    generator: torch.Generator,
+    crop_scale: float,
+) -> Float[Tensor, "batch 3"]:
+    """Centre and side of the square about a detected box: of the whole person or of what is visible, inside the
+    image, with errors."""
+    count = len(points_px)
+    size = torch.stack([cameras.width, cameras.height], dim=-1)
+    seen = visible & _chance(count, 0.35, generator)[:, None]
+    counted = torch.where(seen.sum(dim=1, keepdim=True) >= 4, seen, torch.ones_like(seen))[..., None]
+    pad = (cameras.focal_px / pelvis_m[:, 2].clamp_min(MIN_DEPTH_M) * SKIN_M)[:, None]
+    low = torch.where(counted, points_px, math.inf).amin(dim=1) - pad
+    high = torch.where(counted, points_px, -math.inf).amax(dim=1) + pad
+    low, high = (
+        torch.minimum(low.clamp_min(0), size - 8),
+        torch.maximum(torch.minimum(high, size), size * 0 + 8),
+    )
+    side = (high - low).amax(dim=1).clamp_min(8.0)
+    jitter = _span(count, 0.02, 0.08, generator)
+    center = (low + high) / 2 + (jitter * side)[:, None] * torch.randn(count, 2, generator=generator)
+    side = side * torch.exp(jitter * torch.randn(count, generator=generator)) * crop_scale
+    return torch.cat([center, side[:, None]], dim=-1)
+
+
+def _geometry(
+    cameras: _Cameras, square: Float[Tensor, "batch 3"], generator: torch.Generator, recipe: PeopleRecipe
+) -> Float[Tensor, "batch 8"]:
+    """Rows of `hmr.policy.parametrization.geometry_of` for the camera that the policy is given."""
+    count = len(square)
+    diagonal = torch.hypot(cameras.width, cameras.height)
+    focal_px = torch.where(_chance(count, recipe.known_focal, generator), cameras.focal_px, diagonal)
+    rest = (cameras.width / 2, cameras.height / 2, cameras.width, cameras.height)
+    return torch.cat([torch.stack([focal_px, *rest], dim=-1), square], dim=-1)
