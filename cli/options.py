@@ -117,8 +117,8 @@ DetectorSpec = Annotated[
     typer.Option(
         metavar="SPEC",
         rich_help_panel=MODELS,
-        help="Detector of people and keypoints: embedded (the policy's encoder), transformers, or "
-        "transformers:FINDER,POSE,SEGMENTER with models from the hub or from folders.",
+        help="Detector of people and keypoints: embedded (the policy's encoder, for rendered people), blazepose (for "
+        "photographs), transformers, or transformers:FINDER,POSE,SEGMENTER with models from the hub or from folders.",
     ),
 ]
 MemoryOrSeedRules = Annotated[
