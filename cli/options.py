@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "CONFIGS", "MODELS", "WORKERS", "AcceptAnyBox", "BodyFile", "Boxes", "DetectorSpec", "Device", "Json",
-    "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PolicyDir", "Seed", "Ucb", "config_file",
-    "file_to_write", "folder_to_write", "output_folder",
+    "CONFIGS", "MODELS", "WORKERS", "AcceptAnyBox", "BodyFile", "Boxes", "CameraFile", "Center",
+    "DetectorSpec", "Device", "Focal", "Json", "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out",
+    "PolicyDir", "Seed", "Ucb", "config_file", "file_to_write", "folder_to_write", "output_folder",
 ]  # fmt: skip
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -73,6 +73,30 @@ AcceptAnyBox = Annotated[
     bool,
     typer.Option(
         "--anyway", help="Also accept boxes in which the policy's encoder has a confidence below 0.5."
+    ),
+]
+Focal = Annotated[
+    float | None,
+    typer.Option(
+        "--focal",
+        metavar="PX",
+        help="Focal length, in pixels of the photograph. Default: estimated as the length of the image diagonal.",
+    ),
+]
+Center = Annotated[
+    str | None,
+    typer.Option(
+        "--center",
+        metavar="X,Y",
+        help="Principal point, in pixels of the photograph. Default: the middle of the photograph.",
+    ),
+]
+CameraFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--camera",
+        metavar="FILE",
+        help="Known camera, .json, instead of --focal and --center (docs/reference/camera-file.md).",
     ),
 ]
 Motion = Annotated[

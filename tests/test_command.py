@@ -85,6 +85,18 @@ INVALID_OPTIONS = {
     "a folder without photographs": (["predict", "empty"], "no photograph"),
     "a video that is text": (["predict", "text.gif"], "not a video"),
     "a folder of invalid files": (["predict", "bad"], "any of the 2 pictures"),
+    "a focal length of zero": (["predict", "photo.png", "--focal", "0"], "--focal must be a positive number"),
+    "a focal length that is no number": (["predict", "photo.png", "--focal", "nan"], "not nan"),
+    "a center of one number": (["predict", "photo.png", "--center", "45"], "--center takes two numbers X,Y"),
+    "a missing camera file": (["critique", "photo.png", "--camera", "K.json"], "no camera file at K.json"),
+    "a camera file beside a focal length": (
+        ["critique", "photo.png", "--camera", "K.json", "--focal", "90"],
+        "cannot be combined",
+    ),
+    "a camera beside the camera of a file": (
+        ["critique", "photo.png", "--hypotheses", "h.npz", "--focal", "90"],
+        "--hypotheses has the camera",
+    ),
     "one sample": (["predict", "photo.png", "--samples", "1"], "samples"),
     "an unknown backend": (
         ["critique", "photo.png", "--box", "9,9,80,99", "--anyway", "--backend", "oracle"],
@@ -194,11 +206,15 @@ def test_predict_writes_the_files_that_it_prints(photo, policy, tmp_path, monkey
         policy,
         "--out",
         tmp_path / "o",
+        "--center",
+        "44,61",
         "--json",
     )
-    code, out, _ = call(monkeypatch, capsys, *words)
+    code, out, err = call(monkeypatch, capsys, *words)
     assert code == 0
     (person,) = json.loads(out)["people"]
+    assert person["camera"] == {"focal_px": 150.0, "cx_px": 44.0, "cy_px": 61.0, "focal_is_estimated": True}
+    assert "focal length 150 px (estimated: the image diagonal), principal point 44, 61" in err
     assert person["bbox"] == [10.0, 10.0, 80.0, 110.0]
     assert {Path(file).suffix for file in person["files"]} == {".png", ".npz", ".glb"}
     assert all(Path(file).stat().st_size > 100 for file in person["files"])
@@ -236,6 +252,7 @@ def test_predict_reports_a_video(policy, tmp_path, monkeypatch, capsys):
         {"photo": str(tmp_path / "clip.gif"), "files": [str(tmp_path / "o/clip-0.bvh")], "first_frame": 0}
     ]
     assert "2 frames processed (0 by an earlier run), people in 2" in err
+    assert err.count("focal length 150 px (estimated") == 1
 
 
 def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, monkeypatch, capsys):
@@ -255,6 +272,7 @@ def test_critique_scores_every_hypothesis_of_a_file(photo, policy, tmp_path, mon
     assert code == 0
     (person,) = json.loads(out)["people"]
     assert len(person["scores"]) == len(person["comments"]) == 3
+    assert person["camera"]["focal_is_estimated"] is False
     assert all(0 <= score <= 100 for score in person["scores"])
     assert (tmp_path / "o" / "trace.jsonl").stat().st_size > 0
 

@@ -22,8 +22,11 @@ from cli.options import (
     AcceptAnyBox,
     BodyFile,
     Boxes,
+    CameraFile,
+    Center,
     DetectorSpec,
     Device,
+    Focal,
     Json,
     MemoryOrSeedRules,
     Out,
@@ -33,6 +36,7 @@ from cli.options import (
 
 if TYPE_CHECKING:
     from agent.types import GroupCritique
+    from cli.photos.intrinsics import Intrinsics
     from cli.photos.people import Person
     from hmr.body.model import Body
     from hmr.policy.policy import DiffusionPolicy
@@ -56,6 +60,9 @@ def critique(
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
     accept_any_box: AcceptAnyBox = False,
+    focal: Focal = None,
+    center: Center = None,
+    camera: CameraFile = None,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",
     settings: CritiqueSet = None,
@@ -78,11 +85,17 @@ def critique(
     from agent.context import CritiqueSettings
     from agent.default import open_default_agent
     from agent.vlm.options import open_backend
+    from cli.photos.intrinsics import NO_INTRINSICS, parse_intrinsics
     from cli.photos.people import given_people
     from hmr.body.model import load_body
     from hmr.detection.embedded import load_detector
     from hmr.policy.checkpoint import load_policy
 
+    intrinsics = parse_intrinsics(focal, center, camera)
+    if hypotheses is not None and intrinsics != NO_INTRINSICS:
+        raise ValueError(
+            "--hypotheses has the camera of its bodies; --focal, --center and --camera are not allowed with it"
+        )
     critique_settings, options = critique_and_backend(
         backend, settings, dry_run, max_calls, record, reply_cache
     )
@@ -92,7 +105,9 @@ def critique(
         if hypotheses is not None:
             people = given_people(photo, hypotheses, body_model)
         else:
-            people = _sampled_people(photo, model, finder, box or [], accept_any_box, samples, seed)
+            people = _sampled_people(
+                photo, model, finder, box or [], accept_any_box, samples, seed, intrinsics
+            )
         _warn_of_other_detector(memory, finder)
         with open_default_agent(
             model, body_model, memory, backend=opened.backend, detector=finder,
@@ -102,7 +117,8 @@ def critique(
         if opened.dry_run:
             print_estimate(opened.dry_run, as_json)
             return
-    answers = _save(people, critiques, out / photo.stem, body_model)
+    is_estimated = hypotheses is None and intrinsics.focal_px is None
+    answers = _save(people, critiques, out / photo.stem, body_model, is_estimated)
     if as_json:
         print_json({"people": answers})
     else:
@@ -126,6 +142,7 @@ def _sampled_people(
     accept_any_box: bool,
     samples: int,
     seed: int,
+    intrinsics: Intrinsics,
 ) -> list[Person]:
     """The people of a photograph with hypotheses of the policy. Rejected boxes are reported on stderr."""
     from cli.photos.people import find_people, parse_box, sample_people
@@ -133,7 +150,7 @@ def _sampled_people(
 
     opened = load_photo(photo)
     found, rejections = find_people(
-        opened, str(photo), policy, detector, [parse_box(text) for text in boxes], accept_any_box
+        opened, str(photo), policy, detector, [parse_box(text) for text in boxes], accept_any_box, intrinsics
     )
     for sentence in rejections:
         print_message(sentence)
@@ -141,9 +158,14 @@ def _sampled_people(
 
 
 def _save(
-    people: Sequence[Person], critiques: Sequence[GroupCritique], stem: Path, body: Body
+    people: Sequence[Person],
+    critiques: Sequence[GroupCritique],
+    stem: Path,
+    body: Body,
+    focal_is_estimated: bool,
 ) -> list[dict[str, Any]]:
     """Write the files of each person. Returns the entries of the printed result."""
+    from cli.photos.intrinsics import describe_camera
     from cli.photos.person_files import save_person
     from hmr.render import load_renderer
 
@@ -155,6 +177,7 @@ def _save(
         answers.append(
             {
                 "bbox": person.bbox,
+                "camera": describe_camera(person.hypotheses_in_file.camera, focal_is_estimated),
                 "scores": list(critique.scores),
                 "comments": list(critique.comments),
                 "reasons": list(critique.reasons),
@@ -165,7 +188,10 @@ def _save(
 
 
 def _print_scores(answers: list[dict[str, Any]]) -> None:
+    from cli.photos.intrinsics import camera_line
+
     for number, answer in enumerate(answers):
         print_message(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
+        print_message(f"  {camera_line(answer['camera'])}")
         for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
             print_message(f"  {index:3d}  {'  -' if score is None else f'{score:5.1f}'}  {comment}")

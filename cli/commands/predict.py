@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.console import print_json, print_message, stages
-from cli.options import AcceptAnyBox, BodyFile, Boxes, DetectorSpec, Device, Json, Out, PolicyDir, Seed
+from cli.options import (
+    AcceptAnyBox,
+    BodyFile,
+    Boxes,
+    CameraFile,
+    Center,
+    DetectorSpec,
+    Device,
+    Focal,
+    Json,
+    Out,
+    PolicyDir,
+    Seed,
+)
 
 if TYPE_CHECKING:
     from cli.photos.predict import Outcome
@@ -22,6 +35,9 @@ def predict(
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
     accept_any_box: AcceptAnyBox = False,
+    focal: Focal = None,
+    center: Center = None,
+    camera: CameraFile = None,
     detector: DetectorSpec = "embedded",
     guide: Annotated[
         bool, typer.Option("--guide", help="Guide sampling towards the detected keypoints.")
@@ -46,6 +62,7 @@ def predict(
 
     Example: `meshcritic predict photo.jpg --box 214,18,330,345 --samples 8 --save npz,glb,bvh`
     """
+    from cli.photos.intrinsics import parse_intrinsics
     from cli.photos.people import parse_box
     from cli.photos.person_files import parse_formats
     from cli.photos.predict import Models, Predictor, PredictSettings
@@ -57,7 +74,10 @@ def predict(
     from hmr.render import load_renderer
 
     boxes = tuple(parse_box(text) for text in box or ())
-    settings = PredictSettings(samples, seed, boxes, accept_any_box, parse_formats(save), guide, every)
+    intrinsics = parse_intrinsics(focal, center, camera)
+    settings = PredictSettings(
+        samples, seed, boxes, accept_any_box, parse_formats(save), guide, every, intrinsics
+    )
     sources, model = list_sources(photos, out), load_policy(policy, device)
     models = Models(model, load_body(body), load_renderer(), load_detector(detector, model))
     out.mkdir(parents=True, exist_ok=True)
@@ -82,6 +102,7 @@ class _Summary:
         self.pictures = self.people = self.failures = 0
         self.first_reason = ""
         self.frames = self.frames_with_people = self.earlier_frames = 0  # of the current video
+        self.camera: dict[str, Any] = {}  # of the current video: all of its frames have one size
 
     def add(self, outcome: Outcome) -> None:
         people = outcome.record["people"] if outcome.record else []
@@ -93,6 +114,7 @@ class _Summary:
         if self.collect:
             self._collect(outcome)
         if outcome.frame is not None:
+            self.camera = outcome.record["camera"] if outcome.record else self.camera
             self.frames, self.frames_with_people = self.frames + 1, self.frames_with_people + bool(people)
             self.earlier_frames += outcome.earlier
         elif outcome.ends_video and outcome.record:
@@ -115,6 +137,8 @@ class _Summary:
         if outcome.earlier:
             print_message(f"{outcome.title}: finished by an earlier run")
             return
+        if outcome.record and people:
+            self._print_camera(outcome, outcome.record["camera"])
         for person in people:
             print_message(f"{outcome.title}: {', '.join(person['files'])}")
 
@@ -123,9 +147,16 @@ class _Summary:
             f"{outcome.title}: {self.frames} frames processed ({self.earlier_frames} by an earlier run), people in "
             f"{self.frames_with_people}"
         )
+        if self.frames_with_people:
+            self._print_camera(outcome, self.camera)
         for motion in outcome.record["motions"] if outcome.record else []:
             print_message(f"{outcome.title}: {', '.join(motion['files'])} from frame {motion['first_frame']}")
         self.frames = self.frames_with_people = self.earlier_frames = 0
+
+    def _print_camera(self, outcome: Outcome, camera: dict[str, Any]) -> None:
+        from cli.photos.intrinsics import camera_line
+
+        print_message(f"{outcome.title}: {camera_line(camera)}")
 
     def _collect(self, outcome: Outcome) -> None:
         picture: dict[str, Any] = {"photo": str(outcome.source.path)}
@@ -135,6 +166,7 @@ class _Summary:
             self.answer["failed"].append({**picture, "reason": outcome.reason})
             return
         for person in outcome.record["people"]:
-            self.answer["people"].append({**picture, "bbox": person["bbox"], "files": person["files"]})
+            entry = {"bbox": person["bbox"], "camera": outcome.record["camera"], "files": person["files"]}
+            self.answer["people"].append({**picture, **entry})
         for motion in outcome.record.get("motions", ()):
             self.answer["motions"].append({**picture, **motion})

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.photos.hypotheses_file import read_hypotheses
+from cli.photos.intrinsics import NO_INTRINSICS, Intrinsics
 from common.seeding import derive_generator
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
@@ -70,23 +71,25 @@ def find_people(
     detector: Detector,
     boxes: Sequence[Box],
     accept_any_box: bool = False,
+    intrinsics: Intrinsics = NO_INTRINSICS,
 ) -> tuple[list[Sample], list[str]]:
     """The people in the given boxes, or without boxes those that the detector finds, and a sentence per rejected box.
 
     A box that is given, or found by another detector than the policy's own, is rejected if the confidence of the
     policy's encoder in it is below MIN_CONFIDENCE_IN_BOX; `accept_any_box` accepts all of them. `title` names the
-    photograph in messages. Raises NobodyFound if no person is left, and ValueError for a box that is too large or
-    outside the image.
+    photograph in messages; `intrinsics` is what is known of its camera. Raises NobodyFound if no person is left, and
+    ValueError for a box that is too large or outside the image.
     """
     _check_boxes(title, photo, boxes)
+    camera = photo.camera_in_image(intrinsics.camera(photo))
     if not boxes:
-        found = [sample_of(photo.image, box) for box in detector.find(photo.image)]
+        found = [sample_of(photo.image, box, camera) for box in detector.find(photo.image)]
         if not found:
             raise NobodyFound(_nobody_found(title, detector))
         if detector.name == EmbeddedDetector.name:
             return found, []
     else:
-        found = [sample_of(photo.image, photo.box_in_image(box)) for box in boxes]
+        found = [sample_of(photo.image, photo.box_in_image(box), camera) for box in boxes]
     if accept_any_box:
         return found, []
     people, rejections, encoder = [], [], EmbeddedDetector(policy)
@@ -161,16 +164,13 @@ def given_people(path: Path, file: Path, body: Body) -> list[Person]:
     Raises ValueError for a box that is too large or outside the image.
     """
     photo = load_photo(path)
-    height, width = photo.image.shape[:2]
     people = []
     for box, in_file in read_hypotheses(file, photo.file_size):
-        hypotheses = Hypotheses(in_file.params, in_file.camera.resize(width, height))
+        hypotheses = Hypotheses(in_file.params, photo.camera_in_image(in_file.camera))
         box_in_image = photo.box_in_image(box) if box else _box_of_joints(hypotheses, body)
         _check_boxes(str(file), photo, [photo.box_in_file(box_in_image)])
-        sample = sample_of(photo.image, box_in_image)
-        people.append(
-            Person(Sample(sample.id, photo.image, box_in_image, hypotheses.camera), hypotheses, photo)
-        )
+        sample = sample_of(photo.image, box_in_image, hypotheses.camera)
+        people.append(Person(sample, hypotheses, photo))
     return people
 
 

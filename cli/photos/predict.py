@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from cli.photos.intrinsics import NO_INTRINSICS, Intrinsics, describe_camera
 from cli.photos.people import NobodyFound, Person, find_people, sample_people
 from cli.photos.person_files import DEFAULT_FORMATS, save_person
 from cli.photos.sources import Source
@@ -49,6 +50,7 @@ class PredictSettings:
     formats: tuple[str, ...] = DEFAULT_FORMATS
     guide: bool = False  # guide sampling with the detections (hmr.policy.guidance)
     every: int = 1  # process every n-th frame of a video
+    intrinsics: Intrinsics = NO_INTRINSICS  # what is known of the camera of every picture
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,12 @@ class Predictor:
         if record := self._finished(name, fingerprint):
             return Outcome(source, frame, record, earlier=True)
         try:
-            people, messages = self._people(read(), _title(source, frame))
+            photo = read()
+            people, messages = self._people(photo, _title(source, frame))
         except (ValueError, FileNotFoundError) as error:
             return Outcome(source, frame, None, str(error))
         record = {"name": name, "stamp": fingerprint, "said": messages}
+        record["camera"] = self._describe_camera(photo)
         record["people"] = [
             self._write(f"{name}-{number}", person, source.is_video) for number, person in enumerate(people)
         ]
@@ -126,12 +130,17 @@ class Predictor:
         models, settings = self.models, self.settings
         try:
             samples, messages = find_people(
-                photo, title, models.policy, models.detector, settings.boxes, settings.accept_any_box
-            )
+                photo, title, models.policy, models.detector, settings.boxes, settings.accept_any_box,
+                settings.intrinsics,
+            )  # fmt: skip
         except NobodyFound as error:
             return [], [str(error)]
         guide = models.guide if settings.guide else None
         return sample_people(samples, photo, models.policy, settings.samples, settings.seed, guide), messages
+
+    def _describe_camera(self, photo: Photo) -> Record:
+        intrinsics = self.settings.intrinsics
+        return describe_camera(intrinsics.camera(photo), is_estimated=intrinsics.focal_px is None)
 
     def _write(self, name: str, person: Person, in_video: bool) -> Record:
         """A BVH motion is written at the end of the video; until then the record of each frame holds the pose."""

@@ -53,6 +53,9 @@ class Photo:
     def box_in_image(self, box_in_file: Box) -> Box:
         return _scaled(box_in_file, self.scale)
 
+    def camera_in_image(self, camera_in_file: Camera) -> Camera:
+        return camera_in_file.resize(self.image.shape[1], self.image.shape[0])
+
     def box_in_file(self, box: Box) -> Box:
         return _scaled(box, 1 / self.scale)
 
@@ -90,11 +93,11 @@ def photo_of(image: UInt8[np.ndarray, "height width 3"]) -> Photo:
     return Photo(image, (image.shape[1], image.shape[0]))
 
 
-def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box) -> Sample:
-    """One person in a photograph of unknown camera; the id is a hash of the pixels and the box."""
-    return Sample(
-        digest(image.tobytes(), repr(box)), image, box, Camera.estimate(image.shape[1], image.shape[0])
-    )
+def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box, camera: Camera | None = None) -> Sample:
+    """One person in a photograph; the camera is estimated if it is not given. The id is a hash of the pixels and the
+    box, so that the same noise is drawn for every camera."""
+    camera = camera or Camera.estimate(image.shape[1], image.shape[0])
+    return Sample(digest(image.tobytes(), repr(box)), image, box, camera)
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cli.photos.hypotheses_file import read_hypotheses
+from cli.photos.intrinsics import Intrinsics
 from cli.photos.predict import Models, Outcome, Predictor, PredictSettings
 from cli.photos.sources import list_sources
 from common.jsonl import Manifest
@@ -139,6 +140,27 @@ def test_camera_and_box_of_a_reduced_photograph_are_in_the_pixels_of_the_file(mo
         assert file["boxes_xyxy"].ravel().tolist() == [10, 8, 50, 60]
     with Image.open(tmp_path / "out/a-0-overlay.png") as overlay:
         assert overlay.size == (64, 72)
+
+
+def test_a_known_camera_of_a_reduced_photograph_is_in_the_pixels_of_the_file(models, tmp_path, monkeypatch):
+    photo = save_photo(tmp_path / "a.png", size=(128, 144))
+    monkeypatch.setattr(photo_module, "MAX_PIXELS", 64 * 72)
+    known = dataclasses.replace(QUICK, intrinsics=Intrinsics(300.0, (60.0, 70.0)))
+    (estimated,) = predict(models, tmp_path / "out", photo)
+    (given,) = predict(models, tmp_path / "out", photo, settings=known)
+    assert not given.earlier
+    with np.load(tmp_path / "out/a-0.npz") as file:
+        assert (file["focal_px"], *file["center_px"]) == (300, 60, 70)
+        known_depth = file["transl"][..., 2]
+    camera = {"focal_px": 300.0, "cx_px": 60.0, "cy_px": 70.0, "focal_is_estimated": False}
+    assert given.record["camera"] == camera
+    assert estimated.record["camera"] == {
+        "focal_px": 192.7, "cx_px": 64.0, "cy_px": 72.0, "focal_is_estimated": True,
+    }  # fmt: skip
+    predict(models, tmp_path / "out", photo)
+    with np.load(tmp_path / "out/a-0.npz") as file:  # a longer focal length moves the same person away
+        ratio = known_depth / file["transl"][..., 2]
+    np.testing.assert_allclose(ratio, 300 / np.hypot(128, 144), rtol=0.05)
 
 
 def test_guided_bodies_are_closer_to_the_detected_keypoints(models, body, tmp_path):

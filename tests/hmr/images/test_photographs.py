@@ -120,6 +120,7 @@ def test_boxes_and_cameras_of_a_downsampled_photograph_map_to_the_file(tmp_path,
     assert (in_file.width, in_file.height) == (24, 32)
     torch.testing.assert_close(in_file.project(point), 2 * here.project(point))
     assert in_file == Camera.estimate(24, 32)
+    assert photo.camera_in_image(Camera(50.0, 13.0, 15.0, 24, 32)) == Camera(25.0, 6.5, 7.5, 12, 16)
 
 
 def test_pixels_without_a_file_have_scale_1():
@@ -142,5 +143,8 @@ def test_the_id_of_a_sample_is_a_hash_of_pixels_and_box():
     image, box = np.zeros((20, 30, 3), np.uint8), Box(0.0, 0.0, 10.0, 10.0)
     sample = sample_of(image, box)
     assert sample.camera == Camera.estimate(30, 20)
+    known = Camera(50.0, 14.0, 9.0, 30, 20)
+    assert sample_of(image, box, known).camera == known
+    assert sample_of(image, box, known).id == sample.id
     assert sample.id == sample_of(image.copy(), box).id
     assert sample.id != sample_of(image, Box(0.0, 0.0, 11.0, 10.0)).id
