@@ -44,18 +44,19 @@ if TYPE_CHECKING:
 
 __all__ = ["critique"]
 
-HypothesesFile = Annotated[
-    Path | None,
+HypothesesFiles = Annotated[
+    list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="Hypotheses to score, .npz (docs/reference/hypotheses-file.md). Default: samples of the policy.",
+        help="Hypotheses to score, .npz (docs/reference/hypotheses-file.md), or outputs of HMR2 or CLIFF; repeatable: "
+        "the bodies of all files are compared. Default: samples of the policy.",
     ),
 ]
 
 
 def critique(
     photo: Annotated[Path, typer.Argument(help="Photograph to critique bodies on.")],
-    hypotheses: HypothesesFile = None,
+    hypotheses: HypothesesFiles = None,
     out: Out = Path("runs/critique"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
@@ -92,7 +93,7 @@ def critique(
     from hmr.policy.checkpoint import load_policy
 
     intrinsics = parse_intrinsics(focal, center, camera)
-    if hypotheses is not None and intrinsics != NO_INTRINSICS:
+    if hypotheses and intrinsics != NO_INTRINSICS:
         raise ValueError(
             "--hypotheses has the camera of its bodies; --focal, --center and --camera are not allowed with it"
         )
@@ -102,7 +103,7 @@ def critique(
     with open_backend(options) as opened:
         model, body_model = load_policy(policy, device), load_body(body)
         finder = load_detector(detector, model, body_model)
-        if hypotheses is not None:
+        if hypotheses:
             people = given_people(photo, hypotheses, body_model)
         else:
             people = _sampled_people(
@@ -117,7 +118,7 @@ def critique(
         if opened.dry_run:
             print_estimate(opened.dry_run, as_json)
             return
-    is_estimated = hypotheses is None and intrinsics.focal_px is None
+    is_estimated = not hypotheses and intrinsics.focal_px is None
     answers = _save(people, critiques, out / photo.stem, body_model, is_estimated)
     if as_json:
         print_json({"people": answers})

@@ -17,8 +17,10 @@ The schema, for N people of one image with G hypotheses each (docs/reference/hyp
 For one person the N axis may be omitted. A pose of 21 joints (SMPL-H, SMPL-X) ends at the wrists; SMPL's two hand
 joints are then zero. Other keys are ignored, so these keys can be added to a model's own npz.
 
+The outputs of HMR2 and CLIFF are recognised by their keys and converted (`cli.photos.model_outputs`).
+
 Left out: pickled arrays (`allow_pickle=False`, so that an untrusted file cannot run code), and rotation matrices or 6D
-rotations, whose layouts differ between models.
+rotations of other models, whose layouts differ.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cli.photos.model_outputs import find_layout
 from common.files import PathLike, atomic_path
 from hmr.types import NUM_BETAS, BodyParams, Box, Camera, Hypotheses
 
@@ -40,6 +43,7 @@ __all__ = ["read_hypotheses", "write_hypotheses"]
 PARAMETERS = ("global_orient", "body_pose", "betas", "transl")
 CAMERA = ("focal_px", "center_px", "image_size")
 BOXES = "boxes_xyxy"
+IMAGE_NAMES = "imgname"  # of CLIFF: the one array that is not of numbers
 # Allowed shapes of each parameter of one hypothesis.
 ALLOWED = {
     "global_orient": ((3,),),
@@ -49,15 +53,18 @@ ALLOWED = {
 }
 
 
-def read_hypotheses(path: PathLike, image_size: tuple[int, int]) -> list[tuple[Box | None, Hypotheses]]:
+def read_hypotheses(
+    path: PathLike, image_size: tuple[int, int], min_group: int = 2
+) -> list[tuple[Box | None, Hypotheses]]:
     """The people of one image: for each the box, or None if the file has no boxes, and the group of hypotheses.
 
-    image_size: (width, height) in pixels of the image to critique. Raises FileNotFoundError if there is no file, and
+    image_size: (width, height) in pixels of the image to critique. min_group: 1 if the groups of several files are
+    joined. Raises FileNotFoundError if there is no file, and
     ValueError with the key, its value and the allowed values if the file violates the schema.
     """
     path = Path(path)
-    arrays = _load(path)
-    params = _read_params(arrays, path)
+    arrays = _load(path, image_size)
+    params = _read_params(arrays, path, min_group)
     camera = _read_camera(arrays, image_size, path)
     boxes = _read_boxes(arrays, params.batch_shape[0], path)
     return [(box, Hypotheses(params[person], camera)) for person, box in enumerate(boxes)]
@@ -92,31 +99,38 @@ def write_hypotheses(path: PathLike, people: Sequence[tuple[Box | None, Hypothes
         np.savez_compressed(file, **arrays)
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no hypotheses file at {path}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an npz file")
     with np.load(path, allow_pickle=False) as archive:
-        missing = [key for key in (*PARAMETERS, *CAMERA) if key not in archive.files]
-        if missing:
+        native = [key for key in (*PARAMETERS, *CAMERA) if key in archive.files]
+        layout = find_layout(archive.files) if len(native) < len(PARAMETERS + CAMERA) else None
+        if layout is None and (missing := [key for key in (*PARAMETERS, *CAMERA) if key not in native]):
             raise ValueError(f"{path} lacks {_names(missing)}; it has {_names(archive.files) or 'no key'}")
-        wanted = [key for key in (*PARAMETERS, *CAMERA, BOXES) if key in archive.files]
+        wanted = layout[0] if layout else [*native, *({BOXES} & set(archive.files))]
         try:
             arrays = {key: archive[key] for key in wanted}
         except (ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
+    _check_numbers(arrays, path)
+    return layout[1](arrays, image_size, str(path)) if layout else arrays
+
+
+def _check_numbers(arrays: Mapping[str, np.ndarray], path: Path) -> None:
     for key, array in arrays.items():
+        if key == IMAGE_NAMES:
+            continue
         if array.dtype.kind not in "fiu":
             raise ValueError(f"{key} of {path} must hold numbers, not {array.dtype}")
         if not np.isfinite(array).all():
             raise ValueError(
                 f"{key} of {path} has {np.count_nonzero(~np.isfinite(array))} NaN or infinite values"
             )
-    return arrays
 
 
-def _read_params(arrays: Mapping[str, np.ndarray], path: Path) -> BodyParams:
+def _read_params(arrays: Mapping[str, np.ndarray], path: Path, min_group: int) -> BodyParams:
     """Batch shape (N, G)."""
     tensors = {key: _with_person_axis(key, arrays[key], path) for key in PARAMETERS}
     shapes = {key: tuple(tensor.shape[:2]) for key, tensor in tensors.items()}
@@ -125,8 +139,10 @@ def _read_params(arrays: Mapping[str, np.ndarray], path: Path) -> BodyParams:
     people, group_size = shapes["betas"]
     if people < 1:
         raise ValueError(f"{path} holds no person")
-    if group_size < 2:
-        raise ValueError(f"{path} has G = {group_size} hypotheses per person; a group needs at least 2")
+    if group_size < min_group:
+        raise ValueError(
+            f"{path} has G = {group_size} hypotheses per person; a group needs at least 2, in one file or in several"
+        )
     pose = tensors["body_pose"].reshape(people, group_size, -1, 3)
     hands_flat = torch.zeros(people, group_size, 23 - pose.shape[2], 3)
     return BodyParams(

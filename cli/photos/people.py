@@ -6,23 +6,27 @@ Boxes and cameras in inputs and outputs are in the pixels of the photograph's fi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from cli.photos.hypotheses_file import read_hypotheses
 from cli.photos.intrinsics import NO_INTRINSICS, Intrinsics
 from common.seeding import derive_generator
 from hmr.body.model import Body
-from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.embedded import EmbeddedDetector, overlap
 from hmr.images.photographs import Photo, load_photo, sample_of
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
-from hmr.types import Box, Detector, Hypotheses, Sample
+from hmr.types import BodyParams, Box, Camera, Detector, Hypotheses, Sample
 
 __all__ = ["Guide", "NobodyFound", "Person", "find_people", "given_people", "parse_box", "sample_people"]
 
 Guide = Callable[[Features, Sample], Guidance]  # features of that one sample
 MAX_BOX_SIDE = 3.0  # relative to the photograph's longer side; the crop of the whole box is held in memory
+MIN_OVERLAP = 0.3  # of the boxes of one person in two files, intersection over union
 MIN_CONFIDENCE_IN_BOX = 0.5  # half of the people in wild scenes reach 0.6, no background does
 
 
@@ -157,21 +161,57 @@ def sample_people(
     return people
 
 
-def given_people(path: Path, file: Path, body: Body) -> list[Person]:
-    """The people of a hypotheses file (docs/reference/hypotheses-file.md) in a photograph. If the file has no boxes,
-    they are computed from the projected joints.
+def given_people(path: Path, files: Sequence[Path], body: Body) -> list[Person]:
+    """The people of hypotheses files (docs/reference/hypotheses-file.md) in a photograph. If a file has no boxes, they
+    are computed from the projected joints. The bodies of several files form one group per person, in the camera of the
+    first file.
 
-    Raises ValueError for a box that is too large or outside the image.
+    Raises ValueError for a box that is too large or outside the image, and if the files hold different people.
     """
     photo = load_photo(path)
+    first, *others = (_people_of_file(photo, file, body, 2 if len(files) == 1 else 1) for file in files)
+    for file, other in zip(files[1:], others, strict=True):
+        if len(other) != len(first):
+            raise ValueError(
+                f"{files[0]} holds {len(first)} person(s) and {file} {len(other)}; joined files hold the same people"
+            )
+        first = _join(first, other, f"{files[0]} is not in {file}")
+    return first
+
+
+def _people_of_file(photo: Photo, file: Path, body: Body, min_group: int) -> list[Person]:
     people = []
-    for box, in_file in read_hypotheses(file, photo.file_size):
+    for box, in_file in read_hypotheses(file, photo.file_size, min_group):
         hypotheses = Hypotheses(in_file.params, photo.camera_in_image(in_file.camera))
         box_in_image = photo.box_in_image(box) if box else _box_of_joints(hypotheses, body)
         _check_boxes(str(file), photo, [photo.box_in_file(box_in_image)])
         sample = sample_of(photo.image, box_in_image, hypotheses.camera)
         people.append(Person(sample, hypotheses, photo))
     return people
+
+
+def _join(people: Sequence[Person], others: Sequence[Person], not_found: str) -> list[Person]:
+    """Each person with the hypotheses of the one of `others` whose box overlaps most and is not taken yet."""
+    left, joined = list(others), []
+    for number, person in enumerate(people):
+        shares = [overlap(person.sample.box, other.sample.box) for other in left]
+        if max(shares) < MIN_OVERLAP:
+            raise ValueError(f"person {number} of {not_found}: no box there overlaps by {MIN_OVERLAP:.0%}")
+        other = left.pop(shares.index(max(shares)))
+        camera = person.hypotheses.camera
+        params = BodyParams.cat([person.hypotheses.params, _seen_by(other.hypotheses, camera)])
+        joined.append(dataclasses.replace(person, hypotheses=Hypotheses(params, camera)))
+    return joined
+
+
+def _seen_by(hypotheses: Hypotheses, camera: Camera) -> BodyParams:
+    """The bodies moved so that their origin has the same place and scale in another camera's picture."""
+    x, y, z = hypotheses.params.transl.unbind(-1)
+    own = hypotheses.camera
+    px_per_m = own.focal_px / z
+    shift_x, shift_y = (own.cx_px - camera.cx_px) / px_per_m, (own.cy_px - camera.cy_px) / px_per_m
+    transl = torch.stack([x + shift_x, y + shift_y, camera.focal_px / px_per_m], dim=-1)
+    return dataclasses.replace(hypotheses.params, transl=transl)
 
 
 def _box_of_joints(hypotheses: Hypotheses, body: Body) -> Box:

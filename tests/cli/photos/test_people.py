@@ -107,7 +107,7 @@ def test_hypotheses_for_a_reduced_photograph_are_in_the_pixels_of_the_file(
     )
     in_file = Hypotheses(params, Camera(200.0, 60.0, 70.0, 128, 144))
     write_hypotheses(tmp_path / "h.npz", [(Box(20.0, 16.0, 100.0, 120.0), in_file)])
-    (person,) = given_people(tmp_path / "a.png", tmp_path / "h.npz", body)
+    (person,) = given_people(tmp_path / "a.png", [tmp_path / "h.npz"], body)
     assert person.hypotheses.camera == Camera(100.0, 30.0, 35.0, 64, 72)
     assert person.sample.box == Box(10.0, 8.0, 50.0, 60.0)
     assert person.box_in_file == Box(20.0, 16.0, 100.0, 120.0)
@@ -131,4 +131,4 @@ def test_hypotheses_outside_the_photograph_are_rejected(
     params = BodyParams(turned, zeros, torch.zeros(2, 10), torch.tensor([transl]).repeat(2, 1))
     write_hypotheses(tmp_path / "h.npz", [(box, Hypotheses(params, Camera(100.0, 32.0, 36.0, 64, 72)))])
     with pytest.raises(ValueError, match=rf"h.npz: the .*box .*{message}"):
-        given_people(tmp_path / "a.png", tmp_path / "h.npz", body)
+        given_people(tmp_path / "a.png", [tmp_path / "h.npz"], body)
