@@ -59,8 +59,8 @@ def read_hypotheses(
     """The people of one image: for each the box, or None if the file has no boxes, and the group of hypotheses.
 
     image_size: (width, height) in pixels of the image to critique. min_group: 1 if the groups of several files are
-    joined. Raises FileNotFoundError if there is no file, and
-    ValueError with the key, its value and the allowed values if the file violates the schema.
+    joined. Raises FileNotFoundError if there is no file, and ValueError with the key, its value and the allowed values
+    if the file violates the schema.
     """
     path = Path(path)
     arrays = _load(path, image_size)

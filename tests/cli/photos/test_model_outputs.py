@@ -33,10 +33,10 @@ def hmr2(people: int = 1, group: int | None = None) -> dict[str, Any]:
         "global_orient": np.tile(UPRIGHT, (*lead, 1, 1, 1)).astype(np.float32),
         "body_pose": body_pose.astype(np.float32),
         "betas": np.tile(np.linspace(-1, 1, 10), (*lead, 1)).astype(np.float32),
-        "pred_cam": np.tile(np.float32([0.9, 0.05, 0.3]), (*lead, 1)),
-        "box_center": np.float32([[800 - 200 * number, 300] for number in range(people)]),
+        "pred_cam": np.tile(np.array([0.9, 0.05, 0.3], np.float32), (*lead, 1)),
+        "box_center": np.array([[800 - 200 * number, 300] for number in range(people)], np.float32),
         "box_size": np.full(people, 400, np.float32),
-        "img_size": np.tile(np.float32(SIZE), (people, 1)),
+        "img_size": np.tile(np.array(SIZE, np.float32), (people, 1)),
     }
 
 
@@ -117,10 +117,13 @@ def test_a_body_of_cliff_keeps_its_translation_and_box(tmp_path, form):
     ("content", "words"),
     [
         (
-            hmr2() | {"img_size": np.float32([[720, 1280]])},
+            hmr2() | {"img_size": np.array([[720, 1280]], np.float32)},
             "image_size of .* is 720 x 1280, but the image is",
         ),
-        (hmr2() | {"pred_cam": np.float32([[-0.9, 0, 0]])}, "scale of pred_cam and box_size of .* positive"),
+        (
+            hmr2() | {"pred_cam": np.array([[-0.9, 0, 0]], np.float32)},
+            "scale of pred_cam and box_size of .* positive",
+        ),
         (hmr2() | {"body_pose": np.ones((1, 23, 3, 3))}, "body_pose of .* matrices that are not rotations"),
         (hmr2() | {"body_pose": np.zeros((1, 69))}, r"body_pose of .* shape \(1, 69\); 1 .* \(1, 23, 3, 3\)"),
         (hmr2(2) | {"betas": np.zeros((3, 10))}, r"betas of .* has shape \(3, 10\); 2 person\(s\) need"),
@@ -167,7 +170,7 @@ def test_files_of_different_people_are_not_joined(body: Body, tmp_path):
     first = saved(tmp_path, cliff(1))
     with pytest.raises(ValueError, match=r"holds 1 person\(s\) and .*other.npz 2"):
         given_people(tmp_path / "a.png", [first, saved(tmp_path, hmr2(2), "other.npz")], body)
-    far = hmr2() | {"box_center": np.float32([[200, 300]])}
+    far = hmr2() | {"box_center": np.array([[200, 300]], np.float32)}
     with pytest.raises(ValueError, match=r"person 0 of .*out.npz is not in .*far.npz"):
         given_people(tmp_path / "a.png", [first, saved(tmp_path, far, "far.npz")], body)
     with pytest.raises(ValueError, match=r"G = 1 hypotheses per person; .* in one file or in several"):
