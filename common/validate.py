@@ -19,11 +19,32 @@ from PIL import Image, UnidentifiedImageError
 
 from common.files import PathLike
 
-__all__ = ["floats", "image_size", "members", "numbers", "read_json", "records", "require", "rows"]
+__all__ = [
+    "NOT_FINITE",
+    "FlawedRecord",
+    "floats",
+    "image_size",
+    "members",
+    "numbers",
+    "read_json",
+    "records",
+    "require",
+    "rows",
+]
 
+NOT_FINITE = "values that are not finite"  # the reason of such records
 SHOWN = 12  # names listed before "and N more"
 
 Kinds = Mapping[str, type | UnionType]
+
+
+class FlawedRecord(ValueError):
+    """The values of one record cannot be used, although its layout is correct. `reason` has no values, so that records
+    with the same flaw can be counted; readers of many records drop the record and continue."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def require(found: Any, names: Iterable[str], where: str) -> None:
@@ -79,13 +100,14 @@ def floats(value: Any, what: str) -> Float[np.ndarray, "..."]:
 
 def numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, "..."]:
     """The value as a finite float64 array of this shape. A flat list of as many numbers is accepted too, and axes of
-    length 1 are ignored. Raises ValueError, naming `what` and its shape, for anything else."""
+    length 1 are ignored. Raises ValueError, naming `what` and its shape, for anything else (FlawedRecord for values
+    that are not finite)."""
     array = floats(value, what)
     squeezed = tuple(size for size in shape if size != 1)
     if array.squeeze().shape not in (squeezed, (math.prod(shape),)):
         raise ValueError(f"{what} has shape {array.shape}, not {shape}")
     if not np.isfinite(array).all():
-        raise ValueError(f"{what} has values that are not finite")
+        raise FlawedRecord(f"{what} has values that are not finite", NOT_FINITE)
     return array.reshape(shape)
 
 

@@ -14,6 +14,7 @@ from cli.options import MODELS, BodyFile, Json, PolicyDir, Seed, output_folder
 
 if TYPE_CHECKING:
     from eval.benchmark.prepared_sets import AnnotatedReport, EvaluationBodies
+    from hmr.datasets.flaws import Flaws
 
 __all__ = ["data"]
 
@@ -67,9 +68,12 @@ def prepare(
 ) -> None:
     """Check a data set in its published layout, and write its samples and its ground truth to separate files.
 
+    Records that cannot be used are dropped and counted by reason.
+
     Example: `meshcritic data prepare coco data/coco --split val2017 --out data/prepared/coco-val`
     """
     from hmr.datasets.annotated_set import prepare as run
+    from hmr.datasets.flaws import Flaws
     from hmr.datasets.sources import source_of
 
     known_source = source_of(source, split)
@@ -86,6 +90,7 @@ def prepare(
         print_json(summary)
         return
     print_message(f"{summary['count']} people in {out} (content {summary['digest']}); {summary['follows']}")
+    _print_flaws(Flaws.of_json(summary))
 
 
 @data.command()
@@ -147,6 +152,12 @@ def _print_report(report: AnnotatedReport) -> None:
         print_message(f"{metric} ({report.protocol}, {report.people_in_space} people): {numbers}")
     for name, value in report.pck.items():
         print_message(f"{name} of hypothesis 0 ({report.people_in_image} people): {value:.3f}")
+    _print_flaws(report.flaws)
+
+
+def _print_flaws(flaws: Flaws) -> None:
+    for line in flaws.lines():
+        print_message(line)
 
 
 def _gender_and_file(text: str) -> tuple[str, Path]:

@@ -10,8 +10,8 @@
 
 If a record has an SMPL fit but no joints, the joints are those of the fitted body of its gender, without translation:
 all errors are relative to a root, and SPIN's files have no translation. A person whose record lacks a joint of the
-protocol is left out and counted. Reductions over M hypotheses are those of `eval/benchmark/protocol.py`. Left out: PVE,
-which would need the gendered meshes of the set.
+protocol is left out and counted, with the reason, as are records that cannot be used. Reductions over M hypotheses are
+those of `eval/benchmark/protocol.py`. Left out: PVE, which would need the gendered meshes of the set.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from torch import Tensor
 
 from common.files import PathLike
 from common.progress import Stage
-from common.validate import read_json
+from common.validate import FlawedRecord, read_json
 from eval.benchmark.protocol import Policy, noise_generator
 from hmr.body.model import Body
 from hmr.datasets.annotated_set import read_annotations
-from hmr.datasets.annotation import Annotation, Keypoints
+from hmr.datasets.annotation import Annotation, Dropped, Keypoints, annotated_or_dropped
+from hmr.datasets.flaws import Flaws, ignored_keypoints, usable
 from hmr.datasets.joints import COCO17, COCO_LIMBS, H36M17, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
 from hmr.datasets.labelling import params_at_origin
 from hmr.datasets.protocols import (
@@ -80,9 +81,11 @@ class AnnotatedReport:
     people: int
     people_in_space: int  # with every joint of the protocol
     people_in_image: int  # with COCO keypoints
+    flaws: Flaws  # of the people that are left out
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self)}
+        numbers = {name: value for name, value in vars(self).items() if name != "flaws"}
+        return {**numbers, **self.flaws.to_json()}
 
 
 def evaluate_annotated(
@@ -104,30 +107,84 @@ def evaluate_annotated(
     annotations, samples = read_annotations(folder), list(itertools.islice(read_samples(folder), limit))
     protocol = _protocol(folder, annotations.values())
     tick = stage("people evaluated", len(samples))
-    measured: list[dict[str, dict[str, float]]] = []
-    in_image: list[_ProjectedLimbs] = []
+    measured: list[_Measured] = []
+    flaws = Flaws()
     for done, sample in enumerate(samples, start=1):
-        annotation = annotations[sample.id]
-        true_m = None if protocol is None else _true_joints(annotation, protocol, bodies)
-        limbs = _true_limbs(annotation)
-        if true_m is not None or limbs is not None:
+        truth = annotated_or_dropped(_truth, sample, annotations, protocol, bodies, flaws)
+        if isinstance(truth, Dropped):
+            flaws.drop(truth.reason)
+        else:
             generator = noise_generator(seed, sample)
             params = policy.sample(policy.encode([sample]), num_samples, generator)[0].params
-            if protocol is not None and true_m is not None:
-                measured.append(_errors(params, true_m, protocol, bodies))
-            if limbs is not None:
-                in_image.append(_in_image(sample, limbs, annotation.box.side, params, bodies.body))
+            measured.append(_measure(sample, truth, params, protocol, bodies))
         tick(done)
-    if not measured and not in_image:
+    if not measured:
         joints = "" if protocol is None else f"all joints of {protocol.name} or "
-        raise ValueError(f"no person in {folder} has {joints}COCO keypoints")
+        reasons = "".join(f"; {line}" for line in flaws.lines())
+        raise ValueError(f"no person in {folder} has {joints}COCO keypoints{reasons}")
+    errors = [person.errors_mm for person in measured if person.errors_mm is not None]
+    in_image = [person.limbs for person in measured if person.limbs is not None]
     return AnnotatedReport(
-        protocol=protocol.name if protocol and measured else None,
-        errors_mm=_mean(measured),
+        protocol=protocol.name if protocol and errors else None,
+        errors_mm=_mean(errors),
         pck=_pck(in_image),
         people=len(samples),
-        people_in_space=len(measured),
+        people_in_space=len(errors),
         people_in_image=len(in_image),
+        flaws=flaws,
+    )
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What a record has to compare with; at least one of `joints_m` and `limbs`."""
+
+    joints_m: Float[Tensor, "joints 3"] | None  # in the protocol's convention
+    limbs: Keypoints | None
+    side_px: float
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Errors of one person by metric and reduction, and the limbs in the image."""
+
+    errors_mm: dict[str, dict[str, float]] | None
+    limbs: _ProjectedLimbs | None
+
+
+def _truth(
+    sample: Sample,
+    annotations: Mapping[str, Annotation],
+    protocol: JointProtocol | None,
+    bodies: EvaluationBodies,
+    flaws: Flaws,
+) -> _Truth:
+    """Raises FlawedRecord if the record cannot be used (sets of earlier versions have such records)."""
+    if sample.id not in annotations:
+        raise FlawedRecord(f"sample {sample.id} has no annotation", "no annotation of the sample")
+    annotation = usable(annotations[sample.id], (sample.camera.width, sample.camera.height))
+    flaws.ignored_keypoints += ignored_keypoints(annotations[sample.id].keypoints, annotation.keypoints)
+    joints_m = None if protocol is None else _true_joints(annotation, protocol, bodies)
+    limbs = _true_limbs(annotation)
+    if joints_m is None and limbs is None:
+        joints = "" if protocol is None else f"all joints of {protocol.name} or "
+        raise FlawedRecord(
+            f"{annotation.name} has nothing to compare with", f"without {joints}COCO keypoints"
+        )
+    return _Truth(joints_m, limbs, annotation.box.side)
+
+
+def _measure(
+    sample: Sample,
+    truth: _Truth,
+    params: BodyParams,
+    protocol: JointProtocol | None,
+    bodies: EvaluationBodies,
+) -> _Measured:
+    in_space = protocol is not None and truth.joints_m is not None
+    return _Measured(
+        _errors(params, truth.joints_m, protocol, bodies) if in_space else None,
+        None if truth.limbs is None else _in_image(sample, truth.limbs, truth.side_px, params, bodies.body),
     )
 
 

@@ -1,13 +1,14 @@
 """Writes and reads a prepared data set, with samples and annotations in separate files.
 
-    FOLDER/set.json               source, split, protocol, count, content hash
+    FOLDER/set.json               source, split, protocol, count, dropped records, content hash
     FOLDER/samples.parquet        id, JPEG, box, estimated camera: no ground truth
     FOLDER/annotations.parquet    the annotations of the data set (hmr/datasets/annotation.py)
 
 This is the counterpart of hmr/synthetic/store.py for real data. `store.read_samples` reads the samples of both, and
 opens no ground truth. The files of ground truth differ, because `Truth` requires a mask and all SMPL parameters, which
-real records lack. Rows are written in batches, so the memory in use does not depend on the size of the set; an
-incomplete folder is never left behind.
+real records lack. Records that cannot be used are dropped, and counted by reason in set.json (hmr/datasets/flaws.py).
+Rows are written in batches, so the memory in use does not depend on the size of the set; an incomplete folder is never
+left behind.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,17 @@ from torch import Tensor
 from common.files import PathLike, atomic_folder
 from common.fingerprint import digest
 from common.validate import read_json, require
-from hmr.datasets.annotation import Annotation, Joints, Keypoints, Placement, SmplFit, Source
+from hmr.datasets.annotation import (
+    Annotation,
+    Dropped,
+    Joints,
+    Keypoints,
+    Placement,
+    SmplFit,
+    Source,
+    annotated_or_dropped,
+)
+from hmr.datasets.flaws import Flaws, ignored_keypoints, usable
 from hmr.datasets.joints import CONVENTIONS
 from hmr.types import Box, Camera
 
@@ -89,9 +100,10 @@ def prepare(
 ) -> Path:
     """Reads a split of a data set and writes it to `out`, unless `out` already holds the same set.
 
-    every: takes every n-th annotation. limit: the maximum number of annotations. progress: receives the number written
-    so far. Raises the errors of the source, FileNotFoundError or ValueError for an image that is missing, unreadable or
-    of another size than its camera, and ValueError if `out` holds another set or the split has no annotations.
+    every: takes every n-th record, counting those that are then dropped. limit: the maximum number of annotations.
+    progress: receives the number written so far. Raises the errors of the source, FileNotFoundError or ValueError for
+    an image that is missing, unreadable or of another size than its camera, and ValueError if `out` holds another set
+    or the split has no annotation that can be used.
     """
     folder, out = Path(folder), Path(out)
     wanted = {"source": source.name, "split": split, "every": every, "limit": limit}
@@ -103,11 +115,13 @@ def prepare(
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is a folder with other files in it; choose another")
     with atomic_folder(out) as partial:
-        chosen = islice(source.read(folder, split), 0, None, every)
-        count, content = _write(islice(chosen, limit), source.name, folder, partial, progress)
+        chosen, flaws = islice(source.read(folder, split), 0, None, every), Flaws()
+        people = islice(_people(chosen, source.name, folder, flaws), limit)
+        count, content = _write(people, partial, progress)
         if count == 0:
-            raise ValueError(f"split {split!r} of {source.name} in {folder} holds no person")
-        summary = {**wanted, "follows": source.follows, "count": count, "digest": content}
+            reasons = "".join(f"; {line}" for line in flaws.lines())
+            raise ValueError(f"split {split!r} of {source.name} in {folder} holds no person{reasons}")
+        summary = {**wanted, "follows": source.follows, "count": count, "digest": content, **flaws.to_json()}
         (partial / "set.json").write_text(json.dumps(summary, indent=1))
     return out
 
@@ -128,25 +142,45 @@ def read_annotations(folder: PathLike) -> dict[str, Annotation]:
     return {row["id"]: _annotation(row) for row in table.to_pylist()}
 
 
-def _write(
-    annotations: Iterator[Annotation],
-    source: str,
-    folder: Path,
-    out: Path,
-    progress: Callable[[int], None] | None,
-) -> tuple[int, str]:
+@dataclass(frozen=True)
+class _Person:
+    """The rows of one person in both files."""
+
+    sample: dict[str, Any]
+    annotation: dict[str, Any]
+
+
+def _people(
+    records: Iterable[Annotation | Dropped], source: str, folder: Path, flaws: Flaws
+) -> Iterator[_Person]:
+    """The rows of the records that can be used; counts the others."""
+    for record in records:
+        person = annotated_or_dropped(_person, record, source, folder, flaws)
+        if isinstance(person, Dropped):
+            flaws.drop(person.reason)
+        else:
+            yield person
+
+
+def _person(record: Annotation | Dropped, source: str, folder: Path, flaws: Flaws) -> _Person | Dropped:
+    if isinstance(record, Dropped):
+        return record
+    jpeg, size = _jpeg(folder / record.image, record.name)
+    annotation = usable(record, size)
+    flaws.ignored_keypoints += ignored_keypoints(record.keypoints, annotation.keypoints)
+    name = _opaque_id(source, annotation)
+    return _Person(_sample_row(name, jpeg, size, annotation), _annotation_row(name, annotation))
+
+
+def _write(people: Iterator[_Person], out: Path, progress: Callable[[int], None] | None) -> tuple[int, str]:
     """Writes both files in batches, and returns the number of people and the hash of the content."""
     count, state = 0, hashlib.sha256()
     with (
         pq.ParquetWriter(out / "samples.parquet", SAMPLES) as samples,
         pq.ParquetWriter(out / "annotations.parquet", ANNOTATIONS) as annotated,
     ):
-        while batch := list(islice(annotations, BATCH_ROWS)):
-            ids = [_opaque_id(source, annotation) for annotation in batch]
-            tables = (
-                [_sample_row(name, folder, each) for name, each in zip(ids, batch, strict=True)],
-                [_annotation_row(name, each) for name, each in zip(ids, batch, strict=True)],
-            )
+        while batch := list(islice(people, BATCH_ROWS)):
+            tables = [person.sample for person in batch], [person.annotation for person in batch]
             for writer, schema, table in zip(
                 (samples, annotated), (SAMPLES, ANNOTATIONS), tables, strict=True
             ):
@@ -165,8 +199,7 @@ def _opaque_id(source: str, annotation: Annotation) -> str:
     return digest(f"{source}/{annotation.name}")
 
 
-def _sample_row(name: str, folder: Path, annotation: Annotation) -> dict[str, Any]:
-    jpeg, size = _jpeg(folder / annotation.image, annotation.name)
+def _sample_row(name: str, jpeg: bytes, size: tuple[int, int], annotation: Annotation) -> dict[str, Any]:
     camera = annotation.camera
     if camera is not None and size != (camera.width, camera.height):
         raise ValueError(

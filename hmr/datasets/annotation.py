@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import roma
@@ -33,18 +33,20 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from common.files import PathLike
-from common.validate import floats, numbers
+from common.validate import NOT_FINITE, FlawedRecord, floats, numbers
 from hmr.datasets.joints import Convention
 from hmr.types import NUM_BETAS, Box, Camera
 
 __all__ = [
     "Annotation",
+    "Dropped",
     "Gender",
     "Joints",
     "Keypoints",
     "Placement",
     "SmplFit",
     "Source",
+    "annotated_or_dropped",
     "box_of_xywh",
     "box_of_xyxy",
     "center_box",
@@ -59,6 +61,7 @@ __all__ = [
 ]
 
 Gender = Literal["female", "male", "neutral"]
+Result = TypeVar("Result")
 MAX_ASPECT = 0.01  # the maximum relative difference of the two focal lengths
 
 
@@ -138,8 +141,15 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A record that cannot be used, in the place of its annotation. `reason` is equal for records of the same flaw."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Source:
-    """A supported data set: `read(folder, split)` yields the annotations of a split in a fixed order.
+    """A supported data set: `read(folder, split)` yields the records of a split in a fixed order.
 
     splits: the allowed names; empty if a split is the name of any npz file in the folder, without its suffix.
     follows: one sentence on the protocol and the public code that the selection of frames and joints follows.
@@ -148,7 +158,15 @@ class Source:
     name: str
     splits: tuple[str, ...]
     follows: str
-    read: Callable[[Path, str], Iterator[Annotation]]
+    read: Callable[[Path, str], Iterator[Annotation | Dropped]]
+
+
+def annotated_or_dropped(annotate: Callable[..., Result], *record: Any) -> Result | Dropped:
+    """`annotate(*record)`, or the reason for which this record cannot be used. Other errors are passed on."""
+    try:
+        return annotate(*record)
+    except FlawedRecord as flaw:
+        return Dropped(flaw.reason)
 
 
 def pinhole(
@@ -160,6 +178,8 @@ def pinhole(
     Raises ValueError if they differ by more than 1 % (the pixels are not square).
     """
     fx, fy = map(float, focal_px)
+    if not np.isfinite([fx, fy]).all():
+        raise FlawedRecord(f"the focal length of {what} is not finite", NOT_FINITE)
     if not (fx > 0 and fy > 0) or abs(fx / fy - 1) > MAX_ASPECT:
         raise ValueError(f"a camera must have one focal length; that of {what} has {fx:g} and {fy:g} pixels")
     return Camera(float(np.sqrt(fx * fy)), float(center_px[0]), float(center_px[1]), *size)
@@ -174,7 +194,8 @@ def box_of_xywh(value: Any, what: str) -> Box:
 def box_of_xyxy(value: Any, what: str) -> Box:
     x0, y0, x1, y1 = map(float, numbers(value, (4,), what))
     if not (x1 > x0 and y1 > y0):
-        raise ValueError(f"{what} is not a box: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})")
+        message = f"{what} is not a box: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+        raise FlawedRecord(message, "box without width or height")
     return Box(x0, y0, x1, y1)
 
 

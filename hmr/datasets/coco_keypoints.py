@@ -6,7 +6,8 @@
 Follows cocodataset.org, "Data format": `keypoints` is 17 times (x, y, v), v = 0 for not labelled, 1 for labelled
 but hidden, 2 for visible; `bbox` is (x, y, width, height) from the image's corner. Keypoints are indices of pixels,
 so half a pixel is added to get their centres, as in Detectron2 (`detectron2/data/datasets/coco.py`). People without
-keypoints and crowds (`iscrowd`) are skipped. The metric is PCK at .05 and .1 of the box (hmr/metrics/pck.py).
+keypoints and crowds (`iscrowd`, which many converted files lack) are skipped. The metric is PCK at .05 and .1 of the
+box (hmr/metrics/pck.py).
 
 Left out: segmentations, and OKS and AP, which rank detections by a score that a pose does not have.
 """
@@ -20,18 +21,26 @@ from typing import Any
 import torch
 
 from common.files import PathLike
-from common.validate import numbers, read_json, records
-from hmr.datasets.annotation import Annotation, Keypoints, Source, box_of_xywh, tensor
+from common.validate import members, numbers, read_json, records
+from hmr.datasets.annotation import (
+    Annotation,
+    Dropped,
+    Keypoints,
+    Source,
+    annotated_or_dropped,
+    box_of_xywh,
+    tensor,
+)
 from hmr.datasets.joints import COCO17
 
 __all__ = ["COCO_KEYPOINTS", "read_coco_keypoints"]
 
 TO_PIXEL_CENTER = 0.5
 _IMAGE = {"id": int | str, "file_name": str}
-_PERSON = {"id": int | str, "image_id": int | str, "bbox": list, "keypoints": list, "iscrowd": int}
+_PERSON = {"id": int | str, "image_id": int | str, "bbox": list, "keypoints": list}
 
 
-def read_coco_keypoints(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_coco_keypoints(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without the annotation file, and ValueError for a record of another layout."""
     path = Path(folder) / "annotations" / f"person_keypoints_{split}.json"
     content = read_json(path, ("images", "annotations"))
@@ -39,14 +48,18 @@ def read_coco_keypoints(folder: PathLike, split: str) -> Iterator[Annotation]:
     for where, person in records(content, "annotations", "annotation", _PERSON, path):
         if person["image_id"] not in images:
             raise ValueError(f"{where} belongs to image {person['image_id']}, which the file does not list")
-        xyv = numbers(person["keypoints"], (17, 3), f"keypoints of {where}")
-        if not person["iscrowd"] and xyv[:, 2].any():
-            yield _annotation(images[person["image_id"]], person, xyv, split, where)
+        if "iscrowd" in person:
+            members(person, {"iscrowd": int}, where)
+        record = annotated_or_dropped(_annotation, images[person["image_id"]], person, split, where)
+        if record is not None:
+            yield record
 
 
-def _annotation(
-    image: dict[str, Any], person: dict[str, Any], xyv: Any, split: str, where: str
-) -> Annotation:
+def _annotation(image: dict[str, Any], person: dict[str, Any], split: str, where: str) -> Annotation | None:
+    """None for a crowd and for a person without keypoints."""
+    xyv = numbers(person["keypoints"], (17, 3), f"keypoints of {where}")
+    if person.get("iscrowd") or not xyv[:, 2].any():
+        return None
     flag = tensor(xyv[:, 2])
     keypoints = Keypoints(
         COCO17,

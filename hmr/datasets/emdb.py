@@ -26,11 +26,13 @@ from common.files import PathLike
 from common.validate import floats, members, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
+    Dropped,
     Gender,
     Keypoints,
     Placement,
     SmplFit,
     Source,
+    annotated_or_dropped,
     box_of_xyxy,
     gender_of,
     pinhole,
@@ -39,6 +41,7 @@ from hmr.datasets.annotation import (
     to_camera_frame,
 )
 from hmr.datasets.joints import SMPL24
+from hmr.types import Camera
 
 __all__ = ["EMDB", "read_emdb"]
 
@@ -52,7 +55,7 @@ _INNER = {
 }
 
 
-def read_emdb(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_emdb(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without sequences, and ValueError for a pickle of another layout."""
     folder = Path(folder)
     files = sorted(folder.glob("P*/*/*_data.pkl"))
@@ -67,7 +70,7 @@ def read_emdb(folder: PathLike, split: str) -> Iterator[Annotation]:
             yield from _sequence(folder, path, content)
 
 
-def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
+def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation | Dropped]:
     count = int(numbers(content["n_frames"], (), f"n_frames of {path}"))
     camera, smpl, boxes = content["camera"], content["smpl"], content["bboxes"]
     columns = {
@@ -88,14 +91,21 @@ def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Ann
     images = path.parent.relative_to(folder).as_posix() + "/images"
     for frame in np.flatnonzero(good):
         row = {key: column[frame] for key, column in columns.items()}
-        yield Annotation(
-            image=f"{images}/{frame:05d}.jpg",
-            person="0",
-            box=box_of_xyxy(row["boxes"], f"box of frame {frame} of {path}"),
-            camera=pinhole_camera,
-            smpl=_fit(row, betas, gender),
-            keypoints=(Keypoints(SMPL24, tensor(row["kp2d"]), torch.ones(24)),),
-        )
+        image = f"{images}/{frame:05d}.jpg"
+        yield annotated_or_dropped(_annotation, image, row, pinhole_camera, betas, gender, path)
+
+
+def _annotation(
+    image: str, row: dict[str, np.ndarray], camera: Camera, betas: torch.Tensor, gender: Gender, path: Path
+) -> Annotation:
+    return Annotation(
+        image=image,
+        person="0",
+        box=box_of_xyxy(row["boxes"], f"box of {image} of {path}"),
+        camera=camera,
+        smpl=_fit(row, betas, gender),
+        keypoints=(Keypoints(SMPL24, tensor(row["kp2d"]), torch.ones(24)),),
+    )
 
 
 def _frames(value: Any, count: int, what: str) -> np.ndarray:

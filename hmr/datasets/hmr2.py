@@ -29,7 +29,7 @@ shards; BEDLAM's hands and betas after the tenth; images that BEDLAM stores rota
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,14 @@ from common.files import PathLike
 from common.validate import floats, image_size, require, rows
 from hmr.datasets.annotation import (
     Annotation,
+    Dropped,
     Gender,
     Joints,
     Keypoints,
     Placement,
     SmplFit,
     Source,
+    annotated_or_dropped,
     center_box,
     gender_of,
     pinhole,
@@ -64,7 +66,7 @@ _BOX = ("imgname", "center", "scale")
 _BODY_3D_DROPPED = slice(1, 15)  # of BODY_25: neck to ankles, which the extra joints define more precisely
 
 
-def read_hmr2(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_hmr2(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without the file, and ValueError for another layout."""
     path = split_file(folder, split)
     optional = {
@@ -77,15 +79,18 @@ def read_hmr2(folder: PathLike, split: str) -> Iterator[Annotation]:
     points_3d = _joined(columns, "body_keypoints_3d", "extra_keypoints_3d")
     if points_3d is not None:
         points_3d[:, _BODY_3D_DROPPED, 3] = 0
-    for row, image in enumerate(columns["imgname"]):
-        yield Annotation(
-            image,
+
+    def annotation(row: int, where: str) -> Annotation:
+        return Annotation(
+            columns["imgname"][row],
             str(row),
-            center_box(columns["center"][row], columns["scale"][row], f"row {row} of {path}"),
-            smpl=_hmr2_fit(columns, row, f"row {row} of {path}"),
+            center_box(columns["center"][row], columns["scale"][row], where),
+            smpl=_hmr2_fit(columns, row, where),
             joints=_joints(HMR2_44, points_3d, row),
             keypoints=_keypoints(HMR2_44, points_2d, row),
         )
+
+    yield from _all_rows(columns, path, annotation)
 
 
 def _hmr2_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
@@ -97,23 +102,25 @@ def _hmr2_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
     return SmplFit("smpl", _gender(columns, row, where), pose[0], pose[1:], betas, None)
 
 
-def read_spin(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_spin(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without the file, and ValueError for another layout."""
     path = split_file(folder, split)
     optional = {
         "pose": (72,), "shape": (10,), "has_smpl": (), "gender": (), "S": (24, 4), "part": (24, 3),
     }  # fmt: skip
     columns = _read(path, _BOX, optional)
-    for row, image in enumerate(columns["imgname"]):
-        side_px = SPIN_SCALE * columns["scale"][row]
-        yield Annotation(
-            image,
+
+    def annotation(row: int, where: str) -> Annotation:
+        return Annotation(
+            columns["imgname"][row],
             str(row),
-            center_box(columns["center"][row], side_px, f"row {row} of {path}"),
-            smpl=_spin_fit(columns, row, f"row {row} of {path}"),
+            center_box(columns["center"][row], SPIN_SCALE * columns["scale"][row], where),
+            smpl=_spin_fit(columns, row, where),
             joints=_joints(SPIN24, columns.get("S"), row),
             keypoints=_keypoints(SPIN24, columns.get("part"), row),
         )
+
+    yield from _all_rows(columns, path, annotation)
 
 
 def _spin_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
@@ -124,16 +131,16 @@ def _spin_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
     return SmplFit("smpl", _gender(columns, row, where), pose[0], pose[1:], betas, None)
 
 
-def read_bedlam(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_bedlam(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without the file or an image, and ValueError for another layout."""
     path = split_file(folder, split)
     wanted = {"pose_cam": (None,), "shape": (None,), "cam_int": (3, 3)}
     optional = {"trans_cam": (3,), "cam_ext": (4, 4), "gtkps": (None, None), "gender": ()}
     columns = _read(path, (*_BOX, *wanted), wanted | optional)
-    for row, image in enumerate(columns["imgname"]):
-        where = f"row {row} of {path}"
-        matrix = columns["cam_int"][row]
-        yield Annotation(
+
+    def annotation(row: int, where: str) -> Annotation:
+        matrix, image = columns["cam_int"][row], columns["imgname"][row]
+        return Annotation(
             image,
             str(row),
             center_box(columns["center"][row], SPIN_SCALE * columns["scale"][row], where),
@@ -141,6 +148,8 @@ def read_bedlam(folder: PathLike, split: str) -> Iterator[Annotation]:
             smpl=_bedlam_fit(columns, row, where),
             keypoints=_keypoints(HMR2_44, _forty_four(columns.get("gtkps")), row),
         )
+
+    yield from _all_rows(columns, path, annotation)
 
 
 def _bedlam_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit:
@@ -193,6 +202,13 @@ def _read(path: Path, names: tuple[str, ...], shapes: dict[str, tuple[int | None
         if key in columns:  # HMR2's loader requires both
             require(columns, (flag,), f"{path}, which has {key},")
     return columns
+
+
+def _all_rows(
+    columns: dict[str, Any], path: Path, annotation: Callable[[int, str], Annotation]
+) -> Iterator[Annotation | Dropped]:
+    for row in range(len(columns["imgname"])):
+        yield annotated_or_dropped(annotation, row, f"row {row} of {path}")
 
 
 def _joined(columns: dict[str, Any], body: str, extra: str) -> np.ndarray | None:

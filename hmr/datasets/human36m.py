@@ -32,10 +32,12 @@ from common.files import PathLike
 from common.validate import floats, members, numbers, read_json, records
 from hmr.datasets.annotation import (
     Annotation,
+    Dropped,
     Joints,
     Placement,
     SmplFit,
     Source,
+    annotated_or_dropped,
     box_of_xywh,
     pinhole,
     size_of,
@@ -59,7 +61,7 @@ _PERSON = {
 }  # fmt: skip
 
 
-def read_human36m(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_human36m(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without the annotation file, and ValueError for a record of another layout."""
     path = Path(folder) / "annotations" / _FILES[split]
     content = read_json(path, ("images", "annotations"))
@@ -75,7 +77,7 @@ def read_human36m(folder: PathLike, split: str) -> Iterator[Annotation]:
         if any(name in image["file_name"] for name in _DRIFTED):
             continue
         if split != "test-frontal" or _frontal(image["file_name"], str(path)):
-            yield _annotation(image, person, where)
+            yield annotated_or_dropped(_annotation, image, person, where)
 
 
 def _frontal(file_name: str, where: str) -> bool:

@@ -30,11 +30,13 @@ from common.files import PathLike
 from common.validate import floats, image_size, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
+    Dropped,
     Joints,
     Keypoints,
     Placement,
     SmplFit,
     Source,
+    annotated_or_dropped,
     box_of_xywh,
     gender_of,
     pinhole,
@@ -79,11 +81,11 @@ class _File:
     betas_known: bool
 
 
-def read_humandata(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_humandata(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without the file or an image, and ValueError for another layout."""
     folder = Path(folder)
     file = _open(split_file(folder, split))
-    return (_annotation(folder, file, row) for row in range(len(file.images)))
+    return (annotated_or_dropped(_annotation, folder, file, row) for row in range(len(file.images)))
 
 
 def _open(path: Path) -> _File:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import torch
 
+from common.validate import FlawedRecord
 from hmr.body.model import Body
 from hmr.datasets.annotation import Annotation
 from hmr.types import BodyParams, Labelled, Renderer, Sample, Truth
@@ -52,12 +53,17 @@ def body_params(annotation: Annotation, bodies: Mapping[str, Body]) -> tuple[Bod
 
 
 def params_at_origin(annotation: Annotation, bodies: Mapping[str, Body]) -> tuple[BodyParams, Body]:
-    """The same with zero translation, for root-relative errors."""
+    """The same with zero translation, for root-relative errors.
+
+    Raises FlawedRecord if the annotation is incomplete, and ValueError if `bodies` lacks the model.
+    """
     fit = annotation.smpl
     if fit is None or fit.betas is None:
-        raise ValueError(f"{annotation.name} has no {'SMPL parameters' if fit is None else 'betas'}")
+        missing = "SMPL parameters" if fit is None else "betas"
+        raise FlawedRecord(f"{annotation.name} has no {missing}", f"no {missing}")
     if fit.gender is None:
-        raise ValueError(f"{annotation.name} does not have the gender of the body that its betas belong to")
+        missing = "the gender of the body that its betas belong to"
+        raise FlawedRecord(f"{annotation.name} does not have {missing}", f"without {missing}")
     if fit.gender not in bodies:
         given = ", ".join(sorted(bodies)) or "none"
         raise ValueError(

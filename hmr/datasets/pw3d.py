@@ -11,6 +11,7 @@ The frames are those of the 3DPW challenge (aymenmir1/3dpw-eval, `evaluate.py`):
 (`campose_valid`) and at least six 2D joints were detected (`poses2d` is not all zero). The challenge compares SMPL's 24
 joints of gendered bodies relative to joint 0. SPIN and HMR2 also select frames by the camera, but regress the joints of
 Human3.6M. The box is SPIN's: a square around the detected joints, 1.2 times their extent.
+Joints far from the image are ignored (hmr/datasets/flaws.py).
 
 Left out: clothed templates, textures, and the 60 Hz poses, which have no images.
 """
@@ -30,13 +31,14 @@ from common.files import PathLike
 from common.validate import image_size, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
+    Dropped,
     Gender,
     Joints,
     Keypoints,
     Placement,
     SmplFit,
     Source,
-    box_of_xyxy,
+    annotated_or_dropped,
     gender_of,
     pinhole,
     strings,
@@ -44,8 +46,9 @@ from hmr.datasets.annotation import (
     tensor,
     to_camera_frame,
 )
+from hmr.datasets.flaws import box_of_keypoints
 from hmr.datasets.joints import PW3D18, SMPL24
-from hmr.types import Box, Camera
+from hmr.types import Camera
 
 __all__ = ["PW3D", "read_pw3d"]
 
@@ -69,7 +72,7 @@ class _Actor:
     gender: Gender
 
 
-def read_pw3d(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_pw3d(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without sequences or images, and ValueError for a pickle of another layout."""
     folder = Path(folder)
     files = sorted((folder / "sequenceFiles" / split).glob("*.pkl"))
@@ -81,7 +84,7 @@ def read_pw3d(folder: PathLike, split: str) -> Iterator[Annotation]:
         yield from _sequence(folder, path, content)
 
 
-def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation]:
+def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation | Dropped]:
     names = strings(content["sequence"])  # a string or an array of one
     if len(names) != 1:
         raise ValueError(f"sequence of {path} holds {len(names)} names, not one")
@@ -97,7 +100,8 @@ def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Ann
         for number, actor in enumerate(actors):
             if actor.camera_valid[frame] and actor.keypoints[frame].any():
                 image = f"{images}/image_{frame:05d}.jpg"
-                yield _annotation(image, str(number), actor, frame, extrinsics, camera)
+                person = str(number)
+                yield annotated_or_dropped(_annotation, image, person, actor, frame, extrinsics, camera)
 
 
 def _actor(content: dict[str, Any], actor: int, frames: int, path: Path) -> _Actor:
@@ -141,23 +145,16 @@ def _annotation(
         actor.betas,
         Placement.of_world(tensor(actor.trans_world_m[frame]), tensor(cam_from_world)),
     )
-    xyc = actor.keypoints[frame].T
+    xyc, size = actor.keypoints[frame].T, (camera.width, camera.height)
     return Annotation(
         image,
         person,
-        _box(xyc, f"{image}#{person}"),
+        box_of_keypoints(xyc, size, f"poses2d of {image}#{person}").square(BOX_SCALE),
         camera,
         fit,
         (Joints(SMPL24, joints, torch.ones(24, dtype=torch.bool), "camera"),),
         (Keypoints(PW3D18, tensor(xyc[:, :2]), tensor(xyc[:, 2]).clamp(0, 1)),),
     )
-
-
-def _box(xyc: np.ndarray, name: str) -> Box:
-    detected = xyc[xyc[:, 2] > 0, :2]
-    if len(detected) == 0:
-        raise ValueError(f"{name}: poses2d has positions but no confidence above 0")
-    return box_of_xyxy((*detected.min(axis=0), *detected.max(axis=0)), f"poses2d of {name}").square(BOX_SCALE)
 
 
 PW3D = Source(

@@ -31,11 +31,13 @@ from common.files import PathLike
 from common.validate import floats, members, numbers, read_json, records
 from hmr.datasets.annotation import (
     Annotation,
+    Dropped,
     Joints,
     Keypoints,
     Placement,
     SmplFit,
     Source,
+    annotated_or_dropped,
     box_of_xywh,
     gender_of,
     pinhole,
@@ -58,7 +60,7 @@ _PERSON = {
 }  # fmt: skip
 
 
-def read_pw3d_coco(folder: PathLike, split: str) -> Iterator[Annotation]:
+def read_pw3d_coco(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
     """Raises FileNotFoundError without the annotation file, and ValueError for a record of another layout."""
     folder = Path(folder)
     path = folder / "annotations" / _FILES[split]
@@ -70,13 +72,13 @@ def read_pw3d_coco(folder: PathLike, split: str) -> Iterator[Annotation]:
     return islice(people, 0, None, 10) if split == "test-10th" else people
 
 
-def _people(content: dict[str, Any], images: dict[Any, Any], path: Path) -> Iterator[Annotation]:
+def _people(content: dict[str, Any], images: dict[Any, Any], path: Path) -> Iterator[Annotation | Dropped]:
     for where, person in records(content, "annotations", "annotation", _PERSON, path):
         if person["image_id"] not in images:
             raise ValueError(f"{where} belongs to image {person['image_id']}, which the file does not list")
-        image = images[person["image_id"]]
-        if _large_enough(person["bbox"], image, where):
-            yield _annotation(image, person, where)
+        record = annotated_or_dropped(_annotation, images[person["image_id"]], person, where)
+        if record is not None:
+            yield record
 
 
 def _large_enough(bbox: Any, image: dict[str, Any], where: str) -> bool:
@@ -87,7 +89,10 @@ def _large_enough(bbox: Any, image: dict[str, Any], where: str) -> bool:
     return bool(inside_x >= MIN_BOX_PX and inside_y >= MIN_BOX_PX)
 
 
-def _annotation(image: dict[str, Any], person: dict[str, Any], where: str) -> Annotation:
+def _annotation(image: dict[str, Any], person: dict[str, Any], where: str) -> Annotation | None:
+    """None for a person with too small a box."""
+    if not _large_enough(person["bbox"], image, where):
+        return None
     lens = members(image["cam_param"], {"focal": list, "princpt": list}, f"cam_param of {where}")
     smpl_m = tensor(_smpl_joints_m(person["smpl_joint_cam"], where))
     h36m_m = numbers(person["h36m_joints"], (17, 3), f"h36m_joints of {where}")

@@ -8,7 +8,7 @@ import pytest
 from hmr.datasets.annotated_set import read_annotations
 from hmr.datasets.sources import SOURCES
 from tests.command import call
-from tests.hmr.datasets.layouts import coco, pw3d, write_json
+from tests.hmr.datasets.layouts import coco, coco_records, pw3d, write_json
 
 
 def test_a_set_is_prepared(tmp_path: Path, monkeypatch, capsys):
@@ -23,6 +23,19 @@ def test_a_set_is_prepared(tmp_path: Path, monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "data", "prepare", "coco", *words, "--json")
     assert code == 0
     assert json.loads(out)["count"] == 1
+
+
+def test_dropped_records_are_reported_by_reason(tmp_path: Path, monkeypatch, capsys):
+    split, content = coco(tmp_path), coco_records()
+    content["annotations"].append({**content["annotations"][0], "id": 10, "bbox": [4.0, 4.0, 9.0, 0.0]})
+    content["annotations"][0]["keypoints"][3] = 1_000_000
+    write_json(tmp_path / "annotations" / "person_keypoints_val2017.json", content)
+    words = ("data", "prepare", "coco", tmp_path, "--split", split, "--out", tmp_path / "set")
+    code, _, err = call(monkeypatch, capsys, *words)
+    assert code == 0
+    assert "1 people in" in err
+    assert "1 records dropped: box without width or height\n" in err
+    assert "1 keypoints ignored: far from the image or not finite\n" in err
 
 
 def test_every_source_is_in_the_help(monkeypatch, capsys):

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from eval.benchmark.prepared_sets import PROTOCOLS, AnnotatedReport, EvaluationBodies, evaluate_annotated
 from hmr.body.model import Body
-from hmr.datasets.annotated_set import prepare
+from hmr.datasets.annotated_set import ANNOTATIONS, prepare
 from hmr.datasets.annotation import Annotation, Joints, Keypoints, Source
 from hmr.datasets.joints import COCO17, H36M17, HMR2_44, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
 from hmr.datasets.protocols import regress
@@ -203,6 +205,20 @@ def test_people_without_a_joint_of_the_protocol_are_left_out(tmp_path: Path, bod
     prepared = _set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, torch.zeros(24, 3), known),)})
     with pytest.raises(ValueError, match=r"no person in .* has all joints of 3dpw-24 or COCO keypoints"):
         _evaluate(prepared, EvaluationBodies(body, {}))
+
+
+def test_records_that_cannot_be_used_are_counted_and_the_rest_is_evaluated(
+    tmp_path: Path, body: Body
+) -> None:
+    """A set of an earlier version, which kept such records."""
+    true_m = body.joints(Statue().params)[0]
+    prepared = _set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, true_m),)})
+    rows = pq.read_table(prepared / "annotations.parquet").to_pylist()
+    rows[0]["box"] = [0.0, 0.0, 1.2e6, 1.2e6]
+    pq.write_table(pa.Table.from_pylist(rows, ANNOTATIONS), prepared / "annotations.parquet")
+    report = _evaluate(prepared, EvaluationBodies(body, {}))
+    assert (report.people, report.people_in_space) == (PEOPLE, PEOPLE - 1)
+    assert report.to_json()["dropped"] == {"box more than 4 times as large as the image": 1}
 
 
 def test_people_without_annotations_are_not_posed(

@@ -33,13 +33,21 @@ def test_limbs_of_both_conventions_have_the_same_names():
         assert COCO17.joints[coco] == SMPL24.joints[smpl]
 
 
-@pytest.mark.parametrize("key", ["keypoints", "bbox", "iscrowd"])
+@pytest.mark.parametrize("key", ["keypoints", "bbox"])
 def test_missing_and_found_keys_are_named(tmp_path, key):
     """A file of boxes (instances_val2017.json) has no keypoints."""
     content = coco_records()
     del content["annotations"][2][key]
     with pytest.raises(ValueError, match=rf"annotation 2 of .* lacks {key}; it holds area, "):
         list(read_coco_keypoints(written(tmp_path, content), "val2017"))
+
+
+def test_a_record_without_iscrowd_is_a_person(tmp_path):
+    """Converters of other data sets leave the member out."""
+    content = coco_records()
+    del content["annotations"][0]["iscrowd"]
+    (person,) = read_coco_keypoints(written(tmp_path, content), "val2017")
+    assert person.person == "7"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,6 @@ def image_with(**changes: object) -> dict[str, object]:
         ("betas", [0.0] * 9, r"betas of annotation 0 of .* has shape \(9,\), not \(10,\)"),
         ("thetas", "none", r"thetas of annotation 0 of .* is of type str, not list"),
         ("smpl_joints", [[0.0], [0.0, 1.0]], r"smpl_joints of annotation 0 of .* is not an array of numbers"),
-        ("bbox", [3.0, 4.0, 0.0, 10.0], r"bbox of annotation 0 of .* is not a box"),
         ("image_id", 77, r"annotation 0 of .* belongs to another image"),
     ],
 )

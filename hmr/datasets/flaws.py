@@ -1,0 +1,126 @@
+"""Flaws of single records: coordinates far from the image, and values that are not finite.
+
+Detectors and annotation tools write a wrong coordinate now and then. One keypoint at x = 1e6 makes a box, and with it a
+crop, that does not fit in memory. Keypoints far from the image are ignored; a record whose box or body cannot be used
+raises `FlawedRecord`, and is dropped and counted by its reason (hmr/datasets/annotated_set.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from common.validate import NOT_FINITE, FlawedRecord
+from hmr.datasets.annotation import Annotation, Keypoints, box_of_xyxy
+from hmr.types import Box
+
+__all__ = ["Flaws", "box_of_keypoints", "ignored_keypoints", "usable"]
+
+NO_KEYPOINT = "no keypoint with a confidence above 0 near the image"
+# Both in longer sides of the image. A person close to the camera extends beyond the image, but not farther than this.
+MAX_DISTANCE = 1.0
+MAX_BOX = 4.0  # (1 + 2 * MAX_DISTANCE), times the enlargement of a box around keypoints
+
+
+@dataclass
+class Flaws:
+    """Counts of records that were dropped, by reason, and of keypoints that were ignored."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    ignored_keypoints: int = 0
+
+    def drop(self, reason: str) -> None:
+        self.dropped[reason] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {"dropped": dict(self.dropped), "ignored_keypoints": self.ignored_keypoints}
+
+    @staticmethod
+    def of_json(content: Mapping[str, Any]) -> Flaws:
+        """None, for a set of an earlier version, which has no counts."""
+        return Flaws(Counter(content.get("dropped", {})), content.get("ignored_keypoints", 0))
+
+    def lines(self) -> list[str]:
+        """One line per reason, the most frequent first."""
+        lines = [f"{count} records dropped: {reason}" for reason, count in self.dropped.most_common()]
+        if self.ignored_keypoints:
+            lines.append(f"{self.ignored_keypoints} keypoints ignored: far from the image or not finite")
+        return lines
+
+
+def box_of_keypoints(xyc: Float[np.ndarray, "joints 3"], size: tuple[int, int], what: str) -> Box:
+    """The box around the keypoints (x, y, confidence) with a confidence above 0, without those far from the image."""
+    usable_px = xyc[(xyc[:, 2] > 0) & _near(xyc[:, :2], size), :2]
+    if len(usable_px) == 0:
+        raise FlawedRecord(f"{what} has {NO_KEYPOINT}", NO_KEYPOINT)
+    return box_of_xyxy((*usable_px.min(axis=0), *usable_px.max(axis=0)), what)
+
+
+def usable(annotation: Annotation, size: tuple[int, int]) -> Annotation:
+    """The annotation, with confidence and position 0 for keypoints far from an image of this size or not finite.
+
+    Raises FlawedRecord if the box is outside the image or more than `MAX_BOX` times as large, if a value of the camera,
+    the body or a known joint is not finite, or if nothing is left but ignored keypoints.
+    """
+    _check_box(annotation, size)
+    if not all(bool(values.isfinite().all()) for values in _values(annotation)):
+        raise FlawedRecord(f"{annotation.name} has {NOT_FINITE}", NOT_FINITE)
+    keypoints = tuple(_without_far(each, size) for each in annotation.keypoints)
+    left = annotation.smpl or annotation.joints or any(each.confidence.any() for each in keypoints)
+    if not left and ignored_keypoints(annotation.keypoints, keypoints):
+        raise FlawedRecord(f"{annotation.name} has {NO_KEYPOINT}", NO_KEYPOINT)
+    return dataclasses.replace(annotation, keypoints=keypoints)
+
+
+def ignored_keypoints(before: Sequence[Keypoints], after: Sequence[Keypoints]) -> int:
+    """How many keypoints have lost their confidence."""
+    pairs = zip(before, after, strict=True)
+    return sum(int((one.confidence != other.confidence).sum()) for one, other in pairs)
+
+
+def _check_box(annotation: Annotation, size: tuple[int, int]) -> None:
+    box, (width, height) = annotation.box, size
+    if not np.isfinite(astuple(box)).all():
+        reason = NOT_FINITE
+    elif box.side > MAX_BOX * max(size):
+        reason = f"box more than {MAX_BOX:g} times as large as the image"
+    elif box.x1 <= 0 or box.y1 <= 0 or box.x0 >= width or box.y0 >= height:
+        reason = "box outside the image"
+    else:
+        return
+    raise FlawedRecord(f"{annotation.name}: {reason}, {astuple(box)}", reason)
+
+
+def _values(annotation: Annotation) -> list[Tensor]:
+    """The values that must be finite: the joints that are known, the camera and the fitted body."""
+    values = [joints.positions_m[joints.known] for joints in annotation.joints]
+    if annotation.camera is not None:
+        values.append(torch.tensor(astuple(annotation.camera)))
+    if (fit := annotation.smpl) is not None:
+        values += [fit.global_orient, fit.body_pose]
+        values += [] if fit.betas is None else [fit.betas]
+        values += [] if fit.placement is None else [fit.placement.turn, fit.placement.offset_m]
+    return values
+
+
+def _without_far(keypoints: Keypoints, size: tuple[int, int]) -> Keypoints:
+    near = torch.from_numpy(_near(keypoints.positions_px.numpy(), size)) & keypoints.confidence.isfinite()
+    if bool(near.all()):
+        return keypoints
+    confidence, positions_px = keypoints.confidence.clone(), keypoints.positions_px.clone()
+    confidence[~near], positions_px[~near] = 0.0, 0.0
+    return dataclasses.replace(keypoints, confidence=confidence, positions_px=positions_px)
+
+
+def _near(points_px: Float[np.ndarray, "joints 2"], size: tuple[int, int]) -> Bool[np.ndarray, " joints"]:
+    """Which points are in the image or at most `MAX_DISTANCE` of its longer side from it; false for NaN."""
+    margin = MAX_DISTANCE * max(size)
+    return ((points_px >= -margin) & (points_px <= np.array(size) + margin)).all(axis=1)
