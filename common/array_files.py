@@ -26,7 +26,7 @@ from zipfile import BadZipFile, ZipExtFile, ZipFile, is_zipfile
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse import coo_matrix, csc_matrix, csr_matrix
 
 from common.files import PathLike
 from common.validate import require
@@ -43,9 +43,10 @@ def read_arrays(path: PathLike, names: Sequence[str]) -> dict[str, NDArray[Any]]
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of arrays at {path}")
-    if path.suffix == ".npz":
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
         return _read_npz(path, names)
-    if path.suffix == ".pkl":
+    if suffix == ".pkl":
         content = restricted_load(path)
         require(content, names, str(path))
         return {name: np.asarray(content[name]) for name in names}
@@ -173,8 +174,8 @@ class _Dtype(_Stub):
 
 
 class _Array(_Stub):
-    """`numpy.ndarray`. Its state is (version, shape, dtype, column-major, bytes), with a list in place of the bytes for
-    an object array."""
+    """`numpy.ndarray` or `numpy.matrix`. Its state is (version, shape, dtype, column-major, bytes), with a list in
+    place of the bytes for an object array."""
 
     def array(self) -> Any:
         _, shape, dtype, column_major, data = self.state
@@ -182,6 +183,18 @@ class _Array(_Stub):
             return _objects(shape, data)
         flat = np.frombuffer(_bytes(data), dtype.dtype())
         return flat.reshape(shape, order="F" if column_major else "C").copy()
+
+
+class _FromBuffer(_Stub):
+    """`numpy.core.numeric._frombuffer(bytes, dtype, shape, order, axis_order)`, an array of protocol 5. The last
+    argument, of numpy 2.4, goes with order "K": the order of the axes of the array whose bytes these are."""
+
+    def array(self) -> NDArray[Any]:
+        data, dtype, shape, order, *axes = self.args
+        flat = np.frombuffer(data, dtype.dtype())
+        if order == "K":
+            return flat.reshape(shape).transpose(*axes).copy()
+        return flat.reshape(shape, order=order).copy()
 
 
 def _objects(shape: tuple[int, ...], items: list[Any]) -> Any:
@@ -215,20 +228,36 @@ class _ChumpySelect(_Stub):
 
 
 class _CscMatrix(_Stub):
-    """`scipy.sparse.csc_matrix`, whose attribute `shape` was later renamed to `_shape`."""
+    """`scipy.sparse.csc_matrix` or `csc_array`."""
 
     build = csc_matrix
 
     def array(self) -> NDArray[Any]:
         state = _to_arrays(self.state)
-        shape = state["_shape"] if "_shape" in state else state["shape"]
-        matrix = self.build((state["data"], state["indices"], state["indptr"]), shape=shape)
+        parts = (state["data"], state["indices"], state["indptr"])
+        matrix = self.build(parts, shape=_sparse_shape(state))
         matrix.check_format(full_check=True)  # toarray() does not check its indices
         return matrix.toarray()
 
 
 class _CsrMatrix(_CscMatrix):
     build = csr_matrix
+
+
+class _CooMatrix(_Stub):
+    """`scipy.sparse.coo_matrix` or `coo_array`, whose attributes `row` and `col` were later one, `coords`."""
+
+    def array(self) -> NDArray[Any]:
+        state = _to_arrays(self.state)
+        row, col = state["coords"] if "coords" in state else (state["row"], state["col"])
+        return coo_matrix(
+            (state["data"], (row, col)), shape=_sparse_shape(state)
+        ).toarray()  # checks the indices
+
+
+def _sparse_shape(state: dict[str, Any]) -> Any:
+    """The attribute `shape`, which was later renamed to `_shape`."""
+    return state["_shape"] if "_shape" in state else state["shape"]
 
 
 class _Reconstruct(_Stub):
@@ -255,12 +284,19 @@ _ALLOWED = {
     ("__builtin__", "set"): set,  # an attribute of chumpy's objects
     ("builtins", "set"): set,
     ("_codecs", "encode"): codecs.encode,  # Python 3 pickles bytes with it in protocol 2
+    ("collections", "OrderedDict"): dict,
     ("numpy", "ndarray"): _Array,
+    **{(module, "matrix"): _Array for module in ("numpy", "numpy.matrixlib.defmatrix")},
     ("numpy", "dtype"): _Dtype,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer for core in ("core", "_core")},
     **{(f"scipy.sparse.{module}", "csc_matrix"): _CscMatrix for module in ("csc", "_csc")},
     **{(f"scipy.sparse.{module}", "csr_matrix"): _CsrMatrix for module in ("csr", "_csr")},
+    **{(f"scipy.sparse.{module}", "coo_matrix"): _CooMatrix for module in ("coo", "_coo")},
+    ("scipy.sparse._csc", "csc_array"): _CscMatrix,
+    ("scipy.sparse._csr", "csr_array"): _CsrMatrix,
+    ("scipy.sparse._coo", "coo_array"): _CooMatrix,
 }
 
 

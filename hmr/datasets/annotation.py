@@ -243,14 +243,14 @@ def ten_betas(values: Any, what: str) -> Float[Tensor, "10"]:
 
 
 def split_file(folder: PathLike, split: str) -> Path:
-    """FOLDER/SPLIT.npz. Raises FileNotFoundError, with the names of the npz files in the folder."""
+    """FOLDER/SPLIT.npz, or .NPZ. Raises FileNotFoundError, with the names of the npz files in the folder."""
     folder = Path(folder)
-    path = folder / f"{split}.npz"
-    if path.is_file():
-        return path
-    found = ", ".join(sorted(file.stem for file in folder.glob("*.npz"))) or "none"
+    files = {file.stem: file for file in folder.glob("*.[nN][pP][zZ]") if file.is_file()}
+    if split in files:
+        return files[split]
+    found = ", ".join(sorted(files)) or "none"
     raise FileNotFoundError(
-        f"there is no {path.name} in {folder}; the npz files there, each a split: {found}"
+        f"there is no {split}.npz in {folder}; the npz files there, each a split: {found}"
     )
 
 

@@ -112,7 +112,7 @@ def load_regressor(path: PathLike) -> Float[Tensor, "joints vertices"]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no joint regressor at {path}")
-    regressor = restricted_array(path) if path.suffix == ".pkl" else _read_npy(path)
+    regressor = restricted_array(path) if path.suffix.lower() == ".pkl" else _read_npy(path)
     known = {len(joints): name for joints, name in REGRESSOR_FILES.items()}
     if regressor.ndim != 2 or len(regressor) not in known:
         allowed = " or ".join(f"({joints}, vertices) of {name}" for joints, name in known.items())

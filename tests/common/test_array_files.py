@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +124,48 @@ def test_every_protocol_gives_the_same_arrays(tmp_path: Path, protocol: int) -> 
     assert loaded["genders"] == ["m"]
 
 
+PLAIN = np.arange(24.0).reshape(2, 3, 4)
+SPARSE = np.array([[0.0, 2.0, 0.0], [3.0, 0.0, 4.0]])
+WRITTEN = {
+    "rows": (PLAIN, PLAIN),
+    "columns": (np.asfortranarray(PLAIN), PLAIN),
+    "turned axes": (PLAIN.transpose(1, 2, 0), PLAIN.transpose(1, 2, 0)),
+    "every other": (PLAIN[:, ::2], PLAIN[:, ::2]),
+    "read only": (np.frombuffer(b"1234", np.uint8), np.array([49, 50, 51, 52])),
+    "big-endian": (np.arange(3, dtype=">i4"), np.arange(3)),
+    "words": (np.array(["a", "bc"]), np.array(["a", "bc"])),
+    "number": (np.float64(3), np.array(3.0)),
+    "matrix": (SPARSE.view(np.matrix), SPARSE),
+    **{
+        f"{kind}_{wrapper}": (getattr(scipy.sparse, f"{kind}_{wrapper}")(SPARSE), SPARSE)
+        for kind in ("coo", "csc", "csr")
+        for wrapper in ("matrix", "array")
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_arrays_of_every_protocol(tmp_path: Path, protocol: int, name: str) -> None:
+    written, expected = WRITTEN[name]
+    path = tmp_path / "arrays.pkl"
+    path.write_bytes(pickle.dumps(OrderedDict(x=written, inner=OrderedDict(y=[written])), protocol=protocol))
+    loaded = restricted_load(path)
+    assert (list(loaded), type(loaded["inner"])) == (["x", "inner"], dict)
+    for value in (loaded["x"], loaded["inner"]["y"][0]):
+        assert type(value) is np.ndarray
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_attributes_of_older_scipy(tmp_path: Path) -> None:
+    """Before scipy 1.13 a coo matrix had `row` and `col`."""
+    matrix = scipy.sparse.coo_matrix(SPARSE)
+    row, col = matrix.__dict__.pop("coords")
+    matrix.__dict__.update(row=row, col=col)
+    loaded = restricted_load(_written(tmp_path / "old.pkl", {"x": matrix}))
+    np.testing.assert_array_equal(loaded["x"], SPARSE)
+
+
 class Calls:
     """Pickles into a call of `function`."""
 
@@ -139,6 +182,8 @@ class Calls:
         (os.system, "touch {}", "system"),
         (builtins.eval, "open({!r}, 'w')", "eval"),
         (builtins.getattr, "{}", "getattr"),
+        (np.frombuffer, "{}", "frombuffer"),
+        (np.matrix, "{}", "not a pickle of plain arrays"),
         (np.save, "{}", "numpy.save"),
         (np.load, "{}", "numpy.load"),
         (operator.attrgetter, "{}", "attrgetter"),
@@ -150,9 +195,11 @@ def test_a_function_in_a_pickle_is_named_and_never_called(
 ) -> None:
     trace = tmp_path / "trace"
     path = tmp_path / "hostile.pkl"
-    path.write_bytes(pickle.dumps({"v_template": Calls(function, argument.format(str(trace)))}))
-    with pytest.raises(ValueError, match=refused):
-        restricted_load(path)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        content = OrderedDict(v_template=Calls(function, argument.format(str(trace))))
+        path.write_bytes(pickle.dumps(content, protocol=protocol))
+        with pytest.raises(ValueError, match=refused):
+            restricted_load(path)
     assert not trace.exists()
 
 
@@ -163,9 +210,31 @@ def test_a_function_in_a_pickle_is_named_and_never_called(
         b"cnumpy\nndarray\n(I1\ntS'O'\n\x86R",  # the constructor, with dtype object
         b"cnumpy\nndarray\n}S'array'\nNsb",  # sets an attribute of the class
         b"c_codecs\nencode\n}S'x'\nI1\nsb",  # or of an allowed function
+        b"ccollections\nOrderedDict\n}S'get'\nNsb",  # sets an attribute of the class
+        b"ccollections\nOrderedDict\n)R}S'get'\nNsb",  # or of an instance
+        b"ccollections\nOrderedDict\n(I3\ntR",
+        b"cnumpy\nmatrix\n(I1\ntR",  # no state
+        b"cnumpy.core.numeric\n_frombuffer\n(S'aaaaaaaa'\ncnumpy\ndtype\n(S'O8'\nI0\nI1\ntR(I1\ntS'C'\ntR",
+        b"cnumpy.core.numeric\n_frombuffer\n(S'aaaaaaaa'\ncnumpy\ndtype\n(S'f8'\nI0\nI1\ntR(I9\ntS'C'\ntR",
+        b"cnumpy.core.numeric\n_frombuffer\n(c__builtin__\nset\ncnumpy\ndtype\n(S'f8'\nI0\nI1\ntR(I1\ntS'C'\ntR",
+        b"cscipy.sparse.coo\ncoo_matrix\n(I3\ntR",  # no state
         b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\nI0\nI1\ntRS'aaaaaaaa'\ntR",
     ],
-    ids=["reconstructor", "constructor", "class", "function", "objects-of-bytes"],
+    ids=[
+        "reconstructor",
+        "constructor",
+        "class",
+        "function",
+        "ordered-class",
+        "ordered-instance",
+        "ordered-number",
+        "matrix",
+        "buffer-of-objects",
+        "buffer-too-short",
+        "buffer-of-a-class",
+        "coo",
+        "objects-of-bytes",
+    ],
 )
 def test_allowed_names_cannot_be_misused(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "misused.pkl"
@@ -178,10 +247,11 @@ def test_allowed_names_cannot_be_misused(tmp_path: Path, body: bytes) -> None:
 
 
 def test_sparse_indices_outside_the_matrix_are_refused(tmp_path: Path) -> None:
-    matrix = scipy.sparse.csc_matrix(np.eye(3))
-    matrix.indices[0] = 1_000_000
-    with pytest.raises(ValueError, match="not a pickle of plain arrays"):
-        restricted_load(_written(tmp_path / "outside.pkl", {"J_regressor": matrix}))
+    csc, coo = scipy.sparse.csc_matrix(np.eye(3)), scipy.sparse.coo_matrix(np.eye(3))
+    csc.indices[0] = coo.coords[1][0] = 1_000_000
+    for matrix in (csc, coo):
+        with pytest.raises(ValueError, match="not a pickle of plain arrays"):
+            restricted_load(_written(tmp_path / "outside.pkl", {"J_regressor": matrix}))
 
 
 def _written(path: Path, content: object) -> Path:
@@ -227,6 +297,14 @@ def test_damaged_npz(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"damaged\.npz"):
         read_arrays(path, ["f"])
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    np.savez(tmp_path / "body.npz", f=np.eye(3))
+    (tmp_path / "body.npz").rename(tmp_path / "BODY.NPZ")
+    _written(tmp_path / "BODY.PKL", {"f": np.eye(3)})
+    for name in ("BODY.NPZ", "BODY.PKL"):
+        np.testing.assert_array_equal(read_arrays(tmp_path / name, ["f"])["f"], np.eye(3))
 
 
 def test_other_files(tmp_path: Path) -> None:
