@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.console import print_json, print_message, stages
-from cli.options import MODELS, BodyFile, Json, PolicyDir, Seed, output_folder
+from cli.options import MODELS, BodyFile, Device, Json, Out, PolicyDir, Seed, output_folder
 
 if TYPE_CHECKING:
     from eval.benchmark.prepared_sets import AnnotatedReport, EvaluationBodies
@@ -97,6 +97,7 @@ def prepare(
 def evaluate(
     prepared: Annotated[Path, typer.Argument(help="Folder written by `meshcritic data prepare`.")],
     policy: PolicyDir = None,
+    device: Device = "cpu",
     body: BodyFile = None,
     bodies: GenderedBodies = None,
     regressor: Regressor = None,
@@ -105,21 +106,26 @@ def evaluate(
         int | None, typer.Option(min=1, help="Use only the first people, up to this number. Default: all.")
     ] = None,
     seed: Seed = 0,
+    out: Out = Path("runs/data-evaluate"),
     as_json: Json = False,
 ) -> None:
     """Evaluate a policy on a prepared data set.
 
-    Reports MPJPE and PA-MPJPE in mm by the protocol of the data set, and PCK if there are COCO keypoints.
+    Reports MPJPE and PA-MPJPE in mm by the protocol of the data set, and PCK if there are COCO keypoints. Writes
+    summary.json and, with one row per person, people.jsonl.
 
     Example: `meshcritic data evaluate data/prepared/coco-val --samples 20`
     """
+    from common.fingerprint import file_digest
+    from common.validate import read_json
     from eval.benchmark.prepared_sets import evaluate_annotated
+    from hmr.body.model import EMBEDDED_BODY
     from hmr.policy.checkpoint import load_policy
 
-    evaluation_bodies = _load_bodies(body, bodies or (), regressor)
+    model, evaluation_bodies = load_policy(policy, device), _load_bodies(body, bodies or (), regressor)
     with stages() as stage:
         report = evaluate_annotated(
-            load_policy(policy),
+            model,
             prepared,
             evaluation_bodies,
             num_samples=samples,
@@ -127,10 +133,19 @@ def evaluate(
             stage=stage,
             limit=limit,
         )
+    digests = {
+        "policy": model.digest(),
+        "body": file_digest(body or EMBEDDED_BODY),
+        "data": read_json(prepared / "set.json", ("digest",))["digest"],
+    }
+    details = {**digests, "samples": samples, "seed": seed}
+    report.write(out, details)
     if as_json:
-        print_json({**report.to_json(), "samples": samples, "seed": seed})
-    else:
-        _print_report(report)
+        print_json({**report.to_json(), **details})
+        return
+    _print_report(report)
+    named = ", ".join(f"{name} {value}" for name, value in digests.items())
+    print_message(f"{named}; errors of each person in {out / 'people.jsonl'}")
 
 
 def _load_bodies(body: Path | None, bodies: Sequence[str], regressor: Path | None) -> EvaluationBodies:

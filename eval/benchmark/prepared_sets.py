@@ -17,6 +17,7 @@ those of `eval/benchmark/protocol.py`. Left out: PVE, which would need the gende
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.files import PathLike
+from common.files import PathLike, write_text
 from common.progress import Stage
 from common.validate import FlawedRecord, read_json
 from eval.benchmark.protocol import Policy, noise_generator
@@ -82,10 +83,19 @@ class AnnotatedReport:
     people_in_space: int  # with every joint of the protocol
     people_in_image: int  # with COCO keypoints
     flaws: Flaws  # of the people that are left out
+    per_person: tuple[Mapping[str, Any], ...]  # one row per person that was compared, in the order of the set
 
     def to_json(self) -> dict[str, Any]:
-        numbers = {name: value for name, value in vars(self).items() if name != "flaws"}
+        """Without the rows of the people."""
+        left_out = ("flaws", "per_person")
+        numbers = {name: value for name, value in vars(self).items() if name not in left_out}
         return {**numbers, **self.flaws.to_json()}
+
+    def write(self, folder: Path, details: Mapping[str, Any]) -> None:
+        """summary.json (`to_json` and `details`) and people.jsonl (one row per person)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "people.jsonl", "".join(json.dumps(row) + "\n" for row in self.per_person))
+        write_text(folder / "summary.json", json.dumps({**self.to_json(), **details}, indent=1))
 
 
 def evaluate_annotated(
@@ -132,6 +142,7 @@ def evaluate_annotated(
         people_in_space=len(errors),
         people_in_image=len(in_image),
         flaws=flaws,
+        per_person=tuple(person.row() for person in measured),
     )
 
 
@@ -139,6 +150,8 @@ def evaluate_annotated(
 class _Truth:
     """What a record has to compare with; at least one of `joints_m` and `limbs`."""
 
+    image: str
+    person: str
     joints_m: Float[Tensor, "joints 3"] | None  # in the protocol's convention
     limbs: Keypoints | None
     side_px: float
@@ -148,8 +161,19 @@ class _Truth:
 class _Measured:
     """Errors of one person by metric and reduction, and the limbs in the image."""
 
+    truth: _Truth
     errors_mm: dict[str, dict[str, float]] | None
     limbs: _ProjectedLimbs | None
+
+    def row(self) -> dict[str, Any]:
+        limbs = None if self.limbs is None else self.limbs.errors_px()
+        return {
+            "image": self.truth.image,
+            "person": self.truth.person,
+            "errors_mm": self.errors_mm,
+            "limbs_px": limbs,
+            "box_side_px": self.truth.side_px,
+        }
 
 
 def _truth(
@@ -171,7 +195,7 @@ def _truth(
         raise FlawedRecord(
             f"{annotation.name} has nothing to compare with", f"without {joints}COCO keypoints"
         )
-    return _Truth(joints_m, limbs, annotation.box.side)
+    return _Truth(annotation.image, annotation.person, joints_m, limbs, annotation.box.side)
 
 
 def _measure(
@@ -181,9 +205,12 @@ def _measure(
     protocol: JointProtocol | None,
     bodies: EvaluationBodies,
 ) -> _Measured:
-    in_space = protocol is not None and truth.joints_m is not None
+    errors_mm = None
+    if protocol is not None and truth.joints_m is not None:
+        errors_mm = _errors(params, truth.joints_m, protocol, bodies)
     return _Measured(
-        _errors(params, truth.joints_m, protocol, bodies) if in_space else None,
+        truth,
+        errors_mm,
         None if truth.limbs is None else _in_image(sample, truth.limbs, truth.side_px, params, bodies.body),
     )
 
@@ -265,6 +292,11 @@ class _ProjectedLimbs:
     true_px: Float[Tensor, "limbs 2"]
     known: Tensor
     side_px: float
+
+    def errors_px(self) -> list[float | None]:
+        """The distance of each limb, None for those that are not annotated."""
+        distances = (self.pred_px - self.true_px).norm(dim=-1).tolist()
+        return [one if known else None for one, known in zip(distances, self.known.tolist(), strict=True)]
 
 
 def _true_limbs(annotation: Annotation) -> Keypoints | None:

@@ -123,4 +123,4 @@ def _without_far(keypoints: Keypoints, size: tuple[int, int]) -> Keypoints:
 def _near(points_px: Float[np.ndarray, "joints 2"], size: tuple[int, int]) -> Bool[np.ndarray, " joints"]:
     """Which points are in the image or at most `MAX_DISTANCE` of its longer side from it; false for NaN."""
     margin = MAX_DISTANCE * max(size)
-    return ((points_px >= -margin) & (points_px <= np.array(size) + margin)).all(axis=1)
+    return np.all((points_px >= -margin) & (points_px <= np.array(size) + margin), axis=1)

@@ -160,8 +160,9 @@ def test_plain_arrays_of_every_protocol(tmp_path: Path, protocol: int, name: str
 def test_attributes_of_older_scipy(tmp_path: Path) -> None:
     """Before scipy 1.13 a coo matrix had `row` and `col`."""
     matrix = scipy.sparse.coo_matrix(SPARSE)
-    row, col = matrix.__dict__.pop("coords")
-    matrix.__dict__.update(row=row, col=col)
+    attributes = vars(matrix)
+    row, col = attributes.pop("coords")
+    attributes.update(row=row, col=col)
     loaded = restricted_load(_written(tmp_path / "old.pkl", {"x": matrix}))
     np.testing.assert_array_equal(loaded["x"], SPARSE)
 

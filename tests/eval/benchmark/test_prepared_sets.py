@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from common.fingerprint import file_digest
 from eval.benchmark.prepared_sets import PROTOCOLS, AnnotatedReport, EvaluationBodies, evaluate_annotated
-from hmr.body.model import Body
+from hmr.body.model import EMBEDDED_BODY, Body
 from hmr.datasets.annotated_set import ANNOTATIONS, prepare
 from hmr.datasets.annotation import Annotation, Joints, Keypoints, Source
 from hmr.datasets.joints import COCO17, H36M17, HMR2_44, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
 from hmr.datasets.protocols import regress
 from hmr.datasets.sources import SOURCES
+from hmr.policy.checkpoint import load_policy
 from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
 from tests.command import call
 from tests.hmr.datasets.layouts import LAYOUTS, coco, image, spin_pw3d, spin_pw3d_columns
@@ -267,12 +269,29 @@ def test_the_command_evaluates_the_shipped_policy_on_coco(
         )[0]
         == 0
     )
-    code, out, _ = call(monkeypatch, capsys, "data", "evaluate", prepared, "--samples", 2, "--json")
+    code, out, _ = call(
+        monkeypatch, capsys, "data", "evaluate", prepared, "--samples", 2, "--json", "--out", tmp_path / "out"
+    )
     answer = json.loads(out)
     assert code == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == answer
+    assert answer["data"] == json.loads((prepared / "set.json").read_text())["digest"]
+    assert (answer["policy"], answer["body"]) == (load_policy().digest(), file_digest(EMBEDDED_BODY))
+    (person,) = map(json.loads, (tmp_path / "out" / "people.jsonl").read_text().splitlines())
+    assert (person["image"], person["person"]) == ("val2017/000000000139.jpg", "7")
+    known = [error for error in person["limbs_px"] if error is not None]
+    within = np.mean([error <= 0.1 * person["box_side_px"] for error in known])
+    assert answer["pck"]["pck_0.1"] == pytest.approx(within)
     assert answer["people_in_image"] == 1
     assert 0 <= answer["pck"]["pck_0.1"] <= 1
     assert np.isfinite(answer["pck"]["pck_0.05"])
+
+
+def test_an_unavailable_device_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path, "--device", "warp")
+    assert (code, "torch has no device 'warp'" in err) == (2, True)
 
 
 def test_errors_are_one_sentence(
