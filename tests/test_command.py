@@ -247,10 +247,15 @@ def test_predict_reports_a_video(policy, tmp_path, monkeypatch, capsys):
     words = (*words, "--policy", policy, "--out", tmp_path / "o", "--save", "bvh", "--every", 2, "--json")
     code, out, err = call(monkeypatch, capsys, *words)
     assert code == 0
-    assert [person["frame"] for person in json.loads(out)["people"]] == [0, 2]
-    assert json.loads(out)["motions"] == [
-        {"photo": str(tmp_path / "clip.gif"), "files": [str(tmp_path / "o/clip-0.bvh")], "first_frame": 0}
-    ]
+    assert [(person["frame"], person["time_s"]) for person in json.loads(out)["people"]] == [(0, 0), (2, 0.2)]
+    (motion,) = json.loads(out)["motions"]
+    assert motion == {
+        "photo": str(tmp_path / "clip.gif"),
+        "files": [str(tmp_path / "o/clip-0.bvh")],
+        "first_frame": 0,
+        "time_s": 0,
+        "duration_s": 0.3,
+    }
     assert "2 frames processed (0 by an earlier run), people in 2" in err
     assert err.count("focal length 150 px (estimated") == 1
 

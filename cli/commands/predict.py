@@ -165,6 +165,8 @@ class _Summary:
         if outcome.record is None:
             self.answer["failed"].append({**picture, "reason": outcome.reason})
             return
+        if "time_s" in outcome.record:  # of a video frame
+            picture["time_s"] = outcome.record["time_s"]
         for person in outcome.record["people"]:
             entry = {"bbox": person["bbox"], "camera": outcome.record["camera"], "files": person["files"]}
             self.answer["people"].append({**picture, **entry})

@@ -2,7 +2,7 @@
 
     OUT/NAME-0-overlay.png ...     per person (cli.photos.person_files); subfolders of an input folder are kept
     OUT/CLIP-000120-0-overlay.png  per person of a video frame
-    OUT/CLIP-0.bvh                 motion of a person through a video, if `bvh` is among the formats
+    OUT/CLIP-0.glb, CLIP-0.bvh     motion of a person through a video, if the format is among those to write
     OUT/manifest.jsonl             finished items; a second run continues after them
 
 A finished item is computed again if its input file, the models or a setting have changed, or if one of its output files
@@ -26,15 +26,19 @@ from cli.photos.tracks import Tracks
 from common.fingerprint import digest
 from common.jsonl import Manifest, Record
 from common.progress import Stage
-from hmr.body.export import write_bvh
+from hmr.body.export import write_animated_glb, write_bvh
 from hmr.body.model import Body
+from hmr.body.motion import Motion
 from hmr.images.photographs import Photo, load_photo, photo_of
-from hmr.images.videos import Video, open_video
+from hmr.images.videos import Video, VideoFrame, open_video
 from hmr.policy.guidance import DetectionGuidance
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Box, Detector, Renderer, Sample
 
 __all__ = ["Models", "Outcome", "PredictSettings", "Predictor"]
+
+
+MOTIONS: tuple[str, ...] = ("glb", "bvh")  # formats with one file per person of a video
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,14 @@ class Models:
         return digest(
             self.policy.digest(), self.detector.name, *(array.numpy().tobytes() for array in arrays)
         )
+
+
+@dataclass(frozen=True)
+class _Timing:
+    """Of a whole video, known when all its frames have been decoded."""
+
+    num_frames: int
+    times_s: list[float]  # of the processed frames, and at last the end of the video
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,10 @@ class Predictor:
                 done += 1
                 tick(done)
 
-    def _picture(self, source: Source, frame: int | None, read: Callable[[], Photo]) -> Outcome:
+    def _picture(
+        self, source: Source, frame: int | None, read: Callable[[], Photo], **more: float
+    ) -> Outcome:
+        """more: further entries of the record."""
         fingerprint, name = self._fingerprint(source), _name(source, frame)
         if record := self._finished(name, fingerprint):
             return Outcome(source, frame, record, earlier=True)
@@ -117,7 +132,7 @@ class Predictor:
             people, messages = self._people(photo, _title(source, frame))
         except (ValueError, FileNotFoundError) as error:
             return Outcome(source, frame, None, str(error))
-        record = {"name": name, "stamp": fingerprint, "said": messages}
+        record = {"name": name, "stamp": fingerprint, "said": messages, **more}
         record["camera"] = self._describe_camera(photo)
         record["people"] = [
             self._write(f"{name}-{number}", person, source.is_video) for number, person in enumerate(people)
@@ -143,13 +158,17 @@ class Predictor:
         return describe_camera(intrinsics.camera(photo), is_estimated=intrinsics.focal_px is None)
 
     def _write(self, name: str, person: Person, in_video: bool) -> Record:
-        """A BVH motion is written at the end of the video; until then the record of each frame holds the pose."""
-        stem, motion = self.out / name, in_video and "bvh" in self.settings.formats
+        """Motions are written at the end of the video; until then the record of each frame holds the pose."""
+        stem, motion = self.out / name, in_video and self._motion_formats
         stem.parent.mkdir(parents=True, exist_ok=True)
         formats = [kind for kind in self.settings.formats if not (in_video and kind == "bvh")]
         files = save_person(stem, person, self.models.body, self.models.renderer, formats=formats)
         record: Record = {"bbox": person.bbox, "files": [str(path) for path in files]}
         return {**record, "pose": _to_row(person.hypotheses.params[0])} if motion else record
+
+    @property
+    def _motion_formats(self) -> list[str]:
+        return [kind for kind in MOTIONS if kind in self.settings.formats]
 
     def _finished(self, name: str, fingerprint: str) -> Record | None:
         record = self.manifest.find(name, fingerprint)
@@ -161,7 +180,8 @@ class Predictor:
     def _fingerprint(self, source: Source) -> str:
         """Of everything that the item's files depend on. A missing input file is reported by its reader."""
         state = source.path.stat() if source.path.exists() else None
-        return digest(repr((self._inputs, state and (state.st_size, state.st_mtime_ns))))
+        versions = ("with times",) if source.is_video else ()  # earlier records of videos have none
+        return digest(repr((self._inputs, state and (state.st_size, state.st_mtime_ns), *versions)))
 
     # -- videos ----------------------------------------------------------------------------------------------
 
@@ -175,42 +195,59 @@ class Predictor:
             return
         try:
             video = open_video(source.path)
-            count = yield from self._frames(source, video, stage)
+            timing = yield from self._frames(source, video, stage)
         except (ValueError, FileNotFoundError) as error:
             yield Outcome(source, None, None, str(error))
             return
         whole = {"name": source.name, "stamp": fingerprint, "said": [], "people": []}
-        whole |= {"frames": count, "motions": self._motions(source, video.fps, count)}
+        whole |= {"frames": timing.num_frames, "motions": self._motions(source, timing)}
         self.manifest.add(whole)
         yield Outcome(source, None, whole)
 
-    def _frames(self, source: Source, video: Video, stage: Stage) -> Generator[Outcome, None, int]:
-        """Process every n-th frame. Returns the number of frames, which the container only estimates."""
-        every, count = self.settings.every, 0
+    def _frames(self, source: Source, video: Video, stage: Stage) -> Generator[Outcome, None, _Timing]:
+        """Process every n-th frame. Returns what the container only estimates."""
+        every, count, times_s, end_s = self.settings.every, 0, [], 0.0
         steps = -(-video.num_frames // every)
         tick = stage(source.path.name, steps)
         for frame in video.frames():
-            count = frame.index + 1
+            count, end_s = frame.index + 1, frame.time_s + frame.duration_s
             if frame.index % every == 0:
-                yield self._picture(source, frame.index, lambda read=frame.read: photo_of(read()))
+                times_s.append(frame.time_s)
+                yield self._frame(source, frame)
                 tick(min(count // every, steps - 1))
         tick(steps)
-        return count
+        return _Timing(count, [*times_s, end_s])
 
-    def _motions(self, source: Source, fps: float, num_frames: int) -> list[Record]:
-        """Write one BVH file per person of a finished video."""
-        if "bvh" not in self.settings.formats:
+    def _frame(self, source: Source, frame: VideoFrame) -> Outcome:
+        time_s = round(frame.time_s, 6)
+        return self._picture(source, frame.index, lambda: photo_of(frame.read()), time_s=time_s)
+
+    def _motions(self, source: Source, timing: _Timing) -> list[Record]:
+        """Write the motion of each person of a finished video."""
+        if not self._motion_formats:
             return []
         fingerprint, every, tracks = self._fingerprint(source), self.settings.every, Tracks()
-        for step, index in enumerate(range(0, num_frames, every)):
+        for step, index in enumerate(range(0, timing.num_frames, every)):
             people = (self.manifest.find(_name(source, index), fingerprint) or {"people": []})["people"]
             tracks.add(step, [(Box(*person["bbox"]), _from_row(person["pose"])) for person in people])
         motions = []
         for number, track in enumerate(tracks.all):
-            path = self.out / f"{source.name}-{number}.bvh"
-            write_bvh(path, BodyParams.stack(track.poses), self.models.body, fps / every)
-            motions.append({"files": [str(path)], "first_frame": track.first_step * every})
+            times_s = timing.times_s[track.first_step : track.last_step + 2]
+            motion = Motion(BodyParams.stack(track.poses), tuple(times_s[:-1]), times_s[-1])
+            files = self._write_motion(f"{source.name}-{number}", motion)
+            record: Record = {"files": files, "first_frame": track.first_step * every}
+            record |= {"time_s": round(times_s[0], 6), "duration_s": round(motion.duration_s, 6)}
+            motions.append(record)
         return motions
+
+    def _write_motion(self, name: str, motion: Motion) -> list[str]:
+        paths = {kind: self.out / f"{name}.{kind}" for kind in self._motion_formats}
+        if "glb" in paths:
+            write_animated_glb(paths["glb"], motion, self.models.body)
+        if "bvh" in paths:
+            params, fps = motion.resampled()
+            write_bvh(paths["bvh"], params, self.models.body, fps)
+        return [str(path) for path in paths.values()]
 
 
 def _name(source: Source, frame: int | None) -> str:

@@ -1,9 +1,11 @@
 """Writes bodies as OBJ, GLB (with a skeleton) and BVH.
 
+Videos give motions: GLB files with an animation at the times of the frames, and BVH files at a constant rate.
+
 All files have y up and z towards the viewer, so that a person photographed upright stands upright. OBJ and GLB are in
 metres; BVH is in centimetres, as motion-capture programs expect. `cli.photos.hypotheses_file` writes hypotheses as npz.
 
-BVH: Meredith & Maddock, "Motion Capture File Formats Explained", University of Sheffield, CS-01-11. A BVH file has one
+BVH: Meredith & Maddock, "Motion Capture File Formats Explained", University of Sheffield, CS-01-11. A motion has one
 skeleton, which is that of the mean betas. Left out: FBX, which is proprietary, and USD.
 """
 
@@ -21,10 +23,11 @@ from trimesh.exchange.obj import export_obj
 from common.files import PathLike, write_bytes, write_text
 from hmr.body.gltf import skinned_glb
 from hmr.body.model import Body
+from hmr.body.motion import Motion
 from hmr.body.skeleton import UPRIGHT, skeleton_of
 from hmr.types import JOINT_NAMES, PARENTS, BodyParams
 
-__all__ = ["write_bvh", "write_glb", "write_obj"]
+__all__ = ["write_animated_glb", "write_bvh", "write_glb", "write_obj"]
 
 CM = 100.0
 CHILDREN = tuple(
@@ -40,21 +43,26 @@ def write_obj(path: PathLike, params: BodyParams, body: Body) -> None:
 
 def write_glb(path: PathLike, params: BodyParams, body: Body) -> None:
     """Writes one body (batch shape ()) as a mesh skinned to its posed skeleton."""
-    write_bytes(path, skinned_glb(_vertices_cam_m(params, body), skeleton_of(params, body), body))
+    write_bytes(
+        path,
+        skinned_glb([_vertices_cam_m(params, body)], skeleton_of(BodyParams.stack([params]), body), body),
+    )
+
+
+def write_animated_glb(path: PathLike, motion: Motion, body: Body) -> None:
+    """Writes a motion as one skinned mesh with an animation, whose times are those of the motion. The last pose is held
+    until the motion's end."""
+    shown = Motion(_with_mean_shape(motion.params, body), motion.times_s, motion.end_s).with_end()
+    meshes = (_vertices_cam_m(shown.params[key], body) for key in range(len(shown.times_s)))
+    write_bytes(path, skinned_glb(meshes, skeleton_of(shown.params, body), body, shown.times_s))
 
 
 def write_bvh(path: PathLike, params: BodyParams, body: Body, fps: float) -> None:
     """Writes the bodies of T frames (batch shape (T,)) as one motion, with the bone lengths of the mean betas."""
-    betas = params.betas.mean(dim=0, keepdim=True).expand_as(params.betas)
-    # the pelvis keeps the position that it has with the betas of each frame
-    pelvis_m = params.transl + body.rest_joints(params.betas)[:, 0]
-    mean_pelvis_m = body.rest_joints(betas)[:, 0]
-    skeleton = skeleton_of(
-        BodyParams(params.global_orient, params.body_pose, betas, pelvis_m - mean_pelvis_m), body
-    )
+    skeleton = skeleton_of(_with_mean_shape(params, body), body)
     offsets_cm = skeleton.offsets_m[0] * CM
     lines = ["HIERARCHY", *_joint_lines(0, offsets_cm, depth=0)]
-    lines += ["MOTION", f"Frames: {len(betas)}", f"Frame Time: {1 / fps:.6f}"]
+    lines += ["MOTION", f"Frames: {len(params.betas)}", f"Frame Time: {1 / fps:.6f}"]
     rotations = skeleton.rotations[:, list(_depth_first(0))]
     angles_deg = torch.stack(
         list(roma.rotmat_to_euler("ZXY", rotations, degrees=True, as_tuple=True)), dim=-1
@@ -63,6 +71,14 @@ def write_bvh(path: PathLike, params: BodyParams, body: Body, fps: float) -> Non
         values = torch.cat([position_m * CM, angles.flatten()])
         lines.append(" ".join(f"{value:.4f}" for value in values.tolist()))
     write_text(path, "\n".join(lines) + "\n")
+
+
+def _with_mean_shape(params: BodyParams, body: Body) -> BodyParams:
+    """Bodies of T frames with the mean betas. The pelvis keeps its position with the betas of the frame."""
+    betas = params.betas.mean(dim=0, keepdim=True).expand_as(params.betas)
+    pelvis_m = params.transl + body.rest_joints(params.betas)[:, 0]
+    transl = pelvis_m - body.rest_joints(betas)[:, 0]
+    return BodyParams(params.global_orient, params.body_pose, betas, transl)
 
 
 def _vertices_cam_m(params: BodyParams, body: Body) -> Float[Tensor, "vertices 3"]:

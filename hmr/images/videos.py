@@ -3,6 +3,9 @@
 GIFs are read with Pillow; all other containers with PyAV (https://pyav.org, FFmpeg's libraries), the extra `video`.
 Frames are rotated upright: phones store a rotation by 90 degrees as metadata, which PyAV does not apply.
 
+Each frame has its own time, because frames may be unevenly spaced; a container's average rate is used only for
+frames without a time.
+
 Left out: seeking. The index of a frame is its position in decoding order, which is exact, unlike seeking by time;
 frames that are not needed are decoded and dropped.
 """
@@ -25,12 +28,14 @@ from hmr.images.photographs import to_rgb
 __all__ = ["VIDEO_SUFFIXES", "Video", "VideoFrame", "open_video"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif"})
-DEFAULT_FPS = 10.0  # of a GIF without a duration, as in browsers
+DEFAULT_FPS = 10.0  # of GIF frames without a duration, as in browsers
 
 
 @dataclass(frozen=True)
 class VideoFrame:
     index: int  # from 0, in decoding order
+    time_s: float  # when it is shown, since the first frame; increases from frame to frame
+    duration_s: float  # how long it is shown if no other frame follows; above 0
     read: Callable[[], UInt8[np.ndarray, "height width 3"]]  # valid until the next frame is decoded
 
 
@@ -39,7 +44,6 @@ class Video:
     """An open video; `frames()` decodes it from the start."""
 
     path: Path
-    fps: float
     num_frames: int  # stated by the container or estimated; 0 if unknown
     frames: Callable[[], Iterator[VideoFrame]]
 
@@ -59,14 +63,13 @@ def _open_gif(path: Path) -> Video:
     try:
         with Image.open(path) as image:
             count = int(getattr(image, "n_frames", 1))
-            milliseconds = float(image.info.get("duration", 0))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path}: not a video that can be read ({error})") from error
-    fps = 1000 / milliseconds if milliseconds > 0 else DEFAULT_FPS
-    return Video(path, fps, count, partial(_gif_frames, path, count))
+    return Video(path, count, partial(_gif_frames, path, count))
 
 
 def _gif_frames(path: Path, count: int) -> Iterator[VideoFrame]:
+    time_s = 0.0
     with Image.open(path) as image:
         for index in range(count):
             try:
@@ -74,7 +77,9 @@ def _gif_frames(path: Path, count: int) -> Iterator[VideoFrame]:
                 image.load()
             except (EOFError, OSError, SyntaxError) as error:
                 raise ValueError(f"{path}: frame {index} cannot be decoded ({error})") from error
-            yield VideoFrame(index, partial(to_rgb, image))
+            duration_s = float(image.info.get("duration", 0)) / 1000 or 1 / DEFAULT_FPS
+            yield VideoFrame(index, time_s, duration_s, partial(to_rgb, image))
+            time_s += duration_s
 
 
 def _open_container(path: Path) -> Video:
@@ -84,9 +89,8 @@ def _open_container(path: Path) -> Video:
             if not container.streams.video:
                 raise ValueError(f"{path}: no video stream among {len(container.streams)} streams")
             stream = container.streams.video[0]
-            fps = float(stream.average_rate or DEFAULT_FPS)
-            estimated = round((container.duration or 0) / av.time_base * fps)
-            return Video(path, fps, stream.frames or estimated, partial(_container_frames, path))
+            estimated = round((container.duration or 0) / av.time_base / _mean_interval_s(stream))
+            return Video(path, stream.frames or estimated, partial(_container_frames, path))
     except av.FFmpegError as error:
         raise ValueError(f"{path}: not a video that can be read ({error})") from error
 
@@ -95,10 +99,39 @@ def _container_frames(path: Path) -> Iterator[VideoFrame]:
     av, index = _pyav(path), -1
     try:
         with av.open(str(path)) as container:
+            clock = _Clock(_mean_interval_s(container.streams.video[0]))
             for index, frame in enumerate(container.decode(video=0)):
-                yield VideoFrame(index, partial(_upright, frame))
+                yield VideoFrame(index, *clock.read(frame), partial(_upright, frame))
     except av.FFmpegError as error:
         raise ValueError(f"{path}: frame {index + 1} cannot be decoded ({error})") from error
+
+
+def _mean_interval_s(stream: Any) -> float:
+    return 1 / float(stream.average_rate or DEFAULT_FPS)
+
+
+class _Clock:
+    """The times of successive frames of a container, since the first one.
+
+    A frame without a time, or with one that is not later than that of the frame before, follows that frame at the
+    stream's mean interval.
+    """
+
+    def __init__(self, mean_interval_s: float) -> None:
+        self.mean_interval_s = mean_interval_s
+        self.start_s: float | None = None
+        self.time_s = -mean_interval_s
+
+    def read(self, frame: Any) -> tuple[float, float]:
+        """The time and the duration of the next frame, in seconds."""
+        if self.start_s is None:
+            self.start_s, self.time_s = frame.time or 0.0, 0.0
+        elif frame.time is not None and frame.time - self.start_s > self.time_s:
+            self.time_s = frame.time - self.start_s
+        else:
+            self.time_s += self.mean_interval_s
+        stated_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+        return self.time_s, stated_s if stated_s > 0 else self.mean_interval_s
 
 
 def _pyav(path: Path) -> Any:

@@ -22,6 +22,7 @@ from hmr.images.photographs import load_photo, sample_of
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.types import Box
+from tests.hmr.body.test_export import read_accessor, read_glb
 
 BOX = Box(10.0, 8.0, 50.0, 60.0)
 QUICK = PredictSettings(samples=2, boxes=(BOX,), accept_any_box=True, formats=("npz",))
@@ -39,9 +40,9 @@ def save_photo(path: Path, seed: int = 0, size: tuple[int, int] = (64, 72)) -> P
     return path
 
 
-def save_gif(path: Path, frames: int) -> Path:
+def save_gif(path: Path, frames: int, milliseconds: int | list[int] = 40) -> Path:
     pictures = [Image.fromarray(np.full((72, 64, 3), 60 * index, np.uint8)) for index in range(frames)]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=milliseconds)
     return path
 
 
@@ -190,10 +191,59 @@ def test_every_nth_frame_of_a_video_is_processed_and_written_as_one_motion(model
     assert [outcome.frame for outcome in frames] == [0, 2, 4]
     assert (tmp_path / "out/clip-000002-0-overlay.png").exists()
     (motion,) = whole.record["motions"]
-    assert motion == {"files": [str(tmp_path / "out/clip-0.bvh")], "first_frame": 0}
-    lines = Path(motion["files"][0]).read_text().splitlines()
+    assert motion == {
+        "files": [str(tmp_path / "out/clip-0.bvh")],
+        "first_frame": 0,
+        "time_s": 0,
+        "duration_s": 0.2,
+    }
+    assert frames_of(motion["files"][0]) == ["Frames: 3", "Frame Time: 0.080000"]  # two frames of 40 ms
+
+
+def frames_of(bvh: str) -> list[str]:
+    lines = Path(bvh).read_text().splitlines()
     start = lines.index("MOTION")
-    assert lines[start + 1 : start + 3] == ["Frames: 3", "Frame Time: 0.080000"]  # two frames of 40 ms
+    return lines[start + 1 : start + 3]
+
+
+def test_motions_have_the_durations_of_unevenly_spaced_frames(models, tmp_path):
+    clip = save_gif(tmp_path / "clip.gif", 4, milliseconds=[1000, 40, 40, 40])
+    settings = dataclasses.replace(VIDEO, formats=("glb", "bvh"), every=1)
+    *frames, whole = predict(models, tmp_path / "out", clip, settings=settings)
+    assert [outcome.record["time_s"] for outcome in frames] == [0, 1, 1.04, 1.08]
+    (motion,) = whole.record["motions"]
+    assert motion["files"] == [str(tmp_path / "out/clip-0.glb"), str(tmp_path / "out/clip-0.bvh")]
+    assert motion["duration_s"] == 1.12
+    assert frames_of(motion["files"][1]) == ["Frames: 28", "Frame Time: 0.040000"]
+    tree, binary = read_glb(Path(motion["files"][0]))
+    times = tree["animations"][0]["samplers"][0]["input"]
+    np.testing.assert_allclose(read_accessor(tree, binary, times), [0, 1, 1.04, 1.08, 1.12], rtol=1e-6)
+
+
+def test_a_missing_animation_is_written_again(models, tmp_path):
+    clip = save_gif(tmp_path / "clip.gif", frames=2)
+    settings = dataclasses.replace(VIDEO, formats=("glb",), every=1)
+    predict(models, tmp_path / "out", clip, settings=settings)
+    data = (tmp_path / "out/clip-0.glb").read_bytes()
+    (tmp_path / "out/clip-0.glb").unlink()
+    again = predict(models, tmp_path / "out", clip, settings=settings)
+    assert [outcome.earlier for outcome in again] == [True, True, False]
+    assert (tmp_path / "out/clip-0.glb").read_bytes() == data
+
+
+def test_a_person_who_appears_later_has_a_motion_from_then_on(models, tmp_path, monkeypatch):
+    clip, calls = save_gif(tmp_path / "clip.gif", 3, milliseconds=[500, 100, 100]), []
+
+    def nobody_at_first(*args: object) -> list[Box]:
+        calls.append(args)
+        return [] if len(calls) == 1 else [BOX]
+
+    monkeypatch.setattr(models.detector, "find", nobody_at_first)
+    settings = dataclasses.replace(VIDEO, boxes=(), every=1)
+    *_, whole = predict(models, tmp_path / "out", clip, settings=settings)
+    (motion,) = whole.record["motions"]
+    assert (motion["first_frame"], motion["time_s"], motion["duration_s"]) == (1, 0.5, 0.2)
+    assert frames_of(motion["files"][0]) == ["Frames: 2", "Frame Time: 0.100000"]
 
 
 def test_a_killed_video_is_resumed_at_the_next_frame(models, tmp_path):

@@ -14,8 +14,9 @@ import torch
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from hmr.body.export import write_bvh, write_glb, write_obj
+from hmr.body.export import write_animated_glb, write_bvh, write_glb, write_obj
 from hmr.body.model import Body, load_body
+from hmr.body.motion import Motion
 from hmr.types import JOINT_NAMES, PARENTS, BodyParams
 from tests.hmr.body.test_model import random_params, write_model
 
@@ -81,7 +82,11 @@ def test_skinning_the_glb_gives_the_posed_body(any_body: Body, tmp_path: Path):
     """glTF 2.0, 3.7.3.3: x = sum_j w_j world(j) inverseBind(j) x_mesh."""
     params = random_params(seed=3)
     write_glb(tmp_path / "a.glb", params, any_body)
-    tree, binary = read_glb(tmp_path / "a.glb")
+    shown = skinned(*read_glb(tmp_path / "a.glb"))
+    np.testing.assert_allclose(shown, posed(params, any_body), atol=1e-3)
+
+
+def skinned(tree: dict[str, Any], binary: bytes) -> np.ndarray:
     attributes = tree["meshes"][0]["primitives"][0]["attributes"]
     mesh, joints, weights = (
         read_accessor(tree, binary, attributes[name]) for name in ("POSITION", "JOINTS_0", "WEIGHTS_0")
@@ -93,7 +98,7 @@ def test_skinning_the_glb_gives_the_posed_body(any_body: Body, tmp_path: Path):
     bones = world_matrices(tree["nodes"])[skin["joints"]] @ inverse_bind
     shown = np.einsum("vb,vbij,vj->vi", weights, bones[joints], np.c_[mesh, np.ones(len(mesh))])[:, :3]
     np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(shown, posed(params, any_body), atol=1e-3)
+    return shown
 
 
 def test_joints_of_the_glb_equal_those_of_the_body(any_body: Body, tmp_path: Path):
@@ -132,6 +137,72 @@ def test_the_glb_follows_the_specification(body: Body, tmp_path: Path):
         read_accessor(tree, binary, primitive["attributes"][n]) for n in ("JOINTS_0", "WEIGHTS_0")
     )
     assert joints[weights == 0].max(initial=0) == 0
+
+
+# --- animated GLB ---
+
+TIMES_S = (0.0, 1.0, 1.04, 1.5)  # of three poses, and the end
+
+
+def write_motion(path: Path, body: Body) -> tuple[BodyParams, dict[str, Any], bytes]:
+    """Three poses of one shape."""
+    params = random_params(3, seed=8)
+    params = BodyParams(params.global_orient, params.body_pose, params.betas[:1].expand(3, 10), params.transl)
+    write_animated_glb(path, Motion(params, TIMES_S[:-1], TIMES_S[-1]), body)
+    return params, *read_glb(path)
+
+
+def at_key(tree: dict[str, Any], binary: bytes, key: int) -> dict[str, Any]:
+    """The file with the nodes as the animation has them at one of its times."""
+    nodes = [dict(node) for node in tree["nodes"]]
+    (animation,) = tree["animations"]
+    for channel in animation["channels"]:
+        output = animation["samplers"][channel["sampler"]]["output"]
+        value = read_accessor(tree, binary, output)[key].tolist()
+        nodes[channel["target"]["node"]][channel["target"]["path"]] = value
+    return {**tree, "nodes": nodes}
+
+
+def test_the_animation_shows_the_body_of_each_frame(any_body: Body, tmp_path: Path):
+    """Joints are exact. Four bones per vertex, and a mesh that cannot depend on the pose, are not."""
+    params, tree, binary = write_motion(tmp_path / "a.glb", any_body)
+    joints = any_body.joints(params).numpy() * Y_UP
+    for key, frame in enumerate((0, 1, 2, 2)):  # the last pose is held until the end
+        shown = at_key(tree, binary, key)
+        np.testing.assert_allclose(world_matrices(shown["nodes"])[:24, :3, 3], joints[frame], atol=1e-4)
+        if any_body.name == "embedded":
+            errors_mm = 1e3 * np.linalg.norm(skinned(shown, binary) - posed(params[frame], any_body), axis=1)
+            assert errors_mm.mean() < 0.1
+            assert errors_mm.max() < 20
+
+
+def test_the_animation_follows_the_specification(body: Body, tmp_path: Path):
+    _, tree, binary = write_motion(tmp_path / "a.glb", body)
+    (animation,) = tree["animations"]
+    targets = {(c["target"]["node"], c["target"]["path"]) for c in animation["channels"]}
+    assert targets == {*((joint, "rotation") for joint in range(24)), (0, "translation")}
+    (times,) = {sampler["input"] for sampler in animation["samplers"]}
+    accessor, values = tree["accessors"][times], read_accessor(tree, binary, times)
+    np.testing.assert_allclose(values, TIMES_S)
+    assert (accessor["min"], accessor["max"]) == ([0.0], [1.5])
+    for channel in animation["channels"]:
+        output = tree["accessors"][animation["samplers"][channel["sampler"]]["output"]]
+        assert output["count"] == len(TIMES_S)
+        assert output["type"] == {"rotation": "VEC4", "translation": "VEC3"}[channel["target"]["path"]]
+        if output["type"] == "VEC4":  # unit quaternions; viewers may not take the shorter arc
+            turns = read_accessor(tree, binary, animation["samplers"][channel["sampler"]]["output"])
+            np.testing.assert_allclose(np.linalg.norm(turns, axis=1), 1, atol=1e-5)
+            assert ((turns[1:] * turns[:-1]).sum(axis=1) >= 0).all()
+    assert tree["buffers"] == [{"byteLength": len(binary)}]
+
+
+def test_an_animated_glb_has_one_mesh(body: Body, tmp_path: Path):
+    write_motion(tmp_path / "motion.glb", body)
+    write_glb(tmp_path / "still.glb", random_params(seed=8), body)
+    (mesh,) = trimesh.load_scene(tmp_path / "motion.glb").geometry.values()
+    assert (len(mesh.vertices), len(mesh.faces)) == (len(body.model.v_template), len(body.faces))
+    sizes = [(tmp_path / name).stat().st_size for name in ("motion.glb", "still.glb")]
+    assert sizes[0] - sizes[1] < 16_000  # 25 channels, and 400 bytes per time
 
 
 def test_an_obj_is_the_posed_mesh(body: Body, tmp_path: Path):

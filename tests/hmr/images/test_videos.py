@@ -1,39 +1,44 @@
 """Videos in real containers: GIF with Pillow, MP4 and AVI with PyAV if it is installed."""
 
 import sys
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hmr.images.videos import open_video
+from hmr.images.videos import _Clock, open_video
 
 GREYS = (40, 120, 200)
 
 
-def save_gif(path: Path, milliseconds: int = 40) -> Path:
+def save_gif(path: Path, milliseconds: int | list[int] = 40) -> Path:
     frames = [Image.new("RGB", (32, 24), (grey, grey, grey)) for grey in GREYS]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds)
     return path
 
 
-def save_video(path: Path, codec: str) -> Path:
+def save_video(path: Path, codec: str, times_ms: tuple[int, ...] = (0, 40, 80)) -> Path:
+    """A stream of 25 frames per second, whose frames have the given times."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for grey in GREYS:
+        stream.codec_context.time_base = Fraction(1, 1000 if times_ms[-1] > 80 else 25)
+        for grey, time_ms in zip(GREYS, times_ms, strict=True):
             picture = np.full((48, 64, 3), grey, np.uint8)
             picture[:, :32] //= 2  # the left half is darker, to detect a rotation
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
 def test_frames_of_a_gif_are_read_in_order(tmp_path):
     video = open_video(save_gif(tmp_path / "a.gif"))
-    assert video.fps == 25  # 40 ms per frame
     assert video.num_frames == 3
     frames = [(frame.index, frame.read()) for frame in video.frames()]
     assert [index for index, _ in frames] == [0, 1, 2]
@@ -41,14 +46,50 @@ def test_frames_of_a_gif_are_read_in_order(tmp_path):
     assert all(image.shape == (24, 32, 3) for _, image in frames)
 
 
-def test_a_gif_without_a_duration_has_the_frame_rate_of_browsers(tmp_path):
-    assert open_video(save_gif(tmp_path / "a.gif", milliseconds=0)).fps == 10
+@pytest.mark.parametrize(
+    ("milliseconds", "times_s", "durations_s"),
+    [
+        (40, (0, 0.04, 0.08), (0.04, 0.04, 0.04)),
+        ([1000, 40, 260], (0, 1, 1.04), (1, 0.04, 0.26)),
+        (0, (0, 0.1, 0.2), (0.1, 0.1, 0.1)),  # as in browsers
+    ],
+)
+def test_each_frame_of_a_gif_has_its_own_duration(tmp_path, milliseconds, times_s, durations_s):
+    frames = list(open_video(save_gif(tmp_path / "a.gif", milliseconds)).frames())
+    assert [frame.time_s for frame in frames] == pytest.approx(times_s)
+    assert [frame.duration_s for frame in frames] == pytest.approx(durations_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "times_ms"),
+    [
+        ("a.mkv", "mpeg4", (0, 40, 80)),
+        ("a.mkv", "mpeg4", (0, 1000, 1040)),
+        ("a.mkv", "mpeg4", (500, 540, 1600)),
+        ("a.mp4", "mpeg4", (0, 1000, 1040)),
+        ("a.avi", "mjpeg", (0, 40, 80)),
+    ],
+)
+def test_frames_of_a_container_have_their_presentation_times(tmp_path, name, codec, times_ms):
+    """Since the first frame. The last frame has the duration of one frame at 25 per second."""
+    frames = list(open_video(save_video(tmp_path / name, codec, times_ms)).frames())
+    assert [frame.time_s * 1000 for frame in frames] == pytest.approx([t - times_ms[0] for t in times_ms])
+    assert frames[-1].duration_s == pytest.approx(0.04)
+
+
+def test_frames_without_a_later_time_follow_at_the_mean_interval():
+    def frame(time_s: float | None, duration: int | None = None) -> SimpleNamespace:
+        return SimpleNamespace(time=time_s, duration=duration, time_base=Fraction(1, 1000))
+
+    clock = _Clock(mean_interval_s=0.5)
+    read = [clock.read(frame(time_s)) for time_s in (1.0, None, 1.2, 9.0, 8.0)]
+    assert read == [(0, 0.5), (0.5, 0.5), (1, 0.5), (8, 0.5), (8.5, 0.5)]
+    assert clock.read(frame(20.0, duration=250)) == (19, 0.25)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mpeg4"), ("a.avi", "mjpeg")])
 def test_frames_of_a_container_are_read_in_order(tmp_path, name, codec):
     video = open_video(save_video(tmp_path / name, codec))
-    assert video.fps == 25
     assert video.num_frames == 3
     means = [frame.read().mean() for frame in video.frames()]
     np.testing.assert_allclose(means, [grey * 0.75 for grey in GREYS], atol=3)
