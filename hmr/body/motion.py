@@ -51,7 +51,7 @@ class Motion:
         the samples. A pose that is shown for longer than that is repeated at the end of the motion.
         """
         times, usual_s = self._times, self._usual_interval_s
-        steps = max(1, round((times[-1] - times[0]) / usual_s)) if len(times) > 1 else 0
+        steps = round((times[-1] - times[0]) / usual_s)  # 0 if the poses are closer than the rate allows
         interval_s = (times[-1] - times[0]) / steps if steps else usual_s
         held = max(1, round((self.end_s - times[-1]) / interval_s))
         return self._at(times[0] + interval_s * np.arange(steps + held)), 1 / interval_s
