@@ -1,4 +1,4 @@
-"""Derives random generators from a key, so that results do not depend on the order of execution.
+"""Results that do not depend on the order of execution: random generators derived from a key, and one thread.
 
 A generator derived from (seed, image) or (seed, step, row) gives the same numbers for any batch size, any number of
 processes, and after an interrupted run is resumed.
@@ -6,11 +6,14 @@ processes, and after an interrupted run is resumed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from common.fingerprint import digest
 
-__all__ = ["derive_generator", "derive_seed"]
+__all__ = ["derive_generator", "derive_seed", "one_thread"]
 
 
 def derive_generator(*key: int | str) -> torch.Generator:
@@ -21,3 +24,15 @@ def derive_generator(*key: int | str) -> torch.Generator:
 def derive_seed(*key: int | str) -> int:
     """The same as a 32-bit integer, which NumPy's generators accept."""
     return int(digest(repr(key), length=8), 16)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread inside the block. Sums over more threads are in another order and round
+    differently, so that what is drawn from them would depend on the machine's load and on the number of processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from common.array_files import read_arrays
 from common.files import PathLike
+from common.seeding import one_thread
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams, Posed
 
 __all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body", "vertex_regions"]
@@ -101,7 +102,8 @@ class Body(nn.Module):
         self._indices = list(layout.joints)
         self._pose_blends = bool(arrays["posedirs"].any())
         owners = torch.eye(NUM_JOINTS)[list(layout.owners)]
-        rest, dirs = self._regress(self.model.v_template), self._regress(self.model.shapedirs)
+        with one_thread():
+            rest, dirs = self._regress(self.model.v_template), self._regress(self.model.shapedirs)
         self.register_buffer("all_joint_template", rest, persistent=False)
         self.register_buffer("all_joint_shapedirs", dirs, persistent=False)
         self.register_buffer("joint_template", rest[self._indices], persistent=False)

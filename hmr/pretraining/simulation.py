@@ -23,7 +23,7 @@ from hmr.body.surface_points import BodyPoints
 from hmr.policy.condition import condition_of
 from hmr.policy.parametrization import ROTATION_SIZE, box_features
 from hmr.pretraining.detector_noise import PROFILES, observe
-from hmr.synthetic.poses import PoseBatch, sample_poses
+from hmr.synthetic.poses import PoseBatch, Preset, sample_poses
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, NUM_POINTS
 
 __all__ = ["PeopleRecipe", "SimulatedPeople", "draw_poses", "simulate"]
@@ -160,11 +160,8 @@ def _rotations(
 def draw_poses(count: int, generator: torch.Generator, recipe: PeopleRecipe | None = None) -> PoseBatch:
     """Poses of the built-in sampler, both presets mixed."""
     lab = round(count * (recipe or PeopleRecipe()).lab_poses)
-    parts = [
-        sample_poses(number, generator, preset)
-        for number, preset in ((lab, "lab"), (count - lab, "wild"))
-        if number
-    ]
+    counts: tuple[tuple[int, Preset], ...] = ((lab, "lab"), (count - lab, "wild"))
+    parts = [sample_poses(number, generator, preset) for number, preset in counts if number]
     order = torch.randperm(count, generator=generator)
     columns = [
         torch.cat([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(PoseBatch)

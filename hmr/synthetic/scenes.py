@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from common.seeding import one_thread
 from hmr.body.model import REGIONS, Body
 from hmr.render.raster import RasterRenderer, interpolate
 from hmr.synthetic.amass import Motion
@@ -55,21 +56,25 @@ class SceneMaker:
         self.textures, self.backdrops = Textures(recipe.image_size), backdrops
         self.faces = body.faces.cpu().numpy()
         self.regions = body.regions
-        self.rest_m = body(_at_rest()).vertices_cam_m[0].numpy()
+        with one_thread():
+            self.rest_m = body(_at_rest()).vertices_cam_m[0].numpy()
 
     def chunk(self, index: int, count: int = CHUNK) -> list[Scene]:
         """The first `count` of the scenes `index * CHUNK` to `(index + 1) * CHUNK - 1`."""
-        generator = torch.Generator().manual_seed(_seed(self.recipe.name, self.seed, index))
-        poses = self._poses(generator)
-        rngs = [np.random.default_rng([_seed(self.recipe.name, self.seed, index), k]) for k in range(CHUNK)]
-        cameras = [self._camera(rng) for rng in rngs]
-        params = self._place(poses, rngs, cameras, generator)
-        with torch.no_grad():
-            posed = self.body(params)
-        return [
-            self._scene(rng, camera, params[k], posed.vertices_cam_m[k], posed.joints_cam_m[k])
-            for k, (rng, camera) in enumerate(zip(rngs[:count], cameras[:count], strict=True))
-        ]
+        with one_thread():
+            generator = torch.Generator().manual_seed(_seed(self.recipe.name, self.seed, index))
+            poses = self._poses(generator)
+            rngs = [
+                np.random.default_rng([_seed(self.recipe.name, self.seed, index), k]) for k in range(CHUNK)
+            ]
+            cameras = [self._camera(rng) for rng in rngs]
+            params = self._place(poses, rngs, cameras, generator)
+            with torch.no_grad():
+                posed = self.body(params)
+            return [
+                self._scene(rng, camera, params[k], posed.vertices_cam_m[k], posed.joints_cam_m[k])
+                for k, (rng, camera) in enumerate(zip(rngs[:count], cameras[:count], strict=True))
+            ]
 
     def _poses(self, generator: torch.Generator) -> PoseBatch:
         if self.recorded is None:
