@@ -35,6 +35,7 @@ from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams, Posed
 
 __all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body", "vertex_regions"]
 
+MAX_EXTENT_M = 10.0  # a template in centimetres has an extent of about 170
 EMBEDDED_BODY = Path(__file__).parents[1] / "assets" / "body.npz"
 ARRAYS = ("v_template", "f", "weights", "shapedirs", "posedirs", "J_regressor", "kintree_table")
 
@@ -195,7 +196,8 @@ def vertex_regions(
 def load_body(path: PathLike | None = None) -> Body:
     """The default body, or the SMPL, SMPL-H or SMPL-X model in an `.npz` or official `.pkl` file.
 
-    Raises FileNotFoundError if there is no file, and ValueError, with what was found, if it is not a body model.
+    Raises FileNotFoundError if there is no file, and ValueError, with what was found, if it is not a body model in
+    metres.
     """
     if path is None:
         return Body(_embedded_arrays(), "embedded")
@@ -229,4 +231,17 @@ def _read_body(path: Path) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{path} has {name} of shape {arrays[name].shape}, not {shape}")
     if arrays["shapedirs"].shape[-1] < NUM_BETAS:
         raise ValueError(f"{path} has {arrays['shapedirs'].shape[-1]} betas; {NUM_BETAS} are needed")
+    _check_values(arrays, path)
     return arrays
+
+
+def _check_values(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+    """Raises ValueError for values that are not finite, and for a template that is not in metres."""
+    for name in ("v_template", "weights", "shapedirs", "posedirs", "J_regressor"):
+        if arrays[name].dtype.kind not in "biuf" or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{path} has {name} with values that are not finite numbers")
+    extent = float(np.ptp(arrays["v_template"], axis=0).max())
+    if extent > MAX_EXTENT_M:
+        raise ValueError(
+            f"{path} has v_template with an extent of {extent:g}; it must be in metres, such as 1.7"
+        )

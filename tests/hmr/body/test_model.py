@@ -363,6 +363,30 @@ def test_wrong_shape(tmp_path: Path) -> None:
         load_body(save(tmp_path / "body.npz", arrays))
 
 
+@pytest.mark.parametrize("name", ["v_template", "weights", "shapedirs", "posedirs", "J_regressor"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite(tmp_path: Path, name: str, value: float) -> None:
+    arrays = random_model("smpl")
+    arrays[name].flat[7] = value
+    with pytest.raises(ValueError, match=rf"body.npz has {name} with values that are not finite numbers"):
+        load_body(save(tmp_path / "body.npz", arrays))
+
+
+def test_arrays_of_text(tmp_path: Path) -> None:
+    arrays = random_model("smpl")
+    arrays["v_template"] = arrays["v_template"].astype(str)
+    with pytest.raises(ValueError, match="has v_template with values that are not finite numbers"):
+        load_body(save(tmp_path / "body.npz", arrays))
+
+
+def test_a_template_in_centimetres(tmp_path: Path) -> None:
+    arrays = random_model("smpl")
+    height = np.ptp(arrays["v_template"], axis=0)[1]
+    arrays["v_template"] *= np.array([1.0, 170.0 / height, 1.0])
+    with pytest.raises(ValueError, match=r"has v_template with an extent of 170; it must be in metres"):
+        load_body(save(tmp_path / "body.npz", arrays))
+
+
 def test_too_few_betas(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 8 betas; 10 are needed"):
         load_body(save(tmp_path / "body.npz", random_model("smpl", betas=8)))
