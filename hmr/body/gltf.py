@@ -9,7 +9,7 @@ bones per vertex; the default body has up to seven, and dropping the others move
 mesh is computed so that four bones transform it to the posed vertices: x_rest minimises sum_t |A_tv x_rest - x_tv|^2
 with A_tv = sum_j w_vj G_tj inv(B_j) (G: the frame of a joint in the world, B: the same at rest). One pose is exact, and
 the mean distance from the true rest pose is 0.1 mm. The poses of a motion are reproduced with a mean error of 0.03 mm;
-single vertices at the shoulders and hips are up to 10 mm off.
+single vertices are up to 10 mm off.
 """
 
 from __future__ import annotations
