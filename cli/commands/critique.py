@@ -86,17 +86,12 @@ def critique(
     from agent.context import CritiqueSettings
     from agent.default import open_default_agent
     from agent.vlm.options import open_backend
-    from cli.photos.intrinsics import NO_INTRINSICS, parse_intrinsics
     from cli.photos.people import given_people
     from hmr.body.model import load_body
     from hmr.detection.embedded import load_detector
     from hmr.policy.checkpoint import load_policy
 
-    intrinsics = parse_intrinsics(focal, center, camera)
-    if hypotheses and intrinsics != NO_INTRINSICS:
-        raise ValueError(
-            "--hypotheses has the camera of its bodies; --focal, --center and --camera are not allowed with it"
-        )
+    intrinsics = _intrinsics(hypotheses, focal, center, camera)
     critique_settings, options = critique_and_backend(
         backend, settings, dry_run, max_calls, record, reply_cache
     )
@@ -106,9 +101,7 @@ def critique(
         if hypotheses:
             people = given_people(photo, hypotheses, body_model)
         else:
-            people = _sampled_people(
-                photo, model, finder, box or [], accept_any_box, samples, seed, intrinsics
-            )
+            people = _sampled_people(photo, model, finder, box, accept_any_box, samples, seed, intrinsics)
         _warn_of_other_detector(memory, finder)
         with open_default_agent(
             model, body_model, memory, backend=opened.backend, detector=finder,
@@ -119,11 +112,20 @@ def critique(
             print_estimate(opened.dry_run, as_json)
             return
     is_estimated = not hypotheses and intrinsics.focal_px is None
-    answers = _save(people, critiques, out / photo.stem, body_model, is_estimated)
-    if as_json:
-        print_json({"people": answers})
-    else:
-        _print_scores(answers)
+    _print_answers(_save(people, critiques, out / photo.stem, body_model, is_estimated), as_json)
+
+
+def _intrinsics(
+    hypotheses: Sequence[Path] | None, focal: float | None, center: str | None, camera: Path | None
+) -> Intrinsics:
+    from cli.photos.intrinsics import NO_INTRINSICS, parse_intrinsics
+
+    intrinsics = parse_intrinsics(focal, center, camera)
+    if hypotheses and intrinsics != NO_INTRINSICS:
+        raise ValueError(
+            "--hypotheses has the camera of its bodies; --focal, --center and --camera are not allowed with it"
+        )
+    return intrinsics
 
 
 def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
@@ -139,7 +141,7 @@ def _sampled_people(
     photo: Path,
     policy: DiffusionPolicy,
     detector: Detector,
-    boxes: list[str],
+    boxes: list[str] | None,
     accept_any_box: bool,
     samples: int,
     seed: int,
@@ -151,7 +153,13 @@ def _sampled_people(
 
     opened = load_photo(photo)
     found, rejections = find_people(
-        opened, str(photo), policy, detector, [parse_box(text) for text in boxes], accept_any_box, intrinsics
+        opened,
+        str(photo),
+        policy,
+        detector,
+        [parse_box(text) for text in boxes or ()],
+        accept_any_box,
+        intrinsics,
     )
     for sentence in rejections:
         print_message(sentence)
@@ -188,7 +196,10 @@ def _save(
     return answers
 
 
-def _print_scores(answers: list[dict[str, Any]]) -> None:
+def _print_answers(answers: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json({"people": answers})
+        return
     from cli.photos.intrinsics import camera_line
 
     for number, answer in enumerate(answers):

@@ -17,7 +17,7 @@ from cli.photos.hypotheses_file import read_hypotheses
 from cli.photos.intrinsics import NO_INTRINSICS, Intrinsics
 from common.seeding import derive_generator
 from hmr.body.model import Body
-from hmr.detection.embedded import EmbeddedDetector, overlap
+from hmr.detection.embedded import EmbeddedDetector
 from hmr.images.photographs import Photo, load_photo, sample_of
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
 from hmr.types import BodyParams, Box, Camera, Detector, Hypotheses, Sample
@@ -194,7 +194,7 @@ def _join(people: Sequence[Person], others: Sequence[Person], not_found: str) ->
     """Each person with the hypotheses of the one of `others` whose box overlaps most and is not taken yet."""
     left, joined = list(others), []
     for number, person in enumerate(people):
-        shares = [overlap(person.sample.box, other.sample.box) for other in left]
+        shares = [person.sample.box.overlap(other.sample.box) for other in left]
         if max(shares) < MIN_OVERLAP:
             raise ValueError(f"person {number} of {not_found}: no box there overlaps by {MIN_OVERLAP:.0%}")
         other = left.pop(shares.index(max(shares)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hmr.detection.embedded import overlap
 from hmr.types import BodyParams, Box
 
 __all__ = ["Track", "Tracks"]
@@ -41,7 +40,7 @@ class Tracks:
         live = [track for track in self.all if step - track.last_step <= MAX_GAP]
         pairs = sorted(
             (
-                (overlap(track.box, box), t, p)
+                (track.box.overlap(box), t, p)
                 for t, track in enumerate(live)
                 for p, (box, _) in enumerate(people)
             ),

@@ -308,7 +308,7 @@ def _download(variant: str, folder: Path) -> Path:
     return archive
 
 
-def _read_member(archive: Path, source: _Source) -> bytes:
+def read_member(archive: Path, source: _Source) -> bytes:
     """Raises ValueError if the member is not the file that this script was written for."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
@@ -329,7 +329,7 @@ def extract(variant: str, archive: Path, folder: Path = BLAZEPOSE_FOLDER) -> lis
     folder.mkdir(exist_ok=True)
     written = []
     for source in SOURCES[variant]:
-        weights, graph = convert(_read_member(archive, source), source.outputs)
+        weights, graph = convert(read_member(archive, source), source.outputs)
         path = folder / f"{source.asset}.safetensors"
         save_file(weights, path, {"graph": json.dumps(graph, separators=(",", ":"))})
         written.append(path)

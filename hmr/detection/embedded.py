@@ -23,7 +23,7 @@ from hmr.policy.encoder_cache import EncoderCache
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import JOINT_NAMES, BatchDetector, BodyParams, Box, Camera, Detection, Detector, Sample
 
-__all__ = ["DetectedPerson", "EmbeddedDetector", "WithJoints3D", "detect_all", "load_detector", "overlap"]
+__all__ = ["DetectedPerson", "EmbeddedDetector", "WithJoints3D", "detect_all", "load_detector"]
 
 WINDOW_FRACTIONS = (1.0, 0.75, 0.55, 0.4, 0.3)  # of the longer image side
 STRIDE = 0.25  # of the window
@@ -163,18 +163,9 @@ def _non_maximum_suppression(found: list[DetectedPerson]) -> list[DetectedPerson
     """Greedy; `found` is sorted by confidence."""
     kept: list[DetectedPerson] = []
     for candidate in found:
-        if all(overlap(candidate.box, other.box) < MAX_OVERLAP for other in kept):
+        if all(candidate.box.overlap(other.box) < MAX_OVERLAP for other in kept):
             kept.append(candidate)
     return kept
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union, 0 to 1."""
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    shared = max(width, 0.0) * max(height, 0.0)
-    areas = (a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0)
-    return shared / (areas - shared)
 
 
 def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) -> Detector:

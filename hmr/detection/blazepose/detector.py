@@ -1,4 +1,4 @@
-"""People in photographs, by BlazePose (Bazarevsky et al., arXiv 2006.10204): the default detector for photographs.
+"""People in photographs, by BlazePose (Bazarevsky et al., arXiv 2006.10204): a detector for photographs.
 
 `find_people` searches the whole photograph: the finder on windows of several sizes, the landmark model on each
 candidate, once more on a crop that is placed by the landmarks, and duplicates removed. `detect` reads the person in a
@@ -144,15 +144,7 @@ def _match(reading: Landmarks, sample: Sample) -> float:
     """Confidence times the overlap with the given box."""
     height, width = sample.image.shape[:2]
     box = people.person_box(reading, width, height)
-    return 0.0 if box is None else people.confidence(reading) * _overlap(box, sample.box)
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    across = min(a.x1, b.x1) - max(a.x0, b.x0)
-    down = min(a.y1, b.y1) - max(a.y0, b.y0)
-    shared = max(across, 0.0) * max(down, 0.0)
-    return shared / ((a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0) - shared)
+    return 0.0 if box is None else people.confidence(reading) * box.overlap(sample.box)
 
 
 def _person(reading: Landmarks, width: int, height: int) -> FoundPerson | None:

@@ -47,7 +47,6 @@ class Landmarks:
     region: Region
     next_region: Region  # the crop for a second reading, or for the next frame of a video
     points_px: Float[Tensor, "33 2"]
-    spread_px: Float[Tensor, "33"]  # of the heatmap about the landmark
     peak: Float[Tensor, "33"]  # largest value of the heatmap about the landmark, 0 to 1
     visibility: Float[Tensor, "33"]  # 0 to 1
     presence: Float[Tensor, "33"]  # that it is inside the crop, 0 to 1
@@ -88,7 +87,7 @@ class LandmarkModel:
 def _decode(region: Region, output: dict[str, Tensor], size: int) -> Landmarks:
     rows = output["landmarks"].reshape(-1, 5)
     heatmaps = output["heatmaps"].permute(2, 0, 1).sigmoid()
-    points, spread, peak = _refine(rows[:, :2] / size, heatmaps)
+    points, peak = _refine(rows[:, :2] / size, heatmaps)
     points_px = region.to_image(points)
     world_m = output["world"].reshape(-1, 3)[:NUM_LANDMARKS].clone()
     world_m[:, :2] = world_m[:, :2] @ region.rotation.mT
@@ -97,7 +96,6 @@ def _decode(region: Region, output: dict[str, Tensor], size: int) -> Landmarks:
         region=region,
         next_region=region_of_keypoints(hips_px, top_px),
         points_px=points_px[:NUM_LANDMARKS],
-        spread_px=spread[:NUM_LANDMARKS] * region.side,
         peak=peak[:NUM_LANDMARKS],
         visibility=rows[:NUM_LANDMARKS, 3].sigmoid(),
         presence=rows[:NUM_LANDMARKS, 4].sigmoid(),
@@ -109,8 +107,8 @@ def _decode(region: Region, output: dict[str, Tensor], size: int) -> Landmarks:
 
 def _refine(
     points: Float[Tensor, "landmarks 2"], heatmaps: Float[Tensor, "landmarks cells cells"]
-) -> tuple[Float[Tensor, "landmarks 2"], Float[Tensor, "landmarks"], Float[Tensor, "landmarks"]]:
-    """Positions (0 to 1), spreads (per axis) and peaks from the heatmaps about the landmarks."""
+) -> tuple[Float[Tensor, "landmarks 2"], Float[Tensor, "landmarks"]]:
+    """Positions (0 to 1) and peaks from the heatmaps about the landmarks."""
     count, cells = heatmaps.shape[:2]
     reach = PEAK_CELLS // 2
     columns, rows = (points * cells).floor().long().clamp(-reach - 1, cells + reach).unbind(-1)
@@ -123,8 +121,5 @@ def _refine(
     x = (windows.sum(dim=1) * columns).sum(dim=1) / total
     y = (windows.sum(dim=2) * rows).sum(dim=1) / total
     centers = torch.stack([x, y], dim=-1)
-    variance = (windows.sum(dim=1) * (columns - x[:, None]) ** 2).sum(dim=1) / total
-    variance += (windows.sum(dim=2) * (rows - y[:, None]) ** 2).sum(dim=1) / total
     peak = windows.amax(dim=(1, 2))
-    refined = torch.where(peak[:, None] >= MIN_PEAK, centers / cells, points)
-    return refined, (variance / 2).sqrt() / cells, peak
+    return torch.where(peak[:, None] >= MIN_PEAK, centers / cells, points), peak

@@ -18,7 +18,6 @@ from hmr.detection.blazepose.detector import (
     load_blazepose,
 )
 from hmr.detection.blazepose.finder import sliding_windows
-from hmr.detection.embedded import overlap
 from hmr.types import POINT_NAMES, BatchDetector, Box, Camera, Detection, Sample
 
 SCENES = Path(__file__).parents[4] / "docs/images/scenes.jpg"
@@ -70,7 +69,7 @@ def test_it_detects_in_batches(detector: BlazePoseDetector):
 def test_both_people_are_found(people: list[FoundPerson]):
     assert len(people) == 2
     for person, box in zip(people, BOXES, strict=True):
-        assert overlap(person.box, box) > 0.8
+        assert person.box.overlap(box) > 0.8
         assert person.confidence == person.detection.confidence >= MIN_CONFIDENCE
 
 
@@ -147,7 +146,7 @@ def test_a_small_picture(detector: BlazePoseDetector, picture: np.ndarray):
     """People of 55 pixels."""
     boxes = detector.find(np.asarray(Image.fromarray(picture).resize((120, 70))))
     halves = [Box(box.x0 / 2, box.y0 / 2, box.x1 / 2, box.y1 / 2) for box in BOXES]
-    assert [max(overlap(half, box) for box in boxes) > 0.7 for half in halves] == [True, True]
+    assert [max(half.overlap(box) for box in boxes) > 0.7 for half in halves] == [True, True]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 300, 3), (90, 120, 3)])

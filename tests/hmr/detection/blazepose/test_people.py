@@ -42,7 +42,6 @@ def reading(x: float = 100.0, y: float = 100.0, **changes: object) -> Landmarks:
         region=region,
         next_region=region,
         points_px=world()[:, :2] * PIXELS_PER_METRE + torch.tensor([x, y]),
-        spread_px=torch.full((33,), 3.0),
         peak=torch.full((33,), 0.9),
         visibility=torch.ones(33),
         presence=torch.ones(33),
