@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.vlm.local.backend import ChatEncoder
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor
+from common.seeding import one_thread
 from hmr.render.raster import RasterRenderer
 from rl.critic_tuning.cases import Question, QuestionSettings, questions_of
 from rl.critic_tuning.config import TuningSettings
@@ -81,7 +82,8 @@ def run(
 
     conversations = load_conversations([questions])
     tuning = CriticTuning(conversations, settings, out, stage, say, reward)
-    return tuning.run(find_model(str(model)))
+    with one_thread():  # the number of threads changes the order of sums, and processes differ in it
+        return tuning.run(find_model(str(model)))
 
 
 def main(model: str, questions: str, out: str, stop_at: str) -> None:
