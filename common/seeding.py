@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 
 import torch
 
 from common.fingerprint import digest
 
 __all__ = ["derive_generator", "derive_seed", "one_thread"]
+
+_LOCK = RLock()
 
 
 def derive_generator(*key: int | str) -> torch.Generator:
@@ -29,10 +32,13 @@ def derive_seed(*key: int | str) -> int:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch computes with one thread inside the block. Sums over more threads are in another order and round
-    differently, so that what is drawn from them would depend on the machine's load and on the number of processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    differently, so that what is drawn from them would depend on the machine's load and on the number of processes.
+
+    Blocks of several threads run one after another: overlapping ones would restore each other's number."""
+    with _LOCK:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
