@@ -24,7 +24,8 @@ from agent.vlm import VLMBackend, load_backend
 from common.files import PathLike
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.policy.encoder_cache import EncoderCache
+from hmr.detection.encoder_cache import EncoderCache
+from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.types import Detector, Renderer
@@ -54,27 +55,33 @@ def open_default_memory(
     folder: PathLike | None,
     policy: DiffusionPolicy,
     frozen: bool,
-    image_embedder: str = "policy",
+    image_embedder: str = "embedded",
     *,
     text_embedder: TextEmbedder | None = None,
     ucb: float = 0.5,
 ) -> Memory:
     """The memory in `folder`, or one in RAM if that is None. A new one gets the seed rules.
 
-    image_embedder: `policy` or `clip:NAME`.
+    image_embedder: `embedded` or `clip:NAME`.
     text_embedder: None for the default one.
     ucb: C of `memory.rule_memory`, the weight of the UCB bonus.
 
     Raises FileNotFoundError for a frozen memory that does not exist, ValueError if the memory was written with another
     embedder.
     """
-    embedder = load_image_embedder(image_embedder, policy)
+    embedder = load_image_embedder(image_embedder, _encoder_cache(policy), str(policy.device))
     text_embedder = text_embedder or load_text_embedder()
     folder = None if folder is None else Path(folder)
     memory = open_memory(folder, text_embedder, embedder.name, embedder.dim, ucb, frozen)
     if not frozen and not len(memory.rules):
         memory.rules.add(load_seed_rules())
     return memory
+
+
+def _encoder_cache(policy: DiffusionPolicy) -> EncoderCache | None:
+    """The cache of the policy's detector, if that is the embedded one: retrieval then shares its pass."""
+    detector = policy.detector
+    return detector.encoder_cache if isinstance(detector, EmbeddedDetector) else None
 
 
 def default_agent(
@@ -86,21 +93,19 @@ def default_agent(
     detector: Detector | None = None,
     tools: Sequence[str | CritiqueTool] | None = None,
     renderer: str | Renderer = "raster",
-    image_embedder: str | SampleEmbedder = "policy",
+    image_embedder: str | SampleEmbedder = "embedded",
     settings: CritiqueSettings | None = None,
     trace: Trace | None = None,
 ) -> CritiqueAgent:
     """A frozen agent. Backend, tools, renderer and image embedder are names or objects.
 
-    detector: None for the policy's own (`hmr.detection.embedded`), which shares the encoder's features with the image
-        embedder.
+    detector: None for the policy's own. Detections without 3D joints get those of the policy's initial estimate.
     tools: None for all built-in and installed ones.
 
     Raises ValueError, with the known names, for an unknown backend, tool, renderer or image embedder.
     """
-    encoder_cache = EncoderCache(policy)
     if isinstance(image_embedder, str):
-        image_embedder = load_image_embedder(image_embedder, policy, encoder_cache)
+        image_embedder = load_image_embedder(image_embedder, _encoder_cache(policy), str(policy.device))
     if tools is None:
         loaded = load_tools()
     else:
@@ -112,7 +117,7 @@ def default_agent(
         prototypes=memory.prototypes,
         body=body,
         renderer=load_renderer(renderer) if isinstance(renderer, str) else renderer,
-        detector=detector or EmbeddedDetector(policy, body, encoder_cache),
+        detector=WithJoints3D(detector or policy.detector, policy, body),
         image_embedder=image_embedder,
         settings=settings or CritiqueSettings(),
         trace=trace or Trace(),

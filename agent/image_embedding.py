@@ -1,47 +1,39 @@
-"""Image embeddings for prototype retrieval: the policy encoder's feature of the person's crop, or CLIP's.
+"""Image embeddings for prototype retrieval: the embedded encoder's feature of the person's crop, or CLIP's.
 
-The paper retrieves prototypes by CLIP. The policy's own feature is the default because it needs no other weights.
+The paper retrieves prototypes by CLIP. The embedded encoder's feature is the default because it needs no other weights.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from torch import nn
 
-from common.fingerprint import weights_digest
+from hmr.detection.encoder_cache import EncoderCache
+from hmr.detection.person_encoder import load_encoder
 from hmr.images.crops import crop_image
-from hmr.policy.backbone import TransformersEncoder
-from hmr.policy.encoder_cache import EncoderCache
-from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
 from memory.embed import ClipEmbedder
 
-__all__ = ["ClipSampleEmbedder", "PolicyEmbedder", "load_image_embedder"]
+__all__ = ["ClipSampleEmbedder", "EncoderEmbedder", "load_image_embedder"]
 
 CROP_SCALE = 1.25  # side of the crop, relative to the side of the person's box
 CROP_PX = 336  # at least as large as any CLIP's input; the model's processor resizes it
 
 
-class PolicyEmbedder:
-    """The default `agent.context.SampleEmbedder`: the global feature of the policy's encoder.
+class EncoderEmbedder:
+    """The default `agent.context.SampleEmbedder`: the global feature of a person encoder.
 
-    Alignment does not train the encoder, so a memory remains valid for the aligned policy. The name contains a hash of
-    the encoder, because another encoder gives other embeddings.
+    The name contains a hash of the encoder, because another encoder gives other embeddings.
     """
 
-    def __init__(self, policy: DiffusionPolicy, encoder_cache: EncoderCache | None = None) -> None:
-        self.encoder_cache = encoder_cache or EncoderCache(policy)
-        self.dim = policy.encoder.pooled_size
-        self.name = f"policy-encoder@{_digest(policy.encoder)}"
+    def __init__(self, encoder_cache: EncoderCache) -> None:
+        self.encoder_cache = encoder_cache
+        encoder = encoder_cache.encoder
+        self.dim = encoder.network.pooled_size
+        self.name = f"encoder@{encoder.digest()[:12]}"
 
     def __call__(self, sample: Sample) -> Float[np.ndarray, "dim"]:
         return self.encoder_cache.run_encoder([sample]).vector[0, : self.dim].cpu().numpy()
-
-
-def _digest(encoder: nn.Module) -> str:
-    revision = [encoder.spec.revision] if isinstance(encoder, TransformersEncoder) else []
-    return weights_digest(encoder.state_dict(), after=revision, length=12)
 
 
 class ClipSampleEmbedder:
@@ -64,19 +56,19 @@ class ClipSampleEmbedder:
 
 
 def load_image_embedder(
-    spec: str, policy: DiffusionPolicy, encoder_cache: EncoderCache | None = None
-) -> PolicyEmbedder | ClipSampleEmbedder:
-    """The embedder `policy`, or `clip:NAME` with the hub name or folder of a CLIP model.
+    spec: str, encoder_cache: EncoderCache | None = None, device: str = "cpu"
+) -> EncoderEmbedder | ClipSampleEmbedder:
+    """The embedder `embedded` (formerly `policy`), or `clip:NAME` with the hub name or folder of a CLIP model.
 
-    encoder_cache: the policy's, to share its features with a detector.
+    encoder_cache: of an encoder that is already loaded; None: the shipped one.
 
     Raises ValueError for any other name.
     """
     kind, _, model = spec.partition(":")
-    if kind == "policy" and not model:
-        return PolicyEmbedder(policy, encoder_cache)
+    if kind in ("embedded", "policy") and not model:
+        return EncoderEmbedder(encoder_cache or EncoderCache(load_encoder(device=device)))
     if kind == "clip" and model:
-        return ClipSampleEmbedder(model, str(policy.device))
+        return ClipSampleEmbedder(model, device)
     raise ValueError(
-        f"no image embedder {spec!r}; there are policy and clip:NAME, such as clip:openai/clip-vit-base-patch32"
+        f"no image embedder {spec!r}; there are embedded and clip:NAME, such as clip:openai/clip-vit-base-patch32"
     )

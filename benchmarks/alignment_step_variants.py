@@ -1,6 +1,6 @@
 """A training step of alignment and three other implementations of it, for `benchmarks.alignment_step`.
 
-| step              | the images                       | the reference          | the hypotheses of a batch           |
+| step              | the detections                   | the reference          | the hypotheses of a batch           |
 |-------------------|----------------------------------|------------------------|-------------------------------------|
 | `trainer`         | encoded once, before training    | the initial weights of | in one forward pass; a group shares |
 |                   |                                  | the denoiser, swapped  | the condition of its image          |
@@ -19,7 +19,7 @@ trainers; `reencode_shared` differs from `trainer` only in the features and the 
 
 prints one JSON object: the wall time and the CPU time of every step, and the peak memory.
 
-Photographs and hypotheses are noise, because the cost of a step does not depend on them. Left out: bf16.
+Detections and hypotheses are noise, because the cost of a step does not depend on them. Left out: bf16.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ StepTime = tuple[float, float]  # seconds of wall time, and of CPU time summed o
 class Batch:
     """B images with their groups, before any encoding."""
 
-    crops: Float[Tensor, "batch 3 side side"]
-    geometry: Float[Tensor, "batch 8"]
+    features: Float[Tensor, "batch features"]  # of detections
     x0: Float[Tensor, "batch group dim"]
     advantages: Float[Tensor, "batch group"]
     timesteps: Int[Tensor, "batch steps"]
@@ -71,13 +70,12 @@ class Batch:
 
 def draw_batch(policy: DiffusionPolicy, images: int, group: int, times: int) -> Batch:
     generator = derive_generator(0, "bench align")
-    side, length = policy.config.crop_size, policy.config.num_train_timesteps
+    length = policy.config.num_train_timesteps
     generators = [derive_generator(0, "bench align", row) for row in range(images)]
     timesteps, noise = draw_times_and_noise(generators, times, (0, length), policy.mean.shape[0])
     scores = torch.randn(images, group, generator=generator)
     return Batch(
-        crops=torch.rand(images, 3, side, side, generator=generator),
-        geometry=torch.tensor([[300.0, 112.0, 112.0, 224.0, 224.0, 112.0, 112.0, 160.0]]).expand(images, -1),
+        features=torch.randn(images, policy.feature_size, generator=generator),
         x0=torch.randn(images, group, policy.mean.shape[0], generator=generator),
         advantages=(scores - scores.mean(1, keepdim=True)) / scores.std(1, correction=0, keepdim=True),
         timesteps=timesteps,
@@ -87,12 +85,12 @@ def draw_batch(policy: DiffusionPolicy, images: int, group: int, times: int) -> 
 
 @torch.no_grad()
 def encoded(policy: DiffusionPolicy, batch: Batch) -> Float[Tensor, "batch channels"]:
-    """The condition of each crop."""
-    return policy.condition(policy.encoder_features(policy.encode_crops(batch.crops), batch.geometry))
+    """The condition of each detection."""
+    return policy.condition(batch.features)
 
 
 def reencode(policy: DiffusionPolicy, reference: DiffusionPolicy, batch: Batch, shared: bool) -> None:
-    """Gradients of a step in which both models start from the crops; `shared`: a group shares one condition."""
+    """Gradients of a step in which both models start from the detections; `shared`: a group shares one condition."""
     with torch.no_grad():
         reference_error = _errors(reference, batch, shared)
     ratio = log_ratio(_errors(policy, batch, shared), reference_error, SETTINGS.beta)

@@ -16,15 +16,18 @@ from pathlib import Path
 
 import torch
 
-from hmr.body.model import Body, load_body
+from hmr.detection.person_encoder import load_encoder
 from hmr.policy.checkpoint import load_policy
+from hmr.policy.condition import unpack_points
 from hmr.policy.policy import DiffusionPolicy
-from hmr.pretraining.augmentation import as_floats
-from hmr.pretraining.crop_cache import CropCache, CropDataset, make_crops
+from hmr.pretraining.crop_cache import CropCache
 from hmr.pretraining.losses import joints_of
+from hmr.pretraining.rendered_people import read_crops
+from hmr.pretraining.simulation import SimulatedPeople
 from hmr.synthetic.recipe import LAB, WILD, SceneRecipe
+from hmr.types import NUM_JOINTS
 
-SEED, BATCH = 77, 64
+SEED = 77
 FIELDS: dict[str, tuple[str, ...]] = {
     "nothing": (),
     "occluders": ("occluded", "occluders", "occluder_fraction"),
@@ -46,29 +49,19 @@ def recipes() -> Iterator[tuple[str, SceneRecipe]]:
 
 
 @torch.no_grad()
-def measure(policy: DiffusionPolicy, body: Body, scenes: CropDataset) -> tuple[float, float, float]:
+def measure(
+    policy: DiffusionPolicy, crop_scale: float, people: SimulatedPeople
+) -> tuple[float, float, float]:
     """Mean MPJPE of the regression head in mm, and mean errors of visible keypoints in per cent of the box side and of
     their depths in mm."""
-    columns: tuple[list[torch.Tensor], ...] = ([], [], [])
-    for start in range(0, len(scenes), BATCH):
-        stop = min(start + BATCH, len(scenes))
-        rows = as_floats(torch.utils.data.default_collate([scenes[row] for row in range(start, stop)]))
-        output = policy.encode_crops(rows["crops"])
-        estimate = policy.initial_estimate(policy.encoder_features(output, rows["geometry"]))
-        estimated, true = (
-            joints_of(vector, body) for vector in (estimate * policy.std + policy.mean, rows["vector"])
-        )
-        offset = (output.keypoints - rows["keypoints"]).norm(dim=-1)[rows["visible"]]
-        depth_error = (output.depth_m - true[..., 2]).abs()[rows["visible"]]
-        crop_percent = 100 / 2 * policy.config.crop_scale  # a crop is 2 units and `crop_scale` boxes wide
-        errors = (
-            1000 * (estimated - true).norm(dim=-1).mean(dim=-1),
-            crop_percent * offset,
-            1000 * depth_error,
-        )
-        for column, error in zip(columns, errors, strict=True):
-            column.append(error)
-    return tuple(torch.cat(column).mean().item() for column in columns)
+    found, visible = unpack_points(people.features), people.visible
+    estimate = policy.initial_estimate(people.features) * policy.std + policy.mean
+    estimated, true = joints_of(policy, estimate), joints_of(policy, people.vector)
+    offset = (found.position[:, :NUM_JOINTS] - people.keypoints).norm(dim=-1)[visible]
+    depth_error_m = (found.depth_m[:, :NUM_JOINTS] - true[..., 2]).abs()[visible]
+    crop_percent = 100 / 2 * crop_scale  # a crop is 2 units and `crop_scale` boxes wide
+    errors = (1000 * (estimated - true).norm(dim=-1), crop_percent * offset, 1000 * depth_error_m)
+    return tuple(error.mean().item() for error in errors)
 
 
 def main() -> None:
@@ -81,14 +74,15 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=640)
     parser.add_argument("--cache", type=Path, default=Path("runs/gap"))
     options = parser.parse_args()
-    policy, body = load_policy(options.policy), load_body()
+    policy, encoder = load_policy(options.policy), load_encoder()
+    scale = encoder.config.crop_scale
     print(f"policy {policy.digest()}, {options.scenes} scenes per row\n")
     print("| as in `wild` | MPJPE of the head, mm | visible keypoints, % of the box | their depths, mm |")
     print("|---|---:|---:|---:|")
     for name, recipe in recipes():
-        cache = CropCache(recipe, SEED, options.scenes, policy.config.crop_size, policy.config.crop_scale)
-        scenes = CropDataset(make_crops(cache, options.cache, workers=2))
-        print("| {} | {:.1f} | {:.1f} | {:.1f} |".format(name, *measure(policy, body, scenes)), flush=True)
+        cache = CropCache(recipe, SEED, options.scenes, encoder.config.crop_size, scale)
+        people = read_crops(cache, encoder, options.cache, workers=2)
+        print("| {} | {:.1f} | {:.1f} | {:.1f} |".format(name, *measure(policy, scale, people)), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import typer
 
 __all__ = [
     "CONFIGS", "MODELS", "WORKERS", "AcceptAnyBox", "BodyFile", "Boxes", "CameraFile", "Center",
-    "DetectorSpec", "Device", "Focal", "Json", "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out",
-    "PolicyDir", "Seed", "Ucb", "config_file", "file_to_write", "folder_to_write", "output_folder",
+    "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out",
+    "PhotoDetector", "PolicyDir", "Seed", "Ucb", "config_file", "file_to_write", "folder_to_write", "output_folder",
 ]  # fmt: skip
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -136,13 +136,25 @@ BodyFile = Annotated[
         help="SMPL, SMPL-H or SMPL-X body model, .npz or .pkl. Default: the embedded body model.",
     ),
 ]
-DetectorSpec = Annotated[
-    str,
+DETECTORS = (
+    "Detector of people and keypoints: blazepose (for photographs), embedded (for rendered people), transformers, "
+    "transformers:FINDER,POSE,SEGMENTER with models from the hub or from folders, or NAME:ARGUMENT of an installed "
+    "plug-in."
+)
+DetectorSpec = Annotated[str, typer.Option(metavar="SPEC", rich_help_panel=MODELS, help=DETECTORS)]
+PhotoDetector = Annotated[
+    str | None,
     typer.Option(
-        metavar="SPEC",
-        rich_help_panel=MODELS,
-        help="Detector of people and keypoints: embedded (the policy's encoder, for rendered people), blazepose (for "
-        "photographs), transformers, or transformers:FINDER,POSE,SEGMENTER with models from the hub or from folders.",
+        "--detector", metavar="SPEC", rich_help_panel=MODELS, help=f"{DETECTORS} Default: blazepose."
+    ),
+]
+KeypointFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--keypoints",
+        metavar="FILE",
+        help="The people of one photograph and their keypoints, .json, instead of a detector: our own format, "
+        "OpenPose's output, or COCO's annotations or results (docs/reference/keypoint-file.md).",
     ),
 ]
 MemoryOrSeedRules = Annotated[

@@ -20,19 +20,24 @@ from PIL import Image, UnidentifiedImageError
 from common.files import PathLike
 
 __all__ = [
+    "IMAGE_MISSING",
     "NOT_FINITE",
     "FlawedRecord",
+    "existing_image",
     "floats",
     "image_size",
     "members",
     "numbers",
+    "parse_json",
     "read_json",
     "records",
     "require",
     "rows",
 ]
 
-NOT_FINITE = "values that are not finite"  # the reason of such records
+# reasons of records that cannot be used
+NOT_FINITE = "values that are not finite"
+IMAGE_MISSING = "image missing"
 SHOWN = 12  # names listed before "and N more"
 
 Kinds = Mapping[str, type | UnionType]
@@ -40,11 +45,12 @@ Kinds = Mapping[str, type | UnionType]
 
 class FlawedRecord(ValueError):
     """The values of one record cannot be used, although its layout is correct. `reason` has no values, so that records
-    with the same flaw can be counted; readers of many records drop the record and continue."""
+    with the same flaw can be counted; readers of many records drop the record and continue. `missing_image`: the image
+    that the record names and that is not there."""
 
-    def __init__(self, message: str, reason: str) -> None:
+    def __init__(self, message: str, reason: str, missing_image: str | None = None) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.missing_image = reason, missing_image
 
 
 def require(found: Any, names: Iterable[str], where: str) -> None:
@@ -128,24 +134,35 @@ def rows(value: Any, count: int, shape: tuple[int | None, ...], what: str) -> Sh
 
 def read_json(path: PathLike, names: Iterable[str]) -> dict[str, Any]:
     """The object of a JSON file. Raises FileNotFoundError, and ValueError if it is not an object that has `names`."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no annotation file at {path}")
-    try:
-        content = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    content = parse_json(path, "annotation")
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, not an object")
     require(content, names, str(path))
     return content
 
 
-def image_size(path: PathLike) -> tuple[int, int]:
-    """(width, height) of the stored pixels, from the file's header. EXIF rotation is ignored, as annotations do."""
+def parse_json(path: PathLike, kind: str) -> Any:
+    """The content of a JSON file; `kind` says what file is missing. Raises FileNotFoundError and ValueError."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no image at {path}, which the annotations name")
+        raise FileNotFoundError(f"there is no {kind} file at {path}")
+    try:
+        return json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+
+
+def existing_image(folder: PathLike, image: str) -> Path:
+    """The file of an image that a record names. Raises FlawedRecord if there is none."""
+    path = Path(folder) / image
+    if not path.is_file():
+        message = f"there is no image at {path}, which the annotations name"
+        raise FlawedRecord(message, IMAGE_MISSING, image)
+    return path
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the stored pixels, from the file's header. EXIF rotation is ignored, as annotations do."""
     try:
         with Image.open(path) as image:
             return image.size

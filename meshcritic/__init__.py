@@ -47,10 +47,12 @@ if TYPE_CHECKING:
     from hmr.datasets.annotation import Source as DatasetSource
     from hmr.datasets.joints import COCO17, COCO_LIMBS, SMPL_FOR_COCO_LIMBS
     from hmr.detection.embedded import EmbeddedDetector
+    from hmr.detection.feature_cache import FeatureCache
+    from hmr.detection.loading import load_detector
+    from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig, load_encoder
     from hmr.images.photographs import read_photo, sample_of
     from hmr.metrics.pck import PCK_THRESHOLDS, box_sides_px, pck
     from hmr.policy.checkpoint import load_policy
-    from hmr.policy.feature_cache import FeatureCache
     from hmr.policy.guidance import DetectionGuidance
     from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
     from hmr.synthetic.amass import load_amass
@@ -71,12 +73,12 @@ __all__ = [
     "CritiqueSettings", "CritiqueTool", "DataPart", "DatasetSource", "Detection", "DetectionGuidance", "Detector",
     "DiffusionPolicy", "DiffusionPolicyConfig", "Draws", "EmbeddedDetector", "Evidence", "FeatureCache",
     "GroupCritique", "GroupPreferenceConfig", "GroupPreferenceTrainer", "Hypotheses", "ImagePart", "Keypoints",
-    "MalformedReply", "Part", "PolicyAdapter", "RayActors", "Reply", "ReplyCache", "RewardMix", "Sample",
-    "SceneMaker", "Scorer", "Span", "TextPart", "Trace", "Unanswerable", "VLMBackend", "align", "box_sides_px",
-    "build_preferences", "build_preferences_by_actors", "critique_graph", "default_agent", "load_amass",
-    "load_backend", "load_body", "load_policy", "load_preferences", "load_tools", "main", "open_default_memory",
-    "pck", "prepare_dataset", "read_annotations", "read_hypotheses", "read_photo", "read_samples", "sample_of",
-    "with_budget", "write_hypotheses",
+    "MalformedReply", "Part", "PersonEncoder", "PersonEncoderConfig", "PolicyAdapter", "RayActors", "Reply",
+    "ReplyCache", "RewardMix", "Sample", "SceneMaker", "Scorer", "Span", "TextPart", "Trace", "Unanswerable",
+    "VLMBackend", "align", "box_sides_px", "build_preferences", "build_preferences_by_actors", "critique_graph",
+    "default_agent", "load_amass", "load_backend", "load_body", "load_detector", "load_encoder", "load_policy",
+    "load_preferences", "load_tools", "main", "open_default_memory", "pck", "prepare_dataset", "read_annotations",
+    "read_hypotheses", "read_photo", "read_samples", "sample_of", "with_budget", "write_hypotheses",
 ]  # fmt: skip
 
 

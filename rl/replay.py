@@ -36,7 +36,7 @@ class Replay:
 
     condition: Float[Tensor, "scenes channels"]
     x0: Float[Tensor, "scenes dim"]
-    encoder: str | None = None  # `DiffusionPolicy.encoder_digest` of the policy that encoded them
+    encoder: str | None = None  # `DiffusionPolicy.initial_estimate_digest` of the policy that encoded them
 
     def __len__(self) -> int:
         return self.condition.shape[0]
@@ -69,15 +69,15 @@ class Replay:
 
 @torch.no_grad()
 def replay_of(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Replay:
-    """The condition of each scene from the encoder of the policy, and its true x_0 under the true camera, which is also
-    the target of pretraining (`hmr.pretraining.crop_cache.targets_of`). Raises ValueError without a scene.
+    """The condition of each scene from the detector of the policy, and its true x_0 under the true camera, which is
+    also the target of pretraining (`hmr.pretraining.simulation`). Raises ValueError without a scene.
     """
     if not labelled:
         raise ValueError("replay needs at least one labelled scene, none was given")
     batches = [labelled[start : start + BATCH_SIZE] for start in range(0, len(labelled), BATCH_SIZE)]
     condition = [policy.encode([case.sample for case in batch]).condition.cpu() for batch in batches]
     x0 = [_true_x0(policy, batch).cpu() for batch in batches]
-    return Replay(torch.cat(condition), torch.cat(x0), policy.encoder_digest())
+    return Replay(torch.cat(condition), torch.cat(x0), policy.initial_estimate_digest())
 
 
 def _true_x0(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Float[Tensor, "batch dim"]:

@@ -336,7 +336,9 @@ def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> Replay | Non
     if not args.replay_weight:
         return None
     replay = Replay.load(Path(cast(str, args.replay_file)))
-    if isinstance(policy, DiffusionPolicy) and replay.encoder != (encoder := policy.encoder_digest()):
+    if isinstance(policy, DiffusionPolicy) and replay.encoder != (
+        encoder := policy.initial_estimate_digest()
+    ):
         raise ValueError(
             f"{args.replay_file} was made with encoder {replay.encoder}, but this policy has encoder {encoder}"
         )

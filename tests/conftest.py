@@ -16,6 +16,8 @@ import tests.type_checks  # noqa: F401 - before the packages that it checks
 import pytest
 
 from hmr.body.model import Body, load_body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.person_encoder import PersonEncoder
 from hmr.policy.policy import DiffusionPolicy
 from tests.hmr.policy.tiny_policy import make_tiny_policy
 
@@ -35,3 +37,10 @@ def body() -> Body:
 @pytest.fixture
 def tiny_policy(body: Body) -> DiffusionPolicy:
     return make_tiny_policy(body)
+
+
+@pytest.fixture
+def tiny_encoder(tiny_policy: DiffusionPolicy) -> PersonEncoder:
+    """The encoder of the policy's detector."""
+    assert isinstance(tiny_policy.detector, EmbeddedDetector)
+    return tiny_policy.detector.encoder

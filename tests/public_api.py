@@ -47,6 +47,8 @@ from meshcritic import (
     Keypoints,
     MalformedReply,
     Part,
+    PersonEncoder,
+    PersonEncoderConfig,
     PolicyAdapter,
     RayActors,
     Reply,
@@ -69,6 +71,8 @@ from meshcritic import (
     load_amass,
     load_backend,
     load_body,
+    load_detector,
+    load_encoder,
     load_policy,
     load_preferences,
     load_tools,
@@ -127,13 +131,13 @@ def depths_m(hypotheses: Hypotheses) -> list[float]:
 
 def people(photo: Path, policy: DiffusionPolicy) -> list[Sample]:
     image = read_photo(photo)
-    detector: Detector = EmbeddedDetector(policy)
+    detector: Detector = policy.detector
     return [sample_of(image, box) for box in detector.find(image)]
 
 
 def hypotheses_of(samples: Sequence[Sample], body: Body, policy: DiffusionPolicy) -> list[Hypotheses]:
-    features = policy.encode(samples)
-    detections: list[Detection] = [EmbeddedDetector(policy).detect(sample) for sample in samples]
+    detections: list[Detection] = [policy.detector.detect(sample) for sample in samples]
+    features = policy.encode(samples, detections)
     guidance = DetectionGuidance(policy, body, features, detections)
     generator = torch.Generator().manual_seed(0)
     return list(policy.sample(features, 8, generator, guidance=guidance))
@@ -256,7 +260,18 @@ def cached_features(folder: Path, pixels: torch.Tensor) -> torch.Tensor | None:
 
 
 def small_policy() -> DiffusionPolicy:
-    return DiffusionPolicy(DiffusionPolicyConfig(crop_size=64, width=32, depth=1))
+    return DiffusionPolicy(DiffusionPolicyConfig(width=32, depth=1))
+
+
+def small_detector(folder: Path) -> EmbeddedDetector:
+    encoder: PersonEncoder = load_encoder(folder)
+    assert encoder.digest() != PersonEncoder(PersonEncoderConfig(crop_size=64)).digest()
+    return EmbeddedDetector(encoder)
+
+
+def detections(samples: Sequence[Sample]) -> list[Detection]:
+    detector: Detector = load_detector("blazepose")
+    return [detector.detect(sample) for sample in samples]
 
 
 if __name__ == "__main__":

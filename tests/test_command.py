@@ -97,6 +97,24 @@ INVALID_OPTIONS = {
         ["critique", "photo.png", "--hypotheses", "h.npz", "--focal", "90"],
         "--hypotheses has the camera",
     ),
+    "missing keypoints": (["predict", "photo.png", "--keypoints", "k.json"], "no keypoint file at k.json"),
+    "keypoints that are no JSON": (["predict", "photo.png", "--keypoints", "text.jpg"], "not a JSON file"),
+    "keypoints beside a detector": (
+        ["critique", "photo.png", "--keypoints", "nobody.json", "--detector", "embedded"],
+        "--detector embedded cannot be combined with it",
+    ),
+    "keypoints of two photographs": (
+        ["predict", "photo.png", "text.jpg", "--keypoints", "nobody.json"],
+        "the people of one photograph, not of 2 inputs",
+    ),
+    "keypoints of a video": (
+        ["predict", "text.gif", "--keypoints", "nobody.json"],
+        "not of the video text.gif",
+    ),
+    "keypoints of nobody": (
+        ["predict", "photo.png", "--keypoints", "nobody.json"],
+        "the keypoint file holds no person",
+    ),
     "one sample": (["predict", "photo.png", "--samples", "1"], "samples"),
     "an unknown backend": (
         ["critique", "photo.png", "--box", "9,9,80,99", "--anyway", "--backend", "oracle"],
@@ -156,6 +174,7 @@ def test_invalid_input_ends_in_one_sentence(fault, photo, policy, tmp_path, monk
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.gif").write_text("hello")
     (tmp_path / "recording.jsonl").write_text('{"recording": 1, "backend": "embedded"}\n')
+    (tmp_path / "nobody.json").write_text('{"image_size": [90, 120], "people": []}')
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     for name in ("a.jpg", "b.png"):
@@ -220,6 +239,66 @@ def test_predict_writes_the_files_that_it_prints(photo, policy, tmp_path, monkey
     assert all(Path(file).stat().st_size > 100 for file in person["files"])
     with Image.open(person["files"][0]) as overlay:
         assert overlay.size == (90, 120)
+
+
+@pytest.fixture
+def keypoints(tmp_path: Path) -> Path:
+    """Two people: one with points alone, one with a box."""
+    points = {
+        "nose": [25, 20],
+        "left_hip": [30, 60],
+        "right_hip": [20, 60, 2.0],
+        "left_ankle": [30, 100, None, 0.4],
+    }
+    people = [
+        {"points": points},
+        {"points": {"nose": [70, 30, 1.5]}, "bbox": [55, 20, 85, 110], "confidence": 0.8},
+    ]
+    (tmp_path / "people.json").write_text(json.dumps({"image_size": [90, 120], "people": people}))
+    return tmp_path / "people.json"
+
+
+def test_predict_takes_the_people_of_a_keypoint_file(photo, policy, keypoints, tmp_path, monkeypatch, capsys):
+    words = (
+        "predict",
+        photo,
+        "--keypoints",
+        keypoints,
+        "--guide",
+        "--samples",
+        2,
+        "--save",
+        "",
+        "--policy",
+        policy,
+    )
+    code, out, _ = call(monkeypatch, capsys, *words, "--out", tmp_path / "o", "--json")
+    assert code == 0
+    first, second = json.loads(out)["people"]
+    assert first["bbox"] == [13.6, 13.6, 36.4, 106.4]  # 6.4 of 80 pixels about the points
+    assert (second["bbox"], second["confidence"]) == ([55, 20, 85, 110], 0.8)
+    assert first["detector"].startswith("keypoints:people.json@")
+
+
+def test_critique_takes_the_people_of_a_keypoint_file(
+    photo, policy, keypoints, tmp_path, monkeypatch, capsys
+):
+    words = (
+        "critique",
+        photo,
+        "--keypoints",
+        keypoints,
+        "--box",
+        "56,20,86,112",
+        "--samples",
+        2,
+        "--policy",
+        policy,
+    )
+    code, out, err = call(monkeypatch, capsys, *words, "--out", tmp_path / "o", "--json")
+    assert code == 0, err
+    (person,) = json.loads(out)["people"]
+    assert all(0 <= score <= 100 for score in person["scores"])
 
 
 def test_predict_reports_an_unreadable_file_and_continues(photo, policy, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from common.fingerprint import has_fingerprint
 from hmr.policy.checkpoint import load_policy
 from rl.monitoring.training_log import read_logs
@@ -14,8 +16,10 @@ FILES = Path(__file__).parent / "data" / "layout_1"
 POLICY_DIGEST = "05cb840f340d186a"
 
 
-def test_a_checkpoint_is_the_same_policy():
-    assert load_policy(FILES / "policy").digest() == POLICY_DIGEST
+def test_a_policy_of_images_is_refused_with_the_reason():
+    """Policies are conditioned on detections; the weights of one that encoded crops cannot be used."""
+    with pytest.raises(ValueError, match=r"policy.*image"):
+        load_policy(FILES / "policy")
 
 
 def test_a_memory_lists_its_rules(tmp_path, monkeypatch, capsys):
@@ -27,19 +31,13 @@ def test_a_memory_lists_its_rules(tmp_path, monkeypatch, capsys):
     assert sum(rule["uses"] > 0 for rule in rules) > 0
 
 
-def test_an_exploration_goes_on_with_its_scenes_and_its_memory(tmp_path, monkeypatch, capsys):
+def test_the_memory_of_another_policy_is_not_explored_further(tmp_path, monkeypatch, capsys):
     memory = shutil.copytree(FILES / "memory", tmp_path / "memory")
     shutil.copytree(FILES / "scenes", tmp_path / "out" / "scenes")
-    words = ("--images", 8, "--samples", 4, "--policy", FILES / "policy", "--out", tmp_path / "out")
-    code, out, _ = call(monkeypatch, capsys, "explore", "--memory", memory, *words, "--json")
-    assert code == 0
-    saved = json.loads((FILES / "memory" / "exploration.json").read_text())
-    found = json.loads(out)
-    assert (found["cases"], found["srcc"]) == (
-        4,
-        saved["srcc"],
-    )  # the saved report: nothing was explored again
-    assert found["blocked_cases"] == saved["held_up"]
+    words = ("--images", 8, "--samples", 4, "--out", tmp_path / "out")
+    code, _, err = call(monkeypatch, capsys, "explore", "--memory", memory, *words)
+    assert code == 2
+    assert f"was explored with policy = {POLICY_DIGEST}, but this run has" in err
 
 
 def test_a_run_folder_gives_its_groups_and_its_log():

@@ -1,4 +1,4 @@
-"""The packages of docs/guides/add-a-tool.md and docs/guides/add-a-backend.md, installed and run.
+"""The packages of the guides that add a tool, a backend and a detector, installed and run.
 
 They are installed in a new virtual environment that also sees the packages of the current one.
 """
@@ -13,11 +13,13 @@ import venv
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     "docs/guides/add-a-tool.md": "meshcritic_stature.py",
     "docs/guides/add-a-backend.md": "one_metric.py",
+    "docs/guides/add-a-detector.md": "stick_detector.py",
 }
 MAX_LINES = 40
 
@@ -39,7 +41,7 @@ def test_a_package_is_short_and_imports_from_the_public_api_only(page):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    """The interpreter of an environment in which both packages are installed."""
+    """The interpreter of an environment in which the packages are installed."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, system_site_packages=True, with_pip=False)
     interpreter = folder / "bin" / "python"
@@ -89,10 +91,22 @@ def test_an_installed_tool_measures(python, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_installed_detector_finds_people(python, tmp_path):
+    Image.new("RGB", (90, 120)).save(tmp_path / "photo.png")
+    command = [str(python), "-m", "meshcritic", "predict", "photo.png", "--detector", "stick:0.5", "--json"]
+    (person,) = json.loads(run([*command, "--samples", "2", "--save", ""], cwd=tmp_path))["people"]
+    assert person["detector"] == "stick:0.5"
+    assert person["bbox"] == [22.5, 30.0, 67.5, 90.0]  # half of the photograph's sides, in its middle
+
+
+@pytest.mark.slow
 def test_plugins_that_are_not_installed_are_unknown():
     from agent.tools import load_tools
     from agent.vlm import load_backend
+    from hmr.detection.loading import load_detector
 
     assert "stature" not in {tool.name for tool in load_tools()}
     with pytest.raises(ValueError, match="no VLM backend 'one-metric'"):
         load_backend("one-metric")
+    with pytest.raises(ValueError, match="no detector is called 'stick'"):
+        load_detector("stick")

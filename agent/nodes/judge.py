@@ -20,9 +20,9 @@ from agent.scoring.ask import ask
 from agent.scoring.ranking import label_names
 from agent.scoring.scoring import score_group
 from agent.state import CritiqueState
-from agent.tracing.redaction import reason_of
 from agent.types import Missing, Revision
 from agent.vlm.protocol import DataPart
+from common.redaction import reason_of
 
 __all__ = ["look_again", "revise", "score", "self_reflect"]
 

@@ -13,8 +13,8 @@ from langgraph.runtime import Runtime
 from agent.context import CritiqueContext, CritiqueResources
 from agent.pictures.panels import draw_views, photo_part
 from agent.state import CritiqueState
-from agent.tracing.redaction import reason_of
 from agent.types import Case, CritiqueTool, Evidence, Missing, Need
+from common.redaction import reason_of
 from hmr.types import Detection
 
 __all__ = ["measure_evidence", "render_views"]

@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.prompts import load_prompt
-from agent.tracing.redaction import reason_of, redact
 from agent.types import QuestionFailure
 from agent.vlm.protocol import (
     KeepsAnswers,
@@ -30,6 +29,7 @@ from agent.vlm.protocol import (
     VLMBackend,
     checked_reply,
 )
+from common.redaction import reason_of, redact
 
 __all__ = ["Answer", "ask", "parse"]
 

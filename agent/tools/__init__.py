@@ -8,7 +8,6 @@ built-in ones are listed here by name; others come from entry points of the grou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import EntryPoint, entry_points
 
 from agent.tools.appearance import Appearance
 from agent.tools.depth_order import DepthOrder
@@ -20,7 +19,7 @@ from agent.tools.reprojection import KeypointLayout, Reprojection
 from agent.tools.self_contact import SelfContact
 from agent.tools.silhouette import Silhouette
 from agent.types import CritiqueTool
-from agent.vlm import load_plugin
+from common.plugins import installed_plugins, load_plugin
 
 __all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "load_tools"]
 
@@ -46,7 +45,7 @@ def load_tools(names: Sequence[str] | None = None) -> list[CritiqueTool]:
 
     Raises ValueError for an unknown name, and for a plug-in that has the name of a built-in tool or cannot be loaded.
     """
-    plugins: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    plugins = installed_plugins(ENTRY_POINT_GROUP)
     if taken := sorted(plugins.keys() & BUILT_IN.keys()):
         raise ValueError(
             f"the installed tool {taken[0]!r} has the name of a built-in tool; rename its entry point"

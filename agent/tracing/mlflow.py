@@ -14,8 +14,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from agent.tracing.redaction import first_line
 from agent.tracing.span_tree import Span, SpanKind
+from common.redaction import first_line
 
 __all__ = ["MLflowExporter"]
 

@@ -23,11 +23,11 @@ from functools import wraps
 from typing import Any, TextIO
 
 from agent.tracing.exporters import Exporter, enabled_exporters, langchain_tracing_disabled
-from agent.tracing.redaction import reason_of, redactor, writable
 from agent.tracing.span_tree import Span, case_span
 from common.files import PathLike
 from common.fingerprint import json_digest
 from common.jsonl import open_for_append
+from common.redaction import reason_of, redactor, writable
 
 __all__ = ["Trace", "traced"]
 

@@ -14,7 +14,7 @@ from agent.vlm.protocol import (
     Unanswerable,
     VLMBackend,
 )
-from agent.vlm.registry import backend_names, load_backend, load_plugin
+from agent.vlm.registry import backend_names, load_backend
 
 __all__ = [
     "Capabilities",
@@ -31,5 +31,4 @@ __all__ = [
     "VLMBackend",
     "backend_names",
     "load_backend",
-    "load_plugin",
 ]

@@ -26,8 +26,8 @@ from functools import cache
 
 import httpx
 
-from agent.tracing.redaction import without_pictures
 from agent.vlm.protocol import Unanswerable
+from common.redaction import without_pictures
 
 __all__ = ["JsonClient", "RequestLimits", "ServerError", "retry_after_s"]
 

@@ -23,11 +23,11 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 
 from agent.tracing.exporters import langchain_tracing_disabled
-from agent.tracing.redaction import first_line
 from agent.vlm.openai import data_url
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply
 from agent.vlm.settings import read_settings, require_positive
 from common.fingerprint import json_digest
+from common.redaction import first_line
 
 __all__ = ["LangChainBackend", "LangChainSettings", "from_argument"]
 

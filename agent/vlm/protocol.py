@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from agent.tracing.redaction import writable
 from common.fingerprint import digest
+from common.redaction import writable
 
 __all__ = [
     "Capabilities",

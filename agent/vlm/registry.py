@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from agent.tracing.redaction import reason_of
 from agent.vlm.embedded.critic import EmbeddedCritic
 from agent.vlm.protocol import VLMBackend
+from common.plugins import installed_plugins, load_plugin
 
-__all__ = ["ENTRY_POINT_GROUP", "backend_names", "load_backend", "load_plugin"]
+__all__ = ["ENTRY_POINT_GROUP", "backend_names", "load_backend"]
 
 ENTRY_POINT_GROUP = "meshcritic.vlm_backends"
 # Built-in backends besides the embedded critic; each module is imported when its backend is requested.
@@ -42,26 +41,7 @@ def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
 
 def backend_names() -> list[str]:
     """The names that a spec can start with: built-in backends first, then installed plug-ins."""
-    return ["embedded", *BUILT_IN, *sorted(_plugins())]
-
-
-def load_plugin(point: EntryPoint) -> Callable[..., Any]:
-    """The object that an installed package registered: a backend or a critique tool.
-
-    Raises ValueError, with the names of the plug-in and its package, if it cannot be imported.
-    """
-    try:
-        return point.load()
-    # Importing a third-party module can raise any exception, and every command lists the plug-ins.
-    except Exception as error:
-        package = point.dist.name if point.dist else point.module
-        raise ValueError(
-            f"the plug-in {point.name!r} of the installed package {package} cannot be loaded ({reason_of(error)})"
-        ) from error
-
-
-def _plugins() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return ["embedded", *BUILT_IN, *sorted(installed_plugins(ENTRY_POINT_GROUP))]
 
 
 def _builder(name: str, spec: str) -> Callable[..., VLMBackend]:
@@ -69,7 +49,7 @@ def _builder(name: str, spec: str) -> Callable[..., VLMBackend]:
         return lambda argument: EmbeddedCritic()
     if name in BUILT_IN:
         return import_module(BUILT_IN[name]).from_argument
-    plugins = _plugins()
+    plugins = installed_plugins(ENTRY_POINT_GROUP)
     if name not in plugins:
         raise ValueError(f"no VLM backend {spec!r}; there are: {', '.join(backend_names())}")
     return load_plugin(plugins[name])

@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from agent.tracing.redaction import writable
 from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend, checked_reply
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
 from common.files import PathLike
 from common.jsonl import open_for_append
+from common.redaction import writable
 
 __all__ = ["Recorder", "ReplayBackend", "from_argument"]
 

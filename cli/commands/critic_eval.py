@@ -19,7 +19,18 @@ from cli.backend_flags import (
     critique_and_backend,
 )
 from cli.console import console, print_estimate, print_json, print_message, stages
-from cli.options import WORKERS, DetectorSpec, Json, MemoryOrExplore, Motion, Out, PolicyDir, Seed, Ucb
+from cli.options import (
+    WORKERS,
+    DetectorSpec,
+    Device,
+    Json,
+    MemoryOrExplore,
+    Motion,
+    Out,
+    PolicyDir,
+    Seed,
+    Ucb,
+)
 
 if TYPE_CHECKING:
     from agent.vlm.options import BackendOptions
@@ -75,6 +86,7 @@ def critic_eval(
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
     policy: PolicyDir = None,
+    device: Device = "cpu",
     seed: Seed = 0,
     out: Out = Path("runs/critic-eval"),
     as_json: Json = False,
@@ -97,7 +109,7 @@ def critic_eval(
         samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb, detector=detector,
         rules_per_case=rules_per_case, critique=critique_settings,
     )  # fmt: skip
-    comparison, estimate = _run(eval_settings, options, policy, out)
+    comparison, estimate = _run(eval_settings, options, policy, device, out)
     if estimate:
         print_estimate(estimate, as_json)
     else:
@@ -105,7 +117,7 @@ def critic_eval(
 
 
 def _run(
-    settings: CriticEvalSettings, options: BackendOptions, policy: Path | None, out: Path
+    settings: CriticEvalSettings, options: BackendOptions, policy: Path | None, device: str, out: Path
 ) -> tuple[CriticComparison, DryRun | None]:
     """A dry run writes to a temporary folder."""
     from agent.vlm.options import open_backend
@@ -118,7 +130,7 @@ def _run(
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stage = stack.enter_context(stages())
         comparison = evaluate_critics(
-            load_policy(policy), opened.backend, settings, out, stage, workers=WORKERS
+            load_policy(policy, device), opened.backend, settings, out, stage, workers=WORKERS
         )
         return comparison, opened.dry_run
 

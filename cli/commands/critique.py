@@ -19,15 +19,16 @@ from cli.backend_flags import (
 )
 from cli.console import print_estimate, print_json, print_message
 from cli.options import (
+    MODELS,
     AcceptAnyBox,
     BodyFile,
     Boxes,
     CameraFile,
     Center,
-    DetectorSpec,
     Device,
     Focal,
     Json,
+    KeypointFile,
     MemoryOrSeedRules,
     Out,
     PolicyDir,
@@ -44,6 +45,15 @@ if TYPE_CHECKING:
 
 __all__ = ["critique"]
 
+DetectorOrExplored = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        rich_help_panel=MODELS,
+        help="Detector of people and keypoints, as of predict. Default: the one with which --memory was explored, or "
+        "blazepose.",
+    ),
+]
 HypothesesFiles = Annotated[
     list[Path] | None,
     typer.Option(
@@ -64,7 +74,8 @@ def critique(
     focal: Focal = None,
     center: Center = None,
     camera: CameraFile = None,
-    detector: DetectorSpec = "embedded",
+    detector: DetectorOrExplored = None,
+    keypoints: KeypointFile = None,
     backend: BackendSpec = "embedded",
     settings: CritiqueSet = None,
     dry_run: DryRunFlag = False,
@@ -86,9 +97,9 @@ def critique(
     from agent.context import CritiqueSettings
     from agent.default import open_default_agent
     from agent.vlm.options import open_backend
+    from cli.photos.detectors import choose_detector
     from cli.photos.people import given_people
     from hmr.body.model import load_body
-    from hmr.detection.embedded import load_detector
     from hmr.policy.checkpoint import load_policy
 
     intrinsics = _intrinsics(hypotheses, focal, center, camera)
@@ -96,15 +107,16 @@ def critique(
         backend, settings, dry_run, max_calls, record, reply_cache
     )
     with open_backend(options) as opened:
-        model, body_model = load_policy(policy, device), load_body(body)
-        finder = load_detector(detector, model, body_model)
+        chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
+        model = load_policy(policy, device, chosen)
+        body_model = load_body(body)
         if hypotheses:
             people = given_people(photo, hypotheses, body_model)
         else:
-            people = _sampled_people(photo, model, finder, box, accept_any_box, samples, seed, intrinsics)
-        _warn_of_other_detector(memory, finder)
+            people = _sampled_people(photo, model, box, accept_any_box, samples, seed, intrinsics)
+        _warn_of_other_detector(memory, model.detector)
         with open_default_agent(
-            model, body_model, memory, backend=opened.backend, detector=finder,
+            model, body_model, memory, backend=opened.backend,
             settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
         ) as agent:  # fmt: skip
             critiques = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))
@@ -128,10 +140,14 @@ def _intrinsics(
     return intrinsics
 
 
-def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
+def _explored_detector(memory: Path | None) -> str | None:
     from eval.critics.exploration import explored_detector
 
-    if memory and (explored := explored_detector(memory)) not in (None, detector.name):
+    return explored_detector(memory) if memory else None
+
+
+def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
+    if (explored := _explored_detector(memory)) not in (None, detector.name):
         print_message(
             f"{memory} was explored with the detector {explored}; its rule weights are fitted to that detector"
         )
@@ -140,7 +156,6 @@ def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
 def _sampled_people(
     photo: Path,
     policy: DiffusionPolicy,
-    detector: Detector,
     boxes: list[str] | None,
     accept_any_box: bool,
     samples: int,
@@ -155,8 +170,7 @@ def _sampled_people(
     found, rejections = find_people(
         opened,
         str(photo),
-        policy,
-        detector,
+        policy.detector,
         [parse_box(text) for text in boxes or ()],
         accept_any_box,
         intrinsics,

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.console import print_json, print_message, stages
-from cli.options import MODELS, BodyFile, Device, Json, Out, PolicyDir, Seed, output_folder
+from cli.backend_flags import BackendSpec, CritiqueSet, MaxCalls, ReplyCacheFile, critique_and_backend
+from cli.console import console, print_json, print_message, stages
+from cli.options import (
+    MODELS,
+    BodyFile,
+    DetectorSpec,
+    Device,
+    Json,
+    MemoryOrSeedRules,
+    Out,
+    PolicyDir,
+    Seed,
+    output_folder,
+)
 
 if TYPE_CHECKING:
-    from eval.benchmark.prepared_sets import AnnotatedReport, EvaluationBodies
+    from agent.agent import CritiqueAgent
+    from agent.vlm.options import BackendOptions
+    from eval.benchmark.annotated_errors import EvaluationBodies
+    from eval.benchmark.annotated_report import AnnotatedReport
+    from hmr.body.model import Body
     from hmr.datasets.flaws import Flaws
+    from hmr.policy.policy import DiffusionPolicy
 
 __all__ = ["data"]
 
@@ -98,6 +117,7 @@ def evaluate(
     prepared: Annotated[Path, typer.Argument(help="Folder written by `meshcritic data prepare`.")],
     policy: PolicyDir = None,
     device: Device = "cpu",
+    detector: DetectorSpec = "blazepose",
     body: BodyFile = None,
     bodies: GenderedBodies = None,
     regressor: Regressor = None,
@@ -105,51 +125,127 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only the first people, up to this number. Default: all.")
     ] = None,
+    critic: Annotated[
+        bool,
+        typer.Option(
+            "--critic", help="Score the hypotheses with the critic, and report those that it scores best."
+        ),
+    ] = False,
+    memory: MemoryOrSeedRules = None,
+    backend: BackendSpec = "embedded",
+    settings: CritiqueSet = None,
+    max_calls: MaxCalls = None,
+    reply_cache: ReplyCacheFile = None,
     seed: Seed = 0,
     out: Out = Path("runs/data-evaluate"),
     as_json: Json = False,
 ) -> None:
-    """Evaluate a policy on a prepared data set.
+    """Evaluate a policy and its detector on a prepared data set. The detector gets the boxes of the set.
 
-    Reports MPJPE and PA-MPJPE in mm by the protocol of the data set, and PCK if there are COCO keypoints. Writes
-    summary.json and, with one row per person, people.jsonl.
+    Reports MPJPE and PA-MPJPE in mm by the protocol of the data set, PVE if it has SMPL parameters, and PCK if it has
+    COCO keypoints. Writes summary.json and, with one row per person, people.jsonl.
 
     Example: `meshcritic data evaluate data/prepared/coco-val --samples 20`
     """
-    from common.fingerprint import file_digest
-    from common.validate import read_json
     from eval.benchmark.prepared_sets import evaluate_annotated
-    from hmr.body.model import EMBEDDED_BODY
     from hmr.policy.checkpoint import load_policy
 
-    model, evaluation_bodies = load_policy(policy, device), _load_bodies(body, bodies or (), regressor)
-    with stages() as stage:
+    asked = _critic_of(critic, memory, backend, settings, max_calls, reply_cache)
+    model = load_policy(policy, device, detector)
+    evaluation_bodies = _load_bodies(body, bodies or (), regressor)
+    with stages() as stage, _open_critic(asked, model, evaluation_bodies.body) as scorer:
         report = evaluate_annotated(
-            model,
-            prepared,
-            evaluation_bodies,
-            num_samples=samples,
-            seed=seed,
-            stage=stage,
-            limit=limit,
-        )
-    digests = {
-        "policy": model.digest(),
-        "body": file_digest(body or EMBEDDED_BODY),
-        "data": read_json(prepared / "set.json", ("digest",))["digest"],
+            model, model.detector, prepared, evaluation_bodies, num_samples=samples, seed=seed, stage=stage,
+            limit=limit, scorer=scorer,
+        )  # fmt: skip
+    digests, left_out = _digests(model, body, prepared), _flaws_of(prepared)
+    used = {
+        "detector_name": model.detector.name,
+        "critic": scorer and scorer.name,
+        "samples": samples,
+        "seed": seed,
     }
-    details = {**digests, "samples": samples, "seed": seed}
+    details = {**digests, **used, "prepared": left_out.to_json()}
     report.write(out, details)
     if as_json:
         print_json({**report.to_json(), **details})
         return
-    _print_report(report)
+    _print_report(report, left_out)
     named = ", ".join(f"{name} {value}" for name, value in digests.items())
     print_message(f"{named}; errors of each person in {out / 'people.jsonl'}")
 
 
+@dataclass(frozen=True)
+class _Critic:
+    """The critic that the options describe."""
+
+    memory: Path | None
+    backend: BackendOptions
+    settings: dict[str, Any]
+
+
+def _critic_of(
+    critic: bool,
+    memory: Path | None,
+    backend: str,
+    settings: list[str] | None,
+    max_calls: int | None,
+    reply_cache: Path | None,
+) -> _Critic | None:
+    """Raises ValueError for options of a critic without --critic."""
+    critique_settings, options = critique_and_backend(backend, settings, False, max_calls, None, reply_cache)
+    if critic:
+        return _Critic(memory, options, critique_settings)
+    if memory or settings or reply_cache or max_calls is not None or backend != "embedded":
+        raise ValueError("--memory and the options of the backend configure the critic; add --critic")
+    return None
+
+
+@contextmanager
+def _open_critic(
+    critic: _Critic | None, policy: DiffusionPolicy, body: Body
+) -> Iterator[CritiqueAgent | None]:
+    if critic is None:
+        yield None
+        return
+    from agent.context import CritiqueSettings
+    from agent.default import open_default_agent
+    from agent.vlm.options import open_backend
+
+    settings = CritiqueSettings(**critic.settings)
+    with (
+        open_backend(critic.backend) as opened,
+        open_default_agent(
+            policy, body, critic.memory, backend=opened.backend, settings=settings, trace=None
+        ) as agent,
+    ):
+        yield agent
+
+
+def _digests(policy: DiffusionPolicy, body: Path | None, prepared: Path) -> dict[str, str | None]:
+    from common.fingerprint import file_digest
+    from common.validate import read_json
+    from hmr.body.model import EMBEDDED_BODY
+    from hmr.detection.protocol import detector_digest
+
+    return {
+        "policy": policy.digest(),
+        "detector": detector_digest(policy.detector),
+        "body": file_digest(body or EMBEDDED_BODY),
+        "data": read_json(prepared / "set.json", ("digest",))["digest"],
+    }
+
+
+def _flaws_of(prepared: Path) -> Flaws:
+    """Of the records that `meshcritic data prepare` has left out."""
+    from common.validate import read_json
+    from hmr.datasets.flaws import Flaws
+
+    return Flaws.of_json(read_json(prepared / "set.json", ()))
+
+
 def _load_bodies(body: Path | None, bodies: Sequence[str], regressor: Path | None) -> EvaluationBodies:
-    from eval.benchmark.prepared_sets import EvaluationBodies
+    from eval.benchmark.annotated_errors import EvaluationBodies
     from hmr.body.model import load_body
     from hmr.datasets.protocols import load_regressor
 
@@ -161,13 +257,18 @@ def _load_bodies(body: Path | None, bodies: Sequence[str], regressor: Path | Non
     )
 
 
-def _print_report(report: AnnotatedReport) -> None:
-    for metric, values in report.errors_mm.items():
-        numbers = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
-        print_message(f"{metric} ({report.protocol}, {report.people_in_space} people): {numbers}")
-    for name, value in report.pck.items():
-        print_message(f"{name} of hypothesis 0 ({report.people_in_image} people): {value:.3f}")
+def _print_report(report: AnnotatedReport, prepared: Flaws) -> None:
+    from eval.benchmark.annotated_report import report_tables
+
+    for table in report_tables(report):
+        console().print(table)
+    for reason, count in report.without_pve.items():
+        print_message(f"{count} people with SMPL parameters have no PVE: {reason}")
+    if report.people_scored is not None:
+        print_message(f"the critic scored {report.people_scored} of {len(report.per_person)} people")
     _print_flaws(report.flaws)
+    for line in prepared.lines():
+        print_message(f"when the set was prepared: {line}")
 
 
 def _print_flaws(flaws: Flaws) -> None:

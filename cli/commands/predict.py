@@ -14,11 +14,12 @@ from cli.options import (
     Boxes,
     CameraFile,
     Center,
-    DetectorSpec,
     Device,
     Focal,
     Json,
+    KeypointFile,
     Out,
+    PhotoDetector,
     PolicyDir,
     Seed,
 )
@@ -38,7 +39,8 @@ def predict(
     focal: Focal = None,
     center: Center = None,
     camera: CameraFile = None,
-    detector: DetectorSpec = "embedded",
+    detector: PhotoDetector = None,
+    keypoints: KeypointFile = None,
     guide: Annotated[
         bool, typer.Option("--guide", help="Guide sampling towards the detected keypoints.")
     ] = False,
@@ -50,6 +52,15 @@ def predict(
         ),
     ] = "npz,glb",
     every: Annotated[int, typer.Option(min=1, help="Process every n-th frame of a video.")] = 1,
+    smooth: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=10,
+            metavar="SECONDS",
+            help="Smooth the motions of a video with a Gaussian of this standard deviation; 0.1 removes jitter.",
+        ),
+    ] = 0.0,
     policy: PolicyDir = None,
     device: Device = "cpu",
     body: BodyFile = None,
@@ -58,10 +69,12 @@ def predict(
 ) -> None:
     """Predict 3D bodies for the people in photographs and videos; write overlays, npz, GLB, OBJ and BVH files.
 
-    The same command continues an interrupted run.
+    The same command continues an interrupted run. Detections of your own come from a file, as in
+    `meshcritic predict photo.jpg --keypoints photo_keypoints.json`.
 
     Example: `meshcritic predict photo.jpg --box 214,18,330,345 --samples 8 --save npz,glb,bvh`
     """
+    from cli.photos.detectors import choose_detector
     from cli.photos.intrinsics import parse_intrinsics
     from cli.photos.people import parse_box
     from cli.photos.person_files import parse_formats
@@ -69,17 +82,18 @@ def predict(
     from cli.photos.sources import list_sources
     from common.jsonl import Manifest
     from hmr.body.model import load_body
-    from hmr.detection.embedded import load_detector
     from hmr.policy.checkpoint import load_policy
     from hmr.render import load_renderer
 
     boxes = tuple(parse_box(text) for text in box or ())
     intrinsics = parse_intrinsics(focal, center, camera)
     settings = PredictSettings(
-        samples, seed, boxes, accept_any_box, parse_formats(save), guide, every, intrinsics
+        samples, seed, boxes, accept_any_box, parse_formats(save), guide, every, intrinsics, smooth
     )
-    sources, model = list_sources(photos, out), load_policy(policy, device)
-    models = Models(model, load_body(body), load_renderer(), load_detector(detector, model))
+    sources = list_sources(photos, out)
+    chosen = choose_detector(detector, keypoints, [source.path for source in sources])
+    model = load_policy(policy, device, chosen)
+    models = Models(model, load_body(body), load_renderer())
     out.mkdir(parents=True, exist_ok=True)
     summary = _Summary(single=len(sources) == 1, collect=as_json)
     with Manifest(out / "manifest.jsonl") as manifest, stages() as stage:
@@ -141,6 +155,8 @@ class _Summary:
             self._print_camera(outcome, outcome.record["camera"])
         for person in people:
             print_message(f"{outcome.title}: {', '.join(person['files'])}")
+        if outcome.record and "overlay" in outcome.record:
+            print_message(f"{outcome.title}: everybody: {outcome.record['overlay']}")
 
     def _print_video(self, outcome: Outcome) -> None:
         print_message(
@@ -168,7 +184,8 @@ class _Summary:
         if "time_s" in outcome.record:  # of a video frame
             picture["time_s"] = outcome.record["time_s"]
         for person in outcome.record["people"]:
-            entry = {"bbox": person["bbox"], "camera": outcome.record["camera"], "files": person["files"]}
-            self.answer["people"].append({**picture, **entry})
+            known = {name: person[name] for name in ("confidence", "detector") if name in person}
+            entry = {"bbox": person["bbox"], "camera": outcome.record["camera"], **known}
+            self.answer["people"].append({**picture, **entry, "files": person["files"]})
         for motion in outcome.record.get("motions", ()):
             self.answer["motions"].append({**picture, **motion})

@@ -1,8 +1,9 @@
-"""`meshcritic pretrain`: trains a policy on labelled lab scenes."""
+"""`meshcritic pretrain`: trains a policy on simulated detections, or the encoder of the embedded detector."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,9 @@ __all__ = ["pretrain"]
 
 
 def pretrain(
-    config: Annotated[Path, config_file("YAML file of the experiment.")] = Path("configs/pretrain_tiny.yaml"),
+    config: Annotated[Path, config_file("YAML file of the experiment.")] = Path(
+        "configs/pretrain_policy.yaml"
+    ),
     start_from: Annotated[
         Path | None,
         typer.Option(
@@ -23,24 +26,43 @@ def pretrain(
         ),
     ] = None,
     out: Out = Path("runs/pretrain"),
-    cache: Annotated[Path, output_folder("Folder for cached training crops.", option="--cache")] = Path(
-        "runs/cache"
-    ),
+    encoder: Annotated[
+        bool,
+        typer.Option("--encoder", help="Train the embedded detector's encoder on rendered scenes instead."),
+    ] = False,
+    cache: Annotated[
+        Path, output_folder("Folder for rendered scenes, which are drawn once.", option="--cache")
+    ] = Path("runs/cache"),
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that render scenes.")] = 2,
 ) -> None:
-    """Train a policy on labelled synthetic lab scenes.
+    """Train a policy on simulated detections and on rendered people.
 
     The same command continues an interrupted run. For several processes use `accelerate launch -m meshcritic pretrain`.
 
-    Example: `meshcritic pretrain --config configs/pretrain_tiny.yaml --out runs/pretrain`
+    Example: `meshcritic pretrain --config configs/pretrain_policy.yaml --out runs/pretrain`
     """
     from accelerate import PartialState
 
     from eval.report.curves import write_curves
-    from hmr.pretraining.training import pretrain as run
-    from hmr.pretraining.training import read_config
+    from hmr.pretraining.encoder_recipe import read_encoder_recipe
+    from hmr.pretraining.encoder_training import train_encoder
+    from hmr.pretraining.policy_recipe import read_policy_recipe
+    from hmr.pretraining.policy_training import pretrain_policy
 
-    settings = read_config(config, **({"start_from": str(start_from)} if start_from else {}))
+    changes = {"start_from": str(start_from)} if start_from else {}
+    with scene_progress() as progress:
+        if encoder:
+            train_encoder(read_encoder_recipe(config, **changes), out, cache, workers, progress)
+        else:
+            pretrain_policy(read_policy_recipe(config, **changes), out, cache, workers, progress)
+    if PartialState().is_main_process:  # of `accelerate launch`
+        print_message(f"checkpoint: {out}; learning curves: {write_curves(out)}")
+    PartialState().destroy_process_group()
+
+
+@contextlib.contextmanager
+def scene_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each title."""
     with stages() as stage:
         ticks: dict[str, Callable[[int], None]] = {}
 
@@ -50,7 +72,4 @@ def pretrain(
                 ticks[key] = stage(key, total)
             ticks[key](done)
 
-        run(settings, out, cache, workers, progress)
-    if PartialState().is_main_process:  # of `accelerate launch`
-        print_message(f"policy: {out}; learning curves: {write_curves(out)}")
-    PartialState().destroy_process_group()
+        yield progress

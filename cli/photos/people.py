@@ -18,16 +18,18 @@ from cli.photos.intrinsics import NO_INTRINSICS, Intrinsics
 from common.seeding import derive_generator
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.images.photographs import Photo, load_photo, sample_of
+from hmr.detection.keypoints.file_detector import KeypointFileDetector
+from hmr.detection.protocol import detect_all, detect_people
+from hmr.images.photographs import Photo, check_box, describe_box, load_photo, sample_of
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
-from hmr.types import BodyParams, Box, Camera, Detector, Hypotheses, Sample
+from hmr.types import BodyParams, Box, Camera, Detection, Detector, Hypotheses, Sample
 
 __all__ = ["Guide", "NobodyFound", "Person", "find_people", "given_people", "parse_box", "sample_people"]
 
-Guide = Callable[[Features, Sample], Guidance]  # features of that one sample
-MAX_BOX_SIDE = 3.0  # relative to the photograph's longer side; the crop of the whole box is held in memory
+Guide = Callable[[Features, Detection], Guidance]  # features of one person
 MIN_OVERLAP = 0.3  # of the boxes of one person in two files, intersection over union
-MIN_CONFIDENCE_IN_BOX = 0.5  # half of the people in wild scenes reach 0.6, no background does
+MIN_CONFIDENCE_IN_BOX = 0.2  # below it the box is taken to hold no person
+CERTAIN = 0.5  # confidence below which a person in a box is called uncertain
 
 
 class NobodyFound(ValueError):
@@ -36,11 +38,12 @@ class NobodyFound(ValueError):
 
 @dataclass(frozen=True)
 class Person:
-    """One person of a photograph with their group of hypotheses."""
+    """One person of a photograph with their group of hypotheses, and what the detector reports; None if unknown."""
 
     sample: Sample
     hypotheses: Hypotheses
     photo: Photo
+    detection: Detection | None = None
 
     @property
     def box_in_file(self) -> Box:
@@ -71,79 +74,67 @@ def parse_box(text: str) -> Box:
 def find_people(
     photo: Photo,
     title: str,
-    policy: DiffusionPolicy,
     detector: Detector,
     boxes: Sequence[Box],
     accept_any_box: bool = False,
     intrinsics: Intrinsics = NO_INTRINSICS,
-) -> tuple[list[Sample], list[str]]:
-    """The people in the given boxes, or without boxes those that the detector finds, and a sentence per rejected box.
+) -> tuple[list[tuple[Sample, Detection]], list[str]]:
+    """The people in the given boxes, or without boxes those that the detector finds, and a sentence per rejected box
+    and per uncertain person.
 
-    A box that is given, or found by another detector than the policy's own, is rejected if the confidence of the
-    policy's encoder in it is below MIN_CONFIDENCE_IN_BOX; `accept_any_box` accepts all of them. `title` names the
-    photograph in messages; `intrinsics` is what is known of its camera. Raises NobodyFound if no person is left, and
-    ValueError for a box that is too large or outside the image.
+    A given box is rejected if the detector's confidence in it is below MIN_CONFIDENCE_IN_BOX; `accept_any_box` accepts
+    all of them. `title` names the photograph in messages; `intrinsics` is what is known of its camera. Raises
+    NobodyFound if no person is left, and ValueError for a box that is too large or outside the image.
     """
-    _check_boxes(title, photo, boxes)
+    for box in boxes:
+        check_box(box, photo.file_size, title)
     camera = photo.camera_in_image(intrinsics.camera(photo))
     if not boxes:
-        found = [sample_of(photo.image, box, camera) for box in detector.find(photo.image)]
+        found = detect_people(detector, photo.image, camera)
         if not found:
             raise NobodyFound(_nobody_found(title, detector))
-        if detector.name == EmbeddedDetector.name:
-            return found, []
-    else:
-        found = [sample_of(photo.image, photo.box_in_image(box), camera) for box in boxes]
-    if accept_any_box:
         return found, []
-    people, rejections, encoder = [], [], EmbeddedDetector(policy)
-    for sample in found:
-        confidence = encoder.confidence(sample)
-        if confidence >= MIN_CONFIDENCE_IN_BOX:
-            people.append(sample)
-        else:
-            rejections.append(_rejection(title, photo.box_in_file(sample.box), confidence))
-    if not people:
-        raise NobodyFound("; ".join(rejections))
-    return people, rejections
+    samples = [sample_of(photo.image, photo.box_in_image(box), camera) for box in boxes]
+    people = list(zip(samples, detect_all(detector, samples), strict=True))
+    accepted = people
+    if not accept_any_box:
+        accepted = [pair for pair in people if pair[1].confidence >= MIN_CONFIDENCE_IN_BOX]
+    messages = [
+        _doubt(title, detector, photo.box_in_file(sample.box), detection.confidence)
+        for sample, detection in people
+        if detection.confidence < CERTAIN and not accept_any_box
+    ]
+    if not accepted:
+        raise NobodyFound("; ".join(messages))
+    return accepted, messages
 
 
 def _nobody_found(title: str, detector: Detector) -> str:
+    if isinstance(detector, KeypointFileDetector):
+        return f"{title}: the keypoint file holds no person of sufficient confidence ({detector.name})"
     use_box = "give the person's box with --box x0,y0,x1,y1 (pixels)"
     if detector.name == EmbeddedDetector.name:
         return (
             f"{title}: the embedded detector (trained on rendered people) found nobody with sufficient confidence; "
-            f"{use_box} or use a detector trained on photographs with --detector transformers"
+            f"{use_box} or use a detector trained on photographs with --detector blazepose"
         )
     return f"{title}: the detector {detector.name} found nobody; {use_box}"
 
 
-def _rejection(title: str, box: Box, confidence: float) -> str:
+def _doubt(title: str, detector: Detector, box: Box, confidence: float) -> str:
+    if confidence >= MIN_CONFIDENCE_IN_BOX:
+        return (
+            f"{title}: the person in the box {describe_box(box)} is uncertain (confidence {confidence:.2f} of the "
+            f"detector {detector.name})"
+        )
     return (
-        f"{title}: the confidence of the policy's encoder in the box {_corners(box)} is {confidence:.2f}, below the "
-        f"required {MIN_CONFIDENCE_IN_BOX}; it is trained on rendered people and often fails on crowds, motion blur "
-        "and heavy occlusion; --anyway accepts the box"
+        f"{title}: the detector {detector.name} sees no person in the box {describe_box(box)} (confidence "
+        f"{confidence:.2f}, below {MIN_CONFIDENCE_IN_BOX}); --anyway accepts the box"
     )
 
 
-def _check_boxes(title: str, photo: Photo, boxes: Sequence[Box]) -> None:
-    width, height = photo.file_size
-    for box in boxes:
-        if not box.side <= MAX_BOX_SIDE * max(width, height):
-            raise ValueError(
-                f"{title}: the longer side of the box {_corners(box)} is {box.side:g} pixels; in a {width} x {height} "
-                f"image at most {MAX_BOX_SIDE * max(width, height):g} are allowed"
-            )
-        if box.x1 <= 0 or box.y1 <= 0 or box.x0 >= width or box.y0 >= height:
-            raise ValueError(f"{title}: the box {_corners(box)} lies outside the {width} x {height} image")
-
-
-def _corners(box: Box) -> str:
-    return ",".join(f"{corner:g}" for corner in (box.x0, box.y0, box.x1, box.y1))
-
-
 def sample_people(
-    samples: Sequence[Sample],
+    people: Sequence[tuple[Sample, Detection]],
     photo: Photo,
     policy: DiffusionPolicy,
     num_samples: int,
@@ -151,14 +142,14 @@ def sample_people(
     guide: Guide | None = None,
 ) -> list[Person]:
     """A group of `num_samples` hypotheses per person. The same photograph, box and seed give the same group."""
-    people = []
-    for sample in samples:
+    posed = []
+    for sample, detection in people:
         generator = derive_generator(seed, "photo", sample.id)
-        features = policy.encode([sample])
-        guidance = guide(features, sample) if guide else None
+        features = policy.encode([sample], [detection])
+        guidance = guide(features, detection) if guide else None
         group = policy.sample(features, num_samples, generator, guidance=guidance)[0]
-        people.append(Person(sample, Hypotheses(group.params, sample.camera), photo))
-    return people
+        posed.append(Person(sample, Hypotheses(group.params, sample.camera), photo, detection))
+    return posed
 
 
 def given_people(path: Path, files: Sequence[Path], body: Body) -> list[Person]:
@@ -184,7 +175,7 @@ def _people_of_file(photo: Photo, file: Path, body: Body, min_group: int) -> lis
     for box, in_file in read_hypotheses(file, photo.file_size, min_group):
         hypotheses = Hypotheses(in_file.params, photo.camera_in_image(in_file.camera))
         box_in_image = photo.box_in_image(box) if box else _box_of_joints(hypotheses, body)
-        _check_boxes(str(file), photo, [photo.box_in_file(box_in_image)])
+        check_box(photo.box_in_file(box_in_image), photo.file_size, str(file))
         sample = sample_of(photo.image, box_in_image, hypotheses.camera)
         people.append(Person(sample, hypotheses, photo))
     return people

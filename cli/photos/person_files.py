@@ -1,5 +1,6 @@
-"""Writes the pictures and files of one person.
+"""Writes the pictures and files of people.
 
+NAME-people.png       hypothesis 0 of everybody over the photograph, with the numbers of the people
 NAME-0-overlay.png    one body over the photograph: the hypothesis with the best score, or hypothesis 0 without scores
 NAME-0-group.png      all hypotheses, each as overlay and side view, best first
 NAME-0.npz            all hypotheses (docs/reference/hypotheses-file.md)
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from agent.types import GroupCritique
 from cli.photos.hypotheses_file import write_hypotheses
@@ -28,13 +29,14 @@ from hmr.images.crops import crop_image
 from hmr.render.overlay import CLAY, montage, overlay, panel, score_color, side_view, zoom
 from hmr.types import BodyParams, Camera, Renderer, Sample
 
-__all__ = ["DEFAULT_FORMATS", "FORMATS", "parse_formats", "save_person"]
+__all__ = ["DEFAULT_FORMATS", "FORMATS", "parse_formats", "save_people", "save_person"]
 
 FORMATS = ("npz", "obj", "glb", "bvh")
 DEFAULT_FORMATS = ("npz", "glb")
 PANEL_PX = 224
 VIEW_SCALE = 1.35  # relative to the person's box, so that a misplaced limb stays in the picture
 OVERLAY_SIDE = 1600  # pixels; overlays of larger photographs are reduced
+NUMBER_PX = 22  # height of the number of a person
 STILL_FPS = 30.0  # frame rate written for a single pose
 
 
@@ -71,6 +73,23 @@ def save_person(
     return paths
 
 
+@torch.no_grad()
+def save_people(path: Path, people: Sequence[Person], body: Body, renderer: Renderer) -> None:
+    """Hypothesis 0 of each person of one photograph over it, the farthest drawn first."""
+    posed = body(BodyParams.stack([person.hypotheses.params[0] for person in people]))
+    picture, camera = _reduced(people[0].sample)
+    frame = renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), zoom(camera))
+    drawn = np.asarray(picture)
+    for index in posed.joints_cam_m[:, 0, 2].argsort(descending=True).tolist():
+        drawn = overlay(drawn, frame, index=index)
+    numbered = Image.fromarray(drawn)
+    draw, scale = ImageDraw.Draw(numbered), picture.width / people[0].sample.image.shape[1]
+    for number, person in enumerate(people):
+        corner = (person.sample.box.x0 * scale, person.sample.box.y0 * scale)
+        draw.text(corner, str(number), "white", font_size=NUMBER_PX, stroke_width=2, stroke_fill="black")
+    _save_png(path, np.asarray(numbered))
+
+
 def _scores(person: Person, critique: GroupCritique | None) -> Sequence[float | None]:
     return critique.scores if critique else (None,) * len(person.hypotheses)
 
@@ -96,12 +115,18 @@ def _whole_photo(
     faces: Int[np.ndarray, "faces 3"],
     renderer: Renderer,
 ) -> UInt8[np.ndarray, "height width 3"]:
+    picture, camera = _reduced(sample)
+    frame = renderer.render(vertices_cam_m[None], faces, zoom(camera))
+    return overlay(np.asarray(picture), frame, index=0)
+
+
+def _reduced(sample: Sample) -> tuple[Image.Image, Camera]:
+    """The whole photograph with at most OVERLAY_SIDE pixels a side, and its camera."""
     picture = Image.fromarray(sample.image)
     picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
     height, width = sample.image.shape[:2]
     camera = Camera(sample.camera.focal_px, sample.camera.cx_px, sample.camera.cy_px, width, height)
-    frame = renderer.render(vertices_cam_m[None], faces, zoom(camera.resize(*picture.size)))
-    return overlay(np.asarray(picture), frame, index=0)
+    return picture, camera.resize(*picture.size)
 
 
 def _group_sheet(

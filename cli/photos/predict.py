@@ -20,7 +20,7 @@ import torch
 
 from cli.photos.intrinsics import NO_INTRINSICS, Intrinsics, describe_camera
 from cli.photos.people import NobodyFound, Person, find_people, sample_people
-from cli.photos.person_files import DEFAULT_FORMATS, save_person
+from cli.photos.person_files import DEFAULT_FORMATS, save_people, save_person
 from cli.photos.sources import Source
 from cli.photos.tracks import Tracks
 from common.fingerprint import digest
@@ -29,11 +29,12 @@ from common.progress import Stage
 from hmr.body.export import write_animated_glb, write_bvh
 from hmr.body.model import Body
 from hmr.body.motion import Motion
+from hmr.detection.video import FollowedPeople, PersonTracker
 from hmr.images.photographs import Photo, load_photo, photo_of
 from hmr.images.videos import Video, VideoFrame, open_video
 from hmr.policy.guidance import DetectionGuidance
 from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.types import BodyParams, Box, Detector, Renderer, Sample
+from hmr.types import BodyParams, Box, Detection, Detector, Renderer
 
 __all__ = ["Models", "Outcome", "PredictSettings", "Predictor"]
 
@@ -55,6 +56,7 @@ class PredictSettings:
     guide: bool = False  # guide sampling with the detections (hmr.policy.guidance)
     every: int = 1  # process every n-th frame of a video
     intrinsics: Intrinsics = NO_INTRINSICS  # what is known of the camera of every picture
+    smooth_s: float = 0.0  # width of the smoothing of motions (`Motion.smoothed`); 0: none
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,14 @@ class Models:
     policy: DiffusionPolicy
     body: Body
     renderer: Renderer
-    detector: Detector
 
-    def guide(self, features: Features, sample: Sample) -> DetectionGuidance:
-        return DetectionGuidance(self.policy, self.body, features, [self.detector.detect(sample)])
+    def guide(self, features: Features, detection: Detection) -> DetectionGuidance:
+        return DetectionGuidance(self.policy, self.body, features, [detection])
 
     def digest(self) -> str:
         arrays = (self.body.model.v_template, self.body.model.shapedirs)
         return digest(
-            self.policy.digest(), self.detector.name, *(array.numpy().tobytes() for array in arrays)
+            self.policy.digest(), self.policy.detector.name, *(array.numpy().tobytes() for array in arrays)
         )
 
 
@@ -116,12 +117,18 @@ class Predictor:
             if source.is_video:
                 yield from self._video(source, stage)
             else:
-                yield self._picture(source, None, lambda source=source: load_photo(source.path))
+                detector = self.models.policy.detector
+                yield self._picture(source, None, lambda source=source: load_photo(source.path), detector)
                 done += 1
                 tick(done)
 
     def _picture(
-        self, source: Source, frame: int | None, read: Callable[[], Photo], **more: float
+        self,
+        source: Source,
+        frame: int | None,
+        read: Callable[[], Photo],
+        detector: Detector,
+        **more: float,
     ) -> Outcome:
         """more: further entries of the record."""
         fingerprint, name = self._fingerprint(source), _name(source, frame)
@@ -129,7 +136,7 @@ class Predictor:
             return Outcome(source, frame, record, earlier=True)
         try:
             photo = read()
-            people, messages = self._people(photo, _title(source, frame))
+            people, messages = self._people(photo, _title(source, frame), detector)
         except (ValueError, FileNotFoundError) as error:
             return Outcome(source, frame, None, str(error))
         record = {"name": name, "stamp": fingerprint, "said": messages, **more}
@@ -137,21 +144,22 @@ class Predictor:
         record["people"] = [
             self._write(f"{name}-{number}", person, source.is_video) for number, person in enumerate(people)
         ]
+        if len(people) > 1 and not source.is_video:
+            record["overlay"] = str(self._write_overview(name, people))
         self.manifest.add(record)
         return Outcome(source, frame, record)
 
-    def _people(self, photo: Photo, title: str) -> tuple[list[Person], list[str]]:
+    def _people(self, photo: Photo, title: str, detector: Detector) -> tuple[list[Person], list[str]]:
         """The people with their hypotheses, and messages about rejected boxes."""
         models, settings = self.models, self.settings
         try:
-            samples, messages = find_people(
-                photo, title, models.policy, models.detector, settings.boxes, settings.accept_any_box,
-                settings.intrinsics,
-            )  # fmt: skip
+            people, messages = find_people(
+                photo, title, detector, settings.boxes, settings.accept_any_box, settings.intrinsics
+            )
         except NobodyFound as error:
             return [], [str(error)]
         guide = models.guide if settings.guide else None
-        return sample_people(samples, photo, models.policy, settings.samples, settings.seed, guide), messages
+        return sample_people(people, photo, models.policy, settings.samples, settings.seed, guide), messages
 
     def _describe_camera(self, photo: Photo) -> Record:
         intrinsics = self.settings.intrinsics
@@ -164,7 +172,18 @@ class Predictor:
         formats = [kind for kind in self.settings.formats if not (in_video and kind == "bvh")]
         files = save_person(stem, person, self.models.body, self.models.renderer, formats=formats)
         record: Record = {"bbox": person.bbox, "files": [str(path) for path in files]}
+        if person.detection is not None:
+            record |= {
+                "confidence": round(person.detection.confidence, 3),
+                "detector": self.models.policy.detector.name,
+            }
         return {**record, "pose": _to_row(person.hypotheses.params[0])} if motion else record
+
+    def _write_overview(self, name: str, people: Sequence[Person]) -> Path:
+        stem = self.out / name
+        path = stem.with_name(f"{stem.name}-people.png")
+        save_people(path, people, self.models.body, self.models.renderer)
+        return path
 
     @property
     def _motion_formats(self) -> list[str]:
@@ -175,12 +194,14 @@ class Predictor:
         if record is None:
             return None
         entries = (*record["people"], *record.get("motions", ()))
-        return record if all(Path(file).exists() for entry in entries for file in entry["files"]) else None
+        files = [file for entry in entries for file in entry["files"]]
+        files += [record["overlay"]] if "overlay" in record else []
+        return record if all(Path(file).exists() for file in files) else None
 
     def _fingerprint(self, source: Source) -> str:
         """Of everything that the item's files depend on. A missing input file is reported by its reader."""
         state = source.path.stat() if source.path.exists() else None
-        versions = ("with times",) if source.is_video else ()  # earlier records of videos have none
+        versions = ("with times", "followed") if source.is_video else ()  # earlier records differ
         return digest(repr((self._inputs, state and (state.st_size, state.st_mtime_ns), *versions)))
 
     # -- videos ----------------------------------------------------------------------------------------------
@@ -208,19 +229,29 @@ class Predictor:
         """Process every n-th frame. Returns what the container only estimates."""
         every, count, times_s, end_s = self.settings.every, 0, [], 0.0
         steps = -(-video.num_frames // every)
-        tick = stage(source.path.name, steps)
+        tick, detector = stage(source.path.name, steps), self._video_detector()
         for frame in video.frames():
             count, end_s = frame.index + 1, frame.time_s + frame.duration_s
             if frame.index % every == 0:
                 times_s.append(frame.time_s)
-                yield self._frame(source, frame)
+                yield self._frame(source, frame, detector)
                 tick(min(count // every, steps - 1))
         tick(steps)
         return _Timing(count, [*times_s, end_s])
 
-    def _frame(self, source: Source, frame: VideoFrame) -> Outcome:
+    def _video_detector(self) -> Detector:
+        """For one video."""
+        detector = self.models.policy.detector
+        if isinstance(detector, PersonTracker) and not self.settings.boxes:
+            return FollowedPeople(detector)
+        return detector
+
+    def _frame(self, source: Source, frame: VideoFrame, detector: Detector) -> Outcome:
         time_s = round(frame.time_s, 6)
-        return self._picture(source, frame.index, lambda: photo_of(frame.read()), time_s=time_s)
+        outcome = self._picture(source, frame.index, lambda: photo_of(frame.read()), detector, time_s=time_s)
+        if outcome.earlier and isinstance(detector, FollowedPeople):
+            detector.skip(frame.read())
+        return outcome
 
     def _motions(self, source: Source, timing: _Timing) -> list[Record]:
         """Write the motion of each person of a finished video."""
@@ -234,6 +265,8 @@ class Predictor:
         for number, track in enumerate(tracks.all):
             times_s = timing.times_s[track.first_step : track.last_step + 2]
             motion = Motion(BodyParams.stack(track.poses), tuple(times_s[:-1]), times_s[-1])
+            if self.settings.smooth_s:
+                motion = motion.smoothed(self.settings.smooth_s)
             files = self._write_motion(f"{source.name}-{number}", motion)
             record: Record = {"files": files, "first_frame": track.first_step * every}
             record |= {"time_s": round(times_s[0], 6), "duration_s": round(motion.duration_s, 6)}

@@ -2,7 +2,7 @@
 
 Boxes are matched greedily, the largest overlap first: SORT (Bewley et al., ICIP 2016, arXiv 1602.00763) without its
 Kalman filter. A person who is not detected for up to MAX_GAP steps keeps the track if they reappear in the same place.
-Left out: matching by appearance, and smoothing (every frame is predicted alone, so motions jitter).
+Left out: matching by appearance.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from common.progress import Stage
 from eval.benchmark.intervals import bootstrap_mean
 from eval.benchmark.protocol import ERROR_METRICS, Policy, Report, evaluate_policy
 from hmr.body.model import Body, load_body
-from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.protocol import detect_all
 from hmr.policy.guidance import DetectionGuidance
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
 from hmr.synthetic.splits import draw_split
@@ -44,7 +44,7 @@ GROUP_SIZE = 20
 
 
 class RegressionHead:
-    """The policy's regression head, trained in the same run on the same features."""
+    """The policy's regression head, trained in the same run on the same detections."""
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         self.policy = policy
@@ -166,10 +166,9 @@ def evaluate_with_baselines(
 
 def policies_to_compare(policy: DiffusionPolicy, body: Body) -> dict[str, Policy]:
     """The policy, its baselines and its guided form, by the names of the report."""
-    detector = EmbeddedDetector(policy)
 
     def detected(samples: Sequence[Sample], features: Features) -> Guidance:
-        return DetectionGuidance(policy, body, features, [detector.detect(sample) for sample in samples])
+        return DetectionGuidance(policy, body, features, detect_all(policy.detector, samples))
 
     return {
         "mean pose": MeanPose(policy),

@@ -1,105 +1,69 @@
-"""Evaluates a policy on a prepared real data set (hmr/datasets): the errors of the set's protocol, and PCK.
+"""Evaluates a policy and its detector on a prepared real data set (hmr/datasets).
 
-| annotated joints                    | protocol                | the prediction's joints                         |
-|-------------------------------------|-------------------------|-------------------------------------------------|
-| SMPL's 24, or EMDB's fit            | `PW3D_24`, or `EMDB_24` | the body's own 24                               |
-| H36M's 17, or SPIN's fit to 3DPW    | `H36M_14`               | the H36M regressor's, of SMPL's 6,890 vertices  |
-| SPIN's 24, of Human3.6M             | `SPIN_H36M_14`          | the same                                        |
-| HMR2's 44                           | `HMR2_14`               | J19's, as 4D-Humans has them                    |
-| COCO's keypoints                    | PCK at .05 and .1       | SMPL's shoulders to ankles, estimated camera    |
+| the set has                 | measure                                                                            |
+|-----------------------------|------------------------------------------------------------------------------------|
+| joints in space             | MPJPE and PA-MPJPE by the protocol of the set (eval/benchmark/annotated_errors.py) |
+| SMPL parameters             | PVE, with the body model of their gender                                           |
+| COCO's keypoints            | PCK of detector and hypotheses (eval/benchmark/keypoint_accuracy.py)               |
 
-If a record has an SMPL fit but no joints, the joints are those of the fitted body of its gender, without translation:
-all errors are relative to a root, and SPIN's files have no translation. A person whose record lacks a joint of the
-protocol is left out and counted, with the reason, as are records that cannot be used. Reductions over M hypotheses are
-those of `eval/benchmark/protocol.py`. Left out: PVE, which would need the gendered meshes of the set.
+The detector and the policy get the sample alone: the image, the annotated box and an estimated camera. A person whose
+record has nothing to compare with is left out and counted, with the reason, as are records that cannot be used.
+Reductions over M hypotheses are those of `eval/benchmark/protocol.py`.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.files import PathLike, write_text
+from common.files import PathLike
 from common.progress import Stage
-from common.validate import FlawedRecord, read_json
-from eval.benchmark.protocol import Policy, noise_generator
-from hmr.body.model import Body
+from common.validate import FlawedRecord
+from eval.benchmark.annotated_errors import (
+    EvaluationBodies,
+    Truth3D,
+    annotated_errors_mm,
+    protocol_of,
+    truth_3d,
+)
+from eval.benchmark.annotated_report import AnnotatedReport
+from eval.benchmark.keypoint_accuracy import PersonKeypoints, keypoints_of, pck_of
+from eval.benchmark.protocol import noise_generator, require_finite
+from hmr.body.surface_points import BodyPoints
 from hmr.datasets.annotated_set import read_annotations
 from hmr.datasets.annotation import Annotation, Dropped, Keypoints, annotated_or_dropped
 from hmr.datasets.flaws import Flaws, ignored_keypoints, usable
-from hmr.datasets.joints import COCO17, COCO_LIMBS, H36M17, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
-from hmr.datasets.labelling import params_at_origin
-from hmr.datasets.protocols import (
-    EMDB_24,
-    H36M_14,
-    HMR2_14,
-    PREDICTED_BY,
-    PW3D_24,
-    REGRESSOR_FILES,
-    SPIN_H36M_14,
-    JointProtocol,
-    regress,
-)
+from hmr.datasets.joints import COCO17
+from hmr.datasets.protocols import JointProtocol
+from hmr.detection.protocol import detect_all
 from hmr.metrics.errors import average_pose
-from hmr.metrics.pck import PCK_THRESHOLDS, pck
 from hmr.synthetic.store import read_samples
-from hmr.types import BodyParams, Sample
+from hmr.types import BodyParams, Detection, Detector, Hypotheses, Sample, Scorer
 
-__all__ = ["AnnotatedReport", "EvaluationBodies", "evaluate_annotated"]
-
-PROTOCOLS = {
-    "human36m": H36M_14, "3dpw": PW3D_24, "3dpw-coco": H36M_14, "hmr2": HMR2_14, "spin": SPIN_H36M_14,
-    "emdb": EMDB_24,
-}  # fmt: skip
-PROTOCOLS_OF_FITS = {"spin": H36M_14}  # for sets without joints: SPIN's file of 3DPW
+__all__ = ["DetectionPolicy", "evaluate_annotated"]
 
 
-@dataclass(frozen=True)
-class EvaluationBodies:
-    """Body models: the prediction's, those of the set by gender, and a joint regressor for the protocol's joints."""
+@runtime_checkable
+class DetectionPolicy(Protocol):
+    """A policy of detections, such as `hmr.policy.policy.DiffusionPolicy`. Hypotheses are on the CPU."""
 
-    body: Body
-    by_gender: Mapping[str, Body]
-    regressor: Float[Tensor, "joints vertices"] | None = None
+    def encode(self, samples: Sequence[Sample], detections: Sequence[Detection]) -> Any: ...
 
-
-@dataclass(frozen=True)
-class AnnotatedReport:
-    """Errors of 3D joints and PCK; `people` counts all, the others those who have what the metric needs."""
-
-    protocol: str | None  # of the 3D joints; None without any
-    errors_mm: Mapping[str, Mapping[str, float]]  # metric -> reduction -> mean over people
-    pck: Mapping[str, float]  # of hypothesis 0, by threshold; empty without COCO keypoints
-    people: int
-    people_in_space: int  # with every joint of the protocol
-    people_in_image: int  # with COCO keypoints
-    flaws: Flaws  # of the people that are left out
-    per_person: tuple[Mapping[str, Any], ...]  # one row per person that was compared, in the order of the set
-
-    def to_json(self) -> dict[str, Any]:
-        """Without the rows of the people."""
-        left_out = ("flaws", "per_person")
-        numbers = {name: value for name, value in vars(self).items() if name not in left_out}
-        return {**numbers, **self.flaws.to_json()}
-
-    def write(self, folder: Path, details: Mapping[str, Any]) -> None:
-        """summary.json (`to_json` and `details`) and people.jsonl (one row per person)."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "people.jsonl", "".join(json.dumps(row) + "\n" for row in self.per_person))
-        write_text(folder / "summary.json", json.dumps({**self.to_json(), **details}, indent=1))
+    def sample(self, features: Any, num_samples: int, generator: torch.Generator) -> list[Hypotheses]: ...
 
 
 def evaluate_annotated(
-    policy: Policy,
+    policy: DetectionPolicy,
+    detector: Detector,
     folder: PathLike,
     bodies: EvaluationBodies,
     *,
@@ -107,73 +71,102 @@ def evaluate_annotated(
     seed: int,
     stage: Stage,
     limit: int | None = None,
+    scorer: Scorer | None = None,
 ) -> AnnotatedReport:
-    """Evaluate on a set that `meshcritic data prepare` wrote; the policy gets the samples without annotations.
+    """Evaluate on a set that `meshcritic data prepare` wrote; `scorer` is the critic whose choice is measured.
 
-    Raises ValueError if the protocol needs a regressor or bodies that `bodies` lacks, or if no person has the joints or
-    keypoints to compare with.
+    Raises ValueError if the protocol needs a regressor or bodies that `bodies` lacks, if no person has anything to
+    compare with, and for a policy that returns NaN.
     """
     folder = Path(folder)
     annotations, samples = read_annotations(folder), list(itertools.islice(read_samples(folder), limit))
-    protocol = _protocol(folder, annotations.values())
+    protocol = protocol_of(folder, annotations.values())
+    measure = _Measure(policy, detector, bodies, protocol, scorer, num_samples, seed)
     tick = stage("people evaluated", len(samples))
     measured: list[_Measured] = []
     flaws = Flaws()
     for done, sample in enumerate(samples, start=1):
         truth = annotated_or_dropped(_truth, sample, annotations, protocol, bodies, flaws)
         if isinstance(truth, Dropped):
-            flaws.drop(truth.reason)
+            flaws.drop(truth)
         else:
-            generator = noise_generator(seed, sample)
-            params = policy.sample(policy.encode([sample]), num_samples, generator)[0].params
-            measured.append(_measure(sample, truth, params, protocol, bodies))
+            measured.append(measure(sample, truth))
         tick(done)
     if not measured:
-        joints = "" if protocol is None else f"all joints of {protocol.name} or "
         reasons = "".join(f"; {line}" for line in flaws.lines())
-        raise ValueError(f"no person in {folder} has {joints}COCO keypoints{reasons}")
-    errors = [person.errors_mm for person in measured if person.errors_mm is not None]
-    in_image = [person.limbs for person in measured if person.limbs is not None]
-    return AnnotatedReport(
-        protocol=protocol.name if protocol and errors else None,
-        errors_mm=_mean(errors),
-        pck=_pck(in_image),
-        people=len(samples),
-        people_in_space=len(errors),
-        people_in_image=len(in_image),
-        flaws=flaws,
-        per_person=tuple(person.row() for person in measured),
-    )
+        raise ValueError(f"no person in {folder} has {_compared(protocol)}{reasons}")
+    return _report(measured, protocol, len(samples), flaws)
 
 
 @dataclass(frozen=True)
 class _Truth:
-    """What a record has to compare with; at least one of `joints_m` and `limbs`."""
+    """What a record has to compare with; at least one of joints, a fitted body and keypoints."""
 
     image: str
     person: str
-    joints_m: Float[Tensor, "joints 3"] | None  # in the protocol's convention
-    limbs: Keypoints | None
+    in_space: Truth3D
+    keypoints: Keypoints | None
     side_px: float
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """Errors of one person by metric and reduction, and the limbs in the image."""
+    """Errors of one person by metric and reduction, keypoints in the image, and scores if there is a critic."""
 
     truth: _Truth
-    errors_mm: dict[str, dict[str, float]] | None
-    limbs: _ProjectedLimbs | None
+    errors_mm: Mapping[str, Mapping[str, float]]
+    keypoints: PersonKeypoints | None
+    scores: tuple[float | None, ...] | None
 
     def row(self) -> dict[str, Any]:
-        limbs = None if self.limbs is None else self.limbs.errors_px()
-        return {
+        row = {
             "image": self.truth.image,
             "person": self.truth.person,
-            "errors_mm": self.errors_mm,
-            "limbs_px": limbs,
+            "errors_mm": self.errors_mm or None,
+            "keypoints_px": self.keypoints and self.keypoints.distances_px(),
             "box_side_px": self.truth.side_px,
         }
+        return row if self.scores is None else {**row, "scores": self.scores}
+
+
+class _Measure:
+    """Detects, samples and scores one person after the other."""
+
+    def __init__(
+        self,
+        policy: DetectionPolicy,
+        detector: Detector,
+        bodies: EvaluationBodies,
+        protocol: JointProtocol | None,
+        scorer: Scorer | None,
+        num_samples: int,
+        seed: int,
+    ) -> None:
+        self.policy, self.detector, self.bodies, self.protocol = policy, detector, bodies, protocol
+        self.scorer, self.num_samples, self.seed = scorer, num_samples, seed
+        self.points = BodyPoints().fit_to(bodies.body)
+
+    def __call__(self, sample: Sample, truth: _Truth) -> _Measured:
+        (detection,) = detect_all(self.detector, [sample])
+        features = self.policy.encode([sample], [detection])
+        generator = noise_generator(self.seed, sample)
+        (group,) = self.policy.sample(features, self.num_samples, generator)
+        require_finite(group.params, sample)
+        scores = None if self.scorer is None else tuple(self.scorer.score(sample, group))
+        with_average = BodyParams.cat([group.params, BodyParams.stack([average_pose(group.params)])])
+        errors = annotated_errors_mm(with_average, truth.in_space, self.protocol, self.bodies, scores or ())
+        keypoints = None
+        if (true := truth.keypoints) is not None:
+            bodies_px = self._project(with_average, sample)
+            known = true.confidence > 0
+            keypoints = keypoints_of(
+                true.positions_px, known, truth.side_px, detection, bodies_px, scores or ()
+            )
+        return _Measured(truth, errors, keypoints, scores)
+
+    @torch.no_grad()
+    def _project(self, params: BodyParams, sample: Sample) -> Float[Tensor, "bodies 41 2"]:
+        return sample.camera.project(self.points.in_camera(params))
 
 
 def _truth(
@@ -188,149 +181,61 @@ def _truth(
         raise FlawedRecord(f"sample {sample.id} has no annotation", "no annotation of the sample")
     annotation = usable(annotations[sample.id], (sample.camera.width, sample.camera.height))
     flaws.ignored_keypoints += ignored_keypoints(annotations[sample.id].keypoints, annotation.keypoints)
-    joints_m = None if protocol is None else _true_joints(annotation, protocol, bodies)
-    limbs = _true_limbs(annotation)
-    if joints_m is None and limbs is None:
-        joints = "" if protocol is None else f"all joints of {protocol.name} or "
+    in_space, keypoints = truth_3d(annotation, protocol, bodies), _labelled_keypoints(annotation)
+    if in_space.joints_m is None and in_space.fitted is None and keypoints is None:
+        because = f"; PVE {in_space.without_pve}" if in_space.without_pve else ""
         raise FlawedRecord(
-            f"{annotation.name} has nothing to compare with", f"without {joints}COCO keypoints"
+            f"{annotation.name} has nothing to compare with", f"without {_compared(protocol)}{because}"
         )
-    return _Truth(annotation.image, annotation.person, joints_m, limbs, annotation.box.side)
+    return _Truth(annotation.image, annotation.person, in_space, keypoints, annotation.box.side)
 
 
-def _measure(
-    sample: Sample,
-    truth: _Truth,
-    params: BodyParams,
-    protocol: JointProtocol | None,
-    bodies: EvaluationBodies,
-) -> _Measured:
-    errors_mm = None
-    if protocol is not None and truth.joints_m is not None:
-        errors_mm = _errors(params, truth.joints_m, protocol, bodies)
-    return _Measured(
-        truth,
-        errors_mm,
-        None if truth.limbs is None else _in_image(sample, truth.limbs, truth.side_px, params, bodies.body),
-    )
+def _compared(protocol: JointProtocol | None) -> str:
+    joints = "" if protocol is None else f"all joints of {protocol.name} or "
+    return f"{joints}COCO keypoints or a body for PVE"
 
 
-def _protocol(folder: Path, annotations: Iterable[Annotation]) -> JointProtocol | None:
-    """The protocol for 3D joints of the set's source; None if it has none."""
-    source = str(read_json(folder / "set.json", ("source",))["source"])
-    if source in PROTOCOLS_OF_FITS and not any(annotation.joints for annotation in annotations):
-        return PROTOCOLS_OF_FITS[source]
-    return PROTOCOLS.get(source)
-
-
-@torch.no_grad()
-def _true_joints(
-    annotation: Annotation, protocol: JointProtocol, bodies: EvaluationBodies
-) -> Float[Tensor, "joints 3"] | None:
-    """The record's joints in the protocol's convention, else those of its SMPL fit, else None."""
-    needed = [*protocol.joints, *protocol.root]
-    for joints in annotation.joints:
-        if joints.convention == protocol.convention:
-            return joints.positions_m if bool(joints.known[needed].all()) else None
-    if annotation.smpl is None or protocol.convention not in (SMPL24, H36M17):
-        return None
-    params, body = params_at_origin(annotation, bodies.by_gender)
-    return _joints(params, body, protocol.convention, bodies)
-
-
-@torch.no_grad()
-def _errors(
-    params: BodyParams, true_m: Float[Tensor, "joints 3"], protocol: JointProtocol, bodies: EvaluationBodies
-) -> dict[str, dict[str, float]]:
-    with_average = BodyParams.cat([params, BodyParams.stack([average_pose(params)])])
-    by = PREDICTED_BY.get(protocol, protocol)
-    pred_m = _joints(with_average, bodies.body, by.convention, bodies)
-    return {
-        name: _reduced(error(pred_m, true_m, by))
-        for name, error in (("mpjpe_mm", protocol.mpjpe_mm), ("pa_mpjpe_mm", protocol.pa_mpjpe_mm))
-    }
-
-
-def _joints(
-    params: BodyParams, body: Body, convention: Convention, bodies: EvaluationBodies
-) -> Float[Tensor, "*batch joints 3"]:
-    """A body's joints in this convention: its own, or those of the regressor."""
-    if convention == SMPL24:
-        return body.joints(params)
-    regressor = bodies.regressor
-    if regressor is None or len(regressor) != len(convention):
-        given = (
-            "" if regressor is None else f"; the given one has {len(regressor)} joints, not {len(convention)}"
-        )
-        raise ValueError(
-            f"the protocol needs the joints of {REGRESSOR_FILES[convention]}: give it with --regressor, and an SMPL "
-            f"--body{given}"
-        )
-    vertices = len(body.model.v_template)
-    if regressor.shape[1] != vertices:
-        raise ValueError(
-            f"the regressor is for a body of {regressor.shape[1]} vertices, not of {vertices}; give an SMPL --body"
-        )
-    return regress(regressor, body(params).vertices_cam_m)
-
-
-def _reduced(errors_mm: Float[Tensor, " samples_and_average"]) -> dict[str, float]:
-    hypotheses, averaged = errors_mm[:-1], errors_mm[-1]
-    return {
-        f"min{len(hypotheses)}": hypotheses.min().item(),
-        "mean": hypotheses.mean().item(),
-        "hyp0": hypotheses[0].item(),
-        "averaged": averaged.item(),
-    }
-
-
-@dataclass(frozen=True)
-class _ProjectedLimbs:
-    """Limbs of one person, COCO's order."""
-
-    pred_px: Float[Tensor, "limbs 2"]
-    true_px: Float[Tensor, "limbs 2"]
-    known: Tensor
-    side_px: float
-
-    def errors_px(self) -> list[float | None]:
-        """The distance of each limb, None for those that are not annotated."""
-        distances = (self.pred_px - self.true_px).norm(dim=-1).tolist()
-        return [one if known else None for one, known in zip(distances, self.known.tolist(), strict=True)]
-
-
-def _true_limbs(annotation: Annotation) -> Keypoints | None:
-    """The record's COCO keypoints if it has any on the limbs, else None."""
+def _labelled_keypoints(annotation: Annotation) -> Keypoints | None:
+    """The record's COCO keypoints if any is labelled, else None."""
     for keypoints in annotation.keypoints:
-        if keypoints.convention == COCO17 and keypoints.confidence[list(COCO_LIMBS)].any():
+        if keypoints.convention == COCO17 and keypoints.confidence.any():
             return keypoints
     return None
 
 
-def _in_image(
-    sample: Sample, true: Keypoints, side_px: float, params: BodyParams, body: Body
-) -> _ProjectedLimbs:
-    """Hypothesis 0 over the record's COCO keypoints."""
-    limbs = list(COCO_LIMBS)
-    joints_cam_m = body.joints(params[:1])[0][list(SMPL_FOR_COCO_LIMBS)]
-    pred_px = sample.camera.project(joints_cam_m)
-    return _ProjectedLimbs(pred_px, true.positions_px[limbs], true.confidence[limbs] > 0, side_px)
-
-
-def _pck(people: Sequence[_ProjectedLimbs]) -> dict[str, float]:
-    if not people:
-        return {}
-    pred, true, known = (
-        torch.stack([getattr(person, name) for person in people]) for name in ("pred_px", "true_px", "known")
+def _report(
+    measured: Sequence[_Measured], protocol: JointProtocol | None, people: int, flaws: Flaws
+) -> AnnotatedReport:
+    errors = [person.errors_mm for person in measured]
+    in_space, with_vertices = (
+        sum(metric in person for person in errors) for metric in ("mpjpe_mm", "pve_mm")
     )
-    sides = torch.tensor([person.side_px for person in people])
-    return {f"pck_{at:g}": pck(pred, true, known, sides, at).item() for at in PCK_THRESHOLDS}
+    in_image = [person.keypoints for person in measured if person.keypoints is not None]
+    scores = [person.scores for person in measured if person.scores is not None]
+    reasons = (person.truth.in_space.without_pve for person in measured)
+    return AnnotatedReport(
+        protocol=protocol.name if protocol and in_space else None,
+        errors_mm=_mean(errors),
+        pck=pck_of(in_image),
+        people=people,
+        people_in_space=in_space,
+        people_with_vertices=with_vertices,
+        people_in_image=len(in_image),
+        people_scored=sum(any(score is not None for score in group) for group in scores) if scores else None,
+        without_pve=dict(Counter(reason for reason in reasons if reason)),
+        flaws=flaws,
+        per_person=tuple(person.row() for person in measured),
+    )
 
 
-def _mean(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    if not rows:
-        return {}
+def _mean(people: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """By metric and reduction, over the people who have it."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for errors in people:
+        for metric, reductions in errors.items():
+            for name, value in reductions.items():
+                values.setdefault(metric, {}).setdefault(name, []).append(value)
     return {
-        metric: {name: float(np.mean([row[metric][name] for row in rows])) for name in rows[0][metric]}
-        for metric in rows[0]
+        metric: {name: float(np.mean(each)) for name, each in reductions.items()}
+        for metric, reductions in values.items()
     }

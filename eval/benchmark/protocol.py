@@ -49,6 +49,7 @@ from hmr.metrics.errors import (
 from hmr.types import JOINT_NAMES, BodyParams, Hypotheses, Labelled, Posed, Sample, Scorer, Truth
 
 __all__ = [
+    "BODIES_AT_ONCE",
     "ERROR_METRICS",
     "PROTOCOL",
     "SPREAD_METRICS",
@@ -58,6 +59,7 @@ __all__ = [
     "ScoredGroup",
     "evaluate_policy",
     "noise_generator",
+    "require_finite",
 ]
 
 ERROR_METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm")
@@ -189,12 +191,17 @@ def noise_generator(seed: int, sample: Sample) -> torch.Generator:
 
 def _sample_params(policy: Policy, sample: Sample, num_samples: int, seed: int) -> BodyParams:
     params = policy.sample(policy.encode([sample]), num_samples, noise_generator(seed, sample))[0].params
+    require_finite(params, sample)
+    return params
+
+
+def require_finite(params: BodyParams, sample: Sample) -> None:
+    """Raises ValueError for bodies that are not finite."""
     if not all(tensor.isfinite().all() for tensor in vars(params).values()):
         # The means leave out NaN and would be too low for a policy that diverged.
         raise ValueError(
             f"the policy returned NaN or infinite bodies for image {sample.id!r}: its training diverged"
         )
-    return params
 
 
 @torch.no_grad()

@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", "all")
+ON_CPU = ("hmr-scorer", "all")  # HMR-Scorer keeps its features and its network there
 FITTED = ("hmr-scorer", "ranknet", "all")  # on lab-calibration, even if the agent is given a memory
 USES_DETECTOR = ("agent", "greedy", "ranknet", "all")
 CONSENSUS = "group_consensus_mm"
@@ -162,9 +163,14 @@ def evaluate_critics(
     *,
     workers: int = 1,
 ) -> CriticComparison:
-    """Draw scenes and groups, explore, fit and score as the settings ask, using what is cached in `out`."""
+    """Draw scenes and groups, explore, fit and score as the settings ask, using what is cached in `out`.
+
+    Raises ValueError for a critic that does not run on the policy's device.
+    """
+    if settings.critic in ON_CPU and policy.device.type != "cpu":
+        raise ValueError(f"--critic {settings.critic} fits hmr-scorer, which needs --device cpu")
     out, body = Path(out), load_body()
-    detector = load_other_detector(settings.detector, policy, body)
+    detector = load_other_detector(settings.detector, policy)
     (benchmark, tests), (lab, calibration) = _draw(policy, body, settings, out, stage, workers)
     fingerprint = {"policy": policy.digest(), "scenes": lab, "samples": settings.samples}
     with EvidenceCache(out / "evidence.jsonl") as evidence:

@@ -30,8 +30,9 @@ from agent.vlm import VLMBackend
 from common.files import PathLike, write_text
 from common.progress import Stage
 from eval.benchmark.protocol import noise_generator
-from hmr.body.model import Body, load_body
-from hmr.detection.embedded import EmbeddedDetector, load_detector
+from hmr.body.model import load_body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.loading import load_detector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import calibration_parts, draw_split
 from hmr.synthetic.store import read_labelled, set_digest
@@ -116,10 +117,10 @@ class Exploration:
         write_text(self.folder / EXPLORED, json.dumps(content, indent=1))
 
 
-def load_other_detector(spec: str, policy: DiffusionPolicy, body: Body) -> Detector | None:
-    """The detector of `spec`; None for the embedded one, which an agent builds itself so that it shares its encoder
-    cache with the image embedder. Raises what `load_detector` raises."""
-    return None if spec == EmbeddedDetector.name else load_detector(spec, policy, body)
+def load_other_detector(spec: str, policy: DiffusionPolicy) -> Detector | None:
+    """The detector of `spec`; None for that of the policy, which shares its encoder with the image embedder. Raises
+    what `load_detector` raises."""
+    return None if spec == policy.detector.name else load_detector(spec, str(policy.device))
 
 
 def detector_name(detector: Detector | None) -> str:
@@ -190,7 +191,7 @@ def explore_lab(
     Raises ValueError for a memory that was explored with other settings or models.
     """
     out, memory, body = Path(out), Path(memory), load_body()
-    detector = load_other_detector(settings.detector, policy, body)
+    detector = load_other_detector(settings.detector, policy)
     tick = stage(f"drawing {settings.images} scenes of lab-calibration", settings.images)
     scenes = draw_split("lab-calibration", out / "scenes", settings.images, workers=workers, progress=tick)
     fingerprint = {

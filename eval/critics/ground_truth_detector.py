@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from hmr.body.model import Body
-from hmr.detection.embedded import EmbeddedDetector, WithJoints3D
 from hmr.images.crops import crop_image
+from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import JOINT_NAMES, NUM_JOINTS, Box, Detection, Sample, Truth
 
@@ -55,4 +55,4 @@ class GroundTruthDetector:
 
 def ground_truth_detector(truths: Mapping[str, Truth], policy: DiffusionPolicy, body: Body) -> WithJoints3D:
     """The ground-truth detector with the policy's own estimate of the 3D joints, as an agent uses it."""
-    return WithJoints3D(GroundTruthDetector(truths), EmbeddedDetector(policy, body))
+    return WithJoints3D(GroundTruthDetector(truths), policy, body)

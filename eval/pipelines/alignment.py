@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from agent.agent import CritiqueAgent
-from agent.tracing.redaction import redact
 from agent.vlm import VLMBackend, backend_names
 from agent.vlm.options import BackendOptions, open_backend
 from agent.vlm.wrappers.dry_run import DryRun
 from common.files import PathLike, write_text
 from common.progress import Stage
+from common.redaction import redact
 from common.versions import versions
 from common.yaml_fields import read_fields
 from eval.critics.ablations import AGENT, AgentBench
@@ -174,7 +174,7 @@ def run_alignment(
     settings.check_critic()
     checked_alignment(policy, _with_replay_file(policy, settings, out), settings.rounds, settings.images)
     body = load_body()
-    detector = load_other_detector(settings.detector, policy, body)
+    detector = load_other_detector(settings.detector, policy)
     rescore = shuffle_scores if settings.shuffled else None
     with ExitStack() as stack:
         backend = None
@@ -230,7 +230,7 @@ def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, 
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         opened = stack.enter_context(open_backend(settings.backend_options(dry_run=True)))
         body = load_body()
-        detector = load_other_detector(settings.detector, policy, body)
+        detector = load_other_detector(settings.detector, policy)
         scenes = _wild_scenes(settings, out, stage, workers)
         scorer = open_scorer(
             policy,

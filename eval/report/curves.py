@@ -51,13 +51,13 @@ class _Chart:
 
 
 def write_curves(run: PathLike) -> Path:
-    """Draw `training.json` of a run (hmr.pretraining.training) into `curves.svg` beside it: one chart per stage, the
+    """Draw `training.json` of a run (hmr.pretraining) into `curves.svg` beside it: one chart per stage, the
     training loss as a thin line, the held-out loss as a thick one. Raises FileNotFoundError without `training.json`."""
     run = Path(run)
     if not (run / "training.json").exists():
         raise FileNotFoundError(f"{run} has no training.json: no pretraining run ended in this folder")
     history = json.loads((run / "training.json").read_text())
-    stages = [_stage_chart(name, stage["log"]) for name, stage in history.items() if name != "config"]
+    stages = [_stage_chart(name, stage["log"]) for name, stage in history.items() if name != "recipe"]
     rows = [stages[start : start + CHARTS_PER_ROW] for start in range(0, len(stages), CHARTS_PER_ROW)]
     return _write_charts(run / "curves.svg", rows, "Learning curves", PRETRAINING_SIZE_PX)
 

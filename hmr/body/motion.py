@@ -2,12 +2,13 @@
 
 The frames of a video may be unevenly spaced (GIFs, screen and phone recordings). A GLB stores the time of each pose; a
 BVH file has one frame time, so its poses are interpolated: rotations along the shortest arc, the rest linearly.
+Frames are posed independently; `Motion.smoothed` removes the jitter.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -43,6 +44,25 @@ class Motion:
         """The same motion with the last pose once more, at `end_s`."""
         params = BodyParams.cat([self.params, self.params[-1:]])
         return Motion(params, (*self.times_s, self.end_s), self.end_s)
+
+    def smoothed(self, width_s: float) -> Motion:
+        """Each pose is the mean of those around it, weighted by a Gaussian of the standard deviation `width_s`.
+
+        Rotations have the chordal mean (Hartley et al., IJCV 2013): the rotation nearest to the mean of the matrices.
+        """
+        times = torch.from_numpy(self._times).float()
+        weights = torch.exp(-0.5 * ((times[:, None] - times) / width_s).square())
+        weights = weights / weights.sum(dim=1, keepdim=True)
+
+        def mean(values: Float[Tensor, "frames *rest"]) -> Float[Tensor, "frames *rest"]:
+            return torch.einsum("st,t...->s...", weights, values)
+
+        def mean_rotvec(rotvecs: Float[Tensor, "frames *rest"]) -> Float[Tensor, "frames *rest"]:
+            return roma.rotmat_to_rotvec(roma.special_procrustes(mean(roma.rotvec_to_rotmat(rotvecs))))
+
+        params = self.params
+        orient, pose = mean_rotvec(params.global_orient), mean_rotvec(params.body_pose)
+        return replace(self, params=BodyParams(orient, pose, mean(params.betas), mean(params.transl)))
 
     def resampled(self) -> tuple[BodyParams, float]:
         """The poses at a constant rate from the first time on, and the rate in 1/s.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import roma
 import torch
 from jaxtyping import Float
 from smplx.vertex_ids import vertex_ids
@@ -24,6 +25,7 @@ from hmr.types import (
     NUM_POINTS,
     PARENTS,
     SURFACE_POINT_NAMES,
+    BodyParams,
 )
 
 __all__ = ["POINT_JOINTS", "BodyPoints", "PosedPoints"]
@@ -109,6 +111,13 @@ class BodyPoints(nn.Module):
         offsets_m = surface_m - rest_m[..., ATTACHED, :]
         surface = joints[..., ATTACHED, :] + (turned[..., ATTACHED, :, :] @ offsets_m[..., None])[..., 0]
         return PosedPoints(turned, torch.stack(parent_world, dim=-3), torch.cat([joints, surface], dim=-2))
+
+    def in_camera(self, params: BodyParams) -> Float[Tensor, "*batch 41 3"]:
+        """The points in the frame of `global_orient` and `transl`, metres."""
+        rotvec = torch.cat([params.global_orient[..., None, :], params.body_pose], dim=-2)
+        posed = self(roma.rotvec_to_rotmat(rotvec), params.betas)
+        pelvis_m = self.joint_template[0] + params.betas @ self.joint_shapedirs[0].mT + params.transl
+        return posed.points_m + pelvis_m[..., None, :]
 
 
 def _vertex_weights(body: Body) -> Float[Tensor, "17 vertices"]:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from common.files import PathLike, atomic_folder
 from common.fingerprint import digest
-from common.validate import read_json, require
+from common.validate import existing_image, read_json, require
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,
@@ -101,9 +101,9 @@ def prepare(
     """Reads a split of a data set and writes it to `out`, unless `out` already holds the same set.
 
     every: takes every n-th record, counting those that are then dropped. limit: the maximum number of annotations.
-    progress: receives the number written so far. Raises the errors of the source, FileNotFoundError or ValueError for
-    an image that is missing, unreadable or of another size than its camera, and ValueError if `out` holds another set
-    or the split has no annotation that can be used.
+    progress: receives the number written so far. Raises the errors of the source, and ValueError for an image that is
+    unreadable or of another size than its camera, if `out` holds another set, and if the split has no annotation that
+    can be used. People in images that are missing are dropped, and the images counted.
     """
     folder, out = Path(folder), Path(out)
     wanted = {"source": source.name, "split": split, "every": every, "limit": limit}
@@ -157,7 +157,7 @@ def _people(
     for record in records:
         person = annotated_or_dropped(_person, record, source, folder, flaws)
         if isinstance(person, Dropped):
-            flaws.drop(person.reason)
+            flaws.drop(person)
         else:
             yield person
 
@@ -165,7 +165,7 @@ def _people(
 def _person(record: Annotation | Dropped, source: str, folder: Path, flaws: Flaws) -> _Person | Dropped:
     if isinstance(record, Dropped):
         return record
-    jpeg, size = _jpeg(folder / record.image, record.name)
+    jpeg, size = _jpeg(existing_image(folder, record.image))
     annotation = usable(record, size)
     flaws.ignored_keypoints += ignored_keypoints(record.keypoints, annotation.keypoints)
     name = _opaque_id(source, annotation)
@@ -215,10 +215,8 @@ def _sample_row(name: str, jpeg: bytes, size: tuple[int, int], annotation: Annot
     }
 
 
-def _jpeg(path: Path, wanted_by: str) -> tuple[bytes, tuple[int, int]]:
+def _jpeg(path: Path) -> tuple[bytes, tuple[int, int]]:
     """The file as JPEG, and its size. EXIF rotation is not applied, because annotations refer to the stored pixels."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no image at {path}, which the annotation {wanted_by} names")
     try:
         with Image.open(path) as image:
             size = image.size

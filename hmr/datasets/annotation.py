@@ -145,6 +145,7 @@ class Dropped:
     """A record that cannot be used, in the place of its annotation. `reason` is equal for records of the same flaw."""
 
     reason: str
+    missing_image: str | None = None  # the path within the data set
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def annotated_or_dropped(annotate: Callable[..., Result], *record: Any) -> Resul
     try:
         return annotate(*record)
     except FlawedRecord as flaw:
-        return Dropped(flaw.reason)
+        return Dropped(flaw.reason, flaw.missing_image)
 
 
 def pinhole(

@@ -6,8 +6,8 @@
 Follows cocodataset.org, "Data format": `keypoints` is 17 times (x, y, v), v = 0 for not labelled, 1 for labelled
 but hidden, 2 for visible; `bbox` is (x, y, width, height) from the image's corner. Keypoints are indices of pixels,
 so half a pixel is added to get their centres, as in Detectron2 (`detectron2/data/datasets/coco.py`). People without
-keypoints and crowds (`iscrowd`, which many converted files lack) are skipped. The metric is PCK at .05 and .1 of the
-box (hmr/metrics/pck.py).
+keypoints and crowds (`iscrowd`, which many converted files lack) are skipped. The metric is PCK at .05, .1 and .2 of
+the box's longer side (hmr/metrics/pck.py, eval/benchmark/keypoint_accuracy.py).
 
 Left out: segmentations, and OKS and AP, which rank detections by a score that a pose does not have.
 """
@@ -78,6 +78,6 @@ def _annotation(image: dict[str, Any], person: dict[str, Any], split: str, where
 COCO_KEYPOINTS = Source(
     "coco",
     ("train2017", "val2017"),
-    "COCO's person keypoints, people with at least one; PCK at .05 and .1 of the box's longer side, as HMR2 has it",
+    "COCO's person keypoints, people with at least one; PCK at .05, .1 and .2 of the box's longer side, as HMR2 has it",
     read_coco_keypoints,
 )

@@ -1,4 +1,4 @@
-"""Flaws of single records: coordinates far from the image, and values that are not finite.
+"""Flaws of single records: coordinates far from the image, values that are not finite, and missing images.
 
 Detectors and annotation tools write a wrong coordinate now and then. One keypoint at x = 1e6 makes a box, and with it a
 crop, that does not fit in memory. Keypoints far from the image are ignored; a record whose box or body cannot be used
@@ -19,12 +19,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from common.validate import NOT_FINITE, FlawedRecord
-from hmr.datasets.annotation import Annotation, Keypoints, box_of_xyxy
+from hmr.datasets.annotation import Annotation, Dropped, Keypoints, box_of_xyxy
 from hmr.types import Box
 
 __all__ = ["Flaws", "box_of_keypoints", "ignored_keypoints", "usable"]
 
 NO_KEYPOINT = "no keypoint with a confidence above 0 near the image"
+MAX_NAMES = 3  # of missing images
 # Both in longer sides of the image. A person close to the camera extends beyond the image, but not farther than this.
 MAX_DISTANCE = 1.0
 MAX_BOX = 4.0  # (1 + 2 * MAX_DISTANCE), times the enlargement of a box around keypoints
@@ -32,27 +33,46 @@ MAX_BOX = 4.0  # (1 + 2 * MAX_DISTANCE), times the enlargement of a box around k
 
 @dataclass
 class Flaws:
-    """Counts of records that were dropped, by reason, and of keypoints that were ignored."""
+    """Counts of records that were dropped, by reason, of keypoints that were ignored, and of images that are missing
+    (each once, although several records may name it)."""
 
     dropped: Counter[str] = field(default_factory=Counter)
     ignored_keypoints: int = 0
+    missing_images: int = 0
+    first_missing: list[str] = field(default_factory=list)  # up to MAX_NAMES
+    _missing: set[str] = field(default_factory=set, repr=False)
 
-    def drop(self, reason: str) -> None:
-        self.dropped[reason] += 1
+    def drop(self, record: Dropped) -> None:
+        self.dropped[record.reason] += 1
+        image = record.missing_image
+        if image is None or image in self._missing:
+            return
+        self._missing.add(image)
+        self.missing_images += 1
+        self.first_missing = [*self.first_missing, image][:MAX_NAMES]
 
     def to_json(self) -> dict[str, Any]:
-        return {"dropped": dict(self.dropped), "ignored_keypoints": self.ignored_keypoints}
+        names = ("ignored_keypoints", "missing_images", "first_missing")
+        return {"dropped": dict(self.dropped), **{name: getattr(self, name) for name in names}}
 
     @staticmethod
     def of_json(content: Mapping[str, Any]) -> Flaws:
         """None, for a set of an earlier version, which has no counts."""
-        return Flaws(Counter(content.get("dropped", {})), content.get("ignored_keypoints", 0))
+        return Flaws(
+            Counter(content.get("dropped", {})),
+            content.get("ignored_keypoints", 0),
+            content.get("missing_images", 0),
+            list(content.get("first_missing", ())),
+        )
 
     def lines(self) -> list[str]:
         """One line per reason, the most frequent first."""
         lines = [f"{count} records dropped: {reason}" for reason, count in self.dropped.most_common()]
         if self.ignored_keypoints:
             lines.append(f"{self.ignored_keypoints} keypoints ignored: far from the image or not finite")
+        if self.missing_images:
+            more = ", ..." if self.missing_images > len(self.first_missing) else ""
+            lines.append(f"{self.missing_images} images missing: {', '.join(self.first_missing)}{more}")
         return lines
 
 

@@ -38,7 +38,7 @@ import torch
 
 from common.array_files import restricted_npz
 from common.files import PathLike
-from common.validate import floats, image_size, require, rows
+from common.validate import existing_image, floats, image_size, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,
@@ -132,7 +132,7 @@ def _spin_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
 
 
 def read_bedlam(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
-    """Raises FileNotFoundError without the file or an image, and ValueError for another layout."""
+    """Raises FileNotFoundError without the file, and ValueError for another layout."""
     path = split_file(folder, split)
     wanted = {"pose_cam": (None,), "shape": (None,), "cam_int": (3, 3)}
     optional = {"trans_cam": (3,), "cam_ext": (4, 4), "gtkps": (None, None), "gender": ()}
@@ -140,11 +140,12 @@ def read_bedlam(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
 
     def annotation(row: int, where: str) -> Annotation:
         matrix, image = columns["cam_int"][row], columns["imgname"][row]
+        size = image_size(existing_image(folder, image))
         return Annotation(
             image,
             str(row),
             center_box(columns["center"][row], SPIN_SCALE * columns["scale"][row], where),
-            camera=pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], image_size(Path(folder) / image), where),
+            camera=pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], size, where),
             smpl=_bedlam_fit(columns, row, where),
             keypoints=_keypoints(HMR2_44, _forty_four(columns.get("gtkps")), row),
         )

@@ -27,7 +27,7 @@ import torch
 
 from common.array_files import restricted_npz
 from common.files import PathLike
-from common.validate import floats, image_size, numbers, require, rows
+from common.validate import existing_image, floats, image_size, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,
@@ -82,7 +82,7 @@ class _File:
 
 
 def read_humandata(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
-    """Raises FileNotFoundError without the file or an image, and ValueError for another layout."""
+    """Raises FileNotFoundError without the file, and ValueError for another layout."""
     folder = Path(folder)
     file = _open(split_file(folder, split))
     return (annotated_or_dropped(_annotation, folder, file, row) for row in range(len(file.images)))
@@ -192,7 +192,7 @@ def _camera(folder: Path, file: _File, row: int) -> Camera | None:
     if {"width", "height"} <= lens.keys():
         size = size_of(lens, f"the image of {where}")
     else:
-        size = image_size(folder / file.images[row])
+        size = image_size(existing_image(folder, file.images[row]))
     return pinhole(np.resize(lens["focal_length"], 2), np.resize(lens["principal_point"], 2), size, where)
 
 

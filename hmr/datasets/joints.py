@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hmr.body.keypoint_orders import BODY_25, COCO_17, OPENPOSE_18
 from hmr.types import JOINT_NAMES
 
 __all__ = [
@@ -68,28 +69,8 @@ H36M17 = Convention(
     ),
     root=(0,),
 )  # fmt: skip
-COCO17 = Convention(
-    "coco17",
-    (
-        "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-        "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-        "right_ankle",
-    ),
-)  # fmt: skip
-PW3D18 = Convention(
-    "pw3d18",
-    (
-        "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
-        "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye", "left_eye",
-        "right_ear", "left_ear",
-    ),
-)  # fmt: skip
-_BODY_25 = (
-    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow", "left_wrist",
-    "mid_hip", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye",
-    "left_eye", "right_ear", "left_ear", "left_big_toe", "left_small_toe", "left_heel", "right_big_toe",
-    "right_small_toe", "right_heel",
-)  # fmt: skip
+COCO17 = Convention("coco17", COCO_17)
+PW3D18 = Convention("pw3d18", OPENPOSE_18)
 _EXTRA_19 = (
     *LSP14.joints, "pelvis_mpii", "thorax_mpii", "spine_h36m", "jaw_h36m", "head_h36m",
 )  # fmt: skip
@@ -97,14 +78,14 @@ SPIN24 = Convention(
     "spin24", (*_EXTRA_19, "nose", "left_eye", "right_eye", "left_ear", "right_ear"), root=(14,)
 )
 J19 = Convention("j19", _EXTRA_19, root=(14,))
-HMR2_44 = Convention("hmr2_44", (*(f"openpose_{name}" for name in _BODY_25), *_EXTRA_19), root=(39,))
+HMR2_44 = Convention("hmr2_44", (*(f"openpose_{name}" for name in BODY_25), *_EXTRA_19), root=(39,))
 
 CONVENTIONS = {c.name: c for c in (SMPL24, H36M17, LSP14, COCO17, PW3D18, SPIN24, HMR2_44)}
 
 H36M_EVAL_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)  # of H36M17, in the order of LSP14
 
 # SMPL's joints for COCO's keypoints from shoulders to ankles, in COCO's order. SMPL's hips are deeper in the body than
-# COCO's annotated ones; nose, eyes and ears are on the skin and have no joint.
+# COCO's annotated ones; nose, eyes and ears are points of the body's surface (hmr/body/surface_points.py).
 COCO_LIMBS = tuple(range(5, 17))
 SMPL_FOR_COCO_LIMBS = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
 

@@ -28,7 +28,7 @@ import torch
 
 from common.array_files import restricted_load
 from common.files import PathLike
-from common.validate import image_size, numbers, require, rows
+from common.validate import IMAGE_MISSING, image_size, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,
@@ -73,7 +73,7 @@ class _Actor:
 
 
 def read_pw3d(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
-    """Raises FileNotFoundError without sequences or images, and ValueError for a pickle of another layout."""
+    """Raises FileNotFoundError without sequences, and ValueError for a pickle of another layout."""
     folder = Path(folder)
     files = sorted((folder / "sequenceFiles" / split).glob("*.pkl"))
     if not files:
@@ -85,22 +85,24 @@ def read_pw3d(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
 
 
 def _sequence(folder: Path, path: Path, content: dict[str, Any]) -> Iterator[Annotation | Dropped]:
-    names = strings(content["sequence"])  # a string or an array of one
-    if len(names) != 1:
-        raise ValueError(f"sequence of {path} holds {len(names)} names, not one")
-    sequence = names[0]
-    images = f"imageFiles/{sequence}"
+    sequences = strings(content["sequence"])  # a string or an array of one
+    if len(sequences) != 1:
+        raise ValueError(f"sequence of {path} holds {len(sequences)} names, not one")
+    images = f"imageFiles/{sequences[0]}"
     frames = len(_entries(content["cam_poses"]))
     cam_from_world = rows(content["cam_poses"], frames, (4, 4), f"cam_poses of {path}")
     matrix = numbers(content["cam_intrinsics"], (3, 3), f"cam_intrinsics of {path}")
-    size = image_size(folder / images / "image_00000.jpg")
-    camera = pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], size, str(path))
+    names = [f"{images}/image_{frame:05d}.jpg" for frame in range(frames)]
+    first = next((folder / name for name in names if (folder / name).is_file()), None)
+    camera = first and pinhole(matrix[[0, 1], [0, 1]], matrix[:2, 2], image_size(first), str(path))
     actors = [_actor(content, actor, frames, path) for actor in range(len(_entries(content["poses"])))]
     for frame, extrinsics in enumerate(cam_from_world):
         for number, actor in enumerate(actors):
             if actor.camera_valid[frame] and actor.keypoints[frame].any():
-                image = f"{images}/image_{frame:05d}.jpg"
-                person = str(number)
+                image, person = names[frame], str(number)
+                if camera is None:  # no frame has an image, so the size of the images is not known
+                    yield Dropped(IMAGE_MISSING, image)
+                    continue
                 yield annotated_or_dropped(_annotation, image, person, actor, frame, extrinsics, camera)
 
 

@@ -1,4 +1,4 @@
-"""The embedded detector: the heads of the policy's encoder, in pixels of the whole photograph.
+"""The embedded detector: the output of a person encoder, in pixels of the whole photograph.
 
 `detect` returns keypoints, their deviations and the mask of one person. `find` slides windows of several sizes over the
 photograph and keeps those that contain one whole person at the size of a training crop. The encoder is trained on
@@ -10,20 +10,19 @@ by hand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hmr.body.model import Body
-from hmr.policy.encoder import EncoderOutput
-from hmr.policy.encoder_cache import EncoderCache
-from hmr.policy.policy import DiffusionPolicy
-from hmr.types import JOINT_NAMES, BatchDetector, BodyParams, Box, Camera, Detection, Detector, Sample
+from hmr.detection.encoder import EncoderOutput
+from hmr.detection.encoder_cache import EncoderCache
+from hmr.detection.person_encoder import PersonEncoder
+from hmr.types import JOINT_NAMES, Box, Camera, Detection, Sample
 
-__all__ = ["DetectedPerson", "EmbeddedDetector", "WithJoints3D", "detect_all", "load_detector"]
+__all__ = ["DetectedPerson", "EmbeddedDetector"]
 
 WINDOW_FRACTIONS = (1.0, 0.75, 0.55, 0.4, 0.3)  # of the longer image side
 STRIDE = 0.25  # of the window
@@ -39,46 +38,28 @@ class DetectedPerson:
 
 
 class EmbeddedDetector:
-    """With a `body`, detections include the 3D joints of the regression head's estimate.
-
-    encoder_cache: shared with other components that encode the same samples.
-    """
+    """encoder_cache: shared with other components that encode the same samples."""
 
     name = "embedded"
 
-    def __init__(
-        self, policy: DiffusionPolicy, body: Body | None = None, encoder_cache: EncoderCache | None = None
-    ) -> None:
-        self.policy, self.body, self.encoder_cache = policy, body, encoder_cache or EncoderCache(policy)
+    def __init__(self, encoder: PersonEncoder, encoder_cache: EncoderCache | None = None) -> None:
+        self.encoder, self.encoder_cache = encoder, encoder_cache or EncoderCache(encoder)
 
     @property
     def is_flip_tested(self) -> bool:
-        return self.policy.config.mirror_look
+        return self.encoder.config.flip_test
+
+    def digest(self) -> str:
+        return self.encoder.digest()
 
     def detect(self, sample: Sample) -> Detection:
         return self.detect_batch([sample])[0]
 
     def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
         output = self.encoder_cache.run_encoder(samples)
-        joints_root_m = [None] * len(samples) if self.body is None else self._joints_root_m(output, samples)
-        rows = zip(samples, joints_root_m, strict=True)
         return [
-            _detection(output, row, self.policy.crop_box(sample.box), joints)
-            for row, (sample, joints) in enumerate(rows)
+            _detection(output, row, self.encoder.crop_box(sample.box)) for row, sample in enumerate(samples)
         ]
-
-    @torch.no_grad()
-    def _joints_root_m(self, output: EncoderOutput, samples: Sequence[Sample]) -> list[Float[Tensor, "24 3"]]:
-        assert self.body is not None
-        estimates = self.policy.regress(self.policy.features(output, samples))
-        joints_m = self.body.joints(BodyParams.cat([estimate.params for estimate in estimates])).cpu()
-        return list(joints_m - joints_m[:, :1])
-
-    def confidence(self, sample: Sample) -> float:
-        """Similarity of the sample's crop to a training crop, from 0 to 1: about 0.8 for lab scenes, 0.6 for wild ones,
-        0.2 to 0.4 without a person."""
-        output = self.policy.run_encoder([sample])
-        return _score_window(output, 0, self.policy.crop_box(sample.box)).confidence
 
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
         """Boxes of people by decreasing confidence; those below MIN_CONFIDENCE are left out."""
@@ -88,19 +69,17 @@ class EmbeddedDetector:
         """Every window that does not overlap a better one, by decreasing confidence."""
         height, width = image.shape[:2]
         camera = Camera.estimate(width, height)
-        boxes = _windows(width, height, self.policy.config.crop_scale)
+        boxes = _windows(width, height, self.encoder.config.crop_scale)
         found: list[DetectedPerson] = []
         for start in range(0, len(boxes), BATCH):
             batch = boxes[start : start + BATCH]
-            output = self.policy.run_encoder([Sample("window", image, box, camera) for box in batch])
-            squares = [self.policy.crop_box(box) for box in batch]
+            output = self.encoder.run_encoder([Sample("window", image, box, camera) for box in batch])
+            squares = [self.encoder.crop_box(box) for box in batch]
             found += [_score_window(output, row, square) for row, square in enumerate(squares)]
         return _non_maximum_suppression(sorted(found, key=lambda item: -item.confidence))
 
 
-def _detection(
-    output: EncoderOutput, row: int, square: Box, joints_root_m: Float[Tensor, "24 3"] | None
-) -> Detection:
+def _detection(output: EncoderOutput, row: int, square: Box) -> Detection:
     """One row of the output in pixels of the photograph; `square` is the encoder's crop."""
     half, center = square.side / 2, torch.tensor(square.center)
     return Detection.from_points(
@@ -112,7 +91,7 @@ def _detection(
         output.depth_log_sigma[row].exp(),
         mask=output.mask_logit[row].cpu().sigmoid().numpy(),
         mask_box=square,
-        joints_root_m=joints_root_m,
+        confidence=_score_window(output, row, square).confidence,
     )
 
 
@@ -166,62 +145,3 @@ def _non_maximum_suppression(found: list[DetectedPerson]) -> list[DetectedPerson
         if all(candidate.box.overlap(other.box) < MAX_OVERLAP for other in kept):
             kept.append(candidate)
     return kept
-
-
-def load_detector(spec: str, policy: DiffusionPolicy, body: Body | None = None) -> Detector:
-    """`embedded`, `blazepose[:heavy]`, `transformers`, or `transformers:FINDER[,POSE[,SEGMENTER]]`, each a hub name or
-    a local folder.
-
-    With a `body`, detections include 3D joints, estimated by the policy. Raises ValueError for any other name and for a
-    model that cannot be loaded.
-    """
-    kind, _, models = spec.partition(":")
-    if spec == EmbeddedDetector.name:
-        return EmbeddedDetector(policy, body)
-    if kind == "transformers":
-        from hmr.detection.transformers_detector import load_transformers_detector
-
-        trained = load_transformers_detector(models)
-        return trained if body is None else WithJoints3D(trained, EmbeddedDetector(policy, body))
-    if kind == "blazepose":
-        from hmr.detection.blazepose.detector import load_blazepose
-
-        blazepose = load_blazepose(models or "full")
-        return blazepose if body is None else WithJoints3D(blazepose, EmbeddedDetector(policy, body))
-    raise ValueError(
-        f"no detector is called {spec!r}; known are embedded, blazepose[:heavy] and "
-        "transformers[:FINDER[,POSE[,SEGMENTER]]]"
-    )
-
-
-class WithJoints3D:
-    """The detections of `detector`, with `joints_root_m` from `detector_3d`.
-
-    A detector trained on photographs finds keypoints better than the policy's encoder, but no 3D joints. Some of the
-    critic's tools need both.
-    """
-
-    def __init__(self, detector: Detector, detector_3d: BatchDetector) -> None:
-        self.detector, self.detector_3d = detector, detector_3d
-        self.name = detector.name
-
-    @property
-    def is_flip_tested(self) -> bool:
-        return isinstance(self.detector, BatchDetector) and self.detector.is_flip_tested
-
-    def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
-        return self.detector.find(image)
-
-    def detect(self, sample: Sample) -> Detection:
-        return self.detect_batch([sample])[0]
-
-    def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
-        pairs = zip(detect_all(self.detector, samples), self.detector_3d.detect_batch(samples), strict=True)
-        return [replace(detection, joints_root_m=other.joints_root_m) for detection, other in pairs]
-
-
-def detect_all(detector: Detector, samples: Sequence[Sample]) -> list[Detection]:
-    """One detection per sample, in one batch if the detector can."""
-    if isinstance(detector, BatchDetector):
-        return detector.detect_batch(samples)
-    return [detector.detect(sample) for sample in samples]

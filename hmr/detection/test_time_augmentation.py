@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hmr.detection.embedded import detect_all
+from hmr.detection.protocol import detect_all
 from hmr.types import OTHER_POINT, OTHER_SIDE, BatchDetector, Box, Detection, Detector, Sample
 
 __all__ = ["detect_with_augmentation"]

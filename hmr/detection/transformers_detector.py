@@ -7,10 +7,7 @@
 | segmenter | Mask2Former (Cheng et al., arXiv 2112.01527)   | AutoModelForUniversalSegmentation: Mask2Former,     |
 |           |                                                | MaskFormer, EoMT, with a class `person`             |
 
-COCO annotates 17 keypoints, the body has 24 joints. Hips, knees, ankles, shoulders, elbows and wrists are the same in
-both; pelvis and neck are the midpoints of hips and shoulders, with the lower confidence of the two; the others (spine,
-collars, head, feet, hands) have confidence 0. COCO's annotators mark joints on the surface, some centimetres from
-SMPL's; the deviations below include that difference.
+A detection has the points that COCO annotates (`hmr.detection.keypoints.sets`) and the mask.
 
 Only safetensors are loaded, never a pickle. Left out: OneFormer, which needs a task as text.
 """
@@ -32,10 +29,12 @@ from transformers import (
     VitPoseForPoseEstimation,
 )
 
+from common.fingerprint import digest, weights_digest
+from hmr.detection.keypoints.sets import COCO
 from hmr.images.crops import crop_image
-from hmr.types import JOINT_NAMES, NUM_JOINTS, Box, Detection, Sample
+from hmr.types import Box, Detection, Sample
 
-__all__ = ["DEFAULT_MODELS", "TransformersDetector", "joints_from_coco", "load_transformers_detector"]
+__all__ = ["DEFAULT_MODELS", "TransformersDetector", "load_transformers_detector"]
 
 DEFAULT_MODELS = (
     "PekingU/rtdetr_r50vd_coco_o365",
@@ -45,18 +44,6 @@ DEFAULT_MODELS = (
 MIN_SCORE = 0.5  # of a person's box
 MASK_SCALE = 1.2  # of the person's box, for the input of the segmenter
 MASK_CROP_PX = 384
-COCO_SIZE = 17
-# Each joint is the midpoint of two COCO keypoints, in COCO's order: nose, eyes, ears, shoulders, elbows, ...
-COCO_SOURCES = {
-    "pelvis": (11, 12), "left_hip": (11, 11), "right_hip": (12, 12), "left_knee": (13, 13), "right_knee": (14, 14),
-    "left_ankle": (15, 15), "right_ankle": (16, 16), "neck": (5, 6), "left_shoulder": (5, 5),
-    "right_shoulder": (6, 6), "left_elbow": (7, 7), "right_elbow": (8, 8), "left_wrist": (9, 9),
-    "right_wrist": (10, 10),
-}  # fmt: skip
-# COCO's deviations, 2 sigma_i in units of the root of a person's area (cocodataset.org/#keypoints-eval)
-COCO_DEVIATIONS = 2 * torch.tensor(
-    [.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089]
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +65,10 @@ class TransformersDetector:
     def __init__(self, name: str, finder: _Part, pose: _Part, segmenter: _Part) -> None:
         self.name, self.finder, self.pose, self.segmenter = name, finder, pose, segmenter
 
+    def digest(self) -> str:
+        parts = (self.finder, self.pose, self.segmenter)
+        return digest(*(weights_digest(part.model.state_dict()) for part in parts))
+
     @torch.no_grad()
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
         """Boxes of people by decreasing score."""
@@ -93,18 +84,9 @@ class TransformersDetector:
     @torch.no_grad()
     def detect(self, sample: Sample) -> Detection:
         keypoints_px, confidence = self._keypoints(sample)
-        side = ((sample.box.x1 - sample.box.x0) * (sample.box.y1 - sample.box.y0)) ** 0.5
         square = sample.box.square(MASK_SCALE)
-        joints_px, sigma_px, joint_confidence = joints_from_coco(
-            keypoints_px, COCO_DEVIATIONS * side, confidence, sample.box
-        )
-        return Detection.from_points(
-            JOINT_NAMES,
-            joints_px,
-            sigma_px,
-            joint_confidence,
-            mask=self._mask(sample, square),
-            mask_box=square,
+        return COCO.detection(
+            keypoints_px, confidence, sample.box, mask=self._mask(sample, square), mask_box=square
         )
 
     def _keypoints(self, sample: Sample) -> tuple[Float[Tensor, "17 2"], Float[Tensor, "17"]]:
@@ -127,26 +109,6 @@ class TransformersDetector:
         overlap = (masks * inside).sum(dim=(1, 2)) / torch.maximum(masks, inside).sum(dim=(1, 2))
         best = int((person * overlap).argmax())
         return (person[best] * masks[best]).float().cpu().numpy()
-
-
-def joints_from_coco(
-    keypoints_px: Float[Tensor, "17 2"],
-    sigma_px: Float[Tensor, "17"],
-    confidence: Float[Tensor, "17"],
-    box: Box,
-) -> tuple[Float[Tensor, "24 2"], Float[Tensor, "24"], Float[Tensor, "24"]]:
-    """Positions, deviations and confidences of the 24 joints.
-
-    A joint that COCO lacks is at the centre of the box, with half the box's side as its deviation.
-    """
-    positions = torch.tensor(box.center).repeat(NUM_JOINTS, 1)
-    sigmas, confidences = torch.full((NUM_JOINTS,), box.side / 2), torch.zeros(NUM_JOINTS)
-    for name, (first, second) in COCO_SOURCES.items():
-        joint = JOINT_NAMES.index(name)
-        positions[joint] = (keypoints_px[first] + keypoints_px[second]) / 2
-        sigmas[joint] = (sigma_px[first] + sigma_px[second]) / 2
-        confidences[joint] = torch.minimum(confidence[first], confidence[second])
-    return positions, sigmas, confidences
 
 
 def _box_mask(box: Box, square: Box, size: int) -> Float[Tensor, "size size"]:
@@ -172,8 +134,8 @@ def load_transformers_detector(models: str = "", device: str = "cpu") -> Transfo
     finder = _load(AutoModelForObjectDetection, names[0], device)
     pose = _load(VitPoseForPoseEstimation, names[1], device)
     segmenter = _load(AutoModelForUniversalSegmentation, names[2], device)
-    if pose.model.config.num_labels != COCO_SIZE:
-        raise ValueError(f"{names[1]} has {pose.model.config.num_labels} keypoints, not COCO's {COCO_SIZE}")
+    if pose.model.config.num_labels != len(COCO):
+        raise ValueError(f"{names[1]} has {pose.model.config.num_labels} keypoints, not COCO's {len(COCO)}")
     return TransformersDetector(
         f"transformers:{','.join(names)}",
         _Part(finder.model, finder.processor, _person_class(names[0], finder.model)),

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +28,11 @@ from hmr.types import Box, Camera, Sample
 __all__ = [
     "PHOTO_SUFFIXES",
     "Photo",
+    "check_box",
+    "describe_box",
     "load_photo",
     "photo_of",
+    "photo_size",
     "read_photo",
     "sample_of",
     "to_rgb",
@@ -35,6 +40,7 @@ __all__ = [
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 MIN_SIDE = 16
+MAX_BOX_SIDE = 3.0  # relative to the photograph's longer side; the crop of the whole box is held in memory
 MAX_PIXELS = 24_000_000  # in memory: 72 MB, twice the size of a usual phone's photograph
 
 
@@ -60,11 +66,47 @@ class Photo:
         return _scaled(box, 1 / self.scale)
 
 
+def describe_box(box: Box) -> str:
+    return ",".join(f"{corner:g}" for corner in (box.x0, box.y0, box.x1, box.y1))
+
+
+def check_box(box: Box, size: tuple[int, int], where: str) -> None:
+    """Raises ValueError, which begins with `where`, for a box that is too large for a file of this size or outside."""
+    width, height = size
+    largest = MAX_BOX_SIDE * max(width, height)
+    if not box.side <= largest:
+        raise ValueError(
+            f"{where}: the longer side of the box {describe_box(box)} is {box.side:g} pixels; in a {width} x {height} "
+            f"image at most {largest:g} are allowed"
+        )
+    if box.x1 <= 0 or box.y1 <= 0 or box.x0 >= width or box.y0 >= height:
+        raise ValueError(f"{where}: the box {describe_box(box)} lies outside the {width} x {height} image")
+
+
+def photo_size(path: PathLike) -> tuple[int, int]:
+    """Upright width and height of a photograph, from the file's header. Raises what `load_photo` raises."""
+    with _opened(path) as opened:
+        return _upright_size(opened)
+
+
 def load_photo(path: PathLike) -> Photo:
     """Loads upright RGB pixels. Transparent pixels become mid-grey; a large photograph is downsampled.
 
     Raises FileNotFoundError if there is no file, and ValueError if it is not an image or is too small for a person.
     """
+    with _opened(path) as opened:
+        file_size = _upright_size(opened)
+        image = ImageOps.exif_transpose(_at_most(opened, MAX_PIXELS))
+    if min(file_size) < MIN_SIDE:
+        raise ValueError(
+            f"{path}: {file_size[0]} x {file_size[1]} pixels; the minimum is {MIN_SIDE} per side"
+        )
+    return Photo(to_rgb(image), file_size)
+
+
+@contextmanager
+def _opened(path: PathLike) -> Iterator[Image.Image]:
+    """The image of a file that may turn out to be unreadable while it is decoded."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such photograph")
@@ -72,15 +114,9 @@ def load_photo(path: PathLike) -> Photo:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                file_size = _upright_size(opened)
-                image = ImageOps.exif_transpose(_at_most(opened, MAX_PIXELS))
+                yield opened
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not an image that can be read ({error})") from error
-    if min(file_size) < MIN_SIDE:
-        raise ValueError(
-            f"{path}: {file_size[0]} x {file_size[1]} pixels; the minimum is {MIN_SIDE} per side"
-        )
-    return Photo(to_rgb(image), file_size)
 
 
 def read_photo(path: PathLike) -> UInt8[np.ndarray, "height width 3"]:

@@ -1,8 +1,9 @@
 """PCK, the percentage of correct keypoints: a 2D metric for photographs without 3D ground truth.
 
-A keypoint is correct if its distance to the true one is below a threshold times the longer side of the person's box.
-As in HMR2 (4D-Humans `hmr2/utils/pose_utils.py`, thresholds .05 and .1), the share is computed per joint over people,
-then averaged over the joints. Joints without any label are ignored.
+A keypoint is correct if its distance to the true one is below a threshold times the longer side of the person's box
+(Yang and Ramanan, TPAMI 2013: alpha max(height, width)). As in HMR2 (4D-Humans `hmr2/utils/pose_utils.py`,
+`EvaluatorPCK`, whose thresholds begin with .05, .1 and .2), the share is computed per joint over people, then averaged
+over the joints. Joints without any label are ignored.
 """
 
 from __future__ import annotations
@@ -13,9 +14,26 @@ from torch import Tensor
 
 from hmr.types import Box
 
-__all__ = ["PCK_THRESHOLDS", "box_sides_px", "pck", "pck_by_joint"]
+__all__ = ["PCK_THRESHOLDS", "box_sides_px", "correct_share", "is_correct", "pck", "pck_by_joint"]
 
-PCK_THRESHOLDS = (0.05, 0.1)
+PCK_THRESHOLDS = (0.05, 0.1, 0.2)
+
+
+def is_correct(
+    pred_px: Float[Tensor, "*#batch joints 2"],
+    true_px: Float[Tensor, "*#batch joints 2"],
+    side_px: Float[Tensor, "*#batch"],
+    threshold: float,
+) -> Bool[Tensor, "*#batch joints"]:
+    """Whether each keypoint is closer to the true one than `threshold` times the side of the box."""
+    return (pred_px - true_px).norm(dim=-1) < threshold * side_px[..., None]
+
+
+def correct_share(
+    correct: Float[Tensor, "people joints"], known: Bool[Tensor, "people joints"]
+) -> Float[Tensor, " joints"]:
+    """For each joint, the mean of `correct` over the people in whom it is known; NaN if it is known in nobody."""
+    return (correct * known).sum(dim=0) / known.sum(dim=0)
 
 
 def pck_by_joint(
@@ -26,8 +44,7 @@ def pck_by_joint(
     threshold: float,
 ) -> Float[Tensor, " joints"]:
     """For each joint, the share of correct keypoints among the known ones; NaN if none is known."""
-    correct = (pred_px - true_px).norm(dim=-1) < threshold * side_px[:, None]
-    return (correct & known).sum(dim=0) / known.sum(dim=0)
+    return correct_share(is_correct(pred_px, true_px, side_px, threshold).float(), known)
 
 
 def pck(

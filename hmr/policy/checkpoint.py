@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import cast
 
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from common.files import PathLike
-from hmr.policy.backbone import TransformersEncoder
-from hmr.policy.feature_cache import default_cache
+from hmr.detection.loading import load_detector
 from hmr.policy.policy import DiffusionPolicy
+from hmr.types import Detector
 
 __all__ = ["SHIPPED_POLICY", "find_device", "load_policy", "save_compact"]
 
 SHIPPED_POLICY = Path(__file__).parents[1] / "assets" / "policy"
 
 
-def save_compact(policy: DiffusionPolicy, folder: PathLike) -> None:
+def save_compact(policy: PreTrainedModel, folder: PathLike) -> None:
     """Save matrices and kernels in float16, which halves the size; vectors (norms, statistics) stay in float32."""
     state = {
         name: tensor.half() if tensor.ndim >= 2 and tensor.is_floating_point() else tensor
@@ -27,9 +29,13 @@ def save_compact(policy: DiffusionPolicy, folder: PathLike) -> None:
     policy.save_pretrained(folder, state_dict=state)
 
 
-def load_policy(folder: PathLike | None = None, device: str = "cpu") -> DiffusionPolicy:
-    """The policy in a folder (default: the shipped one), frozen, in evaluation mode, in float32. Features of a
-    transformers backbone are cached on disk (`hmr.policy.feature_cache.default_cache`).
+def load_policy(
+    folder: PathLike | None = None, device: str = "cpu", detector: str | Detector = "embedded"
+) -> DiffusionPolicy:
+    """The policy in a folder (default: the shipped one), frozen, in evaluation mode, in float32.
+
+    detector: what the policy uses for samples without detections; an object, or a name for
+        `hmr.detection.loading.load_detector`.
 
     Raises FileNotFoundError or ValueError, which name the folder, if no policy can be read from it, and ValueError for
     a device that torch does not have.
@@ -39,6 +45,7 @@ def load_policy(folder: PathLike | None = None, device: str = "cpu") -> Diffusio
         raise FileNotFoundError(
             f"{folder} holds no policy: a checkpoint has config.json and model.safetensors"
         )
+    _check_kind(folder)
     try:
         loaded = DiffusionPolicy.from_pretrained(
             folder, dtype="float32", local_files_only=True, output_loading_info=True
@@ -50,10 +57,19 @@ def load_policy(folder: PathLike | None = None, device: str = "cpu") -> Diffusio
     if info["missing_keys"]:  # transformers would leave these tensors uninitialised
         missing = ", ".join(sorted(info["missing_keys"]))
         raise ValueError(f"the policy in {folder} lacks {missing}: another version wrote it")
-    if isinstance(policy.encoder, TransformersEncoder):
-        policy.encoder.cache = default_cache()
+    policy.detector = load_detector(detector, device) if isinstance(detector, str) else detector
     policy.to(torch_device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
     return policy.requires_grad_(False).eval()
+
+
+def _check_kind(folder: Path) -> None:
+    """Raises ValueError for a policy of images, as earlier versions wrote them."""
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind == "meshcritic_diffusion_policy":
+        raise ValueError(
+            f"the policy in {folder} was trained on images, which this version no longer reads; use the shipped "
+            "policy, or train one on detections with meshcritic pretrain"
+        )
 
 
 def find_device(name: str) -> torch.device:

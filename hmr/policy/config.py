@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
 
 __all__ = ["DiffusionPolicyConfig", "fingerprint_settings"]
 
-# Settings that change the output but not the weights. Each one that differs from the value here is part of the digest.
-# Only the first two were in the first version of the digest; the values of the others are the shipped policy's, so that
-# the digests of published policies did not change.
+# Settings that change the output but not the weights; each one that differs from the value here is part of the digest.
 DIGEST_DEFAULTS: dict[str, Any] = {
-    "mirror_look": False,
     "noise_temperature": 1.0,
-    "crop_size": 128,
     "crop_scale": 1.2,
     "num_train_timesteps": 1000,
     "num_inference_steps": 10,
@@ -27,53 +22,46 @@ DIGEST_DEFAULTS: dict[str, Any] = {
 class DiffusionPolicyConfig(PretrainedConfig):
     """Everything needed to build a policy for its weights; the values of the experiments are in configs/.
 
-    encoder: "embedded", or "transformers:" and the hub name or folder of a backbone (`hmr.policy.backbone`).
-    backbone: fields of its `BackboneSpec`; read from the hub or folder if None.
-    head_width: width of the two hidden layers of the regression head.
+    crop_scale: side of the square that positions are relative to, in sides of the person's box.
+    appearance_size: length of an image encoder's vector, a further input; 0: detections alone.
+    head_width, head_depth: width and number of blocks of the regression head.
     denoiser: "mlp", or "tokens" with a layout of `hmr.policy.denoisers` in `tokens` and its `heads`.
     solver: "ddim" or "dpm++" (`hmr.policy.scheduler`).
-    mirror_look: flip test (`hmr.policy.flip`): the encoder also sees the mirror image, at twice its cost.
     noise_temperature: factor of the starting noise; `benchmarks/temperature.py` finds the one with the right spread on
         `lab-calibration`.
     """
 
-    model_type = "meshcritic_diffusion_policy"
+    model_type = "meshcritic_detection_policy"
 
     def __init__(
         self,
-        crop_size: int = 128,
         crop_scale: float = 1.2,
-        encoder_widths: Sequence[int] = (64, 128, 256),
+        appearance_size: int = 0,
         width: int = 384,
         depth: int = 4,
-        head_width: int = 640,
+        head_width: int = 512,
+        head_depth: int = 4,
         num_train_timesteps: int = 1000,
-        num_inference_steps: int = 8,
+        num_inference_steps: int = 10,
         denoiser: str = "mlp",
         tokens: str = "joints",
         heads: int = 8,
-        solver: str = "ddim",
-        encoder: str = "embedded",
-        backbone: dict[str, Any] | None = None,
-        mirror_look: bool = False,
+        solver: str = "dpm++",
         noise_temperature: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        self.crop_size = crop_size
         self.crop_scale = crop_scale
-        self.encoder_widths = list(encoder_widths)
+        self.appearance_size = appearance_size
         self.width = width
         self.depth = depth
         self.head_width = head_width
+        self.head_depth = head_depth
         self.num_train_timesteps = num_train_timesteps
         self.num_inference_steps = num_inference_steps
         self.denoiser = denoiser
         self.tokens = tokens
         self.heads = heads
         self.solver = solver
-        self.encoder = encoder
-        self.backbone = backbone
-        self.mirror_look = mirror_look
         self.noise_temperature = noise_temperature
         super().__init__(**kwargs)
 

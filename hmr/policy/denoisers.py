@@ -32,8 +32,8 @@ def time_encoder(frequencies: int, width: int) -> nn.Sequential:
 
 
 def feature_encoder(size: int, width: int) -> nn.Sequential:
-    """From the encoder features of an image to the width of a denoiser."""
-    return nn.Sequential(nn.LayerNorm(size), nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
+    """From the features of a person to the width of a denoiser."""
+    return nn.Sequential(nn.Linear(size, width), nn.SiLU(), nn.Linear(width, width))
 
 
 class ModulatedBlock(nn.Module):
@@ -55,11 +55,9 @@ class ModulatedBlock(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """A residual MLP. The condition is the encoder features followed by an initial estimate of x0, which has its own
-    input layer: it starts at zero and does not pass through the normalisation of the features.
+    """A residual MLP. The condition is the features of a person followed by an initial estimate of x0, which has an
+    input layer of its own that starts at zero.
 
-    `from_seen`, `from_guess` and `from_pull`, the layers of features, initial estimate and keypoint feedback, keep the
-    names that checkpoints have.
     """
 
     def __init__(self, dim: int, condition_size: int, width: int, depth: int) -> None:
@@ -68,12 +66,12 @@ class Denoiser(nn.Module):
         self.frequencies = width // 4
         self.from_x = nn.Linear(dim, width)
         self.from_time = time_encoder(self.frequencies, width)
-        self.from_seen = feature_encoder(condition_size - dim, width)
-        self.from_guess = nn.Linear(dim, width)
-        self.from_pull = nn.Linear(dim, width, bias=False)
-        for layer in (self.from_guess, self.from_pull):
+        self.from_features = feature_encoder(condition_size - dim, width)
+        self.from_estimate = nn.Linear(dim, width)
+        self.from_feedback = nn.Linear(dim, width, bias=False)
+        for layer in (self.from_estimate, self.from_feedback):
             nn.init.zeros_(layer.weight)
-        nn.init.zeros_(self.from_guess.bias)
+        nn.init.zeros_(self.from_estimate.bias)
         self.blocks = nn.ModuleList(ModulatedBlock(width) for _ in range(depth))
         self.head = nn.Linear(width, dim)
         self.reset_head()
@@ -93,10 +91,10 @@ class Denoiser(nn.Module):
         """The prediction for G hypotheses and K times per image."""
         features, estimate = condition[:, : -self.dim], condition[:, -self.dim :]
         times = sinusoids(timesteps, self.frequencies).to(self.from_x.weight.dtype)
-        image = self.from_seen(features) + self.from_guess(estimate)
+        image = self.from_features(features) + self.from_estimate(estimate)
         context = image[:, None] + self.from_time(times)
         context = nn.functional.silu(context)[:, None]  # batch 1 steps width
-        hidden = self.from_x(noisy) + self.from_pull(feedback)
+        hidden = self.from_x(noisy) + self.from_feedback(feedback)
         for block in self.blocks:
             hidden = block(hidden, context)
         return self.head(hidden)
@@ -168,7 +166,7 @@ class AttentionBlock(nn.Module):
 
 class TokenDenoiser(nn.Module):
     """A transformer over parts of the body. Each token holds a slice of the noisy vector and the same slices of the
-    keypoint feedback and the initial estimate. Attribute names are those of checkpoints, as in `Denoiser`.
+    keypoint feedback and the initial estimate.
 
     | layout    | tokens | one token holds                                                                       |
     |-----------|--------|---------------------------------------------------------------------------------------|
@@ -198,11 +196,11 @@ class TokenDenoiser(nn.Module):
         self.register_buffer("places", places)
         self.register_buffer("homes", homes)
         self.from_x = nn.Parameter(torch.randn(tokens, slots, width) / slots**0.5)
-        self.from_guess = nn.Parameter(torch.zeros(tokens, slots, width))
-        self.from_pull = nn.Parameter(torch.zeros(tokens, slots, width))
+        self.from_estimate = nn.Parameter(torch.zeros(tokens, slots, width))
+        self.from_feedback = nn.Parameter(torch.zeros(tokens, slots, width))
         self.token = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.from_time = time_encoder(self.frequencies, width)
-        self.from_seen = feature_encoder(condition_size - VECTOR_SIZE, width)
+        self.from_features = feature_encoder(condition_size - VECTOR_SIZE, width)
         self.blocks = nn.ModuleList(AttentionBlock(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Parameter(torch.zeros(tokens, slots, width))
@@ -223,10 +221,12 @@ class TokenDenoiser(nn.Module):
         """The prediction for G hypotheses and K times per image."""
         features, estimate = condition[:, : -self.dim], condition[:, -self.dim :]
         times = self.from_time(sinusoids(timesteps, self.frequencies).to(self.token.dtype))
-        context = F.silu(self.from_seen(features)[:, None] + times)[:, None, :, None]  # batch 1 steps 1 width
-        image = torch.einsum("bts,tsw->btw", self._slots(estimate), self.from_guess) + self.token
+        context = F.silu(self.from_features(features)[:, None] + times)[
+            :, None, :, None
+        ]  # batch 1 steps 1 width
+        image = torch.einsum("bts,tsw->btw", self._slots(estimate), self.from_estimate) + self.token
         hidden = image[:, None, None]
-        for vector, weight in ((noisy, self.from_x), (feedback, self.from_pull)):
+        for vector, weight in ((noisy, self.from_x), (feedback, self.from_feedback)):
             hidden = hidden + torch.einsum("bgkts,tsw->bgktw", self._slots(vector), weight)
         for block in self.blocks:
             hidden = block(hidden, context)

@@ -1,25 +1,25 @@
-"""Keypoint feedback: the gradient of a body's distance to the detected joints, as an input of the denoiser.
+"""Keypoint feedback: the gradient of a body's distance to the observed points, as an input of the denoiser.
 
 Iterative regressors feed the reprojection of their last output into the next step (HMR, CVPR 2018, arXiv 1712.06584;
 PyMAF, ICCV 2021, arXiv 2103.16507). A denoiser is iterative already, but has no input that compares its prediction with
-the image. Here every joint is connected by two springs to its detected position and to its detected depth relative to
-the pelvis. The input is the force on each parameter of the body, that is the negative gradient of the springs' energy,
-in closed form.
+the image. Here every observed point of the body (`hmr.types.POINT_NAMES`) is connected by two springs to its detected
+position and to its detected depth relative to the pelvis. The input is the force on each parameter of the body, that is
+the negative gradient of the springs' energy, in closed form.
 
 | variable      | symbol  | equation                                                                                 |
 |---------------|---------|------------------------------------------------------------------------------------------|
-| residual      | r_j     | v_j (k_j - pi(p_j)) / sqrt(sigma_j^2 + floor^2), of length <= `MAX_RESIDUAL`; crop units |
-| in depth      | q_j     | v_j (d_j - (z_j - z_0)) / sqrt(rho_j^2 + floor^2), of length <= `MAX_RESIDUAL`; metres   |
-| force         | f_j     | (d pi / d p_j)^T r_j, through the full perspective camera, and q_j along the axis; the   |
-|               |         | pelvis has all of -q_j                                                                   |
-| torque        | tau_j   | sum over the descendants d of j of (p_d - p_j) x f_d, in the frame of j's parent         |
+| residual      | r_i     | v_i w_i (k_i - pi(p_i)) / floor, of length <= `MAX_RESIDUAL`; crop units                 |
+| in depth      | q_i     | v_i w'_i (d_i - (z_i - z_0)) / floor', of length <= `MAX_RESIDUAL`; metres               |
+| force         | f_i     | (d pi / d p_i)^T r_i, through the full perspective camera, and q_i along the axis; the   |
+|               |         | pelvis has all of -q_i                                                                   |
+| torque        | tau_j   | sum over the points i moved by joint j of (p_i - p_j) x f_i, in the frame of j's parent  |
 | on rotations  |         | tau_j x (each of the two columns of R_j): their change when R_j turns about tau_j        |
 | on the shape  |         | sum over bones of the force beyond a bone, along the bone's change with each beta        |
 | on the pelvis |         | the total force, along the pelvis' change with (log s, u, v)                             |
 
-k_j and d_j are the detected position and depth, sigma_j and rho_j their deviations and v_j the probability of being
-visible, all from the encoder; no gradient flows back. It is the gradient of sum_j (|r_j|^2 + q_j^2) / 2 except for one
-factor of the deviation, with which one very certain joint would outweigh all others.
+k_i, d_i, the weights w_i and w'_i and the visibility v_i are the detector's (`hmr.policy.condition`); no gradient flows
+back. It is the gradient of sum_i (|r_i|^2 + q_i^2) / 2 except for one factor of the deviation, with which one very
+certain point would outweigh all others.
 """
 
 from __future__ import annotations
@@ -29,79 +29,73 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hmr.body.model import Body
-from hmr.policy.encoder import JointEstimates, unpack_joints
+from hmr.body.surface_points import ATTACHED, PARENT, POINT_JOINTS, BodyPoints, PosedPoints
+from hmr.policy.condition import DEPTH_FLOOR_M, FLOOR, PointEstimates, unpack_points
 from hmr.policy.parametrization import split
-from hmr.types import NUM_BETAS, NUM_JOINTS, PARENTS
+from hmr.types import NUM_JOINTS, NUM_POINTS, PARENTS
 
 __all__ = ["KeypointGradient"]
 
-FLOOR = 0.05  # crop units and metres; added to the deviation of every detected joint
 MAX_RESIDUAL = 3.0  # in deviations
 MIN_DEPTH_M = 0.1
-PARENT = [0, *PARENTS[1:]]  # of each joint; the pelvis is its own
 
 
-def _descendants() -> Float[Tensor, "24 24"]:
-    """Row j: 1 for j and for each of its descendants."""
-    descendants = torch.eye(NUM_JOINTS)
-    for child in reversed(range(1, NUM_JOINTS)):
-        descendants[PARENTS[child]] += descendants[child]
-    return descendants
+def _moved_points() -> Float[Tensor, "24 41"]:
+    """Row j: 1 for every point that the rotation of joint j moves (and for j itself, which it leaves in place)."""
+    moved = torch.zeros(NUM_JOINTS, NUM_POINTS)
+    for point, joint in enumerate(POINT_JOINTS):
+        while joint >= 0:
+            moved[joint, point] = 1.0
+            joint = PARENTS[joint]
+    return moved
 
 
-DESCENDANTS = _descendants()
+MOVED = _moved_points()
 
 
 class KeypointGradient(nn.Module):
-    """Holds the joints of the unposed body that the policy was pretrained with."""
-
-    joint_template: Tensor
-    joint_shapedirs: Tensor
+    """Holds the points of the unposed body that the policy was pretrained with."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("joint_template", torch.zeros(NUM_JOINTS, 3))
-        self.register_buffer("joint_shapedirs", torch.zeros(NUM_JOINTS, 3, NUM_BETAS))
+        self.points = BodyPoints()
 
     def fit_to(self, body: Body) -> None:
-        self.joint_template.copy_(body.joint_template)
-        self.joint_shapedirs.copy_(body.joint_shapedirs)
+        self.points.fit_to(body)
 
     @torch.no_grad()
     def forward(
-        self, vector: Float[Tensor, "*batch 157"], features: Float[Tensor, "*#batch features"]
+        self, vector: Float[Tensor, "*batch 157"], condition: Float[Tensor, "*#batch channels"]
     ) -> Float[Tensor, "*batch 157"]:
-        """Force on each entry of raw vectors. `features`: `EncoderOutput.vector` and the box features."""
+        """Force on each entry of raw vectors. `condition`: of `hmr.policy.condition`."""
         rotations, betas, pelvis = split(vector)
-        parent_rotations, joints_m = self._posed(rotations, betas)
-        pelvis_m = _pelvis_m(pelvis, features[..., -3:])
-        detected = unpack_joints(features[..., :-3])
-        force = _force(joints_m + pelvis_m[..., None, :], detected, features[..., -3:])
-        force = force + _force_in_depth(joints_m, detected)
-        descendants = DESCENDANTS.to(force)
-        total = descendants @ force  # on each joint and its descendants
-        torque = descendants @ torch.linalg.cross(joints_m, force) - torch.linalg.cross(joints_m, total)
+        posed = self.points(rotations, betas)
+        parent_rotations, points_m = posed.parent_world, posed.points_m
+        box = condition[..., -3:]
+        pelvis_m = _pelvis_m(pelvis, box)
+        observed = unpack_points(condition[..., :-3])
+        force = _force(points_m + pelvis_m[..., None, :], observed, box) + _force_in_depth(points_m, observed)
+        moved, joints_m = MOVED.to(force), points_m[..., :NUM_JOINTS, :]
+        total = moved @ force  # on all points that a joint moves
+        torque = moved @ torch.linalg.cross(points_m, force) - torch.linalg.cross(joints_m, total)
         torque = torch.einsum("...jab,...ja->...jb", parent_rotations, torque)
         columns = torch.linalg.cross(torque[..., None, :], rotations[..., :2].transpose(-1, -2))
-        bone_shapedirs = self.joint_shapedirs - self.joint_shapedirs[PARENT]
-        shape = torch.einsum("...ja,...jab,jbk->...k", total, parent_rotations, bone_shapedirs)
-        on_pelvis = _on_pelvis(total[..., 0, :], pelvis_m, features[..., -1:])
+        shape = self._on_shape(total, force, posed)
+        on_pelvis = _on_pelvis(total[..., 0, :], pelvis_m, box[..., -1:])
         return torch.cat([columns.transpose(-1, -2).flatten(-3), shape, on_pelvis], dim=-1)
 
-    def _posed(
-        self, rotations: Float[Tensor, "*batch 24 3 3"], betas: Float[Tensor, "*batch 10"]
-    ) -> tuple[Float[Tensor, "*batch 24 3 3"], Float[Tensor, "*batch 24 3"]]:
-        """World rotation of each joint's parent (identity for the pelvis), and joints with the pelvis at the origin."""
-        rest_m = self.joint_template + torch.einsum("jik,...k->...ji", self.joint_shapedirs, betas)
-        bones_m = rest_m - rest_m[..., PARENT, :]
-        identity = torch.eye(3, device=rotations.device).expand_as(rotations[..., 0, :, :])
-        world, parent_rotations = [rotations[..., 0, :, :]], [identity]
-        joints_m = [torch.zeros_like(bones_m[..., 0, :])]
-        for child, parent in enumerate(PARENTS[1:], start=1):
-            parent_rotations.append(world[parent])
-            world.append(world[parent] @ rotations[..., child, :, :])
-            joints_m.append(joints_m[parent] + (world[parent] @ bones_m[..., child, :, None])[..., 0])
-        return torch.stack(parent_rotations, dim=-3), torch.stack(joints_m, dim=-2)
+    def _on_shape(
+        self, total: Float[Tensor, "*batch 24 3"], force: Float[Tensor, "*batch 41 3"], posed: PosedPoints
+    ) -> Float[Tensor, "*batch 10"]:
+        points = self.points
+        bone_shapedirs = points.joint_shapedirs - points.joint_shapedirs[PARENT]
+        offset_shapedirs = points.surface_shapedirs - points.joint_shapedirs[ATTACHED]
+        along_bones = torch.einsum("...ja,...jab->...jb", total, posed.parent_world)
+        turned = posed.world[..., ATTACHED, :, :]
+        along_offsets = torch.einsum("...pa,...pab->...pb", force[..., NUM_JOINTS:, :], turned)
+        return torch.einsum("...jb,jbk->...k", along_bones, bone_shapedirs) + torch.einsum(
+            "...pb,pbk->...k", along_offsets, offset_shapedirs
+        )
 
 
 def _pelvis_m(
@@ -114,31 +108,31 @@ def _pelvis_m(
 
 
 def _force(
-    joints_cam_m: Float[Tensor, "*batch 24 3"], detected: JointEstimates, box: Float[Tensor, "*#batch 3"]
-) -> Float[Tensor, "*batch 24 3"]:
-    box, depth_m = box[..., None, :], joints_cam_m[..., 2:].clamp_min(MIN_DEPTH_M)
-    slope = joints_cam_m[..., :2] / depth_m
-    residual = detected.keypoints - (slope - box[..., :2]) * 2 / box[..., 2:]
-    residual = residual / (detected.sigma.square() + FLOOR**2).sqrt()[..., None]
-    across = _spring(residual, detected.visible) * 2 / (box[..., 2:] * depth_m)
+    points_cam_m: Float[Tensor, "*batch 41 3"], observed: PointEstimates, box: Float[Tensor, "*#batch 3"]
+) -> Float[Tensor, "*batch 41 3"]:
+    box, depth_m = box[..., None, :], points_cam_m[..., 2:].clamp_min(MIN_DEPTH_M)
+    slope = points_cam_m[..., :2] / depth_m
+    residual = observed.position - (slope - box[..., :2]) * 2 / box[..., 2:]
+    residual = residual * observed.weight[..., None] / FLOOR
+    across = _spring(residual, observed.visibility) * 2 / (box[..., 2:] * depth_m)
     return torch.cat([across, -(slope * across).sum(dim=-1, keepdim=True)], dim=-1)
 
 
 def _force_in_depth(
-    joints_m: Float[Tensor, "*batch 24 3"], detected: JointEstimates
-) -> Float[Tensor, "*batch 24 3"]:
-    """`joints_m` has the pelvis at the origin. The forces sum to zero, because depths are relative to the pelvis."""
-    residual = (detected.depth_m - joints_m[..., 2]) / (detected.depth_sigma_m.square() + FLOOR**2).sqrt()
-    along = _spring(residual[..., None], detected.visible)
+    points_m: Float[Tensor, "*batch 41 3"], observed: PointEstimates
+) -> Float[Tensor, "*batch 41 3"]:
+    """`points_m` has the pelvis at the origin. The forces sum to zero, because depths are relative to the pelvis."""
+    residual = (observed.depth_m - points_m[..., 2]) * observed.depth_weight / DEPTH_FLOOR_M
+    along = _spring(residual[..., None], observed.visibility)
     on_pelvis = along[..., :1, :] - along.sum(dim=-2, keepdim=True)
     along = torch.cat([on_pelvis, along[..., 1:, :]], dim=-2)
     return torch.cat([torch.zeros_like(along), torch.zeros_like(along), along], dim=-1)
 
 
 def _spring(
-    residual: Float[Tensor, "*batch 24 size"], visible: Float[Tensor, "*#batch 24"]
-) -> Float[Tensor, "*batch 24 size"]:
-    """The residual, cut to length `MAX_RESIDUAL`, times the probability that the joint is visible."""
+    residual: Float[Tensor, "*batch 41 size"], visible: Float[Tensor, "*#batch 41"]
+) -> Float[Tensor, "*batch 41 size"]:
+    """The residual, cut to length `MAX_RESIDUAL`, times the probability that the point is visible."""
     length = residual.norm(dim=-1, keepdim=True)
     return residual * visible[..., None] * MAX_RESIDUAL / length.clamp_min(MAX_RESIDUAL)
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Camera
 
 __all__ = [
+    "ROTATION_SIZE",
     "VECTOR_SIZE",
     "box_features",
     "camera_of",

@@ -1,8 +1,9 @@
-"""The diffusion policy: one photograph of a person -> any number of body hypotheses.
+"""The diffusion policy: what a detector reports of a person -> any number of body hypotheses.
 
-Follows ScoreHypo (CVPR 2024) and ADHMR (ICML 2025, arXiv 2505.10250): a deterministic encoder, a conditional denoiser,
-a solver with few steps, hypothesis 0 from zero noise. Two differences: rotations, shape and camera are all diffused
-(theirs regress the last two), and the prediction target is v on a schedule whose terminal signal-to-noise ratio is zero
+Follows ScoreHypo (CVPR 2024) and ADHMR (ICML 2025, arXiv 2505.10250): a conditional denoiser, a solver with few steps,
+hypothesis 0 from zero noise. Three differences: the condition is a detection (`hmr.policy.condition`) and no image
+features, so that any detector can be used and training needs no images; rotations, shape and camera are all diffused
+(theirs regress the last two); and the prediction target is v on a schedule whose terminal signal-to-noise ratio is zero
 (Lin et al., WACV 2024, arXiv 2305.08891), because epsilon with a high terminal ratio samples from the wrong prior.
 
 | variable          | symbol        | equation                                                   |
@@ -12,7 +13,7 @@ a solver with few steps, hypothesis 0 from zero noise. Two differences: rotation
 | noisy             | x_t           | sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps                    |
 | target            | v_t           | sqrt(abar_t) eps - sqrt(1 - abar_t) x_0                    |
 | estimate          | g             | the regression head's x_0, part of the condition           |
-| guess_std         | r             | standard deviation of x_0 - g, from pretraining            |
+| initial_std       | r             | standard deviation of x_0 - g, from pretraining            |
 | feedback          | q             | asinh of `hmr.policy.keypoint_feedback` at E[x_0 | x_t]    |
 | prediction        | v_theta       | denoiser + (a x_t - E[x_0 | x_t]) / s, E under N(g, r^2)   |
 | denoising error   | L(x_t, eps)   | mean over the parameters of (v_theta - v_t)^2              |
@@ -24,13 +25,12 @@ the preconditioning of EDM (Karras et al., NeurIPS 2022, arXiv 2206.00364) about
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -38,12 +38,11 @@ from transformers import PreTrainedModel
 
 from common.fingerprint import weights_digest
 from hmr.body.model import Body
-from hmr.images.crops import crop_image
-from hmr.policy.backbone import PREFIX, BackboneSpec, TransformersEncoder, describe_backbone
+from hmr.detection.protocol import detect_all
+from hmr.policy.condition import CONDITION_SIZE, condition_of, points_of
 from hmr.policy.config import DiffusionPolicyConfig, fingerprint_settings
 from hmr.policy.denoisers import Denoiser, TokenDenoiser
-from hmr.policy.encoder import CropEncoder, EncoderOutput
-from hmr.policy.flip import FlipFeatures, flip_test, mirror_box, mirror_vector
+from hmr.policy.initial_estimate import RegressionHead
 from hmr.policy.keypoint_feedback import KeypointGradient
 from hmr.policy.parametrization import (
     VECTOR_SIZE,
@@ -54,17 +53,17 @@ from hmr.policy.parametrization import (
     vector_from_params,
 )
 from hmr.policy.scheduler import Solver, new_solver
-from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Hypotheses, Sample
+from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Detection, Detector, Hypotheses, Sample
 
 __all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]
 
 
-INITIAL_STD = (0.05, 1.5)  # bounds of `guess_std`
+INITIAL_STD = (0.05, 1.5)  # bounds of `initial_std`
 
 
 @dataclass(frozen=True)
 class Features:
-    """What sampling needs of a batch of images: the condition of the denoiser and the position of each crop."""
+    """What sampling needs of a batch of people: the condition of the denoiser and the position of each crop."""
 
     condition: Float[Tensor, "batch channels"]
     geometry: Float[Tensor, "batch 8"]  # see hmr.policy.parametrization.geometry_of
@@ -88,10 +87,7 @@ class Guidance(Protocol):
 
 
 class DiffusionPolicy(PreTrainedModel):
-    """`from_pretrained(folder)` reads safetensors and a JSON config, never a pickle.
-
-    `guess_std` (deviation of the initial estimate) and `pull` (keypoint feedback) keep the names that checkpoints have.
-    """
+    """`from_pretrained(folder)` reads safetensors and a JSON config, never a pickle."""
 
     config_class = DiffusionPolicyConfig
     base_model_prefix = ""
@@ -100,25 +96,20 @@ class DiffusionPolicy(PreTrainedModel):
     denoiser: Denoiser | TokenDenoiser
     mean: Tensor
     std: Tensor
-    guess_std: Tensor
+    initial_std: Tensor
 
     def __init__(self, config: DiffusionPolicyConfig) -> None:
         super().__init__(config)
-        self.encoder = _new_encoder(config)
-        self.feature_size = feature_size = self.encoder.vector_size + 3
-        self.denoiser = _new_denoiser(config, feature_size + VECTOR_SIZE)
-        self.regressor = nn.Sequential(
-            nn.LayerNorm(feature_size),
-            nn.Linear(feature_size, config.head_width),
-            nn.SiLU(),
-            nn.Linear(config.head_width, config.head_width),
-            nn.SiLU(),
-            nn.Linear(config.head_width, VECTOR_SIZE),
-        )
+        self.feature_size = CONDITION_SIZE + config.appearance_size
+        self.denoiser = _new_denoiser(config, self.feature_size + VECTOR_SIZE)
+        self.regressor = RegressionHead(self.feature_size, config.head_width, config.head_depth, VECTOR_SIZE)
         self.register_buffer("mean", torch.zeros(VECTOR_SIZE))
         self.register_buffer("std", torch.ones(VECTOR_SIZE))
-        self.register_buffer("guess_std", torch.ones(VECTOR_SIZE))
-        self.pull = KeypointGradient()
+        self.register_buffer("initial_std", torch.ones(VECTOR_SIZE))
+        self.feedback = KeypointGradient()
+        self._detector: list[
+            Detector
+        ] = []  # a list, because a network among a module's attributes joins its weights
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -130,76 +121,78 @@ class DiffusionPolicy(PreTrainedModel):
         return new_solver("ddim", self.config.num_train_timesteps)
 
     def fit_to(self, body: Body, mean: Float[Tensor, "157"], std: Float[Tensor, "157"]) -> None:
-        """Before pretraining: store the body's joints at rest, and mean and deviation of the training targets."""
+        """Before pretraining: store the body's points at rest, and mean and deviation of the training targets."""
         self.mean.copy_(mean)
         self.std.copy_(std)
-        self.pull.fit_to(body)
+        self.feedback.fit_to(body)
 
     @torch.no_grad()
     def fit_initial_estimate(
         self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]
     ) -> None:
-        """Store the error of the regression head on scenes that it was not trained on (`guess_std`). The denoiser was
-        trained for another Gaussian, so its head is reset."""
+        """Store the error of the regression head on detections that it was not trained on (`initial_std`). The denoiser
+        was trained for another Gaussian, so its head is reset."""
         error = (
             self.initial_estimate(features.to(self.device)) - (vectors.to(self.device) - self.mean) / self.std
         )
-        self.guess_std.copy_(error.square().mean(dim=0).sqrt().clamp(*INITIAL_STD))
+        self.initial_std.copy_(error.square().mean(dim=0).sqrt().clamp(*INITIAL_STD))
         self.denoiser.reset_head()
 
-    # -- encoding --------------------------------------------------------------------------------------------
+    # -- condition -------------------------------------------------------------------------------------------
 
     def crop_box(self, box: Box) -> Box:
+        """The square that positions are relative to."""
         return box.square(self.config.crop_scale)
 
-    def crops(self, samples: Sequence[Sample]) -> Float[Tensor, "batch 3 side side"]:
-        """The encoder's input, RGB from 0 to 1."""
-        size = self.config.crop_size
-        pixels = np.stack([crop_image(s.image, self.crop_box(s.box), size) for s in samples])
-        return torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).float() / 255
+    @property
+    def detector(self) -> Detector:
+        """The detector that `encode` uses for samples without detections. Raises ValueError if there is none."""
+        if not self._detector:
+            raise ValueError("this policy has no detector; set policy.detector, or give detections")
+        return self._detector[0]
 
-    def encode_crops(self, crops: Float[Tensor, "batch 3 side side"]) -> EncoderOutput:
-        """The encoder's output, always in evaluation mode, so that batch statistics do not change."""
-        encoder = self.encoder.eval()
-        return flip_test(encoder, crops) if self.config.mirror_look else encoder(crops)
+    @detector.setter
+    def detector(self, detector: Detector) -> None:
+        self._detector = [detector]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DiffusionPolicy:
+        """A copy shares the detector, which nothing changes."""
+        for detector in self._detector:
+            memo[id(detector)] = detector
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     @torch.no_grad()
-    def run_encoder(self, samples: Sequence[Sample]) -> EncoderOutput:
-        return self.encode_crops(self.crops(samples))
+    def encode(
+        self,
+        samples: Sequence[Sample],
+        detections: Sequence[Detection] | None = None,
+        appearance: Float[Tensor, "batch appearance"] | None = None,
+    ) -> Features:
+        """The condition of each sample, for any number of hypotheses.
 
-    @torch.no_grad()
-    def encode(self, samples: Sequence[Sample]) -> Features:
-        """One pass of the encoder per image, for any number of hypotheses."""
-        return self.features(self.run_encoder(samples), samples)
-
-    def features(self, output: EncoderOutput, samples: Sequence[Sample]) -> Features:
-        """As `encode`, from an encoder output computed before."""
-        boxes = [self.crop_box(sample.box) for sample in samples]
-        geometry = geometry_of([sample.camera for sample in samples], boxes).to(self.device)
-        return Features(self.condition(self.encoder_features(output, geometry)), geometry)
-
-    @staticmethod
-    def encoder_features(
-        output: EncoderOutput, geometry: Float[Tensor, "batch 8"]
-    ) -> Float[Tensor, "batch features"]:
-        """The encoder's vector and the box features; after a flip test followed by those of the mirror image."""
-        box = box_features(geometry)
-        features = [output.vector, box]
-        if isinstance(output, FlipFeatures):
-            features += [output.mirror_vector, mirror_box(box)]
-        return torch.cat(features, dim=-1)
+        detections: of the samples, in their order; None: of the policy's detector.
+        appearance: an image encoder's vector, for a policy that was trained with one (`config.appearance_size`).
+        """
+        if detections is None:
+            detections = detect_all(self.detector, samples)
+        squares = [self.crop_box(sample.box) for sample in samples]
+        geometry = geometry_of([sample.camera for sample in samples], squares)
+        parts = [condition_of(points_of(detections, squares), box_features(geometry))]
+        if appearance is not None:
+            parts.append(appearance.cpu())
+        features = torch.cat(parts, dim=-1).to(self.device)
+        return Features(self.condition(features), geometry.to(self.device))
 
     def initial_estimate(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch 157"]:
-        """The regression head's x0, after a flip test the mean over both images."""
-        estimates = self.regressor(features.unflatten(-1, (-1, self.feature_size))).float()
-        if estimates.shape[1] == 1:
-            return estimates[:, 0]
-        own, mirrored = (estimates * self.std + self.mean).unbind(dim=1)
-        return ((own + mirror_vector(mirrored)) / 2 - self.mean) / self.std
+        """The regression head's x0."""
+        return self.regressor(features).float()
 
     def condition(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch channels"]:
-        """The denoiser's condition: features of the crop (not of its mirror image) and detached initial estimate."""
-        return torch.cat([features[:, : self.feature_size], self.initial_estimate(features).detach()], dim=-1)
+        """The denoiser's condition: features and the detached initial estimate."""
+        return torch.cat([features, self.initial_estimate(features).detach()], dim=-1)
 
     # -- sampling --------------------------------------------------------------------------------------------
 
@@ -259,7 +252,7 @@ class DiffusionPolicy(PreTrainedModel):
     # -- standardised coordinates ----------------------------------------------------------------------------
 
     def rest_pelvis_m(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 3"]:
-        return self.pull.joint_template[0] + betas @ self.pull.joint_shapedirs[0].T
+        return self.feedback.points.joint_template[0] + betas @ self.feedback.points.joint_shapedirs[0].T
 
     def to_x0(self, params: BodyParams, features: Features) -> Float[Tensor, "batch group dim"]:
         """Standardised vectors of bodies with batch shape (B, G): B images with G hypotheses each, on any device."""
@@ -301,12 +294,14 @@ class DiffusionPolicy(PreTrainedModel):
         alpha, sigma = self.alpha_sigma(timesteps)
         features, estimate = condition.split([self.feature_size, VECTOR_SIZE], dim=-1)
         features, estimate = features[:, None, None], estimate[:, None, None]
-        variance = self.guess_std.square()
+        variance = self.initial_std.square()
         gain = alpha * variance / (alpha.square() * variance + sigma.square())
         expected = estimate + gain * (noisy - alpha * estimate)
         # half precision is too coarse for a chain of rotations
         with torch.autocast(noisy.device.type, enabled=False):
-            feedback = self.pull(expected.float() * self.std + self.mean, features.float()).asinh()
+            feedback = self.feedback(
+                expected.float() * self.std + self.mean, features[..., :CONDITION_SIZE].float()
+            ).asinh()
         return (alpha * noisy - expected) / sigma + self.denoiser(noisy, feedback, timesteps, condition)
 
     def forward(
@@ -323,27 +318,12 @@ class DiffusionPolicy(PreTrainedModel):
 
     def digest(self) -> str:
         """Content hash of the weights and of the settings that shape an answer; every result names its policy by it."""
-        settings = fingerprint_settings(self.config)
-        if isinstance(self.encoder, TransformersEncoder):
-            settings.append(self.encoder.spec.fingerprint())
-        return weights_digest(self.state_dict(), after=settings)
+        return weights_digest(self.state_dict(), after=fingerprint_settings(self.config))
 
-    def encoder_digest(self) -> str:
-        """Content hash of what alignment never trains: encoder, regression head, statistics of x_0, flip test."""
+    def initial_estimate_digest(self) -> str:
+        """Content hash of what alignment may leave as it is: regression head and statistics of x_0."""
         state = self.state_dict()
-        fixed = {name: state[name] for name in state if not name.startswith("denoiser.")}
-        return weights_digest(fixed, after=["mirror_look=True"] if self.config.mirror_look else [])
-
-
-def _new_encoder(config: DiffusionPolicyConfig) -> CropEncoder | TransformersEncoder:
-    if config.encoder == "embedded":
-        fine, middle, coarse = config.encoder_widths
-        return CropEncoder((fine, middle, coarse))
-    if not config.encoder.startswith(PREFIX):
-        raise ValueError(f"no encoder is called {config.encoder!r}; there are embedded, {PREFIX}NAME")
-    if config.backbone is None:
-        config.backbone = dataclasses.asdict(describe_backbone(config.encoder.removeprefix(PREFIX)))
-    return TransformersEncoder(BackboneSpec.from_dict(config.backbone))
+        return weights_digest({name: state[name] for name in state if not name.startswith("denoiser.")})
 
 
 def _new_denoiser(config: DiffusionPolicyConfig, condition_size: int) -> Denoiser | TokenDenoiser:

@@ -20,8 +20,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from hmr.policy.parametrization import VECTOR_SIZE
-
 __all__ = [
     "as_floats", "augment", "blur", "crowd", "jitter_colour", "occlude", "paste_person", "paste_texture", "rotate",
     "zoom",
@@ -67,17 +65,11 @@ def rotate(rows: Rows, generator: torch.Generator | None = None) -> Rows:
     roll = roma.rotvec_to_rotmat(F.pad(angle[:, None], (2, 0)))
     flat = roll[:, :2, :2]
     old = {name: column[chosen] for name, column in rows.items()}
-    global_orient, rest, pelvis = old["vector"].split([6, VECTOR_SIZE - 8, 2], dim=-1)
-    lens, axis, size, center, side = old["geometry"].split([1, 2, 2, 2, 1], dim=-1)
     return _with(
         rows,
         chosen,
         crops=_rotated(old["crops"], flat),
         mask=_rotated(old["mask"][:, None], flat)[:, 0],
-        vector=torch.cat(
-            [(roll @ global_orient.unflatten(-1, (3, 2))).flatten(1), rest, _rotate(flat, pelvis)], dim=-1
-        ),
-        geometry=torch.cat([lens, axis, size, axis + _rotate(flat, center - axis), side], dim=-1),
         keypoints=old["keypoints"] @ flat.mT,
     )
 
@@ -89,16 +81,11 @@ def zoom(rows: Rows, generator: torch.Generator | None = None) -> Rows:
     size = MIN_WINDOW + (1 - MIN_WINDOW) * _uniform((count,), generator, device)
     offset = (2 * _uniform((count, 2), generator, device) - 1) * (1 - size[:, None])
     old = {name: column[chosen] for name, column in rows.items()}
-    pelvis = (old["vector"][:, -2:] - offset) / size[:, None]
-    log_scale = old["vector"][:, -3:-2] - size[:, None].log()
-    rest, center, side = old["geometry"].split([5, 2, 1], dim=-1)
     return _with(
         rows,
         chosen,
         crops=_window(old["crops"], offset, size),
         mask=_window(old["mask"][:, None], offset, size)[:, 0],
-        vector=torch.cat([old["vector"][:, :-3], log_scale, pelvis], dim=-1),
-        geometry=torch.cat([rest, center + offset * side / 2, side * size[:, None]], dim=-1),
         keypoints=(old["keypoints"] - offset[:, None]) / size[:, None, None],
     )
 

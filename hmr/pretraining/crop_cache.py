@@ -1,4 +1,4 @@
-"""Training crops on disk: the encoder's input and the targets of pretraining, as memory-mapped arrays.
+"""Crops of rendered people on disk: the encoder's input and the truth of each, as memory-mapped arrays.
 
     FOLDER/crops.npy     uint8 (N, S, S, 3)      FOLDER/targets.npz    everything else, see `CropTargets`
 
@@ -25,38 +25,46 @@ from common.files import PathLike, atomic_path
 from common.fingerprint import json_digest
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
-from hmr.policy.flip import mirror_vector
 from hmr.policy.parametrization import geometry_of, vector_from_params
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK
 from hmr.synthetic.store import folder_fingerprint
 from hmr.synthetic.workers import in_order, scene_maker
-from hmr.types import OTHER_SIDE, Box, Labelled
+from hmr.types import OTHER_SIDE, BodyParams, Box, Labelled
 
-__all__ = ["CropCache", "CropDataset", "CropTargets", "make_crops", "targets_of"]
+__all__ = ["CropCache", "CropDataset", "CropTargets", "Progress", "counting", "make_crops", "targets_of"]
+
+
+ENCODER_TARGETS = ("keypoints", "depth_m", "visible", "mask")
 
 
 @dataclass(frozen=True)
 class CropTargets:
-    """Ground truth of one scene in crop units (-1 to 1 from border to border)."""
+    """Ground truth of one scene; positions in crop units (-1 to 1 from border to border)."""
 
-    vector: Float[Tensor, "157"]  # hmr.policy.parametrization, through the true camera
-    geometry: Float[Tensor, "8"]  # of the estimated camera, which the policy gets
     keypoints: Float[Tensor, "24 2"]
+    depth_m: Float[Tensor, "24"]  # behind the pelvis
+    pose_m: Float[Tensor, "24 3"]  # joints of the upright mean body in this pose, pelvis at the origin
     visible: Bool[Tensor, "24"]
+    vector: Float[Tensor, "157"]  # the body, as the policy predicts it (`hmr.policy.parametrization`)
+    geometry: Float[Tensor, "8"]  # of the crop under the camera that the policy is given
     mask: UInt8[np.ndarray, "mask mask"]  # 255: visible person; 128: outside the image, unknown
 
 
 def targets_of(labelled: Labelled, body: Body, crop_box: Box, mask_size: int) -> CropTargets:
-    sample, truth = labelled.sample, labelled.truth
-    pelvis = truth.params.transl + body.rest_joints(truth.params.betas)[0]
-    true_geometry = geometry_of([truth.camera], [crop_box])[0]
+    truth, camera = labelled.truth, labelled.sample.camera
     mask = np.repeat(truth.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
+    upright = BodyParams(
+        torch.zeros(3), truth.params.body_pose, torch.zeros_like(truth.params.betas), torch.zeros(3)
+    )
+    pose_m = body.joints(upright)
     return CropTargets(
-        vector_from_params(truth.params, pelvis, true_geometry),
-        geometry_of([sample.camera], [crop_box])[0],
         (truth.keypoints_px - torch.tensor(crop_box.center)) * 2 / crop_box.side,
+        truth.joints_cam_m[:, 2] - truth.joints_cam_m[0, 2],
+        pose_m - pose_m[:1],
         truth.visible,
+        vector_from_params(truth.params, truth.joints_cam_m[0], geometry_of([truth.camera], [crop_box])[0]),
+        geometry_of([camera], [crop_box])[0],
         crop_image(mask, crop_box, mask_size)[..., 0],
     )
 
@@ -79,11 +87,22 @@ class CropCache:
 
     def digest(self) -> str:
         """Folders are identified by their files. Raises FileNotFoundError for a missing one."""
-        fields = dataclasses.asdict(self)
+        fields = {
+            **dataclasses.asdict(self),
+            "targets": [field.name for field in dataclasses.fields(CropTargets)],
+        }
         for name in ("motion", "backdrops"):
             if (folder := fields.pop(name)) is not None:
                 fields[name] = folder_fingerprint(folder)
         return json_digest(fields, length=12)
+
+
+Progress = Callable[[str, int, int], None]  # a title, the number of scenes done and their total
+
+
+def counting(progress: Progress | None, title: str, total: int) -> Callable[[int], None] | None:
+    """Reports the number of scenes done under a title."""
+    return (lambda done: progress(title, done, total)) if progress else None
 
 
 def make_crops(
@@ -97,7 +116,7 @@ def make_crops(
     progress: receives the number of crops written. Raises FileNotFoundError if `motion` or `backdrops` is missing, and
     ValueError if it holds no files.
     """
-    folder = Path(root) / f"crops-{cache.recipe.name}-{cache.digest()}"
+    folder = Path(root) / f"person-crops-{cache.recipe.name}-{cache.digest()}"
     if (folder / "targets.npz").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,29 +173,26 @@ class CropDataset(Dataset[dict[str, Tensor]]):
         return self._row(index)
 
     def _row(self, index: int) -> dict[str, Tensor]:
-        row = {name: column[index] for name, column in self.targets.items()}
+        row = {name: self.targets[name][index] for name in ENCODER_TARGETS}
         return {"crops": torch.from_numpy(np.array(self.crops[index])), **row}
 
     @property
-    def vectors(self) -> Float[Tensor, "rows 157"]:
-        """Target vectors of all rows."""
-        vectors = self.targets["vector"]
-        return torch.cat([vectors, mirror_vector(vectors)]) if self.mirrored else vectors
+    def poses_m(self) -> Float[Tensor, "rows 24 3"]:
+        """`CropTargets.pose_m` of all rows."""
+        poses = self.targets["pose_m"]
+        return torch.cat([poses, _mirrored(poses)]) if self.mirrored else poses
 
-    def statistics(self, min_std: float) -> tuple[Float[Tensor, "157"], Float[Tensor, "157"]]:
-        """Mean and standard deviation of the vectors; `min_std` is a lower bound for joints that hardly move."""
-        vectors = self.targets["vector"]
-        return vectors.mean(dim=0), vectors.std(dim=0).clamp_min(min_std)
+
+def _mirrored(joints_m: Float[Tensor, "*batch 24 3"]) -> Float[Tensor, "*batch 24 3"]:
+    return joints_m[..., OTHER_SIDE, :] * torch.tensor([-1.0, 1.0, 1.0])
 
 
 def _mirror_row(row: dict[str, Tensor]) -> dict[str, Tensor]:
     """The mirror image of a row."""
-    focal, cx, cy, width, height, crop_x, crop_y, side = row["geometry"]
     return {
         "crops": row["crops"].flip(1),
-        "vector": mirror_vector(row["vector"]),
-        "geometry": torch.stack([focal, width - cx, cy, width, height, width - crop_x, crop_y, side]),
         "keypoints": row["keypoints"][OTHER_SIDE] * torch.tensor([-1.0, 1.0]),
+        "depth_m": row["depth_m"][OTHER_SIDE],
         "visible": row["visible"][OTHER_SIDE],
         "mask": row["mask"].flip(1),
     }

@@ -57,7 +57,7 @@ _RELATIVE = {
 class DetectorProfile:
     """Deviations are in crop units (a person's box is 1.7 wide), offsets and depths in metres."""
 
-    share: float  # of the training batch
+    share: float  # of the simulated people, relative to the other shares
     points: tuple[str, ...]
     sigma: float  # median deviation of a visible point of the trunk
     person_spread: float  # standard deviation of the logarithm, over persons
@@ -73,7 +73,7 @@ class DetectorProfile:
 
 PROFILES: dict[str, DetectorProfile] = {
     "embedded": DetectorProfile(
-        0.45, JOINT_NAMES, 0.019, 0.55, 2.0, 1.0, 0.0, 0.95, 0.16, exchanged=0.14, noticed=0.9, neighbour=0.02
+        0.25, JOINT_NAMES, 0.019, 0.55, 2.0, 1.0, 0.0, 0.95, 0.16, exchanged=0.14, noticed=0.9, neighbour=0.02
     ),
     "blazepose": DetectorProfile(
         0.3, (*_COCO, *_KNUCKLES, *_FEET[:4]), 0.018, 0.5, 2.5, 0.9, 0.025, 0.6, 0.18,

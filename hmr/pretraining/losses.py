@@ -1,44 +1,34 @@
-"""The losses of pretraining: of the encoder's heads, and of the pose (regression head and denoiser).
+"""The losses of the policy's pretraining.
 
-| term          | compared quantities                                           | weight                  |
-|---------------|---------------------------------------------------------------|-------------------------|
-| denoise       | v_theta and v_t, mean over K times (`hmr.policy.policy`)      | `denoise`               |
-| x0 joints     | joints of the predicted x_0, metres                           | `x0_joints`             |
-| reprojection  | those joints through the estimated camera, crop units         | `reprojection`          |
-| keypoints     | Laplace likelihood of the 2D joints inside the crop           | `keypoints`             |
-| depths        | the same for their depths behind the pelvis, metres           | `depths`                |
-| visible, mask | binary cross-entropy                                          | `visible`, `mask`       |
-| regression    | smooth L1 on the vector, L1 on its joints                     | `regression`            |
+| term          | compared quantities                                           | weight         |
+|---------------|---------------------------------------------------------------|----------------|
+| regression    | smooth L1 on the vector, L1 on its joints (regression head)   | `regression`   |
+| denoise       | v_theta and v_t, mean over K times (`hmr.policy.policy`)      | `denoise`      |
+| x0 joints     | joints of the predicted x_0, metres                           | `x0_joints`    |
+| reprojection  | those joints through the estimated camera, crop units         | `reprojection` |
 
 The terms on x_0 have the same weight at all times: at high noise x_0 is the mean of many poses, and hypothesis 0 and
 the averaged pose start from it. A mean of parameters is not the mean of joints, so the regression loss has a term for
 the joints.
 
-The ground truth is defined under the true camera. Reprojection uses the estimated camera, so that bodies align with the
-image under the camera that is used at inference.
-
-`EncoderAndPoseLoss` is minimised in the first stage of `hmr.pretraining.training`, `PoseLoss`, from stored features, in
-the second.
+The ground truth is defined under the true camera. Reprojection uses the camera that the policy is given, so that bodies
+align with the image under the camera that is used at inference.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hmr.body.model import Body
-from hmr.policy.encoder import EncoderOutput
 from hmr.policy.parametrization import pelvis_from_crop, project, split
 from hmr.policy.policy import DiffusionPolicy
-from hmr.pretraining.augmentation import as_floats, augment
+from hmr.types import NUM_JOINTS
 
-__all__ = ["EncoderAndPoseLoss", "LossWeights", "PoseLoss", "joints_of"]
+__all__ = ["DenoiserLoss", "LossWeights", "RegressionLoss", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -46,21 +36,17 @@ class LossWeights:
     denoise: float = 1.0
     x0_joints: float = 20.0
     reprojection: float = 0.5
-    keypoints: float = 0.3
-    depths: float = 0.3
-    visible: float = 0.1
-    mask: float = 0.3
-    regression: float = 0.5
+    regression: float = 1.0
 
 
+JOINTS_WEIGHT = 5.0  # of the joints (metres) in the regression term
 MAX_REPROJECTION = 2.0  # crop units; larger errors of a joint are cut off
 
 
-def joints_of(vector: Float[Tensor, "*batch 157"], body: Body) -> Float[Tensor, "*batch 24 3"]:
-    """Joints of raw vectors in metres, pelvis at the origin, camera axes."""
+def joints_of(policy: DiffusionPolicy, vector: Float[Tensor, "*batch 157"]) -> Float[Tensor, "*batch 24 3"]:
+    """Joints of raw vectors in metres, pelvis at the origin, camera axes; of the body that the policy was fitted to."""
     rotations, betas, _ = split(vector)
-    posed = body.joints_from_matrices(rotations, betas)
-    return posed - posed[..., :1, :]
+    return policy.feedback.points(rotations, betas).points_m[..., :NUM_JOINTS, :]
 
 
 def reproject(
@@ -68,21 +54,24 @@ def reproject(
     joints_m: Float[Tensor, "*batch 24 3"],
     geometry: Float[Tensor, "*#batch 8"],
 ) -> Float[Tensor, "*batch 24 2"]:
-    """Joints of raw vectors under the estimated camera, in crop units (-1 to 1 from border to border)."""
+    """Joints of raw vectors under the given camera, in crop units (-1 to 1 from border to border)."""
     points_cam_m = joints_m + pelvis_from_crop(split(vector)[2], geometry)[..., None, :]
     center, side = geometry[..., None, 5:7], geometry[..., None, 7:]
     return (project(points_cam_m, geometry) - center) * 2 / side
 
 
-class PoseLoss(nn.Module):
-    """The pose losses of a policy on encoder features, as a module for transformers.Trainer."""
+def weighted(terms: dict[str, Tensor], weights: object) -> dict[str, Tensor]:
+    """The weighted sum as "loss", and each unweighted term for the log; `weights` is a dataclass of numbers."""
+    loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return {"loss": loss, **{f"{name}_loss": term.detach() for name, term in terms.items()}}
 
-    def __init__(
-        self, policy: DiffusionPolicy, body: Body, weights: LossWeights, times_per_image: int
-    ) -> None:
+
+class RegressionLoss(nn.Module):
+    """The loss of the regression head, as a module for transformers.Trainer."""
+
+    def __init__(self, policy: DiffusionPolicy, weights: LossWeights) -> None:
         super().__init__()
-        self.policy, self.weights, self.times_per_image = policy, weights, times_per_image
-        self._body = [body]  # a list keeps it out of the state dict
+        self.policy, self.weights = policy, weights
 
     def forward(
         self,
@@ -91,139 +80,64 @@ class PoseLoss(nn.Module):
         geometry: Float[Tensor, "batch 8"],
         keypoints: Float[Tensor, "batch 24 2"],
     ) -> dict[str, Tensor]:
-        return weighted(self.pose_terms(features, vector, geometry, keypoints), self.weights)
+        policy = self.policy
+        estimate = policy.initial_estimate(features)
+        target = (vector - policy.mean) / policy.std
+        raw = estimate * policy.std + policy.mean
+        joints_m = joints_of(policy, raw)
+        error_m = (joints_m - joints_of(policy, vector)).abs().mean()
+        terms = {
+            "regression": F.smooth_l1_loss(estimate, target) + JOINTS_WEIGHT * error_m,
+            "reprojection": _reprojection(raw, joints_m, geometry, keypoints),
+        }
+        return weighted(terms, self.weights)
 
-    def pose_terms(
+
+class DenoiserLoss(nn.Module):
+    """The loss of the denoiser about a frozen regression head, at stratified random times."""
+
+    def __init__(self, policy: DiffusionPolicy, weights: LossWeights, times_per_person: int) -> None:
+        super().__init__()
+        self.policy, self.weights, self.times = policy, weights, times_per_person
+
+    def forward(
         self,
         features: Float[Tensor, "batch features"],
         vector: Float[Tensor, "batch 157"],
         geometry: Float[Tensor, "batch 8"],
         keypoints: Float[Tensor, "batch 24 2"],
     ) -> dict[str, Tensor]:
-        """Unweighted losses of the regression head and the denoiser."""
-        joints_m = self._joints_m(vector)
-        clean, denoise = self._denoised(features, vector)
-        clean_joints_m = self._joints_m(clean)
-        error_m = (clean_joints_m - joints_m[:, None]).abs()
-        reprojected = reproject(clean, clean_joints_m, geometry[:, None])
-        offset = (reprojected - keypoints[:, None]).abs().clamp_max(MAX_REPROJECTION)
-        return {
-            "regression": self._regression(features, vector, joints_m),
-            "denoise": denoise,
-            "x0_joints": error_m.mean(),
-            "reprojection": offset.mean(),
-        }
-
-    def _joints_m(self, vector: Float[Tensor, "*batch 157"]) -> Float[Tensor, "*batch 24 3"]:
-        return joints_of(vector, self._body[0].to(vector.device))
-
-    def _regression(self, features: Tensor, vector: Tensor, joints_m: Float[Tensor, "batch 24 3"]) -> Tensor:
         policy = self.policy
-        estimate = policy.initial_estimate(features)
-        target = (vector - policy.mean) / policy.std
-        error_m = (self._joints_m(estimate * policy.std + policy.mean) - joints_m).abs().mean()
-        return F.smooth_l1_loss(estimate, target) + 5.0 * error_m
-
-    def _denoised(
-        self, features: Float[Tensor, "batch features"], vector: Float[Tensor, "batch 157"]
-    ) -> tuple[Float[Tensor, "batch times 157"], Float[Tensor, ""]]:
-        """The predicted x_0 as raw vectors, and the denoising loss, at stratified random times."""
-        policy, times = self.policy, self.times_per_image
-        condition = policy.condition(features)
+        with torch.no_grad():
+            condition = policy.condition(features)
         x0 = ((vector - policy.mean) / policy.std)[:, None]
-        strata = torch.arange(times, device=vector.device) + torch.rand(
-            len(vector), times, device=vector.device
-        )
-        timesteps = (strata / times * policy.config.num_train_timesteps).long()
-        noise = torch.randn(len(vector), times, x0.shape[-1], device=vector.device)
+        timesteps, noise = self._times_and_noise(x0)
         noisy, target = policy.noisy_and_target(x0, timesteps, noise)
         predicted = policy.predict(noisy, timesteps, condition).float()
         alpha, sigma = policy.alpha_sigma(timesteps)
-        clean = (alpha * noisy - sigma * predicted)[:, 0]
-        return clean * policy.std + policy.mean, (predicted - target).square().mean()
-
-
-class EncoderAndPoseLoss(PoseLoss):
-    """All losses, from pixels, with augmentation in training."""
-
-    def __init__(
-        self,
-        policy: DiffusionPolicy,
-        body: Body,
-        weights: LossWeights,
-        times_per_image: int,
-        frozen_layers: Sequence[str] = (),
-    ) -> None:
-        """frozen_layers: names of the encoder's children that are not trained, batch statistics included.
-
-        Raises ValueError if the encoder has no child of that name.
-        """
-        super().__init__(policy, body, weights, times_per_image)
-        names = [name for name, _ in policy.encoder.named_children()]
-        if unknown := [name for name in frozen_layers if name not in names]:
-            raise ValueError(f"the encoder has no layer {unknown[0]!r} to freeze; it has {', '.join(names)}")
-        # a tuple, which nn.Module does not register a second time
-        self._frozen = tuple(policy.encoder.get_submodule(name) for name in frozen_layers)
-        for layer in self._frozen:
-            layer.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> EncoderAndPoseLoss:
-        super().train(mode)
-        for layer in self._frozen:
-            layer.eval()
-        return self
-
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        crops: UInt8[Tensor, "batch side side 3"],
-        vector: Float[Tensor, "batch 157"],
-        geometry: Float[Tensor, "batch 8"],
-        keypoints: Float[Tensor, "batch 24 2"],
-        visible: Bool[Tensor, "batch 24"],
-        mask: UInt8[Tensor, "batch mask mask"],
-    ) -> dict[str, Tensor]:
-        named = {"vector": vector, "geometry": geometry, "keypoints": keypoints, "visible": visible}
-        rows = as_floats({"crops": crops, "mask": mask, **named})
-        if self.training:
-            with torch.no_grad(), torch.autocast(crops.device.type, enabled=False):
-                rows = augment(rows)
-        output = self.policy.encoder(rows["crops"])
-        features = self.policy.encoder_features(output, rows["geometry"])
-        depths_m = self._joints_m(rows["vector"])[..., 2]
-        terms = _encoder_terms(output, rows, depths_m) | self.pose_terms(
-            features, rows["vector"], rows["geometry"], rows["keypoints"]
-        )
+        clean = (alpha * noisy - sigma * predicted)[:, 0] * policy.std + policy.mean
+        joints_m = joints_of(policy, clean)
+        error_m = (joints_m - joints_of(policy, vector)[:, None]).abs()
+        terms = {
+            "denoise": (predicted - target).square().mean(),
+            "x0_joints": error_m.mean(),
+            "reprojection": _reprojection(clean, joints_m, geometry[:, None], keypoints[:, None]),
+        }
         return weighted(terms, self.weights)
 
-
-def weighted(terms: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:
-    """The weighted sum as "loss", and each unweighted term for the log."""
-    named = dataclasses.asdict(weights)
-    loss = torch.stack([named[name] * term for name, term in terms.items()]).sum()
-    return {"loss": loss, **{f"{name}_loss": term.detach() for name, term in terms.items()}}
-
-
-def _encoder_terms(
-    output: EncoderOutput, rows: dict[str, Tensor], depths_m: Float[Tensor, "batch 24"]
-) -> dict[str, Tensor]:
-    keypoints = rows["keypoints"]
-    inside = (keypoints.abs() <= 1).all(dim=-1).float()
-    return {
-        "keypoints": _laplace_nll(output.keypoints - keypoints, output.log_sigma, inside),
-        "depths": _laplace_nll((output.depth_m - depths_m)[..., None], output.depth_log_sigma, inside),
-        "visible": F.binary_cross_entropy_with_logits(output.visible_logit, rows["visible"].float()),
-        "mask": F.binary_cross_entropy_with_logits(output.mask_logit, rows["mask"]),
-    }
+    def _times_and_noise(self, x0: Float[Tensor, "batch 1 157"]) -> tuple[Tensor, Tensor]:
+        """Timesteps (batch, times) and noise (batch, times, 157)."""
+        count, device = len(x0), x0.device
+        strata = torch.arange(self.times, device=device) + torch.rand(count, self.times, device=device)
+        timesteps = (strata / self.times * self.policy.config.num_train_timesteps).long()
+        return timesteps, torch.randn(count, self.times, x0.shape[-1], device=device)
 
 
-def _laplace_nll(
-    error: Float[Tensor, "batch 24 size"],
-    log_sigma: Float[Tensor, "batch 24"],
-    counted: Float[Tensor, "batch 24"],
+def _reprojection(
+    vector: Float[Tensor, "*batch 157"],
+    joints_m: Float[Tensor, "*batch 24 3"],
+    geometry: Float[Tensor, "*#batch 8"],
+    keypoints: Float[Tensor, "*#batch 24 2"],
 ) -> Float[Tensor, ""]:
-    """Negative log likelihood under a Laplace distribution of standard deviation sigma, so of scale sigma / sqrt(2)."""
-    scale = log_sigma.exp() / 2**0.5
-    distance = error.abs().sum(dim=-1)
-    # the last term keeps a gradient where sigma is large
-    loss = distance / scale + error.shape[-1] * scale.log() + distance
-    return (loss * counted).sum() / counted.sum().clamp_min(1)
+    offset = (reproject(vector, joints_m, geometry) - keypoints).abs()
+    return offset.clamp_max(MAX_REPROJECTION).mean()

@@ -15,8 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from hmr.body.model import Body
-from hmr.policy.parametrization import split
 from hmr.types import NUM_JOINTS
 
 __all__ = ["WeightedRows", "rarity_m"]
@@ -25,24 +23,15 @@ REFERENCES, NEIGHBOUR = 4000, 10
 BATCH = 4000
 
 
-def rarity_m(
-    vectors: Float[Tensor, "rows 157"], body: Body, generator: torch.Generator
-) -> Float[Tensor, "rows"]:
+def rarity_m(poses_m: Float[Tensor, "rows 24 3"], generator: torch.Generator) -> Float[Tensor, "rows"]:
     """Root mean square distance per joint, in metres, to the tenth nearest pose among 4,000 of the rows."""
-    poses = torch.cat([_joint_positions(batch, body) for batch in vectors.split(BATCH)])
+    poses = poses_m.flatten(1)
     references = poses[torch.randperm(len(poses), generator=generator)[:REFERENCES]]
     nearest = min(NEIGHBOUR, len(references))
     distances = [
         torch.cdist(batch, references).kthvalue(nearest, dim=1).values for batch in poses.split(BATCH)
     ]
     return torch.cat(distances) / NUM_JOINTS**0.5
-
-
-def _joint_positions(vectors: Float[Tensor, "rows 157"], body: Body) -> Float[Tensor, "rows 72"]:
-    rotations, betas, _ = split(vectors)
-    rotations = torch.cat([torch.eye(3).expand(len(vectors), 1, 3, 3), rotations[:, 1:]], dim=1)
-    joints = body.joints_from_matrices(rotations, torch.zeros_like(betas))
-    return (joints - joints[:, :1]).flatten(1)
 
 
 class WeightedRows(Sampler[int]):

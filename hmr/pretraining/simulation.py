@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import roma
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hmr.body.surface_points import BodyPoints
@@ -65,6 +65,14 @@ class SimulatedPeople:
 
     def __len__(self) -> int:
         return len(self.vector)
+
+    def __getitem__(self, rows: Int[Tensor, "rows"]) -> SimulatedPeople:
+        return SimulatedPeople(*(getattr(self, column.name)[rows] for column in dataclasses.fields(self)))
+
+    @staticmethod
+    def cat(parts: Sequence[SimulatedPeople]) -> SimulatedPeople:
+        names = [column.name for column in dataclasses.fields(SimulatedPeople)]
+        return SimulatedPeople(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import PathLike
-from hmr.synthetic.recipe import LAB, WILD, SceneRecipe
+from hmr.synthetic.recipe import LAB, RECIPES, WILD, SceneRecipe
 from hmr.synthetic.store import Progress, make_scenes
 
-__all__ = ["SPLITS", "Split", "calibration_parts", "draw_split"]
+__all__ = ["SPLITS", "Split", "calibration_parts", "draw_split", "refuse_seed_of_split"]
 
 
 @dataclass(frozen=True)
@@ -92,3 +92,19 @@ def calibration_parts(count: int) -> dict[str, list[int]]:
         part: [row for row in range(count) if _PARTS[row % len(_PARTS)] == part]
         for part in dict.fromkeys(_PARTS)
     }
+
+
+def refuse_seed_of_split(recipe: str, seed: int) -> None:
+    """Raises ValueError if no recipe has this name, or if the seed draws the scenes of a split that is not for
+    training."""
+    if recipe not in RECIPES:
+        raise ValueError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
+    reserved = {
+        (split.recipe.name, split.seed): name for name, split in SPLITS.items() if name != "lab-train"
+    }
+    if (split := reserved.get((recipe, seed))) is not None:
+        taken = ", ".join(str(other) for name, other in sorted(reserved) if name == recipe)
+        raise ValueError(
+            f"seed {seed} of {recipe} draws the scenes of {split}, which training must not use; "
+            f"choose a seed other than {taken}"
+        )

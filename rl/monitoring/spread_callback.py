@@ -18,18 +18,15 @@ from transformers import TrainerCallback
 from common.seeding import derive_generator
 from hmr.body.model import load_body
 from hmr.metrics.errors import spread_mm
-from hmr.policy.encoder import unpack_joints
-from hmr.policy.parametrization import VECTOR_SIZE
+from hmr.policy.condition import unpack_points
 from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.types import BodyParams
+from hmr.types import NUM_JOINTS, BodyParams
 from rl.preferences.tensors import features_of
 
 if TYPE_CHECKING:
     from rl.trainer import GroupPreferenceTrainer
 
 __all__ = ["SpreadCallback", "SpreadMonitor", "estimated_visibility"]
-
-BOX_FEATURES = 3  # of hmr.policy.parametrization.box_features
 
 
 class SpreadMonitor:
@@ -75,6 +72,6 @@ class SpreadCallback(TrainerCallback):
 
 
 def estimated_visibility(condition: Float[Tensor, "images channels"]) -> Bool[Tensor, "images 24"]:
-    """Joints to which the encoder gives a probability of visibility above 0.5. A condition is the encoder's vector, the
-    box features and the initial estimate of the regression head (`hmr.policy.policy`)."""
-    return unpack_joints(condition[:, : -(BOX_FEATURES + VECTOR_SIZE)]).visible > 0.5
+    """Joints to which the detector gives a probability of visibility above 0.5. A condition starts with the observed
+    points (`hmr.policy.condition`)."""
+    return unpack_points(condition).visibility[:, :NUM_JOINTS] > 0.5

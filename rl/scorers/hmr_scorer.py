@@ -41,11 +41,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.files import PathLike, atomic_path, write_text
-from common.fingerprint import weights_digest
+from common.fingerprint import digest, weights_digest
 from hmr.body.model import Body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.encoder import EncoderOutput
+from hmr.detection.person_encoder import PersonEncoder
 from hmr.metrics.errors import about_pelvis
-from hmr.policy.encoder import EncoderOutput
-from hmr.policy.parametrization import ROTATION_SIZE, geometry_of
+from hmr.policy.parametrization import ROTATION_SIZE
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import NUM_JOINTS, Box, Hypotheses, Sample
 
@@ -162,7 +164,7 @@ class _Ensemble(nn.Module):
 class HMRScorer:
     """A `hmr.types.Scorer`: higher is better, and scores of different images can be compared.
 
-    It uses the encoder and the regression head of `policy` and the joints of `body`, without training them.
+    It uses the embedded encoder, the regression head of `policy` and the joints of `body`, without training them.
     """
 
     name = "hmr-scorer"
@@ -178,13 +180,13 @@ class HMRScorer:
 
     def digest(self) -> str:
         """Content hash of the networks and of the encoder."""
-        return weights_digest(self.network.state_dict(), before=self.policy.encoder_digest())
+        return weights_digest(self.network.state_dict(), before=_digest_of(self.policy))
 
     def save(self, folder: PathLike) -> Path:
         """Write the weights and their JSON card; returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        card = {"format": FORMAT, "shape": asdict(self.shape), "eyes": self.policy.encoder_digest()}
+        card = {"format": FORMAT, "shape": asdict(self.shape), "eyes": _digest_of(self.policy)}
         with atomic_path(folder / WEIGHTS) as partial:
             save_file(self.network.state_dict(), partial)
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
@@ -197,7 +199,7 @@ class HMRScorer:
         if not (folder / CARD).exists():
             raise FileNotFoundError(f"{folder} holds no HMR-Scorer: there is no {CARD}")
         card = json.loads((folder / CARD).read_text())
-        if card.get("format") != FORMAT or card["eyes"] != policy.encoder_digest():
+        if card.get("format") != FORMAT or card["eyes"] != _digest_of(policy):
             raise ValueError(
                 f"the HMR-Scorer in {folder} was trained with another policy's encoder; train one for this policy"
             )
@@ -209,14 +211,28 @@ class HMRScorer:
         return scorer
 
 
+def _encoder_of(policy: DiffusionPolicy) -> PersonEncoder:
+    """The encoder of the policy's detector. Raises ValueError for another detector, which has no image features."""
+    detector = policy.detector
+    if not isinstance(detector, EmbeddedDetector):
+        raise ValueError(
+            f"HMR-Scorer reads the embedded encoder's features; the policy's detector is {detector.name}"
+        )
+    return detector.encoder
+
+
+def _digest_of(policy: DiffusionPolicy) -> str:
+    return digest(_encoder_of(policy).digest(), policy.initial_estimate_digest())
+
+
 @torch.no_grad()
 def image_features(policy: DiffusionPolicy, body: Body, sample: Sample) -> ImageFeatures:
     """Run the encoder once on the crop of a sample."""
-    box = policy.crop_box(sample.box)
-    with _capture_grids(policy) as grids:
-        output = policy.run_encoder([sample])
-    geometry = geometry_of([sample.camera], [box])
-    features = Features(policy.condition(policy.encoder_features(output, geometry)), geometry)
+    encoder = _encoder_of(policy)
+    box = encoder.crop_box(sample.box)
+    with _capture_grids(encoder) as grids:
+        output = encoder.run_encoder([sample])
+    features = policy.encode([sample])
     estimate = policy.regress(features)[0]
     return ImageFeatures(
         box=box,
@@ -229,9 +245,9 @@ def image_features(policy: DiffusionPolicy, body: Body, sample: Sample) -> Image
 
 
 @contextmanager
-def _capture_grids(policy: DiffusionPolicy) -> Iterator[dict[str, Tensor]]:
+def _capture_grids(encoder: PersonEncoder) -> Iterator[dict[str, Tensor]]:
     """Collects the inputs of the encoder's heads inside the block: grids that `EncoderOutput` does not hold. With flip
-    test (`hmr.policy.flip`) only the first row is kept, the crop itself, because positions refer to it."""
+    test (`hmr.detection.flip`) only the first row is kept, the crop itself, because positions refer to it."""
     grids: dict[str, Tensor] = {}
 
     def on_heatmap(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -242,8 +258,8 @@ def _capture_grids(policy: DiffusionPolicy) -> Iterator[dict[str, Tensor]]:
         grids.update(detail=inputs[0][:1].float())
 
     handles = [
-        policy.encoder.heatmap.register_forward_hook(on_heatmap),
-        policy.encoder.mask.register_forward_pre_hook(on_mask),
+        encoder.network.heatmap.register_forward_hook(on_heatmap),
+        encoder.network.mask.register_forward_pre_hook(on_mask),
     ]
     try:
         yield grids
@@ -327,7 +343,7 @@ def _pose_features(
     params = hypotheses.params
     x0 = policy.to_x0(type(params).stack([params]), features)[0]
     estimate = features.condition[0, -x0.shape[-1] :]
-    error = (x0 - estimate) / policy.guess_std
+    error = (x0 - estimate) / policy.initial_std
     both = torch.stack([x0, error], dim=-1).clamp(-MAX_SIGMAS, MAX_SIGMAS)
     rotations = both[:, :ROTATION_SIZE].reshape(len(both), NUM_JOINTS, 12)
     return rotations, both[:, ROTATION_SIZE:].flatten(1)

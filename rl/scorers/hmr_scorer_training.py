@@ -170,7 +170,7 @@ class _TrainingViews:
         low, high = self.training.noise
         scale = low + (high - low) * torch.rand(1, self.training.noisy, 1, generator=generator)
         noise = torch.randn(1, self.training.noisy, x0.shape[-1], generator=generator)
-        params = self.policy.from_x0(x0 + scale * self.policy.guess_std * noise, image.features)
+        params = self.policy.from_x0(x0 + scale * self.policy.initial_std * noise, image.features)
         return Hypotheses(params[0], sample.camera)
 
     def _rank(self, image: ImageFeatures, group: Hypotheses) -> _RankedGroups:

@@ -18,7 +18,7 @@ def test_a_set_is_prepared(tmp_path: Path, monkeypatch, capsys):
     code, out, err = call(monkeypatch, capsys, "data", "prepare", "coco", *words)
     assert (code, out) == (0, "")
     assert "1 people in" in err
-    assert "PCK at .05 and .1" in err
+    assert "PCK at .05, .1 and .2" in err
     assert len(read_annotations(tmp_path / "set")) == 1
     code, out, _ = call(monkeypatch, capsys, "data", "prepare", "coco", *words, "--json")
     assert code == 0

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.command import call
 
 UNAVAILABLE = ("warp", "cuda:99")
-COMMANDS = ("predict", "critique", "evaluate", "explore")
+COMMANDS = ("predict", "critique", "evaluate", "explore", "critic-eval")
 
 
 @pytest.mark.parametrize("device", UNAVAILABLE)

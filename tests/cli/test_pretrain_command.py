@@ -1,4 +1,4 @@
-"""`meshcritic pretrain`: an invalid recipe is rejected before any scene is rendered; a minimal run."""
+"""`meshcritic pretrain`: an invalid recipe is rejected before anything is drawn; runs in miniature."""
 
 import json
 from pathlib import Path
@@ -9,60 +9,95 @@ import yaml
 from tests.command import call
 
 STAGE = "max_steps: 1, per_device_train_batch_size: 2, use_cpu: true, disable_tqdm: true"
-TINY = "policy: {crop_size: 64, encoder_widths: [8, 12, 16], width: 32, depth: 1}"
+TINY = "policy: {width: 32, depth: 1, head_width: 32, head_depth: 1}"
+TINY_ENCODER = "encoder: {crop_size: 64, encoder_widths: [8, 12, 16]}"
 
 INVALID_RECIPES = {
-    "an unknown recipe": ("recipe: moon", "no recipe is called 'moon'; there are lab, wild"),
-    "an unknown loss": ("losses: {foo: 1}", "losses: unknown foo; allowed are denoise, depths, keypoints"),
-    "losses that are a number": ("losses: 3", "losses must hold a mapping of fields, not 3"),
-    "a mistyped setting of the policy": ("policy: {depht: 4}", "policy: unknown depht; allowed are backbone"),
-    "a mistyped field of the first stage": ("training: {max_step: 3}", "training: unknown max_step"),
-    "a mistyped field of the second": ("refining: {max_step: 3}", "refining: unknown max_step"),
-    "an unknown schedule": (f"{TINY}\ntraining: {{{STAGE}, lr_scheduler_type: sine}}", "sine"),
-    "an unknown frozen layer": (
-        f"{TINY}\nfrozen_layers: [toes]\ntraining: {{{STAGE}}}",
-        "no layer 'toes' to freeze",
+    "an unknown detector": (
+        "detectors: [yolo]",
+        "no simulated detector is called 'yolo'; there are embedded",
     ),
-    "an unknown encoder": ("policy: {encoder: resnet}", "no encoder is called 'resnet'"),
-    "the seed of a split": ("seed: 3", "seed 3 of lab draws the scenes of lab-test"),
-    "a missing motion folder": (f"motion: nowhere\n{TINY}", "nowhere: there is no such folder"),
-    "a missing backdrops folder": (f"backdrops: nowhere\n{TINY}", "nowhere: there is no such folder"),
+    "an unknown loss": ("losses: {foo: 1}", "losses: unknown foo; allowed are denoise"),
+    "losses that are a number": ("losses: 3", "losses takes dict[str, typing.Any], not 3"),
+    "a mistyped setting of the policy": (
+        "policy: {depht: 4}",
+        "policy: unknown depht; allowed are appearance_size",
+    ),
+    "a mistyped field of the first stage": ("estimate: {max_step: 3}", "estimate: unknown max_step"),
+    "a mistyped field of the second": ("denoiser: {max_step: 3}", "denoiser: unknown max_step"),
+    "an unknown schedule": (f"{TINY}\nestimate: {{{STAGE}, lr_scheduler_type: sine}}", "sine"),
     "a missing initial policy": ("start_from: nowhere", "nowhere holds no policy"),
     "a recipe that is a list": ("- 3", "must hold a mapping of fields"),
 }
+INVALID_ENCODER_RECIPES = {
+    "an unknown recipe": ("recipe: moon", "no recipe is called 'moon'; there are lab, wild"),
+    "an unknown frozen layer": (
+        f"{TINY_ENCODER}\nfrozen_layers: [toes]\ntraining: {{{STAGE}}}", "no layer 'toes' to freeze",
+    ),
+    "an unknown backbone": ("encoder: {backbone: resnet}", "'resnet'"),
+    "the seed of a split": ("seed: 3", "seed 3 of lab draws the scenes of lab-test"),
+    "a missing motion folder": (f"motion: nowhere\n{TINY_ENCODER}", "nowhere: there is no such folder"),
+    "a missing backdrops folder": (f"backdrops: nowhere\n{TINY_ENCODER}", "nowhere: there is no such folder"),
+    "a missing initial encoder": ("start_from: nowhere", "nowhere holds no"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", sorted(INVALID_RECIPES))
-def test_an_invalid_recipe_ends_in_one_sentence(fault: str, tmp_path: Path, monkeypatch, capsys):
-    text, message = INVALID_RECIPES[fault]
-    (tmp_path / "a.yaml").write_text(text)
-    monkeypatch.chdir(tmp_path)
-    code, out, err = call(monkeypatch, capsys, "pretrain", "--config", "a.yaml", "--out", "o", "--cache", "c")
+def check_is_rejected(folder: Path, monkeypatch, capsys, text: str, message: str, *options: str) -> None:
+    (folder / "a.yaml").write_text(text)
+    monkeypatch.chdir(folder)
+    code, out, err = call(monkeypatch, capsys, "pretrain", "--config", "a.yaml", "--out", "o", *options)
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
     assert err.count("\n") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["a.yaml"]
+
+
+@pytest.mark.parametrize("fault", sorted(INVALID_RECIPES))
+def test_an_invalid_recipe_ends_in_one_sentence(fault: str, tmp_path: Path, monkeypatch, capsys):
+    check_is_rejected(tmp_path, monkeypatch, capsys, *INVALID_RECIPES[fault])
+
+
+@pytest.mark.parametrize("fault", sorted(INVALID_ENCODER_RECIPES))
+def test_an_invalid_recipe_of_an_encoder_ends_in_one_sentence(
+    fault: str, tmp_path: Path, monkeypatch, capsys
+):
+    check_is_rejected(
+        tmp_path, monkeypatch, capsys, *INVALID_ENCODER_RECIPES[fault], "--encoder", "--cache", "c"
+    )
 
 
 def test_a_run_writes_curves_and_rejects_another_run_in_its_folder(tmp_path: Path, monkeypatch, capsys):
-    (tmp_path / "a.yaml").write_text(f"scenes: 2\nheld_out: 1\n{TINY}\nrefining: {{{STAGE}}}\n")
-    words = ("pretrain", "--config", "a.yaml", "--out", "o", "--cache", "c", "--workers", 1)
+    text = f"pool: 50\nheld_out: 8\n{TINY}\nestimate: {{{STAGE}}}\ndenoiser: {{{STAGE}}}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    words = ("pretrain", "--config", "a.yaml", "--out", "o")
     monkeypatch.chdir(tmp_path)
     code, _, err = call(monkeypatch, capsys, *words)
     assert code == 0
-    assert "policy: o; learning curves: o/curves.svg" in err
+    assert "checkpoint: o; learning curves: o/curves.svg" in err
     assert (tmp_path / "o" / "curves.svg").stat().st_size > 100
-    assert list((tmp_path / "o" / "pose").rglob("events.out.tfevents*"))
+    assert list((tmp_path / "o" / "denoiser").rglob("events.out.tfevents*"))
     weights = (tmp_path / "o" / "model.safetensors").read_bytes()
 
     code, _, _ = call(monkeypatch, capsys, *words)
     assert code == 0
-    recipe = yaml.safe_load((tmp_path / "a.yaml").read_text()) | {"seed": 6, "losses": {"mask": 2}}
+    recipe = yaml.safe_load((tmp_path / "a.yaml").read_text()) | {"seed": 6, "losses": {"denoise": 2}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
     code, _, err = call(monkeypatch, capsys, *words)
     assert code == 2
     assert err.startswith("meshcritic: o holds another run (seed 1, not 6; ")
-    assert "losses.mask 0.3, not 2.0" in err
+    assert "losses.denoise 1.0, not 2.0" in err
     assert (tmp_path / "o" / "model.safetensors").read_bytes() == weights
-    assert json.loads((tmp_path / "o" / "training.json").read_text())["config"]["seed"] == 1
+    assert json.loads((tmp_path / "o" / "training.json").read_text())["recipe"]["seed"] == 1
+
+
+def test_the_run_of_an_encoder_writes_a_detector(tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "a.yaml").write_text(f"scenes: 2\nheld_out: 1\n{TINY_ENCODER}\ntraining: {{{STAGE}}}\n")
+    monkeypatch.chdir(tmp_path)
+    words = ("--config", "a.yaml", "--out", "o", "--cache", "c", "--workers", 1)
+    code, _, err = call(monkeypatch, capsys, "pretrain", "--encoder", *words)
+    assert code == 0
+    assert "checkpoint: o; learning curves: o/curves.svg" in err
+    from hmr.detection.loading import load_detector
+
+    assert load_detector("embedded:o").name == "embedded"

@@ -16,6 +16,7 @@ from agent.vlm.local.model_loading import find_model
 from common.seeding import derive_generator
 from eval.benchmark.protocol import noise_generator
 from eval.pipelines.critic_tuning import prepare_training_cases
+from hmr.policy.checkpoint import load_policy
 from hmr.synthetic.splits import calibration_parts, draw_split
 from hmr.synthetic.store import read_labelled
 from memory.store import MemoryStore
@@ -69,15 +70,14 @@ def words(model, memory, out, *more) -> tuple:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # with a tiny vocabulary a question has thousands of tokens
-def test_from_an_explored_memory_to_a_backend(
-    model, policy, tiny_policy, body, tmp_path, monkeypatch, capsys
-):
-    memory = explored(tiny_policy, body, tmp_path)
+def test_from_an_explored_memory_to_a_backend(model, policy, body, tmp_path, monkeypatch, capsys):
+    memory = explored(load_policy(policy), body, tmp_path)  # with the detector that the command uses
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     asked = words(model, memory, tmp_path / "out", "--policy", policy, "--set", "max_images=4")
     asked = (*asked, "--set", "comment_chars=20", "--config", tmp_path / "recipe.yaml", "--json")
 
     code, out, err = call(monkeypatch, capsys, *asked, "--dry-run")
+    assert code == 0, err
     extent = json.loads(out)
     # Two cases of four hypotheses. Three fit in a question; the fourth would be alone with the anchor, and two scores
     # cannot be ranked.

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from common.validate import image_size, members, numbers, records, require, rows
+from common.validate import (
+    FlawedRecord,
+    existing_image,
+    image_size,
+    members,
+    numbers,
+    records,
+    require,
+    rows,
+)
 
 
 def test_missing_and_found_names_are_listed():
@@ -85,9 +94,10 @@ def test_only_rows_of_shape_zero_may_be_strings():
         rows([[1, 2], [3]], 2, (2,), "x")
 
 
-def test_image_size_of_a_missing_or_broken_file(tmp_path):
+def test_an_image_that_is_missing_or_broken(tmp_path):
     (tmp_path / "a.jpg").write_text("text")
     with pytest.raises(ValueError, match=r"a\.jpg is not an image"):
         image_size(tmp_path / "a.jpg")
-    with pytest.raises(FileNotFoundError, match="no image at"):
-        image_size(tmp_path / "b.jpg")
+    with pytest.raises(FlawedRecord, match="no image at"):
+        existing_image(tmp_path, "b.jpg")
+    assert existing_image(tmp_path, "a.jpg") == tmp_path / "a.jpg"

@@ -11,9 +11,9 @@ import pytest
 import torch
 import transformers as hf
 
-from hmr.policy.backbone import BackboneSpec, TransformersEncoder, describe_backbone
-from hmr.policy.encoder import DEEPEST_M, DEPTHS, CropEncoder, EncoderHeads, unpack_joints
-from hmr.policy.feature_cache import FeatureCache
+from hmr.detection.backbone import BackboneSpec, TransformersEncoder, describe_backbone
+from hmr.detection.encoder import DEEPEST_M, DEPTHS, CropEncoder, EncoderHeads, unpack_joints
+from hmr.detection.feature_cache import FeatureCache
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 VITPOSE = hf.VitPoseBackboneConfig(
@@ -201,7 +201,7 @@ def test_a_folder_without_a_backbone_is_refused(tmp_path: Path):
 
 
 def test_tokens_that_form_no_grid_are_refused():
-    from hmr.policy.backbone import _rows_and_columns
+    from hmr.detection.backbone import _rows_and_columns
 
     spec = BackboneSpec("x", "1", 8, 4, 64, 64, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert _rows_and_columns(257, spec) == (16, 16)  # 16 x 16 patches and a class token

@@ -18,6 +18,7 @@ from agent.vlm.replay import Recorder
 from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
 from agent.vlm.wrappers.dry_run import DryRun
+from common import plugins
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 from tests.agent.vlm.chat_server import chat_server, good
 
@@ -115,6 +116,6 @@ def test_an_unknown_spec_is_refused_with_the_known_names():
 )
 def test_a_plug_in_that_cannot_be_loaded_is_named_in_one_sentence(monkeypatch, value, why):
     broken = EntryPoint("broken", value, registry.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [broken])
     with pytest.raises(ValueError, match=rf"^the plug-in 'broken' of .* cannot be loaded \({why}: .*\)$"):
         load_backend("broken:x")

@@ -139,7 +139,7 @@ ADAPTED = {**ALIGNMENT, "trainable": "policy.denoiser"}
     ("fields", "message"),
     [
         ({"trainable": "denoiser"}, "trainable must name a submodule"),
-        ({"trainable": "policy.encoder"}, "does not depend on trainable 'policy.encoder'"),
+        ({"trainable": "policy.regressor"}, "does not depend on trainable 'policy.regressor'"),
         ({"spread_weight": 1.0}, "spread_weight needs a policy with noisy_and_target"),
         ({"table_steps": 1}, "table_steps draws .* needs the samples and a DiffusionPolicy"),
     ],

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from common.seeding import derive_generator
-from hmr.body.model import load_body
-from hmr.pretraining.crop_cache import targets_of
+from hmr.policy.parametrization import geometry_of, vector_from_params
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
 from rl.preferences.tensors import GroupTensors
@@ -27,8 +26,9 @@ def test_x0_is_the_target_of_pretraining(tiny_policy, body):
     cases = [scene.labelled for scene in SceneMaker(body, LAB, seed=1).chunk(0, 3)]
     replay = replay_of(tiny_policy, cases)
     for row, case in enumerate(cases):
-        target = targets_of(case, load_body(), tiny_policy.crop_box(case.sample.box), 16)
-        vector = (target.vector - tiny_policy.mean) / tiny_policy.std
+        geometry = geometry_of([case.truth.camera], [tiny_policy.crop_box(case.sample.box)])[0]
+        vector = vector_from_params(case.truth.params, case.truth.joints_cam_m[0], geometry)
+        vector = (vector - tiny_policy.mean) / tiny_policy.std
         torch.testing.assert_close(replay.x0[row], vector, atol=1e-4, rtol=1e-4)
         seen = tiny_policy.encode([case.sample])
         torch.testing.assert_close(replay.condition[row], seen.condition[0], atol=1e-5, rtol=1e-5)
@@ -95,7 +95,7 @@ def test_resuming_replays_the_same_scenes(tmp_path, replay_file):
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
-def test_scenes_of_another_encoder_are_refused(tiny_policy, body, tmp_path):
+def test_scenes_of_another_initial_estimate_are_refused(tiny_policy, body, tmp_path):
     cases = [scene.labelled for scene in SceneMaker(body, LAB, seed=1).chunk(0, 2)]
     file = tmp_path / "replay.safetensors"
     replay_of(tiny_policy, cases).save(file)
@@ -105,7 +105,7 @@ def test_scenes_of_another_encoder_are_refused(tiny_policy, body, tmp_path):
     groups = GroupTensors.from_scores(seen, x0, [[1.0, 2.0, 3.0]] * 2)
     torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # alignment trains it: its scenes stay its own
     align(tiny_policy, groups, args)
-    torch.nn.init.zeros_(tiny_policy.encoder.heatmap.weight)
+    torch.nn.init.zeros_(tiny_policy.regressor.first.weight)
     with pytest.raises(ValueError, match="was made with encoder"):
         align(tiny_policy, groups, args)
 

@@ -366,7 +366,9 @@ def test_a_finished_policy_is_found_by_seed_and_replayed_scenes(
 ) -> None:
     _align(tiny_policy, Depth(), wild, tmp_path, 1)
     groups, folder = load_preferences(tmp_path / "round-0" / "groups"), tmp_path / "policy"
-    scenes = Replay(torch.tensor(groups["condition"][:]), torch.zeros(4, 157), tiny_policy.encoder_digest())
+    scenes = Replay(
+        torch.tensor(groups["condition"][:]), torch.zeros(4, 157), tiny_policy.initial_estimate_digest()
+    )
     scenes.save(tmp_path / "replay.safetensors")
     replayed = {**ALIGNMENT, "replay_weight": 0.5, "replay_file": str(tmp_path / "replay.safetensors")}
     align_once(tiny_policy, groups, folder, replayed, 0, lambda step: None)

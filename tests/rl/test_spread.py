@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from hmr.policy.parametrization import VECTOR_SIZE
+from hmr.types import JOINT_NAMES, Box, Camera, Detection, Sample
 from rl.monitoring.spread_callback import SpreadMonitor, estimated_visibility
 from rl.spread import X0Prediction, lost_spread, spread_ratio
 from rl.trainer import align
@@ -63,22 +65,21 @@ def test_a_policy_without_predictions_is_refused(tmp_path):
         X0Prediction(torch.nn.Linear(1, 1))
 
 
-def test_the_condition_holds_the_visibility_of_the_encoder(tiny_policy):
-    """The encoder decides where these numbers stand in the condition; this fails if it moves them."""
-    crops = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    tiny_policy.encoder.certainty.bias[1] -= tiny_policy.encoder(crops).visible_logit.median()
-    seen = tiny_policy.encoder(crops)
-    features = tiny_policy.encoder_features(seen, torch.ones(5, 8))
-    visible = estimated_visibility(tiny_policy.condition(features))
-    assert torch.equal(visible, seen.visible_logit > 0)
-    assert visible.any()
-    assert not visible.all()
+def test_the_condition_holds_the_visibility_of_the_joints(tiny_policy):
+    visibility = torch.rand(5, 24, generator=torch.Generator().manual_seed(0))
+    boxes = [Box(0.0, 0.0, 50.0, 80.0)] * 5
+    detections = [
+        Detection.from_points(JOINT_NAMES, torch.ones(24, 2), torch.ones(24), row) for row in visibility
+    ]
+    samples = [Sample("a", np.zeros((80, 60, 3), np.uint8), box, Camera.estimate(60, 80)) for box in boxes]
+    visible = estimated_visibility(tiny_policy.encode(samples, detections).condition)
+    assert torch.equal(visible, visibility > 0.5)
 
 
 def test_the_spread_of_visible_and_of_occluded_joints_is_measured(tiny_policy):
     from hmr.policy.policy import Features
 
-    condition = torch.randn(3, tiny_policy.encoder.vector_size + 3 + VECTOR_SIZE)
+    condition = torch.randn(3, tiny_policy.feature_size + VECTOR_SIZE)
     geometry = torch.tensor([[100.0, 50.0, 50.0, 100.0, 100.0, 50.0, 50.0, 80.0]]).expand(3, -1)
     monitor = SpreadMonitor(tiny_policy, Features(condition, geometry), num_samples=4, seed=0)
     first, again = monitor.measure(), monitor.measure()

@@ -2,7 +2,7 @@
 
 `find_people` searches the whole photograph: the finder on windows of several sizes, the landmark model on each
 candidate, once more on a crop that is placed by the landmarks, and duplicates removed. `detect` reads the person in a
-given box, `track` a person of the previous frame of a video.
+given box, `track_people` the people of the previous frame of a video.
 
 BlazePose's hips and shoulders lie elsewhere than SMPL's joints; nothing is corrected here, so that a policy that is
 trained on this detector's points sees them as they are. MediaPipe's smoothing over time is left out.
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from common.fingerprint import digest
 from hmr.assets.extract_blazepose import BLAZEPOSE_FOLDER
 from hmr.detection.blazepose import people
 from hmr.detection.blazepose.finder import Candidate, Finder, remove_near, sliding_windows
@@ -61,6 +62,9 @@ class BlazePoseDetector:
 
     def __init__(self, finder: Finder, model: LandmarkModel, name: str = "blazepose") -> None:
         self.finder, self.model, self.name = finder, model, name
+
+    def digest(self) -> str:
+        return digest(self.finder.network.digest(), self.model.network.digest())
 
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
         """Boxes of people by decreasing confidence, those below MIN_CONFIDENCE left out."""
@@ -124,11 +128,16 @@ class BlazePoseDetector:
         (again,) = self.model.read(pyramid, [best.next_region])
         return max(best, again, key=lambda one: _match(one, sample))
 
-    def track(self, previous: FoundPerson, image: UInt8[np.ndarray, "height width 3"]) -> FoundPerson | None:
-        """The person in the next frame of a video, in the crop that the landmarks of the previous frame give. None if
-        there is nothing of a person to be seen; a low confidence says that the person was probably lost."""
-        (reading,) = self.model.read(ImagePyramid(image), [previous.landmarks.next_region])
-        return _person(reading, image.shape[1], image.shape[0])
+    def track_people(
+        self, previous: Sequence[FoundPerson], image: UInt8[np.ndarray, "height width 3"]
+    ) -> list[FoundPerson]:
+        """The people of the previous frame of a video who are still seen, each read in the crop that the landmarks of
+        that frame give, in the same order."""
+        pyramid = ImagePyramid(image)
+        readings = self.model.read(pyramid, [person.landmarks.next_region for person in previous])
+        seen = [one for one in readings if people.confidence(one) >= MIN_CONFIDENCE]
+        found = [_person(one, image.shape[1], image.shape[0]) for one in people.remove_duplicates(seen)]
+        return [person for person in found if person is not None]
 
 
 def _by_confidence(readings: Sequence[Landmarks]) -> list[Landmarks]:

@@ -18,6 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.backends import mkldnn
 
+from common.fingerprint import weights_digest
+
 __all__ = ["Network", "load_network"]
 
 # Convolution and activation in one pass over memory, 20 % faster on a CPU: the operation that torch.compile uses. It is
@@ -38,6 +40,9 @@ class Network:
         self._weights = {name: _prepare(tensor).to(self.device) for name, tensor in weights.items()}
         self._last_use = {number: step for step, op in enumerate(self._operations) for number in op["inputs"]}
         self._last_use |= {number: len(self._operations) for number in self._outputs.values()}
+
+    def digest(self) -> str:
+        return weights_digest(self._weights, after=[json.dumps(self._operations, sort_keys=True)])
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "batch channels height width"]) -> dict[str, Tensor]:

@@ -5,17 +5,15 @@ from importlib.metadata import EntryPoint
 import pytest
 import torch
 
-import agent.tools
 from agent.tools import BUILT_IN, ENTRY_POINT_GROUP, load_tools
 from agent.tools.parts import worst_parts
+from common import plugins
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As if a package had registered the shape prior's class under `name`."""
     entry = EntryPoint(name, "agent.tools.priors:ShapePrior", ENTRY_POINT_GROUP)
-    monkeypatch.setattr(
-        agent.tools, "entry_points", lambda group: [entry] if group == ENTRY_POINT_GROUP else []
-    )
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == ENTRY_POINT_GROUP else [])
 
 
 def test_every_built_in_tool_is_listed_by_its_name():
@@ -49,7 +47,7 @@ def test_an_installed_tool_may_not_take_a_built_in_name(monkeypatch):
 
 def test_an_installed_tool_that_cannot_be_loaded_is_named_in_one_sentence(monkeypatch):
     broken = EntryPoint("broken", "meshcritic_gone:Tool", ENTRY_POINT_GROUP)
-    monkeypatch.setattr(agent.tools, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [broken])
     with pytest.raises(
         ValueError, match=r"^the plug-in 'broken' of .* meshcritic_gone cannot be loaded \(Module"
     ) as refused:

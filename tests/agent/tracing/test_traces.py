@@ -20,7 +20,6 @@ from agent.tracing.exporters import (
     langchain_tracing_disabled,
 )
 from agent.tracing.records import Trace
-from agent.tracing.redaction import first_line, reason_of, redactor
 from agent.tracing.span_tree import case_span
 from agent.vlm import Capabilities, EmbeddedCritic
 from common.jsonl import BLOCK_BYTES
@@ -69,53 +68,6 @@ def critiqued(trace: Trace, backend=None, count: int = 3) -> None:
     settings = CritiqueSettings(view_size_px=64, max_revisions=0)
     agent = make_agent(backend or EmbeddedCritic(), trace=trace, settings=settings)
     agent.critique(sample("a-case"), group(spoiled_group(group=count)))
-
-
-# -- redaction -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("said", "left"),
-    [
-        (f"wrong key {KEY}", "wrong key [key]"),
-        ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer [key]"),
-        ('{"x-api-key": "abcdefgh1234"}', '{"x-api-key": "[key]"}'),
-        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic [key]"),
-        ("{'authorization': 'Basic dXNlcjpwYXNz'}", "{'authorization': 'Basic [key]'}"),
-        ("Proxy-Authorization: Negotiate YIIabcdef==", "Proxy-Authorization: Negotiate [key]"),
-        ("authorization: abcdefgh1234 was refused", "authorization: [key] was refused"),
-        ("x-goog-api-key: abcdefgh1234", "x-goog-api-key: [key]"),
-        (r'{"x-goog-api-key\\\": \\\"abcdefgh1234"}', r'{"x-goog-api-key\\\": \\\"[key]"}'),
-        ("Api-Key: abcdefgh1234", "Api-Key: [key]"),
-        ("GET /v1/models?alt=json&key=abcdefgh1234", "GET /v1/models?alt=json&key=[key]"),
-        ("the api key is a basic requirement", "the api key is a basic requirement"),
-        (f"sent data:image/png;base64,{PICTURE} back", "sent [base64] back"),
-        (f"sent {PICTURE} back", "sent [base64] back"),
-        ("the key is EMPTY, a word", "the key is EMPTY, a word"),
-        ("0123456789abcdef" * 4, "0123456789abcdef" * 4),  # a sha256
-    ],
-)
-def test_only_secrets_and_images_are_removed(said, left):
-    assert redactor({"OPENAI_API_KEY": KEY, "LOCAL_API_KEY": "EMPTY", "HOME": "/sent"})(said) == left
-
-
-def test_a_reason_is_redacted_before_it_is_cut():
-    said = "x " * 135 + KEY  # 14 + 270 letters stand before the key: a cut at 300 would leave 16 of its 20
-    assert reason_of(RuntimeError(said)).endswith("x [key]")
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (RuntimeError(), "RuntimeError"),
-        (KeyError(" \n"), "' \\n'"),
-        (ValueError(" \n "), "ValueError"),
-        (ValueError("\n one\ntwo"), "one"),
-        (ValueError(f"no {KEY}"), "no [key]"),
-    ],
-)
-def test_the_first_line_of_an_error(error, line):
-    assert first_line(error) == line
 
 
 # -- the file ------------------------------------------------------------------------------------------------

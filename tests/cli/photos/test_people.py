@@ -1,6 +1,8 @@
 """Which people are accepted or rejected, and in which pixels boxes and cameras are given."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +12,8 @@ from PIL import Image
 from cli.photos.hypotheses_file import write_hypotheses
 from cli.photos.people import NobodyFound, find_people, given_people, parse_box, sample_people
 from hmr.body.model import Body
-from hmr.detection.embedded import EmbeddedDetector
 from hmr.images import photographs as photo_module
-from hmr.images.photographs import photo_of
+from hmr.images.photographs import photo_of, sample_of
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import BodyParams, Box, Camera, Detection, Hypotheses, Sample
 
@@ -21,18 +22,33 @@ PHOTO = photo_of(np.random.default_rng(0).integers(0, 255, (72, 64, 3), dtype=np
 
 
 class FixedDetector:
-    """A detector that always finds the same boxes."""
+    """A detector that always finds the same boxes, with a confidence for each."""
 
     name = "fixed"
 
-    def __init__(self, *boxes: Box) -> None:
-        self.boxes = list(boxes)
+    def __init__(self, *boxes: Box, confidences: Mapping[Box, float] | None = None) -> None:
+        self.boxes, self.confidences = list(boxes), confidences or {}
 
     def find(self, image: np.ndarray) -> list[Box]:
         return self.boxes
 
     def detect(self, sample: Sample) -> Detection:
-        raise NotImplementedError
+        confidence = self.confidences.get(sample.box, 1.0)
+        x, y = sample.box.center
+        return Detection.from_points(
+            ["pelvis"], torch.tensor([[x, y]]), torch.ones(1), torch.ones(1), confidence=confidence
+        )
+
+
+class ReadingDetector(FixedDetector):
+    """A detector that reads people while it searches."""
+
+    def find_people(self, image: np.ndarray) -> list[SimpleNamespace]:
+        read = super().detect
+        return [SimpleNamespace(box=box, detection=read(sample_of(image, box))) for box in self.boxes]
+
+    def detect(self, sample: Sample) -> Detection:
+        raise AssertionError("a person who was read while searching is not read again")
 
 
 def test_a_box_is_four_numbers():
@@ -42,51 +58,55 @@ def test_a_box_is_four_numbers():
 
 
 @pytest.mark.parametrize("box", ["-1e9,-1e9,1e9,1e9", "0,0,inf,50", "-200,0,20,20"])
-def test_a_box_far_larger_than_the_photograph_is_rejected(tiny_policy, box):
+def test_a_box_far_larger_than_the_photograph_is_rejected(box):
     """The photograph has 64 x 72 pixels: three times the longer side is 216."""
     with pytest.raises(
         ValueError, match=r"^a.png: the longer side of the box .* in a 64 x 72 image at most 216 are allowed$"
     ):
-        find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [parse_box(box)], accept_any_box=True)
-    find_people(
-        PHOTO, "a.png", tiny_policy, FixedDetector(), [parse_box("-190,0,20,20")], accept_any_box=True
-    )
+        find_people(PHOTO, "a.png", FixedDetector(), [parse_box(box)], accept_any_box=True)
+    find_people(PHOTO, "a.png", FixedDetector(), [parse_box("-190,0,20,20")], accept_any_box=True)
 
 
-def test_boxes_of_another_detector_need_the_confidence_of_the_encoder(tiny_policy: DiffusionPolicy):
-    """The photograph is noise, so the encoder's confidence is low."""
-    with pytest.raises(NobodyFound, match=r"10,8,50,60.*--anyway"):
-        find_people(PHOTO, "a.png", tiny_policy, FixedDetector(BOX), [])
-    people, rejections = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(BOX), [], accept_any_box=True)
-    assert [sample.box for sample in people] == [BOX]
-    assert rejections == []
+def test_a_box_without_a_person_is_rejected_unless_any_box_is_accepted():
+    detector = FixedDetector(confidences={BOX: 0.1})
+    with pytest.raises(NobodyFound, match=r"^a.png: the detector fixed sees no person.*10,8,50,60.*--anyway"):
+        find_people(PHOTO, "a.png", detector, [BOX])
+    people, messages = find_people(PHOTO, "a.png", detector, [BOX], accept_any_box=True)
+    assert [(sample.box, detection.confidence) for sample, detection in people] == [(BOX, 0.1)]
+    assert messages == []
 
 
-def test_one_person_is_accepted_and_the_other_rejected(tiny_policy, monkeypatch):
-    monkeypatch.setattr(
-        EmbeddedDetector, "confidence", lambda self, sample: 0.9 if sample.box == BOX else 0.1
-    )
-    other = Box(0.0, 0.0, 30.0, 30.0)
-    people, (rejection,) = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(other, BOX), [])
-    assert [sample.box for sample in people] == [BOX]
-    assert "a.png" in rejection
-    assert "0,0,30,30" in rejection
+def test_one_person_is_accepted_one_called_uncertain_and_one_rejected():
+    doubtful, empty = Box(0.0, 0.0, 30.0, 30.0), Box(30.0, 30.0, 60.0, 60.0)
+    detector = FixedDetector(confidences={BOX: 0.9, doubtful: 0.3, empty: 0.1})
+    people, messages = find_people(PHOTO, "a.png", detector, [BOX, doubtful, empty])
+    assert [sample.box for sample, _ in people] == [BOX, doubtful]
+    uncertain, rejection = messages
+    assert "the person in the box 0,0,30,30 is uncertain (confidence 0.30" in uncertain
+    assert "sees no person in the box 30,30,60,60" in rejection
 
 
-def test_a_detector_that_finds_nobody_is_named(tiny_policy):
+def test_a_detector_that_finds_nobody_is_named():
     with pytest.raises(NobodyFound, match=r"detector fixed found nobody.*--box"):
-        find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [])
+        find_people(PHOTO, "a.png", FixedDetector(), [])
 
 
-def test_given_boxes_replace_the_detector(tiny_policy):
-    people, _ = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [BOX], accept_any_box=True)
-    assert [sample.box for sample in people] == [BOX]
+def test_given_boxes_replace_the_detector():
+    ((sample, _),), _ = find_people(PHOTO, "a.png", FixedDetector(Box(0.0, 0.0, 9.0, 9.0)), [BOX])
+    assert sample.box == BOX
 
 
-def test_the_same_seed_gives_the_same_group(tiny_policy):
-    samples, _ = find_people(PHOTO, "a.png", tiny_policy, FixedDetector(), [BOX], accept_any_box=True)
+@pytest.mark.parametrize("kind", [FixedDetector, ReadingDetector])
+def test_people_who_are_found_come_with_their_detections(kind):
+    people, messages = find_people(PHOTO, "a.png", kind(BOX, confidences={BOX: 0.4}), [])
+    assert [(sample.box, detection.confidence) for sample, detection in people] == [(BOX, 0.4)]
+    assert len(messages) == 0
+
+
+def test_the_same_seed_gives_the_same_group(tiny_policy: DiffusionPolicy):
+    people, _ = find_people(PHOTO, "a.png", FixedDetector(BOX), [])
     first, again, other = (
-        sample_people(samples, PHOTO, tiny_policy, 3, seed)[0].hypotheses.params.body_pose
+        sample_people(people, PHOTO, tiny_policy, 3, seed)[0].hypotheses.params.body_pose
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)

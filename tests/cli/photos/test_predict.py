@@ -16,13 +16,13 @@ from cli.photos.predict import Models, Outcome, Predictor, PredictSettings
 from cli.photos.sources import list_sources
 from common.jsonl import Manifest
 from hmr.body.model import Body
-from hmr.detection.embedded import load_detector
 from hmr.images import photographs as photo_module
 from hmr.images.photographs import load_photo, sample_of
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.types import Box
 from tests.hmr.body.test_export import read_accessor, read_glb
+from tests.hmr.detection.test_video import Noting
 
 BOX = Box(10.0, 8.0, 50.0, 60.0)
 QUICK = PredictSettings(samples=2, boxes=(BOX,), accept_any_box=True, formats=("npz",))
@@ -30,7 +30,7 @@ QUICK = PredictSettings(samples=2, boxes=(BOX,), accept_any_box=True, formats=("
 
 @pytest.fixture
 def models(tiny_policy: DiffusionPolicy, body: Body) -> Models:
-    return Models(tiny_policy, body, load_renderer(), load_detector("embedded", tiny_policy))
+    return Models(tiny_policy, body, load_renderer())
 
 
 def save_photo(path: Path, seed: int = 0, size: tuple[int, int] = (64, 72)) -> Path:
@@ -128,6 +128,20 @@ def test_a_photograph_without_people_is_recorded_with_the_reason(models, tmp_pat
         assert "--box" in outcome.record["said"][0]
 
 
+def test_several_people_are_drawn_over_one_photograph(models, tmp_path):
+    photo, other = save_photo(tmp_path / "a.png"), Box(0.0, 0.0, 30.0, 40.0)
+    settings = dataclasses.replace(QUICK, boxes=(BOX, other))
+    (outcome,) = predict(models, tmp_path / "out", photo, settings=settings)
+    overlay = Path(outcome.record["overlay"])
+    drawn, before = (np.asarray(Image.open(path)) for path in (overlay, photo))
+    assert drawn.shape == before.shape
+    assert (drawn != before).any()
+    overlay.unlink()
+    assert not predict(models, tmp_path / "out", photo, settings=settings)[0].earlier
+    assert overlay.exists()
+    assert predict(models, tmp_path / "out", photo, settings=settings)[0].earlier
+
+
 def test_camera_and_box_of_a_reduced_photograph_are_in_the_pixels_of_the_file(models, tmp_path, monkeypatch):
     """The photograph is read at half its width and height."""
     photo = save_photo(tmp_path / "a.png", size=(128, 144))
@@ -168,7 +182,7 @@ def test_guided_bodies_are_closer_to_the_detected_keypoints(models, body, tmp_pa
     photo, guided = save_photo(tmp_path / "a.png"), dataclasses.replace(QUICK, guide=True)
     predict(models, tmp_path / "plain", photo)
     predict(models, tmp_path / "guided", photo, settings=guided)
-    detection = models.detector.detect(sample_of(load_photo(photo).image, BOX))
+    detection = models.policy.detector.detect(sample_of(load_photo(photo).image, BOX))
 
     def distance_px(folder: str) -> float:
         ((_, group),) = read_hypotheses(tmp_path / folder / "a-0.npz", (64, 72))
@@ -238,7 +252,7 @@ def test_a_person_who_appears_later_has_a_motion_from_then_on(models, tmp_path, 
         calls.append(args)
         return [] if len(calls) == 1 else [BOX]
 
-    monkeypatch.setattr(models.detector, "find", nobody_at_first)
+    monkeypatch.setattr(models.policy.detector, "find", nobody_at_first)
     settings = dataclasses.replace(VIDEO, boxes=(), every=1)
     *_, whole = predict(models, tmp_path / "out", clip, settings=settings)
     (motion,) = whole.record["motions"]
@@ -259,6 +273,31 @@ def test_a_killed_video_is_resumed_at_the_next_frame(models, tmp_path):
     assert [(outcome.frame, outcome.earlier) for outcome in third] == [
         (0, True), (1, True), (2, True), (3, True), (None, True),
     ]  # fmt: skip
+
+
+def test_people_of_a_video_are_followed_and_those_of_a_resumed_one_are_the_same(
+    models, tmp_path, monkeypatch
+):
+    clip, settings = save_gif(tmp_path / "clip.gif", frames=4), dataclasses.replace(VIDEO, boxes=(), every=1)
+    tracker = Noting()
+    monkeypatch.setattr(models.policy, "detector", tracker)
+    predict(models, tmp_path / "whole", clip, settings=settings)
+    assert tracker.searches == [0]
+    predict(models, tmp_path / "out", clip, settings=settings, stop_after=2)
+    again = predict(models, tmp_path / "out", clip, settings=settings)
+    assert [outcome.earlier for outcome in again] == [True, True, False, False, False]
+    assert tracker.searches == [0, 0, 0]
+    assert (tmp_path / "out/clip-0.bvh").read_text() == (tmp_path / "whole/clip-0.bvh").read_text()
+
+
+def test_a_motion_is_smoothed_on_request(models, tmp_path):
+    clip = save_gif(tmp_path / "clip.gif", frames=3)
+    for seconds in (0.0, 0.1):
+        settings = dataclasses.replace(VIDEO, every=1, smooth_s=seconds)
+        predict(models, tmp_path / str(seconds), clip, settings=settings)
+    plain, smooth = ((tmp_path / folder / "clip-0.bvh").read_text() for folder in ("0.0", "0.1"))
+    assert plain != smooth
+    assert frames_of(tmp_path / "0.1/clip-0.bvh") == frames_of(tmp_path / "0.0/clip-0.bvh")
 
 
 def test_the_manifest_has_one_json_line_per_item(models, tmp_path):

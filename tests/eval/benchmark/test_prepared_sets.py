@@ -15,15 +15,18 @@ import pytest
 import torch
 
 from common.fingerprint import file_digest
-from eval.benchmark.prepared_sets import PROTOCOLS, AnnotatedReport, EvaluationBodies, evaluate_annotated
+from eval.benchmark.annotated_errors import PROTOCOLS, EvaluationBodies
+from eval.benchmark.annotated_report import AnnotatedReport
+from eval.benchmark.prepared_sets import evaluate_annotated
 from hmr.body.model import EMBEDDED_BODY, Body
 from hmr.datasets.annotated_set import ANNOTATIONS, prepare
-from hmr.datasets.annotation import Annotation, Joints, Keypoints, Source
-from hmr.datasets.joints import COCO17, H36M17, HMR2_44, SMPL24, SMPL_FOR_COCO_LIMBS, Convention
+from hmr.datasets.annotation import Annotation, Joints, SmplFit, Source
+from hmr.datasets.joints import H36M17, HMR2_44, SMPL24, Convention
 from hmr.datasets.protocols import regress
 from hmr.datasets.sources import SOURCES
+from hmr.detection.blazepose.detector import load_blazepose
 from hmr.policy.checkpoint import load_policy
-from hmr.types import BodyParams, Box, Camera, Hypotheses, Sample
+from hmr.types import BodyParams, Box, Detection, Hypotheses, Sample
 from tests.command import call
 from tests.hmr.datasets.layouts import LAYOUTS, coco, image, spin_pw3d, spin_pw3d_columns
 
@@ -39,12 +42,36 @@ class Statue:
             torch.tensor([[0.0, 0.0, 6.0]] * 2),
         )  # fmt: skip
 
-    def encode(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+    def encode(self, samples: Sequence[Sample], detections: Sequence[Detection]) -> Sequence[Sample]:
         return samples
 
     def sample(self, features: Any, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
         assert num_samples == 2
         return [Hypotheses(self.params, sample.camera) for sample in features]
+
+
+class Blind:
+    """A detector that reports no point."""
+
+    name = "blind"
+
+    def find(self, image: np.ndarray) -> list[Box]:
+        return []
+
+    def detect(self, sample: Sample) -> Detection:
+        return Detection.from_points([], torch.zeros(0, 2), torch.zeros(0), torch.zeros(0))
+
+
+class Fixed:
+    """A critic with the same scores for every group."""
+
+    name = "fixed"
+
+    def __init__(self, *scores: float | None) -> None:
+        self.scores = scores
+
+    def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
+        return list(self.scores)
 
 
 def _smpl(body: Body) -> Body:
@@ -75,10 +102,13 @@ def _joints(convention: Convention, positions_m: torch.Tensor, known: torch.Tens
     return Joints(convention, positions_m, known, "camera")
 
 
-def _evaluate(folder: Path, instruments: EvaluationBodies) -> AnnotatedReport:
+def _evaluate(
+    folder: Path, instruments: EvaluationBodies, policy: Statue | None = None, scorer: Fixed | None = None
+) -> AnnotatedReport:
     return evaluate_annotated(
-        Statue(), folder, instruments, num_samples=2, seed=0, stage=lambda title, total: lambda done: None
-    )
+        policy or Statue(), Blind(), folder, instruments, num_samples=2, seed=0,
+        stage=lambda title, total: lambda done, note="": None, scorer=scorer,
+    )  # fmt: skip
 
 
 def test_one_joint_of_24_is_50_mm_off(tmp_path: Path, body: Body) -> None:
@@ -141,6 +171,72 @@ def test_spins_bodies_of_3dpw_are_posed_about_their_root_and_regressed(tmp_path:
     report = _evaluate(_spin_of_3dpw(tmp_path), EvaluationBodies(body, bodies, _regressor(body, 17)))
     assert (report.protocol, report.people_in_space) == ("h36m-14", 2)
     assert report.errors_mm["mpjpe_mm"]["mean"] == pytest.approx((0 + 50 / 14) / 2, rel=1e-3)
+    vertices = len(body.model.v_template)
+    assert report.people_with_vertices == 2
+    assert report.errors_mm["pve_mm"]["mean"] == pytest.approx((0 + 50 / vertices) / 2, rel=0.05)
+    pve_mm = {row["person"]: row["errors_mm"]["pve_mm"]["hyp0"] for row in report.per_person}
+    assert sorted(pve_mm.values()) == pytest.approx([0, 50 / vertices], abs=2e-4)
+
+
+def test_reductions_and_the_choice_of_a_critic(tmp_path: Path, body: Body) -> None:
+    """The truth is hypothesis 0; the head of hypothesis 1 is elsewhere, and all other joints in place."""
+    policy = Statue()
+    policy.params.body_pose[1, 11, 0] = 0.5  # the neck turns
+    posed_m = body.joints(policy.params)
+    off_m = (posed_m[1] - posed_m[0]).norm(dim=-1)
+    assert (off_m > 1e-4).sum() == 1
+    expected = 1000 * off_m.sum().item() / 24
+    prepared = _set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, posed_m[0]),)})
+    bodies = EvaluationBodies(body, {})
+    errors = _evaluate(prepared, bodies, policy, Fixed(1.0, 2.0)).errors_mm["mpjpe_mm"]
+    assert errors["pick2"] == pytest.approx(expected, rel=1e-3)
+    assert errors["mean"] == pytest.approx(expected / 2, rel=1e-3)
+    assert [errors["hyp0"], errors["min2"]] == pytest.approx([0, 0], abs=1e-3)
+    assert 0 < errors["averaged"] < expected
+    tied = _evaluate(prepared, bodies, policy, Fixed(2.0, 2.0))
+    assert tied.errors_mm["mpjpe_mm"]["pick2"] == pytest.approx(expected / 2, rel=1e-3)
+    assert tied.per_person[0]["scores"] == (2.0, 2.0)
+    unscored = _evaluate(prepared, bodies, policy, Fixed(None, None))
+    assert (unscored.people_scored, "pick2" in unscored.errors_mm["mpjpe_mm"]) == (0, False)
+    assert _evaluate(prepared, bodies, policy).people_scored is None
+
+
+def _male_statue() -> SmplFit:
+    statue = Statue().params
+    return SmplFit("smpl", "male", statue.global_orient[0], statue.body_pose[0], statue.betas[0], None)
+
+
+def test_a_set_of_fits_alone_has_pve_and_a_missing_body_is_named(tmp_path: Path, body: Body) -> None:
+    prepared = _set(tmp_path, "bedlam", {"smpl": _male_statue()})
+    report = _evaluate(prepared, EvaluationBodies(body, {"male": _smpl(body)}))
+    assert (report.protocol, report.people_with_vertices) == (None, PEOPLE)
+    assert report.errors_mm.keys() == {"pve_mm"}
+    assert report.errors_mm["pve_mm"]["min2"] == pytest.approx(0, abs=1e-3)
+    with pytest.raises(ValueError, match=r"PVE needs a male smpl body \(--bodies male=FILE\)"):
+        _evaluate(prepared, EvaluationBodies(body, {}))
+
+
+def test_why_people_have_no_pve_is_counted(tmp_path: Path, body: Body) -> None:
+    joints = _joints(SMPL24, body.joints(Statue().params)[0])
+    prepared = _set(tmp_path, "3dpw", {"smpl": _male_statue(), "joints": (joints,)})
+    other, count = _smpl(body), len(body.model.v_template)
+    other.model.v_template = other.model.v_template[:-1]
+    reasons = {
+        "needs a male smpl body (--bodies male=FILE)": {},
+        f"smpl has {count - 1} vertices, and the body of the hypotheses, embedded, {count}": {"male": other},
+    }
+    for reason, by_gender in reasons.items():
+        report = _evaluate(prepared, EvaluationBodies(body, by_gender))
+        assert (report.people_in_space, report.people_with_vertices) == (PEOPLE, 0)
+        assert report.without_pve == {reason: PEOPLE}
+
+
+def test_a_policy_that_diverged_is_refused(tmp_path: Path, body: Body) -> None:
+    policy = Statue()
+    policy.params.transl[0, 0] = torch.nan
+    prepared = _set(tmp_path, "3dpw", {"joints": (_joints(SMPL24, torch.zeros(24, 3)),)})
+    with pytest.raises(ValueError, match="NaN or infinite bodies"):
+        _evaluate(prepared, EvaluationBodies(body, {}), policy)
 
 
 @pytest.mark.parametrize(
@@ -235,56 +331,83 @@ def test_people_without_annotations_are_not_posed(
         _evaluate(prepared, EvaluationBodies(body, {}))
 
 
-def test_pck_counts_limbs_within_a_twentieth_of_the_box(tmp_path: Path, body: Body) -> None:
-    """A box of 48 pixels: .05 is 2.4 and .1 is 4.8; two of the twelve limbs are 3 off, one is 30 off."""
-    limbs = body.joints(Statue().params)[0][list(SMPL_FOR_COCO_LIMBS)]
-    positions = torch.zeros(17, 2)
-    positions[5:] = Camera.estimate(*SIZE).project(limbs)
-    positions[5:7, 0] += 3.0
-    positions[16, 1] += 30.0
-    keypoints = Keypoints(COCO17, positions, torch.tensor([0.0] * 5 + [1.0] * 12))
-    report = _evaluate(_set(tmp_path, "coco", {"keypoints": (keypoints,)}), EvaluationBodies(body, {}))
-    assert report.protocol is None
-    assert report.pck == {"pck_0.05": pytest.approx(9 / 12), "pck_0.1": pytest.approx(11 / 12)}
-
-
-def test_the_command_evaluates_the_shipped_policy_on_coco(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def _prepared_coco(tmp_path: Path) -> Path:
     (tmp_path / "coco").mkdir()
     split = coco(tmp_path / "coco")
-    prepared = tmp_path / "prepared"
-    assert (
-        call(
-            monkeypatch,
-            capsys,
-            "data",
-            "prepare",
-            "coco",
-            tmp_path / "coco",
-            "--split",
-            split,
-            "--out",
-            prepared,
-        )[0]
-        == 0
-    )
-    code, out, _ = call(
-        monkeypatch, capsys, "data", "evaluate", prepared, "--samples", 2, "--json", "--out", tmp_path / "out"
-    )
+    return prepare(SOURCES["coco"], tmp_path / "coco", split, tmp_path / "prepared")
+
+
+@pytest.mark.parametrize("critic", [(), ("--critic",)])
+def test_the_command_evaluates_the_shipped_policy_on_coco(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    critic: tuple[str, ...],
+) -> None:
+    prepared = _prepared_coco(tmp_path)
+    words = ("data", "evaluate", prepared, "--samples", 2, *critic, "--json", "--out", tmp_path / "out")
+    code, out, _ = call(monkeypatch, capsys, *words)
     answer = json.loads(out)
     assert code == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == answer
     assert answer["data"] == json.loads((prepared / "set.json").read_text())["digest"]
     assert (answer["policy"], answer["body"]) == (load_policy().digest(), file_digest(EMBEDDED_BODY))
+    assert (answer["detector_name"], answer["detector"]) == ("blazepose", load_blazepose().digest())
     (person,) = map(json.loads, (tmp_path / "out" / "people.jsonl").read_text().splitlines())
     assert (person["image"], person["person"]) == ("val2017/000000000139.jpg", "7")
-    known = [error for error in person["limbs_px"] if error is not None]
-    within = np.mean([error <= 0.1 * person["box_side_px"] for error in known])
-    assert answer["pck"]["pck_0.1"] == pytest.approx(within)
-    assert answer["people_in_image"] == 1
-    assert 0 <= answer["pck"]["pck_0.1"] <= 1
-    assert np.isfinite(answer["pck"]["pck_0.05"])
+    estimates = {"detector", "hyp0", "mean", "averaged", "best2", *(["pick2"] if critic else [])}
+    assert set(person["keypoints_px"]) == set(answer["pck"]) == estimates
+    for estimate in estimates - {"mean", "pick2"}:
+        known = [error for error in person["keypoints_px"][estimate] if error is not None]
+        assert len(known) == 11
+        within = np.mean([error < 0.1 * person["box_side_px"] for error in known])
+        assert answer["pck"][estimate]["pck_0.1"]["all"] == pytest.approx(within)
+    assert (answer["people_in_image"], answer["people_scored"]) == (1, 1 if critic else None)
+    assert answer["critic"] == ("agent:embedded" if critic else None)
+    assert len(person.get("scores", ())) == (2 if critic else 0)
+    assert answer["prepared"]["missing_images"] == 0
+
+
+def test_the_command_prints_tables_and_what_was_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = _prepared_coco(tmp_path)
+    summary = json.loads((prepared / "set.json").read_text())
+    lost = {"missing_images": 4, "first_missing": ["val2017/1.jpg", "val2017/2.jpg", "val2017/3.jpg"]}
+    (prepared / "set.json").write_text(json.dumps({**summary, **lost}))
+    words = (
+        "data",
+        "evaluate",
+        prepared,
+        "--samples",
+        2,
+        "--detector",
+        "embedded",
+        "--out",
+        tmp_path / "out",
+    )
+    code, out, err = call(monkeypatch, capsys, *words)
+    assert code == 0
+    for text in ("detector", "hypothesis 0", "averaged body", "best of 2", "left_ear", "@0.05", "@0.2"):
+        assert text in out
+    assert (
+        "when the set was prepared: 4 images missing: val2017/1.jpg, val2017/2.jpg, val2017/3.jpg, ..." in err
+    )
+    for name in ("policy", "detector", "body", "data"):
+        assert f"{name} " in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "words", [("--memory", "m"), ("--backend", "replay:f"), ("--max-calls", 3), ("--set", "permutations=1")]
+)
+def test_options_of_the_critic_need_a_critic(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[object, ...],
+) -> None:
+    code, _, err = call(monkeypatch, capsys, "data", "evaluate", tmp_path, *words)
+    assert (code, "configure the critic; add --critic" in err) == (2, True)
 
 
 def test_an_unavailable_device_is_named(

@@ -21,6 +21,7 @@ from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import Exploration
 from eval.critics.groups import LabelledGroup
 from hmr.body.model import Body
+from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from rl.scorers.hmr_scorer import CARD, WEIGHTS, HMRScorer
 from rl.scorers.hmr_scorer_training import ScorerTraining
@@ -65,7 +66,8 @@ def test_everything_that_shapes_an_exploration_names_its_folder(bench, monkeypat
         (bench(rules_per_case=6), AGENT), (bench(critique_settings={"permutations": 1}), AGENT),
     ):  # fmt: skip
         with made.agent(variant) as agent:
-            assert (agent.detector is detector) == (made.detector is detector)
+            assert isinstance(agent.detector, WithJoints3D)
+            assert (agent.detector.detector is detector) == (made.detector is detector)
             assert agent.settings.rules_per_case == made.rules_per_case
             assert agent.settings.permutations == made.critique_settings.get("permutations", 3)
     assert [ucb for _, ucb in explored] == [0.5, 0.5, 2.0, 0.0, 0.5, 0.5, 0.5]

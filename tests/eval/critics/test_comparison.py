@@ -345,3 +345,10 @@ def test_all_critics_are_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: Pa
 
 def test_an_ablation_without_prototypes_needs_zero_prototypes_per_case():
     assert CritiqueSettings(prototypes_per_case=0).prototypes_per_case == 0
+
+
+@pytest.mark.parametrize("critic", ["hmr-scorer", "all"])
+def test_hmr_scorer_needs_the_cpu(tmp_path: Path, tiny_policy: DiffusionPolicy, critic: str):
+    settings = dataclasses.replace(SMALL, critic=critic)
+    with pytest.raises(ValueError, match=f"--critic {critic} fits hmr-scorer, which needs --device cpu"):
+        evaluate_critics(tiny_policy.to("meta"), EmbeddedCritic(), settings, tmp_path, silent)

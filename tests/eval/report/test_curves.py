@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def test_a_stage_is_a_chart_with_two_lines(tmp_path: Path):
     log = [{"step": 100 * k, "loss": str(3.0 - k), "grad_norm": "1"} for k in range(3)]
     held_out = [{"step": 200, "eval_loss": "1.5"}]
-    history = {"config": {}, "see and pose": {"log": log + held_out}, "pose": {"log": log}}
+    history = {"recipe": {}, "estimate": {"log": log + held_out}, "denoiser": {"log": log}}
     (tmp_path / "training.json").write_text(json.dumps(history))
     root = ElementTree.parse(write_curves(tmp_path)).getroot()
     panels = root.findall(f"{SVG}g")

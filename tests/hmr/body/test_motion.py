@@ -81,3 +81,39 @@ def test_the_end_repeats_the_last_pose():
     assert ended.times_s == (0, 0.5, 2.0)
     assert isinstance(ended.params, BodyParams)
     torch.testing.assert_close(ended.params.body_pose[2], recorded.params.body_pose[1])
+
+
+def jitter(params: BodyParams) -> float:
+    """Mean angle between the rotations of successive poses."""
+    first, second = params.body_pose[:-1].reshape(-1, 3), params.body_pose[1:].reshape(-1, 3)
+    turns = Rotation.from_rotvec(first.numpy()).inv() * Rotation.from_rotvec(second.numpy())
+    return float(turns.magnitude().mean())
+
+
+def test_smoothing_keeps_a_steady_turn_and_removes_jitter():
+    generator = torch.Generator().manual_seed(0)
+    count, times_s = 60, tuple(0.04 * frame for frame in range(60))
+    pose = torch.zeros(count, 23, 3)
+    pose[..., 1] = torch.linspace(0, 1, count)[:, None]
+    noise = 0.1 * torch.randn(count, 23, 3, generator=generator)
+    steady, shaking = (
+        Motion(
+            BodyParams(torch.zeros(count, 3), body_pose, torch.zeros(count, 10), torch.zeros(count, 3)),
+            times_s, 2.4,
+        )
+        for body_pose in (pose, pose + noise)
+    )  # fmt: skip
+    inner = slice(8, -8)  # at the ends the weights are one-sided
+    torch.testing.assert_close(steady.smoothed(0.08).params.body_pose[inner], pose[inner], rtol=0, atol=1e-3)
+    assert jitter(shaking.smoothed(0.08).params) < jitter(shaking.params) / 4
+    assert (shaking.smoothed(0.08).params.body_pose - pose)[inner].std() < 0.05
+
+
+def test_a_narrow_smoothing_changes_nothing():
+    recorded = motion(0, 0.04, 0.08, 0.12)
+    expected, found = recorded.params, recorded.smoothed(0.001).params
+    for ours, theirs in zip(
+        (found.global_orient, found.body_pose), (expected.global_orient, expected.body_pose), strict=True
+    ):
+        ours, theirs = (Rotation.from_rotvec(x.reshape(-1, 3).numpy()).as_matrix() for x in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -40,6 +40,14 @@ def test_joints_are_those_of_the_body(points: BodyPoints) -> None:
     torch.testing.assert_close(posed.points_m[:, :NUM_JOINTS], joints_m - joints_m[:, :1], rtol=0, atol=1e-5)
 
 
+def test_points_in_the_camera_have_the_bodys_joints(points: BodyPoints) -> None:
+    params = posed_people()
+    params.transl[:] = torch.tensor([0.3, -0.2, 4.0])
+    torch.testing.assert_close(
+        points.in_camera(params)[:, :NUM_JOINTS], load_body().joints(params), rtol=0, atol=1e-5
+    )
+
+
 def test_face_and_feet_stay_on_the_skinned_surface(points: BodyPoints) -> None:
     """They are vertices of the default body, so skinning must put those vertices in the same places."""
     params, body = posed_people(), load_body()

@@ -104,15 +104,13 @@ def test_a_folder_with_other_files_is_refused(folder, tmp_path):
 
 def test_a_failure_leaves_no_set_and_can_be_repeated(folder, tmp_path):
     split = pw3d_coco(folder)
-    lost = folder / "imageFiles" / "downtown_walk_00" / "image_00009.jpg"
-    content = lost.read_bytes()
-    lost.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"no image at .*image_00009.jpg, which the annotation imageFiles"
-    ):
+    broken = folder / "imageFiles" / "downtown_walk_00" / "image_00009.jpg"
+    content = broken.read_bytes()
+    broken.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"image_00009.jpg is not an image that can be read"):
         prepare(PW3D, folder, split, tmp_path / "set")
     assert not (tmp_path / "set").exists()
-    lost.write_bytes(content)
+    broken.write_bytes(content)
     out = prepare(PW3D, folder, split, tmp_path / "set")
     assert json.loads((out / "set.json").read_text())["count"] == 11
     assert not (tmp_path / "set.partial").exists()

@@ -10,6 +10,7 @@ import pytest
 
 from hmr.datasets.annotated_set import prepare, read_annotations
 from hmr.datasets.annotation import Annotation, Dropped
+from hmr.datasets.flaws import Flaws
 from hmr.datasets.pw3d import read_pw3d
 from hmr.datasets.sources import SOURCES
 from tests.hmr.datasets import layouts
@@ -34,6 +35,36 @@ def _again(folder: Path, out: Path, layout: str, split: str) -> tuple[dict[str, 
 def test_a_set_without_flaws_has_no_dropped_records(tmp_path: Path) -> None:
     summary, _ = _prepared(tmp_path, tmp_path / "out", "3dpw")
     assert (summary["dropped"], summary["ignored_keypoints"]) == ({}, 0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_people_in_missing_images_are_dropped_and_each_image_is_counted_once(
+    tmp_path: Path, layout: str
+) -> None:
+    source = layout.split()[0]
+    split = LAYOUTS[layout](tmp_path)
+    whole = prepare(SOURCES[source], tmp_path, split, tmp_path / "whole")
+    names = [each.image for each in read_annotations(whole).values()]
+    (tmp_path / names[0]).unlink()
+    if set(names) == {names[0]}:
+        with pytest.raises(
+            ValueError, match=rf"holds no person; .* image missing; 1 images missing: {names[0]}"
+        ):
+            prepare(SOURCES[source], tmp_path, split, tmp_path / "out")
+        return
+    prepare(SOURCES[source], tmp_path, split, tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "set.json").read_text())
+    assert (summary["missing_images"], summary["first_missing"]) == (1, [names[0]])
+    assert summary["dropped"]["image missing"] == names.count(names[0])
+    assert summary["count"] == len(names) - names.count(names[0])
+
+
+def test_three_missing_images_are_named() -> None:
+    flaws = Flaws()
+    for image in ("a", "b", "a", "c", "d"):
+        flaws.drop(Dropped("image missing", image))
+    assert flaws.lines()[-1] == "4 images missing: a, b, c, ..."
+    assert Flaws.of_json(flaws.to_json()).lines() == flaws.lines()
 
 
 def _pw3d(folder: Path, change: Callable[[np.ndarray], None]) -> str:

@@ -15,10 +15,12 @@ SIDES = box_sides_px([Box(0.0, 0.0, 100.0, 50.0), Box(0.0, 0.0, 10.0, 200.0)])
 
 
 def test_worked_shares_per_joint():
-    # at .05 the limits are 5 and 10: joint 0 is correct twice, joint 1 never; at .1 they are 10 and 20: joint 1 once
-    at_05, at_10 = (pck_by_joint(PRED, TRUE, KNOWN, SIDES, t) for t in PCK_THRESHOLDS)
+    # at .05 the limits are 5 and 10: joint 0 is correct twice, joint 1 never; at .1 they are 10 and 20: joint 1 once;
+    # at .2 they are 20 and 40: joint 1 twice
+    at_05, at_10, at_20 = (pck_by_joint(PRED, TRUE, KNOWN, SIDES, t) for t in PCK_THRESHOLDS)
     assert at_05[:2].tolist() == [1.0, 0.0]
     assert at_10[:2].tolist() == [1.0, 0.5]
+    assert at_20[:2].tolist() == [1.0, 1.0]
     assert at_05[2].isnan()
 
 

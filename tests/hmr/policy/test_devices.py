@@ -21,12 +21,16 @@ from cli.photos.sources import list_sources
 from common.jsonl import Manifest
 from eval.benchmark.baselines import policies_to_compare
 from eval.benchmark.protocol import evaluate_policy
-from hmr.body.model import Body, load_body
+from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig
+from hmr.detection.protocol import detect_all
 from hmr.policy.checkpoint import find_device
 from hmr.policy.guidance import DetectionGuidance
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
-from hmr.pretraining.losses import EncoderAndPoseLoss, LossWeights, PoseLoss
+from hmr.pretraining.encoder_recipe import EncoderRecipe
+from hmr.pretraining.encoder_training import EncoderLoss
+from hmr.pretraining.losses import DenoiserLoss, LossWeights, RegressionLoss
 from hmr.render import load_renderer
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
@@ -40,21 +44,17 @@ IMAGES = 3
 @pytest.fixture
 def policy(monkeypatch: pytest.MonkeyPatch) -> DiffusionPolicy:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # meta has none
-    config = DiffusionPolicyConfig(
-        crop_size=64, encoder_widths=[8, 12, 16], width=32, depth=1, head_width=32, mirror_look=True
-    )
+    config = DiffusionPolicyConfig(width=32, depth=1, head_width=32, head_depth=1)
     return DiffusionPolicy(config).to(META)
 
 
 @pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
+def batch(policy: DiffusionPolicy) -> dict[str, torch.Tensor]:
     return {
-        "crops": torch.empty(IMAGES, 64, 64, 3, dtype=torch.uint8, device=META),
+        "features": torch.empty(IMAGES, policy.feature_size, device=META),
         "vector": torch.empty(IMAGES, 157, device=META),
         "geometry": torch.empty(IMAGES, 8, device=META),
         "keypoints": torch.empty(IMAGES, 24, 2, device=META),
-        "visible": torch.empty(IMAGES, 24, dtype=torch.bool, device=META),
-        "mask": torch.empty(IMAGES, 16, 16, dtype=torch.uint8, device=META),
     }
 
 
@@ -63,26 +63,31 @@ def test_meta_refuses_what_lies_elsewhere():
         torch.empty(2, device=META) + torch.ones(2)
 
 
-def test_the_losses_from_pixels_follow(policy: DiffusionPolicy, batch: dict[str, torch.Tensor]):
-    loss = EncoderAndPoseLoss(policy, load_body(), LossWeights(), 2).eval()(**batch)["loss"]
+def test_the_losses_of_pretraining_follow(policy: DiffusionPolicy, batch: dict[str, torch.Tensor]):
+    loss = RegressionLoss(policy, LossWeights())(**batch)["loss"]
     loss.backward()
     assert loss.device == META
     assert all(p.grad is not None for p in policy.regressor.parameters())
+    assert DenoiserLoss(policy, LossWeights(), 2)(**batch)["loss"].device == META
 
 
-def test_the_losses_from_features_follow(policy: DiffusionPolicy, batch: dict[str, torch.Tensor]):
-    output = policy.encode_crops(torch.empty(IMAGES, 3, 64, 64, device=META))
-    targets = {name: batch[name] for name in ("vector", "geometry", "keypoints")}
-    features = policy.encoder_features(output, batch["geometry"])
-    assert (
-        PoseLoss(policy, load_body(), LossWeights(), 2)(features=features, **targets)["loss"].device == META
-    )
+def test_the_losses_of_the_encoder_follow():
+    encoder = PersonEncoder(PersonEncoderConfig(crop_size=64, encoder_widths=[8, 12, 16])).to(META)
+    module = EncoderLoss(encoder, EncoderRecipe()).eval()
+    loss = module(
+        crops=torch.empty(IMAGES, 64, 64, 3, dtype=torch.uint8, device=META),
+        keypoints=torch.empty(IMAGES, 24, 2, device=META),
+        depth_m=torch.empty(IMAGES, 24, device=META),
+        visible=torch.empty(IMAGES, 24, dtype=torch.bool, device=META),
+        mask=torch.empty(IMAGES, 16, 16, dtype=torch.uint8, device=META),
+    )["loss"]
+    assert loss.device == META
 
 
 def test_the_initial_estimate_is_fitted_on_the_policy_s_device(policy: DiffusionPolicy):
     """Features are stored on the CPU."""
-    policy.fit_initial_estimate(torch.empty(IMAGES, 2 * policy.feature_size), torch.empty(IMAGES, 157))
-    assert policy.guess_std.device == META
+    policy.fit_initial_estimate(torch.empty(IMAGES, policy.feature_size), torch.empty(IMAGES, 157))
+    assert policy.initial_std.device == META
 
 
 def test_denoising_errors_follow(policy: DiffusionPolicy):
@@ -108,7 +113,10 @@ def seeing(tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> Dif
 
 
 def moved(policy: DiffusionPolicy, device: torch.device) -> DiffusionPolicy:
-    return copy.deepcopy(policy).to(device)
+    copied = copy.deepcopy(policy).to(device)
+    assert isinstance(policy.detector, EmbeddedDetector)
+    copied.detector = EmbeddedDetector(copy.deepcopy(policy.detector.encoder).to(device))
+    return copied
 
 
 def same(one: list[Hypotheses], two: list[Hypotheses]) -> bool:
@@ -157,8 +165,8 @@ def test_guidance_follows_and_leaves_the_body_where_it_is(
     samples = [case.sample for case in scenes]
 
     def guided(policy: DiffusionPolicy) -> list[Hypotheses]:
-        features, detector = policy.encode(samples), EmbeddedDetector(policy, body)
-        guidance = DetectionGuidance(policy, body, features, detector.detect_batch(samples))
+        features, detections = policy.encode(samples), detect_all(policy.detector, samples)
+        guidance = DetectionGuidance(policy, body, features, detections)
         assert guidance.body.faces.device == policy.device
         return policy.sample(features, 4, torch.Generator().manual_seed(0), guidance=guidance)
 
@@ -189,8 +197,8 @@ def test_a_photograph_s_people_are_the_same(seeing: DiffusionPolicy, body: Body,
     Image.fromarray(pixels).save(tmp_path / "photo.png")
 
     def run(policy: DiffusionPolicy, out: Path) -> tuple[list[str], bytes]:
-        detector = EmbeddedDetector(policy)
-        models = Models(policy, body, load_renderer(), detector)
+        detector = policy.detector
+        models = Models(policy, body, load_renderer())
         settings = PredictSettings(
             samples=2,
             boxes=(Box(10.0, 8.0, 50.0, 60.0),),

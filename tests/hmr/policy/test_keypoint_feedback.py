@@ -1,17 +1,26 @@
 """Keypoint feedback is a gradient: compared with autograd on the same springs, and with a worked example."""
 
+from __future__ import annotations
+
+import dataclasses
+import math
+
 import pytest
 import roma
 import torch
 from torch import Tensor
 
 from hmr.body.model import Body
-from hmr.policy.encoder import NUMBERS_PER_JOINT, pack_joints, unpack_joints
-from hmr.policy.keypoint_feedback import FLOOR, MAX_RESIDUAL, KeypointGradient
-from hmr.policy.parametrization import box_features, split
-from hmr.pretraining.losses import joints_of, reproject
-
-OTHER_FEATURES = 7  # of an encoder, beside its joints
+from hmr.policy.condition import (
+    DEPTH_FLOOR_M,
+    FLOOR,
+    PointEstimates,
+    condition_of,
+    unpack_points,
+)
+from hmr.policy.keypoint_feedback import MAX_RESIDUAL, KeypointGradient
+from hmr.policy.parametrization import box_features, pelvis_from_crop, project, split
+from hmr.types import NUM_POINTS
 
 
 @pytest.fixture
@@ -36,105 +45,105 @@ def geometry() -> Tensor:
     return torch.tensor([[800.0, 512.0, 384.0, 1024.0, 768.0, 300.0, 420.0, 260.0]]).expand(5, 8)
 
 
-def features_of(joints: dict[str, Tensor], geometry: Tensor) -> Tensor:
-    numbers = pack_joints(**joints)
-    return torch.cat([torch.ones(len(numbers), OTHER_FEATURES), numbers, box_features(geometry)], dim=-1)
+def projected(feedback: KeypointGradient, vector: Tensor, geometry: Tensor) -> tuple[Tensor, Tensor]:
+    """The points of bodies in crop units, and their depths behind the pelvis in metres."""
+    rotations, betas, pelvis = split(vector)
+    points_m = feedback.points(rotations, betas).points_m
+    points_cam_m = points_m + pelvis_from_crop(pelvis, geometry)[:, None]
+    center, side = geometry[:, None, 5:7], geometry[:, None, 7:]
+    return (project(points_cam_m, geometry) - center) * 2 / side, points_m[..., 2]
 
 
-def exact_joints(vector: Tensor, geometry: Tensor, body: Body, log_sigma: float = 0.0) -> dict[str, Tensor]:
-    """The exact joints of these bodies with deviation `log_sigma`, all visible."""
-    joints_m = joints_of(vector, body)
-    same = torch.full((len(vector), 24), log_sigma)
-    return {
-        "keypoints": reproject(vector, joints_m, geometry),
-        "log_sigma": same,
-        "visible_logit": torch.full((len(vector), 24), 30.0),
-        "depth_m": joints_m[..., 2],
-        "depth_log_sigma": same,
-    }
+def exact(feedback: KeypointGradient, vector: Tensor, geometry: Tensor) -> PointEstimates:
+    """The points of these bodies, all visible and certain."""
+    position, depth_m = projected(feedback, vector, geometry)
+    ones = torch.ones(len(vector), NUM_POINTS)
+    return PointEstimates(position, ones, ones, depth_m, ones)
 
 
 @pytest.fixture
-def features(geometry: Tensor) -> Tensor:
+def condition(geometry: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    joints = {
-        "keypoints": 0.6 * torch.randn(5, 24, 2, generator=generator),
-        "log_sigma": -2 + 0.5 * torch.randn(5, 24, generator=generator),
-        "visible_logit": torch.randn(5, 24, generator=generator),
-        "depth_m": 0.4 * torch.randn(5, 24, generator=generator),
-        "depth_log_sigma": -2 + 0.5 * torch.randn(5, 24, generator=generator),
-    }
-    return features_of(joints, geometry)
+    sigma = torch.exp(-2 + 0.5 * torch.randn(2, 5, NUM_POINTS, generator=generator))
+    sigma[:, :, ::7] = math.inf  # not observed
+    points = PointEstimates.from_sigma(
+        0.6 * torch.randn(5, NUM_POINTS, 2, generator=generator),
+        sigma[0],
+        torch.rand(5, NUM_POINTS, generator=generator),
+        0.4 * torch.randn(5, NUM_POINTS, generator=generator),
+        sigma[1],
+    )
+    return condition_of(points, box_features(geometry))
 
 
-def energy(vector: Tensor, features: Tensor, geometry: Tensor, body: Body) -> Tensor:
+def energy(feedback: KeypointGradient, vector: Tensor, condition: Tensor, geometry: Tensor) -> Tensor:
     """With the strength of the springs held constant, which makes the limited force a gradient."""
-    joints, joints_m = unpack_joints(features[:, :-3]), joints_of(vector, body)
-    across = joints.keypoints - reproject(vector, joints_m, geometry)
-    along = (joints.depth_m - joints_m[..., 2])[..., None]
-    return _springs(across, joints.sigma, joints.visible) + _springs(
-        along, joints.depth_sigma_m, joints.visible
+    points = unpack_points(condition)
+    position, depth_m = projected(feedback, vector, geometry)
+    across, along = points.position - position, (points.depth_m - depth_m)[..., None]
+    return _springs(across, points.weight / FLOOR, points.visibility) + _springs(
+        along, points.depth_weight / DEPTH_FLOOR_M, points.visibility
     )
 
 
-def _springs(off: Tensor, sigma: Tensor, visible: Tensor) -> Tensor:
-    deviation = (sigma.square() + FLOOR**2).sqrt()[..., None]
-    residual = off / deviation
+def _springs(off: Tensor, stiffness: Tensor, visible: Tensor) -> Tensor:
+    residual = off * stiffness[..., None]
     length = residual.norm(dim=-1, keepdim=True).detach()
     strength = visible[..., None] * MAX_RESIDUAL / length.clamp_min(MAX_RESIDUAL)
-    return (strength * deviation * residual.square()).sum() / 2
+    return (strength * residual.square() / stiffness[..., None].clamp_min(1e-9)).sum() / 2
 
 
-def test_shape_and_pelvis_follow_the_negative_gradient(feedback, vector, features, geometry, body):
+def test_shape_and_pelvis_follow_the_negative_gradient(feedback, vector, condition, geometry):
     place = vector.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(energy(place, features, geometry, body), place)
-    torch.testing.assert_close(feedback(vector, features)[:, 144:], -gradient[:, 144:], atol=1e-4, rtol=1e-4)
+    (gradient,) = torch.autograd.grad(energy(feedback, place, condition, geometry), place)
+    torch.testing.assert_close(feedback(vector, condition)[:, 144:], -gradient[:, 144:], atol=1e-3, rtol=1e-4)
 
 
-def test_rotations_follow_the_negative_gradient(feedback, vector, features, geometry, body):
+def test_rotations_follow_the_negative_gradient(feedback, vector, condition, geometry):
     rotations = split(vector)[0]
     rotvec = torch.zeros(5, 24, 3, requires_grad=True)
     columns_6d = (roma.rotvec_to_rotmat(rotvec) @ rotations)[..., :2].flatten(-3)
     moved = torch.cat([columns_6d, vector[:, 144:]], dim=-1)
-    (gradient,) = torch.autograd.grad(energy(moved, features, geometry, body), rotvec)
+    (gradient,) = torch.autograd.grad(energy(feedback, moved, condition, geometry), rotvec)
     columns = torch.linalg.cross(-gradient[..., None, :], rotations[..., :2].transpose(-1, -2))
     expected = columns.transpose(-1, -2).flatten(-3)
-    torch.testing.assert_close(feedback(vector, features)[:, :144], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(feedback(vector, condition)[:, :144], expected, atol=1e-3, rtol=1e-4)
 
 
-def test_feedback_is_zero_at_the_detected_joints(feedback, vector, geometry, body):
-    features = features_of(exact_joints(vector, geometry, body), geometry)
-    assert feedback(vector, features).abs().max() < 1e-4
+def test_feedback_is_zero_at_the_observed_points(feedback, vector, geometry):
+    condition = condition_of(exact(feedback, vector, geometry), box_features(geometry))
+    assert feedback(vector, condition).abs().max() < 2e-3
 
 
-def test_invisible_joints_give_no_feedback(feedback, vector, features):
-    hidden = features.clone()
-    hidden[:, OTHER_FEATURES:-3].unflatten(-1, (24, NUMBERS_PER_JOINT))[..., 3] = 0
-    assert not feedback(vector, hidden).any()
+def test_points_that_are_invisible_or_not_observed_give_no_feedback(feedback, vector, condition, geometry):
+    points, zeros = unpack_points(condition), torch.zeros(5, NUM_POINTS)
+    invisible = dataclasses.replace(points, visibility=zeros)
+    unobserved = dataclasses.replace(points, weight=zeros, depth_weight=zeros)
+    for nothing in (invisible, unobserved):
+        assert not feedback(vector, condition_of(nothing, box_features(geometry))).any()
 
 
-def test_keypoints_to_the_right_move_the_pelvis_right(feedback, vector, geometry, body):
-    """Each of 24 joints 0.1 to the right of itself, sigma 0 plus the floor of 0.05, is 2 deviations off. The pelvis
-    moves (2 crop units / b) z / f per unit of u; a force of 2 on a joint at depth z_j has the weight z / z_j."""
-    joints = exact_joints(vector, geometry, body, log_sigma=-20.0)
-    shifted = {"keypoints": joints["keypoints"] + torch.tensor([0.1, 0.0])}
-    features = features_of(joints | shifted, geometry)
-    u, v = feedback(vector, features)[:, -2:].T
-    assert (u - 48).abs().max() < 48 * 0.35  # depths differ from the pelvis' by less than a third
-    assert v.abs().max() < 1e-3
+def test_points_to_the_right_move_the_pelvis_right(feedback, vector, geometry):
+    """Each of 41 points 0.1 to the right of itself, with a weight of 1, is 0.1 / 0.05 = 2 deviations off. The pelvis
+    moves (2 crop units / b) z / f per unit of u; a force of 2 on a point at depth z_i has the weight z / z_i."""
+    points = exact(feedback, vector, geometry)
+    shifted = dataclasses.replace(points, position=points.position + torch.tensor([0.1, 0.0]))
+    u, v = feedback(vector, condition_of(shifted, box_features(geometry)))[:, -2:].T
+    assert (u - 82).abs().max() < 82 * 0.35  # depths differ from the pelvis' by less than a third
+    assert v.abs().max() < 1e-2
 
 
-def test_depths_rotate_a_body_and_do_not_move_its_pelvis(feedback, vector, geometry, body):
+def test_depths_rotate_a_body_and_do_not_move_its_pelvis(feedback, vector, geometry):
     """Depths are relative to the pelvis, so that their forces on it sum to zero."""
-    joints = exact_joints(vector, geometry, body)
-    deeper = {"depth_m": joints["depth_m"] + torch.linspace(-0.3, 0.3, 24)}
-    moved_by = feedback(vector, features_of(joints | deeper, geometry))
+    points = exact(feedback, vector, geometry)
+    deeper = dataclasses.replace(points, depth_m=points.depth_m + torch.linspace(-0.3, 0.3, NUM_POINTS))
+    moved_by = feedback(vector, condition_of(deeper, box_features(geometry)))
     assert moved_by[:, :6].abs().max() > 1e-2
-    assert moved_by[:, -3:].abs().max() < 1e-5
+    assert moved_by[:, -3:].abs().max() < 2e-3
 
 
-def test_bodies_of_a_group_are_independent(feedback, vector, features):
+def test_bodies_of_a_group_are_independent(feedback, vector, condition):
     group = torch.stack([vector, vector.flip(0)], dim=1)
-    both = feedback(group, features[:, None])
-    torch.testing.assert_close(both[:, 0], feedback(vector, features), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(both[:, 1], feedback(vector.flip(0), features), atol=1e-4, rtol=1e-4)
+    both = feedback(group, condition[:, None])
+    torch.testing.assert_close(both[:, 0], feedback(vector, condition), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(both[:, 1], feedback(vector.flip(0), condition), atol=1e-4, rtol=1e-4)

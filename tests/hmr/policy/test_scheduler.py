@@ -60,7 +60,7 @@ def test_the_second_order_is_nearer_in_as_few_steps():
 
 def sampled(policy: DiffusionPolicy, solver: str, steps: int, seed: int = 0) -> Hypotheses:
     policy.config.solver, policy.config.num_inference_steps = solver, steps
-    size = policy.encoder.vector_size + 3 + 157
+    size = policy.feature_size + 157
     features = Features(
         torch.linspace(-1, 1, size)[None], torch.tensor([[300.0, 60, 45, 120, 90, 60, 45, 80]])
     )

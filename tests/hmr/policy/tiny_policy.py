@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from hmr.body.model import Body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 
 
@@ -14,7 +16,7 @@ def make_tiny_policy(body: Body) -> DiffusionPolicy:
         torch.manual_seed(0)
         policy = DiffusionPolicy(
             DiffusionPolicyConfig(
-                crop_size=64, encoder_widths=(8, 12, 16), width=32, depth=2, num_inference_steps=4
+                width=32, depth=2, head_width=32, head_depth=1, num_inference_steps=4, solver="ddim"
             )
         )
         mean = torch.zeros(157)
@@ -25,4 +27,6 @@ def make_tiny_policy(body: Body) -> DiffusionPolicy:
         mean[154] = -0.1  # the person spans most of the crop
         policy.fit_to(body, mean, torch.full((157,), 0.3))
         torch.nn.init.normal_(policy.denoiser.head.weight, std=0.05)
+        encoder = PersonEncoder(PersonEncoderConfig(crop_size=64, encoder_widths=(8, 12, 16)))
+    policy.detector = EmbeddedDetector(encoder.requires_grad_(False).eval())
     return policy.requires_grad_(False).eval()

@@ -17,14 +17,17 @@ import torch
 
 import hmr.pretraining.crop_cache
 import hmr.pretraining.ema
-import hmr.pretraining.training
+import hmr.pretraining.encoder_training
+import hmr.pretraining.policy_training
+import hmr.pretraining.stages
 import meshcritic
 
-ONE_DOES = {
-    "draws": (hmr.pretraining.crop_cache, "in_order"),
-    "averages": (hmr.pretraining.ema, "save_file"),
-    "saves": (hmr.pretraining.training, "_save"),
-}
+ONE_DOES = [
+    ("draws", hmr.pretraining.crop_cache, "in_order"),
+    ("averages", hmr.pretraining.ema, "save_file"),
+    ("saves", hmr.pretraining.encoder_training, "save_compact"),
+    ("saves", hmr.pretraining.policy_training, "save_compact"),
+]
 
 
 def main(notes: Path, arguments: list[str]) -> int:
@@ -34,9 +37,9 @@ def main(notes: Path, arguments: list[str]) -> int:
         record["noise"].append(float(torch.rand(())))
         record["weights"].append(weights_of(module))
 
-    for what, (module, name) in ONE_DOES.items():
+    for what, module, name in ONE_DOES:
         watch(module, name, lambda *_, what=what: record["does"].append(what))
-    watch(hmr.pretraining.training, "_synchronize", stage_ends)
+    watch(hmr.pretraining.stages, "_synchronize", stage_ends)
     sys.argv = ["meshcritic", "pretrain", *arguments]
     try:
         meshcritic.main()

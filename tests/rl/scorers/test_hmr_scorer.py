@@ -10,6 +10,7 @@ import torch
 
 from agent.agreement import group_spearman
 from hmr.body.model import Body
+from hmr.detection.person_encoder import PersonEncoder
 from hmr.metrics.errors import group_errors_mm
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.recipe import LAB
@@ -33,9 +34,9 @@ def group_of(policy: DiffusionPolicy, case: Labelled, count: int = 5, seed: int 
 
 
 @pytest.fixture
-def mirrored_policy(tiny_policy: DiffusionPolicy) -> DiffusionPolicy:
+def mirrored_policy(tiny_policy: DiffusionPolicy, tiny_encoder: PersonEncoder) -> DiffusionPolicy:
     """A policy with flip test, as the shipped one."""
-    tiny_policy.config.mirror_look = True
+    tiny_encoder.config.flip_test = True
     return tiny_policy
 
 
@@ -130,12 +131,12 @@ def test_saving_and_loading(scorer: HMRScorer, tiny_policy: DiffusionPolicy, bod
 
 
 def test_it_works_with_aligned_policies_of_the_same_encoder_only(
-    scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, tmp_path
+    scorer: HMRScorer, tiny_policy: DiffusionPolicy, tiny_encoder: PersonEncoder, body: Body, tmp_path
 ):
     folder = scorer.save(tmp_path)
     torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # alignment trains the denoiser
     HMRScorer.load(folder, tiny_policy, body)
-    torch.nn.init.zeros_(tiny_policy.encoder.heatmap.weight)
+    torch.nn.init.zeros_(tiny_encoder.network.heatmap.weight)
     with pytest.raises(ValueError, match="another policy's encoder"):
         HMRScorer.load(folder, tiny_policy, body)
 
@@ -149,10 +150,12 @@ def test_a_policy_with_flip_test_has_a_scorer_too(
     assert len(set(scores)) == 5
 
 
-def test_grids_are_those_of_the_crop_itself(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]):
+def test_grids_are_those_of_the_crop_itself(
+    tiny_policy: DiffusionPolicy, tiny_encoder: PersonEncoder, body: Body, cases: list[Labelled]
+):
     """Grids are sampled at positions in the crop, so they must not come from its mirror image."""
     plain = image_features(tiny_policy, body, cases[0].sample)
-    tiny_policy.config.mirror_look = True
+    tiny_encoder.config.flip_test = True
     flipped = image_features(tiny_policy, body, cases[0].sample)
     for own, other in zip((*plain.grids, plain.heat), (*flipped.grids, flipped.heat), strict=True):
         torch.testing.assert_close(other, own)
@@ -162,7 +165,7 @@ def test_flip_test_makes_another_encoder(
     scorer: HMRScorer, mirrored_policy: DiffusionPolicy, body: Body, tmp_path
 ):
     folder = scorer.save(tmp_path)  # trained with flip test; its policy is the same object
-    mirrored_policy.config.mirror_look = False
+    mirrored_policy.detector.encoder.config.flip_test = False
     with pytest.raises(ValueError, match="another policy's encoder"):
         HMRScorer.load(folder, mirrored_policy, body)
 

@@ -14,6 +14,7 @@ from agent.vlm import EmbeddedCritic
 from eval.critics.ground_truth_detector import GroundTruthDetector
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.person_encoder import PersonEncoder
 from hmr.policy.policy import DiffusionPolicy
 from memory.rule import Provenance, Rule
 from rl.scorers.hmr_scorer import HMRScorer, ScorerShape
@@ -57,7 +58,7 @@ def test_weights_and_order_of_a_mix_count() -> None:
 
 
 def test_the_digest_of_an_agent_covers_memory_backend_and_settings(
-    tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path
+    tiny_policy: DiffusionPolicy, tiny_encoder: PersonEncoder, body: Body, tmp_path: Path
 ) -> None:
     class Newer(EmbeddedCritic):
         revision = "2"
@@ -77,7 +78,7 @@ def test_the_digest_of_an_agent_covers_memory_backend_and_settings(
             dataclasses.replace(agent, settings=dataclasses.replace(agent.settings, permutations=1)),
             dataclasses.replace(agent, tools=agent.tools[1:]),
             dataclasses.replace(agent, detector=GroundTruthDetector({})),
-            dataclasses.replace(agent, detector=Renamed(tiny_policy)),
+            dataclasses.replace(agent, detector=Renamed(tiny_encoder)),
         ]
         assert agent.name == again.name == others[0].name
         assert scorer_digest(agent) == scorer_digest(again)
@@ -96,5 +97,5 @@ def test_own_scorers_have_different_digests(tiny_policy: DiffusionPolicy, body: 
         tiny_policy.denoiser.head.weight
     )  # alignment trains it, so the digest must not change
     assert scorer_digest(fitted) == digests[0]
-    torch.nn.init.zeros_(tiny_policy.encoder.heatmap.weight)
+    torch.nn.init.zeros_(tiny_policy.regressor.first.weight)
     assert scorer_digest(fitted) != digests[0]

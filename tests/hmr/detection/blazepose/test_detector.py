@@ -131,10 +131,16 @@ def test_a_person_is_tracked_into_the_next_frame(
     detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]
 ):
     moved = np.roll(picture, 5, axis=1)
-    person = detector.track(people[0], moved)
-    assert person is not None
+    (person,) = detector.track_people(people[:1], moved)
     shift = (person.detection.points_px - people[0].detection.points_px).median(dim=0).values
     torch.testing.assert_close(shift, torch.tensor([5.0, 0.0]), rtol=0, atol=2.0)
+
+
+def test_a_person_who_has_left_is_not_tracked_and_two_who_became_one_are_one(
+    detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]
+):
+    assert detector.track_people(people, np.full_like(picture, 90)) == []
+    assert len(detector.track_people([people[0], people[0]], picture)) == 1
 
 
 def test_a_grey_picture(detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from agent.image_embedding import PolicyEmbedder
+from agent.image_embedding import EncoderEmbedder
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.policy.encoder_cache import MAX_SAMPLES, EncoderCache
-from hmr.policy.policy import DiffusionPolicy
+from hmr.detection.encoder_cache import MAX_SAMPLES, EncoderCache
+from hmr.detection.person_encoder import PersonEncoder
 from hmr.types import Box, Camera, Sample
 
 
@@ -20,28 +20,28 @@ def sample(seed: int) -> Sample:
 
 
 @pytest.fixture
-def passes(tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def passes(tiny_encoder: PersonEncoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of samples of each pass of the encoder."""
     counts: list[int] = []
-    run_encoder = tiny_policy.run_encoder
+    run_encoder = tiny_encoder.run_encoder
     monkeypatch.setattr(
-        tiny_policy, "run_encoder", lambda samples: (counts.append(len(samples)), run_encoder(samples))[1]
+        tiny_encoder, "run_encoder", lambda samples: (counts.append(len(samples)), run_encoder(samples))[1]
     )
     return counts
 
 
-def test_detector_and_embedder_share_one_pass(tiny_policy: DiffusionPolicy, passes: list[int]):
-    encoder_cache, person = EncoderCache(tiny_policy), sample(0)
-    detection = EmbeddedDetector(tiny_policy, encoder_cache=encoder_cache).detect(person)
-    embedding = PolicyEmbedder(tiny_policy, encoder_cache)(person)
+def test_detector_and_embedder_share_one_pass(tiny_encoder: PersonEncoder, passes: list[int]):
+    encoder_cache, person = EncoderCache(tiny_encoder), sample(0)
+    detection = EmbeddedDetector(tiny_encoder, encoder_cache=encoder_cache).detect(person)
+    embedding = EncoderEmbedder(encoder_cache)(person)
     assert passes == [1]
-    np.testing.assert_array_equal(embedding, PolicyEmbedder(tiny_policy)(person))
-    again = EmbeddedDetector(tiny_policy).detect(person)
+    np.testing.assert_array_equal(embedding, EncoderEmbedder(EncoderCache(tiny_encoder))(person))
+    again = EmbeddedDetector(tiny_encoder).detect(person)
     torch.testing.assert_close(detection.keypoints_px, again.keypoints_px)
 
 
-def test_samples_are_compared_by_identity_not_by_id(tiny_policy: DiffusionPolicy, passes: list[int]):
-    encoder_cache, first = EncoderCache(tiny_policy), sample(0)
+def test_samples_are_compared_by_identity_not_by_id(tiny_encoder: PersonEncoder, passes: list[int]):
+    encoder_cache, first = EncoderCache(tiny_encoder), sample(0)
     moved = replace(first, box=Box(25.0, 10.0, 65.0, 90.0))
     vectors = [encoder_cache.run_encoder([each]).vector for each in (first, sample(1), moved)]
     assert passes == [1, 1, 1]
@@ -50,23 +50,23 @@ def test_samples_are_compared_by_identity_not_by_id(tiny_policy: DiffusionPolicy
 
 
 def test_a_new_sample_at_the_address_of_a_deleted_one_is_encoded(
-    tiny_policy: DiffusionPolicy, passes: list[int]
+    tiny_encoder: PersonEncoder, passes: list[int]
 ):
     """New samples may have the same address in memory."""
-    encoder_cache = EncoderCache(tiny_policy)
+    encoder_cache = EncoderCache(tiny_encoder)
     for seed in range(4):
         person = sample(seed)
         assert torch.equal(
             encoder_cache.run_encoder([person]).vector,
-            tiny_policy.encode_crops(tiny_policy.crops([person])).vector,
+            tiny_encoder(tiny_encoder.crops([person])).vector,
         )
         del person
         gc.collect()
     assert passes == [1] * 4
 
 
-def test_only_the_latest_samples_are_cached(tiny_policy: DiffusionPolicy, passes: list[int]):
-    encoder_cache, people = EncoderCache(tiny_policy), [sample(seed) for seed in range(MAX_SAMPLES + 1)]
+def test_only_the_latest_samples_are_cached(tiny_encoder: PersonEncoder, passes: list[int]):
+    encoder_cache, people = EncoderCache(tiny_encoder), [sample(seed) for seed in range(MAX_SAMPLES + 1)]
     for person in people:
         encoder_cache.run_encoder([person])
     encoder_cache.run_encoder(people[1:2])
@@ -75,6 +75,6 @@ def test_only_the_latest_samples_are_cached(tiny_policy: DiffusionPolicy, passes
     assert len(passes) == MAX_SAMPLES + 2
 
 
-def test_several_at_once_are_one_pass(tiny_policy: DiffusionPolicy, passes: list[int]):
-    assert len(EncoderCache(tiny_policy).run_encoder([sample(0), sample(1)]).vector) == 2
+def test_several_at_once_are_one_pass(tiny_encoder: PersonEncoder, passes: list[int]):
+    assert len(EncoderCache(tiny_encoder).run_encoder([sample(0), sample(1)]).vector) == 2
     assert passes == [2]

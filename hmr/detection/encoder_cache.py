@@ -11,8 +11,8 @@ import threading
 import weakref
 from collections.abc import Sequence
 
-from hmr.policy.encoder import EncoderOutput
-from hmr.policy.policy import DiffusionPolicy
+from hmr.detection.encoder import EncoderOutput
+from hmr.detection.person_encoder import PersonEncoder
 from hmr.types import Sample
 
 __all__ = ["EncoderCache"]
@@ -23,19 +23,19 @@ MAX_SAMPLES = 64  # enough for the groups that are processed at the same time
 class EncoderCache:
     """Safe to use from several threads."""
 
-    def __init__(self, policy: DiffusionPolicy) -> None:
-        self.policy = policy
+    def __init__(self, encoder: PersonEncoder) -> None:
+        self.encoder = encoder
         self._outputs: dict[int, tuple[weakref.ref[Sample], EncoderOutput]] = {}  # by id, the oldest first
         self._lock = threading.Lock()
 
     def run_encoder(self, samples: Sequence[Sample]) -> EncoderOutput:
-        """As `DiffusionPolicy.run_encoder`."""
+        """As `PersonEncoder.run_encoder`."""
         if len(samples) != 1:
-            return self.policy.run_encoder(samples)
+            return self.encoder.run_encoder(samples)
         [sample] = samples
         known, output = self._outputs.get(id(sample), (None, None))
         if known is None or output is None or known() is not sample:
-            output = self.policy.run_encoder(samples)
+            output = self.encoder.run_encoder(samples)
             with self._lock:
                 self._store(sample, output)
         return output

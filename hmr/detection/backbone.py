@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.fingerprint import digest, file_digest
-from hmr.policy.encoder import EncoderHeads, EncoderOutput
-from hmr.policy.feature_cache import FeatureCache
+from hmr.detection.encoder import EncoderHeads, EncoderOutput
+from hmr.detection.feature_cache import FeatureCache
 
 __all__ = ["PREFIX", "BackboneSpec", "TransformersEncoder", "describe_backbone"]
 
@@ -90,7 +90,7 @@ def describe_backbone(name: str, revision: str | None = None) -> BackboneSpec:
 
 
 class TransformersEncoder(EncoderHeads):
-    """Same contract as `hmr.policy.encoder.CropEncoder`. The backbone is loaded at the first forward pass.
+    """Same contract as `hmr.detection.encoder.CropEncoder`. The backbone is loaded at the first forward pass.
 
     cache: features of crops from earlier passes, set by `hmr.policy.checkpoint.load_policy`. It is not used in
         training, where augmentation makes every crop different, nor under autocast, which rounds the features.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hmr.policy.feature_cache import ENVIRONMENT_VARIABLE, FeatureCache, default_cache
+from hmr.detection.feature_cache import ENVIRONMENT_VARIABLE, FeatureCache, default_cache
 
 FEATURES = torch.arange(32, dtype=torch.float16).reshape(2, 4, 4)
 FILE = 128 + 2 * 32  # bytes: NumPy's header, and 32 numbers of two

@@ -1,0 +1,49 @@
+"""3D joints for detectors that read none: the policy's initial estimate for their detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from hmr.body.model import Body
+from hmr.detection.protocol import detect_all
+from hmr.policy.policy import DiffusionPolicy
+from hmr.types import BatchDetector, BodyParams, Box, Detection, Detector, Sample
+
+__all__ = ["WithJoints3D"]
+
+
+class WithJoints3D:
+    """The detections of `detector`, with `joints_root_m` from the regression head of `policy`.
+
+    Some of the critic's tools need 3D joints. These are not independent of the policy's hypotheses.
+    """
+
+    def __init__(self, detector: Detector, policy: DiffusionPolicy, body: Body) -> None:
+        self.detector, self.policy, self.body = detector, policy, body
+        self.name = detector.name
+
+    @property
+    def is_flip_tested(self) -> bool:
+        return isinstance(self.detector, BatchDetector) and self.detector.is_flip_tested
+
+    def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
+        return self.detector.find(image)
+
+    def detect(self, sample: Sample) -> Detection:
+        return self.detect_batch([sample])[0]
+
+    @torch.no_grad()
+    def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
+        detections = detect_all(self.detector, samples)
+        estimates = self.policy.regress(self.policy.encode(samples, detections))
+        joints_m = self.body.joints(BodyParams.cat([estimate.params for estimate in estimates])).cpu()
+        roots_m = joints_m - joints_m[:, :1]
+        return [
+            replace(detection, joints_root_m=joints)
+            for detection, joints in zip(detections, roots_m, strict=True)
+        ]
