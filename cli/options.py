@@ -71,9 +71,7 @@ Boxes = Annotated[
 ]
 AcceptAnyBox = Annotated[
     bool,
-    typer.Option(
-        "--anyway", help="Also accept boxes in which the policy's encoder has a confidence below 0.5."
-    ),
+    typer.Option("--anyway", help="Also accept boxes in which the detector has a confidence below 0.2."),
 ]
 Focal = Annotated[
     float | None,

@@ -103,13 +103,11 @@ def critique(
     from hmr.policy.checkpoint import load_policy
 
     intrinsics = _intrinsics(hypotheses, focal, center, camera)
-    critique_settings, options = critique_and_backend(
-        backend, settings, dry_run, max_calls, record, reply_cache
-    )
+    limits = (dry_run, max_calls, record, reply_cache)
+    critique_settings, options = critique_and_backend(backend, settings, *limits)
     with open_backend(options) as opened:
         chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
-        model = load_policy(policy, device, chosen)
-        body_model = load_body(body)
+        model, body_model = load_policy(policy, device, chosen), load_body(body)
         if hypotheses:
             people = given_people(photo, hypotheses, body_model)
         else:

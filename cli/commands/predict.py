@@ -29,6 +29,24 @@ if TYPE_CHECKING:
 
 __all__ = ["predict"]
 
+GuideFlag = Annotated[bool, typer.Option("--guide", help="Guide sampling towards the detected keypoints.")]
+Formats = Annotated[
+    str,
+    typer.Option(
+        metavar="FORMATS",
+        help="Formats to write besides the pictures: npz, obj, glb or bvh, separated by commas.",
+    ),
+]
+SmoothSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=10,
+        metavar="SECONDS",
+        help="Smooth the motions of a video with a Gaussian of this standard deviation; 0.1 removes jitter.",
+    ),
+]
+
 
 def predict(
     photos: Annotated[list[Path], typer.Argument(help="Photographs, folders of photographs, and videos.")],
@@ -41,26 +59,10 @@ def predict(
     camera: CameraFile = None,
     detector: PhotoDetector = None,
     keypoints: KeypointFile = None,
-    guide: Annotated[
-        bool, typer.Option("--guide", help="Guide sampling towards the detected keypoints.")
-    ] = False,
-    save: Annotated[
-        str,
-        typer.Option(
-            metavar="FORMATS",
-            help="Formats to write besides the pictures: npz, obj, glb or bvh, separated by commas.",
-        ),
-    ] = "npz,glb",
+    guide: GuideFlag = False,
+    save: Formats = "npz,glb",
     every: Annotated[int, typer.Option(min=1, help="Process every n-th frame of a video.")] = 1,
-    smooth: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=10,
-            metavar="SECONDS",
-            help="Smooth the motions of a video with a Gaussian of this standard deviation; 0.1 removes jitter.",
-        ),
-    ] = 0.0,
+    smooth: SmoothSeconds = 0.0,
     policy: PolicyDir = None,
     device: Device = "cpu",
     body: BodyFile = None,

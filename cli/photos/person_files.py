@@ -11,6 +11,7 @@ NAME-0.bvh            its skeleton
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +27,17 @@ from common.files import atomic_path
 from hmr.body.export import write_bvh, write_glb, write_obj
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
-from hmr.render.overlay import CLAY, montage, overlay, panel, score_color, side_view, zoom
-from hmr.types import BodyParams, Camera, Renderer, Sample
+from hmr.render.overlay import (
+    CLAY,
+    PERSON_COLORS,
+    montage,
+    overlay,
+    panel,
+    score_color,
+    side_view,
+    zoom,
+)
+from hmr.types import BodyParams, Camera, Frame, Renderer, Sample
 
 __all__ = ["DEFAULT_FORMATS", "FORMATS", "parse_formats", "save_people", "save_person"]
 
@@ -75,19 +85,26 @@ def save_person(
 
 @torch.no_grad()
 def save_people(path: Path, people: Sequence[Person], body: Body, renderer: Renderer) -> None:
-    """Hypothesis 0 of each person of one photograph over it, the farthest drawn first."""
+    """Hypothesis 0 of each person of one photograph over it, in a colour of their own; bodies hide what is behind."""
     posed = body(BodyParams.stack([person.hypotheses.params[0] for person in people]))
     picture, camera = _reduced(people[0].sample)
-    frame = renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), zoom(camera))
+    frame = _nearest_only(renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), zoom(camera)))
     drawn = np.asarray(picture)
-    for index in posed.joints_cam_m[:, 0, 2].argsort(descending=True).tolist():
-        drawn = overlay(drawn, frame, index=index)
+    for index in range(len(people)):
+        drawn = overlay(drawn, frame, PERSON_COLORS[index % len(PERSON_COLORS)], index=index)
     numbered = Image.fromarray(drawn)
     draw, scale = ImageDraw.Draw(numbered), picture.width / people[0].sample.image.shape[1]
     for number, person in enumerate(people):
         corner = (person.sample.box.x0 * scale, person.sample.box.y0 * scale)
         draw.text(corner, str(number), "white", font_size=NUMBER_PX, stroke_width=2, stroke_fill="black")
     _save_png(path, np.asarray(numbered))
+
+
+def _nearest_only(frame: Frame) -> Frame:
+    """Each mesh without the pixels in which another one is nearer."""
+    mask = np.asarray(frame.mask)
+    nearest = np.where(mask, np.asarray(frame.depth_m), np.inf).argmin(axis=0)
+    return dataclasses.replace(frame, mask=mask & (nearest == np.arange(len(mask))[:, None, None]))
 
 
 def _scores(person: Person, critique: GroupCritique | None) -> Sequence[float | None]:

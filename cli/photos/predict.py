@@ -51,7 +51,7 @@ class PredictSettings:
     boxes: tuple[
         Box, ...
     ] = ()  # in the file's pixels, used for every picture; empty: the detector finds people
-    accept_any_box: bool = False  # accept boxes in which the encoder's confidence is low
+    accept_any_box: bool = False  # accept boxes in which the detector's confidence is low
     formats: tuple[str, ...] = DEFAULT_FORMATS
     guide: bool = False  # guide sampling with the detections (hmr.policy.guidance)
     every: int = 1  # process every n-th frame of a video

@@ -23,6 +23,7 @@ from hmr.types import Camera, Frame, Renderer
 
 __all__ = [
     "CLAY",
+    "PERSON_COLORS",
     "montage",
     "overlay",
     "panel",
@@ -35,6 +36,10 @@ __all__ = [
 Color = tuple[float, float, float]  # sRGB, 0 to 1
 
 CLAY: Color = (0.60, 0.72, 0.88)
+# of the people of one picture: light, and apart for the colour-blind (after Okabe and Ito, jfly.uni-koeln.de/color)
+PERSON_COLORS: tuple[Color, ...] = (
+    CLAY, (0.93, 0.73, 0.45), (0.50, 0.76, 0.65), (0.87, 0.64, 0.76), (0.94, 0.88, 0.55), (0.90, 0.55, 0.42),
+)  # fmt: skip
 PAPER: Color = (0.955, 0.955, 0.945)
 INK: Color = (0.13, 0.15, 0.18)
 
