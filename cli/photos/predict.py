@@ -29,6 +29,7 @@ from common.progress import Stage
 from hmr.body.export import write_animated_glb, write_bvh
 from hmr.body.model import Body
 from hmr.body.motion import Motion
+from hmr.detection.protocol import detector_digest
 from hmr.detection.video import FollowedPeople, PersonTracker
 from hmr.images.photographs import Photo, load_photo, photo_of
 from hmr.images.videos import Video, VideoFrame, open_video
@@ -70,9 +71,9 @@ class Models:
 
     def digest(self) -> str:
         arrays = (self.body.model.v_template, self.body.model.shapedirs)
-        return digest(
-            self.policy.digest(), self.policy.detector.name, *(array.numpy().tobytes() for array in arrays)
-        )
+        detector = self.policy.detector
+        read_by = (detector.name, detector_digest(detector) or "")
+        return digest(self.policy.digest(), *read_by, *(array.numpy().tobytes() for array in arrays))
 
 
 @dataclass(frozen=True)

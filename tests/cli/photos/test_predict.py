@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cli.photos.hypotheses_file import read_hypotheses
@@ -298,6 +299,15 @@ def test_a_motion_is_smoothed_on_request(models, tmp_path):
     plain, smooth = ((tmp_path / folder / "clip-0.bvh").read_text() for folder in ("0.0", "0.1"))
     assert plain != smooth
     assert frames_of(tmp_path / "0.1/clip-0.bvh") == frames_of(tmp_path / "0.0/clip-0.bvh")
+
+
+def test_a_photograph_is_predicted_again_when_the_detector_has_other_weights(models, tmp_path):
+    photo = save_photo(tmp_path / "a.png")
+    predict(models, tmp_path / "out", photo)
+    assert [outcome.earlier for outcome in predict(models, tmp_path / "out", photo)] == [True]
+    with torch.no_grad():
+        next(models.policy.detector.encoder.parameters()).add_(0.1)
+    assert [outcome.earlier for outcome in predict(models, tmp_path / "out", photo)] == [False]
 
 
 def test_the_manifest_has_one_json_line_per_item(models, tmp_path):
