@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from common.files import PathLike
 from common.fingerprint import weights_digest
+from common.pretrained import load_whole
 from hmr.detection.backbone import PREFIX, BackboneSpec, TransformersEncoder, describe_backbone
 from hmr.detection.encoder import CropEncoder, EncoderOutput
 from hmr.detection.feature_cache import default_cache
@@ -120,22 +120,7 @@ def load_encoder(folder: PathLike | None = None, device: str = "cpu") -> PersonE
 
     Raises FileNotFoundError or ValueError, which name the folder, if no encoder can be read from it.
     """
-    folder = Path(folder or SHIPPED_ENCODER)
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(
-            f"{folder} holds no encoder: a checkpoint has config.json and model.safetensors"
-        )
-    try:
-        loaded = PersonEncoder.from_pretrained(
-            folder, dtype="float32", local_files_only=True, output_loading_info=True
-        )
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(f"the encoder in {folder} cannot be read: {error}") from error
-    # transformers' annotation omits the second value
-    encoder, info = cast(tuple[PersonEncoder, dict[str, set[str]]], loaded)
-    if info["missing_keys"]:  # transformers would leave these tensors uninitialised
-        missing = ", ".join(sorted(info["missing_keys"]))
-        raise ValueError(f"the encoder in {folder} lacks {missing}: another version wrote it")
+    encoder = load_whole(PersonEncoder, Path(folder or SHIPPED_ENCODER), "encoder")
     if isinstance(encoder.network, TransformersEncoder):
         encoder.network.cache = default_cache()
     encoder.to(torch.device(device))  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)

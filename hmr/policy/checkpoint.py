@@ -1,32 +1,21 @@
-"""Save and load policies: the shipped checkpoint, or a folder that pretraining or alignment has written."""
+"""Loads policies: the shipped checkpoint, or a folder that pretraining or alignment has written."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import cast
 
 import torch
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
 
 from common.files import PathLike
+from common.pretrained import load_whole
 from hmr.detection.loading import load_detector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector
 
-__all__ = ["SHIPPED_POLICY", "find_device", "load_policy", "save_compact"]
+__all__ = ["SHIPPED_POLICY", "find_device", "load_policy"]
 
 SHIPPED_POLICY = Path(__file__).parents[1] / "assets" / "policy"
-
-
-def save_compact(policy: PreTrainedModel, folder: PathLike) -> None:
-    """Save matrices and kernels in float16, which halves the size; vectors (norms, statistics) stay in float32."""
-    state = {
-        name: tensor.half() if tensor.ndim >= 2 and tensor.is_floating_point() else tensor
-        for name, tensor in policy.state_dict().items()
-    }
-    policy.save_pretrained(folder, state_dict=state)
 
 
 def load_policy(
@@ -41,22 +30,8 @@ def load_policy(
     a device that torch does not have.
     """
     folder, torch_device = Path(folder or SHIPPED_POLICY), find_device(device)
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(
-            f"{folder} holds no policy: a checkpoint has config.json and model.safetensors"
-        )
     _check_kind(folder)
-    try:
-        loaded = DiffusionPolicy.from_pretrained(
-            folder, dtype="float32", local_files_only=True, output_loading_info=True
-        )
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(f"the policy in {folder} cannot be read: {error}") from error
-    # transformers' annotation omits the second value
-    policy, info = cast(tuple[DiffusionPolicy, dict[str, set[str]]], loaded)
-    if info["missing_keys"]:  # transformers would leave these tensors uninitialised
-        missing = ", ".join(sorted(info["missing_keys"]))
-        raise ValueError(f"the policy in {folder} lacks {missing}: another version wrote it")
+    policy = load_whole(DiffusionPolicy, folder, "policy")
     policy.detector = load_detector(detector, device) if isinstance(detector, str) else detector
     policy.to(torch_device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
     return policy.requires_grad_(False).eval()
@@ -64,7 +39,8 @@ def load_policy(
 
 def _check_kind(folder: Path) -> None:
     """Raises ValueError for a policy of images, as earlier versions wrote them."""
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    config = folder / "config.json"
+    kind = json.loads(config.read_text()).get("model_type") if config.exists() else None
     if kind == "meshcritic_diffusion_policy":
         raise ValueError(
             f"the policy in {folder} was trained on images, which this version no longer reads; use the shipped "

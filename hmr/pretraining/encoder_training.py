@@ -28,9 +28,9 @@ from torch.nn import functional as F
 
 from common.files import PathLike, write_text
 from common.fingerprint import claim_run
+from common.pretrained import save_compact
 from hmr.detection.encoder import EncoderOutput
 from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig, load_encoder
-from hmr.policy.checkpoint import save_compact
 from hmr.pretraining.augmentation import as_floats, augment
 from hmr.pretraining.crop_cache import CropCache, CropDataset, Progress, counting, make_crops
 from hmr.pretraining.encoder_recipe import EncoderRecipe, run_fingerprint

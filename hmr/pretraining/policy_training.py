@@ -26,11 +26,12 @@ from transformers import TrainingArguments
 
 from common.files import PathLike, write_text
 from common.fingerprint import claim_run
+from common.pretrained import save_compact
 from common.seeding import derive_seed
 from hmr.body.model import load_body
 from hmr.body.surface_points import BodyPoints
 from hmr.detection.person_encoder import load_encoder
-from hmr.policy.checkpoint import load_policy, save_compact
+from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.pretraining.crop_cache import Progress
 from hmr.pretraining.losses import DenoiserLoss, RegressionLoss

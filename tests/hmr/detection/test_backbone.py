@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from common.pretrained import save_compact
 from hmr.detection.feature_cache import ENVIRONMENT_VARIABLE, FeatureCache
 from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig, load_encoder
-from hmr.policy.checkpoint import save_compact
 from hmr.types import Box, Camera, Sample
 from tests.contracts.test_encoder import save_backbone
 

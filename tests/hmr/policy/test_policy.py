@@ -8,8 +8,9 @@ import pytest
 import roma
 import torch
 
+from common.pretrained import save_compact
 from hmr.detection.protocol import detect_all
-from hmr.policy.checkpoint import load_policy, save_compact
+from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.types import BodyParams, Box, Camera, Sample
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.pretrained import save_compact
 from hmr.body.model import Body
 from hmr.detection.person_encoder import PersonEncoder, load_encoder
-from hmr.policy.checkpoint import save_compact
 from hmr.pretraining.crop_cache import CropCache, CropDataset, _mirror_row, make_crops
 from hmr.pretraining.encoder_recipe import EncoderLossWeights, EncoderRecipe
 from hmr.pretraining.encoder_training import (

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.pretrained import save_compact
 from hmr.body.model import Body
-from hmr.policy.checkpoint import load_policy, save_compact
+from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.pretraining.losses import DenoiserLoss, LossWeights, RegressionLoss, joints_of, reproject
 from hmr.pretraining.policy_recipe import PolicyRecipe
