@@ -6,7 +6,8 @@ package reads the key from the environment variable that its documentation names
 
 Pictures are decoded and encoded again as JPEG without metadata. Seeds are not sent, because most providers accept none:
 the same question may get another answer later, and only the reply cache makes a run repeatable. A provider may change
-the weights behind a name, so the revision covers the settings only.
+the weights behind a name, so the revision covers the settings only. The host that receives the questions is read from
+the provider's client (`agent.vlm.hosts`), because an environment variable may name another server than the provider's.
 
 Left out: streaming, tools, and LangChain's own cache, whose key lacks some of what an answer depends on.
 """
@@ -23,6 +24,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 
 from agent.tracing.exporters import langchain_tracing_disabled
+from agent.vlm.hosts import addresses_in, destination
 from agent.vlm.openai import data_url
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply
 from agent.vlm.settings import read_settings, require_positive
@@ -120,4 +122,12 @@ def from_argument(argument: str, **settings: object) -> LangChainBackend:
         chat = init_chat_model(model, model_provider=provider, **chosen.for_provider())
     except Exception as error:
         raise ValueError(f"langchain cannot create {argument}: {first_line(error)}"[:300]) from error
-    return LangChainBackend(chat, argument, provider, chosen)
+    return LangChainBackend(chat, argument, _reached_hosts(chat, provider), chosen)
+
+
+def _reached_hosts(chat: BaseChatModel, provider: str) -> str:
+    """The hosts that the provider's client is set to, whether by default, by an argument or by the environment."""
+    addresses = addresses_in(chat)
+    if not addresses:
+        return f"the servers of {provider}, whose package does not tell their host"
+    return ", ".join(sorted({host for host in map(destination, addresses) if host}))

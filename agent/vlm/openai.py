@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import io
-import ipaddress
 import json
 import os
 import time
@@ -26,6 +25,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image, ImageOps
 
+from agent.vlm.hosts import destination, is_this_machine
 from agent.vlm.http import JsonClient, RequestLimits, ServerError
 from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, TextPart, Unanswerable
 from agent.vlm.settings import read_settings, require_positive
@@ -61,12 +61,12 @@ class OpenAIBackend:
         host = _checked_host(url)
         self.name = f"openai:{model}@{url}"
         self.revision = _revision(settings)
-        local = _is_this_machine(host)
+        local = is_this_machine(host)
         self.capabilities = Capabilities(
             images=True,
             max_images=settings.max_images,
             concurrency=settings.concurrency,
-            sends_to="" if local else host,
+            sends_to=destination(url, uses_proxies=not local),
         )
         self.budget = Budget()
         self._model, self._settings = model, settings
@@ -178,16 +178,6 @@ def _checked_host(url: str) -> str:
             "a server's address contains no user, password or query: the key is read from OPENAI_API_KEY"
         )
     return parts.netloc
-
-
-def _is_this_machine(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _revision(settings: OpenAISettings) -> str:

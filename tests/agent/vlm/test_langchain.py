@@ -4,9 +4,10 @@ import base64
 import io
 import json
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -17,6 +18,7 @@ from PIL import Image
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.vlm import load_backend
 from agent.vlm.langchain import LangChainBackend
+from agent.vlm.options import BackendOptions, open_backend
 from agent.vlm.protocol import DataPart, ImagePart, TextPart
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 
@@ -101,15 +103,27 @@ def test_a_whole_critique_runs_on_it():
     assert [len(revision.hypotheses) for revision in critique.revisions] == [1]
 
 
-def test_the_host_that_receives_photographs():
-    assert backend().capabilities.sends_to == "anthropic"
+def test_the_name_has_the_provider():
     assert backend().name == "langchain:anthropic:some-model"
+
+
+class RemoteChat(FakeChat):
+    """Asks a server, as a provider's package does: by an httpx client in an object of its own."""
+
+    client: Any = None
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        self.client.http.post("/chat", json={}).raise_for_status()
+        return super()._generate(messages, stop, run_manager, **kwargs)
 
 
 @pytest.fixture
 def installed(monkeypatch) -> list:
     """A fake `langchain`; the list of the arguments of its init_chat_model."""
     calls: list = []
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
 
     def init_chat_model(model, model_provider, **parameters):
         calls.append((model, model_provider, parameters))
@@ -117,7 +131,15 @@ def installed(monkeypatch) -> list:
             raise ImportError("Unable to import langchain_nobody.\nInstall it.")
         if model_provider == "mute":
             raise RuntimeError
+        if model_provider == "remote":
+            return RemoteChat(client=SimpleNamespace(http=httpx.Client(base_url=model, transport=transport)))
         return FakeChat()
+
+    def answer(request):
+        calls.append(request.url.host)
+        return httpx.Response(200)
+
+    transport = httpx.MockTransport(answer)
 
     module = ModuleType("langchain.chat_models")
     module.__dict__["init_chat_model"] = init_chat_model
@@ -131,6 +153,24 @@ def test_a_spec_names_provider_and_model(installed):
     assert made.name == "langchain:ollama:qwen3-vl:8b"
     assert installed == [("qwen3-vl:8b", "ollama", {"timeout": 20.0, "max_retries": 2, "temperature": 0.0})]
     assert made.revision != load_backend("langchain:ollama:qwen3-vl:8b").revision
+
+
+def test_the_host_that_receives_photographs_is_the_one_that_is_announced(installed):
+    lines = []
+    with open_backend(BackendOptions("langchain:remote:http://far.invalid/v1"), lines.append) as opened:
+        opened.backend.generate((TextPart("Score."), a_picture()), SCHEMA, 0)
+    host = installed[-1]
+    assert host == "far.invalid"
+    assert lines == [f"photographs and renderings of people are sent to {host}"]
+
+
+def test_a_model_on_this_machine_is_not_announced(installed):
+    assert load_backend("langchain:remote:http://127.0.0.1:11434").capabilities.sends_to == ""
+
+
+def test_a_provider_that_does_not_tell_its_host_is_named(installed):
+    told = load_backend("langchain:ollama:qwen3-vl:8b").capabilities.sends_to
+    assert told == "the servers of ollama, whose package does not tell their host"
 
 
 @pytest.mark.parametrize("spec", ["langchain:", "langchain:anthropic", "langchain::x"])
