@@ -47,6 +47,7 @@ from memory.ledger import RuleLedger
 from rl.critic_tuning.cases import QuestionSettings, questions_of
 from rl.critic_tuning.config import TuningSettings
 from rl.critic_tuning.conversations import ConversationStats, load_conversations, write_conversations
+from rl.critic_tuning.preflight import run_preflight
 from rl.critic_tuning.stages import CriticTuning
 
 __all__ = ["TrainingCases", "TunedCritic", "prepare_training_cases", "tune_critic"]
@@ -86,10 +87,11 @@ def prepare_training_cases(
     """Questions about the cases in `memory` that are among the first `calibration` scenes of lab-calibration.
 
     Raises FileNotFoundError for a missing memory, ValueError for one without explored cases, explored with another
-    policy, or explored on other scenes.
+    policy, or explored on other scenes, and for settings that TRL or peft rejects, before anything is drawn.
     """
     memory, out = Path(memory), Path(out)
     explored, explored_from = _explored(memory, policy)
+    run_preflight(settings)
     tick = stage(f"drawing {calibration} scenes of lab-calibration", calibration)
     scenes = draw_split("lab-calibration", out / "scenes", calibration, workers=workers, progress=tick)
     labelled = read_labelled(scenes)

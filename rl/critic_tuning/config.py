@@ -1,7 +1,7 @@
 """Settings of critic tuning: fields of the configurations of peft and TRL, in one YAML file.
 
 TRL checks its fields when a stage starts, the second stage after the first has been trained. So all configurations are
-also built when the file is read.
+also built when the file is read; `rl.critic_tuning.preflight` runs a step with them.
 """
 
 from __future__ import annotations
