@@ -27,6 +27,7 @@ from agent.types import (
     unavailable_reason,
 )
 from agent.vlm.protocol import VLMBackend
+from common.stopping import stoppable
 from hmr.body.model import Body
 from hmr.types import Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory
@@ -146,7 +147,7 @@ def critique_many(
             yield agent.critique(sample, hypotheses)
         return
     pending: deque[Future[GroupCritique]] = deque()
-    with ThreadPoolExecutor(workers, "critique") as pool:
+    with stoppable(ThreadPoolExecutor(workers, "critique")) as pool:
         for sample, hypotheses in groups:
             pending.append(pool.submit(agent.critique, sample, hypotheses))
             if len(pending) == 2 * workers:

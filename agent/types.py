@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from common.failures import ScoresMissing
 from hmr.body.model import Body
 from hmr.types import Camera, Detection, Frame, Hypotheses, Posed, Sample
 from memory.prototype_memory import Prototype
@@ -26,6 +27,7 @@ __all__ = [
     "QuestionFailure",
     "RetrievedPrototype",
     "Revision",
+    "require_scores",
     "unavailable_reason",
 ]
 
@@ -103,11 +105,8 @@ class QuestionFailure:
     reason: str
 
 
-class BackendUnavailable(ValueError):
-    """A question of a critique was not answered because the backend is unavailable; the message is the reason.
-
-    It is a ValueError so that a command prints the message instead of a traceback.
-    """
+class BackendUnavailable(ScoresMissing):
+    """A question of a critique was not answered because the backend is unavailable; the message is the reason."""
 
 
 def unavailable_reason(failures: Sequence[QuestionFailure]) -> str:
@@ -159,3 +158,10 @@ class GroupCritique:
     reasons: tuple[str, ...] = ()  # why a score is None, one per hypothesis without a score
     failures: tuple[QuestionFailure, ...] = ()  # of all questions, in the order in which they were asked
     trace_id: str = ""
+
+
+def require_scores(critiques: Sequence[GroupCritique]) -> None:
+    """Raises ScoresMissing, with the first reason, if there are groups and no hypothesis of any has a score."""
+    if critiques and all(score is None for critique in critiques for score in critique.scores):
+        reason = next((reason for critique in critiques for reason in critique.reasons), "no reason known")
+        raise ScoresMissing(f"no hypothesis got a score: {' '.join(reason.split())}")

@@ -22,6 +22,8 @@ from cli.commands.predict import predict
 from cli.commands.pretrain import pretrain
 from cli.commands.trace import trace
 from cli.commands.tune_critic import tune_critic
+from common.failures import ScoresMissing
+from common.stopping import ended_by_signals
 
 __all__ = ["app", "main"]
 
@@ -58,17 +60,29 @@ def options(
 
 
 def main() -> None:
-    """Run the command. Invalid input ends with one sentence and exit code 2; MESHCRITIC_DEBUG=1 shows the traceback."""
+    """Run the command.
+
+    Invalid input ends with one sentence and exit code 2, a backend that gave no score with one sentence and exit code
+    1; MESHCRITIC_DEBUG=1 shows the traceback. The first SIGINT or SIGTERM ends the command within two seconds, with
+    exit code 130 or 143 (`common.stopping`).
+    """
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault(
         "HF_HUB_DISABLE_TELEMETRY", "1"
     )  # TRL's trainers report their use to the hub otherwise
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars over local files
-    try:
-        app()
-    except (ValueError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        if os.environ.get("MESHCRITIC_DEBUG"):
-            raise
-        print(f"meshcritic: {error}", file=sys.stderr)
-        sys.exit(2)
+    with ended_by_signals():
+        try:
+            app()
+        except (
+            ValueError,
+            FileNotFoundError,
+            IsADirectoryError,
+            NotADirectoryError,
+            PermissionError,
+        ) as error:
+            if os.environ.get("MESHCRITIC_DEBUG"):
+                raise
+            print(f"meshcritic: {error}", file=sys.stderr)
+            sys.exit(1 if isinstance(error, ScoresMissing) else 2)

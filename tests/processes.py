@@ -1,6 +1,7 @@
-"""Modules under `accelerate launch`, as several processes on CPUs."""
+"""Python in other processes: modules under `accelerate launch`, as several on CPUs, and programs that get signals."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -27,3 +28,16 @@ def launch_module(module: str, words: Iterable[object], processes: int = 2) -> s
     )
     assert run.returncode == 0, run.stderr
     return run.stderr
+
+
+def start_python(*words: object) -> subprocess.Popen[str]:
+    """A Python process that heeds SIGINT, even if the tests run in the background of a shell, which ignores it."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )

@@ -22,6 +22,7 @@ from agent.scoring.ask import Answer, ask
 from agent.scoring.ranking import combine, label_names, label_orders, merge_chunks, split_order
 from agent.types import QuestionFailure
 from agent.vlm.protocol import VLMBackend
+from common.stopping import stoppable
 
 __all__ = ["GroupScores", "score_group"]
 
@@ -104,7 +105,7 @@ def _ask_all(backend: VLMBackend, brief: Brief, plans: Sequence[_Plan]) -> list[
     if workers == 1:
         answers = iter([ask_scores(question) for question in questions])
     else:
-        with ThreadPoolExecutor(workers, "score") as pool:
+        with stoppable(ThreadPoolExecutor(workers, "score")) as pool:
             answers = iter(list(pool.map(ask_scores, questions)))
     return [[next(answers) for _ in plan.chunks] for plan in plans]
 

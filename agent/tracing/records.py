@@ -28,6 +28,7 @@ from common.files import PathLike
 from common.fingerprint import json_digest
 from common.jsonl import open_for_append
 from common.redaction import reason_of, redactor, writable
+from common.stopping import is_stopped
 
 __all__ = ["Trace", "traced"]
 
@@ -94,7 +95,7 @@ class Trace:
                 self._exports.send(case_span(records, error))
 
     def close(self) -> None:
-        """Waits for pending exports, and closes the file."""
+        """Waits for pending exports, unless the command is being stopped, and closes the file."""
         if self._exports is not None:
             self._exports.close()
             self._exports = None
@@ -121,7 +122,7 @@ class _ExportQueue:
         self._thread.submit(self._export, case)
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True)
+        self._thread.shutdown(wait=not is_stopped(), cancel_futures=is_stopped())
         for exporter in self._all:
             exporter.close()
 

@@ -10,7 +10,9 @@ send photographs to another server), a body that is too long, and a body that is
 retried, some mean that the question itself is at fault (`Unanswerable`), the others that the server is.
 
 Each request opens its own connection: the cost is negligible beside an answer that takes seconds, and no connection can
-go stale. Left out: streamed answers (SSE).
+go stale. When the command is stopped (`common.stopping`), all requests are cancelled.
+
+Left out: streamed answers (SSE).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -28,6 +31,7 @@ import httpx
 
 from agent.vlm.protocol import Unanswerable
 from common.redaction import without_pictures
+from common.stopping import Stopped, on_stop
 
 __all__ = ["JsonClient", "RequestLimits", "ServerError", "retry_after_s"]
 
@@ -87,8 +91,18 @@ class JsonClient:
         )
 
     def post(self, body: bytes) -> ResponseBody:
-        """The body of the answer. Raises ServerError, Unanswerable, TimeoutError, or what `spend` raises."""
-        return asyncio.run_coroutine_threadsafe(self._post(body), self._loop).result()
+        """The body of the answer. Raises ServerError, Unanswerable, TimeoutError, what `spend` raises, or Stopped.
+
+        A caller that is interrupted takes its request with it.
+        """
+        request = asyncio.run_coroutine_threadsafe(self._post(body), self._loop)
+        try:
+            with on_stop(request.cancel):
+                return request.result()
+        except CancelledError:
+            raise Stopped from None
+        finally:
+            request.cancel()  # no effect on a request that has ended
 
     def clean(self, text: str) -> str:
         """The text without the key and without pictures: some servers quote the request that they refuse."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from agent.agent import CritiqueAgent
+    from agent.types import GroupCritique
     from eval.critics.planted_faults import FaultReport, PlantedGroup, PlantedScores
 
 __all__ = ["check_vlm"]
@@ -59,8 +60,9 @@ def check_vlm(
     """
     from agent.context import CritiqueSettings
     from agent.default import open_default_agent
+    from agent.types import require_scores
     from agent.vlm.options import BackendOptions, open_backend
-    from eval.critics.planted_faults import planted_groups
+    from eval.critics.planted_faults import PlantedScores, planted_groups
     from hmr.body.model import load_body
     from hmr.policy.checkpoint import load_policy
 
@@ -74,25 +76,25 @@ def check_vlm(
         ) as agent,
     ):
         groups = planted_groups(body, scenes)
-        scored = _critiques(agent, groups)
+        critiques = _critiques(agent, groups)
     if opened.dry_run:
         print_estimate(opened.dry_run, as_json)
-    else:
-        _report(agent, groups, scored, out, as_json)
+        return
+    scored = [PlantedScores.of(group, critique) for group, critique in zip(groups, critiques, strict=True)]
+    _report(agent, groups, scored, out, as_json)
+    require_scores(critiques)
 
 
-def _critiques(agent: CritiqueAgent, groups: Sequence[PlantedGroup]) -> list[PlantedScores]:
+def _critiques(agent: CritiqueAgent, groups: Sequence[PlantedGroup]) -> list[GroupCritique]:
     from agent.agent import critique_many
-    from eval.critics.planted_faults import PlantedScores
 
-    scored: list[PlantedScores] = []
+    critiques: list[GroupCritique] = []
     with stages() as stage:
         tick = stage("scoring groups", len(groups))
-        pairs = [(group.sample, group.hypotheses) for group in groups]
-        for group, critique in zip(groups, critique_many(agent, pairs), strict=True):
-            scored.append(PlantedScores.of(group, critique))
-            tick(len(scored))
-    return scored
+        for critique in critique_many(agent, [(group.sample, group.hypotheses) for group in groups]):
+            critiques.append(critique)
+            tick(len(critiques))
+    return critiques
 
 
 def _report(

@@ -96,6 +96,7 @@ def critique(
     from agent.agent import critique_many
     from agent.context import CritiqueSettings
     from agent.default import open_default_agent
+    from agent.types import require_scores
     from agent.vlm.options import open_backend
     from cli.photos.detectors import choose_detector
     from cli.photos.people import given_people
@@ -123,6 +124,7 @@ def critique(
             return
     is_estimated = not hypotheses and intrinsics.focal_px is None
     _print_answers(_save(people, critiques, out / photo.stem, body_model, is_estimated), as_json)
+    require_scores(critiques)
 
 
 def _intrinsics(

@@ -32,6 +32,7 @@ from agent.nodes.re_observation import REOBSERVATION
 from agent.tools import load_tools
 from agent.types import unavailable_reason
 from agent.vlm import EmbeddedCritic, VLMBackend
+from common.failures import ScoresMissing
 from common.fingerprint import json_digest
 from common.progress import Stage
 from eval.critics.evidence_cache import EvidenceCache
@@ -133,9 +134,9 @@ class AgentBench:
     def agent(self, variant: AgentVariant) -> Iterator[CritiqueAgent]:
         """The frozen agent of a variant; its memory is explored first if that has not been done.
 
-        Raises ValueError for a greedy variant of a given memory, for a memory that was explored with another detector,
-        whose rule weights do not hold for this one, and if the backend stops answering before the exploration is
-        finished.
+        Raises ValueError for a greedy variant of a given memory and for a memory that was explored with another
+        detector, whose rule weights do not hold for this one, and ScoresMissing if the backend stops answering before
+        the exploration is finished.
         """
         folder = self._explored(variant.explores_as) if self.memory is None else self.memory
         if variant.greedy and self.memory is not None:
@@ -182,7 +183,7 @@ class AgentBench:
                 report = exploration.run(self._build(variant, memory), self.stage)
             reason = unavailable_reason(report.failures)
             if reason and exploration.saved_report() is None:
-                raise ValueError(
+                raise ScoresMissing(
                     f"the exploration in {exploration.folder} is not finished, because the backend stopped answering "
                     f"({reason}); run the same command again to resume it"
                 )

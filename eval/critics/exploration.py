@@ -27,6 +27,7 @@ from agent.exploration.learning import Explored
 from agent.exploration.nodes import mean_srcc
 from agent.tracing.records import Trace
 from agent.vlm import VLMBackend
+from common.failures import ScoresMissing
 from common.files import PathLike, write_text
 from common.progress import Stage
 from eval.benchmark.protocol import noise_generator
@@ -188,7 +189,8 @@ def explore_lab(
     """Explore lab-calibration into `memory`; scenes and trace are written to `out`. Returns the content of
     exploration.json.
 
-    Raises ValueError for a memory that was explored with other settings or models.
+    Raises ValueError for a memory that was explored with other settings or models, ScoresMissing if cases were left and
+    none of them got a score.
     """
     out, memory, body = Path(out), Path(memory), load_body()
     detector = load_other_detector(settings.detector, policy)
@@ -222,6 +224,11 @@ def explore_lab(
             policy, body, opened, backend=backend, detector=detector, settings=critique_settings, trace=trace
         )
         report = exploration.run(agent, stage, print_line)
+    if report.unscored and not report.cases:
+        reason = " ".join(report.failures[-1].reason.split()) if report.failures else "no reason known"
+        raise ScoresMissing(
+            f"none of {report.unscored} cases got a score: {reason}; the same command tries them again"
+        )
     return {"made_from": fingerprint, **report.to_json()}
 
 

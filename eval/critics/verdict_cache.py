@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.agent import CritiqueAgent, critique_many
-from agent.types import Evidence, GroupCritique
+from agent.types import Evidence, GroupCritique, require_scores
 from common.fingerprint import digest, json_digest
 from common.jsonl import Manifest
 from eval.critics.groups import LabelledGroup
@@ -55,13 +55,14 @@ def critique_with_cache(
 ) -> list[Verdict]:
     """The agent's verdicts in the order of the groups, from the file at `path` where it has them.
 
-    policy_digest: of the policy that the agent's detector and image embedder use. Raises what `critique_many` raises;
-    verdicts reached before that stay in the file.
+    policy_digest: of the policy that the agent's detector and image embedder use. Raises what `critique_many` raises,
+    and ScoresMissing if no group has a score; verdicts reached before that stay in the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     agent_digest = _agent_digest(agent, policy_digest)
     fingerprints = [_fingerprint(agent_digest, group) for group in groups]
     verdicts: list[Verdict] = []
+    new: list[GroupCritique] = []
     with Manifest(path) as cache:
         records = [
             cache.find(group.labelled.sample.id, fingerprint)
@@ -71,7 +72,7 @@ def critique_with_cache(
         critiques = critique_many(agent, ((group.labelled.sample, group.hypotheses) for group in missing))
         for group, fingerprint, record in zip(groups, fingerprints, records, strict=True):
             if record is None:
-                critique = next(critiques)
+                new.append(critique := next(critiques))
                 verdicts.append(Verdict.of(critique))
                 if None not in critique.scores and not any(item.broken for item in critique.missing):
                     name = {"name": group.labelled.sample.id, "stamp": fingerprint}
@@ -79,6 +80,8 @@ def critique_with_cache(
             else:
                 verdicts.append(Verdict.from_json(record))
             progress(len(verdicts))
+    if len(new) == len(verdicts):
+        require_scores(new)
     return verdicts
 
 

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from common.stopping import stoppable
+
 __all__ = ["parallel_map"]
 
 Result = TypeVar("Result")
@@ -24,5 +26,5 @@ def parallel_map(function: Callable[[int], Result], count: int, threads: int | N
     workers = min(count, torch.get_num_threads() if threads is None else threads)
     if workers <= 1:
         return [function(index) for index in range(count)]
-    with ThreadPoolExecutor(workers) as pool:
+    with stoppable(ThreadPoolExecutor(workers)) as pool:
         return list(pool.map(function, range(count)))

@@ -7,6 +7,7 @@ of thousands of them exceed the limit of a process.
 from __future__ import annotations
 
 import functools
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from common.stopping import stoppable
 from hmr.body.model import load_body
 from hmr.synthetic.amass import load_amass
 from hmr.synthetic.painting import Backdrops
@@ -33,8 +35,8 @@ def in_order(make: Callable[[int], T], chunks: int, workers: int) -> Iterator[T]
     if workers <= 1:
         yield from map(make, range(chunks))
         return
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("forkserver"), initializer=torch.set_num_threads, initargs=(1,)
+    with stoppable(
+        ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=_start_worker)
     ) as pool:
         pending: deque[Future[T]] = deque()
         for chunk in range(chunks):
@@ -43,6 +45,12 @@ def in_order(make: Callable[[int], T], chunks: int, workers: int) -> Iterator[T]
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    # a terminal sends Ctrl-C to all processes of a command; the command ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @functools.lru_cache(maxsize=4)

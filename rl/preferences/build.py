@@ -31,6 +31,7 @@ from datasets import Dataset
 from agent.types import BackendUnavailable
 from common.files import PathLike
 from common.seeding import derive_generator
+from common.stopping import stoppable
 from hmr.policy.policy import Features
 from hmr.types import Hypotheses, Sample, Scorer
 from rl.policy_adapter import AdapterGroup, PolicyAdapter
@@ -266,7 +267,7 @@ def _scored_rows(scorer: Scorer, sampled: Iterable[SampledGroup], in_flight: int
         )
         return
     running: dict[Future[bytes], tuple[RowPosition, Sample]] = {}
-    with ThreadPoolExecutor(in_flight, "scorer") as pool:
+    with stoppable(ThreadPoolExecutor(in_flight, "scorer")) as pool:
         for position, sample, group in sampled:
             running[pool.submit(score_group, scorer, sample, group)] = position, sample
             if len(running) >= in_flight:

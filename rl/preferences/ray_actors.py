@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common.files import PathLike
+from common.stopping import stoppable
 from hmr.types import Sample, Scorer
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import (
@@ -187,7 +188,7 @@ class _CriticActor:
         self.samples: Sequence[Sample] = _ray().get(samples_ref)
 
     def __call__(self, batch: Batch) -> Batch:
-        with ThreadPoolExecutor(self.in_flight, "scorer") as pool:
+        with stoppable(ThreadPoolExecutor(self.in_flight, "scorer")) as pool:
             samples = _samples(batch, self.samples, self.settings)
             rows = list(pool.map(self._score, samples, batch["group"]))
         return {**batch, "group": rows}

@@ -29,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.failures import ScoresMissing
 from common.files import PathLike, atomic_path, write_bytes, write_text
 from hmr.types import Sample
 from rl.preferences.tensors import REWARDS
@@ -120,10 +121,10 @@ class GroupShards:
     def close(self, given: int | None = None) -> None:
         """Call after the last group; deletes the journal. `given` is the number of images, if known.
 
-        Raises ValueError if groups are missing, with the number of saved ones and how to continue.
+        Raises ScoresMissing if groups are missing, with the number of saved ones and how to continue.
         """
         if any(self._missing.values()):
-            raise ValueError(self._missing_message(given))
+            raise ScoresMissing(self._missing_message(given))
         shutil.rmtree(self._unfinished)
 
     def _write(self, position: RowPosition, row: bytes) -> None:

@@ -110,9 +110,10 @@ FAST = ("NaN",)
 def test_a_failing_server_gives_null_scores_with_a_reason(act, critique):
     with chat_server(only_scores(act)) as server:
         deadline_s = 0.2 if act is drip else 20
-        code, answer, _ = critique(*at(server, deadline_s=deadline_s))
+        code, answer, err = critique(*at(server, deadline_s=deadline_s))
     (person,) = answer["people"]
-    assert code == 0
+    assert code == 1
+    assert err.splitlines()[-1].startswith("meshcritic: no hypothesis got a score: ")
     assert person["scores"] == [None] * COUNT
     assert len(person["reasons"]) == COUNT
     assert all(person["reasons"])
@@ -175,8 +176,9 @@ def test_a_second_run_sends_only_the_missing_questions(critique, tmp_path):
 
 def test_the_budget_is_never_exceeded(critique):
     with chat_server(good) as server:
-        code, answer, _ = critique(*at(server), "--max-calls", 1)
-        assert code == 0
+        code, answer, err = critique(*at(server), "--max-calls", 1)
+        assert code == 1
+        assert err.splitlines()[-1].endswith("the budget of 1 calls is spent")
         assert len(server.questions) == 1
         assert answer["people"][0]["scores"] == [None] * COUNT
         assert "the budget of 1 calls is spent" in answer["people"][0]["reasons"][0]
@@ -236,7 +238,7 @@ def test_a_remote_host_is_named_before_anything_is_sent(critique):
     words = ("--backend", "openai:m@http://far.invalid/v1", "--max-calls", 0)
     code, answer, err = critique(*words)
     assert "photographs and renderings of people are sent to far.invalid" in err
-    assert (code, answer["people"][0]["scores"]) == (0, [None] * COUNT)
+    assert (code, answer["people"][0]["scores"]) == (1, [None] * COUNT)
 
 
 @pytest.mark.parametrize(

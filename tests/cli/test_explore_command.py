@@ -98,8 +98,12 @@ def test_a_dry_run_counts_the_remaining_requests_and_writes_nothing(explore, tmp
 def test_a_case_without_a_score_leaves_the_exploration_unfinished(explore, tmp_path):
     with chat_server(good) as server:
         spec = ("--backend", f"openai:any@{server.url}")
-        code, found, _ = explore(*spec, "--max-calls", 0)
-        assert (code, found["cases"], found["unscored"]) == (0, 0, 2)
+        code, found, err = explore(*spec, "--max-calls", 0)
+        assert (code, found) == (1, None)
+        assert "none of 2 cases got a score: openai:any" in err.splitlines()[-1]
+        assert err.splitlines()[-1].endswith(
+            "the budget of 0 calls is spent; the same command tries them again"
+        )
         assert "cases" not in json.loads((tmp_path / "out" / "memory" / EXPLORED).read_text())
         assert explore(*spec)[1]["cases"] == 2
 

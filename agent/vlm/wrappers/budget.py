@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from agent.vlm.protocol import Part, Reply, VLMBackend
 from agent.vlm.wrappers.wrapper import Wrapper
+from common.stopping import raise_if_stopped
 
 __all__ = ["Budget", "BudgetSpent", "Budgeted", "HasBudget", "with_budget"]
 
@@ -28,7 +29,8 @@ class Budget:
         self._lock = threading.Lock()
 
     def spend(self) -> None:
-        """Count one request. Raises BudgetSpent if the limit is reached already."""
+        """Count one request. Raises BudgetSpent if the limit is reached already, Stopped if the command is stopped."""
+        raise_if_stopped()
         with self._lock:
             if self.calls == self.max_calls:
                 raise BudgetSpent(f"the budget of {self.max_calls} calls is spent")

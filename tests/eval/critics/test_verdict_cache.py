@@ -11,6 +11,7 @@ import pytest
 from agent.agent import CritiqueAgent
 from agent.types import GroupCritique
 from agent.vlm import EmbeddedCritic
+from common.failures import ScoresMissing
 from eval.benchmark.protocol import ERROR_METRICS
 from eval.critics.groups import LabelledGroup
 from eval.critics.verdict_cache import Verdict, critique_with_cache
@@ -86,9 +87,12 @@ def test_everything_that_shapes_a_verdict_invalidates_it(tmp_path: Path):
 
 
 def test_a_verdict_without_scores_is_not_cached(tmp_path: Path):
-    count, verdicts = run(tmp_path / "v.jsonl", make_agent(Counting(fails=True)), GROUPS[:1])
-    assert (count, verdicts[0].scores) == (1, (None,) * 3)
+    with pytest.raises(ScoresMissing, match=r"no hypothesis got a score: .*RuntimeError: no answer"):
+        run(tmp_path / "v.jsonl", make_agent(Counting(fails=True)), GROUPS[:1])
     assert run(tmp_path / "v.jsonl", make_agent(Counting()), GROUPS[:1])[0] == 1
+    count, verdicts = run(tmp_path / "v.jsonl", make_agent(Counting(fails=True)), GROUPS[:2])
+    assert (count, verdicts[1].scores) == (1, (None,) * 3)
+    assert run(tmp_path / "v.jsonl", make_agent(Counting()), GROUPS[:2])[0] == 1
 
 
 def test_a_verdict_with_a_skipped_tool_is_cached_and_one_with_a_broken_tool_is_not(tmp_path: Path):
