@@ -38,6 +38,7 @@ CONTACT_M = 0.03  # a sole with its toes
 STRIDE = 4  # every fourth vertex: a few millimetres apart
 DIRECTIONS = 32
 SEAT_SHARE = 0.75  # of the leg's length; a lower pelvis may rest on something
+NOTHING_MM = 0.5  # a smaller distance is printed as 0
 FAULT_MM = 100.0  # half the length of a shoe
 
 # Segments: two joints, mass in percent of the body's, position of the centre between the joints (de Leva, table 4).
@@ -147,7 +148,8 @@ def _bearing_parts(support: Bool[Tensor, "skin"], part_of: Int[Tensor, "skin"]) 
 def _sentence(gap_mm: float, side: int, known: bool, bearing: tuple[str, ...]) -> str:
     if not known:
         return "What carries the body is hidden or outside the image."
-    if gap_mm <= FAULT_MM:
+    if gap_mm < NOTHING_MM:
         return f"The body balances on its {bearing[0]}."
     aside = _ASIDE[round(4 * side / DIRECTIONS) % 4]
-    return f"The body's weight falls {gap_mm:.0f} mm beyond the {bearing[0]}, {aside}: it would fall over."
+    would_fall = ": it would fall over" if gap_mm > FAULT_MM else ""
+    return f"The body's weight falls {gap_mm:.0f} mm beyond the {bearing[0]}, {aside}{would_fall}."

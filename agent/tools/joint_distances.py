@@ -41,7 +41,8 @@ def _sentence(distance_mm: Float[Tensor, "24"], reference: str, location: str) -
     joint = int(distance_mm.argmax())
     worst = float(distance_mm[joint])
     if worst <= FAULT_MM:
-        return f"No joint is farther than {worst:.0f} mm from {reference}."
+        mean = float(distance_mm.mean())
+        return f"Its joints are on average {mean:.0f} mm from {reference}, at most {worst:.0f} mm."
     return f"The {JOINT_WORDS[joint]} is {worst:.0f} mm from {location}."
 
 

@@ -16,7 +16,10 @@ from hmr.body.joint_limits import limit_excess_rad
 
 __all__ = ["JointLimits"]
 
-FAULT_DEG = 5.0  # the agreement of goniometer measurements (Norkin & White, "Measurement of Joint Motion")
+NOTHING_DEG = 0.05  # a smaller sum is printed as 0
+FAULT_DEG = (
+    5.0  # of a part: the agreement of goniometer measurements (Norkin & White, "Measurement of Joint Motion")
+)
 
 
 class JointLimits:
@@ -38,8 +41,12 @@ class JointLimits:
 
 
 def _sentence(excess_deg: Float[Tensor, "23"]) -> str:
-    joint = int(excess_deg.argmax())
-    worst = float(excess_deg[joint])
-    if worst <= FAULT_DEG:
+    """Agrees with the value: any excess is stated, also one that is no fault of a part."""
+    joint, total = int(excess_deg.argmax()), float(excess_deg.sum())
+    if total < NOTHING_DEG:
         return "Every joint stays within its anatomical range."
-    return capitalise(f"{JOINT_WORDS[joint + 1]} turns {worst:.0f} degrees beyond what a joint allows.")
+    worst = float(excess_deg[joint])
+    others = f", all joints together {total:.1f}" if total - worst >= NOTHING_DEG else ""
+    return capitalise(
+        f"{JOINT_WORDS[joint + 1]} turns {worst:.1f} degrees beyond what a joint allows{others}."
+    )

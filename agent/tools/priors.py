@@ -112,7 +112,7 @@ def _sentence(deviation_sd: Float[Tensor, "joints"]) -> str:
     joint = int(deviation_sd.argmax())
     worst = float(deviation_sd[joint])
     if worst <= FAULT_SD:
-        return "People often take such a pose."
+        return f"No joint is more than {worst:.1f} standard deviations from how people turn it."
     return f"The {JOINT_WORDS[joint + 1]} is {worst:.1f} standard deviations from how people turn it."
 
 

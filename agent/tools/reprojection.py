@@ -82,7 +82,7 @@ def _sentence(value: float | None, blame_percent: Float[Tensor, "24"]) -> str:
     joint = int(blame_percent.argmax())
     worst = float(blame_percent[joint])
     if worst <= FAULT_PERCENT:
-        return f"Every clearly seen joint lands within {worst:.0f} % of the box of its keypoint."
+        return f"Clearly seen joints land at most {worst:.1f} % of the box from their keypoints."
     limb = LIMB_ENDING_AT[joint]
     return capitalise(f"{limb} lands {worst:.0f} % of the box away from the detected {JOINT_WORDS[joint]}.")
 

@@ -27,7 +27,8 @@ from hmr.types import NUM_JOINTS, PARENTS
 __all__ = ["FAULT_MM", "SelfContact", "penetration_mm", "tested_pairs"]
 
 SOFT_TISSUE_M = 0.01
-FAULT_MM = 20.0  # the depth of hands on hips
+NOTHING_MM = 0.5  # a smaller sum is printed as 0
+FAULT_MM = 20.0  # of a part: the depth of hands on hips
 MIN_JOINTS_APART = 3
 
 
@@ -95,9 +96,11 @@ def _ancestors(joint: int) -> list[int]:
 
 
 def _sentence(depth_mm: Float[Tensor, "pairs"], pairs: Int[Tensor, "pairs 2"]) -> str:
-    worst = int(depth_mm.argmax())
-    depth = float(depth_mm[worst])
-    if depth <= FAULT_MM:
+    """Agrees with the value: any depth is stated, also one that is no fault of a part."""
+    worst, total = int(depth_mm.argmax()), float(depth_mm.sum())
+    if total < NOTHING_MM:
         return "No part of the body passes through another."
     a, b = (PART_NAMES[part] for part in pairs[worst].tolist())
-    return capitalise(f"{b} goes {depth:.0f} mm into the {a}.")
+    depth = float(depth_mm[worst])
+    others = f", all parts together {total:.0f} mm" if total - depth >= NOTHING_MM else ""
+    return capitalise(f"{b} goes {depth:.0f} mm into the {a}{others}.")

@@ -34,6 +34,7 @@ from hmr.render.overlay import (
     overlay,
     panel,
     score_color,
+    score_legend,
     side_view,
     zoom,
 )
@@ -154,7 +155,8 @@ def _group_sheet(
     renderer: Renderer,
     critique: GroupCritique | None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Panels labelled with the index of the hypothesis, the best score first; without a critique by index."""
+    """Panels labelled with the index of the hypothesis, the best score first, with scores and the legend of their
+    colours; without a critique by index."""
     scores = _scores(person, critique)
     square = person.sample.box.square(VIEW_SCALE)
     photo = crop_image(person.sample.image, square, PANEL_PX)
@@ -167,10 +169,16 @@ def _group_sheet(
             overlay(photo, frame, index=index, color=score_color(scores[index]) if critique else CLAY),
             sides[index],
             str(index),
+            _score_text(scores[index]) if critique else "",
         )
         for index in order
     ]
-    return montage(panels, columns=4)
+    sheet = montage(panels, columns=4)
+    return np.concatenate([sheet, score_legend(sheet.shape[1])]) if critique else sheet
+
+
+def _score_text(score: float | None) -> str:
+    return "no score" if score is None else f"score {score:.1f}"
 
 
 def _rank_key(score: float | None) -> float:

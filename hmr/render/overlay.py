@@ -29,6 +29,7 @@ __all__ = [
     "panel",
     "rotate_to_side",
     "score_color",
+    "score_legend",
     "side_view",
     "zoom",
 ]
@@ -52,6 +53,8 @@ SIDE_DISTANCE_M = 8.0
 SIDE_EXTENT_M = 2.4  # the width of a side view, the same for all bodies so that they can be compared
 FLOOR_DEPTH_M = 1.2  # the extent of the floor behind the pelvis
 GUTTER = 4
+LEGEND_PX = 24  # height
+LEGEND_BAR_PX = 160
 
 
 def zoom(camera: Camera, factor: int = SUPERSAMPLING) -> Camera:
@@ -167,6 +170,23 @@ def score_color(score: float | None) -> Color:
     stops = np.array([[0.76, 0.33, 0.27], [0.86, 0.72, 0.45], [0.16, 0.56, 0.54]])
     red, green, blue = (float(np.interp(score, (0, 50, 100), channel)) for channel in stops.T)
     return (red, green, blue)
+
+
+def score_legend(width: int) -> UInt8[np.ndarray, "height {width} 3"]:
+    """The colours of scores as a bar from 0 to 100, and the grey of a missing score, with their names."""
+    height = LEGEND_PX
+    canvas = Image.new("RGB", (width, height), _rgb(PAPER))
+    draw, font = ImageDraw.Draw(canvas), _font(height * 0.5)
+    bar = np.array([_rgb(score_color(score)) for score in np.linspace(0, 100, LEGEND_BAR_PX)], np.uint8)
+    left, top, bottom = 3 * height, height // 4, height - height // 4
+    canvas.paste(Image.fromarray(np.tile(bar, (bottom - top, 1, 1))), (left, top))
+    middle, right = height / 2, left + LEGEND_BAR_PX
+    draw.text((left - GUTTER, middle), "score 0", _rgb(INK), font, anchor="rm")
+    draw.text((right + GUTTER, middle), "100 (best)", _rgb(INK), font, anchor="lm")
+    grey = right + 4 * height
+    draw.rectangle((grey, top, grey + height, bottom), fill=_rgb(score_color(None)))
+    draw.text((grey + height + GUTTER, middle), "no score", _rgb(INK), font, anchor="lm")
+    return np.asarray(canvas)
 
 
 def _background(

@@ -53,7 +53,7 @@ class EmbeddedCritic:
     """Deterministic critic without weights; passes tests/contracts/test_vlm_backends.py."""
 
     name = "embedded"
-    revision = "1"
+    revision = "2"
     capabilities = Capabilities(images=False)
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
@@ -176,18 +176,28 @@ def _verdicts(data: Json, requested: list[str], rules: list[Json], penalties: Ma
     answer = {}
     for label in requested:
         j = labels.index(label)
-        worst = rules[int(penalties[:, j].argmax())]
-        comment = _comment(data["evidence"]["metrics"][worst["metric"]], label, worst, penalties[:, j].max())
+        comment = _comment(data["evidence"]["metrics"], label, rules, penalties[:, j])
         answer[label] = {"comment": comment, "score": round(float(scores[j]), 3)}
     return answer
 
 
-def _comment(metric: Json, label: str, rule: Json, penalty: float) -> str:
-    if penalty <= 0:
+def _comment(metrics: Json, label: str, rules: list[Json], penalties: Float[np.ndarray, "rules"]) -> str:
+    """What cost the score: the metric with the largest sum of penalties, its value beside the group's, and the rule."""
+    cost: dict[str, float] = {}
+    for rule, penalty in zip(rules, penalties, strict=True):
+        cost[rule["metric"]] = cost.get(rule["metric"], 0.0) + float(penalty)
+    name = max(cost, key=lambda metric: cost[metric])
+    if cost[name] <= 0:
         return "No rule finds it worse than the group."
-    value = metric["values"][label]
-    sentence = metric["sentences"][label] or f"{rule['metric']} is {value:.3g}"
-    return f"{sentence.rstrip('.')} (rule: {rule['text'].rstrip('.')})."[:400]
+    metric = metrics[name]
+    of_metric = [
+        (float(p), rule["text"]) for p, rule in zip(penalties, rules, strict=True) if rule["metric"] == name
+    ]
+    known = [value for value in metric["values"].values() if value is not None]
+    numbers = f"{name} {metric['values'][label]:.3g}, median of the group {float(np.median(known)):.3g}"
+    sentence = metric["sentences"][label].rstrip(".")
+    rule_text = max(of_metric)[1].rstrip(".")
+    return f"{sentence}{': ' if sentence else ''}{numbers} (rule: {rule_text})."
 
 
 def _ranks(costs: Float[np.ndarray, "group"]) -> Float[np.ndarray, "group"]:

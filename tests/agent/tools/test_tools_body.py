@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from agent.tools.capsules import fit_capsules, neutral_vertices, segment_distance
 from agent.tools.ground_contact import GroundContact, center_of_mass, distance_outside_hull
 from agent.tools.joint_distances import geometric_median
+from agent.tools.joint_limits import JointLimits
 from agent.tools.priors import DOF, ShapePrior, fit_pose_mixture
 from agent.tools.self_contact import SelfContact
 from hmr.types import BodyParams
@@ -149,3 +151,44 @@ def test_shape_prior_is_in_standard_deviations():
     evidence = ShapePrior().measure(case_of(group_of(heavy)))
     assert evidence.values[-1] == pytest.approx(3.0)
     np.testing.assert_allclose(evidence.values[:-1], 0.0)
+
+
+def bent_back(degrees: float) -> BodyParams:
+    """Both knees bent the wrong way."""
+    body_pose = standing().body_pose.clone()
+    for side in ("left", "right"):
+        body_pose[joint(f"{side}_knee"), 0] = -math.radians(degrees)
+    return dataclasses.replace(standing(), body_pose=body_pose)
+
+
+def test_the_sentence_about_joint_limits_agrees_with_the_value():
+    """An excess below the threshold of a fault is an excess; a knee may be bent back by 10 degrees."""
+    evidence = JointLimits().measure(case_of(group_of(bent_back(11.5), bent_back(40.0))))
+    assert (evidence.values[0], evidence.parts[-2]) == (0.0, ())
+    assert evidence.sentences[0] == "Every joint stays within its anatomical range."
+    for value, sentence in zip(evidence.values[-2:], evidence.sentences[-2:], strict=True):
+        assert value is not None
+        assert value > 0
+        assert sentence.endswith(f"beyond what a joint allows, all joints together {value:.1f}.")
+
+
+def test_the_sentence_about_penetration_agrees_with_the_value():
+    turned = standing().body_pose.clone()
+    turned[joint("left_shoulder")] = torch.tensor([0.0, 0.0, -1.55])
+    evidence = SelfContact().measure(case_of(group_of(dataclasses.replace(standing(), body_pose=turned))))
+    for value, sentence in zip(evidence.values, evidence.sentences, strict=True):
+        assert value is not None
+        assert (value < 0.5) == (sentence == "No part of the body passes through another.")
+
+
+def test_the_sentence_about_balance_agrees_with_the_value():
+    lean = [
+        dataclasses.replace(standing(), global_orient=torch.tensor([torch.pi + angle, 0.0, 0.0]))
+        for angle in (-0.2, -0.12, -0.05, 0.3, 0.5)
+    ]
+    evidence = GroundContact().measure(case_of(group_of(*lean)))
+    for value, sentence in zip(evidence.values, evidence.sentences, strict=True):
+        assert value is not None
+        assert sentence.startswith("The body balances") == (value < 0.5)
+        assert sentence.endswith("it would fall over.") == (value > 100)
+    assert any(0.5 < value < 100 for value in evidence.values if value is not None)

@@ -81,8 +81,17 @@ def test_scores_fall_as_the_violation_grows_and_the_comment_names_the_worst_rule
     answer = ask("score", metrics, [rule("small", 0.1), rule("large", 5.0)])
     scores = [answer[label]["score"] for label in LABELS]
     assert scores == sorted(scores, reverse=True)
-    assert answer["E"]["comment"] == "E is off (rule: Mind large)."
+    assert answer["E"]["comment"] == "E is off: large 90, median of the group 30 (rule: Mind large)."
     assert answer["A"]["comment"] == "No rule finds it worse than the group."
+
+
+def test_the_comment_names_the_metric_that_cost_most_in_all():
+    metrics = {"one": metric([1, 2, 3, 4, 9]), "two": metric([1, 2, 3, 4, 9])}
+    # spread 3 (the resolution): penalties (9 - 3) / 3 + (9 - 5) / 3 = 3.3 against 1.5 (9 - 3) / 3 = 3
+    rules = [rule("one"), rule("one", threshold=5.0), rule("two", 1.5)]
+    same_jitter = [{**item, "id": "any"} for item in rules]
+    comment = ask("score", metrics, same_jitter)["E"]["comment"]
+    assert comment.startswith("E is off: one 9, median of the group 3 ")
 
 
 def test_a_rule_about_a_metric_without_values_is_not_applied():

@@ -11,6 +11,7 @@ from hmr.render.overlay import (
     panel,
     rotate_to_side,
     score_color,
+    score_legend,
     side_view,
     zoom,
 )
@@ -124,3 +125,11 @@ def test_a_failed_score_is_grey_and_good_ones_are_greener():
     (bad_red, bad_green, _), (good_red, good_green, _) = score_color(0.0), score_color(100.0)
     assert bad_red > bad_green
     assert good_green > good_red
+
+
+def test_the_legend_has_the_colours_of_all_scores():
+    legend = score_legend(500)
+    assert legend.shape[1] == 500
+    shown = {tuple(pixel) for pixel in legend.reshape(-1, 3).tolist()}
+    for score in (0.0, 100.0, None):
+        assert tuple(round(255 * channel) for channel in score_color(score)) in shown
