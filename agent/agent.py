@@ -22,6 +22,7 @@ from agent.types import (
     Evidence,
     GroupCritique,
     Missing,
+    QuestionCounts,
     QuestionFailure,
     Revision,
     unavailable_reason,
@@ -125,6 +126,7 @@ def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCri
         reasons=tuple(state["reasons"][j] for j in indices if j in state["reasons"]),
         failures=tuple(QuestionFailure(**item) for item in state["failures"]),
         trace_id=state["trace_id"],
+        questions=QuestionCounts.from_json(state["questions"]),
     )
 
 

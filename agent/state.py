@@ -13,7 +13,7 @@ from typing import Annotated, Any
 # before Python 3.12 pydantic, and with it LangGraph, does not support typing.TypedDict
 from typing_extensions import TypedDict
 
-__all__ = ["CritiqueState", "merge"]
+__all__ = ["CritiqueState", "add_counts", "merge"]
 
 Json = dict[str, Any]
 
@@ -21,6 +21,11 @@ Json = dict[str, Any]
 def merge(old: Json, new: Json) -> Json:
     """The reducer of what is keyed by hypothesis: a new entry replaces the old one."""
     return {**old, **new}
+
+
+def add_counts(old: dict[str, int], new: dict[str, int]) -> dict[str, int]:
+    """The reducer of counts: sums by name."""
+    return {name: old.get(name, 0) + new.get(name, 0) for name in {**old, **new}}
 
 
 class CritiqueState(TypedDict):
@@ -47,3 +52,4 @@ class CritiqueState(TypedDict):
     revisions: list[Json]  # agent.types.Revision; their number bounds the loop
     replies: list[Json]  # of the last node that asked the backend
     failures: Annotated[list[Json], operator.add]  # agent.types.QuestionFailure, of all nodes
+    questions: Annotated[dict[str, int], add_counts]  # agent.types.QuestionCounts, of all nodes

@@ -5,6 +5,7 @@ Nothing here can hold ground truth: a `Case` is made from a `Sample`, a group of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -24,9 +25,11 @@ __all__ = [
     "GroupCritique",
     "Missing",
     "Need",
+    "QuestionCounts",
     "QuestionFailure",
     "RetrievedPrototype",
     "Revision",
+    "lost_questions",
     "require_scores",
     "unavailable_reason",
 ]
@@ -103,6 +106,36 @@ class QuestionFailure:
 
     kind: FailureKind
     reason: str
+    task: str = ""  # of the question: "tag", "score", "reflect", "revise" or "mine"
+
+
+@dataclass(frozen=True)
+class QuestionCounts:
+    """How many questions to the backend were asked and answered, and how many of the answers needed a repair.
+
+    A question that is lost changes scores: a missing label order or revision is left out, and missing tags retrieve
+    other rules.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    repaired: int = 0
+
+    @property
+    def lost(self) -> int:
+        return self.asked - self.answered
+
+    def __add__(self, other: QuestionCounts) -> QuestionCounts:
+        return QuestionCounts(
+            self.asked + other.asked, self.answered + other.answered, self.repaired + other.repaired
+        )
+
+    def to_json(self) -> Json:
+        return {**vars(self), "lost": self.lost}
+
+    @staticmethod
+    def from_json(item: Mapping[str, Any]) -> QuestionCounts:
+        return QuestionCounts(item["asked"], item["answered"], item["repaired"])
 
 
 class BackendUnavailable(ScoresMissing):
@@ -112,6 +145,18 @@ class BackendUnavailable(ScoresMissing):
 def unavailable_reason(failures: Sequence[QuestionFailure]) -> str:
     """The reason of the last failure of kind "unavailable"; empty if there is none."""
     return next((failure.reason for failure in reversed(failures) if failure.kind == "unavailable"), "")
+
+
+def lost_questions(counts: QuestionCounts, failures: Sequence[QuestionFailure]) -> str:
+    """A sentence about the questions that got no answer; empty if all did."""
+    if not counts.lost:
+        return ""
+    repaired = f" ({counts.repaired} after a repair)" if counts.repaired else ""
+    found = Counter((failure.task, failure.reason) for failure in failures)
+    lost = "; ".join(
+        f"{task}{f' x {count}' if count > 1 else ''}: {reason}" for (task, reason), count in found.items()
+    )
+    return f"{counts.answered} of {counts.asked} questions were answered{repaired}; lost {lost}"
 
 
 @runtime_checkable
@@ -158,6 +203,7 @@ class GroupCritique:
     reasons: tuple[str, ...] = ()  # why a score is None, one per hypothesis without a score
     failures: tuple[QuestionFailure, ...] = ()  # of all questions, in the order in which they were asked
     trace_id: str = ""
+    questions: QuestionCounts = QuestionCounts()
 
 
 def require_scores(critiques: Sequence[GroupCritique]) -> None:

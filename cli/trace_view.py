@@ -15,6 +15,9 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from agent.prompts.prompt_format import format_quantity
+from agent.types import QuestionCounts
+
 __all__ = ["read_case", "show_case"]
 
 Outputs = Mapping[str, Any]
@@ -90,9 +93,13 @@ def _extremes(evidence: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     for item in evidence:
         known = [(value, index) for index, value in enumerate(item["values"]) if value is not None]
         (low, best), (high, worst) = min(known), max(known)
-        best_worst = (f"h{best}: {low:.3g} {item['unit']}", f"h{worst}: {high:.3g} {item['unit']}")
+        best_worst = (_named(best, low, item["unit"]), _named(worst, high, item["unit"]))
         rows.append((item["metric"], *best_worst, item["sentences"][worst]))
     return rows
+
+
+def _named(index: int, value: float, unit: str) -> str:
+    return f"h{index}: {format_quantity(value, unit)}"
 
 
 def _rules(title: str, outputs: Outputs) -> Table:
@@ -107,7 +114,8 @@ def _rules(title: str, outputs: Outputs) -> Table:
         for rule in outputs["rules"]
     ]
     columns = ("rule", "R = cosine + tags", "successes/uses", "U = rate + bonus", "Psi")
-    return _table(f"{title}, tags: {', '.join(outputs['tags']) or 'none'}", columns, rows)
+    tags = _lost(outputs) or ", ".join(outputs["tags"]) or "none"
+    return _table(f"{title}, tags: {tags}", columns, rows)
 
 
 def _prototypes(title: str, outputs: Outputs) -> Table:
@@ -136,10 +144,24 @@ def _scores(title: str, outputs: Outputs) -> Table:
 def _reflection(title: str, outputs: Outputs) -> Table:
     uncertain = [(f"h{index}", str(reason)) for index, reason in outputs["doubts"].items()]
     evidence = outputs.get("score_evidence", outputs.get("second_look", []))  # "second_look" in older traces
-    measured = [(f"measured again: {item['metric']}", item["sentences"][0]) for item in evidence]
-    return _table(
-        title, ("uncertain", "reason"), [*uncertain, *measured] or [("none", "no score is revised")]
-    )
+    measured = [
+        (f"measured again: {metric}", f"best {best}, worst {worst}: {sentence}")
+        for metric, best, worst, sentence in _extremes(evidence)
+    ]
+    return _table(title, ("uncertain", "reason"), [*(uncertain or [_no_doubt(outputs)]), *measured])
+
+
+def _no_doubt(outputs: Outputs) -> tuple[str, str]:
+    """Why no score is revised: the question was not asked, got no answer, or found nothing."""
+    if outputs.get("questions", {}).get("asked") == 0:  # older traces do not say
+        return ("not asked", "some hypotheses have no score")
+    if lost := _lost(outputs):
+        return ("unknown", lost)
+    return ("none", "no score is revised")
+
+
+def _lost(outputs: Outputs) -> str:
+    return "; ".join(f"not answered ({failure['reason']})" for failure in outputs.get("failures", []))
 
 
 def _revision(title: str, outputs: Outputs) -> Table:
@@ -167,17 +189,21 @@ def _calls(calls: Sequence[Outputs]) -> Table:
             f"{call['ms']:,.0f}" if "ms" in call else "-",
             _tokens(*call.get("tokens", (0, 0))),
             str(call.get("retries", "-")),
-            "malformed reply" if any(repairs[place + 1 : place + 2]) else _result(call),
+            _result(call, repairs[place]),
         )
         for place, call in enumerate(calls)
     ]
     return _table("", ("request", "backend", "prompt", "ms", "tokens", "retries", "result"), rows)
 
 
-def _result(call: Outputs) -> str:
+def _result(call: Outputs, is_repair: bool) -> str:
+    """How the request ended."""
     if "error" in call:
         return call["error"]
+    if "malformed" in call:
+        return f"{'repaired and still malformed' if is_repair else 'malformed'}: {call['malformed']}"
     result = "cached reply" if call["cached"] else "reply"
+    result = f"{result} after a repair" if is_repair else result
     return f"{result}, {call['warning']}" if "warning" in call else result
 
 
@@ -190,14 +216,21 @@ def _summary(records: Sequence[Outputs]) -> str:
     calls = [call for record in records for call in record["outputs"].get("replies", [])]
     tokens = [sum(call.get("tokens", (0, 0))[side] for call in calls) for side in (0, 1)]
     retries, failed = sum(call.get("retries", 0) for call in calls), sum("error" in call for call in calls)
+    counts = _counts(records)
     parts = [
         f"{sum(record['ms'] for record in records):,.0f} ms",
         f"{len(calls)} request{'s' * (len(calls) != 1)}",
         *([_tokens(tokens[0], tokens[1]).replace(" in", " tokens in")] if any(tokens) else []),
         *([f"{retries} retries"] if retries else []),
         *([f"{failed} failed"] if failed else []),
+        *([f"{counts.answered} of {counts.asked} questions answered"] if counts.lost else []),
     ]
     return "; ".join(parts)
+
+
+def _counts(records: Sequence[Outputs]) -> QuestionCounts:
+    found = (record["outputs"]["questions"] for record in records if "questions" in record["outputs"])
+    return sum(map(QuestionCounts.from_json, found), QuestionCounts())
 
 
 def _other(title: str, outputs: Outputs) -> Table:

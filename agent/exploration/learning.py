@@ -158,7 +158,7 @@ def mine_rules(backend: VLMBackend, seed: int, cases: Sequence[Explored]) -> Min
     worst = min(cases, key=lambda case: 1.0 if case.srcc is None else case.srcc)
     provenance = Provenance(kind="mined", backend=backend.name, case_id=worst.case_id)
     rules = []
-    for mined in answer.value.rules[:2] if answer.value else []:
+    for mined in answer.value.rules if answer.value else []:
         if mined.metric not in discrepancy["metrics"]:
             continue
         predicate = Predicate(mined.metric, mined.comparison, mined.threshold, mined.weight)

@@ -20,7 +20,7 @@ from agent.scoring.ask import ask
 from agent.scoring.ranking import label_names
 from agent.scoring.scoring import score_group
 from agent.state import CritiqueState
-from agent.types import Missing, Revision
+from agent.types import Missing, QuestionCounts, Revision
 from agent.vlm.protocol import DataPart
 from common.redaction import reason_of
 
@@ -40,6 +40,7 @@ def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, 
         "rank_std": _by_index(result.rank_std),
         "replies": list(result.replies),
         "failures": [asdict(item) for item in result.failures],
+        "questions": result.questions.to_json(),
     }
 
 
@@ -48,7 +49,7 @@ def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
     resources, settings = runtime.context.resources, runtime.context.settings
     labels = _scored_labels(state)
     if len(labels) < len(resources.hypotheses) or len(labels) < 2:
-        return {"doubts": {}, "score_evidence": [], "replies": []}
+        return {"doubts": {}, "score_evidence": [], "replies": [], "questions": QuestionCounts().to_json()}
     scores = torch.tensor([state["scores"][str(j)] for j in labels.values()])
     score_evidence = [score_weighted_consensus(resources.case, scores).to_json()]
     shown = _shown(list(labels), runtime.context, all_or_none=True)
@@ -134,7 +135,7 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
         hypotheses=tuple(map(int, before)),
         before=tuple(before.values()),
         after=tuple(after.values()),
-        reason=answer.reason or "; ".join(sorted(set(doubts.values())))[:600],
+        reason=answer.reason or _reasons_by_hypothesis(doubts)[:600],
         looked_at=(
             *(item["metric"] for item in (*state["score_evidence"], *state["extra_evidence"])),
             *(close_up.looked_at for close_up in close_ups.values()),
@@ -147,6 +148,14 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
         "revisions": [*state["revisions"], asdict(revision)],
         **answer.to_update(),
     }
+
+
+def _reasons_by_hypothesis(doubts: dict[str, str]) -> str:
+    """Each reason once, after the hypotheses that it is about."""
+    names: dict[str, list[str]] = {}
+    for index, reason in sorted(doubts.items(), key=lambda item: int(item[0])):
+        names.setdefault(reason, []).append(f"h{index}")
+    return "; ".join(f"{', '.join(about)}: {reason}" for reason, about in names.items())
 
 
 def _brief(state: CritiqueState, context: CritiqueContext) -> Brief:

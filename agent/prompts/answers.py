@@ -1,8 +1,11 @@
 """The answers to the five tasks as pydantic models; a backend receives their JSON schemas.
 
 Scores are an object with one key per hypothesis label, `{"A": {"comment": ..., "score": ...}}`, a form that all
-constrained decoders and providers support. Bounds are checked here and not in the schema, because some providers reject
-`minimum`. A missing or additional label makes the answer malformed.
+constrained decoders and providers support. A missing or additional label makes the answer malformed.
+
+The limits are in the schemas and in the prompts. Some providers reject them in a schema: `agent.vlm.schemas` removes
+them there. So they are also applied here: text that is too long is cut and a list is shortened, as their beginning is
+an answer; a number outside its range makes the answer malformed, as any other number would be invented.
 """
 
 from __future__ import annotations
@@ -11,36 +14,43 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from memory.text_limits import MAX_TAG_CHARS, MAX_TAGS
 
 __all__ = ["Doubt", "MineAnswer", "MinedRule", "TagAnswer", "Verdict", "keyed_by_label"]
 
 COMMENT_CHARS = 400
 RULE_CHARS = 240  # a mined rule becomes part of later prompts; a short one can hardly carry instructions
+METRIC_CHARS = 120
+MAX_RULES = 2
 
 
-def _at_most(limit: int) -> AfterValidator:
-    def check(text: str) -> str:
-        if len(text) > limit:
-            raise ValueError(f"at most {limit} characters, not {len(text)}")
+def _cut(limit: int) -> BeforeValidator:
+    """Cuts a text to `limit` characters, visibly."""
+
+    def cut(text: object) -> object:
+        if isinstance(text, str) and len(text) > limit:
+            return f"{text[: limit - 1].rstrip()}…"
         return text
 
-    return AfterValidator(check)
+    return BeforeValidator(cut)
 
 
-def _within(low: float, high: float) -> AfterValidator:
-    def check(value: float) -> float:
-        if not low <= value <= high:
-            raise ValueError(f"must lie between {low:g} and {high:g}, not {value:g}")
-        return value
-
-    return AfterValidator(check)
+def _first(limit: int) -> BeforeValidator:
+    """Keeps the first `limit` items of a list."""
+    return BeforeValidator(lambda items: items[:limit] if isinstance(items, list) else items)
 
 
 def _no_links(text: str) -> str:
     if "://" in text or "www." in text:
         raise ValueError("a rule must not contain links")
     return text
+
+
+Comment = Annotated[str, _cut(COMMENT_CHARS), Field(max_length=COMMENT_CHARS)]
+Tag = Annotated[str, _cut(MAX_TAG_CHARS), Field(max_length=MAX_TAG_CHARS)]
+Tags = Annotated[list[Tag], _first(MAX_TAGS), Field(max_length=MAX_TAGS)]
 
 
 class _Answer(BaseModel):
@@ -50,38 +60,38 @@ class _Answer(BaseModel):
 class TagAnswer(_Answer):
     """Task "tag": properties of the image, such as "occluded:legs" or "pose:sitting"."""
 
-    tags: list[Annotated[str, _at_most(60)]]
+    tags: Tags
 
 
 class Verdict(_Answer):
     """Tasks "score" and "revise": the score of one hypothesis and a sentence that explains it."""
 
-    comment: Annotated[str, _at_most(COMMENT_CHARS)]
-    score: Annotated[float, _within(0.0, 100.0)]
+    comment: Comment
+    score: Annotated[float, Field(ge=0, le=100)]
 
 
 class Doubt(_Answer):
     """Task "reflect": whether the score of one hypothesis is uncertain."""
 
     doubt: bool
-    reason: Annotated[str, _at_most(COMMENT_CHARS)]
+    reason: Comment
 
 
 class MinedRule(_Answer):
     """A rule with a predicate: `metric comparison threshold` counts against a hypothesis, by `weight`."""
 
-    text: Annotated[str, _at_most(RULE_CHARS), AfterValidator(_no_links)]
-    tags: list[Annotated[str, _at_most(60)]]
-    metric: str
+    text: Annotated[str, _cut(RULE_CHARS), Field(max_length=RULE_CHARS), AfterValidator(_no_links)]
+    tags: Tags
+    metric: Annotated[str, _cut(METRIC_CHARS), Field(max_length=METRIC_CHARS)]
     comparison: Literal[">", "<"]
     threshold: float
-    weight: Annotated[float, _within(0.0, 10.0)]
+    weight: Annotated[float, Field(ge=0, le=10)]
 
 
 class MineAnswer(_Answer):
     """Task "mine": at most two rules; none if no metric separates the two lists."""
 
-    rules: Annotated[list[MinedRule], Field(description="at most two")]
+    rules: Annotated[list[MinedRule], _first(MAX_RULES), Field(max_length=MAX_RULES)]
 
 
 @lru_cache(maxsize=256)

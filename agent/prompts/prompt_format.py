@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-__all__ = ["format_metrics", "format_numbers", "format_prototypes", "format_rules"]
+__all__ = ["format_metrics", "format_numbers", "format_prototypes", "format_quantity", "format_rules"]
 
 Json = Mapping[str, Any]
 
@@ -62,6 +62,11 @@ def format_prototypes(prototypes: Sequence[Json]) -> str:
 
 def format_numbers(by_label: Mapping[str, float | int | None]) -> str:
     return ", ".join(f"{label} {_number(value)}" for label, value in by_label.items())
+
+
+def format_quantity(value: float, unit: str) -> str:
+    """Three significant digits and the unit; a share ("1") has none."""
+    return _number(value) if unit == "1" else f"{_number(value)} {unit}"
 
 
 def _header(name: str, unit: str) -> str:

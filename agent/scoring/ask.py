@@ -1,5 +1,9 @@
 """Ask a backend one question: validate the reply, repair it once, and otherwise return the failure and its reason.
 
+Every request leaves a record for the trace that says how it ended: `error` if there was no reply, `malformed` if the
+reply did not fit, neither if it did. Thinking is kept there and never parsed. A reply that was cut off counts if its
+answer ended before; otherwise the reason names the limit. A refusal is not repaired.
+
 A model that is not constrained to the schema surrounds its answer with text: JSON is searched for in prose and code
 fences. If several objects fit the schema, the last one counts, because a model that reasons first ends with its answer.
 An object with a repeated key is never accepted.
@@ -17,7 +21,8 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.prompts import load_prompt
-from agent.types import QuestionFailure
+from agent.types import QuestionCounts, QuestionFailure
+from agent.vlm.messages import Finish
 from agent.vlm.protocol import (
     KeepsAnswers,
     MalformedReply,
@@ -52,38 +57,83 @@ class Answer(Generic[M]):
         """Why there is no answer; empty if there is one."""
         return self.failure.reason if self.failure else ""
 
+    @property
+    def counts(self) -> QuestionCounts:
+        answered = int(self.value is not None)
+        return QuestionCounts(asked=1, answered=answered, repaired=answered * (len(self.replies) - 1))
+
     def to_update(self) -> Json:
         """What a node of the graph writes to the state."""
         failures = [dict(vars(self.failure))] if self.failure else []
-        return {"replies": list(self.replies), "failures": failures}
+        return {"replies": list(self.replies), "failures": failures, "questions": self.counts.to_json()}
+
+
+@dataclass(frozen=True)
+class _Attempt(Generic[M]):
+    """One request: its record, and a value, a failure, or what is wrong with the reply."""
+
+    record: Json
+    reply: Reply
+    value: M | None = None
+    failure: QuestionFailure | None = None
+    malformed: str = ""
 
 
 def ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], seed: int) -> Answer[M]:
     """Ask one question, and once more with the error quoted if the reply is malformed. An exception of the backend
     becomes a failure."""
     schema = {**_schema(model), "title": task}
-    replies: list[Json] = []
-    attempt = list(parts)
-    reason = ""
+    records: list[Json] = []
+    question, reason = list(parts), ""
     for _ in range(2):
-        text = ""
-        record = _question_record(backend, task, seed, attempt)
-        try:
-            reply = _generate(backend, attempt, schema, seed)
-            if isinstance(reply, QuestionFailure):
-                return Answer(None, (*replies, {**record, "error": reply.reason}), reply)
-            text = reply.text
-            replies.append({**record, **_reply_record(reply)})
-            value = parse(text, model)
-        except MalformedReply as error:
-            reason = redact(str(error))
-            attempt = [*parts, TextPart(_repair_request(text, reason))]
-            continue
-        if warning := _keep(backend, parts, schema, seed, reply):
-            replies[-1]["warning"] = warning
-        return Answer(value, tuple(replies))
-    failure = QuestionFailure("malformed", f"malformed after one repair: {reason}"[:300])
-    return Answer(None, tuple(replies), failure)
+        attempt = _attempt(backend, task, question, schema, model, seed)
+        records.append(attempt.record)
+        if attempt.value is not None and (warning := _keep(backend, parts, schema, seed, attempt.reply)):
+            attempt.record["warning"] = warning
+        if attempt.value is not None or attempt.failure:
+            return Answer(attempt.value, tuple(records), attempt.failure)
+        reason = attempt.malformed
+        question = [*parts, TextPart(_repair_request(attempt.reply.text, reason))]
+    failure = QuestionFailure("malformed", f"malformed after one repair: {reason}"[:300], task)
+    return Answer(None, tuple(records), failure)
+
+
+def _attempt(
+    backend: VLMBackend, task: Task, parts: Sequence[Part], schema: Json, model: type[M], seed: int
+) -> _Attempt[M]:
+    record, reply = _question_record(backend, task, seed, parts), Reply("")
+    try:
+        answer = _generate(backend, parts, schema, seed)
+        if isinstance(answer, QuestionFailure):
+            return _Attempt({**record, "error": answer.reason}, reply, failure=answer)
+        reply = answer
+        record |= _reply_record(reply)
+        return _Attempt(record, reply, parse(reply.text, model))
+    except MalformedReply as error:
+        reason = redact(_why_malformed(reply, backend.capabilities.length_setting) or str(error))
+    if reply.finish in _WITHHELD:
+        failure = QuestionFailure(
+            "unanswerable", redact(f"{_WITHHELD[reply.finish]}: {reply.text}".rstrip(": ")), task
+        )
+        return _Attempt({**record, "error": failure.reason}, reply, failure=failure)
+    return _Attempt({**record, "malformed": reason}, reply, malformed=reason)
+
+
+_WITHHELD: dict[Finish, str] = {
+    "refusal": "the model refused to answer",
+    "content_filter": "the content filter of the server stopped the answer",
+}
+
+
+def _why_malformed(reply: Reply, length_setting: str) -> str:
+    """What the way in which a reply ended says about it; empty if its text has to say it."""
+    if reply.finish == "length":
+        limit = f"{reply.tokens_out:,} tokens" if reply.tokens_out else "the limit of tokens"
+        while_thinking = ", all of them thinking" if reply.thinking and not reply.text.strip() else ""
+        return f"cut off at {limit}{while_thinking}; raise {length_setting}"
+    if reply.thinking and not reply.text.strip():
+        return "the reply is thinking without an answer"
+    return ""
 
 
 @lru_cache(maxsize=256)
@@ -101,7 +151,7 @@ def _generate(backend: VLMBackend, parts: Sequence[Part], schema: Json, seed: in
         raise
     except Exception as error:  # noqa: BLE001
         kind = "unanswerable" if isinstance(error, Unanswerable) else "unavailable"
-        return QuestionFailure(kind, redact(f"{backend.name} failed: {reason_of(error)}"))
+        return QuestionFailure(kind, redact(f"{backend.name} failed: {reason_of(error)}"), schema["title"])
 
 
 def _keep(backend: VLMBackend, parts: Sequence[Part], schema: Json, seed: int, reply: Reply) -> str:
@@ -182,4 +232,6 @@ def _reply_record(reply: Reply) -> Json:
         "tokens": [reply.tokens_in, reply.tokens_out],
         "retries": reply.retries,
         "cached": reply.cached,
+        **({"thinking": reply.thinking} if reply.thinking else {}),
+        **({"finish": reply.finish} if reply.finish else {}),
     }

@@ -20,7 +20,7 @@ from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
 from agent.scoring.ask import Answer, ask
 from agent.scoring.ranking import combine, label_names, label_orders, merge_chunks, split_order
-from agent.types import QuestionFailure
+from agent.types import QuestionCounts, QuestionFailure
 from agent.vlm.protocol import VLMBackend
 from common.stopping import stoppable
 
@@ -38,6 +38,7 @@ class GroupScores:
     rank_std: tuple[float, ...]
     replies: tuple[Json, ...]
     failures: tuple[QuestionFailure, ...]
+    questions: QuestionCounts
 
     @property
     def reason(self) -> str:
@@ -59,7 +60,7 @@ def score_group(backend: VLMBackend, brief: Brief, count: int, settings: Critiqu
     limit = _max_hypotheses(backend, brief, count)
     if limit < 2:
         reason = f"{backend.name} takes {backend.capabilities.max_images} images, too few to compare two hypotheses"
-        return _unscored(count, (), (QuestionFailure("unanswerable", reason),))
+        return _unscored(count, (), (QuestionFailure("unanswerable", reason, "score"),), QuestionCounts())
     orders = label_orders(count, settings.permutations, settings.seed)
     seeds = range(settings.seed, settings.seed + len(orders))
     plans = [_Plan(*split_order(o, limit, s), s) for o, s in zip(orders, seeds, strict=True)]
@@ -67,20 +68,28 @@ def score_group(backend: VLMBackend, brief: Brief, count: int, settings: Critiqu
     flat = [answer for order in answers for answer in order]
     replies = tuple(reply for answer in flat for reply in answer.replies)
     failures = tuple(answer.failure for answer in flat if answer.failure)
+    questions = sum((answer.counts for answer in flat), QuestionCounts())
     answered = [
         (plan, order)
         for plan, order in zip(plans, answers, strict=True)
         if all(answer.value is not None for answer in order)
     ]
     if not answered:
-        return _unscored(count, replies, failures)
+        return _unscored(count, replies, failures, questions)
     score, rank_std = combine([_scores(plan, order) for plan, order in answered])
     comments = _comments(*answered[0], count)
-    return GroupScores(tuple(score.tolist()), comments, tuple(rank_std.tolist()), replies, failures)
+    return GroupScores(
+        tuple(score.tolist()), comments, tuple(rank_std.tolist()), replies, failures, questions
+    )
 
 
-def _unscored(count: int, replies: tuple[Json, ...], failures: tuple[QuestionFailure, ...]) -> GroupScores:
-    return GroupScores((None,) * count, ("",) * count, (0.0,) * count, replies, failures)
+def _unscored(
+    count: int,
+    replies: tuple[Json, ...],
+    failures: tuple[QuestionFailure, ...],
+    questions: QuestionCounts,
+) -> GroupScores:
+    return GroupScores((None,) * count, ("",) * count, (0.0,) * count, replies, failures, questions)
 
 
 def _max_hypotheses(backend: VLMBackend, brief: Brief, count: int) -> int:

@@ -70,7 +70,7 @@ def _node_span(record: Mapping[str, Any]) -> Span:
 
 def _call_span(call: Mapping[str, Any]) -> Span:
     inputs = ("backend", "prompt", "seed", "parts")
-    outputs = ("text", "tokens", "retries", "cached")
+    outputs = ("text", "thinking", "finish", "tokens", "retries", "cached", "warning")
     return Span(
         kind="call",
         name=call["task"],
@@ -78,5 +78,5 @@ def _call_span(call: Mapping[str, Any]) -> Span:
         ended_s=call["started"] + call.get("ms", 0.0) / 1e3,
         inputs={key: call[key] for key in inputs},
         outputs={key: call[key] for key in outputs if key in call},
-        error=call.get("error", ""),
+        error=call.get("error", call.get("malformed", "")),
     )

@@ -29,6 +29,7 @@ from functools import cache
 
 import httpx
 
+from agent.vlm.messages import error_message
 from agent.vlm.protocol import Unanswerable
 from common.redaction import without_pictures
 from common.stopping import Stopped, on_stop
@@ -137,7 +138,8 @@ class JsonClient:
         async with self._client.stream("POST", self._url, content=body) as response:
             status = response.status_code
             if status != 200:
-                excerpt = self.clean(await _read_start(response))[:EXCERPT_CHARS]
+                start = await _read_start(response)
+                excerpt = self.clean(error_message(start) or start)[:EXCERPT_CHARS]
                 reason = f"HTTP {status}: {excerpt}"
                 if status == 429 or status >= 500:
                     raise _Retryable(reason, retry_after_s(response.headers.get("Retry-After")))

@@ -2,7 +2,8 @@
 
 `langchain` and the provider's package (`langchain-anthropic`, `langchain-google-genai`, ...) are extras. The provider's
 package reads the key from the environment variable that its documentation names. The schema is passed to
-`with_structured_output`, which providers implement as a forced tool call or as a JSON mode.
+`with_structured_output`, which providers implement as a forced tool call or as a JSON mode. Its limits on numbers,
+texts and lists are left out, because some providers refuse them; the prompts state them.
 
 Pictures are decoded and encoded again as JPEG without metadata. Seeds are not sent, because most providers accept none:
 the same question may get another answer later, and only the reply cache makes a run repeatable. A provider may change
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -25,8 +27,10 @@ from langchain_core.messages import HumanMessage
 
 from agent.tracing.exporters import langchain_tracing_disabled
 from agent.vlm.hosts import addresses_in, destination
+from agent.vlm.messages import Finish, finish_of, read_message
 from agent.vlm.openai import data_url
-from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply
+from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, Unanswerable
+from agent.vlm.schemas import without_bounds
 from agent.vlm.settings import read_settings, require_positive
 from common.fingerprint import json_digest
 from common.redaction import first_line
@@ -83,14 +87,21 @@ class LangChainBackend:
         package raises."""
         start = time.perf_counter()
         content: list[Any] = [piece for part in parts for piece in self._pieces(part)]
-        structured = self.chat.with_structured_output(dict(schema), include_raw=True)
-        with langchain_tracing_disabled():
+        structured = self.chat.with_structured_output(without_bounds(schema), include_raw=True)
+        with langchain_tracing_disabled(), _named_endings():
             answer: Any = structured.invoke([HumanMessage(content)])
         raw, parsed = answer["raw"], answer["parsed"]
-        text = raw.text if parsed is None else json.dumps(parsed, ensure_ascii=False)
+        message = read_message({**raw.additional_kwargs, "content": raw.content})
+        text = message.text if parsed is None else json.dumps(parsed, ensure_ascii=False)
         usage = raw.usage_metadata or {"input_tokens": 0, "output_tokens": 0}
-        ms = (time.perf_counter() - start) * 1e3
-        return Reply(str(text), ms, usage["input_tokens"], usage["output_tokens"])
+        return Reply(
+            message.refusal or text,
+            (time.perf_counter() - start) * 1e3,
+            usage["input_tokens"],
+            usage["output_tokens"],
+            thinking=message.thinking,
+            finish="refusal" if message.refusal else _finish(raw.response_metadata),
+        )
 
     def _pieces(self, part: Part) -> list[Json]:
         if not isinstance(part, ImagePart):
@@ -98,6 +109,26 @@ class LangChainBackend:
         kind, _, base64 = data_url(part, self.settings.image_side_px).partition(";base64,")
         picture = {"type": "image", "base64": base64, "mime_type": kind.removeprefix("data:")}
         return [{"type": "text", "text": f"{part.caption}:"}, picture] if part.caption else [picture]
+
+
+def _finish(metadata: Mapping[str, Any]) -> Finish:
+    """Providers give the reason under different names."""
+    reasons = (finish_of(metadata.get(key)) for key in ("finish_reason", "stop_reason", "done_reason"))
+    return next((reason for reason in reasons if reason), "")
+
+
+@contextmanager
+def _named_endings() -> Iterator[None]:
+    """Packages on OpenAI's client raise an answer's ending as an exception; its type is known by name only."""
+    try:
+        yield
+    except Exception as error:
+        match type(error).__name__:
+            case "LengthFinishReasonError":
+                raise MalformedReply("cut off at the limit of tokens; raise max_tokens") from error
+            case "ContentFilterFinishReasonError" | "OpenAIRefusalError":
+                raise Unanswerable(first_line(error)) from error
+        raise
 
 
 def from_argument(argument: str, **settings: object) -> LangChainBackend:

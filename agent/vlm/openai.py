@@ -6,7 +6,8 @@ The key is read from OPENAI_API_KEY only. It is sent to the given server, as Ope
 it is removed from every answer and error message of the server.
 
 Pictures are decoded and encoded again as JPEG without EXIF or other metadata, with sides of at most `image_side_px`.
-The schema is sent as `response_format: json_schema`, and again as text for servers that ignore that field.
+The schema is sent as `response_format: json_schema`, and again as text for servers that ignore that field; without its
+limits on numbers, texts and lists to a server that refuses them.
 
 Left out: the Responses API, tools, streaming, several choices, and the `detail` of a picture, which only OpenAI reads.
 """
@@ -16,9 +17,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,8 +28,10 @@ from urllib.parse import urlsplit
 from PIL import Image, ImageOps
 
 from agent.vlm.hosts import destination, is_this_machine
-from agent.vlm.http import JsonClient, RequestLimits, ServerError
+from agent.vlm.http import QUESTION_AT_FAULT, JsonClient, RequestLimits, ServerError
+from agent.vlm.messages import error_message, finish_of, read_message
 from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, TextPart, Unanswerable
+from agent.vlm.schemas import refuses_bounds, without_bounds
 from agent.vlm.settings import read_settings, require_positive
 from agent.vlm.wrappers.budget import Budget
 from common.fingerprint import json_digest
@@ -35,7 +39,7 @@ from common.fingerprint import json_digest
 __all__ = ["OpenAIBackend", "OpenAISettings", "data_url", "from_argument"]
 
 DEFAULT_URL = "https://api.openai.com/v1"
-REQUEST_VERSION = "1"  # increase when the request for the same question changes
+REQUEST_VERSION = "2"  # increase when the request for the same question changes
 JPEG_QUALITY = 92
 Json = dict[str, Any]
 
@@ -70,19 +74,51 @@ class OpenAIBackend:
         )
         self.budget = Budget()
         self._model, self._settings = model, settings
+        self._sends_bounds = True
         self._client = JsonClient(
             f"{url}/chat/completions", key, settings, lambda: self.budget.spend(), local
         )
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        """Raises MalformedReply if the answer has no text, Unanswerable if the model refuses, and ServerError,
-        TimeoutError or BudgetSpent if there is no answer."""
+        """A refusal is a reply with its text. Raises MalformedReply if the answer is no completion, Unanswerable if
+        the server cannot process the question, and ServerError, TimeoutError or BudgetSpent if there is no answer."""
         start = time.perf_counter()
-        body = self._client.post(json.dumps(self._request(parts, schema, seed)).encode())
+        answer, retries = self._ask(parts, schema, seed)
+        choice = answer["choices"][0]
+        message = read_message(choice["message"])
+        return Reply(
+            self._client.clean(message.refusal or message.text),
+            (time.perf_counter() - start) * 1e3,
+            *_tokens(answer),
+            retries=retries,
+            thinking=self._client.clean(message.thinking),
+            finish="refusal" if message.refusal else finish_of(choice.get("finish_reason")),
+        )
+
+    def _ask(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> tuple[Json, int]:
+        """The answer, and the number of requests before it. A server that refuses a schema with bounds is asked again
+        without them; if that works, so are all later questions."""
+        request, has_bounds = self._request(parts, schema, seed), self._sends_bounds
+        if not has_bounds:
+            return self._send(_without_bounds(request))
+        try:
+            return self._send(request)
+        except Unanswerable as error:
+            if not refuses_bounds(str(error)):
+                raise
+            answer, retries = self._send(_without_bounds(request))
+        if self._sends_bounds:
+            logging.getLogger(__name__).warning(
+                "%s refuses limits in the schema; it is asked without them", self.name
+            )
+        self._sends_bounds = False
+        return answer, retries + 1
+
+    def _send(self, request: Json) -> tuple[Json, int]:
+        body = self._client.post(json.dumps(request).encode())
         answer = _parse(body.text)
-        text = self._client.clean(_text(answer))
-        ms = (time.perf_counter() - start) * 1e3
-        return Reply(text, ms, *_tokens(answer), retries=body.retries)
+        _check_choice(answer, self._client.clean)
+        return answer, body.retries
 
     def _request(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Json:
         settings = self._settings
@@ -143,15 +179,31 @@ def _parse(body: str) -> Json:
     return answer
 
 
-def _text(answer: Json) -> str:
+def _without_bounds(request: Json) -> Json:
+    form = request["response_format"]["json_schema"]
+    bare = {**form, "schema": without_bounds(form["schema"])}
+    return {**request, "response_format": {"type": "json_schema", "json_schema": bare}}
+
+
+def _check_choice(answer: Json, clean: Callable[[str], str]) -> None:
+    """Raises unless there is a choice with a message. Some servers send an error with status 200, in place of the
+    answer or within its choice."""
     match answer:
-        case {"choices": [{"message": {"content": str(text)}}, *_]} if text.strip():
-            return text
-        case {"choices": [{"message": {"refusal": str()}}, *_]}:
-            raise Unanswerable("the model refused to answer")
-        case {"error": _}:
-            raise ServerError("the server answered with an error")
-    raise MalformedReply("the server's answer has no choice with a text")
+        case {"choices": [{"error": dict() | str()} as failed, *_]}:
+            raise _error_in_body(failed, clean)
+        case {"choices": [{"message": dict()}, *_]}:
+            return
+        case {"error": dict() | str()} | {"object": "error"} | {"detail": _}:
+            raise _error_in_body(answer, clean)
+    raise MalformedReply("the server's answer has no choice with a message")
+
+
+def _error_in_body(body: Json, clean: Callable[[str], str]) -> Exception:
+    """The error with its message; its code decides whether the question is at fault, as an HTTP status does."""
+    error = body.get("error")
+    code = error.get("code") if isinstance(error, dict) else body.get("code")
+    kind = Unanswerable if str(code) in map(str, QUESTION_AT_FAULT) else ServerError
+    return kind(f"the server answered with an error: {clean(error_message(body)) or 'without a message'}")
 
 
 def _tokens(answer: Json) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from agent.vlm.messages import Finish, finish_of, split_thinking
 from common.fingerprint import digest
 from common.redaction import writable
 
@@ -94,6 +95,9 @@ class Capabilities:
     max_images: int | None = None  # per request; None: no limit
     concurrency: int = 1  # concurrent requests; above 1, `generate` is called from several threads
     sends_to: str = ""  # the host that receives the questions and photographs; empty: this machine
+    length_setting: str = (
+        "max_tokens"  # the setting that limits the length of an answer, named if one is cut off
+    )
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class Reply:
     tokens_out: int = 0
     retries: int = 0  # requests that failed before this answer
     cached: bool = False  # taken from a cache: no request was made
+    thinking: str = ""  # what the model wrote before its answer: kept for the trace, never parsed
+    finish: Finish = ""  # why the answer ended, if not by itself
 
 
 class MalformedReply(ValueError):
@@ -117,8 +123,8 @@ class Unanswerable(ValueError):
 
 
 def checked_reply(reply: object) -> Reply:
-    """A copy of a backend's reply with valid types and text that UTF-8 can encode. Raises MalformedReply if there is
-    none."""
+    """A copy of a backend's reply with valid types, text that UTF-8 can encode, and thinking in tags moved out of the
+    text. Raises MalformedReply if there is none."""
     text = reply.text if isinstance(reply, Reply) else reply
     if not isinstance(reply, Reply) or not isinstance(text, str):
         raise MalformedReply(f"the backend returned {type(text).__name__} instead of a Reply with a text")
@@ -129,7 +135,10 @@ def checked_reply(reply: object) -> Reply:
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise MalformedReply("the Reply's ms, tokens or retries are not numbers") from error
-    return Reply(writable(text), ms, tokens_in, tokens_out, retries, bool(reply.cached))
+    answer, tagged = split_thinking(writable(text))
+    thinking = "\n".join(part for part in (writable(str(reply.thinking or "")), tagged) if part)
+    finish = finish_of(reply.finish)
+    return Reply(answer, ms, tokens_in, tokens_out, retries, bool(reply.cached), thinking, finish)
 
 
 @runtime_checkable

@@ -69,6 +69,8 @@ class Recorder(Wrapper):
             "text": reply.text,
             "ms": round(reply.ms, 3),
             "tokens": [reply.tokens_in, reply.tokens_out],
+            **({"thinking": reply.thinking} if reply.thinking else {}),
+            **({"finish": reply.finish} if reply.finish else {}),
         }
         with self._lock:
             self._write(record)
@@ -99,7 +101,8 @@ class ReplayBackend:
         record = self._replies.get(question_key(self.name, self.revision, parts, schema, seed))
         if record is None:
             raise LookupError(f"no reply on file to this question (task {schema['title']}, seed {seed})")
-        return Reply(record["text"], record["ms"], *record["tokens"])
+        kept = {field: record[field] for field in ("thinking", "finish") if field in record}
+        return Reply(record["text"], record["ms"], *record["tokens"], **kept)
 
 
 def from_argument(argument: str) -> ReplayBackend:

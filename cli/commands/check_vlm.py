@@ -136,11 +136,16 @@ def _save(
 
 
 def _print_report(found: FaultReport, scored: Sequence[PlantedScores]) -> None:
+    from agent.types import QuestionCounts, lost_questions
+
     console().print(_table(found))
     print_message(f"the true body was ranked first in {found.truth_first} of {found.judged} groups")
     if found.judged < found.groups:
         reason = next((item.reason for item in scored if not item.ranking), "")
         print_message(f"{found.groups - found.judged} of {found.groups} groups got no scores: {reason}")
+    failures = [failure for item in scored for failure in item.failures]
+    if lost := lost_questions(sum((item.questions for item in scored), QuestionCounts()), failures):
+        print_message(lost)
 
 
 def _table(found: FaultReport) -> Table:

@@ -188,6 +188,7 @@ def _save(
     focal_is_estimated: bool,
 ) -> list[dict[str, Any]]:
     """Write the files of each person. Returns the entries of the printed result."""
+    from agent.types import lost_questions
     from cli.photos.intrinsics import describe_camera
     from cli.photos.person_files import save_person
     from hmr.render import load_renderer
@@ -204,6 +205,8 @@ def _save(
                 "scores": list(critique.scores),
                 "comments": list(critique.comments),
                 "reasons": list(critique.reasons),
+                "questions": critique.questions.to_json(),
+                "lost": lost_questions(critique.questions, critique.failures),
                 "files": [str(path) for path in paths],
             }
         )
@@ -219,5 +222,9 @@ def _print_answers(answers: list[dict[str, Any]], as_json: bool) -> None:
     for number, answer in enumerate(answers):
         print_message(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
         print_message(f"  {camera_line(answer['camera'])}")
+        reasons = iter(answer["reasons"])
         for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
-            print_message(f"  {index:3d}  {'  -' if score is None else f'{score:5.1f}'}  {comment}")
+            line = f"    -  {next(reasons)}" if score is None else f"{score:5.1f}  {comment}"
+            print_message(f"  {index:3d}  {line}")
+        if answer["lost"]:
+            print_message(f"  {answer['lost']}")

@@ -31,7 +31,7 @@ import torch
 from jaxtyping import UInt8
 
 from agent.pictures.panels import PANEL_PX, draw_views
-from agent.types import Case, GroupCritique
+from agent.types import Case, GroupCritique, QuestionCounts, QuestionFailure, lost_questions
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
 from hmr.render.overlay import montage, panel, score_color
@@ -89,6 +89,8 @@ class PlantedScores:
     scores: dict[str, float | None]
     comments: dict[str, str]
     reason: str
+    questions: QuestionCounts
+    failures: tuple[QuestionFailure, ...]
 
     @staticmethod
     def of(group: PlantedGroup, critique: GroupCritique) -> PlantedScores:
@@ -97,6 +99,8 @@ class PlantedScores:
             dict(zip(group.names, critique.scores, strict=True)),
             dict(zip(group.names, critique.comments, strict=True)),
             "; ".join(dict.fromkeys(critique.reasons)),
+            critique.questions,
+            critique.failures,
         )
 
     @property
@@ -120,7 +124,15 @@ class PlantedScores:
         return score is not None and truth is not None and score < truth
 
     def to_json(self) -> Json:
-        return {**dataclasses.asdict(self), "ranking": [name for name, _ in self.ranking]}
+        return {
+            "sample_id": self.sample_id,
+            "scores": self.scores,
+            "comments": self.comments,
+            "reason": self.reason,
+            "questions": self.questions.to_json(),
+            "lost": lost_questions(self.questions, self.failures),
+            "ranking": [name for name, _ in self.ranking],
+        }
 
 
 def _untied_first(ranking: Sequence[tuple[str, float]]) -> str:

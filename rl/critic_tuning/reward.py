@@ -27,7 +27,7 @@ from typing import Any
 from agent.agreement import group_spearman
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.scoring.ask import parse
-from agent.vlm.protocol import MalformedReply
+from agent.vlm.protocol import MalformedReply, Reply, checked_reply
 
 __all__ = ["MALFORMED", "has_ranking", "spearman_reward", "well_formed"]
 
@@ -70,7 +70,8 @@ def _reward(completion: Completion, labels: Sequence[str], errors_mm: Sequence[f
 def _scores(completion: Completion, labels: Sequence[str]) -> list[float] | None:
     """The scores in the order of the labels; None for a malformed reply."""
     try:
-        verdicts = parse(completion[-1]["content"], keyed_by_label("score", Verdict, labels))
+        reply = checked_reply(Reply(completion[-1]["content"]))
+        verdicts = parse(reply.text, keyed_by_label("score", Verdict, labels))
     except MalformedReply:
         return None
     return [getattr(verdicts, label).score for label in labels]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.types import BackendUnavailable
+from agent.types import BackendUnavailable, lost_questions
 from agent.vlm import EmbeddedCritic, MalformedReply, Unanswerable, load_backend
 from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
@@ -53,6 +53,21 @@ def test_a_critique_has_the_reason_and_does_not_raise():
     )
     assert critique.scores == (None,) * GROUP
     assert critique.reasons[0] == "embedded failed: ConnectionError: gone"
+
+
+@pytest.mark.parametrize("task", ["tag", "reflect", "revise"])
+def test_a_lost_question_beside_the_scores_is_counted_and_named(task):
+    critique = make_agent(Failing(task, MalformedReply("no answer"))).critique(
+        sample(), group(spoiled_group())
+    )
+    assert None not in critique.scores
+    assert critique.questions.lost == 1
+    (failure,) = critique.failures
+    assert (failure.task, failure.kind) == (task, "malformed")
+    asked = critique.questions.asked
+    assert lost_questions(critique.questions, critique.failures) == (
+        f"{asked - 1} of {asked} questions were answered; lost {task}: malformed after one repair: no answer"
+    )
 
 
 def test_answers_before_the_end_of_a_budget_are_cached(tmp_path):

@@ -29,7 +29,7 @@ ALL_TASKS = ["tag", "score", "score", "score", "reflect"]
 
 @pytest.fixture
 def critique(tmp_path, tiny_policy, monkeypatch, capsys):
-    """The command on three given bodies. Returns the exit code, the --json answer and stderr."""
+    """The command on three given bodies. Returns the exit code, the --json answer (with `as_json`) and stderr."""
     pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     tiny_policy.save_pretrained(tmp_path / "policy")
@@ -45,7 +45,7 @@ def critique(tmp_path, tiny_policy, monkeypatch, capsys):
     )
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
-    def run(*words):
+    def run(*words, as_json=True):
         given = (
             "--hypotheses",
             tmp_path / "h.npz",
@@ -54,7 +54,7 @@ def critique(tmp_path, tiny_policy, monkeypatch, capsys):
             "--out",
             tmp_path / "out",
         )
-        asked = (tmp_path / "photo.png", *given, "--json", *words)
+        asked = (tmp_path / "photo.png", *given, *(["--json"] if as_json else []), *words)
         code, out, err = call(monkeypatch, capsys, "critique", *asked)
         return code, json.loads(out) if out else None, err
 
@@ -118,6 +118,35 @@ def test_a_failing_server_gives_null_scores_with_a_reason(act, critique):
     assert len(person["reasons"]) == COUNT
     assert all(person["reasons"])
     assert "revise" not in server.tasks
+
+
+def one_order(act):
+    """Applies `act` to the scoring question of one label order; the others get valid answers."""
+    return lambda handler, question: (
+        act if task_of(question) == "score" and question["seed"] == 1 else good
+    )(handler, question)
+
+
+def test_a_missing_score_and_a_lost_question_are_explained_without_json(critique):
+    cut_off = body(completion('{"A": ', "length"))
+    with chat_server(only_scores(cut_off)) as server:
+        _, _, err = critique(*at(server), as_json=False)
+    reason = "malformed after one repair: cut off at 7 tokens; raise max_tokens"
+    lines = err.splitlines()
+    assert [line.split(maxsplit=2)[2] for line in lines[-1 - COUNT : -1]] == [reason] * COUNT
+    assert lines[-1] == f"  1 of 4 questions were answered; lost score x 3: {reason}"
+
+
+def test_one_lost_label_order_is_counted_and_printed(critique, tmp_path):
+    with chat_server(one_order(body(completion("well")))) as server:
+        _, answer, _ = critique(*at(server))
+    (person,) = answer["people"]
+    assert None not in person["scores"]
+    assert person["questions"] == {"asked": 5, "answered": 4, "repaired": 0, "lost": 1}
+    assert person["lost"].startswith("4 of 5 questions were answered; lost score: malformed after one repair")
+    records = [json.loads(line) for line in (tmp_path / "out" / "trace.jsonl").read_text().splitlines()]
+    (score,) = [record["outputs"] for record in records if record["node"] == "score"]
+    assert [("malformed" in reply) for reply in score["replies"]].count(True) == 2
 
 
 ANSWERS = {

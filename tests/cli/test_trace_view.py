@@ -10,13 +10,18 @@ from cli.trace_view import read_case, show_case
 
 ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
 CALLS = [
-    {**ASKED, "parts": ["p"], "text": "{", "ms": 812.4, "tokens": [1530, 211], "retries": 2, "cached": False},
+    {
+        **ASKED, "parts": ["p"], "text": "{", "ms": 812.4, "tokens": [1530, 211], "retries": 2, "cached": False,
+        "malformed": "cut off at 211 tokens",
+    },
     {
         **ASKED, "parts": ["p", "repair"], "text": "{}", "ms": 40.0, "tokens": [9, 1], "retries": 0, "cached": False,
         "warning": "not kept",
     },
     {**ASKED, "parts": ["q"], "text": "{}", "ms": 0.1, "tokens": [0, 0], "retries": 0, "cached": True},
     {**ASKED, "parts": ["r"], "error": "openai:m failed: [b]429[/b]"},
+    {**ASKED, "parts": ["s"], "malformed": "no choice"},
+    {**ASKED, "parts": ["s", "repair"], "malformed": "no choice"},
 ]  # fmt: skip
 RECORDS = [
     {
@@ -36,6 +41,7 @@ RECORDS = [
             "comments": {"0": "the [b]arm[/b] is bent", "2": "fits"},
             "reasons": {"1": "no label B in the reply"},
             "replies": CALLS,
+            "questions": {"asked": 4, "answered": 2, "repaired": 1, "lost": 2},
         },
     },
     {
@@ -125,16 +131,60 @@ def test_every_request_is_shown_with_its_cost_and_result(run: Path):
     for row, words in zip(
         rows,
         [
-            ("812", "1,530 in, 211 out", "2", "malformed reply"),
-            ("score (repair)", "40", "9 in, 1 out", "reply, not kept"),
+            ("812", "1,530 in, 211 out", "2", "malformed: cut off at 211"),
+            ("score (repair)", "40", "9 in, 1 out", "reply after a repair"),
             ("cached reply",),
             ("openai:m failed: [b]429[/b]",),
+            ("malformed: no choice",),
+            ("repaired and still",),
         ],
         strict=True,
     ):
         assert all(word in row for word in words)
     # 1 + 3 + 2 ms of three nodes; 1530 + 9 and 211 + 1 tokens
-    assert text.splitlines()[-1] == "6 ms; 4 requests; 1,539 tokens in, 212 out; 2 retries; 1 failed"
+    assert text.splitlines()[-1] == (
+        "6 ms; 6 requests; 1,539 tokens in, 212 out; 2 retries; 1 failed; 2 of 4 questions answered"
+    )
+
+
+REFLECTION = {"trace": "t", "case": "c", "node": "self_reflect", "ms": 1.0}
+NO_DOUBTS = {
+    "no score": ({"questions": {"asked": 0, "answered": 0, "repaired": 0}}, "some hypotheses have no score"),
+    "no answer": (
+        {
+            "questions": {"asked": 1, "answered": 0, "repaired": 0},
+            "failures": [{"kind": "malformed", "reason": "cut off", "task": "reflect"}],
+        },
+        "not answered (cut off)",
+    ),
+    "no doubt": ({"questions": {"asked": 1, "answered": 1, "repaired": 0}}, "no score is revised"),
+}
+
+
+@pytest.mark.parametrize(("outputs", "sentence"), NO_DOUBTS.values(), ids=NO_DOUBTS)
+def test_why_no_score_is_revised(outputs, sentence):
+    text = shown([{**REFLECTION, "outputs": {"doubts": {}, "score_evidence": [], **outputs}}])
+    assert [words in text for _, words in NO_DOUBTS.values()] == [
+        words == sentence for _, words in NO_DOUBTS.values()
+    ]
+
+
+def test_a_measurement_names_its_hypotheses_and_a_share_has_no_unit():
+    measured = {
+        "metric": "silhouette_mismatch",
+        "unit": "1",
+        "values": [0.571, 0.25],
+        "sentences": ["too wide", "fits"],
+    }
+    text = shown([{**REFLECTION, "outputs": {"doubts": {}, "score_evidence": [measured]}}])
+    assert "best h1: 0.25, worst h0: 0.571: too wide" in text
+
+
+def test_tags_that_are_missing_have_a_reason():
+    failure = {"kind": "unavailable", "reason": "gone", "task": "tag"}
+    outputs = {"tags": [], "rules": [], "failures": [failure]}
+    record = {"trace": "t", "case": "c", "node": "retrieve_rules", "ms": 1.0, "outputs": outputs}
+    assert "tags: not answered (gone)" in shown([record])
 
 
 def test_an_unknown_node_is_shown(run: Path):

@@ -64,7 +64,9 @@ class LocalBackend:
         self.settings = settings
         self.name = name
         self.revision = f"{weights}-{_settings_digest(settings)}"
-        self.capabilities = Capabilities(images=True, max_images=settings.max_images)
+        self.capabilities = Capabilities(
+            images=True, max_images=settings.max_images, length_setting="max_new_tokens"
+        )
         self.chat_encoder = ChatEncoder(processor, settings.image_side_px)
         self._end_tokens = _end_tokens(model, processor.tokenizer)
         self._grammars = GrammarCompiler(processor.tokenizer, self._end_tokens)
@@ -89,7 +91,8 @@ class LocalBackend:
             )
         answer = tokens[0, prompt_tokens:]
         text = self.processor.tokenizer.decode(answer, skip_special_tokens=True)
-        return Reply(text, (time.perf_counter() - start) * 1e3, prompt_tokens, len(answer))
+        finish = "" if int(answer[-1]) in self._end_tokens else "length"
+        return Reply(text, (time.perf_counter() - start) * 1e3, prompt_tokens, len(answer), finish=finish)
 
     def _encode(self, parts: Sequence[Part], schema: Mapping[str, Any]) -> Any:
         encoded = self.chat_encoder.encode(parts, schema)

@@ -34,27 +34,22 @@ __all__ = ["GrammarCompiler", "GrammarLogitsProcessor", "bound_schema", "sanitis
 Json = dict[str, Any]
 
 FORBIDDEN_CHARS = r'"\\\x00-\x1f\x7f'  # in strings: quotes, backslashes and control characters
-MAX_ITEMS = 8  # of a list
-ITEM_CHARS = 60  # of a string in a list; the limit of `agent.prompts.answers`
-RANGES = {"score": (0, 100), "weight": (0, 10)}  # the ranges of `agent.prompts.answers`
 
 
-def bound_schema(schema: Mapping[str, Any], chars: int, name: str = "") -> Json:
-    """The schema with limits on every string, list and score, so that every answer ends.
+def bound_schema(schema: Mapping[str, Any], chars: int) -> Json:
+    """The schema with strings of at most `chars` characters and without quotes, backslashes or control characters.
 
-    The original schemas have no limits because some providers reject them. Strings get at most `chars` characters and
-    no quotes, backslashes or control characters.
+    The limits of the schema on numbers, lists and shorter strings stay, so every answer ends.
     """
     bounded = dict(schema)
     for group in ("properties", "$defs"):
         if group in schema:
-            bounded[group] = {key: bound_schema(value, chars, key) for key, value in schema[group].items()}
+            bounded[group] = {key: bound_schema(value, chars) for key, value in schema[group].items()}
     if schema.get("type") == "array":
-        bounded |= {"items": bound_schema(schema["items"], min(chars, ITEM_CHARS)), "maxItems": MAX_ITEMS}
+        bounded["items"] = bound_schema(schema["items"], chars)
     elif schema.get("type") == "string" and "enum" not in schema:
-        bounded["pattern"] = rf"^[^{FORBIDDEN_CHARS}]{{0,{chars}}}$"
-    elif schema.get("type") == "number" and name in RANGES:
-        bounded["minimum"], bounded["maximum"] = RANGES[name]
+        limit = min(chars, bounded.pop("maxLength", chars))  # one of pattern and maxLength is enough
+        bounded["pattern"] = rf"^[^{FORBIDDEN_CHARS}]{{0,{limit}}}$"
     return bounded
 
 

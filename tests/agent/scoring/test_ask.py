@@ -5,9 +5,11 @@ import sqlite3
 
 import pytest
 
-from agent.prompts.answers import Verdict, keyed_by_label
+from agent.prompts import load_prompt
+from agent.prompts.answers import COMMENT_CHARS, RULE_CHARS, TagAnswer, Verdict, keyed_by_label
 from agent.scoring.ask import ask
 from agent.vlm import Capabilities, MalformedReply, Reply, TextPart
+from memory.text_limits import MAX_TAG_CHARS, MAX_TAGS
 
 FITS = json.dumps({"A": {"comment": "left arm", "score": 61.5}, "B": {"comment": "", "score": 0}})
 OTHER = json.dumps({"A": {"comment": "draft", "score": 1}, "B": {"comment": "draft", "score": 2}})
@@ -41,6 +43,7 @@ IN_PROSE = {
     "fenced": f"```json\n{FITS}\n```",
     "in prose": f"Looking at {{the panels}}, I would say:\n{FITS}\nI hope this helps {{:",
     "after a draft": f"<think>{OTHER}</think>{FITS}",
+    "after other text": f"First I thought {OTHER}, but then: {FITS}",
     "beside half a surrogate pair": f"\ud83d {FITS}",
 }
 
@@ -61,6 +64,7 @@ BAD = {
     "a score as text": FITS.replace("61.5", '"61.5"'),
     "NaN": FITS.replace("61.5", "NaN"),
     "infinity": FITS.replace("61.5", "1e999"),
+    "10^15": FITS.replace("61.5", "1e15"),
     "101": FITS.replace("61.5", "101"),
     "-1": FITS.replace("61.5", "-1"),
     "null": FITS.replace("61.5", "null"),
@@ -87,6 +91,53 @@ def test_a_malformed_reply_of_the_backend_is_repaired():
     values, _ = scores(backend)
     assert values == [61.5, 0.0]
     assert "no choice" in backend.asked[1][-1].text
+
+
+def test_every_request_has_a_record_that_says_how_it_ended():
+    _, answer = scores(ScriptedBackend(MalformedReply("no choice"), "well"))
+    endings = [record["malformed"] for record in answer.replies]
+    assert endings == ["no choice", "there is no complete JSON object in the reply"]
+    assert "text" not in answer.replies[0]
+    _, answer = scores(ScriptedBackend("well", FITS))
+    assert ["malformed" in record for record in answer.replies] == [True, False]
+    _, answer = scores(ScriptedBackend("well", ConnectionError("gone")))
+    assert answer.replies[1]["error"] == answer.reason == "scripted failed: ConnectionError: gone"
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [(("well", FITS), (1, 1, 1, 0)), ((FITS,), (1, 1, 0, 0)), (("well",), (1, 0, 0, 1))],
+    ids=["repaired", "answered", "lost"],
+)
+def test_questions_are_counted(said, counted):
+    _, answer = scores(ScriptedBackend(*said))
+    counts = answer.counts
+    assert (counts.asked, counts.answered, counts.repaired, counts.lost) == counted
+
+
+def test_a_text_that_is_too_long_is_cut():
+    values, answer = scores(ScriptedBackend(FITS.replace("left arm", "left arm " * 100)))
+    assert values == [61.5, 0.0]
+    assert len(answer.value.A.comment) == 400
+    assert answer.value.A.comment.endswith("…")
+
+
+def test_a_list_that_is_too_long_is_shortened():
+    tags = [f"kind:{number}{'x' * 100}" for number in range(1000)]
+    answer = ask(ScriptedBackend(json.dumps({"tags": tags})), "tag", [TextPart("tag")], TagAnswer, 0)
+    assert len(answer.value.tags) == 12
+    assert {len(tag) for tag in answer.value.tags} == {40}
+
+
+def test_the_prompts_state_the_limits_of_their_answers():
+    for task, limits in {
+        "score": [COMMENT_CHARS],
+        "revise": [COMMENT_CHARS],
+        "reflect": [COMMENT_CHARS],
+        "tag": [MAX_TAGS, MAX_TAG_CHARS],
+        "mine": [RULE_CHARS, MAX_TAGS, MAX_TAG_CHARS],
+    }.items():
+        assert all(f"at most {limit}" in load_prompt(task).text.replace("\n", " ") for limit in limits)
 
 
 def test_an_exception_is_not_repaired_and_its_reason_is_traced():

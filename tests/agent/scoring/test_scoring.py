@@ -12,6 +12,7 @@ from agent.context import CritiqueSettings
 from agent.pictures.panels import Views
 from agent.prompts.question import Brief
 from agent.scoring.scoring import score_group
+from agent.types import lost_questions
 from agent.vlm import Capabilities, DataPart, EmbeddedCritic, ImagePart, Reply
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 
@@ -106,6 +107,11 @@ def test_an_order_with_a_chunk_that_fails_is_left_out():
     assert [reply["error"] for reply in result.replies if "error" in reply] == [
         "consistent failed: ConnectionError: gone"
     ]
+    counts = result.questions
+    assert (counts.asked - counts.answered, counts.lost) == (1, 1)
+    assert lost_questions(counts, result.failures).endswith(
+        "lost score: consistent failed: ConnectionError: gone"
+    )
 
 
 class Together(EmbeddedCritic):

@@ -19,7 +19,7 @@ from agent.prompts.answers import Verdict, keyed_by_label
 from agent.vlm import load_backend
 from agent.vlm.langchain import LangChainBackend
 from agent.vlm.options import BackendOptions, open_backend
-from agent.vlm.protocol import DataPart, ImagePart, TextPart
+from agent.vlm.protocol import DataPart, ImagePart, MalformedReply, TextPart, Unanswerable
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 
 SCHEMA = {**keyed_by_label("score", Verdict, ["A", "B"]).model_json_schema(), "title": "score"}
@@ -27,9 +27,11 @@ VERDICTS = {"A": {"comment": "good", "score": 90.0}, "B": {"comment": "bad", "sc
 
 
 class FakeChat(BaseChatModel):
-    """Calls the given tool, as Anthropic's models do, or answers with the text `words`."""
+    """Calls the given tool, as Anthropic's models do, or answers with the content `words`, or raises."""
 
-    words: str = ""
+    words: Any = ""
+    metadata: Any = {}  # noqa: RUF012  (a pydantic field, copied for every instance)
+    raises: Any = None
     asked: list[Any] = []  # noqa: RUF012  (a pydantic field, copied for every instance)
     tools: list[Any] = []  # noqa: RUF012
 
@@ -43,11 +45,15 @@ class FakeChat(BaseChatModel):
 
     def _generate(self, messages, stop=None, run_manager=None, **kwargs):
         self.asked.append(messages)
+        if self.raises:
+            raise self.raises
         schema = self.tools[-1]
         call = {"name": schema["title"], "args": self.answer(schema), "id": "1"}
         usage = {"input_tokens": 120, "output_tokens": 30, "total_tokens": 150}
         calls = [] if self.words else [call]
-        message = AIMessage(self.words, tool_calls=calls, usage_metadata=usage)
+        message = AIMessage(
+            self.words, tool_calls=calls, usage_metadata=usage, response_metadata=self.metadata
+        )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def answer(self, schema):
@@ -84,6 +90,41 @@ def test_a_structured_answer_is_json_with_its_tokens():
 def test_text_instead_of_a_tool_call_is_returned():
     text = f"Here it is: {json.dumps(VERDICTS)}"
     assert backend(words=text).generate((TextPart("Score."),), SCHEMA, 0).text == text
+
+
+def test_thinking_and_the_ending_of_an_answer_are_read():
+    content = [{"type": "thinking", "thinking": "draft"}, {"type": "text", "text": '{"A": '}]
+    cut_off = backend(words=content, metadata={"stop_reason": "max_tokens"})
+    reply = cut_off.generate((TextPart("Score."),), SCHEMA, 0)
+    assert (reply.text, reply.thinking, reply.finish) == ('{"A": ', "draft", "length")
+
+
+def test_limits_are_left_out_of_the_schema():
+    asked = backend()
+    asked.generate((TextPart("Score."),), SCHEMA, 0)
+    assert '"maximum"' in json.dumps(SCHEMA)
+    assert '"maximum"' not in json.dumps(asked.chat.tools[-1])
+
+
+class LengthFinishReasonError(Exception):
+    """As of OpenAI's package."""
+
+
+class OpenAIRefusalError(Exception):
+    """As of langchain-openai."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "reason"),
+    [
+        (LengthFinishReasonError(), MalformedReply, "cut off at the limit of tokens; raise max_tokens"),
+        (OpenAIRefusalError("I will not."), Unanswerable, "I will not."),
+        (ConnectionError("gone"), ConnectionError, "gone"),
+    ],
+)
+def test_endings_that_a_package_raises_are_named(raised, error, reason):
+    with pytest.raises(error, match=reason):
+        backend(raises=raised).generate((TextPart("Score."),), SCHEMA, 0)
 
 
 def test_text_and_pictures_are_sent_in_order():

@@ -28,6 +28,7 @@ from tests.agent.vlm.chat_server import (
     lone_surrogate,
     parrot,
     saying,
+    schema_of,
     silent,
 )
 
@@ -135,8 +136,7 @@ FINAL = {
         1,
         "refused to answer",
     ),
-    "an error in an answer's place": (body(b'{"error": {"message": "overloaded"}}'), 1, "with an error"),
-    "empty choices every time": (body(b'{"choices": []}'), 2, "no choice with a text"),
+    "empty choices every time": (body(b'{"choices": []}'), 2, "no choice with a message"),
 }
 
 
@@ -147,6 +147,149 @@ def test_permanent_failures_end_with_a_reason(bad, requests, reason):
     assert answer.value is None
     assert reason in answer.reason
     assert len(server.questions) == requests
+
+
+FITS = json.dumps({"A": {"comment": "left arm", "score": 61.5}, "B": {"comment": "", "score": 0}})
+DRAFT = json.dumps({"A": {"comment": "draft", "score": 1}, "B": {"comment": "draft", "score": 2}})
+THOUGHT_AND_ANSWERED = {
+    "tags": completion(f"<think>{DRAFT}</think>{FITS}"),
+    "a tag that the template opened": completion(f"{DRAFT}\n</think>\n\n{FITS}"),
+    "reasoning_content": completion(FITS, reasoning_content=DRAFT),
+    "reasoning": completion(FITS, reasoning=DRAFT),
+    "parts": completion(
+        [{"type": "thinking", "thinking": [{"type": "text", "text": DRAFT}]}, {"type": "text", "text": FITS}]
+    ),
+    "thinking blocks": completion(FITS, thinking_blocks=[{"type": "thinking", "thinking": DRAFT}]),
+    "the answer ended before the limit": completion(f"<think>{DRAFT}</think>{FITS} I could add", "length"),
+}
+
+
+@pytest.mark.parametrize("answer", THOUGHT_AND_ANSWERED.values(), ids=THOUGHT_AND_ANSWERED)
+def test_thinking_is_kept_for_the_trace_and_never_parsed(answer):
+    with chat_server(body(answer)) as server:
+        result = asked(server)
+    assert (result.value.A.score, result.value.A.comment) == (61.5, "left arm")
+    (record,) = result.replies
+    assert record["thinking"] == DRAFT
+    assert "draft" not in record["text"]
+
+
+ONLY_THOUGHT = {
+    "cut off in its tags": (
+        completion(f"<think>{DRAFT}", "length"),
+        "cut off at 7 tokens, all of them thinking",
+    ),
+    "cut off beside the content": (
+        completion(None, "length", reasoning_content=DRAFT),
+        "cut off at 7 tokens, all of them thinking; raise max_tokens",
+    ),
+    "cut off in the answer": (
+        completion(f"<think>{DRAFT}</think>{FITS[:-9]}", "length"),
+        "cut off at 7 tokens; raise max_tokens",
+    ),
+    "no answer": (completion("", reasoning=DRAFT), "thinking without an answer"),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), ONLY_THOUGHT.values(), ids=ONLY_THOUGHT)
+def test_a_draft_never_becomes_a_score(answer, reason):
+    with chat_server(body(answer)) as server:
+        result = asked(server)
+    assert result.value is None
+    assert reason in result.reason
+    assert [reason in record["malformed"] for record in result.replies] == [True, True]
+    assert "draft" not in server.questions[1]["messages"][0]["content"][-2]["text"]  # the repair request
+
+
+WITHHELD = {
+    "a content filter": (completion(FITS[:20], "content_filter"), "the content filter of the server stopped"),
+    "a refusal": (completion(None, refusal="I will not."), "the model refused to answer: I will not."),
+    "a refusal in parts": (
+        completion([{"type": "refusal", "refusal": "No."}]),
+        "the model refused to answer: No.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), WITHHELD.values(), ids=WITHHELD)
+def test_a_withheld_answer_is_named_and_not_repaired(answer, reason):
+    with chat_server(body(answer)) as server:
+        result = asked(server)
+    assert len(server.questions) == 1
+    assert (result.failure.kind, result.failure.task) == ("unanswerable", "score")
+    assert reason in result.reason
+    assert result.replies[0]["error"] == result.reason
+
+
+ERRORS = {
+    "OpenAI's": ({"error": {"message": "overloaded", "code": 503}}, "overloaded", "unavailable"),
+    "vLLM's": ({"object": "error", "message": "too long", "code": 400}, "too long", "unanswerable"),
+    "Ollama's": ({"error": "model not found"}, "model not found", "unavailable"),
+    "FastAPI's": ({"detail": "no such route"}, "no such route", "unavailable"),
+    "a choice's": (
+        {"choices": [{"error": {"message": "provider down", "code": 502}, "message": {"content": ""}}]},
+        "provider down",
+        "unavailable",
+    ),
+    "without a message": ({"error": {}}, "without a message", "unavailable"),
+}
+
+
+@pytest.mark.parametrize(("said", "message", "kind"), ERRORS.values(), ids=ERRORS)
+def test_an_error_with_status_200_is_named(said, message, kind):
+    with chat_server(body(json.dumps(said).encode())) as server:
+        result = asked(server)
+    assert len(server.questions) == 1
+    assert result.reason.endswith(f"the server answered with an error: {message}")
+    assert result.failure.kind == kind
+
+
+def test_the_message_of_an_error_is_quoted_without_its_envelope():
+    refusal = json.dumps({"error": {"message": "max_tokens is too large", "type": "invalid"}}).encode()
+    with chat_server(body(refusal, status=400)) as server:
+        assert asked(server).reason.endswith("HTTP 400: max_tokens is too large")
+
+
+def refuses(*fields: str):
+    """A server that refuses a schema with any of these fields, as OpenAI's strict mode does."""
+
+    def act(handler, question):
+        schema = json.dumps(schema_of(question))
+        found = [field for field in fields if f'"{field}"' in schema]
+        message = f"Invalid schema for response_format 'score': '{(found or [''])[0]}' is not permitted."
+        refusal = json.dumps({"error": {"message": message}}).encode()
+        handler.send(refusal, status=400) if found else good(handler, question)
+
+    return act
+
+
+def test_limits_are_sent_in_the_schema():
+    with chat_server(good) as server:
+        asked(server)
+    verdict = schema_of(server.questions[0])["$defs"]["Verdict"]["properties"]
+    assert (verdict["score"]["minimum"], verdict["score"]["maximum"]) == (0, 100)
+    assert verdict["comment"]["maxLength"] == 400
+
+
+@pytest.mark.parametrize("fields", [("minimum",), ("maxLength",), ("maximum", "maxLength")])
+def test_a_server_that_refuses_limits_is_asked_without_them_from_then_on(fields, caplog):
+    with chat_server(refuses(*fields)) as server:
+        backend = backend_at(server)
+        answers = [ask(backend, "score", [TextPart("judge")], MODEL, seed) for seed in (3, 4)]
+    assert [answer.value.A.score for answer in answers] == [90, 90]
+    assert [answer.replies[0]["retries"] for answer in answers] == [1, 0]
+    assert len(server.questions) == 3
+    assert '"maxLength": 400' in server.questions[-1]["messages"][0]["content"][-1]["text"]
+    (warning,) = caplog.messages
+    assert "refuses limits in the schema" in warning
+
+
+def test_a_schema_that_is_refused_for_another_reason_stays_refused():
+    with chat_server(refuses("type")) as server:
+        backend = backend_at(server)
+        answers = [ask(backend, "score", [TextPart("judge")], MODEL, seed) for seed in (3, 4)]
+    assert all("'type' is not permitted" in answer.reason for answer in answers)
+    assert len(server.questions) == 4  # the limits may be at fault each time
 
 
 @pytest.mark.parametrize("slow", [drip, drip_headers, silent])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agent.types import QuestionCounts
 from eval.critics.planted_faults import (
     FAULTS,
     TRUTH,
@@ -104,7 +105,7 @@ def test_the_wrong_pose_is_at_the_persons_position(groups):
 
 
 def scored(**scores: float | None) -> PlantedScores:
-    return PlantedScores("scene", scores, dict.fromkeys(scores, ""), "")
+    return PlantedScores("scene", scores, dict.fromkeys(scores, ""), "", QuestionCounts(), ())
 
 
 NAMES = (TRUTH, *FAULTS)

@@ -1,0 +1,32 @@
+"""Bounds in JSON schemas: some servers hold a model to them, others refuse a schema that has any.
+
+OpenAI's strict mode, Anthropic's tools and the grammars of some servers know no `maxLength` or `minimum`, and say so in
+different words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["refuses_bounds", "without_bounds"]
+
+Json = dict[str, Any]
+
+BOUNDS = ("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems")
+_REFUSAL = re.compile("|".join((*BOUNDS, "schema", "grammar")), re.IGNORECASE)
+
+
+def without_bounds(schema: Mapping[str, Any]) -> Json:
+    """The schema without limits on numbers, texts and lists."""
+    return {
+        key: without_bounds(value) if isinstance(value, Mapping) else value
+        for key, value in schema.items()
+        if key not in BOUNDS
+    }
+
+
+def refuses_bounds(message: str) -> bool:
+    """Whether a server's refusal of a request may be about bounds: it names one, the schema or its grammar."""
+    return _REFUSAL.search(message) is not None
