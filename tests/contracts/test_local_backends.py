@@ -136,7 +136,7 @@ def test_a_truncated_answer_is_malformed(folder):
     backend = load_backend(f"local:{folder}", comment_chars=8, max_new_tokens=5)
     critique = make_agent(backend).critique(sample(), group(spoiled_group(group=2)))
     assert critique.scores == (None, None)
-    assert "malformed after one repair" in critique.reasons[0]
+    assert "malformed after one repair: cut off at 5 tokens; raise max_new_tokens" in critique.reasons[0]
 
 
 def test_other_weights_and_other_settings_have_another_revision(folder, tmp_path, backend):
