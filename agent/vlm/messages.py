@@ -23,9 +23,8 @@ from typing import Any, Literal
 
 __all__ = ["Finish", "Message", "error_message", "finish_of", "read_message", "split_thinking"]
 
-Finish = Literal[
-    "", "length", "content_filter", "refusal"
-]  # empty: ended by itself, or the server does not say
+# Empty: ended by itself, or the server does not say.
+Finish = Literal["", "length", "content_filter", "refusal"]
 
 _TAG = re.compile(
     r"(?P<open><(?:think|thinking|thought|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|channel>thought"
