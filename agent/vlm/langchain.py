@@ -113,8 +113,10 @@ class LangChainBackend:
 
 def _finish(metadata: Mapping[str, Any]) -> Finish:
     """Providers give the reason under different names."""
-    reasons = (finish_of(metadata.get(key)) for key in ("finish_reason", "stop_reason", "done_reason"))
-    return next((reason for reason in reasons if reason), finish_of(None))
+    for key in ("finish_reason", "stop_reason", "done_reason"):
+        if reason := finish_of(metadata.get(key)):
+            return reason
+    return ""
 
 
 @contextmanager

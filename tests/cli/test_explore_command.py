@@ -126,7 +126,7 @@ def runs(monkeypatch):
     def run(self, agent, stage, say):
         begun.append((agent.rules.exploration, agent.settings.permutations))
         self._write({})
-        return SimpleNamespace(to_json=dict)
+        return SimpleNamespace(to_json=dict, unscored=0)
 
     monkeypatch.setattr(Exploration, "run", run)
     return begun

@@ -61,7 +61,7 @@ def test_the_digest_of_an_agent_covers_memory_backend_and_settings(
     tiny_policy: DiffusionPolicy, tiny_encoder: PersonEncoder, body: Body, tmp_path: Path
 ) -> None:
     class Newer(EmbeddedCritic):
-        revision = "2"
+        revision = f"{EmbeddedCritic.revision} and more"
 
     class Renamed(EmbeddedDetector):
         name = "another's weights"

@@ -28,7 +28,7 @@ def test_outputs_are_those_of_the_original_runtime(name: str):
     for key, golden in GOLDEN[name].items():
         assert list(outputs[key].shape) == golden["shape"]
         values = outputs[key].flatten()[golden["indices"]]
-        torch.testing.assert_close(values, torch.tensor(golden["values"]), rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(values, torch.tensor(golden["values"]), rtol=2e-3, atol=2e-3)
 
 
 def test_a_batch_gives_what_its_images_give():
