@@ -15,10 +15,13 @@ from typing import Any
 
 from agent.context import CritiqueContext, CritiqueResources, CritiqueSettings, SampleEmbedder
 from agent.graph import graph, recursion_limit
+from agent.nodes.measure import build_case, run_tool
 from agent.tracing.records import Trace
 from agent.types import (
     BackendUnavailable,
+    Case,
     CritiqueTool,
+    ErrorEstimate,
     Evidence,
     GroupCritique,
     Missing,
@@ -27,6 +30,7 @@ from agent.types import (
     Revision,
     unavailable_reason,
 )
+from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import VLMBackend
 from common.stopping import stoppable
 from hmr.body.model import Body
@@ -54,6 +58,7 @@ class CritiqueAgent:
     settings: CritiqueSettings = field(default_factory=CritiqueSettings)
     trace: Trace = field(default_factory=Trace)
     frozen: bool = True
+    error_model: ErrorModel | None = None  # None: no estimates in millimetres
 
     @property
     def name(self) -> str:
@@ -78,20 +83,7 @@ class CritiqueAgent:
         """
         if len(hypotheses) < 2:
             raise ValueError(f"a critique ranks a group of at least 2 hypotheses, not {len(hypotheses)}")
-        resources = CritiqueResources(
-            backend=self.backend,
-            tools=self.tools,
-            rules=self.rules,
-            prototypes=self.prototypes,
-            body=self.body,
-            renderer=self.renderer,
-            detector=self.detector,
-            image_embedder=self.image_embedder,
-            trace=self.trace,
-            sample=sample,
-            hypotheses=hypotheses,
-            frozen=self.frozen,
-        )
+        resources = self._resources(sample, hypotheses)
         start = {
             "trace_id": uuid.uuid4().hex[:12],
             "case_id": sample.id,
@@ -107,6 +99,29 @@ class CritiqueAgent:
                 config={"recursion_limit": recursion_limit(self.settings.max_revisions)},
             )
         return _verdict(state, resources)
+
+    def measure(self, sample: Sample, hypotheses: Hypotheses) -> tuple[Case, list[Evidence]]:
+        """The evidence on a group of at least one hypothesis, without a question to the backend."""
+        case, _ = build_case(self._resources(sample, hypotheses), self.settings)
+        results = [run_tool(tool, case) for tool in self.tools]
+        return case, [item for item in results if isinstance(item, Evidence)]
+
+    def _resources(self, sample: Sample, hypotheses: Hypotheses) -> CritiqueResources:
+        return CritiqueResources(
+            backend=self.backend,
+            tools=self.tools,
+            rules=self.rules,
+            prototypes=self.prototypes,
+            body=self.body,
+            renderer=self.renderer,
+            detector=self.detector,
+            image_embedder=self.image_embedder,
+            trace=self.trace,
+            sample=sample,
+            hypotheses=hypotheses,
+            frozen=self.frozen,
+            error_model=self.error_model,
+        )
 
 
 def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCritique:
@@ -127,6 +142,8 @@ def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCri
         failures=tuple(QuestionFailure(**item) for item in state["failures"]),
         trace_id=state["trace_id"],
         questions=QuestionCounts.from_json(state["questions"]),
+        errors=ErrorEstimate.from_json(state["error_estimate"]) if state["error_estimate"] else None,
+        detector_confidence=state["detector_confidence"],
     )
 
 

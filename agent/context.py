@@ -18,6 +18,7 @@ from agent.pictures.close_ups import CloseUp
 from agent.pictures.panels import PICTURES, Views
 from agent.tracing.records import Trace
 from agent.types import Case, CritiqueTool, RetrievedPrototype
+from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import ImagePart, VLMBackend
 from common.fingerprint import digest
 from hmr.body.model import Body
@@ -83,6 +84,7 @@ class CritiqueResources:
     sample: Sample
     hypotheses: Hypotheses
     frozen: bool
+    error_model: ErrorModel | None = None
     case: Case = field(init=False, repr=False)  # set by the node render_views
     views: dict[str, Views] = field(default_factory=dict)
     photo: ImagePart | None = None  # None for a text-only backend

@@ -20,6 +20,7 @@ from agent.image_embedding import load_image_embedder
 from agent.tools import load_tools
 from agent.tracing.records import Trace
 from agent.types import CritiqueTool
+from agent.verdict import error_model_for
 from agent.vlm import VLMBackend, load_backend
 from common.files import PathLike
 from hmr.body.model import Body
@@ -97,13 +98,15 @@ def default_agent(
     settings: CritiqueSettings | None = None,
     trace: Trace | None = None,
 ) -> CritiqueAgent:
-    """A frozen agent. Backend, tools, renderer and image embedder are names or objects.
+    """A frozen agent. Backend, tools, renderer and image embedder are names or objects. Errors in millimetres are
+    estimated by the memory's model, or by the shipped one, if there is one for the detector.
 
     detector: None for the policy's own. Detections without 3D joints get those of the policy's initial estimate.
     tools: None for all built-in and installed ones.
 
     Raises ValueError, with the known names, for an unknown backend, tool, renderer or image embedder.
     """
+    detector = detector or policy.detector
     if isinstance(image_embedder, str):
         image_embedder = load_image_embedder(image_embedder, _encoder_cache(policy), str(policy.device))
     if tools is None:
@@ -117,10 +120,11 @@ def default_agent(
         prototypes=memory.prototypes,
         body=body,
         renderer=load_renderer(renderer) if isinstance(renderer, str) else renderer,
-        detector=WithJoints3D(detector or policy.detector, policy, body),
+        detector=WithJoints3D(detector, policy, body),
         image_embedder=image_embedder,
         settings=settings or CritiqueSettings(),
         trace=trace or Trace(),
+        error_model=error_model_for(detector.name, memory.folder),
     )
 
 

@@ -1,7 +1,7 @@
 """The graph that critiques one group.
 
 render_views -> measure_evidence -> retrieve_rules -> retrieve_prototypes -> score -> self_reflect
-    (-> look_again -> revise -> self_reflect)* -> END
+    (-> look_again -> revise -> self_reflect)* -> estimate_errors -> END
 
 The loop is bounded by the number of revisions in the state, and by a recursion limit as a second bound (LangGraph's
 default is 10,007 steps).
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from langgraph.graph import START, StateGraph
+from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 
@@ -26,17 +26,17 @@ FIRST_STEPS = 6  # nodes from render_views to the first self_reflect
 
 
 def recursion_limit(max_revisions: int) -> int:
-    """The maximal number of steps: those before any revision, three per revision, and one spare step."""
-    return FIRST_STEPS + 3 * max_revisions + 1
+    """The maximal number of steps: those before any revision, three per revision, the last one, and one to spare."""
+    return FIRST_STEPS + 3 * max_revisions + 2
 
 
-def look_again_or_end(
+def look_again_or_estimate(
     state: CritiqueState, runtime: Runtime[CritiqueContext]
-) -> Literal["look_again", "__end__"]:
+) -> Literal["look_again", "estimate_errors"]:
     """Revise while scores are uncertain and revisions are left."""
     if state["doubts"] and len(state["revisions"]) < runtime.context.settings.max_revisions:
         return "look_again"
-    return "__end__"
+    return "estimate_errors"
 
 
 def build_critique_graph() -> CompiledStateGraph[Any, CritiqueContext, Any, Any]:
@@ -50,6 +50,7 @@ def build_critique_graph() -> CompiledStateGraph[Any, CritiqueContext, Any, Any]
     graph.add_node("self_reflect", traced(nodes.self_reflect))
     graph.add_node("look_again", traced(nodes.look_again))
     graph.add_node("revise", traced(nodes.revise))
+    graph.add_node("estimate_errors", traced(nodes.estimate_errors))
 
     graph.add_edge(START, "render_views")
     graph.add_edge("render_views", "measure_evidence")
@@ -57,9 +58,10 @@ def build_critique_graph() -> CompiledStateGraph[Any, CritiqueContext, Any, Any]
     graph.add_edge("retrieve_rules", "retrieve_prototypes")
     graph.add_edge("retrieve_prototypes", "score")
     graph.add_edge("score", "self_reflect")
-    graph.add_conditional_edges("self_reflect", look_again_or_end)
+    graph.add_conditional_edges("self_reflect", look_again_or_estimate)
     graph.add_edge("look_again", "revise")
     graph.add_edge("revise", "self_reflect")
+    graph.add_edge("estimate_errors", END)
     return graph.compile(name="critique")
 
 

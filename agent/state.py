@@ -48,6 +48,8 @@ class CritiqueState(TypedDict):
     score_evidence: list[Json]  # evidence that is computed from the scores
     extra_evidence: list[Json]  # evidence measured again because a score is uncertain
     close_ups: dict[str, str]  # content hashes of the pictures of uncertain hypotheses
+    error_estimate: Json | None  # agent.types.ErrorEstimate
+    detector_confidence: float | None
     doubts: dict[str, str]  # why a score is uncertain
     revisions: list[Json]  # agent.types.Revision; their number bounds the loop
     replies: list[Json]  # of the last node that asked the backend

@@ -20,6 +20,7 @@ __all__ = [
     "BackendUnavailable",
     "Case",
     "CritiqueTool",
+    "ErrorEstimate",
     "Evidence",
     "FailureKind",
     "GroupCritique",
@@ -159,6 +160,29 @@ def lost_questions(counts: QuestionCounts, failures: Sequence[QuestionFailure]) 
     return f"{counts.answered} of {counts.asked} questions were answered{repaired}; lost {lost}"
 
 
+@dataclass(frozen=True)
+class ErrorEstimate:
+    """The expected pelvis-aligned MPJPE of every hypothesis in millimetres, with an interval (`agent.verdict`)."""
+
+    expected_mm: tuple[float, ...]
+    low_mm: tuple[float, ...]
+    high_mm: tuple[float, ...]
+    interval: float  # probability that an error is between low and high, on cases like those of the fit
+    coverage: float | None  # share that was, on cases that were held out of the fit
+    none_fits: (
+        bool  # even the best body is expected to be further off than the policy's own nearly always are
+    )
+
+    def to_json(self) -> Json:
+        return dict(vars(self))
+
+    @staticmethod
+    def from_json(item: Mapping[str, Any]) -> ErrorEstimate:
+        fields = {name: item[name] for name in ("interval", "coverage", "none_fits")}
+        bounds = (tuple(item[name]) for name in ("expected_mm", "low_mm", "high_mm"))
+        return ErrorEstimate(*bounds, **fields)
+
+
 @runtime_checkable
 class CritiqueTool(Protocol):
     """Measures one property of every hypothesis of a group; passes tests/contracts/test_tools.py."""
@@ -204,6 +228,10 @@ class GroupCritique:
     failures: tuple[QuestionFailure, ...] = ()  # of all questions, in the order in which they were asked
     trace_id: str = ""
     questions: QuestionCounts = QuestionCounts()
+    errors: ErrorEstimate | None = (
+        None  # None: no model was fitted for this detector, or it lacks a measurement
+    )
+    detector_confidence: float | None = None  # that there is a person; None without a detection
 
 
 def require_scores(critiques: Sequence[GroupCritique]) -> None:

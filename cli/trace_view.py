@@ -228,6 +228,23 @@ def _summary(records: Sequence[Outputs]) -> str:
     return "; ".join(parts)
 
 
+def _estimates(title: str, outputs: Outputs) -> Table:
+    estimate, confidence = outputs["error_estimate"], outputs["detector_confidence"]
+    rows = [("detector's confidence", "none" if confidence is None else f"{confidence:.2f}")]
+    if estimate is None:
+        return _table(
+            title, ("estimate", "value"), [*rows, ("expected errors", "no model for this detector")]
+        )
+    bounds = zip(estimate["expected_mm"], estimate["low_mm"], estimate["high_mm"], strict=True)
+    rows += [
+        (f"h{index}", f"{value:.0f} mm ({low:.0f} to {high:.0f})")
+        for index, (value, low, high) in enumerate(bounds)
+    ]
+    return _table(
+        title, ("estimate", "value"), [*rows, ("none fits", "yes" if estimate["none_fits"] else "no")]
+    )
+
+
 def _counts(records: Sequence[Outputs]) -> QuestionCounts:
     found = (record["outputs"]["questions"] for record in records if "questions" in record["outputs"])
     return sum(map(QuestionCounts.from_json, found), QuestionCounts())
@@ -246,4 +263,5 @@ _VIEWS: dict[str, Callable[[str, Outputs], Table]] = {
     "self_reflect": _reflection,
     "look_again": _extra_evidence,
     "revise": _revision,
+    "estimate_errors": _estimates,
 }

@@ -25,6 +25,11 @@ class Memory:
     rules: RuleMemory
     prototypes: PrototypeMemory
 
+    @property
+    def folder(self) -> Path | None:
+        """None for a memory in RAM."""
+        return self.store.path and self.store.path.parent
+
     def __enter__(self) -> Memory:
         return self
 

@@ -10,31 +10,36 @@ from typing import Any
 import torch
 from langgraph.runtime import Runtime
 
-from agent.context import CritiqueContext, CritiqueResources
+from agent.context import CritiqueContext, CritiqueResources, CritiqueSettings
 from agent.pictures.panels import draw_views, photo_part
 from agent.state import CritiqueState
 from agent.types import Case, CritiqueTool, Evidence, Missing, Need
 from common.redaction import reason_of
 from hmr.types import Detection
 
-__all__ = ["measure_evidence", "render_views"]
+__all__ = ["build_case", "measure_evidence", "render_views", "run_tool"]
 
 
 def render_views(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Pose the group, render it through the crop around the person, and run the detector."""
     resources, settings = runtime.context.resources, runtime.context.settings
+    resources.case, missing = build_case(resources, settings)
+    return {
+        "case": resources.case_key(),
+        "views": _draw_views(resources, settings.view_margin),
+        "missing": [asdict(item) for item in missing],
+    }
+
+
+def build_case(resources: CritiqueResources, settings: CritiqueSettings) -> tuple[Case, list[Missing]]:
+    """The posed, rendered and detected group; the detector is missing if it fails."""
     sample, hypotheses = resources.sample, resources.hypotheses
     with torch.no_grad():
         posed = resources.body(hypotheses.params)
     view = hypotheses.camera.crop(sample.box.square(settings.view_margin), settings.view_size_px)
     frame = resources.renderer.render(posed.vertices_cam_m.numpy(), resources.body.faces.numpy(), view)
     detection, missing = _detect(resources)
-    resources.case = Case(sample, hypotheses, resources.body, posed, view, frame, detection)
-    return {
-        "case": resources.case_key(),
-        "views": _draw_views(resources, settings.view_margin),
-        "missing": [asdict(item) for item in missing],
-    }
+    return Case(sample, hypotheses, resources.body, posed, view, frame, detection), missing
 
 
 def _detect(resources: CritiqueResources) -> tuple[Detection | None, list[Missing]]:
@@ -60,13 +65,14 @@ def _draw_views(resources: CritiqueResources, margin: float) -> list[str]:
 def measure_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Run every tool. A tool that fails or cannot measure is recorded as missing, and the critique continues."""
     resources = runtime.context.resources
-    results = [_measure(tool, resources.case) for tool in resources.tools]
+    results = [run_tool(tool, resources.case) for tool in resources.tools]
     missing = [asdict(item) for item in results if isinstance(item, Missing)]
     evidence = [item.to_json() for item in results if isinstance(item, Evidence)]
     return {"evidence": evidence, "missing": state["missing"] + missing}
 
 
-def _measure(tool: CritiqueTool, case: Case) -> Evidence | Missing:
+def run_tool(tool: CritiqueTool, case: Case) -> Evidence | Missing:
+    """The evidence of a tool, or why there is none."""
     # Tools may be plug-ins: an exception or an invalid return value affects only the tool's own evidence.
     try:
         if unmet := sorted(tool.needs - _available(case.detection)):

@@ -123,7 +123,8 @@ def critique(
             print_estimate(opened.dry_run, as_json)
             return
     is_estimated = not hypotheses and intrinsics.focal_px is None
-    _print_answers(_save(people, critiques, out / photo.stem, body_model, is_estimated), as_json)
+    answers = _save(people, critiques, out / photo.stem, body_model, is_estimated, model.detector.name)
+    _print_answers(answers, as_json)
     require_scores(critiques)
 
 
@@ -186,9 +187,11 @@ def _save(
     stem: Path,
     body: Body,
     focal_is_estimated: bool,
+    detector: str,
 ) -> list[dict[str, Any]]:
     """Write the files of each person. Returns the entries of the printed result."""
     from agent.types import lost_questions
+    from agent.verdict import verdict_sentences
     from cli.photos.intrinsics import describe_camera
     from cli.photos.person_files import save_person
     from hmr.render import load_renderer
@@ -205,6 +208,9 @@ def _save(
                 "scores": list(critique.scores),
                 "comments": list(critique.comments),
                 "reasons": list(critique.reasons),
+                "errors": critique.errors.to_json() if critique.errors else None,
+                "detector_confidence": critique.detector_confidence,
+                "verdict": verdict_sentences(critique, detector),
                 "questions": critique.questions.to_json(),
                 "lost": lost_questions(critique.questions, critique.failures),
                 "files": [str(path) for path in paths],
@@ -224,7 +230,18 @@ def _print_answers(answers: list[dict[str, Any]], as_json: bool) -> None:
         print_message(f"  {camera_line(answer['camera'])}")
         reasons = iter(answer["reasons"])
         for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
-            line = f"    -  {next(reasons)}" if score is None else f"{score:5.1f}  {comment}"
-            print_message(f"  {index:3d}  {line}")
+            if score is None:
+                print_message(f"  {index:3d}      -  {next(reasons)}")
+            else:
+                print_message(f"  {index:3d}  {score:5.1f}  {comment}{_expected(answer['errors'], index)}")
+        for sentence in answer["verdict"]:
+            print_message(f"  {sentence}")
         if answer["lost"]:
             print_message(f"  {answer['lost']}")
+
+
+def _expected(errors: dict[str, Any] | None, index: int) -> str:
+    if errors is None:
+        return ""
+    expected, low, high = (errors[name][index] for name in ("expected_mm", "low_mm", "high_mm"))
+    return f" [expected error {expected:.0f} mm, {low:.0f} to {high:.0f}]"

@@ -19,7 +19,7 @@ from common.seeding import derive_generator
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.keypoints.file_detector import KeypointFileDetector
-from hmr.detection.protocol import detect_all, detect_people
+from hmr.detection.protocol import CERTAIN_CONFIDENCE, MIN_CONFIDENCE, detect_all, detect_people
 from hmr.images.photographs import Photo, check_box, describe_box, load_photo, sample_of
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
 from hmr.types import BodyParams, Box, Camera, Detection, Detector, Hypotheses, Sample
@@ -28,8 +28,6 @@ __all__ = ["Guide", "NobodyFound", "Person", "find_people", "given_people", "par
 
 Guide = Callable[[Features, Detection], Guidance]  # features of one person
 MIN_OVERLAP = 0.3  # of the boxes of one person in two files, intersection over union
-MIN_CONFIDENCE_IN_BOX = 0.2  # below it the box is taken to hold no person
-CERTAIN = 0.5  # confidence below which a person in a box is called uncertain
 
 
 class NobodyFound(ValueError):
@@ -82,7 +80,7 @@ def find_people(
     """The people in the given boxes, or without boxes those that the detector finds, and a sentence per rejected box
     and per uncertain person.
 
-    A given box is rejected if the detector's confidence in it is below MIN_CONFIDENCE_IN_BOX; `accept_any_box` accepts
+    A given box is rejected if the detector's confidence in it is below MIN_CONFIDENCE; `accept_any_box` accepts
     all of them. `title` names the photograph in messages; `intrinsics` is what is known of its camera. Raises
     NobodyFound if no person is left, and ValueError for a box that is too large or outside the image.
     """
@@ -98,11 +96,11 @@ def find_people(
     people = list(zip(samples, detect_all(detector, samples), strict=True))
     accepted = people
     if not accept_any_box:
-        accepted = [pair for pair in people if pair[1].confidence >= MIN_CONFIDENCE_IN_BOX]
+        accepted = [pair for pair in people if pair[1].confidence >= MIN_CONFIDENCE]
     messages = [
         _doubt(title, detector, photo.box_in_file(sample.box), detection.confidence)
         for sample, detection in people
-        if detection.confidence < CERTAIN and not accept_any_box
+        if detection.confidence < CERTAIN_CONFIDENCE and not accept_any_box
     ]
     if not accepted:
         raise NobodyFound("; ".join(messages))
@@ -122,14 +120,14 @@ def _nobody_found(title: str, detector: Detector) -> str:
 
 
 def _doubt(title: str, detector: Detector, box: Box, confidence: float) -> str:
-    if confidence >= MIN_CONFIDENCE_IN_BOX:
+    if confidence >= MIN_CONFIDENCE:
         return (
             f"{title}: the person in the box {describe_box(box)} is uncertain (confidence {confidence:.2f} of the "
             f"detector {detector.name})"
         )
     return (
         f"{title}: the detector {detector.name} sees no person in the box {describe_box(box)} (confidence "
-        f"{confidence:.2f}, below {MIN_CONFIDENCE_IN_BOX}); --anyway accepts the box"
+        f"{confidence:.2f}, below {MIN_CONFIDENCE}); --anyway accepts the box"
     )
 
 

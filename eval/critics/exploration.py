@@ -2,6 +2,7 @@
 
     MEMORY/memory.sqlite       cases, rules and prototypes, each written when it is known (`agent.exploration.explore`)
     MEMORY/exploration.json    the fingerprint, before the first case; the report beside it, after the last
+    MEMORY/error_model.json    the model of errors in millimetres (`agent.verdict`), with `meshcritic explore`
 
 A second run with the same fingerprint resumes a killed exploration or returns its report. A run with another policy,
 backend or detector is refused: rule weights depend on what the detector measured. Only the number of lab scenes may
@@ -26,11 +27,13 @@ from agent.exploration.explore import ExplorationReport, explore
 from agent.exploration.learning import Explored
 from agent.exploration.nodes import mean_srcc
 from agent.tracing.records import Trace
+from agent.verdict import ERROR_MODEL_FILE
 from agent.vlm import VLMBackend
 from common.failures import ScoresMissing
 from common.files import PathLike, write_text
 from common.progress import Stage
 from eval.benchmark.protocol import noise_generator
+from eval.critics.error_calibration import calibrate_errors
 from hmr.body.model import load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.loading import load_detector
@@ -47,6 +50,7 @@ __all__ = [
 Json = dict[str, Any]
 EXPLORED = "exploration.json"
 UCB = 0.5  # C of `memory.rule_memory`
+MIN_CALIBRATED = 32  # cases; fewer give intervals that mean little
 DETECTOR, CRITIQUE = "detector", "critique"  # keys of a fingerprint
 
 
@@ -224,12 +228,30 @@ def explore_lab(
             policy, body, opened, backend=backend, detector=detector, settings=critique_settings, trace=trace
         )
         report = exploration.run(agent, stage, print_line)
+        _calibrate_errors(agent, labelled, parts, propose, memory, stage)
     if report.unscored and not report.cases:
         reason = " ".join(report.failures[-1].reason.split()) if report.failures else "no reason known"
         raise ScoresMissing(
             f"none of {report.unscored} cases got a score: {reason}; the same command tries them again"
         )
     return {"made_from": fingerprint, **report.to_json()}
+
+
+def _calibrate_errors(
+    agent: CritiqueAgent,
+    labelled: Sequence[Labelled],
+    parts: Mapping[str, Sequence[int]],
+    propose: Propose,
+    memory: Path,
+    stage: Stage,
+) -> None:
+    """Write the model of errors in millimetres beside the memory; too few scenes leave it out."""
+    cases, held_out = ([labelled[row] for row in parts[part]] for part in ("explore", "report"))
+    if len(cases) < MIN_CALIBRATED:
+        return
+    tick = stage("fitting expected errors", len(cases) + len(held_out))
+    model = calibrate_errors(agent, cases, held_out, propose, tick)
+    write_text(memory / ERROR_MODEL_FILE, json.dumps(model.to_json(), indent=1))
 
 
 def _srcc_note(srcc: float | None) -> str:

@@ -11,7 +11,13 @@ from jaxtyping import UInt8
 from hmr.images.photographs import sample_of
 from hmr.types import BatchDetector, Box, Camera, Detection, Detector, Sample
 
-__all__ = ["FoundPerson", "PersonFinder", "detect_all", "detect_people", "detector_digest"]
+__all__ = [
+    "CERTAIN_CONFIDENCE", "MIN_CONFIDENCE", "FoundPerson", "PersonFinder", "detect_all", "detect_people",
+    "detector_digest",
+]  # fmt: skip
+
+MIN_CONFIDENCE = 0.2  # of a detection; below it the box is taken to hold no person
+CERTAIN_CONFIDENCE = 0.5  # below it a person is called uncertain
 
 
 @runtime_checkable

@@ -30,6 +30,7 @@ from tests.agent.critique_case import (
     spoiled_group,
 )
 
+LAST = "estimate_errors"
 STRAIGHT = [
     "render_views",
     "measure_evidence",
@@ -130,14 +131,15 @@ def test_the_nodes_run_in_the_order_of_the_diagram(trace, records):
     settings = CritiqueSettings(view_size_px=64, max_revisions=0)
     agent = make_agent(trace=trace, settings=settings)
     agent.critique(sample(), group(spoiled_group()))
-    assert [record["node"] for record in records()] == STRAIGHT
+    assert [record["node"] for record in records()] == [*STRAIGHT, LAST]
 
 
 def test_the_number_of_revisions_is_bounded(trace, records):
     settings = CritiqueSettings(view_size_px=64, max_revisions=2)
     agent = make_agent(Doubter(), trace=trace, settings=settings)
     critique = agent.critique(sample(), group(spoiled_group()))
-    assert [record["node"] for record in records()] == STRAIGHT + 2 * ["look_again", "revise", "self_reflect"]
+    again = ["look_again", "revise", "self_reflect"]
+    assert [record["node"] for record in records()] == [*STRAIGHT, *again, *again, LAST]
     assert len(critique.revisions) == 2
     assert all(revision.hypotheses == (0,) for revision in critique.revisions)
     assert critique.scores[0] == critique.revisions[-1].after[0]
@@ -202,8 +204,8 @@ def test_a_detector_that_fails_in_re_observation_affects_only_the_extra_evidence
 
 
 def test_the_recursion_limit_is_just_enough():
-    # 6 straight nodes, 3 for each of 3 revisions, one to spare
-    assert recursion_limit(3) == 16
+    # 6 straight nodes, 3 for each of 3 revisions, the last one, one to spare
+    assert recursion_limit(3) == 17
 
 
 def test_scores_follow_their_hypotheses_when_the_group_is_shuffled():

@@ -133,7 +133,8 @@ def test_a_missing_score_and_a_lost_question_are_explained_without_json(critique
         _, _, err = critique(*at(server), as_json=False)
     reason = "malformed after one repair: cut off at 7 tokens; raise max_tokens"
     lines = err.splitlines()
-    assert [line.split(maxsplit=2)[2] for line in lines[-2 - COUNT : -2]] == [reason] * COUNT
+    assert [line.split(maxsplit=2)[2] for line in lines[-3 - COUNT : -3]] == [reason] * COUNT
+    assert "cannot read a person there (confidence 0.00)" in lines[-3]
     assert lines[-2] == f"  1 of 4 questions were answered; lost score x 3: {reason}"
     assert lines[-1] == f"meshcritic: no hypothesis got a score: {reason}"
 

@@ -29,7 +29,15 @@ from tests.agent.vlm.test_langchain import backend as chat_model
 
 KEY = "sk-canary-0123456789"
 PICTURE = base64.b64encode(bytes(range(256)) * 4).decode()
-NODES = ["render_views", "measure_evidence", "retrieve_rules", "retrieve_prototypes", "score", "self_reflect"]
+NODES = [
+    "render_views",
+    "measure_evidence",
+    "retrieve_rules",
+    "retrieve_prototypes",
+    "score",
+    "self_reflect",
+    "estimate_errors",
+]
 
 
 class LeakingBackend(EmbeddedCritic):

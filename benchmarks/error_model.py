@@ -1,0 +1,107 @@
+"""Fits the shipped model of errors in millimetres (`agent.verdict`) and measures it on new scenes.
+
+    python -m benchmarks.error_model [--images 300] [--samples 12] [--test 100] [--write]
+
+Fitted on lab-calibration; measured on lab-test and on wild-test, which is outside of the calibration. By own groups
+(the policy's hypotheses) and others (bodies of another person): mean error, mean expected error, mean absolute
+relative error, share inside the interval, and share of groups reported as "none fits".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+import agent.verdict
+from agent.agent import CritiqueAgent
+from agent.default import open_default_agent
+from agent.exploration.context import Propose
+from agent.verdict import ErrorModel, MeasuredGroup
+from agent.vlm import load_backend
+from common.files import write_text
+from eval.benchmark.protocol import noise_generator
+from eval.critics.error_calibration import calibrate_errors, measure_groups
+from hmr.body.model import load_body
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.splits import calibration_parts, draw_split
+from hmr.synthetic.store import read_labelled
+from hmr.types import Hypotheses, Labelled, Sample
+
+MODELS = Path(agent.verdict.__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--test", type=int, default=100)
+    parser.add_argument("--write", action="store_true", help="replace the shipped model")
+    options = parser.parse_args()
+    policy = load_policy()
+    propose = _proposer(policy, options.samples)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_default_agent(policy, load_body(), None, backend=load_backend("embedded"), trace=None) as critic,
+    ):
+        model = _fitted(critic, Path(folder), options.images, propose)
+        print(f"policy {policy.digest()}, detector {model.detector}, {model.groups} groups of the fit, ")
+        print(f"coverage {model.coverage:.2f}, a body fits below {model.fits_below_mm:.0f} mm\n")
+        print("| scenes | groups | error | expected | relative error | in the interval | none fits |")
+        print("|---|---|---:|---:|---:|---:|---:|")
+        for split in ("lab-test", "wild-test"):
+            _print_rows(split, model, critic, _scenes(split, folder, options.test), propose)
+    if options.write:
+        write_text(MODELS / f"{model.detector}.json", json.dumps(model.to_json(), indent=1))
+
+
+def _proposer(policy: DiffusionPolicy, samples: int) -> Propose:
+    def propose(sample: Sample) -> Hypotheses:
+        return policy.sample(policy.encode([sample]), samples, noise_generator(0, sample))[0]
+
+    return propose
+
+
+def _scenes(split: str, folder: str | Path, count: int) -> list[Labelled]:
+    return read_labelled(draw_split(split, Path(folder), count))
+
+
+def _fitted(critic: CritiqueAgent, folder: Path, images: int, propose: Propose) -> ErrorModel:
+    scenes, parts = _scenes("lab-calibration", folder, images), calibration_parts(images)
+    cases = [scenes[row] for part in ("explore", "admit") for row in parts[part]]
+    return calibrate_errors(critic, cases, [scenes[row] for row in parts["report"]], propose)
+
+
+def _print_rows(
+    split: str, model: ErrorModel, critic: CritiqueAgent, scenes: Sequence[Labelled], propose: Propose
+) -> None:
+    groups = measure_groups(critic, scenes, propose)
+    for name, is_own in (("own", True), ("others", False)):
+        _print_row(f"{split} | {name}", model, [group for group in groups if group.is_own is is_own])
+
+
+def _print_row(title: str, model: ErrorModel, groups: Sequence[MeasuredGroup]) -> None:
+    estimates = [model.estimate(g.values, g.detection, len(g.errors_mm)) for g in groups]
+    pairs = [(group, estimate) for group, estimate in zip(groups, estimates, strict=True) if estimate]
+    errors = np.concatenate([group.errors_mm for group, _ in pairs])
+    expected, low, high = (
+        np.concatenate([getattr(estimate, name) for _, estimate in pairs])
+        for name in ("expected_mm", "low_mm", "high_mm")
+    )
+    inside = ((errors >= low) & (errors <= high)).mean()
+    none_fits = np.mean([estimate.none_fits for _, estimate in pairs])
+    relative = np.abs(expected / errors - 1).mean()
+    print(
+        f"| {title} | {errors.mean():.0f} | {expected.mean():.0f} | {relative:.2f} | {inside:.2f} | {none_fits:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
