@@ -2,7 +2,7 @@
 
     python -m benchmarks.detections [--policy DIR] [--split wild-test] [--images 200] [--samples 100] [--motion DIR]
 
-Simulated detections have the errors of one profile of `hmr.pretraining.detector_noise`; a surface point is visible
+Simulated detections have the errors of one profile of `hmr.synthetic.detector_noise`; a surface point is visible
 where the joint that moves it is. `perfect` reports every point and its depth, `perfect without depth` the positions
 alone, hidden ones included. Errors are in mm, definitions in docs/reference/measures.md.
 """
@@ -28,7 +28,7 @@ from hmr.policy.checkpoint import load_policy
 from hmr.policy.condition import PointEstimates, condition_of
 from hmr.policy.parametrization import box_features, geometry_of
 from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.pretraining.detector_noise import PROFILES, observe
+from hmr.synthetic.detector_noise import PROFILES, observe
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import Hypotheses, Labelled, Sample
@@ -59,9 +59,10 @@ def perfect(points: TruePoints, with_depth: bool) -> PointEstimates:
 
 
 def simulated(points: TruePoints, profile: str) -> PointEstimates:
-    return observe(
+    reported = observe(
         points.position, points.depth_m, points.visible, points.units_per_m, points.generator, (profile,)
     )
+    return PointEstimates.from_sigma(*reported)
 
 
 class WithDetections:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "CONFIGS", "MODELS", "WORKERS", "AcceptAnyBox", "BodyFile", "Boxes", "CameraFile", "Center",
-    "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out",
-    "PhotoDetector", "PolicyDir", "Seed", "Ucb", "config_file", "file_to_write", "folder_to_write", "output_folder",
+    "CONFIGS", "DETECTORS", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes", "CameraFile",
+    "Center", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore", "MemoryOrSeedRules",
+    "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed", "Ucb", "config_file", "file_to_write",
+    "folder_to_write", "output_folder", "policy_folder",
 ]  # fmt: skip
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -54,6 +55,15 @@ def output_folder(help: str, option: str = "--out") -> Any:
 def config_file(help: str) -> Any:
     """The declaration of `--config`, which takes a YAML file."""
     return typer.Option("--config", metavar="FILE", help=help)
+
+
+def policy_folder(policy: Path | None, base: str) -> Path:
+    """The folder of --policy, or else of the base policy. Raises ValueError for an unknown one."""
+    from hmr.policy.checkpoint import BASES
+
+    if base not in BASES:
+        raise ValueError(f"no base policy is called {base!r}; there are {', '.join(BASES)}")
+    return policy or BASES[base]
 
 
 def _first_file(*paths: Path) -> Path | None:
@@ -121,6 +131,25 @@ PolicyDir = Annotated[
         help="Checkpoint of the policy. Default: the shipped one.",
     ),
 ]
+PolicyOrBase = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FOLDER",
+        rich_help_panel=MODELS,
+        help="Checkpoint of the policy. Default: that of --base.",
+    ),
+]
+BasePolicy = Annotated[
+    str,
+    typer.Option(
+        "--base",
+        metavar="NAME",
+        rich_help_panel=MODELS,
+        help="Base policy: shipped (broad), or studio (trained on scenes of studio alone; its alignment uses scenes of "
+        "street). docs/reference/benchmark.md describes both.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(rich_help_panel=MODELS, help="Device that the policy runs on: cpu, cuda, cuda:N or mps."),
@@ -135,7 +164,8 @@ BodyFile = Annotated[
     ),
 ]
 DETECTORS = (
-    "Detector of people and keypoints: blazepose (for photographs), embedded (for rendered people), transformers, "
+    "Detector of people and keypoints: blazepose (for photographs), embedded (for rendered people), simulated (stored "
+    "with scenes of studio and street), transformers, "
     "transformers:FINDER,POSE,SEGMENTER with models from the hub or from folders, or NAME:ARGUMENT of an installed "
     "plug-in."
 )

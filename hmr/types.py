@@ -203,12 +203,15 @@ class Camera:
 
 @dataclass(frozen=True)
 class Sample:
-    """One person in one photograph. Box and camera are detected or estimated, never ground truth."""
+    """One person in one photograph. Box, camera and detection are detected or estimated, never ground truth."""
 
     id: str  # opaque: reveals nothing about the scene, the pose or the split
     image: UInt8[np.ndarray, "height width 3"]
     box: Box  # detected, or given by a user
     camera: Camera  # estimated
+    detection: Detection | None = (
+        None  # stored with the image (`hmr.detection.simulated`); None: a detector is run
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from transformers.trainer_utils import SaveStrategy
 from common.seeding import derive_generator
 from hmr.policy.parametrization import VECTOR_SIZE
 from hmr.policy.policy import DiffusionPolicy
-from hmr.types import Box, Camera, Sample
+from hmr.types import Box, Camera, Detection, Sample
 from rl.config import GroupPreferenceConfig
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.tensors import GroupTensors
@@ -119,5 +119,7 @@ def _dummy_group(policy: DiffusionPolicy | PolicyAdapter, samples: Sequence[Samp
 
 
 def _grey_sample() -> Sample:
-    image = np.full((SIDE, SIDE, 3), 128, np.uint8)
-    return Sample("preflight", image, Box(0.0, 0.0, float(SIDE), float(SIDE)), Camera.estimate(SIDE, SIDE))
+    image, none = np.full((SIDE, SIDE, 3), 128, np.uint8), torch.zeros(0)
+    nobody = Detection.from_points([], torch.zeros(0, 2), none, none)
+    box = Box(0.0, 0.0, float(SIDE), float(SIDE))
+    return Sample("preflight", image, box, Camera.estimate(SIDE, SIDE), nobody)

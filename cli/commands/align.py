@@ -13,14 +13,16 @@ from cli.console import print_estimate, print_message, stages
 from cli.options import (
     CONFIGS,
     WORKERS,
+    BasePolicy,
     DetectorSpec,
     Json,
     MemoryOrExplore,
     Motion,
-    PolicyDir,
+    PolicyOrBase,
     Seed,
     config_file,
     output_folder,
+    policy_folder,
 )
 
 if TYPE_CHECKING:
@@ -51,12 +53,13 @@ NumRounds = Annotated[
     typer.Option(min=1, help="Rounds of sampling, scoring and alignment. The images are divided among them."),
 ]
 Images = Annotated[
-    int, typer.Option(min=2, help="Number of synthetic scenes of wild-train; each gets one critique.")
+    int, typer.Option(min=2, help="Number of synthetic scenes without labels; each gets one critique.")
 ]
 Calibration = Annotated[
     int,
     typer.Option(
-        min=4, help="Number of lab scenes that a memory is explored on, or a learned scorer is fitted on."
+        min=4,
+        help="Number of labelled scenes that a memory is explored on, or a learned scorer is fitted on.",
     ),
 ]
 TrainingArguments = Annotated[
@@ -81,7 +84,8 @@ def align(
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     reply_cache: ReplyCacheFile = None,
-    policy: PolicyDir = None,
+    policy: PolicyOrBase = None,
+    base: BasePolicy = "shipped",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -97,14 +101,15 @@ def align(
 
     critique_settings, backend_settings = split_settings(settings)
     align_settings = AlignSettings(
-        critic=critic, images=images, calibration=calibration, rounds=Rounds(rounds, group_size, seed),
+        critic=critic, base=base, images=images, calibration=calibration, rounds=Rounds(rounds, group_size, seed),
         alignment=_training_arguments(config, loss), motion=motion, memory=memory, detector=detector,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
     )  # fmt: skip
+    model = load_policy(policy_folder(policy, base))
     if dry_run:
-        _estimate(load_policy(policy), align_settings, as_json)
+        _estimate(model, align_settings, as_json)
     else:
-        _align(load_policy(policy), align_settings, out, as_json)
+        _align(model, align_settings, out, as_json)
 
 
 def _training_arguments(config: Path | None, loss: str | None) -> dict[str, Any]:

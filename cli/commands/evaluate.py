@@ -8,16 +8,37 @@ from typing import Annotated
 import typer
 
 from cli.console import console, print_json, print_message, stages
-from cli.options import WORKERS, Device, Json, Motion, Out, PolicyDir, Seed
+from cli.options import (
+    DETECTORS,
+    MODELS,
+    WORKERS,
+    BasePolicy,
+    Device,
+    Json,
+    Motion,
+    Out,
+    PolicyOrBase,
+    Seed,
+    policy_folder,
+)
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    policy: PolicyDir = None,
+    policy: PolicyOrBase = None,
+    base: BasePolicy = "shipped",
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            rich_help_panel=MODELS,
+            help=f"{DETECTORS} Default: the one that the policy was trained for.",
+        ),
+    ] = None,
     device: Device = "cpu",
     split: Annotated[
-        str, typer.Option(help="Split of synthetic scenes: wild-test or lab-test.")
+        str, typer.Option(help="Split of synthetic scenes: wild-test, lab-test, street-test or studio-test.")
     ] = "wild-test",
     images: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 200,
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 100,
@@ -44,13 +65,16 @@ def evaluate(
     from eval.benchmark.tables import baseline_table
     from hmr.policy.checkpoint import load_policy
 
+    model = load_policy(policy_folder(policy, base), device, detector)
     with stages() as stage:
         result = evaluate_with_baselines(
-            load_policy(policy, device), split, images=images, samples=samples, seed=seed, out=out, stage=stage,
+            model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,
             motion=motion, backdrops=backdrops, workers=WORKERS,
         )  # fmt: skip
     if as_json:
-        options = {"split": split, "images": images, "samples": samples, "seed": seed}
+        options = {
+            "split": split, "images": images, "samples": samples, "seed": seed, "detector": model.detector.name,
+        }  # fmt: skip
         folders = {"motion": motion and motion.name, "backdrops": backdrops and backdrops.name}
         print_json({**result.to_json(), **options, **folders, "versions": versions()})
         return

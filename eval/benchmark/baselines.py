@@ -38,7 +38,12 @@ __all__ = [
     "policies_to_compare",
 ]
 
-SPLITS = ("wild-test", "lab-test")  # of hmr.synthetic.splits; nothing is fitted on these
+SPLITS = (
+    "wild-test",
+    "lab-test",
+    "street-test",
+    "studio-test",
+)  # of hmr.synthetic.splits; nothing is fitted on these
 DETERMINISTIC = ("mean pose", "regression head")
 GROUP_SIZE = 20
 

@@ -123,9 +123,10 @@ class Exploration:
 
 
 def load_other_detector(spec: str, policy: DiffusionPolicy) -> Detector | None:
-    """The detector of `spec`; None for that of the policy, which shares its encoder with the image embedder. Raises
-    what `load_detector` raises."""
-    return None if spec == policy.detector.name else load_detector(spec, str(policy.device))
+    """The detector of `spec`; None for the embedded one if the policy has it, which shares its encoder with the image
+    embedder. Raises what `load_detector` raises."""
+    shared = spec == policy.detector.name == EmbeddedDetector.name
+    return None if shared else load_detector(spec, str(policy.device))
 
 
 def detector_name(detector: Detector | None) -> str:

@@ -1,4 +1,4 @@
-"""Aligns a policy to a critic's scores on wild images without labels; `meshcritic align` runs `run_alignment`.
+"""Aligns a policy to a critic's scores on images without labels; `meshcritic align` runs `run_alignment`.
 
 | critic            | scores                                                                                       |
 |-------------------|----------------------------------------------------------------------------------------------|
@@ -8,10 +8,12 @@
 | noisy-truth:SRCC  | the truth with as much noise as gives this SRCC; it reads the truth, which is recorded       |
 | reward:FILE:NAME  | those of a function or `Scorer` of the user (`rl.scorers.rewards.load_reward`)               |
 
-A critic that learns does so on `lab-calibration` alone, as in `eval.critics.comparison`. If the training arguments set
-`replay_weight`, labelled scenes of `lab-train` are replayed beside the wild ones (`rl.replay`). The output folder holds
-the scenes, the memory, every round (`rl.rounds`), curves.svg and alignment.json, which records all inputs. The training
-arguments and the critic (name, settings, file, memory) are checked before anything is drawn, explored or scored.
+The base policy decides on the splits (`hmr.synthetic.splits.GAPS`): `wild-train` for the shipped one, `street-align`
+for `studio`. A critic that learns does so on the calibration split of the base's own domain alone, as in
+`eval.critics.comparison`. If the training arguments set `replay_weight`, labelled scenes of that domain are replayed
+beside the images (`rl.replay`). The output folder holds the scenes, the memory, every round (`rl.rounds`), curves.svg
+and alignment.json, which records all inputs. The training arguments and the critic (name, settings, file, memory) are
+checked before anything is drawn, explored or scored.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from eval.report.curves import write_alignment_curves
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.splits import draw_split
+from hmr.synthetic.splits import GAPS, Gap, draw_split
 from hmr.synthetic.store import read_labelled, read_samples, read_truth, set_digest
 from hmr.types import Detector, Scorer
 from memory.embed import load_text_embedder
@@ -80,13 +82,14 @@ class AlignSettings:
 
     critic: str = "embedded"
     _: KW_ONLY
-    images: int = 200  # of wild-train; each gets one critique, whatever the number of rounds
-    calibration: int = 128  # lab scenes on which a critic learns
+    base: str = "shipped"  # a key of `hmr.synthetic.splits.GAPS`, which decides on the splits
+    images: int = 200  # without labels; each gets one critique, whatever the number of rounds
+    calibration: int = 128  # labelled scenes on which a critic learns
     rounds: Rounds = field(default_factory=Rounds)
     alignment: dict[str, Any] = field(default_factory=dict)  # fields of rl.config.GroupPreferenceConfig
     motion: Path | None = None
     memory: Path | None = None  # an explored one; None: explore first
-    replayed: int = 512  # scenes of lab-train, if the training arguments set replay_weight
+    replayed: int = 512  # labelled scenes, if the training arguments set replay_weight
     detector: str = EmbeddedDetector.name  # of the critic
     max_calls: int | None = None  # of the backend, in one run
     reply_cache: Path | None = None
@@ -94,12 +97,18 @@ class AlignSettings:
     critique: Mapping[str, Any] = field(default_factory=dict)  # fields of CritiqueSettings
 
     def __post_init__(self) -> None:
+        if self.base not in GAPS:
+            raise ValueError(f"no base policy is called {self.base!r}; there are {', '.join(GAPS)}")
         if self.uses_backend:
             return
         if self.detector != EmbeddedDetector.name:
             raise ValueError(f"--detector applies to critics that use a detector; {self.critic} does not")
         if self.backend or self.critique:
             raise ValueError(f"--set applies to critics that use a backend; {self.critic} does not")
+
+    @property
+    def gap(self) -> Gap:
+        return GAPS[self.base]
 
     @property
     def shuffled(self) -> bool:
@@ -192,7 +201,7 @@ def run_alignment(
             detector=detector,
         )
         early = critic(scenes=None) if settings.needs_no_scenes else None  # so that its errors come first
-        scenes = _wild_scenes(settings, out, stage, workers)
+        scenes = _scenes_to_align(settings, out, stage, workers)
         samples = list(read_samples(scenes))
         scorer = critic(scenes=scenes) if early is None else early
         alignment = with_replay(policy, settings, out, stage, workers)
@@ -231,7 +240,7 @@ def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, 
         opened = stack.enter_context(open_backend(settings.backend_options(dry_run=True)))
         body = load_body()
         detector = load_other_detector(settings.detector, policy)
-        scenes = _wild_scenes(settings, out, stage, workers)
+        scenes = _scenes_to_align(settings, out, stage, workers)
         scorer = open_scorer(
             policy,
             body,
@@ -258,10 +267,11 @@ def _counted(out: Path, rounds: int) -> dict[str, int]:
     return {"groups": len(scores), "unscored_groups": sum(set(group) == {None} for group in scores)}
 
 
-def _wild_scenes(settings: AlignSettings, out: Path, stage: Stage, workers: int) -> Path:
-    title = f"drawing {settings.images} scenes of wild-train"
+def _scenes_to_align(settings: AlignSettings, out: Path, stage: Stage, workers: int) -> Path:
+    split = settings.gap.align
+    title = f"drawing {settings.images} scenes of {split}"
     return draw_split(
-        "wild-train",
+        split,
         out / "scenes",
         settings.images,
         motion=settings.motion,
@@ -279,16 +289,18 @@ def _in_flight(scorer: Scorer) -> int:
 def with_replay(
     policy: DiffusionPolicy, settings: AlignSettings, out: Path, stage: Stage, workers: int = 1
 ) -> dict[str, Any]:
-    """The training arguments. If they set replay_weight but no replay_file, the file is made from lab scenes in `out`.
+    """The training arguments. If they set replay_weight but no replay_file, labelled scenes in `out` make the
+    file.
 
     All rounds share one file: it holds encoder features, and alignment does not change the encoder.
     """
     alignment = _with_replay_file(policy, settings, out)
     if not alignment.get("replay_weight") or (file := Path(alignment["replay_file"])).exists():
         return alignment
-    tick = stage(f"drawing {settings.replayed} scenes of lab-train to replay", settings.replayed)
+    split = settings.gap.train
+    tick = stage(f"drawing {settings.replayed} scenes of {split} to replay", settings.replayed)
     scenes = draw_split(
-        "lab-train", out / "scenes", settings.replayed, motion=settings.motion, workers=workers, progress=tick
+        split, out / "scenes", settings.replayed, motion=settings.motion, workers=workers, progress=tick
     )
     replay_of(policy, read_labelled(scenes)).save(file)
     return alignment
@@ -380,12 +392,14 @@ def open_bench(
 def _calibration_groups(
     policy: DiffusionPolicy, body: Body, settings: AlignSettings, out: Path, stage: Stage
 ) -> tuple[list[LabelledGroup], dict[str, Any]]:
-    """The groups of `lab-calibration` on which a critic learns, and their fingerprint; none for an explored memory."""
+    """The groups of the calibration split on which a critic learns, and their fingerprint; none for an explored
+    memory."""
     if settings.memory is not None and settings.base_critic != HMR_SCORER:
         return [], {}
-    tick = stage(f"drawing {settings.calibration} scenes of lab-calibration", settings.calibration)
-    lab = draw_split("lab-calibration", out / "scenes", settings.calibration, progress=tick)
+    split = settings.gap.calibration
+    tick = stage(f"drawing {settings.calibration} scenes of {split}", settings.calibration)
+    scenes = draw_split(split, out / "scenes", settings.calibration, progress=tick)
     size, seed = settings.rounds.group_size, settings.rounds.seed
-    tick = stage(f"groups of {size} on lab-calibration", settings.calibration)
-    groups = draw_groups(policy, body, lab, size=size, seed=seed, cache=out / "groups", progress=tick)
-    return groups, {"policy": policy.digest(), "scenes": set_digest(lab), "samples": size}
+    tick = stage(f"groups of {size} on {split}", settings.calibration)
+    groups = draw_groups(policy, body, scenes, size=size, seed=seed, cache=out / "groups", progress=tick)
+    return groups, {"policy": policy.digest(), "scenes": set_digest(scenes), "samples": size}

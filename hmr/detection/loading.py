@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.plugins import installed_plugins, load_plugin
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.person_encoder import load_encoder
+from hmr.detection.simulated import SimulatedDetector
 from hmr.types import Detector
 
 __all__ = ["ENTRY_POINT_GROUP", "load_detector"]
@@ -13,8 +14,8 @@ ENTRY_POINT_GROUP = "meshcritic.detectors"
 
 
 def load_detector(spec: str, device: str = "cpu") -> Detector:
-    """`embedded[:FOLDER]`, `blazepose[:heavy]`, `transformers[:FINDER[,POSE[,SEGMENTER]]]` with hub names or local
-    folders, or `NAME[:ARGUMENT]` of an installed detector.
+    """`embedded[:FOLDER]`, `blazepose[:heavy]`, `simulated`, `transformers[:FINDER[,POSE[,SEGMENTER]]]` with hub
+    names or local folders, or `NAME[:ARGUMENT]` of an installed detector.
 
     An installed detector is an entry point of the group `meshcritic.detectors`; it is called with the argument (an
     empty string if there is none). Raises ValueError for any other name, for a model that cannot be loaded, and for a
@@ -23,6 +24,8 @@ def load_detector(spec: str, device: str = "cpu") -> Detector:
     kind, _, argument = spec.partition(":")
     if kind == EmbeddedDetector.name:
         return EmbeddedDetector(load_encoder(argument or None, device))
+    if spec == SimulatedDetector.name:
+        return SimulatedDetector()
     if kind == "transformers":
         from hmr.detection.transformers_detector import load_transformers_detector
 
@@ -39,7 +42,7 @@ def _installed_detector(spec: str, name: str, argument: str) -> Detector:
     if name not in plugins:
         others = "".join(f", {other}" for other in sorted(plugins))
         raise ValueError(
-            f"no detector is called {spec!r}; known are embedded, blazepose[:heavy], "
+            f"no detector is called {spec!r}; known are embedded, blazepose[:heavy], simulated, "
             f"transformers[:FINDER[,POSE[,SEGMENTER]]]{others}"
         )
     detector = load_plugin(plugins[name])(argument)

@@ -1,4 +1,4 @@
-"""Loads policies: the shipped checkpoint, or a folder that pretraining or alignment has written."""
+"""Loads policies: the shipped checkpoints, or a folder that pretraining or alignment has written."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from hmr.detection.loading import load_detector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector
 
-__all__ = ["SHIPPED_POLICY", "find_device", "load_policy"]
+__all__ = ["BASES", "SHIPPED_POLICY", "find_device", "load_policy"]
 
-SHIPPED_POLICY = Path(__file__).parents[1] / "assets" / "policy"
+_ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED_POLICY = _ASSETS / "policy"
+BASES = {"shipped": SHIPPED_POLICY, "studio": _ASSETS / "studio_policy"}
+# A checkpoint may be a stranger's: it must not choose a plug-in, or models that are then downloaded.
+_DETECTORS = ("embedded", "simulated")
 
 
 def load_policy(
-    folder: PathLike | None = None, device: str = "cpu", detector: str | Detector = "embedded"
+    folder: PathLike | None = None, device: str = "cpu", detector: str | Detector | None = None
 ) -> DiffusionPolicy:
     """The policy in a folder (default: the shipped one), frozen, in evaluation mode, in float32.
 
     detector: what the policy uses for samples without detections; an object, or a name for
-        `hmr.detection.loading.load_detector`.
+        `hmr.detection.loading.load_detector`. None: the one that the policy was trained for.
 
     Raises FileNotFoundError or ValueError, which name the folder, if no policy can be read from it, and ValueError for
     a device that torch does not have.
@@ -32,6 +36,7 @@ def load_policy(
     folder, torch_device = Path(folder or SHIPPED_POLICY), find_device(device)
     _check_kind(folder)
     policy = load_whole(DiffusionPolicy, folder, "policy")
+    detector = _trained_for(policy, folder) if detector is None else detector
     policy.detector = load_detector(detector, device) if isinstance(detector, str) else detector
     policy.to(torch_device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
     return policy.requires_grad_(False).eval()
@@ -46,6 +51,15 @@ def _check_kind(folder: Path) -> None:
             f"the policy in {folder} was trained on images, which this version no longer reads; use the shipped "
             "policy, or train one on detections with meshcritic pretrain"
         )
+
+
+def _trained_for(policy: DiffusionPolicy, folder: Path) -> str:
+    if (name := policy.config.detector) not in _DETECTORS:
+        raise ValueError(
+            f"{folder / 'config.json'}: detector is {name!r}; allowed are {', '.join(_DETECTORS)}, and any other can "
+            "be given when the policy is loaded"
+        )
+    return name
 
 
 def find_device(name: str) -> torch.device:

@@ -27,6 +27,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
     head_width, head_depth: width and number of blocks of the regression head.
     denoiser: "mlp", or "tokens" with a layout of `hmr.policy.denoisers` in `tokens` and its `heads`.
     solver: "ddim" or "dpm++" (`hmr.policy.scheduler`).
+    detector: the detector that the policy was trained for and uses if no other is given: "embedded" or "simulated".
     noise_temperature: factor of the starting noise; `benchmarks/temperature.py` finds the one with the right spread on
         `lab-calibration`.
     """
@@ -48,6 +49,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         heads: int = 8,
         solver: str = "dpm++",
         noise_temperature: float = 1.0,
+        detector: str = "embedded",
         **kwargs: Any,
     ) -> None:
         self.crop_scale = crop_scale
@@ -63,6 +65,7 @@ class DiffusionPolicyConfig(PretrainedConfig):
         self.heads = heads
         self.solver = solver
         self.noise_temperature = noise_temperature
+        self.detector = detector
         super().__init__(**kwargs)
 
 

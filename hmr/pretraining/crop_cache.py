@@ -89,6 +89,7 @@ class CropCache:
         """Folders are identified by their files. Raises FileNotFoundError for a missing one."""
         fields = {
             **dataclasses.asdict(self),
+            "recipe": self.recipe.to_json(),
             "targets": [field.name for field in dataclasses.fields(CropTargets)],
         }
         for name in ("motion", "backdrops"):

@@ -17,10 +17,10 @@ from common.files import PathLike
 from common.yaml_fields import checked_fields, read_fields
 from hmr.detection.person_encoder import load_encoder
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
-from hmr.pretraining.detector_noise import PROFILES
 from hmr.pretraining.losses import LossWeights
 from hmr.pretraining.rendered_people import RenderedRecipe
 from hmr.pretraining.simulation import PeopleRecipe
+from hmr.synthetic.detector_noise import PROFILES
 from hmr.synthetic.store import folder_fingerprint
 
 __all__ = ["PolicyRecipe", "read_policy_recipe", "run_fingerprint"]

@@ -44,7 +44,7 @@ from hmr.synthetic.poses import PoseBatch
 
 __all__ = ["pretrain_policy"]
 
-CHANGEABLE = ("noise_temperature", "solver", "num_inference_steps")  # do not change a shape
+CHANGEABLE = ("noise_temperature", "solver", "num_inference_steps", "detector")  # do not change a shape
 HISTORY = "training.json"
 OUTPUTS = (*(f"{stage}/checkpoint-*" for stage in STAGES), "model.safetensors", HISTORY)
 LABEL = "vector"

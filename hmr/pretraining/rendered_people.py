@@ -1,7 +1,7 @@
 """Rendered people as the embedded detector's encoder reads them: the policy's training data with its true errors.
 
 The errors of a network about a pose are not independent of the pose: what it does not know it fills in from the people
-it has seen, position and depth alike. The simulation (`hmr.pretraining.detector_noise`) has no such model, so a part of
+it has seen, position and depth alike. The simulation (`hmr.synthetic.detector_noise`) has no such model, so a part of
 each training batch comes from here. The encoder must not have been trained on the same scenes.
 
 Each reading is used twice, the second time mirrored.

@@ -3,7 +3,7 @@
 Poses come from the built-in sampler, or from recorded motion, with rare ones well covered: limbs of different poses are
 combined, joints get noise and bodies any orientation. Cameras look from below and above, roll, and have lenses from 20
 to 135 mm; the focal length that the policy is given is the true one for some people and the usual estimate for the
-others. People are cut off by the frame and hidden behind objects. `hmr.pretraining.detector_noise` turns the projected
+others. People are cut off by the frame and hidden behind objects. `hmr.synthetic.detector_noise` turns the projected
 points into detections.
 """
 
@@ -20,11 +20,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hmr.body.surface_points import BodyPoints
-from hmr.policy.condition import condition_of
+from hmr.policy.condition import PointEstimates, condition_of
 from hmr.policy.parametrization import ROTATION_SIZE, box_features
-from hmr.pretraining.detector_noise import PROFILES, observe
+from hmr.synthetic.detector_noise import PROFILES, observe
 from hmr.synthetic.poses import PoseBatch, Preset, sample_poses
-from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, NUM_POINTS
+from hmr.synthetic.subjects import draw_betas
+from hmr.types import JOINT_NAMES, NUM_JOINTS, NUM_POINTS
 
 __all__ = ["PeopleRecipe", "SimulatedPeople", "draw_poses", "simulate"]
 
@@ -40,12 +41,17 @@ FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # y-up world facing +z -> ca
 class PeopleRecipe:
     """Probabilities and spans of the simulated people."""
 
-    lab_poses: float = 0.35  # of the built-in sampler's presets; the others are `wild`
+    lab_poses: float = 0.35  # of the built-in sampler's presets
+    studio_poses: float = 0.0  # the others are `wild`
     mixed_limbs: float = 0.3  # arms or legs taken from another pose
     noisy_pose: float = 0.4
     noise_rad: float = 0.15  # largest standard deviation of a joint's rotation
     any_tilt: float = 0.1  # a body tilted by up to 180 degrees
     betas_std: float = 1.2
+    subjects: tuple[int, ...] = ()  # of `hmr.synthetic.subjects`; empty: everybody is another person
+    # fixed ones with square images and a floor, in place of the views and lenses below: focal length in mm, elevation
+    # and roll in degrees, height in metres
+    cameras: tuple[tuple[float, ...], ...] = ()
     wide_view: float = 0.15  # elevation up to 80 degrees and roll up to 45
     focal_mm: tuple[float, float] = (20.0, 135.0)  # for a 36 mm sensor
     known_focal: float = 0.35
@@ -53,6 +59,14 @@ class PeopleRecipe:
     truncated: float = 0.3
     occluders: float = 0.6
     half_hidden: float = 0.12  # everything below (or above) a line
+
+    def __post_init__(self) -> None:
+        for camera in self.cameras:
+            if len(camera) != 4:
+                raise ValueError(
+                    "each of cameras takes focal length (mm), elevation, roll (degrees) and height (m), not "
+                    f"{list(camera)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -98,11 +112,14 @@ def simulate(
     """
     recipe = recipe or PeopleRecipe()
     poses = draw_poses(count, generator, recipe) if pool is None else _rows(pool, count, generator)
-    rotations = _rotations(poses, generator, recipe)
-    betas = (recipe.betas_std * torch.randn(count, NUM_BETAS, generator=generator)).clamp(-3, 3)
+    fixed = _fixed_cameras(count, generator, recipe)
+    rotations = _rotations(poses, fixed, generator, recipe)
+    betas = draw_betas(count, recipe.betas_std, recipe.subjects, generator)
     points_m = points(rotations, betas).points_m
-    cameras = _cameras(count, generator, recipe)
+    cameras = _cameras(count, fixed, generator, recipe)
     pelvis_m = _place(points_m, cameras, generator, recipe)
+    if fixed is not None:
+        pelvis_m[:, 1] += _drop_m(points_m[:, :NUM_JOINTS] + pelvis_m[:, None], fixed)
     points_px = _project(points_m + pelvis_m[:, None], cameras)
     visible = _visible(points_px, cameras, generator, recipe)
     square = _square(points_px, visible, pelvis_m, cameras, generator, crop_scale)
@@ -110,13 +127,13 @@ def simulate(
     in_crop = (points_px - center[:, None]) / half[..., None]
     focal_px = cameras.focal_px
     units_per_m = focal_px / pelvis_m[:, 2] / half[:, 0]
-    observed = observe(in_crop, points_m[..., 2], visible, units_per_m, generator, detectors)
+    reported = observe(in_crop, points_m[..., 2], visible, units_per_m, generator, detectors)
     geometry = _geometry(cameras, square, generator, recipe)
     pelvis = torch.cat([units_per_m.log()[:, None], in_crop[:, 0]], dim=-1)
     columns = rotations[..., :2].flatten(1)
     assert columns.shape[1] == ROTATION_SIZE
     return SimulatedPeople(
-        condition_of(observed, box_features(geometry)),
+        condition_of(PointEstimates.from_sigma(*reported), box_features(geometry)),
         torch.cat([columns, betas, pelvis], dim=-1),
         geometry,
         in_crop[:, :NUM_JOINTS],
@@ -149,8 +166,20 @@ _ARMS = [
 _HANDS = [JOINT_NAMES.index(f"{side}_hand") - 1 for side in ("left", "right")]
 
 
+def _fixed_cameras(
+    count: int, generator: torch.Generator, recipe: PeopleRecipe
+) -> Float[Tensor, "batch 4"] | None:
+    """A row of `PeopleRecipe.cameras` for each person, if the recipe has any."""
+    if not recipe.cameras:
+        return None
+    return torch.tensor(recipe.cameras)[torch.randint(len(recipe.cameras), (count,), generator=generator)]
+
+
 def _rotations(
-    poses: PoseBatch, generator: torch.Generator, recipe: PeopleRecipe
+    poses: PoseBatch,
+    fixed: Float[Tensor, "batch 4"] | None,
+    generator: torch.Generator,
+    recipe: PeopleRecipe,
 ) -> Float[Tensor, "batch 24 3 3"]:
     """Rotation matrices, the first one from the body to the camera's axes."""
     count, body_pose = len(poses), poses.body_pose.clone()
@@ -161,14 +190,19 @@ def _rotations(
     noise = torch.randn(body_pose.shape, generator=generator)
     noise[:, _HANDS] = 0
     body_pose = body_pose + scale[:, None, None] * noise
-    view = _views(count, generator, recipe) @ roma.rotvec_to_rotmat(poses.orient_up)
+    view = _views(count, fixed, generator, recipe) @ roma.rotvec_to_rotmat(poses.orient_up)
     return torch.cat([view[:, None], roma.rotvec_to_rotmat(body_pose)], dim=1)
 
 
 def draw_poses(count: int, generator: torch.Generator, recipe: PeopleRecipe | None = None) -> PoseBatch:
-    """Poses of the built-in sampler, both presets mixed."""
-    lab = round(count * (recipe or PeopleRecipe()).lab_poses)
-    counts: tuple[tuple[int, Preset], ...] = ((lab, "lab"), (count - lab, "wild"))
+    """Poses of the built-in sampler, its presets mixed."""
+    recipe = recipe or PeopleRecipe()
+    lab, studio = round(count * recipe.lab_poses), round(count * recipe.studio_poses)
+    counts: tuple[tuple[int, Preset], ...] = (
+        (lab, "lab"),
+        (count - lab - studio, "wild"),
+        (studio, "studio"),
+    )
     parts = [sample_poses(number, generator, preset) for number, preset in counts if number]
     order = torch.randperm(count, generator=generator)
     columns = [
@@ -182,19 +216,44 @@ def _rows(poses: PoseBatch, count: int, generator: torch.Generator) -> PoseBatch
     return PoseBatch(poses.body_pose[rows], poses.orient_up[rows], poses.activity[rows])
 
 
-def _views(count: int, generator: torch.Generator, recipe: PeopleRecipe) -> Float[Tensor, "batch 3 3"]:
+def _views(
+    count: int,
+    fixed: Float[Tensor, "batch 4"] | None,
+    generator: torch.Generator,
+    recipe: PeopleRecipe,
+) -> Float[Tensor, "batch 3 3"]:
     """World-to-camera rotations, some of them of a tilted world."""
-    wide = _chance(count, recipe.wide_view, generator)
-    elevation = torch.where(wide, _span(count, -80, 80, generator), _span(count, -30, 45, generator))
-    roll = torch.where(wide, _span(count, -45, 45, generator), 6 * torch.randn(count, generator=generator))
+    if fixed is None:
+        wide = _chance(count, recipe.wide_view, generator)
+        elevation = torch.where(wide, _span(count, -80, 80, generator), _span(count, -30, 45, generator))
+        roll = torch.where(
+            wide, _span(count, -45, 45, generator), 6 * torch.randn(count, generator=generator)
+        )
+    else:
+        elevation, roll = fixed[:, 1], fixed[:, 2]
     heading = _span(count, -180, 180, generator)
     tilt = _span(count, 0, math.pi, generator) * _chance(count, recipe.any_tilt, generator)
     direction = _span(count, 0, 2 * math.pi, generator)
     tilted = roma.rotvec_to_rotmat(
         torch.stack([tilt * direction.cos(), torch.zeros(count), tilt * direction.sin()], dim=-1)
     )
-    turns = [_about(axis, torch.deg2rad(angle)) for axis, angle in ((2, roll), (0, elevation), (1, heading))]
-    return turns[0] @ FLIP @ turns[1] @ turns[2] @ tilted
+    return _level_view(elevation, roll) @ _about(1, torch.deg2rad(heading)) @ tilted
+
+
+def _level_view(
+    elevation_deg: Float[Tensor, "batch"], roll_deg: Float[Tensor, "batch"]
+) -> Float[Tensor, "batch 3 3"]:
+    """World-to-camera rotations without heading."""
+    return _about(2, torch.deg2rad(roll_deg)) @ FLIP @ _about(0, torch.deg2rad(elevation_deg))
+
+
+def _drop_m(
+    joints_cam_m: Float[Tensor, "batch 24 3"], fixed: Float[Tensor, "batch 4"]
+) -> Float[Tensor, "batch"]:
+    """How far each body must move along the camera's y axis to touch the floor with its lowest joint."""
+    up = _level_view(fixed[:, 1], fixed[:, 2])[:, :, 1]
+    lowest_m = torch.einsum("bjk,bk->bj", joints_cam_m, up).amin(dim=1)
+    return (-fixed[:, 3] - lowest_m) / up[:, 1]
 
 
 def _about(axis: int, angle: Float[Tensor, "batch"]) -> Float[Tensor, "batch 3 3"]:
@@ -203,11 +262,19 @@ def _about(axis: int, angle: Float[Tensor, "batch"]) -> Float[Tensor, "batch 3 3
     return roma.rotvec_to_rotmat(rotvec)
 
 
-def _cameras(count: int, generator: torch.Generator, recipe: PeopleRecipe) -> _Cameras:
+def _cameras(
+    count: int,
+    fixed: Float[Tensor, "batch 4"] | None,
+    generator: torch.Generator,
+    recipe: PeopleRecipe,
+) -> _Cameras:
+    side = torch.full((count,), LONGER_SIDE_PX)
+    if fixed is not None:
+        return _Cameras(fixed[:, 0] / SENSOR_MM * LONGER_SIDE_PX, side, side)
     low, high = (math.log(value) for value in recipe.focal_mm)
     focal_px = torch.exp(_span(count, low, high, generator)) / SENSOR_MM * LONGER_SIDE_PX
     aspect = torch.tensor(ASPECTS)[torch.randint(len(ASPECTS), (count,), generator=generator)]
-    return _Cameras(focal_px, LONGER_SIDE_PX * aspect[:, 0], LONGER_SIDE_PX * aspect[:, 1])
+    return _Cameras(focal_px, side * aspect[:, 0], side * aspect[:, 1])
 
 
 def _place(

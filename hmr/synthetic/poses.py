@@ -2,8 +2,8 @@
 
 A phase selects a point of each limb's movement (`hmr.synthetic.activities`) and noise is added. `hmr.synthetic.limbs`
 moves the limbs out of the body and converts them to anatomical angles, which are clamped to `hmr.body.joint_limits`.
-Some activities couple the phases of the two sides (walking: opposite, each arm with the other leg). The presets `lab`
-and `wild` have different weights of the activities, as a studio and a street have, and `wild` has more noise.
+Some activities couple the phases of the two sides (walking: opposite, each arm with the other leg). The presets `lab`,
+`wild` and `studio` have different weights of the activities, and `wild` has more noise.
 
 Left out: fingers (SMPL's hand joints stay at rest), time, and exact contact: feet of grounded activities are rotated
 parallel to the ground, but not placed on it.
@@ -29,7 +29,7 @@ from hmr.types import JOINT_NAMES
 
 __all__ = ["PoseBatch", "Preset", "remove_heading", "sample_poses"]
 
-Preset = Literal["lab", "wild"]
+Preset = Literal["lab", "wild", "studio"]
 
 _RAD = math.pi / 180
 _KEYS = 9  # key postures of every movement after resampling; Winter's gait cycle has 8 and closes
@@ -49,7 +49,7 @@ class PoseBatch:
 
 
 # Standard deviation of the noise on directions (roughly radians); `_LEG_SPLAY` scales the sideways noise of legs.
-_LOOSENESS: Mapping[Preset, float] = {"lab": 0.2, "wild": 0.28}
+_LOOSENESS: Mapping[Preset, float] = {"lab": 0.2, "wild": 0.28, "studio": 0.2}
 _LEG_SPLAY = 0.6
 
 
@@ -58,7 +58,7 @@ def sample_poses(count: int, generator: torch.Generator, preset: Preset = "lab")
 
     The same generator state gives the same poses.
     """
-    weights = torch.tensor([getattr(activity, preset) for activity in ACTIVITIES.values()])
+    weights = torch.tensor([float(getattr(activity, preset)) for activity in ACTIVITIES.values()])
     activity = torch.multinomial(weights, count, replacement=True, generator=generator)
     factor = torch.exp(0.4 * torch.randn(count, generator=generator))
     looseness = _LOOSENESS[preset] * _column("loose", activity) * factor

@@ -1,12 +1,17 @@
 """The open benchmark: splits that can be drawn again, bit for bit, with the same versions of the libraries.
 
-| split             | purpose                                               | ground truth                        |
-|-------------------|-------------------------------------------------------|-------------------------------------|
-| `lab-train`       | pretraining                                           | yes                                 |
-| `lab-calibration` | the critic's exploration: `explore`, `admit`, `report`| yes, in three disjoint parts        |
-| `lab-test`        | accuracy of the policy in its own domain              | yes                                 |
-| `wild-train`      | alignment                                             | drawn and discarded                 |
-| `wild-test`       | every result of a comparison                          | yes, only for evaluation            |
+| split                | purpose                                               | ground truth                     |
+|----------------------|-------------------------------------------------------|----------------------------------|
+| `lab-train`          | pretraining of the broad policy                       | yes                              |
+| `lab-calibration`    | the critic's exploration: `explore`, `admit`, `report`| yes, in three disjoint parts     |
+| `lab-test`           | accuracy of that policy in its own domain             | yes                              |
+| `wild-train`         | its alignment                                         | drawn and discarded              |
+| `wild-test`          | comparisons of it                                     | yes, only for evaluation         |
+| `studio-train`       | pretraining of the `studio` policy                    | yes                              |
+| `studio-calibration` | as `lab-calibration`                                  | yes, in three disjoint parts     |
+| `studio-test`        | as `lab-test`; two people who are in no other split   | yes                              |
+| `street-align`       | alignment of the `studio` policy                      | drawn and discarded              |
+| `street-test`        | every result of alignment                             | yes, only for evaluation         |
 
 A split is an infinite sequence of scenes of a recipe (`hmr.synthetic.recipe`) and a seed; a smaller size is a prefix of
 a larger one. Recipes have a version, and the content hash of the scenes (`hmr.synthetic.store.set_digest`) is printed
@@ -19,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import PathLike
-from hmr.synthetic.recipe import LAB, RECIPES, WILD, SceneRecipe
+from hmr.synthetic.recipe import LAB, RECIPES, STREET, STUDIO, STUDIO_TEST, WILD, SceneRecipe
 from hmr.synthetic.store import Progress, make_scenes
 
-__all__ = ["SPLITS", "Split", "calibration_parts", "draw_split", "refuse_seed_of_split"]
+__all__ = ["GAPS", "SPLITS", "Gap", "Split", "calibration_parts", "draw_split", "refuse_seed_of_split"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,27 @@ SPLITS = {
     "lab-test": Split(LAB, 3, 200),
     "wild-train": Split(WILD, 4, 2_000, truth=False),
     "wild-test": Split(WILD, 5, 200),
+    "studio-train": Split(STUDIO, 6, 3_200),
+    "studio-calibration": Split(STUDIO, 7, 400),
+    "studio-test": Split(STUDIO_TEST, 8, 200),
+    "street-align": Split(STREET, 9, 3_200, truth=False),
+    "street-test": Split(STREET, 10, 200),
+}
+TRAINING = ("lab-train", "studio-train")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What the alignment of a base policy uses: labelled splits of its own domain, and images of another one."""
+
+    train: str
+    calibration: str
+    align: str
+
+
+GAPS = {  # by the name of the base policy (`hmr.policy.checkpoint.BASES`)
+    "shipped": Gap("lab-train", "lab-calibration", "wild-train"),
+    "studio": Gap("studio-train", "studio-calibration", "street-align"),
 }
 _PARTS = ("explore", "admit", "explore", "report")
 
@@ -60,7 +86,8 @@ def draw_split(
         scenes: number of scenes; None: the size of the split.
         motion: a folder of AMASS npz files, whose poses replace those of the built-in sampler.
         backdrops: a folder of photographs without people, which replace the painted backgrounds.
-        uses_truth: keep the ground truth of `wild-train`, for oracle runs, in a folder with another name.
+        uses_truth: keep the ground truth of `wild-train` or `street-align`, for oracle runs, in a folder with another
+            name.
 
     Raises:
         ValueError: an unknown split, or the folder holds another set.
@@ -100,7 +127,7 @@ def refuse_seed_of_split(recipe: str, seed: int) -> None:
     if recipe not in RECIPES:
         raise ValueError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
     reserved = {
-        (split.recipe.name, split.seed): name for name, split in SPLITS.items() if name != "lab-train"
+        (split.recipe.name, split.seed): name for name, split in SPLITS.items() if name not in TRAINING
     }
     if (split := reserved.get((recipe, seed))) is not None:
         taken = ", ".join(str(other) for name, other in sorted(reserved) if name == recipe)

@@ -1,8 +1,10 @@
 """A set of scenes on disk, with the ground truth in a separate file.
 
     FOLDER/set.json          recipe, seed, count, content hash
-    FOLDER/samples.parquet   id, JPEG, box, estimated camera: what is known of a wild image
+    FOLDER/samples.parquet   id, JPEG, box, estimated camera: what is known of a wild image; in `studio` and `street`
+                             also the detection of the simulated detector
     FOLDER/truth.parquet     parameters, true camera, joints, visibility, mask; absent in `wild-train`
+                             and `street-align`
 
 `read_samples` does not open the ground truth; the agent, the groups and the trainer only get its result.
 """
@@ -28,13 +30,21 @@ from common.fingerprint import digest
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK, Scene
 from hmr.synthetic.workers import in_order, scene_maker
-from hmr.types import BodyParams, Box, Camera, Labelled, Sample, Truth
+from hmr.types import NUM_POINTS, BodyParams, Box, Camera, Detection, Labelled, Sample, Truth
 
 __all__ = [
     "SampleSet", "folder_fingerprint", "make_scenes", "read_labelled", "read_samples", "read_truth", "set_digest",
 ]  # fmt: skip
 
 Progress = Callable[[int], None]
+
+DETECTION = (
+    "points_px",
+    "sigma_px",
+    "visibility",
+    "depth_m",
+    "depth_sigma_m",
+)  # what a simulated detector reports
 
 
 class SampleSet(Sequence[Sample]):
@@ -57,7 +67,8 @@ class SampleSet(Sequence[Sample]):
             return SampleSet(self._table.take(list(range(*index.indices(len(self))))))
         row = self._table.slice(range(len(self))[index], 1).to_pylist()[0]
         image = np.asarray(Image.open(io.BytesIO(row["jpeg"])).convert("RGB"))
-        return Sample(row["id"], image, Box(*row["box"]), _camera(row["camera"]))
+        detection = _detection(row["detection"]) if "detection" in row else None
+        return Sample(row["id"], image, Box(*row["box"]), _camera(row["camera"]), detection)
 
 
 def make_scenes(
@@ -83,7 +94,7 @@ def make_scenes(
     folder = Path(folder)
     motion, backdrops = (Path(source) if source else None for source in (motion, backdrops))
     wanted = {
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.to_json(),
         "seed": seed,
         "count": count,
         "motion": motion and folder_fingerprint(motion),
@@ -128,7 +139,9 @@ def read_truth(folder: PathLike) -> dict[str, Truth]:
     """
     path = Path(folder) / "truth.parquet"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no truth: it was drawn without, as wild-train is")
+        raise FileNotFoundError(
+            f"{folder} holds no truth: it was drawn without, as wild-train and street-align are"
+        )
     return {row["id"]: _truth(row) for row in pq.read_table(path).to_pylist()}
 
 
@@ -160,7 +173,19 @@ def _sample_row(scene: Scene) -> dict[str, Any]:
         "jpeg": scene.jpeg,
         "box": list(dataclasses.astuple(sample.box)),
         "camera": list(dataclasses.astuple(sample.camera)),
-    }
+    } | _detection_column(sample.detection)
+
+
+def _detection_column(detection: Detection | None) -> dict[str, dict[str, list[float]]]:
+    """Empty without a detection, so that the content hash of sets without a detector is that of earlier versions."""
+    if detection is None:
+        return {}
+    return {"detection": {name: getattr(detection, name).flatten().tolist() for name in DETECTION}}
+
+
+def _detection(column: dict[str, list[float]]) -> Detection:
+    points_px, *rest = (torch.tensor(column[name]) for name in DETECTION)
+    return Detection(points_px.view(NUM_POINTS, 2), *rest)
 
 
 def _truth_row(labelled: Labelled) -> dict[str, Any]:

@@ -9,7 +9,7 @@
 
 OpenPose's neck and middle of the hips are midpoints of its shoulders and hips; SMPL's neck and pelvis lie elsewhere, so
 they are left out. COCO's annotators mark the joints of the limbs on the surface, some centimetres from SMPL's; the
-policy is trained with such differences (`hmr.pretraining.detector_noise`).
+policy is trained with such differences (`hmr.synthetic.detector_noise`).
 
 A keypoint's deviation is COCO's sigma_i: the root mean square distance between annotators, in roots of the person's
 area (cocodataset.org, "Keypoint Evaluation"; COCO-WholeBody, arXiv 2007.11858). Detectors are about as far off.

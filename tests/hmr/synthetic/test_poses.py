@@ -31,7 +31,7 @@ def doing(batch: PoseBatch, activity: str) -> torch.Tensor:
     return batch.activity == list(ACTIVITIES).index(activity)
 
 
-@pytest.mark.parametrize("preset", ["lab", "wild"])
+@pytest.mark.parametrize("preset", ["lab", "wild", "studio"])
 def test_every_pose_is_within_the_limits(preset):
     batch = sampled(preset)
     assert batch.body_pose.isfinite().all()
@@ -51,12 +51,17 @@ def test_global_randomness_is_left_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("preset", ["lab", "wild"])
+@pytest.mark.parametrize("preset", ["lab", "wild", "studio"])
 def test_activities_come_in_their_proportions(preset):
     weights = torch.tensor([getattr(row, preset) for row in ACTIVITIES.values()])
     shares = torch.bincount(sampled(preset).activity, minlength=len(ACTIVITIES)) / COUNT
-    # 5 standard deviations of the largest binomial share: 5 sqrt(.2 * .8 / 1200) = .058
-    assert (shares - weights / weights.sum()).abs().max() < 0.058
+    # 5 standard deviations of the largest binomial share: 5 sqrt(.47 * .53 / 1200) = .072
+    assert (shares - weights / weights.sum()).abs().max() < 0.072
+
+
+def test_a_studio_has_the_scenarios_of_human36m():
+    assert {name for name, row in ACTIVITIES.items() if row.studio} == {"stand", "sit", "walk", "bend"}
+    assert sum(row.studio for row in ACTIVITIES.values()) == 15
 
 
 def test_activities_name_movements_that_exist():

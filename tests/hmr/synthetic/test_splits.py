@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from hmr.synthetic.splits import SPLITS, calibration_parts, draw_split
+from hmr.policy.checkpoint import BASES
+from hmr.synthetic.splits import GAPS, SPLITS, calibration_parts, draw_split, refuse_seed_of_split
 from hmr.synthetic.store import read_samples, read_truth, set_digest
 
 
@@ -15,13 +17,39 @@ def test_no_two_splits_draw_from_the_same_stream():
 
 
 def test_a_small_split_begins_a_large_one(tmp_path: Path):
-    few, more = (read_samples(draw_split("wild-test", tmp_path, count)) for count in (2, 3))
-    assert [sample.id for sample in few] == [sample.id for sample in more][:2]
+    for split in ("wild-test", "street-test"):
+        few, more = (read_samples(draw_split(split, tmp_path, count)) for count in (2, 3))
+        assert [sample.id for sample in few] == [sample.id for sample in more][:2]
+        if split == "street-test":
+            first, same = few[1].detection, more[1].detection
+            assert first is not None
+            assert same is not None
+            assert torch.equal(first.points_px, same.points_px)
 
 
-def test_wild_train_is_the_same_with_and_without_its_truth(tmp_path: Path):
-    blind = draw_split("wild-train", tmp_path, 2)
-    seeing = draw_split("wild-train", tmp_path, 2, uses_truth=True)
+def test_alignment_of_every_base_policy_has_its_splits():
+    assert set(GAPS) == set(BASES)
+    for gap in GAPS.values():
+        assert SPLITS[gap.train].recipe.name == SPLITS[gap.calibration].recipe.name
+        assert not SPLITS[gap.align].truth
+        assert SPLITS[gap.align].recipe.name != SPLITS[gap.train].recipe.name
+
+
+@pytest.mark.parametrize(("recipe", "seed"), [("studio", 7), ("studio", 8), ("street", 9), ("street", 10)])
+def test_training_must_not_use_the_scenes_of_a_test(recipe: str, seed: int):
+    with pytest.raises(ValueError, match=f"seed {seed} of {recipe} draws the scenes of {recipe}-"):
+        refuse_seed_of_split(recipe, seed)
+
+
+def test_training_may_use_the_scenes_for_training():
+    for split in ("lab-train", "studio-train"):
+        refuse_seed_of_split(SPLITS[split].recipe.name, SPLITS[split].seed)
+
+
+@pytest.mark.parametrize("split", ["wild-train", "street-align"])
+def test_what_is_aligned_on_is_the_same_with_and_without_its_truth(split: str, tmp_path: Path):
+    blind = draw_split(split, tmp_path, 2)
+    seeing = draw_split(split, tmp_path, 2, uses_truth=True)
     assert "uses-truth" in seeing.name
     assert set_digest(blind) == set_digest(seeing)
     assert not (blind / "truth.parquet").exists()

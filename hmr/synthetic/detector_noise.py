@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hmr.body.surface_points import POINT_JOINTS
-from hmr.policy.condition import PointEstimates
 from hmr.types import (
     JOINT_NAMES,
     NUM_JOINTS,
@@ -36,7 +36,7 @@ from hmr.types import (
     SURFACE_POINT_NAMES,
 )
 
-__all__ = ["PROFILES", "DetectorProfile", "observe"]
+__all__ = ["PROFILES", "DetectorProfile", "ReportedPoints", "observe"]
 
 CORRELATION_EDGES = 4.0
 _LIMB_JOINTS = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle", "eye", "ear")
@@ -153,6 +153,16 @@ _OFFSET_SCALE = torch.tensor(
 )
 
 
+class ReportedPoints(NamedTuple):
+    """Deviations are inf for what is not reported; its position, depth and visibility mean nothing."""
+
+    position: Float[Tensor, "batch 41 2"]  # crop units
+    sigma: Float[Tensor, "batch 41"]
+    visibility: Float[Tensor, "batch 41"]
+    depth_m: Float[Tensor, "batch 41"]  # behind the pelvis
+    depth_sigma_m: Float[Tensor, "batch 41"]
+
+
 @dataclass(frozen=True)
 class _Table:
     """The profiles as one row per person."""
@@ -197,7 +207,7 @@ def observe(
     units_per_m: Float[Tensor, "batch"],
     generator: torch.Generator,
     names: Sequence[str] = tuple(PROFILES),
-) -> PointEstimates:
+) -> ReportedPoints:
     """What a detector reports of each person; every row draws one of the profiles `names`.
 
     points: true positions in crop units; depth_m: behind the pelvis; visible: inside the image and not occluded;
@@ -218,7 +228,7 @@ def observe(
     stated = stated * torch.exp(0.25 * torch.randn(count, NUM_POINTS, generator=generator))
     depths = _depths(depth_m + offsets_m[..., 2], sigma, table, generator)
     has_depth = reported & (_uniform(count, 1, generator) < table.depth)
-    return PointEstimates.from_sigma(
+    return ReportedPoints(
         observed,
         torch.where(reported, stated, torch.inf),
         _visibility(visible | taken, generator),

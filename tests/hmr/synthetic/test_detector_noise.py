@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hmr.policy.condition import FLOOR, PointEstimates
-from hmr.pretraining.detector_noise import PROFILES, observe
+from hmr.synthetic.detector_noise import PROFILES, observe
 from hmr.types import JOINT_NAMES, NUM_POINTS, POINT_NAMES
 
 COUNT = 3000
@@ -22,7 +22,14 @@ def truth() -> tuple[torch.Tensor, torch.Tensor]:
 def report(name: str, visible: bool = True) -> PointEstimates:
     points, depth_m = truth()
     mask = torch.full((COUNT, NUM_POINTS), visible)
-    return observe(points, depth_m, mask, torch.ones(COUNT), torch.Generator().manual_seed(0), (name,))
+    return observed(points, depth_m, mask, name)
+
+
+def observed(points: torch.Tensor, depth_m: torch.Tensor, visible: torch.Tensor, name: str) -> PointEstimates:
+    generator = torch.Generator().manual_seed(0)
+    return PointEstimates.from_sigma(
+        *observe(points, depth_m, visible, torch.ones(COUNT), generator, (name,))
+    )
 
 
 def sigma_of(weight: torch.Tensor, floor: float) -> torch.Tensor:
@@ -76,7 +83,7 @@ def test_depth_errors_of_a_limb_are_one_error() -> None:
     points, _ = truth()
     flat = torch.zeros(COUNT, NUM_POINTS)
     visible = torch.ones(COUNT, NUM_POINTS, dtype=torch.bool)
-    found = observe(points, flat, visible, torch.ones(COUNT), torch.Generator().manual_seed(0), ("embedded",))
+    found = observed(points, flat, visible, "embedded")
     knee, ankle, wrist = (JOINT_NAMES.index(f"left_{name}") for name in ("knee", "ankle", "wrist"))
     kept = found.depth_weight[:, ankle] > 0
     correlation = torch.corrcoef(found.depth_m[kept][:, [knee, ankle, wrist]].T)
@@ -98,14 +105,7 @@ def test_legs_are_exchanged_as_often_as_the_profile_says() -> None:
     left, right = (JOINT_NAMES.index(f"{side}_ankle") for side in ("left", "right"))
     points[:, left, 0], points[:, right, 0] = -0.5, 0.5
     visible = torch.ones(COUNT, NUM_POINTS, dtype=torch.bool)
-    found = observe(
-        points,
-        points[..., 0] * 0,
-        visible,
-        torch.ones(COUNT),
-        torch.Generator().manual_seed(0),
-        ("blazepose",),
-    )
+    found = observed(points, points[..., 0] * 0, visible, "blazepose")
     both = (found.position[:, left, 0] > 0) & (found.position[:, right, 0] < 0)
     assert (
         0.2 * PROFILES["blazepose"].exchanged
