@@ -137,6 +137,11 @@ INVALID_OPTIONS = {
         "random does not",
     ),
     "an unknown split": (["evaluate", "--split", "moon"], "wild-test"),
+    "an unknown base policy to evaluate": (["evaluate", "--base", "moon"], "there are shipped, studio"),
+    "an unknown base policy to align": (
+        ["align", "--base", "moon", "--out", "o"],
+        "there are shipped, studio",
+    ),
     "a config with an unknown key": (["demo", "--config", "bad.yaml"], "group_sise"),
     "a missing trace": (["trace", "."], "no trace"),
     "a file that is not a trace": (

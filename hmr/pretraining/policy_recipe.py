@@ -125,4 +125,9 @@ def _fields_of(signature: Any, exclude: set[str]) -> dict[str, Any]:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {name: _tuple(value) for name, value in values.items()}
+
+
+def _tuple(value: Any) -> Any:
+    """A list of YAML as the tuple that a frozen dataclass holds, lists inside it too."""
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value

@@ -16,6 +16,7 @@ import torch
 
 from agent.default import open_default_memory
 from eval.pipelines.alignment import AlignSettings, run_alignment
+from hmr.detection.simulated import SimulatedDetector
 from hmr.detection.transformers_detector import TransformersDetector
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
@@ -65,6 +66,37 @@ def test_a_noisy_truth_is_recorded_and_aligns_a_policy(
     logs = read_logs(out)
     assert list(logs) == ["round 0", "round 1"]
     assert "kl" in logs["round 1"][-2]
+
+
+def test_the_base_policy_decides_on_the_splits(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
+    """With the studio's policy the images are of the street, read by the simulated detector, and scenes of the studio
+    are replayed; no encoder runs."""
+    tiny_policy.config.detector = "simulated"
+    tiny_policy.detector = SimulatedDetector()
+    alignment = {
+        "loss_type": "weighted", "replay_weight": 0.5, "max_steps": 2, "per_device_train_batch_size": 2,
+        "save_strategy": "no",
+    }  # fmt: skip
+    settings = AlignSettings(
+        "noisy-truth:0.8",
+        base="studio",
+        images=2,
+        rounds=Rounds(1, group_size=3),
+        alignment=alignment,
+        replayed=2,
+    )
+    run_alignment(tiny_policy, settings, tmp_path, lambda title, total: lambda done, note="": None)
+    assert {path.name for path in (tmp_path / "scenes").iterdir()} == {
+        "street-align-2-uses-truth",
+        "studio-train-2",
+    }
+    assert json.loads((tmp_path / "alignment.json").read_text())["base"] == "studio"
+    assert load_policy(tmp_path).detector.name == "simulated"
+
+
+def test_an_unknown_base_policy_is_named() -> None:
+    with pytest.raises(ValueError, match="no base policy is called 'moon'; there are shipped, studio"):
+        AlignSettings(base="moon")
 
 
 @pytest.mark.slow

@@ -34,6 +34,27 @@ def columns(params: BodyParams) -> list[torch.Tensor]:
     return list(vars(params).values())
 
 
+def test_a_policy_is_loaded_with_the_detector_that_it_was_trained_for(
+    tiny_policy: DiffusionPolicy, tmp_path: Path
+):
+    assert tiny_policy.config.detector == "embedded"
+    tiny_policy.config.detector = "simulated"
+    tiny_policy.save_pretrained(tmp_path)
+    loaded = load_policy(tmp_path)
+    assert loaded.detector.name == "simulated"
+    assert load_policy(tmp_path, detector="embedded").detector.name == "embedded"
+    assert loaded.digest() == load_policy(tmp_path, detector="embedded").digest()
+
+
+def test_a_checkpoint_cannot_name_models_to_download(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    tiny_policy.config.detector = "transformers:somebody/detector"
+    tiny_policy.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"config\.json: detector is 'transformers:.*'; allowed are embedded, sim"
+    ):
+        load_policy(tmp_path)
+
+
 def test_the_schedule_ends_in_pure_noise(tiny_policy: DiffusionPolicy):
     """Otherwise sampling would start from a distribution that training never showed (arXiv 2305.08891)."""
     alphas = tiny_policy.scheduler.alphas_cumprod

@@ -13,7 +13,9 @@ from hmr.body.model import load_body
 from hmr.body.surface_points import BodyPoints
 from hmr.policy.condition import CONDITION_SIZE, unpack_points
 from hmr.policy.parametrization import pelvis_from_crop, project, split
+from hmr.pretraining.policy_recipe import read_policy_recipe
 from hmr.pretraining.simulation import PeopleRecipe, SimulatedPeople, draw_poses, simulate
+from hmr.synthetic.recipe import STUDIO
 from hmr.types import NUM_JOINTS
 
 COUNT = 400
@@ -120,3 +122,46 @@ def test_limbs_of_different_poses_are_combined(points: BodyPoints) -> None:
     rotations = roma.rotmat_to_rotvec(split(people.vector)[0])[:, 1:].flatten(1)
     assert len({tuple(row) for row in (rotations * 100).round().int().tolist()}) >= 4
     assert math.isclose(float(rotations.abs().max()), float(pool.body_pose.abs().max()), abs_tol=0.01)
+
+
+def test_the_people_of_the_studio_policy_are_those_of_the_scenes():
+    """The recipe repeats the parameters of the scenes, and adds nothing to them."""
+    recipe = read_policy_recipe("configs/pretrain_studio_policy.yaml")
+    people = recipe.people
+    assert [tuple(camera) for camera in people.cameras] == [tuple(camera) for camera in STUDIO.cameras]
+    assert (people.subjects, people.betas_std) == (STUDIO.subjects, STUDIO.betas_std)
+    assert people.person_fraction == STUDIO.person_fraction
+    assert recipe.detectors == (STUDIO.detector,)
+    assert (people.studio_poses, people.lab_poses) == (1, 0)
+    added = ("mixed_limbs", "noisy_pose", "any_tilt", "known_focal", "truncated", "occluders", "half_hidden")
+    assert all(getattr(people, name) == 0 for name in added)
+    assert recipe.policy["detector"] == "simulated"
+
+
+def test_people_before_fixed_cameras_stand_on_the_floor_and_are_visible(points: BodyPoints) -> None:
+    recipe = dataclasses.replace(
+        read_policy_recipe("configs/pretrain_studio_policy.yaml").people, known_focal=1.0
+    )
+    people = draw(points, recipe)
+    assert float(people.visible.float().mean()) > 0.998
+    rotations, betas, pelvis = split(people.vector)
+    assert len({tuple(row) for row in betas.tolist()}) == 5
+    joints_m = points(rotations, betas).points_m[:, :NUM_JOINTS]
+    joints_m = joints_m + pelvis_from_crop(pelvis, people.geometry)[:, None]
+    stands = torch.zeros(COUNT, dtype=torch.bool)
+    for focal, elevation, roll, height in recipe.cameras:
+        mine = (people.geometry[:, 0] - focal / 36 * 1000).abs() < 0.01
+        tilt, turn = math.radians(elevation), math.radians(roll)
+        up = torch.tensor(
+            [math.sin(turn) * math.cos(tilt), -math.cos(turn) * math.cos(tilt), -math.sin(tilt)]
+        )
+        lowest_m = (joints_m @ up).amin(dim=1)
+        here = mine & ((lowest_m + height).abs() < 0.01)
+        assert here.any()
+        stands |= here
+    assert stands.all()
+
+
+def test_a_camera_that_lacks_a_number_is_refused():
+    with pytest.raises(ValueError, match="each of cameras takes focal length"):
+        PeopleRecipe(cameras=((41.0, 12.0),))
