@@ -189,17 +189,9 @@ def run_alignment(
         backend = None
         if settings.uses_backend:
             backend = stack.enter_context(open_backend(settings.backend_options())).backend
-        critic = partial(
-            open_scorer,
-            policy,
-            body,
-            settings,
-            out=out,
-            stage=stage,
-            stack=stack,
-            backend=backend,
-            detector=detector,
-        )
+        opened: dict[str, Any] = {"out": out, "stage": stage, "stack": stack}
+        opened |= {"backend": backend, "detector": detector}
+        critic = partial(open_scorer, policy, body, settings, **opened)
         early = critic(scenes=None) if settings.needs_no_scenes else None  # so that its errors come first
         scenes = _scenes_to_align(settings, out, stage, workers)
         samples = list(read_samples(scenes))
