@@ -89,7 +89,7 @@ def ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], 
         attempt = _attempt(backend, task, question, schema, model, seed)
         records.append(attempt.record)
         if attempt.value is not None and (warning := _keep(backend, parts, schema, seed, attempt.reply)):
-            attempt.record["warning"] = warning
+            attempt.record["warning"] = "; ".join(filter(None, (attempt.reply.warning, warning)))
         if attempt.value is not None or attempt.failure:
             return Answer(attempt.value, tuple(records), attempt.failure)
         reason = attempt.malformed
@@ -234,4 +234,5 @@ def _reply_record(reply: Reply) -> Json:
         "cached": reply.cached,
         **({"thinking": reply.thinking} if reply.thinking else {}),
         **({"finish": reply.finish} if reply.finish else {}),
+        **({"warning": redact(reply.warning)} if reply.warning else {}),
     }

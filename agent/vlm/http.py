@@ -18,25 +18,30 @@ Left out: streamed answers (SSE).
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
+from typing import Any, TypeVar
 
 import httpx
 
 from agent.vlm.messages import error_message
 from agent.vlm.protocol import Unanswerable
 from common.redaction import without_pictures
-from common.stopping import Stopped, on_stop
+from common.stopping import Stopped, on_stop, raise_if_stopped
 
-__all__ = ["JsonClient", "RequestLimits", "ServerError", "retry_after_s"]
+__all__ = ["JsonClient", "Page", "RequestLimits", "ServerError", "retry_after_s"]
 
+T = TypeVar("T")
 CONNECT_S = 10.0
+GET_S = 5.0  # for a page that tells what the server is
+SECRET_CHARS = 8  # a shorter header would also be removed from words and numbers of an answer
 EXCERPT_CHARS = 200  # of an error body, in a message
 # The question is malformed, too large, or cannot be processed (RFC 9110, 15.5).
 QUESTION_AT_FAULT = (400, 413, 422)
@@ -71,21 +76,43 @@ class ResponseBody:
     retries: int
 
 
+@dataclass(frozen=True)
+class Page:
+    """The answer to a GET request."""
+
+    status: int
+    server: str  # the header of that name
+    text: str
+
+    @property
+    def json(self) -> Any:
+        """None if the text is not JSON."""
+        try:
+            return json.loads(self.text)
+        except (ValueError, RecursionError):
+            return None
+
+
 class JsonClient:
     """Posts JSON to one URL, from many threads at once; `spend` is called before every request."""
 
     def __init__(
-        self, url: str, key: str, limits: RequestLimits, spend: Callable[[], None], local: bool
+        self,
+        url: str,
+        key: str,
+        limits: RequestLimits,
+        spend: Callable[[], None],
+        local: bool,
+        headers: Mapping[str, str],
     ) -> None:
-        self._url, self._key, self._limits, self._spend = url, key, limits, spend
+        self._url, self._limits, self._spend = url, limits, spend
+        # longest first: one may be contained in another
+        secrets = sorted({key, *headers.values()}, key=len, reverse=True)
+        self._secrets = [secret for secret in secrets if len(secret) >= SECRET_CHARS]
         self._loop = _event_loop()
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._client = httpx.AsyncClient(
-            headers={
-                "Content-Type": "application/json",
-                "Accept-Encoding": "identity",
-                **({"Authorization": f"Bearer {key}"} if key else {}),
-            },
+            headers=_all_headers(key, headers),
             timeout=httpx.Timeout(None, connect=CONNECT_S),
             limits=httpx.Limits(max_keepalive_connections=0),
             trust_env=not local,  # requests to this machine use no proxy
@@ -96,7 +123,15 @@ class JsonClient:
 
         A caller that is interrupted takes its request with it.
         """
-        request = asyncio.run_coroutine_threadsafe(self._post(body), self._loop)
+        return self._run(self._post(body))
+
+    def get(self, url: str) -> Page | None:
+        """The answer to a GET request, which is not counted; None if there is none. Raises Stopped."""
+        raise_if_stopped()
+        return self._run(self._get(url))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        request = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             with on_stop(request.cancel):
                 return request.result()
@@ -106,8 +141,22 @@ class JsonClient:
             request.cancel()  # no effect on a request that has ended
 
     def clean(self, text: str) -> str:
-        """The text without the key and without pictures: some servers quote the request that they refuse."""
-        return without_pictures(text.replace(self._key, "[key]") if self._key else text)
+        """The text without the key, the values of given headers, and pictures: some servers quote the request that they
+        refuse."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return without_pictures(text)
+
+    async def _get(self, url: str) -> Page | None:
+        try:
+            async with (
+                asyncio.timeout(min(GET_S, self._limits.deadline_s)),
+                self._client.stream("GET", url) as response,
+            ):
+                text = await _read(response, self._limits.max_bytes)
+                return Page(response.status_code, response.headers.get("Server", ""), text)
+        except (TimeoutError, httpx.HTTPError, ServerError):
+            return None
 
     async def _post(self, body: bytes) -> ResponseBody:
         deadline_s = self._limits.deadline_s
@@ -154,6 +203,17 @@ class JsonClient:
         """Exponential, times a factor between 1 and 2 from the body's checksum, so that requests that failed together
         are not repeated together."""
         return self._limits.backoff_s * 2**attempt * (1 + zlib.crc32(body) / 2**32)
+
+
+def _all_headers(key: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Given headers replace those of the client; names are compared without case."""
+    own = {
+        "Content-Type": "application/json",
+        "Accept-Encoding": "identity",
+        **({"Authorization": f"Bearer {key}"} if key else {}),
+    }
+    names = {name.lower() for name in given}
+    return {**{name: value for name, value in own.items() if name.lower() not in names}, **given}
 
 
 def retry_after_s(header: str | None) -> float | None:

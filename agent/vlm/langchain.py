@@ -28,9 +28,9 @@ from langchain_core.messages import HumanMessage
 from agent.tracing.exporters import langchain_tracing_disabled
 from agent.vlm.hosts import addresses_in, destination
 from agent.vlm.messages import Finish, finish_of, read_message
-from agent.vlm.openai import data_url
 from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, Unanswerable
 from agent.vlm.schemas import without_bounds
+from agent.vlm.servers.chat_request import data_url
 from agent.vlm.settings import read_settings, require_positive
 from common.fingerprint import json_digest
 from common.redaction import first_line

@@ -1,149 +1,143 @@
-"""Backend for servers with OpenAI's chat completions API: vLLM, SGLang, Ollama, llama.cpp, OpenAI itself.
+"""Backend for servers with OpenAI's chat completions API: vLLM, SGLang, Ollama, llama.cpp, transformers, OpenAI itself.
 
     openai:NAME@http://host:port/v1     NAME as the server lists it; without @URL: OPENAI_BASE_URL, else api.openai.com
 
 The key is read from OPENAI_API_KEY only. It is sent to the given server, as OpenAI's own client does, and nowhere else:
-it is removed from every answer and error message of the server.
+it is removed from every answer and error message of the server, and so are the values of given headers.
 
 Pictures are decoded and encoded again as JPEG without EXIF or other metadata, with sides of at most `image_side_px`.
-The schema is sent as `response_format: json_schema`, and again as text for servers that ignore that field; without its
-limits on numbers, texts and lists to a server that refuses them.
+The schema is sent as `response_format: json_schema`, and again as text for servers that ignore that field.
+
+Servers differ (`agent/vlm/servers/`). Before the first question the server is asked what it is, unless a setting says
+so. If it refuses a field, the question is asked again without it, and so are all later ones. The revision covers the
+settings; what the server is and refuses belongs to the server, whose address is in the name.
 
 Left out: the Responses API, tools, streaming, several choices, and the `detail` of a picture, which only OpenAI reads.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from PIL import Image, ImageOps
-
 from agent.vlm.hosts import destination, is_this_machine
-from agent.vlm.http import QUESTION_AT_FAULT, JsonClient, RequestLimits, ServerError
+from agent.vlm.http import QUESTION_AT_FAULT, JsonClient, ServerError
 from agent.vlm.messages import error_message, finish_of, read_message
-from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, TextPart, Unanswerable
-from agent.vlm.schemas import refuses_bounds, without_bounds
-from agent.vlm.settings import read_settings, require_positive
+from agent.vlm.protocol import Capabilities, MalformedReply, Part, Reply, Unanswerable
+from agent.vlm.servers.chat_request import JPEG_QUALITY, chat_request, text_chars
+from agent.vlm.servers.cut_prompts import prompt_cut
+from agent.vlm.servers.profiles import PROFILES, ServerProfile, find_profile
+from agent.vlm.servers.refusals import Change, RefusedFields
+from agent.vlm.servers.settings import OpenAISettings, headers_from_environment
+from agent.vlm.settings import read_settings
 from agent.vlm.wrappers.budget import Budget
-from common.fingerprint import json_digest
 
-__all__ = ["OpenAIBackend", "OpenAISettings", "data_url", "from_argument"]
+__all__ = ["OpenAIBackend", "from_argument"]
 
 DEFAULT_URL = "https://api.openai.com/v1"
-REQUEST_VERSION = "2"  # increase when the request for the same question changes
-JPEG_QUALITY = 92
+REQUEST_VERSION = "3"  # increase when the request for the same question changes
+OPTIONAL_FIELDS = (
+    "seed",
+    "temperature",
+)  # left out for a server that refuses them, as are all fields of extra_body
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class OpenAISettings(RequestLimits):
-    """Settings of this backend for `--set field=value`, the request limits included."""
-
-    temperature: float | None = 0.0  # None: the server's default; some OpenAI models accept no other
-    max_tokens: int | None = None  # of an answer; None: the server's limit
-    image_side_px: int = 1024  # larger pictures are scaled down
-    max_images: int | None = None  # per request, the photograph included; larger groups are scored in chunks
-
-    def __post_init__(self) -> None:
-        require_positive(self, "deadline_s", "attempts", "max_bytes", "concurrency")
-        require_positive(self, "max_tokens", "image_side_px", "max_images")
 
 
 class OpenAIBackend:
     """One model on one server. Thread-safe. `budget` counts every request, retries included."""
 
     def __init__(self, model: str, url: str, key: str, settings: OpenAISettings) -> None:
-        host = _checked_host(url)
+        """Raises ValueError for an invalid address, and for a header whose environment variable is not set."""
+        local = is_this_machine(_checked_host(url))
         self.name = f"openai:{model}@{url}"
-        self.revision = _revision(settings)
-        local = is_this_machine(host)
+        self.revision = f"{REQUEST_VERSION}-{JPEG_QUALITY}-{settings.digest}"
         self.capabilities = Capabilities(
-            images=True,
+            images=settings.images,
             max_images=settings.max_images,
             concurrency=settings.concurrency,
             sends_to=destination(url, uses_proxies=not local),
         )
         self.budget = Budget()
-        self._model, self._settings = model, settings
-        self._sends_bounds = True
+        self._model, self._url, self._settings = model, url, settings
+        self._refused = RefusedFields((*OPTIONAL_FIELDS, *settings.extra_body))
+        self._profile: ServerProfile | None = None
+        self._cut_said = False
+        self._lock = threading.Lock()
+        headers = headers_from_environment(settings.headers)
         self._client = JsonClient(
-            f"{url}/chat/completions", key, settings, lambda: self.budget.spend(), local
+            f"{url}/chat/completions", key, settings, lambda: self.budget.spend(), local, headers
         )
+
+    @property
+    def profile(self) -> ServerProfile:
+        """The server's profile: that of the setting, or what the server tells; it is asked once."""
+        with self._lock:
+            if self._profile is None:
+                chosen = self._settings.profile
+                known = None if chosen == "auto" else PROFILES[chosen]
+                self._profile = known or find_profile(self._url, self._client.get)
+            return self._profile
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
         """A refusal is a reply with its text. Raises MalformedReply if the answer is no completion, Unanswerable if
         the server cannot process the question, and ServerError, TimeoutError or BudgetSpent if there is no answer."""
         start = time.perf_counter()
-        answer, retries = self._ask(parts, schema, seed)
+        request = chat_request(self._model, parts, schema, seed, self._settings, self.profile)
+        answer, retries = self._ask(self._refused.adapt(request))
         choice = answer["choices"][0]
         message = read_message(choice["message"])
+        tokens_in, tokens_out = _tokens(answer)
         return Reply(
             self._client.clean(message.refusal or message.text),
             (time.perf_counter() - start) * 1e3,
-            *_tokens(answer),
+            tokens_in,
+            tokens_out,
             retries=retries,
             thinking=self._client.clean(message.thinking),
             finish="refusal" if message.refusal else finish_of(choice.get("finish_reason")),
+            warning=self._warn_of_cut(text_chars(request), tokens_in),
         )
 
-    def _ask(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> tuple[Json, int]:
-        """The answer, and the number of requests before it. A server that refuses a schema with bounds is asked again
-        without them; if that works, so are all later questions."""
-        request, has_bounds = self._request(parts, schema, seed), self._sends_bounds
-        if not has_bounds:
-            return self._send(_without_bounds(request))
-        try:
-            return self._send(request)
-        except Unanswerable as error:
-            if not refuses_bounds(str(error)):
-                raise
-            answer, retries = self._send(_without_bounds(request))
-        if self._sends_bounds:
-            logging.getLogger(__name__).warning(
-                "%s refuses limits in the schema; it is asked without them", self.name
-            )
-        self._sends_bounds = False
-        return answer, retries + 1
+    def _ask(self, request: Json) -> tuple[Json, int]:
+        """The answer, and the number of requests before it. The request is changed as long as the server refuses a
+        field of it; if that works, all later requests are changed too."""
+        made: list[Change] = []
+        while True:
+            try:
+                answer, retries = self._send(request)
+            except Unanswerable as error:
+                change = self._refused.next_change(request, str(error), made)
+                if change is None:
+                    raise
+                made.append(change)
+                request = change.make(request) or request
+            else:
+                for change in self._refused.remember(made):
+                    self._warn(f"the server {change.sentence}")
+                return answer, retries + len(made)
+
+    def _warn_of_cut(self, chars: int, tokens: int) -> str:
+        """A sentence if the server cut the prompt; it is printed for the first one only."""
+        sentence = prompt_cut(chars, tokens, self.profile.longer_context)
+        if sentence and not self._cut_said:
+            self._cut_said = True
+            self._warn(sentence)
+        return sentence
+
+    def _warn(self, sentence: str) -> None:
+        logging.getLogger(__name__).warning("%s (profile %s): %s", self.name, self.profile.name, sentence)
 
     def _send(self, request: Json) -> tuple[Json, int]:
         body = self._client.post(json.dumps(request).encode())
         answer = _parse(body.text)
         _check_choice(answer, self._client.clean)
         return answer, body.retries
-
-    def _request(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Json:
-        settings = self._settings
-        wanted = f"Answer with one JSON object that fits this schema, and nothing else:\n{json.dumps(dict(schema))}"
-        content = [piece for part in (*parts, TextPart(wanted)) for piece in self._pieces(part)]
-        return {
-            "model": self._model,
-            "messages": [{"role": "user", "content": content}],
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": schema["title"], "strict": True, "schema": dict(schema)},
-            },
-            "seed": seed,
-            **({} if settings.temperature is None else {"temperature": settings.temperature}),
-            **({} if settings.max_tokens is None else {"max_tokens": settings.max_tokens}),
-        }
-
-    def _pieces(self, part: Part) -> list[Json]:
-        if isinstance(part, ImagePart):
-            picture = {
-                "type": "image_url",
-                "image_url": {"url": data_url(part, self._settings.image_side_px)},
-            }
-            return [{"type": "text", "text": f"{part.caption}:"}, picture] if part.caption else [picture]
-        return [{"type": "text", "text": part.text}]
 
 
 def from_argument(argument: str, **settings: object) -> OpenAIBackend:
@@ -159,16 +153,6 @@ def from_argument(argument: str, **settings: object) -> OpenAIBackend:
     return OpenAIBackend(model, url.rstrip("/"), key, chosen)
 
 
-def data_url(part: ImagePart, side_px: int) -> str:
-    """The picture as a data URL: an upright JPEG without metadata, with sides of at most `side_px`."""
-    with Image.open(io.BytesIO(part.png)) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    upright.thumbnail((side_px, side_px))
-    buffer = io.BytesIO()
-    upright.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0, exif=b"")
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _parse(body: str) -> Json:
     try:
         answer = json.loads(body)
@@ -177,12 +161,6 @@ def _parse(body: str) -> Json:
     if not isinstance(answer, dict):
         raise MalformedReply("the server's answer is not a JSON object")
     return answer
-
-
-def _without_bounds(request: Json) -> Json:
-    form = request["response_format"]["json_schema"]
-    bare = {**form, "schema": without_bounds(form["schema"])}
-    return {**request, "response_format": {"type": "json_schema", "json_schema": bare}}
 
 
 def _check_choice(answer: Json, clean: Callable[[str], str]) -> None:
@@ -230,14 +208,3 @@ def _checked_host(url: str) -> str:
             "a server's address contains no user, password or query: the key is read from OPENAI_API_KEY"
         )
     return parts.netloc
-
-
-def _revision(settings: OpenAISettings) -> str:
-    shaping = [
-        REQUEST_VERSION,
-        JPEG_QUALITY,
-        settings.temperature,
-        settings.max_tokens,
-        settings.image_side_px,
-    ]
-    return f"{REQUEST_VERSION}-{json_digest(shaping, length=8)}"

@@ -112,6 +112,7 @@ class Reply:
     cached: bool = False  # taken from a cache: no request was made
     thinking: str = ""  # what the model wrote before its answer: kept for the trace, never parsed
     finish: Finish = ""  # why the answer ended, if not by itself
+    warning: str = ""  # what is wrong with this answer although it came, such as a prompt that the server cut
 
 
 class MalformedReply(ValueError):
@@ -137,8 +138,8 @@ def checked_reply(reply: object) -> Reply:
         raise MalformedReply("the Reply's ms, tokens or retries are not numbers") from error
     answer, tagged = split_thinking(writable(text))
     thinking = "\n".join(part for part in (writable(str(reply.thinking or "")), tagged) if part)
-    finish = finish_of(reply.finish)
-    return Reply(answer, ms, tokens_in, tokens_out, retries, bool(reply.cached), thinking, finish)
+    finish, warning = finish_of(reply.finish), writable(str(reply.warning or ""))
+    return Reply(answer, ms, tokens_in, tokens_out, retries, bool(reply.cached), thinking, finish, warning)
 
 
 @runtime_checkable

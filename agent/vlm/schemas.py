@@ -6,16 +6,14 @@ different words.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["refuses_bounds", "without_bounds"]
+__all__ = ["BOUNDS", "without_bounds"]
 
 Json = dict[str, Any]
 
 BOUNDS = ("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems")
-_REFUSAL = re.compile("|".join((*BOUNDS, "schema", "grammar")), re.IGNORECASE)
 
 
 def without_bounds(schema: Mapping[str, Any]) -> Json:
@@ -25,8 +23,3 @@ def without_bounds(schema: Mapping[str, Any]) -> Json:
         for key, value in schema.items()
         if key not in BOUNDS
     }
-
-
-def refuses_bounds(message: str) -> bool:
-    """Whether a server's refusal of a request may be about bounds: it names one, the schema or its grammar."""
-    return _REFUSAL.search(message) is not None

@@ -24,6 +24,17 @@ class Handler(BaseHTTPRequestHandler):
         act = self.server.note(question, dict(self.headers))
         act(self, question)
 
+    def do_GET(self) -> None:
+        self.server.paths.append(self.path)
+        page = self.server.pages.get(self.path)
+        if page is None:
+            self.send(b"{}", status=404)
+        else:
+            self.send(json.dumps(page).encode())
+
+    def version_string(self) -> str:
+        return self.server.software
+
     def send(
         self,
         body: bytes,
@@ -45,7 +56,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class ChatServer(ThreadingHTTPServer):
-    """`questions` are all requests received, `headers` those of the last one."""
+    """`questions` are all questions received, `headers` those of the last one; `paths` are the GET requests, which are
+    answered with the JSON in `pages`."""
 
     daemon_threads = True
     block_on_close = False
@@ -54,6 +66,9 @@ class ChatServer(ThreadingHTTPServer):
     def __init__(self, *acts: Act) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.acts, self.questions, self.headers = list(acts), [], {}
+        self.pages: dict[str, Any] = {}
+        self.paths: list[str] = []
+        self.software = "fake"  # the header Server
         self.over = threading.Event()
         self._lock = threading.Lock()
 
@@ -90,11 +105,17 @@ def chat_server(*acts: Act) -> Iterator[ChatServer]:
 
 
 def task_of(question: dict) -> str:
-    return question["response_format"]["json_schema"]["name"]
+    return schema_of(question)["title"]
 
 
 def schema_of(question: dict) -> dict:
-    return question["response_format"]["json_schema"]["schema"]
+    """The schema in the format, or in the text of a question without one."""
+    if "json_schema" in (form := question.get("response_format", {})):
+        return form["json_schema"]["schema"]
+    content = question["messages"][0]["content"]
+    texts = [content] if isinstance(content, str) else [piece.get("text", "") for piece in content]
+    wanted = next(text for text in texts if "fits this schema" in text)
+    return json.JSONDecoder().raw_decode(wanted, wanted.index("{", wanted.rindex("fits this schema")))[0]
 
 
 def fitting(question: dict) -> Any:

@@ -28,7 +28,6 @@ from tests.agent.vlm.chat_server import (
     lone_surrogate,
     parrot,
     saying,
-    schema_of,
     silent,
 )
 
@@ -248,48 +247,6 @@ def test_the_message_of_an_error_is_quoted_without_its_envelope():
     refusal = json.dumps({"error": {"message": "max_tokens is too large", "type": "invalid"}}).encode()
     with chat_server(body(refusal, status=400)) as server:
         assert asked(server).reason.endswith("HTTP 400: max_tokens is too large")
-
-
-def refuses(*fields: str):
-    """A server that refuses a schema with any of these fields, as OpenAI's strict mode does."""
-
-    def act(handler, question):
-        schema = json.dumps(schema_of(question))
-        found = [field for field in fields if f'"{field}"' in schema]
-        message = f"Invalid schema for response_format 'score': '{(found or [''])[0]}' is not permitted."
-        refusal = json.dumps({"error": {"message": message}}).encode()
-        handler.send(refusal, status=400) if found else good(handler, question)
-
-    return act
-
-
-def test_limits_are_sent_in_the_schema():
-    with chat_server(good) as server:
-        asked(server)
-    verdict = schema_of(server.questions[0])["$defs"]["Verdict"]["properties"]
-    assert (verdict["score"]["minimum"], verdict["score"]["maximum"]) == (0, 100)
-    assert verdict["comment"]["maxLength"] == 400
-
-
-@pytest.mark.parametrize("fields", [("minimum",), ("maxLength",), ("maximum", "maxLength")])
-def test_a_server_that_refuses_limits_is_asked_without_them_from_then_on(fields, caplog):
-    with chat_server(refuses(*fields)) as server:
-        backend = backend_at(server)
-        answers = [ask(backend, "score", [TextPart("judge")], MODEL, seed) for seed in (3, 4)]
-    assert [answer.value.A.score for answer in answers] == [90, 90]
-    assert [answer.replies[0]["retries"] for answer in answers] == [1, 0]
-    assert len(server.questions) == 3
-    assert '"maxLength": 400' in server.questions[-1]["messages"][0]["content"][-1]["text"]
-    (warning,) = caplog.messages
-    assert "refuses limits in the schema" in warning
-
-
-def test_a_schema_that_is_refused_for_another_reason_stays_refused():
-    with chat_server(refuses("type")) as server:
-        backend = backend_at(server)
-        answers = [ask(backend, "score", [TextPart("judge")], MODEL, seed) for seed in (3, 4)]
-    assert all("'type' is not permitted" in answer.reason for answer in answers)
-    assert len(server.questions) == 4  # the limits may be at fault each time
 
 
 @pytest.mark.parametrize("slow", [drip, drip_headers, silent])
