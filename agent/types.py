@@ -38,6 +38,7 @@ __all__ = [
 Json = dict[str, Any]
 Need = Literal["keypoints", "mask", "joints"]
 FailureKind = Literal["malformed", "unanswerable", "unavailable"]
+MAX_REASONS = 6  # in a sentence about lost questions
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,13 @@ def lost_questions(counts: QuestionCounts, failures: Sequence[QuestionFailure]) 
     if not counts.lost:
         return ""
     repaired = f" ({counts.repaired} after a repair)" if counts.repaired else ""
-    found = Counter((failure.task, failure.reason) for failure in failures)
+    found = Counter((failure.task, failure.reason) for failure in failures).most_common()
     lost = "; ".join(
-        f"{task}{f' x {count}' if count > 1 else ''}: {reason}" for (task, reason), count in found.items()
+        f"{task}{f' x {count}' if count > 1 else ''}: {reason}"
+        for (task, reason), count in found[:MAX_REASONS]
     )
+    others = sum(count for _, count in found[MAX_REASONS:])
+    lost += f"; {others} for other reasons" if others else ""
     return f"{counts.answered} of {counts.asked} questions were answered{repaired}; lost {lost}"
 
 

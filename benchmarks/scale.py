@@ -30,8 +30,8 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
 from agent.vlm import Part, Reply, load_backend
-from agent.vlm.openai import data_url
 from agent.vlm.protocol import DataPart, ImagePart
+from agent.vlm.servers.chat_request import data_url
 from agent.vlm.wrappers.dry_run import DryRun
 from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy

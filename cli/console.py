@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent.vlm.wrappers.dry_run import DryRun
     from common.progress import Stage, Tick
 
-__all__ = ["console", "print_estimate", "print_json", "print_message", "stages"]
+__all__ = ["console", "print_estimate", "print_json", "print_message", "report_lost_questions", "stages"]
 
 
 def console() -> Console:
@@ -47,6 +47,21 @@ def print_estimate(dry_run: DryRun, as_json: bool) -> None:
         f"{counts['images']} images, about {counts['tokens_in']:,} tokens in and {counts['tokens_out']:,} tokens out"
     )
     print_message(f"to {counts['sends_to']}; nothing has been sent")
+
+
+@contextmanager
+def report_lost_questions() -> Iterator[None]:
+    """Around a run: prints at its end, also if it fails, how many questions to a backend were lost and why."""
+    from agent.scoring.tally import tallied_questions
+    from common.stopping import is_stopped
+
+    with tallied_questions() as tally:
+        try:
+            yield
+        finally:
+            if not is_stopped():  # the signal is the reason then
+                for sentence in tally.lost():
+                    print_message(sentence)
 
 
 @contextmanager

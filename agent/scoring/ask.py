@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.prompts import load_prompt
+from agent.scoring.tally import add_question
 from agent.types import QuestionCounts, QuestionFailure
 from agent.vlm.messages import Finish
 from agent.vlm.protocol import (
@@ -82,6 +83,12 @@ class _Attempt(Generic[M]):
 def ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], seed: int) -> Answer[M]:
     """Ask one question, and once more with the error quoted if the reply is malformed. An exception of the backend
     becomes a failure."""
+    answer = _ask(backend, task, parts, model, seed)
+    add_question(backend.name, answer.counts, answer.failure)
+    return answer
+
+
+def _ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], seed: int) -> Answer[M]:
     schema = {**_schema(model), "title": task}
     records: list[Json] = []
     question, reason = list(parts), ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.backend_flags import CritiqueSet, DryRunFlag, MaxCalls, ReplyCacheFile, split_settings
-from cli.console import print_estimate, print_message, stages
+from cli.console import print_estimate, print_message, report_lost_questions, stages
 from cli.options import (
     CONFIGS,
     WORKERS,
@@ -134,7 +134,7 @@ def _estimate(base: DiffusionPolicy, settings: AlignSettings, as_json: bool) -> 
 def _align(base: DiffusionPolicy, settings: AlignSettings, out: Path, as_json: bool) -> None:
     from eval.pipelines.alignment import run_alignment
 
-    with stages() as stage:
+    with report_lost_questions(), stages() as stage:
         aligned = run_alignment(base, settings, out, stage, workers=WORKERS)
     report = (out / "alignment.json").read_text()
     if as_json:

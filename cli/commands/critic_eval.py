@@ -18,7 +18,7 @@ from cli.backend_flags import (
     ReplyCacheFile,
     critique_and_backend,
 )
-from cli.console import console, print_estimate, print_json, print_message, stages
+from cli.console import console, print_estimate, print_json, print_message, report_lost_questions, stages
 from cli.options import (
     WORKERS,
     DetectorSpec,
@@ -128,6 +128,7 @@ def _run(
         opened = stack.enter_context(open_backend(options))
         if opened.dry_run:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(report_lost_questions())
         stage = stack.enter_context(stages())
         comparison = evaluate_critics(
             load_policy(policy, device), opened.backend, settings, out, stage, workers=WORKERS

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from cli.console import console, print_json, print_message, stages
+from cli.console import console, print_json, print_message, report_lost_questions, stages
 from cli.options import CONFIGS, Json, Out, PolicyDir, config_file
 
 __all__ = ["demo"]
@@ -33,7 +33,7 @@ def demo(
     from eval.pipelines.demo_outputs import write_demo
 
     settings = read_demo_settings(config or CONFIGS / "demo.yaml")
-    with stages() as stage, Demo(out, settings, stage, policy) as run:
+    with report_lost_questions(), stages() as stage, Demo(out, settings, stage, policy) as run:
         result = run.run()
         rows, metrics = write_demo(run, result, time.perf_counter() - start)
     for title in result.reused:

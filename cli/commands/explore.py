@@ -21,7 +21,7 @@ from cli.backend_flags import (
     ReplyCacheFile,
     critique_and_backend,
 )
-from cli.console import print_estimate, print_json, print_message, stages
+from cli.console import print_estimate, print_json, print_message, report_lost_questions, stages
 from cli.options import WORKERS, DetectorSpec, Device, Json, Out, PolicyDir, Seed, Ucb, output_folder
 
 __all__ = ["explore"]
@@ -81,7 +81,11 @@ def explore(
     )
     memory = memory or out / "memory"
     with open_backend(options) as opened:
-        with _output_folders(out, memory, dry_run) as (out_folder, memory_folder), stages() as stage:
+        with (
+            report_lost_questions(),
+            _output_folders(out, memory, dry_run) as (out_folder, memory_folder),
+            stages() as stage,
+        ):
             found = explore_lab(
                 load_policy(policy, device),
                 opened.backend,
