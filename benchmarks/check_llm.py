@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 PHOTO = Path(__file__).parents[1] / "tests/data/photograph/basketball.jpg"
+SERVER = Path(__file__).with_name("llama_server.py")
 BOX = "518,292,698,533"  # one of its players
 SETTINGS = ("images=false", "max_tokens=1500", "deadline_s=1800", "concurrency=1")
 ENDINGS = {0: "scores", 1: "no score at all"}
@@ -28,7 +29,9 @@ ENDINGS = {0: "scores", 1: "no score at all"}
 
 def main() -> None:
     arguments = _arguments()
-    with serving(arguments.server, arguments.model, arguments.threads) as address:
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    server = [str(arguments.server), str(SERVER), arguments.model, str(arguments.threads)]
+    with serving(server, arguments.out / "server.log") as address:
         backend = f"openai:{arguments.model or 'SmolLM2-135M-Instruct'}@{address}/v1"
         print(f"server: {address}")
         codes = [
@@ -36,7 +39,7 @@ def main() -> None:
             run("check-vlm", _check_vlm(backend, arguments.scenes, arguments.out)),
         ]
     for path in sorted(arguments.out.rglob("trace.jsonl")):
-        print(f"{path}: {summary_of(path)}")
+        print(f"\n{path}:\n{summary_of(path)}")
     sys.exit(0 if set(codes) <= set(ENDINGS) else 1)
 
 
@@ -52,15 +55,19 @@ def _arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def serving(python: Path, model: str, threads: int) -> Iterator[str]:
-    """The address of a server that ends with the block."""
-    command = [str(python), str(Path(__file__).with_name("llama_server.py")), model, str(threads)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+def serving(command: Sequence[str], log: Path) -> Iterator[str]:
+    """The address that a server prints when it is ready; the server ends with the block."""
+    with (
+        log.open("w") as messages,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=messages, text=True
+        ) as server,
+    ):
         assert server.stdout is not None
         assert server.stdin is not None
         address = server.stdout.readline().strip()
         if not address:
-            raise SystemExit(f"the server did not start: exit code {server.wait()}")
+            raise SystemExit(f"the server did not start: exit code {server.wait()}, see {log}")
         try:
             yield address
         finally:
@@ -97,8 +104,9 @@ def summary_of(trace: Path) -> str:
     failed = [reply.get("error") or reply.get("malformed") for reply in replies]
     tokens = [sum(reply.get("tokens", [0, 0])[place] for reply in replies) for place in (0, 1)]
     reasons = sorted({reason for reason in failed if reason})
-    counts = f"{len(replies)} requests, {failed.count(None)} with a valid answer"
-    return "; ".join([counts, f"{tokens[0]:,} tokens in, {tokens[1]:,} out", *reasons])
+    counts = f"{len(replies)} questions and repairs, {failed.count(None)} with a valid answer"
+    warnings = sorted({reply["warning"] for reply in replies if "warning" in reply})
+    return "\n".join([f"{counts}; {tokens[0]:,} tokens in, {tokens[1]:,} out", *reasons, *warnings])
 
 
 def _replies(record: dict[str, Any]) -> list[dict[str, Any]]:
