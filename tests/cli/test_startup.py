@@ -1,0 +1,34 @@
+"""What a command imports: a library that takes seconds to import is loaded by the runs that use it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+PHOTO = ROOT / "tests" / "data" / "photograph" / "basketball.jpg"
+ONE_PERSON = (500, 260, 700, 533)
+
+TRAINING = {"datasets", "pandas", "peft", "sentence_transformers", "sklearn", "trl"}
+AGENT = {"langchain_core", "langgraph"}
+
+
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [("predict", TRAINING | AGENT), ("critique", TRAINING)],
+    ids=["predict", "critique"],
+)
+def test_a_photograph_needs_no_library_of_training(command: str, unused: set[str], tmp_path: Path):
+    Image.open(PHOTO).crop(ONE_PERSON).save(tmp_path / "person.png")
+    words = [command, str(tmp_path / "person.png"), "--out", str(tmp_path / "out"), "--samples", "2"]
+    code = (
+        "import sys\nfrom meshcritic import main\n"
+        f"try: main()\nfinally: print(sorted({unused!r} & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+    assert list((tmp_path / "out").rglob("person-0-overlay.png"))
