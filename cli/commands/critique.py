@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,14 +119,17 @@ def critique(
             model, body_model, memory, backend=opened.backend,
             settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
         ) as agent:  # fmt: skip
-            critiques = list(critique_many(agent, [(person.sample, person.hypotheses) for person in people]))
-        if opened.dry_run:
-            print_estimate(opened.dry_run, as_json)
-            return
-    is_estimated = not hypotheses and intrinsics.focal_px is None
-    answers = _save(people, critiques, out / photo.stem, body_model, is_estimated, model.detector.name)
-    _print_answers(answers, as_json)
-    require_scores(critiques)
+            critiques = critique_many(agent, [(person.sample, person.hypotheses) for person in people])
+            if opened.dry_run:
+                deque(critiques, maxlen=0)
+                print_estimate(opened.dry_run, as_json)
+                return
+            is_estimated = not hypotheses and intrinsics.focal_px is None
+            writer = _Writer(out / photo.stem, body_model, is_estimated, model.detector.name)
+            finished = [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
+    if as_json:
+        print_json({"people": writer.answers})
+    require_scores(finished)
 
 
 def _intrinsics(
@@ -181,63 +185,64 @@ def _sampled_people(
     return sample_people(found, opened, policy, samples, seed)
 
 
-def _save(
-    people: Sequence[Person],
-    critiques: Sequence[GroupCritique],
-    stem: Path,
-    body: Body,
-    focal_is_estimated: bool,
-    detector: str,
-) -> list[dict[str, Any]]:
-    """Write the files of each person. Returns the entries of the printed result."""
-    from agent.types import lost_questions
-    from agent.verdict import verdict_sentences
-    from cli.photos.intrinsics import describe_camera
-    from cli.photos.person_files import save_person
-    from hmr.render import load_renderer
+class _Writer:
+    """Writes the files of each person as soon as the critique is finished, and collects the answer of --json.
 
-    renderer = load_renderer()
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    answers = []
-    for number, (person, critique) in enumerate(zip(people, critiques, strict=True)):
-        paths = save_person(stem.with_name(f"{stem.name}-{number}"), person, body, renderer, critique)
-        answers.append(
+    stem: of the files' names. detector: its name, for sentences.
+    """
+
+    def __init__(self, stem: Path, body: Body, focal_is_estimated: bool, detector: str) -> None:
+        from hmr.render import load_renderer
+
+        self.stem, self.body, self.detector, self.renderer = stem, body, detector, load_renderer()
+        self.focal_is_estimated = focal_is_estimated
+        self.answers: list[dict[str, Any]] = []
+        stem.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, person: Person, critique: GroupCritique, show: bool) -> GroupCritique:
+        """Returns the critique. show: print it."""
+        from agent.types import lost_questions
+        from agent.verdict import verdict_sentences
+        from cli.photos.intrinsics import describe_camera
+        from cli.photos.person_files import save_person
+
+        stem = self.stem.with_name(f"{self.stem.name}-{len(self.answers)}")
+        paths = save_person(stem, person, self.body, self.renderer, critique)
+        self.answers.append(
             {
                 "bbox": person.bbox,
-                "camera": describe_camera(person.hypotheses_in_file.camera, focal_is_estimated),
+                "camera": describe_camera(person.hypotheses_in_file.camera, self.focal_is_estimated),
                 "scores": list(critique.scores),
                 "comments": list(critique.comments),
                 "reasons": list(critique.reasons),
                 "errors": critique.errors.to_json() if critique.errors else None,
                 "detector_confidence": critique.detector_confidence,
-                "verdict": verdict_sentences(critique, detector),
+                "verdict": verdict_sentences(critique, self.detector),
                 "questions": critique.questions.to_json(),
                 "lost": lost_questions(critique.questions, critique.failures),
                 "files": [str(path) for path in paths],
             }
         )
-    return answers
+        if show:
+            _print_answer(len(self.answers) - 1, self.answers[-1])
+        return critique
 
 
-def _print_answers(answers: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print_json({"people": answers})
-        return
+def _print_answer(number: int, answer: dict[str, Any]) -> None:
     from cli.photos.intrinsics import camera_line
 
-    for number, answer in enumerate(answers):
-        print_message(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
-        print_message(f"  {camera_line(answer['camera'])}")
-        reasons = iter(answer["reasons"])
-        for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
-            if score is None:
-                print_message(f"  {index:3d}      -  {next(reasons)}")
-            else:
-                print_message(f"  {index:3d}  {score:5.1f}  {comment}{_expected(answer['errors'], index)}")
-        for sentence in answer["verdict"]:
-            print_message(f"  {sentence}")
-        if answer["lost"]:
-            print_message(f"  {answer['lost']}")
+    print_message(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
+    print_message(f"  {camera_line(answer['camera'])}")
+    reasons = iter(answer["reasons"])
+    for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
+        if score is None:
+            print_message(f"  {index:3d}      -  {next(reasons)}")
+        else:
+            print_message(f"  {index:3d}  {score:5.1f}  {comment}{_expected(answer['errors'], index)}")
+    for sentence in answer["verdict"]:
+        print_message(f"  {sentence}")
+    if answer["lost"]:
+        print_message(f"  {answer['lost']}")
 
 
 def _expected(errors: dict[str, Any] | None, index: int) -> str:

@@ -286,3 +286,25 @@ def test_invalid_options_end_in_one_sentence(words, names, critique):
     assert (code, answer) == (2, None)
     assert names in err
     assert "Traceback" not in err
+
+
+def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(
+    tmp_path, tiny_policy, monkeypatch, capsys
+):
+    def fails_at_the_second(agent, groups):
+        yield agent.critique(*groups[0])
+        raise ValueError("the second person fails")
+
+    monkeypatch.setattr("agent.agent.critique_many", fails_at_the_second)
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    tiny_policy.save_pretrained(tmp_path / "policy")
+    boxes = ("--box", "5,5,40,110", "--box", "45,5,85,110", "--anyway")
+    places = ("--policy", tmp_path / "policy", "--out", tmp_path / "out")
+    code, _, err = call(
+        monkeypatch, capsys, "critique", tmp_path / "photo.png", *boxes, *places, "--samples", "2"
+    )
+    assert code == 2
+    assert any(line.startswith("person 0 at [5.0, 5.0, 40.0, 110.0]") for line in err.splitlines()), err
+    assert err.splitlines()[-1] == "meshcritic: the second person fails"
+    assert (tmp_path / "out" / "photo-0-group.png").exists()
