@@ -47,6 +47,7 @@ DEFAULT_FORMATS = ("npz", "glb")
 PANEL_PX = 224
 VIEW_SCALE = 1.35  # relative to the person's box, so that a misplaced limb stays in the picture
 OVERLAY_SIDE = 1600  # pixels; overlays of larger photographs are reduced
+PNG_LEVEL = 3  # of zlib; its default of 6 takes 1.6 times as long for files that are 7 % smaller
 NUMBER_PX = 22  # height of the number of a person
 STILL_FPS = 30.0  # frame rate written for a single pose
 
@@ -188,4 +189,4 @@ def _rank_key(score: float | None) -> float:
 
 def _save_png(path: Path, image: UInt8[np.ndarray, "height width 3"]) -> None:
     with atomic_path(path) as partial:
-        Image.fromarray(image).save(partial, "PNG")
+        Image.fromarray(image).save(partial, "PNG", compress_level=PNG_LEVEL)
