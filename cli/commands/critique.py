@@ -35,6 +35,7 @@ from cli.options import (
     PolicyDir,
     Seed,
 )
+from cli.startup import without_collection
 
 if TYPE_CHECKING:
     from agent.types import GroupCritique
@@ -94,15 +95,16 @@ def critique(
 
     Example: `meshcritic critique photo.jpg --box 214,18,330,345 --samples 8 --memory runs/demo/memory`
     """
-    from agent.agent import critique_many
-    from agent.context import CritiqueSettings
-    from agent.default import open_default_agent
-    from agent.types import require_scores
-    from agent.vlm.options import open_backend
-    from cli.photos.detectors import choose_detector
-    from cli.photos.people import given_people
-    from hmr.body.model import load_body
-    from hmr.policy.checkpoint import load_policy
+    with without_collection():
+        from agent.agent import critique_many
+        from agent.context import CritiqueSettings
+        from agent.default import open_default_agent
+        from agent.types import require_scores
+        from agent.vlm.options import open_backend
+        from cli.photos.detectors import choose_detector
+        from cli.photos.people import given_people
+        from hmr.body.model import load_body
+        from hmr.policy.checkpoint import load_policy
 
     intrinsics = _intrinsics(hypotheses, focal, center, camera)
     limits = (dry_run, max_calls, record, reply_cache)

@@ -23,6 +23,7 @@ from cli.options import (
     PolicyDir,
     Seed,
 )
+from cli.startup import without_collection
 
 if TYPE_CHECKING:
     from cli.photos.predict import Outcome
@@ -76,16 +77,17 @@ def predict(
 
     Example: `meshcritic predict photo.jpg --box 214,18,330,345 --samples 8 --save npz,glb,bvh`
     """
-    from cli.photos.detectors import choose_detector
-    from cli.photos.intrinsics import parse_intrinsics
-    from cli.photos.people import parse_box
-    from cli.photos.person_files import parse_formats
-    from cli.photos.predict import Models, Predictor, PredictSettings
-    from cli.photos.sources import list_sources
-    from common.jsonl import Manifest
-    from hmr.body.model import load_body
-    from hmr.policy.checkpoint import load_policy
-    from hmr.render import load_renderer
+    with without_collection():
+        from cli.photos.detectors import choose_detector
+        from cli.photos.intrinsics import parse_intrinsics
+        from cli.photos.people import parse_box
+        from cli.photos.person_files import parse_formats
+        from cli.photos.predict import Models, Predictor, PredictSettings
+        from cli.photos.sources import list_sources
+        from common.jsonl import Manifest
+        from hmr.body.model import load_body
+        from hmr.policy.checkpoint import load_policy
+        from hmr.render import load_renderer
 
     boxes = tuple(parse_box(text) for text in box or ())
     intrinsics = parse_intrinsics(focal, center, camera)

@@ -1,11 +1,14 @@
 """What a command imports: a library that takes seconds to import is loaded by the runs that use it."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from cli.startup import without_collection
 
 ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "tests" / "data" / "photograph" / "basketball.jpg"
@@ -32,3 +35,15 @@ def test_a_photograph_needs_no_library_of_training(command: str, unused: set[str
     )
     assert run.stdout.splitlines()[-1] == "[]"
     assert list((tmp_path / "out").rglob("person-0-overlay.png"))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(enabled: bool):
+    before = gc.isenabled()
+    try:
+        gc.enable() if enabled else gc.disable()
+        with without_collection():
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable() if before else gc.disable()
