@@ -110,13 +110,15 @@ class BlazePoseDetector:
     def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
         """The person in each box: of the finder's candidates in and about the box and a crop of the box itself, the
         reading that fits the box best."""
+        # samples of one photograph, such as those of test-time augmentation, share its reduced levels
+        pyramids = {id(sample.image): ImagePyramid(sample.image) for sample in samples}
+        readings = [self._read_box(sample, pyramids[id(sample.image)]) for sample in samples]
         return [
-            _detection(self._read_box(sample), sample.box, sample.image.shape[1], sample.image.shape[0])
-            for sample in samples
+            _detection(reading, sample.box, sample.image.shape[1], sample.image.shape[0])
+            for reading, sample in zip(readings, samples, strict=True)
         ]
 
-    def _read_box(self, sample: Sample) -> Landmarks:
-        pyramid = ImagePyramid(sample.image)
+    def _read_box(self, sample: Sample, pyramid: ImagePyramid) -> Landmarks:
         windows = [region_of_box(sample.box, scale) for scale in BOX_WINDOWS]
         found = remove_near([one for window in self.finder.find(pyramid, windows) for one in window])
         candidates = _with_upright(found[:BOX_CANDIDATES])
