@@ -1,22 +1,18 @@
 """Builds the default agent: the embedded backend, detector and image embedder of one policy, or any replacements.
 
-A new memory starts with the seed rules, written by hand in `seed_rules.json`. Each rule is a sentence with tags that
-say when it matters most, and a predicate over one tool's metric. A threshold of 0 penalises every value of the metric,
-a higher one only values above it. The weights are initial estimates that exploration replaces. A rule over a metric
-that was not measured is not applied.
+A new memory starts with the seed rules (`agent.seed_rules`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings, SampleEmbedder
 from agent.image_embedding import load_image_embedder
+from agent.seed_rules import load_seed_rules, load_seed_vectors
 from agent.tools import load_tools
 from agent.tracing.records import Trace
 from agent.types import CritiqueTool
@@ -32,24 +28,8 @@ from hmr.render import load_renderer
 from hmr.types import Detector, Renderer
 from memory.embed import TextEmbedder, load_text_embedder
 from memory.folder import Memory, open_memory
-from memory.rule import Predicate, Provenance, Rule
 
-__all__ = ["default_agent", "load_seed_rules", "open_default_agent", "open_default_memory"]
-
-
-def load_seed_rules() -> list[Rule]:
-    """The seed rules, already admitted."""
-    rows = json.loads(files("agent").joinpath("seed_rules.json").read_text(encoding="utf-8"))
-    provenance = Provenance(kind="seed", backend="person", case_id=None)
-    return [
-        Rule.create(
-            text=row["text"],
-            tags=row["tags"],
-            provenance=provenance,
-            predicate=Predicate(row["metric"], ">", row["threshold"], row["weight"]),
-        )
-        for row in rows
-    ]
+__all__ = ["default_agent", "open_default_agent", "open_default_memory"]
 
 
 def open_default_memory(
@@ -75,7 +55,8 @@ def open_default_memory(
     folder = None if folder is None else Path(folder)
     memory = open_memory(folder, text_embedder, embedder.name, embedder.dim, ucb, frozen)
     if not frozen and not len(memory.rules):
-        memory.rules.add(load_seed_rules())
+        rules = load_seed_rules()
+        memory.rules.add(rules, vectors=load_seed_vectors(rules, text_embedder))
     return memory
 
 

@@ -79,18 +79,25 @@ class RuleMemory(RuleLedger):
         rules: Sequence[Rule],
         reason: str = "added",
         histories: Mapping[str, Sequence[StateChange]] = MappingProxyType({}),
+        vectors: Float32[np.ndarray, "rules dim"] | None = None,
     ) -> list[str]:
         """Adds the rules with new ids and returns these ids; `reason` is recorded with their state.
 
         The counts of the given rules are ignored, because uses are counted from recorded cases. `histories` are
-        the rules' histories in another memory, by rule id. Raises FrozenMemoryError.
+        the rules' histories in another memory, by rule id, and `vectors` their embeddings, if already known. Raises
+        FrozenMemoryError.
         """
         with self._store.transaction() as connection:
             known = {row["rule_id"] for row in connection.execute("SELECT rule_id FROM rules")}
-            new = list({rule.rule_id: rule for rule in rules if rule.rule_id not in known}.values())
+            places = {rule.rule_id: place for place, rule in enumerate(rules) if rule.rule_id not in known}
+            new = [rules[place] for place in places.values()]
             if new:
                 self._store.set_meta_once("text_embedder", self._embedder_id)
-                embeddings = self._embedder.embed([rule.text for rule in new])
+                embeddings = (
+                    self._embedder.embed([rule.text for rule in new])
+                    if vectors is None
+                    else vectors[list(places.values())]
+                )
                 self._store.set_meta_once("text_dim", str(embeddings.shape[1]))
                 for rule, vector in zip(new, embeddings, strict=True):
                     connection.execute(_INSERT, (*rule_to_row(rule), vector.tobytes()))

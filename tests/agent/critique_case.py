@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
-from agent.default import load_seed_rules
+from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.types import Case, CritiqueTool
 from agent.vlm import EmbeddedCritic

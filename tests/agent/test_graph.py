@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from agent.context import CritiqueSettings
-from agent.default import load_seed_rules
 from agent.graph import recursion_limit
+from agent.seed_rules import load_seed_rules
 from agent.tools import load_tools
 from agent.tracing.records import Trace
 from agent.types import Case, Evidence, Missing

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.default import load_seed_rules
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, Progress, explore
+from agent.seed_rules import load_seed_rules
 from agent.vlm import EmbeddedCritic
 from hmr.types import Hypotheses, Sample
 from memory.prototype_memory import PrototypeMemory

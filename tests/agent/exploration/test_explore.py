@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from langgraph.errors import GraphRecursionError
 
-from agent.default import load_seed_rules
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, explore
 from agent.exploration.graph import recursion_limit
+from agent.seed_rules import load_seed_rules
 from agent.tracing.records import Trace
 from cli.trace_view import read_case, show_case
 from memory.exchange import MemoryDocument, read_document, snapshot, write_document
