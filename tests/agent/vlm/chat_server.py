@@ -132,7 +132,7 @@ def fitting(question: dict) -> Any:
 
 def completion(text: Any, finish: str = "stop", **message: Any) -> bytes:
     """A completion with this content, and with further fields of the message, such as reasoning_content."""
-    usage = {"prompt_tokens": 11, "completion_tokens": 7}
+    usage = {"prompt_tokens": 9000, "completion_tokens": 7}
     choice = {"message": {"content": text, **message}, "finish_reason": finish}
     return json.dumps({"choices": [choice], "usage": usage}).encode()
 

@@ -61,7 +61,7 @@ def test_the_request_body():
             server, TextPart("judge"), picture(), DataPart("tags", ["pose:bent"]), max_tokens="500"
         )
     assert (answer.value.A.score, answer.value.B.score) == (90, 80)
-    assert answer.replies[0]["tokens"] == [11, 7]
+    assert answer.replies[0]["tokens"] == [9000, 7]
     (question,) = server.questions
     texts = [piece.get("text") for piece in question["messages"][0]["content"]]
     assert texts[:2] == ["judge", "hypothesis A:"]
