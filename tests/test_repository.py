@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("agent", "cli", "common", "eval", "hmr", "memory", "meshcritic", "rl")
 DOCS = ROOT / "docs"
 GENERATED = {"cli.md", "api.md", "state-machines.md"}  # written by docs/site_hooks.py when the site is built
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "hmr/assets/policy/README.md"])
+CARDS = (ROOT / "hmr/assets/policy/README.md", ROOT / "hmr/assets/studio_policy/README.md")
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", *CARDS])
 BLOCKS = {page: re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL) for page in PAGES}
 ARCHITECTURE = (DOCS / "architecture.md").read_text()
 

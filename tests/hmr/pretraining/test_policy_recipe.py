@@ -1,10 +1,12 @@
 """What a recipe of the policy's pretraining may hold, and what makes one run another."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
+from hmr.policy.checkpoint import BASES, load_policy
 from hmr.pretraining.losses import LossWeights
 from hmr.pretraining.policy_recipe import PolicyRecipe, read_policy_recipe, run_fingerprint
 from hmr.pretraining.simulation import PeopleRecipe
@@ -58,6 +60,13 @@ def test_a_shipped_recipe_is_readable(recipe: Path, tmp_path: Path):
         fields = getattr(config, name)
         arguments = stage_arguments(fields | {"use_cpu": True}, tmp_path, config.seed, "vector")
         assert arguments.max_steps == fields["max_steps"]
+
+
+def test_the_studio_policy_was_trained_by_its_recipe():
+    recorded = json.loads((BASES["studio"] / "training.json").read_text())["recipe"]
+    recipe = dataclasses.asdict(read_policy_recipe("configs/pretrain_studio_policy.yaml"))
+    assert recorded == json.loads(json.dumps(recipe))
+    assert load_policy(BASES["studio"]).detector.name == "simulated"
 
 
 def test_there_is_a_recipe():
