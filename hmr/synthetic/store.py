@@ -184,8 +184,10 @@ def _detection_column(detection: Detection | None) -> dict[str, dict[str, list[f
 
 
 def _detection(column: dict[str, list[float]]) -> Detection:
-    points_px, *rest = (torch.tensor(column[name]) for name in DETECTION)
-    return Detection(points_px.view(NUM_POINTS, 2), *rest)
+    points_px, sigma_px, visibility, depth_m, depth_sigma_m = (
+        torch.tensor(column[name]) for name in DETECTION
+    )
+    return Detection(points_px.view(NUM_POINTS, 2), sigma_px, visibility, depth_m, depth_sigma_m)
 
 
 def _truth_row(labelled: Labelled) -> dict[str, Any]:
