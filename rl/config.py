@@ -17,9 +17,11 @@ from transformers import TrainingArguments
 from rl.advantages import ADVANTAGE_TYPES, AdvantageSettings
 from rl.losses import LOSSES, TRUST_REGIONS, LossSettings
 
-__all__ = ["RESERVED", "GroupPreferenceConfig", "field_value", "training_fields"]
+__all__ = ["LOSS_TYPES", "RESAMPLE", "RESERVED", "GroupPreferenceConfig", "field_value", "training_fields"]
 
-CHOICES = {"loss_type": LOSSES, "advantage_type": ADVANTAGE_TYPES, "trust_region": TRUST_REGIONS}
+RESAMPLE = "resample"  # the loss of `rl.imitation`, which is no function of the log ratio
+LOSS_TYPES = (*LOSSES, RESAMPLE)
+CHOICES = {"loss_type": LOSS_TYPES, "advantage_type": ADVANTAGE_TYPES, "trust_region": TRUST_REGIONS}
 POSITIVE = (
     "beta",
     "epsilon",
@@ -98,7 +100,9 @@ class GroupPreferenceConfig(TrainingArguments):
         default="none", metadata={"help": "Experiment trackers that receive the metrics."}
     )
 
-    loss_type: str = field(default="clip", metadata={"help": f"One of {', '.join(LOSSES)} (rl/losses.py)."})
+    loss_type: str = field(
+        default="clip", metadata={"help": f"One of {', '.join(LOSS_TYPES)} (rl/losses.py, rl/imitation.py)."}
+    )
     beta: float = field(
         default=10.0, metadata={"help": "Scale of the log ratio r = -beta (L_theta - L_ref)."}
     )
@@ -106,7 +110,8 @@ class GroupPreferenceConfig(TrainingArguments):
         default=0.2, metadata={"help": "`clip`: |r| beyond which a hypothesis has no gradient."}
     )
     temperature: float = field(
-        default=0.3, metadata={"help": "`weighted`: softmax temperature over the advantages of a group."}
+        default=0.3,
+        metadata={"help": "`weighted`, `resample`: softmax temperature over the advantages of a group."},
     )
     penalty: float = field(default=1.0, metadata={"help": "`quadratic`: weight of r^2 / 2."})
     trust_region: str = field(
@@ -171,6 +176,9 @@ class GroupPreferenceConfig(TrainingArguments):
     trainable: str = field(
         default="denoiser", metadata={"help": "Submodule of the policy that is trained; the rest is frozen."}
     )
+    train_estimate: bool = field(
+        default=False, metadata={"help": "`resample`: train the initial estimate as well as `trainable`."}
+    )
     lora_rank: int = field(
         default=0, metadata={"help": "Rank of LoRA adapters on that submodule; 0 trains all its weights."}
     )
@@ -217,6 +225,8 @@ class GroupPreferenceConfig(TrainingArguments):
                 "0 <= min_timestep < max_timestep <= 1 is required, "
                 f"not {self.min_timestep} and {self.max_timestep}"
             )
+        if self.train_estimate and self.loss_type != RESAMPLE:
+            raise ValueError(f"train_estimate needs loss_type {RESAMPLE}, not {self.loss_type}")
         if self.replay_weight and not self.replay_file:
             raise ValueError("replay_weight needs a replay_file, written by rl.replay.Replay.save")
         if not 0 <= self.ema_decay < 1:

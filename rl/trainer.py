@@ -13,6 +13,8 @@ holds the live and the reference weights, so that a resumed run takes the same s
 (seed, step, row), so they do not depend on the batch size, the number of processes or an interruption. The loss of a
 step is the mean over all its images, however they are divided.
 
+The loss `resample` (`rl.imitation`) needs no reference, and can train the initial estimate too.
+
 Two terms can be added, replay (`rl.replay`) and a penalty on lost spread (`rl.spread`); each costs a forward pass.
 Under FSDP `train` and `save_model` work, but not the spread callback, the spread penalty and LoRA. Left out: reward
 functions (`rl.preferences.build` calls them), rounds (`rl.rounds`), DeepSpeed.
@@ -36,7 +38,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from common.seeding import derive_generator
 from hmr.policy.policy import DiffusionPolicy
-from rl.config import GroupPreferenceConfig
+from rl.config import RESAMPLE, GroupPreferenceConfig
+from rl.imitation import Imitation
 from rl.losses import LOSSES, log_ratio
 from rl.monitoring.metrics import step_metrics
 from rl.monitoring.spread_callback import SpreadCallback
@@ -95,6 +98,7 @@ class GroupPreferenceTrainer(Trainer):
         self.policy, self._adapters = model, adapters
         self.num_train_timesteps: int = cast(Any, model).config.num_train_timesteps
         self.weights = TrainedWeights(model, args.ema_decay)
+        self.imitation = Imitation(model, args) if args.loss_type == RESAMPLE else None
         self.replay = _load_replay(model, args)
         self.prediction = X0Prediction(model) if args.spread_weight else None
         has_bodies = isinstance(model, DiffusionPolicy) and isinstance(train_dataset, Dataset)
@@ -113,8 +117,13 @@ class GroupPreferenceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Loss of one batch; with `return_outputs` also the errors of the policy."""
+        """Loss of one batch; with `return_outputs` also the errors of the policy, which `resample` has none of."""
         forward_inputs = self._forward_inputs(inputs)
+        if self.imitation is not None:
+            loss, terms = self.imitation.loss(inputs, self._generators(inputs, "drawn"), *forward_inputs[2:])
+            self.record(terms)
+            loss = self._scaled(loss, len(inputs["row"]), num_items_in_batch)
+            return (loss, {}) if return_outputs else loss
         with torch.no_grad(), self.weights.as_reference():
             reference_error, reference_x0 = model(*forward_inputs), self._predicted_x0(inputs)
         error = model(*forward_inputs)
@@ -129,9 +138,14 @@ class GroupPreferenceTrainer(Trainer):
         self.record(step_metrics(error, reference_error, ratio, inputs, settings))
         loss = LOSSES[self.args.loss_type](ratio, inputs["advantages"], inputs["mask"], settings)
         loss = loss + self._replay_loss(model, inputs) + self._spread_loss(inputs, reference_x0)
-        if num_items_in_batch is not None:  # processes are averaged, accumulated batches are added up
-            loss = loss * len(error) * self.accelerator.num_processes / num_items_in_batch
+        loss = self._scaled(loss, len(error), num_items_in_batch)
         return (loss, {"error": error}) if return_outputs else loss
+
+    def _scaled(self, loss: Tensor, images: int, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """Processes are averaged, accumulated batches are added up."""
+        if num_items_in_batch is None:
+            return loss
+        return loss * images * self.accelerator.num_processes / num_items_in_batch
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Number of images of one optimizer step, over all processes and accumulated batches."""
@@ -365,6 +379,8 @@ def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> Any:
     if args.lora_rank:
         return _add_adapters(submodule, args.lora_rank, args.seed)
     submodule.requires_grad_(True)
+    if args.train_estimate:
+        cast(DiffusionPolicy, policy).regressor.requires_grad_(True)
     return None
 
 

@@ -194,6 +194,10 @@ class DiffusionPolicy(PreTrainedModel):
         """The denoiser's condition: features and the detached initial estimate."""
         return torch.cat([features, self.initial_estimate(features).detach()], dim=-1)
 
+    def refreshed(self, features: Features) -> Features:
+        """The features with the initial estimate of the present weights, in place of that of the weights before."""
+        return Features(self.condition(features.condition[:, : self.feature_size]), features.geometry)
+
     # -- sampling --------------------------------------------------------------------------------------------
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +28,15 @@ from hmr.policy.parametrization import pelvis_from_crop, project, split
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import NUM_JOINTS
 
-__all__ = ["DenoiserLoss", "LossWeights", "RegressionLoss", "weighted"]
+__all__ = [
+    "DenoiserLoss",
+    "LossWeights",
+    "Prediction",
+    "RegressionLoss",
+    "estimate_error",
+    "predict_bodies",
+    "weighted",
+]
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,45 @@ def weighted(terms: dict[str, Tensor], weights: object) -> dict[str, Tensor]:
     return {"loss": loss, **{f"{name}_loss": term.detach() for name, term in terms.items()}}
 
 
+def estimate_error(
+    policy: DiffusionPolicy, estimate: Float[Tensor, "batch 157"], x0: Float[Tensor, "batch 157"]
+) -> Float[Tensor, ""]:
+    """The term `regression`: of an initial estimate and its target, both in the policy's coordinates."""
+    joints_m, true_joints_m = (joints_of(policy, each * policy.std + policy.mean) for each in (estimate, x0))
+    return F.smooth_l1_loss(estimate, x0) + JOINTS_WEIGHT * (joints_m - true_joints_m).abs().mean()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the denoiser makes of one body per image at several times."""
+
+    denoise: Float[Tensor, ""]  # the terms of that name
+    x0_joints: Float[Tensor, ""]
+    vector: Float[Tensor, "batch times 157"]  # the predicted body, and its joints in metres
+    joints_m: Float[Tensor, "batch times 24 3"]
+
+
+def predict_bodies(
+    policy: DiffusionPolicy,
+    condition: Float[Tensor, "batch channels"],
+    x0: Float[Tensor, "batch 157"],
+    timesteps: Int[Tensor, "batch times"],
+    noise: Float[Tensor, "batch times 157"],
+) -> Prediction:
+    """Noise the bodies and predict them."""
+    noisy, target = policy.noisy_and_target(x0[:, None], timesteps, noise)
+    predicted = policy.predict(noisy, timesteps, condition).float()
+    alpha, sigma = policy.alpha_sigma(timesteps)
+    vector = (alpha * noisy - sigma * predicted)[:, 0] * policy.std + policy.mean
+    joints_m, true_joints_m = joints_of(policy, vector), joints_of(policy, x0 * policy.std + policy.mean)
+    return Prediction(
+        (predicted - target).square().mean(),
+        (joints_m - true_joints_m[:, None]).abs().mean(),
+        vector,
+        joints_m,
+    )
+
+
 class RegressionLoss(nn.Module):
     """The loss of the regression head, as a module for transformers.Trainer."""
 
@@ -82,13 +129,10 @@ class RegressionLoss(nn.Module):
     ) -> dict[str, Tensor]:
         policy = self.policy
         estimate = policy.initial_estimate(features)
-        target = (vector - policy.mean) / policy.std
         raw = estimate * policy.std + policy.mean
-        joints_m = joints_of(policy, raw)
-        error_m = (joints_m - joints_of(policy, vector)).abs().mean()
         terms = {
-            "regression": F.smooth_l1_loss(estimate, target) + JOINTS_WEIGHT * error_m,
-            "reprojection": _reprojection(raw, joints_m, geometry, keypoints),
+            "regression": estimate_error(policy, estimate, (vector - policy.mean) / policy.std),
+            "reprojection": _reprojection(raw, joints_of(policy, raw), geometry, keypoints),
         }
         return weighted(terms, self.weights)
 
@@ -110,22 +154,18 @@ class DenoiserLoss(nn.Module):
         policy = self.policy
         with torch.no_grad():
             condition = policy.condition(features)
-        x0 = ((vector - policy.mean) / policy.std)[:, None]
-        timesteps, noise = self._times_and_noise(x0)
-        noisy, target = policy.noisy_and_target(x0, timesteps, noise)
-        predicted = policy.predict(noisy, timesteps, condition).float()
-        alpha, sigma = policy.alpha_sigma(timesteps)
-        clean = (alpha * noisy - sigma * predicted)[:, 0] * policy.std + policy.mean
-        joints_m = joints_of(policy, clean)
-        error_m = (joints_m - joints_of(policy, vector)[:, None]).abs()
+        x0 = (vector - policy.mean) / policy.std
+        found = predict_bodies(policy, condition, x0, *self._times_and_noise(x0))
         terms = {
-            "denoise": (predicted - target).square().mean(),
-            "x0_joints": error_m.mean(),
-            "reprojection": _reprojection(clean, joints_m, geometry[:, None], keypoints[:, None]),
+            "denoise": found.denoise,
+            "x0_joints": found.x0_joints,
+            "reprojection": _reprojection(
+                found.vector, found.joints_m, geometry[:, None], keypoints[:, None]
+            ),
         }
         return weighted(terms, self.weights)
 
-    def _times_and_noise(self, x0: Float[Tensor, "batch 1 157"]) -> tuple[Tensor, Tensor]:
+    def _times_and_noise(self, x0: Float[Tensor, "batch 157"]) -> tuple[Tensor, Tensor]:
         """Timesteps (batch, times) and noise (batch, times, 157)."""
         count, device = len(x0), x0.device
         strata = torch.arange(self.times, device=device) + torch.rand(count, self.times, device=device)

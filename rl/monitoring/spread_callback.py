@@ -42,6 +42,7 @@ class SpreadMonitor:
         """`spread_visible_mm` and `spread_occluded_mm`, means over images with such joints; NaN if there is none."""
         device = self.policy.device
         features = Features(self.features.condition.to(device), self.features.geometry.to(device))
+        features = self.policy.refreshed(features)  # the initial estimate may be trained as well
         groups = self.policy.sample(features, self.num_samples, derive_generator(self.seed, "spread watch"))
         params = BodyParams.cat([group.params for group in groups]).to("cpu")
         joints_cam_m = self.body.joints(params).unflatten(0, (len(groups), self.num_samples))
