@@ -1,8 +1,10 @@
 """Fits the shipped model of errors in millimetres (`agent.verdict`) and measures it on new scenes.
 
-    python -m benchmarks.error_model [--images 300] [--samples 12] [--test 100] [--write]
+    python -m benchmarks.error_model [--detector embedded] [--images 300] [--samples 12] [--test 100] [--write]
 
-Fitted on lab-calibration; measured on lab-test and on wild-test, which is outside of the calibration. By own groups
+Fitted on lab-calibration; measured on lab-test and on wild-test, which is outside of the calibration. Another detector
+than the embedded one sees nothing in rendered scenes, so its detections are simulated with the errors of its profile
+(`hmr.synthetic.detector_noise`), and metrics of the mask are left out. By own groups
 (the policy's hypotheses) and others (bodies of another person): mean error, mean expected error, mean absolute
 relative error, share inside the interval, and share of groups reported as "none fits".
 """
@@ -13,6 +15,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +32,9 @@ from eval.critics.error_calibration import calibrate_errors, measure_groups
 from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.splits import calibration_parts, draw_split
-from hmr.synthetic.store import read_labelled
+from hmr.synthetic.detector_noise import PROFILES
+from hmr.synthetic.splits import SPLITS, calibration_parts
+from hmr.synthetic.store import make_scenes, read_labelled
 from hmr.types import Hypotheses, Labelled, Sample
 
 MODELS = Path(agent.verdict.__file__).parent
@@ -40,24 +44,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--detector", default="embedded", choices=("embedded", *PROFILES))
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--test", type=int, default=100)
     parser.add_argument("--write", action="store_true", help="replace the shipped model")
     options = parser.parse_args()
-    policy = load_policy()
+    is_embedded = options.detector == "embedded"
+    policy = load_policy(detector="embedded" if is_embedded else "simulated")
+    profile = None if is_embedded else options.detector
     propose = _proposer(policy, options.samples)
     with (
         tempfile.TemporaryDirectory() as folder,
         open_default_agent(policy, load_body(), None, backend=load_backend("embedded"), trace=None) as critic,
     ):
-        model = _fitted(critic, Path(folder), options.images, propose)
+        model = _fitted(critic, _Scenes(Path(folder), profile), options.images, propose)
+        model = replace(model, detector=options.detector)
         print(f"policy {policy.digest()}, detector {model.detector}, {model.groups} groups of the fit, ")
         print(f"coverage {model.coverage:.2f}, a body fits below {model.fits_below_mm:.0f} mm\n")
         print("| scenes | groups | error | expected | relative error | in the interval | none fits |")
         print("|---|---|---:|---:|---:|---:|---:|")
         for split in ("lab-test", "wild-test"):
-            _print_rows(split, model, critic, _scenes(split, folder, options.test), propose)
+            scenes = _Scenes(Path(folder), profile).draw(split, options.test)
+            _print_rows(split, model, critic, scenes, propose)
     if options.write:
         write_text(MODELS / f"{model.detector}.json", json.dumps(model.to_json(), indent=1))
 
@@ -69,12 +78,18 @@ def _proposer(policy: DiffusionPolicy, samples: int) -> Propose:
     return propose
 
 
-def _scenes(split: str, folder: str | Path, count: int) -> list[Labelled]:
-    return read_labelled(draw_split(split, Path(folder), count))
+@dataclass(frozen=True)
+class _Scenes:
+    folder: Path
+    profile: str | None  # of the simulated detector; None for scenes without detections
+
+    def draw(self, split: str, count: int) -> list[Labelled]:
+        recipe = replace(SPLITS[split].recipe, detector=self.profile)
+        return read_labelled(make_scenes(self.folder / split, recipe, SPLITS[split].seed, count))
 
 
-def _fitted(critic: CritiqueAgent, folder: Path, images: int, propose: Propose) -> ErrorModel:
-    scenes, parts = _scenes("lab-calibration", folder, images), calibration_parts(images)
+def _fitted(critic: CritiqueAgent, drawn: _Scenes, images: int, propose: Propose) -> ErrorModel:
+    scenes, parts = drawn.draw("lab-calibration", images), calibration_parts(images)
     cases = [scenes[row] for part in ("explore", "admit") for row in parts[part]]
     return calibrate_errors(critic, cases, [scenes[row] for row in parts["report"]], propose)
 
