@@ -45,7 +45,8 @@ Critic = Annotated[
 Loss = Annotated[
     str | None,
     typer.Option(
-        help="Loss: clip, weighted, quadratic, linear, dpo, kto, sft or resample. Default: the one in the training arguments."
+        help="Loss: clip, weighted, quadratic, linear, dpo, kto, sft or resample. Default: that of the training "
+        "arguments."
     ),
 ]
 NumRounds = Annotated[
