@@ -182,9 +182,14 @@ class ErrorEstimate:
 
     @staticmethod
     def from_json(item: Mapping[str, Any]) -> ErrorEstimate:
-        fields = {name: item[name] for name in ("interval", "coverage", "none_fits")}
-        bounds = (tuple(item[name]) for name in ("expected_mm", "low_mm", "high_mm"))
-        return ErrorEstimate(*bounds, **fields)
+        return ErrorEstimate(
+            expected_mm=tuple(item["expected_mm"]),
+            low_mm=tuple(item["low_mm"]),
+            high_mm=tuple(item["high_mm"]),
+            interval=item["interval"],
+            coverage=item["coverage"],
+            none_fits=item["none_fits"],
+        )
 
 
 @runtime_checkable
