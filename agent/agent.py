@@ -34,7 +34,7 @@ from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import VLMBackend
 from common.stopping import stoppable
 from hmr.body.model import Body
-from hmr.types import Detector, Hypotheses, Renderer, Sample
+from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RuleMemory
 
@@ -75,15 +75,20 @@ class CritiqueAgent:
             raise BackendUnavailable(reason)
         return list(critique.scores)
 
-    def critique(self, sample: Sample, hypotheses: Hypotheses) -> GroupCritique:
+    def critique(
+        self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
+    ) -> GroupCritique:
         """Critique one group of at least two hypotheses.
+
+        detection: what the agent's detector has already reported of this person; None: it is run. A detector that
+            searched for the person often reads more than one that is given a box.
 
         If the backend fails, scores are None (see `reasons`); if a tool fails, its evidence is left out (see
         `missing`). Neither raises an exception. Raises ValueError for a group of one, which has no ranking.
         """
         if len(hypotheses) < 2:
             raise ValueError(f"a critique ranks a group of at least 2 hypotheses, not {len(hypotheses)}")
-        resources = self._resources(sample, hypotheses)
+        resources = self._resources(sample, hypotheses, detection)
         start = {
             "trace_id": uuid.uuid4().hex[:12],
             "case_id": sample.id,
@@ -106,7 +111,9 @@ class CritiqueAgent:
         results = [run_tool(tool, case) for tool in self.tools]
         return case, [item for item in results if isinstance(item, Evidence)]
 
-    def _resources(self, sample: Sample, hypotheses: Hypotheses) -> CritiqueResources:
+    def _resources(
+        self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
+    ) -> CritiqueResources:
         return CritiqueResources(
             backend=self.backend,
             tools=self.tools,
@@ -121,6 +128,7 @@ class CritiqueAgent:
             hypotheses=hypotheses,
             frozen=self.frozen,
             error_model=self.error_model,
+            detection=detection,
         )
 
 
@@ -149,7 +157,7 @@ def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCri
 
 def critique_many(
     agent: CritiqueAgent,
-    groups: Iterable[tuple[Sample, Hypotheses]],
+    groups: Iterable[tuple[Sample, Hypotheses] | tuple[Sample, Hypotheses, Detection | None]],
     in_flight: int = GROUPS_IN_FLIGHT,
 ) -> Iterator[GroupCritique]:
     """Critique several groups concurrently; yields the verdicts in the order of the groups.
@@ -162,13 +170,15 @@ def critique_many(
     """
     workers = min(in_flight, agent.backend.capabilities.concurrency)
     if workers == 1:
-        for sample, hypotheses in groups:
-            yield agent.critique(sample, hypotheses)
+        for group in groups:
+            sample, hypotheses, *known = group
+            yield agent.critique(sample, hypotheses, *known)
         return
     pending: deque[Future[GroupCritique]] = deque()
     with stoppable(ThreadPoolExecutor(workers, "critique")) as pool:
-        for sample, hypotheses in groups:
-            pending.append(pool.submit(agent.critique, sample, hypotheses))
+        for group in groups:
+            sample, hypotheses, *known = group
+            pending.append(pool.submit(agent.critique, sample, hypotheses, *known))
             if len(pending) == 2 * workers:
                 yield pending.popleft().result()
         while pending:

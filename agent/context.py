@@ -22,7 +22,7 @@ from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import ImagePart, VLMBackend
 from common.fingerprint import digest
 from hmr.body.model import Body
-from hmr.types import Detector, Hypotheses, Renderer, Sample
+from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RetrievedRule, RuleMemory
 
@@ -85,6 +85,7 @@ class CritiqueResources:
     hypotheses: Hypotheses
     frozen: bool
     error_model: ErrorModel | None = None
+    detection: Detection | None = None  # known before; None: the detector is run
     case: Case = field(init=False, repr=False)  # set by the node render_views
     views: dict[str, Views] = field(default_factory=dict)
     photo: ImagePart | None = None  # None for a text-only backend

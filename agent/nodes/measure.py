@@ -15,7 +15,8 @@ from agent.pictures.panels import draw_views, photo_part
 from agent.state import CritiqueState
 from agent.types import Case, CritiqueTool, Evidence, Missing, Need
 from common.redaction import reason_of
-from hmr.types import Detection
+from hmr.policy.joints_3d import WithJoints3D
+from hmr.types import Detection, Detector, Sample
 
 __all__ = ["build_case", "measure_evidence", "render_views", "run_tool"]
 
@@ -47,9 +48,16 @@ def _detect(resources: CritiqueResources) -> tuple[Detection | None, list[Missin
         return None, [Missing("detector", "no detector at hand")]
     # A detector may be a user's own model: if it fails, tools that need no detection still run.
     try:
+        if resources.detection is not None:
+            return _completed(resources.detector, resources.sample, resources.detection), []
         return resources.detector.detect(resources.sample), []
     except Exception as error:  # noqa: BLE001
         return None, [Missing(f"detector {resources.detector.name}", reason_of(error), broken=True)]
+
+
+def _completed(detector: Detector, sample: Sample, detection: Detection) -> Detection:
+    """With what the agent's detector adds to a detection."""
+    return detector.with_joints([sample], [detection])[0] if isinstance(detector, WithJoints3D) else detection
 
 
 def _draw_views(resources: CritiqueResources, margin: float) -> list[str]:

@@ -121,7 +121,9 @@ def critique(
             model, body_model, memory, backend=opened.backend,
             settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
         ) as agent:  # fmt: skip
-            critiques = critique_many(agent, [(person.sample, person.hypotheses) for person in people])
+            critiques = critique_many(
+                agent, ((person.sample, person.hypotheses, person.detection) for person in people)
+            )
             if opened.dry_run:
                 deque(critiques, maxlen=0)
                 print_estimate(opened.dry_run, as_json)

@@ -37,9 +37,12 @@ class WithJoints3D:
     def detect(self, sample: Sample) -> Detection:
         return self.detect_batch([sample])[0]
 
-    @torch.no_grad()
     def detect_batch(self, samples: Sequence[Sample]) -> list[Detection]:
-        detections = detect_all(self.detector, samples)
+        return self.with_joints(samples, detect_all(self.detector, samples))
+
+    @torch.no_grad()
+    def with_joints(self, samples: Sequence[Sample], detections: Sequence[Detection]) -> list[Detection]:
+        """The detections of these samples with 3D joints."""
         estimates = self.policy.regress(self.policy.encode(samples, detections))
         joints_m = self.body.joints(BodyParams.cat([estimate.params for estimate in estimates])).cpu()
         roots_m = joints_m - joints_m[:, :1]

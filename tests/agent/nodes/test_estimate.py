@@ -80,3 +80,12 @@ def test_a_missing_detection_is_reported():
     critique = make_agent(detector=None).critique(sample(), group(spoiled_group()))
     assert critique.detector_confidence is None
     assert "there is no detection of the person" in verdict_sentences(critique, "perfect")[0]
+
+
+def test_a_detection_that_is_known_is_not_made_again():
+    """The detector searched for the person and was sure; given the box alone it is not."""
+    known = PerfectDetector().detect(sample())
+    found = make_agent(detector=Unsure()).critique(sample(), group(spoiled_group()), known)
+    assert found.detector_confidence == 1.0
+    again = make_agent(detector=PerfectDetector()).critique(sample(), group(spoiled_group()))
+    assert found.evidence[0] == again.evidence[0]
