@@ -326,6 +326,7 @@ def test_an_agent_without_all_components_gives_scores(tiny_policy: DiffusionPoli
     assert figures.agreements["mpjpe_mm"].none_rate == 0.0
 
 
+@pytest.mark.timeout(600)  # trains a scorer and a rank network: half of the usual limit on an idle machine
 @pytest.mark.slow
 def test_all_critics_are_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: Path):
     settings = dataclasses.replace(SMALL, critic="all", calibration=8)
