@@ -105,9 +105,12 @@ class CritiqueAgent:
             )
         return _verdict(state, resources)
 
-    def measure(self, sample: Sample, hypotheses: Hypotheses) -> tuple[Case, list[Evidence]]:
-        """The evidence on a group of at least one hypothesis, without a question to the backend."""
-        case, _ = build_case(self._resources(sample, hypotheses), self.settings)
+    def measure(
+        self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
+    ) -> tuple[Case, list[Evidence]]:
+        """The evidence on a group of at least one hypothesis, without a question to the backend; `detection` as of
+        `critique`."""
+        case, _ = build_case(self._resources(sample, hypotheses, detection), self.settings)
         results = [run_tool(tool, case) for tool in self.tools]
         return case, [item for item in results if isinstance(item, Evidence)]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hmr.policy.policy import DiffusionPolicy
@@ -68,7 +68,7 @@ class Imitation:
 
 def drawn_by_score(
     advantages: Float[Tensor, "batch group"],
-    mask: Tensor,
+    mask: Bool[Tensor, "batch group"],
     temperature: float,
     generators: Sequence[torch.Generator],
 ) -> Int[Tensor, " batch"]:

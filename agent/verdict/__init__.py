@@ -2,7 +2,7 @@
 
 from agent.verdict.error_model import ErrorModel, MeasuredGroup, detection_features, fit_error_model
 from agent.verdict.sentences import verdict_sentences
-from agent.verdict.stored_models import ERROR_MODEL_FILE, error_model_for
+from agent.verdict.stored_models import ERROR_MODEL_FILE, error_model_for, fitted_groups
 
 __all__ = [
     "ERROR_MODEL_FILE",
@@ -11,5 +11,6 @@ __all__ = [
     "detection_features",
     "error_model_for",
     "fit_error_model",
+    "fitted_groups",
     "verdict_sentences",
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from agent.verdict.error_model import ErrorModel
 from common.files import PathLike
 
-__all__ = ["ERROR_MODEL_FILE", "error_model_for"]
+__all__ = ["ERROR_MODEL_FILE", "error_model_for", "fitted_groups"]
 
 ERROR_MODEL_FILE = "error_model.json"
 
@@ -26,15 +26,25 @@ def error_model_for(detector: str, memory: PathLike | None) -> ErrorModel | None
     path = Path(memory or "") / ERROR_MODEL_FILE
     shipped = {item.name: item for item in files("agent").joinpath("verdict").iterdir()}
     if memory is not None and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        model = _read(path.read_text(encoding="utf-8"), path)
     elif found := shipped.get(f"{detector}.json"):
-        text, path = found.read_text(encoding="utf-8"), Path(str(found))
+        model = _read(found.read_text(encoding="utf-8"), Path(str(found)))
     else:
         return None
+    return model if model.detector == detector else None
+
+
+def fitted_groups(memory: PathLike) -> int:
+    """The number of groups that the model of a memory was fitted on; 0 without one. Raises ValueError for a broken
+    file."""
+    path = Path(memory) / ERROR_MODEL_FILE
+    return _read(path.read_text(encoding="utf-8"), path).groups if path.is_file() else 0
+
+
+def _read(text: str, path: Path) -> ErrorModel:
     try:
-        model = ErrorModel.from_json(json.loads(text))
+        return ErrorModel.from_json(json.loads(text))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} holds no error model ({error!r}); remove it or explore the memory again"
         ) from None
-    return model if model.detector == detector else None

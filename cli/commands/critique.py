@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,10 +99,8 @@ def critique(
         from agent.agent import critique_many
         from agent.context import CritiqueSettings
         from agent.default import open_default_agent
-        from agent.types import require_scores
         from agent.vlm.options import open_backend
         from cli.photos.detectors import choose_detector
-        from cli.photos.people import given_people
         from hmr.body.model import load_body
         from hmr.policy.checkpoint import load_policy
 
@@ -112,25 +110,31 @@ def critique(
     with open_backend(options) as opened:
         chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
         model, body_model = load_policy(policy, device, chosen), load_body(body)
-        if hypotheses:
-            people = given_people(photo, hypotheses, body_model)
-        else:
+        people = _given_people(photo, hypotheses, body_model)
+        if people is None:
             people = _sampled_people(photo, model, box, accept_any_box, samples, seed, intrinsics)
         _warn_of_other_detector(memory, model.detector)
         with open_default_agent(
             model, body_model, memory, backend=opened.backend,
             settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
         ) as agent:  # fmt: skip
-            critiques = critique_many(
-                agent, ((person.sample, person.hypotheses, person.detection) for person in people)
-            )
+            critiques = critique_many(agent, ((one.sample, one.hypotheses, one.detection) for one in people))
             if opened.dry_run:
                 deque(critiques, maxlen=0)
                 print_estimate(opened.dry_run, as_json)
                 return
             is_estimated = not hypotheses and intrinsics.focal_px is None
             writer = _Writer(out / photo.stem, body_model, is_estimated, model.detector.name)
-            finished = [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
+            _write(people, critiques, writer, as_json)
+
+
+def _write(
+    people: Sequence[Person], critiques: Iterable[GroupCritique], writer: _Writer, as_json: bool
+) -> None:
+    """Write each person when they are finished. Raises ScoresMissing if nobody has a score."""
+    from agent.types import require_scores
+
+    finished = [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
     if as_json:
         print_json({"people": writer.answers})
     require_scores(finished)
@@ -160,6 +164,13 @@ def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
         print_message(
             f"{memory} was explored with the detector {explored}; its rule weights are fitted to that detector"
         )
+
+
+def _given_people(photo: Path, hypotheses: Sequence[Path] | None, body: Body) -> list[Person] | None:
+    """The people of the files; None without a file."""
+    from cli.photos.people import given_people
+
+    return given_people(photo, hypotheses, body) if hypotheses else None
 
 
 def _sampled_people(

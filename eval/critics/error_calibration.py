@@ -16,9 +16,11 @@ from agent.exploration.context import Propose
 from agent.verdict import ErrorModel, MeasuredGroup, detection_features, fit_error_model
 from hmr.body.model import Body
 from hmr.metrics.errors import mpjpe_mm
-from hmr.types import Hypotheses, Labelled
+from hmr.types import Detection, Hypotheses, Labelled
 
-__all__ = ["calibrate_errors", "measure_groups"]
+__all__ = ["GROUPS_PER_CASE", "calibrate_errors", "measure_groups"]
+
+GROUPS_PER_CASE = 2
 
 
 def calibrate_errors(
@@ -54,15 +56,18 @@ def measure_groups(
     before = propose(cases[-1].sample)
     for done, case in enumerate(cases, start=1):
         own = propose(case.sample)
-        groups.append(_measured(agent, case, own, is_own=True))
-        groups.append(_measured(agent, case, _moved(before, own, agent.body), is_own=False))
+        detection = agent.detector.detect(case.sample) if agent.detector else None
+        groups.append(_measured(agent, case, own, detection, is_own=True))
+        groups.append(_measured(agent, case, _moved(before, own, agent.body), detection, is_own=False))
         before = own
         progress(done)
     return groups
 
 
-def _measured(agent: CritiqueAgent, case: Labelled, hypotheses: Hypotheses, is_own: bool) -> MeasuredGroup:
-    measured, evidence = agent.measure(case.sample, hypotheses)
+def _measured(
+    agent: CritiqueAgent, case: Labelled, hypotheses: Hypotheses, detection: Detection | None, is_own: bool
+) -> MeasuredGroup:
+    measured, evidence = agent.measure(case.sample, hypotheses, detection)
     truth_m = case.truth.joints_cam_m.to(measured.posed.joints_cam_m)
     return MeasuredGroup(
         {item.metric: item.values for item in evidence},

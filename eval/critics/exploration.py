@@ -1,8 +1,8 @@
 """Explores a memory folder once; shared by `meshcritic demo`, `explore`, `align` and `critic-eval`.
 
     MEMORY/memory.sqlite       cases, rules and prototypes, each written when it is known (`agent.exploration.explore`)
-    MEMORY/exploration.json    the fingerprint, before the first case; the report beside it, after the last
     MEMORY/error_model.json    the model of errors in millimetres (`agent.verdict`), with `meshcritic explore`
+    MEMORY/exploration.json    the fingerprint, before the first case; the report beside it, after the last
 
 A second run with the same fingerprint resumes a killed exploration or returns its report. A run with another policy,
 backend or detector is refused: rule weights depend on what the detector measured. Only the number of lab scenes may
@@ -27,13 +27,13 @@ from agent.exploration.explore import ExplorationReport, explore
 from agent.exploration.learning import Explored
 from agent.exploration.nodes import mean_srcc
 from agent.tracing.records import Trace
-from agent.verdict import ERROR_MODEL_FILE
+from agent.verdict import ERROR_MODEL_FILE, fitted_groups
 from agent.vlm import VLMBackend
 from common.failures import ScoresMissing
 from common.files import PathLike, write_text
 from common.progress import Stage
 from eval.benchmark.protocol import noise_generator
-from eval.critics.error_calibration import calibrate_errors
+from eval.critics.error_calibration import GROUPS_PER_CASE, calibrate_errors
 from hmr.body.model import load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.loading import load_detector
@@ -228,8 +228,8 @@ def explore_lab(
         agent = default_agent(
             policy, body, opened, backend=backend, detector=detector, settings=critique_settings, trace=trace
         )
-        report = exploration.run(agent, stage, print_line)
         _calibrate_errors(agent, labelled, parts, propose, memory, stage)
+        report = exploration.run(agent, stage, print_line)
     if report.unscored and not report.cases:
         reason = " ".join(report.failures[-1].reason.split()) if report.failures else "no reason known"
         raise ScoresMissing(
@@ -246,9 +246,13 @@ def _calibrate_errors(
     memory: Path,
     stage: Stage,
 ) -> None:
-    """Write the model of errors in millimetres beside the memory; too few scenes leave it out."""
+    """Write the model of errors in millimetres beside the memory; too few scenes leave it out.
+
+    It needs no backend, and comes before the exploration, whose report ends the work on a memory: a killed run finds it
+    again.
+    """
     cases, held_out = ([labelled[row] for row in parts[part]] for part in ("explore", "report"))
-    if len(cases) < MIN_CALIBRATED:
+    if len(cases) < MIN_CALIBRATED or fitted_groups(memory) == GROUPS_PER_CASE * len(cases):
         return
     tick = stage("fitting expected errors", len(cases) + len(held_out))
     model = calibrate_errors(agent, cases, held_out, propose, tick)

@@ -60,11 +60,12 @@ class Gap:
     train: str
     calibration: str
     align: str
+    test: str
 
 
 GAPS = {  # by the name of the base policy (`hmr.policy.checkpoint.BASES`)
-    "shipped": Gap("lab-train", "lab-calibration", "wild-train"),
-    "studio": Gap("studio-train", "studio-calibration", "street-align"),
+    "shipped": Gap("lab-train", "lab-calibration", "wild-train", "wild-test"),
+    "studio": Gap("studio-train", "studio-calibration", "street-align", "street-test"),
 }
 _PARTS = ("explore", "admit", "explore", "report")
 

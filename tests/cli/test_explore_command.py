@@ -271,3 +271,18 @@ def test_a_killed_command_is_resumed(explore, tmp_path):
     with open_store(tmp_path / "out" / "memory") as store:
         counted = [case_id for case_id, _, _ in RuleLedger(store).cases() if "/" not in case_id]
     assert len(counted) == 2
+
+
+def test_expected_errors_are_fitted_before_the_exploration_and_only_once(
+    explore, runs, tmp_path, monkeypatch
+):
+    """A run that is killed in the exploration has the model, and the next one keeps it."""
+    monkeypatch.setattr("eval.critics.exploration.MIN_CALIBRATED", 4)
+    code, _, err = explore("--images", 8)
+    model = tmp_path / "out" / "memory" / "error_model.json"
+    assert (code, "done: fitting expected errors" in err) == (0, True)
+    assert json.loads(model.read_text())["groups"] == 8
+    written = model.stat().st_mtime_ns
+    code, _, err = explore("--images", 8)
+    assert (code, "fitting expected errors" in err) == (0, False)
+    assert model.stat().st_mtime_ns == written
