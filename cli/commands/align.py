@@ -42,11 +42,11 @@ Critic = Annotated[
         "shuffled[:CRITIC] (scores in random order, as a control)."
     ),
 ]
-Loss = Annotated[
+Method = Annotated[
     str | None,
     typer.Option(
-        help="Loss: clip, weighted, quadratic, linear, dpo, kto, sft or resample. Default: that of the training "
-        "arguments."
+        help="Way to learn from the scores, a loss: clip, weighted, quadratic, linear, dpo, kto, sft or resample. "
+        "Default: the loss of the training arguments."
     ),
 ]
 NumRounds = Annotated[
@@ -72,7 +72,7 @@ TrainingArguments = Annotated[
 def align(
     out: AlignedPolicy,
     critic: Critic = "embedded",
-    loss: Loss = None,
+    method: Method = None,
     rounds: NumRounds = 1,
     images: Images = 200,
     group_size: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 20,
@@ -94,7 +94,7 @@ def align(
 
     The same command continues an interrupted run.
 
-    Example: `meshcritic align --critic embedded --loss clip --rounds 2 --out runs/aligned`
+    Example: `meshcritic align --critic embedded --method clip --rounds 2 --out runs/aligned`
     """
     from eval.pipelines.alignment import AlignSettings
     from hmr.policy.checkpoint import load_policy
@@ -103,7 +103,7 @@ def align(
     critique_settings, backend_settings = split_settings(settings)
     align_settings = AlignSettings(
         critic=critic, base=base, images=images, calibration=calibration, rounds=Rounds(rounds, group_size, seed),
-        alignment=_training_arguments(config, loss), motion=motion, memory=memory, detector=detector,
+        alignment=_training_arguments(config, method), motion=motion, memory=memory, detector=detector,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
     )  # fmt: skip
     model = load_policy(policy_folder(policy, base))
@@ -113,7 +113,7 @@ def align(
         _align(model, align_settings, out, as_json)
 
 
-def _training_arguments(config: Path | None, loss: str | None) -> dict[str, Any]:
+def _training_arguments(config: Path | None, method: str | None) -> dict[str, Any]:
     from eval.pipelines.alignment import read_alignment
     from eval.pipelines.demo import read_demo_settings
 
@@ -121,7 +121,7 @@ def _training_arguments(config: Path | None, loss: str | None) -> dict[str, Any]
         alignment = read_alignment(config)
     else:  # the demo's few steps save no checkpoint; here a killed run continues from the last one
         alignment = {**read_demo_settings(CONFIGS / "demo.yaml").alignment, "save_strategy": "steps"}
-    return alignment if loss is None else {**alignment, "loss_type": loss}
+    return alignment if method is None else {**alignment, "loss_type": method}
 
 
 def _estimate(base: DiffusionPolicy, settings: AlignSettings, as_json: bool) -> None:

@@ -49,7 +49,7 @@ def test_a_noisy_truth_is_recorded_and_aligns_a_policy(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "aligned"
-    asked = ("--out", out, "--critic", "noisy-truth:0.8", "--rounds", 2, "--loss", "clip", *words)
+    asked = ("--out", out, "--critic", "noisy-truth:0.8", "--rounds", 2, "--method", "clip", *words)
     code, _, err = call(monkeypatch, capsys, "align", *asked)
     assert code == 0
     assert "its critic used the ground truth" in err
@@ -208,7 +208,7 @@ def test_a_process_killed_in_training_is_resumed(
         (["--critic", "noisy-truth:well"], "takes a number"),
         (["--critic", "noisy-truth:1.5"], "srcc of a critic must be above 0"),
         (["--critic", "nobody"], "no critic 'nobody'; there are: embedded"),
-        (["--loss", "ppo"], "loss_type is one of"),
+        (["--method", "ppo"], "loss_type is one of"),
         (["--rounds", "3", "--critic", "noisy-truth:1"], "rounds need as many images"),
     ],
 )
