@@ -22,6 +22,7 @@ from common.files import PathLike
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.encoder_cache import EncoderCache
+from hmr.policy.checkpoint import load_reader
 from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
@@ -73,6 +74,7 @@ def default_agent(
     *,
     backend: str | VLMBackend = "embedded",
     detector: Detector | None = None,
+    reader: DiffusionPolicy | None = None,
     tools: Sequence[str | CritiqueTool] | None = None,
     renderer: str | Renderer = "raster",
     image_embedder: str | SampleEmbedder = "embedded",
@@ -82,7 +84,8 @@ def default_agent(
     """A frozen agent. Backend, tools, renderer and image embedder are names or objects. Errors in millimetres are
     estimated by the memory's model, or by the shipped one, if there is one for the detector.
 
-    detector: None for the policy's own. Detections without 3D joints get those of the policy's initial estimate.
+    detector: None for the policy's own.
+    reader: the policy whose initial estimate gives the detections their 3D joints; None for the shipped one.
     tools: None for all built-in and installed ones.
 
     Raises ValueError, with the known names, for an unknown backend, tool, renderer or image embedder.
@@ -101,7 +104,7 @@ def default_agent(
         prototypes=memory.prototypes,
         body=body,
         renderer=load_renderer(renderer) if isinstance(renderer, str) else renderer,
-        detector=WithJoints3D(detector, policy, body),
+        detector=WithJoints3D(detector, reader or load_reader(str(policy.device)), body),
         image_embedder=image_embedder,
         settings=settings or CritiqueSettings(),
         trace=trace or Trace(),

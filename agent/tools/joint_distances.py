@@ -49,9 +49,9 @@ def _sentence(distance_mm: Float[Tensor, "24"], reference: str, location: str) -
 class PoseReading:
     """Mean distance of pelvis-aligned joints from the detector's 3D joints, in millimetres, in the camera's axes.
 
-    Some detectors predict 3D joints besides keypoints: the embedded one uses the policy's regression head, and any
-    regressor (HMR2, CLIFF) can be wrapped as a detector. A prediction from the same encoder shares the errors of the
-    policy; unlike the group's consensus, it is not a random sample.
+    Some detectors predict 3D joints besides keypoints, and any regressor (HMR2, CLIFF) can be wrapped as a detector;
+    to others the default agent adds the shipped policy's estimate (`hmr.policy.joints_3d`). Its errors are shared by
+    that policy's own hypotheses, and less by those of other policies.
     """
 
     name = "pose_reading"

@@ -39,15 +39,17 @@ from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import (
     CRITIQUE,
     DETECTOR,
+    READER,
     UCB,
     Exploration,
     detector_name,
     explored_detector,
 )
-from eval.critics.ground_truth_detector import GroundTruthDetector, ground_truth_detector
+from eval.critics.ground_truth_detector import GroundTruthDetector
 from eval.critics.groups import LabelledGroup
 from eval.critics.verdict_cache import Verdict, critique_with_cache
 from hmr.body.model import Body
+from hmr.policy.checkpoint import load_reader
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import calibration_parts
 from hmr.types import Detector
@@ -200,7 +202,8 @@ class AgentBench:
             CRITIQUE: (dict(self.critique_settings), {}),
         }
         changed = {name: value for name, (value, default) in optional.items() if value != default}
-        return {**self.fingerprint, **variant.to_json(), **backend, "ucb": ucb, **changed}
+        reader = load_reader(str(self.policy.device)).digest()
+        return {**self.fingerprint, **variant.to_json(), **backend, READER: reader, "ucb": ucb, **changed}
 
     def _open_memory(self, folder: Path | None, frozen: bool, ucb: float = UCB) -> Memory:
         return open_default_memory(folder, self.policy, frozen, text_embedder=self.embedder, ucb=ucb)
@@ -219,7 +222,7 @@ class AgentBench:
         if variant.true_detections:
             groups = (*self.calibration, *self.tests)
             truths = {group.labelled.sample.id: group.labelled.truth for group in groups}
-            detector = ground_truth_detector(truths, self.policy, self.body)
+            detector = GroundTruthDetector(truths)
         tools = [tool for tool in load_tools() if tool.name not in variant.without_tools]
         return default_agent(
             self.policy,

@@ -37,13 +37,14 @@ from eval.critics.error_calibration import GROUPS_PER_CASE, calibrate_errors
 from hmr.body.model import load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.loading import load_detector
+from hmr.policy.checkpoint import load_reader
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import calibration_parts, draw_split
 from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import Detector, Hypotheses, Labelled, Sample
 
 __all__ = [
-    "CRITIQUE", "DETECTOR", "EXPLORED", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_name",
+    "CRITIQUE", "DETECTOR", "EXPLORED", "READER", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_name",
     "explore_lab", "explored_detector", "load_other_detector",
 ]  # fmt: skip
 
@@ -51,7 +52,7 @@ Json = dict[str, Any]
 EXPLORED = "exploration.json"
 UCB = 0.5  # C of `memory.rule_memory`
 MIN_CALIBRATED = 32  # cases; fewer give intervals that mean little
-DETECTOR, CRITIQUE = "detector", "critique"  # keys of a fingerprint
+DETECTOR, READER, CRITIQUE = "detector", "reader", "critique"  # keys of a fingerprint
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,13 @@ def explored_detector(memory: PathLike) -> str | None:
 
 
 def _with_defaults(fingerprint: Mapping[str, Any]) -> Json:
-    """With the entries that older explorations do not have."""
-    return {CRITIQUE: {}, DETECTOR: EmbeddedDetector.name, **fingerprint}
+    """With the entries that older explorations do not have, in which the policy read its own 3D joints."""
+    return {
+        CRITIQUE: {},
+        DETECTOR: EmbeddedDetector.name,
+        READER: fingerprint.get("policy"),
+        **fingerprint,
+    }
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -204,6 +210,7 @@ def explore_lab(
     fingerprint = {
         **dataclasses.asdict(settings),
         DETECTOR: detector_name(detector),
+        READER: load_reader(str(policy.device)).digest(),
         "scenes": set_digest(scenes),
         "policy": policy.digest(),
         "backend": backend.name,

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from hmr.body.model import Body
 from hmr.images.crops import crop_image
-from hmr.policy.joints_3d import WithJoints3D
-from hmr.policy.policy import DiffusionPolicy
 from hmr.types import JOINT_NAMES, NUM_JOINTS, Box, Detection, Sample, Truth
 
-__all__ = ["GroundTruthDetector", "ground_truth_detector"]
+__all__ = ["GroundTruthDetector"]
 
 MASK_SIZE = 64
 SIGMA_PX = 1.0
@@ -51,8 +48,3 @@ class GroundTruthDetector:
             mask=crop_image(mask, square, MASK_SIZE)[..., 0].astype(np.float32) / 255,
             mask_box=square,
         )
-
-
-def ground_truth_detector(truths: Mapping[str, Truth], policy: DiffusionPolicy, body: Body) -> WithJoints3D:
-    """The ground-truth detector with the policy's own estimate of the 3D joints, as an agent uses it."""
-    return WithJoints3D(GroundTruthDetector(truths), policy, body)

@@ -92,6 +92,7 @@ def _agent_digest(agent: CritiqueAgent, policy_digest: str) -> str:
         "backend": [agent.backend.name, agent.backend.revision],
         "tools": [[tool.name, getattr(tool, "source_digest", "")] for tool in agent.tools],
         "detector": getattr(agent.detector, "name", None),
+        "reader": getattr(agent.detector, "reader_digest", None),
         "settings": asdict(agent.settings),
         "rules": [asdict(rule) for rule in agent.rules.all()],
         "prototypes": [prototype.prototype_id for prototype in agent.prototypes.all()],

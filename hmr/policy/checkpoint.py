@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hmr.detection.loading import load_detector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector
 
-__all__ = ["BASES", "SHIPPED_POLICY", "find_device", "load_policy"]
+__all__ = ["BASES", "SHIPPED_POLICY", "find_device", "load_policy", "load_reader"]
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED_POLICY = _ASSETS / "policy"
@@ -40,6 +41,13 @@ def load_policy(
     policy.detector = load_detector(detector, device) if isinstance(detector, str) else detector
     policy.to(torch_device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
     return policy.requires_grad_(False).eval()
+
+
+@functools.lru_cache(maxsize=2)
+def load_reader(device: str) -> DiffusionPolicy:
+    """The shipped policy as a reader of 3D joints (`hmr.policy.joints_3d`): loaded once per process, shared, and never
+    to be changed. It was trained for every detector. Raises ValueError for a device that torch does not have."""
+    return load_policy(SHIPPED_POLICY, device)
 
 
 def _check_kind(folder: Path) -> None:

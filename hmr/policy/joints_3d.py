@@ -1,9 +1,10 @@
-"""3D joints for detectors that read none: the policy's initial estimate for their detections."""
+"""3D joints for detectors that read none: the initial estimate of a policy, the reader, for their detections."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,14 +19,20 @@ __all__ = ["WithJoints3D"]
 
 
 class WithJoints3D:
-    """The detections of `detector`, with `joints_root_m` from the regression head of `policy`.
+    """The detections of `detector`, with `joints_root_m` from the regression head of `reader`.
 
-    Some of the critic's tools need 3D joints. These are not independent of the policy's hypotheses.
+    Some of the critic's tools need 3D joints. They are evidence on a policy's hypotheses as far as the reader errs
+    differently: a policy that reads for itself learns little about its own hypotheses.
     """
 
-    def __init__(self, detector: Detector, policy: DiffusionPolicy, body: Body) -> None:
-        self.detector, self.policy, self.body = detector, policy, body
+    def __init__(self, detector: Detector, reader: DiffusionPolicy, body: Body) -> None:
+        self.detector, self.reader, self.body = detector, reader, body
         self.name = detector.name
+
+    @cached_property
+    def reader_digest(self) -> str:
+        """Identifies the weights that the 3D joints come from."""
+        return self.reader.digest()
 
     @property
     def is_flip_tested(self) -> bool:
@@ -43,7 +50,7 @@ class WithJoints3D:
     @torch.no_grad()
     def with_joints(self, samples: Sequence[Sample], detections: Sequence[Detection]) -> list[Detection]:
         """The detections of these samples with 3D joints."""
-        estimates = self.policy.regress(self.policy.encode(samples, detections))
+        estimates = self.reader.regress(self.reader.encode(samples, detections))
         joints_m = self.body.joints(BodyParams.cat([estimate.params for estimate in estimates])).cpu()
         roots_m = joints_m - joints_m[:, :1]
         return [

@@ -3,7 +3,8 @@
 | scorer                | what is hashed                                                                        |
 |-----------------------|---------------------------------------------------------------------------------------|
 | one with `digest()`   | its own digest: `RewardMix`, `HMRScorer` and the scorers of `rl.scorers.truth`        |
-| the critique agent    | backend with all its settings, rules, prototypes, tools, detector, image embedder,    |
+| the critique agent    | backend with all its settings, rules, prototypes, tools, detector with the weights    |
+|                       | that read its 3D joints, image embedder,                                              |
 |                       | settings, and the files of the folders agent/tools (measurements) and agent/prompts   |
 |                       | (the text of each task, the format of a question, the schema of the answers)          |
 | a function, any other | the file that defines it (or its class), and its name                                 |
@@ -80,9 +81,9 @@ def _agent_digest(agent: _Agent) -> str:
 
 
 def _detector_names(detector: Any) -> list[str]:
-    """Class and name; for the embedded detector only the class, as in digests stored before others existed."""
-    name, kind = getattr(detector, "name", None), type(detector).__qualname__
-    return [kind] if name in (None, "embedded") else [kind, name]
+    """Class, name and the digest of the reader of 3D joints, as far as it has them."""
+    names = (getattr(detector, attribute, None) for attribute in ("name", "reader_digest"))
+    return [type(detector).__qualname__, *(name for name in names if name is not None)]
 
 
 def _file_digests(folder: Path) -> list[tuple[str, str]]:

@@ -8,10 +8,11 @@ import torch
 
 from agent.agreement import group_spearman
 from agent.types import Evidence
-from eval.critics.ground_truth_detector import GroundTruthDetector, ground_truth_detector
+from eval.critics.ground_truth_detector import GroundTruthDetector
 from eval.critics.rank_net import ToolRankNet, standardised
 from hmr.body.model import Body
 from hmr.detection.test_time_augmentation import detect_with_augmentation
+from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
@@ -43,9 +44,10 @@ def test_the_network_learns_which_metric_ranks():
     assert np.mean([rho for rho in agreement if rho is not None]) > 0.8
 
 
-def test_3d_joints_of_the_ground_truth_detector_are_the_policys(tiny_policy: DiffusionPolicy, body: Body):
+def test_3d_joints_of_the_ground_truth_detector_are_the_readers(tiny_policy: DiffusionPolicy, body: Body):
     labelled = SceneMaker(body, LAB, seed=3).chunk(0, 1)[0].labelled
-    detector = ground_truth_detector({labelled.sample.id: labelled.truth}, tiny_policy, body)
+    truths = {labelled.sample.id: labelled.truth}
+    detector = WithJoints3D(GroundTruthDetector(truths), tiny_policy, body)
     found = detector.detect(labelled.sample)
     assert torch.equal(found.keypoints_px, labelled.truth.keypoints_px)
     features = tiny_policy.encode([labelled.sample], [found])
