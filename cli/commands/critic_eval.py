@@ -21,15 +21,17 @@ from cli.backend_flags import (
 from cli.console import console, print_estimate, print_json, print_message, report_lost_questions, stages
 from cli.options import (
     WORKERS,
+    BasePolicy,
     DetectorSpec,
     Device,
     Json,
     MemoryOrExplore,
     Motion,
     Out,
-    PolicyDir,
+    PolicyOrBase,
     Seed,
     Ucb,
+    policy_folder,
 )
 
 if TYPE_CHECKING:
@@ -56,12 +58,18 @@ Without = Annotated[
 WithoutTool = Annotated[
     list[str] | None, typer.Option(metavar="TOOL", help="Tool to remove from the agent; repeatable.")
 ]
-Images = Annotated[int, typer.Option(min=1, help="Number of synthetic scenes of wild-test, one group each.")]
+Images = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Number of synthetic scenes of the base policy's test split, one group each.",
+    ),
+]
 Calibration = Annotated[
     int,
     typer.Option(
         min=4,
-        help="Number of lab scenes that critics learn from. Half are explored; a quarter decides which new "
+        help="Number of calibration scenes that critics learn from. Half are explored; a quarter decides which new "
         "rules are admitted.",
     ),
 ]
@@ -85,13 +93,14 @@ def critic_eval(
     max_calls: MaxCalls = None,
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
-    policy: PolicyDir = None,
+    policy: PolicyOrBase = None,
+    base: BasePolicy = "shipped",
     device: Device = "cpu",
     seed: Seed = 0,
     out: Out = Path("runs/critic-eval"),
     as_json: Json = False,
 ) -> None:
-    """Measure how well critics rank hypotheses by their true errors, on synthetic wild scenes.
+    """Measure how well critics rank hypotheses by their true errors, on synthetic scenes.
 
     `--critic all` compares all critics and ablations of the agent.
 
@@ -107,9 +116,9 @@ def critic_eval(
     eval_settings = CriticEvalSettings(
         critic=critic, ablation=AgentVariant(frozenset(removed), frozenset(without_tool or ())), images=images,
         samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb, detector=detector,
-        rules_per_case=rules_per_case, critique=critique_settings,
+        rules_per_case=rules_per_case, critique=critique_settings, base=base,
     )  # fmt: skip
-    comparison, estimate = _run(eval_settings, options, policy, device, out)
+    comparison, estimate = _run(eval_settings, options, policy_folder(policy, base), device, out)
     if estimate:
         print_estimate(estimate, as_json)
     else:
@@ -117,7 +126,7 @@ def critic_eval(
 
 
 def _run(
-    settings: CriticEvalSettings, options: BackendOptions, policy: Path | None, device: str, out: Path
+    settings: CriticEvalSettings, options: BackendOptions, policy: Path, device: str, out: Path
 ) -> tuple[CriticComparison, DryRun | None]:
     """A dry run writes to a temporary folder."""
     from agent.vlm.options import open_backend
@@ -140,7 +149,7 @@ def _print_comparison(
     comparison: CriticComparison, settings: CriticEvalSettings, backend: str, as_json: bool
 ) -> None:
     if as_json:
-        names = ("images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
+        names = ("base", "images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
         values = {name: getattr(settings, name) for name in names}
         motion = settings.motion.name if settings.motion else None
         print_json({**comparison.to_json(), **values, "backend": backend, "motion": motion})

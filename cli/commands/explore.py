@@ -1,4 +1,4 @@
-"""`meshcritic explore`: fills a critic's memory from labelled lab scenes."""
+"""`meshcritic explore`: fills a critic's memory from labelled scenes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,19 @@ from cli.backend_flags import (
     critique_and_backend,
 )
 from cli.console import print_estimate, print_json, print_message, report_lost_questions, stages
-from cli.options import WORKERS, DetectorSpec, Device, Json, Out, PolicyDir, Seed, Ucb, output_folder
+from cli.options import (
+    WORKERS,
+    BasePolicy,
+    DetectorSpec,
+    Device,
+    Json,
+    Out,
+    PolicyOrBase,
+    Seed,
+    Ucb,
+    output_folder,
+    policy_folder,
+)
 
 __all__ = ["explore"]
 
@@ -39,8 +51,8 @@ Images = Annotated[
     int,
     typer.Option(
         min=4,
-        help="Number of synthetic scenes of lab-calibration. Half are explored; a quarter decides which new rules "
-        "are admitted.",
+        help="Number of synthetic scenes of the base policy's calibration split. Half are explored; a quarter decides "
+        "which new rules are admitted.",
     ),
 ]
 
@@ -57,27 +69,34 @@ def explore(
     max_calls: MaxCalls = None,
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
-    policy: PolicyDir = None,
+    policy: PolicyOrBase = None,
+    base: BasePolicy = "shipped",
     device: Device = "cpu",
     seed: Seed = 0,
     out: Out = Path("runs/explore"),
     as_json: Json = False,
 ) -> None:
-    """Fill a critic's memory: critique synthetic lab scenes, and learn rules from the true errors.
+    """Fill a critic's memory: critique synthetic scenes, and learn rules from the true errors.
 
     The same command continues an interrupted run. A larger `--images` extends a finished one.
 
     Example: `meshcritic explore --images 128 --backend openai:qwen3-vl@http://127.0.0.1:8000/v1`
     """
     from agent.vlm.options import open_backend
-    from eval.critics.exploration import ExploreSettings, explore_lab
+    from eval.critics.exploration import ExploreSettings, explore_calibration
     from hmr.policy.checkpoint import load_policy
 
     critique_settings, options = critique_and_backend(
         backend, settings, dry_run, max_calls, record, reply_cache
     )
     explore_settings = ExploreSettings(
-        images=images, samples=samples, seed=seed, ucb=ucb, detector=detector, critique=critique_settings
+        base=base,
+        images=images,
+        samples=samples,
+        seed=seed,
+        ucb=ucb,
+        detector=detector,
+        critique=critique_settings,
     )
     memory = memory or out / "memory"
     with open_backend(options) as opened:
@@ -86,8 +105,8 @@ def explore(
             _output_folders(out, memory, dry_run) as (out_folder, memory_folder),
             stages() as stage,
         ):
-            found = explore_lab(
-                load_policy(policy, device),
+            found = explore_calibration(
+                load_policy(policy_folder(policy, base), device),
                 opened.backend,
                 explore_settings,
                 out=out_folder,

@@ -1,6 +1,7 @@
-"""Compares critics on the same wild groups; `meshcritic critic-eval` runs `evaluate_critics`.
+"""Compares critics on the same groups; `meshcritic critic-eval` runs `evaluate_critics`.
 
-The scenes are those of `wild-test`. Critics that learn do so on `lab-calibration` alone (`eval.critics.ablations`,
+The base policy decides on the splits (`hmr.synthetic.splits.GAPS`): `wild-test` for the shipped one, `street-test` for
+`studio`. Critics that learn do so on the calibration split of the base's own domain alone (`eval.critics.ablations`,
 `eval.critics.baselines`). Groups, evidence, explored memories, verdicts and the fitted scorer are cached in the run's
 folder by their inputs, so that a second run or another critic computes only what is missing.
 
@@ -41,7 +42,7 @@ from eval.critics.verdict_cache import Verdict
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.splits import draw_split
+from hmr.synthetic.splits import draw_split, gap_of
 from hmr.synthetic.store import set_digest
 from memory.embed import load_text_embedder
 from memory.folder import store_path
@@ -57,7 +58,7 @@ __all__ = [
 
 CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", "all")
 ON_CPU = ("hmr-scorer", "all")  # HMR-Scorer keeps its features and its network there
-FITTED = ("hmr-scorer", "ranknet", "all")  # on lab-calibration, even if the agent is given a memory
+FITTED = ("hmr-scorer", "ranknet", "all")  # on the calibration split, even if the agent is given a memory
 USES_DETECTOR = ("agent", "greedy", "ranknet", "all")
 CONSENSUS = "group_consensus_mm"
 
@@ -68,11 +69,12 @@ class CriticEvalSettings:
     to it, FileNotFoundError for a missing folder."""
 
     critic: str = "agent"
+    base: str = "shipped"  # a key of `hmr.synthetic.splits.GAPS`, which decides on the splits
     ablation: AgentVariant = AGENT
     images: int = 100
     samples: int = 20
     calibration: int = (
-        128  # scenes of lab-calibration: half are explored, a quarter decides on the admission of rules
+        128  # scenes of the calibration split: half are explored, a quarter decides on the admission of rules
     )
     seed: int = 0
     motion: Path | None = None
@@ -83,6 +85,7 @@ class CriticEvalSettings:
     critique: Mapping[str, Any] = field(default_factory=dict)  # other fields of CritiqueSettings
 
     def __post_init__(self) -> None:
+        gap_of(self.base)
         if self.critic not in CRITICS:
             raise ValueError(f"no critic is called {self.critic!r}; there are {', '.join(CRITICS)}")
         if self.critic != "agent" and self.ablation != AGENT:
@@ -137,8 +140,8 @@ class CriticComparison:
 
     critics: Mapping[str, CriticResult]
     evidence: Mapping[str, CriticResult]  # each metric of the tools as a critic; empty without `all`
-    benchmark: str  # content hash of the wild scenes
-    calibration: str | None  # of the lab scenes; None if no critic learned on them
+    benchmark: str  # content hash of the test scenes
+    calibration: str | None  # of the calibration scenes; None if no critic learned on them
     base_policy: str
 
     def to_json(self) -> dict[str, Any]:
@@ -205,10 +208,11 @@ def evaluate_critics(
 def _draw(
     policy: DiffusionPolicy, body: Body, settings: CriticEvalSettings, out: Path, stage: Stage, workers: int
 ) -> Iterator[tuple[str, list[LabelledGroup]]]:
-    """The content hash of the scenes, and their groups: of `wild-test`, then of `lab-calibration`."""
+    """The content hash of the scenes, and their groups: of the test split, then of the calibration split."""
+    gap = gap_of(settings.base)
     splits = (
-        ("wild-test", settings.images, settings.motion),
-        ("lab-calibration", settings.calibration, None),
+        (gap.test, settings.images, settings.motion),
+        (gap.calibration, settings.calibration, None),
     )
     for split, count, motion in splits:
         title = f"{count} scenes of {split}"

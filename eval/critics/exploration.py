@@ -5,7 +5,7 @@
     MEMORY/exploration.json    the fingerprint, before the first case; the report beside it, after the last
 
 A second run with the same fingerprint resumes a killed exploration or returns its report. A run with another policy,
-backend or detector is refused: rule weights depend on what the detector measured. Only the number of lab scenes may
+backend or detector is refused: rule weights depend on what the detector measured. Only the number of scenes may
 grow, which continues the exploration of the same memory.
 """
 
@@ -39,13 +39,13 @@ from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.loading import load_detector
 from hmr.policy.checkpoint import load_reader
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.splits import calibration_parts, draw_split
+from hmr.synthetic.splits import calibration_parts, draw_split, gap_of
 from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import Detector, Hypotheses, Labelled, Sample
 
 __all__ = [
     "CRITIQUE", "DETECTOR", "EXPLORED", "READER", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_name",
-    "explore_lab", "explored_detector", "load_other_detector",
+    "explore_calibration", "explored_detector", "load_other_detector",
 ]  # fmt: skip
 
 Json = dict[str, Any]
@@ -68,7 +68,7 @@ class Exploration:
 
     @property
     def title(self) -> str:
-        return f"exploring {len(self.cases)} lab cases" + (f": {self.name}" if self.name else "")
+        return f"exploring {len(self.cases)} cases" + (f": {self.name}" if self.name else "")
 
     def saved_report(self) -> Json | None:
         """The content of exploration.json if the exploration is finished, else None.
@@ -153,9 +153,10 @@ def _with_defaults(fingerprint: Mapping[str, Any]) -> Json:
     """With the entries that older explorations do not have, in which the policy read its own 3D joints."""
     return {
         CRITIQUE: {},
+        "base": "shipped",
         DETECTOR: EmbeddedDetector.name,
-        READER: fingerprint.get("policy"),
         **fingerprint,
+        READER: fingerprint.get(READER, fingerprint.get("policy")),
     }
 
 
@@ -169,7 +170,8 @@ def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 class ExploreSettings:
     """Settings of `meshcritic explore`."""
 
-    images: int = 128  # of lab-calibration: half are explored, a quarter decides on the admission of rules
+    base: str = "shipped"  # a key of `hmr.synthetic.splits.GAPS`, which decides on the calibration split
+    images: int = 128  # of that split: half are explored, a quarter decides on the admission of rules
     samples: int = 20
     seed: int = 0
     ucb: float = UCB
@@ -178,6 +180,11 @@ class ExploreSettings:
 
     def __post_init__(self) -> None:
         check_ucb(self.ucb)
+        gap_of(self.base)
+
+    @property
+    def split(self) -> str:
+        return gap_of(self.base).calibration
 
 
 def check_ucb(ucb: float) -> None:
@@ -186,7 +193,7 @@ def check_ucb(ucb: float) -> None:
         raise ValueError(f"--ucb takes a finite number of at least 0, not {ucb}")
 
 
-def explore_lab(
+def explore_calibration(
     policy: DiffusionPolicy,
     backend: VLMBackend,
     settings: ExploreSettings,
@@ -197,7 +204,7 @@ def explore_lab(
     print_line: Callable[[str], None],
     workers: int = 1,
 ) -> Json:
-    """Explore lab-calibration into `memory`; scenes and trace are written to `out`. Returns the content of
+    """Explore the calibration split into `memory`; scenes and trace are written to `out`. Returns the content of
     exploration.json.
 
     Raises ValueError for a memory that was explored with other settings or models, ScoresMissing if cases were left and
@@ -205,8 +212,8 @@ def explore_lab(
     """
     out, memory, body = Path(out), Path(memory), load_body()
     detector = load_other_detector(settings.detector, policy)
-    tick = stage(f"drawing {settings.images} scenes of lab-calibration", settings.images)
-    scenes = draw_split("lab-calibration", out / "scenes", settings.images, workers=workers, progress=tick)
+    tick = stage(f"drawing {settings.images} scenes of {settings.split}", settings.images)
+    scenes = draw_split(settings.split, out / "scenes", settings.images, workers=workers, progress=tick)
     fingerprint = {
         **dataclasses.asdict(settings),
         DETECTOR: detector_name(detector),

@@ -47,7 +47,7 @@ from eval.report.curves import write_alignment_curves
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.splits import GAPS, Gap, draw_split
+from hmr.synthetic.splits import Gap, draw_split, gap_of
 from hmr.synthetic.store import read_labelled, read_samples, read_truth, set_digest
 from hmr.types import Detector, Scorer
 from memory.embed import load_text_embedder
@@ -97,8 +97,7 @@ class AlignSettings:
     critique: Mapping[str, Any] = field(default_factory=dict)  # fields of CritiqueSettings
 
     def __post_init__(self) -> None:
-        if self.base not in GAPS:
-            raise ValueError(f"no base policy is called {self.base!r}; there are {', '.join(GAPS)}")
+        gap_of(self.base)
         if self.uses_backend:
             return
         if self.detector != EmbeddedDetector.name:
@@ -108,7 +107,7 @@ class AlignSettings:
 
     @property
     def gap(self) -> Gap:
-        return GAPS[self.base]
+        return gap_of(self.base)
 
     @property
     def shuffled(self) -> bool:

@@ -27,7 +27,16 @@ from common.files import PathLike
 from hmr.synthetic.recipe import LAB, RECIPES, STREET, STUDIO, STUDIO_TEST, WILD, SceneRecipe
 from hmr.synthetic.store import Progress, make_scenes
 
-__all__ = ["GAPS", "SPLITS", "Gap", "Split", "calibration_parts", "draw_split", "refuse_seed_of_split"]
+__all__ = [
+    "GAPS",
+    "SPLITS",
+    "Gap",
+    "Split",
+    "calibration_parts",
+    "draw_split",
+    "gap_of",
+    "refuse_seed_of_split",
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,13 @@ GAPS = {  # by the name of the base policy (`hmr.policy.checkpoint.BASES`)
     "studio": Gap("studio-train", "studio-calibration", "street-align", "street-test"),
 }
 _PARTS = ("explore", "admit", "explore", "report")
+
+
+def gap_of(base: str) -> Gap:
+    """The splits of a base policy. Raises ValueError for an unknown one."""
+    if base not in GAPS:
+        raise ValueError(f"no base policy is called {base!r}; there are {', '.join(GAPS)}")
+    return GAPS[base]
 
 
 def draw_split(

@@ -52,7 +52,7 @@ def test_a_finished_exploration_is_reused(explore, tmp_path):
     assert code == 0
     assert (found["cases"], found["skipped"], found["unscored"]) == (2, 0, 0)
     assert found["made_from"]["backend"] == "embedded"
-    assert f"done: exploring 2 lab cases, SRCC {found['srcc']:.3f}" in err
+    assert f"done: exploring 2 cases, SRCC {found['srcc']:.3f}" in err
     assert read_case(tmp_path / "out", "exploration")[-1]["node"] == "conclude"
     memory = Path(found["memory"])
     before = content(memory)
@@ -61,6 +61,9 @@ def test_a_finished_exploration_is_reused(explore, tmp_path):
     assert "was explored before" in err
     assert content(memory) == before
 
+    code, answer, err = explore("--base", "studio")
+    assert code == 2
+    assert "was explored with base = shipped, but this run has studio" in err
     code, grown, err = explore("--images", 8)  # more images extend the same memory
     assert (code, grown["cases"], grown["skipped"]) == (0, 2, 2)
     assert "2 of 4 cases were explored before, SRCC " in err
@@ -71,7 +74,7 @@ def test_a_finished_exploration_is_reused(explore, tmp_path):
     )
 
 
-@pytest.mark.parametrize("words", [("--backend", "nobody"), ("--set", "x"), ("--policy", "/nowhere")])
+@pytest.mark.parametrize("words", [("--backend", "nobody"), ("--set", "x"), ("--policy", "/nowhere"), ("--base", "moon")])
 def test_invalid_input_is_rejected_in_one_sentence(explore, tmp_path, words):
     code, answer, err = explore(*words)
     assert (code, answer) == (2, None)

@@ -96,6 +96,8 @@ def test_the_name_of_a_variant_lists_what_it_lacks():
 def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match="hmr-scorer"):
         CriticEvalSettings(critic="oracle")
+    with pytest.raises(ValueError, match="there are shipped, studio"):
+        CriticEvalSettings(base="moon")
     with pytest.raises(ValueError, match="ranknet"):
         CriticEvalSettings(critic="ranknet", ablation=AgentVariant(frozenset({"rules"})))
     with pytest.raises(FileNotFoundError, match="no such folder"):
@@ -138,6 +140,12 @@ def test_random_scores_depend_on_seed_and_image_alone():
     assert random_scores(first, 0).scores == random_scores(first, 0).scores
     assert random_scores(first, 0).scores != random_scores(first, 1).scores
     assert random_scores(first, 0).scores != random_scores(second, 0).scores
+
+
+def test_the_base_policy_decides_on_the_scenes(tiny_policy: DiffusionPolicy, tmp_path: Path):
+    settings = dataclasses.replace(SMALL, critic="random", base="studio")
+    evaluate_critics(tiny_policy, EmbeddedCritic(), settings, tmp_path, silent)
+    assert {path.name for path in (tmp_path / "scenes").iterdir()} == {"street-test-2", "studio-calibration-4"}
 
 
 # -- caches -----------------------------------------------------------------------------------------------------------
@@ -251,7 +259,7 @@ def test_a_second_run_uses_the_explored_memory(tiny_policy: DiffusionPolicy, tmp
         return lambda done, note="": None
 
     first = evaluate_critics(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
-    assert any("exploring 2 lab cases" in title for title in titles)
+    assert any("exploring 2 cases" in title for title in titles)
     titles.clear()
     again = evaluate_critics(tiny_policy, EmbeddedCritic(), SMALL, tmp_path, stage)
     assert not any("exploring" in title for title in titles)
