@@ -51,7 +51,7 @@ def open_default_memory(
     Raises FileNotFoundError for a frozen memory that does not exist, ValueError if the memory was written with another
     embedder.
     """
-    embedder = load_image_embedder(image_embedder, _encoder_cache(policy), str(policy.device))
+    embedder = load_image_embedder(image_embedder, _encoder_cache(policy.detector), str(policy.device))
     text_embedder = text_embedder or load_text_embedder()
     folder = None if folder is None else Path(folder)
     memory = open_memory(folder, text_embedder, embedder.name, embedder.dim, ucb, frozen)
@@ -61,10 +61,11 @@ def open_default_memory(
     return memory
 
 
-def _encoder_cache(policy: DiffusionPolicy) -> EncoderCache | None:
-    """The cache of the policy's detector, if that is the embedded one: retrieval then shares its pass."""
-    detector = policy.detector
-    return detector.encoder_cache if isinstance(detector, EmbeddedDetector) else None
+def _encoder_cache(*detectors: Detector) -> EncoderCache | None:
+    """The cache of the first embedded one of the detectors: detection and retrieval then share one pass of the
+    encoder."""
+    embedded = (detector for detector in detectors if isinstance(detector, EmbeddedDetector))
+    return next((detector.encoder_cache for detector in embedded), None)
 
 
 def default_agent(
@@ -92,7 +93,9 @@ def default_agent(
     """
     detector = detector or policy.detector
     if isinstance(image_embedder, str):
-        image_embedder = load_image_embedder(image_embedder, _encoder_cache(policy), str(policy.device))
+        image_embedder = load_image_embedder(
+            image_embedder, _encoder_cache(policy.detector, detector), str(policy.device)
+        )
     if tools is None:
         loaded = load_tools()
     else:

@@ -74,7 +74,9 @@ def test_a_finished_exploration_is_reused(explore, tmp_path):
     )
 
 
-@pytest.mark.parametrize("words", [("--backend", "nobody"), ("--set", "x"), ("--policy", "/nowhere"), ("--base", "moon")])
+@pytest.mark.parametrize(
+    "words", [("--backend", "nobody"), ("--set", "x"), ("--policy", "/nowhere"), ("--base", "moon")]
+)
 def test_invalid_input_is_rejected_in_one_sentence(explore, tmp_path, words):
     code, answer, err = explore(*words)
     assert (code, answer) == (2, None)

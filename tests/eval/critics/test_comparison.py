@@ -145,7 +145,10 @@ def test_random_scores_depend_on_seed_and_image_alone():
 def test_the_base_policy_decides_on_the_scenes(tiny_policy: DiffusionPolicy, tmp_path: Path):
     settings = dataclasses.replace(SMALL, critic="random", base="studio")
     evaluate_critics(tiny_policy, EmbeddedCritic(), settings, tmp_path, silent)
-    assert {path.name for path in (tmp_path / "scenes").iterdir()} == {"street-test-2", "studio-calibration-4"}
+    assert {path.name for path in (tmp_path / "scenes").iterdir()} == {
+        "street-test-2",
+        "studio-calibration-4",
+    }
 
 
 # -- caches -----------------------------------------------------------------------------------------------------------
