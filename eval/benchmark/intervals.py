@@ -2,7 +2,8 @@
 
 Values are a table of seeds by images. A resample draws seeds and images independently with replacement and takes all
 their combinations, because the values of an image are correlated over seeds, and those of a seed over images. For a
-paired difference of two policies, subtract the tables first (`a - b`). With three seeds the seeds' part of the interval
+paired difference of two policies, subtract the tables first (`a - b`); for a ratio of two means, such as a difference
+in per cent, numerator and denominator are resampled together. With three seeds the seeds' part of the interval
 is a rough estimate; without it the interval would be too narrow.
 
 Left out: BCa corrections, whose acceleration needs a jackknife over both axes; the mean of a hundred images is nearly
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["Interval", "bootstrap_mean"]
+__all__ = ["Interval", "bootstrap_mean", "bootstrap_ratio"]
 
 LEVEL = 0.95
+RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,28 @@ def bootstrap_mean(
     *,
     weights: Float[np.ndarray, "seeds images"] | None = None,
     seed: int = 0,
-    resamples: int = 4000,
+    resamples: int = RESAMPLES,
 ) -> Interval | None:
     """The (weighted) mean of the values that are not NaN, and its interval; None if all are NaN."""
-    known = ~np.isnan(values)
-    if not known.any():
+    mass = np.ones(values.shape) if weights is None else weights
+    return bootstrap_ratio(values * mass, mass, seed=seed, resamples=resamples)
+
+
+def bootstrap_ratio(
+    numerator: Float[np.ndarray, "seeds images"],
+    denominator: Float[np.ndarray, "seeds images"],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval | None:
+    """mean(numerator) / mean(denominator) and its interval, over the cells where neither is NaN. None if there is no
+    such cell or the mean of the denominators is not above 0; a resample of which that is true is left out."""
+    known = ~(np.isnan(numerator) | np.isnan(denominator))
+    weighted, mass = np.where(known, numerator, 0.0), np.where(known, denominator, 0.0)
+    if mass.sum() <= 0:
         return None
-    mass = known * (1.0 if weights is None else weights)
-    weighted = mass * np.where(known, values, 0.0)
     rng = np.random.default_rng(seed)
-    num_seeds, num_images = values.shape
+    num_seeds, num_images = known.shape
     seed_counts = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples)
     image_counts = rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
     totals = ((seed_counts @ weighted) * image_counts).sum(axis=1)

@@ -144,6 +144,13 @@ class Report:
         return float(self.values["spread_mm"]["all"].mean())
 
 
+Measures = Callable[[Labelled, BodyParams], Mapping[str, Mapping[str, float]]]  # metric -> name -> value
+
+
+def _no_measures(labelled: Labelled, params: BodyParams) -> Mapping[str, Mapping[str, float]]:
+    return {}
+
+
 def evaluate_policy(
     policy: Policy,
     body: Callable[[BodyParams], Posed],
@@ -153,10 +160,13 @@ def evaluate_policy(
     group_size: int = 20,
     seed: int,
     scorer: Scorer | None = None,
+    measures: Measures = _no_measures,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Evaluate `policy` on images with truth; the policy and the scorer get the `Sample` alone.
 
+    measures: called with each image and its hypotheses; its metrics join those of the report
+        (`eval.benchmark.body_measures`).
     progress: called with (images done, number of images).
 
     Raises ValueError for an empty benchmark, a group larger than the number of samples, and a policy that returns NaN.
@@ -173,7 +183,8 @@ def evaluate_policy(
         if scorer is not None:
             group = _score(scorer, item.sample, params[:group_size], errors)
             groups.append(group)
-        rows.append(_reduce(errors, group, num_samples, group_size) | uncertainty)
+        measured = measures(item, params)
+        rows.append({**_reduce(errors, group, num_samples, group_size), **uncertainty, **measured})
         if progress is not None:
             progress(done, len(labelled))
     values = {
