@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from hmr.policy.policy import DiffusionPolicy
 from hmr.pretraining.losses import LossWeights, estimate_error, predict_bodies
 from rl.config import GroupPreferenceConfig
+from rl.preferences.tensors import GroupTensors
+from rl.replay import Replay
 
-__all__ = ["Imitation"]
+__all__ = ["Imitation", "groups_of_labels"]
 
 WEIGHTS = LossWeights(reprojection=0.0)
 
@@ -64,6 +66,13 @@ class Imitation:
         loss = torch.stack([getattr(WEIGHTS, name) * term for name, term in terms.items()]).sum()
         share = scored.float().mean()  # images without a score count as zeros, as in the other losses
         return share * loss, {f"{name}_loss/resampled": term for name, term in terms.items()}
+
+
+def groups_of_labels(labels: Replay) -> GroupTensors:
+    """Labelled scenes as groups of one: to imitate them is supervised fine-tuning, the upper bound of alignment."""
+    count = len(labels)
+    ones = torch.ones(count, 1)
+    return GroupTensors(labels.condition, labels.x0[:, None], torch.zeros(count, 1), ones.bool(), ones)
 
 
 def drawn_by_score(

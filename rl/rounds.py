@@ -47,6 +47,7 @@ from rl.config import GroupPreferenceConfig, training_fields
 from rl.monitoring.training_log import log_callback
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import build_preferences, load_preferences
+from rl.preferences.tensors import GroupTensors
 from rl.preflight import run_preflight
 from rl.trainer import CallbackFactory, align
 
@@ -172,7 +173,7 @@ def _groups(
 
 def align_once(
     policy: Policy,
-    groups: Dataset,
+    groups: Dataset | GroupTensors,
     folder: PathLike,
     alignment: Mapping[str, Any],
     seed: int,
@@ -213,11 +214,17 @@ def align_once(
 
 
 def _table(
-    policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, out: Path, samples: Sequence[Sample], every: int
+    policy: DiffusionPolicy | PolicyAdapter,
+    groups: Dataset | GroupTensors,
+    out: Path,
+    samples: Sequence[Sample],
+    every: int,
 ) -> list[CallbackFactory]:
     if not every:
         return []
     _check_table(policy, every, bool(samples))
+    if isinstance(groups, GroupTensors):
+        raise ValueError("table_steps draws the bodies of a preference set; tensors of groups have none")
     from rl.monitoring.hypotheses_table import HypothesesTable  # imports the renderers
 
     shown = {sample.id: sample for sample in samples[:TABLE_IMAGES]}
@@ -232,7 +239,11 @@ def _check_table(policy: DiffusionPolicy | PolicyAdapter, every: int, photograph
 
 
 def finished_policy(
-    policy: Policy, groups: Dataset, folder: PathLike, alignment: Mapping[str, Any], seed: int | None = None
+    policy: Policy,
+    groups: Dataset | GroupTensors,
+    folder: PathLike,
+    alignment: Mapping[str, Any],
+    seed: int | None = None,
 ) -> Policy | None:
     """The policy that an earlier run saved in `folder` from the same policy, groups, settings and seed, else None. With
     `seed` None the seed is not compared."""
@@ -252,13 +263,17 @@ def _load(policy: Policy, folder: Path) -> Policy:
 
 
 def _fingerprint(
-    policy: DiffusionPolicy | PolicyAdapter, groups: Dataset, alignment: Mapping[str, Any], seed: int | None
+    policy: DiffusionPolicy | PolicyAdapter,
+    groups: Dataset | GroupTensors,
+    alignment: Mapping[str, Any],
+    seed: int | None,
 ) -> dict[str, Any]:
     """Everything that the aligned weights depend on. The replay file counts by its content, not by its path."""
+    content = [repr(groups[:])] if isinstance(groups, Dataset) else groups.contents()
     file = alignment.get("replay_file")
     return {
         "policy": policy.digest(),
-        "groups": digest(repr(groups[:])),
+        "groups": digest(*content),
         "alignment": {name: value for name, value in alignment.items() if name != "replay_file"},
         "replay": file_digest(Path(file)) if file and alignment.get("replay_weight") else None,
         **({} if seed is None else {"seed": seed}),

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["align"]
 
+# by base policy: on wild the safest one, on street the only one that can move the initial estimate
+METHODS = {"shipped": "clip", "studio": "resample"}
+
 AlignedPolicy = Annotated[
     Path, output_folder("Folder for the aligned policy, the scenes, the groups and the log.")
 ]
@@ -46,7 +49,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         help="Way to learn from the scores, a loss: clip, weighted, quadratic, linear, dpo, kto, sft or resample. "
-        "Default: the loss of the training arguments."
+        "Default: that of --config, or else clip; with --base studio resample."
     ),
 ]
 NumRounds = Annotated[
@@ -65,7 +68,7 @@ Calibration = Annotated[
 ]
 TrainingArguments = Annotated[
     Path | None,
-    config_file("YAML file of training arguments (rl/config.py). Default: those of configs/demo.yaml."),
+    config_file("YAML file of training arguments (rl/config.py). Default: configs/align_METHOD.yaml."),
 ]
 
 
@@ -94,7 +97,7 @@ def align(
 
     The same command continues an interrupted run.
 
-    Example: `meshcritic align --critic embedded --method clip --rounds 2 --out runs/aligned`
+    Example: `meshcritic align --base studio --critic embedded --rounds 4 --out runs/street`
     """
     from eval.pipelines.alignment import AlignSettings
     from hmr.policy.checkpoint import load_policy
@@ -103,7 +106,7 @@ def align(
     critique_settings, backend_settings = split_settings(settings)
     align_settings = AlignSettings(
         critic=critic, base=base, images=images, calibration=calibration, rounds=Rounds(rounds, group_size, seed),
-        alignment=_training_arguments(config, method), motion=motion, memory=memory, detector=detector,
+        alignment=_training_arguments(config, method, base), motion=motion, memory=memory, detector=detector,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
     )  # fmt: skip
     model = load_policy(policy_folder(policy, base))
@@ -113,14 +116,15 @@ def align(
         _align(model, align_settings, out, as_json)
 
 
-def _training_arguments(config: Path | None, method: str | None) -> dict[str, Any]:
+def _training_arguments(config: Path | None, method: str | None, base: str) -> dict[str, Any]:
+    """Those of the file, or else those of the method's own file in configs/, if it has one."""
     from eval.pipelines.alignment import read_alignment
-    from eval.pipelines.demo import read_demo_settings
 
-    if config is not None:
-        alignment = read_alignment(config)
-    else:  # the demo's few steps save no checkpoint; here a killed run continues from the last one
-        alignment = {**read_demo_settings(CONFIGS / "demo.yaml").alignment, "save_strategy": "steps"}
+    if config is None:
+        method = method or METHODS.get(base, METHODS["shipped"])
+        own = CONFIGS / f"align_{method}.yaml"
+        config = own if own.exists() else CONFIGS / "align_clip.yaml"
+    alignment = read_alignment(config)
     return alignment if method is None else {**alignment, "loss_type": method}
 
 

@@ -1,10 +1,10 @@
-"""Formats the tables of evaluations: base, aligned and shuffled policies with intervals, and baselines.
+"""Formats the tables of evaluations: a base policy and what was made of it, with intervals, and baselines.
 
-| column            | value                                                                              |
-|-------------------|------------------------------------------------------------------------------------|
-| base              | mean over seeds and held-out images                                                |
-| aligned, shuffled | the same after alignment to the critic's scores, or to those scores permuted       |
-| x - base          | mean of the paired differences with its 95 % interval; below zero is better, in mm |
+| column   | value                                                                              |
+|----------|------------------------------------------------------------------------------------|
+| base     | mean over seeds and held-out images                                                |
+| x        | the same of another policy, such as the aligned one                                |
+| x - base | mean of the paired differences with its 95 % interval; below zero is better, in mm |
 
 A difference whose interval excludes zero is bold. Spreads are in the same table because alignment that only reduces
 them lowers every mean error; a spread itself is neither better nor worse.
@@ -25,10 +25,9 @@ from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import ERROR_METRICS, SPREAD_METRICS, Report
 
 __all__ = [
-    "VARIANTS", "Row", "baseline_table", "compare", "label", "markdown_table", "rich_table", "stack_values",
+    "Row", "baseline_table", "compare", "label", "markdown_table", "rich_table", "stack_values",
 ]  # fmt: skip
 
-VARIANTS = ("base", "aligned", "shuffled")
 METRIC_NAMES = {"mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE", "pve_mm": "PVE"}
 SPREAD_LABELS = {
     "spread_visible_mm": "spread, visible joints",
@@ -111,7 +110,7 @@ def _row(
 
 def rich_table(rows: Sequence[Row]) -> Table:
     """For the terminal."""
-    table = Table(title="Held-out wild images, mm (95 % bootstrap intervals over seeds and images)")
+    table = Table(title="Held-out images, mm (95 % bootstrap intervals over seeds and images)")
     header, lines = _cells(rows, bold=("[bold]", "[/bold]"))
     table.add_column(header[0], no_wrap=True)
     for name in header[1:]:

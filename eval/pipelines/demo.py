@@ -1,11 +1,20 @@
 """Runs the whole loop with the embedded defaults: exploration, critique, alignment, evaluation (`meshcritic demo`).
 
-    lab scenes with truth      -> exploration: the critic fills its memories, which are then frozen
-    wild scenes without labels -> groups of hypotheses -> critique -> preferences -> alignment
-    held-out wild scenes       -> evaluation of the base policy, the aligned one and a control with shuffled scores
+    calibration scenes with truth     -> exploration: the critic fills its memories, which are then frozen
+    scenes to align on, without truth -> groups of hypotheses -> critique -> preferences -> alignment
+    held-out scenes                   -> evaluation of the base policy, the aligned one and three bounds
+
+The base policy decides on the splits (`hmr.synthetic.splits.GAPS`). The bounds, by which the aligned policy is judged:
+
+| variant    | policy                                                                                              |
+|------------|-----------------------------------------------------------------------------------------------------|
+| `narrowed` | the base with less starting noise, at the spread of the aligned one: what narrowing alone gains     |
+| `shuffled` | aligned in the same way on the same scores, permuted at random within each group                    |
+| `labels`   | the base after as many steps on the truth of the images that were aligned on: what there is to gain |
 
 Every stage writes its result to the run's folder, and a later run skips finished stages. For a changed setting, policy
-or memory, a stage uses another folder or raises an error. The truth of the wild training images is never written.
+or memory, a stage uses another folder or raises an error. Only the bound `labels` reads the truth of the images to
+align on, which is drawn for it into a folder of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,42 +39,55 @@ from common.fingerprint import digest
 from common.progress import Stage
 from common.seeding import derive_generator
 from common.yaml_fields import read_fields
-from eval.benchmark.protocol import Report, evaluate_policy
+from eval.benchmark.matched_spread import NoiseScaledPolicy, SpreadAtScale, matching_scale
+from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import load_report, save_report
-from eval.benchmark.tables import VARIANTS
-from eval.critics.exploration import EXPLORED, Exploration
+from eval.critics.exploration import EXPLORED, READER, Exploration, load_other_detector
 from hmr.body.model import Body, load_body
-from hmr.policy.checkpoint import load_policy
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.policy.checkpoint import BASES, load_policy, load_reader
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.splits import calibration_parts, draw_split
+from hmr.synthetic.splits import Gap, calibration_parts, draw_split, gap_of
 from hmr.synthetic.store import read_labelled, read_samples, set_digest
-from hmr.types import Hypotheses, Sample
-from rl.config import GroupPreferenceConfig
+from hmr.types import Hypotheses, Labelled, Sample
+from memory.folder import Memory
+from rl.config import RESAMPLE, GroupPreferenceConfig
+from rl.imitation import groups_of_labels
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
+from rl.preferences.tensors import GroupTensors
+from rl.replay import replay_of
 from rl.rounds import align_once, finished_policy
 
-__all__ = ["Demo", "DemoResult", "DemoSettings", "read_demo_settings"]
+__all__ = ["VARIANTS", "Demo", "DemoResult", "DemoSettings", "read_demo_settings"]
 
 SHARD_ROWS = 32
+TITLES = {
+    "aligned": "aligning on the scores",
+    "shuffled": "aligning on shuffled scores",
+    "labels": "the bound: as many steps on the truth",
+}
+VARIANTS = ("base", "narrowed", "aligned", "shuffled", "labels")
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Sizes of a demo. `configs/demo.yaml` has those of `make demo`, which takes a quarter of an hour on two cores and
-    shows the loop, but is too small for conclusions."""
+    """Sizes of a demo. `configs/demo.yaml` has those of `make demo`, which shows the loop, but is too small for
+    conclusions."""
 
-    calibration_images: int = 128  # half are explored, a quarter admits rules (hmr.synthetic.splits)
-    train_images: int = 160
+    base: str = "studio"  # a key of hmr.synthetic.splits.GAPS
+    calibration_images: int = 64  # half are explored, a quarter admits rules (hmr.synthetic.splits)
+    align_images: int = 160
     test_images: int = 64
     group_size: int = 20
     num_samples: int = 100
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0,)
     backend: str = "embedded"
     shown_cases: int = 6
     alignment: dict[str, Any] = field(default_factory=dict)  # rl.config.GroupPreferenceConfig
 
     def __post_init__(self) -> None:
-        for name in ("calibration_images", "train_images", "test_images"):
+        gap_of(self.base)
+        for name in ("calibration_images", "align_images", "test_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.seeds:
@@ -95,12 +117,19 @@ class Demo:
     """One run in one folder; its memory and trace are open inside the `with` block."""
 
     def __init__(
-        self, out: PathLike, settings: DemoSettings, stage: Stage, policy: Path | None = None
+        self,
+        out: PathLike,
+        settings: DemoSettings,
+        stage: Stage,
+        policy: Path | None = None,
+        workers: int = 1,
     ) -> None:
-        self.out, self.settings, self.stage = Path(out), settings, stage
+        self.out, self.settings, self.stage, self.workers = Path(out), settings, stage, workers
         self.body: Body = load_body()
-        self.policy: DiffusionPolicy = load_policy(policy)
+        self.policy: DiffusionPolicy = load_policy(policy or BASES[settings.base])
+        self.detector = load_other_detector(EmbeddedDetector.name, self.policy)  # of the critic
         self.scenes: dict[str, Path] = {}
+        self.aligned: list[DiffusionPolicy] = []  # by seed
         self.reused: list[str] = []
         self.seconds: dict[str, float] = {}
         self._open = ExitStack()
@@ -114,13 +143,13 @@ class Demo:
         self._open.close()
 
     def run(self) -> DemoResult:
+        gap = self.gap
         self.scenes = scenes = self._scenes()
-        self.agent = agent = self._explored(scenes["lab-calibration"])
+        self.agent = agent = self._explored(scenes[gap.calibration])
         reports: dict[str, list[Report]] = {variant: [] for variant in VARIANTS}
         for seed in self.settings.seeds:
-            policies = {"base": self.policy, **self._aligned(agent, scenes["wild-train"], seed)}
-            for variant, policy in policies.items():
-                reports[variant].append(self._evaluated(agent, policy, scenes["wild-test"], variant, seed))
+            for variant, report in self._compared(agent, scenes, seed).items():
+                reports[variant].append(report)
         return DemoResult(
             reports=reports,
             benchmark=digest(*(set_digest(folder) for folder in scenes.values())),
@@ -129,28 +158,34 @@ class Demo:
             seconds=self.seconds,
         )
 
+    @property
+    def gap(self) -> Gap:
+        return gap_of(self.settings.base)
+
     # -- stages ----------------------------------------------------------------------------------------------
 
     def _scenes(self) -> dict[str, Path]:
-        settings = self.settings
+        settings, gap = self.settings, self.gap
         sizes = {
-            "lab-calibration": settings.calibration_images,
-            "wild-train": settings.train_images,
-            "wild-test": settings.test_images,
+            gap.calibration: settings.calibration_images,
+            gap.align: settings.align_images,
+            gap.test: settings.test_images,
         }
-        folders = {}
-        for name, count in sizes.items():
-            title = f"drawing {count} scenes of {name}"
-            if (self.out / "scenes" / f"{name}-{count}" / "set.json").exists():
-                self.reused.append(title)
-            with self._timed("scenes"):
-                folders[name] = draw_split(
-                    name, self.out / "scenes", count, progress=self.stage(title, count)
-                )
-        return folders
+        return {name: self._draw(name, count) for name, count in sizes.items()}
+
+    def _draw(self, split: str, count: int, uses_truth: bool = False) -> Path:
+        title = f"drawing {count} scenes of {split}" + " with their truth" * uses_truth
+        finished = self.out / "scenes" / f"{split}-{count}{'-uses-truth' * uses_truth}" / "set.json"
+        if finished.exists():
+            self.reused.append(title)
+        with self._timed("scenes"):
+            tick = self.stage(title, count)
+            return draw_split(
+                split, self.out / "scenes", count, uses_truth=uses_truth, workers=self.workers, progress=tick
+            )
 
     def _explored(self, folder: Path) -> CritiqueAgent:
-        """A frozen agent with the memory explored on the lab scenes."""
+        """A frozen agent with the memory explored on the calibration scenes."""
         settings, memory_folder = self.settings, self.out / "memory"
         trace = self._open.enter_context(Trace(self.out / "trace.jsonl"))
         cases, parts = read_labelled(folder), calibration_parts(settings.calibration_images)
@@ -160,6 +195,7 @@ class Demo:
                 "scenes": set_digest(folder),
                 "policy": self.policy.digest(),
                 "backend": settings.backend,
+                READER: load_reader(str(self.policy.device)).digest(),
             },
             cases=[cases[row] for row in parts["explore"]],
             held_out=[cases[row] for row in parts["admit"]],
@@ -172,20 +208,53 @@ class Demo:
                 self._timed("explore"),
                 open_default_memory(memory_folder, self.policy, frozen=False) as memory,
             ):
-                agent = default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace)
-                exploration.run(agent, self.stage)
+                exploration.run(self._agent(memory, trace), self.stage)
         memory = self._open.enter_context(open_default_memory(memory_folder, self.policy, frozen=True))
-        return default_agent(self.policy, self.body, memory, backend=settings.backend, trace=trace)
+        return self._agent(memory, trace)
+
+    def _agent(self, memory: Memory, trace: Trace) -> CritiqueAgent:
+        return default_agent(
+            self.policy, self.body, memory,
+            backend=self.settings.backend, detector=self.detector, trace=trace,
+        )  # fmt: skip
 
     def _propose(self, sample: Sample) -> Hypotheses:
         """A group of the base policy, with noise that depends on the image alone."""
         generator = derive_generator("explore", sample.id)
         return self.policy.sample(self.policy.encode([sample]), self.settings.group_size, generator)[0]
 
-    def _aligned(self, agent: CritiqueAgent, folder: Path, seed: int) -> dict[str, DiffusionPolicy]:
-        """The policy aligned to the critic's scores of its own groups, and to the same scores shuffled."""
-        settings, groups_folder = self.settings, self.out / "preferences" / f"seed-{seed}"
-        samples = read_samples(folder)
+    def _compared(self, agent: CritiqueAgent, scenes: Mapping[str, Path], seed: int) -> dict[str, Report]:
+        """The reports of all variants of one seed."""
+        groups, labelled = self._groups(agent, seed), read_labelled(scenes[self.gap.test])
+        aligned = self._align("aligned", groups, seed)
+        policies: dict[str, Policy] = {
+            "base": self.policy,
+            "aligned": aligned,
+            "shuffled": self._align("shuffled", shuffle_scores(groups, seed), seed),
+            "labels": self._taught(seed),
+        }
+        self.aligned.append(aligned)
+        reports = {
+            variant: self._evaluated(agent, policy, variant, policy.digest(), seed)
+            for variant, policy in policies.items()
+        }
+        narrowed = self._narrowed(labelled, reports["base"].spread_mm(), reports["aligned"].spread_mm(), seed)
+        name = f"{self.policy.digest()} x {narrowed.noise_scale:.4f}"
+        reports["narrowed"] = self._evaluated(agent, narrowed, "narrowed", name, seed)
+        return reports
+
+    def _narrowed(
+        self, labelled: Sequence[Labelled], base_mm: float, aligned_mm: float, seed: int
+    ) -> NoiseScaledPolicy:
+        """The base policy at the spread of the aligned one."""
+        with self._timed("evaluate"):
+            spread_at = SpreadAtScale(self.policy, self.body, labelled, self.settings.num_samples, seed)
+            return NoiseScaledPolicy(self.policy, matching_scale(spread_at, base_mm, aligned_mm))
+
+    def _groups(self, agent: CritiqueAgent, seed: int) -> Dataset:
+        """The critic's scores of the policy's own hypotheses on the images without labels."""
+        settings, folder = self.settings, self.out / "preferences" / f"seed-{seed}"
+        samples = read_samples(self.scenes[self.gap.align])
         title = f"seed {seed}: {len(samples)} groups of {settings.group_size} sampled and critiqued"
         tick = self.stage(title, len(samples))
         done = 0
@@ -195,28 +264,26 @@ class Demo:
             done += rows
             tick(done)
 
-        if len(list(groups_folder.glob("shard-*.parquet"))) * SHARD_ROWS >= len(samples):
+        if len(list(folder.glob("shard-*.parquet"))) * SHARD_ROWS >= len(samples):
             self.reused.append(title)
         with self._timed("preferences"):
             build_preferences(
                 self.policy,
                 agent,
                 samples,
-                groups_folder,
+                folder,
                 group_size=settings.group_size,
                 seed=seed,
                 shard_rows=SHARD_ROWS,
                 progress=advance,
             )
-        groups = load_preferences(groups_folder)
-        return {
-            "aligned": self._align("aligned", groups, seed),
-            "shuffled": self._align("shuffled", shuffle_scores(groups, seed), seed),
-        }
+        return load_preferences(folder)
 
-    def _align(self, variant: str, groups: Dataset, seed: int) -> DiffusionPolicy:
+    def _align(self, variant: str, groups: Dataset | GroupTensors, seed: int) -> DiffusionPolicy:
         folder, settings = self.out / "policy" / f"{variant}-seed-{seed}", self.settings.alignment
-        title = f"seed {seed}: aligning on {'the' if variant == 'aligned' else 'shuffled'} scores"
+        if variant == "labels":  # a group of one has no preference, it can only be imitated
+            settings = {**settings, "loss_type": RESAMPLE}
+        title = f"seed {seed}: {TITLES[variant]}"
         if (aligned := finished_policy(self.policy, groups, folder, settings)) is not None:
             self.reused.append(title)
             return aligned
@@ -224,12 +291,18 @@ class Demo:
         with self._timed("align"):
             return align_once(self.policy, groups, folder, settings, seed, tick)
 
+    def _taught(self, seed: int) -> DiffusionPolicy:
+        """The base policy after as many steps on the truth of the images."""
+        scenes = self._draw(self.gap.align, self.settings.align_images, uses_truth=True)
+        labels = groups_of_labels(replay_of(self.policy, read_labelled(scenes)))
+        return self._align("labels", labels, seed)
+
     def _evaluated(
-        self, agent: CritiqueAgent, policy: DiffusionPolicy, folder: Path, variant: str, seed: int
+        self, agent: CritiqueAgent, policy: Policy, variant: str, policy_digest: str, seed: int
     ) -> Report:
-        settings = self.settings
+        settings, folder = self.settings, self.scenes[self.gap.test]
         key = {
-            "policy": policy.digest(),
+            "policy": policy_digest,
             "scenes": set_digest(folder),
             "seed": seed,
             "num_samples": settings.num_samples,

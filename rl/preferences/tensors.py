@@ -72,6 +72,11 @@ class GroupTensors(TorchDataset):
             **{f"{REWARDS}{name}": values[row] for name, values in self.rewards.items()},
         }
 
+    def contents(self) -> list[bytes]:
+        """The bytes that a training depends on."""
+        columns = (self.condition, self.x0, self.advantages, self.mask)
+        return [column.numpy().tobytes() for column in columns]
+
     @staticmethod
     def from_scores(
         condition: Float[Tensor, "images channels"],

@@ -22,7 +22,7 @@ from rl.trainer import align
 ALIGNMENT = {"loss_type": "weighted", "max_steps": 3, "per_device_train_batch_size": 2}
 SMALL = DemoSettings(
     calibration_images=4,
-    train_images=4,
+    align_images=4,
     test_images=2,
     group_size=5,
     num_samples=7,
@@ -75,7 +75,7 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
 def test_a_run_refuses_another_policy_memory(
     policy_folder: Path, tiny_policy: DiffusionPolicy, tmp_path: Path
 ):
-    settings = dataclasses.replace(SMALL, calibration_images=4, train_images=2, test_images=1, seeds=(0,))
+    settings = dataclasses.replace(SMALL, calibration_images=4, align_images=2, test_images=1, seeds=(0,))
     with Demo(tmp_path / "run", settings, silent, policy_folder) as run:
         run.run()
     torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)
