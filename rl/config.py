@@ -180,7 +180,7 @@ class GroupPreferenceConfig(TrainingArguments):
         default=False, metadata={"help": "`resample`: train the initial estimate as well as `trainable`."}
     )
     lora_rank: int = field(
-        default=0, metadata={"help": "Rank of LoRA adapters on that submodule; 0 trains all its weights."}
+        default=0, metadata={"help": "Rank of LoRA adapters on what is trained; 0 trains all its weights."}
     )
     ema_decay: float = field(
         default=0.995,

@@ -250,9 +250,9 @@ class GroupPreferenceTrainer(Trainer):
 
     def merge_adapters(self) -> None:
         """After training with LoRA: add the adapters to the weights of the policy and remove them."""
-        if self._adapters is not None:
-            self._adapters.merge_and_unload()
-            self._adapters = None
+        for adapted in self._adapters:
+            adapted.merge_and_unload()
+        self._adapters = []
 
     # -- resuming --------------------------------------------------------------------------------------------
 
@@ -371,17 +371,18 @@ def check_trainable(policy: nn.Module, trainable: str) -> None:
         )
 
 
-def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> Any:
-    """Leaves gradients only to the trained submodule, or to LoRA adapters on it, which are returned."""
+def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> list[Any]:
+    """Leaves gradients only to the trained submodules, or to LoRA adapters on them, which are returned."""
     check_trainable(policy, args.trainable)
     policy.requires_grad_(False)
-    submodule = policy.get_submodule(args.trainable)
-    if args.lora_rank:
-        return _add_adapters(submodule, args.lora_rank, args.seed)
-    submodule.requires_grad_(True)
+    trained = [policy.get_submodule(args.trainable)]
     if args.train_estimate:
-        cast(DiffusionPolicy, policy).regressor.requires_grad_(True)
-    return None
+        trained.append(cast(DiffusionPolicy, policy).regressor)
+    if args.lora_rank:
+        return [_add_adapters(module, args.lora_rank, args.seed) for module in trained]
+    for module in trained:
+        module.requires_grad_(True)
+    return []
 
 
 def _add_adapters(module: nn.Module, rank: int, seed: int) -> Any:

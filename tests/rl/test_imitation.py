@@ -124,6 +124,15 @@ def test_the_estimate_moves_to_the_best_hypotheses_if_it_is_trained(policy, grou
     assert aligned.digest() != policy.digest()
 
 
+def test_lora_adapts_the_estimate_as_well_as_the_denoiser(policy, groups, tmp_path):
+    aligned = align(policy, groups, config(tmp_path, train_estimate=True, lora_rank=1))
+    before, after = policy.state_dict(), aligned.state_dict()
+    assert before.keys() == after.keys()
+    for name in ("denoiser.from_x.weight", "regressor.first.weight"):
+        assert torch.linalg.matrix_rank(after[name] - before[name], atol=1e-5) == 1
+    assert torch.equal(after["regressor.first.bias"], before["regressor.first.bias"])
+
+
 def test_the_denoising_error_falls_on_the_best_more_than_on_the_worst(policy, groups, tmp_path):
     aligned = align(policy, groups, config(tmp_path, train_estimate=False))
     times, noise = (
