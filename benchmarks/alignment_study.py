@@ -36,6 +36,7 @@ from benchmarks.alignment_arms import ARMS, BASE, CEILING, SETS, Arm
 from benchmarks.alignment_table import CEILING_NAME, StudyRuns, markdown, to_json
 from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, groups_of_one
 from cli.console import stages
+from common.fingerprint import json_digest
 from common.progress import Stage
 from eval.benchmark.body_measures import FIRST, BodyMeasures
 from eval.benchmark.matched_spread import NoiseScaledPolicy
@@ -160,7 +161,7 @@ class StudySeed:
     def _aligned(self, name: str, arm: Arm) -> DiffusionPolicy:
         # training takes minutes, so it is not resumed
         alignment = {**arm.alignment, "save_strategy": "no"}
-        folder = _policy_folder(self.out, name, self.seed)
+        folder = _policy_folder(self.out, name, self.sizes, self.seed)
         if arm.imitates:
             return self._imitating(name, arm, alignment, folder)
         if arm.rounds > 1:
@@ -277,12 +278,14 @@ def _measures(policy: DiffusionPolicy) -> BodyMeasures:
     return BodyMeasures(load_body(), load_renderer(), detector)
 
 
+def _policy_folder(out: Path, name: str, sizes: Sizes, seed: int) -> Path:
+    """Named by what the groups of its rounds depend on, so that a smaller study can share `out`."""
+    inputs = {"arm": dataclasses.asdict(sizes.fit(ARMS.get(name, CEILING))), "calibration": sizes.calibration}
+    return out / "policies" / f"{_slug(name)}-{json_digest(inputs, 8)}-seed-{seed}"
+
+
 def _settings(critic: str) -> AlignSettings:
     return AlignSettings(critic, base=BASE)
-
-
-def _policy_folder(out: Path, arm: str, seed: int) -> Path:
-    return out / "policies" / f"{_slug(arm)}-seed-{seed}"
 
 
 def _slug(name: str) -> str:
@@ -331,7 +334,8 @@ def main() -> None:
     if options.curves:
         logs = {}
         for name in names:
-            logs |= read_logs(_policy_folder(options.out, name, options.first_seed), name)
+            folder = _policy_folder(options.out, name, sizes, options.first_seed)
+            logs |= read_logs(folder, name)
         write_alignment_curves(options.curves, logs)
 
 
