@@ -1,18 +1,22 @@
-"""Runs the study of alignment: every arm and seed, compared with the base policy and with the base at less noise.
+"""Runs the study of alignment: how much of the headroom of the benchmark each way to align recovers.
 
     python -m benchmarks.alignment_study --set finals --seeds 5 --out runs/study
-    python -m benchmarks.alignment_study --arm "embedded, weighted" --arm "hmr-scorer, dpo" --out runs/study
+    python -m benchmarks.alignment_study --arm "embedded, resample" --arm "hmr-scorer, dpo" --out runs/study
 
-`benchmarks.alignment_arms` holds the arms and the question of each set, `benchmarks.alignment_table` prints the tables.
+`benchmarks.alignment_arms` holds the arms and the question of each set, `benchmarks.alignment_table` prints the tables:
+every arm between the base, the base at the arm's spread, and the ceiling, which is the base fine-tuned on the truth of
+the very images.
+
 The seed determines everything in a run: the cases that the critic explores, the groups, the training steps, and the
 noise of the evaluation, which all arms of a seed share with the base, on the same images. The critics of a seed are
-opened once, and its groups are scored once, in parts of 100 images: arms with equal sampling share them, and an arm
-with more images starts with the parts of a smaller one. Results are cached under `--out` by their inputs, so a killed
-run continues and a second run computes only what is new. Seeds can run in parallel, each process with its own
+opened once. Groups of arms of one round are scored once, in parts of 100 images: arms with equal sampling share them,
+and an arm with more images starts with the parts of a smaller one. Results are cached under `--out` by their inputs, so
+a killed run continues and a second run computes only what is new. Seeds can run in parallel, each process with its own
 `--first-seed` and `--out`; if the folders are copied into one, `--seeds` with all of them prints the whole study
 without computing anything.
 
-Only joints are posed, no vertices, so an arm takes minutes per seed; `meshcritic evaluate` has all metrics.
+Of the hypotheses only joints are posed, and the first ten of each image as meshes, for their plausibility and agreement
+with the image; `meshcritic evaluate` has all metrics of errors.
 """
 
 from __future__ import annotations
@@ -28,25 +32,33 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from benchmarks.alignment_arms import ARMS, SETS, Arm
-from benchmarks.alignment_table import StudyRuns, markdown, to_json
+from benchmarks.alignment_arms import ARMS, BASE, CEILING, SETS, Arm
+from benchmarks.alignment_table import CEILING_NAME, StudyRuns, markdown, to_json
+from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, groups_of_one
 from cli.console import stages
+from common.fingerprint import json_digest
 from common.progress import Stage
+from eval.benchmark.body_measures import FIRST, BodyMeasures
 from eval.benchmark.matched_spread import NoiseScaledPolicy
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import cached_report
+from eval.critics.exploration import load_other_detector
 from eval.pipelines.alignment import AlignSettings, open_scorer
 from eval.report.curves import write_alignment_curves
-from hmr.body.model import Body, load_body
-from hmr.policy.checkpoint import load_policy
+from hmr.body.model import load_body
+from hmr.detection.embedded import EmbeddedDetector
+from hmr.policy.checkpoint import BASES, load_policy
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.splits import draw_split
+from hmr.render import load_renderer
+from hmr.synthetic.splits import GAPS, draw_split
 from hmr.synthetic.store import read_labelled, read_samples, set_digest
 from hmr.types import BodyParams, Posed, Sample, Scorer
+from rl.config import GroupPreferenceConfig, training_fields
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
-from rl.replay import replay_of
+from rl.replay import Replay, replay_of
 from rl.rounds import Rounds, align_in_rounds, align_once
+from rl.trainer import align
 
 __all__ = ["Sizes", "StudySeed", "run_study"]
 
@@ -54,15 +66,23 @@ SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 PART = 100  # images per stored part of the groups
 PICKER = "embedded"  # the critic that picks 1 of 20 in the evaluation, for every arm
 PICK_GROUP = 20
+GAP = GAPS[BASE]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    test: int = 100  # images of wild-test
+    test: int = 100  # held-out images
     samples: int = 100  # M
-    calibration: int = 128  # lab scenes for the training of a critic
-    train: int = 400  # images of wild-train, the largest number of any arm
+    calibration: int = 128  # scenes for the training of a critic
+    align: int | None = None  # images to align on, at most; None: as the arms say
+    steps: int | None = None  # optimizer steps; None: as the arms say
     picks: bool = True  # whether the critic picks among the first 20 hypotheses of each test image
+
+    def fit(self, arm: Arm) -> Arm:
+        """The arm with these images and steps."""
+        steps = {} if self.steps is None else {"max_steps": self.steps}
+        images = arm.images if self.align is None else min(arm.images, self.align)
+        return dataclasses.replace(arm, images=images, alignment={**arm.alignment, **steps})
 
 
 @dataclass(frozen=True)
@@ -70,8 +90,9 @@ class StudySeed:
     """The runs of one seed. Critics are opened at first use and closed with `opened`."""
 
     policy: DiffusionPolicy
-    body: Body
+    measures: BodyMeasures
     sizes: Sizes
+    images: int  # of the split to align on, the largest number of any arm
     seed: int
     out: Path
     stage: Stage
@@ -95,8 +116,8 @@ class StudySeed:
             reports.append(self.base(scale))
         return reports
 
-    def arm(self, name: str) -> Report:
-        arm = ARMS[name]
+    def arm(self, name: str, arm: Arm) -> Report:
+        arm = self.sizes.fit(arm)
         inputs = {"arm": dataclasses.asdict(arm)}
         return self._report(name, inputs, self.sizes.picks, lambda: self._aligned(name, arm))
 
@@ -108,7 +129,7 @@ class StudySeed:
         """The cached report of the same inputs, or a new one."""
         key = {
             **inputs, "base": self.policy.digest(), "tests": set_digest(self.tests), "samples": self.sizes.samples,
-            "seed": self.seed, "calibration": self.sizes.calibration, "picks": picks,
+            "seed": self.seed, "calibration": self.sizes.calibration, "picks": picks, "measured": FIRST,
         }  # fmt: skip
         path = self.out / "reports" / f"{_slug(name)}-seed-{self.seed}.npz"
         return cached_report(path, key, lambda: self._evaluated(name, policy_of(), picks))
@@ -123,75 +144,106 @@ class StudySeed:
             group_size=min(PICK_GROUP, self.sizes.samples),
             seed=self.seed,
             scorer=self._critic(PICKER) if picks else None,
+            measures=self.measures,
             progress=lambda done, total: tick(done),
         )
 
     @property
     def tests(self) -> Path:
-        return self._scenes("wild-test", self.sizes.test)
+        return self._scenes(GAP.test, self.sizes.test)
 
     def _skeleton(self, params: BodyParams) -> Posed:
-        joints_cam_m = self.body.joints(params)
+        joints_cam_m = self.measures.body.joints(params)
         return Posed(joints_cam_m, joints_cam_m)
 
     # -- aligning --------------------------------------------------------------------------------------------
 
     def _aligned(self, name: str, arm: Arm) -> DiffusionPolicy:
-        alignment, folder = dict(arm.alignment), _policy_folder(self.out, name, self.seed)
-        alignment = {
-            "save_strategy": "no",
-            **alignment,
-        }  # training takes a minute or two, so it is not resumed
-        if arm.labels:
-            alignment["replay_file"] = str(self._replay(arm.labels, arm.labelled))
+        # training takes minutes, so it is not resumed
+        alignment = {**arm.alignment, "save_strategy": "no"}
+        folder = _policy_folder(self.out, name, self.sizes, self.seed)
+        if arm.imitates:
+            return self._imitating(name, arm, alignment, folder)
         if arm.rounds > 1:
-            rounds = Rounds(arm.rounds, arm.group_size, self.seed, arm.noise_scale)
+            rounds = Rounds(arm.rounds, arm.group_size, self.seed)
             samples, scorer = self._samples(arm), self._critic(arm.critic)
-            return align_in_rounds(self.policy, scorer, samples, folder, alignment, rounds, self.stage)
+            rescore = shuffle_scores if _settings(arm.critic).shuffled else None
+            return align_in_rounds(
+                self.policy, scorer, samples, folder, alignment, rounds, self.stage, rescore
+            )
         groups = self._groups(arm)
         tick = self.stage(f"seed {self.seed}, {name}: aligning", alignment["max_steps"])
         return align_once(self.policy, groups, folder, alignment, self.seed, tick)
 
+    def _imitating(self, name: str, arm: Arm, alignment: Mapping[str, Any], folder: Path) -> DiffusionPolicy:
+        labels = self._labels(arm)
+        args = GroupPreferenceConfig(
+            output_dir=str(folder / "trainer"), seed=self.seed, use_cpu=self.policy.device.type == "cpu",
+            **training_fields(alignment),
+        )  # fmt: skip
+        tick, steps = (
+            self.stage(f"seed {self.seed}, {name}: imitating", args.max_steps),
+            iter(range(1, 10**9)),
+        )
+        return align(self.policy, groups_of_one(labels), args, lambda step: tick(next(steps)))
+
+    def _labels(self, arm: Arm) -> Replay:
+        """The bodies that an arm imitates, stored under `--out`."""
+        kind = (
+            f"{arm.imitates}-{arm.group_size}-seed-{self.seed}"
+            if arm.imitates == "averaged"
+            else arm.imitates
+        )
+        path = self.out / "labels" / f"{_slug(str(kind))}-{arm.images}-{self.policy.digest()}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._new_labels(arm).save(path)
+        return Replay.load(path)
+
+    def _new_labels(self, arm: Arm) -> Replay:
+        if arm.imitates == "train labels":
+            return replay_of(self.policy, read_labelled(self._scenes(GAP.train, arm.images)))
+        if arm.imitates == "align labels":
+            labelled = read_labelled(self._scenes(GAP.align, self.images, truth=True))
+            return replay_of(self.policy, labelled[: arm.images])
+        samples = read_samples(self._scenes(GAP.align, self.images))[: arm.images]
+        tick = self.stage(f"seed {self.seed}: {arm.imitates} bodies of {len(samples)} images", len(samples))
+        if arm.imitates == "averaged":
+            return averaged_groups(self.policy, samples, arm.group_size, self.seed, tick)
+        return fitted_to_keypoints(self.policy, self.measures.body, samples, tick)
+
     def _groups(self, arm: Arm) -> Dataset:
-        """The groups of an arm, in parts that arms share."""
-        scorer, samples = self._critic(arm.critic), self._samples(arm)
-        critic = f"{_unshuffled(arm.critic)}-{self.sizes.calibration}".replace(":", "-")
-        folder = self.out / "groups" / f"{critic}-G{arm.group_size}-x{arm.noise_scale:g}-seed-{self.seed}"
+        """The groups of an arm of one round, in parts that arms share."""
+        scorer, samples, settings = self._critic(arm.critic), self._samples(arm), _settings(arm.critic)
+        critic = f"{settings.base_critic}-{self.sizes.calibration}".replace(":", "-")
+        folder = self.out / "groups" / f"{critic}-G{arm.group_size}-seed-{self.seed}"
         tick = self.stage(f"seed {self.seed}: {len(samples)} groups in {folder.name}", len(samples))
         parts = []
         for start in range(0, len(samples), PART):
             part = samples[start : start + PART]
             part_folder = folder / f"{start}-{start + len(part)}"
             build_preferences(
-                self.policy, scorer, part, part_folder,
-                group_size=arm.group_size, seed=self.seed, noise_scale=arm.noise_scale,
-            )  # fmt: skip
+                self.policy, scorer, part, part_folder, group_size=arm.group_size, seed=self.seed
+            )
             parts.append(load_preferences(part_folder))
             tick(start + len(part))
         groups = concatenate_datasets(parts)
-        return shuffle_scores(groups, self.seed) if arm.critic == "shuffled" else groups
+        return shuffle_scores(groups, self.seed) if settings.shuffled else groups
 
     def _critic(self, critic: str) -> Scorer:
-        critic = _unshuffled(critic)
-        if critic not in self.critics:
-            rounds = Rounds(group_size=PICK_GROUP, seed=self.seed)
-            settings = AlignSettings(critic, calibration=self.sizes.calibration, rounds=rounds)
-            scenes = self._scenes("wild-train", self.sizes.train, settings.uses_truth)
-            self.critics[critic] = open_scorer(
-                self.policy, self.body, settings,
-                scenes=scenes, out=self.out / "critics", stage=self.stage, stack=self.opened,
+        """The critic, whose scores are shuffled later if its name says so."""
+        rounds = Rounds(group_size=PICK_GROUP, seed=self.seed)
+        settings = dataclasses.replace(_settings(critic), calibration=self.sizes.calibration, rounds=rounds)
+        if settings.base_critic not in self.critics:
+            self.critics[settings.base_critic] = open_scorer(
+                self.policy, self.measures.body, settings,
+                scenes=self._scenes(GAP.align, self.images, settings.uses_truth), out=self.out / "critics",
+                stage=self.stage, stack=self.opened, detector=load_other_detector(settings.detector, self.policy),
             )  # fmt: skip
-        return self.critics[critic]
+        return self.critics[settings.base_critic]
 
     def _samples(self, arm: Arm) -> Sequence[Sample]:
-        truth = AlignSettings(arm.critic).uses_truth
-        return read_samples(self._scenes("wild-train", self.sizes.train, truth))[: arm.images]
-
-    def _replay(self, split: str, scenes: int) -> Path:
-        path = self.out / f"replay-{split}-{scenes}-{self.policy.digest()}.safetensors"
-        if not path.exists():
-            replay_of(self.policy, read_labelled(self._scenes(split, scenes, truth=True))).save(path)
-        return path
+        return read_samples(self._scenes(GAP.align, self.images, arm.uses_truth))[: arm.images]
 
     def _scenes(self, split: str, count: int, truth: bool = False) -> Path:
         if (split, count, truth) not in self.drawn:
@@ -204,40 +256,48 @@ class StudySeed:
 def run_study(
     policy: DiffusionPolicy, names: Sequence[str], seeds: Sequence[int], sizes: Sizes, out: Path, stage: Stage
 ) -> StudyRuns:
-    """Run every arm with every seed, seed by seed. Raises KeyError for an unknown arm."""
-    sizes = dataclasses.replace(sizes, train=max(ARMS[name].images for name in names))
-    body = load_body()
-    runs = StudyRuns({name: [] for name in names}, [], {"base policy": policy.digest()})
-    for index, seed in enumerate(seeds):
+    """Run the ceiling and every arm with every seed, seed by seed. Raises KeyError for an unknown arm."""
+    arms = {name: ARMS[name] for name in names}
+    images = max(sizes.fit(arm).images for arm in (CEILING, *arms.values()))
+    measures = _measures(policy)
+    marked = frozenset(name for name, arm in arms.items() if arm.uses_truth)
+    runs = StudyRuns({name: [] for name in names}, [], [], {"base policy": policy.digest()}, marked)
+    for seed in seeds:
         with ExitStack() as opened:
-            run = StudySeed(policy, body, sizes, seed, out, stage, opened)
-            for name in names:
-                runs.arms[name].append(run.arm(name))
-            narrowest_mm = min(reports[index].spread_mm() for reports in runs.arms.values())
-            runs.bases.append(run.narrowed(narrowest_mm))
+            run = StudySeed(policy, measures, sizes, images, seed, out, stage, opened)
+            for name, arm in arms.items():
+                runs.arms[name].append(run.arm(name, arm))
+            runs.ceiling.append(run.arm(CEILING_NAME, CEILING))
+            runs.bases.append(run.narrowed(min(reports[-1].spread_mm() for reports in runs.arms.values())))
             runs.made_from.update(benchmark=set_digest(run.tests), M=sizes.samples)
     return runs
 
 
-def _unshuffled(critic: str) -> str:
-    """The critic whose scores the control `shuffled` permutes; other critics unchanged."""
-    return "embedded" if critic == "shuffled" else critic
+def _measures(policy: DiffusionPolicy) -> BodyMeasures:
+    detector = load_other_detector(EmbeddedDetector.name, policy) or policy.detector
+    return BodyMeasures(load_body(), load_renderer(), detector)
 
 
-def _policy_folder(out: Path, arm: str, seed: int) -> Path:
-    return out / "policies" / f"{_slug(arm)}-seed-{seed}"
+def _policy_folder(out: Path, name: str, sizes: Sizes, seed: int) -> Path:
+    """Named by what the groups of its rounds depend on, so that a smaller study can share `out`."""
+    inputs = {"arm": dataclasses.asdict(sizes.fit(ARMS.get(name, CEILING))), "calibration": sizes.calibration}
+    return out / "policies" / f"{_slug(name)}-{json_digest(inputs, 8)}-seed-{seed}"
+
+
+def _settings(critic: str) -> AlignSettings:
+    return AlignSettings(critic, base=BASE)
 
 
 def _slug(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
 
 
-def main() -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    parser.add_argument("--policy", type=Path, default=None, help="default: the shipped one")
+    parser.add_argument("--policy", type=Path, default=BASES[BASE], help=f"default: the base {BASE}")
     parser.add_argument("--set", choices=list(SETS), default="finals", help="default: finals")
     parser.add_argument(
         "--arm",
@@ -247,16 +307,25 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--images", type=int, default=100, help="of wild-test")
+    parser.add_argument("--images", type=int, default=100, help=f"of {GAP.test}")
     parser.add_argument("--samples", type=int, default=100, help="M")
     parser.add_argument(
-        "--calibration", type=int, default=128, help="lab scenes for the training of a critic"
+        "--calibration", type=int, default=128, help=f"scenes of {GAP.calibration}, for critics"
     )
+    parser.add_argument("--align-images", type=int, help=f"of {GAP.align}, at most; default: as the arms say")
+    parser.add_argument("--steps", type=int, help="of the optimizer; default: as the arms say")
     parser.add_argument("--no-picks", action="store_true", help="no picks by the critic in the evaluation")
     parser.add_argument("--curves", type=Path, help="draw the first seed's logs into this SVG file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
-    options = parser.parse_args()
-    sizes = Sizes(options.images, options.samples, options.calibration, picks=not options.no_picks)
+    return parser
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    sizes = Sizes(
+        options.images, options.samples, options.calibration, options.align_images, options.steps,
+        not options.no_picks,
+    )  # fmt: skip
     policy, names = load_policy(options.policy), options.arm or list(SETS[options.set])
     with stages() as stage:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
@@ -265,7 +334,8 @@ def main() -> None:
     if options.curves:
         logs = {}
         for name in names:
-            logs |= read_logs(_policy_folder(options.out, name, options.first_seed), name)
+            folder = _policy_folder(options.out, name, sizes, options.first_seed)
+            logs |= read_logs(folder, name)
         write_alignment_curves(options.curves, logs)
 
 

@@ -1,56 +1,86 @@
-"""The tables of the study of alignment: every arm compared with the base policy and with the baselines.
+"""The tables of the study of alignment: every arm between its three bounds.
 
-Cells are means over seeds and test images. A difference is paired by image and seed, with equal noise; its 95 %
-interval is the percentile bootstrap over seeds and images (`eval.benchmark.intervals`), for a single seed over images
-only. Percentages are relative to the mean of the baseline, which is resampled together with the difference. Bold: the
-interval excludes 0.
+| row                    | what it bounds                                                                         |
+|------------------------|----------------------------------------------------------------------------------------|
+| base                   | no alignment                                                                           |
+| the base at its spread | the base sampled with less noise until its spread equals that of the arm, interpolated |
+|                        | between the two neighbouring scales: an alignment that only narrows gets no further    |
+| ceiling (uses truth)   | the base fine-tuned on the truth of the very images, with the same steps               |
 
-"The base at its spread" is the base sampled with less noise until its spread equals that of the arm, interpolated
-between the two neighbouring scales. An error below it is an improvement that narrowing does not explain.
+The headline is recovered headroom,
+
+    recovered(e) = (e(base) - e(aligned)) / (e(base) - e(ceiling))          e: mean over seeds and test images
+
+for hypothesis 0, the averaged pose and the minimum over M, which narrowing does not lower: 0 is the base, 1 the
+ceiling. Beside it plausibility and agreement with the image (`eval.benchmark.plausibility`, `image_agreement`), each
+as a difference from the base at the same spread.
+
+Cells are means over seeds and test images. A difference is paired by image and seed, with equal noise. All 95 %
+intervals are percentile bootstraps over seeds and images (`eval.benchmark.intervals`), for a single seed over images
+only; numerator and denominator of a ratio are resampled together. Bold: the interval excludes 0.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from eval.benchmark.intervals import Interval, bootstrap_mean
+from agent.agreement import mean_agreement
+from eval.benchmark.body_measures import BODY_MEASURES, FIRST
+from eval.benchmark.image_agreement import AGREEMENT
+from eval.benchmark.intervals import Interval, bootstrap_mean, bootstrap_ratio
+from eval.benchmark.plausibility import PLAUSIBILITY
 from eval.benchmark.protocol import Report
 
-__all__ = ["StudyRuns", "at_spread", "markdown", "to_json"]
+__all__ = ["CEILING_NAME", "StudyRuns", "at_spread", "markdown", "recovered", "to_json"]
 
 Values = Float[np.ndarray, "seeds images"]
-MEASURES = {  # name -> metric and reduction in a report
-    "mean": ("mpjpe_mm", "mean"),
-    "h_0": ("mpjpe_mm", "hyp0"),
-    "averaged": ("mpjpe_mm", "averaged"),
-    "min 20": ("mpjpe_mm", "min20"),
-    "min 100": ("mpjpe_mm", "min100"),
-    "pick of 20": ("mpjpe_mm", "pick20"),
-    "spread seen": ("spread_visible_mm", "all"),
-    "occluded": ("spread_occluded_mm", "all"),
-    "calibration_80": ("calibration_80", "all"),
-}
-COMPARED = ("mean", "h_0", "min 100", "pick of 20")
-BASELINES = (
-    "hmr-scorer, dpo", "hmr-scorer, dpo, ADHMR's numbers", "embedded, dpo", "embedded, sft", "shuffled, weighted",
-    "lab labels",
-)  # fmt: skip
+CEILING_NAME = "labels"
 NARROWED = "the base at its spread"
+MPJPE = "mpjpe_mm"
+REDUCTIONS = ("mean", "hyp0", "averaged", "min20", "pick20")  # of MPJPE, besides the minimum over M
+FLAT = ("spread_visible_mm", "spread_occluded_mm", "calibration_80")
+CONTROLS = (  # what the methods are compared with, if it was run
+    "hmr-scorer, dpo", "embedded, dpo", "embedded, sft", "pseudo-labels, averaged", "pseudo-labels, fit",
+    "studio labels", "shuffled, resample",
+)  # fmt: skip
+DIGITS = {
+    "calibration_80": 2,
+    "silhouette_iou": 3,
+    "reprojection_detected_percent": 2,
+    "reprojection_true_percent": 2,
+}
 
 
 @dataclass(frozen=True)
 class StudyRuns:
-    """Reports in the order of seeds: one per arm and seed, and for the base one per seed and scale, from 1 down."""
+    """Reports in the order of seeds: one per arm and seed and of the ceiling, and for the base one per seed and scale,
+    from 1 down."""
 
     arms: dict[str, list[Report]]
+    ceiling: list[Report]
     bases: list[list[Report]]
     made_from: dict[str, Any]  # the base policy's digest, the benchmark's, and M
+    uses_truth: frozenset[str] = frozenset()  # the arms that do
+
+    @property
+    def errors(self) -> list[str]:
+        """Names of the errors, the minimum over M among them."""
+        return list(dict.fromkeys((*REDUCTIONS[:-1], self.minimum, REDUCTIONS[-1])))
+
+    @property
+    def minimum(self) -> str:
+        return f"min{self.made_from['M']}"
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The errors of recovered headroom."""
+        return "hyp0", "averaged", self.minimum
 
     def of(self, arm: str, measure: str) -> Values:
         return np.stack([_values(report, measure) for report in self.arms[arm]])
@@ -58,10 +88,18 @@ class StudyRuns:
     def base(self, measure: str) -> Values:
         return np.stack([_values(scales[0], measure) for scales in self.bases])
 
+    def top(self, measure: str) -> Values:
+        return np.stack([_values(report, measure) for report in self.ceiling])
+
     def narrowed(self, arm: str, measure: str) -> Values:
         """The base at the spread of the arm, seed by seed."""
         pairs = zip(self.bases, self.arms[arm], strict=True)
         return np.stack([at_spread(scales, report.spread_mm(), measure) for scales, report in pairs])
+
+    def agent_srcc(self) -> float | None:
+        """The rank correlation of the picking agent's scores with the errors of the base's groups; None without."""
+        groups = [group for scales in self.bases for group in scales[0].groups]
+        return mean_agreement([(group.scores, group.errors_mm[MPJPE].tolist()) for group in groups]).srcc
 
 
 def at_spread(scales: Sequence[Report], spread_mm: float, measure: str) -> Float[np.ndarray, " images"]:
@@ -73,86 +111,182 @@ def at_spread(scales: Sequence[Report], spread_mm: float, measure: str) -> Float
     return (1 - share) * _values(scales[wider], measure) + share * _values(scales[narrower], measure)
 
 
-def markdown(runs: StudyRuns) -> str:
-    """The inputs, a table of every arm against the base, and the gains in per cent over each baseline that was run."""
-    # without a critic there are no picks
-    shown = [name for name in MEASURES if not np.isnan(runs.base(name)).all()]
-    inputs = {**runs.made_from, "seeds": len(runs.bases), "images": len(runs.bases[0][0].sample_ids)}
-    lines = [", ".join(f"{name} {value}" for name, value in inputs.items()), ""]
-    lines += [_line(["", *shown]), "|---|" + "---:|" * len(shown)]
-    lines.append(_line(["base", *(_number(name, runs.base(name)) for name in shown)]))
-    for arm in runs.arms:
-        lines.append(_line([arm, *(_cell(runs, arm, name) for name in shown)]))
-    compared = [name for name in COMPARED if name in shown]
-    lines += ["", _line(["", "less, in % of", *compared]), "|---|---|" + "---:|" * len(compared)]
-    for arm in runs.arms:
-        for baseline in _baselines(runs, arm):
-            cells = [_format_interval(_percent(runs, arm, baseline, name), 1) for name in compared]
-            if cells != ["-"] * len(compared):
-                lines.append(_line([arm, baseline, *cells]))
-    return "\n".join(lines)
+def recovered(base: Values, aligned: Values, ceiling: Values) -> Interval | None:
+    """The share of the headroom that an alignment recovers, of the means; None if there is no headroom."""
+    return bootstrap_ratio(base - aligned, base - ceiling)
+
+
+# -- JSON ------------------------------------------------------------------------------------------------------
 
 
 def to_json(runs: StudyRuns) -> dict[str, Any]:
-    """The content of the tables, intervals as [mean, low, high]."""
-    arms = {
+    """The content of the tables, intervals as [value, low, high]."""
+    measures = (*runs.errors, *FLAT, *BODY_MEASURES)
+    sizes = {"seeds": len(runs.bases), "images": len(runs.bases[0][0].sample_ids)}
+    return {
+        **runs.made_from,
+        **sizes,
+        "agent_srcc": runs.agent_srcc(),
+        "recovered": {arm: _recovered_json(runs, arm, runs.of) for arm in runs.arms},
+        "recovered_at_spread": {arm: _recovered_json(runs, arm, runs.narrowed) for arm in runs.arms},
+        "plausibility": _beside_base(runs, PLAUSIBILITY),
+        "agreement": _beside_base(runs, AGREEMENT),
+        "base": {name: _mean(runs.base(name)) for name in measures},
+        "ceiling": {name: _mean(runs.top(name)) for name in measures},
+        "arms": {arm: _arm_json(runs, arm, measures) for arm in runs.arms},
+    }
+
+
+def _recovered_json(runs: StudyRuns, arm: str, values: Callable[[str, str], Values]) -> dict[str, Any]:
+    return {name: _as_list(_recovered(runs, arm, name, values)) for name in runs.headline}
+
+
+def _beside_base(runs: StudyRuns, metrics: Sequence[str]) -> dict[str, Any]:
+    """Each metric of each arm beside the base and the base at the arm's spread."""
+    return {
         arm: {
-            "mean": {name: _mean(runs.of(arm, name)) for name in MEASURES},
-            "minus_base": {name: _as_list(_difference(runs, arm, name)) for name in MEASURES},
-            "percent_less": {
-                baseline: {name: _as_list(_percent(runs, arm, baseline, name)) for name in COMPARED}
-                for baseline in _baselines(runs, arm)
-            },
+            name: {
+                "value": _mean(runs.of(arm, name)),
+                "base": _mean(runs.base(name)),
+                "base_at_spread": _mean(runs.narrowed(arm, name)),
+                "minus_base_at_spread": _as_list(_minus_narrowed(runs, arm, name)),
+            }
+            for name in metrics
         }
         for arm in runs.arms
     }
-    base = {name: _mean(runs.base(name)) for name in MEASURES}
+
+
+def _arm_json(runs: StudyRuns, arm: str, measures: Sequence[str]) -> dict[str, Any]:
+    return {
+        "uses_truth": arm in runs.uses_truth,
+        "mean": {name: _mean(runs.of(arm, name)) for name in measures},
+        "minus_base": {name: _as_list(_minus_base(runs, arm, name)) for name in measures},
+        "percent_less": {
+            baseline: {name: _as_list(_percent(runs, arm, baseline, name)) for name in runs.errors}
+            for baseline in _baselines(runs, arm)
+        },
+    }
+
+
+# -- markdown --------------------------------------------------------------------------------------------------
+
+
+def markdown(runs: StudyRuns) -> str:
+    """The inputs, then four tables: errors between the bounds, recovered headroom, plausibility and agreement, and the
+    errors of the methods relative to the baselines that were run."""
     sizes = {"seeds": len(runs.bases), "images": len(runs.bases[0][0].sample_ids)}
-    return {**runs.made_from, **sizes, "base": base, "arms": arms}
+    inputs = {**runs.made_from, **sizes, "SRCC of the agent": _rounded(runs.agent_srcc(), 3)}
+    first = [", ".join(f"{name} {value}" for name, value in inputs.items())]
+    tables = (_error_table(runs), _recovered_table(runs), _body_table(runs), _baseline_table(runs))
+    return "\n\n".join("\n".join(lines) for lines in (first, *tables))
+
+
+def _error_table(runs: StudyRuns) -> list[str]:
+    """Every arm with its difference from the base, and under it the base at its spread."""
+    shown = [name for name in (*runs.errors, *FLAT) if not np.isnan(runs.base(name)).all()]
+
+    def bound(title: str, truth: str, values: Callable[[str], Values]) -> str:
+        return _line([title, truth, *(_number(name, values(name)) for name in shown)])
+
+    lines = _header("", "uses truth", *shown)
+    lines.append(bound("base", "no", runs.base))
+    lines.append(bound(f"{CEILING_NAME} (ceiling)", "yes", runs.top))
+    for arm in runs.arms:
+        cells = (
+            f"{_number(name, runs.of(arm, name))}, {_format(_minus_base(runs, arm, name), _digits(name))}"
+            for name in shown
+        )
+        lines.append(_line([arm, "yes" if arm in runs.uses_truth else "no", *cells]))
+        lines.append(bound(NARROWED, "no", lambda name, arm=arm: runs.narrowed(arm, name)))
+    return lines
+
+
+def _recovered_table(runs: StudyRuns) -> list[str]:
+    lines = _header("recovered headroom", "uses truth", *runs.headline)
+    for arm in runs.arms:
+        cells = (_format(_recovered(runs, arm, name, runs.of), 2) for name in runs.headline)
+        lines.append(_line([arm, "yes" if arm in runs.uses_truth else "no", *cells]))
+    return lines
+
+
+def _body_table(runs: StudyRuns) -> list[str]:
+    """Plausibility and agreement of the first hypotheses; differences from the base at the arm's spread."""
+    lines = _header(f"first {FIRST} hypotheses", *BODY_MEASURES)
+    lines.append(_line(["base", *(_number(name, runs.base(name)) for name in BODY_MEASURES)]))
+    lines.append(_line([CEILING_NAME, *(_number(name, runs.top(name)) for name in BODY_MEASURES)]))
+    for arm in runs.arms:
+        cells = (
+            f"{_number(name, runs.of(arm, name))}, {_format(_minus_narrowed(runs, arm, name), _digits(name))}"
+            for name in BODY_MEASURES
+        )
+        lines.append(_line([arm, *cells]))
+    return lines
+
+
+def _baseline_table(runs: StudyRuns) -> list[str]:
+    compared = (*runs.headline, "pick20")
+    lines = _header("", "less, in % of", *compared)
+    for arm in runs.arms:
+        if arm in CONTROLS or arm in runs.uses_truth:
+            continue
+        for baseline in _baselines(runs, arm):
+            cells = (_format(_percent(runs, arm, baseline, name), 1) for name in compared)
+            lines.append(_line([arm, baseline, *cells]))
+    return lines
+
+
+# -- cells -----------------------------------------------------------------------------------------------------
 
 
 def _baselines(runs: StudyRuns, arm: str) -> list[str]:
-    return [
-        "base",
-        NARROWED,
-        *(baseline for baseline in BASELINES if baseline in runs.arms and baseline != arm),
-    ]
+    return ["base", NARROWED, *(name for name in CONTROLS if name in runs.arms and name != arm)]
 
 
-def _difference(runs: StudyRuns, arm: str, measure: str) -> Interval | None:
+def _recovered(
+    runs: StudyRuns, arm: str, measure: str, values: Callable[[str, str], Values]
+) -> Interval | None:
+    return recovered(runs.base(measure), values(arm, measure), runs.top(measure))
+
+
+def _minus_base(runs: StudyRuns, arm: str, measure: str) -> Interval | None:
     return bootstrap_mean(runs.of(arm, measure) - runs.base(measure))
 
 
+def _minus_narrowed(runs: StudyRuns, arm: str, measure: str) -> Interval | None:
+    return bootstrap_mean(runs.of(arm, measure) - runs.narrowed(arm, measure))
+
+
 def _percent(runs: StudyRuns, arm: str, baseline: str, measure: str) -> Interval | None:
-    """100 (baseline - arm) / baseline: above 0 the error of the arm is lower."""
+    """100 (baseline - arm) / baseline, of the means: above 0 the error of the arm is lower."""
     if baseline == NARROWED:
         theirs = runs.narrowed(arm, measure)
     else:
         theirs = runs.base(measure) if baseline == "base" else runs.of(baseline, measure)
-    # the ratio of two means is the mean of the ratios weighted by the denominators
-    return bootstrap_mean(100 * (1 - runs.of(arm, measure) / theirs), weights=np.nan_to_num(theirs))
+    return bootstrap_ratio(100 * (theirs - runs.of(arm, measure)), theirs)
 
 
 def _values(report: Report, measure: str) -> Float[np.ndarray, " images"]:
-    metric, reduction = MEASURES[measure]
-    return report.values[metric].get(reduction, np.full(len(report.sample_ids), np.nan))
-
-
-def _cell(runs: StudyRuns, arm: str, measure: str) -> str:
-    difference = _format_interval(_difference(runs, arm, measure), _digits(measure))
-    return f"{_number(measure, runs.of(arm, measure))}, {difference}"
+    if measure in FLAT:
+        return report.values[measure]["all"]
+    if measure in BODY_MEASURES:
+        return report.values[measure][f"first{FIRST}"]
+    return report.values[MPJPE].get(measure, np.full(len(report.sample_ids), np.nan))
 
 
 def _number(measure: str, values: Values) -> str:
-    mean = _mean(values)
-    return "-" if mean is None else f"{mean:.{_digits(measure)}f}"
+    return _rounded(_mean(values), _digits(measure))
+
+
+def _rounded(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _digits(measure: str) -> int:
-    return 2 if measure == "calibration_80" else 1
+    return DIGITS.get(measure, 1)
 
 
-def _format_interval(interval: Interval | None, digits: int) -> str:
+def _format(interval: Interval | None, digits: int) -> str:
     if interval is None:
         return "-"
     mean = round(interval.mean, digits) + 0.0  # no "-0.0"
@@ -167,6 +301,10 @@ def _mean(values: Values) -> float | None:
 
 def _as_list(interval: Interval | None) -> list[float] | None:
     return None if interval is None else list(dataclasses.astuple(interval))
+
+
+def _header(*names: str) -> list[str]:
+    return [_line(names), "|---|" + "---:|" * (len(names) - 1)]
 
 
 def _line(cells: Sequence[str]) -> str:

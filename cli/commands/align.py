@@ -41,8 +41,8 @@ Critic = Annotated[
     str,
     typer.Option(
         help="Critic: embedded or another backend such as openai:NAME@URL (docs/guides/backends.md), hmr-scorer "
-        "(a learned scorer), noisy-truth:SRCC (ground truth with noise), reward:FILE.py:NAME (your function), or "
-        "shuffled[:CRITIC] (scores in random order, as a control)."
+        "(a learned scorer), noisy-truth:SRCC (ground truth with noise), noisy-reading:SRCC[:shared] (true pose with "
+        "an error), reward:FILE.py:NAME (your function), or shuffled[:CRITIC] (scores in random order, as a control)."
     ),
 ]
 Method = Annotated[

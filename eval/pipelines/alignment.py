@@ -6,6 +6,7 @@
 | shuffled:CRITIC   | those of CRITIC, permuted within each group (a control); `shuffled` alone: the embedded agent's |
 | hmr-scorer        | those of a small learned scorer, ADHMR's critic (`rl.scorers.hmr_scorer`)                    |
 | noisy-truth:SRCC  | the truth with as much noise as gives this SRCC; it reads the truth, which is recorded       |
+| noisy-reading:SRCC[:shared] | minus the distance from the true pose with an error (`rl.scorers.noisy_reading`)   |
 | reward:FILE:NAME  | those of a function or `Scorer` of the user (`rl.scorers.rewards.load_reward`)               |
 
 The base policy decides on the splits (`hmr.synthetic.splits.GAPS`): `wild-train` for the shipped one, `street-align`
@@ -57,6 +58,7 @@ from rl.monitoring.training_log import read_logs
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.replay import replay_of
 from rl.rounds import Rounds, align_in_rounds, checked_alignment
+from rl.scorers.noisy_reading import NOISY_READING, Reading, fitted_reading
 from rl.scorers.rewards import load_reward
 from rl.scorers.truth import NoisyTruthScorer, noise_share
 
@@ -72,6 +74,7 @@ KINDS = (
     f"{SHUFFLED}[:CRITIC]",
     HMR_SCORER,
     f"{NOISY_TRUTH}SRCC",
+    f"{NOISY_READING}SRCC[:shared]",
     f"{REWARD}FILE.py:NAME",
 )  # besides backends
 
@@ -122,7 +125,7 @@ class AlignSettings:
 
     @property
     def uses_truth(self) -> bool:
-        return self.base_critic.startswith(NOISY_TRUTH)
+        return self.base_critic.startswith((NOISY_TRUTH, NOISY_READING))
 
     @property
     def uses_backend(self) -> bool:
@@ -149,7 +152,9 @@ class AlignSettings:
 
     def check_critic(self) -> None:
         """Raises ValueError for an unknown critic and an impossible SRCC, FileNotFoundError for a missing memory."""
-        if self.uses_truth:
+        if self.base_critic.startswith(NOISY_READING):
+            Reading.parse(self.base_critic)
+        elif self.uses_truth:
             self.srcc()
         names = backend_names()
         if self.uses_backend and self.base_critic.partition(":")[0] not in names:
@@ -233,16 +238,9 @@ def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, 
         detector = load_other_detector(settings.detector, policy)
         scenes = _scenes_to_align(settings, out, stage, workers)
         scorer = open_scorer(
-            policy,
-            body,
-            settings,
-            scenes=scenes,
-            out=out,
-            stage=stage,
-            stack=stack,
-            backend=opened.backend,
-            detector=detector,
-        )
+            policy, body, settings, scenes=scenes, out=out, stage=stage, stack=stack,
+            backend=opened.backend, detector=detector,
+        )  # fmt: skip
         stage(f"counting the calls for {settings.images} groups", settings.images)
         size, seed = settings.rounds.group_size, settings.rounds.seed
         build_preferences(policy, scorer, read_samples(scenes), out / "groups", group_size=size, seed=seed)
@@ -332,6 +330,9 @@ def open_scorer(
     if settings.uses_truth:
         assert scenes is not None, "a noisy truth needs the scenes"
         truths = read_truth(scenes)
+        if settings.base_critic.startswith(NOISY_READING):
+            samples, seed = read_samples(scenes), settings.rounds.seed
+            return fitted_reading(policy, body, samples, truths.__getitem__, settings.base_critic, seed)
         return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
     if settings.base_critic.startswith(REWARD):
         return load_reward(settings.base_critic.removeprefix(REWARD), body)

@@ -61,6 +61,10 @@ class EmbeddedDetector:
             _detection(output, row, self.encoder.crop_box(sample.box)) for row, sample in enumerate(samples)
         ]
 
+    def detection(self, output: EncoderOutput, sample: Sample) -> Detection:
+        """What `detect` returns for a sample whose encoder output, of one row, is known."""
+        return _detection(output, 0, self.encoder.crop_box(sample.box))
+
     def find(self, image: UInt8[np.ndarray, "height width 3"]) -> list[Box]:
         """Boxes of people by decreasing confidence; those below MIN_CONFIDENCE are left out."""
         return [found.box for found in self.candidates(image) if found.confidence >= MIN_CONFIDENCE]

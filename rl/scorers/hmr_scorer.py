@@ -23,10 +23,14 @@ it is (x_0 - g) / r, which gives the scorer the point estimate of the policy and
 Differs from ADHMR, whose scorer decodes HRNet features of its own training with a transformer: this one reads the given
 frozen encoder, as the critique agent does, because it is trained on the few hundred images of the agent. For the same
 reason several small networks, which differ only by their seed, are averaged.
+
+A policy with another detector than the embedded one is scored with the shipped encoder: keypoints, mask and the initial
+estimate are then those of the embedded detector, and the policy's own detections are not read.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +49,7 @@ from common.fingerprint import digest, weights_digest
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.encoder import EncoderOutput
-from hmr.detection.person_encoder import PersonEncoder
+from hmr.detection.person_encoder import PersonEncoder, load_encoder
 from hmr.metrics.errors import about_pelvis
 from hmr.policy.parametrization import ROTATION_SIZE
 from hmr.policy.policy import DiffusionPolicy, Features
@@ -211,28 +215,30 @@ class HMRScorer:
         return scorer
 
 
-def _encoder_of(policy: DiffusionPolicy) -> PersonEncoder:
-    """The encoder of the policy's detector. Raises ValueError for another detector, which has no image features."""
+def _detector_of(policy: DiffusionPolicy) -> EmbeddedDetector:
+    """The embedded detector: the policy's own, or the shipped one for a policy with another detector."""
     detector = policy.detector
-    if not isinstance(detector, EmbeddedDetector):
-        raise ValueError(
-            f"HMR-Scorer reads the embedded encoder's features; the policy's detector is {detector.name}"
-        )
-    return detector.encoder
+    return detector if isinstance(detector, EmbeddedDetector) else _shipped_detector()
+
+
+@functools.lru_cache(maxsize=1)
+def _shipped_detector() -> EmbeddedDetector:
+    return EmbeddedDetector(load_encoder())
 
 
 def _digest_of(policy: DiffusionPolicy) -> str:
-    return digest(_encoder_of(policy).digest(), policy.initial_estimate_digest())
+    return digest(_detector_of(policy).digest(), policy.initial_estimate_digest())
 
 
 @torch.no_grad()
 def image_features(policy: DiffusionPolicy, body: Body, sample: Sample) -> ImageFeatures:
     """Run the encoder once on the crop of a sample."""
-    encoder = _encoder_of(policy)
+    detector = _detector_of(policy)
+    encoder = detector.encoder
     box = encoder.crop_box(sample.box)
     with _capture_grids(encoder) as grids:
         output = encoder.run_encoder([sample])
-    features = policy.encode([sample])
+    features = policy.encode([sample], [detector.detection(output, sample)])
     estimate = policy.regress(features)[0]
     return ImageFeatures(
         box=box,

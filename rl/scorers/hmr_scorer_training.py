@@ -152,7 +152,8 @@ class _TrainingViews:
         if number:
             sample = dataclasses.replace(sample, box=self._jitter(sample.box, generator))
         image = image_features(self.policy, self.body, sample)
-        sampled = self.policy.sample(image.features, self.training.sampled, generator)[0]
+        features = self.policy.encode([sample])  # of its own detector, as the groups that are scored later
+        sampled = self.policy.sample(features, self.training.sampled, generator)[0]
         noisy = self._noisy_truth(image, sample, generator)
         return _View(self._rank(image, noisy), self._rank(image, sampled))
 

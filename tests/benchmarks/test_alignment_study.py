@@ -1,4 +1,4 @@
-"""The study in miniature: killed, taken up again, and asked a second time."""
+"""The study in miniature: killed, taken up again, and asked a second time; and its formulas by hand."""
 
 from __future__ import annotations
 
@@ -13,37 +13,49 @@ import pytest
 import benchmarks.alignment_study as study
 import rl.preferences.build
 import rl.rounds
-from benchmarks.alignment_arms import ARMS, Arm
+from benchmarks.alignment_arms import ARMS, CEILING, CRITICS, FINALS, Arm
 from benchmarks.alignment_study import Sizes, run_study
-from benchmarks.alignment_table import StudyRuns, at_spread, markdown, to_json
+from benchmarks.alignment_table import StudyRuns, at_spread, markdown, recovered, to_json
 from common.progress import Stage, Tick
-from eval.benchmark.protocol import Report
+from eval.benchmark.body_measures import BODY_MEASURES
+from eval.benchmark.protocol import Report, ScoredGroup
 from hmr.policy.policy import DiffusionPolicy
 
 TINY = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 0.01, "warmup_steps": 0}
+IMITATION = {**TINY, "loss_type": "resample", "train_estimate": True}
 TRUTH = Arm({**TINY, "loss_type": "weighted"}, "noisy-truth:1", images=3, group_size=3)
+TOP = Arm(IMITATION, imitates="align labels", images=2)
 SIZES = Sizes(test=2, samples=4, calibration=4, picks=False)
 
 
 @pytest.fixture
 def arms(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    tiny = {
-        "one": TRUTH,
-        "same groups": Arm({**TINY, "loss_type": "clip"}, "noisy-truth:1", images=2, group_size=3),
-        "two rounds": Arm(TINY, "noisy-truth:0.5", images=2, group_size=3, rounds=2),
-    }
-    monkeypatch.setattr(study, "ARMS", tiny)
-    return list(tiny)
+    return use_arms(
+        monkeypatch,
+        {
+            "one": TRUTH,
+            "same groups": Arm({**TINY, "loss_type": "clip"}, "noisy-truth:1", images=2, group_size=3),
+            "two rounds": Arm(TINY, "noisy-truth:0.5", images=2, group_size=3, rounds=2),
+        },
+    )
+
+
+def use_arms(monkeypatch: pytest.MonkeyPatch, arms: dict[str, Arm]) -> list[str]:
+    monkeypatch.setattr(study, "ARMS", arms)
+    monkeypatch.setattr(study, "CEILING", TOP)
+    return list(arms)
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts the calls of expensive functions."""
+    """Counts the calls of expensive functions; `align` of the ceiling and of bodies is `study.align`."""
     counted: Counter[str] = Counter()
     for module, name in (
-        (study, "evaluate_policy"), (study, "draw_split"), (rl.rounds, "align"), (rl.preferences.build, "score_group"),
+        (study, "evaluate_policy"), (study, "draw_split"), (study, "align"), (rl.rounds, "align"),
+        (rl.preferences.build, "score_group"),
     ):  # fmt: skip
-        monkeypatch.setattr(module, name, _counting(counted, name, getattr(module, name)))
+        key = "imitate" if (module, name) == (study, "align") else name
+        monkeypatch.setattr(module, name, _counting(counted, key, getattr(module, name)))
     return counted
 
 
@@ -87,11 +99,12 @@ def test_a_killed_study_goes_on_and_a_second_run_does_nothing(
     assert to_json(resumed) == to_json(whole)
     assert before["align"] == 2
     assert calls["align"] == 4 - before["align"]  # one, one, and two rounds
+    assert calls["imitate"] == 1  # the ceiling
     assert calls["score_group"] == 3 + 2 + 2 - before["score_group"]
     calls.clear()
     again = run_study(tiny_policy, arms, [0], SIZES, cut, _silent)
     assert markdown(again) == markdown(whole)
-    assert calls["evaluate_policy"] == calls["align"] == calls["score_group"] == 0
+    assert not {"evaluate_policy", "align", "imitate", "score_group"} & set(+calls)
 
 
 @pytest.mark.slow
@@ -104,7 +117,7 @@ def test_seeds_taken_apart_are_one_study_in_one_folder(
     calls.clear()
     merged = to_json(run_study(tiny_policy, ["one"], [0, 1], SIZES, tmp_path / "0", _silent))
     assert merged["seeds"] == 2
-    assert calls["evaluate_policy"] == calls["align"] == calls["score_group"] == 0
+    assert not {"evaluate_policy", "align", "imitate", "score_group"} & set(+calls)
 
 
 @pytest.mark.slow
@@ -114,37 +127,63 @@ def test_the_critic_picks_and_the_control_has_its_scores(
     arms = {
         "embedded": Arm(TINY, images=2, group_size=3),
         "shuffled": Arm(TINY, "shuffled", images=2, group_size=3),
-        "labels": Arm({**TINY, "replay_weight": 1.0}, images=2, group_size=3, labels="lab-train", labelled=2),
+        "shuffled in rounds": Arm(TINY, "shuffled", images=2, group_size=3, rounds=2),
     }
-    monkeypatch.setattr(study, "ARMS", arms)
+    names = use_arms(monkeypatch, arms)
     sizes = Sizes(test=2, samples=20, calibration=4)
-    told = to_json(run_study(tiny_policy, list(arms), [0], sizes, tmp_path, _silent))
-    assert calls["score_group"] == 2  # once for all three
-    assert told["base"]["pick of 20"] is not None
-    assert all(arm["minus_base"]["pick of 20"] for arm in told["arms"].values())
+    told = to_json(run_study(tiny_policy, names, [0], sizes, tmp_path, _silent))
+    assert calls["score_group"] == 2 + 2  # once for both arms of one round, once in rounds
+    assert told["base"]["pick20"] is not None
+    assert all(arm["minus_base"]["pick20"] for arm in told["arms"].values())
+    assert -1 <= told["agent_srcc"] <= 1
+    (rounds,) = (tmp_path / "policies").glob("shuffled-in-rounds-*-seed-0")
+    assert len(rl.preferences.build.load_preferences(rounds / "round-0" / "groups")) == 1
+
+
+@pytest.mark.slow
+def test_bodies_are_imitated_in_place_of_groups_and_only_the_ceiling_reads_the_truth(
+    tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ("averaged", "fit", "train labels")
+    names = use_arms(monkeypatch, {kind: Arm(IMITATION, imitates=kind, images=3) for kind in kinds})
+    sizes = Sizes(test=2, samples=4, align=2, steps=1, picks=False)
+    runs = run_study(tiny_policy, names, [0], sizes, tmp_path, _silent)
+    assert calls["imitate"] == len(kinds) + 1
+    assert not {"align", "score_group"} & set(+calls)
+    assert runs.uses_truth == frozenset()
     assert {path.name for path in (tmp_path / "scenes").iterdir()} == {
-        "wild-test-2", "wild-train-2", "lab-train-2"
+        "street-test-2", "street-align-2", "street-align-2-uses-truth", "studio-train-2",
     }  # fmt: skip
-    json.dumps(told)
+    assert len(list((tmp_path / "labels").iterdir())) == len(kinds) + 1
+    told = json.loads(json.dumps(to_json(runs)))
+    assert set(told["recovered"]) == set(kinds)
+    assert set(told["recovered"]["fit"]) == {"hyp0", "averaged", "min4"}
+    for part in ("plausibility", "agreement"):
+        assert set(told[part]) == set(kinds)
+    assert np.isfinite(told["agreement"]["fit"]["silhouette_iou"]["value"])
 
 
-def test_every_arm_of_the_table_can_be_configured(tmp_path: Path) -> None:
+def test_every_arm_can_be_configured_and_costs_as_much(tmp_path: Path) -> None:
     from rl.config import GroupPreferenceConfig
 
-    (tmp_path / "replay").touch()
-    for arm in ARMS.values():
-        file = {"replay_file": str(tmp_path / "replay")} if arm.labels else {}
-        GroupPreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **{**arm.alignment, **file})
-        assert arm.labels is not None or not arm.alignment.get("replay_weight")
+    for arm in (*ARMS.values(), CEILING):
+        config = GroupPreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **arm.alignment)
+        assert (arm.images, arm.group_size, config.max_steps) == (1600, 20, 800)
+        assert config.loss_type == "resample" or not arm.imitates
+    assert {name for name, arm in FINALS.items() if arm.uses_truth} == {"truth, resample"}
+    assert {name for name, arm in CRITICS.items() if not arm.uses_truth} == {"embedded, resample"}
+    assert CEILING.uses_truth
+    assert len(CRITICS) == 1 + 1 + 2 * 3  # the agent, the exact reading, and three SRCCs of each kind
 
 
-def _report(spread_mm: float, errors_mm: list[float]) -> Report:
+def _report(spread_mm: float, errors_mm: list[float], groups: tuple[ScoredGroup, ...] = ()) -> Report:
     errors = np.array(errors_mm, dtype=np.float64)
     flat = {"all": np.full(len(errors), spread_mm, dtype=np.float64)}
     reductions = dict.fromkeys(("mean", "hyp0", "averaged", "min20", "min100"), errors)
     values = {"mpjpe_mm": {**reductions, "pick20": errors * np.nan}, "spread_mm": flat}
-    return Report(("a", "b"), {**values, **dict.fromkeys(
-        ("spread_visible_mm", "spread_occluded_mm", "calibration_80"), flat)}, ())  # fmt: skip
+    values |= dict.fromkeys(("spread_visible_mm", "spread_occluded_mm", "calibration_80"), flat)
+    values |= {name: {"first10": errors / 10} for name in BODY_MEASURES}
+    return Report(("a", "b"), values, groups)
 
 
 def test_the_base_is_as_narrow_as_asked() -> None:
@@ -156,14 +195,56 @@ def test_the_base_is_as_narrow_as_asked() -> None:
     assert at_spread(scales, 10.0, "mean") == pytest.approx([100, 80])
 
 
-def test_differences_are_paired_and_per_cents_are_of_the_means() -> None:
-    base, arm = _report(100, [300, 100]), _report(100, [240, 80])
-    runs = StudyRuns({"ours": [arm, arm], "hmr-scorer, dpo": [base, base]}, [[base], [base]], {"M": 100})
-    told = to_json(runs)["arms"]["ours"]
+def test_recovered_headroom_by_hand() -> None:
+    """The headroom is 40 and 20 mm, 30 on average; the alignment gains 10 and 20 mm, 15 on average: a half, although
+    the images alone give a quarter and the whole."""
+    base, ceiling = np.array([[165.0, 145.0]]), np.array([[125.0, 125.0]])
+    found = recovered(base, np.array([[155.0, 125.0]]), ceiling)
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.25, 1.0))
+    # all images alike: no resample says otherwise
+    half = recovered(base, (base + ceiling) / 2, ceiling)
+    assert half is not None
+    assert (half.mean, half.low, half.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert recovered(base, base, base) is None  # no headroom
+
+
+def test_seeds_take_part_in_the_interval_of_recovered_headroom() -> None:
+    base, ceiling = np.full((2, 3), 160.0), np.full((2, 3), 140.0)
+    found = recovered(base, np.array([[150.0] * 3, [160.0] * 3]), ceiling)  # a half, and nothing
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.0, 0.5))
+
+
+def test_the_tables_of_a_study_by_hand() -> None:
+    scored = ScoredGroup("a", (1.0, 2.0, 3.0), {"mpjpe_mm": np.array([30.0, 20.0, 10.0])})
+    base = _report(100, [300, 100], (scored,))
+    arm, top = _report(100, [240, 80]), _report(100, [180, 60])
+    runs = StudyRuns(
+        {"ours": [arm, arm], "embedded, dpo": [base, base]},
+        [top, top],
+        [[base], [base]],
+        {"M": 100},
+        frozenset({"ours"}),
+    )
+    told = to_json(runs)
+    assert told["recovered"]["ours"] == {
+        name: pytest.approx([0.5, 0.5, 0.5]) for name in ("hyp0", "averaged", "min100")
+    }
+    assert told["recovered_at_spread"]["ours"]["hyp0"] == pytest.approx([0, 0, 0])
+    assert told["agent_srcc"] == pytest.approx(1.0)
+    assert told["plausibility"]["ours"]["floating_mm"]["value"] == pytest.approx(16)
+    assert told["plausibility"]["ours"]["floating_mm"]["base_at_spread"] == pytest.approx(20)
+    assert told["agreement"]["ours"]["silhouette_iou"]["minus_base_at_spread"][0] == pytest.approx(-4)
+    ours = told["arms"]["ours"]
     # 60 and 20 mm less: 40 on average of 200, and a fifth of either image, so that no resample says otherwise
-    assert told["minus_base"]["mean"][0] == pytest.approx(-40)
-    for rival in ("base", "the base at its spread", "hmr-scorer, dpo"):
-        assert told["percent_less"][rival]["mean"] == pytest.approx([20, 20, 20])
-    assert told["minus_base"]["pick of 20"] is None
-    assert "| ours | 160.0, **-40.0 ± " in markdown(runs)
-    assert "pick" not in markdown(runs)
+    assert ours["minus_base"]["mean"][0] == pytest.approx(-40)
+    for rival in ("base", "the base at its spread", "embedded, dpo"):
+        assert ours["percent_less"][rival]["mean"] == pytest.approx([20, 20, 20])
+    assert ours["minus_base"]["pick20"] is None
+    assert ours["uses_truth"]
+    text = markdown(runs)
+    assert "| labels (ceiling) | yes | 120.0 |" in text
+    assert "| ours | yes | 160.0, **-40.0 ± " in text
+    assert "| ours | yes | **+0.50 ± 0.00** | **+0.50 ± 0.00** | **+0.50 ± 0.00** |" in text
+    assert "pick20 | spread_visible_mm" not in text

@@ -68,7 +68,10 @@ def test_a_noisy_truth_is_recorded_and_aligns_a_policy(
     assert "kl" in logs["round 1"][-2]
 
 
-def test_the_base_policy_decides_on_the_splits(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("critic", ["noisy-truth:0.8", "noisy-reading:0.8:shared"])
+def test_the_base_policy_decides_on_the_splits(
+    tiny_policy: DiffusionPolicy, tmp_path: Path, critic: str
+) -> None:
     """With the studio's policy the images are of the street, read by the simulated detector, and scenes of the studio
     are replayed; no encoder runs."""
     tiny_policy.config.detector = "simulated"
@@ -78,7 +81,7 @@ def test_the_base_policy_decides_on_the_splits(tiny_policy: DiffusionPolicy, tmp
         "save_strategy": "no",
     }  # fmt: skip
     settings = AlignSettings(
-        "noisy-truth:0.8",
+        critic,
         base="studio",
         images=2,
         rounds=Rounds(1, group_size=3),
@@ -90,7 +93,8 @@ def test_the_base_policy_decides_on_the_splits(tiny_policy: DiffusionPolicy, tmp
         "street-align-2-uses-truth",
         "studio-train-2",
     }
-    assert json.loads((tmp_path / "alignment.json").read_text())["base"] == "studio"
+    record = json.loads((tmp_path / "alignment.json").read_text())
+    assert (record["base"], record["scorer"], record["uses_truth"]) == ("studio", critic, True)
     assert load_policy(tmp_path).detector.name == "simulated"
 
 

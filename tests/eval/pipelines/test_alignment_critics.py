@@ -155,9 +155,16 @@ def test_other_critique_settings_make_another_critic(align: Align, memory: Path,
 
 WRONG = {
     "an unknown name": (["--critic", "nobody"], "no critic 'nobody'; there are: embedded, openai, "),
-    "and all kinds": (["--critic", "noisy-truth"], "noisy-truth:SRCC, reward:FILE.py:NAME"),
+    "and all kinds": (
+        ["--critic", "noisy-truth"],
+        "noisy-truth:SRCC, noisy-reading:SRCC[:shared], reward:FILE.py:NAME",
+    ),
     "a word for a number": (["--critic", "noisy-truth:well"], "takes a number"),
     "no number": (["--critic", "noisy-truth:nan"], "srcc of a critic must be above 0"),
+    "a reading without a number": (
+        ["--critic", "noisy-reading:0.5:mine"],
+        "noisy-reading takes a number, then",
+    ),
     "a shuffled word": (["--critic", "shuffled:noisy-truth:well"], "takes a number"),
     "shuffled twice": (["--critic", "shuffled:shuffled"], "no critic 'shuffled:shuffled'"),
     "no such file": (

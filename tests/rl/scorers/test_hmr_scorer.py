@@ -10,10 +10,12 @@ import torch
 
 from agent.agreement import group_spearman
 from hmr.body.model import Body
+from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.person_encoder import PersonEncoder
+from hmr.detection.simulated import SimulatedDetector
 from hmr.metrics.errors import group_errors_mm
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.recipe import LAB
+from hmr.synthetic.recipe import LAB, STREET
 from hmr.synthetic.scenes import SceneMaker
 from hmr.types import BodyParams, Hypotheses, Labelled
 from rl.scorers.hmr_scorer import HMRScorer, hypothesis_features, image_features
@@ -168,6 +170,39 @@ def test_flip_test_makes_another_encoder(
     mirrored_policy.detector.encoder.config.flip_test = False
     with pytest.raises(ValueError, match="another policy's encoder"):
         HMRScorer.load(folder, mirrored_policy, body)
+
+
+def test_a_policy_with_another_detector_is_scored_with_the_shipped_encoder(
+    scorer: HMRScorer,
+    tiny_policy: DiffusionPolicy,
+    tiny_encoder: PersonEncoder,
+    body: Body,
+    tmp_path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The tiny encoder stands for the shipped one: the same features then give the same scores."""
+    monkeypatch.setattr("rl.scorers.hmr_scorer._shipped_detector", lambda: EmbeddedDetector(tiny_encoder))
+    case = SceneMaker(body, STREET, seed=5).chunk(0, 1)[0].labelled
+    group = group_of(tiny_policy, case)
+    own, digest = scorer.score(case.sample, group), scorer.digest()
+    tiny_policy.detector = SimulatedDetector()
+    assert scorer.score(case.sample, group) == own
+    assert scorer.digest() == digest
+    unread = dataclasses.replace(case.sample, detection=None)
+    assert scorer.score(unread, group) == own
+    loaded = HMRScorer.load(scorer.save(tmp_path), tiny_policy, body)
+    assert loaded.score(case.sample, group) == own
+
+
+@pytest.mark.slow
+def test_it_is_fitted_to_a_policy_of_the_simulated_detector(
+    tiny_policy: DiffusionPolicy, tiny_encoder: PersonEncoder, body: Body, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("rl.scorers.hmr_scorer._shipped_detector", lambda: EmbeddedDetector(tiny_encoder))
+    tiny_policy.detector = SimulatedDetector()
+    street = [scene.labelled for scene in SceneMaker(body, STREET, seed=5).chunk(0, 3)]
+    scorer = train_hmr_scorer(tiny_policy, body, street[:2], street[2:], QUICK)
+    assert len(set(scorer.score(street[2].sample, group_of(tiny_policy, street[2])))) == 5
 
 
 def test_errors_of_loading(scorer: HMRScorer, tiny_policy: DiffusionPolicy, body: Body, tmp_path):

@@ -1,0 +1,88 @@
+"""Bodies that are imitated without scores."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, groups_of_one
+from common.seeding import derive_generator
+from hmr.body.model import Body
+from hmr.detection.protocol import detect_all
+from hmr.metrics.errors import average_pose, mpjpe_mm
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.recipe import STREET
+from hmr.synthetic.scenes import SceneMaker
+from hmr.types import Sample
+
+
+@pytest.fixture(scope="module")
+def samples(body: Body) -> list[Sample]:
+    return [scene.labelled.sample for scene in SceneMaker(body, STREET, seed=5).chunk(0, 3)]
+
+
+def silent(done: int) -> None:
+    pass
+
+
+def bodies(policy: DiffusionPolicy, samples: list[Sample], x0: torch.Tensor):
+    return policy.from_x0(x0[:, None], policy.encode(samples))
+
+
+def test_the_average_is_that_of_the_groups_that_are_scored(
+    tiny_policy: DiffusionPolicy, body: Body, samples: list[Sample]
+):
+    done: list[int] = []
+    labels = averaged_groups(tiny_policy, samples, 6, 4, done.append)
+    found = body.joints(bodies(tiny_policy, samples, labels.x0))[:, 0]
+    for sample, joints_m in zip(samples, found, strict=True):
+        features = tiny_policy.encode([sample])
+        group = tiny_policy.sample(features, 6, derive_generator(4, "group", sample.id))[0]
+        error_mm = mpjpe_mm(joints_m, body.joints(average_pose(group.params)))
+        assert float(error_mm) == pytest.approx(0.0, abs=0.1)
+    assert done == [1, 2, 3]
+    assert labels.encoder == tiny_policy.initial_estimate_digest()
+
+
+def test_a_fit_is_nearer_to_the_keypoints_than_hypothesis_0(
+    tiny_policy: DiffusionPolicy, body: Body, samples: list[Sample]
+):
+    tiny_policy.detector = _Stored()
+    labels = fitted_to_keypoints(tiny_policy, body, samples, silent)
+    features = tiny_policy.encode(samples)
+    start = tiny_policy.sample(features, 1, torch.Generator())
+    for row, (sample, group) in enumerate(zip(samples, start, strict=True)):
+        fitted = tiny_policy.from_x0(labels.x0[row, None, None], features[row : row + 1])[0]
+        before, after = (_distance_px(sample, body.joints(params)[0]) for params in (group.params, fitted))
+        assert after < 0.7 * before
+    again = fitted_to_keypoints(tiny_policy, body, samples, silent)
+    assert torch.equal(again.x0, labels.x0)
+
+
+def test_a_group_of_one_is_all_that_can_be_drawn(tiny_policy: DiffusionPolicy, samples: list[Sample]):
+    labels = averaged_groups(tiny_policy, samples, 2, 0, silent)
+    groups = groups_of_one(labels)
+    assert groups.x0.shape == (3, 1, 157)
+    assert groups.mask.all()
+    assert torch.equal(groups.x0[:, 0], labels.x0)
+    assert torch.equal(groups.condition, labels.condition)
+
+
+class _Stored:
+    """The detections that are stored with the scenes."""
+
+    name = "simulated"
+
+    def find(self, image: np.ndarray) -> list:
+        return []
+
+    def detect(self, sample: Sample):
+        assert sample.detection is not None
+        return sample.detection
+
+
+def _distance_px(sample: Sample, joints_m: torch.Tensor) -> float:
+    """Mean distance of the observed joints, each counted up to a fifth of the box: outliers are not fitted."""
+    [detection] = detect_all(_Stored(), [sample])
+    seen = detection.keypoint_sigma_px.isfinite() & (detection.keypoint_visibility > 0.5)
+    distance_px = (sample.camera.project(joints_m) - detection.keypoints_px).norm(dim=-1)
+    return float(distance_px[seen].clamp_max(sample.box.side / 5).mean())
