@@ -252,9 +252,9 @@ def finished_policy(
 
 
 def _load(policy: Policy, folder: Path) -> Policy:
-    """The policy saved in `folder`, of the same kind and on the same device as `policy`."""
+    """The policy saved in `folder`, of the same kind, on the same device and with the same detector as `policy`."""
     if not isinstance(policy, PolicyAdapter):
-        loaded = load_policy(folder)
+        loaded = load_policy(folder, detector=policy.detector)
         loaded.to(policy.device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
         return cast(Policy, loaded)
     policy = copy.deepcopy(policy)

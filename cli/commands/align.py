@@ -12,9 +12,10 @@ from cli.backend_flags import CritiqueSet, DryRunFlag, MaxCalls, ReplyCacheFile,
 from cli.console import print_estimate, print_message, report_lost_questions, stages
 from cli.options import (
     CONFIGS,
+    DETECTORS,
+    MODELS,
     WORKERS,
     BasePolicy,
-    DetectorSpec,
     Json,
     MemoryOrExplore,
     Motion,
@@ -27,6 +28,7 @@ from cli.options import (
 
 if TYPE_CHECKING:
     from eval.pipelines.alignment import AlignSettings
+    from eval.pipelines.photographs import Photographs
     from hmr.policy.policy import DiffusionPolicy
 
 __all__ = ["align"]
@@ -66,6 +68,32 @@ Calibration = Annotated[
         help="Number of labelled scenes that a memory is explored on, or a learned scorer is fitted on.",
     ),
 ]
+Photos = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of your own photographs: the people found there are aligned on, instead of --images scenes; one "
+        "in five is held out for a report.",
+    ),
+]
+AnnotatedKeypoints = Annotated[
+    Path | None,
+    typer.Option(
+        "--keypoints",
+        metavar="FILE",
+        help="COCO annotations of some of the --photos, .json, for the report alone: neither policy nor critic sees "
+        "them.",
+    ),
+]
+ScenesOrPhotosDetector = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        metavar="SPEC",
+        rich_help_panel=MODELS,
+        help=f"{DETECTORS} Default: embedded; blazepose with --photos, where it finds the people for the policy too.",
+    ),
+]
 TrainingArguments = Annotated[
     Path | None,
     config_file("YAML file of training arguments (rl/config.py). Default: configs/align_METHOD.yaml."),
@@ -82,8 +110,10 @@ def align(
     calibration: Calibration = 128,
     config: TrainingArguments = None,
     motion: Motion = None,
+    photos: Photos = None,
+    keypoints: AnnotatedKeypoints = None,
     memory: MemoryOrExplore = None,
-    detector: DetectorSpec = "embedded",
+    detector: ScenesOrPhotosDetector = None,
     settings: CritiqueSet = None,
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
@@ -93,7 +123,7 @@ def align(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Align a policy with a critic's scores of its own hypotheses, on images without labels.
+    """Align a policy with a critic's scores of its own hypotheses, on images without labels: scenes, or photographs.
 
     The same command continues an interrupted run.
 
@@ -103,17 +133,39 @@ def align(
     from hmr.policy.checkpoint import load_policy
     from rl.rounds import Rounds
 
+    photographs = _photographs(photos, keypoints)
+    policys, critics = _detectors(detector, photos)
     critique_settings, backend_settings = split_settings(settings)
     align_settings = AlignSettings(
         critic=critic, base=base, images=images, calibration=calibration, rounds=Rounds(rounds, group_size, seed),
-        alignment=_training_arguments(config, method, base), motion=motion, memory=memory, detector=detector,
+        alignment=_training_arguments(config, method, base), motion=motion, memory=memory, detector=critics,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
     )  # fmt: skip
-    model = load_policy(policy_folder(policy, base))
+    model = load_policy(policy_folder(policy, base), detector=policys)
     if dry_run:
-        _estimate(model, align_settings, as_json)
+        _estimate(model, align_settings, photographs, as_json)
     else:
-        _align(model, align_settings, out, as_json)
+        _align(model, align_settings, photographs, out, as_json)
+
+
+def _photographs(photos: Path | None, keypoints: Path | None) -> Photographs | None:
+    from eval.pipelines.photographs import Photographs
+
+    if photos is None:
+        if keypoints is not None:
+            raise ValueError(f"--keypoints {keypoints} annotates photographs; it needs --photos")
+        return None
+    return Photographs(photos, keypoints, print_message)
+
+
+def _detectors(detector: str | None, photos: Path | None) -> tuple[str | None, str]:
+    """Of the policy, None for its own, and of a critic on scenes; a critic on photographs has the policy's."""
+    from cli.photos.detectors import choose_detector
+    from eval.pipelines.alignment import AlignSettings
+
+    if photos is None:
+        return None, detector or AlignSettings.detector
+    return str(choose_detector(detector, None, [photos])), AlignSettings.detector
 
 
 def _training_arguments(config: Path | None, method: str | None, base: str) -> dict[str, Any]:
@@ -128,19 +180,31 @@ def _training_arguments(config: Path | None, method: str | None, base: str) -> d
     return alignment if method is None else {**alignment, "loss_type": method}
 
 
-def _estimate(base: DiffusionPolicy, settings: AlignSettings, as_json: bool) -> None:
+def _estimate(
+    base: DiffusionPolicy, settings: AlignSettings, photographs: Photographs | None, as_json: bool
+) -> None:
     from eval.pipelines.alignment import count_calls
+    from eval.pipelines.photographs import count_calls_on_photographs
 
     with stages() as stage:
-        dry_run = count_calls(base, settings, stage, workers=WORKERS)
+        if photographs is None:
+            dry_run = count_calls(base, settings, stage, workers=WORKERS)
+        else:
+            dry_run = count_calls_on_photographs(base, photographs, settings, stage)
     print_estimate(dry_run, as_json)
 
 
-def _align(base: DiffusionPolicy, settings: AlignSettings, out: Path, as_json: bool) -> None:
+def _align(
+    base: DiffusionPolicy, settings: AlignSettings, photographs: Photographs | None, out: Path, as_json: bool
+) -> None:
     from eval.pipelines.alignment import run_alignment
+    from eval.pipelines.photographs import align_on_photographs
 
     with report_lost_questions(), stages() as stage:
-        aligned = run_alignment(base, settings, out, stage, workers=WORKERS)
+        if photographs is None:
+            aligned = run_alignment(base, settings, out, stage, workers=WORKERS)
+        else:
+            aligned = align_on_photographs(base, photographs, settings, out, stage)
     report = (out / "alignment.json").read_text()
     if as_json:
         print(report)
@@ -150,3 +214,5 @@ def _align(base: DiffusionPolicy, settings: AlignSettings, out: Path, as_json: b
     warning = "; its critic used the ground truth, so this is not a result" if settings.uses_truth else ""
     print_message(f"{out} has policy {aligned.digest()}, aligned from {base.digest()}{warning}")
     print_message(f"learning curves: {out / 'curves.svg'}; to evaluate: meshcritic evaluate --policy {out}")
+    if photographs is not None:
+        print_message(f"before and after: {out / 'photos.html'}, {out / 'photos.json'}")

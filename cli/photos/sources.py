@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hmr.images.photographs import PHOTO_SUFFIXES
+from hmr.images.photographs import PHOTO_SUFFIXES, photos_in
 from hmr.images.videos import VIDEO_SUFFIXES
 
 __all__ = ["Source", "list_sources"]
@@ -47,11 +47,7 @@ def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:
     """The files of one argument, each with its path relative to the output folder."""
     if not path.is_dir():
         return [(path, Path(path.name))]
-    inside = [file for file in sorted(path.rglob("*")) if _is_photo(file) and not file.is_relative_to(out)]
+    inside = photos_in(path, out)
     if not inside:
         raise ValueError(f"{path}: the folder has no photograph ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return [(file, file.relative_to(path)) for file in inside]
-
-
-def _is_photo(file: Path) -> bool:
-    return file.suffix.lower() in PHOTO_SUFFIXES and file.is_file()

@@ -44,26 +44,26 @@ from eval.critics.baselines import fitted_hmr_scorer
 from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import DETECTOR, detector_name, load_other_detector
 from eval.critics.groups import LabelledGroup, draw_groups
+from eval.pipelines.replayed_scenes import with_replay, with_replay_file
 from eval.report.curves import write_alignment_curves
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import Gap, draw_split, gap_of
-from hmr.synthetic.store import read_labelled, read_samples, read_truth, set_digest
-from hmr.types import Detector, Scorer
+from hmr.synthetic.store import read_samples, read_truth, set_digest
+from hmr.types import Detector, Sample, Scorer
 from memory.embed import load_text_embedder
 from memory.folder import store_path
-from rl.config import GroupPreferenceConfig, training_fields
+from rl.config import GroupPreferenceConfig
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
-from rl.replay import replay_of
 from rl.rounds import Rounds, align_in_rounds, checked_alignment
 from rl.scorers.noisy_reading import NOISY_READING, Reading, fitted_reading
 from rl.scorers.rewards import load_reward
 from rl.scorers.truth import NoisyTruthScorer, noise_share
 
 __all__ = [
-    "AlignSettings", "count_calls", "open_bench", "open_scorer", "read_alignment", "run_alignment", "with_replay",
+    "AlignSettings", "check_settings", "count_calls", "open_bench", "open_scorer", "read_alignment", "run_alignment",
 ]  # fmt: skip
 
 NOISY_TRUTH = "noisy-truth:"
@@ -175,19 +175,31 @@ def read_alignment(path: PathLike) -> dict[str, Any]:
     return read_fields(Path(path), allowed, "the fields of rl/config.py and of TrainingArguments")
 
 
+def check_settings(policy: DiffusionPolicy, settings: AlignSettings, out: Path) -> None:
+    """Raises ValueError for an unknown critic and invalid training arguments, FileNotFoundError for a missing file."""
+    settings.check_critic()
+    checked_alignment(policy, with_replay_file(policy, settings, out), settings.rounds, settings.images)
+
+
 def run_alignment(
-    policy: DiffusionPolicy, settings: AlignSettings, out: PathLike, stage: Stage, workers: int = 1
+    policy: DiffusionPolicy,
+    settings: AlignSettings,
+    out: PathLike,
+    stage: Stage,
+    workers: int = 1,
+    people: Sequence[Sample] | None = None,
 ) -> DiffusionPolicy:
     """The aligned policy, also saved in `out`. A second run computes only what is missing.
+
+    people: aligned on instead of scenes, with the policy's detector for the critic too.
 
     Raises ValueError, before anything is drawn, for an unknown critic and invalid training arguments; later if the
     backend stops answering before all groups are scored, which the same call resumes.
     """
     out = Path(out)
-    settings.check_critic()
-    checked_alignment(policy, _with_replay_file(policy, settings, out), settings.rounds, settings.images)
+    check_settings(policy, settings, out)
     body = load_body()
-    detector = load_other_detector(settings.detector, policy)
+    detector = _critics_detector(policy, settings, people)
     rescore = shuffle_scores if settings.shuffled else None
     with ExitStack() as stack:
         backend = None
@@ -197,8 +209,7 @@ def run_alignment(
         opened |= {"backend": backend, "detector": detector}
         critic = partial(open_scorer, policy, body, settings, **opened)
         early = critic(scenes=None) if settings.needs_no_scenes else None  # so that its errors come first
-        scenes = _scenes_to_align(settings, out, stage, workers)
-        samples = list(read_samples(scenes))
+        scenes, samples = _samples_to_align(settings, out, stage, workers, people)
         scorer = critic(scenes=scenes) if early is None else early
         alignment = with_replay(policy, settings, out, stage, workers)
         rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
@@ -210,7 +221,7 @@ def run_alignment(
         "scorer": scorer.name,
         "base_policy": policy.digest(),
         "policy": aligned.digest(),
-        "scenes": set_digest(scenes),
+        "scenes": scenes and set_digest(scenes),
         **_counted(out, settings.rounds.count),
         "versions": versions(),
     }
@@ -221,7 +232,13 @@ def run_alignment(
     return aligned
 
 
-def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, workers: int = 1) -> DryRun:
+def count_calls(
+    policy: DiffusionPolicy,
+    settings: AlignSettings,
+    stage: Stage,
+    workers: int = 1,
+    people: Sequence[Sample] | None = None,
+) -> DryRun:
     """Count the calls that a run in an empty folder makes to its backend, exploration included. No backend is called
     and no file is kept.
 
@@ -235,15 +252,15 @@ def count_calls(policy: DiffusionPolicy, settings: AlignSettings, stage: Stage, 
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         opened = stack.enter_context(open_backend(settings.backend_options(dry_run=True)))
         body = load_body()
-        detector = load_other_detector(settings.detector, policy)
-        scenes = _scenes_to_align(settings, out, stage, workers)
+        detector = _critics_detector(policy, settings, people)
+        scenes, samples = _samples_to_align(settings, out, stage, workers, people)
         scorer = open_scorer(
             policy, body, settings, scenes=scenes, out=out, stage=stage, stack=stack,
             backend=opened.backend, detector=detector,
         )  # fmt: skip
         stage(f"counting the calls for {settings.images} groups", settings.images)
         size, seed = settings.rounds.group_size, settings.rounds.seed
-        build_preferences(policy, scorer, read_samples(scenes), out / "groups", group_size=size, seed=seed)
+        build_preferences(policy, scorer, samples, out / "groups", group_size=size, seed=seed)
         assert opened.dry_run is not None
         return opened.dry_run
 
@@ -254,6 +271,23 @@ def _counted(out: Path, rounds: int) -> dict[str, int]:
         group for n in range(rounds) for group in load_preferences(out / f"round-{n}" / "groups")["scores"]
     ]
     return {"groups": len(scores), "unscored_groups": sum(set(group) == {None} for group in scores)}
+
+
+def _critics_detector(
+    policy: DiffusionPolicy, settings: AlignSettings, people: Sequence[Sample] | None
+) -> Detector | None:
+    """None is the embedded one of the policy. The detector that found the people has read them already."""
+    return load_other_detector(settings.detector, policy) if people is None else policy.detector
+
+
+def _samples_to_align(
+    settings: AlignSettings, out: Path, stage: Stage, workers: int, people: Sequence[Sample] | None
+) -> tuple[Path | None, Sequence[Sample]]:
+    """The folder of the drawn scenes and its samples; without a folder the given people."""
+    if people is not None:
+        return None, people
+    scenes = _scenes_to_align(settings, out, stage, workers)
+    return scenes, list(read_samples(scenes))
 
 
 def _scenes_to_align(settings: AlignSettings, out: Path, stage: Stage, workers: int) -> Path:
@@ -273,38 +307,6 @@ def _scenes_to_align(settings: AlignSettings, out: Path, stage: Stage, workers: 
 def _in_flight(scorer: Scorer) -> int:
     """Number of groups to score at once: the concurrency of an agent's backend."""
     return scorer.backend.capabilities.concurrency if isinstance(scorer, CritiqueAgent) else 1
-
-
-def with_replay(
-    policy: DiffusionPolicy, settings: AlignSettings, out: Path, stage: Stage, workers: int = 1
-) -> dict[str, Any]:
-    """The training arguments. If they set replay_weight but no replay_file, labelled scenes in `out` make the
-    file.
-
-    All rounds share one file: it holds encoder features, and alignment does not change the encoder.
-    """
-    alignment = _with_replay_file(policy, settings, out)
-    if not alignment.get("replay_weight") or (file := Path(alignment["replay_file"])).exists():
-        return alignment
-    split = settings.gap.train
-    tick = stage(f"drawing {settings.replayed} scenes of {split} to replay", settings.replayed)
-    scenes = draw_split(
-        split, out / "scenes", settings.replayed, motion=settings.motion, workers=workers, progress=tick
-    )
-    replay_of(policy, read_labelled(scenes)).save(file)
-    return alignment
-
-
-def _with_replay_file(policy: DiffusionPolicy, settings: AlignSettings, out: Path) -> dict[str, Any]:
-    """The training arguments with the path of the replay file. Raises FileNotFoundError if a given file is missing."""
-    alignment = training_fields(settings.alignment)
-    if not alignment.get("replay_weight"):
-        return alignment
-    named = alignment.get("replay_file")
-    if named and not Path(named).exists():
-        raise FileNotFoundError(f"{named}: no such replay_file; leave replay_file out to have one made")
-    file = named or str(out / f"replay-{settings.replayed}-{policy.digest()}.safetensors")
-    return {**alignment, "replay_file": file}
 
 
 def open_scorer(

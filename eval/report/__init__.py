@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 from eval.report.page import ReportCase, ReportData, ShownHypothesis, draw_case, write_report
+from eval.report.people import Change, PersonPictures, draw_person
 
-__all__ = ["ReportCase", "ReportData", "ShownHypothesis", "draw_case", "write_report"]
+__all__ = [
+    "Change", "PersonPictures", "ReportCase", "ReportData", "ShownHypothesis", "draw_case", "draw_person",
+    "write_report",
+]  # fmt: skip

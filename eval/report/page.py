@@ -24,6 +24,7 @@ from common.files import PathLike, write_text
 from eval.benchmark.tables import Row, label
 from eval.critics.agreement import CriticAgreement
 from eval.report import figures
+from eval.report.people import Change, PersonPictures
 from hmr.body.model import Body
 from hmr.images.crops import crop_image, encode_jpeg
 from hmr.render.overlay import overlay, score_color, side_view, zoom
@@ -72,6 +73,8 @@ class ReportData:
     rows: tuple[Row, ...] = ()  # eval.benchmark.tables.compare
     by_image: Mapping[str, Float[np.ndarray, " images"]] | None = None  # variant -> mean_m MPJPE(h_m), mm
     critic: CriticAgreement | None = None
+    changes: tuple[Change, ...] = ()  # of measures without truth, before and after alignment
+    people: tuple[PersonPictures, ...] = ()
     cases: tuple[ReportCase, ...] = ()
     rules: tuple[Rule, ...] = ()
     protocol: Mapping[str, str] | None = None

@@ -33,6 +33,7 @@ __all__ = [
     "load_photo",
     "photo_of",
     "photo_size",
+    "photos_in",
     "read_photo",
     "sample_of",
     "to_rgb",
@@ -134,6 +135,12 @@ def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box, camera: Came
     box, so that the same noise is drawn for every camera."""
     camera = camera or Camera.estimate(image.shape[1], image.shape[0])
     return Sample(digest(image.tobytes(), repr(box)), image, box, camera)
+
+
+def photos_in(folder: Path, out: Path) -> list[Path]:
+    """The photographs in a folder at any depth, ordered by name, without those under the output folder `out`."""
+    files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PHOTO_SUFFIXES)
+    return [file for file in files if file.is_file() and not file.absolute().is_relative_to(out.absolute())]
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -96,6 +96,7 @@ def test_the_second_round_samples_from_the_policy_of_the_first(
     assert sampled_by[0] == {tiny_policy.digest()}
     assert sampled_by[1].isdisjoint({tiny_policy.digest(), last.digest()})
     assert not torch.equal(_weights(last), _weights(tiny_policy))
+    assert last.detector is tiny_policy.detector
 
 
 def test_the_last_policy_is_saved_for_evaluate(

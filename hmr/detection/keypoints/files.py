@@ -36,10 +36,10 @@ from hmr.detection.keypoints.sets import (
     KeypointSet,
     deviations_px,
 )
-from hmr.images.photographs import check_box
+from hmr.images.photographs import check_box, photo_size
 from hmr.types import POINT_NAMES, Box, Detection
 
-__all__ = ["FilePerson", "read_keypoints"]
+__all__ = ["FilePerson", "read_annotations", "read_keypoints"]
 
 FORMATS = (
     "our own (an object with image_size and people), OpenPose's (an object with people), COCO's annotations (an object "
@@ -92,6 +92,27 @@ def read_keypoints(path: PathLike, photo: PathLike, size: tuple[int, int]) -> li
             f"{path} is no keypoint file: it holds {held or 'nothing'}; known formats are {FORMATS}"
         )
     return [person for person in people if person is not None]
+
+
+def read_annotations(path: PathLike, photos: Sequence[Path]) -> dict[Path, list[FilePerson]]:
+    """The people of those of the photographs that a file of COCO's annotations lists, by the photograph's name.
+
+    Raises FileNotFoundError, and ValueError for another format, which does not name its images, for a photograph of
+    another size, and for a value that cannot be used.
+    """
+    content, path = parse_json(path, "keypoint"), Path(path)
+    if not (isinstance(content, dict) and {"images", "annotations"} <= content.keys()):
+        raise ValueError(
+            f"{path} holds no COCO annotations (an object with images and annotations), the only format that names "
+            "the photographs of several people"
+        )
+    images = records(content, "images", "image", {"file_name": str}, path)
+    listed = {Path(image["file_name"]).name for _, image in images}
+    found = {}
+    for photo in (photo for photo in photos if photo.name in listed):
+        people = _of_annotations(content, _Photograph(photo, photo_size(photo)), path)
+        found[photo] = [person for person in people if person is not None]
+    return found
 
 
 # -- our own -----------------------------------------------------------------------------------------------------

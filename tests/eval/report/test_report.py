@@ -15,7 +15,16 @@ from eval.benchmark.intervals import Interval
 from eval.benchmark.protocol import ERROR_METRICS, PROTOCOL, ScoredGroup
 from eval.benchmark.tables import Row
 from eval.critics.agreement import critic_agreement
-from eval.report import ReportCase, ReportData, ShownHypothesis, draw_case, figures, write_report
+from eval.report import (
+    Change,
+    ReportCase,
+    ReportData,
+    ShownHypothesis,
+    draw_case,
+    draw_person,
+    figures,
+    write_report,
+)
 from eval.report.page import best_and_worst
 from eval.report.svg import Axis
 from hmr.body.model import load_body
@@ -195,3 +204,35 @@ def test_a_case_is_drawn_over_its_photograph() -> None:
     assert not changed[:, :4].any()
     failed = dataclasses.replace(critique(), scores=(None, None, None))
     assert draw_case("a", sample, Hypotheses(params, camera), failed, **tools).shown == ()
+
+
+def test_people_are_shown_before_and_after_with_their_measures(tmp_path: Path) -> None:
+    camera = Camera(200.0, 50.0, 50.0, 100, 100)
+    sample = Sample("a", np.full((100, 100, 3), 200, np.uint8), Box(25.0, 10.0, 75.0, 90.0), camera)
+    upright = torch.tensor([[torch.pi, 0.0, 0.0]]).repeat(2, 1)
+    places = torch.tensor([[0.0, 0.0, 5.0], [0.4, 0.0, 5.0]])
+    bodies = BodyParams(upright, torch.zeros(2, 23, 3), torch.zeros(2, 10), places)
+    person = draw_person(ATTACK, sample, bodies, load_body(), load_renderer(), ("3 %", "4 %"), size=64)
+    drawn = [
+        np.argwhere((view != person.photo).any(axis=-1))[:, 1].mean()
+        for view in (person.before[0], person.after[0])
+    ]
+    assert drawn[1] > drawn[0] + 5  # the second body stands farther to the right
+    changes = (
+        Change("held out", "spread, mm", 3, 80.0, 70.0, Interval(-10.0, -12.0, -8.0)),
+        Change("aligned on", "spread, mm", 1, 80.0, 81.0, None),
+    )
+    html = page(tmp_path, ReportData("Photos", {}, {}, changes=changes, people=(person,)))
+    text = unescape(html)
+    for words in (
+        "-10.00",
+        "-12.00 to -8.00",
+        "+1.00",
+        "Before alignment",
+        "4 %",
+        "Measures before and after",
+    ):
+        assert words in text, words
+    assert ATTACK not in html
+    assert len(re.findall("data:image/jpeg;base64,", html)) == 5
+    assert "Measures before and after" not in page(tmp_path, ReportData("Photos", {}, {}))

@@ -11,7 +11,7 @@ import torch
 from PIL import ExifTags, Image
 
 from hmr.detection.keypoints.file_detector import KeypointFileDetector, load_keypoint_file
-from hmr.detection.keypoints.files import read_keypoints
+from hmr.detection.keypoints.files import read_annotations, read_keypoints
 from hmr.images import photographs
 from hmr.types import POINT_NAMES, Box, Camera, Sample
 from tests.hmr.detection.keypoints.keypoint_files import (
@@ -229,3 +229,23 @@ def test_the_example_in_the_documentation_is_read(tmp_path: Path):
     Image.new("RGB", tuple(example["image_size"])).save(tmp_path / PHOTO)
     file = save(example, tmp_path / "people.json")
     assert len(load_keypoint_file(file, tmp_path / PHOTO).people) == len(example["people"]) > 0
+
+
+def test_annotations_of_a_folder_are_those_of_its_photographs(tmp_path: Path):
+    photos = [tmp_path / PHOTO, tmp_path / "unlisted.png"]
+    for photo in photos:
+        Image.new("RGB", SIZE).save(photo)
+    path = save(WRITERS["annotations"]((0.0, 0.0), SIZE), tmp_path / "coco.json")
+    found = read_annotations(path, photos)
+    assert list(found) == photos[:1]
+    (person,) = found[photos[0]]
+    (alone,) = read_keypoints(path, photos[0], SIZE)
+    assert person.box == alone.box
+    assert torch.equal(person.detection.points_px, alone.detection.points_px)
+
+
+@pytest.mark.parametrize("kind", ["own", "openpose", "results"])
+def test_only_annotations_name_the_photographs_of_a_folder(kind: str, tmp_path: Path):
+    path = save(WRITERS[kind]((0.0, 0.0), SIZE), tmp_path / "people.json")
+    with pytest.raises(ValueError, match=r"people\.json holds no COCO annotations"):
+        read_annotations(path, [tmp_path / PHOTO])
