@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cli.options import CONFIGS
-from eval.pipelines.alignment import AlignSettings, read_alignment
+from eval.pipelines.align_settings import AlignSettings, read_alignment
 
 __all__ = ["ARMS", "BASE", "CEILING", "SETS", "Arm"]
 

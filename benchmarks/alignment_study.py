@@ -43,7 +43,8 @@ from eval.benchmark.matched_spread import NoiseScaledPolicy
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import cached_report
 from eval.critics.exploration import load_other_detector
-from eval.pipelines.alignment import AlignSettings, open_scorer
+from eval.pipelines.align_critics import open_scorer
+from eval.pipelines.align_settings import AlignSettings
 from eval.report.curves import write_alignment_curves
 from hmr.body.model import load_body
 from hmr.detection.embedded import EmbeddedDetector

@@ -36,7 +36,8 @@ from common.progress import Stage
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.critics.ablations import AgentVariant
 from eval.critics.groups import LabelledGroup, draw_groups
-from eval.pipelines.alignment import AlignSettings, open_bench, open_scorer
+from eval.pipelines.align_critics import open_bench, open_scorer
+from eval.pipelines.align_settings import AlignSettings
 from hmr.body.model import Body, load_body
 from hmr.metrics.errors import average_pose, mpjpe_mm, pick_of_errors
 from hmr.policy.checkpoint import load_policy

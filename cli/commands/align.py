@@ -27,7 +27,7 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    from eval.pipelines.alignment import AlignSettings
+    from eval.pipelines.align_settings import AlignSettings
     from eval.pipelines.photographs import Photographs
     from hmr.policy.policy import DiffusionPolicy
 
@@ -129,7 +129,7 @@ def align(
 
     Example: `meshcritic align --base studio --critic embedded --rounds 4 --out runs/street`
     """
-    from eval.pipelines.alignment import AlignSettings
+    from eval.pipelines.align_settings import AlignSettings
     from hmr.policy.checkpoint import load_policy
     from rl.rounds import Rounds
 
@@ -161,7 +161,7 @@ def _photographs(photos: Path | None, keypoints: Path | None) -> Photographs | N
 def _detectors(detector: str | None, photos: Path | None) -> tuple[str | None, str]:
     """Of the policy, None for its own, and of a critic on scenes; a critic on photographs has the policy's."""
     from cli.photos.detectors import choose_detector
-    from eval.pipelines.alignment import AlignSettings
+    from eval.pipelines.align_settings import AlignSettings
 
     if photos is None:
         return None, detector or AlignSettings.detector
@@ -170,7 +170,7 @@ def _detectors(detector: str | None, photos: Path | None) -> tuple[str | None, s
 
 def _training_arguments(config: Path | None, method: str | None, base: str) -> dict[str, Any]:
     """Those of the file, or else those of the method's own file in configs/, if it has one."""
-    from eval.pipelines.alignment import read_alignment
+    from eval.pipelines.align_settings import read_alignment
 
     if config is None:
         method = method or METHODS.get(base, METHODS["shipped"])

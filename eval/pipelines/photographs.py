@@ -22,7 +22,8 @@ from agent.vlm.wrappers.dry_run import DryRun
 from common.fingerprint import file_digest
 from common.progress import Stage
 from common.seeding import derive_seed
-from eval.pipelines.alignment import HMR_SCORER, AlignSettings, check_settings, count_calls, run_alignment
+from eval.pipelines.align_settings import HMR_SCORER, AlignSettings
+from eval.pipelines.alignment import check_settings, count_calls, run_alignment
 from eval.pipelines.photo_report import PhotoReport, write_photo_report
 from hmr.detection.keypoints.file_detector import KeypointFileDetector
 from hmr.detection.keypoints.files import read_annotations

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.progress import Stage
+from eval.pipelines.align_settings import AlignSettings
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_labelled
 from rl.config import training_fields
 from rl.replay import replay_of
-
-if TYPE_CHECKING:
-    from eval.pipelines.alignment import AlignSettings
 
 __all__ = ["with_replay", "with_replay_file"]
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from agent.default import open_default_memory
-from eval.pipelines.alignment import AlignSettings, run_alignment
+from eval.pipelines.align_settings import AlignSettings
+from eval.pipelines.alignment import run_alignment
 from hmr.detection.simulated import SimulatedDetector
 from hmr.detection.transformers_detector import TransformersDetector
 from hmr.policy.checkpoint import load_policy

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.default import open_default_memory
-from eval.pipelines.alignment import AlignSettings, run_alignment
+from eval.pipelines.align_settings import AlignSettings
+from eval.pipelines.alignment import run_alignment
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from rl.preferences.build import load_preferences

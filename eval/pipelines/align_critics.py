@@ -1,0 +1,118 @@
+"""Opens the critic that the settings of an alignment name; one that learns does so on the calibration split alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from agent.vlm import VLMBackend
+from agent.vlm.options import open_backend
+from common.progress import Stage
+from eval.critics.ablations import AGENT, AgentBench
+from eval.critics.baselines import fitted_hmr_scorer
+from eval.critics.evidence_cache import EvidenceCache
+from eval.critics.groups import LabelledGroup, draw_groups
+from eval.pipelines.align_settings import HMR_SCORER, REWARD, AlignSettings
+from hmr.body.model import Body
+from hmr.policy.policy import DiffusionPolicy
+from hmr.synthetic.splits import draw_split
+from hmr.synthetic.store import read_samples, read_truth, set_digest
+from hmr.types import Detector, Scorer
+from memory.embed import load_text_embedder
+from rl.scorers.noisy_reading import NOISY_READING, fitted_reading
+from rl.scorers.rewards import load_reward
+from rl.scorers.truth import NoisyTruthScorer
+
+__all__ = ["open_bench", "open_scorer"]
+
+
+def open_scorer(
+    policy: DiffusionPolicy,
+    body: Body,
+    settings: AlignSettings,
+    *,
+    scenes: Path | None,
+    out: Path,
+    stage: Stage,
+    stack: ExitStack,
+    backend: VLMBackend | None = None,
+    detector: Detector | None = None,
+) -> Scorer:
+    """The critic of the settings (the base critic of a shuffled one), valid until `stack` is closed.
+
+    scenes: the scored set, from which a noisy truth reads the truth; other critics do not open it.
+    out: folder of what a critic learned.
+    backend, detector: used instead of those that the settings name; the detector None is the embedded one.
+
+    Raises ValueError for an unknown critic, and what its parts raise.
+    """
+    if settings.uses_truth:
+        assert scenes is not None, "a noisy truth needs the scenes"
+        truths = read_truth(scenes)
+        if settings.base_critic.startswith(NOISY_READING):
+            samples, seed = read_samples(scenes), settings.rounds.seed
+            return fitted_reading(policy, body, samples, truths.__getitem__, settings.base_critic, seed)
+        return NoisyTruthScorer(body, truths.__getitem__, settings.srcc(), settings.rounds.seed)
+    if settings.base_critic.startswith(REWARD):
+        return load_reward(settings.base_critic.removeprefix(REWARD), body)
+    bench = open_bench(
+        policy, body, settings, out=out, stage=stage, stack=stack, backend=backend, detector=detector
+    )
+    if settings.base_critic == HMR_SCORER:
+        return fitted_hmr_scorer(bench)
+    return stack.enter_context(bench.agent(AGENT))
+
+
+def open_bench(
+    policy: DiffusionPolicy,
+    body: Body,
+    settings: AlignSettings,
+    *,
+    out: Path,
+    stage: Stage,
+    stack: ExitStack,
+    backend: VLMBackend | None = None,
+    detector: Detector | None = None,
+    tests: Sequence[LabelledGroup] = (),
+) -> AgentBench:
+    """Builder of critics that learn, valid until `stack` is closed; arguments as in `open_scorer`.
+
+    tests: groups to score, whose truth the ground-truth detector needs.
+    """
+    if backend is None:
+        backend = stack.enter_context(open_backend(settings.backend_options())).backend
+    calibration, fingerprint = _calibration_groups(policy, body, settings, out, stage)
+    return AgentBench(
+        policy=policy,
+        body=body,
+        backend=backend,
+        embedder=load_text_embedder(),
+        evidence=stack.enter_context(EvidenceCache(out / "evidence.jsonl")),
+        calibration=calibration,
+        tests=tests,
+        out=out,
+        stage=stage,
+        fingerprint=fingerprint,
+        memory=settings.memory,
+        seed=settings.rounds.seed,
+        detector=detector,
+        critique_settings=settings.critique,
+    )
+
+
+def _calibration_groups(
+    policy: DiffusionPolicy, body: Body, settings: AlignSettings, out: Path, stage: Stage
+) -> tuple[list[LabelledGroup], dict[str, Any]]:
+    """The groups of the calibration split on which a critic learns, and their fingerprint; none for an explored
+    memory."""
+    if settings.memory is not None and settings.base_critic != HMR_SCORER:
+        return [], {}
+    split = settings.gap.calibration
+    tick = stage(f"drawing {settings.calibration} scenes of {split}", settings.calibration)
+    scenes = draw_split(split, out / "scenes", settings.calibration, progress=tick)
+    size, seed = settings.rounds.group_size, settings.rounds.seed
+    tick = stage(f"groups of {size} on {split}", settings.calibration)
+    groups = draw_groups(policy, body, scenes, size=size, seed=seed, cache=out / "groups", progress=tick)
+    return groups, {"policy": policy.digest(), "scenes": set_digest(scenes), "samples": size}
