@@ -16,9 +16,10 @@ from eval.benchmark.protocol import PROTOCOL
 from eval.benchmark.tables import Row, compare
 from eval.critics.agreement import CriticAgreement, critic_agreement
 from eval.pipelines.demo import Demo, DemoResult
-from eval.report import ReportCase, ReportData, draw_case, write_report
+from eval.report import PersonPictures, ReportCase, ReportData, draw_case, draw_person, write_report
 from hmr.metrics.errors import mpjpe_mm
 from hmr.synthetic.store import read_labelled
+from hmr.types import BodyParams, Labelled
 
 __all__ = ["metrics_of", "peak_mib", "write_demo"]
 
@@ -99,9 +100,10 @@ def _page(
         versions=metrics["versions"],
         rows=tuple(rows),
         by_image={
-            variant: reports[0].values["mpjpe_mm"]["mean"] for variant, reports in result.reports.items()
+            variant: reports[0].values["mpjpe_mm"]["hyp0"] for variant, reports in result.reports.items()
         },
         critic=critic,
+        people=tuple(_changed(demo)),
         cases=_cases(demo),
         rules=tuple(agent.rules.all()),
         protocol=PROTOCOL,
@@ -126,10 +128,29 @@ def _recovered_sentences(demo: Demo, result: DemoResult) -> Iterator[str]:
             )
 
 
+def _changed(demo: Demo) -> Iterator[PersonPictures]:
+    """Hypothesis 0 of the first held-out images before and after the alignment of the first seed."""
+    for labelled in _shown(demo):
+        sample = labelled.sample
+        zero = [
+            policy.sample(policy.encode([sample]), 1, derive_generator("shown", sample.id))[0].params
+            for policy in (demo.policy, demo.aligned[0])
+        ]
+        bodies = BodyParams.cat(zero)
+        errors = mpjpe_mm(demo.body.joints(bodies), labelled.truth.joints_cam_m).tolist()
+        before, after = (f"{error:.0f} mm from the truth" for error in errors)
+        title = f"{demo.gap.test}, image {sample.id}"
+        yield draw_person(title, sample, bodies, demo.body, demo.agent.renderer, (before, after))
+
+
+def _shown(demo: Demo) -> list[Labelled]:
+    return read_labelled(demo.scenes[demo.gap.test])[: demo.settings.shown_cases]
+
+
 def _cases(demo: Demo) -> tuple[ReportCase, ...]:
     """The first held-out images, critiqued again and drawn."""
     cases = []
-    for labelled in read_labelled(demo.scenes[demo.gap.test])[: demo.settings.shown_cases]:
+    for labelled in _shown(demo):
         sample = labelled.sample
         generator = derive_generator("shown", sample.id)
         features = demo.policy.encode([sample])

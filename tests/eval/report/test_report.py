@@ -73,7 +73,7 @@ def full_data() -> ReportData:
     rows = tuple(
         Row(
             metric,
-            "mean",
+            "hyp0",
             {
                 "base": Interval(150.0, 140.0, 160.0),
                 "aligned": Interval(137.7, 130.0, 145.0),
@@ -122,7 +122,7 @@ def test_the_page_loads_nothing_and_has_no_script(tmp_path: Path) -> None:
 def test_the_page_shows_the_results_of_the_run(tmp_path: Path) -> None:
     text = unescape(page(tmp_path, full_data()))
     for words in (
-        "mean_m MPJPE(h_m)",
+        "MPJPE(h_0), zero noise",
         "\N{MINUS SIGN}12.3",
         "± 2.0",
         "best hypothesis over the photograph",
