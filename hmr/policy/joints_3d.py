@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from common.fingerprint import digest
 from hmr.body.model import Body
-from hmr.detection.protocol import detect_all
+from hmr.detection.protocol import detect_all, detector_digest
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import BatchDetector, BodyParams, Box, Detection, Detector, Sample
 
@@ -26,6 +27,9 @@ class WithJoints3D:
     def __init__(self, detector: Detector, policy: DiffusionPolicy, body: Body) -> None:
         self.detector, self.policy, self.body = detector, policy, body
         self.name = detector.name
+
+    def digest(self) -> str:
+        return digest(detector_digest(self.detector) or self.name, self.policy.digest())
 
     @property
     def is_flip_tested(self) -> bool:
