@@ -49,7 +49,7 @@ from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import build_preferences, load_preferences
 from rl.preferences.proposers import PolicySamples, Proposer
 from rl.preflight import run_preflight
-from rl.search import SearchSettings, search_for
+from rl.search import SearchSettings, check_policy_of_search, search_for
 from rl.trainer import CallbackFactory, align, check_loss_of_search
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "finished_policy"]
@@ -155,6 +155,7 @@ def checked_alignment(
         raise ValueError(f"warmup_steps must be below the {shortest} steps of a round, not {warmup:g}")
     if rounds.search is not None:
         check_loss_of_search(fields.get("loss_type", GroupPreferenceConfig.loss_type))
+        check_policy_of_search(policy)
     _check_table(policy, fields.get("table_steps", 0))
     run_preflight(policy, fields, samples)
     return fields
@@ -165,8 +166,7 @@ def _proposer(
 ) -> Proposer:
     if rounds.search is None:
         return PolicySamples(rounds.group_size, rounds.noise_scale)
-    # no adapter passes the preflight of the only loss that search allows
-    return search_for(cast(DiffusionPolicy, policy), scorer, rounds.search, detector)
+    return search_for(check_policy_of_search(policy), scorer, rounds.search, detector)
 
 
 def _groups(

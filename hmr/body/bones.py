@@ -11,6 +11,7 @@ one image cannot tell the two apart (Sminchisescu and Triggs, Kinematic Jump Pro
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import cast
 
 import roma
 import torch
@@ -73,7 +74,7 @@ def _aligning(
     """The rotation that aligns the directions of the bones."""
     present, wanted = (torch.nn.functional.normalize(item, dim=-1) for item in (present, wanted))
     if present.shape[-2] > 1:
-        return roma.special_procrustes(wanted.mT @ present)
+        return cast(Tensor, roma.special_procrustes(wanted.mT @ present))
     first, second = present[..., 0, :], wanted[..., 0, :]
     halfway = 1 + (first * second).sum(dim=-1, keepdim=True)
     # opposite directions have no smallest rotation: half a turn about any axis across them
