@@ -42,14 +42,16 @@ from common.resume import last_whole_checkpoint
 from common.seeding import derive_seed
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
-from hmr.types import Sample, Scorer
+from hmr.types import Detector, Sample, Scorer
 from rl.config import GroupPreferenceConfig, training_fields
 from rl.monitoring.training_log import log_callback
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import build_preferences, load_preferences
+from rl.preferences.proposers import PolicySamples, Proposer
 from rl.preferences.tensors import GroupTensors
 from rl.preflight import run_preflight
-from rl.trainer import CallbackFactory, align
+from rl.search import SearchSettings, check_policy_of_search, search_for
+from rl.trainer import CallbackFactory, align, check_loss_of_search
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "finished_policy"]
 
@@ -60,17 +62,30 @@ Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups
 
 @dataclass(frozen=True)
 class Rounds:
-    """Number of rounds, and how the groups of each are sampled."""
+    """Number of rounds, and how the groups of each are sampled.
+
+    search: hypotheses of a search (`rl.search`) with the policy of the round, in place of samples of that policy.
+        `group_size` is then the search's, and `noise_scale` a field of the search.
+    """
 
     count: int = 1
     group_size: int = 20
     seed: int = 0
     noise_scale: float = 1.0  # multiplies the starting noise: above 1 groups are wider
     in_flight: int = 1  # groups scored at once, for a critic that waits for a server
+    search: SearchSettings | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"there must be at least one round, not {self.count}")
+        if self.search is None:
+            return
+        if self.group_size != self.search.group_size:
+            raise ValueError(
+                f"group_size must be {self.search.group_size}, the sum of the search's parts, not {self.group_size}"
+            )
+        if self.noise_scale != 1:
+            raise ValueError(f"noise_scale is a field of search; here it must be 1, not {self.noise_scale:g}")
 
     def seed_of(self, number: int) -> int:
         """The seed of one round: that of the run for the first, a hash for the others, so that no round of the run with
@@ -91,19 +106,22 @@ def align_in_rounds(
     rounds: Rounds,
     stage: Stage,
     rescore: Rescore | None = None,
+    detector: Detector | None = None,
 ) -> Policy:
     """Align a `DiffusionPolicy` or a policy behind an adapter (`rl.policy_adapter`); returns the final policy.
 
     alignment: fields of `GroupPreferenceConfig`; `max_steps` is the total of all rounds.
     rescore: changes the scores before training, for controls.
+    detector: of `rounds.search`; None for the critic's, or the policy's if the critic has none.
 
     Raises what `checked_alignment` raises, before anything is sampled, and what `build_preferences` raises.
     """
     out = Path(out)
     alignment = checked_alignment(policy, alignment, rounds, len(samples), samples[:1])
+    proposer = _proposer(policy, scorer, rounds, detector)
     for number in range(rounds.count):
         folder, seed, share = out / f"round-{number}", rounds.seed_of(number), samples[number :: rounds.count]
-        groups = _groups(policy, scorer, share, folder, rounds, seed, stage)
+        groups = _groups(policy, scorer, proposer, share, folder, seed, rounds.in_flight, stage)
         scored = rescore(groups, seed) if rescore else groups
         arguments = {**alignment, "max_steps": rounds.steps_of(number, alignment["max_steps"])}
         tick = stage(f"round {number}: aligning on {len(groups)} groups", arguments["max_steps"])
@@ -123,8 +141,8 @@ def checked_alignment(
 
     A policy behind an adapter needs the first of `samples` for the check; without it only the arguments are checked.
     Raises ValueError for arguments that `training_fields` or one training step (`rl.preflight`) rejects, fewer images
-    or steps than rounds, a warm-up as long as a round, a table that cannot be drawn, and evaluation, because no group
-    is held out.
+    or steps than rounds, a warm-up as long as a round, a table that cannot be drawn, search with another loss than
+    `resample`, and evaluation, because no group is held out.
     """
     fields = {"max_steps": GroupPreferenceConfig.max_steps, **training_fields(alignment)}
     if (strategy := fields.get("eval_strategy", "no")) != "no":
@@ -136,18 +154,30 @@ def checked_alignment(
     shortest, warmup = rounds.steps_of(rounds.count - 1, fields["max_steps"]), fields.get("warmup_steps", 0)
     if warmup >= shortest:
         raise ValueError(f"warmup_steps must be below the {shortest} steps of a round, not {warmup:g}")
+    if rounds.search is not None:
+        check_loss_of_search(fields.get("loss_type", GroupPreferenceConfig.loss_type))
+        check_policy_of_search(policy)
     _check_table(policy, fields.get("table_steps", 0))
     run_preflight(policy, fields, samples)
     return fields
 
 
+def _proposer(
+    policy: DiffusionPolicy | PolicyAdapter, scorer: Scorer, rounds: Rounds, detector: Detector | None
+) -> Proposer:
+    if rounds.search is None:
+        return PolicySamples(rounds.group_size, rounds.noise_scale)
+    return search_for(check_policy_of_search(policy), scorer, rounds.search, detector)
+
+
 def _groups(
     policy: Policy,
     scorer: Scorer,
+    proposer: Proposer,
     samples: Sequence[Sample],
     folder: Path,
-    rounds: Rounds,
     seed: int,
+    in_flight: int,
     stage: Stage,
 ) -> Dataset:
     tick = stage(f"{folder.name}: {len(samples)} groups sampled and scored", len(samples))
@@ -162,10 +192,9 @@ def _groups(
         scorer,
         samples,
         folder / "groups",
-        group_size=rounds.group_size,
         seed=seed,
-        noise_scale=rounds.noise_scale,
-        in_flight=rounds.in_flight,
+        in_flight=in_flight,
+        proposer=proposer,
         progress=advance,
     )
     return load_preferences(folder / "groups")

@@ -47,11 +47,13 @@ from rl.preferences.tensors import GroupTensors, tensors_from_preferences
 from rl.reference import TrainedWeights
 from rl.replay import Replay
 from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_ratio
+from rl.types import ORIGIN
 
 __all__ = [
     "CallbackFactory",
     "GroupPreferenceTrainer",
     "align",
+    "check_loss_of_search",
     "check_trainable",
     "draw_times",
     "draw_times_and_noise",
@@ -338,11 +340,23 @@ def draw_times_and_noise(
     return torch.stack(times), torch.stack(noise)
 
 
+def check_loss_of_search(loss_type: str) -> None:
+    """Raises ValueError for a loss that compares the likelihood of a hypothesis with the reference's: the reference has
+    not sampled the hypotheses of a search, so their ratio says nothing about the gain."""
+    if loss_type != RESAMPLE:
+        raise ValueError(
+            f"groups of a search need loss_type {RESAMPLE}, not {loss_type}: every other loss takes the hypotheses for "
+            "samples of the policy"
+        )
+
+
 def _as_tensors(
     policy: nn.Module, dataset: Dataset | GroupTensors, args: GroupPreferenceConfig
 ) -> GroupTensors:
     if isinstance(dataset, GroupTensors):
         return dataset
+    if ORIGIN in dataset.column_names:
+        check_loss_of_search(args.loss_type)
     return tensors_from_preferences(policy, dataset, args.advantage_settings())
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hmr.types import BodyParams, Camera, Hypotheses
 
-__all__ = ["PARAM_COLUMNS", "PreferenceGroup", "bodies_of_row", "body_columns"]
+__all__ = ["ORIGIN", "PARAM_COLUMNS", "PreferenceGroup", "bodies_of_row", "body_columns"]
 
+ORIGIN = "origin"  # the column of a group that is not all sampled by the policy
 PARAM_COLUMNS = {"global_orient": (3,), "body_pose": (23, 3), "betas": (10,), "transl": (3,)}
 
 
@@ -26,6 +27,7 @@ class PreferenceGroup:
         the crop. With them alignment needs neither the image nor the encoder.
     uses_truth: whether the scorer reads the ground truth. Such a group is for controls, never for a result.
     policy_digest: identifies the weights that sampled the group.
+    origins: where a proposer found each hypothesis (`rl.preferences.proposers`); None if the policy sampled all.
     """
 
     sample_id: str
@@ -37,12 +39,17 @@ class PreferenceGroup:
     scorer: str
     uses_truth: bool
     policy_digest: str
+    origins: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.scores) != len(self.hypotheses):
             raise ValueError(
                 f"{self.scorer!r} gave {len(self.scores)} scores for the {len(self.hypotheses)} hypotheses "
                 f"of {self.sample_id!r}; it must give one per hypothesis"
+            )
+        if self.origins is not None and len(self.origins) != len(self.hypotheses):
+            raise ValueError(
+                f"the {len(self.hypotheses)} hypotheses of {self.sample_id!r} have {len(self.origins)} origins"
             )
 
     def to_row(self) -> dict[str, Any]:
@@ -57,6 +64,7 @@ class PreferenceGroup:
             "scorer": self.scorer,
             "uses_truth": self.uses_truth,
             "policy_digest": self.policy_digest,
+            **({} if self.origins is None else {ORIGIN: list(self.origins)}),
         }
 
     @staticmethod
@@ -72,6 +80,7 @@ class PreferenceGroup:
             scorer=row["scorer"],
             uses_truth=row["uses_truth"],
             policy_digest=row["policy_digest"],
+            origins=tuple(row[ORIGIN]) if ORIGIN in row else None,
         )
 
 

@@ -20,6 +20,7 @@ from agent.types import Evidence, GroupCritique, require_scores
 from common.fingerprint import digest, json_digest
 from common.jsonl import Manifest
 from eval.critics.groups import LabelledGroup
+from hmr.detection.protocol import detector_digest
 
 __all__ = ["Verdict", "critique_with_cache"]
 
@@ -92,7 +93,7 @@ def _agent_digest(agent: CritiqueAgent, policy_digest: str) -> str:
         "backend": [agent.backend.name, agent.backend.revision],
         "tools": [[tool.name, getattr(tool, "source_digest", "")] for tool in agent.tools],
         "detector": getattr(agent.detector, "name", None),
-        "reader": getattr(agent.detector, "reader_digest", None),
+        "detector_digest": agent.detector and detector_digest(agent.detector),
         "settings": asdict(agent.settings),
         "rules": [asdict(rule) for rule in agent.rules.all()],
         "prototypes": [prototype.prototype_id for prototype in agent.prototypes.all()],

@@ -1,4 +1,4 @@
-"""Guidance of the sampler by detected keypoints and a mask, at inference, without training or ground truth.
+"""Guidance of the sampler by detected keypoints, joints and a mask, at inference, without training or ground truth.
 
 As in score-guided human mesh recovery (ScoreHMR, Stathopoulos et al., CVPR 2024, arXiv 2403.09623): in the last steps
 of the solver, the predicted x_0 moves along the gradient of an image cost through the body's joints and the camera.
@@ -6,12 +6,13 @@ of the solver, the predicted x_0 moves along the gradient of an image cost throu
 | term       | cost of one hypothesis                                                                             |
 |------------|----------------------------------------------------------------------------------------------------|
 | keypoints  | sum_j w_j rho(|project(joint_j) - keypoint_j| / deviation_j),  w_j = confidence_j, rho(r) robust   |
+| joints     | sum_j rho(|p_j - q_j| / joints_deviation_m), p and q the joints from the pelvis, of body and read  |
 | silhouette | mean over points of the bones of their distance to the detected mask, in halves of the box         |
 | prior      | |x_0 - x_0 predicted|^2 / 2, with standardised x_0: what is not detected does not move             |
 
 deviation_j^2 = sigma_j^2 + floor^2: the detector's own estimate, and a floor, because a detected keypoint and a body's
 joint differ by more than a confident detector predicts. rho is Geman and McClure's (1987), as in SMPLify (arXiv
-1607.08128).
+1607.08128). A detection without 3D joints has no term on joints.
 
 Left out of ScoreHMR: inversion of an initial estimate into noise (hypotheses start from noise here), the gradient
 through the denoiser (one backward pass per step, for a policy designed for fast sampling), and the terms for several
@@ -36,7 +37,7 @@ from torch.nn import functional as F
 from hmr.body.model import Body
 from hmr.policy.parametrization import pelvis_from_crop, project, split
 from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.types import PARENTS, Box, Detection
+from hmr.types import NUM_JOINTS, PARENTS, Box, Detection
 
 __all__ = ["DetectionGuidance", "GuidanceConfig"]
 
@@ -54,9 +55,11 @@ class GuidanceConfig:
     step: float = 1.0  # longest gradient step in standardised x_0
     keypoints: float = 1.0
     silhouette: float = 50.0
+    joints: float = 0.0  # towards `Detection.joints_root_m`; the policy's own reading would add nothing
     prior: float = 0.1
     sigma_floor: float = 0.03  # of half the box: difference between detected keypoints and a body's joints
-    saturation: float = 4.0  # in deviations; beyond it a keypoint is an outlier
+    joints_deviation_m: float = 0.1  # of the detection's 3D joints
+    saturation: float = 4.0  # in deviations; beyond it a keypoint or joint is an outlier
 
 
 class DetectionGuidance:
@@ -84,6 +87,7 @@ class DetectionGuidance:
         self.weights = confidence[:, None]
         floor_px = self.config.sigma_floor * half_px
         self.deviation_px = (sigma[:, None].square() + floor_px.square()).sqrt()
+        self.joints_m, self.joint_weights = (part.to(half_px.device) for part in _joints_of(detections))
         self.boxes = torch.tensor([_square(item.mask_box) for item in detections])
         self.boxes = self.boxes.to(half_px.device)[:, None, None]
         self.outside = torch.stack([_distance_outside(item.mask) for item in detections]).to(half_px.device)
@@ -116,37 +120,51 @@ class DetectionGuidance:
         self, x0: Float[Tensor, "batch group dim"], direction: Float[Tensor, "batch group dim"]
     ) -> Float[Tensor, "batch group"]:
         """Second derivative of the cost along unit directions, without that of the projection (Gauss-Newton)."""
-        pixels = self._pixels(x0)
-        speed = (self._pixels(x0 + PROBE * direction) - pixels) / PROBE
-        ratio = self._ratio(pixels)
-        weights = self.weights / (1 + ratio / self.config.saturation**2).square()
-        curvature = (weights * speed.square().sum(dim=-1) / self.deviation_px.square()).sum(dim=-1)
-        return self.config.keypoints * curvature + self.config.prior
+        config, (joints_m, pixels) = self.config, self._joints(x0)
+        ahead_m, ahead_px = self._joints(x0 + PROBE * direction)
+        speed = (ahead_px - pixels).square().sum(dim=-1) / PROBE**2 / self.deviation_px.square()
+        weights = self.weights / (1 + self._ratio(pixels) / config.saturation**2).square()
+        curvature = config.keypoints * (weights * speed).sum(dim=-1) + config.prior
+        if config.joints:
+            speed = (ahead_m - joints_m).square().sum(dim=-1) / (PROBE * config.joints_deviation_m) ** 2
+            weights = self.joint_weights / (1 + self._ratio_3d(joints_m) / config.saturation**2).square()
+            curvature = curvature + config.joints * (weights * speed).sum(dim=-1)
+        return curvature
 
     def cost(
         self, x0: Float[Tensor, "batch group dim"], predicted: Float[Tensor, "batch group dim"]
     ) -> Float[Tensor, "batch group"]:
         """The cost of each hypothesis (see the module); `predicted` is the denoiser's x_0."""
-        config = self.config
-        pixels = self._pixels(x0)
-        ratio = self._ratio(pixels)
-        robust = ratio / (1 + ratio / config.saturation**2)
-        cost = config.keypoints * (self.weights * robust).sum(dim=-1) / 2
+        config, (joints_m, pixels) = self.config, self._joints(x0)
+        cost = config.keypoints * (self.weights * self._robust(self._ratio(pixels))).sum(dim=-1) / 2
+        if config.joints:
+            robust = self._robust(self._ratio_3d(joints_m))
+            cost = cost + config.joints * (self.joint_weights * robust).sum(dim=-1) / 2
         cost = cost + config.prior * (x0 - predicted).square().sum(dim=-1) / 2
         if config.silhouette:
             cost = cost + config.silhouette * self._outside_mask(pixels)
         return cost
 
+    def _robust(self, ratio: Float[Tensor, "batch group 24"]) -> Float[Tensor, "batch group 24"]:
+        return ratio / (1 + ratio / self.config.saturation**2)
+
     def _ratio(self, pixels: Float[Tensor, "batch group 24 2"]) -> Float[Tensor, "batch group 24"]:
         """Squared distance to the keypoints in squared deviations."""
         return (pixels - self.keypoints_px).square().sum(dim=-1) / self.deviation_px.square()
 
-    def _pixels(self, x0: Float[Tensor, "batch group dim"]) -> Float[Tensor, "batch group 24 2"]:
-        """The projected joints of standardised vectors."""
+    def _ratio_3d(self, joints_m: Float[Tensor, "batch group 24 3"]) -> Float[Tensor, "batch group 24"]:
+        """Squared distance to the detection's 3D joints in squared deviations."""
+        return (joints_m - self.joints_m).square().sum(dim=-1) / self.config.joints_deviation_m**2
+
+    def _joints(
+        self, x0: Float[Tensor, "batch group dim"]
+    ) -> tuple[Float[Tensor, "batch group 24 3"], Float[Tensor, "batch group 24 2"]]:
+        """The joints of standardised vectors: relative to the pelvis in metres, and projected in pixels."""
         rotations, betas, pelvis = split(x0 * self.policy.std + self.policy.mean)
         joints = self.body.joints_from_matrices(rotations, betas)
+        joints_m = joints - joints[..., :1, :]
         pelvis_cam_m = pelvis_from_crop(pelvis, self.geometry)
-        return project(joints - joints[..., :1, :] + pelvis_cam_m[..., None, :], self.geometry)
+        return joints_m, project(joints_m + pelvis_cam_m[..., None, :], self.geometry)
 
     def _outside_mask(self, joints_px: Float[Tensor, "batch group 24 2"]) -> Float[Tensor, "batch group"]:
         """Mean distance of points of the bones to the mask, in halves of its box; gradients point inwards."""
@@ -163,6 +181,19 @@ class DetectionGuidance:
 def _copy_to(body: Body, device: torch.device) -> Body:
     """A copy for all images: `Module.to` would move the caller's body, which is used on the CPU elsewhere."""
     return copy.deepcopy(body).to(device)
+
+
+def _joints_of(
+    detections: Sequence[Detection],
+) -> tuple[Float[Tensor, "batch 1 24 3"], Float[Tensor, "batch 1 1"]]:
+    """Root-relative 3D joints, and their weights: 0 for a detection without any."""
+    found = [item.joints_root_m is not None for item in detections]
+    joints_m = [
+        torch.zeros(NUM_JOINTS, 3) if item.joints_root_m is None else item.joints_root_m
+        for item in detections
+    ]
+    roots_m = torch.stack(joints_m)[:, None].float()
+    return roots_m - roots_m[..., :1, :], torch.tensor(found)[:, None, None].float()
 
 
 def _square(box: Box | None) -> tuple[float, float, float]:

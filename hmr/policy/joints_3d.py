@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from common.fingerprint import digest
 from hmr.body.model import Body
-from hmr.detection.protocol import detect_all
+from hmr.detection.protocol import detect_all, detector_digest
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import BatchDetector, BodyParams, Box, Detection, Detector, Sample
 
@@ -29,10 +30,12 @@ class WithJoints3D:
         self.detector, self.reader, self.body = detector, reader, body
         self.name = detector.name
 
+    def digest(self) -> str:
+        return self._digest
+
     @cached_property
-    def reader_digest(self) -> str:
-        """Identifies the weights that the 3D joints come from."""
-        return self.reader.digest()
+    def _digest(self) -> str:
+        return digest(detector_digest(self.detector) or self.name, self.reader.digest())
 
     @property
     def is_flip_tested(self) -> bool:

@@ -1,4 +1,6 @@
-"""Builds preference sets: groups sampled from a policy, scored by a scorer, and streamed to Parquet.
+"""Builds preference sets: groups of hypotheses, scored by a scorer, and streamed to Parquet.
+
+The hypotheses are the policy's samples, or those of another proposer (`rl.preferences.proposers`).
 
 One row is one image with its whole group, so a set can be split, shuffled and sharded without dividing a group. The
 `condition`, the output of the frozen encoder for the image, is stored in the row (3 KB beside 7 KB of parameters), so
@@ -16,12 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,9 +34,9 @@ from agent.types import BackendUnavailable
 from common.files import PathLike
 from common.seeding import derive_generator
 from common.stopping import stoppable
-from hmr.policy.policy import Features
 from hmr.types import Hypotheses, Sample, Scorer
 from rl.policy_adapter import AdapterGroup, PolicyAdapter
+from rl.preferences.proposers import Group, PolicySamples, Proposer, SamplingPolicy
 from rl.preferences.shards import (
     SHARD_PATTERN,
     GroupShards,
@@ -50,7 +52,6 @@ from rl.scorers.rewards import ScoresInParts
 from rl.types import PreferenceGroup
 
 __all__ = [
-    "SamplingPolicy",
     "build_preferences",
     "describe_set",
     "group_of_row",
@@ -63,24 +64,6 @@ __all__ = [
 FORMAT = 1
 MAX_UNAVAILABLE = 8  # groups in a row without an answer, not counting those in flight
 Settings = dict[str, Any]  # the manifest
-Group = PreferenceGroup | AdapterGroup
-
-
-@runtime_checkable
-class SamplingPolicy(Protocol):
-    """The methods of `hmr.policy.policy.DiffusionPolicy` that group building needs."""
-
-    def encode(self, samples: Sequence[Sample]) -> Features: ...
-
-    def sample(
-        self,
-        features: Features,
-        num_samples: int,
-        generator: torch.Generator,
-        noise_scale: float = 1.0,
-    ) -> list[Hypotheses]: ...
-
-    def digest(self) -> str: ...
 
 
 def build_preferences(
@@ -94,21 +77,24 @@ def build_preferences(
     shard_rows: int = 64,
     noise_scale: float = 1.0,
     in_flight: int = 1,
+    proposer: Proposer | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Sample `group_size` hypotheses per image, score them, and write the rows under `out`; returns `out`.
+    """Propose hypotheses for each image, score them, and write the rows under `out`; returns `out`.
 
-    noise_scale: multiplies the starting noise of the diffusion; above 1 groups are wider.
+    group_size, noise_scale: of `PolicySamples`, which samples the hypotheses from the policy.
+    proposer: makes the hypotheses instead and decides on their number, such as `rl.search.Search`.
     in_flight: number of groups scored at once, in threads of this process, for a scorer that waits for a server.
     progress: called with the number of rows finished since its last call, including those of an earlier run.
 
     The same arguments give the same bytes, in one run or in several. Raises ValueError if `out` holds groups made with
-    other arguments, another critic (`rl.scorers.identity`) or other images, if `group_size` is below 2, if a scorer
+    other arguments, another critic (`rl.scorers.identity`) or other images, if a group has fewer than 2, if a scorer
     returns a wrong number of scores or one that is not finite, if groups remain for which the critic was unavailable,
     and if no group got a score. The next run continues with what is saved by then.
     """
     out = Path(out)
-    settings = describe_set(policy, scorer, group_size, seed, shard_rows, noise_scale)
+    proposer = proposer or PolicySamples(group_size, noise_scale)
+    settings = describe_set(policy, scorer, proposer, seed, shard_rows)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
     positions = shards.missing(_blocks(samples, shard_rows), advance)
     todo: Iterable[tuple[RowPosition, Sample]] = (
@@ -117,7 +103,7 @@ def build_preferences(
     for _ in range(2):  # the second pass is for groups whose backend was unavailable
         unavailable = _UnavailableGroups(MAX_UNAVAILABLE + in_flight - 1)
         sampled = (
-            (position, sample, sample_group(policy, sample, settings))
+            (position, sample, sample_group(policy, proposer, sample, settings))
             for position, sample in unavailable.until_limit(todo)
         )
         for position, sample, row in _scored_rows(scorer, sampled, in_flight):
@@ -134,20 +120,18 @@ def build_preferences(
 def describe_set(
     policy: SamplingPolicy | PolicyAdapter,
     scorer: Scorer,
-    group_size: int,
+    proposer: Proposer,
     seed: int,
     shard_rows: int,
-    noise_scale: float,
 ) -> Settings:
     """The manifest of a set: everything its bytes depend on except the images. Raises ValueError for a group of one."""
-    if group_size < 2:
-        raise ValueError(f"a group needs at least 2 hypotheses to compare, not {group_size}")
+    if proposer.group_size < 2:
+        raise ValueError(f"a group needs at least 2 hypotheses to compare, not {proposer.group_size}")
     return {
         "format": FORMAT,
-        "group_size": group_size,
+        **proposer.describe(),
         "seed": seed,
         "shard_rows": shard_rows,
-        "noise_scale": noise_scale,
         "scorer": scorer.name,
         "scorer_digest": scorer_digest(scorer),
         "uses_truth": bool(getattr(scorer, "uses_truth", False)),
@@ -155,21 +139,14 @@ def describe_set(
     }
 
 
-def sample_group(policy: SamplingPolicy | PolicyAdapter, sample: Sample, settings: Settings) -> Group:
-    """Sample the group of an image; all its scores are None."""
-    size, noise_scale = settings["group_size"], settings["noise_scale"]
+def sample_group(
+    policy: SamplingPolicy | PolicyAdapter, proposer: Proposer, sample: Sample, settings: Settings
+) -> Group:
+    """The proposer's group of an image; all its scores are None."""
     generator = derive_generator(settings["seed"], "group", sample.id)
-    common = {name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")}
-    common |= {"sample_id": sample.id, "image_sha256": image_sha256(sample), "scores": (None,) * size}
-    if isinstance(policy, PolicyAdapter):
-        condition = policy.features([sample])
-        draws = policy.sample(condition, size, generator, noise_scale)
-        return AdapterGroup(hypotheses=draws.shown[0], condition=condition[0], x0=draws.x0[0], **common)
-    features = policy.encode([sample])
-    hypotheses = policy.sample(features, size, generator, noise_scale)[0]
-    return PreferenceGroup(
-        hypotheses=hypotheses, condition=features.condition[0], geometry=features.geometry[0], **common
-    )
+    identity = {name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")}
+    proposal = proposer.propose(policy, sample, generator)
+    return proposal.unscored(sample_id=sample.id, image_sha256=image_sha256(sample), **identity)
 
 
 def group_of_row(row: dict[str, Any]) -> Group:

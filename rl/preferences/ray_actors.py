@@ -28,7 +28,6 @@ from common.stopping import stoppable
 from hmr.types import Sample, Scorer
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import (
-    SamplingPolicy,
     Settings,
     build_preferences,
     describe_set,
@@ -36,6 +35,7 @@ from rl.preferences.build import (
     sample_group,
     score_group,
 )
+from rl.preferences.proposers import PolicySamples, Proposer, SamplingPolicy
 from rl.preferences.shards import GroupShards, RowPosition, decode_row, encode_row
 from rl.scorers.identity import scorer_digest
 
@@ -43,6 +43,7 @@ __all__ = ["RayActors", "build_preferences_by_actors"]
 
 MakePolicy = Callable[[], SamplingPolicy | PolicyAdapter]
 MakeScorer = Callable[[Any], Scorer]  # takes the policy
+MakeProposer = Callable[[Any], Proposer]  # takes the policy
 
 
 @dataclass(frozen=True)
@@ -75,30 +76,32 @@ def build_preferences_by_actors(
     shard_rows: int = 64,
     noise_scale: float = 1.0,
     in_flight: int = 1,
+    make_proposer: MakeProposer | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """`rl.preferences.build.build_preferences` on the actors of a Ray cluster, or in this process if `actors` is None.
 
-    make_policy, make_scorer: called once in every actor, and once here for names and digests. They are sent by
-        cloudpickle, so they should open files by path.
+    make_policy, make_scorer, make_proposer: called once in every actor that needs one, and once here for names and
+        digests. They are sent by cloudpickle, so they should open files by path. Without make_proposer the hypotheses
+        are `group_size` samples of the policy.
     samples: sent by cloudpickle and indexed. For sets that are too large, pass a sequence that reads on access.
     in_flight: groups scored at once without actors; with actors `RayActors.in_flight` applies.
 
     Ray is started on this machine unless it runs already or RAY_ADDRESS names a cluster. Raises what
     `build_preferences` raises, and ValueError if Ray is not installed.
     """
-    policy = make_policy()
-    scorer = make_scorer(policy)
+    policy, make_proposer = make_policy(), make_proposer or _Samples(PolicySamples(group_size, noise_scale))
+    scorer, proposer = make_scorer(policy), make_proposer(policy)
     if actors is None:
         return build_preferences(
-            policy, scorer, samples, out, group_size=group_size, seed=seed, shard_rows=shard_rows,
-            noise_scale=noise_scale, in_flight=in_flight, progress=progress,
+            policy, scorer, samples, out, seed=seed, shard_rows=shard_rows, in_flight=in_flight, proposer=proposer,
+            progress=progress,
         )  # fmt: skip
-    settings = describe_set(policy, scorer, group_size, seed, shard_rows, noise_scale)
+    settings = describe_set(policy, scorer, proposer, seed, shard_rows)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
     blocks = (samples[start : start + shard_rows] for start in range(0, len(samples), shard_rows))
     positions = [position for position, _ in shards.missing(blocks, advance)]
-    for position, row in _rows(make_policy, make_scorer, samples, positions, settings, actors):
+    for position, row in _rows(make_policy, make_scorer, make_proposer, samples, positions, settings, actors):
         shards.add(position, row)
         advance(1)
     shards.close()
@@ -108,6 +111,7 @@ def build_preferences_by_actors(
 def _rows(
     make_policy: MakePolicy,
     make_scorer: MakeScorer,
+    make_proposer: MakeProposer,
     samples: Sequence[Sample],
     positions: Sequence[RowPosition],
     settings: Settings,
@@ -124,7 +128,7 @@ def _rows(
         ray.data.from_items(todo, override_num_blocks=tasks)
         .map_batches(
             _PolicyActor,
-            fn_constructor_args=(make_policy, samples_ref, settings),
+            fn_constructor_args=(make_policy, make_proposer, samples_ref, settings),
             compute=ray.data.ActorPoolStrategy(size=actors.policies),
             num_cpus=actors.cpus,
             num_gpus=actors.policy_gpus,
@@ -159,14 +163,19 @@ Batch = dict[str, Any]  # columns by name, as Ray Data passes them
 class _PolicyActor:
     """Samples the groups of positions."""
 
-    def __init__(self, make_policy: MakePolicy, samples_ref: Any, settings: Settings) -> None:
+    def __init__(
+        self, make_policy: MakePolicy, make_proposer: MakeProposer, samples_ref: Any, settings: Settings
+    ) -> None:
         self.policy, self.settings = make_policy(), settings
+        self.proposer = make_proposer(self.policy)
         _check_same("policy", self.policy.digest(), settings["policy_digest"])
+        described = self.proposer.describe()
+        _check_same("proposer", described, {name: settings.get(name) for name in described})
         self.samples: Sequence[Sample] = _ray().get(samples_ref)
 
     def __call__(self, batch: Batch) -> Batch:
         groups = [
-            sample_group(self.policy, sample, self.settings)
+            sample_group(self.policy, self.proposer, sample, self.settings)
             for sample in _samples(batch, self.samples, self.settings)
         ]
         return {**batch, "group": [encode_row(group.to_row()) for group in groups]}
@@ -197,11 +206,21 @@ class _CriticActor:
         return score_group(self.scorer, sample, group_of_row(decode_row(group)))
 
 
-def _check_same(what: str, digest: str, wanted: str) -> None:
-    """Otherwise one set would hold the rows of two policies or critics."""
-    if digest != wanted:
+@dataclass(frozen=True)
+class _Samples:
+    """The `MakeProposer` of one that does not depend on the policy."""
+
+    proposer: PolicySamples
+
+    def __call__(self, policy: object) -> PolicySamples:
+        return self.proposer
+
+
+def _check_same(what: str, found: object, wanted: object) -> None:
+    """Otherwise one set would hold the rows of two policies, proposers or critics."""
+    if found != wanted:
         raise ValueError(
-            f"this worker's {what} is {digest}, not {wanted}: do all machines see the same files?"
+            f"this worker's {what} is {found}, not {wanted}: do all machines see the same files?"
         )
 
 

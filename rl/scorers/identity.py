@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from common.fingerprint import digest, file_digest
+from hmr.detection.protocol import detector_digest
 
 __all__ = ["Identified", "hash_of", "scorer_digest"]
 
@@ -81,9 +82,9 @@ def _agent_digest(agent: _Agent) -> str:
 
 
 def _detector_names(detector: Any) -> list[str]:
-    """Class, name and the digest of the reader of 3D joints, as far as it has them."""
-    names = (getattr(detector, attribute, None) for attribute in ("name", "reader_digest"))
-    return [type(detector).__qualname__, *(name for name in names if name is not None)]
+    """Class, name and digest, as far as it has them."""
+    known = (getattr(detector, "name", None), None if detector is None else detector_digest(detector))
+    return [type(detector).__qualname__, *(part for part in known if part is not None)]
 
 
 def _file_digests(folder: Path) -> list[tuple[str, str]]:

@@ -158,3 +158,70 @@ def test_guidance_that_changes_nothing_samples_the_same(tiny_policy, features):
 def test_a_detection_is_needed_for_every_image(tiny_policy, body, features):
     with pytest.raises(ValueError, match="2 images need as many detections, not 1"):
         DetectionGuidance(tiny_policy, body, features, [detection(torch.zeros(24, 2))])
+
+
+# -- 3D joints -----------------------------------------------------------------------------------------------
+
+JOINTS_ONLY = GuidanceConfig(keypoints=0.0, silhouette=0.0, joints=1.0)
+
+
+def roots(policy: DiffusionPolicy, body: Body, x0: torch.Tensor, features: Features) -> torch.Tensor:
+    joints_m = body.joints(policy.from_x0(x0, features))
+    return joints_m - joints_m[..., :1, :]
+
+
+def with_joints(joints_root_m: torch.Tensor) -> Detection:
+    return dataclasses.replace(detection(torch.zeros(24, 2), 0.0), joints_root_m=joints_root_m)
+
+
+def test_a_cost_of_joints_by_hand(tiny_policy, body, features, x0):
+    """Every joint but the pelvis is .05 m off, half a deviation: r^2 = .25; rho^2 = .25 / (1 + .25 / 16) = .246154;
+    the sum of 23 halves is 2.83077, doubled by the weight."""
+    moved = roots(tiny_policy, body, x0, features)[:, 1]
+    moved[:, 1:, 0] += 0.05
+    config = dataclasses.replace(JOINTS_ONLY, joints=2.0, joints_deviation_m=0.1)
+    pull = DetectionGuidance(tiny_policy, body, features, [with_joints(row) for row in moved], config)
+    assert float(pull.cost(x0, x0)[0, 1].detach()) == pytest.approx(2 * 2.83077, rel=1e-3)
+
+
+def test_the_curvature_is_that_of_a_cost_near_its_minimum(tiny_policy, body, features, x0):
+    """At the minimum Gauss-Newton is exact, so a second difference of the cost gives the same number."""
+    joints, pixels = (f(tiny_policy, body, x0, features)[:, 1] for f in (roots, projected))
+    found = [
+        dataclasses.replace(detection(points), joints_root_m=row)
+        for row, points in zip(joints, pixels, strict=True)
+    ]
+    config = GuidanceConfig(silhouette=0.0, joints=3.0, prior=0.0)
+    pull = DetectionGuidance(tiny_policy, body, features, found, config)
+    direction = torch.nn.functional.normalize(
+        torch.randn(x0.shape, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
+    step = 0.02
+    ahead, behind = (pull.cost(x0 + sign * step * direction, x0)[:, 1] for sign in (1, -1))
+    expected = (ahead + behind) / step**2
+    torch.testing.assert_close(pull._curvature(x0, direction)[:, 1], expected, rtol=0.05, atol=0)
+
+
+def test_guided_samples_come_closer_to_the_given_joints(tiny_policy, body, features):
+    target = roots(tiny_policy, body, torch.zeros(2, 1, 157), features)[:, 0]
+    pull = DetectionGuidance(tiny_policy, body, features, [with_joints(row) for row in target], JOINTS_ONLY)
+    off = []
+    for chosen in (None, pull):
+        groups = tiny_policy.sample(features, 4, torch.Generator().manual_seed(0), guidance=chosen)
+        joints_m = torch.stack([body.joints(group.params) for group in groups])
+        off.append((joints_m - joints_m[..., :1, :] - target[:, None]).norm(dim=-1).mean())
+    assert off[1] < 0.7 * off[0]
+
+
+def test_a_detection_without_joints_is_guided_as_before(tiny_policy, body, features, x0):
+    """Also beside one that has joints."""
+    target = projected(tiny_policy, body, torch.zeros(2, 1, 157), features)[:, 0]
+    without = [detection(row) for row in target]
+    first = dataclasses.replace(without[0], joints_root_m=torch.randn(24, 3))
+    plain = DetectionGuidance(tiny_policy, body, features, without, KEYPOINTS_ONLY).guide(x0, 0)
+    config = dataclasses.replace(KEYPOINTS_ONLY, joints=5.0)
+    mixed = DetectionGuidance(tiny_policy, body, features, [first, without[1]], config).guide(x0, 0)
+    assert torch.equal(mixed[1], plain[1])
+    assert not torch.allclose(mixed[0], plain[0])
+    off = DetectionGuidance(tiny_policy, body, features, [first, without[1]], KEYPOINTS_ONLY).guide(x0, 0)
+    assert torch.equal(off, plain)

@@ -16,6 +16,7 @@ import pytest
 import rl.preferences.ray_actors
 from hmr.types import Hypotheses, Sample
 from rl.preferences.build import describe_set
+from rl.preferences.proposers import PolicySamples
 from rl.preferences.ray_actors import RayActors, _CriticActor, _PolicyActor, build_preferences_by_actors
 from tests.rl.preferences.test_build import FakePolicy, FakeScorer, build, contents, wild
 
@@ -55,6 +56,13 @@ def test_without_actors_it_is_the_same_function(tmp_path: Path):
     assert contents(by_actors(tmp_path / "here", lambda policy: FakeScorer(), None)) == whole
 
 
+def test_a_proposer_replaces_the_samples_of_the_policy(tmp_path: Path):
+    wide = PolicySamples(4, 1.5)
+    whole = contents(build(tmp_path / "whole", wild(IMAGES), shard_rows=4, proposer=wide))
+    made = by_actors(tmp_path / "here", lambda policy: FakeScorer(), None, make_proposer=lambda policy: wide)
+    assert contents(made) == whole
+
+
 def test_without_actors_in_flight_groups_are_scored_at_once(tmp_path: Path):
     """Each of two critiques waits for the other, so one at a time would never finish."""
     both = threading.Barrier(2, timeout=60)
@@ -78,15 +86,18 @@ class OtherPolicy(FakePolicy):
         return "other weights"
 
 
-def test_a_worker_of_another_policy_or_critic_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_of_another_policy_proposer_or_critic_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rl.preferences.ray_actors, "_ray", lambda: SimpleNamespace(get=lambda ref: ref))
-    settings = describe_set(FakePolicy(), FakeScorer(), 3, 0, 4, 1.0)
-    _PolicyActor(FakePolicy, wild(2), settings)
+    settings = describe_set(FakePolicy(), FakeScorer(), PolicySamples(3), 0, 4)
+    three, four = (lambda policy: PolicySamples(3)), (lambda policy: PolicySamples(4))
+    _PolicyActor(FakePolicy, three, wild(2), settings)
     _CriticActor(FakePolicy, lambda policy: FakeScorer(), wild(2), settings, 1)
     with pytest.raises(
         ValueError, match="worker's policy is other weights, not fake-policy: do all machines"
     ):
-        _PolicyActor(OtherPolicy, wild(2), settings)
+        _PolicyActor(OtherPolicy, three, wild(2), settings)
+    with pytest.raises(ValueError, match=r"worker's proposer is .*4.*, not .*3.*: do all machines"):
+        _PolicyActor(FakePolicy, four, wild(2), settings)
     with pytest.raises(ValueError, match="worker's critic is another memory, not fake: do all machines"):
         _CriticActor(FakePolicy, lambda policy: Other(), wild(2), settings, 1)
 

@@ -6,8 +6,11 @@ import pytest
 
 from agent.types import BackendUnavailable
 from rl.preferences.build import describe_set, sample_group, score_group
+from rl.preferences.proposers import PolicySamples
 from rl.preferences.shards import GroupShards, unavailable_reason
 from tests.rl.preferences.test_build import FakePolicy, FakeScorer, build, contents, wild
+
+THREE = PolicySamples(3)
 
 
 class Unavailable(FakeScorer):
@@ -16,11 +19,13 @@ class Unavailable(FakeScorer):
 
 
 def rows(scorer, samples, settings):
-    return [score_group(scorer, sample, sample_group(FakePolicy(), sample, settings)) for sample in samples]
+    return [
+        score_group(scorer, sample, sample_group(FakePolicy(), THREE, sample, settings)) for sample in samples
+    ]
 
 
 def test_an_unavailable_row_holds_the_reason():
-    settings = describe_set(FakePolicy(), FakeScorer(), 3, 0, 2, 1.0)
+    settings = describe_set(FakePolicy(), FakeScorer(), THREE, 0, 2)
     (scored,) = rows(FakeScorer(), wild(1), settings)
     (unavailable,) = rows(Unavailable(), wild(1), settings)
     assert unavailable_reason(scored) is None
@@ -28,7 +33,7 @@ def test_an_unavailable_row_holds_the_reason():
 
 
 def test_an_unavailable_row_stays_missing_until_it_is_scored(tmp_path):
-    samples, settings = wild(3), describe_set(FakePolicy(), FakeScorer(), 3, 0, 2, 1.0)
+    samples, settings = wild(3), describe_set(FakePolicy(), FakeScorer(), THREE, 0, 2)
     whole = contents(build(tmp_path / "whole", samples))
     blocks = [samples[:2], samples[2:]]
 
