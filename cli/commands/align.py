@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from eval.pipelines.align_settings import AlignSettings
     from eval.pipelines.photographs import Photographs
     from hmr.policy.policy import DiffusionPolicy
+    from rl.rounds import Rounds
 
 __all__ = ["align"]
 
-# by base policy: on wild the safest one, on street the only one that can move the initial estimate
+SEARCH = "search"
+# by base policy: on wild the safest one, on street the only loss that can move the initial estimate
 METHODS = {"shipped": "clip", "studio": "resample"}
 
 AlignedPolicy = Annotated[
@@ -50,7 +52,8 @@ Critic = Annotated[
 Method = Annotated[
     str | None,
     typer.Option(
-        help="Way to learn from the scores, a loss: clip, weighted, quadratic, linear, dpo, kto, sft or resample. "
+        help="Way to learn from the scores: a loss (clip, weighted, quadratic, linear, dpo, kto, sft or resample), or "
+        "search, which widens each group before the critic scores it. "
         "Default: that of --config, or else clip; with --base studio resample."
     ),
 ]
@@ -131,13 +134,13 @@ def align(
     """
     from eval.pipelines.align_settings import AlignSettings
     from hmr.policy.checkpoint import load_policy
-    from rl.rounds import Rounds
 
     photographs = _photographs(photos, keypoints)
     policys, critics = _detectors(detector, photos)
     critique_settings, backend_settings = split_settings(settings)
     align_settings = AlignSettings(
-        critic=critic, base=base, images=images, calibration=calibration, rounds=Rounds(rounds, group_size, seed),
+        critic=critic, base=base, images=images, calibration=calibration,
+        rounds=_rounds(rounds, group_size, seed, method),
         alignment=_training_arguments(config, method, base), motion=motion, memory=memory, detector=critics,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
     )  # fmt: skip
@@ -168,6 +171,14 @@ def _detectors(detector: str | None, photos: Path | None) -> tuple[str | None, s
     return str(choose_detector(detector, None, [photos])), AlignSettings.detector
 
 
+def _rounds(count: int, group_size: int, seed: int, method: str | None) -> Rounds:
+    from rl.rounds import Rounds
+    from rl.search import SearchSettings
+
+    search = SearchSettings.of_size(group_size) if method == SEARCH else None
+    return Rounds(count, group_size, seed, search=search)
+
+
 def _training_arguments(config: Path | None, method: str | None, base: str) -> dict[str, Any]:
     """Those of the file, or else those of the method's own file in configs/, if it has one."""
     from eval.pipelines.align_settings import read_alignment
@@ -177,7 +188,7 @@ def _training_arguments(config: Path | None, method: str | None, base: str) -> d
         own = CONFIGS / f"align_{method}.yaml"
         config = own if own.exists() else CONFIGS / "align_clip.yaml"
     alignment = read_alignment(config)
-    return alignment if method is None else {**alignment, "loss_type": method}
+    return alignment if method in (None, SEARCH) else {**alignment, "loss_type": method}
 
 
 def _estimate(

@@ -99,6 +99,24 @@ def test_the_base_policy_decides_on_the_splits(
     assert load_policy(tmp_path).detector.name == "simulated"
 
 
+@pytest.mark.slow
+def test_a_search_widens_the_groups_with_the_reading_of_the_shipped_policy(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resample = TINY.replace("weighted", "resample")
+    (tmp_path / "tiny.yaml").write_text(resample)
+    asked = ("--method", "search", "--critic", "noisy-truth:1", "--out", tmp_path / "found", *words)
+    code, _, err = call(monkeypatch, capsys, "align", *asked)
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "meshcritic: a group of search has at least 4 hypotheses, not 3",
+    )
+    code, _, _ = call(monkeypatch, capsys, "align", *asked, "--group-size", "4")
+    assert code == 0
+    groups = load_preferences(tmp_path / "found" / "round-0" / "groups")
+    assert [sorted(row) for row in groups["origin"]] == [["corrected", "guided", "mirrored", "sampled"]] * 2
+
+
 def test_an_unknown_base_policy_is_named() -> None:
     with pytest.raises(ValueError, match="no base policy is called 'moon'; there are shipped, studio"):
         AlignSettings(base="moon")
