@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from cli.options import CONFIGS
 from eval.pipelines.align_settings import AlignSettings, read_alignment
+from rl.search import SearchSettings
 
 __all__ = ["ARMS", "BASE", "CEILING", "SETS", "Arm"]
 
@@ -39,6 +40,7 @@ class Arm:
     images: int = 1600  # of the split to align on, one critique each
     group_size: int = 20
     rounds: int = 1
+    search: SearchSettings | None = None  # what the critic scores instead of samples
 
     @property
     def uses_truth(self) -> bool:
@@ -53,9 +55,11 @@ STEPS = RESAMPLE["max_steps"]
 DPO = {**read_alignment(CONFIGS / "align_adhmr.yaml"), "max_steps": STEPS}
 BEST = {**RESAMPLE, "temperature": 0.01}  # the best-scored hypothesis of a group, nearly always
 
-# Methods to learn from scores, compared in both sets. The branches of `search` (rl/search.py) and `policy-gradient` add
-# their entries here; their arms and their curve in `critics` follow from it.
-METHODS = {"resample": Arm(RESAMPLE, rounds=4)}
+# Methods to learn from scores, compared in both sets.
+METHODS = {
+    "resample": Arm(RESAMPLE, rounds=4),
+    "search": Arm(read_alignment(CONFIGS / "align_search.yaml"), rounds=4, search=SearchSettings()),
+}
 
 
 def _scored_by(critic: str, label: str) -> dict[str, Arm]:

@@ -43,7 +43,7 @@ from eval.benchmark.matched_spread import NoiseScaledPolicy
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import cached_report
 from eval.critics.exploration import load_other_detector
-from eval.pipelines.align_critics import open_scorer
+from eval.pipelines.align_critics import detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.report.curves import write_alignment_curves
 from hmr.body.model import load_body
@@ -165,12 +165,17 @@ class StudySeed:
         folder = _policy_folder(self.out, name, self.sizes, self.seed)
         if arm.imitates:
             return self._imitating(name, arm, alignment, folder)
-        if arm.rounds > 1:
-            rounds = Rounds(arm.rounds, arm.group_size, self.seed)
+        if arm.rounds > 1 or arm.search:
+            rounds = Rounds(arm.rounds, arm.group_size, self.seed, search=arm.search)
             samples, scorer = self._samples(arm), self._critic(arm.critic)
             rescore = shuffle_scores if _settings(arm.critic).shuffled else None
+            detector = (
+                detector_of_search(self.policy, self.measures.body, scorer, self.measures.detector)
+                if arm.search
+                else None
+            )
             return align_in_rounds(
-                self.policy, scorer, samples, folder, alignment, rounds, self.stage, rescore
+                self.policy, scorer, samples, folder, alignment, rounds, self.stage, rescore, detector
             )
         groups = self._groups(arm)
         tick = self.stage(f"seed {self.seed}, {name}: aligning", alignment["max_steps"])

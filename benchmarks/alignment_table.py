@@ -32,12 +32,13 @@ from jaxtyping import Float
 
 from agent.agreement import mean_agreement
 from eval.benchmark.body_measures import BODY_MEASURES, FIRST
+from eval.benchmark.headroom import recovered_share
 from eval.benchmark.image_agreement import AGREEMENT
 from eval.benchmark.intervals import Interval, bootstrap_mean, bootstrap_ratio
 from eval.benchmark.plausibility import PLAUSIBILITY
 from eval.benchmark.protocol import Report
 
-__all__ = ["CEILING_NAME", "StudyRuns", "at_spread", "markdown", "recovered", "to_json"]
+__all__ = ["CEILING_NAME", "StudyRuns", "at_spread", "markdown", "to_json"]
 
 Values = Float[np.ndarray, "seeds images"]
 CEILING_NAME = "labels"
@@ -109,11 +110,6 @@ def at_spread(scales: Sequence[Report], spread_mm: float, measure: str) -> Float
     wider = min(int(position), len(scales) - 1)
     narrower, share = min(wider + 1, len(scales) - 1), position - wider
     return (1 - share) * _values(scales[wider], measure) + share * _values(scales[narrower], measure)
-
-
-def recovered(base: Values, aligned: Values, ceiling: Values) -> Interval | None:
-    """The share of the headroom that an alignment recovers, of the means; None if there is no headroom."""
-    return bootstrap_ratio(base - aligned, base - ceiling)
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------
@@ -246,7 +242,7 @@ def _baselines(runs: StudyRuns, arm: str) -> list[str]:
 def _recovered(
     runs: StudyRuns, arm: str, measure: str, values: Callable[[str, str], Values]
 ) -> Interval | None:
-    return recovered(runs.base(measure), values(arm, measure), runs.top(measure))
+    return recovered_share(runs.base(measure), values(arm, measure), runs.top(measure))
 
 
 def _minus_base(runs: StudyRuns, arm: str, measure: str) -> Interval | None:

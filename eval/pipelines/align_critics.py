@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from agent.agent import CritiqueAgent
 from agent.vlm import VLMBackend
 from agent.vlm.options import open_backend
 from common.progress import Stage
@@ -16,6 +17,8 @@ from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.groups import LabelledGroup, draw_groups
 from eval.pipelines.align_settings import HMR_SCORER, REWARD, AlignSettings
 from hmr.body.model import Body
+from hmr.policy.checkpoint import load_reader
+from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_samples, read_truth, set_digest
@@ -25,7 +28,7 @@ from rl.scorers.noisy_reading import NOISY_READING, fitted_reading
 from rl.scorers.rewards import load_reward
 from rl.scorers.truth import NoisyTruthScorer
 
-__all__ = ["open_bench", "open_scorer"]
+__all__ = ["detector_of_search", "open_bench", "open_scorer"]
 
 
 def open_scorer(
@@ -63,6 +66,16 @@ def open_scorer(
     if settings.base_critic == HMR_SCORER:
         return fitted_hmr_scorer(bench)
     return stack.enter_context(bench.agent(AGENT))
+
+
+def detector_of_search(
+    policy: DiffusionPolicy, body: Body, scorer: Scorer, detector: Detector | None
+) -> Detector | None:
+    """What a search (`rl.search`) reads the images with; None: what its agent does. Other critics read none, so their
+    search has `detector`, or else the policy's, with the 3D joints that an agent would have."""
+    if isinstance(scorer, CritiqueAgent):
+        return None
+    return WithJoints3D(detector or policy.detector, load_reader(str(policy.device)), body)
 
 
 def open_bench(

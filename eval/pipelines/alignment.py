@@ -28,13 +28,11 @@ from common.files import PathLike, write_text
 from common.progress import Stage
 from common.versions import versions
 from eval.critics.exploration import DETECTOR, detector_name, load_other_detector
-from eval.pipelines.align_critics import open_scorer
+from eval.pipelines.align_critics import detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.replayed_scenes import with_replay, with_replay_file
 from eval.report.curves import write_alignment_curves
-from hmr.body.model import Body, load_body
-from hmr.policy.checkpoint import load_reader
-from hmr.policy.joints_3d import WithJoints3D
+from hmr.body.model import load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_samples, set_digest
@@ -84,7 +82,7 @@ def run_alignment(
         scorer = critic(scenes=scenes) if early is None else early
         alignment = with_replay(policy, settings, out, stage, workers)
         rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
-        reading = _detector_of_search(policy, body, settings, scorer, detector)
+        reading = detector_of_search(policy, body, scorer, detector) if rounds.search else None
         aligned = align_in_rounds(policy, scorer, samples, out, alignment, rounds, stage, rescore, reading)
     record = {
         **settings.to_json(),
@@ -150,16 +148,6 @@ def _critics_detector(
 ) -> Detector | None:
     """None is the embedded one of the policy. The detector that found the people has read them already."""
     return load_other_detector(settings.detector, policy) if people is None else policy.detector
-
-
-def _detector_of_search(
-    policy: DiffusionPolicy, body: Body, settings: AlignSettings, scorer: Scorer, detector: Detector | None
-) -> Detector | None:
-    """What a search reads the images with; None: what its agent does. Other critics read none, so their search has the
-    detector of the settings, with the 3D joints that an agent would have."""
-    if settings.rounds.search is None or isinstance(scorer, CritiqueAgent):
-        return None
-    return WithJoints3D(detector or policy.detector, load_reader(str(policy.device)), body)
 
 
 def _samples_to_align(

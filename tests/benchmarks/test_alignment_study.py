@@ -15,9 +15,10 @@ import rl.preferences.build
 import rl.rounds
 from benchmarks.alignment_arms import ARMS, CEILING, CRITICS, FINALS, Arm
 from benchmarks.alignment_study import Sizes, run_study
-from benchmarks.alignment_table import StudyRuns, at_spread, markdown, recovered, to_json
+from benchmarks.alignment_table import StudyRuns, at_spread, markdown, to_json
 from common.progress import Stage, Tick
 from eval.benchmark.body_measures import BODY_MEASURES
+from eval.benchmark.headroom import recovered_share
 from eval.benchmark.protocol import Report, ScoredGroup
 from hmr.policy.policy import DiffusionPolicy
 
@@ -199,19 +200,19 @@ def test_recovered_headroom_by_hand() -> None:
     """The headroom is 40 and 20 mm, 30 on average; the alignment gains 10 and 20 mm, 15 on average: a half, although
     the images alone give a quarter and the whole."""
     base, ceiling = np.array([[165.0, 145.0]]), np.array([[125.0, 125.0]])
-    found = recovered(base, np.array([[155.0, 125.0]]), ceiling)
+    found = recovered_share(base, np.array([[155.0, 125.0]]), ceiling)
     assert found is not None
     assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.25, 1.0))
     # all images alike: no resample says otherwise
-    half = recovered(base, (base + ceiling) / 2, ceiling)
+    half = recovered_share(base, (base + ceiling) / 2, ceiling)
     assert half is not None
     assert (half.mean, half.low, half.high) == pytest.approx((0.5, 0.5, 0.5))
-    assert recovered(base, base, base) is None  # no headroom
+    assert recovered_share(base, base, base) is None  # no headroom
 
 
 def test_seeds_take_part_in_the_interval_of_recovered_headroom() -> None:
     base, ceiling = np.full((2, 3), 160.0), np.full((2, 3), 140.0)
-    found = recovered(base, np.array([[150.0] * 3, [160.0] * 3]), ceiling)  # a half, and nothing
+    found = recovered_share(base, np.array([[150.0] * 3, [160.0] * 3]), ceiling)  # a half, and nothing
     assert found is not None
     assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.0, 0.5))
 
