@@ -31,16 +31,18 @@ class Arm:
 
     critic: scores the groups (`meshcritic align --critic`); not used if bodies are imitated.
     imitates: one body per image instead of a scored group (`benchmarks.pseudo_labels`): the mean of the group, a fit to
-        keypoints, or the truth of the images (`align labels`) or of as many scenes of the base's own domain.
+        keypoints, the reading behind the agent's 3D joints, or the truth, either of the images (`align labels`) or of
+        as many scenes of the base's own domain.
+    search: what the critic scores instead of samples.
     """
 
     alignment: Mapping[str, Any]
     critic: str = "embedded"
-    imitates: Literal["averaged", "fit", "align labels", "train labels"] | None = None
+    imitates: Literal["averaged", "fit", "reading", "align labels", "train labels"] | None = None
     images: int = 1600  # of the split to align on, one critique each
     group_size: int = 20
     rounds: int = 1
-    search: SearchSettings | None = None  # what the critic scores instead of samples
+    search: SearchSettings | None = None
 
     @property
     def uses_truth(self) -> bool:
@@ -76,6 +78,7 @@ FINALS = {
     "embedded, sft": Arm(BEST),
     "pseudo-labels, averaged": Arm(RESAMPLE, imitates="averaged"),
     "pseudo-labels, fit": Arm(RESAMPLE, imitates="fit"),
+    "pseudo-labels, reading": Arm(RESAMPLE, imitates="reading"),
     "studio labels": Arm(RESAMPLE, imitates="train labels"),
     "shuffled, resample": replace(METHODS["resample"], critic="shuffled"),
     **_scored_by("noisy-truth:1", "truth"),

@@ -34,7 +34,7 @@ from datasets import Dataset, concatenate_datasets
 
 from benchmarks.alignment_arms import ARMS, BASE, CEILING, SETS, Arm
 from benchmarks.alignment_table import CEILING_NAME, StudyRuns, markdown, to_json
-from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, groups_of_one
+from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
 from cli.console import stages
 from common.fingerprint import json_digest
 from common.progress import Stage
@@ -48,18 +48,17 @@ from eval.pipelines.align_settings import AlignSettings
 from eval.report.curves import write_alignment_curves
 from hmr.body.model import load_body
 from hmr.detection.embedded import EmbeddedDetector
-from hmr.policy.checkpoint import BASES, load_policy
+from hmr.policy.checkpoint import BASES, load_policy, load_reader
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.synthetic.splits import GAPS, draw_split
 from hmr.synthetic.store import read_labelled, read_samples, set_digest
 from hmr.types import BodyParams, Posed, Sample, Scorer
-from rl.config import GroupPreferenceConfig, training_fields
+from rl.imitation import groups_of_labels
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.replay import Replay, replay_of
 from rl.rounds import Rounds, align_in_rounds, align_once
-from rl.trainer import align
 
 __all__ = ["Sizes", "StudySeed", "run_study"]
 
@@ -164,7 +163,9 @@ class StudySeed:
         alignment = {**arm.alignment, "save_strategy": "no"}
         folder = _policy_folder(self.out, name, self.sizes, self.seed)
         if arm.imitates:
-            return self._imitating(name, arm, alignment, folder)
+            bodies = groups_of_labels(self._labels(arm))
+            tick = self.stage(f"seed {self.seed}, {name}: imitating", alignment["max_steps"])
+            return align_once(self.policy, bodies, folder, alignment, self.seed, tick)
         if arm.rounds > 1 or arm.search:
             rounds = Rounds(arm.rounds, arm.group_size, self.seed, search=arm.search)
             samples, scorer = self._samples(arm), self._critic(arm.critic)
@@ -180,18 +181,6 @@ class StudySeed:
         groups = self._groups(arm)
         tick = self.stage(f"seed {self.seed}, {name}: aligning", alignment["max_steps"])
         return align_once(self.policy, groups, folder, alignment, self.seed, tick)
-
-    def _imitating(self, name: str, arm: Arm, alignment: Mapping[str, Any], folder: Path) -> DiffusionPolicy:
-        labels = self._labels(arm)
-        args = GroupPreferenceConfig(
-            output_dir=str(folder / "trainer"), seed=self.seed, use_cpu=self.policy.device.type == "cpu",
-            **training_fields(alignment),
-        )  # fmt: skip
-        tick, steps = (
-            self.stage(f"seed {self.seed}, {name}: imitating", args.max_steps),
-            iter(range(1, 10**9)),
-        )
-        return align(self.policy, groups_of_one(labels), args, lambda step: tick(next(steps)))
 
     def _labels(self, arm: Arm) -> Replay:
         """The bodies that an arm imitates, stored under `--out`."""
@@ -216,6 +205,9 @@ class StudySeed:
         tick = self.stage(f"seed {self.seed}: {arm.imitates} bodies of {len(samples)} images", len(samples))
         if arm.imitates == "averaged":
             return averaged_groups(self.policy, samples, arm.group_size, self.seed, tick)
+        if arm.imitates == "reading":
+            reader = load_reader(str(self.policy.device))
+            return read_by(reader, self.measures.detector, self.policy, samples, tick)
         return fitted_to_keypoints(self.policy, self.measures.body, samples, tick)
 
     def _groups(self, arm: Arm) -> Dataset:

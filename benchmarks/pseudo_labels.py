@@ -6,9 +6,10 @@
 | `fit`      | hypothesis 0, fitted to the keypoints of the policy's own detection as in SMPLify (arXiv 1607.08128): |
 |            | robust reprojection and a Gaussian prior, here about hypothesis 0, as SPIN starts from its regression |
 |            | (arXiv 1909.12828); `hmr.policy.guidance`                                                          |
+| `reading`  | the estimate of the shipped policy from the critic's detector, which gives the agent its 3D joints |
 | truth      | of labelled scenes (`rl.replay.replay_of`)                                                         |
 
-Neither `averaged` nor `fit` has a critic.
+None of them has a critic; `reading` shows what scores add to the best evidence behind them.
 """
 
 from __future__ import annotations
@@ -25,11 +26,10 @@ from hmr.detection.protocol import detect_all
 from hmr.metrics.errors import average_pose
 from hmr.policy.guidance import DetectionGuidance, GuidanceConfig
 from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.types import BodyParams, Sample
-from rl.preferences.tensors import GroupTensors
+from hmr.types import BodyParams, Detector, Sample
 from rl.replay import Replay
 
-__all__ = ["averaged_groups", "fitted_to_keypoints", "groups_of_one"]
+__all__ = ["averaged_groups", "fitted_to_keypoints", "read_by"]
 
 BATCH = 64
 FIT = GuidanceConfig(iterations=100, silhouette=0.0)  # the simulated detector reports no mask
@@ -70,10 +70,24 @@ def fitted_to_keypoints(
     return Replay(torch.cat(conditions), torch.cat(x0), policy.initial_estimate_digest())
 
 
-def groups_of_one(labels: Replay) -> GroupTensors:
-    """Groups of one hypothesis, which the loss `resample` imitates as they are."""
-    one = torch.ones(len(labels), 1)
-    return GroupTensors(labels.condition, labels.x0[:, None], torch.zeros_like(one), one.bool(), one)
+@torch.no_grad()
+def read_by(
+    reader: DiffusionPolicy,
+    detector: Detector,
+    policy: DiffusionPolicy,
+    samples: Sequence[Sample],
+    progress: Progress,
+) -> Replay:
+    """The initial estimate of the reader for the detector's reports, in the coordinates of the policy."""
+    conditions, x0 = [], []
+    for start in range(0, len(samples), BATCH):
+        batch = list(samples[start : start + BATCH])
+        read = reader.regress(reader.encode(batch, detect_all(detector, batch)))
+        features = policy.encode(batch)
+        conditions.append(features.condition.cpu())
+        x0.append(policy.to_x0(BodyParams.stack([group.params for group in read]), features)[:, 0].cpu())
+        progress(start + len(batch))
+    return Replay(torch.cat(conditions), torch.cat(x0), policy.initial_estimate_digest())
 
 
 def _one_body(policy: DiffusionPolicy, params: BodyParams, features: Features) -> Float[Tensor, "1 157"]:

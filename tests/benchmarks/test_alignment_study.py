@@ -49,14 +49,13 @@ def use_arms(monkeypatch: pytest.MonkeyPatch, arms: dict[str, Arm]) -> list[str]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts the calls of expensive functions; `align` of the ceiling and of bodies is `study.align`."""
+    """Counts the calls of expensive functions."""
     counted: Counter[str] = Counter()
     for module, name in (
-        (study, "evaluate_policy"), (study, "draw_split"), (study, "align"), (rl.rounds, "align"),
+        (study, "evaluate_policy"), (study, "draw_split"), (rl.rounds, "align"),
         (rl.preferences.build, "score_group"),
     ):  # fmt: skip
-        key = "imitate" if (module, name) == (study, "align") else name
-        monkeypatch.setattr(module, name, _counting(counted, key, getattr(module, name)))
+        monkeypatch.setattr(module, name, _counting(counted, name, getattr(module, name)))
     return counted
 
 
@@ -99,13 +98,12 @@ def test_a_killed_study_goes_on_and_a_second_run_does_nothing(
     resumed = run_study(tiny_policy, arms, [0], SIZES, cut, _silent)
     assert to_json(resumed) == to_json(whole)
     assert before["align"] == 2
-    assert calls["align"] == 4 - before["align"]  # one, one, and two rounds
-    assert calls["imitate"] == 1  # the ceiling
+    assert calls["align"] == 5 - before["align"]  # one, one, two rounds, and the ceiling
     assert calls["score_group"] == 3 + 2 + 2 - before["score_group"]
     calls.clear()
     again = run_study(tiny_policy, arms, [0], SIZES, cut, _silent)
     assert markdown(again) == markdown(whole)
-    assert not {"evaluate_policy", "align", "imitate", "score_group"} & set(+calls)
+    assert not {"evaluate_policy", "align", "score_group"} & set(+calls)
 
 
 @pytest.mark.slow
@@ -118,7 +116,7 @@ def test_seeds_taken_apart_are_one_study_in_one_folder(
     calls.clear()
     merged = to_json(run_study(tiny_policy, ["one"], [0, 1], SIZES, tmp_path / "0", _silent))
     assert merged["seeds"] == 2
-    assert not {"evaluate_policy", "align", "imitate", "score_group"} & set(+calls)
+    assert not {"evaluate_policy", "align", "score_group"} & set(+calls)
 
 
 @pytest.mark.slow

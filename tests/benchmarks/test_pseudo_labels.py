@@ -1,10 +1,12 @@
 """Bodies that are imitated without scores."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, groups_of_one
+from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
 from common.seeding import derive_generator
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all
@@ -13,6 +15,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.recipe import STREET
 from hmr.synthetic.scenes import SceneMaker
 from hmr.types import Sample
+from rl.imitation import groups_of_labels
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +63,24 @@ def test_a_fit_is_nearer_to_the_keypoints_than_hypothesis_0(
 
 def test_a_group_of_one_is_all_that_can_be_drawn(tiny_policy: DiffusionPolicy, samples: list[Sample]):
     labels = averaged_groups(tiny_policy, samples, 2, 0, silent)
-    groups = groups_of_one(labels)
+    groups = groups_of_labels(labels)
     assert groups.x0.shape == (3, 1, 157)
     assert groups.mask.all()
     assert torch.equal(groups.x0[:, 0], labels.x0)
     assert torch.equal(groups.condition, labels.condition)
+
+
+def test_a_reading_is_the_readers_estimate_from_the_detector(
+    tiny_policy: DiffusionPolicy, body: Body, samples: list[Sample]
+):
+    torch.nn.init.normal_(tiny_policy.regressor.last[1].bias, generator=derive_generator("reader"))
+    reader = copy.deepcopy(tiny_policy)
+    torch.nn.init.zeros_(tiny_policy.regressor.last[1].bias)
+    labels = read_by(reader, _Stored(), tiny_policy, samples, silent)
+    found = body.joints(bodies(tiny_policy, samples, labels.x0))[:, 0]
+    read = reader.regress(reader.encode(samples, detect_all(_Stored(), samples)))
+    for joints_m, group in zip(found, read, strict=True):
+        torch.testing.assert_close(joints_m, body.joints(group.params)[0], atol=1e-3, rtol=0)
 
 
 class _Stored:
