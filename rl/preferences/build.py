@@ -57,7 +57,9 @@ __all__ = [
     "load_preferences",
     "sample_group",
     "score_group",
+    "score_groups",
     "shuffle_scores",
+    "unscored_group",
 ]
 
 FORMAT = 1
@@ -107,18 +109,42 @@ def build_preferences(
     returns a wrong number of scores or one that is not finite, if groups remain for which the critic was unavailable,
     and if no group got a score. The next run continues with what is saved by then.
     """
-    out = Path(out)
     settings = describe_set(policy, scorer, group_size, seed, shard_rows, noise_scale)
+    return score_groups(
+        lambda position, sample: sample_group(policy, sample, settings),
+        scorer,
+        samples,
+        out,
+        settings,
+        in_flight=in_flight,
+        progress=progress,
+    )
+
+
+def score_groups(
+    draw: Callable[[RowPosition, Sample], Group],
+    scorer: Scorer,
+    samples: Iterable[Sample],
+    out: PathLike,
+    settings: Settings,
+    *,
+    in_flight: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """`build_preferences` for groups from any source: `draw` returns the group of a sample, without scores.
+
+    settings: the manifest; groups that are saved in `out` with another one are refused.
+    """
+    out = Path(out)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
-    positions = shards.missing(_blocks(samples, shard_rows), advance)
+    positions = shards.missing(_blocks(samples, settings["shard_rows"]), advance)
     todo: Iterable[tuple[RowPosition, Sample]] = (
         (position, block[position.row]) for position, block in positions
     )
     for _ in range(2):  # the second pass is for groups whose backend was unavailable
         unavailable = _UnavailableGroups(MAX_UNAVAILABLE + in_flight - 1)
         sampled = (
-            (position, sample, sample_group(policy, sample, settings))
-            for position, sample in unavailable.until_limit(todo)
+            (position, sample, draw(position, sample)) for position, sample in unavailable.until_limit(todo)
         )
         for position, sample, row in _scored_rows(scorer, sampled, in_flight):
             shards.add(position, row)
@@ -159,17 +185,40 @@ def sample_group(policy: SamplingPolicy | PolicyAdapter, sample: Sample, setting
     """Sample the group of an image; all its scores are None."""
     size, noise_scale = settings["group_size"], settings["noise_scale"]
     generator = derive_generator(settings["seed"], "group", sample.id)
-    common = {name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")}
-    common |= {"sample_id": sample.id, "image_sha256": image_sha256(sample), "scores": (None,) * size}
     if isinstance(policy, PolicyAdapter):
         condition = policy.features([sample])
         draws = policy.sample(condition, size, generator, noise_scale)
-        return AdapterGroup(hypotheses=draws.shown[0], condition=condition[0], x0=draws.x0[0], **common)
+        return AdapterGroup(
+            hypotheses=draws.shown[0],
+            condition=condition[0],
+            x0=draws.x0[0],
+            **_unscored_fields(sample, settings),
+        )
     features = policy.encode([sample])
-    hypotheses = policy.sample(features, size, generator, noise_scale)[0]
-    return PreferenceGroup(
-        hypotheses=hypotheses, condition=features.condition[0], geometry=features.geometry[0], **common
+    return unscored_group(
+        sample, features, policy.sample(features, size, generator, noise_scale)[0], settings
     )
+
+
+def unscored_group(
+    sample: Sample, features: Features, hypotheses: Hypotheses, settings: Settings
+) -> PreferenceGroup:
+    """The group of an image, whose features are the only row of `features`; all its scores are None."""
+    return PreferenceGroup(
+        hypotheses=hypotheses,
+        condition=features.condition[0],
+        geometry=features.geometry[0],
+        **_unscored_fields(sample, settings),
+    )
+
+
+def _unscored_fields(sample: Sample, settings: Settings) -> dict[str, Any]:
+    return {
+        **{name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")},
+        "sample_id": sample.id,
+        "image_sha256": image_sha256(sample),
+        "scores": (None,) * settings["group_size"],
+    }
 
 
 def group_of_row(row: dict[str, Any]) -> Group:
