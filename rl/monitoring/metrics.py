@@ -38,7 +38,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl.losses import LossSettings, mean_error
@@ -59,11 +59,14 @@ def step_metrics(
     mask = inputs["mask"]
     advantages = inputs["advantages"][..., None].expand_as(ratio)
     better, worse = advantages > 0, advantages < 0
+    rewards = {
+        name.removeprefix(REWARDS): values for name, values in inputs.items() if name.startswith(REWARDS)
+    }
     scored = mask[..., None].expand_as(ratio).sum()
     high = (better & (ratio > settings.epsilon)).sum() / scored
     low = (worse & (ratio < -settings.epsilon)).sum() / scored
     return {
-        **score_metrics(inputs),
+        **score_metrics(inputs["scores"], mask, rewards),
         "kl": (error.float() - reference_error.float()).mean(),
         "clip_ratio/high_mean": high,
         "clip_ratio/low_mean": low,
@@ -74,16 +77,18 @@ def step_metrics(
     }
 
 
-def score_metrics(inputs: Mapping[str, Tensor]) -> dict[str, Float[Tensor, ""]]:
-    """Those of the scores alone."""
-    scores = inputs["scores"]
-    named = {name: values for name, values in inputs.items() if name.startswith(REWARDS)}
+def score_metrics(
+    scores: Float[Tensor, "batch group"],
+    mask: Bool[Tensor, "batch group"],
+    rewards: Mapping[str, Float[Tensor, "batch group"]],
+) -> dict[str, Float[Tensor, ""]]:
+    """Those of the scores alone. `rewards`: the scores of each reward function, by name."""
     return {
         "reward": scores.nanmean(),
         "reward_std": _group_std(scores),
-        **{f"{name}/mean": values.nanmean() for name, values in named.items()},
-        **{f"{name}/std": _group_std(values) for name, values in named.items()},
-        "frac_reward_zero_std": (~inputs["mask"].any(dim=-1)).float().mean(),
+        **{f"{REWARDS}{name}/mean": values.nanmean() for name, values in rewards.items()},
+        **{f"{REWARDS}{name}/std": _group_std(values) for name, values in rewards.items()},
+        "frac_reward_zero_std": (~mask.any(dim=-1)).float().mean(),
     }
 
 

@@ -33,8 +33,8 @@ from common.progress import Stage
 from common.seeding import derive_generator, derive_seed
 from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
-from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.types import Hypotheses, Sample, Scorer
+from hmr.policy.policy import DiffusionPolicy
+from hmr.types import Sample, Scorer
 from rl.monitoring.metrics import score_metrics
 from rl.monitoring.spread_callback import estimated_visibility, spread_by_visibility
 from rl.monitoring.training_log import LOG
@@ -142,18 +142,12 @@ def _take_update(
         groups = rescore(groups, derive_seed(run.seed, "update", number))
     scored = tensors_from_preferences(run.policy, groups, run.settings.advantage_settings())
     figures = {
-        **{name: float(value) for name, value in score_metrics(scored.scored).items()},
+        **score_metrics(scored.scores, scored.mask, scored.rewards),
         **run.update(features, chains, scored.advantages, scored.mask, number),
-        **_spread(hypotheses, features),
+        **spread_by_visibility(load_body(), hypotheses, estimated_visibility(features.condition.cpu())),
     }
-    return {"step": number + 1, **{name: value for name, value in figures.items() if math.isfinite(value)}}
-
-
-def _spread(hypotheses: Sequence[Hypotheses], features: Features) -> dict[str, float]:
-    visible = estimated_visibility(features.condition.cpu())
-    return {
-        name: float(value) for name, value in spread_by_visibility(load_body(), hypotheses, visible).items()
-    }
+    line = {name: float(value) for name, value in figures.items()}
+    return {"step": number + 1, **{name: value for name, value in line.items() if math.isfinite(value)}}
 
 
 def _manifest(run: PolicyGradient, scorer: Scorer, number: int) -> dict[str, Any]:

@@ -66,14 +66,11 @@ class GroupTensors(TorchDataset):
             "row": torch.tensor(row),
             "condition": self.condition[row],
             "x0": self.x0[row],
-            **{name: values[row] for name, values in self.scored.items()},
+            "advantages": self.advantages[row],
+            "mask": self.mask[row],
+            "scores": self.scores[row],
+            **{f"{REWARDS}{name}": values[row] for name, values in self.rewards.items()},
         }
-
-    @property
-    def scored(self) -> dict[str, Float[Tensor, "images group"] | Bool[Tensor, "images group"]]:
-        """What scoring gave each hypothesis, by name."""
-        rewards = {f"{REWARDS}{name}": values for name, values in self.rewards.items()}
-        return {"advantages": self.advantages, "mask": self.mask, "scores": self.scores, **rewards}
 
     @staticmethod
     def from_scores(

@@ -8,7 +8,7 @@ from rl.config import GroupPreferenceConfig
 from rl.losses import LossSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RECIPES = sorted(CONFIGS.glob("align_*.yaml"))
+RECIPES = sorted(set(CONFIGS.glob("align_*.yaml")) - {CONFIGS / "align_policy_gradient.yaml"})
 NAMED_AFTER_A_PAPER = {"align_adhmr": "adhmr"}
 
 
