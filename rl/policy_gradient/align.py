@@ -43,7 +43,7 @@ from rl.policy_gradient.checkpoint import CHECKPOINTS, remove_checkpoints, resum
 from rl.policy_gradient.config import PolicyGradientConfig
 from rl.policy_gradient.updates import PolicyGradient
 from rl.preferences.build import describe_set, load_preferences, score_groups, unscored_group
-from rl.preferences.shards import RowPosition, image_sha256
+from rl.preferences.shards import SHARD_PATTERN, UNFINISHED, RowPosition, image_sha256
 from rl.preferences.tensors import tensors_from_preferences
 from rl.rounds import Rescore
 from rl.scorers.identity import scorer_digest
@@ -52,7 +52,12 @@ from rl.types import PreferenceGroup
 __all__ = ["align_by_policy_gradient", "check_policy_gradient", "update_folders"]
 
 UPDATES = "update-*"
-OUTPUTS = (UPDATES, CHECKPOINTS, LOG)
+OUTPUTS = (
+    f"{UPDATES}/{SHARD_PATTERN}",
+    f"{UPDATES}/{UNFINISHED}/*",
+    CHECKPOINTS,
+    LOG,
+)  # not an update without scores
 
 
 def align_by_policy_gradient(

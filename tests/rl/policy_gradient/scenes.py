@@ -66,7 +66,7 @@ def run(
     **more,
 ) -> DiffusionPolicy:
     return align_by_policy_gradient(
-        policy, scorer, wild(), out, settings, seed, lambda title, total: lambda done: None, **more
+        policy, scorer, wild(), out, settings, seed, lambda title, total: lambda done, note="": None, **more
     )
 
 

@@ -109,6 +109,13 @@ def test_a_run_whose_critic_is_unavailable_stops_and_continues(
     assert torch.equal(whole.weights, weights(run(tiny_policy, Depth(), tmp_path)))
 
 
+def test_a_folder_without_scores_accepts_other_settings(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
+    """A wrong setting of the critic may be why there are none."""
+    with pytest.raises(ScoresMissing, match="0 of 2 groups"):
+        run(tiny_policy, Unavailable(patience=0), tmp_path)
+    run(tiny_policy, Depth(), tmp_path, dataclasses.replace(SETTINGS, updates=1))
+
+
 class FirstFails(Depth):
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
         return [None, *super().score(sample, hypotheses)[1:]]
@@ -149,7 +156,7 @@ def test_progress_counts_every_critique_once(tiny_policy: DiffusionPolicy, tmp_p
 
     def stage(title: str, total: int):
         seen.append((title, total))
-        return ticks.append
+        return lambda done, note="": ticks.append(done)
 
     for patience in (3, 1000):
         try:
