@@ -24,6 +24,12 @@ ALIGNMENT_CHARTS = (  # title, metrics of rl.monitoring.metrics for the thin and
     ("clip_ratio/region_mean", "", "clip_ratio/region_mean"),
     ("spread, mm: occluded (thin), visible (thick)", "spread_occluded_mm", "spread_visible_mm"),
 )
+POLICY_GRADIENT_CHARTS = (
+    ("reward", "", "reward"),
+    ("kl", "", "kl"),
+    ("ratio/std (thin), clip_ratio/region_mean (thick)", "ratio/std", "clip_ratio/region_mean"),
+    ALIGNMENT_CHARTS[-1],
+)
 TITLE_PX = 16.0  # space for a chart's title
 STYLE = """
 .panel { fill: #fdfcf9 } .grid { stroke: #e3ded2; stroke-width: 1 }
@@ -63,15 +69,20 @@ def write_curves(run: PathLike) -> Path:
 
 
 def write_alignment_curves(file: PathLike, logs: Mapping[str, Log]) -> Path:
-    """Draw the logs of `rl.monitoring.training_log.read_logs`, one row per log; its name labels the first chart."""
+    """Draw the logs of `rl.monitoring.training_log.read_logs`, one row per log; its name labels the first chart. A log
+    of likelihood ratios is that of a policy gradient."""
     rows = [
         [
             _Chart(title, _points(log, thin), _points(log, thick), name if column == 0 else "")
-            for column, (title, thin, thick) in enumerate(ALIGNMENT_CHARTS)
+            for column, (title, thin, thick) in enumerate(_alignment_charts(log))
         ]
         for name, log in logs.items()
     ]
     return _write_charts(Path(file), rows, "Curves of alignment", ALIGNMENT_SIZE_PX)
+
+
+def _alignment_charts(log: Log) -> tuple[tuple[str, str, str], ...]:
+    return POLICY_GRADIENT_CHARTS if any("ratio/std" in line for line in log) else ALIGNMENT_CHARTS
 
 
 def _stage_chart(name: str, log: Log) -> _Chart:

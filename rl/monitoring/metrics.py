@@ -19,7 +19,18 @@
 | spread_visible_mm,     | std of joints over samples of the averaged policy for a few training images, by  |
 | spread_occluded_mm     | estimated visibility (rl.monitoring.spread_callback); the first is the base's    |
 
-A mean over nothing is NaN; the trainer does not log it.
+The policy gradient (rl.policy_gradient) has one line per update, with the means over its optimizer steps:
+
+| name                   | meaning                                                                          |
+|------------------------|----------------------------------------------------------------------------------|
+| kl                     | KL(theta || ref) of a step of the chain, exact                                   |
+| ratio/mean, ratio/std  | likelihood of a step relative to that under the policy that sampled it; 1 and 0  |
+|                        | before the first optimizer step of an update                                     |
+| clip_ratio/...         | shares of steps beyond 1 +- e: A > 0 above, A < 0 below, their sum               |
+| spread_..._mm          | of the scored hypotheses of the update                                           |
+| loss, grad_norm        | PPO's objective, negative; the norm of its gradient before clipping              |
+
+A mean over nothing is NaN and is not logged.
 """
 
 from __future__ import annotations
@@ -27,13 +38,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rl.losses import LossSettings, mean_error
 from rl.preferences.tensors import REWARDS
 
-__all__ = ["step_metrics"]
+__all__ = ["score_metrics", "step_metrics"]
 
 
 @torch.no_grad()
@@ -45,19 +56,17 @@ def step_metrics(
     settings: LossSettings,
 ) -> dict[str, Float[Tensor, ""]]:
     """`inputs` is a batch of `rl.preferences.tensors.GroupTensors`."""
-    scores, mask = inputs["scores"], inputs["mask"]
+    mask = inputs["mask"]
     advantages = inputs["advantages"][..., None].expand_as(ratio)
     better, worse = advantages > 0, advantages < 0
+    rewards = {
+        name.removeprefix(REWARDS): values for name, values in inputs.items() if name.startswith(REWARDS)
+    }
     scored = mask[..., None].expand_as(ratio).sum()
     high = (better & (ratio > settings.epsilon)).sum() / scored
     low = (worse & (ratio < -settings.epsilon)).sum() / scored
-    named = {name: values for name, values in inputs.items() if name.startswith(REWARDS)}
     return {
-        "reward": scores.nanmean(),
-        "reward_std": _group_std(scores),
-        **{f"{name}/mean": values.nanmean() for name, values in named.items()},
-        **{f"{name}/std": _group_std(values) for name, values in named.items()},
-        "frac_reward_zero_std": (~mask.any(dim=-1)).float().mean(),
+        **score_metrics(inputs["scores"], mask, rewards),
         "kl": (error.float() - reference_error.float()).mean(),
         "clip_ratio/high_mean": high,
         "clip_ratio/low_mean": low,
@@ -65,6 +74,21 @@ def step_metrics(
         "denoise_loss/pos": error.float()[better].mean(),
         "denoise_loss/neg": error.float()[worse].mean(),
         "effective_beta": settings.beta * _mean_unit(reference_error.float(), settings),
+    }
+
+
+def score_metrics(
+    scores: Float[Tensor, "batch group"],
+    mask: Bool[Tensor, "batch group"],
+    rewards: Mapping[str, Float[Tensor, "batch group"]],
+) -> dict[str, Float[Tensor, ""]]:
+    """Those of the scores alone. `rewards`: the scores of each reward function, by name."""
+    return {
+        "reward": scores.nanmean(),
+        "reward_std": _group_std(scores),
+        **{f"{REWARDS}{name}/mean": values.nanmean() for name, values in rewards.items()},
+        **{f"{REWARDS}{name}/std": _group_std(values) for name, values in rewards.items()},
+        "frac_reward_zero_std": (~mask.any(dim=-1)).float().mean(),
     }
 
 

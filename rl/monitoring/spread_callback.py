@@ -7,6 +7,7 @@ neither the ground truth nor the images. Every measurement uses the same noise, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,17 +17,17 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from common.seeding import derive_generator
-from hmr.body.model import load_body
+from hmr.body.model import Body, load_body
 from hmr.metrics.errors import spread_mm
 from hmr.policy.condition import unpack_points
 from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.types import NUM_JOINTS, BodyParams
+from hmr.types import NUM_JOINTS, BodyParams, Hypotheses
 from rl.preferences.tensors import features_of
 
 if TYPE_CHECKING:
     from rl.trainer import GroupPreferenceTrainer
 
-__all__ = ["SpreadCallback", "SpreadMonitor", "estimated_visibility"]
+__all__ = ["SpreadCallback", "SpreadMonitor", "estimated_visibility", "spread_by_visibility"]
 
 
 class SpreadMonitor:
@@ -39,15 +40,23 @@ class SpreadMonitor:
 
     @torch.no_grad()
     def measure(self) -> dict[str, Float[Tensor, ""]]:
-        """`spread_visible_mm` and `spread_occluded_mm`, means over images with such joints; NaN if there is none."""
+        """The spreads of `spread_by_visibility` of new samples."""
         device = self.policy.device
         features = Features(self.features.condition.to(device), self.features.geometry.to(device))
         features = self.policy.refreshed(features)  # the initial estimate may be trained as well
         groups = self.policy.sample(features, self.num_samples, derive_generator(self.seed, "spread watch"))
-        params = BodyParams.cat([group.params for group in groups]).to("cpu")
-        joints_cam_m = self.body.joints(params).unflatten(0, (len(groups), self.num_samples))
-        masks = {"spread_visible_mm": self.visible, "spread_occluded_mm": ~self.visible}
-        return {name: spread_mm(joints_cam_m, mask).nanmean() for name, mask in masks.items()}
+        return spread_by_visibility(self.body, groups, self.visible)
+
+
+def spread_by_visibility(
+    body: Body, groups: Sequence[Hypotheses], visible: Bool[Tensor, "images 24"]
+) -> dict[str, Float[Tensor, ""]]:
+    """`spread_visible_mm` and `spread_occluded_mm` of groups of one size, means over images; NaN if no image has such a
+    joint."""
+    params = BodyParams.cat([group.params for group in groups]).to("cpu")
+    joints_cam_m = body.joints(params).unflatten(0, (len(groups), -1))
+    masks = {"spread_visible_mm": visible, "spread_occluded_mm": ~visible}
+    return {name: spread_mm(joints_cam_m, mask).nanmean() for name, mask in masks.items()}
 
 
 class SpreadCallback(TrainerCallback):

@@ -55,9 +55,11 @@ __all__ = [
     "build_preferences",
     "describe_set",
     "group_of_row",
+    "identity_of",
     "load_preferences",
     "sample_group",
     "score_group",
+    "score_groups",
     "shuffle_scores",
 ]
 
@@ -92,19 +94,43 @@ def build_preferences(
     returns a wrong number of scores or one that is not finite, if groups remain for which the critic was unavailable,
     and if no group got a score. The next run continues with what is saved by then.
     """
-    out = Path(out)
     proposer = proposer or PolicySamples(group_size, noise_scale)
     settings = describe_set(policy, scorer, proposer, seed, shard_rows)
+    return score_groups(
+        lambda position, sample: sample_group(policy, proposer, sample, settings),
+        scorer,
+        samples,
+        out,
+        settings,
+        in_flight=in_flight,
+        progress=progress,
+    )
+
+
+def score_groups(
+    draw: Callable[[RowPosition, Sample], Group],
+    scorer: Scorer,
+    samples: Iterable[Sample],
+    out: PathLike,
+    settings: Settings,
+    *,
+    in_flight: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """`build_preferences` for groups from any source: `draw` returns the group of a sample, without scores.
+
+    settings: the manifest; groups that are saved in `out` with another one are refused.
+    """
+    out = Path(out)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
-    positions = shards.missing(_blocks(samples, shard_rows), advance)
+    positions = shards.missing(_blocks(samples, settings["shard_rows"]), advance)
     todo: Iterable[tuple[RowPosition, Sample]] = (
         (position, block[position.row]) for position, block in positions
     )
     for _ in range(2):  # the second pass is for groups whose backend was unavailable
         unavailable = _UnavailableGroups(MAX_UNAVAILABLE + in_flight - 1)
         sampled = (
-            (position, sample, sample_group(policy, proposer, sample, settings))
-            for position, sample in unavailable.until_limit(todo)
+            (position, sample, draw(position, sample)) for position, sample in unavailable.until_limit(todo)
         )
         for position, sample, row in _scored_rows(scorer, sampled, in_flight):
             shards.add(position, row)
@@ -144,9 +170,13 @@ def sample_group(
 ) -> Group:
     """The proposer's group of an image; all its scores are None."""
     generator = derive_generator(settings["seed"], "group", sample.id)
-    identity = {name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")}
-    proposal = proposer.propose(policy, sample, generator)
-    return proposal.unscored(sample_id=sample.id, image_sha256=image_sha256(sample), **identity)
+    return proposer.propose(policy, sample, generator).unscored(**identity_of(sample, settings))
+
+
+def identity_of(sample: Sample, settings: Settings) -> dict[str, Any]:
+    """The fields of a group that its hypotheses do not decide on."""
+    common = {name: settings[name] for name in ("scorer", "uses_truth", "policy_digest")}
+    return {**common, "sample_id": sample.id, "image_sha256": image_sha256(sample)}
 
 
 def group_of_row(row: dict[str, Any]) -> Group:

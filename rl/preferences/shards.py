@@ -36,6 +36,7 @@ from rl.preferences.tensors import REWARDS
 
 __all__ = [
     "SHARD_PATTERN",
+    "UNFINISHED",
     "GroupShards",
     "RowPosition",
     "decode_row",

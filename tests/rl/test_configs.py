@@ -7,7 +7,7 @@ from rl.config import GroupPreferenceConfig
 from rl.losses import LossSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-RECIPES = sorted(CONFIGS.glob("align_*.yaml"))
+RECIPES = sorted(set(CONFIGS.glob("align_*.yaml")) - {CONFIGS / "align_policy_gradient.yaml"})
 NOT_NAMED_AFTER_THE_LOSS = {"align_adhmr": "adhmr", "align_search": "search"}
 
 

@@ -73,3 +73,17 @@ def test_read_logs_returns_the_runs_own_log_or_its_rounds_in_order(tmp_path: Pat
     (tmp_path / LOG).write_text("[]")
     assert read_logs(tmp_path, "one") == {"one": []}
     assert write_alignment_curves(tmp_path / "none.svg", {}).exists()
+
+
+def test_a_policy_gradient_has_charts_of_its_reward_and_its_ratios(tmp_path: Path):
+    log = [
+        {"step": step, "reward": -9.0 + step, "kl": 0.1, "ratio/std": 0.2, "clip_ratio/region_mean": 0.1}
+        for step in (1, 2)
+    ]
+    (tmp_path / LOG).write_text(json.dumps(log))
+    root = ElementTree.parse(write_alignment_curves(tmp_path / "c.svg", read_logs(tmp_path))).getroot()
+    charts = root.findall(f"{SVG}g")
+    titles = [chart.findtext(f"{SVG}text[@class='title']") for chart in charts]
+    assert titles[:2] == ["reward", "kl"]
+    drawn = [sum(bool(line.get("points")) for line in chart.iter(f"{SVG}polyline")) for chart in charts]
+    assert drawn == [1, 1, 2, 0]
