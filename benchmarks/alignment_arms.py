@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from cli.options import CONFIGS
 from eval.pipelines.align_settings import AlignSettings, read_alignment
+from rl.policy_gradient.config import PolicyGradientConfig, read_policy_gradient
 from rl.search import SearchSettings
 
 __all__ = ["ARMS", "BASE", "CEILING", "SETS", "Arm"]
@@ -34,6 +35,7 @@ class Arm:
         keypoints, the reading behind the agent's 3D joints, or the truth, either of the images (`align labels`) or of
         as many scenes of the base's own domain.
     search: what the critic scores instead of samples.
+    policy_gradient: learns by it instead, from as many critiques; `alignment` and `rounds` then have no effect.
     """
 
     alignment: Mapping[str, Any]
@@ -43,6 +45,7 @@ class Arm:
     group_size: int = 20
     rounds: int = 1
     search: SearchSettings | None = None
+    policy_gradient: PolicyGradientConfig | None = None
 
     @property
     def uses_truth(self) -> bool:
@@ -57,10 +60,18 @@ STEPS = RESAMPLE["max_steps"]
 DPO = {**read_alignment(CONFIGS / "align_adhmr.yaml"), "max_steps": STEPS}
 BEST = {**RESAMPLE, "temperature": 0.01}  # the best-scored hypothesis of a group, nearly always
 
+GRADIENT = replace(
+    read_policy_gradient(CONFIGS / "align_policy_gradient.yaml"),
+    updates=40,
+    images_per_update=40,
+    group_size=20,
+)
+
 # Methods to learn from scores, compared in both sets.
 METHODS = {
     "resample": Arm(RESAMPLE, rounds=4),
     "search": Arm(read_alignment(CONFIGS / "align_search.yaml"), rounds=4, search=SearchSettings()),
+    "policy-gradient": Arm(RESAMPLE, policy_gradient=GRADIENT),
 }
 
 

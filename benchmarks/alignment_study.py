@@ -56,6 +56,7 @@ from hmr.synthetic.store import read_labelled, read_samples, set_digest
 from hmr.types import BodyParams, Posed, Sample, Scorer
 from rl.imitation import groups_of_labels
 from rl.monitoring.training_log import read_logs
+from rl.policy_gradient.align import align_by_policy_gradient
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.replay import Replay, replay_of
 from rl.rounds import Rounds, align_in_rounds, align_once
@@ -162,25 +163,29 @@ class StudySeed:
         # training takes minutes, so it is not resumed
         alignment = {**arm.alignment, "save_strategy": "no"}
         folder = _policy_folder(self.out, name, self.sizes, self.seed)
+        if arm.rounds > 1 or arm.search or arm.policy_gradient:
+            return self._with_newer_groups(arm, alignment, folder)
         if arm.imitates:
-            bodies = groups_of_labels(self._labels(arm))
-            tick = self.stage(f"seed {self.seed}, {name}: imitating", alignment["max_steps"])
-            return align_once(self.policy, bodies, folder, alignment, self.seed, tick)
-        if arm.rounds > 1 or arm.search:
-            rounds = Rounds(arm.rounds, arm.group_size, self.seed, search=arm.search)
-            samples, scorer = self._samples(arm), self._critic(arm.critic)
-            rescore = shuffle_scores if _settings(arm.critic).shuffled else None
-            detector = (
-                detector_of_search(self.policy, self.measures.body, scorer, self.measures.detector)
-                if arm.search
-                else None
-            )
-            return align_in_rounds(
-                self.policy, scorer, samples, folder, alignment, rounds, self.stage, rescore, detector
-            )
-        groups = self._groups(arm)
-        tick = self.stage(f"seed {self.seed}, {name}: aligning", alignment["max_steps"])
+            groups, verb = groups_of_labels(self._labels(arm)), "imitating"
+        else:
+            groups, verb = self._groups(arm), "aligning"
+        tick = self.stage(f"seed {self.seed}, {name}: {verb}", alignment["max_steps"])
         return align_once(self.policy, groups, folder, alignment, self.seed, tick)
+
+    def _with_newer_groups(self, arm: Arm, alignment: Mapping[str, Any], folder: Path) -> DiffusionPolicy:
+        """Aligned on groups that depend on the arm, because they are drawn by newer policies or by a search."""
+        samples, scorer, detector = self._samples(arm), self._critic(arm.critic), None
+        rescore = shuffle_scores if _settings(arm.critic).shuffled else None
+        if arm.policy_gradient:
+            return align_by_policy_gradient(
+                self.policy, scorer, samples, folder, arm.policy_gradient, self.seed, self.stage, rescore
+            )
+        if arm.search:
+            detector = detector_of_search(self.policy, self.measures.body, scorer, self.measures.detector)
+        rounds = Rounds(arm.rounds, arm.group_size, self.seed, search=arm.search)
+        return align_in_rounds(
+            self.policy, scorer, samples, folder, alignment, rounds, self.stage, rescore, detector
+        )
 
     def _labels(self, arm: Arm) -> Replay:
         """The bodies that an arm imitates, stored under `--out`."""

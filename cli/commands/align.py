@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["align"]
 
-SEARCH = "search"
+SEARCH, POLICY_GRADIENT = "search", "policy-gradient"
 # by base policy: on wild the safest one, on street the only loss that can move the initial estimate
 METHODS = {"shipped": "clip", "studio": "resample"}
 
@@ -53,7 +53,7 @@ Method = Annotated[
     str | None,
     typer.Option(
         help="Way to learn from the scores: a loss (clip, weighted, quadratic, linear, dpo, kto, sft or resample), or "
-        "search, which widens each group before the critic scores it. "
+        "search, which widens each group before the critic scores it, or policy-gradient, on the denoising chain. "
         "Default: that of --config, or else clip; with --base studio resample."
     ),
 ]
@@ -140,8 +140,8 @@ def align(
     critique_settings, backend_settings = split_settings(settings)
     align_settings = AlignSettings(
         critic=critic, base=base, images=images, calibration=calibration,
-        rounds=_rounds(rounds, group_size, seed, method),
-        alignment=_training_arguments(config, method, base), motion=motion, memory=memory, detector=critics,
+        rounds=_rounds(rounds, group_size, seed, method), **_method(config, method, base),
+        motion=motion, memory=memory, detector=critics,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
     )  # fmt: skip
     model = load_policy(policy_folder(policy, base), detector=policys)
@@ -179,16 +179,19 @@ def _rounds(count: int, group_size: int, seed: int, method: str | None) -> Round
     return Rounds(count, group_size, seed, search=search)
 
 
-def _training_arguments(config: Path | None, method: str | None, base: str) -> dict[str, Any]:
-    """Those of the file, or else those of the method's own file in configs/, if it has one."""
+def _method(config: Path | None, method: str | None, base: str) -> dict[str, Any]:
+    """The fields of `AlignSettings` that the method decides on, from the file or else the method's own in configs/."""
     from eval.pipelines.align_settings import read_alignment
+    from rl.policy_gradient.config import read_policy_gradient
 
     if config is None:
         method = method or METHODS.get(base, METHODS["shipped"])
-        own = CONFIGS / f"align_{method}.yaml"
+        own = CONFIGS / f"align_{method.replace('-', '_')}.yaml"
         config = own if own.exists() else CONFIGS / "align_clip.yaml"
+    if method == POLICY_GRADIENT:
+        return {"policy_gradient": read_policy_gradient(config)}
     alignment = read_alignment(config)
-    return alignment if method in (None, SEARCH) else {**alignment, "loss_type": method}
+    return {"alignment": alignment if method in (None, SEARCH) else {**alignment, "loss_type": method}}
 
 
 def _estimate(

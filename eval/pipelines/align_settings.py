@@ -27,6 +27,7 @@ from hmr.detection.embedded import EmbeddedDetector
 from hmr.synthetic.splits import Gap, gap_of
 from memory.folder import store_path
 from rl.config import GroupPreferenceConfig
+from rl.policy_gradient.config import PolicyGradientConfig
 from rl.rounds import Rounds
 from rl.scorers.noisy_reading import NOISY_READING, Reading
 from rl.scorers.truth import noise_share
@@ -57,6 +58,7 @@ class AlignSettings:
     calibration: int = 128  # labelled scenes on which a critic learns
     rounds: Rounds = field(default_factory=Rounds)
     alignment: dict[str, Any] = field(default_factory=dict)  # fields of rl.config.GroupPreferenceConfig
+    policy_gradient: PolicyGradientConfig | None = None  # instead of `alignment` and `rounds`
     motion: Path | None = None
     memory: Path | None = None  # an explored one; None: explore first
     replayed: int = 512  # labelled scenes, if the training arguments set replay_weight
@@ -68,6 +70,10 @@ class AlignSettings:
 
     def __post_init__(self) -> None:
         gap_of(self.base)
+        if self.policy_gradient is not None and self.rounds.count > 1:
+            raise ValueError(
+                f"the policy gradient samples anew in every update; it has no {self.rounds.count} rounds"
+            )
         if self.uses_backend:
             return
         if self.detector != EmbeddedDetector.name:
@@ -102,6 +108,11 @@ class AlignSettings:
     def needs_no_scenes(self) -> bool:
         """Whether the critic can be built before any scene is drawn."""
         return self.base_critic.startswith(REWARD) or (self.uses_backend and self.memory is not None)
+
+    @property
+    def critiques(self) -> int:
+        """The number of groups that are scored."""
+        return self.policy_gradient.critiques if self.policy_gradient else self.images
 
     def backend_options(self, dry_run: bool = False) -> BackendOptions:
         spec = "embedded" if self.base_critic == HMR_SCORER else self.base_critic

@@ -38,6 +38,7 @@ from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_samples, set_digest
 from hmr.types import Detector, Sample, Scorer
 from rl.monitoring.training_log import read_logs
+from rl.policy_gradient.align import align_by_policy_gradient, check_policy_gradient, update_folders
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.rounds import align_in_rounds, checked_alignment
 
@@ -47,7 +48,10 @@ __all__ = ["check_settings", "count_calls", "run_alignment"]
 def check_settings(policy: DiffusionPolicy, settings: AlignSettings, out: Path) -> None:
     """Raises ValueError for an unknown critic and invalid training arguments, FileNotFoundError for a missing file."""
     settings.check_critic()
-    checked_alignment(policy, with_replay_file(policy, settings, out), settings.rounds, settings.images)
+    if settings.policy_gradient is not None:
+        check_policy_gradient(policy, settings.policy_gradient, settings.images)
+    else:
+        checked_alignment(policy, with_replay_file(policy, settings, out), settings.rounds, settings.images)
 
 
 def run_alignment(
@@ -80,10 +84,18 @@ def run_alignment(
         early = critic(scenes=None) if settings.needs_no_scenes else None  # so that its errors come first
         scenes, samples = _samples_to_align(settings, out, stage, workers, people)
         scorer = critic(scenes=scenes) if early is None else early
-        alignment = with_replay(policy, settings, out, stage, workers)
-        rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
-        reading = detector_of_search(policy, body, scorer, detector) if rounds.search else None
-        aligned = align_in_rounds(policy, scorer, samples, out, alignment, rounds, stage, rescore, reading)
+        if settings.policy_gradient is not None:
+            gradient, seed = settings.policy_gradient, settings.rounds.seed
+            aligned = align_by_policy_gradient(
+                policy, scorer, samples, out, gradient, seed, stage, rescore, _in_flight(scorer)
+            )
+        else:
+            alignment = with_replay(policy, settings, out, stage, workers)
+            rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
+            reading = detector_of_search(policy, body, scorer, detector) if rounds.search else None
+            aligned = align_in_rounds(
+                policy, scorer, samples, out, alignment, rounds, stage, rescore, reading
+            )
     record = {
         **settings.to_json(),
         DETECTOR: detector_name(detector),
@@ -92,7 +104,7 @@ def run_alignment(
         "base_policy": policy.digest(),
         "policy": aligned.digest(),
         "scenes": scenes and set_digest(scenes),
-        **_counted(out, settings.rounds.count),
+        **_counted(_group_folders(out, settings)),
         "versions": versions(),
     }
     write_text(out / "alignment.json", json.dumps(record, indent=1))
@@ -128,18 +140,23 @@ def count_calls(
             policy, body, settings, scenes=scenes, out=out, stage=stage, stack=stack,
             backend=opened.backend, detector=detector,
         )  # fmt: skip
-        stage(f"counting the calls for {settings.images} groups", settings.images)
-        size, seed = settings.rounds.group_size, settings.rounds.seed
-        build_preferences(policy, scorer, samples, out / "groups", group_size=size, seed=seed)
+        stage(f"counting the calls for {settings.critiques} groups", settings.critiques)
+        size = (settings.policy_gradient or settings.rounds).group_size
+        groups = list(itertools.islice(itertools.cycle(samples), settings.critiques))
+        build_preferences(policy, scorer, groups, out / "groups", group_size=size, seed=settings.rounds.seed)
         assert opened.dry_run is not None
         return opened.dry_run
 
 
-def _counted(out: Path, rounds: int) -> dict[str, int]:
-    """The number of groups in all rounds, and of those without any score, which training ignores."""
-    scores = [
-        group for n in range(rounds) for group in load_preferences(out / f"round-{n}" / "groups")["scores"]
-    ]
+def _group_folders(out: Path, settings: AlignSettings) -> list[Path]:
+    if settings.policy_gradient is not None:
+        return update_folders(out)
+    return [out / f"round-{number}" / "groups" for number in range(settings.rounds.count)]
+
+
+def _counted(folders: Sequence[Path]) -> dict[str, int]:
+    """The number of groups in all folders, and of those without any score, which training ignores."""
+    scores = [group for folder in folders for group in load_preferences(folder)["scores"]]
     return {"groups": len(scores), "unscored_groups": sum(set(group) == {None} for group in scores)}
 
 

@@ -13,7 +13,7 @@ import pytest
 import benchmarks.alignment_study as study
 import rl.preferences.build
 import rl.rounds
-from benchmarks.alignment_arms import ARMS, CEILING, CRITICS, FINALS, Arm
+from benchmarks.alignment_arms import ARMS, CEILING, CRITICS, FINALS, METHODS, Arm
 from benchmarks.alignment_study import Sizes, run_study
 from benchmarks.alignment_table import StudyRuns, at_spread, markdown, to_json
 from common.progress import Stage, Tick
@@ -143,12 +143,12 @@ def test_the_critic_picks_and_the_control_has_its_scores(
 def test_bodies_are_imitated_in_place_of_groups_and_only_the_ceiling_reads_the_truth(
     tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = ("averaged", "fit", "train labels")
+    kinds = ("averaged", "fit", "reading", "train labels")
     names = use_arms(monkeypatch, {kind: Arm(IMITATION, imitates=kind, images=3) for kind in kinds})
     sizes = Sizes(test=2, samples=4, align=2, steps=1, picks=False)
     runs = run_study(tiny_policy, names, [0], sizes, tmp_path, _silent)
-    assert calls["imitate"] == len(kinds) + 1
-    assert not {"align", "score_group"} & set(+calls)
+    assert calls["align"] == len(kinds) + 1
+    assert "score_group" not in calls
     assert runs.uses_truth == frozenset()
     assert {path.name for path in (tmp_path / "scenes").iterdir()} == {
         "street-test-2", "street-align-2", "street-align-2-uses-truth", "studio-train-2",
@@ -169,10 +169,18 @@ def test_every_arm_can_be_configured_and_costs_as_much(tmp_path: Path) -> None:
         config = GroupPreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **arm.alignment)
         assert (arm.images, arm.group_size, config.max_steps) == (1600, 20, 800)
         assert config.loss_type == "resample" or not arm.imitates
-    assert {name for name, arm in FINALS.items() if arm.uses_truth} == {"truth, resample"}
-    assert {name for name, arm in CRITICS.items() if not arm.uses_truth} == {"embedded, resample"}
+        if arm.policy_gradient:
+            assert (arm.policy_gradient.critiques, arm.policy_gradient.group_size) == (1600, 20)
+        if arm.search:
+            assert arm.search.group_size == 20
+    assert {name for name, arm in FINALS.items() if arm.uses_truth} == {f"truth, {name}" for name in METHODS}
+    assert {name for name, arm in CRITICS.items() if not arm.uses_truth} == {
+        f"embedded, {name}" for name in METHODS
+    }
     assert CEILING.uses_truth
-    assert len(CRITICS) == 1 + 1 + 2 * 3  # the agent, the exact reading, and three SRCCs of each kind
+    assert len(CRITICS) == len(METHODS) * (
+        1 + 1 + 2 * 3
+    )  # the agent, the exact reading, three SRCCs of each kind
 
 
 def _report(spread_mm: float, errors_mm: list[float], groups: tuple[ScoredGroup, ...] = ()) -> Report:

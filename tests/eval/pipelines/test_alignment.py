@@ -117,6 +117,33 @@ def test_a_search_widens_the_groups_with_the_reading_of_the_shipped_policy(
     assert [sorted(row) for row in groups["origin"]] == [["corrected", "guided", "mirrored", "sampled"]] * 2
 
 
+@pytest.mark.slow
+def test_the_policy_gradient_is_a_method_with_settings_of_its_own(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "gradient.yaml"
+    recipe.write_text("{updates: 2, images_per_update: 2, group_size: 3, steps: 3, minibatches: 2}")
+    asked = (*words, "--method", "policy-gradient", "--config", recipe)
+    code, _, err = call(monkeypatch, capsys, "align", *asked, "--rounds", 2, "--out", tmp_path / "rounds")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "meshcritic: the policy gradient samples anew in every update; it has no 2 rounds",
+    )
+    out = tmp_path / "gradient"
+    code, _, err = call(
+        monkeypatch, capsys, "align", *asked, "--critic", "shuffled:noisy-truth:1", "--out", out
+    )
+    assert code == 0, err
+    record = json.loads((out / "alignment.json").read_text())
+    assert (record["groups"], record["unscored_groups"]) == (4, 0)
+    assert record["policy_gradient"]["updates"] == 2
+    assert load_policy(out).digest() == record["policy"] != record["base_policy"]
+    assert "ratio/std" in (out / "curves.svg").read_text()
+    code, answer, _ = call(monkeypatch, capsys, "align", *asked, "--dry-run", "--out", out, "--json")
+    assert code == 0
+    assert json.loads(answer)["dry_run"]["by_task"]["score"] >= 4
+
+
 def test_an_unknown_base_policy_is_named() -> None:
     with pytest.raises(ValueError, match="no base policy is called 'moon'; there are shipped, studio"):
         AlignSettings(base="moon")
