@@ -72,6 +72,8 @@ def main() -> None:
         "HF_HUB_DISABLE_TELEMETRY", "1"
     )  # TRL's trainers report their use to the hub otherwise
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' own bars over local files
+    # torch's threads otherwise spin between small operations, and take the cores that other work needs
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with ended_by_signals():
         try:
             app()
