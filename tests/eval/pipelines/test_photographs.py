@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from agent.default import open_default_memory
 from common import plugins
 from eval.pipelines.photographs import split_people
 from hmr.body.keypoint_orders import COCO_17
@@ -130,11 +131,13 @@ def test_a_second_run_finds_nobody_again_and_gives_the_same_policy(
 ) -> None:
     assert align("out", *reward)[0] == 0
     digest = load_policy(tmp_path / "out").digest()
-    monkeypatch.setattr(CountingFinder, "find", None)
+    searched: list[object] = []
+    monkeypatch.setattr(CountingFinder, "find", lambda self, image: searched.append(image) or [])
     (tmp_path / "out" / "photos.json").unlink()
     assert align("out", *reward)[0] == 0
     assert load_policy(tmp_path / "out").digest() == digest
     assert (tmp_path / "out" / "photos.json").exists()
+    assert searched == []
 
 
 @pytest.mark.slow
@@ -197,6 +200,15 @@ WRONG = {
 def test_what_photographs_cannot_give_is_refused(align: Align, words: list[str], message: str) -> None:
     code, _, err = align("out", *words)
     assert (code, message in err, "Traceback" in err) == (2, True, False), err
+
+
+def test_a_memory_of_another_detector_is_refused(align: Align, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    with open_default_memory(memory, load_policy(tmp_path / "base"), frozen=False):
+        pass
+    (memory / "exploration.json").write_text(json.dumps({"made_from": {"detector": "embedded"}}))
+    code, _, err = align("out", "--memory", memory)
+    assert (code, "explored with the detector embedded, but this run uses counting" in err) == (2, True), err
 
 
 def test_rendered_scenes_are_not_replayed(align: Align, reward: tuple[str, str], tmp_path: Path) -> None:
