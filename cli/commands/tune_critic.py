@@ -10,7 +10,18 @@ import typer
 
 from cli.backend_flags import BackendSet
 from cli.console import print_json, print_message, stages
-from cli.options import CONFIGS, MODELS, WORKERS, Json, PolicyDir, Seed, config_file, output_folder
+from cli.options import (
+    CONFIGS,
+    MODELS,
+    WORKERS,
+    BasePolicy,
+    Json,
+    PolicyOrBase,
+    Seed,
+    config_file,
+    output_folder,
+    policy_folder,
+)
 
 if TYPE_CHECKING:
     from rl.critic_tuning.conversations import ConversationStats
@@ -31,7 +42,7 @@ ExploredMemory = Annotated[
     typer.Option(
         metavar="FOLDER",
         rich_help_panel=MODELS,
-        help="Memory of an explored critic, such as runs/demo/memory; its cases are the training data.",
+        help="Memory of an explored critic, such as runs/explore/memory; its cases are the training data.",
     ),
 ]
 Adapters = Annotated[Path, output_folder("Folder for the adapters, the scenes, the questions and the log.")]
@@ -42,7 +53,8 @@ TuningArguments = Annotated[
     Path | None, config_file("YAML file of peft and TRL arguments. Default: configs/tune_critic.yaml.")
 ]
 Calibration = Annotated[
-    int, typer.Option(min=4, help="Number of scenes of lab-calibration that the memory was explored on.")
+    int,
+    typer.Option(min=4, help="Number of scenes of the calibration split that the memory was explored on."),
 ]
 OnlyPrepare = Annotated[
     bool,
@@ -61,7 +73,8 @@ def tune_critic(
     calibration: Calibration = 128,
     settings: BackendSet = None,
     dry_run: OnlyPrepare = False,
-    policy: PolicyDir = None,
+    policy: PolicyOrBase = None,
+    base: BasePolicy = "shipped",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +83,7 @@ def tune_critic(
     Supervised fine-tuning (TRL's SFT) is followed by GRPO, with the rank agreement with the true errors as the reward.
     The same command continues an interrupted run.
 
-    Example: `meshcritic tune-critic Qwen/Qwen3-VL-4B-Instruct --memory runs/demo/memory --out runs/critic`
+    Example: `meshcritic tune-critic Qwen/Qwen3-VL-4B-Instruct --memory runs/explore/memory --out runs/critic`
     """
     if stage not in STAGES:
         raise ValueError(f"--stage is one of {', '.join(STAGES)}, not {stage!r}")
@@ -83,12 +96,12 @@ def tune_critic(
     from rl.critic_tuning.config import read_tuning
 
     local = read_settings(LocalSettings, "local", parse_settings(settings or ()))
-    found, base = find_model(model), load_policy(policy)
+    found, sampler = find_model(model), load_policy(policy_folder(policy, base))
     tuning = read_tuning(config or CONFIGS / "tune_critic.yaml", stages=STAGES[stage], seed=seed)
     with stages() as progress:
         training_cases = prepare_training_cases(
-            found, memory, base,
-            settings=tuning, local=local, out=out, stage=progress, calibration=calibration, workers=WORKERS,
+            found, memory, sampler,
+            settings=tuning, local=local, out=out, stage=progress, base=base, calibration=calibration, workers=WORKERS,
         )  # fmt: skip
         _print_stats(training_cases.stats)
         if dry_run:

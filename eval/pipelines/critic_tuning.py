@@ -1,12 +1,12 @@
 """Fine-tunes a local vision-language model on the cases that a memory explored; `meshcritic tune-critic` runs it.
 
-    OUT/scenes                lab-calibration, drawn again
+    OUT/scenes                the calibration split, drawn again
     OUT/questions             one file of questions per case (`rl.critic_tuning.conversations`)
     OUT/sft, OUT/grpo         the adapter after each stage (`rl.critic_tuning.stages`)
     OUT/tuning.json           the inputs and the last metrics
 
-Training uses only the explored cases in the part `explore` of lab-calibration; the scenes that decide on the admission
-of rules, the test scenes and the wild images are not used. A second run computes only what is missing.
+Training uses only the explored cases in the part `explore` of the calibration split; the scenes that decide on the
+admission of rules, the test scenes and the images to align on are not used. A second run computes only what is missing.
 
 A memory does not store hypotheses. They are sampled again with the seed of the exploration: `meshcritic demo` seeds its
 noise in another way than `explore`, `critic-eval` and `align`, and exploration.json in the memory's folder shows which
@@ -39,7 +39,7 @@ from eval.critics.exploration import EXPLORED
 from hmr.body.model import load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render.raster import RasterRenderer
-from hmr.synthetic.splits import calibration_parts, draw_split
+from hmr.synthetic.splits import calibration_parts, draw_split, gap_of
 from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import Hypotheses, Labelled, Sample
 from memory.folder import open_store
@@ -81,10 +81,12 @@ def prepare_training_cases(
     local: LocalSettings,
     out: PathLike,
     stage: Stage,
+    base: str = "shipped",
     calibration: int = 128,
     workers: int = 1,
 ) -> TrainingCases:
-    """Questions about the cases in `memory` that are among the first `calibration` scenes of lab-calibration.
+    """Questions about the cases in `memory` that are among the first `calibration` scenes of the calibration split of
+    `base`, a key of `hmr.synthetic.splits.GAPS`.
 
     Raises FileNotFoundError for a missing memory, ValueError for one without explored cases, explored with another
     policy, or explored on other scenes, and for settings that TRL or peft rejects, before anything is drawn.
@@ -92,14 +94,15 @@ def prepare_training_cases(
     memory, out = Path(memory), Path(out)
     explored, explored_from = _explored(memory, policy)
     run_preflight(settings)
-    tick = stage(f"drawing {calibration} scenes of lab-calibration", calibration)
-    scenes = draw_split("lab-calibration", out / "scenes", calibration, workers=workers, progress=tick)
+    split = gap_of(base).calibration
+    tick = stage(f"drawing {calibration} scenes of {split}", calibration)
+    scenes = draw_split(split, out / "scenes", calibration, workers=workers, progress=tick)
     labelled = read_labelled(scenes)
     cases = [labelled[row] for row in calibration_parts(calibration)["explore"]]
     if not (cases := [case for case in cases if case.sample.id in explored]):
         raise ValueError(
             f"none of the {len(explored)} cases explored in {memory} is in the part `explore` of the first "
-            f"{calibration} scenes of lab-calibration, and training uses no others"
+            f"{calibration} scenes of {split}, and training uses no others"
         )
     question_settings = QuestionSettings(
         settings.label_orders, local.max_images, local.comment_chars, settings.seed

@@ -161,11 +161,18 @@ def test_a_memory_without_training_data_is_rejected_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_memory_of_other_scenes_is_rejected(model, policy, tiny_policy, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("base", "split"), [("shipped", "lab-calibration"), ("studio", "studio-calibration")]
+)
+def test_a_memory_of_other_scenes_is_rejected(
+    base, split, model, policy, tiny_policy, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "memory").mkdir()
     memory = explored_elsewhere(tmp_path / "memory", tiny_policy.digest())
-    code, _, err = call(monkeypatch, capsys, *words(model, memory, tmp_path / "out", "--policy", policy))
+    given = words(model, memory, tmp_path / "out", "--policy", policy, "--base", base)
+    code, _, err = call(monkeypatch, capsys, *given)
     assert code == 2
+    assert f"scenes of {split}, and" in err
     assert "none of the 1 cases explored in" in err
     assert "training uses no others" in err
 
