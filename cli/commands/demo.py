@@ -29,7 +29,7 @@ def demo(
     """
     start = time.perf_counter()
     from eval.benchmark.tables import rich_table
-    from eval.pipelines.demo import Demo, read_demo_settings
+    from eval.pipelines.demo import PHOTOGRAPHS, Demo, read_demo_settings
     from eval.pipelines.demo_outputs import write_demo
 
     settings = read_demo_settings(config or CONFIGS / "demo.yaml")
@@ -53,3 +53,5 @@ def demo(
     )
     print_message(f"{metrics['wall_s'] / 60:.1f} min, peak memory {metrics['peak_mib']} MiB")
     print_message(f"report: {out / 'report.html'}; metrics: {out / 'metrics.json'}")
+    if settings.photos is not None:
+        print_message(f"photographs: {out / PHOTOGRAPHS / 'photos.html'}")

@@ -3,6 +3,7 @@
     calibration scenes with truth     -> exploration: the critic fills its memories, which are then frozen
     scenes to align on, without truth -> groups of hypotheses -> critique -> preferences -> alignment
     held-out scenes                   -> evaluation of the base policy, the aligned one and three bounds
+    photographs                       -> the same with the shipped policy, in OUT/photographs (no truth, no bounds)
 
 The base policy decides on the splits (`hmr.synthetic.splits.GAPS`). The bounds, by which the aligned policy is judged:
 
@@ -43,6 +44,8 @@ from eval.benchmark.matched_spread import NoiseScaledPolicy, SpreadAtScale, matc
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import load_report, save_report
 from eval.critics.exploration import EXPLORED, READER, Exploration, load_other_detector
+from eval.pipelines.align_settings import AlignSettings
+from eval.pipelines.photographs import Photographs, align_on_photographs
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.checkpoint import BASES, load_policy, load_reader
@@ -56,11 +59,13 @@ from rl.imitation import groups_of_labels
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.preferences.tensors import GroupTensors
 from rl.replay import replay_of
-from rl.rounds import align_once, finished_policy
+from rl.rounds import Rounds, align_once, finished_policy
 
-__all__ = ["VARIANTS", "Demo", "DemoResult", "DemoSettings", "read_demo_settings"]
+__all__ = ["PHOTOGRAPHS", "VARIANTS", "Demo", "DemoResult", "DemoSettings", "read_demo_settings"]
 
 SHARD_ROWS = 32
+PHOTOGRAPHS = "photographs"  # folder in that of the run
+PHOTO_DETECTOR = "blazepose"
 TITLES = {
     "aligned": "aligning on the scores",
     "shuffled": "aligning on shuffled scores",
@@ -84,6 +89,8 @@ class DemoSettings:
     backend: str = "embedded"
     shown_cases: int = 6
     alignment: dict[str, Any] = field(default_factory=dict)  # rl.config.GroupPreferenceConfig
+    photos: Path | None = None  # folder of photographs; in a file, relative to that file
+    photo_alignment: dict[str, Any] = field(default_factory=dict)  # as `alignment`
 
     def __post_init__(self) -> None:
         gap_of(self.base)
@@ -99,6 +106,8 @@ def read_demo_settings(path: PathLike) -> DemoSettings:
     values = read_fields(Path(path), [item.name for item in dataclasses.fields(DemoSettings)])
     if "seeds" in values:
         values["seeds"] = tuple(values["seeds"])
+    if "photos" in values:
+        values["photos"] = Path(path).parent / values["photos"]
     return DemoSettings(**values)
 
 
@@ -145,11 +154,13 @@ class Demo:
     def run(self) -> DemoResult:
         gap = self.gap
         self.scenes = scenes = self._scenes()
+        self.truth = self._draw(gap.align, self.settings.align_images, uses_truth=True)
         self.agent = agent = self._explored(scenes[gap.calibration])
         reports: dict[str, list[Report]] = {variant: [] for variant in VARIANTS}
         for seed in self.settings.seeds:
             for variant, report in self._compared(agent, scenes, seed).items():
                 reports[variant].append(report)
+        self._align_on_photographs()
         return DemoResult(
             reports=reports,
             benchmark=digest(*(set_digest(folder) for folder in scenes.values())),
@@ -293,9 +304,24 @@ class Demo:
 
     def _taught(self, seed: int) -> DiffusionPolicy:
         """The base policy after as many steps on the truth of the images."""
-        scenes = self._draw(self.gap.align, self.settings.align_images, uses_truth=True)
-        labels = groups_of_labels(replay_of(self.policy, read_labelled(scenes)))
+        labels = groups_of_labels(replay_of(self.policy, read_labelled(self.truth)))
         return self._align("labels", labels, seed)
+
+    def _align_on_photographs(self) -> None:
+        """With the shipped policy and the settings' backend; the page is OUT/photographs/photos.html."""
+        settings = self.settings
+        if settings.photos is None:
+            return
+        run = AlignSettings(
+            settings.backend,
+            rounds=Rounds(group_size=settings.group_size, seed=settings.seeds[0]),
+            alignment=settings.photo_alignment,
+        )
+        policy = load_policy(detector=PHOTO_DETECTOR)
+        with self._timed("photographs"):
+            align_on_photographs(
+                policy, Photographs(settings.photos), run, self.out / PHOTOGRAPHS, self.stage
+            )
 
     def _evaluated(
         self, agent: CritiqueAgent, policy: Policy, variant: str, policy_digest: str, seed: int

@@ -15,7 +15,7 @@ from eval.benchmark.intervals import Interval
 from eval.benchmark.protocol import PROTOCOL
 from eval.benchmark.tables import Row, compare
 from eval.critics.agreement import CriticAgreement, critic_agreement
-from eval.pipelines.demo import Demo, DemoResult
+from eval.pipelines.demo import PHOTOGRAPHS, Demo, DemoResult
 from eval.report import PersonPictures, ReportCase, ReportData, draw_case, draw_person, write_report
 from hmr.metrics.errors import mpjpe_mm
 from hmr.synthetic.store import read_labelled
@@ -114,6 +114,10 @@ def _page(
             "shuffled: aligned in the same way on the same scores, permuted at random within each group.",
             "labels: the base after as many steps on the truth of the images that were aligned on, the upper bound.",
             *_recovered_sentences(demo, result),
+            *(
+                [f"Photographs, with the shipped policy: {PHOTOGRAPHS}/photos.html"]
+                * bool(demo.settings.photos)
+            ),
         ),
     )
 

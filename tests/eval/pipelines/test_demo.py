@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agent.default import default_agent, open_default_memory
-from eval.pipelines.demo import Demo, DemoSettings
+from eval.pipelines.demo import VARIANTS, Demo, DemoSettings, read_demo_settings
 from eval.pipelines.demo_outputs import write_demo
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
@@ -51,12 +51,13 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert set(metrics["seeds"]) == {"0", "1"}
     for seed in metrics["seeds"].values():
-        assert set(seed) == {"base", "aligned", "shuffled", "critic"}
-        assert set(seed["base"]) == set(seed["aligned"]) == set(seed["shuffled"]) == R
+        assert set(seed) == {*VARIANTS, "critic"}
+        assert all(set(seed[variant]) == R for variant in VARIANTS)
         assert set(seed["base"]["mpjpe_mm"]) == {"min5", "min7", "mean", "pick5", "hyp0", "averaged"}
         assert set(seed["critic"]) == {"srcc", "krcc", "plcc"}
     first = metrics["seeds"]["0"]
-    assert len({first[variant]["mpjpe_mm"]["mean"] for variant in ("base", "aligned", "shuffled")}) == 3
+    assert len({first[variant]["mpjpe_mm"]["mean"] for variant in VARIANTS}) == len(VARIANTS)
+    assert set(metrics["recovered"]) == {"narrowed", "aligned", "shuffled"}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "data:image/jpeg;base64," in page
     assert 'src="http' not in page
@@ -67,8 +68,17 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
 
     with Demo(tmp_path / "run", SMALL, silent, policy_folder) as again:
         _, repeated = write_demo(again, again.run(), 1.0)
-    assert len(repeated["reused"]) == 3 + 1 + 2 * (1 + 2 + 3)
+    # scenes, exploration, and for each seed: groups, three policies, five evaluations
+    assert len(repeated["reused"]) == 4 + 1 + 2 * (1 + 3 + 5)
     assert repeated["seeds"] == metrics["seeds"]
+
+
+def test_the_photographs_are_found_beside_the_file(tmp_path: Path):
+    (tmp_path / "demo.yaml").write_text("{photos: pictures}")
+    assert read_demo_settings(tmp_path / "demo.yaml").photos == tmp_path / "pictures"
+    shipped = read_demo_settings(Path(__file__).parents[3] / "configs" / "demo.yaml")
+    assert shipped.photos is not None
+    assert list(shipped.photos.glob("*.jpg"))
 
 
 @pytest.mark.slow
