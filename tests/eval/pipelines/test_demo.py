@@ -56,7 +56,8 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
         assert set(seed["base"]["mpjpe_mm"]) == {"min5", "min7", "mean", "pick5", "hyp0", "averaged"}
         assert set(seed["critic"]) == {"srcc", "krcc", "plcc"}
     first = metrics["seeds"]["0"]
-    assert len({first[variant]["mpjpe_mm"]["mean"] for variant in VARIANTS}) == len(VARIANTS)
+    others = set(VARIANTS) - {"narrowed"}  # which is the base, if the aligned policy has nearly its spread
+    assert len({first[variant]["mpjpe_mm"]["mean"] for variant in others}) == len(others)
     assert set(metrics["recovered"]) == {"narrowed", "aligned", "shuffled"}
     page = (tmp_path / "run" / "report.html").read_text()
     assert "data:image/jpeg;base64," in page
