@@ -17,7 +17,10 @@ from transformers import TrainingArguments
 from rl.advantages import ADVANTAGE_TYPES, AdvantageSettings
 from rl.losses import LOSSES, TRUST_REGIONS, LossSettings
 
-__all__ = ["LOSS_TYPES", "RESAMPLE", "RESERVED", "GroupPreferenceConfig", "field_value", "training_fields"]
+__all__ = [
+    "LOSS_TYPES", "RESAMPLE", "RESERVED", "GroupPreferenceConfig", "check_loss_of_search", "field_value",
+    "training_fields",
+]  # fmt: skip
 
 RESAMPLE = "resample"  # the loss of `rl.imitation`, which is no function of the log ratio
 LOSS_TYPES = (*LOSSES, RESAMPLE)
@@ -250,6 +253,16 @@ class GroupPreferenceConfig(TrainingArguments):
             self.min_group_std,
             self.diversity_weight,
             self.spread_neutral,
+        )
+
+
+def check_loss_of_search(loss_type: str) -> None:
+    """Raises ValueError for a loss that compares the likelihood of a hypothesis with the reference's: the reference has
+    not sampled the hypotheses of a search, so their ratio says nothing about the gain."""
+    if loss_type != RESAMPLE:
+        raise ValueError(
+            f"groups of a search need loss_type {RESAMPLE}, not {loss_type}: every other loss takes the hypotheses for "
+            "samples of the policy"
         )
 
 

@@ -43,7 +43,7 @@ from common.seeding import derive_seed
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector, Sample, Scorer
-from rl.config import GroupPreferenceConfig, training_fields
+from rl.config import GroupPreferenceConfig, check_loss_of_search, training_fields
 from rl.monitoring.training_log import log_callback
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import build_preferences, load_preferences
@@ -51,7 +51,7 @@ from rl.preferences.proposers import PolicySamples, Proposer
 from rl.preferences.tensors import GroupTensors
 from rl.preflight import run_preflight
 from rl.search import SearchSettings, check_policy_of_search, search_for
-from rl.trainer import CallbackFactory, align, check_loss_of_search
+from rl.trainer import CallbackFactory, align
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "finished_policy"]
 

@@ -38,7 +38,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from common.seeding import derive_generator
 from hmr.policy.policy import DiffusionPolicy
-from rl.config import RESAMPLE, GroupPreferenceConfig
+from rl.config import RESAMPLE, GroupPreferenceConfig, check_loss_of_search
 from rl.imitation import Imitation
 from rl.losses import LOSSES, log_ratio
 from rl.monitoring.metrics import step_metrics
@@ -53,7 +53,6 @@ __all__ = [
     "CallbackFactory",
     "GroupPreferenceTrainer",
     "align",
-    "check_loss_of_search",
     "check_trainable",
     "draw_times",
     "draw_times_and_noise",
@@ -338,16 +337,6 @@ def draw_times_and_noise(
     times = [draw_times(count, bounds, generator) for generator in generators]
     noise = [torch.randn(count, dim, generator=generator) for generator in generators]
     return torch.stack(times), torch.stack(noise)
-
-
-def check_loss_of_search(loss_type: str) -> None:
-    """Raises ValueError for a loss that compares the likelihood of a hypothesis with the reference's: the reference has
-    not sampled the hypotheses of a search, so their ratio says nothing about the gain."""
-    if loss_type != RESAMPLE:
-        raise ValueError(
-            f"groups of a search need loss_type {RESAMPLE}, not {loss_type}: every other loss takes the hypotheses for "
-            "samples of the policy"
-        )
 
 
 def _as_tensors(
