@@ -69,7 +69,7 @@ def reward(tmp_path: Path) -> tuple[str, str]:
     return "--critic", f"reward:{tmp_path / 'rewards.py'}:near"
 
 
-def annotations(path: Path, file_name: str, size: tuple[int, int] = (40, 30)) -> Path:
+def save_annotations(path: Path, file_name: str, size: tuple[int, int] = (40, 30)) -> Path:
     """Of the first person of a photograph: all keypoints at one place, in the middle of its box."""
     image = {"id": 3, "file_name": file_name, "width": size[0], "height": size[1]}
     keypoints = [8, 15, 2] * len(COCO_17)
@@ -166,7 +166,7 @@ def test_annotated_points_are_reported_and_a_broken_photograph_is_left_out(
     align: Align, reward: tuple[str, str], photos: Path, tmp_path: Path
 ) -> None:
     (photos / "broken.jpg").write_text("no image")
-    file = annotations(tmp_path / "coco.json", "a.png")
+    file = save_annotations(tmp_path / "coco.json", "a.png")
     code, _, err = align("out", *reward, "--keypoints", file)
     assert code == 0, err
     assert f"left out: {photos / 'broken.jpg'}: not an image that can be read" in err
@@ -220,10 +220,10 @@ def test_rendered_scenes_are_not_replayed(align: Align, reward: tuple[str, str],
 def test_annotations_of_other_photographs_are_refused(
     align: Align, reward: tuple[str, str], tmp_path: Path
 ) -> None:
-    file = annotations(tmp_path / "coco.json", "z.png")
+    file = save_annotations(tmp_path / "coco.json", "z.png")
     code, _, err = align("out", *reward, "--keypoints", file)
     assert (code, f"{file} annotates nobody who was found" in err) == (2, True)
-    code, _, err = align("out", *reward, "--keypoints", annotations(file, "a.png", (41, 30)))
+    code, _, err = align("out", *reward, "--keypoints", save_annotations(file, "a.png", (41, 30)))
     assert (code, "belongs to an image of 41 x 30 pixels" in err) == (2, True)
 
 
