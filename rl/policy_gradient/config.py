@@ -40,7 +40,7 @@ class PolicyGradientConfig:
     minibatches: int = 4  # into which the states of an update are divided
     clip_epsilon: float = 0.2  # PPO's
     kl_weight: float = 0.0  # of the divergence from the policy at the start, per step of the chain
-    learning_rate: float = 3e-4  # of AdamW, constant
+    learning_rate: float = 1e-4  # of AdamW, constant
     max_grad_norm: float = 1.0
     train_estimate: bool = False  # the regression head learns too
     ema_decay: float = 0.95  # of the weights that are saved, per optimizer step
