@@ -238,7 +238,7 @@ class Demo:
         """The reports of all variants of one seed."""
         groups, labelled = self._groups(agent, seed), read_labelled(scenes[self.gap.test])
         aligned = self._align("aligned", groups, seed)
-        policies: dict[str, Policy] = {
+        policies = {
             "base": self.policy,
             "aligned": aligned,
             "shuffled": self._align("shuffled", shuffle_scores(groups, seed), seed),
