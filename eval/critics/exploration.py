@@ -217,9 +217,9 @@ def explore_calibration(
     fingerprint = {
         **dataclasses.asdict(settings),
         DETECTOR: detector_name(detector),
-        READER: load_reader(str(policy.device)).digest(),
         "scenes": set_digest(scenes),
         "policy": policy.digest(),
+        READER: load_reader(str(policy.device)).digest(),
         "backend": backend.name,
         "revision": backend.revision,
     }
