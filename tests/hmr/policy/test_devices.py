@@ -227,7 +227,8 @@ def test_a_critique_is_the_same(seeing: DiffusionPolicy, body: Body, scenes: lis
 
     def scores(policy: DiffusionPolicy, folder: Path) -> tuple[float | None, ...]:
         with open_default_memory(folder, policy, frozen=False) as memory:
-            return default_agent(policy, body, memory).critique(sample, group).scores
+            agent = default_agent(policy, body, memory, reader=policy)  # on the same device
+            return agent.critique(sample, group).scores
 
     here = scores(seeing, tmp_path / "here")
     assert None not in here
