@@ -33,7 +33,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from benchmarks.alignment_arms import ARMS, BASE, CEILING, SETS, Arm
-from benchmarks.alignment_table import CEILING_NAME, StudyRuns, markdown, to_json
+from benchmarks.alignment_table import CEILING_NAME, SCALES, StudyRuns, markdown, to_json
 from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
 from cli.console import stages
 from common.fingerprint import json_digest
@@ -63,7 +63,6 @@ from rl.rounds import Rounds, align_in_rounds, align_once
 
 __all__ = ["Sizes", "StudySeed", "run_study"]
 
-SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 PART = 100  # images per stored part of the groups
 PICKER = "embedded"  # the critic that picks 1 of 20 in the evaluation, for every arm
 PICK_GROUP = 20

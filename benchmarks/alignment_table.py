@@ -32,23 +32,24 @@ from jaxtyping import Float
 
 from agent.agreement import mean_agreement
 from eval.benchmark.body_measures import BODY_MEASURES, FIRST
-from eval.benchmark.headroom import recovered_share
+from eval.benchmark.headroom import headroom_measures, recovered_share
 from eval.benchmark.image_agreement import AGREEMENT
 from eval.benchmark.intervals import Interval, bootstrap_mean, bootstrap_ratio
 from eval.benchmark.plausibility import PLAUSIBILITY
 from eval.benchmark.protocol import Report
 
-__all__ = ["CEILING_NAME", "StudyRuns", "at_spread", "markdown", "to_json"]
+__all__ = ["CEILING_NAME", "SCALES", "StudyRuns", "at_spread", "markdown", "to_json"]
 
 Values = Float[np.ndarray, "seeds images"]
 CEILING_NAME = "labels"
+SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)  # of the base's starting noise
 NARROWED = "the base at its spread"
 MPJPE = "mpjpe_mm"
 REDUCTIONS = ("mean", "hyp0", "averaged", "min20", "pick20")  # of MPJPE, besides the minimum over M
 FLAT = ("spread_visible_mm", "spread_occluded_mm", "calibration_80")
 CONTROLS = (  # what the methods are compared with, if it was run
     "hmr-scorer, dpo", "embedded, dpo", "embedded, sft", "pseudo-labels, averaged", "pseudo-labels, fit",
-    "studio labels", "shuffled, resample",
+    "pseudo-labels, reading", "studio labels", "shuffled, resample",
 )  # fmt: skip
 DIGITS = {
     "calibration_80": 2,
@@ -61,7 +62,7 @@ DIGITS = {
 @dataclass(frozen=True)
 class StudyRuns:
     """Reports in the order of seeds: one per arm and seed and of the ceiling, and for the base one per seed and scale,
-    from 1 down."""
+    of SCALES, from 1 down to the spread of the narrowest arm."""
 
     arms: dict[str, list[Report]]
     ceiling: list[Report]
@@ -81,13 +82,14 @@ class StudyRuns:
     @property
     def headline(self) -> tuple[str, ...]:
         """The errors of recovered headroom."""
-        return "hyp0", "averaged", self.minimum
+        return tuple(headroom_measures(self.made_from["M"]))
 
     def of(self, arm: str, measure: str) -> Values:
         return np.stack([_values(report, measure) for report in self.arms[arm]])
 
-    def base(self, measure: str) -> Values:
-        return np.stack([_values(scales[0], measure) for scales in self.bases])
+    def base(self, measure: str, scale: int = 0) -> Values:
+        """At the scale of this number."""
+        return np.stack([_values(scales[scale], measure) for scales in self.bases])
 
     def top(self, measure: str) -> Values:
         return np.stack([_values(report, measure) for report in self.ceiling])
@@ -179,14 +181,17 @@ def markdown(runs: StudyRuns) -> str:
 
 
 def _error_table(runs: StudyRuns) -> list[str]:
-    """Every arm with its difference from the base, and under it the base at its spread."""
+    """The base, also with less noise, the ceiling, and every arm with its difference from the base and, under it, the
+    base at its spread."""
     shown = [name for name in (*runs.errors, *FLAT) if not np.isnan(runs.base(name)).all()]
 
     def bound(title: str, truth: str, values: Callable[[str], Values]) -> str:
         return _line([title, truth, *(_number(name, values(name)) for name in shown)])
 
     lines = _header("", "uses truth", *shown)
-    lines.append(bound("base", "no", runs.base))
+    for number in range(min(map(len, runs.bases))):
+        title = "base" + f", noise x {SCALES[number]:g}" * (number > 0)
+        lines.append(bound(title, "no", lambda name, number=number: runs.base(name, number)))
     lines.append(bound(f"{CEILING_NAME} (ceiling)", "yes", runs.top))
     for arm in runs.arms:
         cells = (

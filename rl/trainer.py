@@ -50,13 +50,8 @@ from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_ratio
 from rl.types import ORIGIN
 
 __all__ = [
-    "CallbackFactory",
-    "GroupPreferenceTrainer",
-    "align",
-    "check_trainable",
-    "draw_times",
-    "draw_times_and_noise",
-]
+    "CallbackFactory", "GroupPreferenceTrainer", "align", "check_trainable", "draw_times", "draw_times_and_noise",
+]  # fmt: skip
 
 STATE_NAME = "alignment_state.safetensors"
 Policy = TypeVar("Policy", bound=nn.Module)

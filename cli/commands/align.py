@@ -227,6 +227,8 @@ def _align(
     print_message(f"{counts['unscored_groups']} of {counts['groups']} groups got no score from the critic")
     warning = "; its critic used the ground truth, so this is not a result" if settings.uses_truth else ""
     print_message(f"{out} has policy {aligned.digest()}, aligned from {base.digest()}{warning}")
-    print_message(f"learning curves: {out / 'curves.svg'}; to evaluate: meshcritic evaluate --policy {out}")
-    if photographs is not None:
+    print_message(f"learning curves: {out / 'curves.svg'}")
+    if photographs is None:
+        print_message(f"to evaluate: meshcritic evaluate --policy {out} --split {settings.gap.test}")
+    else:
         print_message(f"before and after: {out / 'photos.html'}, {out / 'photos.json'}")

@@ -90,14 +90,8 @@ def explore(
         backend, settings, dry_run, max_calls, record, reply_cache
     )
     explore_settings = ExploreSettings(
-        base=base,
-        images=images,
-        samples=samples,
-        seed=seed,
-        ucb=ucb,
-        detector=detector,
-        critique=critique_settings,
-    )
+        base=base, images=images, samples=samples, seed=seed, ucb=ucb, detector=detector, critique=critique_settings,
+    )  # fmt: skip
     memory = memory or out / "memory"
     with open_backend(options) as opened:
         with (
