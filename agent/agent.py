@@ -6,41 +6,47 @@ agent retrieves rules without the UCB bonus, so that equal inputs give equal ver
 
 from __future__ import annotations
 
-import uuid
+import asyncio
+import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from agent.context import CritiqueContext, CritiqueResources, CritiqueSettings, SampleEmbedder
-from agent.graph import graph, recursion_limit
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+
+from agent.context import CritiqueResources, CritiqueSettings, SampleEmbedder
+from agent.critique_run import in_own_context, run_critique
+from agent.events import CritiqueEvent, CritiqueFinished, Emit, ReviewRequested
 from agent.nodes.measure import build_case, run_tool
 from agent.tracing.records import Trace
 from agent.types import (
     BackendUnavailable,
     Case,
     CritiqueTool,
-    ErrorEstimate,
     Evidence,
     GroupCritique,
-    Missing,
-    QuestionCounts,
-    QuestionFailure,
-    Revision,
+    ReviewAnswer,
+    ReviewNeeded,
+    ReviewRequest,
     unavailable_reason,
 )
 from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import VLMBackend
+from common.fingerprint import json_digest
 from common.stopping import stoppable
 from hmr.body.model import Body
 from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RuleMemory
 
-__all__ = ["CritiqueAgent", "critique_many"]
+__all__ = ["CritiqueAgent", "Reviewer", "critique_many"]
 
 GROUPS_IN_FLIGHT = 8
+Reviewer = Callable[[Sample, ReviewRequest], ReviewAnswer]
+Group = tuple[Sample, Hypotheses] | tuple[Sample, Hypotheses, Detection | None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class CritiqueAgent:
     trace: Trace = field(default_factory=Trace)
     frozen: bool = True
     error_model: ErrorModel | None = None  # None: no estimates in millimetres
+    checkpointer: BaseCheckpointSaver[Any] | None = None  # LangGraph's; None: a critique is not saved
 
     @property
     def name(self) -> str:
@@ -76,47 +83,107 @@ class CritiqueAgent:
         return list(critique.scores)
 
     def critique(
-        self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
+        self,
+        sample: Sample,
+        hypotheses: Hypotheses,
+        detection: Detection | None = None,
+        *,
+        on_event: Emit | None = None,
+        reviewer: Reviewer | None = None,
     ) -> GroupCritique:
         """Critique one group of at least two hypotheses.
 
         detection: what the agent's detector has already reported of this person; None: it is run. A detector that
             searched for the person often reads more than one that is given a box.
+        on_event: called with every event of `stream`, while the critique runs.
+        reviewer: answers the questions to a person that `settings.interrupt_on` asks for.
 
         If the backend fails, scores are None (see `reasons`); if a tool fails, its evidence is left out (see
-        `missing`). Neither raises an exception. Raises ValueError for a group of one, which has no ranking.
+        `missing`). Neither raises an exception. Raises ValueError for a group of one, which has no ranking, and
+        ReviewNeeded at a question to a person without a reviewer.
         """
+        answer = None
+        if reviewer and self.settings.interrupt_on and self.checkpointer is None:
+            return replace(self, checkpointer=InMemorySaver()).critique(
+                sample, hypotheses, detection, on_event=on_event, reviewer=reviewer
+            )
+        while True:
+            event = None
+            for event in self._run(sample, hypotheses, detection, answer, watched=on_event is not None):
+                if on_event:
+                    on_event(event)
+            if isinstance(event, CritiqueFinished):
+                return event.critique
+            assert isinstance(event, ReviewRequested)  # a stream ends with one of the two
+            if reviewer is None:
+                raise ReviewNeeded("a person has to review the scores first: give a reviewer")
+            answer = reviewer(sample, event.request)
+
+    async def acritique(
+        self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
+    ) -> GroupCritique:
+        """`critique` in a thread of its own, for a program that runs an event loop."""
+        return await asyncio.to_thread(self.critique, sample, hypotheses, detection)
+
+    def stream(
+        self,
+        sample: Sample,
+        hypotheses: Hypotheses,
+        detection: Detection | None = None,
+        *,
+        answer: ReviewAnswer | None = None,
+    ) -> Iterator[CritiqueEvent]:
+        """The events of a critique as they happen; the last one is CritiqueFinished or ReviewRequested.
+
+        answer: of a person to the ReviewRequested with which an earlier stream of the same group ended.
+
+        With a checkpointer, a critique that was killed, or that waits for a person, goes on from its last finished
+        node, also in another process; one that is finished is not repeated. Raises ValueError for a group of one, for
+        an answer where nobody was asked, and for `settings.interrupt_on` without a checkpointer.
+
+        The nodes run in another thread than the caller's, one at a time.
+        """
+        return self._run(sample, hypotheses, detection, answer, watched=True)
+
+    def _run(
+        self,
+        sample: Sample,
+        hypotheses: Hypotheses,
+        detection: Detection | None,
+        answer: ReviewAnswer | None,
+        watched: bool,
+    ) -> Iterator[CritiqueEvent]:
         if len(hypotheses) < 2:
             raise ValueError(f"a critique ranks a group of at least 2 hypotheses, not {len(hypotheses)}")
-        resources = self._resources(sample, hypotheses, detection)
-        start = {
-            "trace_id": uuid.uuid4().hex[:12],
-            "case_id": sample.id,
-            "revisions": [],
-            "score_evidence": [],
-            "extra_evidence": [],
-            "close_ups": {},
-        }
-        with self.trace.case():
-            state = graph.invoke(
-                start,
-                context=CritiqueContext(self.settings, resources),
-                config={"recursion_limit": recursion_limit(self.settings.max_revisions)},
-            )
-        return _verdict(state, resources)
+        if self.checkpointer is None and self.settings.interrupt_on:
+            raise ValueError("interrupt_on needs a reviewer or a checkpointer")
+        resources = self.resources(sample, hypotheses, detection)
+        return in_own_context(
+            run_critique(self.settings, resources, self.checkpointer, self._identity(), answer, watched)
+        )
+
+    def _identity(self) -> str:
+        """Equal for agents that give equal verdicts on equal groups; empty if critiques are not saved."""
+        if self.checkpointer is None:
+            return ""
+        rules = [(rule.rule_id, rule.state) for rule in self.rules.all()]
+        tools = [tool.name for tool in self.tools]
+        backend = (self.backend.name, self.backend.revision)
+        return json_digest([backend, tools, rules, asdict(self.settings), self.frozen])
 
     def measure(
         self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
     ) -> tuple[Case, list[Evidence]]:
         """The evidence on a group of at least one hypothesis, without a question to the backend; `detection` as of
         `critique`."""
-        case, _ = build_case(self._resources(sample, hypotheses, detection), self.settings)
+        case, _ = build_case(self.resources(sample, hypotheses, detection), self.settings)
         results = [run_tool(tool, case) for tool in self.tools]
         return case, [item for item in results if isinstance(item, Evidence)]
 
-    def _resources(
+    def resources(
         self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
     ) -> CritiqueResources:
+        """What the graph needs to critique this group: `CritiqueContext.resources`."""
         return CritiqueResources(
             backend=self.backend,
             tools=self.tools,
@@ -135,35 +202,18 @@ class CritiqueAgent:
         )
 
 
-def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCritique:
-    indices = [str(j) for j in range(len(resources.hypotheses))]
-    evidence = (*state["evidence"], *state["score_evidence"], *state["extra_evidence"])
-    return GroupCritique(
-        sample_id=resources.sample.id,
-        scores=tuple(state["scores"][j] for j in indices),
-        comments=tuple(state["comments"].get(j, "") for j in indices),
-        tags=tuple(state["tags"]),
-        rank_dispersion=state["rank_dispersion"],
-        evidence=tuple(map(Evidence.from_json, evidence)),
-        missing=tuple(Missing(**item) for item in state["missing"]),
-        rules=resources.retrieved_rules,
-        prototypes=resources.retrieved_prototypes,
-        revisions=tuple(Revision(**item) for item in state["revisions"]),
-        reasons=tuple(state["reasons"][j] for j in indices if j in state["reasons"]),
-        failures=tuple(QuestionFailure(**item) for item in state["failures"]),
-        trace_id=state["trace_id"],
-        questions=QuestionCounts.from_json(state["questions"]),
-        errors=ErrorEstimate.from_json(state["error_estimate"]) if state["error_estimate"] else None,
-        detector_confidence=state["detector_confidence"],
-    )
-
-
 def critique_many(
     agent: CritiqueAgent,
-    groups: Iterable[tuple[Sample, Hypotheses] | tuple[Sample, Hypotheses, Detection | None]],
+    groups: Iterable[Group],
     in_flight: int = GROUPS_IN_FLIGHT,
+    *,
+    on_event: Callable[[Sample, CritiqueEvent], None] | None = None,
+    reviewer: Reviewer | None = None,
 ) -> Iterator[GroupCritique]:
     """Critique several groups concurrently; yields the verdicts in the order of the groups.
+
+    on_event: called with the group's sample and each event, from the thread of that group.
+    reviewer: as of `CritiqueAgent.critique`; with one, groups are critiqued one after the other.
 
     Runs as many threads as the backend accepts concurrent requests, at most `in_flight`. A backend that accepts one,
     such as the embedded critic, gets the groups one after the other, because threads would only slow down the Python
@@ -171,17 +221,21 @@ def critique_many(
 
     Raises what `CritiqueAgent.critique` raises, at that group's turn.
     """
-    workers = min(in_flight, agent.backend.capabilities.concurrency)
+
+    def critique(group: Group) -> GroupCritique:
+        sample, hypotheses, *known = group
+        listener = functools.partial(on_event, sample) if on_event else None
+        return agent.critique(sample, hypotheses, *known, on_event=listener, reviewer=reviewer)
+
+    workers = 1 if reviewer else min(in_flight, agent.backend.capabilities.concurrency)
     if workers == 1:
         for group in groups:
-            sample, hypotheses, *known = group
-            yield agent.critique(sample, hypotheses, *known)
+            yield critique(group)
         return
     pending: deque[Future[GroupCritique]] = deque()
     with stoppable(ThreadPoolExecutor(workers, "critique")) as pool:
         for group in groups:
-            sample, hypotheses, *known = group
-            pending.append(pool.submit(agent.critique, sample, hypotheses, *known))
+            pending.append(pool.submit(critique, group))
             if len(pending) == 2 * workers:
                 yield pending.popleft().result()
         while pending:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import SkipJsonSchema
 
 from agent.pictures.close_ups import CloseUp
 from agent.pictures.panels import PICTURES, Views
 from agent.tracing.records import Trace
-from agent.types import Case, CritiqueTool, RetrievedPrototype
+from agent.types import Case, CritiqueTool, RetrievedPrototype, ReviewPoint
 from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import ImagePart, VLMBackend
 from common.fingerprint import digest
@@ -53,6 +54,7 @@ class CritiqueSettings:
     dispersion_threshold: float = 2.5  # ranks; above it the rank of a hypothesis is uncertain
     close_ups: int = 4  # uncertain hypotheses of which a vision-capable backend gets a close-up
     pictures: str = "separate"  # or "montage": sheets of panels, for a backend that takes few images
+    interrupt_on: tuple[str, ...] = ()  # where a person is asked (agent.types.ReviewPoint)
 
     def __post_init__(self) -> None:
         for name, minimum in (
@@ -66,6 +68,9 @@ class CritiqueSettings:
                 raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
         if self.pictures not in PICTURES:
             raise ValueError(f"pictures must be one of {', '.join(PICTURES)}, not {self.pictures!r}")
+        points = get_args(ReviewPoint)
+        if unknown := [point for point in self.interrupt_on if point not in points]:
+            raise ValueError(f"interrupt_on takes {', '.join(points)}, not {unknown[0]!r}")
 
 
 @dataclass
@@ -86,12 +91,17 @@ class CritiqueResources:
     frozen: bool
     error_model: ErrorModel | None = None
     detection: Detection | None = None  # known before; None: the detector is run
-    case: Case = field(init=False, repr=False)  # set by the node render_views
+    case: Case = field(init=False, repr=False)  # set by the node render_views, see is_prepared
     views: dict[str, Views] = field(default_factory=dict)
     photo: ImagePart | None = None  # None for a text-only backend
     close_ups: dict[str, CloseUp] = field(default_factory=dict)
     retrieved_rules: tuple[RetrievedRule, ...] = ()
     retrieved_prototypes: tuple[RetrievedPrototype, ...] = ()
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `case` is set."""
+        return hasattr(self, "case")
 
     def case_key(self) -> str:
         """The content hash of this sample and this group."""
@@ -101,9 +111,10 @@ class CritiqueResources:
         return digest(self.sample.id, self.sample.image.tobytes(), *arrays)
 
 
-@dataclass(frozen=True)
-class CritiqueContext:
-    """The runtime context of `agent.graph`."""
+class CritiqueContext(BaseModel):
+    """The runtime context of `agent.graph`. A model, because LangGraph's server gives it as JSON."""
+
+    model_config = ConfigDict(frozen=True)
 
     settings: CritiqueSettings = CritiqueSettings()
     resources: SkipJsonSchema[Any] = None  # a CritiqueResources

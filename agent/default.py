@@ -125,15 +125,17 @@ def open_default_agent(
     trace: Path | None,
     detector: Detector | None = None,
     settings: CritiqueSettings | None = None,
+    learns: bool = False,
 ) -> Iterator[CritiqueAgent]:
     """A default agent with its memory and its trace, which are closed at the end.
 
     memory: the folder of an explored one, which must exist; None for the seed rules in RAM.
+    learns: whether corrections may be written to it.
     trace: the file to write; None for no file.
     """
     with (
         Trace(trace) as records,
-        open_default_memory(memory, policy, frozen=memory is not None) as known,
+        open_default_memory(memory, policy, frozen=memory is not None and not learns) as known,
     ):
         yield default_agent(
             policy, body, known, backend=backend, detector=detector, settings=settings, trace=records

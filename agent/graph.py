@@ -1,68 +1,134 @@
 """The graph that critiques one group.
 
-render_views -> measure_evidence -> retrieve_rules -> retrieve_prototypes -> score -> self_reflect
-    (-> look_again -> revise -> self_reflect)* -> estimate_errors -> END
+open_case -> render_views -> measure_evidence -> retrieve_rules -> retrieve_prototypes -> score -> self_reflect
+    (-> [review_doubts] -> look_again -> revise -> self_reflect)* -> [review_scores] -> estimate_errors -> END
 
-The loop is bounded by the number of revisions in the state, and by a recursion limit as a second bound (LangGraph's
-default is 10,007 steps).
+A review is a node at which LangGraph interrupts the graph until a person has answered; without
+`CritiqueSettings.interrupt_on` there is none. The loop is bounded by the number of revisions in the state, and by a
+recursion limit as a second bound (LangGraph's default is 10,007 steps).
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from typing import Any, Literal
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 
 from agent import nodes
-from agent.context import CritiqueContext
-from agent.state import CritiqueState
+from agent.context import CritiqueContext, CritiqueSettings
+from agent.events import NodeFinished, NodeStarted
+from agent.nodes.open_case import Node, OpenRequest, with_resources
+from agent.nodes.review import final_review
+from agent.state import CritiqueInput, CritiqueOutput, CritiqueState
 from agent.tracing.records import traced
 
-__all__ = ["build_critique_graph", "graph", "recursion_limit"]
+__all__ = ["build_critique_graph", "checkpointed_graph", "graph", "recursion_limit"]
 
-FIRST_STEPS = 6  # nodes from render_views to the first self_reflect
+FIRST_STEPS = 7  # nodes from open_case to the first self_reflect
+STEPS_PER_REVISION = 4
+LAST_STEPS = 2
+
+AfterReflection = Literal["review_doubts", "look_again", "review_scores", "estimate_errors"]
+AfterReview = Literal["look_again", "review_scores", "estimate_errors"]
 
 
 def recursion_limit(max_revisions: int) -> int:
-    """The maximal number of steps: those before any revision, three per revision, the last one, and one to spare."""
-    return FIRST_STEPS + 3 * max_revisions + 2
+    """The maximal number of steps: those before any revision, those of the revisions, the last ones, and one to
+    spare."""
+    return FIRST_STEPS + STEPS_PER_REVISION * max_revisions + LAST_STEPS + 1
 
 
-def look_again_or_estimate(
-    state: CritiqueState, runtime: Runtime[CritiqueContext]
-) -> Literal["look_again", "estimate_errors"]:
-    """Revise while scores are uncertain and revisions are left."""
-    if state["doubts"] and len(state["revisions"]) < runtime.context.settings.max_revisions:
+def after_reflection(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> AfterReflection:
+    """Revise while scores are uncertain and revisions are left; a person is asked before if the settings say so."""
+    settings = _settings(runtime)
+    if state["doubts"] and len(state["revisions"]) < settings.max_revisions:
+        return "review_doubts" if "revise" in settings.interrupt_on else "look_again"
+    return "review_scores" if final_review(state, settings) else "estimate_errors"
+
+
+def after_review(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> AfterReview:
+    """Revise what the person left uncertain."""
+    if state["doubts"]:
         return "look_again"
-    return "estimate_errors"
+    return "review_scores" if final_review(state, _settings(runtime)) else "estimate_errors"
 
 
-def build_critique_graph() -> CompiledStateGraph[Any, CritiqueContext, Any, Any]:
-    """Compile the graph. Models and memory are part of the runtime context."""
-    graph = StateGraph(CritiqueState, context_schema=CritiqueContext)
-    graph.add_node("render_views", traced(nodes.render_views))
-    graph.add_node("measure_evidence", traced(nodes.measure_evidence))
-    graph.add_node("retrieve_rules", traced(nodes.retrieve_rules))
-    graph.add_node("retrieve_prototypes", traced(nodes.retrieve_prototypes))
-    graph.add_node("score", traced(nodes.score))
-    graph.add_node("self_reflect", traced(nodes.self_reflect))
-    graph.add_node("look_again", traced(nodes.look_again))
-    graph.add_node("revise", traced(nodes.revise))
-    graph.add_node("estimate_errors", traced(nodes.estimate_errors))
+def _settings(runtime: Runtime[CritiqueContext]) -> CritiqueSettings:
+    return runtime.context.settings if runtime.context else CritiqueSettings()
 
-    graph.add_edge(START, "render_views")
+
+def build_critique_graph(
+    checkpointer: BaseCheckpointSaver[Any] | None = None, open_request: OpenRequest | None = None
+) -> CompiledStateGraph[Any, CritiqueContext, Any, Any]:
+    """Compile the graph. Models and memory are part of the runtime context.
+
+    open_request: opens them for an input that names them, if the context has none.
+    """
+    graph = StateGraph(
+        CritiqueState,
+        context_schema=CritiqueContext,
+        input_schema=CritiqueInput,
+        output_schema=CritiqueOutput,
+    )
+
+    def node(function: Callable[..., dict[str, Any]]) -> Node:
+        return with_resources(_announced(traced(function)), open_request)
+
+    graph.add_node("open_case", with_resources(nodes.open_case, open_request), input_schema=CritiqueInput)
+    graph.add_node("render_views", node(nodes.render_views))
+    graph.add_node("measure_evidence", node(nodes.measure_evidence))
+    graph.add_node("retrieve_rules", node(nodes.retrieve_rules))
+    graph.add_node("retrieve_prototypes", node(nodes.retrieve_prototypes))
+    graph.add_node("score", node(nodes.score))
+    graph.add_node("self_reflect", node(nodes.self_reflect))
+    graph.add_node("review_doubts", node(nodes.review_doubts))
+    graph.add_node("look_again", node(nodes.look_again))
+    graph.add_node("revise", node(nodes.revise))
+    graph.add_node("review_scores", node(nodes.review_scores))
+    graph.add_node("estimate_errors", node(nodes.estimate_errors))
+
+    graph.add_edge(START, "open_case")
+    graph.add_edge("open_case", "render_views")
     graph.add_edge("render_views", "measure_evidence")
     graph.add_edge("measure_evidence", "retrieve_rules")
     graph.add_edge("retrieve_rules", "retrieve_prototypes")
     graph.add_edge("retrieve_prototypes", "score")
     graph.add_edge("score", "self_reflect")
-    graph.add_conditional_edges("self_reflect", look_again_or_estimate)
+    graph.add_conditional_edges("self_reflect", after_reflection)
+    graph.add_conditional_edges("review_doubts", after_review)
     graph.add_edge("look_again", "revise")
     graph.add_edge("revise", "self_reflect")
+    graph.add_edge("review_scores", "estimate_errors")
     graph.add_edge("estimate_errors", END)
-    return graph.compile(name="critique")
+    return graph.compile(name="critique", checkpointer=checkpointer)
+
+
+def _announced(node: Node) -> Node:
+    """The same node, which tells the graph's stream when it begins and ends."""
+
+    @wraps(node)
+    def run(state: Any, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+        name, start = node.__name__, time.perf_counter()
+        runtime.stream_writer(NodeStarted(name))
+        update = node(state, runtime)
+        runtime.stream_writer(NodeFinished(name, (time.perf_counter() - start) * 1e3))
+        return update
+
+    return run
+
+
+@lru_cache(maxsize=4)
+def checkpointed_graph(
+    checkpointer: BaseCheckpointSaver[Any],
+) -> CompiledStateGraph[Any, CritiqueContext, Any, Any]:
+    """The graph that saves its state at every step; compiled once per checkpointer."""
+    return build_critique_graph(checkpointer)
 
 
 graph = build_critique_graph()

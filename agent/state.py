@@ -1,4 +1,4 @@
-"""The state of the critique graph: JSON and content hashes only.
+"""The state of the critique graph, and what it accepts and returns: JSON and content hashes only.
 
 Images and tensors are in the resources (`agent/context.py`), under the hashes found here, because a checkpoint writes
 the whole state at every step. Hypotheses are keyed by their index as text ("0", "1", ...), because keys of JSON are
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 # before Python 3.12 pydantic, and with it LangGraph, does not support typing.TypedDict
 from typing_extensions import TypedDict
 
-__all__ = ["CritiqueState", "add_counts", "merge"]
+__all__ = ["CritiqueInput", "CritiqueOutput", "CritiqueState", "add_counts", "merge"]
 
 Json = dict[str, Any]
 
@@ -28,30 +28,51 @@ def add_counts(old: dict[str, int], new: dict[str, int]) -> dict[str, int]:
     return {name: old.get(name, 0) + new.get(name, 0) for name in {**old, **new}}
 
 
-class CritiqueState(TypedDict):
-    """The state of one group's critique."""
+class CritiqueInput(TypedDict, total=False):
+    """What names a critique (`agent/nodes/open_case.py`). Without resources in the context, `photo` is required."""
+
+    photo: str  # path of a photograph
+    box: list[float]  # x0, y0, x1, y1 in its pixels; without it, the person with the largest box is judged
+    samples: int  # hypotheses of the policy, 8 by default
+    backend: str  # a specification as of --backend, "embedded" by default
+    detector: str  # as of --detector
+    memory: str  # folder of an explored memory; without it, the seed rules
+    policy: str  # folder of a policy; without it, the shipped one
+    seed: int  # of the hypotheses
+    trace_id: str  # of records and exports; a new one by default
+
+
+class CritiqueOutput(TypedDict):
+    """The verdict on one group."""
 
     trace_id: str
     case_id: str  # the sample's opaque id
-    case: str  # content hash of sample and group
-    views: list[str]  # content hashes of overlay and side view, by hypothesis; empty for a text-only backend
-    evidence: list[Json]  # agent.types.Evidence, one entry per metric
-    missing: list[Json]  # agent.types.Missing
-    tags: list[str]
-    rules: list[Json]
-    prototypes: list[Json]
     scores: Annotated[dict[str, float | None], merge]
     comments: Annotated[dict[str, str], merge]
     reasons: Annotated[dict[str, str], merge]  # why a score is None
+    tags: list[str]
     rank_dispersion: float  # mean standard deviation of a rank over the label orders, before revisions
-    rank_std: dict[str, float]  # the same by hypothesis; 0 after a revision
+    evidence: list[Json]  # agent.types.Evidence, one entry per metric
     score_evidence: list[Json]  # evidence that is computed from the scores
     extra_evidence: list[Json]  # evidence measured again because a score is uncertain
-    close_ups: dict[str, str]  # content hashes of the pictures of uncertain hypotheses
-    error_estimate: Json | None  # agent.types.ErrorEstimate
-    detector_confidence: float | None
-    doubts: dict[str, str]  # why a score is uncertain
+    missing: list[Json]  # agent.types.Missing
+    rules: list[Json]
+    prototypes: list[Json]
     revisions: list[Json]  # agent.types.Revision; their number bounds the loop
-    replies: list[Json]  # of the last node that asked the backend
+    corrections: list[Json]  # agent.types.Correction
     failures: Annotated[list[Json], operator.add]  # agent.types.QuestionFailure, of all nodes
     questions: Annotated[dict[str, int], add_counts]  # agent.types.QuestionCounts, of all nodes
+    error_estimate: Json | None  # agent.types.ErrorEstimate
+    detector_confidence: float | None
+
+
+class CritiqueState(CritiqueOutput):
+    """The state of one group's critique."""
+
+    request: CritiqueInput
+    case: str  # content hash of sample and group
+    views: list[str]  # content hashes of overlay and side view, by hypothesis; empty for a text-only backend
+    rank_std: dict[str, float]  # as `rank_dispersion`, by hypothesis; 0 after a revision
+    close_ups: dict[str, str]  # content hashes of the pictures of uncertain hypotheses
+    doubts: dict[str, str]  # why a score is uncertain
+    replies: list[Json]  # of the last node that asked the backend

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from common.failures import ScoresMissing
@@ -19,6 +19,7 @@ from memory.rule_memory import RetrievedRule
 __all__ = [
     "BackendUnavailable",
     "Case",
+    "Correction",
     "CritiqueTool",
     "ErrorEstimate",
     "Evidence",
@@ -29,6 +30,10 @@ __all__ = [
     "QuestionCounts",
     "QuestionFailure",
     "RetrievedPrototype",
+    "ReviewAnswer",
+    "ReviewNeeded",
+    "ReviewPoint",
+    "ReviewRequest",
     "Revision",
     "lost_questions",
     "require_scores",
@@ -38,6 +43,7 @@ __all__ = [
 Json = dict[str, Any]
 Need = Literal["keypoints", "mask", "joints"]
 FailureKind = Literal["malformed", "unanswerable", "unavailable"]
+ReviewPoint = Literal["revise", "scores", "low_agreement"]
 MAX_REASONS = 6  # in a sentence about lost questions
 
 
@@ -144,6 +150,10 @@ class BackendUnavailable(ScoresMissing):
     """A question of a critique was not answered because the backend is unavailable; the message is the reason."""
 
 
+class ReviewNeeded(ValueError):
+    """A person was to review the scores of a critique, and nobody was there."""
+
+
 def unavailable_reason(failures: Sequence[QuestionFailure]) -> str:
     """The reason of the last failure of kind "unavailable"; empty if there is none."""
     return next((failure.reason for failure in reversed(failures) if failure.kind == "unavailable"), "")
@@ -218,6 +228,72 @@ class Revision:
     reason: str
     looked_at: tuple[str, ...] = ()  # metrics of the extra evidence, and the close-ups shown
 
+    @staticmethod
+    def from_json(item: Mapping[str, Any]) -> Revision:
+        return Revision(
+            tuple(item["hypotheses"]),
+            tuple(item["before"]),
+            tuple(item["after"]),
+            item["reason"],
+            tuple(item["looked_at"]),
+        )
+
+
+@dataclass(frozen=True)
+class ReviewRequest:
+    """What a person is shown before scores are revised or accepted (`agent/nodes/review.py`)."""
+
+    point: ReviewPoint
+    scores: tuple[float | None, ...]
+    comments: tuple[str, ...]
+    doubts: Mapping[int, str]  # hypothesis -> why its score is uncertain
+    rank_dispersion: float
+
+    def to_json(self) -> Json:
+        return {**vars(self), "doubts": {str(j): reason for j, reason in self.doubts.items()}}
+
+    @staticmethod
+    def from_json(item: Mapping[str, Any]) -> ReviewRequest:
+        return ReviewRequest(
+            point=item["point"],
+            scores=tuple(item["scores"]),
+            comments=tuple(item["comments"]),
+            doubts={int(j): reason for j, reason in item["doubts"].items()},
+            rank_dispersion=item["rank_dispersion"],
+        )
+
+
+@dataclass(frozen=True)
+class ReviewAnswer:
+    """A person's answer to a `ReviewRequest`; an empty one accepts everything as it is."""
+
+    scores: Mapping[int, float] = field(default_factory=dict)  # hypothesis -> score from 0 to 100
+    comments: Mapping[int, str] = field(default_factory=dict)
+    rule: str = ""  # a critique rule in one sentence
+
+    def to_json(self) -> Json:
+        return {
+            "scores": {str(j): score for j, score in self.scores.items()},
+            "comments": {str(j): comment for j, comment in self.comments.items()},
+            "rule": self.rule,
+        }
+
+
+@dataclass(frozen=True)
+class Correction:
+    """Scores that a person replaced, and the rule that they wrote, if any."""
+
+    hypotheses: tuple[int, ...]
+    before: tuple[float | None, ...]
+    after: tuple[float, ...]
+    rule: str = ""
+
+    @staticmethod
+    def from_json(item: Mapping[str, Any]) -> Correction:
+        return Correction(
+            tuple(item["hypotheses"]), tuple(item["before"]), tuple(item["after"]), item["rule"]
+        )
+
 
 @dataclass(frozen=True)
 class GroupCritique:
@@ -241,6 +317,7 @@ class GroupCritique:
         None  # None: no model was fitted for this detector, or it lacks a measurement
     )
     detector_confidence: float | None = None  # that there is a person; None without a detection
+    corrections: tuple[Correction, ...] = ()  # by a person, in order
 
 
 def require_scores(critiques: Sequence[GroupCritique]) -> None:

@@ -45,7 +45,7 @@ class Predicate:
 class Provenance:
     """The origin of a rule."""
 
-    kind: Literal["seed", "mined", "imported"]
+    kind: Literal["seed", "mined", "imported", "person"]
     backend: str  # the VLM backend that proposed it; for seed rules their source
     case_id: str | None  # the exploration case it was mined from
 

@@ -17,6 +17,7 @@ from meshcritic import (
     PCK_THRESHOLDS,
     SMPL_FOR_COCO_LIMBS,
     Annotation,
+    AnswerReceived,
     Body,
     BodyParams,
     Box,
@@ -26,6 +27,8 @@ from meshcritic import (
     Capabilities,
     Case,
     CritiqueAgent,
+    CritiqueEvent,
+    CritiqueFinished,
     CritiqueSettings,
     CritiqueTool,
     DataPart,
@@ -46,17 +49,24 @@ from meshcritic import (
     ImagePart,
     Keypoints,
     MalformedReply,
+    NodeFinished,
+    NodeStarted,
     Part,
     PersonEncoder,
     PersonEncoderConfig,
     PolicyAdapter,
+    QuestionSent,
     RayActors,
     Reply,
     ReplyCache,
+    ReviewAnswer,
+    ReviewRequest,
+    ReviewRequested,
     RewardMix,
     Sample,
     SceneMaker,
     Scorer,
+    ScoresRevised,
     Span,
     TextPart,
     Trace,
@@ -68,6 +78,7 @@ from meshcritic import (
     build_preferences_by_actors,
     critique_graph,
     default_agent,
+    learn_corrections,
     load_amass,
     load_backend,
     load_body,
@@ -77,6 +88,7 @@ from meshcritic import (
     load_preferences,
     load_tools,
     main,
+    open_checkpoints,
     open_default_memory,
     pck,
     prepare_dataset,
@@ -182,6 +194,30 @@ def critiques(photo: Path, memory: Path) -> list[GroupCritique]:
         print(critique_graph.get_graph().draw_mermaid(), [tool.name for tool in tools])
         groups = hypotheses_of(samples, body, policy)
         return [agent.critique(sample, group) for sample, group in zip(samples, groups, strict=True)]
+
+
+def shown(event: CritiqueEvent) -> str:
+    if isinstance(event, NodeStarted | NodeFinished):
+        return event.node
+    if isinstance(event, QuestionSent | AnswerReceived):
+        return event.task
+    if isinstance(event, ScoresRevised):
+        return event.revision.reason
+    if isinstance(event, ReviewRequested):
+        return str(event.request.scores)
+    return str(event.critique.scores)
+
+
+def reviewed(agent: CritiqueAgent, sample: Sample, group: Hypotheses, file: Path) -> GroupCritique | None:
+    def first_is_wrong(sample: Sample, request: ReviewRequest) -> ReviewAnswer:
+        return ReviewAnswer({0: 5.0}, {0: request.comments[0]})
+
+    with open_checkpoints(file) as saver:
+        print(saver, [shown(event) for event in agent.stream(sample, group)])
+    critique = agent.critique(sample, group, on_event=lambda event: print(event), reviewer=first_is_wrong)
+    print(learn_corrections(agent, sample, critique))
+    *_, last = agent.stream(sample, group)
+    return last.critique if isinstance(last, CritiqueFinished) else None
 
 
 class Adapter(PolicyAdapter):

@@ -3,15 +3,20 @@
 from agent.nodes.estimate import estimate_errors
 from agent.nodes.judge import look_again, revise, score, self_reflect
 from agent.nodes.measure import measure_evidence, render_views
+from agent.nodes.open_case import open_case
 from agent.nodes.retrieve import retrieve_prototypes, retrieve_rules
+from agent.nodes.review import review_doubts, review_scores
 
 __all__ = [
     "estimate_errors",
     "look_again",
     "measure_evidence",
+    "open_case",
     "render_views",
     "retrieve_prototypes",
     "retrieve_rules",
+    "review_doubts",
+    "review_scores",
     "revise",
     "score",
     "self_reflect",

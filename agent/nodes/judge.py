@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from langgraph.runtime import Runtime
 
 from agent.context import CritiqueContext
+from agent.events import ScoresRevised
 from agent.nodes.re_observation import REOBSERVATION, reobserve, score_weighted_consensus
 from agent.pictures.close_ups import close_up_part, disputed_part, draw_close_ups
 from agent.pictures.panels import sheets, shown_at_once
@@ -24,14 +25,15 @@ from agent.types import Missing, QuestionCounts, Revision
 from agent.vlm.protocol import DataPart
 from common.redaction import reason_of
 
-__all__ = ["look_again", "revise", "score", "self_reflect"]
+__all__ = ["look_again", "restore_close_ups", "revise", "score", "self_reflect"]
 
 
 def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Score the whole group, under several label orders."""
     resources, settings = runtime.context.resources, runtime.context.settings
     count = len(resources.hypotheses)
-    result = score_group(resources.backend, _brief(state, runtime.context), count, settings)
+    brief = _brief(state, runtime.context)
+    result = score_group(resources.backend, brief, count, settings, runtime.stream_writer)
     return {
         "scores": _by_index(result.scores),
         "comments": _by_index(result.comments),
@@ -59,10 +61,10 @@ def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
         DataPart("dispersion_threshold", settings.dispersion_threshold),
     ]
     model = keyed_by_label("reflect", Doubt, list(labels))
-    answer = ask(resources.backend, "reflect", parts, model, settings.seed)
-    doubts = {}
+    answer = ask(resources.backend, "reflect", parts, model, settings.seed, runtime.stream_writer)
+    doubts, corrected = {}, {j for item in state["corrections"] for j in item["hypotheses"]}
     if answer.value is not None:
-        by_index = {str(j): getattr(answer.value, label) for label, j in labels.items()}
+        by_index = {str(j): getattr(answer.value, label) for label, j in labels.items() if j not in corrected}
         doubts = {j: item.reason for j, item in by_index.items() if item.doubt}
     return {"doubts": doubts, "score_evidence": score_evidence, **answer.to_update()}
 
@@ -90,9 +92,22 @@ def _measure_again(state: CritiqueState, context: CritiqueContext) -> dict[str, 
 
 def _draw_close_ups(state: CritiqueState, context: CritiqueContext) -> dict[str, str]:
     """Draw the hypotheses with the highest rank dispersion, as many as fit; returns their hashes by hypothesis."""
-    resources = context.resources
     ordered = sorted(state["doubts"], key=lambda j: (-state["rank_std"][j], int(j)))
     chosen = ordered[: _max_close_ups(len(state["doubts"]), context)]
+    return _drawn_close_ups(state, context, chosen)
+
+
+def restore_close_ups(state: Mapping[str, Any], context: CritiqueContext) -> None:
+    """Draw the close-ups again that were drawn in another process and whose hypotheses are still uncertain."""
+    drawn = [j for j in state.get("close_ups", ()) if j in state["doubts"]]
+    if drawn:
+        _drawn_close_ups(state, context, drawn)
+
+
+def _drawn_close_ups(
+    state: Mapping[str, Any], context: CritiqueContext, chosen: Sequence[str]
+) -> dict[str, str]:
+    resources = context.resources
     parts = {
         int(j): disputed_part(state["evidence"], int(j), state["doubts"][j], state["comments"][j])
         for j in chosen
@@ -127,7 +142,7 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
         DataPart("doubts", {label: doubts[j] for label, j in uncertain.items()}),
     ]
     model = keyed_by_label("revise", Verdict, list(uncertain))
-    answer = ask(resources.backend, "revise", parts, model, settings.seed)
+    answer = ask(resources.backend, "revise", parts, model, settings.seed, runtime.stream_writer)
     verdicts = {j: getattr(answer.value, label) for label, j in uncertain.items()} if answer.value else {}
     before = {j: state["scores"][j] for j in uncertain.values()}
     after = {**before, **{j: verdict.score for j, verdict in verdicts.items()}}
@@ -141,6 +156,7 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
             *(close_up.looked_at for close_up in close_ups.values()),
         ),
     )
+    runtime.stream_writer(ScoresRevised(revision))
     return {
         "scores": after,
         "comments": {j: verdict.comment for j, verdict in verdicts.items()},

@@ -18,7 +18,7 @@ from common.redaction import reason_of
 from hmr.policy.joints_3d import WithJoints3D
 from hmr.types import Detection, Detector, Sample
 
-__all__ = ["build_case", "measure_evidence", "render_views", "run_tool"]
+__all__ = ["build_case", "draw_case", "measure_evidence", "render_views", "run_tool"]
 
 
 def render_views(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def render_views(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
     resources.case, missing = build_case(resources, settings)
     return {
         "case": resources.case_key(),
-        "views": _draw_views(resources, settings.view_margin),
+        "views": draw_case(resources, settings.view_margin),
         "missing": [asdict(item) for item in missing],
     }
 
@@ -60,7 +60,7 @@ def _completed(detector: Detector, sample: Sample, detection: Detection) -> Dete
     return detector.with_joints([sample], [detection])[0] if isinstance(detector, WithJoints3D) else detection
 
 
-def _draw_views(resources: CritiqueResources, margin: float) -> list[str]:
+def draw_case(resources: CritiqueResources, margin: float) -> list[str]:
     """Draw photograph and views for a vision-capable backend; returns the views' hashes."""
     if not resources.backend.capabilities.images:
         return []

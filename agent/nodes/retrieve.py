@@ -7,6 +7,7 @@ median pose): by the embedded critic with thresholds, by a language model togeth
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from langgraph.runtime import Runtime
 from torch import Tensor
 
-from agent.context import CritiqueContext
+from agent.context import CritiqueContext, CritiqueResources
 from agent.prompts.answers import TagAnswer
 from agent.prompts.question import prototype_json, question, rule_json
 from agent.scoring.ask import ask
@@ -22,15 +23,16 @@ from agent.state import CritiqueState
 from agent.types import Case, RetrievedPrototype
 from agent.vlm.protocol import DataPart
 from hmr.types import JOINT_NAMES, Sample
+from memory.rule_memory import RetrievedRule
 
-__all__ = ["image_facts", "retrieve_prototypes", "retrieve_rules"]
+__all__ = ["image_facts", "restore_retrieved", "retrieve_prototypes", "retrieve_rules"]
 
 
 def retrieve_rules(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Tag the image, then retrieve the rules with the highest relevance and UCB."""
     resources, settings = runtime.context.resources, runtime.context.settings
     parts = [*question("tag", resources.photo), DataPart("image_facts", image_facts(resources.case))]
-    answer = ask(resources.backend, "tag", parts, TagAnswer, settings.seed)
+    answer = ask(resources.backend, "tag", parts, TagAnswer, settings.seed, runtime.stream_writer)
     tags = answer.value.tags if answer.value else []
     query = f"a person, {', '.join(tags)}"
     retrieved = resources.rules.retrieve(query, tags, settings.rules_per_case, frozen=resources.frozen)
@@ -48,6 +50,27 @@ def retrieve_prototypes(state: CritiqueState, runtime: Runtime[CritiqueContext])
     )
     return {"prototypes": [prototype_json(item) for item in resources.retrieved_prototypes]}
 
+
+def restore_retrieved(state: Mapping[str, Any], resources: CritiqueResources) -> None:
+    """What the nodes above retrieved in another process, from the terms in the state, which have four digits.
+
+    Raises ValueError if a rule or prototype is no longer in the memory.
+    """
+    rules = {rule.rule_id: rule for rule in resources.rules.all()}
+    prototypes = {prototype.prototype_id: prototype for prototype in resources.prototypes.all()}
+    rows = (*state.get("rules", ()), *state.get("prototypes", ()))
+    if lost := [row["id"] for row in rows if row["id"] not in {**rules, **prototypes}]:
+        raise ValueError(f"the memory has changed since the checkpoint: {lost[0]} is no longer in it")
+    resources.retrieved_rules = tuple(
+        RetrievedRule(rules[row["id"]], *(row[term] for term in _RULE_TERMS))
+        for row in state.get("rules", ())
+    )
+    resources.retrieved_prototypes = tuple(
+        RetrievedPrototype(prototypes[row["id"]], row["similarity"]) for row in state.get("prototypes", ())
+    )
+
+
+_RULE_TERMS = ("similarity", "tag_overlap", "success_rate", "bonus", "psi")
 
 LIMBS = {
     "legs": ("left_knee", "right_knee", "left_ankle", "right_ankle"),

@@ -20,11 +20,13 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from agent.events import AnswerReceived, Emit, QuestionSent, ignore_event
 from agent.prompts import load_prompt
 from agent.scoring.tally import add_question
 from agent.types import QuestionCounts, QuestionFailure
 from agent.vlm.messages import Finish
 from agent.vlm.protocol import (
+    ImagePart,
     KeepsAnswers,
     MalformedReply,
     Part,
@@ -79,21 +81,37 @@ class _Attempt(Generic[M]):
     failure: QuestionFailure | None = None
     malformed: str = ""
 
+    def event(self, task: Task) -> AnswerReceived:
+        problem = self.failure.reason if self.failure else self.malformed
+        return AnswerReceived(task, self.reply.ms, self.reply.tokens_in, self.reply.tokens_out, problem)
 
-def ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], seed: int) -> Answer[M]:
+
+def ask(
+    backend: VLMBackend,
+    task: Task,
+    parts: Sequence[Part],
+    model: type[M],
+    seed: int,
+    emit: Emit = ignore_event,
+) -> Answer[M]:
     """Ask one question, and once more with the error quoted if the reply is malformed. An exception of the backend
-    becomes a failure."""
-    answer = _ask(backend, task, parts, model, seed)
+    becomes a failure. `emit` is told when a request begins and ends."""
+    answer = _ask(backend, task, parts, model, seed, emit)
     add_question(backend.name, answer.counts, answer.failure)
     return answer
 
 
-def _ask(backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], seed: int) -> Answer[M]:
+def _ask(
+    backend: VLMBackend, task: Task, parts: Sequence[Part], model: type[M], seed: int, emit: Emit
+) -> Answer[M]:
     schema = {**_schema(model), "title": task}
     records: list[Json] = []
     question, reason = list(parts), ""
     for _ in range(2):
+        pictures = sum(isinstance(part, ImagePart) for part in question)
+        emit(QuestionSent(task, backend.name, pictures))
         attempt = _attempt(backend, task, question, schema, model, seed)
+        emit(attempt.event(task))
         records.append(attempt.record)
         if attempt.value is not None and (warning := _keep(backend, parts, schema, seed, attempt.reply)):
             attempt.record["warning"] = "; ".join(filter(None, (attempt.reply.warning, warning)))

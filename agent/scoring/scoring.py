@@ -6,6 +6,7 @@ backend allows. Answers are combined in the order of the questions, so threads d
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from agent.context import CritiqueSettings
+from agent.events import Emit, ignore_event
 from agent.pictures.panels import shown_at_once
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
@@ -55,7 +57,9 @@ class _Plan:
     seed: int
 
 
-def score_group(backend: VLMBackend, brief: Brief, count: int, settings: CritiqueSettings) -> GroupScores:
+def score_group(
+    backend: VLMBackend, brief: Brief, count: int, settings: CritiqueSettings, emit: Emit = ignore_event
+) -> GroupScores:
     """Score `count` hypotheses under `settings.permutations` label orders. An order with a failure is left out."""
     limit = _max_hypotheses(backend, brief, count)
     if limit < 2:
@@ -64,7 +68,7 @@ def score_group(backend: VLMBackend, brief: Brief, count: int, settings: Critiqu
     orders = label_orders(count, settings.permutations, settings.seed)
     seeds = range(settings.seed, settings.seed + len(orders))
     plans = [_Plan(*split_order(o, limit, s), s) for o, s in zip(orders, seeds, strict=True)]
-    answers = _ask_all(backend, brief, plans)
+    answers = _ask_all(backend, brief, plans, emit)
     flat = [answer for order in answers for answer in order]
     replies = tuple(reply for answer in flat for reply in answer.replies)
     failures = tuple(answer.failure for answer in flat if answer.failure)
@@ -98,7 +102,9 @@ def _max_hypotheses(backend: VLMBackend, brief: Brief, count: int) -> int:
     return count if shown is None else shown
 
 
-def _ask_all(backend: VLMBackend, brief: Brief, plans: Sequence[_Plan]) -> list[list[Answer[Any]]]:
+def _ask_all(
+    backend: VLMBackend, brief: Brief, plans: Sequence[_Plan], emit: Emit
+) -> list[list[Answer[Any]]]:
     """The answers by order and chunk."""
     questions = [(chunk, plan.seed) for plan in plans for chunk in plan.chunks]
 
@@ -106,16 +112,17 @@ def _ask_all(backend: VLMBackend, brief: Brief, plans: Sequence[_Plan]) -> list[
         chunk, seed = question
         names = label_names(len(chunk))
         labels = dict(zip(names, chunk.tolist(), strict=True))
-        return ask(
-            backend, "score", brief.parts(labels, "score"), keyed_by_label("score", Verdict, names), seed
-        )
+        model = keyed_by_label("score", Verdict, names)
+        return ask(backend, "score", brief.parts(labels, "score"), model, seed, emit)
 
     workers = min(backend.capabilities.concurrency, len(questions))
     if workers == 1:
         answers = iter([ask_scores(question) for question in questions])
     else:
         with stoppable(ThreadPoolExecutor(workers, "score")) as pool:
-            answers = iter(list(pool.map(ask_scores, questions)))
+            # LangGraph's stream writer reads context variables
+            contexts = [contextvars.copy_context() for _ in questions]
+            answers = iter(list(pool.map(lambda own, asked: own.run(ask_scores, asked), contexts, questions)))
     return [[next(answers) for _ in plan.chunks] for plan in plans]
 
 

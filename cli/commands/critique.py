@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.backend_flags import (
+    BACKEND,
     BackendSpec,
     CritiqueSet,
     DryRunFlag,
@@ -34,10 +36,12 @@ from cli.options import (
     Out,
     PolicyDir,
     Seed,
+    file_to_write,
 )
 from cli.startup import without_collection
 
 if TYPE_CHECKING:
+    from agent.agent import CritiqueAgent
     from agent.types import GroupCritique
     from cli.photos.intrinsics import Intrinsics
     from cli.photos.people import Person
@@ -47,6 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["critique"]
 
+REVIEW = "Review by a person"  # a group of options on the help page
+
 DetectorOrExplored = Annotated[
     str | None,
     typer.Option(
@@ -54,6 +60,31 @@ DetectorOrExplored = Annotated[
         rich_help_panel=MODELS,
         help="Detector of people and keypoints, as of predict. Default: the one with which --memory was explored, or "
         "blazepose.",
+    ),
+]
+Review = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="POINT",
+        rich_help_panel=REVIEW,
+        help="Ask on the terminal before uncertain scores are revised (revise), before any scores are accepted "
+        "(scores), or before those on which the label orders disagree are (low_agreement); repeatable.",
+    ),
+]
+Learn = Annotated[
+    bool,
+    typer.Option(
+        rich_help_panel=REVIEW,
+        help="Write your corrections to --memory: prototypes, and rules in quarantine.",
+    ),
+]
+Checkpoints = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        callback=file_to_write("--checkpoints"),
+        rich_help_panel=BACKEND,
+        help="Save every step in this file. After a kill the same command goes on from the last finished step.",
     ),
 ]
 HypothesesFiles = Annotated[
@@ -84,6 +115,9 @@ def critique(
     max_calls: MaxCalls = None,
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
+    checkpoints: Checkpoints = None,
+    review: Review = None,
+    learn: Learn = False,
     memory: MemoryOrSeedRules = None,
     policy: PolicyDir = None,
     device: Device = "cpu",
@@ -96,9 +130,10 @@ def critique(
     Example: `meshcritic critique photo.jpg --box 214,18,330,345 --samples 8 --memory runs/demo/memory`
     """
     with without_collection():
-        from agent.agent import critique_many
+        from agent.checkpoints import open_checkpoints
         from agent.context import CritiqueSettings
         from agent.default import open_default_agent
+        from agent.types import require_scores
         from agent.vlm.options import open_backend
         from cli.photos.detectors import choose_detector
         from hmr.body.model import load_body
@@ -107,7 +142,8 @@ def critique(
     intrinsics = _intrinsics(hypotheses, focal, center, camera)
     limits = (dry_run, max_calls, record, reply_cache)
     critique_settings, options = critique_and_backend(backend, settings, *limits)
-    with open_backend(options) as opened:
+    critique_settings["interrupt_on"] = _review_points(review, learn, memory, dry_run)
+    with open_backend(options) as opened, open_checkpoints(checkpoints) as saver:
         chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
         model, body_model = load_policy(policy, device, chosen), load_body(body)
         people = _given_people(photo, hypotheses, body_model)
@@ -117,27 +153,65 @@ def critique(
         with open_default_agent(
             model, body_model, memory, backend=opened.backend,
             settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
-        ) as agent:  # fmt: skip
-            critiques = critique_many(agent, ((one.sample, one.hypotheses, one.detection) for one in people))
+            learns=learn,
+        ) as plain:  # fmt: skip
+            agent = dataclasses.replace(plain, checkpointer=saver)
+            is_estimated = not hypotheses and intrinsics.focal_px is None
+            writer = _Writer(out / photo.stem, body_model, is_estimated, model.detector.name)
+            critiques = _critiques(agent, people, writer)
             if opened.dry_run:
                 deque(critiques, maxlen=0)
                 print_estimate(opened.dry_run, as_json)
                 return
-            is_estimated = not hypotheses and intrinsics.focal_px is None
-            writer = _Writer(out / photo.stem, body_model, is_estimated, model.detector.name)
-            _write(people, critiques, writer, as_json)
+            finished = _write(people, critiques, writer, as_json)
+            if learn:
+                _learn(agent, people, finished)
+            require_scores(finished)
+
+
+def _review_points(
+    points: Sequence[str] | None, learn: bool, memory: Path | None, dry_run: bool
+) -> tuple[str, ...]:
+    """Raises ValueError for options that do not go together."""
+    if learn and not (points and memory):
+        raise ValueError("--learn writes the corrections of --review to a --memory; give both")
+    if points and dry_run:
+        raise ValueError("--dry-run asks nobody; leave out --review")
+    return tuple(points or ())
+
+
+def _critiques(agent: CritiqueAgent, people: Sequence[Person], writer: _Writer) -> Iterator[GroupCritique]:
+    """The critiques of the people as they are finished, with a line of progress, or a person's review, on the
+    terminal."""
+    from agent.agent import critique_many
+    from cli.live_critiques import live_critiques
+    from cli.photos.score_review import review_in_terminal
+
+    groups = [(one.sample, one.hypotheses, one.detection) for one in people]
+    reviewer = review_in_terminal(people, writer.draw) if agent.settings.interrupt_on else None
+    with live_critiques([one.sample for one in people], visible=reviewer is None) as listener:
+        yield from critique_many(agent, groups, on_event=listener, reviewer=reviewer)
 
 
 def _write(
     people: Sequence[Person], critiques: Iterable[GroupCritique], writer: _Writer, as_json: bool
-) -> None:
-    """Write each person when they are finished. Raises ScoresMissing if nobody has a score."""
-    from agent.types import require_scores
-
+) -> list[GroupCritique]:
+    """Write each person when they are finished; returns the critiques."""
     finished = [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
     if as_json:
         print_json({"people": writer.answers})
-    require_scores(finished)
+    return finished
+
+
+def _learn(agent: CritiqueAgent, people: Sequence[Person], critiques: Sequence[GroupCritique]) -> None:
+    from agent.corrections import learn_corrections
+
+    added = [
+        learn_corrections(agent, *pair) for pair in zip((p.sample for p in people), critiques, strict=True)
+    ]
+    print_message(
+        f"{sum(map(len, added))} prototypes and rules written to the memory; rules are in quarantine"
+    )
 
 
 def _intrinsics(
@@ -212,7 +286,6 @@ class _Writer:
         self.stem, self.body, self.detector, self.renderer = stem, body, detector, load_renderer()
         self.focal_is_estimated = focal_is_estimated
         self.answers: list[dict[str, Any]] = []
-        stem.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, person: Person, critique: GroupCritique, show: bool) -> GroupCritique:
         """Returns the critique. show: print it."""
@@ -221,8 +294,7 @@ class _Writer:
         from cli.photos.intrinsics import describe_camera
         from cli.photos.person_files import save_person
 
-        stem = self.stem.with_name(f"{self.stem.name}-{len(self.answers)}")
-        paths = save_person(stem, person, self.body, self.renderer, critique)
+        paths = save_person(self._stem(len(self.answers)), person, self.body, self.renderer, critique)
         self.answers.append(
             {
                 "bbox": person.bbox,
@@ -235,12 +307,23 @@ class _Writer:
                 "verdict": verdict_sentences(critique, self.detector),
                 "questions": critique.questions.to_json(),
                 "lost": lost_questions(critique.questions, critique.failures),
+                "corrections": [vars(correction) for correction in critique.corrections],
                 "files": [str(path) for path in paths],
             }
         )
         if show:
             _print_answer(len(self.answers) - 1, self.answers[-1])
         return critique
+
+    def draw(self, number: int, person: Person) -> Path:
+        """Write the picture of a group that has no scores yet; returns its path."""
+        from cli.photos.person_files import save_person
+
+        return save_person(self._stem(number), person, self.body, self.renderer, formats=())[1]
+
+    def _stem(self, number: int) -> Path:
+        self.stem.parent.mkdir(parents=True, exist_ok=True)
+        return self.stem.with_name(f"{self.stem.name}-{number}")
 
 
 def _print_answer(number: int, answer: dict[str, Any]) -> None:

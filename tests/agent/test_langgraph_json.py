@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("name", "build", "fields"),
     [
-        ("critique", build_critique_graph, {"scores", "doubts", "revisions"}),
+        ("critique", build_critique_graph, {"scores", "revisions", "error_estimate"}),
         ("exploration", build_exploration_graph, {"todo", "mined", "retired"}),
     ],
 )
@@ -30,6 +30,14 @@ def test_langgraph_json_names_compiled_graphs(name, build, fields):
     assert set(graph.get_graph().nodes) == set(build().get_graph().nodes)
     assert fields <= graph.get_output_jsonschema()["properties"].keys()
     assert graph.get_context_jsonschema()["type"] == "object"
+
+
+def test_the_schemas_of_the_critique_hide_its_inner_state():
+    graph = build_critique_graph()
+    given, returned = graph.get_input_jsonschema()["properties"], graph.get_output_jsonschema()["properties"]
+    assert {"photo", "box", "samples", "backend"} <= given.keys()
+    assert not {"doubts", "replies", "views", "scores"} & given.keys()
+    assert not {"doubts", "replies", "views", "photo"} & returned.keys()
 
 
 def test_the_schema_of_the_critique_shows_its_settings():

@@ -1,11 +1,15 @@
 """`meshcritic critique` with a local server: every group gets scores, or null with a reason."""
 
+import io
 import json
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from agent.default import open_default_memory
+from memory.folder import open_store
 from tests.agent.vlm.chat_server import (
     body,
     chat_server,
@@ -291,7 +295,7 @@ def test_invalid_options_end_in_one_sentence(words, names, critique):
 def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(
     tmp_path, tiny_policy, monkeypatch, capsys
 ):
-    def fails_at_the_second(agent, groups):
+    def fails_at_the_second(agent, groups, **listeners):
         yield agent.critique(*next(iter(groups)))
         raise ValueError("the second person fails")
 
@@ -308,3 +312,53 @@ def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(
     assert any(line.startswith("person 0 at [5.0, 5.0, 40.0, 110.0]") for line in err.splitlines()), err
     assert err.splitlines()[-1] == "meshcritic: the second person fails"
     assert (tmp_path / "out" / "photo-0-group.png").exists()
+
+
+def test_a_person_corrects_scores_and_the_memory_learns_it(critique, tmp_path, tiny_policy, monkeypatch):
+    with open_default_memory(tmp_path / "memory", tiny_policy, frozen=False):
+        pass
+    monkeypatch.setattr("sys.stdin", io.StringIO("1=101\n1=12 0=90\nKnees bend backwards here.\n"))
+    points = ("--review", "scores", "--learn", "--memory", tmp_path / "memory")
+    code, answer, err = critique(*points)
+    (person,) = answer["people"]
+    assert code == 0
+    assert person["scores"][:2] == [90, 12]
+    assert person["corrections"] == [
+        {"hypotheses": [1, 0], "before": ANY, "after": [12, 90], "rule": ""},
+    ]
+    assert "the score of hypothesis 1 must be from 0 to 100, not 101" in err
+    assert "2 prototypes and rules written to the memory" in err
+    with open_store(tmp_path / "memory", frozen=True) as store:
+        rationales = [
+            row["rationale"] for row in store.read("SELECT rationale FROM prototypes ORDER BY number")
+        ]
+    assert [text[:22] for text in rationales] == ["Score 12 by a person, ", "Score 90 by a person, "]
+
+
+def test_a_review_without_an_answer_and_options_that_do_not_fit_are_refused(critique, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    for words, reason in (
+        (("--review", "scores"), "standard input ended before the review was answered"),
+        (("--review", "always"), "interrupt_on takes revise, scores, low_agreement, not 'always'"),
+        (("--learn", "--memory", tmp_path), "--learn writes the corrections of --review to a --memory"),
+        (("--review", "scores", "--dry-run"), "--dry-run asks nobody"),
+    ):
+        code, _, err = critique(*words)
+        assert (code, reason in err) == (2, True), err
+
+
+def test_a_critique_goes_on_from_its_checkpoints_without_asking_again(critique, tmp_path):
+    words = ("--checkpoints", tmp_path / "steps.sqlite", "--set", "max_revisions=0")
+    with chat_server(good) as server:
+        _, first, _ = critique(*at(server), *words)
+        asked = len(server.tasks)
+        _, second, _ = critique(*at(server), *words)
+    assert first["people"][0]["scores"] == second["people"][0]["scores"]
+    assert (asked, len(server.tasks)) == (5, 5)
+
+
+def test_a_file_that_holds_no_checkpoints_is_refused(critique, tmp_path):
+    (tmp_path / "steps.sqlite").write_text("no database, but long enough to look at " * 40)
+    code, _, err = critique("--checkpoints", tmp_path / "steps.sqlite")
+    assert code == 2
+    assert "steps.sqlite: not a file of checkpoints" in err

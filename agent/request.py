@@ -1,0 +1,106 @@
+"""Critiques of a request that names everything by path or specification, for LangGraph's server and Studio.
+
+`graph` is the critique graph (`agent/graph.py`); it accepts
+
+    {"photo": "photo.jpg", "box": [214, 18, 330, 345], "samples": 8, "backend": "embedded"}
+
+Photograph, models and memory are opened at the first node and kept for the following ones. In another process, after a
+checkpoint, they are opened again from the request in the state.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from agent.agent import CritiqueAgent
+from agent.context import CritiqueResources
+from agent.default import default_agent, open_default_memory
+from agent.graph import build_critique_graph
+from agent.state import CritiqueInput
+from common.seeding import derive_generator
+from hmr.body.model import load_body
+from hmr.detection.protocol import detect_all, detect_people
+from hmr.images.photographs import Photo, check_box, load_photo, sample_of
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from hmr.types import Box, Camera, Detection, Hypotheses, Sample
+
+__all__ = ["graph", "open_request"]
+
+SAMPLES = 8
+MAX_SAMPLES = 200
+AGENTS_KEPT = 2
+CRITIQUES_KEPT = 8  # of which the pictures and bodies stay in memory
+
+
+def open_request(request: CritiqueInput) -> CritiqueResources:
+    """The resources of a critique. Equal requests share them, as their critiques are equal.
+
+    Raises ValueError for a missing or invalid field and if there is nobody in the photograph, FileNotFoundError for a
+    file that does not exist, and what the loaders of policy, detector, backend and memory raise.
+    """
+    if not request.get("photo"):
+        known = ", ".join(sorted(CritiqueInput.__annotations__))
+        raise ValueError(f"the request has no photo, the path of a photograph; its fields are {known}")
+    return _opened(json.dumps({**request, "trace_id": ""}, sort_keys=True))
+
+
+@lru_cache(maxsize=CRITIQUES_KEPT)
+def _opened(request_json: str) -> CritiqueResources:
+    request: Mapping[str, Any] = json.loads(request_json)
+    names = [str(request.get(name) or "") for name in ("backend", "memory", "policy", "detector")]
+    agent, policy = _agent(*names)
+    photo = load_photo(request["photo"])
+    sample, detection = _person(policy, photo, request)
+    count = _number(request, "samples", SAMPLES, 2, MAX_SAMPLES)
+    generator = derive_generator(_number(request, "seed", 0, 0, 2**31 - 1), "photo", sample.id)
+    group = policy.sample(policy.encode([sample], [detection]), count, generator)[0]
+    return agent.resources(sample, Hypotheses(group.params, sample.camera), detection)
+
+
+@lru_cache(maxsize=AGENTS_KEPT)
+def _agent(
+    backend: str, memory: str, policy_folder: str, detector: str
+) -> tuple[CritiqueAgent, DiffusionPolicy]:
+    policy = load_policy(policy_folder or None, detector=detector or "blazepose")
+    known = open_default_memory(Path(memory) if memory else None, policy, frozen=bool(memory))
+    return default_agent(policy, load_body(None), known, backend=backend or "embedded"), policy
+
+
+def _person(policy: DiffusionPolicy, photo: Photo, request: Mapping[str, Any]) -> tuple[Sample, Detection]:
+    """The person in the box, or the one with the largest box."""
+    where, camera = request["photo"], photo.camera_in_image(Camera.estimate(*photo.file_size))
+    if request.get("box"):
+        box = _box(request["box"], photo, where)
+        sample = sample_of(photo.image, photo.box_in_image(box), camera)
+        return sample, detect_all(policy.detector, [sample])[0]
+    people = detect_people(policy.detector, photo.image, camera)
+    if not people:
+        raise ValueError(f"{where}: the detector {policy.detector.name} found nobody; give the person's box")
+    return max(people, key=lambda person: person[0].box.side)
+
+
+def _box(corners: Sequence[Any], photo: Photo, where: str) -> Box:
+    numbers = [
+        float(corner) for corner in corners if isinstance(corner, int | float) and math.isfinite(corner)
+    ]
+    if len(numbers) != 4 or len(corners) != 4:
+        raise ValueError(f"box takes four numbers x0, y0, x1, y1 in pixels, not {list(corners)}")
+    box = Box(*numbers)
+    check_box(box, photo.file_size, where)
+    return box
+
+
+def _number(request: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
+    value = request.get(name, default)
+    if not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    return value
+
+
+graph = build_critique_graph(open_request=open_request)

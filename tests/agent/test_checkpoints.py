@@ -1,0 +1,141 @@
+"""A critique that was interrupted goes on from its last finished node, in another process too."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
+
+from agent.context import CritiqueSettings
+from agent.vlm import Capabilities, EmbeddedCritic
+from tests.agent.critique_case import group, make_agent, sample, spoiled_group
+from tests.agent.test_graph import Doubter
+
+ROOT = Path(__file__).parents[2]
+TERMS = ("similarity", "tag_overlap", "success_rate", "bonus", "score")
+
+
+def comparable(critique):
+    """Without the id of the trace, and the terms of rules to the four digits that the state has."""
+    rules = tuple(
+        replace(rule, **{term: round(getattr(rule, term), 4) for term in TERMS}) for rule in critique.rules
+    )
+    return replace(critique, trace_id="", rules=rules)
+
+
+class Killed(BaseException):
+    """As little can be done about it as about a kill."""
+
+
+class Mortal(Doubter):
+    """Is killed at its first question of this task, and counts the questions that it has answered."""
+
+    def __init__(self, task=None):
+        self.task, self.answered = task, []
+
+    def generate(self, parts, schema, seed):
+        if schema["title"] == self.task:
+            raise Killed
+        self.answered.append(schema["title"])
+        return super().generate(parts, schema, seed)
+
+
+@pytest.mark.parametrize("task", ["tag", "score", "reflect", "revise"])
+def test_a_killed_critique_goes_on_without_asking_again_what_was_answered(task):
+    whole = make_agent(Mortal()).critique(sample(), group(spoiled_group()))
+    saver, first, second = InMemorySaver(), Mortal(task), Mortal()
+    with pytest.raises(Killed):
+        make_agent(first, checkpointer=saver).critique(sample(), group(spoiled_group()))
+    agent = make_agent(second, checkpointer=saver)
+    resumed = agent.critique(sample(), group(spoiled_group()))
+    assert comparable(resumed) == comparable(whole)
+    once = Mortal()
+    make_agent(once).critique(sample(), group(spoiled_group()))
+    assert [*first.answered, *second.answered] == once.answered
+    again = agent.critique(sample(), group(spoiled_group()))  # a finished one is not repeated
+    assert comparable(again) == comparable(resumed)
+    assert [*first.answered, *second.answered] == once.answered
+
+
+def test_checkpoints_of_other_groups_settings_and_backends_are_not_used():
+    saver = InMemorySaver()
+    make_agent(Mortal(), checkpointer=saver).critique(sample(), group(spoiled_group()))
+
+    class Other(Mortal):
+        revision = "other"
+
+    for changed in (
+        {"hypotheses": group(spoiled_group(seed=1))},
+        {"settings": CritiqueSettings(view_size_px=64, permutations=2)},
+        {"backend": Other()},
+    ):
+        backend = changed.pop("backend", Mortal())
+        hypotheses = changed.pop("hypotheses", group(spoiled_group()))
+        make_agent(backend, checkpointer=saver, **changed).critique(sample(), hypotheses)
+        assert backend.answered
+
+
+class Seeing(Doubter):
+    """Is shown pictures, which a resumed critique has to draw again."""
+
+    capabilities = Capabilities(images=True)
+
+    def __init__(self, task=None):
+        self.task, self.shown = task, []
+
+    def generate(self, parts, schema, seed):
+        if schema["title"] == self.task:
+            raise Killed
+        self.shown.append([part.sha256 for part in parts])
+        return super().generate(parts, schema, seed)
+
+
+@pytest.mark.parametrize("task", ["score", "revise"])
+def test_a_resumed_critique_shows_the_same_pictures(task):
+    saver, first, second, whole = InMemorySaver(), Seeing(task), Seeing(), Seeing()
+    make_agent(whole).critique(sample(), group(spoiled_group()))
+    with pytest.raises(Killed):
+        make_agent(first, checkpointer=saver).critique(sample(), group(spoiled_group()))
+    make_agent(second, checkpointer=saver).critique(sample(), group(spoiled_group()))
+    assert [*first.shown, *second.shown] == whole.shown
+
+
+KILLED = """
+import os, sys
+sys.path.insert(0, {root!r})
+from langgraph.checkpoint.sqlite import SqliteSaver
+from agent.vlm import EmbeddedCritic
+from tests.agent.critique_case import group, make_agent, sample, spoiled_group
+
+class Deadly(EmbeddedCritic):
+    def generate(self, parts, schema, seed):
+        if schema["title"] == "reflect":
+            os.kill(os.getpid(), 9)
+        return super().generate(parts, schema, seed)
+
+with SqliteSaver.from_conn_string({file!r}) as saver:
+    make_agent(Deadly(), checkpointer=saver).critique(sample(), group(spoiled_group()))
+"""
+
+
+def test_a_process_that_is_really_killed_leaves_its_finished_nodes_in_the_file(tmp_path):
+    file = str(tmp_path / "checkpoints.sqlite")
+    program = KILLED.format(root=str(ROOT), file=file)
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == -9
+    asked = []
+
+    class Counting(EmbeddedCritic):
+        def generate(self, parts, schema, seed):
+            asked.append(schema["title"])
+            return super().generate(parts, schema, seed)
+
+    with SqliteSaver.from_conn_string(file) as saver:
+        agent = make_agent(Counting(), checkpointer=saver)
+        critique = agent.critique(sample(), group(spoiled_group()))
+    assert "tag" not in asked
+    assert "score" not in asked
+    plain = make_agent().critique(sample(), group(spoiled_group()))
+    assert comparable(critique) == comparable(plain)
