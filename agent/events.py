@@ -1,13 +1,14 @@
 """What happens during a critique, as typed events (`CritiqueAgent.stream`).
 
 Nodes write them with LangGraph's stream writer, so that `stream_mode="custom"` of the compiled graph gives the same
-events, in LangGraph Studio too.
+events, in LangGraph Studio too. There they are JSON, told apart by `kind`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from agent.types import GroupCritique, ReviewRequest, Revision
 
@@ -28,12 +29,14 @@ __all__ = [
 @dataclass(frozen=True)
 class NodeStarted:
     node: str
+    kind: Literal["node_started"] = "node_started"
 
 
 @dataclass(frozen=True)
 class NodeFinished:
     node: str
     ms: float
+    kind: Literal["node_finished"] = "node_finished"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class QuestionSent:
     task: str  # "tag", "score", "reflect" or "revise"
     backend: str
     pictures: int
+    kind: Literal["question_sent"] = "question_sent"
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ class AnswerReceived:
     tokens_in: int
     tokens_out: int
     problem: str  # why there is no valid answer; empty if there is one
+    kind: Literal["answer_received"] = "answer_received"
 
 
 @dataclass(frozen=True)
 class ScoresRevised:
     revision: Revision
+    kind: Literal["scores_revised"] = "scores_revised"
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class ReviewRequested:
     """A person is asked (`CritiqueSettings.interrupt_on`); the stream ends here unless there is a reviewer."""
 
     request: ReviewRequest
+    kind: Literal["review_requested"] = "review_requested"
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class CritiqueFinished:
     """The last event of a critique."""
 
     critique: GroupCritique
+    kind: Literal["critique_finished"] = "critique_finished"
 
 
 CritiqueEvent = (

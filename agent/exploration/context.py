@@ -24,6 +24,7 @@ from hmr.types import Hypotheses, Labelled, Sample
 from memory.retirement import RetirementPolicy
 
 __all__ = [
+    "ADMIT_RULE",
     "EXPLORATION",
     "ExplorationContext",
     "ExplorationResources",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 Propose = Callable[[Sample], Hypotheses]
+ADMIT_RULE = "admit_rule"
 EXPLORATION = "exploration"  # case id, in the trace, of steps that concern many cases
 
 
@@ -45,6 +47,11 @@ class ExplorationSettings:
     batch: int = 16  # cases per round of mining
     min_gain: float = 0.002  # rise of mean rho on held-out cases that admits a rule
     retirement: RetirementPolicy = field(default_factory=RetirementPolicy)
+    interrupt_on: tuple[str, ...] = ()  # "admit_rule": a person decides which rules are tried
+
+    def __post_init__(self) -> None:
+        if unknown := [point for point in self.interrupt_on if point != ADMIT_RULE]:
+            raise ValueError(f"interrupt_on of an exploration takes {ADMIT_RULE}, not {unknown[0]!r}")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
+
 from agent.agent import CritiqueAgent
 from agent.exploration.context import (
     EXPLORATION,
@@ -30,12 +33,15 @@ from agent.exploration.context import (
     Progress,
     Propose,
 )
-from agent.exploration.graph import exploration_graph, recursion_limit
+from agent.exploration.graph import build_exploration_graph, exploration_graph, recursion_limit
 from agent.exploration.nodes import mean_srcc
 from agent.types import QuestionFailure
 from hmr.types import Labelled
 
-__all__ = ["ExplorationReport", "ExplorationSettings", "Progress", "explore"]
+__all__ = ["ExplorationReport", "ExplorationSettings", "Progress", "RuleReviewer", "explore"]
+
+
+RuleReviewer = Callable[[Sequence[dict[str, Any]]], list[str]]  # rules as JSON -> ids of those that are tried
 
 
 @dataclass(frozen=True)
@@ -69,12 +75,15 @@ def explore(
     propose: Propose,
     settings: ExplorationSettings | None = None,
     on_case: Callable[[Progress], None] = lambda progress: None,
+    reviewer: RuleReviewer | None = None,
 ) -> ExplorationReport:
     """Explore `calibration`, evaluate new rules on `held_out`, and write the results to the agent's memories.
 
     propose: returns a sample's hypotheses.
+    reviewer: decides which mined rules are tried; asked if `settings.interrupt_on` has "admit_rule".
 
-    `agent.frozen` is ignored. Raises FrozenMemoryError if the memories were opened read-only.
+    `agent.frozen` is ignored. Raises FrozenMemoryError if the memories were opened read-only, and ValueError for
+    `interrupt_on` without a reviewer.
     """
     resources = ExplorationResources(
         exploring_agent=replace(agent, frozen=False),
@@ -86,13 +95,8 @@ def explore(
         on_case=on_case,
         run_id=uuid.uuid4().hex[:12],
     )
-    start = {"trace_id": resources.run_id, "case_id": EXPLORATION, "batch": 0}
     with resources.trace.case():
-        state = exploration_graph.invoke(
-            start,
-            context=ExplorationContext(resources),
-            config={"recursion_limit": recursion_limit(len(resources.calibration), len(resources.batches))},
-        )
+        state = _run(resources, reviewer)
     return ExplorationReport(
         cases=state["explored"],
         skipped=len(resources.calibration) - state["explored"] - state["unscored"],
@@ -107,3 +111,21 @@ def explore(
         reweighed=state["reweighed"],
         failures=tuple(QuestionFailure(**item) for item in state["failures"]),
     )
+
+
+def _run(resources: ExplorationResources, reviewer: RuleReviewer | None) -> dict[str, Any]:
+    """The last state of the graph; a person is asked in between."""
+    if resources.settings.interrupt_on and reviewer is None:
+        raise ValueError("interrupt_on needs a reviewer of rules")
+    graph = build_exploration_graph(InMemorySaver()) if resources.settings.interrupt_on else exploration_graph
+    steps = recursion_limit(len(resources.calibration), len(resources.batches))
+    config: Any = {
+        "recursion_limit": steps + len(resources.settings.interrupt_on),
+        "configurable": {"thread_id": resources.run_id},
+    }
+    given: Any = {"trace_id": resources.run_id, "case_id": EXPLORATION, "batch": 0}
+    while True:
+        state = graph.invoke(given, config, context=ExplorationContext(resources))
+        if "__interrupt__" not in state or reviewer is None:
+            return state
+        given = Command(resume=reviewer(state["__interrupt__"][0].value))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from langgraph.runtime import Runtime
+from langgraph.types import interrupt
 
 from agent.agent import CritiqueAgent
 from agent.exploration.context import (
@@ -38,6 +39,7 @@ from hmr.metrics.errors import mpjpe_mm
 from hmr.types import Hypotheses, Labelled
 from memory.prototype_memory import Prototype
 from memory.retirement import retire_failing, retire_fruitless
+from memory.rule import Rule
 from memory.text_limits import MAX_TAGS, MAX_TEXT_CHARS
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "mine",
     "open_batch",
     "retire",
+    "review_rules",
     "reweigh",
     "score",
     "write_back",
@@ -137,6 +140,35 @@ def retire(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Jso
             retired = retire_failing(rules, resources.settings.retirement)
             rules.mark_done(step)
     return {"retired": retired, "batch": state["batch"] + 1}
+
+
+def review_rules(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
+    """Ask a person which of the rules in quarantine are worth a trial; the others retire.
+
+    Raises ValueError for an answer that is no list of their ids.
+    """
+    rules = runtime.context.resources.exploring_agent.rules
+    pending = {rule.rule_id: rule for rule in rules.all() if rule.state == "quarantined"}
+    if not pending:
+        return {"retired": []}
+    kept = interrupt([_rule_to_review(rule) for rule in pending.values()])
+    if not isinstance(kept, list) or not set(kept) <= pending.keys():
+        raise ValueError(f"a review of rules is a list of ids out of {', '.join(pending)}, not {kept!r}")
+    refused = [rule_id for rule_id in pending if rule_id not in kept]
+    with rules.transaction():
+        for rule_id in refused:
+            rules.set_state(rule_id, "retired", "by a person's review", None)
+    return {"retired": refused}
+
+
+def _rule_to_review(rule: Rule) -> Json:
+    return {
+        "id": rule.rule_id,
+        "text": rule.text,
+        "tags": list(rule.tags),
+        "predicate": asdict(rule.predicate) if rule.predicate else None,
+        "provenance": asdict(rule.provenance),
+    }
 
 
 def admit(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
