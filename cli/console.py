@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -91,11 +92,11 @@ def stages() -> Iterator[Stage]:
 
 
 def _stage(bars: Progress, title: str, total: int) -> Tick:
-    task = bars.add_task(title, total=total, note="")
+    task, started_s = bars.add_task(title, total=total, note=""), time.monotonic()
 
     def tick(done: int, note: str = "", /) -> None:
         bars.update(task, completed=done, note=note)
         if bars.disable and done >= total:
-            print_message(f"done: {title}{note and ', '}{note}")
+            print_message(f"done: {title}{note and ', '}{note} ({time.monotonic() - started_s:.0f} s)")
 
     return tick

@@ -72,6 +72,7 @@ TITLES = {
     "labels": "the bound: as many steps on the truth",
 }
 VARIANTS = ("base", "narrowed", "aligned", "shuffled", "labels")
+PICKED = ("base", "aligned")  # of which the critic picks a hypothesis; scoring takes most of an evaluation
 
 
 @dataclass(frozen=True)
@@ -351,7 +352,7 @@ class Demo:
                 num_samples=settings.num_samples,
                 group_size=settings.group_size,
                 seed=seed,
-                scorer=agent,
+                scorer=agent if variant in PICKED else None,
                 progress=lambda done, total: tick(done),
             )
         save_report(path, report, key)
