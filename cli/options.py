@@ -10,13 +10,12 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "CONFIGS", "DETECTORS", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes", "CameraFile",
+    "DETECTORS", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes", "CameraFile",
     "Center", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore", "MemoryOrSeedRules",
     "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed", "Ucb", "config_file", "file_to_write",
     "folder_to_write", "output_folder", "policy_folder",
 ]  # fmt: skip
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 WORKERS = os.cpu_count() or 1  # processes that render scenes
 MODELS = "Models"  # a group of options on the help pages
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["PathLike", "atomic_folder", "atomic_path", "write_bytes", "write_text"]
+__all__ = ["CONFIGS", "PathLike", "atomic_folder", "atomic_path", "write_bytes", "write_text"]
 
 PathLike = str | os.PathLike[str]
+CONFIGS = Path(__file__).parents[1] / "configs"  # recipes: YAML files
 
 
 @contextmanager

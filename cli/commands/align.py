@@ -11,7 +11,6 @@ import typer
 from cli.backend_flags import CritiqueSet, DryRunFlag, MaxCalls, ReplyCacheFile, split_settings
 from cli.console import print_estimate, print_message, report_lost_questions, stages
 from cli.options import (
-    CONFIGS,
     DETECTORS,
     MODELS,
     WORKERS,
@@ -25,6 +24,7 @@ from cli.options import (
     output_folder,
     policy_folder,
 )
+from common.files import CONFIGS
 
 if TYPE_CHECKING:
     from eval.pipelines.align_settings import AlignSettings

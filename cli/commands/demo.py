@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cli.console import console, print_json, print_message, report_lost_questions, stages
-from cli.options import CONFIGS, WORKERS, Json, Out, PolicyDir, config_file
+from cli.options import WORKERS, Json, Out, PolicyDir, config_file
+from common.files import CONFIGS
 
 __all__ = ["demo"]
 

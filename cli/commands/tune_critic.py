@@ -11,7 +11,6 @@ import typer
 from cli.backend_flags import BackendSet
 from cli.console import print_json, print_message, stages
 from cli.options import (
-    CONFIGS,
     MODELS,
     WORKERS,
     BasePolicy,
@@ -22,6 +21,7 @@ from cli.options import (
     output_folder,
     policy_folder,
 )
+from common.files import CONFIGS
 
 if TYPE_CHECKING:
     from rl.critic_tuning.conversations import ConversationStats

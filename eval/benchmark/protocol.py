@@ -159,12 +159,14 @@ def evaluate_policy(
     num_samples: int = 100,
     group_size: int = 20,
     seed: int,
+    minima: Sequence[int] = (),
     scorer: Scorer | None = None,
     measures: Measures = _no_measures,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Evaluate `policy` on images with truth; the policy and the scorer get the `Sample` alone.
 
+    minima: further numbers of hypotheses over which the minimum is reported, besides the group and all samples.
     measures: called with each image and its hypotheses; its metrics join those of the report
         (`eval.benchmark.body_measures`).
     progress: called with (images done, number of images).
@@ -175,6 +177,9 @@ def evaluate_policy(
         raise ValueError("an evaluation needs at least one labelled image")
     if not 2 <= group_size <= num_samples:
         raise ValueError(f"group_size must be from 2 to num_samples = {num_samples}, not {group_size}")
+    if too_large := [count for count in minima if not 1 <= count <= num_samples]:
+        raise ValueError(f"a minimum is over 1 to num_samples = {num_samples} hypotheses, not {too_large[0]}")
+    counts = sorted({*minima, group_size, num_samples})
     rows, groups = [], []
     for done, item in enumerate(labelled, start=1):
         params = _sample_params(policy, item.sample, num_samples, seed)
@@ -184,7 +189,7 @@ def evaluate_policy(
             group = _score(scorer, item.sample, params[:group_size], errors)
             groups.append(group)
         measured = measures(item, params)
-        rows.append({**_reduce(errors, group, num_samples, group_size), **uncertainty, **measured})
+        rows.append({**_reduce(errors, group, num_samples, group_size, counts), **uncertainty, **measured})
         if progress is not None:
             progress(done, len(labelled))
     values = {
@@ -274,11 +279,11 @@ def _reduce(
     group: ScoredGroup | None,
     num_samples: int,
     group_size: int,
+    counts: Sequence[int],
 ) -> dict[str, dict[str, float]]:
     return {
         metric: {
-            f"min{group_size}": min_of_errors(values[:num_samples], group_size).item(),
-            f"min{num_samples}": min_of_errors(values[:num_samples], num_samples).item(),
+            **{f"min{count}": min_of_errors(values[:num_samples], count).item() for count in counts},
             "mean": mean_of_errors(values[:num_samples]).item(),
             f"pick{group_size}": _picked(values[:group_size], group),
             "hyp0": values[0].item(),

@@ -1,4 +1,4 @@
-"""The arms of the study of alignment (`benchmarks.alignment_study`), by the question that they answer.
+"""The arms of the study of alignment (`eval.study.study`), by the question that they answer.
 
 | set       | question                                                                                          |
 |-----------|---------------------------------------------------------------------------------------------------|
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from cli.options import CONFIGS
+from common.files import CONFIGS
 from eval.pipelines.align_settings import AlignSettings, read_alignment
 from rl.policy_gradient.config import PolicyGradientConfig, read_policy_gradient
 from rl.search import SearchSettings
@@ -31,7 +31,7 @@ class Arm:
     """One alignment: fields of `rl.config.GroupPreferenceConfig`, and what is learned from.
 
     critic: scores the groups (`meshcritic align --critic`); not used if bodies are imitated.
-    imitates: one body per image instead of a scored group (`benchmarks.pseudo_labels`): the mean of the group, a fit to
+    imitates: one body per image instead of a scored group (`eval.study.pseudo_labels`): the mean of the group, a fit to
         keypoints, the reading behind the agent's 3D joints, or the truth, either of the images (`align labels`) or of
         as many scenes of the base's own domain.
     search: what the critic scores instead of samples.

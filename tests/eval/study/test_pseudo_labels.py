@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
 from common.seeding import derive_generator
+from eval.study.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all
 from hmr.metrics.errors import average_pose, mpjpe_mm

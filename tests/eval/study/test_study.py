@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import benchmarks.alignment_study as study
 import rl.preferences.build
 import rl.rounds
-from benchmarks.alignment_arms import ARMS, CEILING, CRITICS, FINALS, METHODS, Arm
-from benchmarks.alignment_study import Sizes, run_study
-from benchmarks.alignment_table import StudyRuns, at_spread, markdown, to_json
 from common.progress import Stage, Tick
 from eval.benchmark.body_measures import BODY_MEASURES
 from eval.benchmark.headroom import recovered_share
 from eval.benchmark.protocol import Report, ScoredGroup
+from eval.study import study
+from eval.study.arms import ARMS, CEILING, CRITICS, FINALS, METHODS, Arm
+from eval.study.study import Sizes, run_study
+from eval.study.study_table import StudyRuns, at_spread, markdown, to_json
 from hmr.policy.policy import DiffusionPolicy
 
 TINY = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 0.01, "warmup_steps": 0}
@@ -30,7 +30,7 @@ SIZES = Sizes(test=2, samples=4, calibration=4, picks=False)
 
 
 @pytest.fixture
-def arms(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def arms(monkeypatch: pytest.MonkeyPatch) -> dict[str, Arm]:
     return use_arms(
         monkeypatch,
         {
@@ -41,10 +41,9 @@ def arms(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
 
 
-def use_arms(monkeypatch: pytest.MonkeyPatch, arms: dict[str, Arm]) -> list[str]:
-    monkeypatch.setattr(study, "ARMS", arms)
+def use_arms(monkeypatch: pytest.MonkeyPatch, arms: dict[str, Arm]) -> dict[str, Arm]:
     monkeypatch.setattr(study, "CEILING", TOP)
-    return list(arms)
+    return arms
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def _killed_at(words: str) -> Stage:
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_a_second_run_does_nothing(
-    tiny_policy: DiffusionPolicy, arms: list[str], calls: Counter[str], tmp_path: Path
+    tiny_policy: DiffusionPolicy, arms: dict[str, Arm], calls: Counter[str], tmp_path: Path
 ) -> None:
     whole = run_study(tiny_policy, arms, [0], SIZES, tmp_path / "whole", _silent)
     # 3 images for `one`, of which `same groups` takes 2; `two rounds` has 2 of another critic
@@ -108,13 +107,13 @@ def test_a_killed_study_goes_on_and_a_second_run_does_nothing(
 
 @pytest.mark.slow
 def test_seeds_taken_apart_are_one_study_in_one_folder(
-    tiny_policy: DiffusionPolicy, arms: list[str], calls: Counter[str], tmp_path: Path
+    tiny_policy: DiffusionPolicy, arms: dict[str, Arm], calls: Counter[str], tmp_path: Path
 ) -> None:
     for seed in (0, 1):
-        run_study(tiny_policy, ["one"], [seed], SIZES, tmp_path / str(seed), _silent)
+        run_study(tiny_policy, {"one": TRUTH}, [seed], SIZES, tmp_path / str(seed), _silent)
     shutil.copytree(tmp_path / "1", tmp_path / "0", dirs_exist_ok=True)
     calls.clear()
-    merged = to_json(run_study(tiny_policy, ["one"], [0, 1], SIZES, tmp_path / "0", _silent))
+    merged = to_json(run_study(tiny_policy, {"one": TRUTH}, [0, 1], SIZES, tmp_path / "0", _silent))
     assert merged["seeds"] == 2
     assert not {"evaluate_policy", "align", "score_group"} & set(+calls)
 

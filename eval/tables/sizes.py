@@ -1,0 +1,46 @@
+"""The sizes of a run of the tables: a quick one of half an hour on two cores, and the full one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.study.study import Sizes
+
+__all__ = ["FULL", "QUICK", "TableSizes"]
+
+
+@dataclass(frozen=True)
+class TableSizes:
+    """study: of the alignments. align, more: images of the split to align on, and those of the row with more images.
+    critic_images: groups on which critics are compared. methods: arms of `eval.study.arms.METHODS` beside the first.
+    """
+
+    study: Sizes
+    align: int
+    more: int
+    critic_images: int
+    seeds: Sequence[int]
+    methods: Sequence[str] = ()
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of hypotheses M of the minimum."""
+        return tuple(sorted({*self.study.minima, self.study.samples}))
+
+
+QUICK = TableSizes(
+    study=Sizes(test=40, samples=100, calibration=64, steps=200, picks=False, minima=(10,), narrows=False),
+    align=240,
+    more=480,
+    critic_images=40,
+    seeds=(0,),
+)
+FULL = TableSizes(
+    study=Sizes(test=100, samples=200, picks=False, minima=(10, 100)),
+    align=1600,
+    more=3200,
+    critic_images=300,
+    seeds=(0, 1, 2, 3, 4),
+    methods=("search", "policy-gradient"),
+)

@@ -1,0 +1,226 @@
+"""The paper's tables: cells, claims and files by hand, and one miniature run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from eval.benchmark.body_measures import BODY_MEASURES
+from eval.benchmark.intervals import Interval
+from eval.benchmark.protocol import ERROR_METRICS, Report, ScoredGroup
+from eval.critics.comparison import CriticComparison, CriticEvalSettings, critic_result
+from eval.study.arms import METHODS
+from eval.study.study import Sizes
+from eval.study.study_table import StudyRuns
+from eval.tables import alignment
+from eval.tables.alignment import (
+    ADHMR,
+    DPO,
+    GROUP_AGENT,
+    GROUP_HMR_SCORER,
+    MORE,
+    OURS,
+    SFT,
+    alignment_table,
+    arms_of,
+    headroom_table,
+    training_table,
+)
+from eval.tables.critics import ablation_table, critic_table
+from eval.tables.run import run_tables
+from eval.tables.sizes import FULL, QUICK, TableSizes
+from eval.tables.table import Claim, Column, ResultTable, TableRow
+from eval.tables.writing import latex, markdown, write_tables
+
+SIZES = replace(QUICK, study=replace(QUICK.study, samples=20, minima=(10,)))
+ERRORS = {
+    ADHMR: 99.0,
+    GROUP_AGENT: 97.0,
+    OURS: 90.0,
+    MORE: 88.0,
+    DPO: 98.0,
+    GROUP_HMR_SCORER: 98.0,
+    SFT: 100.0,
+}
+
+
+def report(error_mm: float) -> Report:
+    noise = np.array([-1.0, 0.0, 1.0]) + error_mm
+    reductions = dict.fromkeys(("mean", "hyp0", "averaged", "min10", "min20", "pick20"), noise)
+    flat = {"all": noise}
+    values = {"mpjpe_mm": reductions, "pa_mpjpe_mm": reductions, "spread_mm": flat}
+    values |= dict.fromkeys(("spread_visible_mm", "spread_occluded_mm", "calibration_80"), flat)
+    values |= {name: {"first10": noise} for name in BODY_MEASURES}
+    return Report(("a", "b", "c"), values, ())
+
+
+@pytest.fixture
+def runs() -> StudyRuns:
+    made_from = {"base policy": "p", "benchmark": "b", "M": 20}
+    arms = {name: [report(error)] for name, error in ERRORS.items()}
+    return StudyRuns(arms, [report(80.0)], [[report(100.0)]], made_from)
+
+
+def test_table_1_has_our_cells_the_paper_s_and_its_claims(runs):
+    table = alignment_table(runs, SIZES)
+    rows = {row.name: row for row in table.rows}
+    ours = rows["ours: agent, resample in four rounds"]
+    assert ours.cells["min20"].mean == 90.0
+    assert rows["base"].paper == {"3dpw": 63.0, "h36m": 38.4}
+    assert [row.name for row in table.rows if row.uses_truth] == [
+        "supervised on the same images' truth (ceiling)"
+    ]
+    assert [(claim.difference.mean, claim.verdict) for claim in table.claims] == [
+        (1.0, "holds"), (2.0, "holds"), (9.0, "holds"), (2.0, "holds"), (10.0, "holds"),
+    ]  # fmt: skip
+    assert "street-test, 40 images, seeds 0; 24 joints, pelvis-aligned, mm" in table.protocol
+
+
+def test_table_2_says_what_does_not_hold_and_what_is_not_decided(runs):
+    verdicts = [claim.verdict for claim in training_table(runs, SIZES).claims]
+    assert verdicts == [
+        "not decided",
+        "holds",
+        "not decided",
+        "holds",
+        "holds",
+    ]  # equal to the base; equal to DPO
+    assert Claim("a is below b", Interval(-1.0, -2.0, -0.5)).verdict == "does not hold"
+    assert Claim("a is below b", None).verdict == "not decided"
+
+
+def test_recovered_headroom_is_the_share_of_what_the_ceiling_gains(runs):
+    rows = {row.name: row for row in headroom_table(runs, SIZES).rows}
+    assert rows["ours: agent, resample in four rounds"].cells["hyp0"].mean == pytest.approx(0.5)
+
+
+def small_table() -> ResultTable:
+    rows = [
+        TableRow("a_b", {"x": Interval(1.25, 1.0, 1.5)}, {"theirs": 3.0}),
+        TableRow("100 %", {"x": None}, uses_truth=True),
+    ]
+    claims = [Claim("a is below b", Interval(2.0, 1.0, 3.0))]
+    return ResultTable(
+        "table-9",
+        "Two rows",
+        "five images",
+        [Column("x", "x, mm")],
+        [Column("theirs", "3DPW")],
+        "a page",
+        rows,
+        claims,
+    )
+
+
+def test_markdown_by_hand():
+    assert markdown(small_table()).splitlines() == [
+        "## Table 9: Two rows",
+        "",
+        "Protocol: five images.",
+        "Last 1 columns: a page.",
+        "",
+        "|  | uses truth | x, mm | 3DPW |",
+        "|---|---|---:|---:|",
+        "| a_b | no | 1.2 ± 0.2 | 3.0 |",
+        "| 100 % | yes | - | - |",
+        "",
+        "- a is below b: **holds** (+2.0, +1.0 to +3.0)",
+    ]
+
+
+def test_latex_is_escaped_and_complete():
+    text = latex(small_table())
+    assert r"a\_b & 1.2 $\pm$ 0.2 & 3.0 \\" in text
+    assert r"100 \% & - & - \\" in text
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+
+
+def test_the_three_files_hold_the_same_tables(tmp_path):
+    paths = write_tables([small_table()], tmp_path / "out")
+    assert [path.name for path in paths] == ["tables.md", "tables.tex", "tables.parquet"]
+    records = Dataset.from_parquet(str(paths[2]), cache_dir=str(tmp_path / "cache")).to_list()
+    assert [(record["row"], record["source"], record["value"]) for record in records] == [
+        ("a_b", "ours", 1.25), ("100 %", "ours", None), ("a_b", "paper", 3.0),
+    ]  # fmt: skip
+    assert (records[0]["low"], records[0]["high"], records[0]["protocol"]) == (1.0, 1.5, "five images")
+
+
+@pytest.mark.parametrize("sizes", [QUICK, FULL])
+def test_every_arm_has_as_many_images_but_the_one_with_more(sizes):
+    arms = arms_of(sizes)
+    assert {name for name, arm in arms.items() if arm.images == sizes.more} == {MORE}
+    assert {arm.images for name, arm in arms.items() if name != MORE} == {sizes.align}
+    assert not any(arm.uses_truth for arm in arms.values())
+    for name in sizes.methods:
+        gradient = arms[f"embedded, {name}"].policy_gradient
+        assert gradient is None or gradient.critiques == sizes.align
+
+
+def test_tables_3_and_4_show_the_agent_others_and_its_parts():
+    errors = np.array([1.0, 2.0, 3.0, 4.0])
+
+    def groups(*scores: float) -> list[ScoredGroup]:
+        by_error = dict.fromkeys(ERROR_METRICS, errors)
+        return [ScoredGroup(str(number), scores, by_error) for number in range(3)]
+
+    right, wrong = groups(4.0, 3.0, 2.0, 1.0), groups(1.0, 2.0, 3.0, 4.0)
+    others = ("hmr-scorer", "ranknet", "consensus", "random")
+    parts = [f"agent without {part}" for part in ("rules", "prototypes", "reflection")]
+    critics = {name: critic_result(name, wrong, right) for name in (*others, *parts)}
+    found = CriticComparison(
+        critics={"agent": critic_result("agent", right, right), **critics},
+        evidence={}, benchmark="b", calibration=None, base_policy="p",
+    )  # fmt: skip
+    settings = CriticEvalSettings(critic="all", base="studio", images=3, samples=4)
+    third, fourth = critic_table(found, settings), ablation_table(found, settings)
+    assert [row.name for row in third.rows] == ["agent", *others]
+    assert [row.name for row in fourth.rows] == ["agent", *parts]
+    assert third.rows[0].cells["srcc_mpjpe"].mean == 1.0
+    assert third.rows[1].paper["srcc_mpjpe"] == 0.588
+    assert {claim.verdict for claim in (*third.claims, *fourth.claims)} == {"holds"}
+    assert [claim.difference.mean for claim in third.claims] == [2.0] * 4
+
+
+def test_an_unknown_table_is_refused(tiny_policy, tmp_path):
+    with pytest.raises(ValueError, match="there is no table 5; the tables are 1, 2, 3, 4"):
+        run_tables(tiny_policy, [1, 5], QUICK, tmp_path, lambda title, total: lambda done, note="": None, 1)
+
+
+@pytest.mark.slow
+def test_a_miniature_run_goes_on_where_a_killed_one_stopped(tiny_policy, tmp_path: Path, monkeypatch):
+    tiny = {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0}
+    small = replace(METHODS["resample"], rounds=2, group_size=3)
+    monkeypatch.setitem(METHODS, "resample", replace(small, alignment={**small.alignment, **tiny}))
+    study = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), narrows=False)
+    sizes = TableSizes(study, align=2, more=4, critic_images=3, seeds=(0,))
+    monkeypatch.setattr(
+        alignment,
+        "arms_of",
+        arms := lambda sizes: {
+            name: replace(arm, critic="embedded", group_size=3, alignment={**arm.alignment, **tiny})
+            for name, arm in arms_of(sizes).items()
+        },
+    )
+    monkeypatch.setattr("eval.tables.run.arms_of", arms)
+    monkeypatch.setattr(
+        "eval.study.study.CEILING", replace(small, imitates="align labels", images=2, rounds=1)
+    )
+
+    def killed(title: str, total: int):
+        def tick(done: int, note: str = "", /) -> None:
+            if DPO in title:
+                raise KeyboardInterrupt
+
+        return tick
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tables(tiny_policy, [1, 2], sizes, tmp_path / "cut", killed, 1)
+    silent = lambda title, total: lambda done, note="": None  # noqa: E731
+    resumed = run_tables(tiny_policy, [1, 2], sizes, tmp_path / "cut", silent, 1)
+    whole = run_tables(tiny_policy, [1, 2], sizes, tmp_path / "whole", silent, 1)
+    assert [table.name for table in resumed] == ["table-1", "table-2", "headroom"]
+    assert list(map(markdown, resumed)) == list(map(markdown, whole))
