@@ -15,7 +15,8 @@ from typing import Any
 
 from agent.context import CritiqueContext, CritiqueResources, CritiqueSettings, SampleEmbedder
 from agent.graph import graph, recursion_limit
-from agent.nodes.measure import build_case, run_tool
+from agent.nodes.measure import build_case
+from agent.tools.running import run_tool
 from agent.tracing.records import Trace
 from agent.types import (
     BackendUnavailable,
@@ -105,12 +106,16 @@ class CritiqueAgent:
             )
         return _verdict(state, resources)
 
+    def case(self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None) -> Case:
+        """The group posed, rendered and detected, as the tools get it; `detection` as of `critique`."""
+        return build_case(self._resources(sample, hypotheses, detection), self.settings)[0]
+
     def measure(
         self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
     ) -> tuple[Case, list[Evidence]]:
         """The evidence on a group of at least one hypothesis, without a question to the backend; `detection` as of
         `critique`."""
-        case, _ = build_case(self._resources(sample, hypotheses, detection), self.settings)
+        case = self.case(sample, hypotheses, detection)
         results = [run_tool(tool, case) for tool in self.tools]
         return case, [item for item in results if isinstance(item, Evidence)]
 

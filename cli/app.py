@@ -17,6 +17,7 @@ from cli.commands.data import data
 from cli.commands.demo import demo
 from cli.commands.evaluate import evaluate
 from cli.commands.explore import explore
+from cli.commands.mcp import mcp
 from cli.commands.memory import memory
 from cli.commands.predict import predict
 from cli.commands.pretrain import pretrain
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 COMMANDS = (
-    demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, check_vlm, tune_critic, trace,
+    demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, check_vlm, tune_critic, trace, mcp,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -216,8 +216,7 @@ class _Writer:
 
     def add(self, person: Person, critique: GroupCritique, show: bool) -> GroupCritique:
         """Returns the critique. show: print it."""
-        from agent.types import lost_questions
-        from agent.verdict import verdict_sentences
+        from cli.photos.answers import critique_answer
         from cli.photos.intrinsics import describe_camera
         from cli.photos.person_files import save_person
 
@@ -227,14 +226,7 @@ class _Writer:
             {
                 "bbox": person.bbox,
                 "camera": describe_camera(person.hypotheses_in_file.camera, self.focal_is_estimated),
-                "scores": list(critique.scores),
-                "comments": list(critique.comments),
-                "reasons": list(critique.reasons),
-                "errors": critique.errors.to_json() if critique.errors else None,
-                "detector_confidence": critique.detector_confidence,
-                "verdict": verdict_sentences(critique, self.detector),
-                "questions": critique.questions.to_json(),
-                "lost": lost_questions(critique.questions, critique.failures),
+                **critique_answer(critique, self.detector),
                 "files": [str(path) for path in paths],
             }
         )

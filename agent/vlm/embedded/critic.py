@@ -54,7 +54,7 @@ class EmbeddedCritic:
 
     name = "embedded"
     revision = "2"
-    capabilities = Capabilities(images=False)
+    capabilities = Capabilities(images=False, tool_calls="none")
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
         """Answer the task in the schema's title. Raises Unanswerable if no rule applies to the evidence."""
