@@ -61,6 +61,13 @@ class CritiqueAgent:
     frozen: bool = True
     error_model: ErrorModel | None = None  # None: no estimates in millimetres
 
+    def __post_init__(self) -> None:
+        if self.settings.mode == "agentic" and self.backend.capabilities.tool_calls == "none":
+            raise ValueError(
+                f"the mode agentic needs a language model, and the backend {self.backend.name} cannot call for "
+                "evidence; choose another backend or the mode fixed"
+            )
+
     @property
     def name(self) -> str:
         return f"agent:{self.backend.name}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agent.vlm.options import BackendOptions
 
 __all__ = [
-    "BackendSet", "BackendSpec", "CritiqueSet", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile",
+    "BACKEND", "BackendSet", "BackendSpec", "CritiqueSet", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile",
     "critique_and_backend", "split_settings",
 ]  # fmt: skip
 

@@ -18,13 +18,13 @@ from agent.prompts.prompt_format import format_metrics, format_numbers
 from agent.prompts.question import Brief, labelled_metrics
 from agent.scoring.ask import ask
 from agent.scoring.ranking import label_names
-from agent.scoring.scoring import score_group
+from agent.scoring.scoring import GroupScores, score_group
 from agent.state import CritiqueState
 from agent.types import Missing, QuestionCounts, Revision
 from agent.vlm.protocol import DataPart
 from common.redaction import reason_of
 
-__all__ = ["look_again", "revise", "score", "self_reflect"]
+__all__ = ["look_again", "revise", "score", "scores_update", "self_reflect"]
 
 
 def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
@@ -32,6 +32,12 @@ def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, 
     resources, settings = runtime.context.resources, runtime.context.settings
     count = len(resources.hypotheses)
     result = score_group(resources.backend, _brief(state, runtime.context), count, settings)
+    return scores_update(result)
+
+
+def scores_update(result: GroupScores) -> dict[str, Any]:
+    """What a scoring node writes to the state."""
+    count = len(result.scores)
     return {
         "scores": _by_index(result.scores),
         "comments": _by_index(result.comments),

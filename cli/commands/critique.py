@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.backend_flags import (
+    BACKEND,
     BackendSpec,
     CritiqueSet,
     DryRunFlag,
@@ -65,12 +66,28 @@ HypothesesFiles = Annotated[
     ),
 ]
 
+Mode = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=BACKEND,
+        help="fixed: all evidence is measured first. agentic: the model calls for the evidence it wants "
+        "(docs/guides/agentic.md).",
+    ),
+]
+MaxToolCalls = Annotated[
+    int,
+    typer.Option(min=1, rich_help_panel=BACKEND, help="Calls of the agentic mode, per label order."),
+]
+
 
 def critique(
     photo: Annotated[Path, typer.Argument(help="Photograph to critique bodies on.")],
     hypotheses: HypothesesFiles = None,
     out: Out = Path("runs/critique"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
+    mode: Mode = "fixed",
+    max_tool_calls: MaxToolCalls = 8,
     box: Boxes = None,
     accept_any_box: AcceptAnyBox = False,
     focal: Focal = None,
@@ -107,6 +124,7 @@ def critique(
     intrinsics = _intrinsics(hypotheses, focal, center, camera)
     limits = (dry_run, max_calls, record, reply_cache)
     critique_settings, options = critique_and_backend(backend, settings, *limits)
+    chosen_settings = CritiqueSettings(mode=mode, max_tool_calls=max_tool_calls, **critique_settings)
     with open_backend(options) as opened:
         chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
         model, body_model = load_policy(policy, device, chosen), load_body(body)
@@ -116,7 +134,7 @@ def critique(
         _warn_of_other_detector(memory, model.detector)
         with open_default_agent(
             model, body_model, memory, backend=opened.backend,
-            settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
+            settings=chosen_settings, trace=None if dry_run else out / "trace.jsonl",
         ) as agent:  # fmt: skip
             critiques = critique_many(agent, ((one.sample, one.hypotheses, one.detection) for one in people))
             if opened.dry_run:
