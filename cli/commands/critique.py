@@ -80,12 +80,24 @@ MaxToolCalls = Annotated[
     typer.Option(min=1, rich_help_panel=BACKEND, help="Calls of the agentic mode, per label order."),
 ]
 
+ToolServers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tool-server",
+        metavar="COMMAND",
+        rich_help_panel=MODELS,
+        help="Command that starts an MCP server whose tools measure too, such as 'python my_tools.py'; repeatable "
+        "(docs/guides/mcp.md).",
+    ),
+]
+
 
 def critique(
     photo: Annotated[Path, typer.Argument(help="Photograph to critique bodies on.")],
     hypotheses: HypothesesFiles = None,
     out: Out = Path("runs/critique"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
+    tool_server: ToolServers = None,
     mode: Mode = "fixed",
     max_tool_calls: MaxToolCalls = 8,
     box: Boxes = None,
@@ -116,6 +128,8 @@ def critique(
         from agent.agent import critique_many
         from agent.context import CritiqueSettings
         from agent.default import open_default_agent
+        from agent.tools import load_tools
+        from agent.tools.served.client import open_tool_servers
         from agent.vlm.options import open_backend
         from cli.photos.detectors import choose_detector
         from hmr.body.model import load_body
@@ -125,7 +139,7 @@ def critique(
     limits = (dry_run, max_calls, record, reply_cache)
     critique_settings, options = critique_and_backend(backend, settings, *limits)
     chosen_settings = CritiqueSettings(mode=mode, max_tool_calls=max_tool_calls, **critique_settings)
-    with open_backend(options) as opened:
+    with open_backend(options) as opened, open_tool_servers(tool_server or []) as served:
         chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
         model, body_model = load_policy(policy, device, chosen), load_body(body)
         people = _given_people(photo, hypotheses, body_model)
@@ -134,7 +148,8 @@ def critique(
         _warn_of_other_detector(memory, model.detector)
         with open_default_agent(
             model, body_model, memory, backend=opened.backend,
-            settings=chosen_settings, trace=None if dry_run else out / "trace.jsonl",
+            tools=[*load_tools(), *served], settings=chosen_settings,
+            trace=None if dry_run else out / "trace.jsonl",
         ) as agent:  # fmt: skip
             critiques = critique_many(agent, ((one.sample, one.hypotheses, one.detection) for one in people))
             if opened.dry_run:
