@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from agent.default import default_agent, open_default_memory
     from agent.graph import graph as critique_graph
     from agent.tools import load_tools
+    from agent.tools.served.client import open_tool_servers
     from agent.tracing.records import Trace
     from agent.tracing.span_tree import Span
     from agent.types import Case, CritiqueTool, Evidence, GroupCritique
     from agent.vlm import (
+        CallPart,
         Capabilities,
         DataPart,
         ImagePart,
@@ -68,16 +70,17 @@ if TYPE_CHECKING:
     from rl.trainer import GroupPreferenceTrainer, align
 
 __all__ = [
-    "COCO17", "COCO_LIMBS", "EMBEDDED_BODY", "LAB_SCENES", "PCK_THRESHOLDS", "SMPL_FOR_COCO_LIMBS", "Annotation",
-    "Body", "BodyParams", "Box", "Budget", "Cached", "Camera", "Capabilities", "Case", "CritiqueAgent",
-    "CritiqueSettings", "CritiqueTool", "DataPart", "DatasetSource", "Detection", "DetectionGuidance", "Detector",
-    "DiffusionPolicy", "DiffusionPolicyConfig", "Draws", "EmbeddedDetector", "Evidence", "FeatureCache",
-    "GroupCritique", "GroupPreferenceConfig", "GroupPreferenceTrainer", "Hypotheses", "ImagePart", "Keypoints",
-    "MalformedReply", "Part", "PersonEncoder", "PersonEncoderConfig", "PolicyAdapter", "RayActors", "Reply",
-    "ReplyCache", "RewardMix", "Sample", "SceneMaker", "Scorer", "Span", "TextPart", "Trace", "Unanswerable",
-    "VLMBackend", "align", "box_sides_px", "build_preferences", "build_preferences_by_actors", "critique_graph",
-    "default_agent", "load_amass", "load_backend", "load_body", "load_detector", "load_encoder", "load_policy",
-    "load_preferences", "load_tools", "main", "open_default_memory", "pck", "prepare_dataset", "read_annotations",
+    "COCO17", "COCO_LIMBS", "EMBEDDED_BODY", "LAB_SCENES", "PCK_THRESHOLDS", "SMPL_FOR_COCO_LIMBS",
+    "Annotation", "Body", "BodyParams", "Box", "Budget", "Cached", "CallPart", "Camera", "Capabilities",
+    "Case", "CritiqueAgent", "CritiqueSettings", "CritiqueTool", "DataPart", "DatasetSource", "Detection",
+    "DetectionGuidance", "Detector", "DiffusionPolicy", "DiffusionPolicyConfig", "Draws", "EmbeddedDetector",
+    "Evidence", "FeatureCache", "GroupCritique", "GroupPreferenceConfig", "GroupPreferenceTrainer",
+    "Hypotheses", "ImagePart", "Keypoints", "MalformedReply", "Part", "PersonEncoder", "PersonEncoderConfig",
+    "PolicyAdapter", "RayActors", "Reply", "ReplyCache", "RewardMix", "Sample", "SceneMaker", "Scorer",
+    "Span", "TextPart", "Trace", "Unanswerable", "VLMBackend", "align", "box_sides_px", "build_preferences",
+    "build_preferences_by_actors", "critique_graph", "default_agent", "load_amass", "load_backend",
+    "load_body", "load_detector", "load_encoder", "load_policy", "load_preferences", "load_tools", "main",
+    "open_default_memory", "open_tool_servers", "pck", "prepare_dataset", "read_annotations",
     "read_hypotheses", "read_photo", "read_samples", "sample_of", "with_budget", "write_hypotheses",
 ]  # fmt: skip
 

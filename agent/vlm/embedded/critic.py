@@ -1,6 +1,6 @@
 """The embedded critic: a backend without weights that computes its answers from the evidence as numbers.
 
-It answers the five tasks of the protocol deterministically:
+It answers five tasks of the protocol deterministically, all but "act":
 
 tag      thresholds on the facts about the image (joint confidences, box, the group's median pose)
 score    every retrieved rule with a predicate adds a penalty for its violation (table below)
