@@ -1,8 +1,8 @@
 """What one call is: its name, its description, the model of its arguments, and the function that answers it.
 
 The agentic critique (`agent/nodes/choose_evidence.py`) and the MCP server (`cli/mcp_server`) offer the same calls. Each
-call works on one kind of source: a case (`agent.evidence_calls.case_calls`) or a memory
-(`agent.evidence_calls.memory_calls`).
+call works on one kind of source: a case (`agent.evidence_calls.case_calls`), a memory
+(`agent.evidence_calls.memory_calls`), or the service of the MCP server, which finds both by path.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from agent.types import Evidence, Missing
 from agent.vlm.protocol import CallSpec, ImagePart
 from memory.rule_memory import RetrievedRule
 
-__all__ = ["Arguments", "CallResult", "EvidenceCall", "validated"]
+__all__ = ["Arguments", "CallResult", "EvidenceCall"]
 
 Json = dict[str, Any]
 S = TypeVar("S")
-A = TypeVar("A", bound=BaseModel)
 
 
 class Arguments(BaseModel):
@@ -55,20 +54,19 @@ class EvidenceCall(Generic[S]):
     @property
     def spec(self) -> CallSpec:
         """The call as a language model or a client sees it."""
-        return CallSpec(self.name, self.description, self.arguments.model_json_schema())
+        schema = self.arguments.model_json_schema()
+        # title and description of the whole are the class's, which says nothing to a model
+        own = {key: value for key, value in schema.items() if key not in ("title", "description")}
+        return CallSpec(self.name, self.description, own)
 
     def run(self, source: S, arguments: object) -> CallResult:
-        """Raises ValueError, with one sentence, for arguments that do not fit."""
-        return self.answer(source, validated(self.name, self.arguments, arguments))
-
-
-def validated(name: str, model: type[A], arguments: object) -> A:
-    """The arguments of the call `name`. Raises ValueError with one sentence that names the arguments at fault."""
-    try:
-        return model.model_validate(arguments)
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False)[:4]
-        raise ValueError(f"{name}: {'; '.join(map(_fault, faults))}") from None
+        """Raises ValueError, with one sentence that names the arguments at fault, if they do not fit."""
+        try:
+            valid = self.arguments.model_validate(arguments)
+        except ValidationError as error:
+            faults = error.errors(include_url=False, include_input=False)[:4]
+            raise ValueError(f"{self.name}: {'; '.join(map(_fault, faults))}") from None
+        return self.answer(source, valid)
 
 
 def _fault(fault: Any) -> str:

@@ -86,7 +86,7 @@ class _Examination:
         counts = NO_QUESTIONS
         while True:
             model = action_model(list(self.labels), self.desk.specs if self.calls_left else ())
-            answer = ask(backend, "act", self.parts, model, self.seed)
+            answer: Answer[Any] = ask(backend, "act", self.parts, model, self.seed)
             replies, counts = (*replies, *answer.replies), counts + answer.counts
             if answer.value is None:
                 return _Scores(None, replies, answer.failure, counts)

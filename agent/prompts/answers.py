@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from agent.vlm.actions import calls_schema
+from agent.vlm.actions import MAX_CALLS_AT_ONCE, calls_schema
 from agent.vlm.protocol import CallSpec
 from memory.text_limits import MAX_TAG_CHARS, MAX_TAGS
 
@@ -36,7 +36,6 @@ COMMENT_CHARS = 400
 RULE_CHARS = 240  # a mined rule becomes part of later prompts; a short one can hardly carry instructions
 METRIC_CHARS = 120
 MAX_RULES = 2
-MAX_CALLS_AT_ONCE = 32
 ARGUMENT_CHARS = 2000  # of a call, as JSON
 
 

@@ -12,14 +12,16 @@ from typing import Any
 
 from agent.vlm.protocol import CallSpec
 
-__all__ = ["allowed_calls", "calls_schema", "is_action", "scores_schema"]
+__all__ = ["MAX_CALLS_AT_ONCE", "allowed_calls", "calls_schema", "is_action", "scores_schema"]
 
 Json = dict[str, Any]
+MAX_CALLS_AT_ONCE = 32  # in one answer, so that an answer under a constraint ends
 
 
 def calls_schema(calls: Sequence[CallSpec]) -> Json:
     """The schema of `calls`: any of these, by name."""
-    return {"type": "array", "items": {"anyOf": [_call_schema(call) for call in calls]}}
+    items = {"anyOf": [_call_schema(call) for call in calls]}
+    return {"type": "array", "maxItems": MAX_CALLS_AT_ONCE, "items": items}
 
 
 def is_action(schema: Mapping[str, Any]) -> bool:

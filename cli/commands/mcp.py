@@ -50,10 +50,10 @@ def mcp(
     with without_collection():
         from agent.context import CritiqueSettings
         from agent.vlm.options import open_backend
-        from cli.mcp_server.offers import offers_of
         from cli.mcp_server.roots import Roots
         from cli.mcp_server.server import serve
         from cli.mcp_server.service import CritiqueService, Models
+        from cli.mcp_server.service_calls import service_calls
         from cli.photos.detectors import choose_detector
 
     roots = Roots(root or [Path()])
@@ -62,4 +62,4 @@ def mcp(
         chosen = choose_detector(detector, None, [])
         models = Models(opened.backend, chosen, policy, device, body, memory)
         with CritiqueService(roots, models, CritiqueSettings(**critique)) as service:
-            serve(offers_of(service))
+            serve(service, service_calls())

@@ -19,7 +19,8 @@ from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 
 from agent.evidence_calls.calls import CallResult
-from cli.mcp_server.offers import Offer
+from cli.mcp_server.service import CritiqueService
+from cli.mcp_server.service_calls import ServiceCall
 from common.redaction import reason_of, redact
 
 __all__ = ["serve"]
@@ -30,9 +31,9 @@ INSTRUCTIONS = (
 )
 
 
-def serve(offers: Sequence[Offer]) -> None:
+def serve(service: CritiqueService, calls: Sequence[ServiceCall]) -> None:
     """Serve until the client closes the connection."""
-    anyio.run(_serve, _server(offers))
+    anyio.run(_serve, _server(service, calls))
 
 
 async def _serve(server: Server) -> None:
@@ -40,19 +41,19 @@ async def _serve(server: Server) -> None:
         await server.run(incoming, outgoing, server.create_initialization_options())
 
 
-def _server(offers: Sequence[Offer]) -> Server:
-    by_name = {offer.name: offer for offer in offers}
+def _server(service: CritiqueService, calls: Sequence[ServiceCall]) -> Server:
+    by_name = {call.name: call for call in calls}
     one_at_a_time = anyio.CapacityLimiter(1)
 
     async def list_tools(_: object, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_tool(offer) for offer in offers])
+        return types.ListToolsResult(tools=[_tool(call) for call in calls])
 
     async def call_tool(_: object, params: types.CallToolRequestParams) -> types.CallToolResult:
-        offer = by_name.get(params.name)
-        if offer is None:
+        call = by_name.get(params.name)
+        if call is None:
             return _refusal(f"there is no tool {params.name[:60]!r}; there are {', '.join(by_name)}")
         return await anyio.to_thread.run_sync(
-            partial(_answer, offer, params.arguments or {}), limiter=one_at_a_time
+            partial(_answer, service, call, params.arguments or {}), limiter=one_at_a_time
         )
 
     return Server(
@@ -64,22 +65,22 @@ def _server(offers: Sequence[Offer]) -> Server:
     )
 
 
-def _tool(offer: Offer) -> types.Tool:
-    spec = offer.spec
+def _tool(call: ServiceCall) -> types.Tool:
+    spec = call.spec
     read_only = types.ToolAnnotations(read_only_hint=True)
     return types.Tool(
         name=spec.name, description=spec.description, input_schema=spec.schema, annotations=read_only
     )
 
 
-def _answer(offer: Offer, arguments: object) -> types.CallToolResult:
+def _answer(service: CritiqueService, call: ServiceCall, arguments: object) -> types.CallToolResult:
     try:
-        return _result(offer.run(arguments))
+        return _result(call.run(service, arguments))
     except (ValueError, OSError) as error:
         return _refusal(redact(" ".join(str(error).split())))
     # Models and plug-ins run here: whatever they raise, the connection stays open.
     except Exception as error:  # noqa: BLE001
-        return _refusal(f"{offer.name} failed: {reason_of(error)}")
+        return _refusal(f"{call.name} failed: {reason_of(error)}")
 
 
 def _result(result: CallResult) -> types.CallToolResult:

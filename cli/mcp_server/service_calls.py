@@ -1,43 +1,25 @@
-"""The tools that the MCP server offers: the evidence calls with the files that they are about, and critique."""
+"""The tools of the MCP server: the evidence calls, with the files that they are about, and critique."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, create_model
 
-from agent.evidence_calls.calls import Arguments, CallResult, EvidenceCall, validated
+from agent.evidence_calls.calls import Arguments, CallResult, EvidenceCall
 from agent.evidence_calls.case_calls import CaseSource, case_calls
 from agent.evidence_calls.memory_calls import LIST_PROTOTYPES, RECALL_RULES, MemorySource
 from agent.tools import load_tools
-from agent.vlm import CallSpec
 from cli.mcp_server.service import CaseReference, CritiqueService
 from cli.photos.answers import critique_answer
 
-__all__ = ["Offer", "offers_of"]
+__all__ = ["ServiceCall", "service_calls"]
 
 MAX_PATH_CHARS = 1000
 PathText = Annotated[str, Field(max_length=MAX_PATH_CHARS)]
 
 
-@dataclass(frozen=True)
-class Offer:
-    """One tool of the server: its description, the model of its arguments, and the function that answers it."""
-
-    name: str
-    description: str
-    arguments: type[BaseModel]
-    answer: Callable[[Any], CallResult]
-
-    @property
-    def spec(self) -> CallSpec:
-        return CallSpec(self.name, self.description, self.arguments.model_json_schema())
-
-    def run(self, arguments: object) -> CallResult:
-        """Raises ValueError or FileNotFoundError with one sentence for arguments that do not fit."""
-        return self.answer(validated(self.name, self.arguments, arguments))
+ServiceCall = EvidenceCall[CritiqueService]
 
 
 class CaseArguments(Arguments):
@@ -64,36 +46,36 @@ class CritiqueArguments(MemoryArguments, CaseArguments):
     """Of the tool critique."""
 
 
-def offers_of(service: CritiqueService) -> list[Offer]:
-    calls = case_calls(load_tools(), pictures=True)
+def service_calls() -> list[ServiceCall]:
+    """The tools of the server, in the order in which clients list them."""
     return [
-        *(_about_case(service, call) for call in calls),
-        *(_about_memory(service, call) for call in (RECALL_RULES, LIST_PROTOTYPES)),
-        Offer(
+        *(_about_case(call) for call in case_calls(load_tools(), pictures=True)),
+        *(_about_memory(call) for call in (RECALL_RULES, LIST_PROTOTYPES)),
+        EvidenceCall(
             "critique",
             "Score every hypothesis of a group from 0 (worst) to 100 (best), with a comment per hypothesis.",
             CritiqueArguments,
-            lambda arguments: _critique(service, arguments),
+            _critique,
         ),
     ]
 
 
-def _about_case(service: CritiqueService, call: EvidenceCall[CaseSource]) -> Offer:
-    def answer(arguments: Any) -> CallResult:
+def _about_case(call: EvidenceCall[CaseSource]) -> ServiceCall:
+    def answer(service: CritiqueService, arguments: Any) -> CallResult:
         case, agent = service.case(arguments.reference), service.agent()
         labels = {str(index): index for index in range(len(case))}
         return call.answer(CaseSource(case, agent.tools, agent.renderer, labels), arguments)
 
-    return Offer(call.name, call.description, _with(CaseArguments, call), answer)
+    return EvidenceCall(call.name, call.description, _with(CaseArguments, call), answer)
 
 
-def _about_memory(service: CritiqueService, call: EvidenceCall[MemorySource]) -> Offer:
-    def answer(arguments: Any) -> CallResult:
+def _about_memory(call: EvidenceCall[MemorySource]) -> ServiceCall:
+    def answer(service: CritiqueService, arguments: Any) -> CallResult:
         agent = service.agent(arguments.memory)
         count = agent.settings.rules_per_case
         return call.answer(MemorySource(agent.rules, agent.prototypes, agent.frozen, count), arguments)
 
-    return Offer(call.name, call.description, _with(MemoryArguments, call), answer)
+    return EvidenceCall(call.name, call.description, _with(MemoryArguments, call), answer)
 
 
 def _with(reference: type[Arguments], call: EvidenceCall[Any]) -> type[BaseModel]:
