@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "CONFIGS", "DETECTORS", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes", "CameraFile",
-    "Center", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore", "MemoryOrSeedRules",
-    "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed", "Ucb", "config_file", "file_to_write",
-    "folder_to_write", "output_folder", "policy_folder",
+    "CONFIGS", "DETECTORS", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes",
+    "CameraFile", "Center", "DetectorOrExplored", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile",
+    "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase",
+    "Seed", "Ucb", "config_file", "file_to_write", "folder_to_write", "output_folder", "policy_folder",
 ]  # fmt: skip
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -174,6 +174,16 @@ PhotoDetector = Annotated[
     str | None,
     typer.Option(
         "--detector", metavar="SPEC", rich_help_panel=MODELS, help=f"{DETECTORS} Default: blazepose."
+    ),
+]
+DetectorOrExplored = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        metavar="SPEC",
+        rich_help_panel=MODELS,
+        help="Detector of people and keypoints, as of predict. Default: the one with which --memory was explored, or "
+        "blazepose.",
     ),
 ]
 KeypointFile = Annotated[

@@ -27,6 +27,7 @@ from cli.options import (
     Boxes,
     CameraFile,
     Center,
+    DetectorOrExplored,
     Device,
     Focal,
     Json,
@@ -48,15 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["critique"]
 
-DetectorOrExplored = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SPEC",
-        rich_help_panel=MODELS,
-        help="Detector of people and keypoints, as of predict. Default: the one with which --memory was explored, or "
-        "blazepose.",
-    ),
-]
 HypothesesFiles = Annotated[
     list[Path] | None,
     typer.Option(

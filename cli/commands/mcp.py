@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.backend_flags import BackendSpec, CritiqueSet, MaxCalls, Record, ReplyCacheFile, critique_and_backend
-from cli.options import BodyFile, Device, MemoryOrSeedRules, PhotoDetector, PolicyDir
+from cli.options import BodyFile, DetectorOrExplored, Device, MemoryOrSeedRules, PolicyDir
 from cli.startup import without_collection
 
 __all__ = ["mcp"]
@@ -33,7 +33,7 @@ def mcp(
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
     memory: MemoryOrSeedRules = None,
-    detector: PhotoDetector = None,
+    detector: DetectorOrExplored = None,
     policy: PolicyDir = None,
     device: Device = "cpu",
     body: BodyFile = None,
@@ -55,11 +55,12 @@ def mcp(
         from cli.mcp_server.service import CritiqueService, Models
         from cli.mcp_server.service_calls import service_calls
         from cli.photos.detectors import choose_detector
+        from eval.critics.exploration import explored_detector
 
     roots = Roots(root or [Path()])
     critique, options = critique_and_backend(backend, settings, False, max_calls, record, reply_cache)
     with open_backend(options) as opened:
-        chosen = choose_detector(detector, None, [])
+        chosen = choose_detector(detector, None, [], explored_detector(memory) if memory else None)
         models = Models(opened.backend, chosen, policy, device, body, memory)
         with CritiqueService(roots, models, CritiqueSettings(**critique)) as service:
             serve(service, service_calls())

@@ -87,6 +87,10 @@ class CritiqueService:
             self._agent, self._memory = self._open.enter_context(opened), folder
         return self._agent
 
+    def any_agent(self) -> CritiqueAgent:
+        """An agent for what no memory has a part in."""
+        return self._agent or self.agent()
+
     def case(self, reference: CaseReference) -> Case:
         return self._posed(reference)[1]
 
@@ -116,8 +120,8 @@ class CritiqueService:
                 f"person must be below {len(people)}, the people in {hypotheses.name}, not {number}"
             )
         person = people[number]
-        agent = self._agent or self.agent()
-        return person, agent.case(person.sample, person.hypotheses, person.detection)
+        case = self.any_agent().case(person.sample, person.hypotheses, person.detection)
+        return person, case
 
 
 def _version(path: Path) -> tuple[Path, int, int]:

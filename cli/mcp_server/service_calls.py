@@ -62,7 +62,7 @@ def service_calls() -> list[ServiceCall]:
 
 def _about_case(call: EvidenceCall[CaseSource]) -> ServiceCall:
     def answer(service: CritiqueService, arguments: Any) -> CallResult:
-        case, agent = service.case(arguments.reference), service.agent()
+        case, agent = service.case(arguments.reference), service.any_agent()
         labels = {str(index): index for index in range(len(case))}
         return call.answer(CaseSource(case, agent.tools, agent.renderer, labels), arguments)
 

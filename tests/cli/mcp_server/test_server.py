@@ -11,6 +11,11 @@ import pytest
 from mcp import Client, StdioServerParameters
 from PIL import Image
 
+from agent.default import open_default_memory
+from agent.image_embedding import load_image_embedder
+from hmr.policy.checkpoint import load_policy
+from hmr.policy.policy import DiffusionPolicy
+from memory.prototype_memory import Prototype
 from tests.hmr.policy.tiny_policy import make_tiny_policy
 
 ROOT = Path(__file__).parents[3]
@@ -33,13 +38,23 @@ def write_case(folder: Path) -> None:
     )
 
 
+def write_memory(folder: Path, policy: DiffusionPolicy) -> None:
+    """The seed rules and one prototype."""
+    with open_default_memory(folder, policy, frozen=False) as memory:
+        prototype = Prototype.create("case", "the knees agree", 80.0, ["pose:upright"], {}, {})
+        embedder = load_image_embedder("embedded", policy.detector.encoder_cache, "cpu")
+        memory.prototypes.add([(prototype, np.ones(embedder.dim))])
+
+
 CALLS = {
     "measure": ("measure", {**CASE, "measurement": "joint_limits"}),
     "render": ("render", {**CASE, "hypothesis": "1", "azimuth_deg": 180}),
     "zoom": ("zoom", {**CASE, "hypothesis": "2", "part": "left hand"}),
     "recall": ("recall_rules", {"query": "a sitting person", "tags": ["pose:sitting"]}),
     "prototypes": ("list_prototypes", {}),
+    "other memory": ("list_prototypes", {"memory": "memory"}),
     "critique": ("critique", CASE),
+    "critique with memory": ("critique", {**CASE, "memory": "memory"}),
     "absolute path": ("measure", {**CASE, "photo": "{root}/photo.png", "measurement": "joint_limits"}),
     "unknown tool": ("delete_files", {}),
     "unknown measurement": ("measure", {**CASE, "measurement": "beauty"}),
@@ -70,6 +85,7 @@ def session(tmp_path_factory, body):
     (folder / "outside.png").write_bytes((root / "photo.png").read_bytes())
     (root / "link.png").symlink_to(folder / "outside.png")
     make_tiny_policy(body).save_pretrained(folder / "policy")
+    write_memory(root / "memory", load_policy(folder / "policy", "cpu", "embedded"))
     words = ["-m", "meshcritic", "mcp", "--root", str(root), "--policy", str(folder / "policy")]
     server = StdioServerParameters(
         command=sys.executable,
@@ -140,6 +156,11 @@ def test_rules_and_prototypes_of_the_memory(answers):
     assert rules
     assert {"text", "psi", "uses"} <= rules[0].keys()
     assert answers["prototypes"].structured_content == {"count": 0, "prototypes": []}
+    assert not answers["other memory"].is_error, said(answers["other memory"])
+    known = answers["other memory"].structured_content
+    assert known["count"] == 1
+    assert known["prototypes"][0]["rationale"] == "the knees agree"
+    assert "the knees agree" in said(answers["other memory"])
 
 
 def test_a_critique_has_scores_and_comments(answers):
@@ -147,6 +168,7 @@ def test_a_critique_has_scores_and_comments(answers):
     assert len(data["scores"]) == len(data["comments"]) == COUNT
     assert all(0 <= score <= 100 for score in data["scores"])
     assert said(answers["critique"]).splitlines()[0].startswith("0: ")
+    assert not answers["critique with memory"].is_error
 
 
 REFUSALS = {
