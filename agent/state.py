@@ -47,9 +47,7 @@ class CritiqueState(TypedDict):
     rank_std: dict[str, float]  # the same by hypothesis; 0 after a revision
     score_evidence: list[Json]  # evidence that is computed from the scores
     extra_evidence: list[Json]  # evidence measured again because a score is uncertain
-    evidence_calls: list[
-        Json
-    ]  # of the agentic mode: the calls of every label order, with arguments and results
+    evidence_calls: list[Json]  # agentic mode: the calls of every label order with arguments and results
     close_ups: dict[str, str]  # content hashes of the pictures of uncertain hypotheses
     error_estimate: Json | None  # agent.types.ErrorEstimate
     detector_confidence: float | None
