@@ -20,7 +20,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from agent.context import CritiqueResources, CritiqueSettings, SampleEmbedder
 from agent.critique_run import in_own_context, run_critique
 from agent.events import CritiqueEvent, CritiqueFinished, Emit, ReviewRequested
-from agent.nodes.measure import build_case, run_tool
+from agent.nodes.measure import build_case
+from agent.tools.running import run_tool
 from agent.tracing.records import Trace
 from agent.types import (
     BackendUnavailable,
@@ -66,6 +67,13 @@ class CritiqueAgent:
     frozen: bool = True
     error_model: ErrorModel | None = None  # None: no estimates in millimetres
     checkpointer: BaseCheckpointSaver[Any] | None = None  # LangGraph's; None: a critique is not saved
+
+    def __post_init__(self) -> None:
+        if self.settings.mode == "agentic" and self.backend.capabilities.tool_calls == "none":
+            raise ValueError(
+                f"the mode agentic needs a language model, and the backend {self.backend.name} cannot call for "
+                "evidence; choose another backend or the mode fixed"
+            )
 
     @property
     def name(self) -> str:
@@ -171,12 +179,16 @@ class CritiqueAgent:
         backend = (self.backend.name, self.backend.revision)
         return json_digest([backend, tools, rules, asdict(self.settings), self.frozen])
 
+    def case(self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None) -> Case:
+        """The group posed, rendered and detected, as the tools get it; `detection` as of `critique`."""
+        return build_case(self.resources(sample, hypotheses, detection), self.settings)[0]
+
     def measure(
         self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
     ) -> tuple[Case, list[Evidence]]:
         """The evidence on a group of at least one hypothesis, without a question to the backend; `detection` as of
         `critique`."""
-        case, _ = build_case(self.resources(sample, hypotheses, detection), self.settings)
+        case = self.case(sample, hypotheses, detection)
         results = [run_tool(tool, case) for tool in self.tools]
         return case, [item for item in results if isinstance(item, Evidence)]
 

@@ -27,7 +27,10 @@ from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RetrievedRule, RuleMemory
 
-__all__ = ["CritiqueContext", "CritiqueResources", "CritiqueSettings", "SampleEmbedder"]
+__all__ = ["MODES", "CritiqueContext", "CritiqueResources", "CritiqueSettings", "SampleEmbedder"]
+
+
+MODES = ("fixed", "agentic")
 
 
 @runtime_checkable
@@ -55,6 +58,10 @@ class CritiqueSettings:
     close_ups: int = 4  # uncertain hypotheses of which a vision-capable backend gets a close-up
     pictures: str = "separate"  # or "montage": sheets of panels, for a backend that takes few images
     interrupt_on: tuple[str, ...] = ()  # where a person is asked (agent.types.ReviewPoint)
+    mode: str = (
+        "fixed"  # all evidence is collected first; "agentic": the model calls for the evidence it wants
+    )
+    max_tool_calls: int = 8  # of the agentic mode, per label order
 
     def __post_init__(self) -> None:
         for name, minimum in (
@@ -63,6 +70,7 @@ class CritiqueSettings:
             ("rules_per_case", 1),
             ("max_revisions", 0),
             ("close_ups", 0),
+            ("max_tool_calls", 1),
         ):
             if getattr(self, name) < minimum:
                 raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
@@ -71,6 +79,8 @@ class CritiqueSettings:
         points = get_args(ReviewPoint)
         if unknown := [point for point in self.interrupt_on if point not in points]:
             raise ValueError(f"interrupt_on takes {', '.join(points)}, not {unknown[0]!r}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
 
 
 @dataclass

@@ -124,6 +124,7 @@ def open_default_agent(
     backend: VLMBackend,
     trace: Path | None,
     detector: Detector | None = None,
+    tools: Sequence[str | CritiqueTool] | None = None,
     settings: CritiqueSettings | None = None,
     learns: bool = False,
 ) -> Iterator[CritiqueAgent]:
@@ -138,5 +139,6 @@ def open_default_agent(
         open_default_memory(memory, policy, frozen=memory is not None and not learns) as known,
     ):
         yield default_agent(
-            policy, body, known, backend=backend, detector=detector, settings=settings, trace=records
-        )
+            policy, body, known,
+            backend=backend, detector=detector, tools=tools, settings=settings, trace=records,
+        )  # fmt: skip

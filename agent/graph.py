@@ -4,8 +4,11 @@ open_case -> render_views -> measure_evidence -> retrieve_rules -> retrieve_prot
     (-> [review_doubts] -> look_again -> revise -> self_reflect)* -> [review_scores] -> estimate_errors -> END
 
 A review is a node at which LangGraph interrupts the graph until a person has answered; without
-`CritiqueSettings.interrupt_on` there is none. The loop is bounded by the number of revisions in the state, and by a
-recursion limit as a second bound (LangGraph's default is 10,007 steps).
+`CritiqueSettings.interrupt_on` there is none. In the agentic mode, choose_evidence takes the place of the nodes from
+measure_evidence to score: the model calls for the evidence that it wants, then scores.
+
+The loop is bounded by the number of revisions in the state, and by a recursion limit as a second bound (LangGraph's
+default is 10,007 steps).
 """
 
 from __future__ import annotations
@@ -42,6 +45,13 @@ def recursion_limit(max_revisions: int) -> int:
     """The maximal number of steps: those before any revision, those of the revisions, the last ones, and one to
     spare."""
     return FIRST_STEPS + STEPS_PER_REVISION * max_revisions + LAST_STEPS + 1
+
+
+def collect_or_choose(
+    state: CritiqueState, runtime: Runtime[CritiqueContext]
+) -> Literal["measure_evidence", "choose_evidence"]:
+    """Collect all evidence first, or let the model choose it."""
+    return "choose_evidence" if _settings(runtime).mode == "agentic" else "measure_evidence"
 
 
 def after_reflection(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> AfterReflection:
@@ -86,6 +96,7 @@ def build_critique_graph(
     graph.add_node("retrieve_rules", node(nodes.retrieve_rules))
     graph.add_node("retrieve_prototypes", node(nodes.retrieve_prototypes))
     graph.add_node("score", node(nodes.score))
+    graph.add_node("choose_evidence", node(nodes.choose_evidence))
     graph.add_node("self_reflect", node(nodes.self_reflect))
     graph.add_node("review_doubts", node(nodes.review_doubts))
     graph.add_node("look_again", node(nodes.look_again))
@@ -95,11 +106,12 @@ def build_critique_graph(
 
     graph.add_edge(START, "open_case")
     graph.add_edge("open_case", "render_views")
-    graph.add_edge("render_views", "measure_evidence")
+    graph.add_conditional_edges("render_views", collect_or_choose)
     graph.add_edge("measure_evidence", "retrieve_rules")
     graph.add_edge("retrieve_rules", "retrieve_prototypes")
     graph.add_edge("retrieve_prototypes", "score")
     graph.add_edge("score", "self_reflect")
+    graph.add_edge("choose_evidence", "self_reflect")
     graph.add_conditional_edges("self_reflect", after_reflection)
     graph.add_conditional_edges("review_doubts", after_review)
     graph.add_edge("look_again", "revise")

@@ -73,6 +73,7 @@ class CritiqueState(CritiqueOutput):
     case: str  # content hash of sample and group
     views: list[str]  # content hashes of overlay and side view, by hypothesis; empty for a text-only backend
     rank_std: dict[str, float]  # as `rank_dispersion`, by hypothesis; 0 after a revision
+    evidence_calls: list[Json]  # agentic mode: the calls of every label order with arguments and results
     close_ups: dict[str, str]  # content hashes of the pictures of uncertain hypotheses
     doubts: dict[str, str]  # why a score is uncertain
     replies: list[Json]  # of the last node that asked the backend

@@ -17,6 +17,7 @@ from cli.commands.data import data
 from cli.commands.demo import demo
 from cli.commands.evaluate import evaluate
 from cli.commands.explore import explore
+from cli.commands.mcp import mcp
 from cli.commands.memory import memory
 from cli.commands.predict import predict
 from cli.commands.pretrain import pretrain
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, tables, check_vlm, tune_critic, trace,
+    mcp,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

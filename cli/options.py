@@ -11,9 +11,9 @@ import typer
 
 __all__ = [
     "DETECTORS", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes", "CameraFile",
-    "Center", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore", "MemoryOrSeedRules",
-    "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed", "Ucb", "config_file", "file_to_write",
-    "folder_to_write", "output_folder", "policy_folder",
+    "Center", "DetectorOrExplored", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore",
+    "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed", "Ucb", "config_file",
+    "file_to_write", "folder_to_write", "output_folder", "policy_folder",
 ]  # fmt: skip
 
 WORKERS = os.cpu_count() or 1  # processes that render scenes
@@ -173,6 +173,16 @@ PhotoDetector = Annotated[
     str | None,
     typer.Option(
         "--detector", metavar="SPEC", rich_help_panel=MODELS, help=f"{DETECTORS} Default: blazepose."
+    ),
+]
+DetectorOrExplored = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        metavar="SPEC",
+        rich_help_panel=MODELS,
+        help="Detector of people and keypoints, as of predict. Default: the one with which --memory was explored, or "
+        "blazepose.",
     ),
 ]
 KeypointFile = Annotated[

@@ -21,6 +21,7 @@ from agent.types import QuestionCounts
 __all__ = ["read_case", "show_case"]
 
 Outputs = Mapping[str, Any]
+CALL_CHARS = 300  # of the arguments and of the result of a call
 FIELDS = ("trace", "case", "node", "ms", "outputs")  # of each record (agent/tracing/records.py)
 
 
@@ -61,6 +62,7 @@ def show_case(records: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
     for record in records:
         title, outputs = f"{record['node']} ({record['ms']:.0f} ms)", dict(record["outputs"])
         calls = outputs.pop("replies", [])
+        yield from map(_evidence_calls, outputs.get("evidence_calls", ()))
         yield _VIEWS.get(record["node"], _other)(title, outputs)
         if calls:
             yield _calls(calls)
@@ -100,6 +102,21 @@ def _extremes(evidence: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
 
 def _named(index: int, value: float, unit: str) -> str:
     return f"h{index}: {format_quantity(value, unit)}"
+
+
+def _evidence_calls(examination: Outputs) -> Table:
+    """The calls that the model made under one label order."""
+    labels = ", ".join(f"{label} is h{index}" for label, index in examination["labels"].items())
+    rows = [
+        (
+            str(call["step"]),
+            call["call"],
+            json.dumps(call["arguments"], ensure_ascii=False)[:CALL_CHARS],
+            call.get("error") or json.dumps(call["result"], ensure_ascii=False)[:CALL_CHARS],
+        )
+        for call in examination["calls"]
+    ]
+    return _table(f"calls under one label order: {labels}", ("step", "call", "arguments", "result"), rows)
 
 
 def _rules(title: str, outputs: Outputs) -> Table:
@@ -260,6 +277,7 @@ _VIEWS: dict[str, Callable[[str, Outputs], Table]] = {
     "retrieve_rules": _rules,
     "retrieve_prototypes": _prototypes,
     "score": _scores,
+    "choose_evidence": _scores,
     "self_reflect": _reflection,
     "look_again": _extra_evidence,
     "revise": _revision,

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     )
     from agent.request import graph as critique_graph
     from agent.tools import load_tools
+    from agent.tools.served.client import open_tool_servers
     from agent.tracing.records import Trace
     from agent.tracing.span_tree import Span
     from agent.types import Case, CritiqueTool, Evidence, GroupCritique, ReviewAnswer, ReviewRequest
     from agent.vlm import (
+        CallPart,
         Capabilities,
         DataPart,
         ImagePart,
@@ -81,18 +83,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COCO17", "COCO_LIMBS", "EMBEDDED_BODY", "LAB_SCENES", "PCK_THRESHOLDS", "SMPL_FOR_COCO_LIMBS", "Annotation",
-    "AnswerReceived", "Body", "BodyParams", "Box", "Budget", "Cached", "Camera", "Capabilities", "Case",
+    "AnswerReceived", "Body", "BodyParams", "Box", "Budget", "Cached", "CallPart", "Camera", "Capabilities", "Case",
     "CritiqueAgent", "CritiqueEvent", "CritiqueFinished", "CritiqueSettings", "CritiqueTool", "DataPart",
     "DatasetSource", "Detection", "DetectionGuidance", "Detector", "DiffusionPolicy", "DiffusionPolicyConfig",
     "Draws", "EmbeddedDetector", "Evidence", "FeatureCache", "GroupCritique", "GroupPreferenceConfig",
-    "GroupPreferenceTrainer", "Hypotheses", "ImagePart", "Keypoints", "MalformedReply", "NodeFinished", "NodeStarted",
-    "Part", "PersonEncoder", "PersonEncoderConfig", "PolicyAdapter", "QuestionSent", "RayActors", "Reply",
-    "ReplyCache", "ReviewAnswer", "ReviewRequest", "ReviewRequested", "RewardMix", "Sample", "SceneMaker", "Scorer",
-    "ScoresRevised", "Span", "TextPart", "Trace", "Unanswerable", "VLMBackend", "align", "box_sides_px",
+    "GroupPreferenceTrainer", "Hypotheses", "ImagePart", "Keypoints", "MalformedReply", "NodeFinished",
+    "NodeStarted", "Part", "PersonEncoder", "PersonEncoderConfig", "PolicyAdapter", "QuestionSent", "RayActors",
+    "Reply", "ReplyCache", "ReviewAnswer", "ReviewRequest", "ReviewRequested", "RewardMix", "Sample", "SceneMaker",
+    "Scorer", "ScoresRevised", "Span", "TextPart", "Trace", "Unanswerable", "VLMBackend", "align", "box_sides_px",
     "build_preferences", "build_preferences_by_actors", "critique_graph", "default_agent", "learn_corrections",
     "load_amass", "load_backend", "load_body", "load_detector", "load_encoder", "load_policy", "load_preferences",
-    "load_tools", "main", "open_checkpoints", "open_default_memory", "pck", "prepare_dataset", "read_annotations",
-    "read_hypotheses", "read_photo", "read_samples", "sample_of", "with_budget", "write_hypotheses",
+    "load_tools", "main", "open_checkpoints", "open_default_memory", "open_tool_servers", "pck", "prepare_dataset",
+    "read_annotations", "read_hypotheses", "read_photo", "read_samples", "sample_of", "with_budget",
+    "write_hypotheses",
 ]  # fmt: skip
 
 

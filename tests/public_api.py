@@ -23,6 +23,7 @@ from meshcritic import (
     Box,
     Budget,
     Cached,
+    CallPart,
     Camera,
     Capabilities,
     Case,
@@ -90,6 +91,7 @@ from meshcritic import (
     main,
     open_checkpoints,
     open_default_memory,
+    open_tool_servers,
     pck,
     prepare_dataset,
     read_annotations,
@@ -111,7 +113,7 @@ class ConstantBackend:
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
         if not any(isinstance(part, DataPart) and part.name == "evidence" for part in parts):
             raise Unanswerable("there is no evidence")
-        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        texts = [part.text for part in parts if isinstance(part, TextPart | CallPart)]
         pictures = [part.png for part in parts if isinstance(part, ImagePart)]
         if not texts or not pictures:
             raise MalformedReply("a question has a text and pictures")
@@ -183,13 +185,14 @@ class PrintedSpans:
 
 def critiques(photo: Path, memory: Path) -> list[GroupCritique]:
     policy, body = load_policy(), load_body(EMBEDDED_BODY)
-    tools: list[CritiqueTool] = [*load_tools(["reprojection"]), DepthTool()]
     settings = CritiqueSettings(permutations=2)
     samples = people(photo, policy)
     with (
         open_default_memory(memory, policy, frozen=True) as opened,
+        open_tool_servers(["python my_tools.py serve"]) as served,
         Trace(memory / "trace.jsonl", run_id="typed", exporters=[PrintedSpans()]) as trace,
     ):
+        tools: list[CritiqueTool] = [*load_tools(["reprojection"]), DepthTool(), *served]
         agent: CritiqueAgent = default_agent(policy, body, opened, settings=settings, trace=trace)
         print(critique_graph.get_graph().draw_mermaid(), [tool.name for tool in tools])
         groups = hypotheses_of(samples, body, policy)

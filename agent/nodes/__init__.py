@@ -1,5 +1,6 @@
 """The nodes of the critique graph, each a function (state, runtime) -> update."""
 
+from agent.nodes.choose_evidence import choose_evidence
 from agent.nodes.estimate import estimate_errors
 from agent.nodes.judge import look_again, revise, score, self_reflect
 from agent.nodes.measure import measure_evidence, render_views
@@ -8,6 +9,7 @@ from agent.nodes.retrieve import retrieve_prototypes, retrieve_rules
 from agent.nodes.review import review_doubts, review_scores
 
 __all__ = [
+    "choose_evidence",
     "estimate_errors",
     "look_again",
     "measure_evidence",

@@ -19,21 +19,28 @@ from agent.prompts.prompt_format import format_metrics, format_numbers
 from agent.prompts.question import Brief, labelled_metrics
 from agent.scoring.ask import ask
 from agent.scoring.ranking import label_names
-from agent.scoring.scoring import score_group
+from agent.scoring.scoring import GroupScores, score_group
 from agent.state import CritiqueState
 from agent.types import Missing, QuestionCounts, Revision
 from agent.vlm.protocol import DataPart
 from common.redaction import reason_of
 
-__all__ = ["look_again", "restore_close_ups", "revise", "score", "self_reflect"]
+__all__ = ["look_again", "restore_close_ups", "revise", "score", "scores_update", "self_reflect"]
 
 
 def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Score the whole group, under several label orders."""
     resources, settings = runtime.context.resources, runtime.context.settings
     count = len(resources.hypotheses)
-    brief = _brief(state, runtime.context)
-    result = score_group(resources.backend, brief, count, settings, runtime.stream_writer)
+    result = score_group(
+        resources.backend, _brief(state, runtime.context), count, settings, runtime.stream_writer
+    )
+    return scores_update(result)
+
+
+def scores_update(result: GroupScores) -> dict[str, Any]:
+    """What a scoring node writes to the state."""
+    count = len(result.scores)
     return {
         "scores": _by_index(result.scores),
         "comments": _by_index(result.comments),

@@ -17,6 +17,7 @@ allow. Left out: an evaluation of their effect, which needs a real model.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,12 +39,21 @@ from hmr.render.overlay import montage, overlay, side_view
 from hmr.render.threads import parallel_map
 from hmr.types import PARENTS, Box, Renderer
 
-__all__ = ["CloseUp", "close_up_part", "disputed_part", "draw_close_ups", "part_box"]
+__all__ = [
+    "CloseUp",
+    "close_up_part",
+    "disputed_part",
+    "draw_close_ups",
+    "part_box",
+    "part_crops",
+    "turned_views",
+]
 
 MARGIN = 1.5  # side of the crop, relative to the extent of the joints in it
 MAX_EXTENT = 2.0  # side, relative to the person's box, to which joints are clipped: a body may be far outside the photo
 MIN_SIDE = 0.3  # of the crop, relative to the person's box: a hand without its forearm is hard to recognise
 MIN_CONFIDENCE = 0.5  # of a keypoint
+OTHER_SIDE_DEG = 180.0  # from a side view to the side that it hides
 DOUBT_VOTES, COMMENT_VOTES = (
     3.0,
     1.0,
@@ -86,11 +96,11 @@ def disputed_part(evidence: Sequence[Mapping[str, Any]], index: int, doubt: str,
 def draw_close_ups(case: Case, parts: Mapping[int, str | None], renderer: Renderer) -> list[CloseUp]:
     """The tiles of each hypothesis in a row; its other side only if the part is None."""
     chosen = list(parts.items())
-    others = _other_sides(case, list(parts), renderer)
+    others = turned_views(case, list(parts), OTHER_SIDE_DEG, renderer)
 
     def draw(position: int) -> CloseUp:
         index, part = chosen[position]
-        crops = [] if part is None else _crops(case, index, part, renderer)
+        crops = [] if part is None else part_crops(case, index, part, renderer)
         tiles = [*crops, others[position]]
         return CloseUp(index, part, montage(tiles, columns=len(tiles)))
 
@@ -126,7 +136,10 @@ def _square(points_px: Float[Tensor, "points 2"], min_side_px: float) -> Box:
     return Box(cx - half, cy - half, cx + half, cy + half)
 
 
-def _crops(case: Case, index: int, part: str, renderer: Renderer) -> list[UInt8[np.ndarray, "size size 3"]]:
+def part_crops(
+    case: Case, index: int, part: str, renderer: Renderer
+) -> list[UInt8[np.ndarray, "size size 3"]]:
+    """The photograph around a part of a hypothesis, and the same with the hypothesis over it."""
     box = part_box(case, index, part)
     photo = crop_image(case.sample.image, box, PANEL_PX)
     vertices = case.posed.vertices_cam_m[index : index + 1].numpy()
@@ -134,12 +147,15 @@ def _crops(case: Case, index: int, part: str, renderer: Renderer) -> list[UInt8[
     return [photo, overlay(photo, frame, alpha=OPACITY)]
 
 
-def _other_sides(
-    case: Case, indices: Sequence[int], renderer: Renderer
+def turned_views(
+    case: Case, indices: Sequence[int], turn_deg: float, renderer: Renderer
 ) -> UInt8[np.ndarray, "chosen size size 3"]:
-    """The side views of the bodies, rotated by 180 degrees around the vertical through the pelvis."""
+    """The side views of the bodies, rotated by `turn_deg` around the vertical through the pelvis."""
     chosen = list(indices)
+    turn = math.radians(turn_deg)
+    # rounded, so that a quarter turn is exact
+    cos, sin = np.float32(round(math.cos(turn), 9)), np.float32(round(math.sin(turn), 9))
     pelvis = case.posed.joints_cam_m[chosen, 0].numpy()
-    from_pelvis = case.posed.vertices_cam_m[chosen].numpy() - pelvis[:, None]
-    turned = pelvis[:, None] + from_pelvis * np.array([-1, 1, -1], np.float32)
+    x, y, z = np.moveaxis(case.posed.vertices_cam_m[chosen].numpy() - pelvis[:, None], -1, 0)
+    turned = pelvis[:, None] + np.stack([cos * x + sin * z, y, cos * z - sin * x], axis=-1)
     return side_view(turned, case.body.faces.numpy(), pelvis, renderer, PANEL_PX, supersampling=1)

@@ -18,7 +18,7 @@ class Prompt:
     version: str  # hash of the text, written to traces
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def load_prompt(task: Task) -> Prompt:
     """The prompt of a task; the file is read once."""
     text = files(__name__).joinpath(f"{task}.md").read_text(encoding="utf-8")

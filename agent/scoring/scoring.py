@@ -7,9 +7,10 @@ backend allows. Answers are combined in the order of the questions, so threads d
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,11 @@ from agent.types import QuestionCounts, QuestionFailure
 from agent.vlm.protocol import VLMBackend
 from common.stopping import stoppable
 
-__all__ = ["GroupScores", "score_group"]
+__all__ = ["AskLabels", "GroupScores", "score_group"]
 
 Json = dict[str, Any]
+# from the labels (label -> hypothesis) and a seed: an answer whose value has a Verdict per label
+AskLabels = Callable[[Mapping[str, int], int], Answer[Any]]
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,19 @@ class _Plan:
 
 
 def score_group(
-    backend: VLMBackend, brief: Brief, count: int, settings: CritiqueSettings, emit: Emit = ignore_event
+    backend: VLMBackend,
+    brief: Brief,
+    count: int,
+    settings: CritiqueSettings,
+    emit: Emit = ignore_event,
+    ask_labels: AskLabels | None = None,
 ) -> GroupScores:
-    """Score `count` hypotheses under `settings.permutations` label orders. An order with a failure is left out."""
+    """Score `count` hypotheses under `settings.permutations` label orders. An order with a failure is left out.
+
+    emit: is told when a request begins and ends.
+    ask_labels: gets the scores of some labelled hypotheses; None for one question with everything in the brief.
+    """
+    ask_labels = ask_labels or partial(_ask_once, backend, brief, emit)
     limit = _max_hypotheses(backend, brief, count)
     if limit < 2:
         reason = f"{backend.name} takes {backend.capabilities.max_images} images, too few to compare two hypotheses"
@@ -68,7 +81,7 @@ def score_group(
     orders = label_orders(count, settings.permutations, settings.seed)
     seeds = range(settings.seed, settings.seed + len(orders))
     plans = [_Plan(*split_order(o, limit, s), s) for o, s in zip(orders, seeds, strict=True)]
-    answers = _ask_all(backend, brief, plans, emit)
+    answers = _ask_all(backend, plans, ask_labels)
     flat = [answer for order in answers for answer in order]
     replies = tuple(reply for answer in flat for reply in answer.replies)
     failures = tuple(answer.failure for answer in flat if answer.failure)
@@ -102,18 +115,20 @@ def _max_hypotheses(backend: VLMBackend, brief: Brief, count: int) -> int:
     return count if shown is None else shown
 
 
-def _ask_all(
-    backend: VLMBackend, brief: Brief, plans: Sequence[_Plan], emit: Emit
-) -> list[list[Answer[Any]]]:
+def _ask_once(
+    backend: VLMBackend, brief: Brief, emit: Emit, labels: Mapping[str, int], seed: int
+) -> Answer[Any]:
+    model = keyed_by_label("score", Verdict, list(labels))
+    return ask(backend, "score", brief.parts(labels, "score"), model, seed, emit)
+
+
+def _ask_all(backend: VLMBackend, plans: Sequence[_Plan], ask_labels: AskLabels) -> list[list[Answer[Any]]]:
     """The answers by order and chunk."""
     questions = [(chunk, plan.seed) for plan in plans for chunk in plan.chunks]
 
     def ask_scores(question: tuple[Int[np.ndarray, "_"], int]) -> Answer[Any]:
         chunk, seed = question
-        names = label_names(len(chunk))
-        labels = dict(zip(names, chunk.tolist(), strict=True))
-        model = keyed_by_label("score", Verdict, names)
-        return ask(backend, "score", brief.parts(labels, "score"), model, seed, emit)
+        return ask_labels(dict(zip(label_names(len(chunk)), chunk.tolist(), strict=True)), seed)
 
     workers = min(backend.capabilities.concurrency, len(questions))
     if workers == 1:

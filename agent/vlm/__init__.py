@@ -2,6 +2,8 @@
 
 from agent.vlm.embedded.critic import EmbeddedCritic
 from agent.vlm.protocol import (
+    CallPart,
+    CallSpec,
     Capabilities,
     DataPart,
     ImagePart,
@@ -17,6 +19,8 @@ from agent.vlm.protocol import (
 from agent.vlm.registry import backend_names, load_backend
 
 __all__ = [
+    "CallPart",
+    "CallSpec",
     "Capabilities",
     "DataPart",
     "EmbeddedCritic",

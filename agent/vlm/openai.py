@@ -12,20 +12,26 @@ Servers differ (`agent/vlm/servers/`). Before the first question the server is a
 so. If it refuses a field, the question is asked again without it, and so are all later ones. The revision covers the
 settings; what the server is and refuses belongs to the server, whose address is in the name.
 
-Left out: the Responses API, tools, streaming, several choices, and the `detail` of a picture, which only OpenAI reads.
+In the agentic mode the model's calls are sent in OpenAI's form (`agent/vlm/servers/tool_calls.py`). A server that
+refuses them gets the question again as one for JSON, and so all later ones.
+
+Left out: the Responses API, streaming, several choices, and the `detail` of a picture, which only OpenAI reads.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from agent.vlm.actions import is_action
 from agent.vlm.hosts import destination, is_this_machine
 from agent.vlm.http import QUESTION_AT_FAULT, JsonClient, ServerError
 from agent.vlm.messages import error_message, finish_of, read_message
@@ -35,6 +41,7 @@ from agent.vlm.servers.cut_prompts import prompt_cut
 from agent.vlm.servers.profiles import PROFILES, ServerProfile, find_profile
 from agent.vlm.servers.refusals import Change, RefusedFields
 from agent.vlm.servers.settings import OpenAISettings, headers_from_environment
+from agent.vlm.servers.tool_calls import action_text
 from agent.vlm.settings import read_settings
 from agent.vlm.wrappers.budget import Budget
 
@@ -46,6 +53,7 @@ OPTIONAL_FIELDS = (
     "seed",
     "temperature",
 )  # left out for a server that refuses them, as are all fields of extra_body
+_REFUSES_TOOLS = re.compile(r"\btools?\b|tool[_-]c(hoice|all)", re.IGNORECASE)
 Json = dict[str, Any]
 
 
@@ -62,6 +70,7 @@ class OpenAIBackend:
             max_images=settings.max_images,
             concurrency=settings.concurrency,
             sends_to=destination(url, uses_proxies=not local),
+            tool_calls="native" if settings.tool_calls else "json",
         )
         self.budget = Budget()
         self._model, self._url, self._settings = model, url, settings
@@ -87,20 +96,28 @@ class OpenAIBackend:
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
         """A refusal is a reply with its text. Raises MalformedReply if the answer is no completion, Unanswerable if
         the server cannot process the question, and ServerError, TimeoutError or BudgetSpent if there is no answer."""
-        start = time.perf_counter()
-        request = chat_request(self._model, parts, schema, seed, self._settings, self.profile)
-        answer, retries = self._ask(self._refused.adapt(request))
+        start, settings = time.perf_counter(), self._settings
+        request = chat_request(self._model, parts, schema, seed, settings, self.profile)
+        try:
+            answer, retries = self._ask(self._refused.adapt(request))
+        except Unanswerable as error:
+            if "tools" not in request or not _REFUSES_TOOLS.search(str(error)):
+                raise
+            self._settings = dataclasses.replace(settings, tool_calls=False)
+            self._warn("the server refuses tools; it is asked for actions as JSON")
+            return self.generate(parts, schema, seed)
         choice = answer["choices"][0]
-        message = read_message(choice["message"])
+        message, finish = read_message(choice["message"]), finish_of(choice.get("finish_reason"))
+        called = action_text(choice["message"], schema, finish == "length") if is_action(schema) else None
         tokens_in, tokens_out = _tokens(answer)
         return Reply(
-            self._client.clean(message.refusal or message.text),
+            self._client.clean(message.refusal or called or message.text),
             (time.perf_counter() - start) * 1e3,
             tokens_in,
             tokens_out,
             retries=retries,
             thinking=self._client.clean(message.thinking),
-            finish="refusal" if message.refusal else finish_of(choice.get("finish_reason")),
+            finish="refusal" if message.refusal else finish,
             warning=self._warn_of_cut(text_chars(request), tokens_in),
         )
 

@@ -4,7 +4,11 @@ A question is a list of parts (text, pictures, structured data) and a JSON schem
 answer is raw JSON text. The agent parses and checks it and asks for one repair (`agent/scoring/ask.py`), so a backend
 is a thin adapter. A `DataPart` is structured evidence: a text model reads its `.text`, the embedded critic its `.data`.
 
-Left out: streaming and tool calls; a group is scored in one answer.
+In the agentic mode a model calls for its evidence before it scores (task "act"). The calls that it may make are in the
+schema, and those that it made are `CallPart`s of the question, so every backend that reads text can take part: it
+answers with a JSON action (`agent/vlm/actions.py`). A backend may send them in its provider's own form instead.
+
+Left out: streaming.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from common.fingerprint import digest
 from common.redaction import writable
 
 __all__ = [
+    "CallPart",
+    "CallSpec",
     "Capabilities",
     "DataPart",
     "ImagePart",
@@ -29,13 +35,16 @@ __all__ = [
     "Reply",
     "Task",
     "TextPart",
+    "ToolCalls",
     "Unanswerable",
     "VLMBackend",
     "checked_reply",
 ]
 
-Task = Literal["tag", "score", "reflect", "revise", "mine"]
+Task = Literal["tag", "score", "reflect", "revise", "mine", "act"]
+ToolCalls = Literal["none", "json", "native"]
 SHA256_DIGITS = 64
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,38 @@ class DataPart:
         return json.dumps(self.data, ensure_ascii=False)
 
 
-Part = TextPart | ImagePart | DataPart
+@dataclass(frozen=True)
+class CallPart:
+    """A call that the model made earlier in this question, and its result. Calls of one answer have the same step.
+
+    arguments: the text of any JSON value.
+    """
+
+    step: int
+    name: str
+    arguments: str
+    result: str
+
+    @property
+    def text(self) -> str:
+        call = f'{{"name": {json.dumps(self.name)}, "arguments": {self.arguments}}}'
+        return f"<call>\n{call}\n</call>\n<result>\n{self.result}\n</result>"
+
+    @cached_property
+    def sha256(self) -> str:
+        return digest(str(self.step), self.text, length=SHA256_DIGITS)
+
+
+Part = TextPart | ImagePart | DataPart | CallPart
+
+
+@dataclass(frozen=True)
+class CallSpec:
+    """A call that a model may make: its name, what it is for, and the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    schema: Json
 
 
 @dataclass(frozen=True)
@@ -98,6 +138,9 @@ class Capabilities:
     length_setting: str = (
         "max_tokens"  # the setting that limits the length of an answer, named if one is cut off
     )
+    # in the agentic mode: "json" answers with actions as JSON, "native" makes calls in the provider's own form,
+    # "none" cannot choose its evidence
+    tool_calls: ToolCalls = "json"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ BOUNDS = ("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"
 
 def without_bounds(schema: Mapping[str, Any]) -> Json:
     """The schema without limits on numbers, texts and lists."""
-    return {
-        key: without_bounds(value) if isinstance(value, Mapping) else value
-        for key, value in schema.items()
-        if key not in BOUNDS
-    }
+    return {key: _without_bounds(value) for key, value in schema.items() if key not in BOUNDS}
+
+
+def _without_bounds(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_bounds(item) for item in value]
+    return without_bounds(value) if isinstance(value, Mapping) else value

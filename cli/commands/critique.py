@@ -28,6 +28,7 @@ from cli.options import (
     Boxes,
     CameraFile,
     Center,
+    DetectorOrExplored,
     Device,
     Focal,
     Json,
@@ -53,15 +54,6 @@ __all__ = ["critique"]
 
 REVIEW = "Review by a person"  # a group of options on the help page
 
-DetectorOrExplored = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SPEC",
-        rich_help_panel=MODELS,
-        help="Detector of people and keypoints, as of predict. Default: the one with which --memory was explored, or "
-        "blazepose.",
-    ),
-]
 Review = Annotated[
     list[str] | None,
     typer.Option(
@@ -96,12 +88,40 @@ HypothesesFiles = Annotated[
     ),
 ]
 
+Mode = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=BACKEND,
+        help="fixed: all evidence is measured first. agentic: the model calls for the evidence it wants "
+        "(docs/guides/agentic.md).",
+    ),
+]
+MaxToolCalls = Annotated[
+    int,
+    typer.Option(min=1, rich_help_panel=BACKEND, help="Calls of the agentic mode, per label order."),
+]
+
+ToolServers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tool-server",
+        metavar="COMMAND",
+        rich_help_panel=MODELS,
+        help="Command that starts an MCP server whose tools measure too, such as 'python my_tools.py'; repeatable "
+        "(docs/guides/mcp.md).",
+    ),
+]
+
 
 def critique(
     photo: Annotated[Path, typer.Argument(help="Photograph to critique bodies on.")],
     hypotheses: HypothesesFiles = None,
     out: Out = Path("runs/critique"),
     samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
+    tool_server: ToolServers = None,
+    mode: Mode = "fixed",
+    max_tool_calls: MaxToolCalls = 8,
     box: Boxes = None,
     accept_any_box: AcceptAnyBox = False,
     focal: Focal = None,
@@ -133,6 +153,8 @@ def critique(
         from agent.checkpoints import open_checkpoints
         from agent.context import CritiqueSettings
         from agent.default import open_default_agent
+        from agent.tools import load_tools
+        from agent.tools.served.client import open_tool_servers
         from agent.types import require_scores
         from agent.vlm.options import open_backend
         from cli.photos.detectors import choose_detector
@@ -142,8 +164,15 @@ def critique(
     intrinsics = _intrinsics(hypotheses, focal, center, camera)
     limits = (dry_run, max_calls, record, reply_cache)
     critique_settings, options = critique_and_backend(backend, settings, *limits)
-    critique_settings["interrupt_on"] = _review_points(review, learn, memory, dry_run)
-    with open_backend(options) as opened, open_checkpoints(checkpoints) as saver:
+    points = _review_points(review, learn, memory, dry_run)
+    chosen_settings = CritiqueSettings(
+        mode=mode, max_tool_calls=max_tool_calls, interrupt_on=points, **critique_settings
+    )
+    with (
+        open_backend(options) as opened,
+        open_checkpoints(checkpoints) as saver,
+        open_tool_servers(tool_server or []) as served,
+    ):
         chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
         model, body_model = load_policy(policy, device, chosen), load_body(body)
         people = _given_people(photo, hypotheses, body_model)
@@ -152,8 +181,8 @@ def critique(
         _warn_of_other_detector(memory, model.detector)
         with open_default_agent(
             model, body_model, memory, backend=opened.backend,
-            settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
-            learns=learn,
+            tools=[*load_tools(), *served], settings=chosen_settings,
+            trace=None if dry_run else out / "trace.jsonl", learns=learn,
         ) as plain:  # fmt: skip
             agent = dataclasses.replace(plain, checkpointer=saver)
             is_estimated = not hypotheses and intrinsics.focal_px is None
@@ -289,8 +318,7 @@ class _Writer:
 
     def add(self, person: Person, critique: GroupCritique, show: bool) -> GroupCritique:
         """Returns the critique. show: print it."""
-        from agent.types import lost_questions
-        from agent.verdict import verdict_sentences
+        from cli.photos.answers import critique_answer
         from cli.photos.intrinsics import describe_camera
         from cli.photos.person_files import save_person
 
@@ -299,14 +327,7 @@ class _Writer:
             {
                 "bbox": person.bbox,
                 "camera": describe_camera(person.hypotheses_in_file.camera, self.focal_is_estimated),
-                "scores": list(critique.scores),
-                "comments": list(critique.comments),
-                "reasons": list(critique.reasons),
-                "errors": critique.errors.to_json() if critique.errors else None,
-                "detector_confidence": critique.detector_confidence,
-                "verdict": verdict_sentences(critique, self.detector),
-                "questions": critique.questions.to_json(),
-                "lost": lost_questions(critique.questions, critique.failures),
+                **critique_answer(critique, self.detector),
                 "corrections": [vars(correction) for correction in critique.corrections],
                 "files": [str(path) for path in paths],
             }

@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+from pathlib import Path
 from unittest.mock import ANY
 
 import numpy as np
@@ -290,6 +292,41 @@ def test_invalid_options_end_in_one_sentence(words, names, critique):
     assert (code, answer) == (2, None)
     assert names in err
     assert "Traceback" not in err
+
+
+def test_the_embedded_critic_is_refused_in_the_agentic_mode(critique):
+    code, answer, err = critique("--mode", "agentic")
+    assert (code, answer) == (2, None)
+    assert err.splitlines()[-1] == (
+        "meshcritic: the mode agentic needs a language model, and the backend embedded cannot call for evidence; "
+        "choose another backend or the mode fixed"
+    )
+
+
+def test_in_the_agentic_mode_the_model_measures_with_the_tools_of_a_server(critique):
+    """The model calls for one measurement of a tool server, then scores; the trace has the call."""
+    server_script = Path(__file__).parents[1] / "agent/tools/served/measuring_server.py"
+    call_it = completion(None, tool_calls=[
+        {"id": "1", "type": "function", "function": {
+            "name": "measure", "arguments": json.dumps({"measurement": "served_head_height"})}}
+    ])  # fmt: skip
+
+    def act(handler, question):
+        if "tools" not in question:
+            return good(handler, question)
+        if len(question["messages"]) == 1:
+            return handler.send(call_it)
+        scores = {label: {"comment": question["messages"][2]["content"], "score": 50} for label in "ABC"}
+        function = {"name": "score", "arguments": json.dumps(scores)}
+        return handler.send(completion(None, tool_calls=[{"id": "2", "function": function}]))
+
+    words = ("--mode", "agentic", "--max-tool-calls", 2, "--set", "permutations=1")
+    with chat_server(act) as server:
+        code, answer, _ = critique(*at(server), *words, "--tool-server", f"{sys.executable} {server_script}")
+    (person,) = answer["people"]
+    assert (code, person["scores"]) == (0, [50.0] * COUNT)
+    assert person["comments"][0].startswith("label|served_height_mm")
+    assert person["questions"]["asked"] == 3  # the call, the scores, the reflection
 
 
 def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(

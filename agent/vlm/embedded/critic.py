@@ -1,6 +1,6 @@
 """The embedded critic: a backend without weights that computes its answers from the evidence as numbers.
 
-It answers the five tasks of the protocol deterministically:
+It answers five tasks of the protocol deterministically, all but "act":
 
 tag      thresholds on the facts about the image (joint confidences, box, the group's median pose)
 score    every retrieved rule with a predicate adds a penalty for its violation (table below)
@@ -54,7 +54,7 @@ class EmbeddedCritic:
 
     name = "embedded"
     revision = "2"
-    capabilities = Capabilities(images=False)
+    capabilities = Capabilities(images=False, tool_calls="none")
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
         """Answer the task in the schema's title. Raises Unanswerable if no rule applies to the evidence."""

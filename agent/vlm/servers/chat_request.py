@@ -10,10 +10,12 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from agent.vlm.actions import is_action
 from agent.vlm.protocol import ImagePart, Part, TextPart
 from agent.vlm.schemas import without_bounds
 from agent.vlm.servers.profiles import ResponseFormat, ServerProfile
 from agent.vlm.servers.settings import OpenAISettings
+from agent.vlm.servers.tool_calls import call_messages, offered_tools
 
 __all__ = ["JPEG_QUALITY", "chat_request", "data_url", "text_chars"]
 
@@ -29,31 +31,38 @@ def chat_request(
     settings: OpenAISettings,
     profile: ServerProfile,
 ) -> Json:
-    """The request for one question. The schema is also sent as text, for servers that ignore the format."""
-    wanted = (
-        f"Answer with one JSON object that fits this schema, and nothing else:\n{json.dumps(dict(schema))}"
-    )
-    asked = [*parts, TextPart(wanted)]
+    """The request for one question. The schema is also sent as text, for servers that ignore the format. An action is
+    asked for as a call of a function, unless a setting says otherwise."""
     allowed = schema if profile.takes_bounds else without_bounds(schema)
+    if settings.tool_calls and is_action(schema):
+        messages = call_messages(parts, lambda asked: _content(asked, settings))
+        form = {"tools": offered_tools(allowed), "tool_choice": "required"}
+    else:
+        wanted = f"Answer with one JSON object that fits this schema, and nothing else:\n{json.dumps(dict(schema))}"
+        messages = [{"role": "user", "content": _content([*parts, TextPart(wanted)], settings)}]
+        form = {"response_format": _response_format(settings.format_for(profile), allowed)}
     optional = {
-        "response_format": _response_format(settings.format_for(profile), allowed),
+        **form,
         "seed": seed if settings.send_seed else None,
         "temperature": settings.temperature,
         settings.token_field_for(profile): settings.max_tokens,
     }
     return {
         "model": model,
-        "messages": [{"role": "user", "content": _content(asked, settings)}],
+        "messages": messages,
         **{name: value for name, value in optional.items() if value is not None},
         **settings.extra_body,
     }
 
 
 def text_chars(request: Json) -> int:
-    """The number of characters of text in a request's message."""
-    content = request["messages"][0]["content"]
-    if isinstance(content, str):
-        return len(content)
+    """The number of characters of text in a request's messages."""
+    return sum(_text_chars(message["content"]) for message in request["messages"])
+
+
+def _text_chars(content: str | list[Json] | None) -> int:
+    if content is None or isinstance(content, str):
+        return len(content or "")
     return sum(len(piece["text"]) for piece in content if piece["type"] == "text")
 
 

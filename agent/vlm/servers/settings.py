@@ -26,7 +26,8 @@ __all__ = ["OpenAISettings", "headers_from_environment"]
 
 # fields that the backend or another setting decides on
 OWN_FIELDS = (
-    "model", "messages", "response_format", "seed", "temperature", "max_tokens", "max_completion_tokens", "stream", "n",
+    "model", "messages", "tools", "tool_choice", "response_format", "seed", "temperature", "max_tokens",
+    "max_completion_tokens", "stream", "n",
 )  # fmt: skip
 # headers that belong to the connection, or on which the client relies
 OWN_HEADERS = (
@@ -84,6 +85,7 @@ class OpenAISettings(RequestLimits):
     token_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"  # sends `max_tokens`
     response_format: Literal["auto"] | ResponseFormat = "auto"  # None: only the question contains the schema
     send_seed: bool = True
+    tool_calls: bool = True  # in the agentic mode; false: actions as JSON, for servers without tool calls
     extra_body: MappingSetting = field(default_factory=dict)  # further fields of every request
     headers: NameSetting = field(default_factory=dict)  # of every request: name and environment variable
 
@@ -111,6 +113,7 @@ class OpenAISettings(RequestLimits):
         shaping = [
             self.temperature, self.max_tokens, self.images, self.image_side_px, self.profile, self.token_field,
             self.response_format, self.send_seed, self.extra_body, sorted(self.headers),
+            *([] if self.tool_calls else ["tool_calls", False]),  # keeps older digests
         ]  # fmt: skip
         return json_digest(shaping, length=8)
 

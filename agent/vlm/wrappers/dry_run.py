@@ -1,9 +1,10 @@
 """Counts the questions of a critique without sending any: a stand-in for a backend.
 
 Its placeholder answers fit the schema and mark every hypothesis as uncertain, so the graph takes its longest path, with
-every revision that the settings allow. Repairs of malformed replies and retried requests come on top and cannot be
-predicted. Token counts are estimates: four characters per token, and one token per 28 x 28 pixels of a picture (as for
-Qwen-VL; the count of other models may be a few times higher or lower).
+every revision that the settings allow, and in the agentic mode with every call, one per answer. Repairs of malformed
+replies and retried requests come on top and cannot be predicted. Token counts are estimates: four characters per token,
+and one token per 28 x 28 pixels of a picture (as for Qwen-VL; the count of other models may be a few times higher or
+lower).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from PIL import Image
 
+from agent.vlm.actions import allowed_calls, is_action, scores_schema
 from agent.vlm.protocol import ImagePart, Part, Reply, VLMBackend
 from agent.vlm.wrappers.wrapper import Wrapper
 
@@ -69,6 +71,8 @@ class DryRun(Wrapper):
 
 
 def _placeholder(schema: Mapping[str, Any]) -> dict[str, Any]:
+    if is_action(schema):
+        return _placeholder_action(schema)
     task, labels = schema["title"], list(schema["properties"])
     if task == "tag":
         return {"tags": ["pose:upright", "facing:camera"]}
@@ -76,6 +80,17 @@ def _placeholder(schema: Mapping[str, Any]) -> dict[str, Any]:
         return {"rules": []}
     if task == "reflect":
         return {label: {"doubt": True, "reason": COMMENT} for label in labels}
+    return _placeholder_scores(labels)
+
+
+def _placeholder_action(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A call as long as calls are allowed, then the scores."""
+    if calls := allowed_calls(schema):
+        return {"calls": [{"name": calls[0].name, "arguments": {}}], "scores": None}
+    return {"scores": _placeholder_scores(list(scores_schema(schema)["properties"]))}
+
+
+def _placeholder_scores(labels: Sequence[str]) -> dict[str, Any]:
     return {
         label: {"comment": COMMENT, "score": 100.0 * place / len(labels)}
         for place, label in enumerate(labels)
