@@ -219,10 +219,13 @@ class _Writer:
         from agent.types import lost_questions
         from agent.verdict import verdict_sentences
         from cli.photos.intrinsics import describe_camera
-        from cli.photos.person_files import save_person
+        from cli.photos.person_files import PICTURE_CAPTIONS, save_person
+        from eval.report.trace_pictures import record_pictures
 
         stem = self.stem.with_name(f"{self.stem.name}-{len(self.answers)}")
         paths = save_person(stem, person, self.body, self.renderer, critique)
+        captions = dict(zip((path.name for path in paths), PICTURE_CAPTIONS, strict=False))
+        record_pictures(stem.parent, critique.trace_id, captions)
         self.answers.append(
             {
                 "bbox": person.bbox,

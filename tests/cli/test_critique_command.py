@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eval.report.trace_pictures import PictureIndex
 from tests.agent.vlm.chat_server import (
     body,
     chat_server,
@@ -308,3 +309,11 @@ def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(
     assert any(line.startswith("person 0 at [5.0, 5.0, 40.0, 110.0]") for line in err.splitlines()), err
     assert err.splitlines()[-1] == "meshcritic: the second person fails"
     assert (tmp_path / "out" / "photo-0-group.png").exists()
+    (trace,) = {
+        json.loads(line)["trace"] for line in (tmp_path / "out" / "trace.jsonl").read_text().splitlines()
+    }
+    pictures = PictureIndex(tmp_path / "out").of(trace)
+    assert [picture.caption.split(",")[0] for picture in pictures] == [
+        "The hypothesis with the best score",
+        "All hypotheses",
+    ]
