@@ -20,6 +20,7 @@ from cli.commands.explore import explore
 from cli.commands.memory import memory
 from cli.commands.predict import predict
 from cli.commands.pretrain import pretrain
+from cli.commands.rank import rank
 from cli.commands.trace import trace
 from cli.commands.tune_critic import tune_critic
 from common.failures import ScoresMissing
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 COMMANDS = (
-    demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, check_vlm, tune_critic, trace,
+    demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, check_vlm, tune_critic, trace, rank,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

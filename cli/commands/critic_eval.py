@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -21,9 +22,11 @@ from cli.backend_flags import (
 )
 from cli.console import console, print_estimate, print_json, print_message, report_lost_questions, stages
 from cli.options import (
+    DETECTORS,
+    MODELS,
     WORKERS,
     BasePolicy,
-    DetectorSpec,
+    BodyFile,
     Device,
     Json,
     MemoryOrExplore,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from agent.vlm.wrappers.dry_run import DryRun
     from eval.critics.backends import BackendComparison
     from eval.critics.comparison import CriticComparison, CriticEvalSettings
+    from hmr.policy.policy import DiffusionPolicy
 
 __all__ = ["critic_eval"]
 
@@ -67,6 +71,15 @@ Images = Annotated[
         help="Number of synthetic scenes of the base policy's test split, one group each.",
     ),
 ]
+EvalDetector = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        metavar="SPEC",
+        rich_help_panel=MODELS,
+        help=f"{DETECTORS} Default: embedded; with --rankings the one that --memory was explored with, or blazepose.",
+    ),
+]
 Calibration = Annotated[
     int,
     typer.Option(
@@ -86,6 +99,20 @@ Prices = Annotated[
 ]
 
 
+RankingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Compare with rankings by people, of the photographs that this file names (`meshcritic rank` writes it), "
+        "instead of synthetic scenes. Without --memory the seed rules are used.",
+    ),
+]
+OF_SCENES = (  # options that do not apply to --rankings
+    "critic", "without", "without_tool", "images", "samples", "calibration", "motion", "ucb", "rules_per_case",
+    "dry_run",
+)  # fmt: skip
+
+
 def critic_eval(
     critic: Critic = "agent",
     without: Without = None,
@@ -97,9 +124,10 @@ def critic_eval(
     memory: MemoryOrExplore = None,
     ucb: Ucb = 0.5,
     rules_per_case: Annotated[int, typer.Option(min=1, help="Number of rules retrieved per group.")] = 16,
-    detector: DetectorSpec = "embedded",
+    detector: EvalDetector = None,
     backend: BackendSpecs = None,
     prices: Prices = None,
+    rankings: RankingsFile = None,
     settings: CritiqueSets = None,
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
@@ -108,16 +136,19 @@ def critic_eval(
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
     device: Device = "cpu",
+    body: BodyFile = None,
     seed: Seed = 0,
     out: Out = Path("runs/critic-eval"),
     as_json: Json = False,
 ) -> None:
     """Measure how well critics rank hypotheses by their true errors, on synthetic scenes.
 
-    `--critic all` compares all critics and ablations of the agent; several `--backend` compare models.
+    `--critic all` compares all critics and ablations of the agent; several `--backend` compare models;
+    `--rankings` compares with people, on photographs.
 
     Example: `meshcritic critic-eval --backend embedded --backend openai:NAME@URL --images 50 --prices prices.yaml`
     """
+    values = dict(locals())
     from eval.critics.ablations import AgentVariant
     from eval.critics.comparison import CriticEvalSettings
 
@@ -127,11 +158,17 @@ def critic_eval(
     removed = [name.strip() for name in (without or "").split(",") if name.strip()]
     eval_settings = CriticEvalSettings(
         critic=critic, ablation=AgentVariant(frozenset(removed), frozenset(without_tool or ())), images=images,
-        samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb, detector=detector,
-        rules_per_case=rules_per_case, critique=critique_settings, base=base,
+        samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb,
+        detector=detector or "embedded", rules_per_case=rules_per_case, critique=critique_settings, base=base,
     )  # fmt: skip
     folder = policy_folder(policy, base)
-    if dry_run:
+    if rankings:
+        _refuse_options_of_scenes(values)
+        model = partial(_photo_policy, folder, device, detector, memory)
+        _with_people(eval_settings, options, prices, rankings, model, body, out, as_json)
+    elif body:
+        raise ValueError("--body applies to --rankings; synthetic scenes have the embedded body")
+    elif dry_run:
         for each in options:
             with TemporaryDirectory() as unused:
                 _, estimate = _run(eval_settings, each, folder, device, Path(unused))
@@ -175,6 +212,62 @@ def _compare(
     with report_lost_questions(), stages() as stage:
         model = load_policy(policy, device)
         return evaluate_backends(model, backends, settings, out, stage, prices=table, workers=WORKERS)
+
+
+def _refuse_options_of_scenes(values: Mapping[str, object]) -> None:
+    defaults = signature(critic_eval).parameters
+    if given := [name for name in OF_SCENES if values[name] != defaults[name].default]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(
+            f"--rankings scores the photographs of its file; {options} applies to synthetic scenes"
+        )
+
+
+def _photo_policy(folder: Path, device: str, detector: str | None, memory: Path | None) -> DiffusionPolicy:
+    """With the detector that `critique` would use."""
+    from cli.photos.detectors import choose_detector
+    from eval.critics.exploration import explored_detector
+    from hmr.policy.checkpoint import load_policy
+
+    explored = explored_detector(memory) if memory else None
+    return load_policy(folder, device, choose_detector(detector, None, [], explored))
+
+
+def _with_people(
+    settings: CriticEvalSettings,
+    options: Sequence[BackendOptions],
+    prices: Path | None,
+    rankings: Path,
+    load_model: Callable[[], DiffusionPolicy],
+    body_file: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    from agent.context import CritiqueSettings
+    from agent.vlm.options import open_backend
+    from cli.ranking.groups import read_group
+    from eval.critics.prices import read_prices
+    from eval.critics.table import backend_tables
+    from eval.rankings.agreement import judges_sentence
+    from eval.rankings.evaluation import evaluate_on_people
+    from eval.rankings.file import read_rankings
+    from hmr.body.model import load_body
+
+    found, table = read_rankings(rankings), read_prices(prices) if prices else {}
+    body = load_body(body_file)
+    groups = [read_group(group, body) for group in found.groups.values()]
+    backends = {name: partial(open_backend, each) for name, each in _names(options).items()}
+    with report_lost_questions(), stages() as stage:
+        compared = evaluate_on_people(
+            load_model(), body, backends, groups, found, out, stage, memory=settings.memory,
+            settings=CritiqueSettings(seed=settings.seed, **settings.critique), prices=table,
+        )  # fmt: skip
+    if as_json:
+        print_json(compared.to_json())
+        return
+    for each in backend_tables(compared.backends):
+        console().print(each)
+    print_message(judges_sentence(compared.judges))
 
 
 def _names(options: Sequence[BackendOptions]) -> dict[str, BackendOptions]:

@@ -46,6 +46,7 @@ __all__ = [
     "BackendResult",
     "BackendVerdicts",
     "OpenBackend",
+    "backend_key",
     "backend_result",
     "backend_verdicts",
     "compare",
@@ -138,7 +139,7 @@ def evaluate_backends(
                 bench = replace(opened.bench, backend=made.backend)
                 with bench.agent(settings.ablation) as agent:
                     tick = stage(f"scoring {len(bench.tests)} groups: {spec}", len(bench.tests))
-                    name = f"{settings.ablation.name} {_key(made.backend)}"
+                    name = f"{settings.ablation.name} {backend_key(made.backend)}"
                     verdicts = bench.critique(name, agent, bench.tests, tick)
                 groups = [
                     group.scored(item.scores) for group, item in zip(bench.tests, verdicts, strict=True)
@@ -154,7 +155,7 @@ def evaluate_backends(
     return comparison
 
 
-def _key(backend: VLMBackend) -> str:
+def backend_key(backend: VLMBackend) -> str:
     """Names the file of a backend's verdicts."""
     return json_digest([backend.name, backend.revision], length=12)
 

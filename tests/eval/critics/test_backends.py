@@ -180,7 +180,9 @@ def test_backends_are_compared_on_the_same_groups_and_asked_once(words, tmp_path
     assert found["backends"]["embedded"]["dollars"] == 0.0
     assert found["backends"][remote]["dollars"] is None
     assert found["backends"][remote]["questions"]["lost"] == 2  # the tags of both groups
-    assert found["backends"][remote]["questions"]["tokens_in"] == 9000 * asked  # with both requests of a repair
+    assert (
+        found["backends"][remote]["questions"]["tokens_in"] == 9000 * asked
+    )  # with both requests of a repair
     assert (found["images"], len(found["differences"])) == (2, 1)
     assert json.loads(repeated) == found  # with the cost of the first run
     rows = pq.read_table(tmp_path / "out" / "backends.parquet").to_pylist()
