@@ -17,27 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from agent.agreement import group_kendall, group_spearman
 from agent.types import QuestionCounts
 from agent.vlm import EmbeddedCritic, VLMBackend
 from agent.vlm.options import OpenedBackend
-from common.files import PathLike, atomic_path
+from common.files import PathLike
 from common.fingerprint import json_digest
 from common.progress import Stage
 from eval.benchmark.intervals import Interval
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
-from eval.critics.agreement import CriticAgreement, critic_agreement
+from eval.critics.agreement import CriticAgreement, critic_agreement, short_name
 from eval.critics.comparison import (
     CriticEvalSettings,
     agreements_json,
     numbers,
     open_bench,
     rho_difference,
-    short_name,
 )
 from eval.critics.prices import Price
+from eval.critics.result_files import group_fields, group_row, write_rows
 from eval.critics.verdict_cache import Verdict
 from hmr.policy.policy import DiffusionPolicy
 
@@ -209,33 +207,19 @@ def write_backends(
         for item in found
         for group, questions in zip(item.groups, item.questions, strict=True)
     ]
-    with atomic_path(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_schema(metrics)), partial)
+    texts = [(name, pa.string()) for name in ("backend", "name", "revision")]
+    counts = [(name, pa.int64()) for name in QuestionCounts().to_json()]
+    write_rows(path, rows, [*texts, *group_fields(metrics), *counts, ("dollars", pa.float64())])
 
 
 def _row(
     found: BackendVerdicts, group: ScoredGroup, questions: QuestionCounts, metrics: Sequence[str], price: Price | None
 ) -> dict[str, Any]:  # fmt: skip
-    errors = {error: group.errors_mm[error].tolist() for error in metrics}
     return {
         "backend": found.spec,
         "name": found.name,
         "revision": found.revision,
-        "group": group.sample_id,
-        "scores": list(group.scores),
-        **errors,
-        **{f"srcc_{short_name(error)}": group_spearman(group.scores, errors[error]) for error in metrics},
-        **{f"krcc_{short_name(error)}": group_kendall(group.scores, errors[error]) for error in metrics},
+        **group_row(group, metrics),
         **questions.to_json(),
         "dollars": None if price is None else price.dollars(questions),
     }
-
-
-def _schema(metrics: Sequence[str]) -> pa.Schema:
-    texts = [(name, pa.string()) for name in ("backend", "name", "revision", "group")]
-    lists = [(name, pa.list_(pa.float64())) for name in ("scores", *metrics)]
-    measures = [
-        (f"{name}_{short_name(error)}", pa.float64()) for name in ("srcc", "krcc") for error in metrics
-    ]
-    counts = [(name, pa.int64()) for name in QuestionCounts().to_json()]
-    return pa.schema([*texts, *lists, *measures, *counts, ("dollars", pa.float64())])

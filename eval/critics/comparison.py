@@ -5,6 +5,8 @@ The base policy decides on the splits (`hmr.synthetic.splits.GAPS`): `wild-test`
 `eval.critics.baselines`). Groups, evidence, explored memories, verdicts and the fitted scorer are cached in the run's
 folder by their inputs, so that a second run or another critic computes only what is missing.
 
+    OUT/critics.parquet    the scores of the last run, one row per critic and group
+
 Agreement is defined in `eval.critics.agreement`. The agent's lead over another critic is the mean over groups of the
 difference of Spearman's rho, with its 95 % bootstrap interval over groups; above zero the agent is better. Groups for
 which either critic has no correlation are left out of the difference.
@@ -28,7 +30,7 @@ from common.progress import Stage
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, COMPONENTS, AgentBench, AgentVariant, metrics_of
-from eval.critics.agreement import CriticAgreement, by_group, critic_agreement
+from eval.critics.agreement import CriticAgreement, by_group, critic_agreement, short_name
 from eval.critics.baselines import (
     fitted_hmr_scorer,
     fitted_rank_net,
@@ -39,6 +41,7 @@ from eval.critics.baselines import (
 from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import UCB, check_ucb, load_other_detector
 from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.result_files import write_critics
 from eval.critics.verdict_cache import Verdict
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
@@ -60,7 +63,6 @@ __all__ = [
     "numbers",
     "open_bench",
     "rho_difference",
-    "short_name",
 ]
 
 CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", "all")
@@ -266,6 +268,7 @@ class _Evaluation:
             scored["hmr-scorer"] = self._hmr_scorer()
         if requested in ("random", "all"):
             scored["random"] = [random_scores(group, self.settings.seed) for group in self.bench.tests]
+        write_critics(self.bench.out / "critics.parquet", {**scored, **alone})
         reference = scored.get(AGENT.name)
         return (
             {name: critic_result(name, groups, reference) for name, groups in scored.items()},
@@ -344,10 +347,6 @@ def agreements_json(agreements: Mapping[str, CriticAgreement]) -> dict[str, Any]
     }
     any_error = next(iter(agreements.values()))
     return {**figures, **{name: getattr(any_error, name) for name in ("none_rate", "groups_used", "groups")}}
-
-
-def short_name(error: str) -> str:
-    return error.removesuffix("_mm")
 
 
 def numbers(interval: Interval | None) -> list[float] | None:
