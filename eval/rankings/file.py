@@ -155,7 +155,8 @@ class RankingsFile:
             self._write({"group": group.name, **places, "person": group.person, "size": group.size})
         elif not _same(known, group):
             raise ValueError(
-                f"{self._path} has another group {group.name!r}: {known.hypotheses}, {known.size} bodies"
+                f"{self._path} has another group {group.name!r}: {known.size} bodies of person {known.person} in "
+                f"{known.hypotheses}, on {known.photo}"
             )
 
     def add_order(self, order: Order) -> None:
