@@ -119,31 +119,35 @@ class QuestionFailure:
 
 @dataclass(frozen=True)
 class QuestionCounts:
-    """How many questions to the backend were asked and answered, and how many of the answers needed a repair.
+    """How many questions to the backend were asked and answered, how many of the answers needed a repair, and what the
+    replies took.
 
     A question that is lost changes scores: a missing label order or revision is left out, and missing tags retrieve
-    other rules.
+    other rules. A reply from a cache took nothing.
     """
 
     asked: int = 0
     answered: int = 0
     repaired: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    reply_us: int = 0  # microseconds in which the backend replied, of all requests together
 
     @property
     def lost(self) -> int:
         return self.asked - self.answered
 
     def __add__(self, other: QuestionCounts) -> QuestionCounts:
-        return QuestionCounts(
-            self.asked + other.asked, self.answered + other.answered, self.repaired + other.repaired
-        )
+        return QuestionCounts(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     def to_json(self) -> Json:
         return {**vars(self), "lost": self.lost}
 
     @staticmethod
     def from_json(item: Mapping[str, Any]) -> QuestionCounts:
-        return QuestionCounts(item["asked"], item["answered"], item["repaired"])
+        """The fields after `repaired` are absent in traces of older versions."""
+        old = QuestionCounts(item["asked"], item["answered"], item["repaired"])
+        return QuestionCounts(**{name: item.get(name, value) for name, value in vars(old).items()})
 
 
 class BackendUnavailable(ScoresMissing):

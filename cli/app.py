@@ -21,6 +21,7 @@ from cli.commands.mcp import mcp
 from cli.commands.memory import memory
 from cli.commands.predict import predict
 from cli.commands.pretrain import pretrain
+from cli.commands.rank import rank
 from cli.commands.tables import tables
 from cli.commands.trace import trace
 from cli.commands.tune_critic import tune_critic
@@ -37,7 +38,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, tables, check_vlm, tune_critic, trace,
-    mcp,
+    rank, mcp,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from agent.vlm.options import BackendOptions
 
 __all__ = [
-    "BACKEND", "BackendSet", "BackendSpec", "CritiqueSet", "DryRunFlag", "MaxCalls", "Record", "ReplyCacheFile",
-    "critique_and_backend", "split_settings",
+    "BACKEND", "BackendSet", "BackendSpec", "BackendSpecs", "CritiqueSet", "CritiqueSets", "DryRunFlag", "MaxCalls",
+    "Record", "ReplyCacheFile", "critique_and_backend", "critique_and_backends", "split_settings",
 ]  # fmt: skip
 
 CRITIQUE_FIELDS = ("permutations", "max_revisions", "close_ups", "pictures")  # of `CritiqueSettings`
@@ -29,6 +29,27 @@ BackendSpec = Annotated[
         help="Model that scores the hypotheses: embedded (no language model), openai:NAME@URL, local:NAME, "
         "langchain:PROVIDER:NAME, replay:FILE, or PLUGIN:ARGUMENT of an installed plug-in "
         "(docs/guides/backends.md).",
+    ),
+]
+BackendSpecs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend",
+        metavar="SPEC",
+        rich_help_panel=BACKEND,
+        show_default="embedded",
+        help="Model that scores the hypotheses (docs/guides/backends.md). Repeatable: several ones are compared on the "
+        "same groups.",
+    ),
+]
+CritiqueSets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        rich_help_panel=BACKEND,
+        help="Setting of the critique (permutations, max_revisions, close_ups or pictures), or of all backends, such "
+        "as deadline_s=60, or of the second one: 2:deadline_s=60; repeatable.",
     ),
 ]
 BackendSet = Annotated[
@@ -99,6 +120,39 @@ def critique_and_backend(
 
     critique, backend = split_settings(settings)
     return critique, BackendOptions(spec, backend, dry_run, max_calls, record, reply_cache)
+
+
+def critique_and_backends(
+    specs: Sequence[str] | None,
+    settings: Sequence[str] | None,
+    dry_run: bool,
+    max_calls: int | None,
+    record: Path | None,
+    reply_cache: Path | None,
+) -> tuple[dict[str, Any], list[BackendOptions]]:
+    """As `critique_and_backend`, of several backends. Raises ValueError for a recording of several ones, and for a
+    setting of a backend that is not there."""
+    from agent.vlm.options import BackendOptions
+
+    specs = specs or ["embedded"]
+    if record and len(specs) > 1:
+        raise ValueError(f"--record takes the replies of one backend, and {len(specs)} are given")
+    own: list[list[str]] = [[] for _ in specs]
+    common: list[str] = []
+    for pair in settings or ():
+        number, colon, setting = pair.partition(":")
+        if not (colon and number.isdecimal()):
+            common.append(pair)
+        elif 1 <= int(number) <= len(specs):
+            own[int(number) - 1].append(setting)
+        else:
+            raise ValueError(f"--set {pair}: there are {len(specs)} backends, counted from 1")
+    critique, shared = split_settings(common)
+    limits = (dry_run, max_calls, record, reply_cache)
+    options = [
+        BackendOptions(spec, [*shared, *added], *limits) for spec, added in zip(specs, own, strict=True)
+    ]
+    return critique, options
 
 
 def split_settings(pairs: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:

@@ -63,7 +63,15 @@ class Answer(Generic[M]):
     @property
     def counts(self) -> QuestionCounts:
         answered = int(self.value is not None)
-        return QuestionCounts(asked=1, answered=answered, repaired=answered * (len(self.replies) - 1))
+        tokens = [record.get("tokens", (0, 0)) for record in self.replies]
+        return QuestionCounts(
+            asked=1,
+            answered=answered,
+            repaired=answered * (len(self.replies) - 1),
+            tokens_in=sum(read for read, _ in tokens),
+            tokens_out=sum(written for _, written in tokens),
+            reply_us=sum(round(1e3 * record.get("ms", 0.0)) for record in self.replies),
+        )
 
     def to_update(self) -> Json:
         """What a node of the graph writes to the state."""

@@ -4,6 +4,7 @@
 |----------------------|---------------------------------------|-------------------------------------------------|
 | MESHCRITIC_MLFLOW    | a tracking URI: http://127.0.0.1:5000 | a trace of the experiment `meshcritic`          |
 | MESHCRITIC_LANGSMITH | a project's name                      | a trace of that project; key: LANGSMITH_API_KEY |
+| MESHCRITIC_OTLP      | a collector: http://127.0.0.1:4318    | a trace of the service `meshcritic`             |
 
 If LANGSMITH_TRACING or LANGCHAIN_TRACING_V2 is set, LangChain traces everything on its own, including messages to chat
 models, which contain photographs. `langchain_tracing_disabled` prevents that, so that only the records are sent.
@@ -20,6 +21,7 @@ from agent.tracing.span_tree import Span
 __all__ = [
     "LANGSMITH_VARIABLE",
     "MLFLOW_VARIABLE",
+    "OTLP_VARIABLE",
     "Exporter",
     "enabled_exporters",
     "langchain_tracing_disabled",
@@ -27,6 +29,7 @@ __all__ = [
 
 MLFLOW_VARIABLE = "MESHCRITIC_MLFLOW"
 LANGSMITH_VARIABLE = "MESHCRITIC_LANGSMITH"
+OTLP_VARIABLE = "MESHCRITIC_OTLP"
 
 
 @runtime_checkable
@@ -54,6 +57,10 @@ def enabled_exporters(environ: Mapping[str, str]) -> list[Exporter]:
         from agent.tracing.langsmith import LangSmithExporter
 
         exporters.append(LangSmithExporter(project))
+    if address := environ.get(OTLP_VARIABLE, "").strip():
+        from agent.tracing.otlp import OTLPExporter
+
+        exporters.append(OTLPExporter(address))
     return exporters
 
 

@@ -1,4 +1,4 @@
-"""A trace as a tree of spans, case > node > call, as MLflow and LangSmith show it.
+"""A trace as a tree of spans, case > node > call, as MLflow, LangSmith and OpenTelemetry show it.
 
 The tree is built from the redacted records that the JSONL file also holds (`agent.tracing.records.traced`), each with
 the calls of its node (`replies`, from `agent.scoring.ask`). Nothing else can be exported.

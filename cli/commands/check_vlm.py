@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_vlm"]
 
+SHEET_CAPTION = "Each hypothesis with its score and name, the best first"
+
 
 def check_vlm(
     spec: Annotated[
@@ -81,7 +83,7 @@ def check_vlm(
         print_estimate(opened.dry_run, as_json)
         return
     scored = [PlantedScores.of(group, critique) for group, critique in zip(groups, critiques, strict=True)]
-    _report(agent, groups, scored, out, as_json)
+    _report(agent, groups, scored, [critique.trace_id for critique in critiques], out, as_json)
     require_scores(critiques)
 
 
@@ -101,6 +103,7 @@ def _report(
     agent: CritiqueAgent,
     groups: Sequence[PlantedGroup],
     scored: Sequence[PlantedScores],
+    traces: Sequence[str],
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -110,7 +113,7 @@ def _report(
     backend = {"backend": agent.backend.name, "revision": agent.backend.revision}
     answer = json.dumps({**backend, **found.to_json(), "scenes": [item.to_json() for item in scored]})
     if out is not None:
-        _save(out, answer, groups, scored, agent)
+        _save(out, answer, groups, scored, traces, agent)
     if as_json:
         print(answer)
     else:
@@ -122,16 +125,20 @@ def _save(
     answer: str,
     groups: Sequence[PlantedGroup],
     scored: Sequence[PlantedScores],
+    traces: Sequence[str],
     agent: CritiqueAgent,
 ) -> None:
     from eval.critics.planted_faults import fault_sheet
+    from eval.report.trace_pictures import record_pictures
     from hmr.images.crops import encode_png
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "check.json").write_text(answer)
-    for number, (group, item) in enumerate(zip(groups, scored, strict=True)):
+    for number, (group, item, trace) in enumerate(zip(groups, scored, traces, strict=True)):
         sheet = fault_sheet(group, item, agent.body, agent.renderer, agent.settings.view_margin)
-        (out / f"scene-{number:02d}.png").write_bytes(encode_png(sheet))
+        name = f"scene-{number:02d}.png"
+        (out / name).write_bytes(encode_png(sheet))
+        record_pictures(out, trace, {name: SHEET_CAPTION})
     print_message(f"{len(groups)} sheets of pictures in {out}")
 
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import tempfile
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from cli.backend_flags import (
-    BackendSpec,
-    CritiqueSet,
+    BackendSpecs,
+    CritiqueSets,
     DryRunFlag,
     MaxCalls,
     Record,
     ReplyCacheFile,
-    critique_and_backend,
+    critique_and_backends,
 )
 from cli.console import console, print_estimate, print_json, print_message, report_lost_questions, stages
 from cli.options import (
+    DETECTORS,
+    MODELS,
     WORKERS,
     BasePolicy,
-    DetectorSpec,
+    BodyFile,
     Device,
     Json,
     MemoryOrExplore,
@@ -37,7 +41,9 @@ from cli.options import (
 if TYPE_CHECKING:
     from agent.vlm.options import BackendOptions
     from agent.vlm.wrappers.dry_run import DryRun
+    from eval.critics.backends import BackendComparison
     from eval.critics.comparison import CriticComparison, CriticEvalSettings
+    from hmr.policy.policy import DiffusionPolicy
 
 __all__ = ["critic_eval"]
 
@@ -65,6 +71,15 @@ Images = Annotated[
         help="Number of synthetic scenes of the base policy's test split, one group each.",
     ),
 ]
+EvalDetector = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        metavar="SPEC",
+        rich_help_panel=MODELS,
+        help=f"{DETECTORS} Default: embedded; with --rankings the one that --memory was explored with, or blazepose.",
+    ),
+]
 Calibration = Annotated[
     int,
     typer.Option(
@@ -73,6 +88,29 @@ Calibration = Annotated[
         "rules are admitted.",
     ),
 ]
+
+
+Prices = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="YAML file of dollars per million tokens of each backend (docs/guides/compare-critics.md): adds the cost.",
+    ),
+]
+
+
+RankingsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Compare with rankings by people, of the photographs that this file names (`meshcritic rank` writes it), "
+        "instead of synthetic scenes. Without --memory the seed rules are used.",
+    ),
+]
+OF_SCENES = (  # options that do not apply to --rankings
+    "critic", "without", "without_tool", "images", "samples", "calibration", "motion", "ucb", "rules_per_case",
+    "dry_run",
+)  # fmt: skip
 
 
 def critic_eval(
@@ -86,9 +124,11 @@ def critic_eval(
     memory: MemoryOrExplore = None,
     ucb: Ucb = 0.5,
     rules_per_case: Annotated[int, typer.Option(min=1, help="Number of rules retrieved per group.")] = 16,
-    detector: DetectorSpec = "embedded",
-    backend: BackendSpec = "embedded",
-    settings: CritiqueSet = None,
+    detector: EvalDetector = None,
+    backend: BackendSpecs = None,
+    prices: Prices = None,
+    rankings: RankingsFile = None,
+    settings: CritiqueSets = None,
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     record: Record = None,
@@ -96,63 +136,172 @@ def critic_eval(
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
     device: Device = "cpu",
+    body: BodyFile = None,
     seed: Seed = 0,
     out: Out = Path("runs/critic-eval"),
     as_json: Json = False,
 ) -> None:
     """Measure how well critics rank hypotheses by their true errors, on synthetic scenes.
 
-    `--critic all` compares all critics and ablations of the agent.
+    `--critic all` compares all critics and ablations of the agent; several `--backend` compare models;
+    `--rankings` compares with people, on photographs.
 
-    Example: `meshcritic critic-eval --critic all --images 100 --samples 20`
+    Example: `meshcritic critic-eval --backend embedded --backend openai:NAME@URL --images 50 --prices prices.yaml`
     """
+    values = dict(locals())
     from eval.critics.ablations import AgentVariant
     from eval.critics.comparison import CriticEvalSettings
 
-    critique_settings, options = critique_and_backend(
+    critique_settings, options = critique_and_backends(
         backend, settings, dry_run, max_calls, record, reply_cache
     )
     removed = [name.strip() for name in (without or "").split(",") if name.strip()]
     eval_settings = CriticEvalSettings(
         critic=critic, ablation=AgentVariant(frozenset(removed), frozenset(without_tool or ())), images=images,
-        samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb, detector=detector,
-        rules_per_case=rules_per_case, critique=critique_settings, base=base,
+        samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb,
+        detector=detector or "embedded", rules_per_case=rules_per_case, critique=critique_settings, base=base,
     )  # fmt: skip
-    comparison, estimate = _run(eval_settings, options, policy_folder(policy, base), device, out)
-    if estimate:
-        print_estimate(estimate, as_json)
+    folder = policy_folder(policy, base)
+    if rankings:
+        _refuse_options_of_scenes(values)
+        model = partial(_photo_policy, folder, device, detector, memory)
+        _with_people(eval_settings, options, prices, rankings, model, body, out, as_json)
+    elif body:
+        raise ValueError("--body applies to --rankings; synthetic scenes have the embedded body")
+    elif dry_run:
+        for each in options:
+            with TemporaryDirectory() as unused:
+                _, estimate = _run(eval_settings, each, folder, device, Path(unused))
+            print_estimate(cast("DryRun", estimate), as_json)
+    elif len(options) > 1 or prices:
+        compared = _compare(eval_settings, options, prices, folder, device, out)
+        _print_backends(compared, eval_settings, as_json)
     else:
-        _print_comparison(comparison, eval_settings, backend, as_json)
+        comparison, _ = _run(eval_settings, options[0], folder, device, out)
+        _print_comparison(comparison, eval_settings, options[0].spec, as_json)
 
 
 def _run(
     settings: CriticEvalSettings, options: BackendOptions, policy: Path, device: str, out: Path
 ) -> tuple[CriticComparison, DryRun | None]:
-    """A dry run writes to a temporary folder."""
     from agent.vlm.options import open_backend
     from eval.critics.comparison import evaluate_critics
     from hmr.policy.checkpoint import load_policy
 
-    with ExitStack() as stack:
-        opened = stack.enter_context(open_backend(options))
-        if opened.dry_run:
-            out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(report_lost_questions())
-        stage = stack.enter_context(stages())
-        comparison = evaluate_critics(
-            load_policy(policy, device), opened.backend, settings, out, stage, workers=WORKERS
-        )
+    with open_backend(options) as opened, report_lost_questions(), stages() as stage:
+        model = load_policy(policy, device)
+        comparison = evaluate_critics(model, opened.backend, settings, out, stage, workers=WORKERS)
         return comparison, opened.dry_run
+
+
+def _compare(
+    settings: CriticEvalSettings,
+    options: Sequence[BackendOptions],
+    prices: Path | None,
+    policy: Path,
+    device: str,
+    out: Path,
+) -> BackendComparison:
+    from agent.vlm.options import open_backend
+    from eval.critics.backends import evaluate_backends
+    from eval.critics.prices import read_prices
+    from hmr.policy.checkpoint import load_policy
+
+    table = read_prices(prices) if prices else {}
+    backends = {name: partial(open_backend, each) for name, each in _names(options).items()}
+    with report_lost_questions(), stages() as stage:
+        model = load_policy(policy, device)
+        return evaluate_backends(model, backends, settings, out, stage, prices=table, workers=WORKERS)
+
+
+def _refuse_options_of_scenes(values: Mapping[str, object]) -> None:
+    defaults = signature(critic_eval).parameters
+    if given := [name for name in OF_SCENES if values[name] != defaults[name].default]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(
+            f"--rankings scores the photographs of its file; {options} applies to synthetic scenes"
+        )
+
+
+def _photo_policy(folder: Path, device: str, detector: str | None, memory: Path | None) -> DiffusionPolicy:
+    """With the detector that `critique` would use."""
+    from cli.photos.detectors import choose_detector
+    from eval.critics.exploration import explored_detector
+    from hmr.policy.checkpoint import load_policy
+
+    explored = explored_detector(memory) if memory else None
+    return load_policy(folder, device, choose_detector(detector, None, [], explored))
+
+
+def _with_people(
+    settings: CriticEvalSettings,
+    options: Sequence[BackendOptions],
+    prices: Path | None,
+    rankings: Path,
+    load_model: Callable[[], DiffusionPolicy],
+    body_file: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    from agent.context import CritiqueSettings
+    from agent.vlm.options import open_backend
+    from cli.ranking.groups import read_group
+    from eval.critics.prices import read_prices
+    from eval.critics.table import backend_tables
+    from eval.rankings.agreement import judges_sentence
+    from eval.rankings.evaluation import evaluate_on_people
+    from eval.rankings.file import read_rankings
+    from hmr.body.model import load_body
+
+    found, table = read_rankings(rankings), read_prices(prices) if prices else {}
+    body = load_body(body_file)
+    groups = [read_group(group, body) for group in found.groups.values()]
+    backends = {name: partial(open_backend, each) for name, each in _names(options).items()}
+    with report_lost_questions(), stages() as stage:
+        compared = evaluate_on_people(
+            load_model(), body, backends, groups, found, out, stage, memory=settings.memory,
+            settings=CritiqueSettings(seed=settings.seed, **settings.critique), prices=table,
+        )  # fmt: skip
+    if as_json:
+        print_json(compared.to_json())
+        return
+    for each in backend_tables(compared.backends):
+        console().print(each)
+    print_message(judges_sentence(compared.judges))
+
+
+def _names(options: Sequence[BackendOptions]) -> dict[str, BackendOptions]:
+    """By spec; the same spec with other settings gets a number."""
+    named: dict[str, BackendOptions] = {}
+    for number, each in enumerate(options, start=1):
+        named[each.spec if each.spec not in named else f"{each.spec} ({number})"] = each
+    return named
+
+
+def _settings_json(settings: CriticEvalSettings) -> dict[str, Any]:
+    names = ("base", "images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
+    values = {name: getattr(settings, name) for name in names}
+    return {**values, "motion": settings.motion.name if settings.motion else None}
+
+
+def _print_backends(comparison: BackendComparison, settings: CriticEvalSettings, as_json: bool) -> None:
+    if as_json:
+        print_json({**comparison.to_json(), **_settings_json(settings)})
+        return
+    from eval.critics.table import backend_tables
+
+    for table in backend_tables(comparison):
+        console().print(table)
+    print_message(
+        f"benchmark {comparison.hashes['benchmark']}, base policy {comparison.hashes['base_policy']}"
+    )
 
 
 def _print_comparison(
     comparison: CriticComparison, settings: CriticEvalSettings, backend: str, as_json: bool
 ) -> None:
     if as_json:
-        names = ("base", "images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
-        values = {name: getattr(settings, name) for name in names}
-        motion = settings.motion.name if settings.motion else None
-        print_json({**comparison.to_json(), **values, "backend": backend, "motion": motion})
+        print_json({**comparison.to_json(), **_settings_json(settings), "backend": backend})
         return
     from eval.critics.table import critic_table
 

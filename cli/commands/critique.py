@@ -320,9 +320,13 @@ class _Writer:
         """Returns the critique. show: print it."""
         from cli.photos.answers import critique_answer
         from cli.photos.intrinsics import describe_camera
-        from cli.photos.person_files import save_person
+        from cli.photos.person_files import PICTURE_CAPTIONS, save_person
+        from eval.report.trace_pictures import record_pictures
 
-        paths = save_person(self._stem(len(self.answers)), person, self.body, self.renderer, critique)
+        stem = self._stem(len(self.answers))
+        paths = save_person(stem, person, self.body, self.renderer, critique)
+        captions = dict(zip((path.name for path in paths), PICTURE_CAPTIONS, strict=False))
+        record_pictures(stem.parent, critique.trace_id, captions)
         self.answers.append(
             {
                 "bbox": person.bbox,

@@ -1,4 +1,4 @@
-"""`meshcritic trace`: shows one case of a run, node by node."""
+"""`meshcritic trace`: shows the critiques of a run, node by node, on the terminal or as an HTML page."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cli.console import console
+from cli.console import console, print_message
+from cli.options import file_to_write
 
 __all__ = ["trace"]
+
+LAST_CASES = 20  # on a page
 
 
 def trace(
@@ -17,15 +20,43 @@ def trace(
     case: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="Id of an image, as in the trace. Default: the last case of the run."
+            metavar="ID",
+            help="Id of an image, as in the trace. Default: the last case of the run; with --html, the last cases.",
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            callback=file_to_write("--html"),
+            help="Write one HTML page instead: everything that is known of each critique, in one file that loads "
+            "nothing from elsewhere.",
+        ),
+    ] = None,
+    cases: Annotated[
+        int, typer.Option(min=1, help="Maximum number of critiques on the page, the last ones of the run.")
+    ] = LAST_CASES,
 ) -> None:
     """Show how the agent scored one image: evidence, rules, scores, revisions and requests, node by node.
 
-    Example: `meshcritic trace runs/demo --case 1f0c9a7be2d44c55`
+    Example: `meshcritic trace runs/demo --html trace.html`
     """
-    from cli.trace_view import read_case, show_case
+    if html is not None:
+        _write_page(run, case, html, cases)
+        return
+    from agent.tracing.reading import read_trace
+    from cli.trace_view import show_case
 
-    for block in show_case(read_case(run, case)):
+    for block in show_case(read_trace(run, case).critiques[-1]):
         console().print(block)
+
+
+def _write_page(run: Path, case: str | None, html: Path, cases: int) -> None:
+    from agent.tracing.reading import read_trace
+    from eval.report.trace_page import title_of, write_trace_page
+    from eval.report.trace_pictures import PictureIndex
+
+    read = read_trace(run, case, cases)
+    html.parent.mkdir(parents=True, exist_ok=True)
+    write_trace_page(html, title_of(run), read, PictureIndex(run if run.is_dir() else run.parent))
+    print_message(f"{len(read.critiques)} of {read.found} critiques are on {html}")

@@ -40,10 +40,15 @@ from hmr.render.overlay import (
 )
 from hmr.types import BodyParams, Camera, Frame, Renderer, Sample
 
-__all__ = ["DEFAULT_FORMATS", "FORMATS", "parse_formats", "save_people", "save_person"]
+__all__ = ["DEFAULT_FORMATS", "FORMATS", "PICTURE_CAPTIONS", "parse_formats", "save_people", "save_person"]
 
 FORMATS = ("npz", "obj", "glb", "bvh")
 DEFAULT_FORMATS = ("npz", "glb")
+# of the two pictures that `save_person` returns first
+PICTURE_CAPTIONS = (
+    "The hypothesis with the best score",
+    "All hypotheses, as overlay and side view, best first",
+)
 PANEL_PX = 224
 VIEW_SCALE = 1.35  # relative to the person's box, so that a misplaced limb stays in the picture
 OVERLAY_SIDE = 1600  # pixels; overlays of larger photographs are reduced

@@ -23,7 +23,7 @@ from agent.agreement import group_kendall, group_spearman, pooled_pearson
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import ScoredGroup
 
-__all__ = ["CriticAgreement", "by_group", "critic_agreement"]
+__all__ = ["CriticAgreement", "by_group", "critic_agreement", "short_name"]
 
 
 @dataclass(frozen=True)
@@ -76,3 +76,8 @@ def by_group(
     """The statistic of every group, NaN where a group has none, as the table that `bootstrap_mean` takes."""
     values = [statistic(group.scores, group.errors_mm[metric].tolist()) for group in groups]
     return np.array([[np.nan if value is None else value for value in values]])
+
+
+def short_name(metric: str) -> str:
+    """Of an error metric, without its unit, as in JSON and tables."""
+    return metric.removesuffix("_mm")

@@ -5,6 +5,8 @@ The base policy decides on the splits (`hmr.synthetic.splits.GAPS`): `wild-test`
 `eval.critics.baselines`). Groups, evidence, explored memories, verdicts and the fitted scorer are cached in the run's
 folder by their inputs, so that a second run or another critic computes only what is missing.
 
+    OUT/critics.parquet    the scores of the last run, one row per critic and group
+
 Agreement is defined in `eval.critics.agreement`. The agent's lead over another critic is the mean over groups of the
 difference of Spearman's rho, with its 95 % bootstrap interval over groups; above zero the agent is better. Groups for
 which either critic has no correlation are left out of the difference.
@@ -13,6 +15,7 @@ which either critic has no correlation are left out of the difference.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,7 +30,7 @@ from common.progress import Stage
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, COMPONENTS, AgentBench, AgentVariant, metrics_of
-from eval.critics.agreement import CriticAgreement, by_group, critic_agreement
+from eval.critics.agreement import CriticAgreement, by_group, critic_agreement, short_name
 from eval.critics.baselines import (
     fitted_hmr_scorer,
     fitted_rank_net,
@@ -38,6 +41,7 @@ from eval.critics.baselines import (
 from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import UCB, check_ucb, load_other_detector
 from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.result_files import write_critics
 from eval.critics.verdict_cache import Verdict
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
@@ -52,8 +56,13 @@ __all__ = [
     "CriticComparison",
     "CriticEvalSettings",
     "CriticResult",
+    "OpenedBench",
+    "agreements_json",
     "critic_result",
     "evaluate_critics",
+    "numbers",
+    "open_bench",
+    "rho_difference",
 ]
 
 CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", "all")
@@ -121,17 +130,9 @@ class CriticResult:
     agent_lead: Mapping[str, Interval | None] | None  # rho of the agent minus its own; None without an agent
 
     def to_json(self) -> dict[str, Any]:
-        """`srcc`, `krcc`, `plcc` by error, each [value, low, high] or None, and the share without a score."""
-        figures: dict[str, Any] = {
-            measure: {
-                _short(error): _numbers(getattr(found, measure)) for error, found in self.agreements.items()
-            }
-            for measure in ("srcc", "krcc", "plcc")
-        }
-        any_error = next(iter(self.agreements.values()))
-        counts = {name: getattr(any_error, name) for name in ("none_rate", "groups_used", "groups")}
-        lead = {_short(error): _numbers(interval) for error, interval in (self.agent_lead or {}).items()}
-        return {**figures, **counts, **({"agent_minus_this": lead} if lead else {})}
+        """`agreements_json`, and the agent's lead if there is one."""
+        lead = {short_name(error): numbers(interval) for error, interval in (self.agent_lead or {}).items()}
+        return {**agreements_json(self.agreements), **({"agent_minus_this": lead} if lead else {})}
 
 
 @dataclass(frozen=True)
@@ -170,12 +171,31 @@ def evaluate_critics(
 
     Raises ValueError for a critic that does not run on the policy's device.
     """
+    with open_bench(policy, backend, settings, Path(out), stage, workers) as opened:
+        critics, evidence_alone = _Evaluation(opened.bench, settings).run()
+    return CriticComparison(
+        critics, evidence_alone, opened.benchmark, opened.calibration, opened.bench.policy.digest()
+    )
+
+
+@dataclass(frozen=True)
+class OpenedBench:
+    """A bench with its groups, and the content hashes of their scenes."""
+
+    bench: AgentBench
+    benchmark: str  # as in `CriticComparison`
+    calibration: str | None
+
+
+@contextmanager
+def open_bench(
+    policy: DiffusionPolicy, backend: VLMBackend, settings: CriticEvalSettings, out: Path, stage: Stage, workers: int
+) -> Iterator[OpenedBench]:  # fmt: skip
+    """Draws the scenes and groups of the settings, using what is cached in `out`. Raises as `evaluate_critics`."""
     if settings.critic in ON_CPU and policy.device.type != "cpu":
         raise ValueError(f"--critic {settings.critic} fits hmr-scorer, which needs --device cpu")
-    out, body = Path(out), load_body()
-    detector = load_other_detector(settings.detector, policy)
+    body, detector = load_body(), load_other_detector(settings.detector, policy)
     (benchmark, tests), (lab, calibration) = _draw(policy, body, settings, out, stage, workers)
-    fingerprint = {"policy": policy.digest(), "scenes": lab, "samples": settings.samples}
     with EvidenceCache(out / "evidence.jsonl") as evidence:
         bench = AgentBench(
             policy=policy,
@@ -187,7 +207,7 @@ def evaluate_critics(
             tests=tests,
             out=out,
             stage=stage,
-            fingerprint=fingerprint,
+            fingerprint={"policy": policy.digest(), "scenes": lab, "samples": settings.samples},
             memory=settings.memory,
             seed=settings.seed,
             ucb=settings.ucb,
@@ -195,14 +215,7 @@ def evaluate_critics(
             rules_per_case=settings.rules_per_case,
             critique_settings=settings.critique,
         )
-        critics, evidence_alone = _Evaluation(bench, settings).run()
-    return CriticComparison(
-        critics=critics,
-        evidence=evidence_alone,
-        benchmark=benchmark,
-        calibration=lab if settings.learns_on_lab else None,
-        base_policy=policy.digest(),
-    )
+        yield OpenedBench(bench, benchmark, lab if settings.learns_on_lab else None)
 
 
 def _draw(
@@ -255,6 +268,7 @@ class _Evaluation:
             scored["hmr-scorer"] = self._hmr_scorer()
         if requested in ("random", "all"):
             scored["random"] = [random_scores(group, self.settings.seed) for group in self.bench.tests]
+        write_critics(self.bench.out / "critics.parquet", {**scored, **alone})
         reference = scored.get(AGENT.name)
         return (
             {name: critic_result(name, groups, reference) for name, groups in scored.items()},
@@ -312,18 +326,28 @@ def critic_result(
     agreements = {error: critic_agreement(groups, error) for error in ERROR_METRICS}
     if reference is None or name == AGENT.name:
         return CriticResult(name, agreements, None)
-    lead = {
-        error: bootstrap_mean(
-            by_group(reference, error, group_spearman) - by_group(groups, error, group_spearman)
-        )
-        for error in ERROR_METRICS
+    return CriticResult(
+        name, agreements, {error: rho_difference(reference, groups, error) for error in ERROR_METRICS}
+    )
+
+
+def rho_difference(
+    first: Sequence[ScoredGroup], second: Sequence[ScoredGroup], metric: str
+) -> Interval | None:
+    """The mean over groups of the difference of Spearman's rho of two critics of the same groups, with its interval;
+    above zero the first one is better. Groups for which either has no correlation are left out."""
+    return bootstrap_mean(by_group(first, metric, group_spearman) - by_group(second, metric, group_spearman))
+
+
+def agreements_json(agreements: Mapping[str, CriticAgreement]) -> dict[str, Any]:
+    """`srcc`, `krcc`, `plcc` by error, each [value, low, high] or None, and the share without a score."""
+    figures: dict[str, Any] = {
+        measure: {short_name(error): numbers(getattr(found, measure)) for error, found in agreements.items()}
+        for measure in ("srcc", "krcc", "plcc")
     }
-    return CriticResult(name, agreements, lead)
+    any_error = next(iter(agreements.values()))
+    return {**figures, **{name: getattr(any_error, name) for name in ("none_rate", "groups_used", "groups")}}
 
 
-def _short(error: str) -> str:
-    return error.removesuffix("_mm")
-
-
-def _numbers(interval: Interval | None) -> list[float] | None:
+def numbers(interval: Interval | None) -> list[float] | None:
     return None if interval is None else [interval.mean, interval.low, interval.high]

@@ -22,7 +22,7 @@ from hmr.body.model import Body
 from hmr.metrics.errors import group_errors_mm
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.store import read_labelled, set_digest
-from hmr.types import BodyParams, Hypotheses, Labelled
+from hmr.types import BodyParams, Hypotheses, Labelled, Sample
 
 __all__ = ["LabelledGroup", "draw_groups"]
 
@@ -38,8 +38,12 @@ class LabelledGroup:
     hypotheses: Hypotheses
     errors_mm: Mapping[str, Float[np.ndarray, " group"]]
 
+    @property
+    def sample(self) -> Sample:
+        return self.labelled.sample
+
     def scored(self, scores: Sequence[float | None]) -> ScoredGroup:
-        return ScoredGroup(self.labelled.sample.id, tuple(scores), self.errors_mm)
+        return ScoredGroup(self.sample.id, tuple(scores), self.errors_mm)
 
 
 def draw_groups(

@@ -1,15 +1,17 @@
-"""Formats the table of `meshcritic critic-eval`."""
+"""Formats the tables of `meshcritic critic-eval`."""
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from eval.benchmark.intervals import Interval
 from eval.benchmark.protocol import ERROR_METRICS
 from eval.benchmark.tables import METRIC_NAMES
+from eval.critics.backends import BackendComparison, BackendResult
 from eval.critics.comparison import CriticComparison, CriticResult
 
-__all__ = ["critic_table"]
+__all__ = ["backend_tables", "critic_table"]
 
 
 def critic_table(comparison: CriticComparison) -> Table:
@@ -50,3 +52,41 @@ def _value(interval: Interval | None) -> str:
 def _lead(interval: Interval | None) -> str:
     text = _interval(interval)
     return f"[bold]{text}[/bold]" if interval is not None and interval.excludes_zero else text
+
+
+def backend_tables(comparison: BackendComparison) -> list[Table]:
+    """Agreement and cost of every backend; with several ones, the paired difference of each two as well."""
+    results = list(comparison.backends.values())
+    names = [METRIC_NAMES.get(error, error) for error in results[0].agreements]
+    agreement = Table(title="Agreement within a group (95 % bootstrap intervals over groups)")
+    agreement.add_column("backend", overflow="fold")
+    cost = ("groups used", "lost questions", "tokens in", "tokens out", "reply s", "dollars")
+    for name in (*(f"SRCC {name}" for name in names), f"KRCC {names[0]}", *cost):
+        agreement.add_column(name, justify="right")
+    for result in results:
+        agreement.add_row(*_backend_cells(result))
+    if not comparison.differences:
+        return [agreement]
+    pairs = Table(title="Difference of SRCC on the same groups, first minus second (bold: without zero)")
+    for name in ("first", "second"):
+        pairs.add_column(name, overflow="fold")
+    for name in names:
+        pairs.add_column(name, justify="right", no_wrap=True)
+    for (first, second), found in comparison.differences.items():
+        pairs.add_row(escape(first), escape(second), *map(_lead, found.values()))
+    return [agreement, pairs]
+
+
+def _backend_cells(result: BackendResult) -> list[str]:
+    agreements, questions = list(result.agreements.values()), result.questions
+    return [
+        escape(result.spec),
+        *(_interval(found.srcc) for found in agreements),
+        _value(agreements[0].krcc),
+        f"{agreements[0].groups_used} of {agreements[0].groups}",
+        f"{questions.lost} of {questions.asked}",
+        f"{questions.tokens_in:,}",
+        f"{questions.tokens_out:,}",
+        f"{result.reply_s:,.1f}",
+        "-" if result.dollars is None else f"{result.dollars:,.4f}",
+    ]

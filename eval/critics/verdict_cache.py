@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from agent.agent import CritiqueAgent, critique_many
-from agent.types import Evidence, GroupCritique, require_scores
+from agent.types import Evidence, GroupCritique, QuestionCounts, require_scores
 from common.fingerprint import digest, json_digest
 from common.jsonl import Manifest
-from eval.critics.groups import LabelledGroup
 from hmr.detection.protocol import detector_digest
+from hmr.types import Hypotheses, Sample
 
-__all__ = ["Verdict", "critique_with_cache"]
+__all__ = ["Group", "Verdict", "critique_with_cache"]
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("agent", "memory", "hmr")  # whose files shape a verdict
@@ -30,28 +30,43 @@ GROUND_TRUTH = ROOT / "eval" / "critics" / "ground_truth_detector.py"
 SUFFIXES = (".py", ".json", ".md")  # code, seed rules, prompts
 
 
+@runtime_checkable
+class Group(Protocol):
+    """A photograph of a person, and the hypotheses to rank."""
+
+    @property
+    def sample(self) -> Sample: ...
+
+    @property
+    def hypotheses(self) -> Hypotheses: ...
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """The scores of a critique and its evidence without text."""
+    """The scores of a critique, its evidence without text, and its questions."""
 
     scores: tuple[float | None, ...]
     evidence: tuple[Evidence, ...]
+    questions: QuestionCounts = field(
+        default_factory=QuestionCounts, compare=False
+    )  # the time differs by run
 
     @staticmethod
     def of(critique: GroupCritique) -> Verdict:
         evidence = (replace(item, parts=(), sentences=()) for item in critique.evidence)
-        return Verdict(critique.scores, tuple(evidence))
+        return Verdict(critique.scores, tuple(evidence), critique.questions)
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> Verdict:
-        return Verdict(tuple(record["scores"]), tuple(map(Evidence.from_json, record["evidence"])))
+        evidence = tuple(map(Evidence.from_json, record["evidence"]))
+        return Verdict(tuple(record["scores"]), evidence, QuestionCounts.from_json(record["questions"]))
 
 
 def critique_with_cache(
     path: Path,
     agent: CritiqueAgent,
     policy_digest: str,
-    groups: Sequence[LabelledGroup],
+    groups: Sequence[Group],
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Verdict]:
     """The agent's verdicts in the order of the groups, from the file at `path` where it has them.
@@ -66,17 +81,17 @@ def critique_with_cache(
     new: list[GroupCritique] = []
     with Manifest(path) as cache:
         records = [
-            cache.find(group.labelled.sample.id, fingerprint)
+            cache.find(group.sample.id, fingerprint)
             for group, fingerprint in zip(groups, fingerprints, strict=True)
         ]
         missing = [group for group, record in zip(groups, records, strict=True) if record is None]
-        critiques = critique_many(agent, ((group.labelled.sample, group.hypotheses) for group in missing))
+        critiques = critique_many(agent, ((group.sample, group.hypotheses) for group in missing))
         for group, fingerprint, record in zip(groups, fingerprints, records, strict=True):
             if record is None:
                 new.append(critique := next(critiques))
                 verdicts.append(Verdict.of(critique))
                 if None not in critique.scores and not any(item.broken for item in critique.missing):
-                    name = {"name": group.labelled.sample.id, "stamp": fingerprint}
+                    name = {"name": group.sample.id, "stamp": fingerprint}
                     cache.add({**name, **asdict(verdicts[-1])})
             else:
                 verdicts.append(Verdict.from_json(record))
@@ -101,9 +116,9 @@ def _agent_digest(agent: CritiqueAgent, policy_digest: str) -> str:
     return json_digest(inputs, length=64)
 
 
-def _fingerprint(agent_digest: str, group: LabelledGroup) -> str:
+def _fingerprint(agent_digest: str, group: Group) -> str:
     """Of a verdict. The sample's id is a hash of its photograph."""
-    sample, hypotheses = group.labelled.sample, group.hypotheses
+    sample, hypotheses = group.sample, group.hypotheses
     inputs = repr((sample.id, sample.box, sample.camera, hypotheses.camera))
     params = [column.numpy().tobytes() for column in vars(hypotheses.params).values()]
     return digest(agent_digest, inputs, *params)

@@ -12,7 +12,6 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
-from pathlib import Path
 
 import jinja2
 import numpy as np
@@ -24,10 +23,11 @@ from common.files import PathLike, write_text
 from eval.benchmark.tables import Row, label
 from eval.critics.agreement import CriticAgreement
 from eval.report import figures
+from eval.report.environment import new_environment
 from eval.report.people import Change, PersonPictures
 from hmr.body.model import Body
 from hmr.images.crops import crop_image, encode_jpeg
-from hmr.render.overlay import overlay, score_color, side_view, zoom
+from hmr.render.overlay import overlay, side_view, zoom
 from hmr.types import Hypotheses, Renderer, Sample
 from memory.rule import Rule
 
@@ -155,14 +155,8 @@ def _strips(rows: tuple[Row, ...]) -> list[str]:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"data_uri": _data_uri, "score_css": _score_css, "signed": _signed}
+    environment = new_environment()
+    environment.filters |= {"data_uri": _data_uri, "signed": _signed}
     environment.globals |= {
         "variant_name": lambda name: VARIANT_NAMES.get(name, name.capitalize()),
         "score_error_scatter": figures.score_error_scatter,
@@ -173,11 +167,6 @@ def _environment() -> jinja2.Environment:
 
 def _data_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image, JPEG_QUALITY)).decode()
-
-
-def _score_css(score: float | None) -> str:
-    red, green, blue = (round(255 * channel) for channel in score_color(score))
-    return f"rgb({red} {green} {blue})"
 
 
 def _signed(value: float) -> str:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from agent.default import open_default_memory
+from eval.report.trace_pictures import PictureIndex
 from memory.folder import open_store
 from tests.agent.vlm.chat_server import (
     body,
@@ -150,7 +151,8 @@ def test_one_lost_label_order_is_counted_and_printed(critique, tmp_path):
         _, answer, _ = critique(*at(server))
     (person,) = answer["people"]
     assert None not in person["scores"]
-    assert person["questions"] == {"asked": 5, "answered": 4, "repaired": 0, "lost": 1}
+    counts = person["questions"]
+    assert [counts[name] for name in ("asked", "answered", "repaired", "lost")] == [5, 4, 0, 1]
     assert person["lost"].startswith("4 of 5 questions were answered; lost score: malformed after one repair")
     records = [json.loads(line) for line in (tmp_path / "out" / "trace.jsonl").read_text().splitlines()]
     (score,) = [record["outputs"] for record in records if record["node"] == "score"]
@@ -349,6 +351,14 @@ def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(
     assert any(line.startswith("person 0 at [5.0, 5.0, 40.0, 110.0]") for line in err.splitlines()), err
     assert err.splitlines()[-1] == "meshcritic: the second person fails"
     assert (tmp_path / "out" / "photo-0-group.png").exists()
+    (trace,) = {
+        json.loads(line)["trace"] for line in (tmp_path / "out" / "trace.jsonl").read_text().splitlines()
+    }
+    pictures = PictureIndex(tmp_path / "out").of(trace)
+    assert [picture.caption.split(",")[0] for picture in pictures] == [
+        "The hypothesis with the best score",
+        "All hypotheses",
+    ]
 
 
 def test_a_person_corrects_scores_and_the_memory_learns_it(critique, tmp_path, tiny_policy, monkeypatch):

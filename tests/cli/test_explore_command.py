@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agent.tracing.reading import read_trace
 from cli.commands.explore import _print_report
 from cli.console import stages
-from cli.trace_view import read_case
 from eval.critics.exploration import EXPLORED, Exploration
 from hmr.detection.transformers_detector import TransformersDetector
 from memory.exchange import snapshot
@@ -54,7 +54,7 @@ def test_a_finished_exploration_is_reused(explore, tmp_path):
     assert (found["cases"], found["skipped"], found["unscored"]) == (2, 0, 0)
     assert found["made_from"]["backend"] == "embedded"
     assert f"done: exploring 2 cases, SRCC {found['srcc']:.3f}" in err
-    assert read_case(tmp_path / "out", "exploration")[-1]["node"] == "conclude"
+    assert read_trace(tmp_path / "out", "exploration").critiques[-1].records[-1]["node"] == "conclude"
     memory = Path(found["memory"])
     before = content(memory)
     code, again, err = explore()

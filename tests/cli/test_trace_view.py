@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.trace_view import read_case, show_case
+from agent.tracing.reading import CritiqueRecords, read_trace
+from cli.trace_view import show_case
 
 ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
 CALLS = [
@@ -88,10 +89,15 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def read_case(run: Path, case: str | None = None) -> list[dict]:
+    return list(read_trace(run, case).critiques[-1].records)
+
+
 def shown(records: list[dict]) -> str:
     console = Console(width=160)
+    critique = CritiqueRecords(records[0]["case"], records[0]["trace"], tuple(records))
     with console.capture() as captured:
-        for block in show_case(records):
+        for block in show_case(critique):
             console.print(block)
     return captured.get()
 
@@ -205,3 +211,25 @@ def test_a_file_that_is_not_a_trace_is_rejected(tmp_path: Path, line: bytes):
     (tmp_path / "replies.jsonl").write_bytes(line + b"\n")
     with pytest.raises(ValueError, match=r"replies.jsonl has no trace records.* the folder of a run or its"):
         read_case(tmp_path / "replies.jsonl")
+
+
+def test_a_metric_that_no_hypothesis_has_is_shown_with_its_reason():
+    unmeasured = {
+        "metric": "imbalance_mm",
+        "unit": "mm",
+        "values": [None, None],
+        "sentences": ["no ground", ""],
+    }
+    record = {**REFLECTION, "node": "measure_evidence", "outputs": {"evidence": [unmeasured], "missing": []}}
+    (row,) = [line for line in shown([record]).splitlines() if "imbalance_mm" in line]
+    assert "no ground" in row
+
+
+@pytest.mark.parametrize(
+    "outputs", [{"evidence": 3}, {"replies": [5, {"task": "x"}], "questions": 1}, {"scores": {"0": "high"}}]
+)
+@pytest.mark.parametrize("node", ["measure_evidence", "score", "retrieve_rules", "revise"])
+def test_outputs_of_another_shape_are_shown_as_they_are(node, outputs):
+    text = shown([{**REFLECTION, "node": node, "outputs": outputs}])
+    assert f"{node} (1 ms)" in " ".join(text.split())
+    assert text.splitlines()[-1] == "1 ms; 0 requests"

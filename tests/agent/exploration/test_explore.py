@@ -13,8 +13,9 @@ from langgraph.errors import GraphRecursionError
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, explore
 from agent.exploration.graph import recursion_limit
 from agent.seed_rules import load_seed_rules
+from agent.tracing.reading import read_trace
 from agent.tracing.records import Trace
-from cli.trace_view import read_case, show_case
+from cli.trace_view import show_case
 from memory.exchange import MemoryDocument, read_document, snapshot, write_document
 from memory.prototype_memory import PrototypeMemory
 from memory.retirement import RetirementPolicy
@@ -308,12 +309,12 @@ def test_the_steps_of_an_exploration_are_traced(tmp_path):
     kept = Kept()
     with Trace(tmp_path / "trace.jsonl", exporters=[kept]) as trace:
         explore(make_agent(Miner(), trace=trace), CASES[:1], HELD_OUT, propose)
-    nodes = [record["node"] for record in read_case(tmp_path, "exploration")]
+    nodes = [record["node"] for record in read_trace(tmp_path, "exploration").critiques[-1].records]
     assert nodes == ["mine", "retire", "admit", "reweigh", "conclude"]
-    of_case = [record["node"] for record in read_case(tmp_path, CASES[0].sample.id)]
+    of_case = [record["node"] for record in read_trace(tmp_path, CASES[0].sample.id).critiques[-1].records]
     assert of_case[0] == "render_views"
     assert of_case[-2:] == ["judge", "write_back"]
-    assert list(show_case(read_case(tmp_path, "exploration")))
+    assert list(show_case(read_trace(tmp_path, "exploration").critiques[-1]))
     whole = kept.cases[-1]  # the exploration's tree; each critique has a tree of its own
     assert [node.name for node in whole.children] == ["judge", "write_back", *nodes]
     assert [call.name for call in whole.children[2].children] == ["mine"]

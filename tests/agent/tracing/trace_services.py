@@ -1,4 +1,5 @@
-"""Fake LangSmith and MLflow services on loopback that record requests, and an exporter that records cases."""
+"""Fake LangSmith, MLflow and OpenTelemetry services on loopback that record requests, and an exporter that records
+cases."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from agent.tracing.span_tree import Span
 
@@ -86,6 +89,18 @@ class TraceServices(ThreadingHTTPServer):
         """What MLflow was sent, in order."""
         files = [json.loads(item.body) for item in self.requests if item.path.endswith("traces.json")]
         return [span for file in files for span in file["spans"]]
+
+    def otlp_spans(self) -> list[Any]:
+        """The spans that an OpenTelemetry collector was sent, decoded, in order."""
+        bodies = [item.body for item in self.requests if item.path == "/v1/traces"]
+        sent = [ExportTraceServiceRequest.FromString(body) for body in bodies]
+        return [
+            span
+            for request in sent
+            for resource in request.resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
 
 
 @contextmanager

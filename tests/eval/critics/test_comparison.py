@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -149,6 +150,9 @@ def test_the_base_policy_decides_on_the_scenes(tiny_policy: DiffusionPolicy, tmp
         "street-test-2",
         "studio-calibration-4",
     }
+    rows = pq.read_table(tmp_path / "critics.parquet").to_pylist()
+    assert [(row["critic"], len(row["scores"]), len(row["pve_mm"])) for row in rows] == [("random", 4, 4)] * 2
+    assert all(-1.0 <= row["srcc_mpjpe"] <= 1.0 for row in rows)
 
 
 # -- caches -----------------------------------------------------------------------------------------------------------

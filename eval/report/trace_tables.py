@@ -1,0 +1,216 @@
+"""The steps of a critique as tables of text, from the records of a trace: for the terminal and for the HTML page.
+
+A record of another shape, of an older version or edited by hand, is shown as its keys and values.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.prompts.prompt_format import format_quantity
+
+__all__ = ["StepTable", "call_tables", "step_table"]
+
+Outputs = Mapping[str, Any]
+SHOWN_CHARS = 300  # of a value without a table of its own
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """Text only; whoever shows it escapes it."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+
+
+def step_table(record: Outputs) -> StepTable:
+    """What a node wrote, without its requests."""
+    title = f"{record['node']} ({record['ms']:.0f} ms)"
+    outputs = {name: value for name, value in record["outputs"].items() if name != "replies"}
+    # Another version, or a hand, may have written anything.
+    try:
+        return _VIEWS.get(record["node"], _other)(title, outputs)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return _other(title, outputs)
+
+
+def call_tables(record: Outputs) -> list[StepTable]:
+    """The calls that a model made in the agentic mode, a table per label order; empty for another step."""
+    # Another version, or a hand, may have written anything.
+    try:
+        return [_examination(item) for item in record["outputs"].get("evidence_calls", ())]
+    except (AttributeError, KeyError, TypeError):
+        return []
+
+
+def _examination(examination: Outputs) -> StepTable:
+    labels = ", ".join(f"{label} is h{index}" for label, index in examination["labels"].items())
+    rows = [
+        (
+            str(call["step"]),
+            str(call["call"]),
+            json.dumps(call["arguments"], ensure_ascii=False)[:SHOWN_CHARS],
+            str(call.get("error") or json.dumps(call["result"], ensure_ascii=False)[:SHOWN_CHARS]),
+        )
+        for call in examination["calls"]
+    ]
+    return StepTable(f"calls under one label order: {labels}", ("step", "call", "arguments", "result"), rows)
+
+
+def _evidence(title: str, outputs: Outputs) -> StepTable:
+    """The best and the worst value of each metric; lower is better."""
+    rows = _extremes(outputs["evidence"])
+    rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs["missing"]]
+    return StepTable(title, ("metric", "best", "worst", "about the worst"), rows)
+
+
+def _extra_evidence(title: str, outputs: Outputs) -> StepTable:
+    """The same of the extra evidence. Older traces have it under "bought"."""
+    rows = _extremes(outputs.get("extra_evidence", outputs.get("bought", [])))
+    rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs.get("missing", [])]
+    return StepTable(title, ("extra evidence", "best", "worst", "about the worst"), rows)
+
+
+def _extremes(evidence: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for item in evidence:
+        known = [(value, index) for index, value in enumerate(item["values"]) if value is not None]
+        if not known:
+            rows.append((item["metric"], "-", "-", item["sentences"][0] if item["sentences"] else ""))
+            continue
+        (low, best), (high, worst) = min(known), max(known)
+        best_worst = (_named(best, low, item["unit"]), _named(worst, high, item["unit"]))
+        rows.append((item["metric"], *best_worst, item["sentences"][worst]))
+    return rows
+
+
+def _named(index: int, value: float, unit: str) -> str:
+    return f"h{index}: {format_quantity(value, unit)}"
+
+
+def _rules(title: str, outputs: Outputs) -> StepTable:
+    rows = [
+        (
+            rule["text"],
+            f"{rule['similarity']:.2f} + {rule['tag_overlap']:.2f}",
+            f"{rule['successes']}/{rule['uses']}",
+            f"{rule['success_rate']:.2f} + {rule['bonus']:.2f}",
+            f"{rule['psi']:.2f}",
+        )
+        for rule in outputs["rules"]
+    ]
+    columns = ("rule", "R = cosine + tags", "successes/uses", "U = rate + bonus", "Psi")
+    tags = _lost(outputs) or ", ".join(outputs["tags"]) or "none"
+    return StepTable(f"{title}, tags: {tags}", columns, rows)
+
+
+def _prototypes(title: str, outputs: Outputs) -> StepTable:
+    rows = [
+        (f"{item['similarity']:.3f}", f"{item['score']:.0f}", item["rationale"])
+        for item in outputs["prototypes"]
+    ]
+    return StepTable(title, ("similarity", "score", "rationale"), rows)
+
+
+def _scores(title: str, outputs: Outputs) -> StepTable:
+    """Best first; failed scores last, with the reason."""
+    scores = outputs["scores"]
+    order = sorted(scores, key=lambda index: -scores[index] if scores[index] is not None else 1)
+    rows = [
+        (
+            f"h{index}",
+            "-" if scores[index] is None else f"{scores[index]:.1f}",
+            outputs.get("reasons", {}).get(index) or outputs.get("comments", {}).get(index, ""),
+        )
+        for index in order
+    ]
+    return StepTable(title, ("hypothesis", "score", "comment"), rows)
+
+
+def _reflection(title: str, outputs: Outputs) -> StepTable:
+    uncertain = [(f"h{index}", str(reason)) for index, reason in outputs["doubts"].items()]
+    evidence = outputs.get("score_evidence", outputs.get("second_look", []))  # "second_look" in older traces
+    measured = [
+        (f"measured again: {metric}", f"best {best}, worst {worst}: {sentence}")
+        for metric, best, worst, sentence in _extremes(evidence)
+    ]
+    return StepTable(title, ("uncertain", "reason"), [*(uncertain or [_no_doubt(outputs)]), *measured])
+
+
+def _no_doubt(outputs: Outputs) -> tuple[str, str]:
+    """Why no score is revised: the question was not asked, got no answer, or found nothing."""
+    if outputs.get("questions", {}).get("asked") == 0:  # older traces do not say
+        return ("not asked", "some hypotheses have no score")
+    if lost := _lost(outputs):
+        return ("unknown", lost)
+    return ("none", "no score is revised")
+
+
+def _lost(outputs: Outputs) -> str:
+    return "; ".join(f"not answered ({failure['reason']})" for failure in outputs.get("failures", []))
+
+
+def _revision(title: str, outputs: Outputs) -> StepTable:
+    rows = [
+        (f"h{index}", _score(before), _score(after), item["reason"], ", ".join(item.get("looked_at", [])))
+        for item in outputs.get("revisions", [])
+        for index, before, after in zip(item["hypotheses"], item["before"], item["after"], strict=True)
+    ]
+    return StepTable(title, ("hypothesis", "before", "after", "reason", "evidence"), rows)
+
+
+def _review(title: str, outputs: Outputs) -> StepTable:
+    """What a person corrected; earlier corrections are in the state too, but a review without one writes no scores."""
+    now = outputs["corrections"][-1:] if "scores" in outputs else []
+    rows = [
+        (f"h{index}", _score(before), _score(after), outputs.get("comments", {}).get(str(index), ""))
+        for item in now
+        for index, before, after in zip(item["hypotheses"], item["before"], item["after"], strict=True)
+    ]
+    rows += [("a rule", "-", "-", item["rule"]) for item in now if item["rule"]]
+    return StepTable(title, ("by a person", "before", "after", "comment"), rows)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _estimates(title: str, outputs: Outputs) -> StepTable:
+    estimate, confidence = outputs["error_estimate"], outputs["detector_confidence"]
+    rows = [("detector's confidence", "none" if confidence is None else f"{confidence:.2f}")]
+    if estimate is None:
+        return StepTable(
+            title, ("estimate", "value"), [*rows, ("expected errors", "no model for this detector")]
+        )
+    bounds = zip(estimate["expected_mm"], estimate["low_mm"], estimate["high_mm"], strict=True)
+    rows += [
+        (f"h{index}", f"{value:.0f} mm ({low:.0f} to {high:.0f})")
+        for index, (value, low, high) in enumerate(bounds)
+    ]
+    return StepTable(
+        title, ("estimate", "value"), [*rows, ("none fits", "yes" if estimate["none_fits"] else "no")]
+    )
+
+
+def _other(title: str, outputs: Outputs) -> StepTable:
+    rows = [(key, json.dumps(value, ensure_ascii=False)[:SHOWN_CHARS]) for key, value in outputs.items()]
+    return StepTable(title, ("key", "value"), rows)
+
+
+_VIEWS: dict[str, Callable[[str, Outputs], StepTable]] = {
+    "measure_evidence": _evidence,
+    "retrieve_rules": _rules,
+    "retrieve_prototypes": _prototypes,
+    "score": _scores,
+    "choose_evidence": _scores,
+    "review_doubts": _review,
+    "review_scores": _review,
+    "self_reflect": _reflection,
+    "look_again": _extra_evidence,
+    "revise": _revision,
+    "estimate_errors": _estimates,
+}
