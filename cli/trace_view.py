@@ -245,6 +245,19 @@ def _estimates(title: str, outputs: Outputs) -> Table:
     )
 
 
+def _arrangements(title: str, outputs: Outputs) -> Table:
+    rows = [
+        (
+            ", ".join(f"h{hypothesis}" for hypothesis in item["hypotheses"]),
+            f"{item['score']:.1f}",
+            f"{item['mean_score']:.1f}",
+            item["comment"],
+        )
+        for item in outputs["arrangements"]
+    ]
+    return _table(title, ("hypotheses by person", "score", "mean score of the people", "comment"), rows)
+
+
 def _counts(records: Sequence[Outputs]) -> QuestionCounts:
     found = (record["outputs"]["questions"] for record in records if "questions" in record["outputs"])
     return sum(map(QuestionCounts.from_json, found), QuestionCounts())
@@ -264,4 +277,5 @@ _VIEWS: dict[str, Callable[[str, Outputs], Table]] = {
     "look_again": _extra_evidence,
     "revise": _revision,
     "estimate_errors": _estimates,
+    "arrange_people": _arrangements,
 }

@@ -17,6 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent.agent import CritiqueAgent
+    from agent.arrangement.critique import critique_people
+    from agent.arrangement.types import (
+        Arrangement,
+        ArrangementCritique,
+        ArrangementEvidence,
+        ArrangementTool,
+        ArrangementVerdict,
+        PeopleCritique,
+        PlacedPeople,
+    )
     from agent.context import CritiqueSettings
     from agent.default import default_agent, open_default_memory
     from agent.graph import graph as critique_graph
@@ -69,16 +79,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COCO17", "COCO_LIMBS", "EMBEDDED_BODY", "LAB_SCENES", "PCK_THRESHOLDS", "SMPL_FOR_COCO_LIMBS", "Annotation",
-    "Body", "BodyParams", "Box", "Budget", "Cached", "Camera", "Capabilities", "Case", "CritiqueAgent",
-    "CritiqueSettings", "CritiqueTool", "DataPart", "DatasetSource", "Detection", "DetectionGuidance", "Detector",
-    "DiffusionPolicy", "DiffusionPolicyConfig", "Draws", "EmbeddedDetector", "Evidence", "FeatureCache",
-    "GroupCritique", "GroupPreferenceConfig", "GroupPreferenceTrainer", "Hypotheses", "ImagePart", "Keypoints",
-    "MalformedReply", "Part", "PersonEncoder", "PersonEncoderConfig", "PolicyAdapter", "RayActors", "Reply",
-    "ReplyCache", "RewardMix", "Sample", "SceneMaker", "Scorer", "Span", "TextPart", "Trace", "Unanswerable",
-    "VLMBackend", "align", "box_sides_px", "build_preferences", "build_preferences_by_actors", "critique_graph",
-    "default_agent", "load_amass", "load_backend", "load_body", "load_detector", "load_encoder", "load_policy",
-    "load_preferences", "load_tools", "main", "open_default_memory", "pck", "prepare_dataset", "read_annotations",
-    "read_hypotheses", "read_photo", "read_samples", "sample_of", "with_budget", "write_hypotheses",
+    "Arrangement", "ArrangementCritique", "ArrangementEvidence", "ArrangementTool", "ArrangementVerdict", "Body",
+    "BodyParams", "Box", "Budget", "Cached", "Camera", "Capabilities", "Case", "CritiqueAgent", "CritiqueSettings",
+    "CritiqueTool", "DataPart", "DatasetSource", "Detection", "DetectionGuidance", "Detector", "DiffusionPolicy",
+    "DiffusionPolicyConfig", "Draws", "EmbeddedDetector", "Evidence", "FeatureCache", "GroupCritique",
+    "GroupPreferenceConfig", "GroupPreferenceTrainer", "Hypotheses", "ImagePart", "Keypoints", "MalformedReply",
+    "Part", "PeopleCritique", "PersonEncoder", "PersonEncoderConfig", "PlacedPeople", "PolicyAdapter", "RayActors",
+    "Reply", "ReplyCache", "RewardMix", "Sample", "SceneMaker", "Scorer", "Span", "TextPart", "Trace",
+    "Unanswerable", "VLMBackend", "align", "box_sides_px", "build_preferences", "build_preferences_by_actors",
+    "critique_graph", "critique_people", "default_agent", "load_amass", "load_backend", "load_body",
+    "load_detector", "load_encoder", "load_policy", "load_preferences", "load_tools", "main", "open_default_memory",
+    "pck", "prepare_dataset", "read_annotations", "read_hypotheses", "read_photo", "read_samples", "sample_of",
+    "with_budget", "write_hypotheses",
 ]  # fmt: skip
 
 

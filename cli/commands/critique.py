@@ -38,6 +38,8 @@ from cli.options import (
 from cli.startup import without_collection
 
 if TYPE_CHECKING:
+    from agent.agent import CritiqueAgent
+    from agent.arrangement.critique import PersonGroup
     from agent.types import GroupCritique
     from cli.photos.intrinsics import Intrinsics
     from cli.photos.people import Person
@@ -93,12 +95,15 @@ def critique(
 ) -> None:
     """Score the hypotheses of each person in a photograph from 0 (worst) to 100 (best), with a comment per hypothesis.
 
+    The bodies of several people are also scored together, in the frame of one camera.
+
     Example: `meshcritic critique photo.jpg --box 214,18,330,345 --samples 8 --memory runs/demo/memory`
     """
     with without_collection():
         from agent.agent import critique_many
         from agent.context import CritiqueSettings
         from agent.default import open_default_agent
+        from agent.types import require_scores
         from agent.vlm.options import open_backend
         from cli.photos.detectors import choose_detector
         from hmr.body.model import load_body
@@ -118,26 +123,44 @@ def critique(
             model, body_model, memory, backend=opened.backend,
             settings=CritiqueSettings(**critique_settings), trace=None if dry_run else out / "trace.jsonl",
         ) as agent:  # fmt: skip
-            critiques = critique_many(agent, ((one.sample, one.hypotheses, one.detection) for one in people))
+            groups = [(one.sample, one.hypotheses, one.detection) for one in people]
+            critiques = critique_many(agent, groups)
             if opened.dry_run:
                 deque(critiques, maxlen=0)
                 print_estimate(opened.dry_run, as_json)
                 return
             is_estimated = not hypotheses and intrinsics.focal_px is None
             writer = _Writer(out / photo.stem, body_model, is_estimated, model.detector.name)
-            _write(people, critiques, writer, as_json)
+            finished = _write(people, critiques, writer, as_json)
+            arrangement = _arrangement(agent, groups, finished, show=not as_json)
+            if as_json:
+                print_json({"people": writer.answers, "arrangement": arrangement})
+            require_scores(finished)
 
 
 def _write(
     people: Sequence[Person], critiques: Iterable[GroupCritique], writer: _Writer, as_json: bool
-) -> None:
-    """Write each person when they are finished. Raises ScoresMissing if nobody has a score."""
-    from agent.types import require_scores
+) -> list[GroupCritique]:
+    """Write each person when they are finished."""
+    return [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
 
-    finished = [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
-    if as_json:
-        print_json({"people": writer.answers})
-    require_scores(finished)
+
+def _arrangement(
+    agent: CritiqueAgent, groups: Sequence[PersonGroup], critiques: Sequence[GroupCritique], show: bool
+) -> dict[str, Any] | None:
+    """The best arrangement of the people and its alternatives; None if fewer than two people have a score."""
+    from agent.arrangement.critique import critique_arrangements
+
+    found = critique_arrangements(agent, groups, critiques)
+    if not found:
+        return None
+    best, *others = (one.to_json() for one in found)
+    if show:
+        chosen = zip(best["people"], best["hypotheses"], strict=True)
+        named = ", ".join(f"{hypothesis} of person {person}" for person, hypothesis in chosen)
+        print_message(f"arrangement of hypotheses {named}: {best['score']:.1f}  {best['comment']}")
+    fields = ("hypotheses", "score", "mean_score")
+    return {**best, "alternatives": [{name: other[name] for name in fields} for other in others]}
 
 
 def _intrinsics(

@@ -1,0 +1,135 @@
+"""Common ground: whether the people stand on one plane, in standard deviations.
+
+The direction of gravity is not known: the camera may be tilted, and people lean. It is estimated from the camera's
+own vertical (`CAMERA_SD`) and from every standing person, whose centre of mass is about over the feet (`BALANCE_SD`).
+With h the height of each person's lowest point along it, and X their horizontal positions, the floor is a plane with
+unknown level and a tilt that is uncertain by the deviation s of that direction:
+
+    h ~ N(level, C),    C = diag(own^2) + s^2 X X^T
+
+Each person is compared with the prediction from all others (the leave-one-out residual of that Gaussian, Rasmussen and
+Williams, "Gaussian Processes for Machine Learning", 2006, section 5.4.2). The value is the root mean square of the
+residuals, each divided by its deviation: 1 is what is expected. So a large gap between people far apart counts less
+than one between neighbours, and with three people and more the plane is determined better than by their posture.
+
+`own` is `STANDING_M`, and larger for those who do not stand (they may sit or lie on something) and for those whose
+lowest point is outside the image, where a body is a guess. Left out: stairs and jumps, which are faults here, and
+slopes beyond the tilt's deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from agent.arrangement.types import ArrangementEvidence, PlacedPeople
+from agent.tools.ground_contact import SEAT_SHARE, STRIDE, center_of_mass
+from hmr.types import JOINT_NAMES
+
+__all__ = ["CommonGround"]
+
+CAMERA_SD = math.radians(15)  # of the camera's vertical about gravity
+BALANCE_SD = math.radians(12)  # of the direction from the feet to the centre of mass of a standing person
+STANDING_M, OTHER_M = 0.06, 0.3  # deviation of a person's lowest point from the floor
+LEVEL_M = 100.0  # deviation of the floor's level: it is unknown
+ROUNDS = 2  # of estimating gravity, which depends on who stands, which depends on gravity
+FAULT_SD = 2.5
+_FEET = [JOINT_NAMES.index(f"{side}_{name}") for name in ("ankle", "foot") for side in ("left", "right")]
+_LEGS = [
+    [JOINT_NAMES.index(f"{side}_{name}") for name in ("hip", "knee", "ankle")] for side in ("left", "right")
+]
+
+
+@dataclass(frozen=True)
+class _Floor:
+    """The heights of the people's lowest points over the floor that the others predict."""
+
+    gap_m: Float[Tensor, "people"]
+    sd_m: Float[Tensor, "people"]
+
+
+class CommonGround:
+    """Root mean square distance of each person from the floor of the others, in standard deviations."""
+
+    name = "common_ground"
+
+    def measure(self, people: PlacedPeople) -> ArrangementEvidence:
+        floor = _fit(people)
+        size = (floor.gap_m / floor.sd_m).abs()
+        order = size.argsort(descending=True).tolist()
+        return ArrangementEvidence(
+            tool=self.name,
+            metric="common_ground_sd",
+            unit="sd",
+            value=float(size.square().mean().sqrt()),
+            people=tuple(row for row in order if size[row] > FAULT_SD),
+            sentence=_sentence(floor, order[0], float(size[order[0]])),
+        )
+
+
+def _fit(people: PlacedPeople) -> _Floor:
+    skin_m, joints_m = people.posed.vertices_cam_m[:, ::STRIDE], people.posed.joints_cam_m
+    up, tilt_sd, standing = _gravity(skin_m, joints_m)
+    lowest_m, lowest = (skin_m @ up).min(dim=1)
+    feet_m = skin_m[torch.arange(len(people)), lowest]
+    own_m = torch.where(standing & _in_image(people, feet_m), STANDING_M, OTHER_M)
+    return _Floor(*_leave_one_out(lowest_m, feet_m, own_m, up, tilt_sd))
+
+
+def _gravity(
+    skin_m: Float[Tensor, "people skin 3"], joints_m: Float[Tensor, "people 24 3"]
+) -> tuple[Float[Tensor, "3"], float, Bool[Tensor, "people"]]:
+    """The direction that points up, its deviation about each horizontal axis, and who stands."""
+    level = skin_m.new_tensor([0.0, -1.0, 0.0])
+    up, precision = level, CAMERA_SD**-2
+    body_up = torch.nn.functional.normalize(center_of_mass(joints_m) - joints_m[:, _FEET].mean(dim=1), dim=-1)
+    standing = torch.zeros(len(skin_m), dtype=torch.bool)
+    for _ in range(ROUNDS):
+        standing = _stands(skin_m, joints_m, up)
+        total = CAMERA_SD**-2 * level + BALANCE_SD**-2 * body_up[standing].sum(dim=0)
+        up = torch.nn.functional.normalize(total, dim=-1)
+        precision = CAMERA_SD**-2 + BALANCE_SD**-2 * int(standing.sum())
+    return up, precision**-0.5, standing
+
+
+def _stands(
+    skin_m: Float[Tensor, "people skin 3"], joints_m: Float[Tensor, "people 24 3"], up: Float[Tensor, "3"]
+) -> Bool[Tensor, "people"]:
+    """Whether the pelvis is nearly a leg's length over the lowest point."""
+    hip, knee, ankle = joints_m[:, _LEGS].unbind(dim=2)
+    leg_m = ((hip - knee).norm(dim=-1) + (knee - ankle).norm(dim=-1)).mean(dim=1)
+    return joints_m[:, 0] @ up - (skin_m @ up).amin(dim=1) > SEAT_SHARE * leg_m
+
+
+def _in_image(people: PlacedPeople, points_m: Float[Tensor, "people 3"]) -> Bool[Tensor, "people"]:
+    x, y = people.camera.project(points_m).unbind(dim=-1)
+    return (x > 0) & (x < people.camera.width) & (y > 0) & (y < people.camera.height)
+
+
+def _leave_one_out(
+    height_m: Float[Tensor, "people"],
+    feet_m: Float[Tensor, "people 3"],
+    own_m: Float[Tensor, "people"],
+    up: Float[Tensor, "3"],
+    tilt_sd: float,
+) -> tuple[Float[Tensor, "people"], Float[Tensor, "people"]]:
+    """Height over the floor that the others predict, and its deviation."""
+    centered = (feet_m - feet_m.mean(dim=0)).double()
+    across = centered - (centered @ up.double())[:, None] * up.double()
+    covariance = torch.diag(own_m.double() ** 2) + tilt_sd**2 * across @ across.T + LEVEL_M**2
+    precision = torch.linalg.inv(covariance)
+    diagonal = precision.diagonal()
+    residual = (precision @ (height_m - height_m.mean()).double()) / diagonal
+    return residual.to(height_m), (1 / diagonal.sqrt()).to(height_m)
+
+
+def _sentence(floor: _Floor, row: int, size: float) -> str:
+    gap_mm, sd_mm = 1000 * float(floor.gap_m[row]), 1000 * float(floor.sd_m[row])
+    if size <= FAULT_SD:
+        return "The people stand on one floor."
+    side = "above" if gap_mm > 0 else "below"
+    return f"{{{row}}} is {abs(gap_mm):.0f} mm {side} the floor of the others (uncertain by {sd_mm:.0f} mm)."
