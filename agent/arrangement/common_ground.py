@@ -45,11 +45,14 @@ _LEGS = [
 
 
 @dataclass(frozen=True)
-class _Floor:
-    """The heights of the people's lowest points over the floor that the others predict."""
+class _Feet:
+    """The lowest point of each person, over an unknown level, and what is known of the floor."""
 
-    gap_m: Float[Tensor, "people"]
-    sd_m: Float[Tensor, "people"]
+    height_m: Float[Tensor, "people"]
+    point_m: Float[Tensor, "people 3"]
+    own_m: Float[Tensor, "people"]  # deviation from the floor
+    up: Float[Tensor, "3"]
+    tilt_sd: float
 
 
 class CommonGround:
@@ -58,26 +61,46 @@ class CommonGround:
     name = "common_ground"
 
     def measure(self, people: PlacedPeople) -> ArrangementEvidence:
-        floor = _fit(people)
-        size = (floor.gap_m / floor.sd_m).abs()
+        gap_m, sd_m = _gaps(_feet(people))
+        size = (gap_m / sd_m).abs()
         order = size.argsort(descending=True).tolist()
+        worst = order[0]
         return ArrangementEvidence(
             tool=self.name,
             metric="common_ground_sd",
             unit="sd",
             value=float(size.square().mean().sqrt()),
             people=tuple(row for row in order if size[row] > FAULT_SD),
-            sentence=_sentence(floor, order[0], float(size[order[0]])),
+            sentence=_sentence(worst, float(gap_m[worst]), float(sd_m[worst])),
         )
 
 
-def _fit(people: PlacedPeople) -> _Floor:
+def _feet(people: PlacedPeople) -> _Feet:
     skin_m, joints_m = people.posed.vertices_cam_m[:, ::STRIDE], people.posed.joints_cam_m
     up, tilt_sd, standing = _gravity(skin_m, joints_m)
-    lowest_m, lowest = (skin_m @ up).min(dim=1)
-    feet_m = skin_m[torch.arange(len(people)), lowest]
-    own_m = torch.where(standing & _in_image(people, feet_m), STANDING_M, OTHER_M)
-    return _Floor(*_leave_one_out(lowest_m, feet_m, own_m, up, tilt_sd))
+    height_m, lowest = (skin_m @ up).min(dim=1)
+    point_m = skin_m[torch.arange(len(people)), lowest]
+    own_m = torch.where(standing & _in_image(people, point_m), STANDING_M, OTHER_M)
+    return _Feet(height_m, point_m, own_m, up, tilt_sd)
+
+
+def _gaps(feet: _Feet) -> tuple[Float[Tensor, "people"], Float[Tensor, "people"]]:
+    """Height of each person over the floor of the others, and its deviation.
+
+    While more than two are left, the one that is farthest off is taken from the floor, so that a jump is the fault of
+    the one who jumps.
+    """
+    on = list(range(len(feet.height_m)))
+    gap_m, sd_m = _leave_one_out(feet, on)
+    while len(on) > 2 and bool(((gap_m / sd_m).abs() > FAULT_SD).any()):
+        del on[int((gap_m / sd_m).abs().argmax())]
+        gap_m, sd_m = _leave_one_out(feet, on)
+    gaps_m, sds_m = torch.zeros_like(feet.height_m), torch.zeros_like(feet.height_m)
+    gaps_m[on], sds_m[on] = gap_m, sd_m
+    for row in set(range(len(gaps_m))) - set(on):
+        gap_m, sd_m = _leave_one_out(feet, [*on, row])
+        gaps_m[row], sds_m[row] = gap_m[-1], sd_m[-1]
+    return gaps_m, sds_m
 
 
 def _gravity(
@@ -110,26 +133,21 @@ def _in_image(people: PlacedPeople, points_m: Float[Tensor, "people 3"]) -> Bool
     return (x > 0) & (x < people.camera.width) & (y > 0) & (y < people.camera.height)
 
 
-def _leave_one_out(
-    height_m: Float[Tensor, "people"],
-    feet_m: Float[Tensor, "people 3"],
-    own_m: Float[Tensor, "people"],
-    up: Float[Tensor, "3"],
-    tilt_sd: float,
-) -> tuple[Float[Tensor, "people"], Float[Tensor, "people"]]:
-    """Height over the floor that the others predict, and its deviation."""
-    centered = (feet_m - feet_m.mean(dim=0)).double()
-    across = centered - (centered @ up.double())[:, None] * up.double()
-    covariance = torch.diag(own_m.double() ** 2) + tilt_sd**2 * across @ across.T + LEVEL_M**2
+def _leave_one_out(feet: _Feet, rows: list[int]) -> tuple[Float[Tensor, "rows"], Float[Tensor, "rows"]]:
+    """Height of each of `rows` over the floor that the others of them predict, and its deviation."""
+    point_m, own_m, up = feet.point_m[rows].double(), feet.own_m[rows].double(), feet.up.double()
+    centered = point_m - point_m.mean(dim=0)
+    across = centered - (centered @ up)[:, None] * up
+    covariance = torch.diag(own_m**2) + feet.tilt_sd**2 * across @ across.T + LEVEL_M**2
     precision = torch.linalg.inv(covariance)
     diagonal = precision.diagonal()
-    residual = (precision @ (height_m - height_m.mean()).double()) / diagonal
-    return residual.to(height_m), (1 / diagonal.sqrt()).to(height_m)
+    height_m = feet.height_m[rows].double()
+    residual = (precision @ (height_m - height_m.mean())) / diagonal
+    return residual.to(feet.height_m), (1 / diagonal.sqrt()).to(feet.height_m)
 
 
-def _sentence(floor: _Floor, row: int, size: float) -> str:
-    gap_mm, sd_mm = 1000 * float(floor.gap_m[row]), 1000 * float(floor.sd_m[row])
-    if size <= FAULT_SD:
+def _sentence(row: int, gap_m: float, sd_m: float) -> str:
+    if abs(gap_m) <= FAULT_SD * sd_m:
         return "The people stand on one floor."
-    side = "above" if gap_mm > 0 else "below"
-    return f"{{{row}}} is {abs(gap_mm):.0f} mm {side} the floor of the others (uncertain by {sd_mm:.0f} mm)."
+    side = "above" if gap_m > 0 else "below"
+    return f"{{{row}}} is {abs(1000 * gap_m):.0f} mm {side} the floor of the others (uncertain by {1000 * sd_m:.0f} mm)."

@@ -133,7 +133,7 @@ def _place_candidates(
     """Each body of the arrangements once, and the row of (person, hypothesis)."""
     pairs = sorted({pair for one in arrangements for pair in zip(one.people, one.hypotheses, strict=True)})
     params = BodyParams.stack([people[person][1].params[hypothesis] for person, hypothesis in pairs])
-    detections = {person: _detection(agent, people[person]) for person, _ in pairs}
+    detections = {person: _detection(agent, people[person]) for person in dict(pairs)}
     with torch.no_grad():
         posed = agent.body(params)
     camera = people[0][1].camera

@@ -20,7 +20,6 @@ __all__ = ["PENALTIES", "penalty", "score_evidence"]
 
 SOFTNESS = 5.0
 BOUND = 10.0
-FAULT = 1.5  # a smaller penalty is not mentioned in the comment
 NOTHING_WRONG = "Nothing between the people is implausible."
 
 
@@ -50,5 +49,5 @@ def score_evidence(evidence: Sequence[ArrangementEvidence]) -> ArrangementVerdic
     """An `ArrangementScorer`."""
     ranked = sorted(evidence, key=penalty, reverse=True)
     total = sum(map(penalty, ranked))
-    faults = [item.sentence for item in ranked if penalty(item) > FAULT]
+    faults = [item.sentence for item in ranked if item.people]
     return ArrangementVerdict(100 * math.exp(-total / SOFTNESS), " ".join(faults) or NOTHING_WRONG)
