@@ -17,6 +17,11 @@ from meshcritic import (
     PCK_THRESHOLDS,
     SMPL_FOR_COCO_LIMBS,
     Annotation,
+    Arrangement,
+    ArrangementCritique,
+    ArrangementEvidence,
+    ArrangementTool,
+    ArrangementVerdict,
     Body,
     BodyParams,
     Box,
@@ -47,8 +52,10 @@ from meshcritic import (
     Keypoints,
     MalformedReply,
     Part,
+    PeopleCritique,
     PersonEncoder,
     PersonEncoderConfig,
+    PlacedPeople,
     PolicyAdapter,
     RayActors,
     Reply,
@@ -67,6 +74,7 @@ from meshcritic import (
     build_preferences,
     build_preferences_by_actors,
     critique_graph,
+    critique_people,
     default_agent,
     load_amass,
     load_backend,
@@ -182,6 +190,32 @@ def critiques(photo: Path, memory: Path) -> list[GroupCritique]:
         print(critique_graph.get_graph().draw_mermaid(), [tool.name for tool in tools])
         groups = hypotheses_of(samples, body, policy)
         return [agent.critique(sample, group) for sample, group in zip(samples, groups, strict=True)]
+
+
+class Spread:
+    """An arrangement tool that measures how far apart in depth the people are."""
+
+    name = "spread"
+
+    def measure(self, people: PlacedPeople) -> ArrangementEvidence:
+        depths = people.posed.joints_cam_m[:, 0, 2]
+        spread = (depths.max() - depths.min()).item()
+        return ArrangementEvidence(self.name, "spread_m", "m", spread, (), f"They are {spread:.1f} m apart.")
+
+
+def few_meters(evidence: Sequence[ArrangementEvidence]) -> ArrangementVerdict:
+    far = max((item.value or 0.0 for item in evidence), default=0.0)
+    return ArrangementVerdict(100.0 / (1.0 + far), "far" if far > 5 else "near")
+
+
+def chosen(
+    agent: CritiqueAgent, samples: Sequence[Sample], groups: Sequence[Hypotheses]
+) -> Arrangement | None:
+    tools: list[ArrangementTool] = [Spread()]
+    people = list(zip(samples, groups, strict=True))
+    found: PeopleCritique = critique_people(agent, people, tools=tools, scorer=few_meters)
+    best: ArrangementCritique | None = found.best
+    return best.arrangement if best else None
 
 
 class Adapter(PolicyAdapter):
