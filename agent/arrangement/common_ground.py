@@ -1,9 +1,9 @@
 """Common ground: whether the people stand on one plane, in standard deviations.
 
 The direction of gravity is not known: the camera may be tilted, and people lean. It is estimated from the camera's
-own vertical (`CAMERA_SD`) and from every standing person, whose centre of mass is about over the feet (`BALANCE_SD`).
-With h the height of each person's lowest point along it, and X their horizontal positions, the floor is a plane with
-unknown level and a tilt that is uncertain by the deviation s of that direction:
+own vertical (`CAMERA_SD`) and from every standing person (`BALANCE_SD`): the mean of the direction from the feet to the
+centre of mass and that of the trunk. With h the height of each person's lowest point along it, and X their horizontal
+positions, the floor is a plane with unknown level and a tilt that is uncertain by the deviation s of that direction:
 
     h ~ N(level, C),    C = diag(own^2) + s^2 X X^T
 
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from agent.arrangement.types import ArrangementEvidence, PlacedPeople
 from agent.tools.ground_contact import SEAT_SHARE, STRIDE, center_of_mass
@@ -33,11 +34,12 @@ from hmr.types import JOINT_NAMES
 __all__ = ["CommonGround"]
 
 CAMERA_SD = math.radians(15)  # of the camera's vertical about gravity
-BALANCE_SD = math.radians(12)  # of the direction from the feet to the centre of mass of a standing person
+BALANCE_SD = math.radians(12)  # of the direction of a standing person
 STANDING_M, OTHER_M = 0.06, 0.3  # deviation of a person's lowest point from the floor
 LEVEL_M = 100.0  # deviation of the floor's level: it is unknown
 ROUNDS = 2  # of estimating gravity, which depends on who stands, which depends on gravity
 FAULT_SD = 2.5
+_NECK = JOINT_NAMES.index("neck")
 _FEET = [JOINT_NAMES.index(f"{side}_{name}") for name in ("ankle", "foot") for side in ("left", "right")]
 _LEGS = [
     [JOINT_NAMES.index(f"{side}_{name}") for name in ("hip", "knee", "ankle")] for side in ("left", "right")
@@ -63,7 +65,8 @@ class CommonGround:
     def measure(self, people: PlacedPeople) -> ArrangementEvidence:
         gap_m, sd_m = _gaps(_feet(people))
         size = (gap_m / sd_m).abs()
-        order = size.argsort(descending=True).tolist()
+        # of two people both are as far from the other's floor: the upper one is named
+        order = sorted(range(len(people)), key=lambda row: (-round(float(size[row]), 3), -float(gap_m[row])))
         worst = order[0]
         return ArrangementEvidence(
             tool=self.name,
@@ -71,7 +74,7 @@ class CommonGround:
             unit="sd",
             value=float(size.square().mean().sqrt()),
             people=tuple(row for row in order if size[row] > FAULT_SD),
-            sentence=_sentence(worst, float(gap_m[worst]), float(sd_m[worst])),
+            sentence=_sentence(worst, float(gap_m[worst]), float(sd_m[worst]), len(people)),
         )
 
 
@@ -109,14 +112,21 @@ def _gravity(
     """The direction that points up, its deviation about each horizontal axis, and who stands."""
     level = skin_m.new_tensor([0.0, -1.0, 0.0])
     up, precision = level, CAMERA_SD**-2
-    body_up = torch.nn.functional.normalize(center_of_mass(joints_m) - joints_m[:, _FEET].mean(dim=1), dim=-1)
+    body_up = _upright(joints_m)
     standing = torch.zeros(len(skin_m), dtype=torch.bool)
     for _ in range(ROUNDS):
         standing = _stands(skin_m, joints_m, up)
         total = CAMERA_SD**-2 * level + BALANCE_SD**-2 * body_up[standing].sum(dim=0)
-        up = torch.nn.functional.normalize(total, dim=-1)
+        up = normalize(total, dim=-1)
         precision = CAMERA_SD**-2 + BALANCE_SD**-2 * int(standing.sum())
     return up, precision**-0.5, standing
+
+
+def _upright(joints_m: Float[Tensor, "people 24 3"]) -> Float[Tensor, "people 3"]:
+    """The direction in which each body stands."""
+    over_feet = center_of_mass(joints_m) - joints_m[:, _FEET].mean(dim=1)
+    trunk = joints_m[:, _NECK] - joints_m[:, 0]
+    return normalize(normalize(over_feet, dim=-1) + normalize(trunk, dim=-1), dim=-1)
 
 
 def _stands(
@@ -146,8 +156,10 @@ def _leave_one_out(feet: _Feet, rows: list[int]) -> tuple[Float[Tensor, "rows"],
     return residual.to(feet.height_m), (1 / diagonal.sqrt()).to(feet.height_m)
 
 
-def _sentence(row: int, gap_m: float, sd_m: float) -> str:
+def _sentence(row: int, gap_m: float, sd_m: float, count: int) -> str:
     if abs(gap_m) <= FAULT_SD * sd_m:
         return "The people stand on one floor."
     side = "above" if gap_m > 0 else "below"
-    return f"{{{row}}} is {abs(1000 * gap_m):.0f} mm {side} the floor of the others (uncertain by {1000 * sd_m:.0f} mm)."
+    others = f"{{{1 - row}}}" if count == 2 else "the others"
+    gap_mm, sd_mm = abs(1000 * gap_m), 1000 * sd_m
+    return f"{{{row}}} is {gap_mm:.0f} mm {side} the floor of {others} (uncertain by {sd_mm:.0f} mm)."

@@ -17,6 +17,7 @@ from agent.arrangement.types import ArrangementEvidence, ArrangementTool, Placed
 from agent.types import Missing
 from common.redaction import reason_of
 from hmr.body.model import Body
+from hmr.detection.protocol import MIN_CONFIDENCE
 from hmr.types import Box, Camera, Detection, Posed, Renderer
 
 __all__ = ["TOOLS", "VIEW_PX", "measure", "place"]
@@ -33,10 +34,14 @@ def place(
     renderer: Renderer,
     detections: Sequence[Detection | None],
 ) -> PlacedPeople:
-    """Bodies (batch shape (people,)) in the frame of one camera, rendered each alone through a crop around all."""
+    """Bodies (batch shape (people,)) in the frame of one camera, rendered each alone through a crop around all.
+
+    A detection that is hardly of a person is left out.
+    """
     view = camera.crop(_around(camera.project(posed.vertices_cam_m), camera).square(VIEW_MARGIN), VIEW_PX)
     frame = renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), view)
-    return PlacedPeople(body, posed, camera, view, frame, tuple(detections))
+    known = tuple(one if one is not None and one.confidence >= MIN_CONFIDENCE else None for one in detections)
+    return PlacedPeople(body, posed, camera, view, frame, known)
 
 
 def _around(points_px: Float[Tensor, "people vertices 2"], camera: Camera) -> Box:

@@ -5,9 +5,9 @@ nearer in the photograph:
 
 - masks: a pixel of the overlap that belongs to one person's mask and not to the other's shows the first one. Its weight
   is the difference of the two probabilities, its unit the area of the smaller body.
-- keypoints: a joint behind the other body should not be visible, and one before it may be. Its weight is its
-  visibility (the lack of it, if the joint is before the other body, counts half: it may be hidden by its own body), its
-  unit the number of joints.
+- keypoints: a joint behind the other body should not be visible, and one before it may be. Its weight is how far its
+  visibility is from 1/2, which says nothing, its unit the number of joints. A hidden joint before the other body counts
+  half: its own body may hide it.
 
 The value is the contradicted weight in percent of all weight. `PRIOR_WEIGHT` is added to the total, so that a few
 pixels at an outline, which differ in any estimate, do not contradict an order. Pixels and joints without a clear order
@@ -32,9 +32,9 @@ from hmr.types import NUM_JOINTS, Detection
 __all__ = ["OcclusionOrder"]
 
 APART_M = 0.05  # a smaller difference in depth is no order
-PRIOR_WEIGHT = 0.02  # in areas of the smaller body
+PRIOR_WEIGHT = 0.1  # a tenth of the smaller body's area, or two joints
 MIN_WEIGHT = 0.002  # below it there is no value
-FAULT_PERCENT = 40.0
+FAULT_PERCENT = 30.0
 HIDDEN_IN_FRONT = 0.5  # weight of a hidden joint that the other body does not hide
 
 
@@ -137,9 +137,9 @@ def _joint_weights(
     gap_m: Float[np.ndarray, "joints"], visible: Float[np.ndarray, "joints"]
 ) -> tuple[float, float]:
     behind, before = gap_m > APART_M, gap_m < -APART_M
-    hidden = HIDDEN_IN_FRONT * (1 - visible)
-    wrong = visible[behind].sum() + hidden[before].sum()
-    right = (1 - visible)[behind].sum() + visible[before].sum()
+    seen, hidden = (2 * visible - 1).clip(min=0), (1 - 2 * visible).clip(min=0)
+    wrong = seen[behind].sum() + HIDDEN_IN_FRONT * hidden[before].sum()
+    right = hidden[behind].sum() + seen[before].sum()
     return float(wrong / NUM_JOINTS), float((wrong + right) / NUM_JOINTS)
 
 

@@ -33,7 +33,7 @@ def _saturating(scale: float) -> Callable[[float], float]:
 
 PENALTIES: dict[str, Callable[[float], float]] = {
     "interpenetration_mm": _saturating(30.0),
-    "occlusion_order_percent": _saturating(15.0),
+    "occlusion_order_percent": _saturating(25.0),
     "common_ground_sd": _student,
     "common_scale_sd": _student,
 }

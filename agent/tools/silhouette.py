@@ -12,7 +12,8 @@ body, so a body pixel outside the mask is weighted by w, the detector's confiden
 w has a lower bound, because otherwise a body that covers the whole image would have no excess if all joints are hidden.
 Pixels outside the image are ignored.
 
-Left out: the depth order of several people; skirts and hair, which a body model without clothes cannot cover.
+Left out: the depth order of several people (`agent.arrangement.occlusion_order`); skirts and hair, which a body model
+without clothes cannot cover.
 """
 
 from __future__ import annotations

@@ -73,6 +73,12 @@ def test_masks_or_keypoints_alone_contradict_the_order(hidden):
     assert OcclusionOrder().measure(placed(exchanged, known)).value > 50
 
 
+def test_a_detection_that_is_hardly_of_a_person_contradicts_nothing():
+    unsure = [dataclasses.replace(one, confidence=0.1) for one in perfect_detections()]
+    exchanged = placed(scaled(posed(*true_params()), 4.6 / 3.4, 3.4 / 4.6), unsure)
+    assert OcclusionOrder().measure(exchanged).value is None
+
+
 def test_people_who_do_not_overlap_have_no_visible_order():
     apart = placed(posed(standing_at(-1.0, 4.0), standing_at(1.0, 4.0)))
     evidence = OcclusionOrder().measure(apart)
@@ -82,9 +88,11 @@ def test_people_who_do_not_overlap_have_no_visible_order():
 def test_a_floating_person_is_more_certain_beside_another_than_far_behind():
     beside_it = placed(posed(standing_at(-0.6, 4.0), standing_at(0.6, 4.0, height_m=0.5)))
     far_behind = placed(posed(standing_at(-0.6, 4.0), standing_at(0.6, 9.0, height_m=0.5)))
-    near, far = (CommonGround().measure(people).value for people in (beside_it, far_behind))
-    assert near > 2.5
-    assert far < near / 2
+    near, far = (CommonGround().measure(people) for people in (beside_it, far_behind))
+    assert near.value > 2.5
+    assert far.value < near.value / 2
+    assert near.sentence.startswith("{1} is 5")
+    assert " mm above the floor of {0} (uncertain by " in near.sentence
 
 
 def test_the_floating_one_of_three_is_named_with_the_gap():
@@ -121,7 +129,7 @@ def test_the_truth_scores_higher_than_each_fault_and_the_comment_names_the_peopl
     assert truth.comment == NOTHING_WRONG
     for name, wrong in faults.items():
         verdict = score_evidence(measure(placed(wrong), (4, 9))[0])
-        assert verdict.score < 60, name
+        assert verdict.score < 65, name
         assert "erson 4" in verdict.comment or "erson 9" in verdict.comment
 
 
