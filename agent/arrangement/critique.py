@@ -75,18 +75,26 @@ def critique_arrangements(
     found = []
     for arrangement in arrangements:
         chosen = list(zip(arrangement.people, arrangement.hypotheses, strict=True))
-        evidence, missing = measure(placed[[rows[pair] for pair in chosen]], arrangement.people, tools)
-        verdict = scorer(evidence)
         scores = [critiques[person].scores[hypothesis] or 0.0 for person, hypothesis in chosen]
-        mean_score = sum(scores) / len(scores)
-        found.append(
-            ArrangementCritique(
-                arrangement, verdict.score, verdict.comment, tuple(evidence), tuple(missing), mean_score
-            )
-        )
+        bodies = placed[[rows[pair] for pair in chosen]]
+        found.append(_critique_one(arrangement, bodies, sum(scores) / len(scores), tools, scorer))
     found.sort(key=lambda item: -(item.score + item.mean_score))
     _write_trace(agent, people, found, started, 1e3 * (time.perf_counter() - start))
     return tuple(found)
+
+
+def _critique_one(
+    arrangement: Arrangement,
+    bodies: PlacedPeople,
+    mean_score: float,
+    tools: Sequence[ArrangementTool],
+    scorer: ArrangementScorer,
+) -> ArrangementCritique:
+    evidence, missing = measure(bodies, arrangement.people, tools)
+    verdict = scorer(evidence)
+    return ArrangementCritique(
+        arrangement, verdict.score, verdict.comment, tuple(evidence), tuple(missing), mean_score
+    )
 
 
 def _check_camera(people: Sequence[PersonGroup]) -> None:
