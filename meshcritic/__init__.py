@@ -17,6 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent.agent import CritiqueAgent
+    from agent.arrangement.critique import critique_people
+    from agent.arrangement.types import (
+        Arrangement,
+        ArrangementCritique,
+        ArrangementEvidence,
+        ArrangementTool,
+        ArrangementVerdict,
+        PeopleCritique,
+        PlacedPeople,
+    )
     from agent.checkpoints import open_checkpoints
     from agent.context import CritiqueSettings
     from agent.corrections import learn_corrections
@@ -83,19 +93,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COCO17", "COCO_LIMBS", "EMBEDDED_BODY", "LAB_SCENES", "PCK_THRESHOLDS", "SMPL_FOR_COCO_LIMBS", "Annotation",
-    "AnswerReceived", "Body", "BodyParams", "Box", "Budget", "Cached", "CallPart", "Camera", "Capabilities", "Case",
-    "CritiqueAgent", "CritiqueEvent", "CritiqueFinished", "CritiqueSettings", "CritiqueTool", "DataPart",
+    "AnswerReceived", "Arrangement", "ArrangementCritique", "ArrangementEvidence", "ArrangementTool",
+    "ArrangementVerdict", "Body", "BodyParams", "Box", "Budget", "Cached", "CallPart", "Camera", "Capabilities",
+    "Case", "CritiqueAgent", "CritiqueEvent", "CritiqueFinished", "CritiqueSettings", "CritiqueTool", "DataPart",
     "DatasetSource", "Detection", "DetectionGuidance", "Detector", "DiffusionPolicy", "DiffusionPolicyConfig",
     "Draws", "EmbeddedDetector", "Evidence", "FeatureCache", "GroupCritique", "GroupPreferenceConfig",
     "GroupPreferenceTrainer", "Hypotheses", "ImagePart", "Keypoints", "MalformedReply", "NodeFinished",
-    "NodeStarted", "Part", "PersonEncoder", "PersonEncoderConfig", "PolicyAdapter", "QuestionSent", "RayActors",
-    "Reply", "ReplyCache", "ReviewAnswer", "ReviewRequest", "ReviewRequested", "RewardMix", "Sample", "SceneMaker",
-    "Scorer", "ScoresRevised", "Span", "TextPart", "Trace", "Unanswerable", "VLMBackend", "align", "box_sides_px",
-    "build_preferences", "build_preferences_by_actors", "critique_graph", "default_agent", "learn_corrections",
-    "load_amass", "load_backend", "load_body", "load_detector", "load_encoder", "load_policy", "load_preferences",
-    "load_tools", "main", "open_checkpoints", "open_default_memory", "open_tool_servers", "pck", "prepare_dataset",
-    "read_annotations", "read_hypotheses", "read_photo", "read_samples", "sample_of", "with_budget",
-    "write_hypotheses",
+    "NodeStarted", "Part", "PeopleCritique", "PersonEncoder", "PersonEncoderConfig", "PlacedPeople",
+    "PolicyAdapter", "QuestionSent", "RayActors", "Reply", "ReplyCache", "ReviewAnswer", "ReviewRequest",
+    "ReviewRequested", "RewardMix", "Sample", "SceneMaker", "Scorer", "ScoresRevised", "Span", "TextPart", "Trace",
+    "Unanswerable", "VLMBackend", "align", "box_sides_px", "build_preferences", "build_preferences_by_actors",
+    "critique_graph", "critique_people", "default_agent", "learn_corrections", "load_amass", "load_backend",
+    "load_body", "load_detector", "load_encoder", "load_policy", "load_preferences", "load_tools", "main",
+    "open_checkpoints", "open_default_memory", "open_tool_servers", "pck", "prepare_dataset", "read_annotations",
+    "read_hypotheses", "read_photo", "read_samples", "sample_of", "with_budget", "write_hypotheses",
 ]  # fmt: skip
 
 

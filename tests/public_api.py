@@ -18,6 +18,11 @@ from meshcritic import (
     SMPL_FOR_COCO_LIMBS,
     Annotation,
     AnswerReceived,
+    Arrangement,
+    ArrangementCritique,
+    ArrangementEvidence,
+    ArrangementTool,
+    ArrangementVerdict,
     Body,
     BodyParams,
     Box,
@@ -53,8 +58,10 @@ from meshcritic import (
     NodeFinished,
     NodeStarted,
     Part,
+    PeopleCritique,
     PersonEncoder,
     PersonEncoderConfig,
+    PlacedPeople,
     PolicyAdapter,
     QuestionSent,
     RayActors,
@@ -78,6 +85,7 @@ from meshcritic import (
     build_preferences,
     build_preferences_by_actors,
     critique_graph,
+    critique_people,
     default_agent,
     learn_corrections,
     load_amass,
@@ -221,6 +229,32 @@ def reviewed(agent: CritiqueAgent, sample: Sample, group: Hypotheses, file: Path
     print(learn_corrections(agent, sample, critique))
     *_, last = agent.stream(sample, group)
     return last.critique if isinstance(last, CritiqueFinished) else None
+
+
+class Spread:
+    """An arrangement tool that measures how far apart in depth the people are."""
+
+    name = "spread"
+
+    def measure(self, people: PlacedPeople) -> ArrangementEvidence:
+        depths = people.posed.joints_cam_m[:, 0, 2]
+        spread = (depths.max() - depths.min()).item()
+        return ArrangementEvidence(self.name, "spread_m", "m", spread, (), f"They are {spread:.1f} m apart.")
+
+
+def few_meters(evidence: Sequence[ArrangementEvidence]) -> ArrangementVerdict:
+    far = max((item.value or 0.0 for item in evidence), default=0.0)
+    return ArrangementVerdict(100.0 / (1.0 + far), "far" if far > 5 else "near")
+
+
+def chosen(
+    agent: CritiqueAgent, samples: Sequence[Sample], groups: Sequence[Hypotheses]
+) -> Arrangement | None:
+    tools: list[ArrangementTool] = [Spread()]
+    people = list(zip(samples, groups, strict=True))
+    found: PeopleCritique = critique_people(agent, people, tools=tools, scorer=few_meters)
+    best: ArrangementCritique | None = found.best
+    return best.arrangement if best else None
 
 
 class Adapter(PolicyAdapter):

@@ -78,7 +78,9 @@ class Appearance:
 def _view_box(case: Case) -> Box:
     """The square of the photograph that the case's view shows."""
     zoom = case.view.focal_px / case.hypotheses.camera.focal_px
-    left, top = (float(centers[0]) - 0.5 / zoom for centers in pixel_centers_px(case))
+    left, top = (
+        float(centers[0]) - 0.5 / zoom for centers in pixel_centers_px(case.view, case.hypotheses.camera)
+    )
     return Box(left, top, left + case.view.width / zoom, top + case.view.height / zoom)
 
 

@@ -32,7 +32,7 @@ from agent.tools.parts import MAX_PARTS, PART_NAMES
 from agent.types import Case, Evidence, Need
 from hmr.types import JOINT_NAMES, NUM_JOINTS
 
-__all__ = ["GroundContact", "center_of_mass", "distance_outside_hull"]
+__all__ = ["SEAT_SHARE", "STRIDE", "GroundContact", "center_of_mass", "distance_outside_hull"]
 
 CONTACT_M = 0.03  # a sole with its toes
 STRIDE = 4  # every fourth vertex: a few millimetres apart

@@ -12,7 +12,8 @@ body, so a body pixel outside the mask is weighted by w, the detector's confiden
 w has a lower bound, because otherwise a body that covers the whole image would have no excess if all joints are hidden.
 Pixels outside the image are ignored.
 
-Left out: the depth order of several people; skirts and hair, which a body model without clothes cannot cover.
+Left out: the depth order of several people (`agent.arrangement.occlusion_order`); skirts and hair, which a body model
+without clothes cannot cover.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from torch.nn.functional import grid_sample
 from agent.tools.parts import PART_NAMES, capitalise, worst_parts
 from agent.types import Case, Evidence, Need
 from hmr.body.model import Body
-from hmr.types import NUM_JOINTS, PARENTS, Detection
+from hmr.types import NUM_JOINTS, PARENTS, Camera, Detection
 
-__all__ = ["Silhouette", "inside_photo", "person_probability", "pixel_centers_px"]
+__all__ = ["Silhouette", "inside_photo", "mask_in_view", "person_probability", "pixel_centers_px"]
 
 METRIC = "silhouette_mismatch"
 EXCESS_FLOOR = 0.2
@@ -63,16 +64,22 @@ def person_probability(
     case: Case, detection: Detection
 ) -> tuple[Float[np.ndarray, "size size"], Bool[np.ndarray, "size size"]]:
     """The detector's person probability in the view's pixels (0 outside the image), and which lie inside."""
+    probability = mask_in_view(detection, case.view, case.hypotheses.camera)
+    inside = inside_photo(case)
+    return (probability * inside).numpy(), inside.numpy()
+
+
+def mask_in_view(detection: Detection, view: Camera, camera: Camera) -> Float[Tensor, "rows columns"]:
+    """The detector's person probability in the pixels of `view`, a crop of the photograph that `camera` took; 0 where
+    the detector gives no mask."""
     assert detection.mask is not None
     assert detection.mask_box is not None
-    (x_px, y_px), box = pixel_centers_px(case), detection.mask_box
+    (x_px, y_px), box = pixel_centers_px(view, camera), detection.mask_box
     x_grid = 2 * (x_px - box.x0) / box.side - 1
     y_grid = 2 * (y_px - box.y0) / box.side - 1
     grid = torch.stack(torch.meshgrid(x_grid, y_grid, indexing="xy"), dim=-1)
     mask = torch.tensor(detection.mask, dtype=torch.float32)
-    probability = grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
-    inside = inside_photo(case)
-    return (probability * inside).numpy(), inside.numpy()
+    return grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
 
 
 def _overlap(
@@ -112,9 +119,8 @@ def _sentence(missed: float, excess_shares: Float[Tensor, "24"]) -> str:
     return f"The body leaves {100 * missed:.0f} % of the person's outline uncovered."
 
 
-def pixel_centers_px(case: Case) -> tuple[Float[Tensor, "size"], Float[Tensor, "size"]]:
-    """x of the view's columns and y of its rows, in pixels of the photograph."""
-    view, camera = case.view, case.hypotheses.camera
+def pixel_centers_px(view: Camera, camera: Camera) -> tuple[Float[Tensor, "columns"], Float[Tensor, "rows"]]:
+    """x of the view's columns and y of its rows, in pixels of the photograph that `camera` took."""
     zoom = view.focal_px / camera.focal_px
     x_px = (torch.arange(view.width) + 0.5 - view.cx_px) / zoom + camera.cx_px
     y_px = (torch.arange(view.height) + 0.5 - view.cy_px) / zoom + camera.cy_px
@@ -123,6 +129,6 @@ def pixel_centers_px(case: Case) -> tuple[Float[Tensor, "size"], Float[Tensor, "
 
 def inside_photo(case: Case) -> Bool[Tensor, "size size"]:
     """The view's pixels that are inside the photograph."""
-    x_px, y_px = pixel_centers_px(case)
+    x_px, y_px = pixel_centers_px(case.view, case.hypotheses.camera)
     height, width = case.sample.image.shape[:2]
     return ((y_px > 0) & (y_px < height))[:, None] & ((x_px > 0) & (x_px < width))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,8 +42,6 @@ from cli.options import (
 from cli.startup import without_collection
 
 if TYPE_CHECKING:
-    from agent.agent import CritiqueAgent
-    from agent.types import GroupCritique
     from cli.photos.intrinsics import Intrinsics
     from cli.photos.people import Person
     from hmr.body.model import Body
@@ -147,6 +145,8 @@ def critique(
 ) -> None:
     """Score the hypotheses of each person in a photograph from 0 (worst) to 100 (best), with a comment per hypothesis.
 
+    The bodies of several people are also scored together, in the frame of one camera.
+
     Example: `meshcritic critique photo.jpg --box 214,18,330,345 --samples 8 --memory runs/demo/memory`
     """
     with without_collection():
@@ -157,6 +157,12 @@ def critique(
         from agent.tools.served.client import open_tool_servers
         from agent.types import require_scores
         from agent.vlm.options import open_backend
+        from cli.photos.critique_output import (
+            CritiqueWriter,
+            arrangement_answer,
+            learn_from_reviews,
+            watched_critiques,
+        )
         from cli.photos.detectors import choose_detector
         from hmr.body.model import load_body
         from hmr.policy.checkpoint import load_policy
@@ -186,15 +192,19 @@ def critique(
         ) as plain:  # fmt: skip
             agent = dataclasses.replace(plain, checkpointer=saver)
             is_estimated = not hypotheses and intrinsics.focal_px is None
-            writer = _Writer(out / photo.stem, body_model, is_estimated, model.detector.name)
-            critiques = _critiques(agent, people, writer)
+            writer = CritiqueWriter(out / photo.stem, body_model, is_estimated, model.detector.name)
+            critiques = watched_critiques(agent, people, writer)
             if opened.dry_run:
                 deque(critiques, maxlen=0)
                 print_estimate(opened.dry_run, as_json)
                 return
-            finished = _write(people, critiques, writer, as_json)
+            pairs = zip(people, critiques, strict=True)
+            finished = [writer.add(*pair, show=not as_json) for pair in pairs]
+            arrangement = arrangement_answer(agent, people, finished, show=not as_json)
+            if as_json:
+                print_json({"people": writer.answers, "arrangement": arrangement})
             if learn:
-                _learn(agent, people, finished)
+                learn_from_reviews(agent, people, finished)
             require_scores(finished)
 
 
@@ -207,40 +217,6 @@ def _review_points(
     if points and dry_run:
         raise ValueError("--dry-run asks nobody; leave out --review")
     return tuple(points or ())
-
-
-def _critiques(agent: CritiqueAgent, people: Sequence[Person], writer: _Writer) -> Iterator[GroupCritique]:
-    """The critiques of the people as they are finished, with a line of progress, or a person's review, on the
-    terminal."""
-    from agent.agent import critique_many
-    from cli.live_critiques import live_critiques
-    from cli.photos.score_review import review_in_terminal
-
-    groups = [(one.sample, one.hypotheses, one.detection) for one in people]
-    reviewer = review_in_terminal(people, writer.draw) if agent.settings.interrupt_on else None
-    with live_critiques([one.sample for one in people], visible=reviewer is None) as listener:
-        yield from critique_many(agent, groups, on_event=listener, reviewer=reviewer)
-
-
-def _write(
-    people: Sequence[Person], critiques: Iterable[GroupCritique], writer: _Writer, as_json: bool
-) -> list[GroupCritique]:
-    """Write each person when they are finished; returns the critiques."""
-    finished = [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
-    if as_json:
-        print_json({"people": writer.answers})
-    return finished
-
-
-def _learn(agent: CritiqueAgent, people: Sequence[Person], critiques: Sequence[GroupCritique]) -> None:
-    from agent.corrections import learn_corrections
-
-    added = [
-        learn_corrections(agent, *pair) for pair in zip((p.sample for p in people), critiques, strict=True)
-    ]
-    print_message(
-        f"{sum(map(len, added))} prototypes and rules written to the memory; rules are in quarantine"
-    )
 
 
 def _intrinsics(
@@ -301,75 +277,3 @@ def _sampled_people(
     for sentence in rejections:
         print_message(sentence)
     return sample_people(found, opened, policy, samples, seed)
-
-
-class _Writer:
-    """Writes the files of each person as soon as the critique is finished, and collects the answer of --json.
-
-    stem: of the files' names. detector: its name, for sentences.
-    """
-
-    def __init__(self, stem: Path, body: Body, focal_is_estimated: bool, detector: str) -> None:
-        from hmr.render import load_renderer
-
-        self.stem, self.body, self.detector, self.renderer = stem, body, detector, load_renderer()
-        self.focal_is_estimated = focal_is_estimated
-        self.answers: list[dict[str, Any]] = []
-
-    def add(self, person: Person, critique: GroupCritique, show: bool) -> GroupCritique:
-        """Returns the critique. show: print it."""
-        from cli.photos.answers import critique_answer
-        from cli.photos.intrinsics import describe_camera
-        from cli.photos.person_files import PICTURE_CAPTIONS, save_person
-        from eval.report.trace_pictures import record_pictures
-
-        stem = self._stem(len(self.answers))
-        paths = save_person(stem, person, self.body, self.renderer, critique)
-        captions = dict(zip((path.name for path in paths), PICTURE_CAPTIONS, strict=False))
-        record_pictures(stem.parent, critique.trace_id, captions)
-        self.answers.append(
-            {
-                "bbox": person.bbox,
-                "camera": describe_camera(person.hypotheses_in_file.camera, self.focal_is_estimated),
-                **critique_answer(critique, self.detector),
-                "corrections": [vars(correction) for correction in critique.corrections],
-                "files": [str(path) for path in paths],
-            }
-        )
-        if show:
-            _print_answer(len(self.answers) - 1, self.answers[-1])
-        return critique
-
-    def draw(self, number: int, person: Person) -> Path:
-        """Write the picture of a group that has no scores yet; returns its path."""
-        from cli.photos.person_files import save_person
-
-        return save_person(self._stem(number), person, self.body, self.renderer, formats=())[1]
-
-    def _stem(self, number: int) -> Path:
-        self.stem.parent.mkdir(parents=True, exist_ok=True)
-        return self.stem.with_name(f"{self.stem.name}-{number}")
-
-
-def _print_answer(number: int, answer: dict[str, Any]) -> None:
-    from cli.photos.intrinsics import camera_line
-
-    print_message(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
-    print_message(f"  {camera_line(answer['camera'])}")
-    reasons = iter(answer["reasons"])
-    for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
-        if score is None:
-            print_message(f"  {index:3d}      -  {next(reasons)}")
-        else:
-            print_message(f"  {index:3d}  {score:5.1f}  {comment}{_expected(answer['errors'], index)}")
-    for sentence in answer["verdict"]:
-        print_message(f"  {sentence}")
-    if answer["lost"]:
-        print_message(f"  {answer['lost']}")
-
-
-def _expected(errors: dict[str, Any] | None, index: int) -> str:
-    if errors is None:
-        return ""
-    expected, low, high = (errors[name][index] for name in ("expected_mm", "low_mm", "high_mm"))
-    return f" [expected error {expected:.0f} mm, {low:.0f} to {high:.0f}]"

@@ -20,5 +20,6 @@ def critique_answer(critique: GroupCritique, detector: str) -> dict[str, Any]:
         "detector_confidence": critique.detector_confidence,
         "verdict": verdict_sentences(critique, detector),
         "questions": critique.questions.to_json(),
+        "corrections": [vars(correction) for correction in critique.corrections],
         "lost": lost_questions(critique.questions, critique.failures),
     }

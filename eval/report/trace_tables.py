@@ -196,6 +196,19 @@ def _estimates(title: str, outputs: Outputs) -> StepTable:
     )
 
 
+def _arrangements(title: str, outputs: Outputs) -> StepTable:
+    rows = [
+        (
+            ", ".join(f"h{hypothesis}" for hypothesis in item["hypotheses"]),
+            f"{item['score']:.1f}",
+            f"{item['mean_score']:.1f}",
+            item["comment"],
+        )
+        for item in outputs["arrangements"]
+    ]
+    return StepTable(title, ("hypotheses by person", "score", "mean score of the people", "comment"), rows)
+
+
 def _other(title: str, outputs: Outputs) -> StepTable:
     rows = [(key, json.dumps(value, ensure_ascii=False)[:SHOWN_CHARS]) for key, value in outputs.items()]
     return StepTable(title, ("key", "value"), rows)
@@ -213,4 +226,5 @@ _VIEWS: dict[str, Callable[[str, Outputs], StepTable]] = {
     "look_again": _extra_evidence,
     "revise": _revision,
     "estimate_errors": _estimates,
+    "arrange_people": _arrangements,
 }

@@ -338,7 +338,7 @@ def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(
         yield agent.critique(*next(iter(groups)))
         raise ValueError("the second person fails")
 
-    monkeypatch.setattr("agent.agent.critique_many", fails_at_the_second)
+    monkeypatch.setattr("cli.photos.critique_output.critique_many", fails_at_the_second)
     pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     tiny_policy.save_pretrained(tmp_path / "policy")
@@ -409,3 +409,59 @@ def test_a_file_that_holds_no_checkpoints_is_refused(critique, tmp_path):
     code, _, err = critique("--checkpoints", tmp_path / "steps.sqlite")
     assert code == 2
     assert "steps.sqlite: not a file of checkpoints" in err
+
+
+@pytest.fixture
+def two_people(tmp_path, tiny_policy):
+    """Words of the command on a photograph and a file with two hypotheses for each of two people."""
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    tiny_policy.save_pretrained(tmp_path / "policy")
+    transl = np.array([[[-0.5, 0.2, 4.0]] * 2, [[0.5, 0.2, 4.0], [0.5, -0.6, 4.0]]])  # the last one floats
+    np.savez(
+        tmp_path / "h.npz",
+        global_orient=np.tile([np.pi, 0.0, 0.0], (2, 2, 1)),
+        body_pose=np.linspace(0, 0.1, 2)[None, :, None] * np.ones((2, 1, 69)),
+        betas=np.zeros((2, 2, 10)),
+        transl=transl,
+        focal_px=np.array(150.0),
+        center_px=np.array([45.0, 60.0]),
+        image_size=np.array([90, 120]),
+    )
+    places = ("--hypotheses", tmp_path / "h.npz", "--policy", tmp_path / "policy", "--out", tmp_path / "out")
+    return ("critique", tmp_path / "photo.png", *places)
+
+
+def test_the_arrangement_of_two_people_is_in_the_json(two_people, monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, *two_people, "--json")
+    answer = json.loads(out)
+    assert (code, len(answer["people"])) == (0, 2)
+    best = answer["arrangement"]
+    assert best["people"] == [0, 1]
+    assert 0 <= best["score"] <= 100
+    assert best["comment"]
+    assert {item["tool"] for item in best["evidence"]} >= {
+        "interpenetration",
+        "common_ground",
+        "common_scale",
+    }
+    combinations = [best["hypotheses"], *(other["hypotheses"] for other in best["alternatives"])]
+    assert sorted(combinations) == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    floating = {tuple(other["hypotheses"]): other["score"] for other in [best, *best["alternatives"]]}
+    assert floating[0, 0] > floating[0, 1]
+
+
+def test_the_arrangement_of_two_people_is_printed_and_traced(two_people, tmp_path, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, *two_people)
+    assert code == 0
+    assert err.splitlines()[-1].startswith("arrangement of hypotheses ")
+    assert " of person 0, " in err.splitlines()[-1]
+    code, out, _ = call(monkeypatch, capsys, "trace", tmp_path / "out")
+    assert code == 0
+    assert "arrange_people" in out
+    assert "hypotheses by person" in " ".join(out.split())
+
+
+def test_one_person_has_no_arrangement(critique):
+    code, answer, _ = critique()
+    assert (code, answer["arrangement"]) == (0, None)

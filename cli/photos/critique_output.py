@@ -1,0 +1,125 @@
+"""What `meshcritic critique` shows and writes while the people of a photograph are critiqued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.agent import CritiqueAgent, critique_many
+from agent.arrangement.critique import PersonGroup, critique_arrangements
+from agent.corrections import learn_corrections
+from agent.types import GroupCritique
+from cli.console import print_message
+from cli.live_critiques import live_critiques
+from cli.photos.answers import critique_answer
+from cli.photos.intrinsics import camera_line, describe_camera
+from cli.photos.people import Person
+from cli.photos.person_files import PICTURE_CAPTIONS, save_person
+from cli.photos.score_review import review_in_terminal
+from eval.report.trace_pictures import record_pictures
+from hmr.body.model import Body
+from hmr.render import load_renderer
+
+__all__ = ["CritiqueWriter", "arrangement_answer", "learn_from_reviews", "watched_critiques"]
+
+
+class CritiqueWriter:
+    """Writes the files of each person as soon as the critique is finished, and collects the answer of --json.
+
+    stem: of the files' names. detector: its name, for sentences.
+    """
+
+    def __init__(self, stem: Path, body: Body, focal_is_estimated: bool, detector: str) -> None:
+        self.stem, self.body, self.detector, self.renderer = stem, body, detector, load_renderer()
+        self.focal_is_estimated = focal_is_estimated
+        self.answers: list[dict[str, Any]] = []
+
+    def add(self, person: Person, critique: GroupCritique, show: bool) -> GroupCritique:
+        """Returns the critique. show: print it."""
+        stem = self._stem(len(self.answers))
+        paths = save_person(stem, person, self.body, self.renderer, critique)
+        captions = dict(zip((path.name for path in paths), PICTURE_CAPTIONS, strict=False))
+        record_pictures(stem.parent, critique.trace_id, captions)
+        self.answers.append(
+            {
+                "bbox": person.bbox,
+                "camera": describe_camera(person.hypotheses_in_file.camera, self.focal_is_estimated),
+                **critique_answer(critique, self.detector),
+                "files": [str(path) for path in paths],
+            }
+        )
+        if show:
+            _print_answer(len(self.answers) - 1, self.answers[-1])
+        return critique
+
+    def draw(self, number: int, person: Person) -> Path:
+        """Write the picture of a group that has no scores yet; returns its path."""
+        return save_person(self._stem(number), person, self.body, self.renderer, formats=())[1]
+
+    def _stem(self, number: int) -> Path:
+        self.stem.parent.mkdir(parents=True, exist_ok=True)
+        return self.stem.with_name(f"{self.stem.name}-{number}")
+
+
+def watched_critiques(
+    agent: CritiqueAgent, people: Sequence[Person], writer: CritiqueWriter
+) -> Iterator[GroupCritique]:
+    """The critiques of the people as they are finished, with a line of progress, or a person's review, on the
+    terminal."""
+    reviewer = review_in_terminal(people, writer.draw) if agent.settings.interrupt_on else None
+    with live_critiques([one.sample for one in people], visible=reviewer is None) as listener:
+        yield from critique_many(agent, _groups(people), on_event=listener, reviewer=reviewer)
+
+
+def arrangement_answer(
+    agent: CritiqueAgent, people: Sequence[Person], critiques: Sequence[GroupCritique], show: bool
+) -> dict[str, Any] | None:
+    """The best arrangement of the people and its alternatives; None if fewer than two people have a score."""
+    found = critique_arrangements(agent, _groups(people), critiques)
+    if not found:
+        return None
+    best, *others = (one.to_json() for one in found)
+    if show:
+        chosen = zip(best["people"], best["hypotheses"], strict=True)
+        named = ", ".join(f"{hypothesis} of person {person}" for person, hypothesis in chosen)
+        print_message(f"arrangement of hypotheses {named}: {best['score']:.1f}  {best['comment']}")
+    fields = ("hypotheses", "score", "mean_score")
+    return {**best, "alternatives": [{name: other[name] for name in fields} for other in others]}
+
+
+def learn_from_reviews(
+    agent: CritiqueAgent, people: Sequence[Person], critiques: Sequence[GroupCritique]
+) -> None:
+    """Write the corrections to the agent's memory, and print how much was written."""
+    pairs = zip((person.sample for person in people), critiques, strict=True)
+    added = [learn_corrections(agent, *pair) for pair in pairs]
+    print_message(
+        f"{sum(map(len, added))} prototypes and rules written to the memory; rules are in quarantine"
+    )
+
+
+def _groups(people: Sequence[Person]) -> list[PersonGroup]:
+    return [(one.sample, one.hypotheses, one.detection) for one in people]
+
+
+def _print_answer(number: int, answer: dict[str, Any]) -> None:
+    print_message(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
+    print_message(f"  {camera_line(answer['camera'])}")
+    reasons = iter(answer["reasons"])
+    for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
+        if score is None:
+            print_message(f"  {index:3d}      -  {next(reasons)}")
+        else:
+            print_message(f"  {index:3d}  {score:5.1f}  {comment}{_expected(answer['errors'], index)}")
+    for sentence in answer["verdict"]:
+        print_message(f"  {sentence}")
+    if answer["lost"]:
+        print_message(f"  {answer['lost']}")
+
+
+def _expected(errors: dict[str, Any] | None, index: int) -> str:
+    if errors is None:
+        return ""
+    expected, low, high = (errors[name][index] for name in ("expected_mm", "low_mm", "high_mm"))
+    return f" [expected error {expected:.0f} mm, {low:.0f} to {high:.0f}]"
