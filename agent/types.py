@@ -131,7 +131,8 @@ class QuestionCounts:
     repaired: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
-    reply_us: int = 0  # microseconds in which the backend replied, of all requests together
+    # microseconds in which the backend replied, of all requests together; equal critiques need not take as long
+    reply_us: int = field(default=0, compare=False)
 
     @property
     def lost(self) -> int:
