@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from agent.prompts.prompt_format import format_quantity
 from agent.types import QuestionCounts
+from cli.console import foreign
 
 __all__ = ["read_case", "show_case"]
 
@@ -50,27 +50,38 @@ def _parsed(line: str) -> dict[str, Any] | None:
     """None for a line that is not a record, such as an incomplete last line."""
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and all(field in record for field in FIELDS) else None
+    match record:
+        case {"trace": str(), "case": str(), "node": str(), "ms": int() | float(), "outputs": dict()}:
+            return record
+    return None
 
 
 def show_case(records: Sequence[dict[str, Any]]) -> Iterator[RenderableType]:
     """The tables of all nodes, in the order in which they ran."""
-    yield f"case {escape(records[0]['case'])}, trace {escape(records[0]['trace'])}"
+    yield foreign(f"case {records[0]['case']}, trace {records[0]['trace']}")
     for record in records:
         title, outputs = f"{record['node']} ({record['ms']:.0f} ms)", dict(record["outputs"])
         calls = outputs.pop("replies", [])
-        yield _VIEWS.get(record["node"], _other)(title, outputs)
+        yield _table_of(record["node"], title, outputs)
         if calls:
             yield _calls(calls)
-    yield escape(_summary(records))
+    yield foreign(_summary(records))
+
+
+def _table_of(node: str, title: str, outputs: Outputs) -> Table:
+    """The node's own view; a record that does not fit it, of another program or version, is shown as it is."""
+    try:
+        return _VIEWS.get(node, _other)(title, outputs)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return _other(title, outputs)
 
 
 def _table(title: str, columns: Iterable[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(*columns, title=title, title_justify="left", title_style="bold")
+    table = Table(*columns, title=foreign(title), title_justify="left", title_style="bold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(foreign, row))
     return table
 
 

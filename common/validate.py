@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from PIL import Image, UnidentifiedImageError
 
 from common.files import PathLike
 
@@ -25,7 +24,6 @@ __all__ = [
     "FlawedRecord",
     "existing_image",
     "floats",
-    "image_size",
     "members",
     "numbers",
     "parse_json",
@@ -159,12 +157,3 @@ def existing_image(folder: PathLike, image: str) -> Path:
         message = f"there is no image at {path}, which the annotations name"
         raise FlawedRecord(message, IMAGE_MISSING, image)
     return path
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the stored pixels, from the file's header. EXIF rotation is ignored, as annotations do."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image that can be read") from error

@@ -319,6 +319,7 @@ def test_predict_reports_an_unreadable_file_and_continues(photo, policy, tmp_pat
     assert failed["photo"] == str(tmp_path / "bad.jpg")
     assert "not an image" in failed["reason"]
     assert failed["reason"] in err
+    assert "1 people in 2 pictures; 1 failed, as reported above" in err
     code, again, err = call(monkeypatch, capsys, *words)
     assert (code, json.loads(again)) == (0, answer)
     assert "finished by an earlier run" in err

@@ -7,7 +7,7 @@ daemon thread that all backends of the process share; the calling threads block 
 Retried until the deadline or the last attempt: 429 and 5xx (after the time in Retry-After, in seconds or as a date, if
 the server sends that header), and connections that fail or break. Not retried: any other status, redirects (which would
 send photographs to another server), a body that is too long or in an encoding other than gzip and deflate, and a body
-that is not JSON. The length is that of the decoded body, and no more than it is ever decoded. Of the statuses that are not
+that is not JSON. Decoding stops at the limit of the length. Of the statuses that are not
 retried, some mean that the question itself is at fault (`Unanswerable`), the others that the server is.
 
 Each request opens its own connection: the cost is negligible beside an answer that takes seconds, and no connection can

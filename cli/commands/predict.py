@@ -141,7 +141,11 @@ class _Summary:
             self._print_photo(outcome, reasons)
 
     def check(self) -> None:
-        """Raises ValueError if no person was found, or if the only input could not be read."""
+        """Prints the total of several inputs. Raises ValueError if no person was found, or if the only input failed."""
+        if self.failures and not self.single:
+            print_message(
+                f"{self.people} people in {self.pictures} pictures; {self.failures} failed, as reported above"
+            )
         if self.single and (self.failures or not self.people):
             raise ValueError(self.first_reason)
         if not self.people:

@@ -5,13 +5,12 @@ memory). `Photo` keeps the size of the file, because users give boxes, and files
 of the file.
 
 Left out: colour profiles (they do not affect a person's shape), raw and HEIC files (Pillow does not read them), and
-images beyond 178 megapixels, which Pillow refuses as decompression bombs.
+images that would take gigabytes to decode (`common.image_files`).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from common.files import PathLike
 from common.fingerprint import digest
+from common.image_files import open_image
 from hmr.types import Box, Camera, Sample
 
 __all__ = [
@@ -98,10 +98,6 @@ def load_photo(path: PathLike) -> Photo:
     with _opened(path) as opened:
         file_size = _upright_size(opened)
         image = ImageOps.exif_transpose(_at_most(opened, MAX_PIXELS))
-    if min(file_size) < MIN_SIDE:
-        raise ValueError(
-            f"{path}: {file_size[0]} x {file_size[1]} pixels; the minimum is {MIN_SIDE} per side"
-        )
     return Photo(to_rgb(image), file_size)
 
 
@@ -111,13 +107,8 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such photograph")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                yield opened
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not an image that can be read ({error})") from error
+    with open_image(path, min_side=MIN_SIDE) as opened:
+        yield opened
 
 
 def read_photo(path: PathLike) -> UInt8[np.ndarray, "height width 3"]:

@@ -75,6 +75,17 @@ def test_list_prints_json(folder):
     assert [change["reason"] for change in answer["rules"][0]["history"]] == ["added", "rho .40 to .41"]
 
 
+def test_control_codes_and_markup_in_a_memory_are_shown_escaped(folder):
+    """Texts of a database that this program did not write."""
+    with MemoryStore(folder / "memory.sqlite") as store, store.transaction() as connection:
+        connection.execute("UPDATE rule_history SET reason = '[/x]' || char(27) || '[2J'")
+        connection.execute("UPDATE rules SET provenance = replace(provenance, 'vlm', '[/x]\\u001b[2J')")
+    for words in (("list", folder), ("review", folder)):
+        output = call(*words)
+        assert "\x1b" not in output
+        assert r"[/x]\x1b[2J" in output
+
+
 def test_review_by_gain_does_not_ask(folder):
     answer = json.loads(call("review", folder, "--admit-above", 0.002, "--retire-below", 0, "--json"))
     assert {rule["text"]: rule["state"] for rule in answer["rules"]} == {
