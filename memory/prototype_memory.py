@@ -20,9 +20,11 @@ from common.fingerprint import json_digest
 from memory.index import normalised
 from memory.index_sync import SyncedIndex
 from memory.store import MemoryStore
-from memory.text_limits import check_tags, check_text, normalise_tags
+from memory.text_limits import check_tags, check_text, is_word, normalise_tags
 
-__all__ = ["Prototype", "PrototypeMemory", "prototype_from_row"]
+__all__ = ["NOT_TAKEN_OVER", "Prototype", "PrototypeMemory", "prototype_from_row", "without_text"]
+
+NOT_TAKEN_OVER = "the rationale of another memory, which was not taken over"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,18 @@ class Prototype:
         rationale, tags = rationale.strip(), normalise_tags(tags)
         content = [case_id, rationale, score, tags, dict(evidence), dict(weights)]
         return Prototype(json_digest(content), case_id, rationale, score, tags, dict(evidence), dict(weights))
+
+
+def without_text(prototype: Prototype) -> Prototype:
+    """The prototype with its numbers and single words, and none of its sentences."""
+    return Prototype.create(
+        prototype.case_id,
+        NOT_TAKEN_OVER,
+        prototype.score,
+        [tag for tag in prototype.tags if is_word(tag)],
+        {name: value for name, value in prototype.evidence.items() if is_word(name)},
+        {name: value for name, value in prototype.weights.items() if is_word(name)},
+    )
 
 
 class PrototypeMemory:
