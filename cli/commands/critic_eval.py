@@ -33,6 +33,7 @@ from cli.options import (
     Ucb,
     policy_folder,
 )
+from common.locks import single_run
 
 if TYPE_CHECKING:
     from agent.vlm.options import BackendOptions
@@ -137,6 +138,7 @@ def _run(
         opened = stack.enter_context(open_backend(options))
         if opened.dry_run:
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(single_run(out))
         stack.enter_context(report_lost_questions())
         stage = stack.enter_context(stages())
         comparison = evaluate_critics(
