@@ -151,8 +151,16 @@ def parse_json(path: PathLike, kind: str) -> Any:
 
 
 def existing_image(folder: PathLike, image: str) -> Path:
-    """The file of an image that a record names. Raises FlawedRecord if there is none."""
+    """The file of an image that a record names. Raises FlawedRecord if there is none in the folder.
+
+    A name must not lead out of the folder, whose images are copied: annotations may be a stranger's. Links in the
+    folder are the user's, who may keep images elsewhere.
+    """
     path = Path(folder) / image
+    if Path(image).is_absolute() or ".." in Path(image).parts:
+        raise FlawedRecord(
+            f"the annotations name an image outside of {folder}: {image!r}", IMAGE_MISSING, image
+        )
     if not path.is_file():
         message = f"there is no image at {path}, which the annotations name"
         raise FlawedRecord(message, IMAGE_MISSING, image)

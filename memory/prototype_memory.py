@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32
 from common.fingerprint import json_digest
 from memory.index import normalised
 from memory.index_sync import SyncedIndex
-from memory.store import MemoryStore
+from memory.store import MemoryStore, damage_named
 from memory.text_limits import check_tags, check_text, is_word, normalise_tags
 
 __all__ = ["NOT_TAKEN_OVER", "Prototype", "PrototypeMemory", "prototype_from_row", "without_text"]
@@ -175,12 +175,13 @@ def _to_row(prototype: Prototype) -> tuple[str | float, ...]:
 
 
 def prototype_from_row(row: sqlite3.Row) -> Prototype:
-    return Prototype(
-        prototype_id=row["prototype_id"],
-        case_id=row["case_id"],
-        rationale=row["rationale"],
-        score=row["score"],
-        tags=tuple(json.loads(row["tags"])),
-        evidence=json.loads(row["evidence"]),
-        weights=json.loads(row["weights"]),
-    )
+    with damage_named(f"the prototype {row['prototype_id']}"):
+        return Prototype(
+            prototype_id=row["prototype_id"],
+            case_id=row["case_id"],
+            rationale=row["rationale"],
+            score=row["score"],
+            tags=tuple(json.loads(row["tags"])),
+            evidence=dict(json.loads(row["evidence"])),
+            weights=dict(json.loads(row["weights"])),
+        )

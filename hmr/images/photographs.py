@@ -131,7 +131,7 @@ def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box, camera: Came
 def photos_in(folder: Path, out: Path) -> list[Path]:
     """The photographs in a folder at any depth, ordered by name, without those under the output folder `out`."""
     files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PHOTO_SUFFIXES)
-    return [file for file in files if file.is_file() and not file.absolute().is_relative_to(out.absolute())]
+    return [file for file in files if file.is_file() and not file.resolve().is_relative_to(out.resolve())]
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

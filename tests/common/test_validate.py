@@ -98,3 +98,11 @@ def test_an_image_that_is_missing(tmp_path):
     with pytest.raises(FlawedRecord, match="no image at"):
         existing_image(tmp_path, "b.jpg")
     assert existing_image(tmp_path, "a.jpg") == tmp_path / "a.jpg"
+
+
+@pytest.mark.parametrize("image", ["../a.jpg", "b/../../a.jpg", "{}/a.jpg"])
+def test_an_image_outside_of_the_folder_is_not_read(tmp_path, image):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(FlawedRecord, match="an image outside of"):
+        existing_image(tmp_path / "set", image.format(tmp_path))
