@@ -250,7 +250,7 @@ def _fault(error: sqlite3.DatabaseError) -> str:
 
 def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
     if frozen and (path is None or not path.is_file()):
-        raise FileNotFoundError(f"there is no memory at {path} to open frozen")
+        raise FileNotFoundError(f"there is no memory at {path}; `meshcritic explore` fills one")
     if path and not frozen:
         path.parent.mkdir(parents=True, exist_ok=True)
     # WAL writes a file next to the database even to read it; in a read-only folder the database cannot change.

@@ -222,7 +222,7 @@ def _merge(
     as_json: bool,
 ) -> None:
     from memory.embed import load_text_embedder
-    from memory.folder import store_path
+    from memory.folder import removed_if_new_and_failed, store_path
     from memory.merge import merge_document
     from memory.prototype_memory import PrototypeMemory
     from memory.rule_memory import RuleMemory
@@ -230,7 +230,7 @@ def _merge(
 
     if folder.is_file():
         raise NotADirectoryError(f"{folder} is a file; a memory is a folder")
-    with MemoryStore(store_path(folder)) as store:
+    with removed_if_new_and_failed(folder), MemoryStore(store_path(folder)) as store:
         rules, prototypes = RuleMemory(store, load_text_embedder(text_embedder)), None
         if document.prototypes and not without_prototypes:
             embedder = _common_embedder(store.meta("image_embedder"), document)

@@ -41,6 +41,7 @@ __all__ = [
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 MIN_SIDE = 16
+MIN_BOX_SIDE = 8.0  # pixels
 MAX_BOX_SIDE = 3.0  # relative to the photograph's longer side; the crop of the whole box is held in memory
 MAX_PIXELS = 24_000_000  # in memory: 72 MB, twice the size of a usual phone's photograph
 
@@ -72,8 +73,14 @@ def describe_box(box: Box) -> str:
 
 
 def check_box(box: Box, size: tuple[int, int], where: str) -> None:
-    """Raises ValueError, which begins with `where`, for a box that is too large for a file of this size or outside."""
+    """Raises ValueError, which begins with `where`, for a box that is too small, too large for a file of this
+    size, or outside."""
     width, height = size
+    if not box.side >= MIN_BOX_SIDE:
+        raise ValueError(
+            f"{where}: the longer side of the box {describe_box(box)} is {box.side:g} pixels; at least "
+            f"{MIN_BOX_SIDE:g} are needed to see a person"
+        )
     largest = MAX_BOX_SIDE * max(width, height)
     if not box.side <= largest:
         raise ValueError(

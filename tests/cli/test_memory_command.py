@@ -164,6 +164,23 @@ def clip_memory(folder: Path) -> Path:
     return folder
 
 
+def test_a_failed_import_leaves_no_empty_memory(folder, tmp_path, monkeypatch):
+    call("export", folder, tmp_path / "memory.json")
+
+    def fail(*_):
+        raise ValueError("no such model")
+
+    monkeypatch.setattr("memory.merge.merge_document", fail)
+    for target in (tmp_path / "new", tmp_path / "used", folder):
+        if target.name == "used":
+            target.mkdir()
+            (target / "notes.txt").touch()
+        before = target.exists() and {path.name: path.read_bytes() for path in target.iterdir()}
+        with pytest.raises(ValueError, match="no such model"):
+            call("import", target, tmp_path / "memory.json")
+        assert (target.exists() and {path.name: path.read_bytes() for path in target.iterdir()}) == before
+
+
 def test_prototypes_of_another_embedder_are_rejected_or_left_out(folder, tmp_path):
     other = clip_memory(tmp_path / "clip")
     with pytest.raises(
