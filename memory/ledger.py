@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple
 from itertools import groupby
@@ -194,7 +194,7 @@ def rule_to_row(rule: Rule) -> tuple[str | None, ...]:
     return rule.rule_id, rule.text, json.dumps(rule.tags), predicate, provenance, rule.state
 
 
-def rule_from_row(row: sqlite3.Row) -> Rule:
+def rule_from_row(row: sqlite3.Row | Mapping[str, Any]) -> Rule:
     with damage_named(f"the rule {row['rule_id']}"):
         return Rule(
             rule_id=row["rule_id"],

@@ -174,7 +174,7 @@ def _to_row(prototype: Prototype) -> tuple[str | float, ...]:
     )
 
 
-def prototype_from_row(row: sqlite3.Row) -> Prototype:
+def prototype_from_row(row: sqlite3.Row | Mapping[str, Any]) -> Prototype:
     with damage_named(f"the prototype {row['prototype_id']}"):
         return Prototype(
             prototype_id=row["prototype_id"],

@@ -211,6 +211,28 @@ def merge(
     _merge(folder, document, source, keep_states, without_prototypes, similarity, text_embedder, as_json)
 
 
+@memory.command()
+def recover(
+    folder: Annotated[Path, typer.Argument(help="Folder of the damaged memory; it is not changed.")],
+    new: Annotated[Path, typer.Argument(help="Folder for what can be read of it.")],
+    as_json: Json = False,
+) -> None:
+    """Copy what is whole of a damaged memory into a new folder.
+
+    Exploring into the new folder adds the cases that were lost.
+
+    Example: `meshcritic memory recover runs/demo/memory runs/demo/recovered`
+    """
+    from memory.recovery import recover as run
+
+    copied = run(folder, new)
+    if as_json:
+        print_json({"folder": str(new), **copied})
+        return
+    counts = ", ".join(f"{copied[name]} {name}" for name in ("rules", "cases", "prototypes"))
+    print_message(f"{new}: {counts}")
+
+
 def _merge(
     folder: Path,
     document: MemoryDocument,

@@ -187,8 +187,8 @@ def _check_depths(depths_m: Float[Tensor, "group"], where: str) -> None:
     if (behind := (depths_m <= 0).nonzero()).numel():
         index = int(behind[0])
         raise ValueError(
-            f"{where}: hypothesis {index} has transl z = {float(depths_m[index]):g} m, which is behind the camera; z must "
-            "be above 0"
+            f"{where}: hypothesis {index} has transl z = {float(depths_m[index]):g} m, which is behind the camera; "
+            "z must be above 0"
         )
 
 
