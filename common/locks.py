@@ -32,7 +32,8 @@ _held: set[Path] = set()  # by this process
 
 @contextmanager
 def single_run(*folders: PathLike) -> Iterator[None]:
-    """A block in which no other process has these folders in such a block; they are created if necessary.
+    """A block in which no other process has these folders in such a block; they are created if necessary, and
+    removed if they stay empty.
 
     Temporary files of killed runs are deleted first. Raises ValueError if another run is writing to one of them.
     """
@@ -48,7 +49,7 @@ def _locked(folder: Path) -> Iterator[None]:
     if fcntl is None or folder in _held or os.environ.get("RANK", "0") != "0":
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    is_new = not folder.exists()
     file = _acquired(folder / LOCK)
     _held.add(folder)
     try:
@@ -58,6 +59,8 @@ def _locked(folder: Path) -> Iterator[None]:
         _held.discard(folder)
         with suppress(OSError):
             (folder / LOCK).unlink()
+            if is_new:
+                folder.rmdir()  # if the run has written nothing
         os.close(file)
 
 
@@ -66,7 +69,11 @@ def _acquired(path: Path) -> int:
     again."""
     assert fcntl is not None
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # the process that held it has just removed the empty folder
+            continue
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

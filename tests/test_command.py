@@ -83,7 +83,7 @@ INVALID_OPTIONS = {
     "an unknown format": (["predict", "photo.png", "--save", "npz,fbx"], "npz, obj, glb, bvh, not fbx"),
     "an unknown detector": (["predict", "photo.png", "--detector", "yolo"], "transformers"),
     "a folder without photographs": (["predict", "empty"], "no photograph"),
-    "a video that is text": (["predict", "text.gif"], "not a video"),
+    "a video that is text": (["predict", "text.gif"], "not an image"),
     "a folder of invalid files": (["predict", "bad"], "any of the 2 pictures"),
     "a focal length of zero": (["predict", "photo.png", "--focal", "0"], "--focal must be a positive number"),
     "a focal length that is no number": (["predict", "photo.png", "--focal", "nan"], "not nan"),

@@ -31,6 +31,7 @@ with single_run(sys.argv[1]):
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock of tmp_path / "out" until it gets a signal."""
+    (tmp_path / "out").mkdir()
     process = start_python("-c", HOLD, tmp_path / "out")
     assert process.stdout.readline() == "held\n"
     yield process
@@ -45,6 +46,7 @@ def test_a_second_run_is_refused_until_the_first_one_has_ended(holder, tmp_path,
         pass
     with single_run(tmp_path / "other"):  # was released
         pass
+    assert not (tmp_path / "other").exists()  # nothing was written to it
     holder.send_signal(number)
     holder.wait()
     with single_run(tmp_path / "out"):
