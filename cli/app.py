@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from cli.commands.align import align
 from cli.commands.check_vlm import check_vlm
@@ -25,12 +27,25 @@ from cli.commands.rank import rank
 from cli.commands.tables import tables
 from cli.commands.trace import trace
 from cli.commands.tune_critic import tune_critic
-from common.failures import ScoresMissing
+from cli.console import print_message
+from common.failures import ScoresMissing, is_expected, sentence_of
 from common.stopping import ended_by_signals
 
 __all__ = ["app", "main"]
 
+
+class _Group(TyperGroup):
+    """The group of all commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:  # click takes it for the end of a person's input, and says "Aborted."
+            raise ValueError(f"a file ends too early ({error})") from error
+
+
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -66,9 +81,10 @@ def options(
 def main() -> None:
     """Run the command.
 
-    Invalid input ends with one sentence and exit code 2, a backend that gave no score with one sentence and exit code
-    1; MESHCRITIC_DEBUG=1 shows the traceback. The first SIGINT or SIGTERM ends the command within two seconds, with
-    exit code 130 or 143 (`common.stopping`).
+    Invalid input and failures of the system (a full disk, a locked database, too little memory) end with one sentence
+    and exit code 2, a backend that gave no score with one sentence and exit code 1; MESHCRITIC_DEBUG=1 shows the
+    traceback. The first SIGINT or SIGTERM ends the command within two seconds, with exit code 130 or 143
+    (`common.stopping`).
     """
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -81,14 +97,8 @@ def main() -> None:
     with ended_by_signals():
         try:
             app()
-        except (
-            ValueError,
-            FileNotFoundError,
-            IsADirectoryError,
-            NotADirectoryError,
-            PermissionError,
-        ) as error:
-            if os.environ.get("MESHCRITIC_DEBUG"):
+        except (ValueError, OSError, sqlite3.Error, MemoryError, RuntimeError) as error:
+            if os.environ.get("MESHCRITIC_DEBUG") or not is_expected(error):
                 raise
-            print(f"meshcritic: {error}", file=sys.stderr)
+            print_message(f"meshcritic: {sentence_of(error)}")
             sys.exit(1 if isinstance(error, ScoresMissing) else 2)

@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.text import Text
 
     from agent.vlm.wrappers.dry_run import DryRun
     from common.progress import Stage, Tick
 
-__all__ = ["console", "print_estimate", "print_json", "print_message", "report_lost_questions", "stages"]
+__all__ = [
+    "console",
+    "escaped",
+    "foreign",
+    "print_estimate",
+    "print_json",
+    "print_message",
+    "report_lost_questions",
+    "stages",
+]
 
 
 def console() -> Console:
@@ -26,8 +36,29 @@ def console() -> Console:
 
 
 def print_message(line: str) -> None:
-    """Print a message on stderr."""
-    print(line, file=sys.stderr)
+    """Print a message on stderr, escaped."""
+    print(escaped(line), file=sys.stderr)
+
+
+def escaped(text: str) -> str:
+    """The text with "\\x1b" in place of an escape character, and so on for every other character that does not print.
+
+    File names, memories and the comments of models are foreign: their control codes could rewrite what a terminal
+    shows, for example a rule that is about to be admitted. Line breaks and tabs are kept.
+    """
+    return "".join(
+        char
+        if char.isprintable() or char in "\n\t"
+        else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+def foreign(text: str) -> Text:
+    """A foreign text in a table, escaped; nothing in it is markup."""
+    from rich.text import Text
+
+    return Text(escaped(text))
 
 
 def print_json(value: Any) -> None:
@@ -80,18 +111,19 @@ def stages() -> Iterator[Stage]:
 
     stderr = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=stderr, disable=not stderr.is_terminal) as bars:
         yield lambda title, total: _stage(bars, title, total)
 
 
 def _stage(bars: Progress, title: str, total: int) -> Tick:
+    title = escaped(title)  # of a video: the name of its file
     task, started_s = bars.add_task(title, total=total, note=""), time.monotonic()
 
     def tick(done: int, note: str = "", /) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from cli.console import foreign
 from memory.ledger import RuleLedger
 from memory.rule import Rule, StateChange
 
@@ -47,13 +47,13 @@ def rule_table(rows: Sequence[Json]) -> Table:
     table = Table("id", "state", "successes/uses", "weight", "gain", "rule", "reason for the state")
     for row in rows:
         cells = (
-            row["id"][:8],
+            foreign(row["id"][:8]),
             row["state"],
             f"{row['successes']}/{row['uses']}",
             _number(row["weight"], ".2f"),
             _number(row["gain"], "+.4f"),
         )
-        table.add_row(*cells, escape(row["text"]), escape(row["history"][-1]["reason"]))
+        table.add_row(*cells, foreign(row["text"]), foreign(row["history"][-1]["reason"]))
     return table
 
 
@@ -65,7 +65,7 @@ def rule_panel(row: Json) -> Panel:
         lines.append(f"test: {test}, weight {predicate['weight']:g}")
     lines.append(f"{origin['kind']} by {origin['backend']}, from case {origin['case_id'] or '-'}")
     lines += [f"{change['state']}: {change['reason']}" for change in row["history"]]
-    return Panel(escape("\n".join(lines)), title=row["id"], title_align="left")
+    return Panel(foreign("\n".join(lines)), title=foreign(row["id"]), title_align="left")
 
 
 def _number(value: float | None, form: str) -> str:

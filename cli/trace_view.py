@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from agent.tracing.reading import CritiqueRecords
+from cli.console import foreign
 from eval.report.trace_requests import requests_of, requests_table, summary
 from eval.report.trace_tables import StepTable, call_tables, step_table
 
@@ -20,17 +20,17 @@ __all__ = ["show_case"]
 
 def show_case(critique: CritiqueRecords) -> Iterator[RenderableType]:
     """The tables of all nodes, in the order in which they ran."""
-    yield f"case {escape(critique.case)}, trace {escape(critique.trace)}"
+    yield foreign(f"case {critique.case}, trace {critique.trace}")
     for record in critique.records:
         yield from map(_rendered, call_tables(record))
         yield _rendered(step_table(record))
         if requests := requests_of(record):
             yield _rendered(requests_table(requests))
-    yield escape(summary(critique.records))
+    yield foreign(summary(critique.records))
 
 
 def _rendered(found: StepTable) -> Table:
-    table = Table(*found.columns, title=escape(found.title), title_justify="left", title_style="bold")
+    table = Table(*found.columns, title=foreign(found.title), title_justify="left", title_style="bold")
     for row in found.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(foreign, row))
     return table

@@ -11,6 +11,7 @@ from pathlib import Path
 
 __all__ = ["CONFIGS", "PathLike", "atomic_folder", "atomic_path", "write_bytes", "write_text"]
 
+MAX_NAME_BYTES = 200
 PathLike = str | os.PathLike[str]
 CONFIGS = Path(__file__).parents[1] / "configs"  # recipes: YAML files
 
@@ -23,13 +24,18 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     The temporary name holds the process and thread ids, so that two writers of the same file do not mix their bytes.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    partial = path.with_name(f".{_start_of(path.name)}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         yield partial
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _start_of(name: str) -> str:
+    """As much of a file's name as leaves room in the temporary one; file systems allow 255 bytes."""
+    return os.fsdecode(os.fsencode(name)[:MAX_NAME_BYTES])
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from common.files import PathLike
 
-__all__ = ["Manifest", "end_of_whole_lines", "open_for_append"]
+__all__ = ["Manifest", "end_of_whole_lines", "open_for_append", "refuse_other_file"]
 
 BLOCK_BYTES = 65_536  # read at once from the end of a file
 
@@ -42,6 +42,18 @@ def end_of_whole_lines(path: PathLike) -> int:
     return 0
 
 
+def refuse_other_file(path: PathLike, start: bytes) -> None:
+    """Raises ValueError if there is a file that does not begin as its lines do: it is not ours to continue or cut."""
+    if not Path(path).is_file():
+        return
+    with Path(path).open("rb") as file:
+        found = file.read(len(start))
+    if not start.startswith(found):
+        raise ValueError(
+            f"{path} holds something else, and is not overwritten; move it or choose another folder"
+        )
+
+
 class Manifest:
     """Records of finished items by name, one JSON line per item; of two records with one name the later one counts.
 
@@ -55,6 +67,8 @@ class Manifest:
     def __init__(self, path: PathLike) -> None:
         self._path = Path(path)
         self._path.touch()
+        if b"\n" not in self._path.read_bytes()[:BLOCK_BYTES]:  # all of it would be cut as an incomplete line
+            refuse_other_file(self._path, b'{"name": ')
         self._file = self._path.open("r+b")
         self._positions: dict[str, tuple[str, int]] = {}
         try:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from common.files import PathLike
+from common.finite import check_weights
 
 __all__ = ["load_whole", "save_compact"]
 
@@ -27,7 +28,8 @@ def save_compact(model: PreTrainedModel, folder: PathLike) -> None:
 def load_whole(kind: type[Model], folder: Path, noun: str) -> Model:
     """The model in a folder, in float32, from safetensors and a JSON config, never a pickle. `noun` is for messages.
 
-    Raises FileNotFoundError if the folder holds none, and ValueError if it cannot be read or lacks a tensor.
+    Raises FileNotFoundError if the folder holds none, and ValueError if it cannot be read, lacks a tensor or
+    has a number that is not finite.
     """
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
@@ -44,4 +46,5 @@ def load_whole(kind: type[Model], folder: Path, noun: str) -> Model:
     if info["missing_keys"]:  # transformers would leave these tensors uninitialised
         missing = ", ".join(sorted(info["missing_keys"]))
         raise ValueError(f"the {noun} in {folder} lacks {missing}: another version wrote it")
+    check_weights(model.state_dict().items(), f"the {noun} in {folder}")
     return model

@@ -5,6 +5,9 @@ plug-ins, and some of these quote the refused request. So each line of a trace i
 each reason for a missing score or measurement before it is stored or printed. Reasons are redacted first and cut to
 length afterwards, because no pattern finds half of a secret.
 
+The texts come from strangers, and Python's `re` cannot be interrupted: no pattern here takes more than linear time, and
+a reason is cut before it is redacted, too.
+
 Not covered: secrets that are neither in an environment variable nor behind a header's name. They cannot be recognised.
 """
 
@@ -20,15 +23,19 @@ __all__ = ["first_line", "reason_of", "redact", "redactor", "without_pictures", 
 _PICTURE = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*|(?<!\\)[A-Za-z0-9+/]{100,}={0,2}")
 _QUOTE = r"(?:\\*[\"'])?"  # JSON inside JSON escapes it, once more at every level
 _HEADER = re.compile(
-    # the first word of an authorization is its scheme if it is too short for a secret
+    # The first word of an authorization is its scheme if it is too short for a secret. No run of white space is matched
+    # by two neighbouring repetitions, which would take quadratic time.
     rf"(?i)(\bauthorization{_QUOTE}\s*[:=]\s*{_QUOTE}(?:[\w-]{{1,7}}|negotiate)\s+"
-    rf"|\b(?:bearer|authorization|x-(?:\w+-)?api-key){_QUOTE}\s*[:= ]\s*{_QUOTE}"
+    rf"|\b(?:bearer|authorization|x-(?:\w+-)?api-key){_QUOTE}(?:\s*[:=]|\s)\s*{_QUOTE}"
     rf"|api[-_]?key{_QUOTE}\s*[:=]\s*{_QUOTE}"
     r"|[?&]key=)[\w.~+/=-]{8,}"
 )
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 SHORTEST_SECRET = 8  # shorter values, such as the key EMPTY of a local server, are ordinary words
 REASON_CHARS = 300
+MAX_ERROR_CHARS = (
+    1_000_000  # of an error's message that is looked at; a quoted request with pictures is shorter
+)
 
 
 def without_pictures(text: str) -> str:
@@ -57,6 +64,8 @@ def writable(text: str) -> str:
 
 def redact(text: str) -> str:
     """The text redacted for this process's environment, encodable, and at most `REASON_CHARS` long."""
+    if len(text) > MAX_ERROR_CHARS:
+        text = text[: text.rfind(" ", 0, MAX_ERROR_CHARS) + 1]  # no secret is cut in half
     return writable(redactor(os.environ)(text))[:REASON_CHARS]
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from PIL import Image, UnidentifiedImageError
 
 from common.files import PathLike
 
@@ -25,7 +24,6 @@ __all__ = [
     "FlawedRecord",
     "existing_image",
     "floats",
-    "image_size",
     "members",
     "numbers",
     "parse_json",
@@ -153,18 +151,17 @@ def parse_json(path: PathLike, kind: str) -> Any:
 
 
 def existing_image(folder: PathLike, image: str) -> Path:
-    """The file of an image that a record names. Raises FlawedRecord if there is none."""
+    """The file of an image that a record names. Raises FlawedRecord if there is none in the folder.
+
+    A name must not lead out of the folder, whose images are copied: annotations may be a stranger's. Links in the
+    folder are the user's, who may keep images elsewhere.
+    """
     path = Path(folder) / image
+    if Path(image).is_absolute() or ".." in Path(image).parts:
+        raise FlawedRecord(
+            f"the annotations name an image outside of {folder}: {image!r}", IMAGE_MISSING, image
+        )
     if not path.is_file():
         message = f"there is no image at {path}, which the annotations name"
         raise FlawedRecord(message, IMAGE_MISSING, image)
     return path
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the stored pixels, from the file's header. EXIF rotation is ignored, as annotations do."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image that can be read") from error

@@ -12,7 +12,9 @@ import yaml
 
 from common.files import PathLike
 
-__all__ = ["checked_fields", "read_fields"]
+__all__ = ["checked_fields", "parse_yaml", "read_fields"]
+
+MAX_BYTES = 1_000_000
 
 
 def read_fields(path: PathLike, allowed: Collection[str], allowed_text: str | None = None) -> dict[str, Any]:
@@ -23,14 +25,31 @@ def read_fields(path: PathLike, allowed: Collection[str], allowed_text: str | No
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: there is no such file")
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if (size := Path(path).stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; a file of fields has at most {MAX_BYTES:,}")
+    values = parse_yaml(Path(path).read_bytes(), str(path))
     if not isinstance(values, dict | None):
         raise ValueError(f"{path} must hold a mapping of fields, not a {type(values).__name__}")
     _refuse_unknown(str(path), values or {}, allowed, allowed_text)
     return values or {}
+
+
+def parse_yaml(text: str | bytes, where: str) -> Any:
+    """The value in a YAML text. Raises ValueError, which begins with `where`, for anything else, and for aliases: a few
+    lines of them unfold to gigabytes when a value is printed."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError(f"{where} is not YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"it has an alias, *{self.peek_event().anchor}, which is not allowed")
+        return super().compose_node(parent, index)
 
 
 def checked_fields(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +16,7 @@ from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 
-__all__ = ["Memory", "open_memory", "open_store", "store_path"]
+__all__ = ["Memory", "open_memory", "open_store", "removed_if_new_and_failed", "store_path"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,22 @@ class Memory:
 
 def store_path(folder: PathLike) -> Path:
     return Path(folder) / "memory.sqlite"
+
+
+@contextmanager
+def removed_if_new_and_failed(folder: PathLike) -> Iterator[None]:
+    """A block that fills a memory. If it fails, and there was no memory before, none is left."""
+    path = store_path(folder)
+    is_new = not path.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            for file in path.parent.glob(f"{path.name}*"):
+                file.unlink()
+            with suppress(OSError):  # other files are in it, or it was never made
+                path.parent.rmdir()
+        raise
 
 
 def open_store(folder: PathLike, frozen: bool = False) -> MemoryStore:

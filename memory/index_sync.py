@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int64
 
 from common.fingerprint import digest
 from memory.index import VectorIndex
-from memory.store import MemoryStore
+from memory.store import MemoryStore, damage_named
 
 __all__ = ["SyncedIndex"]
 
@@ -82,7 +82,10 @@ class SyncedIndex:
         )
         for start in range(0, len(numbers), _CHUNK):
             rows = self._store.read(query, (json.dumps(numbers[start : start + _CHUNK]),))
-            vectors = np.stack([np.frombuffer(row["embedding"], np.float32) for row in rows])
+            with damage_named(f"an embedding among the {self._table}"):
+                vectors = np.stack(
+                    [np.frombuffer(row["embedding"], np.float32).reshape(self._dim) for row in rows]
+                )
             self._index.add(np.array([row["number"] for row in rows], np.int64), vectors)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, astuple
 from itertools import groupby
 from typing import Any
 
 from memory.rule import Predicate, Provenance, Rule, RuleState, StateChange
-from memory.store import MemoryStore
+from memory.store import MemoryStore, damage_named
 
 __all__ = ["ALL_RULES", "RuleLedger", "rule_from_row", "rule_to_row"]
 
@@ -159,7 +159,8 @@ class RuleLedger:
             "ORDER BY asked.key",
             (json.dumps(list(case_ids)),),
         )
-        return {row["case_id"]: json.loads(row["judged"]) for row in rows}
+        with damage_named("an explored case"):
+            return {row["case_id"]: json.loads(row["judged"]) for row in rows}
 
     # -- steps -----------------------------------------------------------------------------------------------
 
@@ -193,14 +194,15 @@ def rule_to_row(rule: Rule) -> tuple[str | None, ...]:
     return rule.rule_id, rule.text, json.dumps(rule.tags), predicate, provenance, rule.state
 
 
-def rule_from_row(row: sqlite3.Row) -> Rule:
-    return Rule(
-        rule_id=row["rule_id"],
-        text=row["text"],
-        tags=tuple(json.loads(row["tags"])),
-        predicate=Predicate(**json.loads(row["predicate"])) if row["predicate"] else None,
-        provenance=Provenance(**json.loads(row["provenance"])),
-        state=row["state"],
-        uses=row["uses"],
-        successes=row["successes"],
-    )
+def rule_from_row(row: sqlite3.Row | Mapping[str, Any]) -> Rule:
+    with damage_named(f"the rule {row['rule_id']}"):
+        return Rule(
+            rule_id=row["rule_id"],
+            text=row["text"],
+            tags=tuple(json.loads(row["tags"])),
+            predicate=Predicate(**json.loads(row["predicate"])) if row["predicate"] else None,
+            provenance=Provenance(**json.loads(row["provenance"])),
+            state=row["state"],
+            uses=row["uses"],
+            successes=row["successes"],
+        )

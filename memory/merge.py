@@ -7,9 +7,10 @@ thresholds that differ by at most a tenth. The admitted one is kept, otherwise t
 otherwise the receiving memory's; it takes over the cases of the other. Prototypes are united by their id, and the
 bounded memory selects which to keep.
 
-An imported rule becomes part of future prompts. Therefore a rule that was admitted in the other memory starts in
-quarantine here, unless the user trusts the source (`keep_states`). The other memory's trials do not count here: its
-history keeps the reasons without the gains, so that the rule is tried again.
+Imported text becomes part of future prompts. Therefore, unless the user trusts the source (`keep_states`), a rule that
+was admitted in the other memory starts in quarantine here, and prototypes come with their numbers but without their
+sentences: hundreds of rationales cannot be reviewed, and no trial measures them. The other memory's trials do not count
+here: its history keeps the reasons without the gains, so that the rule is tried again.
 
 Left out: averaging of weights. The weight of the rule that is kept stays; another exploration fits the weights on the
 cases of both memories.
@@ -20,11 +21,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from memory.exchange import MemoryDocument, RuleRecord
-from memory.prototype_memory import PrototypeMemory
+from memory.exchange import CaseRecord, MemoryDocument, RuleRecord
+from memory.prototype_memory import NOT_TAKEN_OVER, PrototypeMemory, without_text
 from memory.rule import Predicate, Rule
 from memory.rule_memory import RuleMemory
 
@@ -70,7 +72,7 @@ def merge_document(
                 case.case_id,
                 [ids[rule_id] for rule_id in case.rules],
                 case.success,
-                None if case.judged is None else dict(case.judged),
+                _judged(case, keep_states),
             )
             for case in document.cases
         ]
@@ -79,8 +81,7 @@ def merge_document(
                 rules.recount_case(case.case_id, [ids[rule_id]], success)
         for step in document.steps:
             rules.mark_done(step)
-        pairs = [(record.prototype, record.vector) for record in document.prototypes]
-        kept_prototypes = prototypes.add(pairs) if prototypes is not None else []
+        kept_prototypes = _add_prototypes(prototypes, document, keep_states) if prototypes is not None else []
         return MergeReport(
             rules_added=len(rules) - len(known),
             rules_joined=len(duplicates),
@@ -101,6 +102,30 @@ def _incoming_rules(document: MemoryDocument, keep_states: bool) -> list[RuleRec
             history = tuple(replace(change, gain=None, held_out=None) for change in history)
         incoming.append(RuleRecord(rule, history))
     return incoming
+
+
+def _judged(case: CaseRecord, keep_states: bool) -> dict[str, Any] | None:
+    """What the critic saw of a case, which is asked again in trials."""
+    if case.judged is None or keep_states:
+        return case.judged and dict(case.judged)
+    shown = [{**prototype, "rationale": NOT_TAKEN_OVER} for prototype in case.judged["prototypes"]]
+    return {**case.judged, "prototypes": shown}
+
+
+def _add_prototypes(prototypes: PrototypeMemory, document: MemoryDocument, keep_states: bool) -> list[str]:
+    """The ids of those that were kept. Those that this memory already has are its own."""
+    own = {prototype.prototype_id for prototype in prototypes.all()}
+    return prototypes.add(
+        [
+            (
+                record.prototype
+                if keep_states or record.prototype.prototype_id in own
+                else without_text(record.prototype),
+                record.vector,
+            )
+            for record in document.prototypes
+        ]
+    )
 
 
 def _add_or_join(

@@ -19,10 +19,12 @@ from jaxtyping import Float, Float32
 from common.fingerprint import json_digest
 from memory.index import normalised
 from memory.index_sync import SyncedIndex
-from memory.store import MemoryStore
-from memory.text_limits import check_tags, check_text, normalise_tags
+from memory.store import MemoryStore, damage_named
+from memory.text_limits import check_tags, check_text, is_word, normalise_tags
 
-__all__ = ["Prototype", "PrototypeMemory", "prototype_from_row"]
+__all__ = ["NOT_TAKEN_OVER", "Prototype", "PrototypeMemory", "prototype_from_row", "without_text"]
+
+NOT_TAKEN_OVER = "the rationale of another memory, which was not taken over"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,18 @@ class Prototype:
         rationale, tags = rationale.strip(), normalise_tags(tags)
         content = [case_id, rationale, score, tags, dict(evidence), dict(weights)]
         return Prototype(json_digest(content), case_id, rationale, score, tags, dict(evidence), dict(weights))
+
+
+def without_text(prototype: Prototype) -> Prototype:
+    """The prototype with its numbers and single words, and none of its sentences."""
+    return Prototype.create(
+        prototype.case_id,
+        NOT_TAKEN_OVER,
+        prototype.score,
+        [tag for tag in prototype.tags if is_word(tag)],
+        {name: value for name, value in prototype.evidence.items() if is_word(name)},
+        {name: value for name, value in prototype.weights.items() if is_word(name)},
+    )
 
 
 class PrototypeMemory:
@@ -160,13 +174,14 @@ def _to_row(prototype: Prototype) -> tuple[str | float, ...]:
     )
 
 
-def prototype_from_row(row: sqlite3.Row) -> Prototype:
-    return Prototype(
-        prototype_id=row["prototype_id"],
-        case_id=row["case_id"],
-        rationale=row["rationale"],
-        score=row["score"],
-        tags=tuple(json.loads(row["tags"])),
-        evidence=json.loads(row["evidence"]),
-        weights=json.loads(row["weights"]),
-    )
+def prototype_from_row(row: sqlite3.Row | Mapping[str, Any]) -> Prototype:
+    with damage_named(f"the prototype {row['prototype_id']}"):
+        return Prototype(
+            prototype_id=row["prototype_id"],
+            case_id=row["case_id"],
+            rationale=row["rationale"],
+            score=row["score"],
+            tags=tuple(json.loads(row["tags"])),
+            evidence=dict(json.loads(row["evidence"])),
+            weights=dict(json.loads(row["weights"])),
+        )

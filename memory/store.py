@@ -10,17 +10,19 @@ Left out: creation times. Rows keep the order in which they were written, and th
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
 from common.files import PathLike
 
-__all__ = ["FrozenMemoryError", "MemoryStore"]
+__all__ = ["FrozenMemoryError", "MemoryStore", "damage_named"]
 
 _BASE_ID = "substr(case_id, 1, instr(case_id, '/weigh/') - 1)"
 _RECOUNT = f"""instr(case_id, '/weigh/') AND {_BASE_ID} IN (SELECT case_id FROM cases)
@@ -97,7 +99,8 @@ class MemoryStore:
 
     With `frozen=True` the file must exist and is opened read-only; a file with an older schema stays unchanged and is
     read from a migrated copy in RAM. Raises FileNotFoundError if it does not exist, ValueError if it is not a memory
-    database or was written by a newer version.
+    database, is damaged or locked, or was written by a newer version. Later calls raise ValueError if it turns out
+    to be damaged or locked.
     """
 
     def __init__(self, path: PathLike, frozen: bool = False) -> None:
@@ -106,14 +109,15 @@ class MemoryStore:
         # Also guards everything derived from the content, so there is only one lock and no deadlock.
         self.lock = threading.RLock()
         self._rollbacks = 0
-        self._connection = _connect(self.path, frozen)
+        with self._errors_named():
+            self._connection = _connect(self.path, frozen)
         try:
-            if self.path and not frozen:
-                self._connection.execute("PRAGMA journal_mode = WAL")
-            self._migrate()
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise ValueError(f"{path} is not a memory database ({error})") from error
+            with self._errors_named():
+                if self.path:
+                    self._check_integrity()
+                if self.path and not frozen:
+                    self._connection.execute("PRAGMA journal_mode = WAL")
+                self._migrate()
         except ValueError:
             self.close()
             raise
@@ -137,11 +141,11 @@ class MemoryStore:
         """
         if self.frozen:
             raise FrozenMemoryError(f"the memory at {self.path} is frozen: it can be read, not written")
-        with self._begin() as connection:
+        with self._errors_named(), self._begin() as connection:
             yield connection
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
-        with self.lock:
+        with self._errors_named(), self.lock:
             return self._connection.execute(query, values).fetchall()
 
     def version(self) -> tuple[int, int, int]:
@@ -170,6 +174,22 @@ class MemoryStore:
             raise ValueError(
                 f"this memory was written with {key} {stored!r}, not {value!r}; use that, or a new folder"
             )
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        """Around SQLite's work: what the file or another process is to blame for is a ValueError with the path."""
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{self.path or 'the memory'} {_fault(error)}") from error
+
+    def _check_integrity(self) -> None:
+        """SQLite's own check of every page, index and constraint: a few milliseconds for a usual memory."""
+        found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(" ".join(found.split()))
 
     @contextmanager
     def _begin(self) -> Iterator[sqlite3.Connection]:
@@ -208,13 +228,35 @@ class MemoryStore:
             self._connection.execute("PRAGMA query_only = ON")
 
 
+@contextmanager
+def damage_named(what: str) -> Iterator[None]:
+    """Around the parsing of rows, whose content SQLite does not check."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{what} of the memory cannot be used: {error}") from error
+
+
+def _fault(error: sqlite3.DatabaseError) -> str:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return "is locked by another process; try again when that has ended"
+    if "not a database" in text:
+        return f"is not a memory database ({text})"
+    if isinstance(error, sqlite3.OperationalError):
+        return f"cannot be used: {text}"
+    return f"is damaged ({text}); `meshcritic memory recover` copies what is whole into a new folder"
+
+
 def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
     if frozen and (path is None or not path.is_file()):
-        raise FileNotFoundError(f"there is no memory at {path} to open frozen")
+        raise FileNotFoundError(f"there is no memory at {path}; `meshcritic explore` fills one")
     if path and not frozen:
         path.parent.mkdir(parents=True, exist_ok=True)
     # WAL writes a file next to the database even to read it; in a read-only folder the database cannot change.
     read_only = "mode=ro" if path and os.access(path.parent, os.W_OK) else "immutable=1"
+    if path and frozen and read_only == "immutable=1" and _log_of(path).exists():
+        return _copy_with_log(path)
     mode = read_only if frozen else "mode=rwc"
     target = f"{path.absolute().as_uri()}?{mode}" if path else ":memory:"
     return _open(target, uri=path is not None)
@@ -227,6 +269,19 @@ def _open(target: str, uri: bool) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def _log_of(path: Path) -> Path:
+    """The write-ahead log, with the transactions that are not in the database file yet."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _copy_with_log(path: Path) -> sqlite3.Connection:
+    """A copy in RAM: SQLite leaves the log out where it cannot write beside it."""
+    with TemporaryDirectory() as folder:
+        for file in (path, _log_of(path)):
+            shutil.copy(file, folder)
+        return _copy_in_ram(_open(f"{(Path(folder) / path.name).as_uri()}?mode=rw", uri=True))
 
 
 def _copy_in_ram(connection: sqlite3.Connection) -> sqlite3.Connection:

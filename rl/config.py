@@ -18,7 +18,7 @@ from rl.advantages import ADVANTAGE_TYPES, AdvantageSettings
 from rl.losses import LOSSES, TRUST_REGIONS, LossSettings
 
 __all__ = [
-    "LOSS_TYPES", "RESAMPLE", "RESERVED", "GroupPreferenceConfig", "check_loss_of_search", "field_value",
+    "HUB", "LOSS_TYPES", "RESAMPLE", "RESERVED", "GroupPreferenceConfig", "check_loss_of_search", "field_value",
     "training_fields",
 ]  # fmt: skip
 
@@ -47,9 +47,14 @@ NOT_NEGATIVE = (
     "lora_rank",
 )
 RESERVED = ("output_dir", "seed", "use_cpu", "resume_from_checkpoint")  # set by the caller of the trainer
+HUB = (  # a stranger's recipe must not upload weights, nor may a token be in a file
+    "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision", "push_to_hub",
+    "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token",
+)  # fmt: skip
 UNSUPPORTED = {  # fields without an effect, or with a harmful one
     "num_train_epochs": "a run ends at max_steps, whatever the number of epochs",
     "dataloader_drop_last": "a set smaller than a batch would train nothing; smaller batches are weighted correctly",
+    **dict.fromkeys(HUB, "nothing is uploaded"),
 }
 
 

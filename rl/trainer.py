@@ -36,6 +36,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from common.finite import FiniteWeights
 from common.seeding import derive_generator
 from hmr.policy.policy import DiffusionPolicy
 from rl.config import RESAMPLE, GroupPreferenceConfig, check_loss_of_search
@@ -90,6 +91,7 @@ class GroupPreferenceTrainer(Trainer):
             raise ValueError("DeepSpeed is not supported, nor spread_weight or lora_rank under FSDP")
         self.loss_is_scaled_for_ga = True  # by `_get_num_items_in_batch`
         self.remove_callback(PrinterCallback)
+        self.add_callback(FiniteWeights())
         self.add_callback(_EmaCallback(self))
         self.policy, self._adapters = model, adapters
         self.num_train_timesteps: int = cast(Any, model).config.num_train_timesteps

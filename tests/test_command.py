@@ -83,7 +83,7 @@ INVALID_OPTIONS = {
     "an unknown format": (["predict", "photo.png", "--save", "npz,fbx"], "npz, obj, glb, bvh, not fbx"),
     "an unknown detector": (["predict", "photo.png", "--detector", "yolo"], "transformers"),
     "a folder without photographs": (["predict", "empty"], "no photograph"),
-    "a video that is text": (["predict", "text.gif"], "not a video"),
+    "a video that is text": (["predict", "text.gif"], "not an image"),
     "a folder of invalid files": (["predict", "bad"], "any of the 2 pictures"),
     "a focal length of zero": (["predict", "photo.png", "--focal", "0"], "--focal must be a positive number"),
     "a focal length that is no number": (["predict", "photo.png", "--focal", "nan"], "not nan"),
@@ -319,6 +319,7 @@ def test_predict_reports_an_unreadable_file_and_continues(photo, policy, tmp_pat
     assert failed["photo"] == str(tmp_path / "bad.jpg")
     assert "not an image" in failed["reason"]
     assert failed["reason"] in err
+    assert "1 people in 2 pictures; 1 failed, as reported above" in err
     code, again, err = call(monkeypatch, capsys, *words)
     assert (code, json.loads(again)) == (0, answer)
     assert "finished by an earlier run" in err

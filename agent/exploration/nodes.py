@@ -106,9 +106,9 @@ def write_back(state: ExplorationState, runtime: Runtime[ExplorationContext]) ->
     embedding = agent.image_embedder(resources.calibration[case.case_id].sample)
     used = [retrieved.rule.rule_id for retrieved in critique.rules]
     with agent.rules.transaction():
-        if prototype is not None:
+        recorded = agent.rules.record_case(case.case_id, used, state["success"], case.to_json())
+        if recorded and prototype is not None:
             agent.prototypes.add([(prototype, embedding)])
-        agent.rules.record_case(case.case_id, used, state["success"], case.to_json())
     resources.explored[case.case_id] = case
     counts = (len(resources.explored), len(resources.calibration))
     resources.on_case(Progress(*counts, case.srcc, mean_srcc(resources.explored.values())))

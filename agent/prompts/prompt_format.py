@@ -26,6 +26,7 @@ Json = Mapping[str, Any]
 
 MUCH_WORSE = 1.0  # standard deviations of the group above its mean
 MAX_SENTENCES = 2  # per hypothesis, the largest deviation first
+MAX_SENTENCE_CHARS = 400
 MAX_NAMES = 3  # body parts per measurement; measurements per prototype
 
 
@@ -52,7 +53,10 @@ def format_metrics(metrics: Json) -> str:
 
 def format_rules(rules: Sequence[Json]) -> str:
     """One rule per line, the most relevant first."""
-    return "\n".join(f"- {rule['text']} [{'; '.join(_terms(rule)) or 'no test'}]" for rule in rules) or "none"
+    return (
+        "\n".join(f"- {_one_line(rule['text'])} [{'; '.join(_terms(rule)) or 'no test'}]" for rule in rules)
+        or "none"
+    )
 
 
 def format_prototypes(prototypes: Sequence[Json]) -> str:
@@ -89,7 +93,10 @@ def _worst_sentences(metrics: Json, deviations: Mapping[str, Mapping[str, float]
     """The tools' sentences about the metrics in which a hypothesis is much worse than its group."""
     above = {name: by_label[label] for name, by_label in deviations.items() if by_label[label] > MUCH_WORSE}
     worst = sorted(above, key=lambda name: -above[name])
-    texts = [_with_parts(metrics[name]["sentences"][label], metrics[name]["parts"][label]) for name in worst]
+    texts = [
+        _one_line(_with_parts(metrics[name]["sentences"][label], metrics[name]["parts"][label]))
+        for name in worst
+    ]
     return " ".join([text for text in texts if text][:MAX_SENTENCES])
 
 
@@ -105,6 +112,11 @@ def _with_parts(sentence: str, parts: Sequence[str]) -> str:
     """The sentence, followed by the affected body parts that it does not name."""
     unnamed = [part for part in parts if part.lower() not in sentence.lower()][:MAX_NAMES]
     return f"{sentence.rstrip('.')} ({', '.join(unnamed)}).".strip() if unnamed else sentence
+
+
+def _one_line(text: str) -> str:
+    """A sentence of a tool or a memory, which cannot begin a line of its own."""
+    return " ".join(text.split())[:MAX_SENTENCE_CHARS]
 
 
 def _terms(rule: Json) -> list[str]:
@@ -126,4 +138,4 @@ def _format_prototype(prototype: Json) -> str:
         terms.append(
             f"correlation with the true error: {', '.join(f'{name} {rho:.2f}' for name, rho in best)}"
         )
-    return f"- {prototype['rationale']} [{'; '.join(terms)}]"
+    return f"- {_one_line(prototype['rationale'])} [{'; '.join(terms)}]"

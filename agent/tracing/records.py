@@ -26,7 +26,7 @@ from agent.tracing.exporters import Exporter, enabled_exporters, langchain_traci
 from agent.tracing.span_tree import Span, case_span
 from common.files import PathLike
 from common.fingerprint import json_digest
-from common.jsonl import open_for_append
+from common.jsonl import open_for_append, refuse_other_file
 from common.redaction import reason_of, redactor, writable
 from common.stopping import is_stopped
 
@@ -53,6 +53,8 @@ class Trace:
         run_id: str = "",
         exporters: Sequence[Exporter] | None = None,
     ) -> None:
+        if path is not None:
+            refuse_other_file(path, b'{"run": ')
         self.run_id = run_id
         self._lock = threading.Lock()
         self._redact = redactor(os.environ)

@@ -6,7 +6,8 @@ daemon thread that all backends of the process share; the calling threads block 
 
 Retried until the deadline or the last attempt: 429 and 5xx (after the time in Retry-After, in seconds or as a date, if
 the server sends that header), and connections that fail or break. Not retried: any other status, redirects (which would
-send photographs to another server), a body that is too long, and a body that is not JSON. Of the statuses that are not
+send photographs to another server), a body that is too long or in an encoding other than gzip and deflate, and a body
+that is not JSON. Decoding stops at the limit of the length. Of the statuses that are not
 retried, some mean that the question itself is at fault (`Unanswerable`), the others that the server is.
 
 Each request opens its own connection: the cost is negligible beside an answer that takes seconds, and no connection can
@@ -43,6 +44,7 @@ CONNECT_S = 10.0
 GET_S = 5.0  # for a page that tells what the server is
 SECRET_CHARS = 8  # a shorter header would also be removed from words and numbers of an answer
 EXCERPT_CHARS = 200  # of an error body, in a message
+ZLIB_OR_GZIP = zlib.MAX_WBITS | 32  # the header tells which (zlib's manual, inflateInit2)
 # The question is malformed, too large, or cannot be processed (RFC 9110, 15.5).
 QUESTION_AT_FAULT = (400, 413, 422)
 
@@ -224,26 +226,43 @@ def retry_after_s(header: str | None) -> float | None:
         return float(header)
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
 async def _read(response: httpx.Response, max_bytes: int) -> str:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > max_bytes:
-            raise ServerError(f"the answer is longer than {max_bytes:,} bytes")
+    body = await _decoded(response, max_bytes + 1)
+    if len(body) > max_bytes:
+        raise ServerError(f"the answer is longer than {max_bytes:,} bytes")
     return body.decode(errors="replace")
 
 
 async def _read_start(response: httpx.Response) -> str:
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > 10 * EXCERPT_CHARS:
-            break
+    body = await _decoded(response, 10 * EXCERPT_CHARS)
     return " ".join(body.decode(errors="replace").split())
+
+
+async def _decoded(response: httpx.Response, max_bytes: int) -> bytes:
+    """At most the first `max_bytes` of the body.
+
+    httpx would decode each chunk as a whole, and encodings one after another: 5 KB become gigabytes.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "deflate", ""):
+        raise ServerError(
+            f"the answer has the content encoding {encoding[:EXCERPT_CHARS]!r}, which is not read"
+        )
+    unpack = zlib.decompressobj(wbits=ZLIB_OR_GZIP) if encoding in ("gzip", "deflate") else None
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        left = max_bytes - len(body)
+        try:
+            body += unpack.decompress(chunk, left) if unpack else chunk[:left]
+        except zlib.error as error:
+            raise ServerError(f"the answer is not in its content encoding, {encoding}: {error}") from None
+        if len(body) >= max_bytes:
+            break
+    return bytes(body)
 
 
 @cache

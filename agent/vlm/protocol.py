@@ -14,6 +14,7 @@ Left out: streaming.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,6 +46,7 @@ Task = Literal["tag", "score", "reflect", "revise", "mine", "act"]
 ToolCalls = Literal["none", "json", "native"]
 SHA256_DIGITS = 64
 Json = dict[str, Any]
+_TAG = re.compile(r"<(?=[/!|?a-zA-Z])")  # the start of a tag; a comparison has a space or a digit there
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,12 @@ class DataPart:
 
     @cached_property
     def text(self) -> str:
-        """The part as text: the formatted data, or the JSON if there is none."""
-        return f"<{self.name}>\n{self._json if self.formatted is None else self.formatted}\n</{self.name}>"
+        """The part as text: the formatted data, or the JSON if there is none.
+
+        No sentence of a memory, a plug-in or a model can end the part or begin another one.
+        """
+        content = _TAG.sub("&lt;", self._json if self.formatted is None else self.formatted)
+        return f"<{self.name}>\n{content}\n</{self.name}>"
 
     @cached_property
     def sha256(self) -> str:

@@ -32,10 +32,16 @@ def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
     """
     name, _, argument = spec.partition(":")
     build = _builder(name, spec)
+    signature = inspect.signature(build)
     try:
-        inspect.signature(build).bind(argument, **settings)
+        signature.bind(argument, **settings)
     except TypeError as error:
-        raise ValueError(f"the backend {name} has no such setting ({error})") from error
+        known = ", ".join(list(signature.parameters)[1:])
+        unknown = ", ".join(sorted(set(settings) - set(signature.parameters)))
+        raise ValueError(
+            f"the backend {name} has no such setting: {unknown}; "
+            + (f"it has {known}" if known else "it has none")
+        ) from error
     return build(argument, **settings)
 
 

@@ -25,6 +25,7 @@ from cli.options import (
     policy_folder,
 )
 from common.files import CONFIGS
+from common.locks import single_run
 
 if TYPE_CHECKING:
     from eval.pipelines.align_settings import AlignSettings
@@ -214,7 +215,7 @@ def _align(
     from eval.pipelines.alignment import run_alignment
     from eval.pipelines.photographs import align_on_photographs
 
-    with report_lost_questions(), stages() as stage:
+    with single_run(out), report_lost_questions(), stages() as stage:
         if photographs is None:
             aligned = run_alignment(base, settings, out, stage, workers=WORKERS)
         else:

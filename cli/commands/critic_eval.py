@@ -37,6 +37,7 @@ from cli.options import (
     Ucb,
     policy_folder,
 )
+from common.locks import single_run
 
 if TYPE_CHECKING:
     from agent.vlm.options import BackendOptions
@@ -188,7 +189,7 @@ def _run(
     from eval.critics.comparison import evaluate_critics
     from hmr.policy.checkpoint import load_policy
 
-    with open_backend(options) as opened, report_lost_questions(), stages() as stage:
+    with open_backend(options) as opened, single_run(out), report_lost_questions(), stages() as stage:
         model = load_policy(policy, device)
         comparison = evaluate_critics(model, opened.backend, settings, out, stage, workers=WORKERS)
         return comparison, opened.dry_run

@@ -9,6 +9,7 @@ from typing import Annotated
 from cli.console import console, print_json, print_message, report_lost_questions, stages
 from cli.options import WORKERS, Json, Out, PolicyDir, config_file
 from common.files import CONFIGS
+from common.locks import single_run
 
 __all__ = ["demo"]
 
@@ -34,7 +35,12 @@ def demo(
     from eval.pipelines.demo_outputs import write_demo
 
     settings = read_demo_settings(config or CONFIGS / "demo.yaml")
-    with report_lost_questions(), stages() as stage, Demo(out, settings, stage, policy, WORKERS) as run:
+    with (
+        single_run(out),
+        report_lost_questions(),
+        stages() as stage,
+        Demo(out, settings, stage, policy, WORKERS) as run,
+    ):
         result = run.run()
         rows, metrics = write_demo(run, result, time.perf_counter() - start)
     for title in result.reused:

@@ -21,6 +21,7 @@ from cli.options import (
     Seed,
     policy_folder,
 )
+from common.locks import single_run
 
 __all__ = ["evaluate"]
 
@@ -66,7 +67,7 @@ def evaluate(
     from hmr.policy.checkpoint import load_policy
 
     model = load_policy(policy_folder(policy, base), device, detector)
-    with stages() as stage:
+    with single_run(out), stages() as stage:
         result = evaluate_with_baselines(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,
             motion=motion, backdrops=backdrops, workers=WORKERS,

@@ -35,6 +35,7 @@ from cli.options import (
     output_folder,
     policy_folder,
 )
+from common.locks import single_run
 
 __all__ = ["explore"]
 
@@ -122,7 +123,8 @@ def explore(
 def _output_folders(out: Path, memory: Path, dry_run: bool) -> Iterator[tuple[Path, Path]]:
     """The folders to write to. A dry run gets a temporary copy of the memory, and so counts the remaining requests."""
     if not dry_run:
-        yield out, memory
+        with single_run(out, memory):
+            yield out, memory
         return
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "memory"

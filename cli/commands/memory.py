@@ -211,6 +211,28 @@ def merge(
     _merge(folder, document, source, keep_states, without_prototypes, similarity, text_embedder, as_json)
 
 
+@memory.command()
+def recover(
+    folder: Annotated[Path, typer.Argument(help="Folder of the damaged memory; it is not changed.")],
+    new: Annotated[Path, typer.Argument(help="Folder for what can be read of it.")],
+    as_json: Json = False,
+) -> None:
+    """Copy what is whole of a damaged memory into a new folder.
+
+    Exploring into the new folder adds the cases that were lost.
+
+    Example: `meshcritic memory recover runs/demo/memory runs/demo/recovered`
+    """
+    from memory.recovery import recover as run
+
+    copied = run(folder, new)
+    if as_json:
+        print_json({"folder": str(new), **copied})
+        return
+    counts = ", ".join(f"{copied[name]} {name}" for name in ("rules", "cases", "prototypes"))
+    print_message(f"{new}: {counts}")
+
+
 def _merge(
     folder: Path,
     document: MemoryDocument,
@@ -222,7 +244,7 @@ def _merge(
     as_json: bool,
 ) -> None:
     from memory.embed import load_text_embedder
-    from memory.folder import store_path
+    from memory.folder import removed_if_new_and_failed, store_path
     from memory.merge import merge_document
     from memory.prototype_memory import PrototypeMemory
     from memory.rule_memory import RuleMemory
@@ -230,7 +252,7 @@ def _merge(
 
     if folder.is_file():
         raise NotADirectoryError(f"{folder} is a file; a memory is a folder")
-    with MemoryStore(store_path(folder)) as store:
+    with removed_if_new_and_failed(folder), MemoryStore(store_path(folder)) as store:
         rules, prototypes = RuleMemory(store, load_text_embedder(text_embedder)), None
         if document.prototypes and not without_prototypes:
             embedder = _common_embedder(store.meta("image_embedder"), document)

@@ -24,6 +24,7 @@ from cli.options import (
     Seed,
 )
 from cli.startup import without_collection
+from common.locks import single_run
 
 if TYPE_CHECKING:
     from cli.photos.predict import Outcome
@@ -98,9 +99,8 @@ def predict(
     chosen = choose_detector(detector, keypoints, [source.path for source in sources])
     model = load_policy(policy, device, chosen)
     models = Models(model, load_body(body), load_renderer())
-    out.mkdir(parents=True, exist_ok=True)
     summary = _Summary(single=len(sources) == 1, collect=as_json)
-    with Manifest(out / "manifest.jsonl") as manifest, stages() as stage:
+    with single_run(out), Manifest(out / "manifest.jsonl") as manifest, stages() as stage:
         for outcome in Predictor(models, settings, out, manifest).run(sources, stage):
             summary.add(outcome)
     summary.check()
@@ -141,7 +141,11 @@ class _Summary:
             self._print_photo(outcome, reasons)
 
     def check(self) -> None:
-        """Raises ValueError if no person was found, or if the only input could not be read."""
+        """Prints the total of several inputs. Raises ValueError if no person was found, or if the only input failed."""
+        if self.failures and not self.single:
+            print_message(
+                f"{self.people} people in {self.pictures} pictures; {self.failures} failed, as reported above"
+            )
         if self.single and (self.failures or not self.people):
             raise ValueError(self.first_reason)
         if not self.people:

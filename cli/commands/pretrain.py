@@ -11,6 +11,7 @@ import typer
 
 from cli.console import print_message, stages
 from cli.options import Out, config_file, output_folder
+from common.locks import single_run
 
 __all__ = ["pretrain"]
 
@@ -50,7 +51,7 @@ def pretrain(
     from hmr.pretraining.policy_training import pretrain_policy
 
     changes = {"start_from": str(start_from)} if start_from else {}
-    with scene_progress() as progress:
+    with single_run(out), scene_progress() as progress:
         if encoder:
             train_encoder(read_encoder_recipe(config, **changes), out, cache, workers, progress)
         else:

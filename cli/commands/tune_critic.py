@@ -22,6 +22,7 @@ from cli.options import (
     policy_folder,
 )
 from common.files import CONFIGS
+from common.locks import single_run
 
 if TYPE_CHECKING:
     from rl.critic_tuning.conversations import ConversationStats
@@ -98,7 +99,7 @@ def tune_critic(
     local = read_settings(LocalSettings, "local", parse_settings(settings or ()))
     found, sampler = find_model(model), load_policy(policy_folder(policy, base))
     tuning = read_tuning(config or CONFIGS / "tune_critic.yaml", stages=STAGES[stage], seed=seed)
-    with stages() as progress:
+    with single_run(out), stages() as progress:
         training_cases = prepare_training_cases(
             found, memory, sampler,
             settings=tuning, local=local, out=out, stage=progress, base=base, calibration=calibration, workers=WORKERS,

@@ -19,13 +19,12 @@ joints are then zero. Other keys are ignored, so these keys can be added to a mo
 
 The outputs of HMR2 and CLIFF are recognised by their keys and converted (`cli.photos.model_outputs`).
 
-Left out: pickled arrays (`allow_pickle=False`, so that an untrusted file cannot run code), and rotation matrices or 6D
+Left out: pickled arrays (so that an untrusted file cannot run code), and rotation matrices or 6D
 rotations of other models, whose layouts differ.
 """
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cli.photos.model_outputs import find_layout
+from common.array_files import open_npz
 from common.files import PathLike, atomic_path
 from hmr.types import NUM_BETAS, BodyParams, Box, Camera, Hypotheses
 
@@ -102,18 +102,13 @@ def write_hypotheses(path: PathLike, people: Sequence[tuple[Box | None, Hypothes
 def _load(path: Path, image_size: tuple[int, int]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no hypotheses file at {path}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an npz file")
-    with np.load(path, allow_pickle=False) as archive:
-        native = [key for key in (*PARAMETERS, *CAMERA) if key in archive.files]
-        layout = find_layout(archive.files) if len(native) < len(PARAMETERS + CAMERA) else None
+    with open_npz(path) as archive:
+        native = [key for key in (*PARAMETERS, *CAMERA) if key in archive.names]
+        layout = find_layout(archive.names) if len(native) < len(PARAMETERS + CAMERA) else None
         if layout is None and (missing := [key for key in (*PARAMETERS, *CAMERA) if key not in native]):
-            raise ValueError(f"{path} lacks {_names(missing)}; it has {_names(archive.files) or 'no key'}")
-        wanted = layout[0] if layout else [*native, *({BOXES} & set(archive.files))]
-        try:
-            arrays = {key: archive[key] for key in wanted}
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise ValueError(f"{path} lacks {_names(missing)}; it has {_names(archive.names) or 'no key'}")
+        wanted = layout[0] if layout else [*native, *({BOXES} & set(archive.names))]
+        arrays = {key: archive.read(key) for key in wanted}
     _check_numbers(arrays, path)
     return layout[1](arrays, image_size, str(path)) if layout else arrays
 

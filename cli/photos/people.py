@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from cli.photos.hypotheses_file import read_hypotheses
 from cli.photos.intrinsics import NO_INTRINSICS, Intrinsics
@@ -170,13 +172,24 @@ def given_people(path: Path, files: Sequence[Path], body: Body) -> list[Person]:
 
 def _people_of_file(photo: Photo, file: Path, body: Body, min_group: int) -> list[Person]:
     people = []
-    for box, in_file in read_hypotheses(file, photo.file_size, min_group):
+    for number, (box, in_file) in enumerate(read_hypotheses(file, photo.file_size, min_group)):
+        _check_depths(in_file.params.transl[:, 2], f"{file}: person {number}")
         hypotheses = Hypotheses(in_file.params, photo.camera_in_image(in_file.camera))
         box_in_image = photo.box_in_image(box) if box else _box_of_joints(hypotheses, body)
         check_box(photo.box_in_file(box_in_image), photo.file_size, str(file))
         sample = sample_of(photo.image, box_in_image, hypotheses.camera)
         people.append(Person(sample, hypotheses, photo))
     return people
+
+
+def _check_depths(depths_m: Float[Tensor, "group"], where: str) -> None:
+    """Raises ValueError, which begins with `where`, for a body behind the camera, whose projection means nothing."""
+    if (behind := (depths_m <= 0).nonzero()).numel():
+        index = int(behind[0])
+        raise ValueError(
+            f"{where}: hypothesis {index} has transl z = {float(depths_m[index]):g} m, which is behind the camera; "
+            "z must be above 0"
+        )
 
 
 def _join(people: Sequence[Person], others: Sequence[Person], not_found: str) -> list[Person]:

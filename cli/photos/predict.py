@@ -23,6 +23,7 @@ from cli.photos.people import NobodyFound, Person, find_people, sample_people
 from cli.photos.person_files import DEFAULT_FORMATS, save_people, save_person
 from cli.photos.sources import Source
 from cli.photos.tracks import Tracks
+from common.failures import concerns_every_file, sentence_of
 from common.fingerprint import digest
 from common.jsonl import Manifest, Record
 from common.progress import Stage
@@ -40,6 +41,7 @@ from hmr.types import BodyParams, Box, Detection, Detector, Renderer
 __all__ = ["Models", "Outcome", "PredictSettings", "Predictor"]
 
 
+_FAILURES = (ValueError, OSError, MemoryError)  # of one item, which is reported; the others are processed
 MOTIONS: tuple[str, ...] = ("glb", "bvh")  # formats with one file per person of a video
 
 
@@ -86,7 +88,7 @@ class _Timing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result for a picture, or for a whole video: its record, or the reason why it could not be read."""
+    """The result for a picture, or for a whole video: its record, or the reason why it has none."""
 
     source: Source
     frame: int | None  # index of a video frame; None for a photograph and for a whole video
@@ -138,15 +140,13 @@ class Predictor:
         try:
             photo = read()
             people, messages = self._people(photo, _title(source, frame), detector)
-        except (ValueError, FileNotFoundError) as error:
-            return Outcome(source, frame, None, str(error))
-        record = {"name": name, "stamp": fingerprint, "said": messages, **more}
-        record["camera"] = self._describe_camera(photo)
-        record["people"] = [
-            self._write(f"{name}-{number}", person, source.is_video) for number, person in enumerate(people)
-        ]
-        if len(people) > 1 and not source.is_video:
-            record["overlay"] = str(self._write_overview(name, people))
+            record = {"name": name, "stamp": fingerprint, "said": messages, **more}
+            record |= {
+                "camera": self._describe_camera(photo),
+                **self._write_all(name, people, source.is_video),
+            }
+        except _FAILURES as error:
+            return Outcome(source, frame, None, _reason(error))
         self.manifest.add(record)
         return Outcome(source, frame, record)
 
@@ -165,6 +165,14 @@ class Predictor:
     def _describe_camera(self, photo: Photo) -> Record:
         intrinsics = self.settings.intrinsics
         return describe_camera(intrinsics.camera(photo), is_estimated=intrinsics.focal_px is None)
+
+    def _write_all(self, name: str, people: Sequence[Person], in_video: bool) -> Record:
+        written = [self._write(f"{name}-{number}", person, in_video) for number, person in enumerate(people)]
+        overview = len(people) > 1 and not in_video
+        return {
+            "people": written,
+            **({"overlay": str(self._write_overview(name, people))} if overview else {}),
+        }
 
     def _write(self, name: str, person: Person, in_video: bool) -> Record:
         """Motions are written at the end of the video; until then the record of each frame holds the pose."""
@@ -218,11 +226,12 @@ class Predictor:
         try:
             video = open_video(source.path)
             timing = yield from self._frames(source, video, stage)
-        except (ValueError, FileNotFoundError) as error:
-            yield Outcome(source, None, None, str(error))
+            motions = self._motions(source, timing)
+        except _FAILURES as error:
+            yield Outcome(source, None, None, _reason(error))
             return
         whole = {"name": source.name, "stamp": fingerprint, "said": [], "people": []}
-        whole |= {"frames": timing.num_frames, "motions": self._motions(source, timing)}
+        whole |= {"frames": timing.num_frames, "motions": motions}
         self.manifest.add(whole)
         yield Outcome(source, None, whole)
 
@@ -282,6 +291,13 @@ class Predictor:
             params, fps = motion.resampled()
             write_bvh(paths["bvh"], params, self.models.body, fps)
         return [str(path) for path in paths.values()]
+
+
+def _reason(error: Exception) -> str:
+    """Why an item failed. Raises the error again if the others would fail for the same reason."""
+    if concerns_every_file(error):
+        raise error
+    return sentence_of(error)
 
 
 def _name(source: Source, frame: int | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from common.array_files import open_npz
 from common.files import atomic_path
 from eval.benchmark.protocol import Report, ScoredGroup
 
@@ -45,11 +46,12 @@ def save_report(path: Path, report: Report, key: Mapping[str, Any]) -> None:
 
 
 def load_report(path: Path, key: Mapping[str, Any]) -> Report | None:
-    """The report in `path` if its key is `key`, else None."""
-    if not path.exists():
+    """The report in `path` if its key is `key`, else None, as for a damaged file."""
+    try:
+        with open_npz(path) as file:
+            arrays = {name: file.read(name) for name in ("key", *file.names)}
+    except (FileNotFoundError, ValueError):
         return None
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
     if str(arrays["key"]) != json.dumps(key, sort_keys=True):
         return None
     values: dict[str, dict[str, np.ndarray]] = {}

@@ -31,6 +31,7 @@ from agent.verdict import ERROR_MODEL_FILE, fitted_groups
 from agent.vlm import VLMBackend
 from common.failures import ScoresMissing
 from common.files import PathLike, write_text
+from common.locks import single_run
 from common.progress import Stage
 from eval.benchmark.protocol import noise_generator
 from eval.critics.error_calibration import GROUPS_PER_CASE, calibrate_errors
@@ -95,9 +96,15 @@ class Exploration:
     ) -> ExplorationReport:
         """Explore, or resume a killed run; `agent` uses the folder's memory.
 
-        The exploration stays unfinished as long as a case has no score from the backend, in its critique or in a trial
-        of new rules; the next run asks for it again.
+        Raises ValueError if another process explores the folder. The exploration stays unfinished as long as a case has
+        no score from the backend, in its critique or in a trial of new rules; the next run asks for it again.
         """
+        with single_run(self.folder):
+            return self._run(agent, stage, print_line)
+
+    def _run(
+        self, agent: CritiqueAgent, stage: Stage, print_line: Callable[[str], None]
+    ) -> ExplorationReport:
         self._write({})
         tick = stage(self.title, len(self.cases))
         if before := self._explored_before(agent):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from common.array_files import open_npz
 from common.files import atomic_path
 from common.fingerprint import json_digest
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup, noise_generator
@@ -94,8 +95,8 @@ def _group(case: Labelled, tables: Mapping[str, np.ndarray], row: int) -> Labell
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    with open_npz(path) as file:
+        return {name: file.read(name) for name in file.names}
 
 
 def _write(path: Path, tables: Mapping[str, np.ndarray]) -> None:

@@ -20,9 +20,9 @@ align on, which is drawn for it into a folder of its own.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ from common.files import PathLike
 from common.fingerprint import digest
 from common.progress import Stage
 from common.seeding import derive_generator
-from common.yaml_fields import read_fields
+from common.yaml_fields import checked_fields, read_fields
 from eval.benchmark.matched_spread import NoiseScaledPolicy, SpreadAtScale, matching_scale
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import load_report, save_report
@@ -104,7 +104,8 @@ class DemoSettings:
 
 def read_demo_settings(path: PathLike) -> DemoSettings:
     """Raises what `common.yaml_fields.read_fields` raises."""
-    values = read_fields(Path(path), [item.name for item in dataclasses.fields(DemoSettings)])
+    kinds = {**typing.get_type_hints(DemoSettings), "photos": str}
+    values = checked_fields(str(path), read_fields(Path(path), kinds), kinds)
     if "seeds" in values:
         values["seeds"] = tuple(values["seeds"])
     if "photos" in values:

@@ -37,7 +37,10 @@ __all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body", "vertex_regions"]
 
 MAX_EXTENT_M = 10.0  # a template in centimetres has an extent of about 170
 EMBEDDED_BODY = Path(__file__).parents[1] / "assets" / "body.npz"
-ARRAYS = ("v_template", "f", "weights", "shapedirs", "posedirs", "J_regressor", "kintree_table")
+_AXES = {
+    "v_template": 2, "f": 2, "weights": 2, "shapedirs": 3, "posedirs": 3, "J_regressor": 2, "kintree_table": 2,
+}  # fmt: skip
+ARRAYS = tuple(_AXES)
 
 REGIONS = (
     "skin_head", "hair", "torso", "upper_arm", "forearm", "hand", "upper_leg", "lower_leg", "foot",
@@ -213,6 +216,11 @@ def _read_body(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no body model at {path}")
     arrays = read_arrays(path, ARRAYS)
+    for name, axes in _AXES.items():
+        if arrays[name].ndim != axes or not arrays[name].size:
+            raise ValueError(
+                f"{path} has {name} of shape {arrays[name].shape}, not one of {axes} axes with values"
+            )
     vertices, joints = len(arrays["v_template"]), arrays["weights"].shape[-1]
     if joints not in _LAYOUTS:
         known = ", ".join(f"{count} ({layout.name})" for count, layout in _LAYOUTS.items())
@@ -238,8 +246,11 @@ def _read_body(path: Path) -> dict[str, NDArray[Any]]:
 def _check_values(arrays: dict[str, NDArray[Any]], path: Path) -> None:
     """Raises ValueError for values that are not finite, and for a template that is not in metres."""
     for name in ("v_template", "weights", "shapedirs", "posedirs", "J_regressor"):
-        if arrays[name].dtype.kind not in "biuf" or not np.isfinite(arrays[name]).all():
+        if arrays[name].dtype.kind not in "iuf" or not np.isfinite(arrays[name]).all():
             raise ValueError(f"{path} has {name} with values that are not finite numbers")
+    faces, vertices = arrays["f"], len(arrays["v_template"])
+    if faces.dtype.kind not in "iuf" or not ((faces >= 0) & (faces < vertices)).all():
+        raise ValueError(f"{path} has f with values that are not numbers of its {vertices} vertices")
     extent = float(np.ptp(arrays["v_template"], axis=0).max())
     if extent > MAX_EXTENT_M:
         raise ValueError(

@@ -25,11 +25,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from common.files import PathLike, atomic_folder
 from common.fingerprint import digest
+from common.image_files import open_image
 from common.validate import existing_image, read_json, require
 from hmr.datasets.annotation import (
     Annotation,
@@ -217,18 +217,15 @@ def _sample_row(name: str, jpeg: bytes, size: tuple[int, int], annotation: Annot
 
 def _jpeg(path: Path) -> tuple[bytes, tuple[int, int]]:
     """The file as JPEG, and its size. EXIF rotation is not applied, because annotations refer to the stored pixels."""
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                image.draft("L", (1, 1))  # decoding at an eighth of the size detects a broken file faster
-                image.load()
-                return path.read_bytes(), size
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
-            return buffer.getvalue(), size
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} is not an image that can be read: {error}") from error
+    with open_image(path) as image:
+        size = image.size
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            image.draft("L", (1, 1))  # decoding at an eighth of the size detects a broken file faster
+            image.load()
+            return path.read_bytes(), size
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+        return buffer.getvalue(), size
 
 
 def _annotation_row(name: str, annotation: Annotation) -> dict[str, Any]:

@@ -27,7 +27,8 @@ import torch
 
 from common.array_files import restricted_npz
 from common.files import PathLike
-from common.validate import existing_image, floats, image_size, numbers, require, rows
+from common.image_files import image_size
+from common.validate import existing_image, floats, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.array_files import restricted_array
+from common.array_files import read_npy, restricted_array
 from common.files import PathLike
 from hmr.datasets.joints import H36M17, H36M_EVAL_14, HMR2_44, J19, SMPL24, SPIN24, Convention
 from hmr.metrics.errors import align_by_similarity, mean_distance_mm
@@ -123,13 +122,10 @@ def load_regressor(path: PathLike) -> Float[Tensor, "joints vertices"]:
 
 
 def _read_npy(path: Path) -> NDArray[Any]:
-    """Like `numpy.load`, but without support for archives and pickles."""
     try:
-        with path.open("rb") as file:
-            return npy.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, MemoryError) as error:
-        names = " or ".join(REGRESSOR_FILES.values())
-        raise ValueError(f"{path} is not an array file (.npy); a joint regressor is {names}") from error
+        return read_npy(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; a joint regressor is {' or '.join(REGRESSOR_FILES.values())}") from error
 
 
 def regress(

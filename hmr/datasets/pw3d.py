@@ -28,7 +28,8 @@ import torch
 
 from common.array_files import restricted_load
 from common.files import PathLike
-from common.validate import IMAGE_MISSING, image_size, numbers, require, rows
+from common.image_files import image_size
+from common.validate import IMAGE_MISSING, numbers, require, rows
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

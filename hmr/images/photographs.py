@@ -5,13 +5,12 @@ memory). `Photo` keeps the size of the file, because users give boxes, and files
 of the file.
 
 Left out: colour profiles (they do not affect a person's shape), raw and HEIC files (Pillow does not read them), and
-images beyond 178 megapixels, which Pillow refuses as decompression bombs.
+images that would take gigabytes to decode (`common.image_files`).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from common.files import PathLike
 from common.fingerprint import digest
+from common.image_files import open_image
 from hmr.types import Box, Camera, Sample
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 MIN_SIDE = 16
+MIN_BOX_SIDE = 8.0  # pixels
 MAX_BOX_SIDE = 3.0  # relative to the photograph's longer side; the crop of the whole box is held in memory
 MAX_PIXELS = 24_000_000  # in memory: 72 MB, twice the size of a usual phone's photograph
 
@@ -72,8 +73,14 @@ def describe_box(box: Box) -> str:
 
 
 def check_box(box: Box, size: tuple[int, int], where: str) -> None:
-    """Raises ValueError, which begins with `where`, for a box that is too large for a file of this size or outside."""
+    """Raises ValueError, which begins with `where`, for a box that is too small, too large for a file of this
+    size, or outside."""
     width, height = size
+    if not box.side >= MIN_BOX_SIDE:
+        raise ValueError(
+            f"{where}: the longer side of the box {describe_box(box)} is {box.side:g} pixels; at least "
+            f"{MIN_BOX_SIDE:g} are needed to see a person"
+        )
     largest = MAX_BOX_SIDE * max(width, height)
     if not box.side <= largest:
         raise ValueError(
@@ -98,10 +105,6 @@ def load_photo(path: PathLike) -> Photo:
     with _opened(path) as opened:
         file_size = _upright_size(opened)
         image = ImageOps.exif_transpose(_at_most(opened, MAX_PIXELS))
-    if min(file_size) < MIN_SIDE:
-        raise ValueError(
-            f"{path}: {file_size[0]} x {file_size[1]} pixels; the minimum is {MIN_SIDE} per side"
-        )
     return Photo(to_rgb(image), file_size)
 
 
@@ -111,13 +114,8 @@ def _opened(path: PathLike) -> Iterator[Image.Image]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such photograph")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                yield opened
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not an image that can be read ({error})") from error
+    with open_image(path, min_side=MIN_SIDE) as opened:
+        yield opened
 
 
 def read_photo(path: PathLike) -> UInt8[np.ndarray, "height width 3"]:
@@ -140,7 +138,7 @@ def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box, camera: Came
 def photos_in(folder: Path, out: Path) -> list[Path]:
     """The photographs in a folder at any depth, ordered by name, without those under the output folder `out`."""
     files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PHOTO_SUFFIXES)
-    return [file for file in files if file.is_file() and not file.absolute().is_relative_to(out.absolute())]
+    return [file for file in files if file.is_file() and not file.resolve().is_relative_to(out.resolve())]
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

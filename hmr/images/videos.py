@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from common.files import PathLike
+from common.image_files import check_pixels, open_image, unreadable_images_named
 from hmr.images.photographs import to_rgb
 
 __all__ = ["VIDEO_SUFFIXES", "Video", "VideoFrame", "open_video"]
@@ -60,11 +61,8 @@ def open_video(path: PathLike) -> Video:
 
 
 def _open_gif(path: Path) -> Video:
-    try:
-        with Image.open(path) as image:
-            count = int(getattr(image, "n_frames", 1))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not a video that can be read ({error})") from error
+    with open_image(path) as image:
+        count = int(getattr(image, "n_frames", 1))
     return Video(path, count, partial(_gif_frames, path, count))
 
 
@@ -72,11 +70,9 @@ def _gif_frames(path: Path, count: int) -> Iterator[VideoFrame]:
     time_s = 0.0
     with Image.open(path) as image:
         for index in range(count):
-            try:
+            with unreadable_images_named(f"{path}: frame {index}"):
                 image.seek(index)
                 image.load()
-            except (EOFError, OSError, SyntaxError) as error:
-                raise ValueError(f"{path}: frame {index} cannot be decoded ({error})") from error
             duration_s = float(image.info.get("duration", 0)) / 1000 or 1 / DEFAULT_FPS
             yield VideoFrame(index, time_s, duration_s, partial(to_rgb, image))
             time_s += duration_s
@@ -92,7 +88,7 @@ def _open_container(path: Path) -> Video:
             estimated = round((container.duration or 0) / av.time_base / _mean_interval_s(stream))
             return Video(path, stream.frames or estimated, partial(_container_frames, path))
     except av.FFmpegError as error:
-        raise ValueError(f"{path}: not a video that can be read ({error})") from error
+        raise ValueError(f"{path}: not a video that can be read ({error.strerror})") from error
 
 
 def _container_frames(path: Path) -> Iterator[VideoFrame]:
@@ -101,9 +97,10 @@ def _container_frames(path: Path) -> Iterator[VideoFrame]:
         with av.open(str(path)) as container:
             clock = _Clock(_mean_interval_s(container.streams.video[0]))
             for index, frame in enumerate(container.decode(video=0)):
+                check_pixels((frame.width, frame.height), f"{path}: frame {index}: ")
                 yield VideoFrame(index, *clock.read(frame), partial(_upright, frame))
     except av.FFmpegError as error:
-        raise ValueError(f"{path}: frame {index + 1} cannot be decoded ({error})") from error
+        raise ValueError(f"{path}: frame {index + 1} cannot be decoded ({error.strerror})") from error
 
 
 def _mean_interval_s(stream: Any) -> float:

@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from common.finite import FiniteWeights
 from common.resume import has_ended, last_whole_checkpoint
 from hmr.pretraining.ema import FILE as EMA_FILE
 from hmr.pretraining.ema import EmaCallback
@@ -66,7 +67,7 @@ def run_stage(stage: Stage, arguments: TrainingArguments) -> dict[str, Any]:
         stage.collate,
         train_dataset=stage.train_rows,
         eval_dataset=stage.held_out_rows,
-        callbacks=[ema, SeededNoise()],
+        callbacks=[FiniteWeights(), ema, SeededNoise()],
     )
     trainer.rows = stage.sampler
     checkpoint = last_whole_checkpoint(folder, EMA_FILE)

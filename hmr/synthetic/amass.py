@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.array_files import open_npz
 from common.files import PathLike
 from common.validate import require
 from hmr.synthetic.poses import PoseBatch, remove_heading
@@ -92,11 +93,11 @@ def _load_file(path: Path, fps: float | int | None) -> Motion:
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The required arrays, validated. Object arrays (`gender` of some files) are pickles and are not opened."""
-    with np.load(path, allow_pickle=False) as archive:
+    with open_npz(path) as archive:
         wanted = ("poses", "trans", "betas")
-        require(archive.files, wanted, str(path))
-        arrays = {key: archive[key] for key in (*wanted, *_RATE_KEYS) if key in archive.files}
-    frames = len(arrays["poses"])
+        require(archive.names, wanted, str(path))
+        arrays = {key: archive.read(key) for key in (*wanted, *_RATE_KEYS) if key in archive.names}
+    frames = len(np.atleast_1d(arrays["poses"]))
     expected = {
         "poses": f"({frames}, {_BODY_COLUMNS} or more)",
         "trans": f"({frames}, 3)",

@@ -27,6 +27,7 @@ from PIL import Image
 
 from common.files import PathLike, atomic_path, write_text
 from common.fingerprint import digest
+from common.image_files import open_image
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK, Scene
 from hmr.synthetic.workers import in_order, scene_maker
@@ -66,7 +67,8 @@ class SampleSet(Sequence[Sample]):
         if isinstance(index, slice):
             return SampleSet(self._table.take(list(range(*index.indices(len(self))))))
         row = self._table.slice(range(len(self))[index], 1).to_pylist()[0]
-        image = np.asarray(Image.open(io.BytesIO(row["jpeg"])).convert("RGB"))
+        with open_image(row["jpeg"], f"the image of {row['id']}") as stored:
+            image = np.asarray(stored.convert("RGB"))
         detection = _detection(row["detection"]) if "detection" in row else None
         return Sample(row["id"], image, Box(*row["box"]), _camera(row["camera"]), detection)
 
@@ -208,6 +210,8 @@ def _truth_row(labelled: Labelled) -> dict[str, Any]:
 
 
 def _truth(row: dict[str, Any]) -> Truth:
+    with open_image(row["mask_png"], f"the mask of {row['id']}") as stored:
+        mask = np.asarray(stored)
     return Truth(
         BodyParams(
             torch.tensor(row["global_orient"]),
@@ -219,7 +223,7 @@ def _truth(row: dict[str, Any]) -> Truth:
         torch.tensor(row["joints_cam_m"]).view(24, 3),
         torch.tensor(row["keypoints_px"]).view(24, 2),
         torch.tensor(row["visible"]),
-        np.asarray(Image.open(io.BytesIO(row["mask_png"]))),
+        mask,
     )
 
 

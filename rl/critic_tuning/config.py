@@ -16,7 +16,7 @@ import torch
 
 from common.files import PathLike
 from common.yaml_fields import read_fields
-from rl.config import field_value
+from rl.config import HUB, field_value
 
 __all__ = ["STAGES", "TuningSettings", "lora_config", "read_tuning", "stage_config"]
 
@@ -24,7 +24,7 @@ STAGES = ("sft", "grpo")
 # set by this module and by `rl.critic_tuning.stages`
 RESERVED = {
     "output_dir", "seed", "resume_from_checkpoint", "max_length", "remove_unused_columns", "reward_weights",
-    "model_init_kwargs", "trust_remote_code", "disable_tqdm", "target_modules", "task_type",
+    "model_init_kwargs", "trust_remote_code", "disable_tqdm", "target_modules", "task_type", *HUB,
 }  # fmt: skip
 
 

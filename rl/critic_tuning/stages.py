@@ -39,6 +39,7 @@ from agent.vlm.local.backend import context_limit
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor, load_weights
 from common.files import PathLike, atomic_folder
 from common.fingerprint import digest, has_fingerprint, write_fingerprint
+from common.finite import FiniteWeights
 from common.progress import Stage
 from common.resume import last_whole_checkpoint
 from rl.critic_tuning.config import TuningSettings, lora_config, stage_config
@@ -111,6 +112,7 @@ class CriticTuning:
             warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
             trainer = self._sft(found, work) if name == "sft" else self._grpo(found, work)
             trainer.remove_callback(PrinterCallback)
+            trainer.add_callback(FiniteWeights())
             trainer.add_callback(_ProgressCallback(name, self.stage, self.report))
             trainer.train(resume_from_checkpoint=checkpoint)
         _save(trainer, folder, fingerprint, found.base)

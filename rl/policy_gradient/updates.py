@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from common.finite import weights_after_step
 from common.seeding import derive_generator
 from hmr.policy.policy import DiffusionPolicy, Features
 from rl.policy_gradient.chain import (
@@ -184,6 +185,8 @@ class PolicyGradient:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.weights.live.values(), self.settings.max_grad_norm)
         self.optimizer.step()
+        step = self.weights.ema.optimization_step + 1
+        weights_after_step(self.weights.live.items(), step, self.settings.learning_rate)
         self.weights.step()
         return norm
 

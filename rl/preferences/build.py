@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
 
@@ -43,6 +42,7 @@ from rl.preferences.shards import (
     RowPosition,
     encode_row,
     image_sha256,
+    read_shard,
     unavailable_reason,
     unavailable_row,
 )
@@ -216,7 +216,7 @@ def load_preferences(folder: PathLike) -> Dataset:
     shards = sorted(Path(folder).glob(SHARD_PATTERN))
     if not shards:
         raise FileNotFoundError(f"{folder} holds no preference set: no file is named {SHARD_PATTERN}")
-    return Dataset(pa.concat_tables([pq.read_table(shard) for shard in shards]))
+    return Dataset(pa.concat_tables([read_shard(shard) for shard in shards]))
 
 
 def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:

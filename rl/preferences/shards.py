@@ -7,7 +7,8 @@
 A group is saved as soon as it is scored, in any order; the group that completes a shard turns the journal of the shard
 into a Parquet file. All files are renamed into place, so a kill at any moment loses only the groups being scored, and
 no group is stored twice: once a shard exists, its journal is ignored. One process writes a set; any number of
-processes may score for it.
+processes may score for it. Each page of a shard and each group of the journal has a checksum: a flipped bit is named
+when it is read, and never becomes another pose or score.
 
 Saved groups are final, so two kinds are not saved. If the backend of the critic was unavailable
 (`agent.vlm.wrappers.availability`), the row stays missing and the next run scores it. A group without any score is
@@ -20,7 +21,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ __all__ = [
     "decode_row",
     "encode_row",
     "image_sha256",
+    "read_shard",
     "unavailable_reason",
     "unavailable_row",
 ]  # fmt: skip
@@ -51,6 +55,7 @@ SHARD_PATTERN = "shard-*.parquet"
 JOURNAL_PATTERN = "[0-9]*-[0-9]*"
 UNFINISHED = "unfinished"
 UNAVAILABLE = b"unheard: "  # marks a message in place of a row; an Arrow stream starts differently
+CHECKSUM = "crc32:"  # before a row in the journal
 IMAGE_COLUMNS = ["sample_id", "image_sha256"]  # the columns that identify the image of a row
 
 
@@ -129,7 +134,7 @@ class GroupShards:
         shutil.rmtree(self._unfinished)
 
     def _write(self, position: RowPosition, row: bytes) -> None:
-        write_bytes(self._journal(position), row)
+        write_bytes(self._journal(position), f"{CHECKSUM}{zlib.crc32(row):08x}\n".encode() + row)
         self._missing[position.shard].discard(position.row)
         self._write_shard_if_complete(position.shard)
 
@@ -150,7 +155,7 @@ class GroupShards:
     def _scan(self, shard: int, block: Sequence[Sample], advance: Callable[[int], None]) -> list[RowPosition]:
         positions = [RowPosition(shard, row) for row in range(len(block))]
         if self._shard(shard).exists():
-            _check_images(self._shard(shard), pq.read_table(self._shard(shard), columns=IMAGE_COLUMNS), block)
+            _check_images(self._shard(shard), read_shard(self._shard(shard)).select(IMAGE_COLUMNS), block)
             self._delete_journal(shard)
             advance(len(block))
             return []
@@ -235,7 +240,13 @@ def _write_shard(table: pa.Table, path: Path) -> None:
     """Dictionary-encodes strings only: numbers differ, so a dictionary would make their columns 1.5 times larger."""
     strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
     # the stub of pyarrow allows only bool, its documentation also a list of columns
-    pq.write_table(table, path, compression="zstd", use_dictionary=strings)  # pyright: ignore[reportArgumentType]
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=strings,  # pyright: ignore[reportArgumentType]
+        write_page_checksum=True,
+    )
 
 
 def _has_score(row: bytes) -> bool:
@@ -243,8 +254,34 @@ def _has_score(row: bytes) -> bool:
     return any(score is not None for score in scores)
 
 
+def read_shard(path: Path) -> pa.Table:
+    """All groups of a shard. Raises ValueError, with what to do, if a page differs from its checksum."""
+    with _damage_named(path):
+        return pq.read_table(path, page_checksum_verification=True)
+
+
 def _read_row(path: Path) -> pa.Table:
-    return pa.ipc.open_stream(path.read_bytes()).read_all()
+    with _damage_named(path):
+        content = path.read_bytes()
+        if content.startswith(CHECKSUM.encode()):  # not in the files of earlier versions
+            head, _, content = content.partition(b"\n")
+            if head != f"{CHECKSUM}{zlib.crc32(content):08x}".encode():
+                raise ValueError("its checksum differs")
+        return pa.ipc.open_stream(content).read_all()
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Arrow raises errors of many types for a damaged file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged ({' '.join(str(error).split())[:200]}); delete it, and the command that scored its "
+            "groups scores them again"
+        ) from error
 
 
 def _check_images(path: Path, found: pa.Table, block: Sequence[Sample]) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from agent.agreement import group_spearman
+from common.finite import weights_after_step
 from common.seeding import derive_generator
 from hmr.body.model import Body
 from hmr.metrics.errors import group_errors_mm
@@ -226,6 +227,7 @@ def _fit(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            weights_after_step(member.named_parameters(), step, training.learning_rate)
             if step % training.check_every == 0:
                 best.update(_mean_srcc(member, held_out_groups), member)
             if best.checks_since >= training.patience:

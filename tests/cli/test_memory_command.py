@@ -75,6 +75,17 @@ def test_list_prints_json(folder):
     assert [change["reason"] for change in answer["rules"][0]["history"]] == ["added", "rho .40 to .41"]
 
 
+def test_control_codes_and_markup_in_a_memory_are_shown_escaped(folder):
+    """Texts of a database that this program did not write."""
+    with MemoryStore(folder / "memory.sqlite") as store, store.transaction() as connection:
+        connection.execute("UPDATE rule_history SET reason = '[/x]' || char(27) || '[2J'")
+        connection.execute("UPDATE rules SET provenance = replace(provenance, 'vlm', '[/x]\\u001b[2J')")
+    for words in (("list", folder), ("review", folder)):
+        output = call(*words)
+        assert "\x1b" not in output
+        assert r"[/x]\x1b[2J" in output
+
+
 def test_review_by_gain_does_not_ask(folder):
     answer = json.loads(call("review", folder, "--admit-above", 0.002, "--retire-below", 0, "--json"))
     assert {rule["text"]: rule["state"] for rule in answer["rules"]} == {
@@ -151,6 +162,23 @@ def clip_memory(folder: Path) -> Path:
         prototype = Prototype.create("case-9", "seen", 50.0, [], {}, {})
         PrototypeMemory(store, 3, "clip:x@1").add([(prototype, np.array([2.0, 1.0, 1.0]))])
     return folder
+
+
+def test_a_failed_import_leaves_no_empty_memory(folder, tmp_path, monkeypatch):
+    call("export", folder, tmp_path / "memory.json")
+
+    def fail(*_):
+        raise ValueError("no such model")
+
+    monkeypatch.setattr("memory.merge.merge_document", fail)
+    for target in (tmp_path / "new", tmp_path / "used", folder):
+        if target.name == "used":
+            target.mkdir()
+            (target / "notes.txt").touch()
+        before = target.exists() and {path.name: path.read_bytes() for path in target.iterdir()}
+        with pytest.raises(ValueError, match="no such model"):
+            call("import", target, tmp_path / "memory.json")
+        assert (target.exists() and {path.name: path.read_bytes() for path in target.iterdir()}) == before
 
 
 def test_prototypes_of_another_embedder_are_rejected_or_left_out(folder, tmp_path):

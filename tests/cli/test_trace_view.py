@@ -8,6 +8,7 @@ from rich.console import Console
 
 from agent.tracing.reading import CritiqueRecords, read_trace
 from cli.trace_view import show_case
+from eval.report.trace_tables import _VIEWS
 
 ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
 CALLS = [
@@ -204,8 +205,44 @@ def test_a_missing_case_is_named(run: Path, tmp_path: Path):
         read_case(tmp_path / "elsewhere")
 
 
+HOSTILE = "[/x]\x1b[2J\x9b1m[red]"
+
+
+def hostile(value):
+    """The same JSON, with control codes and markup in every text."""
+    if isinstance(value, dict):
+        return {key: hostile(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hostile(item) for item in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_foreign_text_is_shown_escaped():
+    for record in RECORDS:
+        text = shown([{**hostile(record), "node": record["node"]}])
+        assert "\x1b" not in text
+        assert "\x9b" not in text
+        assert r"[/x]\x1b[2J\x9b1m[red]" in text.replace("\n", "")
+    assert HOSTILE[:4] in shown([hostile(RECORDS[-1])])
+
+
+@pytest.mark.parametrize("outputs", [{}, {"scores": [], "evidence": [{}], "rules": 3, "doubts": None}])
+@pytest.mark.parametrize("node", list(_VIEWS))
+def test_a_record_of_another_program_is_shown_as_it_is(node, outputs):
+    text = shown([{**RECORDS[0], "node": node, "outputs": outputs}])
+    assert f"{node}(1ms)" in "".join(text.split())
+
+
 @pytest.mark.parametrize(
-    "line", [b"", b'{"recording": 1, "backend": "embedded"}', b"[1, 2]", b"\xff\xd8\xff"]
+    "line",
+    [
+        b"",
+        b"[" * 100_000,
+        b'{"trace": "t", "case": 3, "node": "n", "ms": "1", "outputs": []}',
+        b'{"recording": 1, "backend": "embedded"}',
+        b"[1, 2]",
+        b"\xff\xd8\xff",
+    ],
 )
 def test_a_file_that_is_not_a_trace_is_rejected(tmp_path: Path, line: bytes):
     (tmp_path / "replies.jsonl").write_bytes(line + b"\n")

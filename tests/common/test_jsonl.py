@@ -67,6 +67,25 @@ def test_an_incomplete_last_line_is_removed(tmp_path):
         assert manifest.find("c", "1") == record("c", "1", 30)
 
 
+@pytest.mark.parametrize("content", [b'{"people": []}', b"notes", b"\x00"])
+def test_a_file_of_one_line_that_is_not_ours_is_not_cut(tmp_path, content):
+    """Without a line break all of it would be an incomplete line."""
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="holds something else, and is not overwritten"):
+        Manifest(path)
+    assert path.read_bytes() == content
+
+
+def test_a_record_without_its_end_is_cut_even_if_it_is_the_only_one(tmp_path):
+    path = tmp_path / "m.jsonl"
+    for content in (b'{"na', b'{"name": "a", "st'):
+        path.write_bytes(content)
+        with Manifest(path) as manifest:
+            assert manifest.find("a", "1") is None
+        assert path.read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     "line", ["[]", "{}", "garbage", '{"name": 3, "stamp": "1"}', "3", "\x00\xff", "[" * 100_000]
 )

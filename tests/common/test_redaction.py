@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from common.redaction import first_line, reason_of, redactor
+from common.redaction import MAX_ERROR_CHARS, first_line, reason_of, redactor
 
 KEY = "sk-canary-0123456789"
 PICTURE = base64.b64encode(bytes(range(256)) * 4).decode()
@@ -22,6 +22,8 @@ PICTURE = base64.b64encode(bytes(range(256)) * 4).decode()
         ("authorization: abcdefgh1234 was refused", "authorization: [key] was refused"),
         ("x-goog-api-key: abcdefgh1234", "x-goog-api-key: [key]"),
         (r'{"x-goog-api-key\\\": \\\"abcdefgh1234"}', r'{"x-goog-api-key\\\": \\\"[key]"}'),
+        ("bearer \t abcdefgh1234", "bearer \t [key]"),
+        ("Bearer : 'abcdefgh1234'", "Bearer : '[key]'"),
         ("Api-Key: abcdefgh1234", "Api-Key: [key]"),
         ("GET /v1/models?alt=json&key=abcdefgh1234", "GET /v1/models?alt=json&key=[key]"),
         ("the api key is a basic requirement", "the api key is a basic requirement"),
@@ -39,6 +41,26 @@ def test_a_reason_is_redacted_before_it_is_cut(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     said = "x " * 135 + KEY  # 14 + 270 letters stand before the key: a cut at 300 would leave 16 of its 20
     assert reason_of(RuntimeError(said)).endswith("x [key]")
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        " ", "\\", "=", "a", "bearer ", "authorization: a ", "x-", "data:", "api_key", "\\a", "authorization:", "?key="
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("start", ["", "bearer", "authorization: a", "x-", "data:"])
+def test_a_long_text_takes_linear_time(start, repeated):
+    """Quadratic time would be hours; no time is asserted."""
+    assert redactor({})(start + repeated * 200_000)
+
+
+def test_only_the_start_of_a_huge_message_is_redacted_and_no_secret_is_cut(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    said_before = len("RuntimeError: ") + len(" ")
+    for chars in range(len(KEY)):  # of the key, before the limit
+        picture = "A" * (MAX_ERROR_CHARS - said_before - chars)
+        assert reason_of(RuntimeError(f"{picture} {KEY}")) == "RuntimeError: [base64] "
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pytest
 from common.validate import (
     FlawedRecord,
     existing_image,
-    image_size,
     members,
     numbers,
     records,
@@ -94,10 +93,16 @@ def test_only_rows_of_shape_zero_may_be_strings():
         rows([[1, 2], [3]], 2, (2,), "x")
 
 
-def test_an_image_that_is_missing_or_broken(tmp_path):
-    (tmp_path / "a.jpg").write_text("text")
-    with pytest.raises(ValueError, match=r"a\.jpg is not an image"):
-        image_size(tmp_path / "a.jpg")
+def test_an_image_that_is_missing(tmp_path):
+    (tmp_path / "a.jpg").touch()
     with pytest.raises(FlawedRecord, match="no image at"):
         existing_image(tmp_path, "b.jpg")
     assert existing_image(tmp_path, "a.jpg") == tmp_path / "a.jpg"
+
+
+@pytest.mark.parametrize("image", ["../a.jpg", "b/../../a.jpg", "{}/a.jpg"])
+def test_an_image_outside_of_the_folder_is_not_read(tmp_path, image):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(FlawedRecord, match="an image outside of"):
+        existing_image(tmp_path / "set", image.format(tmp_path))

@@ -20,6 +20,12 @@ def test_fields_are_read(tmp_path: Path):
         ("steps: 3\nstep: 4\n", "unknown step; allowed are rate, steps$"),
         ("- steps\n", "a mapping of fields, not a list$"),
         ("steps: [1\n", "is not YAML: "),
+        ("steps: &a [1]\nrate: *a\n", r"is not YAML: it has an alias, \*a, which is not allowed$"),
+        ("steps: " + "[" * 5_000, "is not YAML: it is nested too deeply$"),
+        ("steps: 2026-99-99\n", "is not YAML: "),
+        ("? [1]\n: 2\n", "is not YAML: "),
+        ("steps: \x00\n", "is not YAML: "),
+        ("# " + "x" * 1_000_000, "a file of fields has at most 1,000,000$"),
     ],
 )
 def test_other_files_are_refused_in_one_line(tmp_path: Path, text: str, message: str):

@@ -101,6 +101,10 @@ def test_an_outdated_or_damaged_file_is_not_loaded(tmp_path):
     assert VectorIndex.load(path, DIM, "other digest") is None
     assert VectorIndex.load(path, DIM + 1, "digest") is None
     whole = path.read_bytes()
+    assert VectorIndex.load(path, DIM, "digest") is not None
+    for at in np.random.default_rng(0).integers(0, len(whole), 100).tolist():
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert VectorIndex.load(path, DIM, "digest") is None
     for damaged in (whole[:1000], whole[:20], b"", b"\xff\xfe\n", b"[]\n", b"3\n"):
         path.write_bytes(damaged)
         assert VectorIndex.load(path, DIM, "digest") is None

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from memory.exchange import snapshot
 from memory.rule_memory import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
 from tests.memory.conftest import seed
@@ -67,7 +71,7 @@ def test_frozen_store_reads_and_refuses_to_write(tmp_path):
         store.set_meta_once("a", "1")  # nothing to write
         with pytest.raises(FrozenMemoryError, match="is frozen"):
             store.set_meta_once("b", "1")
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):  # not by our word alone
+        with pytest.raises(ValueError, match="readonly"):  # not by our word alone
             store.read("DELETE FROM meta")
 
 
@@ -93,6 +97,75 @@ def test_other_files_are_refused(tmp_path, frozen):
     path.write_bytes(b"no database at all, but long enough to be looked at as one" * 20)
     with pytest.raises(ValueError, match="not a memory database"):
         MemoryStore(path, frozen)
+
+
+def test_a_frozen_store_sees_the_log_in_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    """Of a writer that was killed, or that runs on another machine."""
+    source, folder = tmp_path / "source" / "memory.sqlite", tmp_path / "copy"
+    folder.mkdir()
+    with MemoryStore(source) as store:
+        store.set_meta_once("a", "1")
+        for path in source.parent.iterdir():
+            shutil.copy(path, folder)
+    (folder / "memory.sqlite-shm").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert len(before) == 2
+    monkeypatch.setattr("memory.store.os.access", lambda path, mode: False)  # root may write anywhere
+    with MemoryStore(folder / "memory.sqlite", frozen=True) as store:
+        assert store.meta("a") == "1"
+        with pytest.raises(FrozenMemoryError):
+            store.set_meta_once("b", "1")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_locked_memory_is_not_called_something_else(tmp_path, monkeypatch):
+    path = tmp_path / "memory.sqlite"
+    MemoryStore(path).close()
+    monkeypatch.setattr("memory.store._BUSY_S", 0.0)
+    with MemoryStore(path) as store, sqlite3.connect(path) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ValueError, match=r"memory\.sqlite is locked by another process; try again"):
+            store.set_meta_once("a", "1")
+        writer.execute("ROLLBACK")
+
+
+@pytest.fixture
+def filled(tmp_path, words):
+    """A memory of some pages."""
+    path = tmp_path / "memory.sqlite"
+    with MemoryStore(path) as store:
+        rules = RuleMemory(store, words)
+        rules.add([seed(f"knee {number}") for number in range(60)])
+        for number in range(60):
+            rules.record_case(
+                f"case-{number}", [rule.rule_id for rule in rules.all()[:5]], True, {"a": number}
+            )
+    return path
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_page_of_zeros_is_named_and_nothing_is_changed(filled, frozen):
+    whole = filled.read_bytes()
+    assert len(whole) > 10 * 4096
+    for page in range(1, len(whole) // 4096):
+        filled.write_bytes(whole[: page * 4096] + bytes(4096) + whole[(page + 1) * 4096 :])
+        before = filled.read_bytes()
+        with pytest.raises(ValueError, match=r"memory\.sqlite (is damaged|cannot be used)"):
+            MemoryStore(filled, frozen)
+        assert filled.read_bytes() == before
+
+
+def test_a_memory_with_any_flipped_bit_is_read_or_refused_in_a_sentence(filled, words):
+    random, whole = np.random.default_rng(0), filled.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(damaged))] ^= 1 << random.integers(8)
+        filled.write_bytes(damaged)
+        with contextlib.suppress(ValueError), MemoryStore(filled, frozen=True) as store:
+            rules = RuleMemory(store, words)
+            rules.retrieve("knee", [], 3, frozen=True)
+            rules.explored([f"case-{number}" for number in range(60)])
+            snapshot(store)
 
 
 def test_newer_schema_is_refused(tmp_path):

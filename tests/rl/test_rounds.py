@@ -326,6 +326,8 @@ def test_rounds_of_different_seeds_have_different_seeds() -> None:
         ({"seed": 3}, "seed cannot be set"),
         ({"output_dir": "x"}, "output_dir cannot be set"),
         ({"use_cpu": True}, "use_cpu cannot be set"),
+        ({"push_to_hub": True}, "push_to_hub cannot be set by a recipe: nothing is uploaded"),
+        ({"hub_token": "hf_x"}, "hub_token cannot be set by a recipe: nothing is uploaded"),
         ({"resume_from_checkpoint": "x"}, "resume_from_checkpoint cannot be set"),
         ({"beta": "high"}, "beta takes a number, not 'high'"),
         ({"learning_rate": -1}, "learning_rate must be at least 0"),

@@ -163,6 +163,19 @@ def test_the_same_seed_gives_the_same_adapters(tmp_path):
     assert torch.equal(weights(first), weights(again))
 
 
+@pytest.mark.parametrize("learning_rate", [1e30, 1e300])
+def test_training_stops_at_the_first_weight_that_is_not_finite(tmp_path, learning_rate):
+    """A step of that size overflows the weights, or the loss after it."""
+    policy, steps = ToyPolicy(), []
+    args = config(tmp_path, learning_rate=learning_rate, lr_scheduler_type="constant", max_grad_norm=0.0)
+    with pytest.raises(
+        ValueError, match=r"stopped after step [1-4] \(a learning_rate below .* help\): weights"
+    ):
+        align(policy, toy_groups(), args, steps.append)
+    assert len(steps) < 4
+    assert weights(policy).isfinite().all()
+
+
 def test_lora_needs_a_linear_layer(tmp_path):
     with pytest.raises(ValueError, match="linear layers"):
         align(ToyPolicy(), toy_groups(), config(tmp_path, lora_rank=2, trainable="denoiser.mean"))

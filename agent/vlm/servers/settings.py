@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator
 
 from agent.vlm.http import RequestLimits
 from agent.vlm.servers.profiles import ProfileName, ResponseFormat, ServerProfile
 from agent.vlm.settings import require_positive
 from common.fingerprint import json_digest
+from common.yaml_fields import parse_yaml
 
 __all__ = ["OpenAISettings", "headers_from_environment"]
 
@@ -63,8 +63,8 @@ def _text_of(value: str) -> str:
 def _parse_yaml(text: str) -> object:
     # the error of the parser would quote the text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text, "it")
+    except ValueError:
         raise ValueError("is not YAML or JSON") from None
 
 

@@ -61,9 +61,12 @@ class ReplyCache:
         self._connection.close()
 
     def get(self, key: str) -> str | None:
-        """The text stored under a key, or None."""
-        with self._lock:
-            row = self._connection.execute("SELECT text FROM replies WHERE key = ?", (key,)).fetchone()
+        """The text stored under a key, or None, as from a damaged file: the question is asked then."""
+        try:
+            with self._lock:
+                row = self._connection.execute("SELECT text FROM replies WHERE key = ?", (key,)).fetchone()
+        except sqlite3.DatabaseError:
+            return None
         return row[0] if row else None
 
     def put(self, key: str, backend: str, task: str, text: str) -> None:

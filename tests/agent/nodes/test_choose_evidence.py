@@ -7,6 +7,7 @@ import pytest
 
 from agent.context import CritiqueSettings
 from agent.tools import load_tools
+from agent.tracing.reading import read_trace
 from agent.tracing.records import Trace
 from agent.types import QuestionCounts
 from agent.vlm import CallPart, Capabilities, DataPart, EmbeddedCritic, ImagePart, Reply
@@ -15,7 +16,7 @@ from agent.vlm.replay import Recorder, ReplayBackend
 from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
 from agent.vlm.wrappers.dry_run import DryRun
-from cli.trace_view import read_case, show_case
+from cli.trace_view import show_case
 from tests.agent.critique_case import GROUP, TOOLS, group, make_agent, sample, spoiled_group
 
 SETTINGS = CritiqueSettings(view_size_px=64, permutations=1, mode="agentic", max_tool_calls=4)
@@ -237,10 +238,9 @@ def test_every_call_is_on_the_trace_and_in_its_view(tmp_path):
     assert list(first["result"]["values"]) == list("ABCDEF")
     assert second["error"].startswith("there is no call 'delete'")
     assert len(outputs["replies"]) == 2
-    (table,) = [
-        item for item in show_case(read_case(tmp_path)) if str(getattr(item, "title", "")).startswith("calls")
-    ]
-    assert list(table.columns[1].cells) == ["measure", "delete"]
+    shown = show_case(read_trace(tmp_path).critiques[-1])
+    (table,) = [item for item in shown if str(getattr(item, "title", "")).startswith("calls")]
+    assert list(map(str, table.columns[1].cells)) == ["measure", "delete"]
 
 
 def test_the_budget_counts_every_step():

@@ -264,3 +264,12 @@ def test_an_unavailable_exporter_is_refused_with_the_reason(services, monkeypatc
     with pytest.raises(ValueError, match="LANGSMITH_API_KEY is not"):
         enabled_exporters({LANGSMITH_VARIABLE: "a-project"})
     assert enabled_exporters({LANGSMITH_VARIABLE: "", "LANGSMITH_TRACING": "true"}) == []
+
+
+@pytest.mark.parametrize("content", ["notes", '{"case": 1}\n'])
+def test_a_file_that_is_not_a_trace_is_not_written_to(tmp_path, content):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"trace\.jsonl holds something else, and is not overwritten"):
+        Trace(path)
+    assert path.read_text() == content

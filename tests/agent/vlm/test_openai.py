@@ -2,10 +2,13 @@
 
 import base64
 import email.utils
+import gzip
 import io
 import json
 import threading
 import time
+import tracemalloc
+import zlib
 
 import pytest
 from PIL import Image
@@ -22,6 +25,7 @@ from tests.agent.vlm.chat_server import (
     cut,
     drip,
     drip_headers,
+    fitting,
     flood,
     good,
     hang_up,
@@ -115,6 +119,28 @@ def test_temporary_failures_are_retried(bad, retries):
     assert answer.replies[-1]["retries"] == retries
 
 
+@pytest.mark.parametrize(("encoding", "pack"), {"gzip": gzip.compress, "deflate": zlib.compress}.items())
+def test_an_answer_in_an_encoding_that_was_not_asked_for_is_read(encoding, pack):
+    def act(handler, question):
+        handler.send(pack(completion(json.dumps(fitting(question)))), Content_Encoding=encoding)
+
+    with chat_server(act) as server:
+        assert asked(server).value.A.score == 90
+
+
+def test_the_limit_of_an_answer_holds_while_it_is_decoded():
+    bomb = gzip.compress(bytes(100_000_000), compresslevel=1)
+    with chat_server(body(bomb, Content_Encoding="gzip")) as server:
+        tracemalloc.start()
+        try:
+            answer = asked(server)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert "longer than 2,000,000 bytes" in answer.reason
+    assert peak < 20_000_000
+
+
 def test_a_lone_surrogate_in_an_answer_is_replaced():
     with chat_server(lone_surrogate) as server:
         answer = asked(server)
@@ -128,6 +154,12 @@ FINAL = {
     "500 every time": (body(b"oops", status=500), 4, "HTTP 500: oops; 4 attempts"),
     "hung up every time": (hang_up, 4, "4 attempts"),
     "wrong content type": (body(b"<html>", kind="text/html"), 1, "content type is text/html"),
+    "gzip in gzip": (
+        body(gzip.compress(gzip.compress(bytes(10**6))), Content_Encoding="gzip, gzip"),
+        1,
+        "the content encoding 'gzip, gzip', which is not read",
+    ),
+    "gzip that is none": (body(b"{}", Content_Encoding="gzip"), 1, "not in its content encoding, gzip"),
     "a flood": (flood, 1, "longer than 2,000,000 bytes"),
     "a wait beyond the deadline": (body(b"", status=429, Retry_After="3600"), 1, "would miss the deadline"),
     "a refusal": (
@@ -320,6 +352,7 @@ def test_an_unreachable_server_is_a_reason():
         ("soon", None),
         ("-3", None),
         ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0),
+        ("9" * 400, float("inf")),
     ],
 )
 def test_retry_after(header, seconds):

@@ -97,6 +97,18 @@ def test_a_lone_surrogate_is_recorded_and_cached_in_encodable_form(cache, tmp_pa
     assert silent.calls == 0
 
 
+def test_a_damaged_cache_asks_the_question(tmp_path):
+    path = tmp_path / "replies.sqlite"
+    with ReplyCache(path) as cache:
+        for number in range(50):
+            score(Cached(Counting(), cache), seed=number)
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    with ReplyCache(path) as cache:
+        backend = Cached(Counting(), cache)
+        assert [score(backend, seed=number) for number in (0, 1)] == [1, 2]
+
+
 def test_a_failed_cache_write_is_only_a_warning(tmp_path):
     with ReplyCache(tmp_path / "replies.sqlite") as cache:
         backend = Cached(Counting(), cache)

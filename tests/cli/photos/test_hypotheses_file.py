@@ -143,14 +143,14 @@ def test_other_violations_of_the_schema(path: Path, key: str, value: np.ndarray,
 
 
 def test_pickled_arrays_are_not_loaded(path: Path) -> None:
-    assert "allow_pickle=False" in rejection(path, arrays() | {"betas": np.array([{}], dtype=object)})
+    assert "it has the type object" in rejection(path, arrays() | {"betas": np.array([{}], dtype=object)})
 
 
 def test_files_that_are_not_npz(path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no hypotheses file"):
         read_hypotheses(path, SIZE)
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match="is not an npz file"):
+    with pytest.raises(ValueError, match="is not an npz archive"):
         read_hypotheses(path, SIZE)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "hello")
@@ -163,7 +163,7 @@ def test_a_damaged_file(path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 0xFF
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is not made of plain arrays: Bad CRC"):
         read_hypotheses(path, SIZE)
 
 

@@ -138,9 +138,11 @@ def test_hypotheses_for_a_reduced_photograph_are_in_the_pixels_of_the_file(
     ("box", "transl", "message"),
     [
         (Box(-1e9, 0.0, 1e9, 72.0), [0.0, 0.2, 4.0], "at most"),
+        (Box(10.0, 10.0, 10.4, 10.4), [0.0, 0.2, 4.0], "is 0.4 pixels; at least 8 are needed"),
+        (None, [0.0, 0.2, 1000.0], "pixels; at least 8 are needed"),
         (Box(500.0, 500.0, 600.0, 600.0), [0.0, 0.2, 4.0], "outside"),
         (None, [50.0, 0.2, 4.0], "outside"),
-        (None, [0.0, 0.2, -4.0], "at most"),
+        (None, [0.0, 0.2, -4.0], "z = -4 m, which is behind the camera"),
     ],
 )
 def test_hypotheses_outside_the_photograph_are_rejected(
@@ -150,5 +152,5 @@ def test_hypotheses_outside_the_photograph_are_rejected(
     turned, zeros = torch.tensor([[torch.pi, 0, 0]]).repeat(2, 1), torch.zeros(2, 23, 3)
     params = BodyParams(turned, zeros, torch.zeros(2, 10), torch.tensor([transl]).repeat(2, 1))
     write_hypotheses(tmp_path / "h.npz", [(box, Hypotheses(params, Camera(100.0, 32.0, 36.0, 64, 72)))])
-    with pytest.raises(ValueError, match=rf"h.npz: the .*box .*{message}"):
+    with pytest.raises(ValueError, match=rf"h.npz: .*{message}"):
         given_people(tmp_path / "a.png", [tmp_path / "h.npz"], body)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import functools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +121,40 @@ def test_an_unreadable_file_is_reported_and_the_others_are_processed(models, tmp
     assert bad.record is None
     assert "b.jpg: not an image" in bad.reason
     assert len(files_of([first, last])) == 6
+
+
+def test_a_file_whose_output_cannot_be_written_is_reported_and_the_others_are_processed(models, tmp_path):
+    """The names of its output files are longer than the 255 bytes that file systems allow."""
+    for name in ("a", "b" * 245, "c"):
+        save_photo(tmp_path / f"in/{name}.png")
+    first, bad, last = predict(models, tmp_path / "out", tmp_path / "in")
+    assert bad.record is None
+    assert bad.reason.endswith(": File name too long")
+    assert len(files_of([first, last])) == 6
+
+
+def test_an_output_name_may_be_as_long_as_the_file_system_allows(models, tmp_path):
+    name = "b" * (255 - len("-0-overlay.png"))
+    outcomes = predict(models, tmp_path / "out", save_photo(tmp_path / f"{name}.png"))
+    assert sorted(Path(file).name for file in files_of(outcomes)) == sorted(
+        path.name for path in (tmp_path / "out").glob("b*")
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(errno.ENOSPC, True), (errno.EROFS, True), (errno.EACCES, False)]
+)
+def test_a_full_disk_ends_the_run(models, tmp_path, monkeypatch, number, ends):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number), "a.png")
+
+    monkeypatch.setattr("cli.photos.predict.save_person", fail)
+    run = functools.partial(predict, models, tmp_path / "out", save_photo(tmp_path / "a.png"))
+    if ends:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            run()
+    else:
+        assert run()[0].reason == f"a.png: {os.strerror(number)}"
 
 
 def test_a_photograph_without_people_is_recorded_with_the_reason(models, tmp_path):

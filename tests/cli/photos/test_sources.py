@@ -27,6 +27,13 @@ def test_the_output_of_an_earlier_run_is_skipped(tmp_path):
     assert names([tmp_path], tmp_path / "out") == ["a"]
 
 
+def test_the_output_folder_is_recognised_under_another_name(tmp_path):
+    touch(tmp_path, "a.png", "x/b.png", "out/a-0-overlay.png")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert names([tmp_path], tmp_path / "x" / ".." / "out") == ["a", "x/b"]
+    assert names([tmp_path], tmp_path / "link") == ["a", "x/b"]
+
+
 def test_names_that_differ_only_in_the_suffix_keep_it(tmp_path):
     touch(tmp_path, "a.png", "a.jpg", "b.jpg")
     assert names([tmp_path]) == ["a.jpg", "a.png", "b"]

@@ -107,7 +107,7 @@ def test_a_failure_leaves_no_set_and_can_be_repeated(folder, tmp_path):
     broken = folder / "imageFiles" / "downtown_walk_00" / "image_00009.jpg"
     content = broken.read_bytes()
     broken.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"image_00009.jpg is not an image that can be read"):
+    with pytest.raises(ValueError, match=r"image_00009.jpg: not an image that can be read"):
         prepare(PW3D, folder, split, tmp_path / "set")
     assert not (tmp_path / "set").exists()
     broken.write_bytes(content)
@@ -139,7 +139,7 @@ def test_broken_images_and_empty_splits_are_refused(folder, tmp_path):
     path = folder / "val2017" / "000000000139.jpg"
     for content in (path.read_bytes()[:-400], b"\xff\xd8 no picture"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="is not an image that can be read"):
+        with pytest.raises(ValueError, match="not an image that can be read"):
             prepare(COCO, folder, split, tmp_path / "set")
     write_json(folder / "annotations" / "person_keypoints_val2017.json", {"images": [], "annotations": []})
     with pytest.raises(ValueError, match=r"split 'val2017' of coco in .* holds no person"):

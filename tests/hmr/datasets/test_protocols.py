@@ -133,7 +133,7 @@ def test_other_files_are_refused_as_regressors(tmp_path, capsys):
         ("holes.npy", "not all finite"),
         (
             "objects.npy",
-            r"not an array file \(.npy\); a joint regressor is J_regressor_h36m.npy or SMPL_to_J19.pkl",
+            r"not an array file \(.npy\): .*; a joint regressor is J_regressor_h36m.npy or SMPL_to_J19.pkl",
         ),
         ("archive.npz", "not an array file"),
         ("garbage.npy", "not an array file"),

@@ -1,5 +1,11 @@
 """Photographs of every mode and size are read as upright RGB."""
 
+import contextlib
+import io
+import resource
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +143,69 @@ def test_a_file_that_is_not_a_photograph_is_named(tmp_path):
         read_photo(tmp_path / "cut.png")
     with pytest.raises(ValueError, match="2 x 2"):
         read_photo(save(tmp_path / "b.png", np.zeros((2, 2, 3), np.uint8)))
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A grey PNG of that size in its header, with a few pixels."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    every = ((b"IHDR", head), *chunks, (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in every
+    )
+
+
+def cut_gif() -> bytes:
+    file = io.BytesIO()
+    Image.new("P", (50, 50)).save(file, "GIF")
+    return file.getvalue()[:40]
+
+
+DAMAGED = {
+    "empty": (b"", "not an image"),
+    "a cut colour profile": (png(20, 20, (b"iCCP", b"a")), "not an image"),
+    "a cut GIF": (cut_gif(), "not an image"),
+    "a line": (png(178_000_000, 1), "178000000 x 1 pixels; the minimum is 16"),
+    "a bomb": (png(9_000, 8_000), "9000 x 8000 pixels; at most 64,000,000 are read"),
+    "beyond Pillow's limit": (png(20_000, 20_000), "not an image .* decompression bomb"),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_photograph_is_refused(tmp_path, content, sentence):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.png: {sentence}"):
+        load_photo(tmp_path / "a.png")
+
+
+def test_a_huge_photograph_is_refused_before_it_is_decoded(tmp_path):
+    """A WebP of 3 kilobytes that would take more than a gigabyte."""
+    Image.new("1", (9_000, 8_000)).save(tmp_path / "a.webp", lossless=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="at most 64,000,000 are read"):
+        load_photo(tmp_path / "a.webp")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss == before
+
+
+def test_every_change_of_a_photograph_is_read_or_refused(tmp_path):
+    random, files = np.random.default_rng(0), []
+    for ending, options in {
+        "png": {"icc_profile": bytes(200)},
+        "jpg": {},
+        "webp": {},
+        "tiff": {},
+        "bmp": {},
+    }.items():
+        path = save(tmp_path / f"a.{ending}", RAMP.astype(np.uint8), "RGB", **options)
+        files.append((path, path.read_bytes()))
+    for number in range(1_000):
+        path, content = files[number % len(files)]
+        damaged = bytearray(content)
+        for at in random.integers(0, min(300, len(content)), 3):
+            damaged[at] = random.integers(256)
+        path.write_bytes(damaged[: random.integers(1, 2 * len(damaged))])
+        with contextlib.suppress(ValueError):
+            assert load_photo(path).image.dtype == np.uint8
 
 
 def test_the_id_of_a_sample_is_a_hash_of_pixels_and_box():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common import image_files
 from hmr.images.videos import _Clock, open_video
 
 GREYS = (40, 120, 200)
@@ -99,14 +100,29 @@ def test_a_file_that_is_not_a_gif_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.gif"):
         open_video(tmp_path / "gone.gif")
     (tmp_path / "text.gif").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.gif: not a video"):
+    with pytest.raises(ValueError, match=r"text\.gif: not an image"):
         open_video(tmp_path / "text.gif")
+
+
+def test_a_gif_that_would_take_gigabytes_is_refused_before_it_is_decoded(tmp_path):
+    content = bytearray(save_gif(tmp_path / "a.gif").read_bytes())
+    content[6:10] = (65_000).to_bytes(2, "little") + (2_000).to_bytes(2, "little")  # the logical screen
+    (tmp_path / "a.gif").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.gif: 65000 x 2000 pixels; at most 64,000,000 are read"):
+        open_video(tmp_path / "a.gif")
+
+
+def test_a_frame_that_would_take_gigabytes_is_refused(tmp_path, monkeypatch):
+    path = save_video(tmp_path / "a.mp4", "mpeg4")
+    monkeypatch.setattr(image_files, "MAX_WHOLE_PIXELS", 64 * 47)
+    with pytest.raises(ValueError, match=r"a\.mp4: frame 0: 64 x 48 pixels; at most"):
+        list(open_video(path).frames())
 
 
 def test_a_file_that_is_not_a_container_is_named(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "text.mp4").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.mp4: not a video"):
+    with pytest.raises(ValueError, match=r"text\.mp4: not a video that can be read \(Invalid data"):
         open_video(tmp_path / "text.mp4")
 
 

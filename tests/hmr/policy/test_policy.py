@@ -246,6 +246,18 @@ def test_a_checkpoint_of_another_version_is_refused(tiny_policy: DiffusionPolicy
         load_policy(tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_with_a_number_that_is_not_finite_is_refused(
+    tiny_policy: DiffusionPolicy, tmp_path, value
+):
+    tiny_policy.denoiser.head.bias[0] = value
+    tiny_policy.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"the policy in .*: weights that are not finite numbers, first in denoiser\.head"
+    ):
+        load_policy(tmp_path)
+
+
 def test_an_unknown_denoiser_is_named():
     with pytest.raises(ValueError, match="unet"):
         DiffusionPolicy(DiffusionPolicyConfig(denoiser="unet"))

@@ -56,6 +56,14 @@ def test_an_update_makes_better_chains_more_likely_and_worse_ones_less(tiny_poli
     assert change[0] > 0 > change[2]
 
 
+def test_an_update_stops_at_the_first_weight_that_is_not_finite(tiny_policy):
+    run, features, chains = begin(tiny_policy, learning_rate=1e30, inner_epochs=4)
+    with pytest.raises(
+        ValueError, match=r"training has stopped after step [12] .* not finite numbers, first in"
+    ):
+        run.update(features, chains, *advantages_of_first(), 0)
+
+
 @pytest.mark.parametrize("train_estimate", [False, True])
 def test_the_mean_reward_rises(tiny_policy, train_estimate):
     """The reward is the distance of one entry of x_0 from a target."""

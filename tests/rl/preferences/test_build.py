@@ -99,6 +99,43 @@ def test_rows_carry_the_whole_group(tmp_path):
     assert not group.uses_truth
 
 
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
+
+
+def test_a_flipped_bit_in_a_shard_is_named_or_changes_nothing(tmp_path):
+    shard = build(tmp_path) / "shard-00001.parquet"
+    whole, content = load_preferences(tmp_path).to_list(), shard.read_bytes()
+    refused = 0
+    for at in np.random.default_rng(0).integers(0, len(content), 300).tolist():
+        shard.write_bytes(flipped(content, at))
+        try:
+            assert load_preferences(tmp_path).to_list() == whole
+        except ValueError:
+            refused += 1
+    assert refused > 100
+    shard.write_bytes(content[:-50])
+    with pytest.raises(
+        ValueError, match=r"shard-00001\.parquet is damaged \(.*\); delete it, and the command that"
+    ):
+        build(tmp_path)
+    shard.unlink()
+    assert load_preferences(build(tmp_path)).to_list() == whole
+
+
+def test_a_flipped_bit_in_a_saved_group_is_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, scorer=DyingScorer(3))
+    group = tmp_path / "unfinished" / "00001-00000"
+    content = group.read_bytes()
+    for at in np.random.default_rng(0).integers(0, len(content), 50).tolist():
+        group.write_bytes(flipped(content, at))
+        with pytest.raises(ValueError, match=r"00001-00000 is damaged \(.*\); delete it"):
+            build(tmp_path)
+    group.write_bytes(content.partition(b"\n")[2])  # as earlier versions wrote it
+    build(tmp_path)
+
+
 def test_an_interrupted_run_continues_with_the_missing_groups(tmp_path):
     whole = contents(build(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
