@@ -7,13 +7,11 @@ all three.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
-__all__ = ["FiniteWeights", "check_weights", "weights_after_step"]
+__all__ = ["check_weights", "weights_after_step"]
 
 
 def check_weights(named: Iterable[tuple[str, Tensor]], where: str) -> None:
@@ -29,11 +27,3 @@ def weights_after_step(named: Iterable[tuple[str, Tensor]], step: int, learning_
     """Raises ValueError if a step of an optimizer has written weights that are not finite."""
     advice = f"a learning_rate below {learning_rate:g} may help"
     check_weights(named, f"training has stopped after step {step} ({advice})")
-
-
-class FiniteWeights(TrainerCallback):
-    """Stops a `transformers.Trainer` with ValueError after the first step with such weights."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trained = ((name, p) for name, p in kwargs["model"].named_parameters() if p.requires_grad)
-        weights_after_step(trained, state.global_step, args.learning_rate)

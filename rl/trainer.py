@@ -36,7 +36,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from common.finite import FiniteWeights
+from common.finite_callback import FiniteWeights
 from common.seeding import derive_generator
 from hmr.policy.policy import DiffusionPolicy
 from rl.config import RESAMPLE, GroupPreferenceConfig, check_loss_of_search

@@ -39,7 +39,7 @@ from agent.vlm.local.backend import context_limit
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor, load_weights
 from common.files import PathLike, atomic_folder
 from common.fingerprint import digest, has_fingerprint, write_fingerprint
-from common.finite import FiniteWeights
+from common.finite_callback import FiniteWeights
 from common.progress import Stage
 from common.resume import last_whole_checkpoint
 from rl.critic_tuning.config import TuningSettings, lora_config, stage_config

@@ -185,7 +185,7 @@ REFUSALS = {
     "memory outside": "memory must be in ",
     "no such file": "photo: there is no 'gone.png'",
     "not a photograph": "h.npz",
-    "not hypotheses": "photo.png is not an npz file",
+    "not hypotheses": "photo.png is not an npz archive",
     "no memory": "there is no memory",
     "NUL": "photo is not a path: 'a\\x00b'",
 }

@@ -26,7 +26,7 @@ REFUSED = {
         "training: {max_step: 3}",
         "training: unknown max_step; allowed are the fields of transformers.TrainingArguments",
     ),
-    "a field that the program sets": ("training: {seed: 3}", "except label_names"),
+    "a field that the program sets": ("training: {seed: 3}", ", label_names, "),
     "a number that YAML reads as text": (
         "training: {learning_rate: 5e-4}",
         "training: learning_rate takes float, not '5e-4'; YAML reads 5e-4 as text",

@@ -19,7 +19,7 @@ REFUSED = {
     "an unknown probability": ("people: {hats: 1.0}", "people: unknown hats; allowed are any_tilt"),
     "an unknown field of the policy": ("policy: {depht: 4}", "policy: unknown depht; allowed are appearance_size"),
     "an unknown argument": ("denoiser: {warmup: 3}", "denoiser: unknown warmup"),
-    "a field that the program sets": ("estimate: {seed: 3}", "except label_names"),
+    "a field that the program sets": ("estimate: {seed: 3}", ", label_names, "),
     "a boolean for a number": ("policy: {depth: true}", "depth takes int, not True"),
     "no poses": ("pool: 0", "pool must be at least 1, not 0"),
     "an unknown detector": ("detectors: [yolo]", "no simulated detector is called 'yolo'; there are embedded"),

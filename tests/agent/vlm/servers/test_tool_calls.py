@@ -6,7 +6,6 @@ import pytest
 
 from agent.context import CritiqueSettings
 from agent.tools import load_tools
-from agent.types import QuestionCounts
 from agent.vlm import load_backend
 from tests.agent.critique_case import GROUP, TOOLS, group, make_agent, sample, spoiled_group
 from tests.agent.vlm.chat_server import body, chat_server, completion, good
@@ -126,7 +125,8 @@ def test_too_many_calls_end_without_scores():
     assert verdict.scores == (None,) * GROUP
     assert len(server.questions) == 4  # two calls, the question for scores, its repair
     assert verdict.reasons[0].startswith("malformed after one repair: ")
-    assert verdict.questions == QuestionCounts(asked=3, answered=2, repaired=0)
+    counts = verdict.questions
+    assert (counts.asked, counts.answered, counts.repaired) == (3, 2, 0)
 
 
 @pytest.mark.parametrize(
