@@ -24,7 +24,7 @@ ENCODER_RECIPE = {
     "scenes": 12, "held_out": 4, "training": STAGE, "encoder": {"crop_size": 64, "encoder_widths": [8, 12, 16]},
 }  # fmt: skip
 POLICY_RECIPE = {
-    "pool": 200, "held_out": 64, "times_per_person": 2, "estimate": STAGE, "denoiser": STAGE,
+    "pool": 200, "held_out": 64, "times_per_person": 2, "estimate": STAGE, "denoiser": dict(STAGE),
     "policy": {"width": 32, "depth": 1, "head_width": 32, "head_depth": 1},
 }  # fmt: skip
 
