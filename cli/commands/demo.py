@@ -25,7 +25,7 @@ def demo(
 ) -> None:
     """Run the whole pipeline: render images, sample hypotheses, critique them, align the policy, evaluate it.
 
-    Takes 10 to 20 minutes on two CPU cores. Stages that an earlier run finished in the same folder are reused.
+    Takes 8 to 15 minutes on two CPU cores. Stages that an earlier run finished in the same folder are reused.
 
     Example: `meshcritic demo --out runs/demo`
     """

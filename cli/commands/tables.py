@@ -23,7 +23,7 @@ def tables(
         bool,
         typer.Option(
             "--full/--quick",
-            help="Full sizes with five seeds (days on two cores), or small ones with one seed (half an hour).",
+            help="Full sizes with five seeds, or small ones with one seed.",
         ),
     ] = False,
     seeds: Annotated[

@@ -1,4 +1,4 @@
-"""The sizes of a run of the tables: a quick one of half an hour on two cores, and the full one."""
+"""The sizes of a run of the tables: a quick one, meant for half an hour on two cores, and the full one."""
 
 from __future__ import annotations
 
