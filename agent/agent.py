@@ -146,7 +146,8 @@ class CritiqueAgent:
         answer: of a person to the ReviewRequested with which an earlier stream of the same group ended.
 
         With a checkpointer, a critique that was killed, or that waits for a person, goes on from its last finished
-        node, also in another process; one that is finished is not repeated. Raises ValueError for a group of one, for
+        node, also in another process; one that is finished is not repeated, unless the backend was unavailable to one
+        of its questions. Raises ValueError for a group of one, for
         an answer where nobody was asked, and for `settings.interrupt_on` without a checkpointer.
 
         The nodes run in another thread than the caller's, one at a time.
@@ -175,9 +176,10 @@ class CritiqueAgent:
         if self.checkpointer is None:
             return ""
         rules = [(rule.rule_id, rule.state) for rule in self.rules.all()]
+        prototypes = [prototype.prototype_id for prototype in self.prototypes.all()]
         tools = [tool.name for tool in self.tools]
-        backend = (self.backend.name, self.backend.revision)
-        return json_digest([backend, tools, rules, asdict(self.settings), self.frozen])
+        models = (self.backend.name, self.backend.revision, self.detector.name if self.detector else "")
+        return json_digest([models, tools, rules, prototypes, asdict(self.settings), self.frozen])
 
     def case(self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None) -> Case:
         """The group posed, rendered and detected, as the tools get it; `detection` as of `critique`."""

@@ -53,6 +53,9 @@ def run_critique(
     if checkpointer is not None:
         config["configurable"] = {"thread_id": digest(identity, resources.case_key())}
         start, finished = _continued(compiled, config, start, answer)
+        if finished and _lost_backend(finished):  # asked again, as callers that store scores do
+            checkpointer.delete_thread(config["configurable"]["thread_id"])
+            start, finished = _continued(compiled, config, {"trace_id": uuid.uuid4().hex[:12]}, None)
         if finished:
             restore_retrieved(finished, resources)
             yield CritiqueFinished(_verdict(finished, resources))
@@ -94,6 +97,10 @@ def _continued(
     if not saved.values:
         return start, None
     return None, None if saved.next else saved.values  # pyright: ignore[reportReturnType]
+
+
+def _lost_backend(state: Mapping[str, Any]) -> bool:
+    return any(failure["kind"] == "unavailable" for failure in state["failures"])
 
 
 def in_own_context(events: Generator[CritiqueEvent, None, None]) -> Iterator[CritiqueEvent]:

@@ -28,7 +28,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.types import Detector, Renderer
 from memory.embed import TextEmbedder, load_text_embedder
-from memory.folder import Memory, open_memory
+from memory.folder import Memory, open_memory, store_path
 
 __all__ = ["default_agent", "open_default_agent", "open_default_memory"]
 
@@ -133,7 +133,11 @@ def open_default_agent(
     memory: the folder of an explored one, which must exist; None for the seed rules in RAM.
     learns: whether corrections may be written to it.
     trace: the file to write; None for no file.
+
+    Raises FileNotFoundError if there is no memory in the folder.
     """
+    if memory is not None and not store_path(memory).is_file():
+        raise FileNotFoundError(f"{memory}: there is no memory here")
     with (
         Trace(trace) as records,
         open_default_memory(memory, policy, frozen=memory is not None and not learns) as known,

@@ -170,16 +170,27 @@ def critic_eval(
     elif body:
         raise ValueError("--body applies to --rankings; synthetic scenes have the embedded body")
     elif dry_run:
-        for each in options:
-            with TemporaryDirectory() as unused:
-                _, estimate = _run(eval_settings, each, folder, device, Path(unused))
-            print_estimate(cast("DryRun", estimate), as_json)
+        _print_estimates(eval_settings, options, folder, device, as_json)
     elif len(options) > 1 or prices:
         compared = _compare(eval_settings, options, prices, folder, device, out)
         _print_backends(compared, eval_settings, as_json)
     else:
         comparison, _ = _run(eval_settings, options[0], folder, device, out)
         _print_comparison(comparison, eval_settings, options[0].spec, as_json)
+
+
+def _print_estimates(
+    settings: CriticEvalSettings,
+    options: Sequence[BackendOptions],
+    policy: Path,
+    device: str,
+    as_json: bool,
+) -> None:
+    """What every backend would be asked; nothing stays on disk."""
+    for each in options:
+        with TemporaryDirectory() as unused:
+            _, estimate = _run(settings, each, policy, device, Path(unused))
+        print_estimate(cast("DryRun", estimate), as_json)
 
 
 def _run(

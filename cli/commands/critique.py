@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +42,9 @@ from cli.options import (
 from cli.startup import without_collection
 
 if TYPE_CHECKING:
+    from agent.agent import CritiqueAgent
+    from agent.types import GroupCritique
+    from cli.photos.critique_output import CritiqueWriter
     from cli.photos.intrinsics import Intrinsics
     from cli.photos.people import Person
     from hmr.body.model import Body
@@ -155,14 +158,8 @@ def critique(
         from agent.default import open_default_agent
         from agent.tools import load_tools
         from agent.tools.served.client import open_tool_servers
-        from agent.types import require_scores
         from agent.vlm.options import open_backend
-        from cli.photos.critique_output import (
-            CritiqueWriter,
-            arrangement_answer,
-            learn_from_reviews,
-            watched_critiques,
-        )
+        from cli.photos.critique_output import CritiqueWriter, watched_critiques
         from cli.photos.detectors import choose_detector
         from hmr.body.model import load_body
         from hmr.policy.checkpoint import load_policy
@@ -198,14 +195,28 @@ def critique(
                 deque(critiques, maxlen=0)
                 print_estimate(opened.dry_run, as_json)
                 return
-            pairs = zip(people, critiques, strict=True)
-            finished = [writer.add(*pair, show=not as_json) for pair in pairs]
-            arrangement = arrangement_answer(agent, people, finished, show=not as_json)
-            if as_json:
-                print_json({"people": writer.answers, "arrangement": arrangement})
-            if learn:
-                learn_from_reviews(agent, people, finished)
-            require_scores(finished)
+            _finish(agent, people, critiques, writer, learn, as_json)
+
+
+def _finish(
+    agent: CritiqueAgent,
+    people: Sequence[Person],
+    critiques: Iterator[GroupCritique],
+    writer: CritiqueWriter,
+    learn: bool,
+    as_json: bool,
+) -> None:
+    """Write each person when their critique is finished, then what concerns all of them."""
+    from agent.types import require_scores
+    from cli.photos.critique_output import arrangement_answer, learn_from_reviews
+
+    finished = [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
+    arrangement = arrangement_answer(agent, people, finished, show=not as_json)
+    if as_json:
+        print_json({"people": writer.answers, "arrangement": arrangement})
+    if learn:
+        learn_from_reviews(agent, people, finished)
+    require_scores(finished)
 
 
 def _review_points(

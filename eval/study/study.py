@@ -258,9 +258,11 @@ def run_study(
     sizes: Sizes,
     out: Path,
     stage: Stage,
+    ceiling: Arm | None = None,
 ) -> StudyRuns:
-    """Run the ceiling and every arm with every seed, seed by seed."""
-    images = max(sizes.fit(arm).images for arm in (CEILING, *arms.values()))
+    """Run the ceiling (default: CEILING) and every arm with every seed, seed by seed."""
+    ceiling = ceiling or CEILING
+    images = max(sizes.fit(arm).images for arm in (ceiling, *arms.values()))
     measures = _measures(policy)
     marked = frozenset(name for name, arm in arms.items() if arm.uses_truth)
     runs = StudyRuns({name: [] for name in arms}, [], [], {"base policy": policy.digest()}, marked)
@@ -269,7 +271,7 @@ def run_study(
             run = StudySeed(policy, measures, sizes, images, seed, out, stage, opened)
             for name, arm in arms.items():
                 runs.arms[name].append(run.arm(name, arm))
-            runs.ceiling.append(run.arm(CEILING_NAME, CEILING))
+            runs.ceiling.append(run.arm(CEILING_NAME, ceiling))
             runs.bases.append(run.narrowed(min(reports[-1].spread_mm() for reports in runs.arms.values())))
             runs.made_from.update(benchmark=set_digest(run.tests), M=sizes.samples)
     return runs

@@ -4,7 +4,7 @@ recovered headroom."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from common.files import CONFIGS
 from eval.benchmark.headroom import recovered_share
-from eval.benchmark.intervals import Interval, bootstrap_mean
+from eval.benchmark.intervals import bootstrap_mean
 from eval.benchmark.protocol import Report
 from eval.benchmark.tables import METRIC_NAMES
 from eval.pipelines.align_settings import read_alignment
@@ -82,14 +82,33 @@ class _Runs:
         cells = {key: bootstrap_mean(self.values(name, *where)) for key, where in columns.items()}
         return TableRow(TITLES[name], cells, theirs, uses_truth=name == CEILING_NAME)
 
-    def less(self, better: str, worse: str, metric: str, reduction: str) -> Interval | None:
-        """Millimetres that the first row is below the second, paired by image and seed."""
-        return bootstrap_mean(self.values(worse, metric, reduction) - self.values(better, metric, reduction))
-
     def claim(self, better: str, worse: str) -> Claim:
         count = 100 if 100 in self.sizes.counts else self.sizes.study.samples
         sentence = f"{TITLES[better]} is below {TITLES[worse]} (MPJPE, minimum over {count}, mm)"
-        return Claim(sentence, self.less(better, worse, MPJPE, f"min{count}"))
+        less_mm = self.values(worse, MPJPE, f"min{count}") - self.values(better, MPJPE, f"min{count}")
+        return Claim(sentence, bootstrap_mean(less_mm))
+
+    def table(
+        self,
+        name: str,
+        title: str,
+        rows: Mapping[str, Mapping[str, float]],
+        claims: Sequence[tuple[str, str]],
+        paper_columns: Sequence[Column],
+        paper_source: str,
+    ) -> ResultTable:
+        """rows: the paper's numbers by row. claims: the row that is lower in the paper, and the higher one."""
+        columns, where = _columns(self.sizes)
+        return ResultTable(
+            name,
+            title,
+            self.protocol,
+            columns,
+            paper_columns,
+            paper_source,
+            [self.row(row, where, theirs) for row, theirs in rows.items()],
+            [self.claim(*pair) for pair in claims],
+        )
 
     @property
     def protocol(self) -> str:
@@ -117,56 +136,41 @@ def _columns(sizes: TableSizes) -> tuple[list[Column], dict[str, tuple[str, str]
 
 def alignment_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:
     """Table 1: the base, ADHMR's recipe, the paper's method, ours, ours with more images, and the ceiling."""
-    given, (columns, where) = _Runs(runs, sizes), _columns(sizes)
-    theirs = {
-        "base": paper.ALIGNMENT["base"], ADHMR: paper.ALIGNMENT["adhmr"], GROUP_AGENT: paper.ALIGNMENT["ours"],
-        MORE: paper.ALIGNMENT["more"],
-    }  # fmt: skip
-    extra = [f"embedded, {name}" for name in sizes.methods]
-    names = ["base", ADHMR, GROUP_AGENT, OURS, *extra, MORE, CEILING_NAME]
-    return ResultTable(
-        "table-1",
-        "Alignment on images without labels",
-        given.protocol,
-        columns,
-        paper.ALIGNMENT_COLUMNS,
-        paper.ALIGNMENT_SOURCE,
-        [given.row(name, where, theirs.get(name, {})) for name in names],
-        [
-            given.claim(ADHMR, "base"),
-            given.claim(GROUP_AGENT, ADHMR),
-            given.claim(OURS, ADHMR),
-            given.claim(MORE, OURS),
-            given.claim(CEILING_NAME, OURS),
-        ],
-    )
+    theirs = paper.ALIGNMENT
+    rows = {
+        "base": theirs["base"],
+        ADHMR: theirs["adhmr"],
+        GROUP_AGENT: theirs["ours"],
+        **{name: {} for name in (OURS, *(f"embedded, {method}" for method in sizes.methods))},
+        MORE: theirs["more"],
+        CEILING_NAME: {},
+    }
+    claims = [
+        (ADHMR, "base"),
+        (GROUP_AGENT, ADHMR),
+        (OURS, ADHMR),
+        (MORE, OURS),
+        (CEILING_NAME, OURS),
+    ]
+    title = "Alignment on images without labels"
+    shown = (paper.ALIGNMENT_COLUMNS, paper.ALIGNMENT_SOURCE)
+    return _Runs(runs, sizes).table("table-1", title, rows, claims, *shown)
 
 
 def training_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:
     """Table 2: what the critic and the loss contribute."""
-    given, (columns, where) = _Runs(runs, sizes), _columns(sizes)
-    theirs = {
-        "base": paper.TRAINING["base"], SFT: paper.TRAINING["sft"], DPO: paper.TRAINING["dpo, agent"],
-        GROUP_HMR_SCORER: paper.TRAINING["group loss, hmr-scorer"],
-        GROUP_AGENT: paper.TRAINING["group loss, agent"],
-    }  # fmt: skip
-    names = ["base", SFT, GROUP_HMR_SCORER, DPO, GROUP_AGENT, OURS]
-    return ResultTable(
-        "table-2",
-        "Critic and loss",
-        given.protocol,
-        columns,
-        paper.TRAINING_COLUMNS,
-        paper.TRAINING_SOURCE,
-        [given.row(name, where, theirs.get(name, {})) for name in names],
-        [
-            given.claim(SFT, "base"),
-            given.claim(GROUP_HMR_SCORER, SFT),
-            given.claim(DPO, GROUP_HMR_SCORER),
-            given.claim(GROUP_AGENT, DPO),
-            given.claim(OURS, GROUP_AGENT),
-        ],
-    )
+    theirs = paper.TRAINING
+    rows = {
+        "base": theirs["base"],
+        SFT: theirs["sft"],
+        GROUP_HMR_SCORER: theirs["group loss, hmr-scorer"],
+        DPO: theirs["dpo, agent"],
+        GROUP_AGENT: theirs["group loss, agent"],
+        OURS: {},
+    }
+    claims = list(zip(list(rows)[1:], rows, strict=False))  # each row is below the one before
+    shown = (paper.TRAINING_COLUMNS, paper.TRAINING_SOURCE)
+    return _Runs(runs, sizes).table("table-2", "Critic and loss", rows, claims, *shown)
 
 
 def headroom_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:

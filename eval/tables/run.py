@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.vlm import EmbeddedCritic
 from common.progress import Stage
 from eval.critics.comparison import CriticEvalSettings, evaluate_critics
-from eval.study.arms import BASE
+from eval.study.arms import BASE, CEILING
 from eval.study.study import run_study
 from eval.tables.alignment import alignment_table, arms_of, headroom_table, training_table
 from eval.tables.critics import ablation_table, critic_table
@@ -32,7 +33,8 @@ def run_tables(
         raise ValueError(f"there is no table {unknown[0]}; the tables are {', '.join(map(str, TABLES))}")
     found: list[ResultTable] = []
     if {1, 2} & set(tables):
-        runs = run_study(policy, arms_of(sizes), sizes.seeds, sizes.study, out / "study", stage)
+        ceiling = replace(CEILING, images=sizes.align)
+        runs = run_study(policy, arms_of(sizes), sizes.seeds, sizes.study, out / "study", stage, ceiling)
         made = {1: alignment_table, 2: training_table}
         found += [make(runs, sizes) for number, make in made.items() if number in tables]
         found.append(headroom_table(runs, sizes))

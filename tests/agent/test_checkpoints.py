@@ -78,6 +78,18 @@ def test_checkpoints_of_other_groups_settings_and_backends_are_not_used():
         assert backend.answered
 
 
+def test_a_critique_that_lost_its_backend_is_asked_again_and_counts_nothing_twice():
+    class Down(EmbeddedCritic):
+        def generate(self, parts, schema, seed):
+            raise ConnectionError("nobody answers")
+
+    saver = InMemorySaver()
+    lost = make_agent(Down(), checkpointer=saver).critique(sample(), group(spoiled_group()))
+    assert set(lost.scores) == {None}
+    again = make_agent(checkpointer=saver).critique(sample(), group(spoiled_group()))
+    assert comparable(again) == comparable(make_agent().critique(sample(), group(spoiled_group())))
+
+
 class Seeing(Doubter):
     """Is shown pictures, which a resumed critique has to draw again."""
 

@@ -390,6 +390,10 @@ def test_a_review_without_an_answer_and_options_that_do_not_fit_are_refused(crit
     for words, reason in (
         (("--review", "scores"), "standard input ended before the review was answered"),
         (("--review", "always"), "interrupt_on takes revise, scores, low_agreement, not 'always'"),
+        (
+            ("--review", "scores", "--learn", "--memory", tmp_path / "nowhere"),
+            "nowhere: there is no memory here",
+        ),
         (("--learn", "--memory", tmp_path), "--learn writes the corrections of --review to a --memory"),
         (("--review", "scores", "--dry-run"), "--dry-run asks nobody"),
     ):

@@ -206,9 +206,7 @@ def test_a_miniature_run_goes_on_where_a_killed_one_stopped(tiny_policy, tmp_pat
         },
     )
     monkeypatch.setattr("eval.tables.run.arms_of", arms)
-    monkeypatch.setattr(
-        "eval.study.study.CEILING", replace(small, imitates="align labels", images=2, rounds=1)
-    )
+    monkeypatch.setattr("eval.tables.run.CEILING", replace(small, imitates="align labels", rounds=1))
 
     def killed(title: str, total: int):
         def tick(done: int, note: str = "", /) -> None:
@@ -224,3 +222,5 @@ def test_a_miniature_run_goes_on_where_a_killed_one_stopped(tiny_policy, tmp_pat
     whole = run_tables(tiny_policy, [1, 2], sizes, tmp_path / "whole", silent, 1)
     assert [table.name for table in resumed] == ["table-1", "table-2", "headroom"]
     assert list(map(markdown, resumed)) == list(map(markdown, whole))
+    labels = [path.name for path in (tmp_path / "whole" / "study" / "labels").iterdir()]
+    assert [name.startswith("align-labels-2-") for name in labels if "align" in name] == [True]  # as the arms
