@@ -56,10 +56,8 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--reply-s", type=float, default=2.0)
-    parser.add_argument("--with-images", "--eyes", action="store_true", help="draw pictures for the backend")
-    parser.add_argument(
-        "--no-reflection", "--one-look", action="store_true", help="no second round for uncertain scores"
-    )
+    parser.add_argument("--with-images", action="store_true", help="draw pictures for the backend")
+    parser.add_argument("--no-reflection", action="store_true", help="no second round for uncertain scores")
     options = parser.parse_args()
     policy, body = load_policy(), load_body()
     with (
