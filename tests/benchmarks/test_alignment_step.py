@@ -7,8 +7,15 @@ import subprocess
 import pytest
 import torch
 
-from benchmarks.alignment_step import BenchSettings, bench_align, main
-from benchmarks.alignment_step_variants import SETTINGS, draw_batch, encoded, loop, measure, reencode
+from benchmarks.performance.alignment_step import BenchSettings, bench_align, main
+from benchmarks.performance.alignment_step_variants import (
+    SETTINGS,
+    draw_batch,
+    encoded,
+    loop,
+    measure,
+    reencode,
+)
 from rl.losses import clip, log_ratio
 
 

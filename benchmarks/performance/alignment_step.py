@@ -1,9 +1,10 @@
 """Time and memory of a training step of alignment, beside three other implementations of the step.
 
-    python -m benchmarks.alignment_step [--images 32] [--group-size 20] [--timesteps 2] [--policy DIR] [--json]
+    python -m benchmarks.performance.alignment_step [--images 32] [--group-size 20] [--policy DIR] [--json]
 
-`benchmarks.alignment_step_variants` describes the steps. Each runs in its own process, one after another, so that none
-warms a cache or holds memory for the next. Memory is the peak of the process minus what it held after the imports.
+`benchmarks.performance.alignment_step_variants` describes the steps. Each runs in its own process, one after another,
+so that none warms a cache or holds memory for the next. Memory is the peak of the process minus what it held after the
+imports.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.performance.figure import Figure, times_faster
 from cli.console import stages
 from common.progress import Stage
 
@@ -83,8 +85,14 @@ def to_json(costs: dict[str, StepCost], settings: BenchSettings) -> dict[str, An
 def _run(step: str, settings: BenchSettings, count: int) -> StepCost:
     sizes = (settings.images, settings.group, settings.times, count)
     policy = [] if settings.policy is None else [settings.policy]
-    command = [sys.executable, "-m", "benchmarks.alignment_step_variants", step, *map(str, (*sizes, *policy))]
-    run = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.performance.alignment_step_variants",
+        step,
+        *map(str, (*sizes, *policy)),
+    ]
+    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     if run.returncode:
         lines = run.stderr.strip().splitlines() or [f"no output, exit code {run.returncode}"]
         raise ValueError(f"the step {step!r} failed: {lines[-1]}")
@@ -105,6 +113,21 @@ def _table(costs: dict[str, StepCost], ratios: dict[str, Any]) -> Table:
         times = (f"{1e3 * cost.median_s:.0f}", extremes, faster, goal, f"{1e3 * cost.median_cpu_s:.0f}", less)
         table.add_row(name, *times, f"{cost.peak_mb:.0f}")
     return table
+
+
+def figures() -> list[Figure]:
+    costs = bench_align(BenchSettings(), lambda title, total: lambda done, note="": None)
+    ours = costs["trainer"]
+    return [
+        figure
+        for name, cost in costs.items()
+        if name != "trainer"
+        for figure in (
+            Figure("alignment step of 32 groups of 20", 1e3 * ours.median_s, "ms", name, 1e3 * cost.median_s,
+                   times_faster(GOALS[name]) if name in GOALS else None),
+            Figure("its peak memory", ours.peak_mb, "MB", name, cost.peak_mb),
+        )
+    ]  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

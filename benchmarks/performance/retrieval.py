@@ -1,4 +1,4 @@
-"""Speed and recall of the retrieval from the memories: `python -m benchmarks.retrieval`.
+"""Speed and recall of the retrieval from the memories: `python -m benchmarks.performance.retrieval`.
 
 Both memories are written to a folder. A separate process opens them, queries them, and reports its times, its results
 and its memory use (Linux), so that the data of the benchmark do not count. Latency is that of one query without its
@@ -24,6 +24,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.performance.figure import Figure, at_most, median_ms, peak_mib, times_faster
+from memory.embed import load_text_embedder
 from memory.index import VectorIndex, normalised
 from memory.prototype_memory import Prototype, PrototypeMemory
 from memory.rule import Provenance, Rule
@@ -33,6 +35,7 @@ from memory.store import MemoryStore
 QUERIES = 200
 RULES_K, PROTOTYPES_K = 8, 10
 TEXT_DIM = 384  # MiniLM's
+IMAGE_DIM = 512  # CLIP ViT-B's
 TAGS = ("knee", "foot", "hand", "head", "back", "arm", "leg", "ground")
 TARGETS = {"median ms": "< 5", "recall": ">= 0.95", "open s": "< 2", "peak MiB": "< 1024"}
 
@@ -87,17 +90,21 @@ def write_prototypes(folder: Path, count: int, dim: int, generator: np.random.Ge
     """The same for prototypes; their case ids are row numbers."""
     vectors = embeddings(count + QUERIES, dim, generator)
     start = time.perf_counter()
-    with MemoryStore(folder / "memory.sqlite") as store:
-        memory = PrototypeMemory(store, dim, "benchmark", capacity=count)
-        entries = (Prototype.create(str(row), "seen", 50.0, [], {}, {}) for row in range(count))
-        memory.add([(entry, vectors[row]) for row, entry in enumerate(entries)])
-        memory.save_index()
+    _fill_prototypes(folder, vectors[:count])
     seconds = time.perf_counter() - start
     cosines = vectors[count:] @ vectors[:count].T
     save_queries(
         folder, vectors[count:], [[str(place) for place in row] for row in top(cosines, PROTOTYPES_K)]
     )
     return seconds
+
+
+def _fill_prototypes(folder: Path, vectors: np.ndarray) -> None:
+    with MemoryStore(folder / "memory.sqlite") as store:
+        memory = PrototypeMemory(store, vectors.shape[1], "benchmark", capacity=len(vectors))
+        entries = (Prototype.create(str(row), "seen", 50.0, [], {}, {}) for row in range(len(vectors)))
+        memory.add([(entry, vectors[row]) for row, entry in enumerate(entries)])
+        memory.save_index()
 
 
 def top(values: np.ndarray, k: int) -> list[list[int]]:
@@ -140,12 +147,6 @@ def measure(folder: Path, dim: int) -> None:
     print(json.dumps(row))
 
 
-def peak_mib() -> float:
-    """Of this process; `ru_maxrss` would include the memory of the parent at the fork."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 1024
-
-
 def recall_from(store: MemoryStore, queries: np.ndarray, dim: int) -> Callable[[int], list[str]]:
     """A function from the number of a query to the ids that the memory returns, rules or prototypes."""
     if store.meta("text_embedder"):
@@ -158,7 +159,15 @@ def recall_from(store: MemoryStore, queries: np.ndarray, dim: int) -> Callable[[
 
 
 def measured(folder: Path, dim: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.retrieval", "--measure", str(folder), "--dim", str(dim)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.performance.retrieval",
+        "--measure",
+        str(folder),
+        "--dim",
+        str(dim),
+    ]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -182,11 +191,56 @@ def index_row(
     return [name, *(f"{value:.2f}" for value in figures)]
 
 
+def figures() -> list[Figure]:
+    """A query among N prototypes against one matrix product in numpy, and among rules against embedding all of them."""
+    generator = np.random.default_rng(0)
+    prototypes = [_prototype_figure(count, generator) for count in (1_000, 10_000, 100_000)]
+    return [*prototypes, *_rule_figures(1_000)]
+
+
+def _prototype_figure(count: int, generator: np.random.Generator) -> Figure:
+    vectors = embeddings(count + QUERIES, IMAGE_DIM, generator)
+    queries, entries = vectors[count:], vectors[:count]
+
+    def exact() -> None:
+        for query in queries:
+            np.argpartition(-(entries @ query), PROTOTYPES_K)
+
+    with tempfile.TemporaryDirectory() as name:
+        _fill_prototypes(Path(name), entries)
+        with MemoryStore(Path(name) / "memory.sqlite", frozen=True) as store:
+            memory = PrototypeMemory(store, IMAGE_DIM, "benchmark")
+            ours_ms = median_ms(lambda: [memory.nearest(query, PROTOTYPES_K) for query in queries])
+    goal = at_most(5.0) if count == 100_000 else None
+    title = f"one query among {count:,} prototypes"
+    return Figure(title, ours_ms / QUERIES, "ms", "numpy, exact", median_ms(exact) / QUERIES, goal)
+
+
+def _rule_figures(count: int) -> list[Figure]:
+    """Sentences of a real model: stored vectors against embedding every rule at every call."""
+    embedder = load_text_embedder()
+    sentences = [
+        f"The {TAGS[row % 8]} stays within {row} millimetres of the outline." for row in range(count)
+    ]
+    with MemoryStore(":memory:") as store:
+        rules = RuleMemory(store, embedder)
+        seed = Provenance("seed", "benchmark", None)
+        rules.add([Rule.create(sentence, TAGS[:3], seed) for sentence in sentences])
+        ours_ms = median_ms(
+            lambda: rules.retrieve("the knee is bent too far", TAGS[:3], RULES_K, frozen=True)
+        )
+    embedding_ms = median_ms(lambda: embedder.embed(sentences), 1)
+    name = f"{RULES_K} of {count:,} rules, with the embedding of the query"
+    return [Figure(name, ours_ms, "ms", "embedding at every call", embedding_ms, times_faster(10.0))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rules", type=int, default=10_000)
     parser.add_argument("--prototypes", type=int, default=100_000)
-    parser.add_argument("--dim", type=int, default=512, help="of an image embedding; CLIP ViT-B has 512")
+    parser.add_argument(
+        "--dim", type=int, default=IMAGE_DIM, help="of an image embedding; CLIP ViT-B has 512"
+    )
     parser.add_argument("--indices", action="store_true", help="also measure the index alone, by size")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

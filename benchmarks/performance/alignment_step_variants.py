@@ -1,4 +1,4 @@
-"""A training step of alignment and three other implementations of it, for `benchmarks.alignment_step`.
+"""A training step of alignment and three other implementations of it, for `benchmarks.performance.alignment_step`.
 
 | step              | the detections                   | the reference          | the hypotheses of a batch           |
 |-------------------|----------------------------------|------------------------|-------------------------------------|
@@ -15,7 +15,7 @@ one loss, AdamW, the same gradient clipping and averaging of weights, no log. Al
 at the same times, and their gradients are equal (tests/benchmarks). `reencode` is a batched step as in other diffusion
 trainers; `reencode_shared` differs from `trainer` only in the features and the reference.
 
-    python -m benchmarks.alignment_step_variants STEP BATCH GROUP TIMES STEPS [POLICY]
+    python -m benchmarks.performance.alignment_step_variants STEP BATCH GROUP TIMES STEPS [POLICY]
 
 prints one JSON object: the wall time and the CPU time of every step, and the peak memory.
 
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import copy
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -41,6 +40,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import TrainerCallback
 
+from benchmarks.performance.figure import peak_mib
 from common.seeding import derive_generator
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
@@ -196,24 +196,15 @@ def _time_trainer(policy: DiffusionPolicy, batch: Batch, steps: int) -> list[Ste
     return clock.times()
 
 
-def _peak_mb() -> float:
-    """The peak memory of this process."""
-    if sys.platform != "linux":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    # getrusage would include the memory of the parent process
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
-
-
 def main() -> None:
     step, *sizes = sys.argv[1:6]
     images, group, times, steps = map(int, sizes)
-    imported_mb = _peak_mb()
+    imported_mb = peak_mib()
     policy = load_policy(Path(sys.argv[6]) if len(sys.argv) > 6 else None)
     seconds, cpu_seconds = zip(
         *measure(step, policy, draw_batch(policy, images, group, times), steps), strict=True
     )
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": _peak_mb() - imported_mb}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak_mib() - imported_mb}))
 
 
 if __name__ == "__main__":

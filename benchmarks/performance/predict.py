@@ -1,6 +1,6 @@
 """The time from a photograph or a video to its files, and of sampling, on the test photograph.
 
-    python -m benchmarks.predict [--repeats 3] [--json]
+    python -m benchmarks.performance.predict [--repeats 3] [--json]
 
 Measured after start-up, with the models loaded and one photograph done. `one person` is a part of the test photograph
 at 1,200 pixels, `ten people` the photograph twice, side by side; how many are found is printed. The video is the part
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.performance.figure import Figure, at_most
 from cli.photos.people import find_people
 from cli.photos.predict import Models, Predictor, PredictSettings
 from cli.photos.sources import list_sources
@@ -30,7 +31,7 @@ from hmr.images.photographs import load_photo
 from hmr.policy.checkpoint import load_policy
 from hmr.render import load_renderer
 
-PHOTO = Path(__file__).parents[1] / "tests/data/photograph/basketball.jpg"
+PHOTO = Path(__file__).parents[2] / "tests/data/photograph/basketball.jpg"
 LONGER_SIDE_PX = 1200
 ONE = (500, 260, 700, 533)  # x0, y0, x1, y1 of a part with one person
 FRAMES, SHIFT_PX = 30, 4
@@ -43,13 +44,8 @@ GOALS_S = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+def measure(repeats: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds by name, and how many people were found."""
     models = Models(load_policy(detector="blazepose"), load_body(), load_renderer())
     with tempfile.TemporaryDirectory() as folder:
         inputs = _inputs(Path(folder))
@@ -57,12 +53,32 @@ def main() -> None:
         seconds, people = {}, {}
         for name, path in inputs.items():
             times, counts = zip(
-                *(_predict(models, path, Path(folder) / f"{name}-{k}") for k in range(options.repeats)),
-                strict=True,
+                *(_predict(models, path, Path(folder) / f"{name}-{k}") for k in range(repeats)), strict=True
             )
             frames = FRAMES if name == "video frame" else 1
             seconds[name], people[name] = median(times) / frames, counts[0] / frames
-        seconds |= _sampling(models, inputs["one person"], options.repeats)
+        seconds |= _sampling(models, inputs["one person"], repeats)
+    return seconds, people
+
+
+def figures() -> list[Figure]:
+    seconds, people = measure(3)
+    return [
+        Figure(
+            name, value, "s", goal=at_most(GOALS_S[name]), note=f"{people[name]:g} found" if name in people else ""
+        )
+        for name, value in seconds.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    seconds, people = measure(options.repeats)
     if options.json:
         print(json.dumps({"seconds": seconds, "people": people, "goals": GOALS_S}))
         return
