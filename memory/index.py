@@ -29,8 +29,8 @@ from common.files import PathLike, atomic_path
 
 __all__ = ["EXACT_UP_TO", "VectorIndex", "normalised"]
 
-# Measured with benchmarks/performance/retrieval.py, vectors of length 512: exact search takes 0.8 ms for 10,000 vectors,
-# 1.8 ms for 20,000 and 3.8 ms for 40,000; the graph takes 0.5 ms for all of them, but minutes to build.
+# Measured with benchmarks/performance/retrieval.py, vectors of length 512: exact search takes 0.8 ms for 10,000
+# vectors, 1.8 ms for 20,000 and 3.8 ms for 40,000; the graph takes 0.5 ms for all of them, but minutes to build.
 CHECKSUM_BYTES = 32  # at the start of a file
 EXACT_UP_TO = 20_000
 _NEIGHBOURS = 32  # HNSW's M: edges per vertex

@@ -1,4 +1,4 @@
-"""What every room's tests share: threads that do not fight, and the small policy and body they pose."""
+"""What all tests share: settings of the environment, the embedded body, and a small policy."""
 
 from __future__ import annotations
 

@@ -133,6 +133,7 @@ with SqliteSaver.from_conn_string({file!r}) as saver:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_really_killed_leaves_its_finished_nodes_in_the_file(tmp_path):
     file = str(tmp_path / "checkpoints.sqlite")
     program = KILLED.format(root=str(ROOT), file=file)

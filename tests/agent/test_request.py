@@ -36,6 +36,7 @@ def test_equal_requests_get_equal_verdicts_and_another_seed_other_bodies(verdict
     assert graph.invoke({**REQUEST, "seed": 1}, context=ONE_ORDER)["scores"] != verdict["scores"]
 
 
+@pytest.mark.slow
 def test_without_a_box_the_largest_person_is_judged():
     resources = open_request({"photo": PHOTO, "samples": 2})
     assert resources.sample.box.side > 300  # the man in front is 352 pixels tall, the others at most 245

@@ -28,6 +28,7 @@ def scene(scenes: PairScenes) -> PairScene:
     return next(drawn for drawn in map(scenes.draw, range(20)) if drawn.overlap)
 
 
+@pytest.mark.slow
 def test_the_same_seed_and_number_give_the_same_scene(scenes: PairScenes, scene: PairScene) -> None:
     number = int(scene.name.split("/")[1])
     again = PairScenes(body(), 5).draw(number)
@@ -87,6 +88,7 @@ def test_simulated_detections_have_no_masks(scenes: PairScenes, scene: PairScene
     assert torch.equal(first[0].points_px, again[0].points_px)  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_the_true_arrangement_is_preferred(monkeypatch, capsys) -> None:
     """On scenes of another seed than those that the scales were set on, by the command."""
     monkeypatch.setattr(sys, "argv", ["arrangements", "--pairs", "12", "--seed", "3", "--json"])

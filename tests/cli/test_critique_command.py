@@ -308,6 +308,7 @@ def test_the_embedded_critic_is_refused_in_the_agentic_mode(critique):
     )
 
 
+@pytest.mark.slow
 def test_in_the_agentic_mode_the_model_measures_with_the_tools_of_a_server(critique):
     """The model calls for one measurement of a tool server, then scores; the trace has the call."""
     server_script = Path(__file__).parents[1] / "agent/tools/served/measuring_server.py"

@@ -18,6 +18,7 @@ TRAINING = {"datasets", "pandas", "peft", "sentence_transformers", "sklearn", "t
 AGENT = {"langchain_core", "langgraph"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "unused"),
     [("predict", TRAINING | AGENT), ("critique", TRAINING)],

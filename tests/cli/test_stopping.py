@@ -16,6 +16,8 @@ from tests.agent.vlm.chat_server import chat_server, good
 from tests.command import call
 from tests.processes import start_python
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 COUNT = 4  # hypotheses per group
 A_GROUP = 5  # questions: a tag, three label orders, a reflection
 

@@ -32,6 +32,7 @@ with ended_by_signals():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 def test_one_signal_ends_every_wait(wait, number):

@@ -41,6 +41,7 @@ def test_a_whole_memory_is_copied_whole(folder, tmp_path):
         assert snapshot(new) == snapshot(old)
 
 
+@pytest.mark.slow
 def test_rows_on_both_sides_of_a_lost_page_are_copied(folder, tmp_path):
     """Whatever page is lost, the copy can be opened, and most of the rest is in it."""
     path = folder / "memory.sqlite"

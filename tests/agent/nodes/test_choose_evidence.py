@@ -174,6 +174,7 @@ def test_an_action_that_does_not_fit_is_repaired(reply, why):
     assert why in backend.asked[1][0][-1].text
 
 
+@pytest.mark.slow
 def test_pictures_are_shown_to_a_model_that_sees():
     backend = Scripted(calls(TURN, ZOOM), images=True)
     critique(backend)

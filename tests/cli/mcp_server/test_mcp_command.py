@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.command import call
 
 ROOT = Path(__file__).parents[3]
@@ -26,6 +28,7 @@ MESSAGES = (
 )
 
 
+@pytest.mark.slow
 def test_stdout_has_nothing_but_the_protocol_and_the_server_ends_with_its_client(tmp_path):
     server = subprocess.Popen(
         [sys.executable, "-m", "meshcritic", "mcp", "--root", str(tmp_path)],

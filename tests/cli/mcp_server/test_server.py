@@ -18,6 +18,8 @@ from hmr.policy.policy import DiffusionPolicy
 from memory.prototype_memory import Prototype
 from tests.hmr.policy.tiny_policy import make_tiny_policy
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 ROOT = Path(__file__).parents[3]
 COUNT = 3
 CASE = {"photo": "photo.png", "hypotheses": "h.npz"}

@@ -90,6 +90,7 @@ def test_one_person_in_five_is_held_out() -> None:
     assert split_people(everybody[:4], seed=0)[0] == []
 
 
+@pytest.mark.slow
 def test_people_are_aligned_on_and_those_held_out_are_reported(
     align: Align, reward: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_the_agent_has_its_seed_rules_and_does_not_read_the_people_again(
     assert not (tmp_path / "counted").exists()
 
 
+@pytest.mark.slow
 def test_annotated_points_are_reported_and_a_broken_photograph_is_left_out(
     align: Align, reward: tuple[str, str], photos: Path, tmp_path: Path
 ) -> None:

@@ -178,6 +178,7 @@ def test_a_damaged_photograph_is_refused(tmp_path, content, sentence):
         load_photo(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_a_huge_photograph_is_refused_before_it_is_decoded(tmp_path):
     """A WebP of 3 kilobytes that would take more than a gigabyte."""
     Image.new("1", (9_000, 8_000)).save(tmp_path / "a.webp", lossless=True)
@@ -187,6 +188,7 @@ def test_a_huge_photograph_is_refused_before_it_is_decoded(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss == before
 
 
+@pytest.mark.slow
 def test_every_change_of_a_photograph_is_read_or_refused(tmp_path):
     random, files = np.random.default_rng(0), []
     for ending, options in {

@@ -103,6 +103,7 @@ def flipped(content: bytes, at: int) -> bytes:
     return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_shard_is_named_or_changes_nothing(tmp_path):
     shard = build(tmp_path) / "shard-00001.parquet"
     whole, content = load_preferences(tmp_path).to_list(), shard.read_bytes()

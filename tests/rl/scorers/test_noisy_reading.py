@@ -55,6 +55,7 @@ def test_an_exact_reading_is_the_truth(tiny_policy: DiffusionPolicy, body: Body,
     assert scorer.score(cases[0].sample, group) == pytest.approx(exact, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_shared_errors_are_the_policys_and_others_are_not(
     tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]
 ):
@@ -71,6 +72,7 @@ def test_shared_errors_are_the_policys_and_others_are_not(
     assert abs(np.mean(agreement["other"])) < 0.3
 
 
+@pytest.mark.slow
 def test_it_repeats_itself(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]):
     group = group_of(tiny_policy, cases[1])
     first, again, other = (

@@ -4,10 +4,14 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 from agent.tools.running import run_tool
 from agent.tools.served.client import open_tool_servers
 from agent.types import Evidence
 from tests.agent.tools.tool_case import case_of, group_of
+
+pytestmark = pytest.mark.slow  # processes of their own
 
 GUIDE = Path(__file__).parents[4] / "docs/guides/mcp.md"
 

@@ -13,6 +13,8 @@ from hmr.types import JOINT_NAMES
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 from tests.agent.tools.tool_case import case_of, group_of
 
+pytestmark = pytest.mark.slow  # processes of their own
+
 SERVER = Path(__file__).with_name("measuring_server.py")
 COMMAND = f"{sys.executable} {SERVER}"
 
