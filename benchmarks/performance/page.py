@@ -60,7 +60,7 @@ def markdown(machine: Machine, results: Mapping[str, Sequence[Figure]], failures
         f"torch {machine.torch} |",
         "",
         "Ratio: the peer's figure divided by ours, in the same run. The medians of several repeats are given. A goal "
-        "with a cross is a ratio.",
+        "that ends in x is a ratio.",
     ]
     for name, figures in results.items():
         lines += ["", f"## {name.replace('_', ' ').capitalize()}", ""]
