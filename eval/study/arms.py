@@ -47,6 +47,14 @@ class Arm:
     search: SearchSettings | None = None
     policy_gradient: PolicyGradientConfig | None = None
 
+    def with_images(self, images: int) -> Arm:
+        """The same on fewer or more images, with one critique each."""
+        gradient = self.policy_gradient
+        if gradient:
+            size = min(gradient.images_per_update, images)
+            gradient = replace(gradient, images_per_update=size, updates=images // size)
+        return replace(self, images=images, policy_gradient=gradient)
+
     @property
     def uses_truth(self) -> bool:
         """Whether it reads the truth of the images that it is aligned on."""

@@ -76,7 +76,7 @@ class Sizes:
         """The arm with these images and steps."""
         steps = {} if self.steps is None else {"max_steps": self.steps}
         images = arm.images if self.align is None else min(arm.images, self.align)
-        return dataclasses.replace(arm, images=images, alignment={**arm.alignment, **steps})
+        return dataclasses.replace(arm.with_images(images), alignment={**arm.alignment, **steps})
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ recovered headroom."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,8 +25,8 @@ __all__ = ["alignment_table", "arms_of", "headroom_table", "training_table"]
 
 GROUP_LOSS = {**read_alignment(CONFIGS / "align_clip.yaml"), "max_steps": STEPS}  # the paper's
 MPJPE, PA_MPJPE = "mpjpe_mm", "pa_mpjpe_mm"
-OURS = "embedded, resample"
-MORE = "embedded, resample, more images"
+OURS = "embedded, policy-gradient"
+MORE = "embedded, policy-gradient, more images"
 ADHMR = "hmr-scorer, dpo"
 SFT = "pseudo-labels, averaged"
 DPO = "embedded, dpo"
@@ -37,10 +36,10 @@ TITLES = {
     "base": "base",
     ADHMR: "ADHMR's recipe: HMR-Scorer, DPO",
     GROUP_AGENT: "the paper's: agent, group loss",
-    OURS: "ours: agent, resample in four rounds",
+    OURS: "ours: agent, policy gradient",
     MORE: "ours, more unlabelled images",
     "embedded, search": "ours: agent, search",
-    "embedded, policy-gradient": "ours: agent, policy gradient",
+    "embedded, resample": "ours: agent, resample in four rounds",
     SFT: "supervised on pseudo-labels (averaged groups)",
     DPO: "agent, DPO",
     GROUP_HMR_SCORER: "HMR-Scorer, group loss",
@@ -51,7 +50,7 @@ TITLES = {
 def arms_of(sizes: TableSizes) -> dict[str, Arm]:
     """Every arm that the tables show, by name, with the images of `sizes`."""
     arms = {
-        OURS: METHODS["resample"],
+        OURS: METHODS["policy-gradient"],
         ADHMR: FINALS[ADHMR],
         GROUP_AGENT: Arm(GROUP_LOSS),
         GROUP_HMR_SCORER: Arm(GROUP_LOSS, "hmr-scorer"),
@@ -59,8 +58,8 @@ def arms_of(sizes: TableSizes) -> dict[str, Arm]:
         SFT: FINALS[SFT],
         **{f"embedded, {name}": METHODS[name] for name in sizes.methods},
     }
-    sized = {name: dataclasses.replace(arm, images=sizes.align) for name, arm in arms.items()}
-    return {**sized, MORE: dataclasses.replace(METHODS["resample"], images=sizes.more)}
+    sized = {name: arm.with_images(sizes.align) for name, arm in arms.items()}
+    return {**sized, MORE: METHODS["policy-gradient"].with_images(sizes.more)}
 
 
 @dataclass(frozen=True)

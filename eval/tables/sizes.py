@@ -30,9 +30,9 @@ class TableSizes:
 
 
 QUICK = TableSizes(
-    study=Sizes(test=40, samples=100, calibration=64, steps=200, picks=False, minima=(10,), narrows=False),
-    align=240,
-    more=480,
+    study=Sizes(test=40, samples=100, calibration=64, steps=300, picks=False, minima=(10,), narrows=False),
+    align=400,
+    more=800,
     critic_images=40,
     seeds=(0,),
 )
@@ -42,5 +42,5 @@ FULL = TableSizes(
     more=3200,
     critic_images=300,
     seeds=(0, 1, 2, 3, 4),
-    methods=("search", "policy-gradient"),
+    methods=("search", "resample"),
 )

@@ -254,3 +254,12 @@ def test_the_tables_of_a_study_by_hand() -> None:
     assert "| ours | yes | 160.0, **-40.0 ± " in text
     assert "| ours | yes | **+0.50 ± 0.00** | **+0.50 ± 0.00** | **+0.50 ± 0.00** |" in text
     assert "pick20 | spread_visible_mm" not in text
+
+
+@pytest.mark.parametrize(("images", "size", "updates"), [(1600, 40, 40), (400, 40, 10), (2, 2, 1)])
+def test_every_method_has_one_critique_per_image(images, size, updates):
+    for arm in METHODS.values():
+        assert arm.with_images(images).images == images
+    settings = METHODS["policy-gradient"].with_images(images).policy_gradient
+    assert settings is not None
+    assert (settings.images_per_update, settings.updates) == (size, updates)
