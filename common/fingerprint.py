@@ -27,6 +27,7 @@ __all__ = [
     "has_fingerprint",
     "json_digest",
     "remove_fingerprint",
+    "stream_digest",
     "weights_digest",
     "write_fingerprint",
 ]
@@ -37,6 +38,11 @@ MAX_DIFFERENCES = 3  # named in a refusal
 
 def digest(*parts: bytes | str, length: int = 16) -> str:
     """Of the parts, one after the other; text in UTF-8."""
+    return stream_digest(parts, length)
+
+
+def stream_digest(parts: Iterable[bytes | str], length: int = 16) -> str:
+    """`digest` of parts that are not held in memory together."""
     state = hashlib.sha256()
     for part in parts:
         state.update(part.encode() if isinstance(part, str) else part)

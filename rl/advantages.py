@@ -23,7 +23,8 @@ makes that zero, and `diversity_weight` rewards distance from the mean directly.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +38,10 @@ __all__ = [
     "AdvantageSettings",
     "Advantages",
     "Scores",
+    "SetScale",
     "advantages_of",
     "group_advantages",
+    "scale_of_set",
     "score_std",
     "standardised_distance",
 ]
@@ -91,16 +94,34 @@ def group_advantages(
     return Advantages((scaled.clamp(-clip, clip) * scored).float(), scored)
 
 
+@dataclass(frozen=True)
+class SetScale:
+    """What the advantages of a group depend on beside its own scores."""
+
+    min_std: float  # in the unit of the scores
+    scale: float | None  # None: the std of the group
+
+
+def scale_of_set(scores: Iterable[Scores], settings: AdvantageSettings = DEFAULT_ADVANTAGES) -> SetScale:
+    """Of all groups of a set, of which 4 bytes each are kept."""
+    known = array("f", (std for group in scores if (std := score_std(group)) is not None))
+    stds = torch.tensor(known or [0.0])
+    scale = {"group": None, "batch": stds.square().mean().sqrt().item(), "none": 1.0}[settings.kind]
+    return SetScale(settings.min_group_std * stds.median().item(), scale)
+
+
 def advantages_of(
     scores: Sequence[Scores],
     x0: Float[Tensor, "images group dim"],
     settings: AdvantageSettings = DEFAULT_ADVANTAGES,
+    of_set: SetScale | None = None,
 ) -> tuple[Float[Tensor, "images group"], Bool[Tensor, "images group"]]:
-    """Advantages of all groups, and a mask that is True where a hypothesis takes part in the loss."""
-    stds = torch.tensor([std for group in scores if (std := score_std(group)) is not None] or [0.0])
-    floor = settings.min_group_std * stds.median().item()
-    scale = {"group": None, "batch": stds.square().mean().sqrt().item(), "none": 1.0}[settings.kind]
-    groups = [group_advantages(group, math.inf, floor, scale) for group in scores]
+    """Advantages of groups, and a mask that is True where a hypothesis takes part in the loss.
+
+    of_set: of the set to which the groups belong; None if they are the whole set.
+    """
+    of_set = of_set or scale_of_set(scores, settings)
+    groups = [group_advantages(group, math.inf, of_set.min_std, of_set.scale) for group in scores]
     values = torch.stack([group.values for group in groups])
     mask = torch.stack([group.mask for group in groups])
     if settings.spread_neutral or settings.diversity_weight:

@@ -30,11 +30,11 @@ from datasets import Dataset
 
 from common.files import PathLike
 from common.fingerprint import (
-    digest,
     file_digest,
     has_fingerprint,
     json_digest,
     remove_fingerprint,
+    stream_digest,
     write_fingerprint,
 )
 from common.progress import Stage
@@ -48,6 +48,7 @@ from rl.monitoring.training_log import log_callback
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import build_preferences, load_preferences
 from rl.preferences.proposers import PolicySamples, Proposer
+from rl.preferences.tables import content_of
 from rl.preferences.tensors import GroupTensors
 from rl.preflight import run_preflight
 from rl.search import SearchSettings, check_policy_of_search, search_for
@@ -298,11 +299,11 @@ def _fingerprint(
     seed: int | None,
 ) -> dict[str, Any]:
     """Everything that the aligned weights depend on. The replay file counts by its content, not by its path."""
-    content = [repr(groups[:])] if isinstance(groups, Dataset) else groups.contents()
+    content = content_of(groups) if isinstance(groups, Dataset) else groups.contents()
     file = alignment.get("replay_file")
     return {
         "policy": policy.digest(),
-        "groups": digest(*content),
+        "groups": stream_digest(content),
         "alignment": {name: value for name, value in alignment.items() if name != "replay_file"},
         "replay": file_digest(Path(file)) if file and alignment.get("replay_weight") else None,
         **({} if seed is None else {"seed": seed}),

@@ -40,6 +40,7 @@ from hmr.types import Detector, Sample, Scorer
 from rl.monitoring.training_log import read_logs
 from rl.policy_gradient.align import align_by_policy_gradient, check_policy_gradient, update_folders
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
+from rl.preferences.tables import row_blocks
 from rl.rounds import align_in_rounds, checked_alignment
 
 __all__ = ["check_settings", "count_calls", "run_alignment"]
@@ -156,8 +157,12 @@ def _group_folders(out: Path, settings: AlignSettings) -> list[Path]:
 
 def _counted(folders: Sequence[Path]) -> dict[str, int]:
     """The number of groups in all folders, and of those without any score, which training ignores."""
-    scores = [group for folder in folders for group in load_preferences(folder)["scores"]]
-    return {"groups": len(scores), "unscored_groups": sum(set(group) == {None} for group in scores)}
+    groups = unscored = 0
+    for folder in folders:
+        for block in row_blocks(load_preferences(folder, ["scores"])):
+            groups += len(block)
+            unscored += sum(set(scores) == {None} for scores in block["scores"].to_pylist())
+    return {"groups": groups, "unscored_groups": unscored}
 
 
 def _critics_detector(

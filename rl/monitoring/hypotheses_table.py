@@ -15,6 +15,7 @@ experiment trackers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,7 +59,8 @@ class HypothesesTable(TrainerCallback):
         every: int = 100,
         rows: int = 4,
     ) -> None:
-        chosen = [row for row, name in enumerate(dataset["sample_id"]) if name in samples][:rows]
+        found = (row for row, name in enumerate(dataset["sample_id"]) if name in samples)
+        chosen = list(islice(found, rows))
         if not chosen:
             raise ValueError(
                 "no group of the preference set belongs to a sample given to the table of hypotheses"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -34,6 +34,7 @@ from common.files import PathLike
 from common.seeding import derive_generator
 from common.stopping import stoppable
 from hmr.types import Hypotheses, Sample, Scorer
+from rl.advantages import Scores
 from rl.policy_adapter import AdapterGroup, PolicyAdapter
 from rl.preferences.proposers import Group, PolicySamples, Proposer, SamplingPolicy
 from rl.preferences.shards import (
@@ -43,9 +44,11 @@ from rl.preferences.shards import (
     encode_row,
     image_sha256,
     read_shard,
+    rows_of_shard,
     unavailable_reason,
     unavailable_row,
 )
+from rl.preferences.tables import as_dataset, mapped_dataset, row_blocks
 from rl.preferences.tensors import REWARDS
 from rl.scorers.identity import scorer_digest
 from rl.scorers.rewards import ScoresInParts
@@ -208,30 +211,42 @@ def _scores(
     return scorer.score(sample, cast(Hypotheses, group.hypotheses)), {}
 
 
-def load_preferences(folder: PathLike) -> Dataset:
-    """The rows that `build_preferences` wrote, in memory; `PreferenceGroup.from_row` decodes one.
+def load_preferences(folder: PathLike, columns: Sequence[str] | None = None) -> Dataset:
+    """The rows that `build_preferences` wrote; `PreferenceGroup.from_row` decodes one. They may be more than fit in
+    memory: they are mapped from a file without a name in `folder`, of the size of the set.
 
-    Raises FileNotFoundError if there is none.
+    columns: the names of those to read; None for all.
+
+    Raises FileNotFoundError if there is no row, ValueError for a damaged shard, and OSError, with folder and size, if
+    the disk is too small.
     """
     shards = sorted(Path(folder).glob(SHARD_PATTERN))
     if not shards:
         raise FileNotFoundError(f"{folder} holds no preference set: no file is named {SHARD_PATTERN}")
-    return Dataset(pa.concat_tables([read_shard(shard) for shard in shards]))
+    rows = sum(rows_of_shard(shard) for shard in shards)
+    return mapped_dataset((read_shard(shard, columns) for shard in shards), rows, folder)
 
 
 def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:
-    """Permute the scores within each group, as a control of alignment."""
+    """Permute the scores within each group, as a control of alignment. The new scores are held in memory: 200 bytes per
+    image (G = 20)."""
     table = cast(pa.Table, dataset.with_format("arrow")[:])
-    scores = []
-    for sample_id, group in zip(table["sample_id"].to_pylist(), table["scores"].to_pylist(), strict=True):
-        order = torch.randperm(len(group), generator=derive_generator(seed, "shuffle", sample_id))
-        scores.append([group[index] for index in order.tolist()])
-    for name, column in {
-        "scores": pa.array(scores, table.schema.field("scores").type),
-        "scorer": pa.array([f"shuffled({name})" for name in table["scorer"].to_pylist()]),
-    }.items():
-        table = table.set_column(table.schema.get_field_index(name), name, column)
-    return Dataset(table)
+    kind = table.schema.field("scores").type
+    scores, scorers = [], []
+    for block in row_blocks(dataset, ["sample_id", "scores", "scorer"]):
+        ids, groups = block["sample_id"].to_pylist(), block["scores"].to_pylist()
+        shuffled = [_permuted(group, seed, sample_id) for sample_id, group in zip(ids, groups, strict=True)]
+        scores.append(pa.array(shuffled, kind))
+        scorers.append(pa.array([f"shuffled({name})" for name in block["scorer"].to_pylist()]))
+    for name, chunks in {"scores": scores, "scorer": scorers}.items():
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, name, pa.chunked_array(chunks))
+    return as_dataset(table)
+
+
+def _permuted(group: Scores, seed: int, sample_id: str) -> list[float | None]:
+    order = torch.randperm(len(group), generator=derive_generator(seed, "shuffle", sample_id))
+    return [group[index] for index in order.tolist()]
 
 
 @dataclass

@@ -46,8 +46,10 @@ __all__ = [
     "encode_row",
     "image_sha256",
     "read_shard",
+    "rows_of_shard",
     "unavailable_reason",
     "unavailable_row",
+    "write_shard",
 ]  # fmt: skip
 
 MANIFEST = "manifest.json"
@@ -181,7 +183,7 @@ class GroupShards:
             [_read_row(self._journal(position)) for position in positions]
         ).combine_chunks()
         with atomic_path(self._shard(shard)) as partial:
-            _write_shard(table, partial)
+            write_shard(table, partial)
         self._delete_journal(shard)
         del self._missing[shard], self._sizes[shard]
 
@@ -236,7 +238,7 @@ def _column(name: str, value: Any) -> pa.Array:
     return pa.array([value])
 
 
-def _write_shard(table: pa.Table, path: Path) -> None:
+def write_shard(table: pa.Table, path: Path) -> None:
     """Dictionary-encodes strings only: numbers differ, so a dictionary would make their columns 1.5 times larger."""
     strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
     # the stub of pyarrow allows only bool, its documentation also a list of columns
@@ -254,10 +256,19 @@ def _has_score(row: bytes) -> bool:
     return any(score is not None for score in scores)
 
 
-def read_shard(path: Path) -> pa.Table:
-    """All groups of a shard. Raises ValueError, with what to do, if a page differs from its checksum."""
+def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """All groups of a shard, with the columns of these names or all. Raises ValueError, with what to do, if a page
+    differs from its checksum."""
     with _damage_named(path):
-        return pq.read_table(path, page_checksum_verification=True)
+        return pq.read_table(
+            path, columns=None if columns is None else list(columns), page_checksum_verification=True
+        )
+
+
+def rows_of_shard(path: Path) -> int:
+    """The number of groups of a shard. Raises ValueError as `read_shard`."""
+    with _damage_named(path):
+        return pq.read_metadata(path).num_rows
 
 
 def _read_row(path: Path) -> pa.Table:

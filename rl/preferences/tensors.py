@@ -1,28 +1,39 @@
 """Preference rows as tensors: everything that a training step reads, computed once before the first step.
 
-The whole set is held in memory, about 15 KB per image (G = 20, 157 parameters, 739 channels), so a gigabyte holds
-65,000 images. Reading shards during training, for larger sets, is left out.
+An image takes 14.5 KB (G = 20, 157 parameters, 406 channels). The trainer holds the tensors in mapped files of its
+folder (`common.mapped_files`), so that a set may be larger than the memory. They are computed in blocks of rows; the
+size of a block does not change them. Of what is in memory, 4 bytes per image depend on the size of the set.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
-import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
+from common.files import PathLike
+from common.mapped_files import mapped_array
 from hmr.policy.policy import Features
 from hmr.types import BodyParams
-from rl.advantages import DEFAULT_ADVANTAGES, AdvantageSettings, Scores, advantages_of
-from rl.types import PreferenceGroup
+from rl.advantages import (
+    DEFAULT_ADVANTAGES,
+    AdvantageSettings,
+    Scores,
+    SetScale,
+    advantages_of,
+    scale_of_set,
+)
+from rl.preferences.tables import BLOCK_ROWS, array_of, row_blocks
+from rl.types import PARAM_COLUMNS
 
 __all__ = ["Coordinates", "GroupTensors", "features_of", "tensors_from_preferences"]
 
@@ -62,20 +73,24 @@ class GroupTensors(TorchDataset):
         return self.condition.shape[0]
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {"row": torch.tensor(row), **{name: column[row] for name, column in self.columns().items()}}
+
+    def columns(self) -> dict[str, Tensor]:
+        """All tensors, by the names that they have in a batch."""
         return {
-            "row": torch.tensor(row),
-            "condition": self.condition[row],
-            "x0": self.x0[row],
-            "advantages": self.advantages[row],
-            "mask": self.mask[row],
-            "scores": self.scores[row],
-            **{f"{REWARDS}{name}": values[row] for name, values in self.rewards.items()},
+            "condition": self.condition,
+            "x0": self.x0,
+            "advantages": self.advantages,
+            "mask": self.mask,
+            "scores": self.scores,
+            **{f"{REWARDS}{name}": values for name, values in self.rewards.items()},
         }
 
-    def contents(self) -> list[bytes]:
-        """The bytes that a training depends on."""
-        columns = (self.condition, self.x0, self.advantages, self.mask)
-        return [column.numpy().tobytes() for column in columns]
+    def contents(self) -> Iterator[bytes]:
+        """The bytes that a training depends on, in blocks."""
+        for column in (self.condition, self.x0, self.advantages, self.mask):
+            for block in column.split(BLOCK_ROWS):
+                yield block.numpy().tobytes()
 
     @staticmethod
     def from_scores(
@@ -84,66 +99,123 @@ class GroupTensors(TorchDataset):
         scores: Sequence[Scores],
         settings: AdvantageSettings = DEFAULT_ADVANTAGES,
         rewards: Mapping[str, Sequence[Scores]] = MappingProxyType({}),
+        of_set: SetScale | None = None,
     ) -> GroupTensors:
-        """`scores` and the scores of each reward function are in the order of the images."""
+        """`scores` and the scores of each reward function are in the order of the images.
+
+        of_set: as for `rl.advantages.advantages_of`.
+        """
         tensors = {name: _with_nan(values) for name, values in rewards.items()}
-        return GroupTensors(condition, x0, *advantages_of(scores, x0, settings), _with_nan(scores), tensors)
+        advantages, mask = advantages_of(scores, x0, settings, of_set)
+        return GroupTensors(condition, x0, advantages, mask, _with_nan(scores), tensors)
 
 
 def tensors_from_preferences(
-    policy: nn.Module | Coordinates, dataset: Dataset, settings: AdvantageSettings = DEFAULT_ADVANTAGES
+    policy: nn.Module | Coordinates,
+    dataset: Dataset,
+    settings: AdvantageSettings = DEFAULT_ADVANTAGES,
+    folder: PathLike | None = None,
+    block_rows: int = BLOCK_ROWS,
 ) -> GroupTensors:
     """Rows of `rl.preferences.build.load_preferences` in the coordinates of `policy`. A policy of SMPL bodies needs the
     methods of `Coordinates`; the rows of a policy behind an adapter (`rl.policy_adapter`) already hold x_0.
 
+    folder: of the files that hold the tensors; they have no names and vanish with the tensors. None: in memory.
+    block_rows: number of rows that are converted at once.
+
     Raises ValueError if there is no row, if the groups differ in size, or if another policy sampled them, because the
-    denoising errors of the reference are then no estimate of the likelihood of a group.
+    denoising errors of the reference are then no estimate of the likelihood of a group. Raises OSError, with folder
+    and size, if the disk is too small.
     """
     if not len(dataset):
         raise ValueError("the preference set has no rows")
     _check_sampled_by(policy, dataset)
-    scores = dataset["scores"][:]
-    sizes = sorted({len(group) for group in scores})
-    if len(sizes) > 1:
-        raise ValueError(f"all groups of a preference set must have one size, not {sizes}")
-    if "x0" in dataset.column_names:
-        condition, x0 = _column(dataset, "condition"), _column(dataset, "x0")
-        x0 = x0.unflatten(1, (sizes[0], -1))
-    else:
-        condition, x0 = _from_bodies(cast(Coordinates, policy), dataset)
-    names = sorted({name for name in dataset.column_names if name.startswith(REWARDS)})
-    rewards = {name.removeprefix(REWARDS): dataset[name][:] for name in names}
-    return GroupTensors.from_scores(condition, x0, scores, settings, rewards)
+    _check_one_size(dataset)
+    of_set = scale_of_set(_scores(dataset), settings)
+    blocks = (
+        _tensors_of_block(policy, block, settings, of_set) for block in row_blocks(dataset, rows=block_rows)
+    )
+    return _collected(blocks, len(dataset), folder)
 
 
 def _check_sampled_by(policy: nn.Module | Coordinates, dataset: Dataset) -> None:
     if not isinstance(policy, HasDigest):
         return
-    others = sorted(set(dataset["policy_digest"]) - {policy.digest()})
-    if others:
+    found: set[str] = set()
+    for block in row_blocks(dataset, ["policy_digest"]):
+        found.update(block["policy_digest"].unique().to_pylist())
+    if others := sorted(found - {policy.digest()}):
         raise ValueError(
             f"the groups were sampled by policy {', '.join(others)}, not by this one, {policy.digest()}"
         )
 
 
+def _check_one_size(dataset: Dataset) -> None:
+    sizes = sorted({len(group) for group in _scores(dataset)})
+    if len(sizes) > 1:
+        raise ValueError(f"all groups of a preference set must have one size, not {sizes}")
+
+
+def _scores(dataset: Dataset) -> Iterator[Scores]:
+    for block in row_blocks(dataset, ["scores"]):
+        yield from block["scores"].to_pylist()
+
+
 @torch.no_grad()
+def _tensors_of_block(
+    policy: nn.Module | Coordinates, block: pa.Table, settings: AdvantageSettings, of_set: SetScale
+) -> GroupTensors:
+    scores = block["scores"].to_pylist()
+    if "x0" in block.column_names:
+        condition = torch.from_numpy(array_of(block, "condition"))
+        x0 = torch.from_numpy(array_of(block, "x0")).unflatten(1, (len(scores[0]), -1))
+    else:
+        condition, x0 = _from_bodies(cast(Coordinates, policy), block, len(scores[0]))
+    names = sorted({name for name in block.column_names if name.startswith(REWARDS)})
+    rewards = {name.removeprefix(REWARDS): block[name].to_pylist() for name in names}
+    return GroupTensors.from_scores(condition, x0, scores, settings, rewards, of_set)
+
+
 def _from_bodies(
-    policy: Coordinates, dataset: Dataset
+    policy: Coordinates, block: pa.Table, group: int
 ) -> tuple[Float[Tensor, "images channels"], Float[Tensor, "images group dim"]]:
-    rows = dataset.with_format(None)
-    params = [PreferenceGroup.from_row(cast(dict[str, Any], row)).hypotheses.params for row in rows]
-    features = features_of(dataset)
+    arrays = {
+        name: torch.from_numpy(array_of(block, name)).reshape(len(block), group, *shape)
+        for name, shape in PARAM_COLUMNS.items()
+    }
+    features = _features(block)
     on_device = Features(features.condition.to(policy.device), features.geometry.to(policy.device))
-    return features.condition, policy.to_x0(BodyParams.stack(params).to(policy.device), on_device).cpu()
+    return features.condition, policy.to_x0(BodyParams(**arrays).to(policy.device), on_device).cpu()
+
+
+def _collected(blocks: Iterable[GroupTensors], rows: int, folder: PathLike | None) -> GroupTensors:
+    """All blocks in one, in files of `folder` or in memory."""
+    columns: dict[str, Tensor] = {}
+    start = 0
+    for block in blocks:
+        for name, part in block.columns().items():
+            if name not in columns:
+                shape = (rows, *part.shape[1:])
+                columns[name] = torch.from_numpy(mapped_array(shape, part.numpy().dtype, folder))
+            columns[name][start : start + len(block)] = part
+        start += len(block)
+    names = [name for name in columns if name.startswith(REWARDS)]
+    rewards = {name.removeprefix(REWARDS): columns.pop(name) for name in names}
+    return GroupTensors(**columns, rewards=rewards)
 
 
 def features_of(dataset: Dataset) -> Features:
     """The features of each image of a preference set: condition and position of the crop."""
-    return Features(_column(dataset, "condition"), _column(dataset, "geometry"))
+    blocks = [_features(block) for block in row_blocks(dataset, ["condition", "geometry"])]
+    return Features(
+        torch.cat([block.condition for block in blocks]), torch.cat([block.geometry for block in blocks])
+    )
 
 
-def _column(dataset: Dataset, name: str) -> Float[Tensor, "images length"]:
-    return torch.from_numpy(np.stack(list(dataset.with_format("numpy")[name])).astype(np.float32))
+def _features(block: pa.Table) -> Features:
+    return Features(
+        torch.from_numpy(array_of(block, "condition")), torch.from_numpy(array_of(block, "geometry"))
+    )
 
 
 def _with_nan(scores: Sequence[Scores]) -> Float[Tensor, "images group"]:
