@@ -39,7 +39,9 @@ def reserved_file(folder: PathLike, size: int) -> IO[bytes]:
         file.close()
         if error.errno not in FULL:
             raise
-        raise OSError(error.errno, f"{folder} needs room for {size / 1e9:.3g} GB: {error.strerror}") from error
+        raise OSError(
+            error.errno, f"{folder} needs room for {size / 1e9:.3g} GB: {error.strerror}"
+        ) from error
     return file
 
 

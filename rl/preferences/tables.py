@@ -77,7 +77,9 @@ def array_of(block: pa.Table, name: str) -> Float[np.ndarray, "rows length"]:
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     lengths = pc.list_value_length(column).unique()
     if len(lengths) != 1:
-        raise ValueError(f"all lists in column {name} must have one length, not {sorted(lengths.to_pylist())}")
+        raise ValueError(
+            f"all lists in column {name} must have one length, not {sorted(lengths.to_pylist())}"
+        )
     return values.reshape(len(block), -1)
 
 
