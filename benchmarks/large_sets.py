@@ -365,30 +365,43 @@ def measure(
         }
 
 
-def rows_per_s(figures: Mapping[str, Any], rows: int) -> dict[str, float]:
+def opened_per_s(figures: Mapping[str, Any], rows: int) -> str:
     parts = ("load", "digest", "tensors")
-    return {clock: rows / sum(figures[f"{part}_{clock}_s"] for part in parts) for clock in ("wall", "cpu")}
+    cpu, wall = (rows / sum(figures[f"{part}_{clock}_s"] for part in parts) for clock in ("cpu", "wall"))
+    return f"{cpu:,.0f} rows per CPU second, {wall:,.0f} by the wall clock"
+
+
+def built_per_s(figures: Mapping[str, Any]) -> str:
+    rows, peak_mb = figures["rows_per_cpu_s"], figures["anonymous_peak_mb"]
+    return f"{rows:.2f} rows per CPU second, peak {peak_mb:.0f} MB"
 
 
 def report(figures: Mapping[str, Any]) -> str:
-    files, straight, images = figures["files"], figures["open_straightforward"], figures["images"]
-    build, step = figures["build"], figures["step"]
-    failure = figures["in_memory"].get("failure", "it trained as well")
-    opened, slow = rows_per_s(files, images), rows_per_s(straight, straight["rows"])
-    batches = f"{FIXED_IMAGES} images, {GROUP} hypotheses"
-    return f"""{images:,} images, {figures["group_size"]} hypotheses each
-on disk           {figures["shards_gb"]:.2f} GB of shards; tensors {files["tensors_gb"]:.2f} GB
-may allocate      {figures["may_allocate_mb"]} MB; in memory: {failure}
-anonymous memory  {files["anonymous_before_mb"]:.0f} MB before, {files["anonymous_peak_mb"]:.0f} MB at the peak
-opening           {opened["cpu"]:,.0f} rows per CPU second, {opened["wall"]:,.0f} by the wall clock
-  straightforward {slow["cpu"]:,.0f} and {slow["wall"]:,.0f} on {straight["rows"]} rows, of which each takes
-                  {1e3 * (straight["anonymous_peak_mb"] - straight["anonymous_before_mb"]) / straight["rows"]:.0f} KB
-step              {FIXED_IMAGES / files["step_cpu_s"]:.1f} rows per CPU second ({batches})
-building          {build["largest"]["rows_per_cpu_s"]:.2f} rows per CPU second, {build["largest"]["anonymous_peak_mb"]:.0f} MB
-  straightforward {build["straightforward"]["rows_per_cpu_s"]:.2f}, {build["straightforward"]["anonymous_peak_mb"]:.0f} MB
-exponents         opening: images {figures["open"]["exponent_of_images"]:.2f}
-                  step: images {step["exponent_of_images"]:.2f}, group size {step["exponent_of_group_size"]:.2f}
-                  building: images {build["exponent_of_images"]:.2f}, group size {build["exponent_of_group_size"]:.2f}"""
+    files, straight, build, step = (
+        figures[name] for name in ("files", "open_straightforward", "build", "step")
+    )
+    taken_mb = straight["anonymous_peak_mb"] - straight["anonymous_before_mb"]
+    lines = {
+        "images": f"{figures['images']:,}, {figures['group_size']} hypotheses each",
+        "on disk": f"{figures['shards_gb']:.2f} GB of shards, {files['tensors_gb']:.2f} GB of tensors",
+        "may allocate": f"{figures['may_allocate_mb']} MB",
+        "allocated": f"{files['anonymous_before_mb']:.0f} MB before, {files['anonymous_peak_mb']:.0f} MB at the peak",
+        "all in memory": figures["in_memory"].get("failure", "trained as well"),
+        "opening": opened_per_s(files, figures["images"]),
+        "straightforward opening": opened_per_s(straight, straight["rows"])
+        + f", {1e3 * taken_mb / straight['rows']:.0f} KB per row",
+        "exponent": f"images {figures['open']['exponent_of_images']:.2f}",
+        "training step": f"{FIXED_IMAGES / files['step_cpu_s']:.1f} rows per CPU second",
+        "its exponents": exponents(step),
+        "building": built_per_s(build["largest"]),
+        "straightforward building": built_per_s(build["straightforward"]),
+        "its exponents ": exponents(build),
+    }
+    return "\n".join(f"{name:<26}{line}" for name, line in lines.items())
+
+
+def exponents(figures: Mapping[str, Any]) -> str:
+    return f"images {figures['exponent_of_images']:.2f}, group size {figures['exponent_of_group_size']:.2f}"
 
 
 def main() -> None:

@@ -6,49 +6,45 @@ Their pages belong to the cache of the file system, which gives them up when mem
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
+import shutil
 import tempfile
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from common.files import PathLike
 
-__all__ = ["mapped_array", "reserved_file"]
+__all__ = ["check_room", "mapped_array", "reserved_file"]
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+def check_room(folder: PathLike, size: int) -> None:
+    """Raises OSError, with the folder and both sizes, if its disk has no room for `size` bytes."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise OSError(f"{folder} needs room for {size / 1e9:.3g} GB, and its disk has {free / 1e9:.3g} GB")
 
 
 def reserved_file(folder: PathLike, size: int) -> IO[bytes]:
-    """An empty file without a name in `folder`, which is created, on a disk that has room for `size` bytes.
+    """A file of `size` bytes without a name in `folder`, open at its start, whose place on the disk is reserved.
 
-    Without the reservation, writing to a mapped file would end the process when the disk is full. Raises OSError that
-    names the folder and the size.
+    Without the reservation, a write to a mapped file would end the process when the disk is full. Raises OSError as
+    `check_room`.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    check_room(folder, size)
     file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (the caller closes it)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
-        else:  # macOS
-            file.truncate(max(size, 1))
-    except OSError as error:
-        file.close()
-        if error.errno not in FULL:
-            raise
-        raise OSError(
-            error.errno, f"{folder} needs room for {size / 1e9:.3g} GB: {error.strerror}"
-        ) from error
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:  # macOS
+        file.truncate(size)
     return file
 
 
 def mapped_array(shape: tuple[int, ...], dtype: np.dtype, folder: PathLike | None) -> np.ndarray:
     """A writable array of zeros in a file without a name in `folder`, or in memory if `folder` is None.
 
-    Raises what `reserved_file` raises.
+    Raises OSError as `check_room`.
     """
     size = int(np.prod(shape)) * dtype.itemsize
     if folder is None or not size:

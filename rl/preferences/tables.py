@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from common.files import PathLike
 from common.mapped_files import reserved_file
@@ -67,19 +67,17 @@ def row_blocks(
     """All rows in order, `rows` at a time; `columns` are the names of those to read, None for all."""
     if columns is not None:
         dataset = dataset.select_columns(list(columns))
-    for block in dataset.with_format("arrow").iter(rows):
-        yield block  # pyright: ignore[reportReturnType]  (a table, by the format)
+    # the format decides the type
+    yield from cast(Iterator[pa.Table], dataset.with_format("arrow").iter(rows))
 
 
 def array_of(block: pa.Table, name: str) -> Float[np.ndarray, "rows length"]:
     """A column of lists of one length as float32. Raises ValueError if the lengths differ."""
     column = block[name].combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    lengths = pc.list_value_length(column).unique()
+    lengths = np.unique(_lengths(column)).tolist()
     if len(lengths) != 1:
-        raise ValueError(
-            f"all lists in column {name} must have one length, not {sorted(lengths.to_pylist())}"
-        )
+        raise ValueError(f"all lists in column {name} must have one length, not {lengths}")
     return values.reshape(len(block), -1)
 
 
@@ -93,9 +91,15 @@ def content_of(dataset: Dataset) -> Iterator[bytes]:
 
 def _content(array: pa.Array) -> Iterator[bytes]:
     while pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type):
-        yield np.asarray(pc.list_value_length(array), np.int32).tobytes()
+        yield _lengths(array).tobytes()
         array = array.flatten()
     if pa.types.is_floating(array.type):
         yield array.to_numpy(zero_copy_only=False).tobytes()  # None is NaN, which no score is
     else:
         yield json.dumps(array.to_pylist()).encode()
+
+
+def _lengths(lists: pa.Array) -> Int[np.ndarray, " rows"]:
+    if pa.types.is_fixed_size_list(lists.type):
+        return np.full(len(lists), lists.type.list_size, np.int32)
+    return lists.value_lengths().to_numpy()

@@ -8,8 +8,10 @@ size of a block does not change them. Of what is in memory, 4 bytes per image de
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, cast, runtime_checkable
 
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
 from common.files import PathLike
-from common.mapped_files import mapped_array
+from common.mapped_files import check_room, mapped_array
 from hmr.policy.policy import Features
 from hmr.types import BodyParams
 from rl.advantages import (
@@ -188,20 +190,28 @@ def _from_bodies(
     return features.condition, policy.to_x0(BodyParams(**arrays).to(policy.device), on_device).cpu()
 
 
-def _collected(blocks: Iterable[GroupTensors], rows: int, folder: PathLike | None) -> GroupTensors:
+def _collected(blocks: Iterator[GroupTensors], rows: int, folder: PathLike | None) -> GroupTensors:
     """All blocks in one, in files of `folder` or in memory."""
-    columns: dict[str, Tensor] = {}
-    start = 0
-    for block in blocks:
+    first, start = next(blocks), 0
+    columns = _blank_columns(first, rows, folder)
+    for block in chain([first], blocks):
         for name, part in block.columns().items():
-            if name not in columns:
-                shape = (rows, *part.shape[1:])
-                columns[name] = torch.from_numpy(mapped_array(shape, part.numpy().dtype, folder))
             columns[name][start : start + len(block)] = part
         start += len(block)
     names = [name for name in columns if name.startswith(REWARDS)]
     rewards = {name.removeprefix(REWARDS): columns.pop(name) for name in names}
     return GroupTensors(**columns, rewards=rewards)
+
+
+def _blank_columns(like: GroupTensors, rows: int, folder: PathLike | None) -> dict[str, Tensor]:
+    """Room for `rows` rows in the columns of a block."""
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        check_room(folder, sum(column[0].nbytes for column in like.columns().values()) * rows)
+    return {
+        name: torch.from_numpy(mapped_array((rows, *column.shape[1:]), column.numpy().dtype, folder))
+        for name, column in like.columns().items()
+    }
 
 
 def features_of(dataset: Dataset) -> Features:
