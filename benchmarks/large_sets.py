@@ -64,8 +64,8 @@ MEMORY_MB = 500
 STRAIGHTFORWARD_ROWS = 1024  # opened in the straightforward way
 OPENED_ROWS = (2048, 4096, 8192, 16384)
 STEP_IMAGES, STEP_GROUPS = (8, 16, 32, 64), (10, 20, 40, 80)
-BUILT_IMAGES, BUILT_GROUPS = (8, 16, 32, 64), (10, 20, 40, 80)
-FIXED_IMAGES, GROUP = 16, 20  # where the other size changes
+BUILT_IMAGES, BUILT_GROUPS = (4, 8, 16, 32), (10, 20, 40, 80)
+STEP_SIZE, BUILT_SIZE, GROUP = 16, 8, 20  # images and hypotheses where the other size changes
 Figures = dict[str, Any]
 
 
@@ -187,7 +187,7 @@ def _train(
         tensors = tensors_from_preferences(policy, groups, folder=None if in_memory else run)
     figures["tensors_gb"] = sum(column.nbytes for column in tensors.columns().values()) / 1e9
     with timed(figures, "train"):
-        figures["step_cpu_s"] = step_seconds(policy, tensors, FIXED_IMAGES, steps, run)
+        figures["step_cpu_s"] = step_seconds(policy, tensors, STEP_SIZE, steps, run)
 
 
 def _sampler(folder: Path) -> DiffusionPolicy:
@@ -271,7 +271,7 @@ def step_sizes(run: str) -> Figures:
 
     return {
         **fitted("images", {images: seconds(images, GROUP) for images in STEP_IMAGES}),
-        **fitted("group_size", {group: seconds(FIXED_IMAGES, group) for group in STEP_GROUPS}),
+        **fitted("group_size", {group: seconds(STEP_SIZE, group) for group in STEP_GROUPS}),
     }
 
 
@@ -291,7 +291,7 @@ def build_sizes(run: str) -> Figures:
         return {**figures, "rows_per_cpu_s": images / figures["build_cpu_s"], "anonymous_peak_mb": peak.mb}
 
     by_images = {images: build(images, GROUP) for images in BUILT_IMAGES}
-    by_group = {group: build(FIXED_IMAGES, group) for group in BUILT_GROUPS}
+    by_group = {group: build(BUILT_SIZE, group) for group in BUILT_GROUPS}
     return {
         **fitted("images", {size: figures["build_cpu_s"] for size, figures in by_images.items()}),
         **fitted("group_size", {size: figures["build_cpu_s"] for size, figures in by_group.items()}),
@@ -391,7 +391,7 @@ def report(figures: Mapping[str, Any]) -> str:
         "straightforward opening": opened_per_s(straight, straight["rows"])
         + f", {1e3 * taken_mb / straight['rows']:.0f} KB per row",
         "exponent": f"images {figures['open']['exponent_of_images']:.2f}",
-        "training step": f"{FIXED_IMAGES / files['step_cpu_s']:.1f} rows per CPU second",
+        "training step": f"{STEP_SIZE / files['step_cpu_s']:.1f} rows per CPU second",
         "its exponents": exponents(step),
         "building": built_per_s(build["largest"]),
         "straightforward building": built_per_s(build["straightforward"]),
