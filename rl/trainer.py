@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -315,7 +316,11 @@ def align(
         trainer.add_callback(callback(trainer))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.merge_adapters()
-    return cast(Policy, trainer.policy.requires_grad_(False).eval())
+    aligned = cast(Policy, trainer.policy.requires_grad_(False).eval())
+    if isinstance(dataset, Dataset):
+        del trainer
+        gc.collect()  # the trainer and its callbacks refer to each other; the files of the tensors go with them
+    return aligned
 
 
 def draw_times(count: int, bounds: tuple[int, int], generator: torch.Generator) -> Int[Tensor, " count"]:

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -213,7 +215,8 @@ def _scores(
 
 def load_preferences(folder: PathLike, columns: Sequence[str] | None = None) -> Dataset:
     """The rows that `build_preferences` wrote; `PreferenceGroup.from_row` decodes one. They may be more than fit in
-    memory: they are mapped from a file without a name in `folder`, of the size of the set.
+    memory: they are mapped from a file without a name in `folder`, or in the folder of temporary files if `folder` is
+    read-only. It has the size of the set, decompressed.
 
     columns: the names of those to read; None for all.
 
@@ -224,7 +227,8 @@ def load_preferences(folder: PathLike, columns: Sequence[str] | None = None) -> 
     if not shards:
         raise FileNotFoundError(f"{folder} holds no preference set: no file is named {SHARD_PATTERN}")
     rows = sum(rows_of_shard(shard) for shard in shards)
-    return mapped_dataset((read_shard(shard, columns) for shard in shards), rows, folder)
+    writable = folder if os.access(folder, os.W_OK) else tempfile.gettempdir()
+    return mapped_dataset((read_shard(shard, columns) for shard in shards), rows, writable)
 
 
 def shuffle_scores(dataset: Dataset, seed: int) -> Dataset:

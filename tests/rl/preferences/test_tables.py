@@ -1,5 +1,6 @@
 """Sets in files and in blocks of rows give what they give in memory and at once."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_training_from_files_is_training_in_memory(tmp_path):
     )  # fmt: skip
     policies = align(ToyPolicy(), dataset, args), align(ToyPolicy(), groups, args), ToyPolicy()
     from_files, in_memory, start = (parameters_to_vector(policy.denoiser.parameters()) for policy in policies)
+    assert str(tmp_path / "run") not in Path("/proc/self/maps").read_text()  # the files are gone
     assert torch.equal(from_files, in_memory)
     assert not torch.equal(from_files, start)
 
@@ -113,6 +115,19 @@ def test_rows_are_mapped_from_a_file_without_a_name(bodies):
     assert dataset["sample_id"][:] == [f"id-{index}" for index in range(7)]
     assert load_preferences(out, ["scores"]).column_names == ["scores"]
     assert load_preferences(out, ["scores"])["scores"][:] == dataset["scores"][:]
+
+
+def test_rows_of_a_read_only_folder_are_mapped_from_the_folder_of_temporary_files(
+    bodies, tmp_path, monkeypatch
+):
+    _, out = bodies
+    expected = load_preferences(out).to_list()
+    monkeypatch.setattr("os.access", lambda folder, mode: False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dataset = load_preferences(out)
+    maps = Path("/proc/self/maps").read_text()
+    assert str(tmp_path) in maps
+    assert dataset.to_list() == expected
 
 
 def test_the_content_of_a_set_does_not_depend_on_its_shards_and_changes_with_a_value(tmp_path):
