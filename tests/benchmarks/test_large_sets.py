@@ -59,7 +59,7 @@ def test_both_versions_of_building_draw_the_same_hypotheses(tmp_path):
     build_straightforward(policy, scorer, samples, tmp_path / "rows", group_size=3)
     build_preferences(policy, scorer, samples, tmp_path / "groups", group_size=3)
     (tmp_path / "rows" / "all.parquet").rename(tmp_path / "rows" / "shard-00000.parquet")
-    (ours,), (theirs,) = (load_preferences(tmp_path / name) for name in ("groups", "rows"))
+    ours, theirs = (load_preferences(tmp_path / name)[0] for name in ("groups", "rows"))
     assert ours["body_pose"] == theirs["body_pose"]
     assert ours["scores"] == theirs["scores"]
 

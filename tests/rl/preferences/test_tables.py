@@ -57,8 +57,12 @@ def equal(some: GroupTensors, others: GroupTensors) -> bool:
 @pytest.fixture(scope="module")
 def bodies(tmp_path_factory):
     """A policy and a set of bodies that it sampled, with the scores of two reward functions."""
-    policy, out = FakePolicy(), tmp_path_factory.mktemp("bodies")
-    policy.to_x0 = lambda params, features: params.transl * features.geometry[:, None, 1:2]
+
+    class Coordinates(FakePolicy):
+        def to_x0(self, params, features):
+            return params.transl * features.geometry[:, None, 1:2]
+
+    policy, out = Coordinates(), tmp_path_factory.mktemp("bodies")
     build_preferences(policy, RewardMix([depth, side]), wild(7), out, group_size=4, shard_rows=2)
     return policy, out
 
