@@ -1,8 +1,8 @@
 """Preference sets that are larger than the memory: `python -m benchmarks.large_sets --images 200000`.
 
 A set is written by repeating real rows with changed numbers. A separate process opens it and trains on it, with the
-code of `meshcritic align`, and may allocate 500 MB beyond what it holds after loading the policy (RLIMIT_DATA, for
-which pages of files do not count). Its peak is that of RssAnon in /proc/self/status (Linux), every 20 ms: memory that
+code of `meshcritic align`. Its RLIMIT_DATA is 500 MB above its VmData after loading the policy; pages of files do not
+count, but memory that is reserved and not used does, so it may use some hundred MB more. Its peak is that of RssAnon in /proc/self/status (Linux), every 20 ms: memory that
 is not a page of a file. A second process tries the same with all rows and tensors in memory. Then times are fitted:
 seconds = a * size ** exponent.
 
@@ -411,7 +411,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=20, help="training steps on the set")
     parser.add_argument(
-        "--memory", type=int, default=MEMORY_MB, metavar="MB", help="what the training process may allocate"
+        "--memory",
+        type=int,
+        default=MEMORY_MB,
+        metavar="MB",
+        help="limit of the training process, above its VmData before",
     )
     parser.add_argument(
         "--folder", type=Path, help="on a disk with room for 33 KB per image; default: temporary"

@@ -19,8 +19,8 @@ from rl.preferences.tensors import tensors_from_preferences
 from rl.scorers.rewards import RewardMix
 from rl.types import PreferenceGroup
 
-ROWS = 24_576  # 226 MB of rows and 356 MB of tensors
-MAY_ALLOCATE_MB = 350
+ROWS = 65_536  # 600 MB of rows and 950 MB of tensors
+MAY_ALLOCATE_MB = 500  # and what is reserved and not used, about 600
 
 
 @pytest.mark.slow
