@@ -2,16 +2,16 @@
 
 A set is written by repeating real rows with changed numbers. A separate process opens it and trains on it, with the
 code of `meshcritic align`. Its RLIMIT_DATA is 500 MB above its VmData after loading the policy; pages of files do not
-count, but memory that is reserved and not used does, so it may use some hundred MB more. Its peak is that of RssAnon in /proc/self/status (Linux), every 20 ms: memory that
-is not a page of a file. A second process tries the same with all rows and tensors in memory. Then times are fitted:
-seconds = a * size ** exponent.
+count, but memory that is reserved and not used does, so it may use some hundred MB more. Its peak is that of RssAnon in
+/proc/self/status (Linux), every 20 ms: memory that is not a page of a file. A second process tries the same with all
+rows and tensors in memory. Then times are fitted: seconds = a * size ** exponent.
 
 | what             | straightforward version                                                              |
 |------------------|--------------------------------------------------------------------------------------|
 | opening a set    | all rows in memory, each decoded by `PreferenceGroup.from_row`, one conversion, and   |
 |                  | the digest of the printed rows                                                       |
 | building a set   | a list of all rows, written as one file at the end                                   |
-| alignment step   | see `benchmarks.alignment_step`                                                      |
+| alignment step   | see `benchmarks.performance.alignment_step`                                            |
 
 Times are CPU seconds, which depend less on other processes, except where "wall" is named.
 """
