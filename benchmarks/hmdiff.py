@@ -4,7 +4,8 @@
         [--steps 1 --steps 4] [--start-time 0.33 --start-time 0.5] [--alignment 1]
 
 For every number of solver steps: unit noise as the start, the distribution about the initial estimate, the alignment
-with the detections' distributions, and both (with the first of the start times). MPJPE in millimetres with 95 % intervals of the paired difference to unit
+with the detections' distributions, both (with the first of the start times), and unit noise multiplied by what brings
+its spread near that of the first start time (once by the ratio of the spreads). MPJPE in millimetres with 95 % intervals of the paired difference to unit
 noise in as many steps; min is over all samples; the time is that of sampling one image, without its detection. Noise
 is that of `meshcritic evaluate` (seed 0), the same in every row.
 """
@@ -37,6 +38,7 @@ from hmr.types import BodyParams, Labelled
 
 ERRORS = ("mean", "hypothesis 0", "averaged", "min")
 UNCOMPARED = ("calibration_80", "spread", "ms")
+SPREAD = len(ERRORS) + UNCOMPARED.index("spread")
 
 
 def measure(
@@ -92,12 +94,18 @@ def main(
     print(f"| steps | start | {' | '.join((*ERRORS, *UNCOMPARED))} |")
     print(f"|---:|---|{'---:|' * len((*ERRORS, *UNCOMPARED))}", flush=True)
     for number in dict.fromkeys([*steps, own.num_inference_steps]):
-        unit = None
+        unit, spreads = None, {}
         for name, settings in variants(own, number, start_time, alignment).items():
             settings.apply_to(policy.config)
             found = measure(policy, body, encoded, samples)
+            spreads[name] = found[SPREAD].mean()
             print(f"| {number} | {name} | {' | '.join(_cells(found, unit))} |", flush=True)
             unit = found if unit is None else unit
+        ratio = spreads[f"distribution, {start_time[0]:g}"] / spreads["unit"]
+        wider = replace(own, num_inference_steps=number, noise_temperature=own.noise_temperature * ratio)
+        wider.apply_to(policy.config)
+        found = measure(policy, body, encoded, samples)
+        print(f"| {number} | unit, noise x {ratio:.2f} | {' | '.join(_cells(found, unit))} |", flush=True)
 
 
 def _cells(
