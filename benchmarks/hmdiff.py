@@ -5,9 +5,9 @@
 
 For every number of solver steps: unit noise as the start, the distribution about the initial estimate, the alignment
 with the detections' distributions, both (with the first of the start times), and unit noise multiplied by what brings
-its spread near that of the first start time (once by the ratio of the spreads). MPJPE in millimetres with 95 % intervals of the paired difference to unit
-noise in as many steps; min is over all samples; the time is that of sampling one image, without its detection. Noise
-is that of `meshcritic evaluate` (seed 0), the same in every row.
+its spread near that of the first start time (once by the ratio of the spreads). MPJPE in millimetres, with 95 %
+intervals of the paired difference to unit noise in as many steps; min is over all samples; the time is the median of
+sampling one image, without its detection. Noise is that of `meshcritic evaluate` (seed 0), the same in every row.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def measure(
         errors, drawn_m = mpjpe_mm(joints_m, truth_m), joints_m[:-1]
         drawn, averaged = errors[:-1], errors[-1]
         figures = [drawn.mean(), drawn[0], averaged, drawn.min()]
-        uncertainty = [coverage(drawn_m, truth_m), spread_mm(drawn_m, torch.ones_like(scene.truth.visible)).item()]
+        uncertainty = [
+            coverage(drawn_m, truth_m),
+            spread_mm(drawn_m, torch.ones_like(scene.truth.visible)).item(),
+        ]
         rows.append([*(figure.item() for figure in figures), *uncertainty, elapsed_ms])
     return np.array(rows).T
 

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import sys
 from pathlib import Path
 
 import nbformat
@@ -54,6 +55,7 @@ def test_it_imports_public_names_only(path: Path):
 @pytest.mark.timeout(1200)
 def test_it_runs(path: Path, monkeypatch: pytest.MonkeyPatch):
     """In a kernel of its own, on this checkout; what it prints of each person is there again."""
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(path, as_version=4)
     folder = {"metadata": {"path": str(path.parent)}}

@@ -44,7 +44,14 @@ def test_cards_have_the_form_of_the_hub(page: Path):
     assert card.data.to_dict()["license"] == "apache-2.0"
     headings = set(re.findall(r"^## (.*)$", card.text, re.MULTILINE))
     if model:
-        asked = {"Model details", "Uses", "How to get started", "Training", "Evaluation", "Bias, risks and limitations"}
+        asked = {
+            "Model details",
+            "Uses",
+            "How to get started",
+            "Training",
+            "Evaluation",
+            "Bias, risks and limitations",
+        }
     else:
         asked = {"Summary", "Structure", "Creation", "Use", "Bias and limits"}
     assert asked <= headings

@@ -81,7 +81,9 @@ def evaluate(
 
     model = load_policy(policy_folder(policy, base), device, detector)
     own = asdict(SamplingSettings.of(model.config))
-    read_settings(SamplingSettings, "the sampler", own | parse_settings(sampling or ())).apply_to(model.config)
+    read_settings(SamplingSettings, "the sampler", own | parse_settings(sampling or ())).apply_to(
+        model.config
+    )
     with single_run(out), stages() as stage:
         result = evaluate_with_baselines(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,

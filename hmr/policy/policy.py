@@ -229,7 +229,9 @@ class DiffusionPolicy(PreTrainedModel):
         guides = [] if guidance is None else [guidance]
         if settings.alignment:
             guides.insert(0, self._alignment(features, num_samples, generator, settings))
-        vectors = self._denoise(noise * (noise_scale * settings.noise_temperature), features.condition, *guides)
+        vectors = self._denoise(
+            noise * (noise_scale * settings.noise_temperature), features.condition, *guides
+        )
         return self.hypotheses(vectors, features)
 
     @torch.no_grad()

@@ -68,6 +68,8 @@ def set_times(solver: Solver, steps: int, start_time: float, device: torch.devic
     """
     total, times = round(steps / start_time), len(solver.alphas_cumprod)
     if total > times:
-        raise ValueError(f"{steps} steps from time {start_time} are shorter than 1 of the schedule's {times} times")
+        raise ValueError(
+            f"{steps} steps from time {start_time} are shorter than 1 of the schedule's {times} times"
+        )
     solver.set_timesteps(total, device=device)
     return solver.timesteps.tolist()[total - steps :]
