@@ -80,10 +80,9 @@ def evaluate(
     from hmr.policy.config import SamplingSettings
 
     model = load_policy(policy_folder(policy, base), device, detector)
-    own = asdict(SamplingSettings.of(model.config))
-    read_settings(SamplingSettings, "the sampler", own | parse_settings(sampling or ())).apply_to(
-        model.config
-    )
+    given = asdict(SamplingSettings.of(model.config)) | parse_settings(sampling or ())
+    sampler = read_settings(SamplingSettings, "the sampler", given)
+    sampler.apply_to(model.config)
     with single_run(out), stages() as stage:
         result = evaluate_with_baselines(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,
@@ -92,6 +91,7 @@ def evaluate(
     if as_json:
         options = {
             "split": split, "images": images, "samples": samples, "seed": seed, "detector": model.detector.name,
+            "sampler": asdict(sampler),
         }  # fmt: skip
         folders = {"motion": motion and motion.name, "backdrops": backdrops and backdrops.name}
         print_json({**result.to_json(), **options, **folders, "versions": versions()})

@@ -10,9 +10,9 @@ noise z at the end of the schedule arrives exactly at
     x_t = a g + sqrt(a^2 r^2 + s^2) z,    a = sqrt(abar_t), s = sqrt(1 - abar_t).
 
 So the solver can begin at a time t < T and spend all its steps where the denoiser has something to add. z is the noise
-of the unit start, hypothesis 0 has z = 0 as there, and g = 0, r = 1 at t = T is the unit start itself. HMDiff starts
-from unit noise; a start in the distribution of a pose estimate is that of DiffPose, by the same group (Gong et al., CVPR
-2023, arXiv 2211.16940).
+of the unit start, hypothesis 0 has z = 0 as there, and g = 0, r = 1 at t = T is the unit start itself. HMDiff itself
+starts from unit noise; a start in the distribution of a pose estimate is that of DiffPose, by the same group (Gong et
+al., CVPR 2023, arXiv 2211.16940).
 
 **Alignment** (`alignment`: its strength, 0 to 1). HMDiff's distribution alignment technique moves each hypothesis i
 towards a draw u_i from the distribution of a pose estimator's output, by the gradient of a gap between the draw and the
