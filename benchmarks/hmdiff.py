@@ -4,8 +4,8 @@
         [--steps 1 --steps 4] [--start-time 0.33 --start-time 0.5] [--alignment 1]
 
 For every number of solver steps: unit noise as the start, the distribution about the initial estimate, the alignment
-with the detections' distributions, both (with the first of the start times), and unit noise multiplied by what brings
-its spread near that of the first start time (once by the ratio of the spreads). MPJPE in millimetres, with 95 %
+with the detections' distributions, both (with the first of the start times), and unit noise multiplied by what gives it
+the spread of the first start time. MPJPE in millimetres, with 95 %
 intervals of the paired difference to unit noise in as many steps; min is over all samples; the time is the median CPU
 time of sampling one image, without its detection. Noise is that of `meshcritic evaluate` (seed 0) in every row.
 """
@@ -25,6 +25,7 @@ import typer
 from jaxtyping import Float
 
 from eval.benchmark.intervals import bootstrap_mean
+from eval.benchmark.matched_spread import matching_scale
 from eval.benchmark.protocol import noise_generator
 from hmr.body.model import Body, load_body
 from hmr.metrics.calibration import LEVEL, coverage
@@ -104,11 +105,31 @@ def main(
             spreads[name] = found[SPREAD].mean()
             print(f"| {number} | {name} | {' | '.join(_cells(found, unit))} |", flush=True)
             unit = found if unit is None else unit
-        ratio = spreads[f"distribution, {start_time[0]:g}"] / spreads["unit"]
-        wider = replace(own, num_inference_steps=number, noise_temperature=own.noise_temperature * ratio)
-        wider.apply_to(policy.config)
-        found = measure(policy, body, encoded, samples)
-        print(f"| {number} | unit, noise x {ratio:.2f} | {' | '.join(_cells(found, unit))} |", flush=True)
+        target_mm = spreads[f"distribution, {start_time[0]:g}"]
+        found, scale = _widened(policy, body, encoded, samples, own, number, spreads["unit"], target_mm)
+        print(f"| {number} | unit, noise x {scale:.2f} | {' | '.join(_cells(found, unit))} |", flush=True)
+
+
+def _widened(
+    policy: DiffusionPolicy,
+    body: Body,
+    encoded: Sequence[tuple[Labelled, Features]],
+    samples: int,
+    own: SamplingSettings,
+    steps: int,
+    unit_mm: float,
+    target_mm: float,
+) -> tuple[Float[np.ndarray, "columns images"], float]:
+    """Unit noise multiplied until the spread is `target_mm`, and the factor."""
+
+    def at(scale: float) -> Float[np.ndarray, "columns images"]:
+        temperature = own.noise_temperature * scale
+        unit = replace(own, num_inference_steps=steps, start="unit", alignment=0.0)
+        replace(unit, noise_temperature=temperature).apply_to(policy.config)
+        return measure(policy, body, encoded, samples)
+
+    scale = matching_scale(lambda scale: at(scale)[SPREAD].mean(), unit_mm, target_mm)
+    return at(scale), scale
 
 
 def _cells(
