@@ -137,6 +137,14 @@ INVALID_OPTIONS = {
         "random does not",
     ),
     "an unknown split": (["evaluate", "--split", "moon"], "wild-test"),
+    "an unknown start of the sampler": (
+        ["evaluate", "--set", "start=heatmap"],
+        "start is one of unit, distribution, not 'heatmap'",
+    ),
+    "an unknown setting of the sampler": (
+        ["evaluate", "--set", "beta=3"],
+        "the sampler's settings are solver",
+    ),
     "an unknown base policy to evaluate": (["evaluate", "--base", "moon"], "there are shipped, studio"),
     "an unknown base policy to align": (
         ["align", "--base", "moon", "--out", "o"],

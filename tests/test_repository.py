@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import DatasetCard, ModelCard
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("agent", "cli", "common", "eval", "hmr", "memory", "meshcritic", "rl")
@@ -33,6 +34,27 @@ def section(title: str) -> str:
 def test_packages_come_from_this_checkout(name: str):
     """`eval` and `memory` are common names; an installed package with such a name must not shadow ours."""
     assert Path(str(importlib.import_module(name).__file__)).is_relative_to(ROOT)
+
+
+@pytest.mark.parametrize("page", [*CARDS, DOCS / "reference/data-card.md"], ids=name_of)
+def test_cards_have_the_form_of_the_hub(page: Path):
+    """Metadata that the hub's own parser reads, and the sections that its templates ask for."""
+    model = page in CARDS
+    card = (ModelCard if model else DatasetCard)(page.read_text())
+    assert card.data.to_dict()["license"] == "apache-2.0"
+    headings = set(re.findall(r"^## (.*)$", card.text, re.MULTILINE))
+    if model:
+        asked = {
+            "Model details",
+            "Uses",
+            "How to get started",
+            "Training",
+            "Evaluation",
+            "Bias, risks and limitations",
+        }
+    else:
+        asked = {"Summary", "Structure", "Creation", "Use", "Bias and limits"}
+    assert asked <= headings
 
 
 def test_links_lead_to_existing_files():

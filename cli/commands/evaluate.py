@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,16 @@ def evaluate(
         ),
     ] = None,
     device: Device = "cpu",
+    sampling: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            rich_help_panel=MODELS,
+            help="Setting of the sampler, such as start=distribution or num_inference_steps=4; repeatable "
+            "(docs/guides/sampling.md).",
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="Split of synthetic scenes: wild-test, lab-test, street-test or studio-test.")
     ] = "wild-test",
@@ -61,12 +72,17 @@ def evaluate(
 
     Example: `meshcritic evaluate --split wild-test --images 200 --samples 100`
     """
+    from agent.vlm.settings import parse_settings, read_settings
     from common.versions import versions
     from eval.benchmark.baselines import DETERMINISTIC, evaluate_with_baselines
     from eval.benchmark.tables import baseline_table
     from hmr.policy.checkpoint import load_policy
+    from hmr.policy.config import SamplingSettings
 
     model = load_policy(policy_folder(policy, base), device, detector)
+    given = asdict(SamplingSettings.of(model.config)) | parse_settings(sampling or ())
+    sampler = read_settings(SamplingSettings, "the sampler", given)
+    sampler.apply_to(model.config)
     with single_run(out), stages() as stage:
         result = evaluate_with_baselines(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,
@@ -75,6 +91,7 @@ def evaluate(
     if as_json:
         options = {
             "split": split, "images": images, "samples": samples, "seed": seed, "detector": model.detector.name,
+            "sampler": asdict(sampler),
         }  # fmt: skip
         folders = {"motion": motion and motion.name, "backdrops": backdrops and backdrops.name}
         print_json({**result.to_json(), **options, **folders, "versions": versions()})

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PretrainedConfig
 
-__all__ = ["DiffusionPolicyConfig", "fingerprint_settings"]
+from hmr.policy.scheduler import SOLVERS
+
+__all__ = ["STARTS", "DiffusionPolicyConfig", "SamplingSettings", "fingerprint_settings"]
+
+STARTS = ("unit", "distribution")
 
 # Settings that change the output but not the weights; each one that differs from the value here is part of the digest.
 DIGEST_DEFAULTS: dict[str, Any] = {
@@ -16,6 +23,9 @@ DIGEST_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 10,
     "solver": "dpm++",
     "heads": 8,
+    "start": "unit",
+    "start_time": 0.33,
+    "alignment": 0.0,
 }
 
 
@@ -30,6 +40,9 @@ class DiffusionPolicyConfig(PretrainedConfig):
     detector: the detector that the policy was trained for and uses if no other is given: "embedded" or "simulated".
     noise_temperature: factor of the starting noise; `benchmarks/temperature.py` finds the one with the right spread on
         `lab-calibration`.
+    start: "unit" noise, or the "distribution" of x_t about the initial estimate at `start_time`, a share of the
+        schedule (`hmr.policy.distribution_alignment`).
+    alignment: strength of the alignment with the detection's distribution, from 0 (none) to 1.
     """
 
     model_type = "meshcritic_detection_policy"
@@ -50,6 +63,9 @@ class DiffusionPolicyConfig(PretrainedConfig):
         solver: str = "dpm++",
         noise_temperature: float = 1.0,
         detector: str = "embedded",
+        start: str = "unit",
+        start_time: float = 0.33,
+        alignment: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.crop_scale = crop_scale
@@ -66,7 +82,50 @@ class DiffusionPolicyConfig(PretrainedConfig):
         self.solver = solver
         self.noise_temperature = noise_temperature
         self.detector = detector
+        self.start = start
+        self.start_time = start_time
+        self.alignment = alignment
         super().__init__(**kwargs)
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """The settings of a policy's config that may be changed without training again."""
+
+    solver: str
+    num_inference_steps: int
+    noise_temperature: float
+    start: str
+    start_time: float
+    alignment: float
+
+    @staticmethod
+    def of(config: DiffusionPolicyConfig) -> SamplingSettings:
+        """The settings in a config. Raises ValueError for one that is not allowed."""
+        names = [field.name for field in dataclasses.fields(SamplingSettings)]
+        settings = SamplingSettings(**{name: getattr(config, name) for name in names})
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raises ValueError for a value that is not allowed. An unknown solver is refused by `new_solver` too."""
+        for name, allowed in (("solver", SOLVERS), ("start", STARTS)):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, not {self.num_inference_steps}")
+        if not 0 <= self.noise_temperature < math.inf:
+            raise ValueError(f"noise_temperature must be a number from 0 on, not {self.noise_temperature}")
+        if not 0 < self.start_time <= 1:
+            raise ValueError(f"start_time must be above 0 and at most 1, not {self.start_time}")
+        if not 0 <= self.alignment <= 1:
+            raise ValueError(f"alignment must be from 0 to 1, not {self.alignment}")
+
+    def apply_to(self, config: DiffusionPolicyConfig) -> None:
+        """Set them in a config. Raises ValueError, before anything is set, for a value that is not allowed."""
+        self.check()
+        for name, value in dataclasses.asdict(self).items():
+            setattr(config, name, value)
 
 
 def fingerprint_settings(config: DiffusionPolicyConfig) -> list[str]:

@@ -39,9 +39,15 @@ from transformers import PreTrainedModel
 from common.fingerprint import weights_digest
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all
-from hmr.policy.condition import CONDITION_SIZE, condition_of, points_of
-from hmr.policy.config import DiffusionPolicyConfig, fingerprint_settings
+from hmr.policy.condition import CONDITION_SIZE, condition_of, points_of, unpack_points
+from hmr.policy.config import DiffusionPolicyConfig, SamplingSettings, fingerprint_settings
 from hmr.policy.denoisers import Denoiser, TokenDenoiser
+from hmr.policy.distribution_alignment import (
+    DistributionAlignment,
+    StandardisedBody,
+    draw_targets,
+    start_from_estimate,
+)
 from hmr.policy.initial_estimate import RegressionHead
 from hmr.policy.keypoint_feedback import KeypointGradient
 from hmr.policy.parametrization import (
@@ -52,7 +58,7 @@ from hmr.policy.parametrization import (
     params_from_vector,
     vector_from_params,
 )
-from hmr.policy.scheduler import Solver, new_solver
+from hmr.policy.scheduler import Solver, new_solver, set_times
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Detection, Detector, Hypotheses, Sample
 
 __all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]
@@ -213,12 +219,18 @@ class DiffusionPolicy(PreTrainedModel):
 
         noise_scale: factor of the starting noise; a larger one increases the spread of the hypotheses.
         guidance: for the same images in the same order.
+
+        Raises ValueError for a setting of the sampler that is not allowed.
         """
+        settings = SamplingSettings.of(self.config)
         shape = (len(features), num_samples, VECTOR_SIZE)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
         noise[:, 0] = 0
+        guides = [] if guidance is None else [guidance]
+        if settings.alignment:
+            guides.insert(0, self._alignment(features, num_samples, generator, settings))
         vectors = self._denoise(
-            noise * (noise_scale * self.config.noise_temperature), features.condition, guidance
+            noise * (noise_scale * settings.noise_temperature), features.condition, *guides
         )
         return self.hypotheses(vectors, features)
 
@@ -232,23 +244,43 @@ class DiffusionPolicy(PreTrainedModel):
         params = self.from_x0(x0, features).to("cpu")
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
+    def _alignment(
+        self, features: Features, num_samples: int, generator: torch.Generator, settings: SamplingSettings
+    ) -> Guidance:
+        observed = unpack_points(features.condition)
+        return DistributionAlignment(
+            StandardisedBody(self.feedback.points, self.mean, self.std, features.geometry),
+            observed,
+            self.initial_std,
+            draw_targets(observed, num_samples, generator),
+            strength=settings.alignment,
+            steps=settings.num_inference_steps,
+        )
+
     def _denoise(
         self,
-        noisy: Float[Tensor, "batch group dim"],
+        noise: Float[Tensor, "batch group dim"],
         condition: Float[Tensor, "batch channels"],
-        guidance: Guidance | None,
+        *guides: Guidance,
     ) -> Float[Tensor, "batch group dim"]:
         # a new solver per call: solvers have state, and an agent's threads share the policy
         solver = new_solver(self.config.solver, self.config.num_train_timesteps)
-        solver.set_timesteps(self.config.num_inference_steps, device=self.device)
-        timesteps = solver.timesteps.tolist()
+        from_estimate = self.config.start == "distribution"
+        start_time = self.config.start_time if from_estimate else 1.0
+        timesteps = set_times(solver, self.config.num_inference_steps, start_time, self.device)
+        noisy = noise
+        if from_estimate:
+            abar = solver.alphas_cumprod[timesteps[0]].to(self.device)
+            noisy = start_from_estimate(noise, condition[:, -VECTOR_SIZE:], self.initial_std, abar)
         for index, timestep in enumerate(timesteps):
             times = torch.full((noisy.shape[0], 1), timestep, device=self.device)
             prediction = self.predict(noisy[:, :, None], times, condition)[:, :, 0]
-            if guidance is not None:
+            if guides:
                 abar = solver.alphas_cumprod[timestep].to(self.device)
                 alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-                x0 = guidance.guide(alpha * noisy - sigma * prediction, len(timesteps) - 1 - index)
+                x0 = alpha * noisy - sigma * prediction
+                for guide in guides:
+                    x0 = guide.guide(x0, len(timesteps) - 1 - index)
                 prediction = (alpha * noisy - x0) / sigma
             noisy = solver.step(prediction, timestep, noisy, return_dict=False)[0]
         return noisy

@@ -22,7 +22,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["SOLVERS", "Solver", "new_solver"]
+__all__ = ["SOLVERS", "Solver", "new_solver", "set_times"]
 
 SOLVERS = ("ddim", "dpm++")
 
@@ -58,3 +58,18 @@ def new_solver(name: str, num_train_timesteps: int) -> Solver:
         )
         return cast(Solver, solver)
     raise ValueError(f"no solver is called {name!r}; there are {', '.join(SOLVERS)}")
+
+
+def set_times(solver: Solver, steps: int, start_time: float, device: torch.device) -> list[int]:
+    """Set a new solver to `steps` steps of equal length from `start_time` (1: the schedule's end) to 0, and return
+    their times. Of as many equal steps over the whole schedule as come nearest to that, the last ones are taken.
+
+    Raises ValueError for steps shorter than one time of the schedule.
+    """
+    total, times = round(steps / start_time), len(solver.alphas_cumprod)
+    if total > times:
+        raise ValueError(
+            f"{steps} steps from time {start_time} are shorter than 1 of the schedule's {times} times"
+        )
+    solver.set_timesteps(total, device=device)
+    return solver.timesteps.tolist()[total - steps :]

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hmr.policy.config import SamplingSettings
 from hmr.policy.parametrization import VECTOR_SIZE
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.policy.scheduler import new_solver
@@ -66,7 +67,14 @@ class Chains:
 
 
 def chain_steps(policy: DiffusionPolicy, count: int, eta: float) -> Steps:
-    """Raises ValueError for more steps than the policy's diffusion has times."""
+    """Raises ValueError for more steps than the policy's diffusion has times, and for a policy whose sampler does not
+    start from unit noise or aligns its predictions: the likelihoods would be those of another sampler."""
+    settings = SamplingSettings.of(policy.config)
+    if settings.start != "unit" or settings.alignment:
+        raise ValueError(
+            "a policy gradient needs the sampler's start unit and its alignment 0, not "
+            f"{settings.start} and {settings.alignment:g}"
+        )
     length = policy.config.num_train_timesteps
     if count > length:
         raise ValueError(f"steps must be at most {length}, the times of the policy's diffusion, not {count}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from eval.benchmark.baselines import (
 )
 from eval.benchmark.tables import baseline_table
 from hmr.body.model import Body
+from hmr.policy.config import SamplingSettings
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
@@ -49,6 +51,7 @@ def test_the_command_prints_one_object(
 ) -> None:
     tiny_policy.save_pretrained(tmp_path / "policy")
     words = f"--policy {tmp_path / 'policy'} --images 2 --samples 4 --seed 3 --out {tmp_path} --json"
+    words += " --set start=distribution --set num_inference_steps=2"
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # two images are not worth a process
     code, out, _ = call(monkeypatch, capsys, "evaluate", *words.split())
     assert code == 0
@@ -62,7 +65,9 @@ def test_the_command_prints_one_object(
     guided = found["beside"]["diffusion_with_guidance"]
     assert set(guided) == R | CALIBRATION
     assert guided["mpjpe_mm"]["hyp0"] != found["mpjpe_mm"]["hyp0"]
+    tiny_policy.config.start, tiny_policy.config.num_inference_steps = "distribution", 2
     assert found["base_policy"] == tiny_policy.digest()
+    assert found["sampler"] == asdict(SamplingSettings.of(tiny_policy.config))
     assert (found["split"], found["seed"], found["motion"]) == ("wild-test", 3, None)
 
 

@@ -221,7 +221,7 @@ def test_a_zero_denoiser_samples_a_gaussian_about_the_initial_estimate(
     features = tiny_policy.encode(samples[:1])
     noise = torch.randn(1, 4000, 157, generator=torch.Generator().manual_seed(0))
     noise[:, 0] = 0
-    x0 = tiny_policy._denoise(noise, features.condition, None)
+    x0 = tiny_policy._denoise(noise, features.condition)
     estimate = features.condition[:, -157:]
     torch.testing.assert_close(x0[:, 0], estimate, atol=1e-4, rtol=0)
     torch.testing.assert_close(x0.mean(dim=1), estimate, atol=0.05, rtol=0)

@@ -78,7 +78,7 @@ def test_chains_without_noise_are_those_of_sampling(tiny_policy: DiffusionPolicy
     steps = chain_steps(tiny_policy, 4, 1e-6)
     chains = sample_chains(tiny_policy, steps, features, 2, derive_generator("chains"))
     start = chains.states[:, :, 0]
-    expected = tiny_policy._denoise(start, features.condition, None)
+    expected = tiny_policy._denoise(start, features.condition)
     torch.testing.assert_close(chains.x0, expected, atol=1e-3, rtol=1e-3)
 
 
@@ -106,3 +106,10 @@ def test_a_chain_of_the_same_seed_is_the_same(tiny_policy: DiffusionPolicy):
 def test_more_steps_than_times_are_refused(tiny_policy: DiffusionPolicy):
     with pytest.raises(ValueError, match=r"steps must be at most 1000.*not 1001"):
         chain_steps(tiny_policy, 1001, 1.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("start", "distribution"), ("alignment", 0.5)])
+def test_a_sampler_with_another_chain_is_refused(tiny_policy: DiffusionPolicy, name, value):
+    setattr(tiny_policy.config, name, value)
+    with pytest.raises(ValueError, match="needs the sampler's start unit and its alignment 0"):
+        chain_steps(tiny_policy, 4, 1.0)
