@@ -19,7 +19,7 @@ from common.seeding import derive_generator
 from common.versions import versions
 from eval.benchmark.intervals import bootstrap_mean
 from eval.benchmark.unlabelled import MEASURES, Measures, measure_unlabelled
-from eval.report import Change, PersonPictures, ReportData, draw_person, write_report
+from eval.report.run import Change, PersonPictures, ReportData, alignment_charts, draw_person, write_report
 from hmr.body.model import Body, load_body
 from hmr.detection.photo_people.folder import PhotoPeople
 from hmr.policy.policy import DiffusionPolicy
