@@ -28,6 +28,7 @@ from eval.report.run import (
     draw_case,
     draw_person,
     paired_chart,
+    picture_size,
     with_replies,
     write_report,
 )
@@ -209,6 +210,7 @@ def _held_out(demo: Demo) -> list[Labelled]:
 def _cases(demo: Demo, agent: CritiqueAgent) -> tuple[ReportCase, ...]:
     """The first held-out images, critiqued and drawn with all hypotheses of a group of the base policy."""
     shown, cases = _held_out(demo)[: demo.settings.shown_cases], []
+    size = picture_size(len(shown) * demo.settings.group_size)
     tick = demo.stage(f"critiquing and drawing {len(shown)} cases of the report", len(shown))
     for labelled in shown:
         sample = labelled.sample
@@ -224,6 +226,7 @@ def _cases(demo: Demo, agent: CritiqueAgent) -> tuple[ReportCase, ...]:
                 body=demo.body,
                 renderer=agent.renderer,
                 errors_mm=errors.tolist(),
+                size=size,
             )
         )
         tick(len(cases))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from agent.prompts.prompt_format import format_quantity
@@ -56,7 +57,7 @@ def _text(case: ReportCase) -> Json:
         "tags": critique.tags,
         "trace": critique.trace_id,
         "hypotheses": [_hypothesis(case, index) for index in range(len(critique.scores))],
-        "evidence": [_evidence(item) for item in critique.evidence],
+        "evidence": [_evidence(item, index, critique.evidence) for index, item in enumerate(critique.evidence)],
         "missing": [{"name": item.tool, "text": item.reason} for item in critique.missing],
         "reasons": critique.reasons,
         "failures": [{"name": item.task or item.kind, "text": item.reason} for item in critique.failures],
@@ -116,11 +117,13 @@ def _hypothesis(case: ReportCase, index: int) -> Json:
     }
 
 
-def _evidence(item: Evidence) -> Json:
-    """Values as bars need them and as text; a sentence that is the same for the whole group is kept once."""
+def _evidence(item: Evidence, index: int, evidence: Sequence[Evidence]) -> Json:
+    """Values as bars need them and as text; a sentence that is the same for the whole group is kept once. A metric
+    occurs twice if the photograph was observed again."""
     sentences = item.sentences[:1] if len(set(item.sentences)) == 1 else item.sentences
     return {
         "metric": item.metric,
+        "is_repeated": item.metric in {other.metric for other in evidence[:index]},
         "values": _rounded(item.values, 4),
         "texts": ["-" if value is None else format_quantity(value, item.unit) for value in item.values],
         "sentences": sentences,

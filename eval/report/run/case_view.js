@@ -67,7 +67,7 @@ function evidenceBar(item, index) {
   const bar = value === null ? null : make("b", { style: `width: ${place(value)}%` });
   const sentence = item.sentences.length === 1 ? item.sentences[0] : item.sentences[index];
   return make("div", { class: "evidence" },
-    make("div", { class: "evidence-head" }, make("code", {}, item.metric),
+    make("div", { class: "evidence-head" }, make("span", {}, make("code", {}, item.metric), item.is_repeated ? " measured again" : ""),
       make("span", {}, item.texts[index], make("span", { class: "quiet" }, value === null ? "" : ` \u00b7 rank ${rank}`))),
     make("div", { class: "track" }, bar, ...ticks),
     make("div", { class: "small quiet" }, sentence));

@@ -25,7 +25,7 @@ function layout(x, y, more = {}) {
     xaxis: x, yaxis: y, margin: { l: 54, r: 12, t: 8, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)", font: { color: colorOf("ink"), family: "system-ui, sans-serif", size: 12 },
     hoverlabel: { bgcolor: colorOf("card"), bordercolor: colorOf("quiet"), font: { color: colorOf("ink") } },
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, hovermode: "closest",
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 11 } }, hovermode: "closest",
     dragmode: hasMouse ? "zoom" : false, ...more,
   };
 }

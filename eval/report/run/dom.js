@@ -32,9 +32,11 @@ function foldout(title, count, content, open = false) {
   return make("details", { open }, make("summary", {}, title, " ", make("span", { class: "quiet" }, count)), content);
 }
 
+const nameOf = (title) => (typeof title === "string" ? title : title.textContent);
+
 function table(columns, rows) {
-  const cell = (kind, value, index) => make(kind, { class: columns[index][1] || null }, value);
-  return make("div", { class: "scroll" }, make("table", { class: "rules" },
+  const cell = (kind, value, index) => make(kind, { class: columns[index][1] || null, "data-label": columns[index][1] ? nameOf(columns[index][0]) : null }, value);
+  return make("div", { class: "scroll" }, make("table", { class: "rules stack" },
     make("thead", {}, make("tr", {}, ...columns.map(([name], index) => cell("th", name, index)))),
     make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((value, index) => cell("td", value, index)))))));
 }

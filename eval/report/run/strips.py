@@ -17,7 +17,7 @@ def interval_strip(
     differences: Mapping[str, Interval | None],
     low: float,
     high: float,
-    width: float = 200.0,
+    width: float = 150.0,
     height: float = 30.0,
 ) -> Markup:
     """The paired differences of a table row in mm, on an axis that all rows share; zero is a dotted line."""
