@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import time
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,7 +187,11 @@ class Demo:
     def logs(self) -> dict[str, Log]:
         """The logs of the first seed's alignments that have ended, by variant."""
         seed = self.settings.seeds[0]
-        return {name: log for variant in TITLES for name, log in read_logs(self._folder(variant, seed), variant).items()}
+        return {
+            name: log
+            for variant in TITLES
+            for name, log in read_logs(self._folder(variant, seed), variant).items()
+        }
 
     def _begin(self, title: str) -> None:
         """Two stages, then for each seed the groups, the alignments and the evaluations, then the photographs."""

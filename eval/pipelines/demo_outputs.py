@@ -142,7 +142,8 @@ def _page(
         cases=cases,
         rules=tuple(agent.rules.all()) if agent is not None else (),
         protocol=PROTOCOL,
-        notes=NOTES + (f"Photographs, with the shipped policy: {PHOTOGRAPHS}/photos.html",) * bool(demo.settings.photos),
+        notes=NOTES
+        + (f"Photographs, with the shipped policy: {PHOTOGRAPHS}/photos.html",) * bool(demo.settings.photos),
         progress=progress,
     )
 

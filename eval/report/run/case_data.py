@@ -57,7 +57,9 @@ def _text(case: ReportCase) -> Json:
         "tags": critique.tags,
         "trace": critique.trace_id,
         "hypotheses": [_hypothesis(case, index) for index in range(len(critique.scores))],
-        "evidence": [_evidence(item, index, critique.evidence) for index, item in enumerate(critique.evidence)],
+        "evidence": [
+            _evidence(item, index, critique.evidence) for index, item in enumerate(critique.evidence)
+        ],
         "missing": [{"name": item.tool, "text": item.reason} for item in critique.missing],
         "reasons": critique.reasons,
         "failures": [{"name": item.task or item.kind, "text": item.reason} for item in critique.failures],

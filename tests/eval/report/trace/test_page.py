@@ -167,7 +167,7 @@ def test_the_last_cases_are_shown_with_links_to_each(monkeypatch, capsys, tmp_pa
 
 def test_the_page_is_bounded(monkeypatch, capsys, tmp_path: Path):
     monkeypatch.setattr(trace_page, "MAX_STEPS", 3)
-    monkeypatch.setattr(trace_page, "MAX_CHARS", 50)
+    monkeypatch.setattr("eval.report.trace.requests.MAX_CHARS", 50)
     monkeypatch.setattr(trace_page, "MAX_REQUESTS", 2)
     long = {"scores": {}, "replies": [{**REQUEST, "text": "y" * 60}] * 3}
     html = page(monkeypatch, capsys, write_trace(tmp_path, steps=[("score", long), *STEPS]))
