@@ -1,12 +1,10 @@
 """The size of a report with many cases, and the time in which Chromium opens it.
 
-    python -m benchmarks.report_size [--cases 300] [--group 20] [--drawn 6] [--keep FILE] [--open FILE]
+    python -m benchmarks.report_size [--cases 300] [--group 20] [--drawn 4] [--keep FILE]
 
 `--drawn` scenes are rendered, critiqued by the embedded agent and drawn with all their hypotheses. They are repeated,
 with their errors permuted, until there are enough cases; equal pictures take as much of the file as different ones, and
-the browser decodes only those of the case that it shows. The time is from the start of the navigation until the first
-case is shown with its pictures decoded: the least and the median of `--runs`, each in a new browser. Without Chromium
-there is only the size. The file is in the cache of the operating system.
+the browser decodes only those of the case that it shows. `benchmarks.chromium` opens the report and measures the time.
 """
 
 from __future__ import annotations
@@ -14,17 +12,13 @@ from __future__ import annotations
 import argparse
 import random
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
-
-from playwright.sync_api import Browser, sync_playwright
 
 from agent.default import default_agent, open_default_memory
 from agent.tracing.records import Trace
+from benchmarks.chromium import measure_opening
 from common.seeding import derive_generator
 from common.versions import versions
 from eval.report.run import (
@@ -42,13 +36,6 @@ from hmr.policy.checkpoint import load_policy
 from hmr.synthetic.recipe import WILD
 from hmr.synthetic.scenes import SceneMaker
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-SHOWN = "document.documentElement.dataset.ready === 'yes' && [...document.images].every((image) => image.complete)"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -56,14 +43,10 @@ def main() -> None:
     )
     parser.add_argument("--cases", type=int, default=300)
     parser.add_argument("--group", type=int, default=20, help="hypotheses per case")
-    parser.add_argument("--drawn", type=int, default=6, help="different cases")
+    parser.add_argument("--drawn", type=int, default=4, help="different cases")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--keep", type=Path, help="keep the report in this file")
-    parser.add_argument("--open", type=Path, help="only measure the opening of this report")
     options = parser.parse_args()
-    if options.open is not None:
-        measure_opening(options.open, options.runs)
-        return
     with tempfile.TemporaryDirectory() as folder:
         path = options.keep or Path(folder) / "report.html"
         drawn = draw_cases(
@@ -74,16 +57,6 @@ def main() -> None:
         )
         print(f"{options.cases} cases of {options.group}: {path.stat().st_size / 1e6:.1f} MB")
         measure_opening(path, options.runs)
-
-
-def measure_opening(path: Path, runs: int) -> None:
-    if not CHROMIUM.exists():
-        print(f"{CHROMIUM} does not exist: the time of opening is not measured")
-        return
-    opened = [open_once(path) for _ in range(runs)]
-    names = ("opened in", "CPU time of the page's process")
-    for name, seconds in zip(names, zip(*opened, strict=True), strict=True):
-        print(f"{name}: {min(seconds):.2f} s (least), {median(seconds):.2f} s (median of {runs})")
 
 
 def draw_cases(count: int, group_size: int, size: PictureSize, folder: Path) -> Sequence[ReportCase]:
@@ -122,29 +95,6 @@ def repeated(drawn: Sequence[ReportCase], count: int) -> tuple[ReportCase, ...]:
         for index in range(count)
         for case in [drawn[index % len(drawn)]]
     )
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """The system's browser, which requests nothing on its own."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def open_once(path: Path) -> tuple[float, float]:
-    """Seconds until the first case is shown, and the CPU time of the page's process by then."""
-    with chromium() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        session = page.context.new_cdp_session(page)
-        session.send("Performance.enable")
-        start = time.perf_counter()
-        page.goto(path.resolve().as_uri())
-        page.wait_for_function(SHOWN)
-        wall_s = time.perf_counter() - start
-        metrics = {item["name"]: item["value"] for item in session.send("Performance.getMetrics")["metrics"]}
-        return wall_s, metrics["ProcessTime"]
 
 
 if __name__ == "__main__":

@@ -25,19 +25,19 @@ from hmr.types import BodyParams, Hypotheses, Renderer, Sample
 __all__ = ["PictureSize", "draw_case", "draw_person", "picture_size"]
 
 CROP_SCALE = 1.35  # margin about the person, so that a misplaced limb stays in the picture
-QUALITY = 60  # of WebP
 
 
 @dataclass(frozen=True)
 class PictureSize:
-    """Sides of the square pictures in pixels."""
+    """Sides of the square pictures in pixels, and the quality of the WebP files from 0 to 100."""
 
     overlay: int
     side: int
+    quality: int
 
 
-LARGE = PictureSize(512, 384)  # 12 kB per hypothesis
-SMALL = PictureSize(320, 224)  # 5 kB: 300 groups of 20 fit into 40 MB (benchmarks/report_size.py)
+LARGE = PictureSize(512, 384, 70)  # 12 kB per hypothesis
+SMALL = PictureSize(320, 224, 50)  # 5 kB: 300 groups of 20 fit into 40 MB (benchmarks/report_size.py)
 MANY = 1000  # hypotheses
 
 
@@ -89,13 +89,15 @@ def _draw(
     frame = renderer.render(vertices, faces, zoom(sample.camera.crop(square, size.overlay)))
     sides = side_view(vertices, faces, pelvis, renderer, size.side)
     pictures = tuple(
-        HypothesisPictures(_webp(body_layer(frame, size.overlay, index=row)), _webp(side))
+        HypothesisPictures(
+            _webp(body_layer(frame, size.overlay, index=row), size.quality), _webp(side, size.quality)
+        )
         for row, side in enumerate(sides)
     )
-    return _webp(photo), pictures
+    return _webp(photo, size.quality), pictures
 
 
-def _webp(image: UInt8[np.ndarray, "height width channels"]) -> bytes:
+def _webp(image: UInt8[np.ndarray, "height width channels"], quality: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", quality=QUALITY, alpha_quality=QUALITY)
+    Image.fromarray(image).save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from benchmarks.report_size import CHROMIUM, chromium
+from benchmarks.chromium import CHROMIUM, chromium
 from eval.report.run import ReportData, write_report
 from tests.eval.report.run.test_page import ATTACK, case, critique, full_data
 

@@ -320,7 +320,7 @@ def test_a_case_is_drawn_with_all_its_hypotheses() -> None:
     params = BodyParams(upright, torch.zeros(3, 23, 3), torch.zeros(3, 10), places)
     drawn = draw_case(
         "Image a", sample, Hypotheses(params, camera), critique(),
-        body=load_body(), renderer=load_renderer(), errors_mm=ERRORS_MM, size=PictureSize(64, 48),
+        body=load_body(), renderer=load_renderer(), errors_mm=ERRORS_MM, size=PictureSize(64, 48, 80),
     )  # fmt: skip
     assert Image.open(io.BytesIO(drawn.photo)).size == (64, 64)
     layers = [np.asarray(Image.open(io.BytesIO(pictures.layer))) for pictures in drawn.pictures]
