@@ -58,18 +58,21 @@ class DemoPage:
 
     def begin(self, progress: Progress) -> None:
         """Write the page before a stage (`Demo.run`)."""
-        if self.demo.agent is not None and not self.cases:
-            self.cases = _cases(self.demo, self.demo.agent)
-        self._write(_page(self.demo, self.cases, progress=progress))
+        self._write(_page(self.demo, self._drawn_cases(), progress=progress))
 
     def finish(self, result: DemoResult, wall_s: float) -> tuple[list[Row], dict[str, Any]]:
         """Write both files. Returns the rows of the table and the content of metrics.json."""
         metrics = metrics_of(self.demo, result, wall_s)
         write_text(self.demo.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        page = _page(self.demo, self.cases, metrics)
+        page = _page(self.demo, self._drawn_cases(), metrics)
         notes = (*page.notes, *_recovered_sentences(self.demo, result))
         self._write(replace(page, people=tuple(_changed(self.demo)), notes=notes))
         return list(page.rows), metrics
+
+    def _drawn_cases(self) -> tuple[ReportCase, ...]:
+        if self.demo.agent is not None and not self.cases:
+            self.cases = _cases(self.demo, self.demo.agent)
+        return self.cases
 
     def _write(self, page: ReportData) -> None:
         self.demo.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Draws the pictures of a report as WebP files: the photograph once, and each body as a transparent layer over it.
 
-A layer of 320 pixels takes 2.5 kB, an overlay with the photograph in it twice as much. The page puts them together, so
+A layer of 304 pixels takes 2.6 kB, an overlay with the photograph in it twice as much. The page puts them together, so
 that a reader can fade the body out.
 """
 
@@ -37,7 +37,7 @@ class PictureSize:
 
 
 LARGE = PictureSize(512, 384, 70)  # 12 kB per hypothesis
-SMALL = PictureSize(320, 224, 50)  # 5 kB: 300 groups of 20 fit into 40 MB (benchmarks/report_size.py)
+SMALL = PictureSize(304, 216, 50)  # 3.7 kB: 300 groups of 20 fit into 40 MB (benchmarks/report_size.py)
 MANY = 1000  # hypotheses
 
 
@@ -99,5 +99,5 @@ def _draw(
 
 def _webp(image: UInt8[np.ndarray, "height width channels"], quality: int) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", quality=quality)
+    Image.fromarray(image).save(buffer, "WEBP", quality=quality, method=6)
     return buffer.getvalue()
