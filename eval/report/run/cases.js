@@ -1,6 +1,7 @@
 // The list of cases with its filter and order, the keys, and the case that is shown.
 
 const CASES = readJson("cases-data");
+const whole = new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve)); // the file is read
 const view = { order: [], current: -1, hypothesis: 0, content: null };
 
 const ORDERS = { // smaller comes first; cases without a value come last
@@ -59,6 +60,7 @@ function keepInView(button) { // without scrolling the page
 async function show(index, hypothesis = null) {
   view.current = index;
   mark();
+  if (!at(`case-data-${index}`)) await whole;
   const { text, ...pictures } = readJson(`case-data-${index}`);
   const content = { ...pictures, ...(await unpack(text)) };
   if (view.current === index) draw(CASES[index], content, hypothesis); // unless another case was chosen meanwhile

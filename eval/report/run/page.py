@@ -3,7 +3,8 @@
 The page's content security policy allows no request and no script but the ones written here, which it names by their
 hashes. Text that a model wrote is foreign: jinja escapes it, and the scripts insert it as text, never as markup.
 
-Cases are JSON, one element each, so that the page parses only the case that is shown. Charts are drawn by plotly.js's
+Cases are JSON, one element each, so that the page parses only the case that is shown; the scripts come after the first
+case, so that it is shown before the others are read. Charts are drawn by plotly.js's
 `basic` bundle (1.2 MB; the whole library has 4.8), except the intervals in the rows of the tables: twenty static SVG
 figures of 1 kB, which need no interaction.
 """
