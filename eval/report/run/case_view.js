@@ -116,15 +116,20 @@ function named(items) {
     item.name ? make("span", { class: "tag" }, item.name) : null, item.text)));
 }
 
+function reflection(content) {
+  return make("div", {}, make("h4", {}, "Changed by reflection"),
+    content.revisions.length ? revisions(content) : make("p", { class: "quiet small" }, "nothing"));
+}
+
 function background(content) {
   const parts = [
-    ["Changed by reflection", content.revisions, revisions], ["Rules used", content.rules, rules],
+    ["Rules used", content.rules, rules],
     ["Prototypes recalled", content.prototypes, prototypes], ["Raw replies", content.replies, replies],
     ["Without a score", content.reasons, () => named(content.reasons.map((text) => ({ name: "", text })))],
     ["Questions without an answer", content.failures, () => named(content.failures)],
   ];
   return make("div", {}, ...parts.map(([title, items, render]) => (items.length
-    ? foldout(title, items.length, render(content), title === "Changed by reflection")
+    ? foldout(title, items.length, render(content))
     : title === "Without a score" || title === "Questions without an answer" ? null
       : make("p", { class: "none small" }, title, " ", make("span", { class: "quiet" }, "none")))));
 }

@@ -78,7 +78,8 @@ function draw(case_, content, hypothesis) {
     groupGrid(case_, content, view.hypothesis, choose),
     make("div", { class: "columns" },
       make("div", {}, make("h4", {}, "Evidence"), make("div", { id: "evidence" })),
-      make("div", {}, chart === null ? null : make("h4", {}, "Score against true error"), chart, background(content))));
+      make("div", {}, chart === null ? null : make("h4", {}, "Score against true error"), chart, reflection(content))),
+    background(content));
   choose(view.hypothesis);
   document.documentElement.dataset.ready = "yes"; // for whoever measures the time of opening
   if (at("all-scores")) redraw(at("all-scores"));

@@ -10,8 +10,8 @@ import pytest
 
 from eval.report.run.page import FOLDER
 
-# Machado, Oliveira and Fernandes, "A physiologically-based model for simulation of color vision deficiency" (2009),
-# severity 1, on linear RGB
+# From "A physiologically-based model for simulation of color vision deficiency" by Machado and others (2009), for the
+# severity 1, on linear RGB.
 SIMULATIONS = {
     "none": np.eye(3),
     "protanopia": np.array(
