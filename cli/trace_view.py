@@ -12,8 +12,8 @@ from rich.table import Table
 
 from agent.tracing.reading import CritiqueRecords
 from cli.console import foreign
-from eval.report.trace_requests import requests_of, requests_table, summary
-from eval.report.trace_tables import StepTable, call_tables, step_table
+from eval.report.trace.requests import requests_of, requests_table, summary
+from eval.report.trace.tables import StepTable, call_tables, step_table
 
 __all__ = ["show_case"]
 

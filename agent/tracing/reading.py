@@ -7,12 +7,12 @@ the records of those that are wanted. Lines that are not records, such as an inc
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CritiqueRecords", "ReadTrace", "read_trace"]
+__all__ = ["CritiqueRecords", "ReadTrace", "read_critiques", "read_trace"]
 
 Record = dict[str, Any]
 FIELDS = {"trace": str, "case": str, "node": str, "ms": (int, float), "outputs": dict}  # of each record
@@ -63,6 +63,16 @@ def read_trace(run: Path, case: str | None = None, limit: int = 1) -> ReadTrace:
             wanted[key].append(record)
     critiques = (CritiqueRecords(*key, tuple(records)) for key, records in wanted.items())
     return ReadTrace(tuple(critiques), len(chosen))
+
+
+def read_critiques(path: Path, traces: Collection[str]) -> dict[str, list[Record]]:
+    """The records of the critiques with these trace ids, in the order in which their nodes ran; without an entry for
+    an id that the file does not have. Raises FileNotFoundError if there is no file."""
+    found: dict[str, list[Record]] = {}
+    for record in _records(path):
+        if record["trace"] in traces:
+            found.setdefault(record["trace"], []).append(record)
+    return found
 
 
 def _records(path: Path) -> Iterator[Record]:

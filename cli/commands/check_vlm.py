@@ -129,7 +129,7 @@ def _save(
     agent: CritiqueAgent,
 ) -> None:
     from eval.critics.planted_faults import fault_sheet
-    from eval.report.trace_pictures import record_pictures
+    from eval.report.trace.pictures import record_pictures
     from hmr.images.crops import encode_png
 
     out.mkdir(parents=True, exist_ok=True)

@@ -26,13 +26,14 @@ def demo(
     """Run the whole pipeline: render images, sample hypotheses, critique them, align the policy, evaluate it.
 
     Takes 8 to 15 minutes on two CPU cores. Stages that an earlier run finished in the same folder are reused.
+    OUT/report.html is there from the first stage on and is written again after each: reload it to see more.
 
     Example: `meshcritic demo --out runs/demo`
     """
     start = time.perf_counter()
     from eval.benchmark.tables import rich_table
     from eval.pipelines.demo import PHOTOGRAPHS, Demo, read_demo_settings
-    from eval.pipelines.demo_outputs import write_demo
+    from eval.pipelines.demo_outputs import DemoPage
 
     settings = read_demo_settings(config or CONFIGS / "demo.yaml")
     with (
@@ -41,8 +42,9 @@ def demo(
         stages() as stage,
         Demo(out, settings, stage, policy, WORKERS) as run,
     ):
-        result = run.run()
-        rows, metrics = write_demo(run, result, time.perf_counter() - start)
+        page = DemoPage(run)
+        result = run.run(page.begin)
+        rows, metrics = page.finish(result, time.perf_counter() - start)
     for title in result.reused:
         print_message(f"reused from an earlier run: {title}")
     if as_json:

@@ -53,8 +53,8 @@ def trace(
 
 def _write_page(run: Path, case: str | None, html: Path, cases: int) -> None:
     from agent.tracing.reading import read_trace
-    from eval.report.trace_page import title_of, write_trace_page
-    from eval.report.trace_pictures import PictureIndex
+    from eval.report.trace.page import title_of, write_trace_page
+    from eval.report.trace.pictures import PictureIndex
 
     read = read_trace(run, case, cases)
     html.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from cli.photos.intrinsics import camera_line, describe_camera
 from cli.photos.people import Person
 from cli.photos.person_files import PICTURE_CAPTIONS, save_person
 from cli.photos.score_review import review_in_terminal
-from eval.report.trace_pictures import record_pictures
+from eval.report.trace.pictures import record_pictures
 from hmr.body.model import Body
 from hmr.render import load_renderer
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import time
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,7 @@ from eval.benchmark.report_cache import load_report, save_report
 from eval.critics.exploration import EXPLORED, READER, Exploration, load_other_detector
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.photographs import Photographs, align_on_photographs
+from eval.report.run import Progress
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.checkpoint import BASES, load_policy, load_reader
@@ -56,16 +57,18 @@ from hmr.types import Hypotheses, Labelled, Sample
 from memory.folder import Memory
 from rl.config import RESAMPLE, GroupPreferenceConfig
 from rl.imitation import groups_of_labels
+from rl.monitoring.training_log import Log, read_logs
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.preferences.tensors import GroupTensors
 from rl.replay import replay_of
 from rl.rounds import Rounds, align_once, finished_policy
 
-__all__ = ["PHOTOGRAPHS", "VARIANTS", "Demo", "DemoResult", "DemoSettings", "read_demo_settings"]
+__all__ = ["PHOTOGRAPHS", "TRACE", "VARIANTS", "Demo", "DemoResult", "DemoSettings", "read_demo_settings"]
 
 SHARD_ROWS = 32
 PHOTOGRAPHS = "photographs"  # folder in that of the run
 PHOTO_DETECTOR = "blazepose"
+TRACE = "trace.jsonl"
 TITLES = {
     "aligned": "aligning on the scores",
     "shuffled": "aligning on shuffled scores",
@@ -139,11 +142,15 @@ class Demo:
         self.body: Body = load_body()
         self.policy: DiffusionPolicy = load_policy(policy or BASES[settings.base])
         self.detector = load_other_detector(EmbeddedDetector.name, self.policy)  # of the critic
+        self.agent: CritiqueAgent | None = None  # after the exploration
         self.scenes: dict[str, Path] = {}
+        self.reports: dict[str, list[Report]] = {variant: [] for variant in VARIANTS}  # so far, one per seed
         self.aligned: list[DiffusionPolicy] = []  # by seed
         self.reused: list[str] = []
         self.seconds: dict[str, float] = {}
         self._open = ExitStack()
+        self._begun = 0
+        self._started: Callable[[Progress], None] = lambda progress: None
 
     def __enter__(self) -> Demo:
         return self
@@ -153,23 +160,48 @@ class Demo:
     ) -> None:
         self._open.close()
 
-    def run(self) -> DemoResult:
-        gap = self.gap
+    def run(self, started: Callable[[Progress], None] = lambda progress: None) -> DemoResult:
+        """started: called before each stage, when `agent`, `scenes`, `reports` and `logs` have what is known so far."""
+        gap, self._started = self.gap, started
+        self._begin("drawing the scenes")
         self.scenes = scenes = self._scenes()
         self.truth = self._draw(gap.align, self.settings.align_images, uses_truth=True)
+        self._begin("exploring calibration scenes")
         self.agent = agent = self._explored(scenes[gap.calibration])
-        reports: dict[str, list[Report]] = {variant: [] for variant in VARIANTS}
         for seed in self.settings.seeds:
-            for variant, report in self._compared(agent, scenes, seed).items():
-                reports[variant].append(report)
+            self._compare(agent, seed)
         self._align_on_photographs()
         return DemoResult(
-            reports=reports,
-            benchmark=digest(*(set_digest(folder) for folder in scenes.values())),
+            reports=self.reports,
+            benchmark=self.benchmark,
             base_policy=self.policy.digest(),
             reused=tuple(self.reused),
             seconds=self.seconds,
         )
+
+    @property
+    def benchmark(self) -> str:
+        """Content hash of every scene."""
+        return digest(*(set_digest(folder) for folder in self.scenes.values()))
+
+    def logs(self) -> dict[str, Log]:
+        """The logs of the first seed's alignments that have ended, by variant."""
+        seed = self.settings.seeds[0]
+        return {
+            name: log
+            for variant in TITLES
+            for name, log in read_logs(self._folder(variant, seed), variant).items()
+        }
+
+    def _begin(self, title: str) -> None:
+        """Two stages, then for each seed the groups, the alignments and the evaluations, then the photographs."""
+        per_seed = 1 + len(TITLES) + len(VARIANTS)
+        count = 2 + per_seed * len(self.settings.seeds) + (self.settings.photos is not None)
+        self._begun += 1
+        self._started(Progress(self._begun, title, count))
+
+    def _folder(self, variant: str, seed: int) -> Path:
+        return self.out / "policy" / f"{variant}-seed-{seed}"
 
     @property
     def gap(self) -> Gap:
@@ -200,7 +232,7 @@ class Demo:
     def _explored(self, folder: Path) -> CritiqueAgent:
         """A frozen agent with the memory explored on the calibration scenes."""
         settings, memory_folder = self.settings, self.out / "memory"
-        trace = self._open.enter_context(Trace(self.out / "trace.jsonl"))
+        trace = self._open.enter_context(Trace(self.out / TRACE))
         cases, parts = read_labelled(folder), calibration_parts(settings.calibration_images)
         exploration = Exploration(
             folder=memory_folder,
@@ -236,25 +268,23 @@ class Demo:
         generator = derive_generator("explore", sample.id)
         return self.policy.sample(self.policy.encode([sample]), self.settings.group_size, generator)[0]
 
-    def _compared(self, agent: CritiqueAgent, scenes: Mapping[str, Path], seed: int) -> dict[str, Report]:
-        """The reports of all variants of one seed."""
-        groups, labelled = self._groups(agent, seed), read_labelled(scenes[self.gap.test])
-        aligned = self._align("aligned", groups, seed)
+    def _compare(self, agent: CritiqueAgent, seed: int) -> None:
+        """Add the reports of all variants of one seed."""
+        groups, labelled = self._groups(agent, seed), read_labelled(self.scenes[self.gap.test])
         policies = {
             "base": self.policy,
-            "aligned": aligned,
+            "aligned": self._align("aligned", groups, seed),
             "shuffled": self._align("shuffled", shuffle_scores(groups, seed), seed),
             "labels": self._taught(seed),
         }
-        self.aligned.append(aligned)
-        reports = {
-            variant: self._evaluated(agent, policy, variant, policy.digest(), seed)
-            for variant, policy in policies.items()
-        }
-        narrowed = self._narrowed(labelled, reports["base"].spread_mm(), reports["aligned"].spread_mm(), seed)
+        self.aligned.append(policies["aligned"])
+        found: dict[str, Report] = {}
+        for variant, policy in policies.items():
+            found[variant] = self._evaluated(agent, policy, variant, policy.digest(), seed)
+            self.reports[variant].append(found[variant])
+        narrowed = self._narrowed(labelled, found["base"].spread_mm(), found["aligned"].spread_mm(), seed)
         name = f"{self.policy.digest()} x {narrowed.noise_scale:.4f}"
-        reports["narrowed"] = self._evaluated(agent, narrowed, "narrowed", name, seed)
-        return reports
+        self.reports["narrowed"].append(self._evaluated(agent, narrowed, "narrowed", name, seed))
 
     def _narrowed(
         self, labelled: Sequence[Labelled], base_mm: float, aligned_mm: float, seed: int
@@ -269,6 +299,7 @@ class Demo:
         settings, folder = self.settings, self.out / "preferences" / f"seed-{seed}"
         samples = read_samples(self.scenes[self.gap.align])
         title = f"seed {seed}: {len(samples)} groups of {settings.group_size} sampled and critiqued"
+        self._begin(title)
         tick = self.stage(title, len(samples))
         done = 0
 
@@ -293,10 +324,11 @@ class Demo:
         return load_preferences(folder)
 
     def _align(self, variant: str, groups: Dataset | GroupTensors, seed: int) -> DiffusionPolicy:
-        folder, settings = self.out / "policy" / f"{variant}-seed-{seed}", self.settings.alignment
+        folder, settings = self._folder(variant, seed), self.settings.alignment
         if variant == "labels":  # a group of one has no preference, it can only be imitated
             settings = {**settings, "loss_type": RESAMPLE}
         title = f"seed {seed}: {TITLES[variant]}"
+        self._begin(title)
         if (aligned := finished_policy(self.policy, groups, folder, settings)) is not None:
             self.reused.append(title)
             return aligned
@@ -314,6 +346,7 @@ class Demo:
         settings = self.settings
         if settings.photos is None:
             return
+        self._begin("aligning on photographs")
         run = AlignSettings(
             settings.backend,
             rounds=Rounds(group_size=settings.group_size, seed=settings.seeds[0]),
@@ -340,6 +373,7 @@ class Demo:
         }
         path = self.out / "evaluations" / f"{variant}-seed-{seed}.npz"
         title = f"seed {seed}: evaluating {variant}"
+        self._begin(title)
         if (report := load_report(path, key)) is not None:
             self.reused.append(title)
             return report

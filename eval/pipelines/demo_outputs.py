@@ -1,37 +1,82 @@
-"""Writes the results of a demo: metrics.json and report.html."""
+"""Writes the results of a demo: metrics.json, and report.html from its first stage on, with what is known by then."""
 
 from __future__ import annotations
 
 import json
 import resource
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from agent.agent import CritiqueAgent
 from common.files import write_text
 from common.seeding import derive_generator
 from common.versions import versions
 from eval.benchmark.headroom import recovered_headroom
 from eval.benchmark.intervals import Interval
-from eval.benchmark.protocol import PROTOCOL
-from eval.benchmark.tables import Row, compare
-from eval.critics.agreement import CriticAgreement, critic_agreement
-from eval.pipelines.demo import PHOTOGRAPHS, Demo, DemoResult
-from eval.report import PersonPictures, ReportCase, ReportData, draw_case, draw_person, write_report
+from eval.benchmark.protocol import PROTOCOL, Report
+from eval.benchmark.tables import Row, compare, label
+from eval.critics.agreement import critic_agreement
+from eval.pipelines.demo import PHOTOGRAPHS, TRACE, Demo, DemoResult
+from eval.report.run import (
+    Chart,
+    PersonPictures,
+    Progress,
+    ReportCase,
+    ReportData,
+    alignment_charts,
+    draw_case,
+    draw_person,
+    paired_chart,
+    picture_size,
+    with_replies,
+    write_report,
+)
 from hmr.metrics.errors import mpjpe_mm
+from hmr.render import load_renderer
 from hmr.synthetic.store import read_labelled
 from hmr.types import BodyParams, Labelled
 
-__all__ = ["metrics_of", "peak_mib", "write_demo"]
+__all__ = ["DemoPage", "metrics_of", "peak_mib"]
+
+NOTES = (
+    "Bodies, scenes and the policy are the embedded defaults; these results do not transfer to SMPL data sets.",
+    "narrowed: the base with less starting noise, at the spread of the aligned policy. A narrower spread alone "
+    "lowers every mean error, but not hypothesis 0, the averaged pose or the minimum over all samples.",
+    "shuffled: aligned in the same way on the same scores, permuted at random within each group.",
+    "labels: the base after as many steps on the truth of the images that were aligned on, the upper bound.",
+)
+SHOWN_PEOPLE = 3  # with pictures before and after alignment
 
 
-def write_demo(demo: Demo, result: DemoResult, wall_s: float) -> tuple[list[Row], dict[str, Any]]:
-    """Write both files to the run's folder. Returns the rows of the table and the content of metrics.json."""
-    rows = compare(result.reports)
-    metrics = metrics_of(demo, result, wall_s)
-    write_text(demo.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-    critic = critic_agreement([group for report in result.reports["base"] for group in report.groups])
-    write_report(demo.out / "report.html", _page(demo, result, rows, critic, metrics))
-    return rows, metrics
+class DemoPage:
+    """The report of a demo while it runs, and its results at the end."""
+
+    def __init__(self, demo: Demo) -> None:
+        self.demo = demo
+        self.cases: tuple[ReportCase, ...] = ()  # drawn once, as soon as the critic has its memory
+
+    def begin(self, progress: Progress) -> None:
+        """Write the page before a stage (`Demo.run`)."""
+        self._write(_page(self.demo, self._drawn_cases(), progress=progress))
+
+    def finish(self, result: DemoResult, wall_s: float) -> tuple[list[Row], dict[str, Any]]:
+        """Write both files. Returns the rows of the table and the content of metrics.json."""
+        metrics = metrics_of(self.demo, result, wall_s)
+        write_text(self.demo.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        page = _page(self.demo, self._drawn_cases(), metrics)
+        notes = (*page.notes, *_recovered_sentences(self.demo, result))
+        self._write(replace(page, people=tuple(_changed(self.demo)), notes=notes))
+        return list(page.rows), metrics
+
+    def _drawn_cases(self) -> tuple[ReportCase, ...]:
+        if self.demo.agent is not None and not self.cases:
+            self.cases = _cases(self.demo, self.demo.agent)
+        return self.cases
+
+    def _write(self, page: ReportData) -> None:
+        self.demo.out.mkdir(parents=True, exist_ok=True)
+        write_report(self.demo.out / "report.html", page)
 
 
 def metrics_of(demo: Demo, result: DemoResult, wall_s: float) -> dict[str, Any]:
@@ -82,44 +127,59 @@ def peak_mib() -> int:
 
 
 def _page(
-    demo: Demo, result: DemoResult, rows: Sequence[Row], critic: CriticAgreement, metrics: Mapping[str, Any]
+    demo: Demo,
+    cases: tuple[ReportCase, ...],
+    metrics: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
 ) -> ReportData:
-    agent = demo.agent
+    """What is known of the run. metrics: after its end; progress: before."""
+    reports, agent = _complete(demo.reports), demo.agent
+    groups = [group for report in reports.get("base", ()) for group in report.groups]
     return ReportData(
         title="Demo of the whole loop",
-        facts={
-            "seeds": ", ".join(map(str, demo.settings.seeds)),
-            "benchmark": result.benchmark,
-            "base policy": result.base_policy,
-            "critic": agent.name,
-            "images": f"{demo.settings.align_images} of {demo.gap.align} to align on, "
-            f"{demo.settings.test_images} of {demo.gap.test} held out",
-            "wall time": f"{metrics['wall_s'] / 60:.1f} min",
-            "peak memory": f"{metrics['peak_mib']} MiB",
-        },
-        versions=metrics["versions"],
-        rows=tuple(rows),
-        by_image={
-            variant: reports[0].values["mpjpe_mm"]["hyp0"] for variant, reports in result.reports.items()
-        },
-        critic=critic,
-        people=tuple(_changed(demo)),
-        cases=_cases(demo),
-        rules=tuple(agent.rules.all()),
+        facts=_facts(demo, metrics),
+        versions=versions(),
+        rows=tuple(compare(reports)) if len(reports) > 1 else (),
+        charts=(*_paired(reports), *alignment_charts(demo.logs())),
+        critic=critic_agreement(groups) if groups else None,
+        cases=cases,
+        rules=tuple(agent.rules.all()) if agent is not None else (),
         protocol=PROTOCOL,
-        notes=(
-            "Bodies, scenes and the policy are the embedded defaults; these results do not transfer to SMPL data sets.",
-            "narrowed: the base with less starting noise, at the spread of the aligned policy. A narrower spread alone "
-            "lowers every mean error, but not hypothesis 0, the averaged pose or the minimum over all samples.",
-            "shuffled: aligned in the same way on the same scores, permuted at random within each group.",
-            "labels: the base after as many steps on the truth of the images that were aligned on, the upper bound.",
-            *_recovered_sentences(demo, result),
-            *(
-                [f"Photographs, with the shipped policy: {PHOTOGRAPHS}/photos.html"]
-                * bool(demo.settings.photos)
-            ),
-        ),
+        notes=NOTES
+        + (f"Photographs, with the shipped policy: {PHOTOGRAPHS}/photos.html",) * bool(demo.settings.photos),
+        progress=progress,
     )
+
+
+def _facts(demo: Demo, metrics: Mapping[str, Any] | None) -> dict[str, str]:
+    facts = {
+        "seeds": ", ".join(map(str, demo.settings.seeds)),
+        "base policy": demo.policy.digest(),
+        "images": f"{demo.settings.align_images} of {demo.gap.align} to align on, "
+        f"{demo.settings.test_images} of {demo.gap.test} held out",
+    }
+    if demo.scenes:
+        facts["benchmark"] = demo.benchmark
+    if demo.agent is not None:
+        facts["critic"] = demo.agent.name
+    if metrics is not None:
+        facts["wall time"] = f"{metrics['wall_s'] / 60:.1f} min"
+        facts["peak memory"] = f"{metrics['peak_mib']} MiB"
+    return facts
+
+
+def _complete(reports: Mapping[str, Sequence[Report]]) -> dict[str, Sequence[Report]]:
+    """The variants that are evaluated, each with the same seeds, so that they can be compared."""
+    known = {name: runs for name, runs in reports.items() if runs}
+    seeds = min(map(len, known.values()), default=0)
+    return {name: runs[:seeds] for name, runs in known.items()}
+
+
+def _paired(reports: Mapping[str, Sequence[Report]]) -> Iterator[Chart]:
+    """Hypothesis 0 of the first seed."""
+    if len(reports) > 1:
+        errors = {name: runs[0].values["mpjpe_mm"]["hyp0"] for name, runs in reports.items()}
+        yield paired_chart(errors, reports["base"][0].sample_ids, label("mpjpe_mm", "hyp0"))
 
 
 def _recovered_sentences(demo: Demo, result: DemoResult) -> Iterator[str]:
@@ -134,7 +194,7 @@ def _recovered_sentences(demo: Demo, result: DemoResult) -> Iterator[str]:
 
 def _changed(demo: Demo) -> Iterator[PersonPictures]:
     """Hypothesis 0 of the first held-out images before and after the alignment of the first seed."""
-    for labelled in _shown(demo):
+    for labelled in _held_out(demo)[:SHOWN_PEOPLE]:
         sample = labelled.sample
         zero = [
             policy.sample(policy.encode([sample]), 1, derive_generator("shown", sample.id))[0].params
@@ -144,32 +204,34 @@ def _changed(demo: Demo) -> Iterator[PersonPictures]:
         errors = mpjpe_mm(demo.body.joints(bodies), labelled.truth.joints_cam_m).tolist()
         before, after = (f"{error:.0f} mm from the truth" for error in errors)
         title = f"{demo.gap.test}, image {sample.id}"
-        yield draw_person(title, sample, bodies, demo.body, demo.agent.renderer, (before, after))
+        yield draw_person(title, sample, bodies, demo.body, load_renderer(), (before, after))
 
 
-def _shown(demo: Demo) -> list[Labelled]:
-    return read_labelled(demo.scenes[demo.gap.test])[: demo.settings.shown_cases]
+def _held_out(demo: Demo) -> list[Labelled]:
+    return read_labelled(demo.scenes[demo.gap.test])
 
 
-def _cases(demo: Demo) -> tuple[ReportCase, ...]:
-    """The first held-out images, critiqued again and drawn."""
-    cases = []
-    for labelled in _shown(demo):
+def _cases(demo: Demo, agent: CritiqueAgent) -> tuple[ReportCase, ...]:
+    """The first held-out images, critiqued and drawn with all hypotheses of a group of the base policy."""
+    shown, cases = _held_out(demo)[: demo.settings.shown_cases], []
+    size = picture_size(len(shown) * demo.settings.group_size)
+    tick = demo.stage(f"critiquing and drawing {len(shown)} cases of the report", len(shown))
+    for labelled in shown:
         sample = labelled.sample
         generator = derive_generator("shown", sample.id)
-        features = demo.policy.encode([sample])
-        group = demo.policy.sample(features, demo.settings.group_size, generator)[0]
+        group = demo.policy.sample(demo.policy.encode([sample]), demo.settings.group_size, generator)[0]
         errors = mpjpe_mm(demo.body.joints(group.params), labelled.truth.joints_cam_m)
-        critique = demo.agent.critique(sample, group)
         cases.append(
             draw_case(
                 f"{demo.gap.test}, image {sample.id}",
                 sample,
                 group,
-                critique,
+                agent.critique(sample, group),
                 body=demo.body,
-                renderer=demo.agent.renderer,
+                renderer=agent.renderer,
                 errors_mm=errors.tolist(),
+                size=size,
             )
         )
-    return tuple(cases)
+        tick(len(cases))
+    return with_replies(cases, demo.out / TRACE)

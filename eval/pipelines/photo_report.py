@@ -19,12 +19,13 @@ from common.seeding import derive_generator
 from common.versions import versions
 from eval.benchmark.intervals import bootstrap_mean
 from eval.benchmark.unlabelled import MEASURES, Measures, measure_unlabelled
-from eval.report import Change, PersonPictures, ReportData, draw_person, write_report
+from eval.report.run import Change, PersonPictures, ReportData, alignment_charts, draw_person, write_report
 from hmr.body.model import Body, load_body
 from hmr.detection.photo_people.folder import PhotoPeople
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.types import BodyParams, Detection, Hypotheses, Renderer, Sample
+from rl.monitoring.training_log import read_logs
 from rl.rounds import Rounds
 
 __all__ = ["PhotoReport", "write_photo_report"]
@@ -100,8 +101,8 @@ def write_photo_report(
     names = {name.replace("_", " "): value for name, value in facts.items()}
     pictures = tuple(person.pictures for person in people if person.pictures is not None)
     page = ReportData(
-        "Alignment on photographs", names, versions(), changes=tuple(changes), people=pictures,
-        notes=(*NOTES, *report.messages),
+        "Alignment on photographs", names, versions(), charts=alignment_charts(read_logs(out)), changes=tuple(changes),
+        people=pictures, notes=(*NOTES, *report.messages),
     )  # fmt: skip
     write_report(out / "photos.html", page)
 

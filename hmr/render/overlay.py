@@ -24,6 +24,7 @@ from hmr.types import Camera, Frame, Renderer
 __all__ = [
     "CLAY",
     "PERSON_COLORS",
+    "body_layer",
     "montage",
     "overlay",
     "panel",
@@ -89,6 +90,22 @@ def overlay(
     drawn, material = image.copy(), np.array([*color, alpha])
     shading.composite(depth_m, normals, mask, around_m, step, LIGHT, material, drawn)
     return drawn
+
+
+def body_layer(
+    frame: Frame, size: int, color: Color = CLAY, index: int = 0
+) -> UInt8[np.ndarray, "{size} {size} 4"]:
+    """One mesh of a square frame as RGBA, transparent beside the body: drawn over the photo it gives `overlay`.
+
+    size: of the layer in pixels; the frame has an integer multiple of it (see `zoom`).
+    """
+    black = np.zeros((size, size, 3), np.uint8)
+    shaded = overlay(black, frame, color, 1.0, index).astype(np.float32)  # the colour times the coverage
+    mask = np.asarray(frame.mask[index], np.float32)
+    factor = len(mask) // size
+    coverage = mask.reshape(size, factor, size, factor).mean(axis=(1, 3))[..., None]
+    straight = np.divide(shaded, coverage, out=np.zeros_like(shaded), where=coverage > 0)
+    return _to_bytes(np.concatenate([straight / 255, coverage], axis=-1))
 
 
 def rotate_to_side(

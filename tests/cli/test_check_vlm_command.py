@@ -1,7 +1,7 @@
 """`meshcritic check-vlm` with a local server."""
 
 from agent.tracing.reading import read_trace
-from eval.report.trace_pictures import PictureIndex
+from eval.report.trace.pictures import PictureIndex
 from tests.agent.vlm.chat_server import body, chat_server, completion, good, task_of
 from tests.command import call
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from agent.default import open_default_memory
-from eval.report.trace_pictures import PictureIndex
+from eval.report.trace.pictures import PictureIndex
 from memory.folder import open_store
 from tests.agent.vlm.chat_server import (
     body,

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from agent.tracing.reading import CritiqueRecords, read_trace
 from cli.trace_view import show_case
-from eval.report.trace_tables import _VIEWS
+from eval.report.trace.tables import _VIEWS
 
 ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
 CALLS = [

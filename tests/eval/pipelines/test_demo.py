@@ -10,7 +10,8 @@ import torch
 
 from agent.default import default_agent, open_default_memory
 from eval.pipelines.demo import VARIANTS, Demo, DemoSettings, read_demo_settings
-from eval.pipelines.demo_outputs import write_demo
+from eval.pipelines.demo_outputs import DemoPage
+from eval.report.run import Progress
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.recipe import WILD
@@ -45,8 +46,21 @@ def policy_folder(tiny_policy: DiffusionPolicy, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
+    stages: list[tuple[int, int]] = []
+    report = tmp_path / "run" / "report.html"
     with Demo(tmp_path / "run", SMALL, silent, policy_folder) as run:
-        _, metrics = write_demo(run, run.run(), 1.0)
+        page = DemoPage(run)
+
+        def begin(progress: Progress) -> None:
+            page.begin(progress)
+            assert f"Stage {progress.number} of {progress.count} is running" in report.read_text()
+            assert ('id="case-data-0"' in report.read_text()) == (
+                progress.number > 2
+            )  # after the exploration
+            stages.append((progress.number, progress.count))
+
+        _, metrics = page.finish(run.run(begin), 1.0)
+    assert stages == [(number, 20) for number in range(1, 21)]  # 2, and for each seed 1 + 3 + 5
     assert not metrics["reused"]
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert set(metrics["seeds"]) == {"0", "1"}
@@ -59,16 +73,15 @@ def test_the_whole_loop_in_miniature(policy_folder: Path, tmp_path: Path):
     others = set(VARIANTS) - {"narrowed"}  # which is the base, if the aligned policy has nearly its spread
     assert len({first[variant]["mpjpe_mm"]["mean"] for variant in others}) == len(others)
     assert set(metrics["recovered"]) == {"narrowed", "aligned", "shuffled"}
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "data:image/jpeg;base64," in page
-    assert 'src="http' not in page
+    assert "is running" not in report.read_text()
+    assert report.read_text().count('id="case-data-') == SMALL.shown_cases
     nodes = [json.loads(line)["node"] for line in (tmp_path / "run" / "trace.jsonl").read_text().splitlines()]
     assert {"render_views", "measure_evidence", "retrieve_rules", "retrieve_prototypes", "score"} <= set(
         nodes
     )
 
     with Demo(tmp_path / "run", SMALL, silent, policy_folder) as again:
-        _, repeated = write_demo(again, again.run(), 1.0)
+        _, repeated = DemoPage(again).finish(again.run(), 1.0)
     # scenes, exploration, and for each seed: groups, three policies, five evaluations
     assert len(repeated["reused"]) == 4 + 1 + 2 * (1 + 3 + 5)
     assert repeated["seeds"] == metrics["seeds"]

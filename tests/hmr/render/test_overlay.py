@@ -6,6 +6,7 @@ import trimesh
 
 from hmr.render.overlay import (
     SIDE_DISTANCE_M,
+    body_layer,
     montage,
     overlay,
     panel,
@@ -133,3 +134,15 @@ def test_the_legend_has_the_colours_of_all_scores():
     shown = {tuple(pixel) for pixel in legend.reshape(-1, 3).tolist()}
     for score in (0.0, 100.0, None):
         assert tuple(round(255 * channel) for channel in score_color(score)) in shown
+
+
+def test_a_layer_over_the_photo_is_the_overlay():
+    photo = PHOTO[:, :60]
+    mask = np.zeros((120, 120), bool)
+    mask[11:90, 15:81] = True  # odd edges: some pixels of the photo are covered in part
+    layer = body_layer(_frame(mask), 60).astype(np.float32)
+    opacity = layer[..., 3:] / 255
+    composed = photo * (1 - opacity) + layer[..., :3] * opacity
+    assert np.abs(composed - overlay(photo, _frame(mask), alpha=1.0)).max() <= 2
+    assert {0.25, 0.5} <= set(np.round(np.unique(opacity) * 4) / 4)
+    assert (layer[0, 0] == 0).all()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from agent.types import QuestionCounts
-from eval.report.trace_tables import StepTable
+from eval.report.trace.tables import StepTable
 
-__all__ = ["Request", "question_counts", "requests_of", "requests_table", "summary"]
+__all__ = ["Request", "question_counts", "requests_of", "requests_table", "shortened", "summary"]
 
 Json = Mapping[str, Any]
+MAX_CHARS = 20_000  # of a reply or of thinking
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,15 @@ def summary(records: Sequence[Json]) -> str:
         *([f"{counts.answered} of {counts.asked} questions answered"] if counts.lost else []),
     ]
     return "; ".join(parts)
+
+
+def shortened(text: str) -> str:
+    """At most MAX_CHARS of a reply; JSON is indented."""
+    with suppress(ValueError, RecursionError):
+        text = json.dumps(json.loads(text), ensure_ascii=False, indent=1)
+    if len(text) <= MAX_CHARS:
+        return text
+    return f"{text[:MAX_CHARS]}\n... {len(text) - MAX_CHARS:,} more characters are in trace.jsonl"
 
 
 def _tokens(tokens_in: int, tokens_out: int) -> str:

@@ -4,15 +4,13 @@ Everything in a trace is foreign text (of models, servers and files), so jinja e
 critiques by the caller, steps, requests and characters of a reply by the limits here; what is left out is counted.
 
 Left out: prompts and panels, which a trace has by hash only. Pictures come from the run's folder, where a command has
-written some (`eval.report.trace_pictures`); otherwise the page says that there are none.
+written some (`eval.report.trace.pictures`); otherwise the page says that there are none.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,16 +24,15 @@ from agent.tracing.reading import CritiqueRecords, ReadTrace
 from agent.types import QuestionCounts
 from common.files import PathLike, write_text
 from eval.report.environment import new_environment
-from eval.report.graph_figure import NodeRun, graph_figure
-from eval.report.trace_pictures import Picture, PictureIndex
-from eval.report.trace_requests import Request, question_counts, requests_of, summary
-from eval.report.trace_tables import StepTable, call_tables, step_table
+from eval.report.trace.graph_figure import NodeRun, graph_figure
+from eval.report.trace.pictures import Picture, PictureIndex
+from eval.report.trace.requests import Request, question_counts, requests_of, shortened, summary
+from eval.report.trace.tables import StepTable, call_tables, step_table
 
 __all__ = ["title_of", "write_trace_page"]
 
 MAX_STEPS = 200  # per critique; an exploration may have thousands
 MAX_REQUESTS = 100  # per step
-MAX_CHARS = 20_000  # of a reply or of thinking
 
 Record = Mapping[str, Any]
 
@@ -88,7 +85,7 @@ def write_trace_page(path: PathLike, title: str, read: ReadTrace, pictures: Pict
     """Render the critiques and replace the file at `path` in one step."""
     views = [_critique_view(critique, pictures) for critique in read.critiques]
     facts = _facts(read, views)
-    template = _environment().get_template("trace.html.jinja")
+    template = _environment().get_template("trace/page.html.jinja")
     write_text(path, template.render(title=title, facts=facts, views=views, found=read.found))
 
 
@@ -211,19 +208,10 @@ def _place(before: Sequence[str], after: Sequence[str], index: str) -> str:
     return f"{old} → {place}"
 
 
-def _shortened(text: str) -> str:
-    """At most MAX_CHARS of a reply; JSON is indented."""
-    with suppress(ValueError, RecursionError):
-        text = json.dumps(json.loads(text), ensure_ascii=False, indent=1)
-    if len(text) <= MAX_CHARS:
-        return text
-    return f"{text[:MAX_CHARS]}\n... {len(text) - MAX_CHARS:,} more characters are in trace.jsonl"
-
-
 @cache
 def _environment() -> jinja2.Environment:
     environment = new_environment()
-    environment.filters["shortened"] = _shortened
+    environment.filters["shortened"] = shortened
     return environment
 
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from common.jsonl import open_for_append
-from eval.report import trace_page
-from eval.report.graph_figure import NodeRun, graph_figure
-from eval.report.trace_pictures import PictureIndex, record_pictures
+from eval.report.trace import page as trace_page
+from eval.report.trace.graph_figure import NodeRun, graph_figure
+from eval.report.trace.pictures import PictureIndex, record_pictures
 from tests.command import call
 
 ATTACK = '"><script src="https://example.org/x.js">alert(1)</script><img src=x onerror=alert(1)>'
@@ -167,7 +167,7 @@ def test_the_last_cases_are_shown_with_links_to_each(monkeypatch, capsys, tmp_pa
 
 def test_the_page_is_bounded(monkeypatch, capsys, tmp_path: Path):
     monkeypatch.setattr(trace_page, "MAX_STEPS", 3)
-    monkeypatch.setattr(trace_page, "MAX_CHARS", 50)
+    monkeypatch.setattr("eval.report.trace.requests.MAX_CHARS", 50)
     monkeypatch.setattr(trace_page, "MAX_REQUESTS", 2)
     long = {"scores": {}, "replies": [{**REQUEST, "text": "y" * 60}] * 3}
     html = page(monkeypatch, capsys, write_trace(tmp_path, steps=[("score", long), *STEPS]))
@@ -207,7 +207,7 @@ def test_files_that_are_no_pictures_of_the_run_are_left_out(tmp_path: Path):
 
 
 def test_a_large_file_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("eval.report.trace_pictures.MAX_PIXELS", 15)
+    monkeypatch.setattr("eval.report.trace.pictures.MAX_PIXELS", 15)
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "large.png")
     record_pictures(tmp_path, "t", {"large.png": ""})
     assert PictureIndex(tmp_path).of("t") == []

@@ -1,0 +1,1 @@
+"""The trace of a run: its steps as tables for the terminal, and as one HTML page."""
