@@ -1,0 +1,44 @@
+"""What a run left in its folder, as far as it does not depend on the clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from memory.exchange import snapshot
+from memory.folder import open_store
+
+__all__ = ["content_of"]
+
+# they hold times, or are caches with the order of their making
+UNCOMPARED = re.compile(r"trace.*\.jsonl|events\.out\..*|.*\.faiss|memory\.sqlite-(wal|shm)|.*\.log|.*\.report")
+TIMES = re.compile(r"(seconds|_s|runtime|_ms|_us|per_second|started|took)$")
+OUT_OF_PLACE = re.compile(r"\.partial$|\.parquet\.\d+$|^\.lock$")
+
+
+def content_of(folder: Path) -> dict[str, Any]:
+    """The content of every file, by name. Fails if a run has left temporary files."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    left = [str(path) for path in folder.rglob("*") if OUT_OF_PLACE.search(path.name)]
+    assert not left, f"left behind: {left}"
+    return {str(path.relative_to(folder)): _content(path, folder) for path in files if not UNCOMPARED.fullmatch(path.name)}
+
+
+def _content(path: Path, folder: Path) -> Any:
+    if path.name == "memory.sqlite":
+        with open_store(path.parent, frozen=True) as store:
+            return snapshot(store)
+    if path.suffix in (".json", ".jsonl"):
+        text = path.read_text().replace(str(folder), "OUT")
+        values = map(json.loads, text.splitlines()) if path.suffix == ".jsonl" else [json.loads(text)]
+        return [_without_times(value) for value in values]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_times(item) for name, item in value.items() if not TIMES.search(name)}
+    return [_without_times(item) for item in value] if isinstance(value, list) else value
