@@ -36,6 +36,7 @@ __all__ = [
 # reasons of records that cannot be used
 NOT_FINITE = "values that are not finite"
 IMAGE_MISSING = "image missing"
+IMAGE_OUTSIDE = "the image is a link out of the folder, which is not followed: move or mount the images into it"
 SHOWN = 12  # names listed before "and N more"
 
 Kinds = Mapping[str, type | UnionType]
@@ -153,13 +154,17 @@ def parse_json(path: PathLike, kind: str) -> Any:
 def existing_image(folder: PathLike, image: str) -> Path:
     """The file of an image that a record names. Raises FlawedRecord if there is none in the folder.
 
-    A name must not lead out of the folder, whose images are copied: annotations may be a stranger's. Links in the
-    folder are the user's, who may keep images elsewhere.
+    Neither a name nor a link must lead out of the folder, whose images are copied: both may be a stranger's. The folder
+    itself may be a link.
     """
     path = Path(folder) / image
     if Path(image).is_absolute() or ".." in Path(image).parts:
         raise FlawedRecord(
             f"the annotations name an image outside of {folder}: {image!r}", IMAGE_MISSING, image
+        )
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise FlawedRecord(
+            f"the image {image!r} is a link out of {folder}, which is not followed", IMAGE_OUTSIDE
         )
     if not path.is_file():
         message = f"there is no image at {path}, which the annotations name"

@@ -20,22 +20,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.failures import ScoresMissing
-from common.files import PathLike, atomic_path, write_bytes, write_text
+from common.files import PathLike, atomic_path, delete_partial_files, write_bytes, write_text
+from common.foreign_files import damage_named
+from common.validate import require
 from hmr.types import Sample
 from rl.preferences.tensors import REWARDS
+from rl.types import ORIGIN, PARAM_COLUMNS
 
 __all__ = [
     "SHARD_PATTERN",
@@ -58,6 +62,8 @@ JOURNAL_PATTERN = "[0-9]*-[0-9]*"
 UNFINISHED = "unfinished"
 UNAVAILABLE = b"unheard: "  # marks a message in place of a row; an Arrow stream starts differently
 CHECKSUM = "crc32:"  # before a row in the journal
+DAMAGED = "delete it, and the command that scored its groups scores them again"
+TEXTS = ("sample_id", "image_sha256", "scorer", "policy_digest")
 IMAGE_COLUMNS = ["sample_id", "image_sha256"]  # the columns that identify the image of a row
 
 
@@ -89,6 +95,7 @@ class GroupShards:
         self._unavailable = ""  # reason for the last group without an answer
         self._has_rows = any(out.glob(SHARD_PATTERN)) or any(self._unfinished.glob(JOURNAL_PATTERN))
         out.mkdir(parents=True, exist_ok=True)
+        delete_partial_files(out)
         _check_manifest(out, settings, replace=not self._has_rows)
         self._unfinished.mkdir(exist_ok=True)
 
@@ -258,40 +265,50 @@ def _has_score(row: bytes) -> bool:
 
 def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """All groups of a shard, with the columns of these names or all. Raises ValueError, with what to do, if a page
-    differs from its checksum."""
+    differs from its checksum, or if the columns are not those of groups."""
     wanted = None if columns is None else list(columns)
-    with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read(wanted, use_threads=False)  # threads double the time of a file this small
+    with damage_named(path, DAMAGED), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return _checked(file.read(wanted, use_threads=False), wanted)  # threads double the time of a file this small
 
 
 def rows_of_shard(path: Path) -> int:
     """The number of groups of a shard. Raises ValueError as `read_shard`."""
-    with _damage_named(path):
+    with damage_named(path, DAMAGED):
         return pq.read_metadata(path).num_rows
 
 
 def _read_row(path: Path) -> pa.Table:
-    with _damage_named(path):
+    with damage_named(path, DAMAGED):
         content = path.read_bytes()
         if content.startswith(CHECKSUM.encode()):  # not in the files of earlier versions
             head, _, content = content.partition(b"\n")
             if head != f"{CHECKSUM}{zlib.crc32(content):08x}".encode():
                 raise ValueError("its checksum differs")
-        return pa.ipc.open_stream(content).read_all()
+        return _checked(pa.ipc.open_stream(content).read_all())
 
 
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Arrow raises errors of many types for a damaged file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{path} is damaged ({' '.join(str(error).split())[:200]}); delete it, and the command that scored its "
-            "groups scores them again"
-        ) from error
+def _checked(table: pa.Table) -> pa.Table:
+    """The table, if its columns are those of groups. Raises ValueError for another type, a missing value, and a length
+    that does not fit the number of scores."""
+    require(table.column_names, (*TEXTS, "condition", "scores", "uses_truth"), "a row")
+    for name in (name for name in table.column_names if name != "uses_truth"):
+        of_text, kind = name in TEXTS, table.schema.field(name).type
+        if not (pa.types.is_string(kind) if of_text else name == ORIGIN or _is_numbers(kind)):
+            raise ValueError(f"{name} is of type {kind}")
+        if table[name].null_count:
+            raise ValueError(f"{name} lacks a value")
+    groups = pc.list_value_length(table["scores"])
+    for name, sizes in {name: shape for name, shape in PARAM_COLUMNS.items() if "x0" not in table.column_names}.items():
+        require(table.column_names, (name, "camera"), "a row")
+        lengths = pc.multiply(groups, math.prod(sizes))
+        if not pc.all(pc.equal(pc.list_value_length(table[name]), lengths), min_count=0).as_py():
+            raise ValueError(f"{name} has another length than the scores")
+    return table
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and pa.types.is_floating(kind.value_type)
 
 
 def _check_images(path: Path, found: pa.Table, block: Sequence[Sample]) -> None:

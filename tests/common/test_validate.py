@@ -100,6 +100,24 @@ def test_an_image_that_is_missing(tmp_path):
     assert existing_image(tmp_path, "a.jpg") == tmp_path / "a.jpg"
 
 
+@pytest.mark.parametrize("image", ["link.jpg", "folder/a.jpg"])
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path, image):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    (tmp_path / "set" / "folder").symlink_to(tmp_path)
+    with pytest.raises(FlawedRecord, match=r"is a link out of .*set, which is not followed"):
+        existing_image(tmp_path / "set", image)
+
+
+def test_links_within_the_folder_and_to_it_are_followed(tmp_path):
+    (tmp_path / "set" / "deep").mkdir(parents=True)
+    (tmp_path / "set" / "deep" / "a.jpg").touch()
+    (tmp_path / "set" / "b.jpg").symlink_to("deep/a.jpg")
+    (tmp_path / "set-1").symlink_to("set")
+    assert existing_image(tmp_path / "set-1", "b.jpg") == tmp_path / "set-1" / "b.jpg"
+
+
 @pytest.mark.parametrize("image", ["../a.jpg", "b/../../a.jpg", "{}/a.jpg"])
 def test_an_image_outside_of_the_folder_is_not_read(tmp_path, image):
     (tmp_path / "set").mkdir()
