@@ -105,7 +105,9 @@ def growth_of(found: Sequence[Footprint]) -> Growth:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--samples", type=int, default=8)
@@ -118,7 +120,10 @@ def main() -> None:
         Trace(Path(folder) / "trace.jsonl") as trace,
     ):
         agent = replace(default_agent(policy, body, memory), trace=trace)
-        groups = [group_of(policy, scene.labelled.sample, options.samples) for scene in scenes_of(body, options.groups)]
+        groups = [
+            group_of(policy, scene.labelled.sample, options.samples)
+            for scene in scenes_of(body, options.groups)
+        ]
         found = growth_of(critique_for(agent, groups, options.minutes * 60))
     _print(found, options.json)
     sys.exit(0 if found.is_flat else 1)

@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CONFIGS", "PathLike", "atomic_folder", "atomic_path", "delete_partial_files", "write_bytes", "write_text"]
+__all__ = [
+    "CONFIGS",
+    "PathLike",
+    "atomic_folder",
+    "atomic_path",
+    "delete_partial_files",
+    "write_bytes",
+    "write_text",
+]
 
 MAX_NAME_BYTES = 200
 _PARTIAL = re.compile(r"\..+\.\d+\.\d+\.partial")  # of `atomic_path`

@@ -21,7 +21,9 @@ def damage_named(path: PathLike, advice: str = "") -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} is damaged ({reason_in_a_line(error)}){advice and f'; {advice}'}") from error
+        raise ValueError(
+            f"{path} is damaged ({reason_in_a_line(error)}){advice and f'; {advice}'}"
+        ) from error
 
 
 def reason_in_a_line(error: Exception) -> str:

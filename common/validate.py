@@ -36,7 +36,9 @@ __all__ = [
 # reasons of records that cannot be used
 NOT_FINITE = "values that are not finite"
 IMAGE_MISSING = "image missing"
-IMAGE_OUTSIDE = "the image is a link out of the folder, which is not followed: move or mount the images into it"
+IMAGE_OUTSIDE = (
+    "the image is a link out of the folder, which is not followed: move or mount the images into it"
+)
 SHOWN = 12  # names listed before "and N more"
 
 Kinds = Mapping[str, type | UnionType]

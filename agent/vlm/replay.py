@@ -138,5 +138,7 @@ def _read(path: Path) -> list[Json]:
             members(record, REPLY, f"its line {number}")
             numbers(record["tokens"], (2,), f"tokens of its line {number}")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a recording of format {FORMAT} ({reason_in_a_line(error)})") from error
+        raise ValueError(
+            f"{path} is not a recording of format {FORMAT} ({reason_in_a_line(error)})"
+        ) from error
     return [header, *replies]

@@ -43,7 +43,8 @@ Progress = Callable[[int], None]
 DAMAGED = "draw or prepare the set again"
 SAMPLE_COLUMNS = ("id", "jpeg", "box", "camera")
 TRUTH_COLUMNS = (
-    "id", "global_orient", "body_pose", "betas", "transl", "camera", "joints_cam_m", "keypoints_px", "visible", "mask_png",
+    "id", "global_orient", "body_pose", "betas", "transl", "camera", "joints_cam_m", "keypoints_px", "visible",
+    "mask_png",
 )  # fmt: skip
 
 DETECTION = (
@@ -252,7 +253,9 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
     with damage_named(path, DAMAGED):
         table = pq.read_table(path)
         require(table.column_names, columns, "a row")
-        if any(table[name].null_count for name in columns) or not pa.types.is_string(table.schema.field("id").type):
+        if any(table[name].null_count for name in columns) or not pa.types.is_string(
+            table.schema.field("id").type
+        ):
             raise ValueError("a row lacks a value")
         return table
 

@@ -298,7 +298,9 @@ def _checked(table: pa.Table) -> pa.Table:
         if table[name].null_count:
             raise ValueError(f"{name} lacks a value")
     groups = pc.list_value_length(table["scores"])
-    for name, sizes in {name: shape for name, shape in PARAM_COLUMNS.items() if "x0" not in table.column_names}.items():
+    for name, sizes in {
+        name: shape for name, shape in PARAM_COLUMNS.items() if "x0" not in table.column_names
+    }.items():
         require(table.column_names, (name, "camera"), "a row")
         lengths = pc.multiply(groups, math.prod(sizes))
         if not pc.all(pc.equal(pc.list_value_length(table[name]), lengths), min_count=0).as_py():

@@ -18,7 +18,11 @@ def test_growth_before_the_end_of_the_warm_up_does_not_count():
 
 @pytest.mark.parametrize(
     "found",
-    [run(lambda n: 100.0 + n), run(lambda n: 100.0, files=lambda n: 9 + n // 150), run(lambda n: 200.0 * (n == 150))],
+    [
+        run(lambda n: 100.0 + n),
+        run(lambda n: 100.0, files=lambda n: 9 + n // 150),
+        run(lambda n: 200.0 * (n == 150)),
+    ],
     ids=["memory", "a file", "a peak"],
 )
 def test_growth_after_it_is_found(found):

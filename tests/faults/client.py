@@ -55,12 +55,20 @@ class ForkServer:
             self._process.communicate()
 
     def run(self, job: Job, out: Path, log: Path | None = None, **options: object) -> End:
-        """Runs the job; what it prints goes to `log`, by default beside `out`. `options`: `signal` with `stop_at` (the number of a change) or `after_s`; `file_bytes`, the
-        largest file that it may write; `preload`, for the first run of its kind."""
+        """Runs the job; what it prints goes to `log`, by default beside `out`.
+
+        options: `signal`, with `stop_at` (the number of a change) or `after_s`; `file_bytes`, the largest file that it
+            may write; `preload`, for the first run of its kind.
+        """
         if self._process is None:
             self._process = start_python("-m", "tests.faults.fork_server", stdin=subprocess.PIPE)
         log = log or out.with_name(f"{out.name}.log")
-        asked = {"target": job.target, "arguments": list(job.in_folder(out)), "log": str(log), "folder": str(out)}
+        asked = {
+            "target": job.target,
+            "arguments": list(job.in_folder(out)),
+            "log": str(log),
+            "folder": str(out),
+        }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({**asked, **options}) + "\n")

@@ -26,8 +26,8 @@ from tests.hmr.policy.tiny_policy import make_tiny_policy
 
 for profile, examples in (("default", 300), ("thorough", 200_000)):
     settings.register_profile(
-        profile, max_examples=examples, derandomize=profile == "default", database=None, deadline=None, phases=[Phase.generate],
-        # an input of kilobytes takes minutes to shrink
+        profile, max_examples=examples, derandomize=profile == "default", database=None, deadline=None,
+        phases=[Phase.generate],  # an input of kilobytes takes minutes to shrink
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )  # fmt: skip
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

@@ -14,7 +14,9 @@ from memory.folder import open_store
 __all__ = ["content_of"]
 
 # they hold times, or are caches with the order of their making
-UNCOMPARED = re.compile(r"trace.*\.jsonl|events\.out\..*|.*\.faiss|memory\.sqlite-(wal|shm)|.*\.log|.*\.report")
+UNCOMPARED = re.compile(
+    r"trace.*\.jsonl|events\.out\..*|.*\.faiss|memory\.sqlite-(wal|shm)|.*\.log|.*\.report"
+)
 TIMES = re.compile(r"(seconds|_s|runtime|_ms|_us|per_second|started|took)$")
 OUT_OF_PLACE = re.compile(r"\.partial$|\.parquet\.\d+$|^\.lock$")
 
@@ -24,7 +26,11 @@ def content_of(folder: Path) -> dict[str, Any]:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     left = [str(path) for path in folder.rglob("*") if OUT_OF_PLACE.search(path.name)]
     assert not left, f"left behind: {left}"
-    return {str(path.relative_to(folder)): _content(path, folder) for path in files if not UNCOMPARED.fullmatch(path.name)}
+    return {
+        str(path.relative_to(folder)): _content(path, folder)
+        for path in files
+        if not UNCOMPARED.fullmatch(path.name)
+    }
 
 
 def _content(path: Path, folder: Path) -> Any:

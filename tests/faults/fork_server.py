@@ -128,13 +128,17 @@ class _Changes:
 
         def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
             connection = connect(*arguments, **options)
-            connection.set_trace_callback(lambda text: self._count() if text.lstrip().startswith(WRITES) else None)
+            connection.set_trace_callback(
+                lambda text: self._count() if text.lstrip().startswith(WRITES) else None
+            )
             return connection
 
         sqlite3.connect = traced
 
     def _watch(self, event: str, arguments: tuple[Any, ...]) -> None:
-        is_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        is_write = (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if (event in CHANGES or is_write) and str(arguments[0]).startswith(self._job["folder"]):
             self._count()
 
@@ -146,6 +150,8 @@ class _Changes:
 
 
 if __name__ == "__main__":
-    os.cpu_count = lambda: 1  # scenes are drawn by the job itself, not by processes that import everything again
+    os.cpu_count = lambda: (
+        1
+    )  # scenes are drawn by the job itself, not by processes that import everything again
     signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

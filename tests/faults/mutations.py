@@ -15,17 +15,33 @@ from hypothesis import strategies as st
 __all__ = ["ODD_ARRAYS", "changed_arrays", "changed_bytes", "changed_json", "changed_value"]
 
 MAX_CHANGES = 4
-EDGES = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\x00" * 8, b"\xff" * 8, b"\n", b'"', b"{", b"[", b"]", b"}", b"-", b"e9")
+EDGES = (
+    b"\x00",
+    b"\xff",
+    b"\x7f",
+    b"\x80",
+    b"\x00" * 8,
+    b"\xff" * 8,
+    b"\n",
+    b'"',
+    b"{",
+    b"[",
+    b"]",
+    b"}",
+    b"-",
+    b"e9",
+)
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, -1e308, math.nan, math.inf, -math.inf, 2**31, 2**63, -(2**63) - 1, 10**400,
-    "", "a", "0", "nan", "\x00", "\ud800", "\x1b[2J", "../../etc/passwd", "x" * 5000, [], [[]], [None], {}, {"": None}, [1, "a", []],
-    {"a": {"b": {"c": []}}}, [[0.0] * 3] * 3, [0.0] * 1000,
+    None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, -1e308, math.nan, math.inf, -math.inf, 2**31, 2**63, -(2**63) - 1,
+    10**400, "", "a", "0", "nan", "\x00", "\ud800", "\x1b[2J", "../../etc/passwd", "x" * 5000, [], [[]], [None], {},
+    {"": None}, [1, "a", []], {"a": {"b": {"c": []}}}, [[0.0] * 3] * 3, [0.0] * 1000,
 )  # fmt: skip
 ODD_ARRAYS: tuple[Any, ...] = (
-    np.zeros(()), np.zeros(0), np.zeros((0, 3)), np.zeros((1, 0, 3)), np.full((2, 4, 3), np.nan), np.full((4, 3), np.inf),
-    np.zeros((2, 4, 3), complex), np.array("text"), np.array([b"bytes"]), np.ones((4, 3), bool), np.zeros((4, 3), np.uint8),
-    np.full((4, 10), 1e300), np.full(2, -1), np.full((2,), 2**62), np.zeros((3, 1, 1, 1, 1)), np.zeros((2, 2), "M8[s]"),
-    np.zeros(3, [("a", "f4")]), np.zeros((4, 3), np.float16), np.asfortranarray(np.ones((4, 3))),
+    np.zeros(()), np.zeros(0), np.zeros((0, 3)), np.zeros((1, 0, 3)), np.full((2, 4, 3), np.nan),
+    np.full((4, 3), np.inf), np.zeros((2, 4, 3), complex), np.array("text"), np.array([b"bytes"]),
+    np.ones((4, 3), bool), np.zeros((4, 3), np.uint8), np.full((4, 10), 1e300), np.full(2, -1), np.full((2,), 2**62),
+    np.zeros((3, 1, 1, 1, 1)), np.zeros((2, 2), "M8[s]"), np.zeros(3, [("a", "f4")]), np.zeros((4, 3), np.float16),
+    np.asfortranarray(np.ones((4, 3))),
 )  # fmt: skip
 
 
@@ -66,7 +82,11 @@ def changed_value(draw: Any, values: Sequence[Any]) -> Any:
         place, key = root, 0
         while isinstance(place[key], dict | list) and place[key] and draw(st.integers(0, 5)):
             place = place[key]
-            key = draw(st.sampled_from(sorted(place, key=str))) if isinstance(place, dict) else draw(st.integers(0, len(place) - 1))
+            key = (
+                draw(st.sampled_from(sorted(place, key=str)))
+                if isinstance(place, dict)
+                else draw(st.integers(0, len(place) - 1))
+            )
         change = draw(st.integers(0, 4))
         if change <= 1 or place is root:
             place[key] = copy.deepcopy(draw(st.sampled_from(ODD_VALUES)))
@@ -79,18 +99,10 @@ def changed_value(draw: Any, values: Sequence[Any]) -> Any:
     return root[0]
 
 
-def changed_json(contents: Sequence[bytes], lines: bool = False) -> st.SearchStrategy[bytes]:
-    """Changed files of JSON, or of JSON lines: their bytes or their values."""
-    if not lines:
-        values = [json.loads(content) for content in contents]
-        return changed_bytes(contents) | changed_value(values).map(lambda value: json.dumps(value).encode())
-    values = [[json.loads(line) for line in content.splitlines()] for content in contents]
-    return changed_bytes(contents) | changed_value(values).map(_as_lines)
-
-
-def _as_lines(value: Any) -> bytes:
-    items = value if isinstance(value, list) else [value]
-    return b"".join(json.dumps(item).encode() + b"\n" for item in items)
+def changed_json(contents: Sequence[bytes]) -> st.SearchStrategy[bytes]:
+    """Changed files of JSON: their bytes or their values."""
+    values = changed_value([json.loads(content) for content in contents])
+    return changed_bytes(contents) | values.map(lambda value: json.dumps(value).encode())
 
 
 @st.composite

@@ -41,7 +41,9 @@ def tables(policy: str, out: str) -> None:
 
     def arms(sizes: TableSizes) -> dict[str, Any]:
         return {
-            name: replace(arm, critic="noisy-truth:0.8", group_size=3, alignment={**arm.alignment, **training})
+            name: replace(
+                arm, critic="noisy-truth:0.8", group_size=3, alignment={**arm.alignment, **training}
+            )
             for name, arm in arms_of(sizes).items()
         }
 

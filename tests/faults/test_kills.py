@@ -86,7 +86,9 @@ def points(name: str, whole: End, count: int) -> Iterator[dict[str, float]]:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_killed_at_random_points_it_ends_as_an_unbroken_run(name, unbroken, server: ForkServer, tmp_path: Path):
+def test_killed_at_random_points_it_ends_as_an_unbroken_run(
+    name, unbroken, server: ForkServer, tmp_path: Path
+):
     whole, killed = unbroken(name), 0
     for number, point in enumerate(points(name, whole.end, KILLS)):
         out = tmp_path / f"out-{number}"

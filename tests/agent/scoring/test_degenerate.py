@@ -36,7 +36,9 @@ class Liar:
             for number, label in enumerate(schema["properties"])
         }
         fields = ("comment", "score") if schema["title"] == "score" else ("doubt", "reason")
-        return Reply(json.dumps({label: {key: item[key] for key in fields} for label, item in answer.items()}))
+        return Reply(
+            json.dumps({label: {key: item[key] for key in fields} for label, item in answer.items()})
+        )
 
 
 LIES = {
