@@ -137,7 +137,8 @@ def read_annotations(folder: PathLike) -> dict[str, Annotation]:
         raise FileNotFoundError(f"there is no prepared data set (annotations.parquet) in {folder}")
     with damage_named(path, "prepare the set again"):
         table = pq.read_table(path)
-        require(table.column_names, ANNOTATIONS.names, "a row")
+    require(table.column_names, ANNOTATIONS.names, str(path))
+    with damage_named(path, "prepare the set again"):
         table = table.select(ANNOTATIONS.names).cast(ANNOTATIONS)
         if table["id"].null_count:
             raise ValueError("a row lacks its id")

@@ -252,12 +252,13 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
     """Raises ValueError if a column is missing or lacks a value, or if an id is no text."""
     with damage_named(path, DAMAGED):
         table = pq.read_table(path)
-        require(table.column_names, columns, "a row")
+    require(table.column_names, columns, str(path))
+    with damage_named(path, DAMAGED):
         if any(table[name].null_count for name in columns) or not pa.types.is_string(
             table.schema.field("id").type
         ):
             raise ValueError("a row lacks a value")
-        return table
+    return table
 
 
 def _content_digest(*tables: list[dict[str, Any]]) -> str:

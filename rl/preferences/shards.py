@@ -39,7 +39,7 @@ from common.foreign_files import damage_named
 from common.validate import require
 from hmr.types import Sample
 from rl.preferences.tensors import REWARDS
-from rl.types import ORIGIN, PARAM_COLUMNS
+from rl.types import PARAM_COLUMNS
 
 __all__ = [
     "SHARD_PATTERN",
@@ -63,6 +63,7 @@ UNFINISHED = "unfinished"
 UNAVAILABLE = b"unheard: "  # marks a message in place of a row; an Arrow stream starts differently
 CHECKSUM = "crc32:"  # before a row in the journal
 DAMAGED = "delete it, and the command that scored its groups scores them again"
+CAMERA_NUMBERS = 5  # in a row: focal length, principal point, size
 TEXTS = ("sample_id", "image_sha256", "scorer", "policy_digest")
 IMAGE_COLUMNS = ["sample_id", "image_sha256"]  # the columns that identify the image of a row
 
@@ -288,24 +289,26 @@ def _read_row(path: Path) -> pa.Table:
 
 
 def _checked(table: pa.Table) -> pa.Table:
-    """The table, if its columns are those of groups. Raises ValueError for another type, a missing value, and a length
-    that does not fit the number of scores."""
-    require(table.column_names, (*TEXTS, "condition", "scores", "uses_truth"), "a row")
-    for name in (name for name in table.column_names if name != "uses_truth"):
-        of_text, kind = name in TEXTS, table.schema.field(name).type
-        if not (pa.types.is_string(kind) if of_text else name == ORIGIN or _is_numbers(kind)):
-            raise ValueError(f"{name} is of type {kind}")
-        if table[name].null_count:
-            raise ValueError(f"{name} lacks a value")
-    groups = pc.list_value_length(table["scores"])
-    for name, sizes in {
-        name: shape for name, shape in PARAM_COLUMNS.items() if "x0" not in table.column_names
-    }.items():
-        require(table.column_names, (name, "camera"), "a row")
-        lengths = pc.multiply(groups, math.prod(sizes))
-        if not pc.all(pc.equal(pc.list_value_length(table[name]), lengths), min_count=0).as_py():
-            raise ValueError(f"{name} has another length than the scores")
+    """The table, if its columns are those of groups. Raises ValueError for a missing column or value, another type, and
+    a length that does not fit the number of scores."""
+    of_bodies = "x0" not in table.column_names  # else of a policy behind an adapter
+    lists = ("condition", "scores", *(("geometry", "camera", *PARAM_COLUMNS) if of_bodies else ("x0",)))
+    require(table.column_names, (*TEXTS, *lists, "uses_truth"), "a row")
+    kinds = {**dict.fromkeys(TEXTS, pa.types.is_string), **dict.fromkeys(lists, _is_numbers)}
+    for name, has_kind in {**kinds, "uses_truth": pa.types.is_boolean}.items():
+        if not has_kind(table.schema.field(name).type) or table[name].null_count:
+            raise ValueError(f"{name} is of type {table.schema.field(name).type}, or lacks a value")
+    if of_bodies:
+        groups = pc.list_value_length(table["scores"])
+        _check_lengths(table, "camera", pc.add(pc.multiply(groups, 0), CAMERA_NUMBERS))
+        for name, shape in PARAM_COLUMNS.items():
+            _check_lengths(table, name, pc.multiply(groups, math.prod(shape)))
     return table
+
+
+def _check_lengths(table: pa.Table, name: str, wanted: pa.ChunkedArray) -> None:
+    if not pc.all(pc.equal(pc.list_value_length(table[name]), wanted), min_count=0).as_py():
+        raise ValueError(f"{name} has another length than its group needs")
 
 
 def _is_numbers(kind: pa.DataType) -> bool:

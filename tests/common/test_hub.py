@@ -16,9 +16,10 @@ def cold_cache(monkeypatch, tmp_path):
     """No model, no setting, and no answer remembered."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub._is_reachable.cache_clear()
+    forget = hub._is_reachable.cache_clear
+    forget()
     yield tmp_path
-    hub._is_reachable.cache_clear()
+    forget()
 
 
 def closed_port() -> int:
