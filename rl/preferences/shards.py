@@ -16,6 +16,9 @@ held in memory until another group has a score: if no group ever gets one, the c
 name of the model, and not the group.
 """
 
+# The functions of pyarrow.compute are generated when it is imported: pyright does not see them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import hashlib

@@ -11,7 +11,7 @@ from typing import Any
 from memory.exchange import snapshot
 from memory.folder import open_store
 
-__all__ = ["content_of"]
+__all__ = ["content_of", "differences"]
 
 # they hold times, or are caches with the order of their making
 UNCOMPARED = re.compile(
@@ -24,7 +24,8 @@ OUT_OF_PLACE = re.compile(r"\.partial$|\.parquet\.\d+$|^\.lock$")
 def content_of(folder: Path) -> dict[str, Any]:
     """The content of every file, by name. Fails if a run has left temporary files."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    left = [str(path) for path in folder.rglob("*") if OUT_OF_PLACE.search(path.name)]
+    near = [*folder.rglob("*"), *folder.parent.glob(f"{folder.name}.partial")]
+    left = [str(path) for path in near if OUT_OF_PLACE.search(path.name)]
     assert not left, f"left behind: {left}"
     return {
         str(path.relative_to(folder)): _content(path, folder)
@@ -48,3 +49,18 @@ def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_times(item) for name, item in value.items() if not TIMES.search(name)}
     return [_without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    """Where two contents differ, and how."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        names = sorted({**found, **wanted})
+        return [
+            line
+            for name in names
+            for line in differences(found.get(name), wanted.get(name), f"{where}/{name}")
+        ]
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        pairs = enumerate(zip(found, wanted, strict=True))
+        return [line for index, (one, other) in pairs for line in differences(one, other, f"{where}/{index}")]
+    return [] if found == wanted else [f"{where}: {str(found)[:200]}, not {str(wanted)[:200]}"]
