@@ -5,7 +5,7 @@ Real processes are really killed, at points drawn with a fixed seed. By default 
 
     MESHCRITIC_KILLS=30 python -m pytest -m slow tests/faults/test_kills.py -s     30 kills per job
     MESHCRITIC_UPDATES=1000 python -m pytest -m slow tests/faults/test_writers.py  1,000 updates per writer
-    HYPOTHESIS_PROFILE=thorough python -m pytest -m 'slow or not slow' tests/faults/test_fuzzed_readers.py
+    MESHCRITIC_INPUTS=200000 python -m pytest -m slow tests/faults/test_fuzzed_readers.py -s
                                                                                    200,000 inputs per reader
 
 docs/results/faults.md has the counts of such runs.
@@ -24,13 +24,17 @@ from hmr.body.model import Body
 from tests.faults.client import ForkServer
 from tests.hmr.policy.tiny_policy import make_tiny_policy
 
-for profile, examples in (("default", 300), ("thorough", 200_000)):
-    settings.register_profile(
-        profile, max_examples=examples, derandomize=profile == "default", database=None, deadline=None,
-        phases=[Phase.generate],  # an input of kilobytes takes minutes to shrink
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    )  # fmt: skip
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+INPUTS = os.environ.get("MESHCRITIC_INPUTS")
+settings.register_profile(
+    "readers",
+    max_examples=int(INPUTS or 300),
+    derandomize=INPUTS is None,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],  # an input of kilobytes takes minutes to shrink
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("readers")
 
 
 @pytest.fixture(scope="session")

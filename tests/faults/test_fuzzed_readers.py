@@ -1,7 +1,7 @@
 """Every reader of files from elsewhere gets mutated files: a result or one clear error, whatever they hold.
 
 A reader may raise ValueError and FileNotFoundError; everything else is a fault of the reader, also if it is a
-violation of its annotations. The number of inputs is that of the profile in tests/faults/conftest.py.
+violation of its annotations. The number of inputs is that of MESHCRITIC_INPUTS (tests/faults/conftest.py).
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ READERS: tuple[Callable[[Path], Reader], ...] = (
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(0 if "HYPOTHESIS_PROFILE" in os.environ else 600)
+@pytest.mark.timeout(0 if "MESHCRITIC_INPUTS" in os.environ else 600)
 @pytest.mark.parametrize("make", READERS, ids=lambda make: make.__name__)
 def test_a_mutated_file_is_read_or_refused_in_a_sentence(
     make: Callable[[Path], Reader], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
