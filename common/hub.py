@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 __all__ = ["hub_access"]
@@ -19,11 +20,15 @@ CONNECT_S = 5.0  # for one connection to the hub
 
 @contextmanager
 def hub_access(name: str) -> Iterator[None]:
-    """A block that loads the model of this name by one of the hub's libraries, which say nothing on stderr.
+    """A block that loads the model of this name by one of the hub's libraries, which say nothing on stderr. The name of
+    a folder asks for no connection.
 
     If the hub cannot be reached, only its local cache is used in the block. Raises FileNotFoundError, in one sentence,
     if the model cannot be loaded then; with a connection, what the libraries raise.
     """
+    if Path(name).is_dir():
+        yield
+        return
     from huggingface_hub import constants
     from huggingface_hub.utils import logging
 

@@ -245,7 +245,11 @@ def _turn_of_writer(path: Path | None) -> Iterator[None]:
     if path is None or fcntl is None:
         yield
         return
-    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # it may be searched, but not read
+        yield
+        return
     try:
         with suppress(OSError):
             fcntl.flock(folder, fcntl.LOCK_EX)

@@ -50,6 +50,12 @@ def test_offline_mode_is_named_and_nobody_is_asked(cold_cache, monkeypatch):
         download(cold_cache)
 
 
+def test_a_folder_needs_no_hub(cold_cache, monkeypatch):
+    monkeypatch.setattr(hub, "_is_reachable", lambda endpoint: pytest.fail("a connection was made"))
+    with hub_access(str(cold_cache)):
+        pass
+
+
 def test_an_error_of_a_loaded_model_is_not_one_of_the_hub(cold_cache, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="a fault of the model"), hub_access("nobody/model"):
