@@ -63,8 +63,8 @@ def open_video(path: PathLike) -> Video:
 
 def _open_gif(path: Path) -> Video:
     with open_image(path) as image:
-        _check_gif(image.size, f"{path}: ")
-        count = int(getattr(image, "n_frames", 1))
+        size, count = image.size, int(getattr(image, "n_frames", 1))
+    _check_gif(size, f"{path}: ")
     return Video(path, count, partial(_gif_frames, path, count))
 
 
@@ -74,7 +74,8 @@ def _gif_frames(path: Path, count: int) -> Iterator[VideoFrame]:
         for index in range(count):
             with unreadable_images_named(f"{path}: frame {index}"):
                 image.seek(index)
-                _check_gif(image.size, "")  # a frame may be larger than the one before
+            _check_gif(image.size, f"{path}: frame {index}: ")  # it may be larger than the one before
+            with unreadable_images_named(f"{path}: frame {index}"):
                 image.load()
             duration_s = float(image.info.get("duration", 0)) / 1000 or 1 / DEFAULT_FPS
             yield VideoFrame(index, time_s, duration_s, partial(to_rgb, image))

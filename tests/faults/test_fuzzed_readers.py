@@ -207,8 +207,14 @@ def test_a_mutated_file_is_read_or_refused_in_a_sentence(
     make: Callable[[Path], Reader], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ):
     reader = make(tmp_path_factory.mktemp("valid"))
-    counts, faults = {"read": 0, "refused": 0}, {}
+    counts = {"read": 0, "refused": 0}
+    faults: dict[str, bytes] = {}
     path, before = tmp_path / reader.name, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def report(error: Exception, content: bytes) -> None:
+        if (place := _place_of(error)) not in faults:
+            faults[place] = content
+            print(f"{make.__name__}: {place}, for {content[:300]!r}")
 
     @settings()
     @given(reader.contents)
@@ -220,16 +226,16 @@ def test_a_mutated_file_is_read_or_refused_in_a_sentence(
         except EXPECTED as error:
             counts["refused"] += 1
             if not str(error).strip():
-                faults.setdefault(_place_of(error), content[:300])
+                report(error, content)
         except Exception as error:  # noqa: BLE001 - every kind is reported, with its first input
-            faults.setdefault(_place_of(error), content[:300])
+            report(error, content)
 
     check()
     growth = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     print(
         f"{make.__name__}: {counts['read']} inputs read, {counts['refused']} refused, {growth / 1e6:.0f} MB more"
     )
-    assert not faults, "\n".join(f"{place}: {content!r}" for place, content in faults.items())
+    assert not faults, "\n".join(faults)
     assert growth < MAX_GROWTH_BYTES
     assert counts["refused"], "no input was refused"
 
