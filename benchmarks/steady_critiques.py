@@ -26,7 +26,7 @@ from typing import Any
 from agent.agent import CritiqueAgent
 from agent.default import default_agent, open_default_memory
 from agent.tracing.records import Trace
-from benchmarks.waiting import Group, group_of, scenes_of
+from benchmarks.performance.groups import Group, wild_groups
 from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
 
@@ -120,10 +120,7 @@ def main() -> None:
         Trace(Path(folder) / "trace.jsonl") as trace,
     ):
         agent = replace(default_agent(policy, body, memory), trace=trace)
-        groups = [
-            group_of(policy, scene.labelled.sample, options.samples)
-            for scene in scenes_of(body, options.groups)
-        ]
+        groups = wild_groups(policy, body, options.groups, options.samples)
         found = growth_of(critique_for(agent, groups, options.minutes * 60))
     _print(found, options.json)
     sys.exit(0 if found.is_flat else 1)

@@ -189,6 +189,8 @@ def vertex_regions(
     parts = skin_weights.argmax(dim=1)
     regions = torch.tensor([REGIONS.index(region) for region in _PART_REGIONS])[parts.cpu()]
     head = (parts == JOINT_NAMES.index("head")).cpu()
+    if not head.any():  # no body, but also nothing to divide into face and hair
+        return regions.to(torch.uint8).numpy()
     points = template.cpu()[head]
     low, high = points.amin(dim=0), points.amax(dim=0)
     _, height, depth = ((points - low) / (high - low)).unbind(dim=1)

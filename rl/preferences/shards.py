@@ -272,7 +272,9 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     differs from its checksum, or if the columns are not those of groups."""
     wanted = None if columns is None else list(columns)
     with damage_named(path, DAMAGED), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return _checked(file.read(wanted, use_threads=False), wanted)  # threads double the time of a file this small
+        return _checked(
+            file.read(wanted, use_threads=False), wanted
+        )  # threads double the time of a file this small
 
 
 def rows_of_shard(path: Path) -> int:
@@ -291,21 +293,23 @@ def _read_row(path: Path) -> pa.Table:
         return _checked(pa.ipc.open_stream(content).read_all())
 
 
-def _checked(table: pa.Table) -> pa.Table:
-    """The table, if its columns are those of groups. Raises ValueError for a missing column or value, another type, and
-    a length that does not fit the number of scores."""
+def _checked(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table, if its columns are those of groups; if only some were read, these. Raises ValueError for a missing
+    column or value, another type, and a length that does not fit the number of scores."""
     of_bodies = "x0" not in table.column_names  # else of a policy behind an adapter
     lists = ("condition", "scores", *(("geometry", "camera", *PARAM_COLUMNS) if of_bodies else ("x0",)))
-    require(table.column_names, (*TEXTS, *lists, "uses_truth"), "a row")
+    wanted = (*TEXTS, *lists, "uses_truth") if columns is None else columns
+    require(table.column_names, wanted, "a row")
     kinds = {**dict.fromkeys(TEXTS, pa.types.is_string), **dict.fromkeys(lists, _is_numbers)}
     for name, has_kind in {**kinds, "uses_truth": pa.types.is_boolean}.items():
-        if not has_kind(table.schema.field(name).type) or table[name].null_count:
+        if name in wanted and (not has_kind(table.schema.field(name).type) or table[name].null_count):
             raise ValueError(f"{name} is of type {table.schema.field(name).type}, or lacks a value")
-    if of_bodies:
+    if of_bodies and "scores" in wanted:
         groups = pc.list_value_length(table["scores"])
-        _check_lengths(table, "camera", pc.add(pc.multiply(groups, 0), CAMERA_NUMBERS))
-        for name, shape in PARAM_COLUMNS.items():
-            _check_lengths(table, name, pc.multiply(groups, math.prod(shape)))
+        lengths = {name: pc.multiply(groups, math.prod(shape)) for name, shape in PARAM_COLUMNS.items()}
+        lengths["camera"] = pc.add(pc.multiply(groups, 0), CAMERA_NUMBERS)
+        for name in (name for name in lengths if name in wanted):
+            _check_lengths(table, name, lengths[name])
     return table
 
 
