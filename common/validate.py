@@ -23,6 +23,7 @@ __all__ = [
     "NOT_FINITE",
     "FlawedRecord",
     "existing_image",
+    "fits_float32",
     "floats",
     "members",
     "numbers",
@@ -103,6 +104,11 @@ def floats(value: Any, what: str) -> Float[np.ndarray, "..."]:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{what} is not an array of numbers: {error}") from error
+
+
+def fits_float32(array: Shaped[np.ndarray, "..."]) -> bool:
+    """Whether all numbers are finite, and stay so in float32, in which bodies are computed."""
+    return bool((np.abs(array) <= np.finfo(np.float32).max).all())  # false for NaN
 
 
 def numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, "..."]:

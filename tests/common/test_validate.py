@@ -6,6 +6,7 @@ import pytest
 from common.validate import (
     FlawedRecord,
     existing_image,
+    fits_float32,
     members,
     numbers,
     records,
@@ -124,3 +125,9 @@ def test_an_image_outside_of_the_folder_is_not_read(tmp_path, image):
     (tmp_path / "a.jpg").touch()
     with pytest.raises(FlawedRecord, match="an image outside of"):
         existing_image(tmp_path / "set", image.format(tmp_path))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, -3.5e38])
+def test_numbers_that_are_infinite_in_float32_do_not_fit(value):
+    assert fits_float32(np.array([1.0, -3.4e38, 0.0]))
+    assert not fits_float32(np.array([1.0, value]))
