@@ -80,7 +80,8 @@ class CritiqueAgent:
         return f"agent:{self.backend.name}"
 
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
-        """Scores from 0 to 100, None where scoring failed.
+        """Scores from 0 to 100, None where scoring failed. Scores that follow the labels are None too: they would
+        train a policy on the backend's habit (`agent.scoring.degenerate`).
 
         Raises BackendUnavailable if any question was not answered because the backend is unavailable: callers store
         scores permanently, and scores of an incomplete critique differ from those of a complete one.
@@ -88,6 +89,8 @@ class CritiqueAgent:
         critique = self.critique(sample, hypotheses)
         if reason := unavailable_reason(critique.failures):
             raise BackendUnavailable(reason)
+        if critique.degeneracy == "label order":
+            return [None] * len(critique.scores)
         return list(critique.scores)
 
     def critique(

@@ -135,4 +135,5 @@ def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCri
         errors=ErrorEstimate.from_json(state["error_estimate"]) if state["error_estimate"] else None,
         detector_confidence=state["detector_confidence"],
         corrections=tuple(map(Correction.from_json, state["corrections"])),
+        degeneracy=state.get("degeneracy", ""),  # absent in checkpoints of earlier versions
     )

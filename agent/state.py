@@ -52,6 +52,9 @@ class CritiqueOutput(TypedDict):
     reasons: Annotated[dict[str, str], merge]  # why a score is None
     tags: list[str]
     rank_dispersion: float  # mean standard deviation of a rank over the label orders, before revisions
+    degeneracy: (
+        str  # why the scores say nothing about the hypotheses (agent.scoring.degenerate); empty if they do
+    )
     evidence: list[Json]  # agent.types.Evidence, one entry per metric
     score_evidence: list[Json]  # evidence that is computed from the scores
     extra_evidence: list[Json]  # evidence measured again because a score is uncertain

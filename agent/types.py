@@ -323,6 +323,7 @@ class GroupCritique:
     )
     detector_confidence: float | None = None  # that there is a person; None without a detection
     corrections: tuple[Correction, ...] = ()  # by a person, in order
+    degeneracy: str = ""  # why the scores say nothing about the hypotheses (agent.scoring.degenerate)
 
 
 def require_scores(critiques: Sequence[GroupCritique]) -> None:

@@ -119,7 +119,7 @@ def critique_and_backend(
     from agent.vlm.options import BackendOptions
 
     critique, backend = split_settings(settings)
-    return critique, BackendOptions(spec, backend, dry_run, max_calls, record, reply_cache)
+    return critique, BackendOptions(spec, backend, dry_run, max_calls, record, reply_cache, CRITIQUE_FIELDS)
 
 
 def critique_and_backends(
@@ -148,7 +148,7 @@ def critique_and_backends(
         else:
             raise ValueError(f"--set {pair}: there are {len(specs)} backends, counted from 1")
     critique, shared = split_settings(common)
-    limits = (dry_run, max_calls, record, reply_cache)
+    limits = (dry_run, max_calls, record, reply_cache, CRITIQUE_FIELDS)
     options = [
         BackendOptions(spec, [*shared, *added], *limits) for spec, added in zip(specs, own, strict=True)
     ]

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CONFIGS", "PathLike", "atomic_folder", "atomic_path", "write_bytes", "write_text"]
+__all__ = [
+    "CONFIGS",
+    "PathLike",
+    "atomic_folder",
+    "atomic_path",
+    "delete_partial_files",
+    "write_bytes",
+    "write_text",
+]
 
 MAX_NAME_BYTES = 200
+_PARTIAL = re.compile(r"\..+\.\d+\.\d+\.partial")  # of `atomic_path`
 PathLike = str | os.PathLike[str]
 CONFIGS = Path(__file__).parents[1] / "configs"  # recipes: YAML files
 
@@ -31,6 +41,13 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def delete_partial_files(folder: PathLike) -> None:
+    """Deletes what killed runs left under `folder` in writing files; none may be running there now."""
+    for path in Path(folder).rglob("*.partial"):
+        if _PARTIAL.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _start_of(name: str) -> str:

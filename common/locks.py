@@ -11,12 +11,11 @@ Left out: systems without `fcntl`, where nothing is locked.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.files import PathLike
+from common.files import PathLike, delete_partial_files
 
 try:
     import fcntl
@@ -26,7 +25,6 @@ except ImportError:  # Windows
 __all__ = ["single_run"]
 
 LOCK = ".lock"
-_PARTIAL = re.compile(r"\..+\.\d+\.\d+\.partial")  # of `common.files.atomic_path`
 _held: set[Path] = set()  # by this process
 
 
@@ -53,7 +51,7 @@ def _locked(folder: Path) -> Iterator[None]:
     file = _acquired(folder / LOCK)
     _held.add(folder)
     try:
-        _delete_partial_files(folder)
+        delete_partial_files(folder)
         yield
     finally:
         _held.discard(folder)
@@ -88,9 +86,3 @@ def _acquired(path: Path) -> int:
             os.write(file, f"{os.getpid()}\n".encode())
             return file
         os.close(file)
-
-
-def _delete_partial_files(folder: Path) -> None:
-    for path in folder.rglob("*.partial"):
-        if _PARTIAL.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)

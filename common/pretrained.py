@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from common.files import PathLike
 from common.finite import check_weights
+from common.foreign_files import reason_in_a_line
 
 __all__ = ["load_whole", "save_compact"]
 
@@ -39,7 +40,12 @@ def load_whole(kind: type[Model], folder: Path, noun: str) -> Model:
         loaded: Any = kind.from_pretrained(
             folder, dtype="float32", local_files_only=True, output_loading_info=True
         )
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except SafetensorError as error:
+        raise ValueError(
+            f"the {noun} in {folder} cannot be read: its model.safetensors is damaged ({reason_in_a_line(error)}); "
+            "copy it again"
+        ) from error
+    except (OSError, RuntimeError) as error:
         raise ValueError(f"the {noun} in {folder} cannot be read: {error}") from error
     # transformers' annotation omits the second value
     model, info = cast(tuple[Model, dict[str, set[str]]], loaded)

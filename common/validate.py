@@ -23,6 +23,7 @@ __all__ = [
     "NOT_FINITE",
     "FlawedRecord",
     "existing_image",
+    "fits_float32",
     "floats",
     "members",
     "numbers",
@@ -36,6 +37,9 @@ __all__ = [
 # reasons of records that cannot be used
 NOT_FINITE = "values that are not finite"
 IMAGE_MISSING = "image missing"
+IMAGE_OUTSIDE = (
+    "the image is a link out of the folder, which is not followed: move or mount the images into it"
+)
 SHOWN = 12  # names listed before "and N more"
 
 Kinds = Mapping[str, type | UnionType]
@@ -102,6 +106,11 @@ def floats(value: Any, what: str) -> Float[np.ndarray, "..."]:
         raise ValueError(f"{what} is not an array of numbers: {error}") from error
 
 
+def fits_float32(array: Shaped[np.ndarray, "..."]) -> bool:
+    """Whether all numbers are finite, and stay so in float32, in which bodies are computed."""
+    return bool((np.abs(array) <= np.finfo(np.float32).max).all())  # false for NaN
+
+
 def numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, "..."]:
     """The value as a finite float64 array of this shape. A flat list of as many numbers is accepted too, and axes of
     length 1 are ignored. Raises ValueError, naming `what` and its shape, for anything else (FlawedRecord for values
@@ -153,13 +162,17 @@ def parse_json(path: PathLike, kind: str) -> Any:
 def existing_image(folder: PathLike, image: str) -> Path:
     """The file of an image that a record names. Raises FlawedRecord if there is none in the folder.
 
-    A name must not lead out of the folder, whose images are copied: annotations may be a stranger's. Links in the
-    folder are the user's, who may keep images elsewhere.
+    Neither a name nor a link must lead out of the folder, whose images are copied: both may be a stranger's. The folder
+    itself may be a link.
     """
     path = Path(folder) / image
     if Path(image).is_absolute() or ".." in Path(image).parts:
         raise FlawedRecord(
             f"the annotations name an image outside of {folder}: {image!r}", IMAGE_MISSING, image
+        )
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise FlawedRecord(
+            f"the image {image!r} is a link out of {folder}, which is not followed", IMAGE_OUTSIDE
         )
     if not path.is_file():
         message = f"there is no image at {path}, which the annotations name"

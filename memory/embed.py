@@ -23,6 +23,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from common.files import PathLike
 from common.fingerprint import digest, weights_digest
+from common.hub import hub_access
 from memory.index import normalised
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class SentenceEmbedder:
     def _model(self) -> SentenceTransformer:
         from sentence_transformers import SentenceTransformer
 
-        with _quiet():
+        with _quiet(), hub_access(self.name):
             return SentenceTransformer(
                 str(self._folder or self.name), local_files_only=self._folder is not None
             )
@@ -193,7 +194,7 @@ class ClipEmbedder:
     def _loaded(self):  # noqa: ANN202  (types of a library that is not imported here)
         from transformers import AutoImageProcessor, CLIPVisionModelWithProjection
 
-        with _quiet():
+        with _quiet(), hub_access(self._model):
             processor = AutoImageProcessor.from_pretrained(self._model)
             model = CLIPVisionModelWithProjection.from_pretrained(self._model)
         model.to(self._device)  # pyright: ignore[reportArgumentType]  (a decorated method)

@@ -14,13 +14,18 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
 from common.files import PathLike
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 __all__ = ["FrozenMemoryError", "MemoryStore", "damage_named"]
 
@@ -197,7 +202,8 @@ class MemoryStore:
             if self._connection.in_transaction:
                 yield self._connection
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
+            with _turn_of_writer(self.path):
+                self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
             except BaseException:  # including KeyboardInterrupt
@@ -226,6 +232,32 @@ class MemoryStore:
             connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
         if self.frozen:
             self._connection.execute("PRAGMA query_only = ON")
+
+
+@contextmanager
+def _turn_of_writer(path: Path | None) -> Iterator[None]:
+    """A block in which one process at a time waits for SQLite's lock, while the others wait for the folder's.
+
+    SQLite's own waiting knows no turns: a process that has just written is likely to be the next one, and of eight
+    busy writers one waited for over half a minute. Without `fcntl`, and on file systems without such locks, only
+    SQLite's is used.
+    """
+    if path is None or fcntl is None:
+        yield
+        return
+    try:
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # it may be searched, but not read
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_UN)  # a child that was forked meanwhile holds the file too
+        os.close(folder)
 
 
 @contextmanager

@@ -30,12 +30,15 @@ def launch_module(module: str, words: Iterable[object], processes: int = 2) -> s
     return run.stderr
 
 
-def start_python(*words: object) -> subprocess.Popen[str]:
-    """A Python process that heeds SIGINT, even if the tests run in the background of a shell, which ignores it."""
+def start_python(*words: object, stdin: int | None = None) -> subprocess.Popen[str]:
+    """A Python process that heeds SIGINT, even if the tests run in the background of a shell, which ignores it.
+
+    stdin: as of `subprocess.Popen`."""
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -47,6 +47,7 @@ def scores_update(result: GroupScores) -> dict[str, Any]:
         "reasons": _by_index((result.reason,) * count) if result.reason else {},
         "rank_dispersion": sum(result.rank_std) / count,
         "rank_std": _by_index(result.rank_std),
+        "degeneracy": result.degeneracy,
         "replies": list(result.replies),
         "failures": [asdict(item) for item in result.failures],
         "questions": result.questions.to_json(),

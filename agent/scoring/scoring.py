@@ -22,6 +22,7 @@ from agent.pictures.panels import shown_at_once
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
 from agent.scoring.ask import Answer, ask
+from agent.scoring.degenerate import Degeneracy, degeneracy_of
 from agent.scoring.ranking import combine, label_names, label_orders, merge_chunks, split_order
 from agent.types import QuestionCounts, QuestionFailure
 from agent.vlm.protocol import VLMBackend
@@ -36,7 +37,8 @@ AskLabels = Callable[[Mapping[str, int], int], Answer[Any]]
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Scores by hypothesis, or None for the whole group. `failures` has the questions that were not answered."""
+    """Scores by hypothesis, or None for the whole group. `failures` has the questions that were not answered,
+    `degeneracy` why the scores say nothing about the hypotheses."""
 
     scores: tuple[float | None, ...]
     comments: tuple[str, ...]
@@ -44,6 +46,7 @@ class GroupScores:
     replies: tuple[Json, ...]
     failures: tuple[QuestionFailure, ...]
     questions: QuestionCounts
+    degeneracy: Degeneracy = ""
 
     @property
     def reason(self) -> str:
@@ -93,10 +96,12 @@ def score_group(
     ]
     if not answered:
         return _unscored(count, replies, failures, questions)
-    score, rank_std = combine([_scores(plan, order) for plan, order in answered])
+    scorings = [_scores(plan, order) for plan, order in answered]
+    score, rank_std = combine(scorings)
+    degeneracy = degeneracy_of([_scores_by_label(order) for _, order in answered], scorings)
     comments = _comments(*answered[0], count)
     return GroupScores(
-        tuple(score.tolist()), comments, tuple(rank_std.tolist()), replies, failures, questions
+        tuple(score.tolist()), comments, tuple(rank_std.tolist()), replies, failures, questions, degeneracy
     )
 
 
@@ -106,7 +111,8 @@ def _unscored(
     failures: tuple[QuestionFailure, ...],
     questions: QuestionCounts,
 ) -> GroupScores:
-    return GroupScores((None,) * count, ("",) * count, (0.0,) * count, replies, failures, questions)
+    nothing: tuple[None, ...] = (None,) * count
+    return GroupScores(nothing, ("",) * count, (0.0,) * count, replies, failures, questions, "unscored")
 
 
 def _max_hypotheses(backend: VLMBackend, brief: Brief, count: int) -> int:
@@ -142,10 +148,15 @@ def _ask_all(backend: VLMBackend, plans: Sequence[_Plan], ask_labels: AskLabels)
 
 
 def _scores(plan: _Plan, answers: Sequence[Answer[Any]]) -> Float[np.ndarray, "group"]:
-    scores = [np.array([verdict.score for verdict in _verdicts(answer)]) for answer in answers]
+    scores = _scores_by_label(answers)
     if len(plan.chunks) > 1:
         return merge_chunks(plan.anchors, plan.chunks, scores)
     return scores[0][np.argsort(plan.chunks[0])]
+
+
+def _scores_by_label(answers: Sequence[Answer[Any]]) -> list[Float[np.ndarray, "_"]]:
+    """The scores of each chunk of a label order."""
+    return [np.array([verdict.score for verdict in _verdicts(answer)]) for answer in answers]
 
 
 def _comments(plan: _Plan, answers: Sequence[Answer[Any]], count: int) -> tuple[str, ...]:

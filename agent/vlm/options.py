@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agent.vlm import VLMBackend, load_backend
 from agent.vlm.replay import Recorder
-from agent.vlm.settings import parse_settings
+from agent.vlm.settings import UnknownSetting, parse_settings
 from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
 from agent.vlm.wrappers.dry_run import DryRun
@@ -34,6 +34,7 @@ class BackendOptions:
     max_calls: int | None = None
     record: Path | None = None
     reply_cache: Path | None = None
+    other_settings: Sequence[str] = ()  # that the same flag takes, for the message about an unknown one
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def open_backend(
 
     Raises ValueError or FileNotFoundError for an invalid spec, setting or file.
     """
-    backend = load_backend(options.spec, **parse_settings(options.settings))
+    backend = _load(options)
     budget, dry_run = Budget(options.max_calls), None
     with ExitStack() as files:
         if options.dry_run:
@@ -71,6 +72,14 @@ def open_backend(
         if options.record and not options.dry_run:
             backend = files.enter_context(Recorder(backend, options.record))
         yield OpenedBackend(backend, budget, dry_run)
+
+
+def _load(options: BackendOptions) -> VLMBackend:
+    try:
+        return load_backend(options.spec, **parse_settings(options.settings))
+    except UnknownSetting as error:
+        others = ", ".join(options.other_settings)
+        raise ValueError(f"{error}{others and f'; the critique has {others}'}") from error
 
 
 def _open_cache(path: Path) -> ReplyCache:

@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.vlm.embedded.critic import EmbeddedCritic
 from agent.vlm.protocol import VLMBackend
+from agent.vlm.settings import UnknownSetting
 from common.plugins import installed_plugins, load_plugin
 
 __all__ = ["ENTRY_POINT_GROUP", "backend_names", "load_backend"]
@@ -38,7 +39,7 @@ def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
     except TypeError as error:
         known = ", ".join(list(signature.parameters)[1:])
         unknown = ", ".join(sorted(set(settings) - set(signature.parameters)))
-        raise ValueError(
+        raise UnknownSetting(
             f"the backend {name} has no such setting: {unknown}; "
             + (f"it has {known}" if known else "it has none")
         ) from error

@@ -13,20 +13,26 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend, checked_reply
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
 from common.files import PathLike
+from common.foreign_files import reason_in_a_line
 from common.jsonl import open_for_append
 from common.redaction import writable
+from common.validate import members, numbers
 
 __all__ = ["Recorder", "ReplayBackend", "from_argument"]
 
 Json = dict[str, Any]
 FORMAT = 1
+HEADER = {"recording": int, "backend": str, "revision": str, "capabilities": dict}
+REPLY = {"key": str, "text": str, "ms": int | float, "tokens": list}
 
 
 class Recorder(Wrapper):
@@ -122,9 +128,17 @@ def _header(backend: VLMBackend) -> Json:
 def _read(path: Path) -> list[Json]:
     """Header and replies, without a last line that a killed run did not finish."""
     try:
-        records = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-        if records[0]["recording"] == FORMAT:
-            return records
-    except (ValueError, LookupError, TypeError):
-        pass
-    raise ValueError(f"{path} is not a recording of format {FORMAT}")
+        header, *replies = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        if members(header, HEADER, "its first line")["recording"] != FORMAT:
+            raise ValueError(f"its first line names the format {header['recording']!r}")
+        if unknown := sorted(header["capabilities"].keys() - {field.name for field in fields(Capabilities)}):
+            raise ValueError(f"its first line has an unknown capability, {unknown[0]!r}")
+        TypeAdapter(Capabilities).validate_python(header["capabilities"])
+        for number, record in enumerate(replies, start=2):
+            members(record, REPLY, f"its line {number}")
+            numbers(record["tokens"], (2,), f"tokens of its line {number}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not a recording of format {FORMAT} ({reason_in_a_line(error)})"
+        ) from error
+    return [header, *replies]

@@ -8,9 +8,13 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["parse_settings", "read_settings", "require_positive"]
+__all__ = ["UnknownSetting", "parse_settings", "read_settings", "require_positive"]
 
 S = TypeVar("S")
+
+
+class UnknownSetting(ValueError):
+    """A backend has no setting of this name; the message lists those that it has."""
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, str | None]:
@@ -31,7 +35,7 @@ def read_settings(kind: type[S], owner: str, given: Mapping[str, Any]) -> S:
     """
     known = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType]
     if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"{owner}'s settings are {', '.join(known)}, not {', '.join(unknown)}")
+        raise UnknownSetting(f"{owner}'s settings are {', '.join(known)}, not {', '.join(unknown)}")
     try:
         return TypeAdapter(kind).validate_python(dict(given))
     except ValidationError as error:

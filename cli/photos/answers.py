@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.scoring.degenerate import DEGENERACY_SENTENCES
 from agent.types import GroupCritique, lost_questions
 from agent.verdict import verdict_sentences
 
@@ -21,5 +22,6 @@ def critique_answer(critique: GroupCritique, detector: str) -> dict[str, Any]:
         "verdict": verdict_sentences(critique, detector),
         "questions": critique.questions.to_json(),
         "corrections": [vars(correction) for correction in critique.corrections],
+        "degeneracy": DEGENERACY_SENTENCES[critique.degeneracy],
         "lost": lost_questions(critique.questions, critique.failures),
     }

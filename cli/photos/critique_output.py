@@ -114,6 +114,8 @@ def _print_answer(number: int, answer: dict[str, Any]) -> None:
             print_message(f"  {index:3d}  {score:5.1f}  {comment}{_expected(answer['errors'], index)}")
     for sentence in answer["verdict"]:
         print_message(f"  {sentence}")
+    if answer["degeneracy"]:
+        print_message(f"  {answer['degeneracy']}")
     if answer["lost"]:
         print_message(f"  {answer['lost']}")
 

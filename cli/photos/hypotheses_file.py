@@ -36,6 +36,7 @@ from torch import Tensor
 from cli.photos.model_outputs import find_layout
 from common.array_files import open_npz
 from common.files import PathLike, atomic_path
+from common.validate import fits_float32
 from hmr.types import NUM_BETAS, BodyParams, Box, Camera, Hypotheses
 
 __all__ = ["read_hypotheses", "write_hypotheses"]
@@ -123,6 +124,8 @@ def _check_numbers(arrays: Mapping[str, np.ndarray], path: Path) -> None:
             raise ValueError(
                 f"{key} of {path} has {np.count_nonzero(~np.isfinite(array))} NaN or infinite values"
             )
+        if not fits_float32(array):
+            raise ValueError(f"{key} of {path} has numbers that are infinite in float32")
 
 
 def _read_params(arrays: Mapping[str, np.ndarray], path: Path, min_group: int) -> BodyParams:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from common.array_files import read_arrays
 from common.files import PathLike
 from common.seeding import one_thread
+from common.validate import fits_float32
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams, Posed
 
 __all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body", "vertex_regions"]
@@ -189,6 +190,8 @@ def vertex_regions(
     parts = skin_weights.argmax(dim=1)
     regions = torch.tensor([REGIONS.index(region) for region in _PART_REGIONS])[parts.cpu()]
     head = (parts == JOINT_NAMES.index("head")).cpu()
+    if not head.any():  # no body, but also nothing to divide into face and hair
+        return regions.to(torch.uint8).numpy()
     points = template.cpu()[head]
     low, high = points.amin(dim=0), points.amax(dim=0)
     _, height, depth = ((points - low) / (high - low)).unbind(dim=1)
@@ -246,7 +249,7 @@ def _read_body(path: Path) -> dict[str, NDArray[Any]]:
 def _check_values(arrays: dict[str, NDArray[Any]], path: Path) -> None:
     """Raises ValueError for values that are not finite, and for a template that is not in metres."""
     for name in ("v_template", "weights", "shapedirs", "posedirs", "J_regressor"):
-        if arrays[name].dtype.kind not in "iuf" or not np.isfinite(arrays[name]).all():
+        if arrays[name].dtype.kind not in "iuf" or not fits_float32(arrays[name]):
             raise ValueError(f"{path} has {name} with values that are not finite numbers")
     faces, vertices = arrays["f"], len(arrays["v_template"])
     if faces.dtype.kind not in "iuf" or not ((faces >= 0) & (faces < vertices)).all():

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from common.files import PathLike, atomic_folder
 from common.fingerprint import digest
+from common.foreign_files import damage_named
 from common.image_files import open_image
 from common.validate import existing_image, read_json, require
 from hmr.datasets.annotation import (
@@ -134,12 +135,14 @@ def read_annotations(folder: PathLike) -> dict[str, Annotation]:
     path = Path(folder) / "annotations.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"there is no prepared data set (annotations.parquet) in {folder}")
-    try:
+    with damage_named(path, "prepare the set again"):
         table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a parquet file: {error}") from error
     require(table.column_names, ANNOTATIONS.names, str(path))
-    return {row["id"]: _annotation(row) for row in table.to_pylist()}
+    with damage_named(path, "prepare the set again"):
+        table = table.select(ANNOTATIONS.names).cast(ANNOTATIONS)
+        if table["id"].null_count:
+            raise ValueError("a row lacks its id")
+        return {row["id"]: _annotation(row) for row in table.to_pylist()}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.fingerprint import digest, file_digest
+from common.foreign_files import reason_in_a_line
+from common.hub import hub_access
 from hmr.detection.encoder import EncoderHeads, EncoderOutput
 from hmr.detection.feature_cache import FeatureCache
 
@@ -66,12 +68,13 @@ def describe_backbone(name: str, revision: str | None = None) -> BackboneSpec:
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        whole = AutoConfig.from_pretrained(name, revision=revision)
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
+        with hub_access(name):
+            whole = AutoConfig.from_pretrained(name, revision=revision)
+            processor, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name!r} is not a vision backbone on the hub, or a folder with config.json and preprocessor_config.json: "
-            f"{error}"
+            f"{reason_in_a_line(error)}"
         ) from error
     config = getattr(whole, "backbone_config", None) or whole  # of ViTPose
     sizes = getattr(config, "hidden_sizes", None) or [config.hidden_size]
@@ -157,14 +160,15 @@ def _load_backbone(spec: BackboneSpec) -> nn.Module:
 
     revision: dict[str, Any] = {} if Path(spec.name).is_dir() else {"revision": spec.revision}
     try:
-        config = AutoConfig.from_pretrained(spec.name, **revision)
-        if config.model_type == "vitpose":
-            model = VitPoseForPoseEstimation.from_pretrained(spec.name, **revision).backbone
-        else:
-            classes: Any = MODEL_MAPPING if type(config) in MODEL_MAPPING else MODEL_FOR_BACKBONE_MAPPING
-            model = classes[type(config)].from_pretrained(spec.name, **revision)
+        with hub_access(spec.name):
+            config = AutoConfig.from_pretrained(spec.name, **revision)
+            if config.model_type == "vitpose":
+                model = VitPoseForPoseEstimation.from_pretrained(spec.name, **revision).backbone
+            else:
+                classes: Any = MODEL_MAPPING if type(config) in MODEL_MAPPING else MODEL_FOR_BACKBONE_MAPPING
+                model = classes[type(config)].from_pretrained(spec.name, **revision)
     except OSError as error:
-        raise ValueError(f"the backbone {spec.name!r} cannot be loaded: {error}") from error
+        raise ValueError(f"the backbone {spec.name!r} cannot be loaded: {reason_in_a_line(error)}") from error
     if (found := _revision(spec.name, config)) != spec.revision:
         raise ValueError(
             f"{spec.name!r} is another backbone: its revision is {found}, the policy was trained with {spec.revision}"

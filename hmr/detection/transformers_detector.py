@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from common.fingerprint import digest, weights_digest
+from common.hub import hub_access
 from hmr.detection.keypoints.sets import COCO
 from hmr.images.crops import crop_image
 from hmr.types import Box, Detection, Sample
@@ -146,8 +147,9 @@ def load_transformers_detector(models: str = "", device: str = "cpu") -> Transfo
 
 def _load(kind: Any, name: str, device: str) -> _Part:
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
-        model = kind.from_pretrained(name, use_safetensors=True)
+        with hub_access(name):
+            processor = AutoImageProcessor.from_pretrained(name)
+            model = kind.from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(

@@ -30,6 +30,7 @@ __all__ = ["VIDEO_SUFFIXES", "Video", "VideoFrame", "open_video"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif"})
 DEFAULT_FPS = 10.0  # of GIF frames without a duration, as in browsers
+MAX_GIF_PIXELS = 9_000_000  # a frame of 4K video
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def open_video(path: PathLike) -> Video:
 
 def _open_gif(path: Path) -> Video:
     with open_image(path) as image:
-        count = int(getattr(image, "n_frames", 1))
+        size, count = image.size, int(getattr(image, "n_frames", 1))
+    _check_gif(size, f"{path}: ")
     return Video(path, count, partial(_gif_frames, path, count))
 
 
@@ -72,10 +74,21 @@ def _gif_frames(path: Path, count: int) -> Iterator[VideoFrame]:
         for index in range(count):
             with unreadable_images_named(f"{path}: frame {index}"):
                 image.seek(index)
+            _check_gif(image.size, f"{path}: frame {index}: ")  # it may be larger than the one before
+            with unreadable_images_named(f"{path}: frame {index}"):
                 image.load()
             duration_s = float(image.info.get("duration", 0)) / 1000 or 1 / DEFAULT_FPS
             yield VideoFrame(index, time_s, duration_s, partial(to_rgb, image))
             time_s += duration_s
+
+
+def _check_gif(size: tuple[int, int], where: str) -> None:
+    """Raises ValueError for frames that Pillow would need gigabytes for: it holds several at a time."""
+    width, height = size
+    if width * height > MAX_GIF_PIXELS:
+        raise ValueError(
+            f"{where}{width} x {height} pixels; a GIF that is read has at most {MAX_GIF_PIXELS:,}"
+        )
 
 
 def _open_container(path: Path) -> Video:

@@ -27,7 +27,9 @@ from PIL import Image
 
 from common.files import PathLike, atomic_path, write_text
 from common.fingerprint import digest
+from common.foreign_files import damage_named
 from common.image_files import open_image
+from common.validate import require
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK, Scene
 from hmr.synthetic.workers import in_order, scene_maker
@@ -38,6 +40,12 @@ __all__ = [
 ]  # fmt: skip
 
 Progress = Callable[[int], None]
+DAMAGED = "draw or prepare the set again"
+SAMPLE_COLUMNS = ("id", "jpeg", "box", "camera")
+TRUTH_COLUMNS = (
+    "id", "global_orient", "body_pose", "betas", "transl", "camera", "joints_cam_m", "keypoints_px", "visible",
+    "mask_png",
+)  # fmt: skip
 
 DETECTION = (
     "points_px",
@@ -51,8 +59,8 @@ DETECTION = (
 class SampleSet(Sequence[Sample]):
     """Samples of a set. Only the JPEGs are in memory; an image is decoded on access."""
 
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
+    def __init__(self, table: pa.Table, path: Path) -> None:
+        self._table, self._path = table, path
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -65,12 +73,13 @@ class SampleSet(Sequence[Sample]):
 
     def __getitem__(self, index: int | slice) -> Sample | SampleSet:
         if isinstance(index, slice):
-            return SampleSet(self._table.take(list(range(*index.indices(len(self))))))
+            return SampleSet(self._table.take(list(range(*index.indices(len(self))))), self._path)
         row = self._table.slice(range(len(self))[index], 1).to_pylist()[0]
-        with open_image(row["jpeg"], f"the image of {row['id']}") as stored:
-            image = np.asarray(stored.convert("RGB"))
-        detection = _detection(row["detection"]) if "detection" in row else None
-        return Sample(row["id"], image, Box(*row["box"]), _camera(row["camera"]), detection)
+        with damage_named(self._path, DAMAGED):
+            with open_image(row["jpeg"], f"the image of {row['id']}") as stored:
+                image = np.asarray(stored.convert("RGB"))
+            detection = _detection(row["detection"]) if "detection" in row else None
+            return Sample(row["id"], image, Box(*row["box"]), _camera(row["camera"]), detection)
 
 
 def make_scenes(
@@ -130,8 +139,13 @@ def set_digest(folder: PathLike) -> str:
 
 
 def read_samples(folder: PathLike) -> SampleSet:
-    """The samples without ground truth. Opens only `samples.parquet`."""
-    return SampleSet(pq.read_table(Path(folder) / "samples.parquet"))
+    """The samples without ground truth. Opens only `samples.parquet`.
+
+    Raises FileNotFoundError, and ValueError for a file that is damaged or of another layout; a damaged image is a
+    ValueError when it is read.
+    """
+    path = Path(folder) / "samples.parquet"
+    return SampleSet(_read_parquet(path, SAMPLE_COLUMNS), path)
 
 
 def read_truth(folder: PathLike) -> dict[str, Truth]:
@@ -144,7 +158,9 @@ def read_truth(folder: PathLike) -> dict[str, Truth]:
         raise FileNotFoundError(
             f"{folder} holds no truth: it was drawn without, as wild-train and street-align are"
         )
-    return {row["id"]: _truth(row) for row in pq.read_table(path).to_pylist()}
+    rows = _read_parquet(path, TRUTH_COLUMNS).to_pylist()
+    with damage_named(path, DAMAGED):
+        return {row["id"]: _truth(row) for row in rows}
 
 
 def read_labelled(folder: PathLike) -> list[Labelled]:
@@ -230,6 +246,19 @@ def _truth(row: dict[str, Any]) -> Truth:
 def _camera(values: list[float]) -> Camera:
     focal, cx, cy, width, height = values
     return Camera(focal, cx, cy, int(width), int(height))
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Raises ValueError if a column is missing or lacks a value, or if an id is no text."""
+    with damage_named(path, DAMAGED):
+        table = pq.read_table(path)
+    require(table.column_names, columns, str(path))
+    with damage_named(path, DAMAGED):
+        if any(table[name].null_count for name in columns) or not pa.types.is_string(
+            table.schema.field("id").type
+        ):
+            raise ValueError("a row lacks a value")
+    return table
 
 
 def _content_digest(*tables: list[dict[str, Any]]) -> str:

@@ -6,6 +6,8 @@
 | rewards/NAME/mean,     | the same of the scores of each reward function, if there are several             |
 | rewards/NAME/std       | (rl.scorers.rewards)                                                             |
 | frac_reward_zero_std   | share of masked groups: too few scores, or nearly equal ones                     |
+| critic/                | share of groups of which the scores prefer no hypothesis: nobody has one, or all |
+| degenerate_groups      | have the same; the agent withholds scores that follow the labels                 |
 | kl                     | mean L_theta - L_ref over all hypotheses. The reference sampled them, so it      |
 |                        | estimates KL(ref || theta) up to the weight by time of the bound                 |
 | clip_ratio/high_mean,  | share of clipped hypotheses: A > 0 with r > e; A < 0 with r < -e                 |
@@ -41,6 +43,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rl.advantages import ROUNDING
 from rl.losses import LossSettings, mean_error
 from rl.preferences.tensors import REWARDS
 
@@ -89,7 +92,16 @@ def score_metrics(
         **{f"{REWARDS}{name}/mean": values.nanmean() for name, values in rewards.items()},
         **{f"{REWARDS}{name}/std": _group_std(values) for name, values in rewards.items()},
         "frac_reward_zero_std": (~mask.any(dim=-1)).float().mean(),
+        "critic/degenerate_groups": _prefers_nothing(scores).float().mean(),
     }
+
+
+def _prefers_nothing(scores: Float[Tensor, "batch group"]) -> Bool[Tensor, "batch"]:
+    """Whether fewer than two hypotheses of a group have different scores."""
+    missing = scores.isnan()
+    lowest = scores.masked_fill(missing, torch.inf).amin(dim=-1)
+    highest = scores.masked_fill(missing, -torch.inf).amax(dim=-1)
+    return ~(highest - lowest > ROUNDING * scores.nan_to_num().abs().amax(dim=-1))
 
 
 def _group_std(scores: Float[Tensor, "batch group"]) -> Float[Tensor, ""]:

@@ -16,26 +16,33 @@ held in memory until another group has a score: if no group ever gets one, the c
 name of the model, and not the group.
 """
 
+# The functions of pyarrow.compute are generated when it is imported: pyright does not see them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.failures import ScoresMissing
-from common.files import PathLike, atomic_path, write_bytes, write_text
+from common.files import PathLike, atomic_path, delete_partial_files, write_bytes, write_text
+from common.foreign_files import damage_named
+from common.validate import require
 from hmr.types import Sample
 from rl.preferences.tensors import REWARDS
+from rl.types import PARAM_COLUMNS
 
 __all__ = [
     "SHARD_PATTERN",
@@ -58,6 +65,9 @@ JOURNAL_PATTERN = "[0-9]*-[0-9]*"
 UNFINISHED = "unfinished"
 UNAVAILABLE = b"unheard: "  # marks a message in place of a row; an Arrow stream starts differently
 CHECKSUM = "crc32:"  # before a row in the journal
+DAMAGED = "delete it, and the command that scored its groups scores them again"
+CAMERA_NUMBERS = 5  # in a row: focal length, principal point, size
+TEXTS = ("sample_id", "image_sha256", "scorer", "policy_digest")
 IMAGE_COLUMNS = ["sample_id", "image_sha256"]  # the columns that identify the image of a row
 
 
@@ -89,6 +99,7 @@ class GroupShards:
         self._unavailable = ""  # reason for the last group without an answer
         self._has_rows = any(out.glob(SHARD_PATTERN)) or any(self._unfinished.glob(JOURNAL_PATTERN))
         out.mkdir(parents=True, exist_ok=True)
+        delete_partial_files(out)
         _check_manifest(out, settings, replace=not self._has_rows)
         self._unfinished.mkdir(exist_ok=True)
 
@@ -258,40 +269,58 @@ def _has_score(row: bytes) -> bool:
 
 def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """All groups of a shard, with the columns of these names or all. Raises ValueError, with what to do, if a page
-    differs from its checksum."""
+    differs from its checksum, or if the columns are not those of groups."""
     wanted = None if columns is None else list(columns)
-    with _damage_named(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read(wanted, use_threads=False)  # threads double the time of a file this small
+    with damage_named(path, DAMAGED), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return _checked(
+            file.read(wanted, use_threads=False), wanted
+        )  # threads double the time of a file this small
 
 
 def rows_of_shard(path: Path) -> int:
     """The number of groups of a shard. Raises ValueError as `read_shard`."""
-    with _damage_named(path):
+    with damage_named(path, DAMAGED):
         return pq.read_metadata(path).num_rows
 
 
 def _read_row(path: Path) -> pa.Table:
-    with _damage_named(path):
+    with damage_named(path, DAMAGED):
         content = path.read_bytes()
         if content.startswith(CHECKSUM.encode()):  # not in the files of earlier versions
             head, _, content = content.partition(b"\n")
             if head != f"{CHECKSUM}{zlib.crc32(content):08x}".encode():
                 raise ValueError("its checksum differs")
-        return pa.ipc.open_stream(content).read_all()
+        return _checked(pa.ipc.open_stream(content).read_all())
 
 
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Arrow raises errors of many types for a damaged file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"{path} is damaged ({' '.join(str(error).split())[:200]}); delete it, and the command that scored its "
-            "groups scores them again"
-        ) from error
+def _checked(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table, if its columns are those of groups; if only some were read, these. Raises ValueError for a missing
+    column or value, another type, and a length that does not fit the number of scores."""
+    of_bodies = "x0" not in table.column_names  # else of a policy behind an adapter
+    lists = ("condition", "scores", *(("geometry", "camera", *PARAM_COLUMNS) if of_bodies else ("x0",)))
+    wanted = (*TEXTS, *lists, "uses_truth") if columns is None else columns
+    require(table.column_names, wanted, "a row")
+    kinds = {**dict.fromkeys(TEXTS, pa.types.is_string), **dict.fromkeys(lists, _is_numbers)}
+    for name, has_kind in {**kinds, "uses_truth": pa.types.is_boolean}.items():
+        if name in wanted and (not has_kind(table.schema.field(name).type) or table[name].null_count):
+            raise ValueError(f"{name} is of type {table.schema.field(name).type}, or lacks a value")
+    if of_bodies and "scores" in wanted:
+        groups = pc.list_value_length(table["scores"])
+        lengths = {name: pc.multiply(groups, math.prod(shape)) for name, shape in PARAM_COLUMNS.items()}
+        lengths["camera"] = pc.add(pc.multiply(groups, 0), CAMERA_NUMBERS)
+        for name in (name for name in lengths if name in wanted):
+            _check_lengths(table, name, lengths[name])
+    return table
+
+
+def _check_lengths(table: pa.Table, name: str, wanted: pa.ChunkedArray) -> None:
+    if not pc.all(pc.equal(pc.list_value_length(table[name]), wanted), min_count=0).as_py():
+        raise ValueError(f"{name} has another length than its group needs")
+
+
+def _is_numbers(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and pa.types.is_floating(kind.value_type)
 
 
 def _check_images(path: Path, found: pa.Table, block: Sequence[Sample]) -> None:

@@ -287,7 +287,11 @@ def test_a_remote_host_is_named_before_anything_is_sent(critique):
     ("words", "names"),
     [
         (("--set", "deadline_s"), "field=value"),
-        (("--set", "deadline_s=5"), "the backend embedded has no such setting: deadline_s; it has none"),
+        (
+            ("--set", "deadline_s=5"),
+            "the backend embedded has no such setting: deadline_s; it has none; the critique has permutations, "
+            "max_revisions, close_ups, pictures",
+        ),
         (("--backend", "replay:nowhere.jsonl"), "nowhere.jsonl"),
         (("--detector", "yolo"), "transformers"),
     ],

@@ -6,6 +6,7 @@ import pytest
 from common.validate import (
     FlawedRecord,
     existing_image,
+    fits_float32,
     members,
     numbers,
     records,
@@ -100,9 +101,33 @@ def test_an_image_that_is_missing(tmp_path):
     assert existing_image(tmp_path, "a.jpg") == tmp_path / "a.jpg"
 
 
+@pytest.mark.parametrize("image", ["link.jpg", "folder/a.jpg"])
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path, image):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    (tmp_path / "set" / "folder").symlink_to(tmp_path)
+    with pytest.raises(FlawedRecord, match=r"is a link out of .*set, which is not followed"):
+        existing_image(tmp_path / "set", image)
+
+
+def test_links_within_the_folder_and_to_it_are_followed(tmp_path):
+    (tmp_path / "set" / "deep").mkdir(parents=True)
+    (tmp_path / "set" / "deep" / "a.jpg").touch()
+    (tmp_path / "set" / "b.jpg").symlink_to("deep/a.jpg")
+    (tmp_path / "set-1").symlink_to("set")
+    assert existing_image(tmp_path / "set-1", "b.jpg") == tmp_path / "set-1" / "b.jpg"
+
+
 @pytest.mark.parametrize("image", ["../a.jpg", "b/../../a.jpg", "{}/a.jpg"])
 def test_an_image_outside_of_the_folder_is_not_read(tmp_path, image):
     (tmp_path / "set").mkdir()
     (tmp_path / "a.jpg").touch()
     with pytest.raises(FlawedRecord, match="an image outside of"):
         existing_image(tmp_path / "set", image.format(tmp_path))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, -3.5e38])
+def test_numbers_that_are_infinite_in_float32_do_not_fit(value):
+    assert fits_float32(np.array([1.0, -3.4e38, 0.0]))
+    assert not fits_float32(np.array([1.0, value]))

@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from common.fingerprint import digest, file_digest
+from common.hub import hub_access
 from common.redaction import first_line
 
 __all__ = ["FoundModel", "find_model", "load_processor", "load_weights"]
@@ -116,7 +117,8 @@ def _snapshot(name: str, adapter: Path | None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        with hub_access(name):
+            return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
         user = f" for the adapter at {adapter}" if adapter else ""
         raise FileNotFoundError(

@@ -150,7 +150,7 @@ def test_reading_a_missing_or_different_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no prepared data set"):
         read_annotations(tmp_path)
     (tmp_path / "annotations.parquet").write_text("truth")
-    with pytest.raises(ValueError, match=r"annotations.parquet is not a parquet file"):
+    with pytest.raises(ValueError, match=r"annotations.parquet is damaged"):
         read_annotations(tmp_path)
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "annotations.parquet")
     with pytest.raises(ValueError, match=r"annotations.parquet lacks image, .* it holds id"):

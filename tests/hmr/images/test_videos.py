@@ -112,6 +112,34 @@ def test_a_gif_that_would_take_gigabytes_is_refused_before_it_is_decoded(tmp_pat
         open_video(tmp_path / "a.gif")
 
 
+def test_a_gif_of_more_pixels_than_4k_is_refused(tmp_path):
+    """Pillow holds several frames: 60 megapixels took 1.7 GB."""
+    path = tmp_path / "wide.gif"
+    Image.new("P", (4000, 3000)).save(path)
+    with pytest.raises(
+        ValueError, match=r"wide\.gif: 4000 x 3000 pixels; a GIF that is read has at most 9,000,000$"
+    ):
+        open_video(path)
+
+
+def test_a_later_frame_of_a_gif_that_is_larger_is_refused(tmp_path):
+    """Its second frame begins at 60,000 x 60,000; Pillow enlarges the image for it."""
+    path = tmp_path / "grows.gif"
+    frames = [Image.fromarray(np.full((16, 12, 3), 60 * number, np.uint8)) for number in range(2)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+    content = bytearray(path.read_bytes())
+    second = content.index(
+        b"\x2c", content.index(b"\x2c") + 20
+    )  # its image descriptor: left, top, width, height
+    content[second + 1 : second + 3] = (8000).to_bytes(2, "little")
+    content[second + 3 : second + 5] = (8000).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"grows\.gif: frame 1: .* pixels; a GIF that is read has at most 9,000,000$"
+    ):
+        list(open_video(path).frames())
+
+
 def test_a_frame_that_would_take_gigabytes_is_refused(tmp_path, monkeypatch):
     path = save_video(tmp_path / "a.mp4", "mpeg4")
     monkeypatch.setattr(image_files, "MAX_WHOLE_PIXELS", 64 * 47)

@@ -1,0 +1,56 @@
+"""Small runs of what commands do, as jobs of `tests.faults.fork_server`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+__all__ = ["exploration", "groups", "tables"]
+
+
+def exploration(out: str) -> None:
+    from tests.agent.exploration import exploration_run
+
+    exploration_run.run(Path(out))
+
+
+def groups(out: str) -> None:
+    """Twelve groups in shards of four, scored by two threads."""
+    from tests.rl.preferences.test_build import build, wild
+
+    build(Path(out), wild(12), shard_rows=4, in_flight=2)
+
+
+def tables(policy: str, out: str) -> None:
+    """`meshcritic tables --table 1` with two arms at the smallest sizes."""
+    from common.stopping import ended_by_signals
+    from eval.study.arms import METHODS
+    from eval.study.study import Sizes
+    from eval.tables import alignment, run
+    from eval.tables.sizes import TableSizes
+    from eval.tables.writing import write_tables
+    from hmr.policy.checkpoint import load_policy
+
+    training = {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0}
+    small = replace(METHODS["resample"], rounds=1, group_size=3)
+    METHODS["resample"] = replace(small, alignment={**small.alignment, **training})
+    study = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), narrows=False)
+    sizes = TableSizes(study, align=2, more=4, critic_images=3, seeds=(0,))
+    arms_of = alignment.arms_of
+
+    def arms(sizes: TableSizes) -> dict[str, Any]:
+        return {
+            name: replace(
+                arm, critic="noisy-truth:0.8", group_size=3, alignment={**arm.alignment, **training}
+            )
+            for name, arm in arms_of(sizes).items()
+        }
+
+    alignment.arms_of = run.arms_of = arms
+    run.CEILING = replace(small, imitates="align labels", rounds=1)
+    with ended_by_signals():
+        found = run.run_tables(
+            load_policy(policy), [2], sizes, Path(out), lambda title, total: lambda done, note="": None, 1
+        )
+        write_tables(found, Path(out))
