@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -55,8 +55,9 @@ from hmr.policy.parametrization import (
 from hmr.policy.scheduler import Solver, new_solver
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Detection, Detector, Hypotheses, Sample
 
-__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]
+__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance", "OnStep"]
 
+OnStep = Callable[[list[Hypotheses]], None]  # the estimates of one step of the solver, one group per image
 
 INITIAL_STD = (0.05, 1.5)  # bounds of `initial_std`
 
@@ -208,17 +209,21 @@ class DiffusionPolicy(PreTrainedModel):
         generator: torch.Generator,
         noise_scale: float = 1.0,
         guidance: Guidance | None = None,
+        on_step: OnStep | None = None,
     ) -> list[Hypotheses]:
         """`num_samples` hypotheses per image, the first from zero noise, on the CPU.
 
         noise_scale: factor of the starting noise; a larger one increases the spread of the hypotheses.
         guidance: for the same images in the same order.
+        on_step: called after every step of the solver with its estimates of the hypotheses (E[x_0 | x_t]); the last
+            ones are the hypotheses.
         """
         shape = (len(features), num_samples, VECTOR_SIZE)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
         noise[:, 0] = 0
+        on_estimate = None if on_step is None else lambda x0: on_step(self.hypotheses(x0, features))
         vectors = self._denoise(
-            noise * (noise_scale * self.config.noise_temperature), features.condition, guidance
+            noise * (noise_scale * self.config.noise_temperature), features.condition, guidance, on_estimate
         )
         return self.hypotheses(vectors, features)
 
@@ -237,7 +242,9 @@ class DiffusionPolicy(PreTrainedModel):
         noisy: Float[Tensor, "batch group dim"],
         condition: Float[Tensor, "batch channels"],
         guidance: Guidance | None,
+        on_estimate: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "batch group dim"]:
+        """on_estimate: called after every step with its x0, of the shape that is returned."""
         # a new solver per call: solvers have state, and an agent's threads share the policy
         solver = new_solver(self.config.solver, self.config.num_train_timesteps)
         solver.set_timesteps(self.config.num_inference_steps, device=self.device)
@@ -245,11 +252,14 @@ class DiffusionPolicy(PreTrainedModel):
         for index, timestep in enumerate(timesteps):
             times = torch.full((noisy.shape[0], 1), timestep, device=self.device)
             prediction = self.predict(noisy[:, :, None], times, condition)[:, :, 0]
+            abar = solver.alphas_cumprod[timestep].to(self.device)
+            alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+            x0 = alpha * noisy - sigma * prediction
             if guidance is not None:
-                abar = solver.alphas_cumprod[timestep].to(self.device)
-                alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-                x0 = guidance.guide(alpha * noisy - sigma * prediction, len(timesteps) - 1 - index)
+                x0 = guidance.guide(x0, len(timesteps) - 1 - index)
                 prediction = (alpha * noisy - x0) / sigma
+            if on_estimate is not None:
+                on_estimate(x0)
             noisy = solver.step(prediction, timestep, noisy, return_dict=False)[0]
         return noisy
 

@@ -1,0 +1,193 @@
+"""The page: viser's controls, and its scene as `cli.viewer.contents` describes it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import viser
+from jaxtyping import UInt8
+from PIL import Image
+
+from cli.viewer.cameras import UP, View, camera_view, overview, side_view
+from cli.viewer.catalogue import Entry
+from cli.viewer.contents import ARRANGEMENTS, Composer, Selection, ShownPhoto
+from cli.viewer.exports import EXPORTS, export
+from cli.viewer.scene import PanelScene
+from cli.viewer.text import about_hypothesis, about_photo, score_legend
+from common.failures import sentence_of
+from hmr.body.model import Body
+
+__all__ = ["Page"]
+
+PICTURE_SIDE = 1600  # pixels; larger photographs are reduced
+CAMERA, OVERVIEW, SIDE = "Camera", "Overview", "Side"
+
+
+class Page:
+    """Shows one photograph at a time. All browsers that are connected share the controls.
+
+    Raises what loading the first photograph raises.
+    """
+
+    def __init__(self, server: viser.ViserServer, entries: Sequence[Entry], body: Body) -> None:
+        self._server, self._body, self._lock = server, body, threading.Lock()
+        server.gui.configure_theme(
+            control_layout="fixed", control_width="medium", show_logo=False, show_share_button=False
+        )
+        server.scene.set_up_direction("-y")
+        server.scene.configure_default_lights(cast_shadow=False)
+        if len(entries) > 1:
+            names = [entry.name for entry in entries]
+            chooser = server.gui.add_dropdown("Photograph", names, initial_value=names[0])
+            chooser.on_update(lambda _: self._change(entries[names.index(chooser.value)]))
+        self._view = PhotoView(server, entries[0].name, entries[0].load(), body)
+        server.on_client_connect(lambda client: self._view.look(client))
+
+    def _change(self, entry: Entry) -> None:
+        """Show another photograph, or why it cannot be shown."""
+        with self._lock:
+            try:
+                shown = entry.load()
+            except (ValueError, OSError) as error:
+                for client in self._server.get_clients().values():
+                    client.add_notification(entry.name, sentence_of(error), color="red")
+                return
+            self._view.remove()
+            self._view = PhotoView(self._server, entry.name, shown, self._body)
+            for client in self._server.get_clients().values():
+                self._view.look(client)
+
+
+class PhotoView:
+    """The controls and the scene of one photograph.
+
+    A change of a control draws the whole selection; changes that arrive meanwhile are drawn together.
+    """
+
+    def __init__(self, server: viser.ViserServer, name: str, shown: ShownPhoto, body: Body) -> None:
+        self._server, self._shown, self._body = server, shown, body
+        self._composer, self._lock = Composer(shown, body), threading.Lock()
+        self._drawn = first = Selection.first(shown)
+        panels = self._composer.panels(first)
+        self._scene = PanelScene(server.scene, _reduced(shown), body.faces.numpy(), panels)
+        self._scene.draw(panels)
+        self._about = server.gui.add_html(about_photo(name, shown))
+        self._folders = [
+            self._add_body_controls(first),
+            self._add_switches(first),
+            self._add_views(),
+            self._add_exports(),
+        ]
+        self._person.on_update(lambda _: self._change_person())
+        for control in (self._hypothesis, self._step, self._arrangement, *self._switches):
+            control.on_update(lambda _: self.draw())
+
+    # -- controls --------------------------------------------------------------------------------------------
+
+    def _add_body_controls(self, first: Selection) -> viser.GuiFolderHandle:
+        gui, people, steps = self._server.gui, self._shown.people, self._shown.num_steps
+        with (folder := gui.add_folder("Body")):
+            numbers = [str(number) for number in range(len(people))]
+            self._person = gui.add_dropdown("Person", numbers, visible=len(people) > 1)
+            last = people[first.person].group_size - 1
+            self._hypothesis = gui.add_slider("Hypothesis", 0, max(last, 1), 1, first.hypothesis, disabled=last < 1)
+            self._step = gui.add_slider("Denoising step", 1, max(steps, 2), 1, first.step, visible=steps > 1)
+            self._arrangement = gui.add_dropdown("Hypotheses", ARRANGEMENTS, initial_value=first.arrangement)
+            self._comment = gui.add_html(about_hypothesis(people[first.person], first.hypothesis))
+            gui.add_html(score_legend(), visible=any(one.scores for one in people))
+        return folder
+
+    def _add_switches(self, first: Selection) -> viser.GuiFolderHandle:
+        gui = self._server.gui
+        with (folder := gui.add_folder("Show")):
+            self._switches = (
+                gui.add_checkbox("Photograph", first.photograph),
+                gui.add_checkbox("Skeleton", first.skeleton),
+                gui.add_checkbox("Observed points", first.points),
+            )
+        return folder
+
+    def _add_views(self) -> viser.GuiFolderHandle:
+        with (folder := self._server.gui.add_folder("View")):
+            views = self._server.gui.add_button_group("From", (CAMERA, SIDE, OVERVIEW))
+
+            @views.on_click
+            def _(event: viser.GuiEvent) -> None:
+                if event.client is not None:
+                    self.look(event.client, views.value)
+
+        return folder
+
+    def _add_exports(self) -> viser.GuiFolderHandle:
+        gui, labels = self._server.gui, self._shown.labels
+        with (folder := gui.add_folder("Export")):
+            source = gui.add_dropdown("Bodies of", labels, visible=len(labels) > 1)
+            kind = gui.add_dropdown("Format", EXPORTS, initial_value="glb")
+            button = gui.add_button("Download", icon=viser.Icon.DOWNLOAD)
+
+            @button.on_click
+            def _(event: viser.GuiEvent) -> None:
+                number = labels.index(source.value)
+                name, content = export(kind.value, self._shown, self.selection(), number, self._body)
+                if event.client is not None:
+                    event.client.send_file_download(name, content, save_immediately=True)
+
+        return folder
+
+    def remove(self) -> None:
+        for part in (self._about, *self._folders, self._scene):
+            part.remove()
+
+    # -- what is shown ---------------------------------------------------------------------------------------
+
+    def selection(self) -> Selection:
+        photograph, skeleton, points = (switch.value for switch in self._switches)
+        person = int(self._person.value)
+        last = self._shown.people[person].group_size - 1
+        return Selection(
+            person, min(self._hypothesis.value, last), self._step.value, self._arrangement.value, photograph,
+            skeleton, points,
+        )  # fmt: skip
+
+    def _change_person(self) -> None:
+        """Show the best hypothesis of another person."""
+        person = self._shown.people[int(self._person.value)]
+        self._hypothesis.max = max(person.group_size - 1, 1)
+        self._hypothesis.value = person.best
+        self.draw()
+
+    def draw(self) -> None:
+        with self._lock:
+            selection = self.selection()
+            if selection == self._drawn:
+                return
+            panels = self._composer.panels(selection)
+            with self._server.atomic():
+                self._scene.draw(panels)
+                person = self._shown.people[selection.person]
+                self._comment.content = about_hypothesis(person, selection.hypothesis)
+            self._drawn = selection
+
+    def look(self, client: viser.ClientHandle, place: str | None = None) -> None:
+        """Move a browser's view; `place` None: to the first one, from the camera or over several panels."""
+        view = self._view_from(place or (OVERVIEW if len(self._shown.labels) > 1 else CAMERA), client.camera.aspect)
+        with client.atomic():
+            client.camera.up_direction = UP
+            client.camera.position = view.position_m
+            client.camera.look_at = view.look_at_m
+            client.camera.fov = view.fov
+
+    def _view_from(self, place: str, aspect: float) -> View:
+        selection = self.selection()
+        panels, pelvis_m = self._composer.panels(selection), self._composer.pelvis_m(selection)
+        if place == CAMERA:
+            return camera_view(panels[0], pelvis_m, aspect)
+        return side_view(panels[0], pelvis_m) if place == SIDE else overview(panels, pelvis_m, aspect)
+
+
+def _reduced(shown: ShownPhoto) -> UInt8[np.ndarray, "height width 3"]:
+    picture = Image.fromarray(shown.photo.image)
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return np.asarray(picture)
