@@ -104,10 +104,10 @@ def view(
         policies = _load_policies(policy, against, device, detector, keypoints, what)
         intrinsics = parse_intrinsics(focal, center, camera)
         entries = [_sampled_entry(what, policies, box, accept_any_box, intrinsics, samples, seed)]
-    with GuardedServer(port, "meshcritic") as server:
-        Page(server, entries, model)
-        print_message(f"open {server.access.url} in a browser on this machine")
-        threading.Event().wait()
+    server = GuardedServer(port, "meshcritic")
+    Page(server, entries, model)
+    print_message(f"open {server.access.url} in a browser on this machine")
+    threading.Event().wait()  # a signal ends the process (common.stopping)
 
 
 def _require_viser() -> None:

@@ -37,14 +37,14 @@ def camera_view(panel: Panel, person_m: Float[np.ndarray, "3"], aspect: float) -
     return View(panel.offset_m, panel.offset_m + look_at, _fov(panel.picture.corners_m, look_at, aspect))
 
 
-def overview(panels: Sequence[Panel], person_m: Float[np.ndarray, "3"], aspect: float) -> View:
-    """All pictures, from as far behind their cameras as needed."""
-    corners = np.concatenate([panel.picture.corners_m + panel.offset_m for panel in panels])
-    middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
-    width, height = (corners.max(axis=0) - corners.min(axis=0))[:2]
-    needed = max(height, width / aspect) * MARGIN / 2 / math.tan(OVERVIEW_FOV / 2)
-    position = np.array([middle[0], middle[1], middle[2] - needed])
-    return View(position, np.array([middle[0], middle[1], float(person_m[2])]), OVERVIEW_FOV)
+def overview(panels: Sequence[Panel], aspect: float) -> View:
+    """All pictures and bodies, from in front of them."""
+    bounds = np.stack([panel.bounds_m() for panel in panels])
+    low, high = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
+    width, height, _ = high - low
+    distance = max(height, width / aspect) * MARGIN / 2 / math.tan(OVERVIEW_FOV / 2)
+    middle = np.array([*((low + high) / 2)[:2], low[2]])
+    return View(middle - [0.0, 0.0, distance], middle, OVERVIEW_FOV)
 
 
 def side_view(panel: Panel, person_m: Float[np.ndarray, "3"]) -> View:

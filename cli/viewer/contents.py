@@ -30,13 +30,14 @@ __all__ = [
 SELECTED, IN_PLACE, IN_A_ROW = "selected", "all in place", "all in a row"
 ARRANGEMENTS = (SELECTED, IN_PLACE, IN_A_ROW)
 FAINT = 0.25  # opacity of the hypotheses in the place of the selected one
-THROUGH = 0.5  # opacity of a body whose skeleton is shown
+THROUGH = 0.35  # opacity of a body whose skeleton is shown
 OTHER_PEOPLE: Color = (0.72, 0.72, 0.70)
 BEHIND_PEOPLE_M = 1.0  # from the furthest pelvis to the photograph
 PANEL_GAP = 0.06  # between panels, in sides of the picture
 ROW_GAP_M = 0.2
 LABEL_GAP_M = 0.15  # above the highest joint
 MIN_VISIBILITY = 0.5  # of an observed point that is shown
+POINT_SIZE = 0.025  # of an observed point, in sides of the person's box
 IN_FRONT = 0.998  # observed points are at this share of the picture's depth, so that it does not hide them
 
 
@@ -158,7 +159,14 @@ class Panel:
     meshes: dict[str, Mesh]
     bones_m: Float[np.ndarray, "segments 2 3"]
     observed_m: Float[np.ndarray, "points 3"]
+    observed_size_m: float
     labels: tuple[Label, ...]
+
+    def bounds_m(self) -> Float[np.ndarray, "2 3"]:
+        """The lowest and the highest coordinates of picture and bodies, displaced."""
+        parts = [self.picture.corners_m, *(mesh.vertices_m for mesh in self.meshes.values())]
+        points = np.concatenate(parts) + self.offset_m
+        return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
 class Composer:
@@ -189,14 +197,17 @@ class Composer:
         shown = [selection.hypothesis] if selection.arrangement == SELECTED else list(range(len(joints_m)))
         own = {str(index): self._mesh(vertices_m[index], selection, number, index) for index in shown}
         named = shown if selection.arrangement == IN_A_ROW else [selection.hypothesis]
-        detection = self.shown.people[selection.person].person.detection
+        person = self.shown.people[selection.person].person
+        detection = person.detection if selection.points else None
+        m_per_px = float(self.picture.center_m[2]) / self.shown.camera.focal_px
         return Panel(
             _offset_m(self.picture, selection, number),
             self.picture,
             selection.photograph,
             own | self._other_people(selection, number),
             _bones_m(joints_m[named] if selection.skeleton else joints_m[:0]),
-            _observed_m(detection if selection.points else None, self.shown.camera, self.picture),
+            _observed_m(detection, self.shown.camera, self.picture),
+            POINT_SIZE * person.sample.box.side * m_per_px,
             self._labels(selection, number, {index: joints_m[index] for index in named}),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import viser
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cli.viewer.cameras import UP, View, camera_view, overview, side_view
 from cli.viewer.catalogue import Entry
-from cli.viewer.contents import ARRANGEMENTS, Composer, Selection, ShownPhoto
+from cli.viewer.contents import ARRANGEMENTS, IN_A_ROW, Composer, Selection, ShownPhoto
 from cli.viewer.exports import EXPORTS, export
 from cli.viewer.scene import PanelScene
 from cli.viewer.text import about_hypothesis, about_photo, score_legend
@@ -23,6 +24,16 @@ __all__ = ["Page"]
 
 PICTURE_SIDE = 1600  # pixels; larger photographs are reduced
 CAMERA, OVERVIEW, SIDE = "Camera", "Overview", "Side"
+SAME_ASPECT, SAME_PLACE_M = 1e-3, 1e-3
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Where a browser was made to look from, in a window of an aspect ratio."""
+
+    place: str
+    aspect: float
+    view: View
 
 
 class Page:
@@ -43,7 +54,11 @@ class Page:
             chooser = server.gui.add_dropdown("Photograph", names, initial_value=names[0])
             chooser.on_update(lambda _: self._change(entries[names.index(chooser.value)]))
         self._view = PhotoView(server, entries[0].name, entries[0].load(), body)
-        server.on_client_connect(lambda client: self._view.look(client))
+        server.on_client_connect(self._connect)
+
+    def _connect(self, client: viser.ClientHandle) -> None:
+        self._view.look(client)
+        client.camera.on_update(lambda _: self._view.refit(client))
 
     def _change(self, entry: Entry) -> None:
         """Show another photograph, or why it cannot be shown."""
@@ -70,6 +85,7 @@ class PhotoView:
         self._server, self._shown, self._body = server, shown, body
         self._composer, self._lock = Composer(shown, body), threading.Lock()
         self._drawn = first = Selection.first(shown)
+        self._looks: dict[int, _Look] = {}  # the last of each client
         panels = self._composer.panels(first)
         self._scene = PanelScene(server.scene, _reduced(shown), body.faces.numpy(), panels)
         self._scene.draw(panels)
@@ -81,8 +97,9 @@ class PhotoView:
             self._add_exports(),
         ]
         self._person.on_update(lambda _: self._change_person())
-        for control in (self._hypothesis, self._step, self._arrangement, *self._switches):
+        for control in (self._hypothesis, self._step, *self._switches):
             control.on_update(lambda _: self.draw())
+        self._arrangement.on_update(lambda _: self._rearrange())
 
     # -- controls --------------------------------------------------------------------------------------------
 
@@ -94,7 +111,7 @@ class PhotoView:
             last = people[first.person].group_size - 1
             self._hypothesis = gui.add_slider("Hypothesis", 0, max(last, 1), 1, first.hypothesis, disabled=last < 1)
             self._step = gui.add_slider("Denoising step", 1, max(steps, 2), 1, first.step, visible=steps > 1)
-            self._arrangement = gui.add_dropdown("Hypotheses", ARRANGEMENTS, initial_value=first.arrangement)
+            self._arrangement = gui.add_dropdown("Group", ARRANGEMENTS, initial_value=first.arrangement)
             self._comment = gui.add_html(about_hypothesis(people[first.person], first.hypothesis))
             gui.add_html(score_legend(), visible=any(one.scores for one in people))
         return folder
@@ -158,6 +175,13 @@ class PhotoView:
         self._hypothesis.value = person.best
         self.draw()
 
+    def _rearrange(self) -> None:
+        """Draw, and show all of it to browsers whose view the mouse has not moved."""
+        self.draw()
+        for client in self._server.get_clients().values():
+            if self._is_unmoved(client):
+                self.look(client)
+
     def draw(self) -> None:
         with self._lock:
             selection = self.selection()
@@ -170,21 +194,38 @@ class PhotoView:
                 self._comment.content = about_hypothesis(person, selection.hypothesis)
             self._drawn = selection
 
+    # -- where browsers look from ----------------------------------------------------------------------------
+
     def look(self, client: viser.ClientHandle, place: str | None = None) -> None:
-        """Move a browser's view; `place` None: to the first one, from the camera or over several panels."""
-        view = self._view_from(place or (OVERVIEW if len(self._shown.labels) > 1 else CAMERA), client.camera.aspect)
+        """Move a browser's view. `place` None: to the camera, or over everything if more than one place has bodies."""
+        selection, aspect = self.selection(), client.camera.aspect
+        is_wide = len(self._shown.labels) > 1 or selection.arrangement == IN_A_ROW
+        place = place or (OVERVIEW if is_wide else CAMERA)
+        view = self._view_from(place, selection, aspect)
+        self._looks[client.client_id] = _Look(place, aspect, view)
         with client.atomic():
             client.camera.up_direction = UP
             client.camera.position = view.position_m
             client.camera.look_at = view.look_at_m
             client.camera.fov = view.fov
 
-    def _view_from(self, place: str, aspect: float) -> View:
-        selection = self.selection()
+    def refit(self, client: viser.ClientHandle) -> None:
+        """Adapt a view to a window of another shape, unless the mouse has moved it. The first shape that a browser
+        reports is that without the panel beside it."""
+        look = self._looks.get(client.client_id)
+        is_reshaped = look is not None and abs(client.camera.aspect - look.aspect) > SAME_ASPECT
+        if look is not None and is_reshaped and self._is_unmoved(client):
+            self.look(client, look.place)
+
+    def _is_unmoved(self, client: viser.ClientHandle) -> bool:
+        look = self._looks.get(client.client_id)
+        return look is not None and np.allclose(client.camera.position, look.view.position_m, atol=SAME_PLACE_M)
+
+    def _view_from(self, place: str, selection: Selection, aspect: float) -> View:
         panels, pelvis_m = self._composer.panels(selection), self._composer.pelvis_m(selection)
         if place == CAMERA:
             return camera_view(panels[0], pelvis_m, aspect)
-        return side_view(panels[0], pelvis_m) if place == SIDE else overview(panels, pelvis_m, aspect)
+        return side_view(panels[0], pelvis_m) if place == SIDE else overview(panels, aspect)
 
 
 def _reduced(shown: ShownPhoto) -> UInt8[np.ndarray, "height width 3"]:

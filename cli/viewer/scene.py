@@ -14,10 +14,9 @@ from hmr.render.overlay import Color
 __all__ = ["PanelScene"]
 
 EDGES: Color = (0.45, 0.47, 0.50)
-BONES: Color = (0.13, 0.15, 0.18)
+BONES: Color = (0.95, 0.36, 0.16)
 OBSERVED: Color = (0.98, 0.78, 0.10)
 EDGE_PX, BONE_PX = 1.5, 4.0  # on the screen
-OBSERVED_SIZE = 0.012  # of a point, relative to the width of the picture
 LABEL_SIZE = 1.1
 ROOT = "/panels"
 
@@ -110,7 +109,7 @@ class _PanelNodes:
         if len(panel.observed_m):
             self._observed = self._scene.add_point_cloud(
                 f"{self._path}/observed", panel.observed_m.astype(np.float32), _rgb(OBSERVED),
-                point_size=OBSERVED_SIZE * panel.picture.size_m[0], point_shape="circle", precision="float32",
+                point_size=panel.observed_size_m, point_shape="circle", precision="float32",
             )  # fmt: skip
 
     def _draw_labels(self, panel: Panel) -> None:

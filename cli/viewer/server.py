@@ -42,12 +42,6 @@ class GuardedServer(viser.ViserServer):
         with _guarded(listening, self.access), contextlib.redirect_stdout(io.StringIO()):
             super().__init__(HOST, self.access.port, label, verbose=False)
 
-    def __enter__(self) -> GuardedServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def request_share_url(self, verbose: bool = True) -> str | None:
         """None: viser's tunnel to a public address is not offered, whatever a page asks for."""
         return None
