@@ -29,12 +29,14 @@ class View:
     fov: float
 
 
-def camera_view(panel: Panel, person_m: Float[np.ndarray, "3"], aspect: float) -> View:
-    """From the centre of the photograph's camera, towards the middle of the picture, so that bodies and picture lie
+def camera_view(panels: Sequence[Panel], person_m: Float[np.ndarray, "3"], aspect: float) -> View:
+    """From the centre of the photograph's camera, towards the middle of the pictures, so that bodies and pictures lie
     over each other. The point that is looked at, about which the mouse turns the view, is as far as the person."""
-    ray = panel.picture.center_m / panel.picture.center_m[2]
-    look_at = ray * float(person_m[2])
-    return View(panel.offset_m, panel.offset_m + look_at, _fov(panel.picture.corners_m, look_at, aspect))
+    corners = np.concatenate([panel.placed_m(panel.picture.corners_m) for panel in panels])
+    rays = corners / np.linalg.norm(corners, axis=1, keepdims=True)
+    middle = (rays.min(axis=0) + rays.max(axis=0)) / 2
+    look_at = middle / np.linalg.norm(middle) * np.linalg.norm(person_m)
+    return View(np.zeros(3), look_at, _fov(corners, look_at, aspect))
 
 
 def overview(panels: Sequence[Panel], aspect: float) -> View:
@@ -49,12 +51,12 @@ def overview(panels: Sequence[Panel], aspect: float) -> View:
 
 def side_view(panel: Panel, person_m: Float[np.ndarray, "3"]) -> View:
     """The person from the right side of the photograph."""
-    target = panel.offset_m + person_m
+    (target,) = panel.placed_m(person_m[None])
     return View(target + np.array([SIDE_DISTANCE_M, 0.0, 0.0]), target, OVERVIEW_FOV)
 
 
 def _fov(
-    corners_m: Float[np.ndarray, "4 3"], look_at_m: Float[np.ndarray, "3"], aspect: float
+    corners_m: Float[np.ndarray, "corners 3"], look_at_m: Float[np.ndarray, "3"], aspect: float
 ) -> float:
     """The vertical field of view from the origin that contains the corners."""
     forward = look_at_m / np.linalg.norm(look_at_m)

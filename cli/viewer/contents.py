@@ -2,13 +2,17 @@
 
 The world is the frame of the photograph's camera: x right, y down, z forward, metres. Every source of bodies (a file,
 or a policy) has a panel: the photograph on a plane behind the people, in the camera's frustum, and the bodies in front
-of it, so that a viewer at the camera's centre sees the bodies over the photograph. The panels of several sources are
-beside each other. In a row the hypotheses of the selected person are beside each other too, the selected one in its
-place, and the panels are below each other.
+of it, so that a viewer at the camera's centre sees the bodies over the photograph.
+
+The panels of several sources show the surroundings of the selected person alone. They are turned about the camera's
+vertical axis, so that from its centre they are beside each other, and bodies and photograph still lie over each other.
+In a row the hypotheses of the selected person are beside each other, the selected one in its place, and the panels are
+below each other.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,7 +24,7 @@ from cli.photos.people import Person
 from hmr.body.model import Body
 from hmr.images.photographs import Photo
 from hmr.render.overlay import CLAY, Color, score_color
-from hmr.types import PARENTS, BodyParams, Camera, Detection, Posed
+from hmr.types import PARENTS, BodyParams, Box, Camera, Detection, Posed
 
 __all__ = [
     "ARRANGEMENTS", "IN_A_ROW", "IN_PLACE", "SELECTED", "Composer", "Label", "Mesh", "Panel", "Picture", "Selection",
@@ -32,12 +36,13 @@ ARRANGEMENTS = (SELECTED, IN_PLACE, IN_A_ROW)
 FAINT = 0.25  # opacity of the hypotheses in the place of the selected one
 THROUGH = 0.35  # opacity of a body whose skeleton is shown
 OTHER_PEOPLE: Color = (0.72, 0.72, 0.70)
-BEHIND_PEOPLE_M = 1.0  # from the furthest pelvis to the photograph
-PANEL_GAP = 0.06  # between panels, in sides of the picture
+BEHIND_PEOPLE_M = 1.0  # from the furthest body's origin to the photograph
+PANEL_GAP = 0.06  # between panels, relative to their width or height
+SURROUNDINGS = 1.8  # of the picture of several sources: sides of the person's box
 ROW_GAP_M = 0.2
 LABEL_GAP_M = 0.15  # above the highest joint
 MIN_VISIBILITY = 0.5  # of an observed point that is shown
-POINT_SIZE = 0.025  # of an observed point, in sides of the person's box
+POINT_SIZE = 0.018  # of an observed point, in sides of the person's box
 IN_FRONT = 0.998  # observed points are at this share of the picture's depth, so that it does not hide them
 
 
@@ -134,25 +139,28 @@ class Label:
 
 @dataclass(frozen=True)
 class Picture:
-    """The rectangle that shows the photograph, and the edges of the frustum up to it."""
+    """The rectangle that shows a part of the photograph, and the edges of its frustum."""
 
+    region_px: Box
     center_m: Float[np.ndarray, "3"]
     size_m: tuple[float, float]
     edges_m: Float[np.ndarray, "segments 2 3"]
 
     @property
     def corners_m(self) -> Float[np.ndarray, "4 3"]:
-        signs = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
-        return self.center_m + signs * [*self.size_m, 0.0] / 2
+        """Clockwise from the upper left."""
+        return self.edges_m[4:, 0]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The bodies of one source, in the frame of the camera; everything is displaced by `offset_m`.
+    """The bodies of one source in the frame of the camera. Everything is turned about the camera's vertical axis, to the
+    right, and then displaced.
 
     meshes: of the selected person by hypothesis, `person N` for everybody else.
     """
 
+    turn_rad: float
     offset_m: Float[np.ndarray, "3"]
     picture: Picture
     has_photograph: bool
@@ -162,10 +170,16 @@ class Panel:
     observed_size_m: float
     labels: tuple[Label, ...]
 
+    def placed_m(self, points_m: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
+        """Points of the panel, turned and displaced."""
+        sine, cosine = math.sin(self.turn_rad), math.cos(self.turn_rad)
+        turn = np.array([[cosine, 0.0, sine], [0.0, 1.0, 0.0], [-sine, 0.0, cosine]])
+        return points_m @ turn.T + self.offset_m
+
     def bounds_m(self) -> Float[np.ndarray, "2 3"]:
-        """The lowest and the highest coordinates of picture and bodies, displaced."""
+        """The lowest and the highest coordinates of picture and bodies, turned and displaced."""
         parts = [self.picture.corners_m, *(mesh.vertices_m for mesh in self.meshes.values())]
-        points = np.concatenate(parts) + self.offset_m
+        points = self.placed_m(np.concatenate(parts))
         return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
@@ -174,7 +188,7 @@ class Composer:
 
     def __init__(self, shown: ShownPhoto, body: Body) -> None:
         self.shown, self.body = shown, body
-        self.picture = _picture(shown)
+        self._picture = lru_cache(lambda person: _picture(shown, person))
         self._posed = lru_cache(maxsize=64)(self._pose)
 
     def panels(self, selection: Selection) -> tuple[Panel, ...]:
@@ -194,22 +208,31 @@ class Composer:
         shifts_m = _shifts_m(posed, selection)
         vertices_m = posed.vertices_cam_m.numpy() + shifts_m[:, None]
         joints_m = posed.joints_cam_m.numpy() + shifts_m[:, None]
-        shown = [selection.hypothesis] if selection.arrangement == SELECTED else list(range(len(joints_m)))
-        own = {str(index): self._mesh(vertices_m[index], selection, number, index) for index in shown}
-        named = shown if selection.arrangement == IN_A_ROW else [selection.hypothesis]
-        person = self.shown.people[selection.person].person
+        visible = [selection.hypothesis] if selection.arrangement == SELECTED else list(range(len(joints_m)))
+        own = {str(index): self._mesh(vertices_m[index], selection, number, index) for index in visible}
+        named = visible if selection.arrangement == IN_A_ROW else [selection.hypothesis]
+        person, picture = self.shown.people[selection.person].person, self._picture(selection.person)
         detection = person.detection if selection.points else None
-        m_per_px = float(self.picture.center_m[2]) / self.shown.camera.focal_px
+        m_per_px = float(picture.center_m[2]) / self.shown.camera.focal_px
         return Panel(
-            _offset_m(self.picture, selection, number),
-            self.picture,
+            self._turn_rad(picture, selection, number),
+            _offset_m(picture, selection, number),
+            picture,
             selection.photograph,
             own | self._other_people(selection, number),
             _bones_m(joints_m[named] if selection.skeleton else joints_m[:0]),
-            _observed_m(detection, self.shown.camera, self.picture),
+            _observed_m(detection, self.shown.camera, picture),
             POINT_SIZE * person.sample.box.side * m_per_px,
-            self._labels(selection, number, {index: joints_m[index] for index in named}),
+            self._labels(selection, number, picture, {index: joints_m[index] for index in named}),
         )
+
+    def _turn_rad(self, picture: Picture, selection: Selection, number: int) -> float:
+        """Panels side by side, seen from the camera; their middle is where the picture is."""
+        if selection.arrangement == IN_A_ROW:
+            return 0.0
+        left, right = (math.atan2(corner[0], corner[2]) for corner in picture.corners_m[:2])
+        place = number - (len(self.shown.labels) - 1) / 2
+        return place * (right - left) * (1 + PANEL_GAP)
 
     def _mesh(
         self, vertices_m: Float[np.ndarray, "vertices 3"], selection: Selection, source: int, index: int
@@ -237,12 +260,12 @@ class Composer:
         }
 
     def _labels(
-        self, selection: Selection, source: int, joints_m: dict[int, Float[np.ndarray, "24 3"]]
+        self, selection: Selection, source: int, picture: Picture, joints_m: dict[int, Float[np.ndarray, "24 3"]]
     ) -> tuple[Label, ...]:
         """The name of the source over its picture if there are several, and the hypotheses of a row by number."""
         labels = []
         if len(self.shown.labels) > 1:
-            middle = self.picture.corners_m[:2].mean(axis=0)
+            middle = picture.corners_m[:2].mean(axis=0)
             labels.append(Label(self.shown.labels[source], middle))
         if selection.arrangement == IN_A_ROW:
             scores = self.shown.people[selection.person].scores if source == 0 else ()
@@ -259,18 +282,29 @@ def _caption(index: int, scores: tuple[float | None, ...]) -> str:
     return f"{index}: no score" if score is None else f"{index}: {score:.0f}"
 
 
-def _picture(shown: ShownPhoto) -> Picture:
-    """Behind everybody, as they are after the last step."""
-    camera = shown.camera
-    groups = [source.steps[-1] for one in shown.people for source in one.sources]
+def _picture(shown: ShownPhoto, person: int) -> Picture:
+    """Of one source the whole photograph, behind everybody; of several the surroundings of a person, behind them."""
+    is_whole, camera = len(shown.labels) == 1, shown.camera
+    whole = Box(0.0, 0.0, float(camera.width), float(camera.height))
+    region = whole if is_whole else _within(shown.people[person].person.sample.box.square(SURROUNDINGS), whole)
+    groups = [
+        source.steps[-1] for one in (shown.people if is_whole else [shown.people[person]]) for source in one.sources
+    ]
     depth_m = float(max(group.transl[:, 2].max() for group in groups)) + BEHIND_PEOPLE_M
-    low, high = _at_depth(camera, np.array([[0.0, 0.0], [camera.width, camera.height]]), depth_m)
-    width_m, height_m = (high - low)[:2]
-    corners = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
-    corners = np.concatenate([corners, np.full((4, 1), depth_m)], axis=1)
+    x, y = np.array([region.x0, region.x1, region.x1, region.x0]), np.array([region.y0, region.y0, region.y1, region.y1])
+    corners = _at_depth(camera, np.stack([x, y], axis=1), depth_m)
     rays = np.stack([np.zeros((4, 3)), corners], axis=1)
     sides = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)
-    return Picture((low + high) / 2, (float(width_m), float(height_m)), np.concatenate([rays, sides]))
+    width_m, height_m = (corners[2] - corners[0])[:2].tolist()
+    return Picture(region, corners.mean(axis=0), (width_m, height_m), np.concatenate([rays, sides]))
+
+
+def _within(box: Box, whole: Box) -> Box:
+    """The part of a box inside the image, to whole pixels."""
+    return Box(
+        max(math.floor(box.x0), whole.x0), max(math.floor(box.y0), whole.y0),
+        min(math.ceil(box.x1), whole.x1), min(math.ceil(box.y1), whole.y1),
+    )  # fmt: skip
 
 
 def _at_depth(
@@ -295,10 +329,9 @@ def _shifts_m(posed: Posed, selection: Selection) -> Float[np.ndarray, "group 3"
 
 
 def _offset_m(picture: Picture, selection: Selection, number: int) -> Float[np.ndarray, "3"]:
-    width_m, height_m = picture.size_m
-    if selection.arrangement == IN_A_ROW:
-        return np.array([0.0, number * height_m * (1 + PANEL_GAP), 0.0])
-    return np.array([number * width_m * (1 + PANEL_GAP), 0.0, 0.0])
+    """Rows are below each other."""
+    below_m = number * picture.size_m[1] * (1 + PANEL_GAP) if selection.arrangement == IN_A_ROW else 0.0
+    return np.array([0.0, below_m, 0.0])
 
 
 def _bones_m(joints_m: Float[np.ndarray, "bodies 24 3"]) -> Float[np.ndarray, "segments 2 3"]:

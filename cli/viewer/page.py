@@ -19,6 +19,7 @@ from cli.viewer.scene import PanelScene
 from cli.viewer.text import about_hypothesis, about_photo, score_legend
 from common.failures import sentence_of
 from hmr.body.model import Body
+from hmr.types import Box
 
 __all__ = ["Page"]
 
@@ -86,9 +87,9 @@ class PhotoView:
         self._composer, self._lock = Composer(shown, body), threading.Lock()
         self._drawn = first = Selection.first(shown)
         self._looks: dict[int, _Look] = {}  # the last of each client
-        panels = self._composer.panels(first)
-        self._scene = PanelScene(server.scene, _reduced(shown), body.faces.numpy(), panels)
-        self._scene.draw(panels)
+        image, faces = shown.photo.image, body.faces.numpy()
+        self._scene = PanelScene(server.scene, lambda region: _part_of(image, region), faces, len(shown.labels))
+        self._scene.draw(self._composer.panels(first))
         self._about = server.gui.add_html(about_photo(name, shown))
         self._folders = [
             self._add_body_controls(first),
@@ -173,7 +174,7 @@ class PhotoView:
         person = self._shown.people[int(self._person.value)]
         self._hypothesis.max = max(person.group_size - 1, 1)
         self._hypothesis.value = person.best
-        self.draw()
+        self._rearrange()
 
     def _rearrange(self) -> None:
         """Draw, and show all of it to browsers whose view the mouse has not moved."""
@@ -197,10 +198,9 @@ class PhotoView:
     # -- where browsers look from ----------------------------------------------------------------------------
 
     def look(self, client: viser.ClientHandle, place: str | None = None) -> None:
-        """Move a browser's view. `place` None: to the camera, or over everything if more than one place has bodies."""
+        """Move a browser's view. `place` None: to the camera, or to where all of a row is seen."""
         selection, aspect = self.selection(), client.camera.aspect
-        is_wide = len(self._shown.labels) > 1 or selection.arrangement == IN_A_ROW
-        place = place or (OVERVIEW if is_wide else CAMERA)
+        place = place or (OVERVIEW if selection.arrangement == IN_A_ROW else CAMERA)
         view = self._view_from(place, selection, aspect)
         self._looks[client.client_id] = _Look(place, aspect, view)
         with client.atomic():
@@ -224,11 +224,13 @@ class PhotoView:
     def _view_from(self, place: str, selection: Selection, aspect: float) -> View:
         panels, pelvis_m = self._composer.panels(selection), self._composer.pelvis_m(selection)
         if place == CAMERA:
-            return camera_view(panels[0], pelvis_m, aspect)
+            return camera_view(panels, pelvis_m, aspect)
         return side_view(panels[0], pelvis_m) if place == SIDE else overview(panels, aspect)
 
 
-def _reduced(shown: ShownPhoto) -> UInt8[np.ndarray, "height width 3"]:
-    picture = Image.fromarray(shown.photo.image)
+def _part_of(image: UInt8[np.ndarray, "height width 3"], region: Box) -> UInt8[np.ndarray, "rows columns 3"]:
+    """A region of whole pixels, reduced to PICTURE_SIDE."""
+    rows, columns = slice(int(region.y0), int(region.y1)), slice(int(region.x0), int(region.x1))
+    picture = Image.fromarray(np.ascontiguousarray(image[rows, columns]))
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return np.asarray(picture)
