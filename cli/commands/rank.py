@@ -32,7 +32,8 @@ def rank(
     photos: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Folder of the photographs. Default: those that the hypotheses were made for."
+            metavar="FOLDER",
+            help="Folder of the photographs. Default: those that the hypotheses were made for.",
         ),
     ] = None,
     judge: Annotated[

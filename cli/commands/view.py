@@ -78,7 +78,7 @@ def view(
     seed: Seed = 0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1. Default: a free one.")] = 0,
 ) -> None:
-    """Serve a page on this machine that shows bodies in space, over their photograph and in the colours of their scores.
+    """Serve a page on this machine that shows bodies in space, over their photograph, in the colours of their scores.
 
     Ctrl-C ends the command.
 
@@ -100,7 +100,9 @@ def view(
         _refuse(sampling, f"is for photographs, for which bodies are sampled; {what} holds bodies")
         entries = _given_entries(what, photo, model, detector, device)
     else:
-        _refuse({"--photo": photo}, f"is for the bodies of a run or of a file; {what} is taken for a photograph")
+        _refuse(
+            {"--photo": photo}, f"is for the bodies of a run or of a file; {what} is taken for a photograph"
+        )
         policies = _load_policies(policy, against, device, detector, keypoints, what)
         intrinsics = parse_intrinsics(focal, center, camera)
         entries = [_sampled_entry(what, policies, box, accept_any_box, intrinsics, samples, seed)]
@@ -124,11 +126,11 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
 def _given_entries(
     path: Path, photo: Path | None, body: Body, detector: str | None, device: str
 ) -> Sequence[Entry]:
-    from cli.photos.detectors import choose_detector
+    from cli.photos.detectors import DEFAULT_DETECTOR
     from cli.viewer.catalogue import find_entries
     from hmr.detection.loading import load_detector
 
-    spec = choose_detector(detector, None, [])
+    spec = detector or DEFAULT_DETECTOR
     return find_entries(path, photo, body, cache(lambda: load_detector(spec, device)))
 
 

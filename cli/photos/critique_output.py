@@ -31,9 +31,7 @@ class CritiqueWriter:
     out: the folder of the files. detector: its name, for sentences.
     """
 
-    def __init__(
-        self, photo: Path, out: Path, body: Body, focal_is_estimated: bool, detector: str
-    ) -> None:
+    def __init__(self, photo: Path, out: Path, body: Body, focal_is_estimated: bool, detector: str) -> None:
         self.photo, self.stem = photo, out / photo.stem
         self.body, self.detector, self.renderer = body, detector, load_renderer()
         self.focal_is_estimated = focal_is_estimated

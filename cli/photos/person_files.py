@@ -40,7 +40,15 @@ from hmr.render.overlay import (
 )
 from hmr.types import BodyParams, Camera, Frame, Renderer, Sample
 
-__all__ = ["DEFAULT_FORMATS", "FORMATS", "PICTURE_CAPTIONS", "parse_formats", "save_format", "save_people", "save_person"]
+__all__ = [
+    "DEFAULT_FORMATS",
+    "FORMATS",
+    "PICTURE_CAPTIONS",
+    "parse_formats",
+    "save_format",
+    "save_people",
+    "save_person",
+]
 
 FORMATS = ("npz", "obj", "glb", "bvh")
 DEFAULT_FORMATS = ("npz", "glb")

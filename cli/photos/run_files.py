@@ -1,7 +1,7 @@
 """What the output folder of `meshcritic predict` or `critique` says about its npz files: photographs and scores.
 
-    OUT/NAME-0.json       the critique of the hypotheses in NAME-0.npz, and the path of the photograph
-    OUT/manifest.jsonl    of predict: a record per photograph, with its path and the files
+OUT/NAME-0.json       the critique of the hypotheses in NAME-0.npz, and the path of the photograph
+OUT/manifest.jsonl    of predict: a record per photograph, with its path and the files
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def find_photo(npz: Path, photos: Path | None = None) -> Path:
             if found.stem == stem and found.suffix.lower() in PHOTO_SUFFIXES:
                 return found
     if recorded is not None:
-        raise FileNotFoundError(f"{npz}: its photograph {recorded} is gone; --photos names the folder it is in now")
+        raise FileNotFoundError(
+            f"{npz}: its photograph {recorded} is gone; --photos names the folder it is in now"
+        )
     raise FileNotFoundError(
         f"{npz}: there is no photograph {' or '.join(filter(None, stems))} in {folder}; --photos names its folder"
     )

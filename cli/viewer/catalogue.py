@@ -38,7 +38,9 @@ def find_entries(
     """
     files = sorted(path.rglob("*.npz")) if path.is_dir() else [path]
     if not files:
-        raise FileNotFoundError(f"{path} has no .npz file of hypotheses, as `meshcritic critique` writes them")
+        raise FileNotFoundError(
+            f"{path} has no .npz file of hypotheses, as `meshcritic critique` writes them"
+        )
     by_photo: dict[Path, list[Path]] = {}
     for file in files:
         by_photo.setdefault(find_photo(file, photos), []).append(file)

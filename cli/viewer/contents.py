@@ -154,8 +154,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Panel:
-    """The bodies of one source in the frame of the camera. Everything is turned about the camera's vertical axis, to the
-    right, and then displaced.
+    """The bodies of one source in the frame of the camera. All is turned to the right about the camera's vertical axis,
+    and then displaced.
 
     meshes: of the selected person by hypothesis, `person N` for everybody else.
     """
@@ -260,7 +260,11 @@ class Composer:
         }
 
     def _labels(
-        self, selection: Selection, source: int, picture: Picture, joints_m: dict[int, Float[np.ndarray, "24 3"]]
+        self,
+        selection: Selection,
+        source: int,
+        picture: Picture,
+        joints_m: dict[int, Float[np.ndarray, "24 3"]],
     ) -> tuple[Label, ...]:
         """The name of the source over its picture if there are several, and the hypotheses of a row by number."""
         labels = []
@@ -286,12 +290,19 @@ def _picture(shown: ShownPhoto, person: int) -> Picture:
     """Of one source the whole photograph, behind everybody; of several the surroundings of a person, behind them."""
     is_whole, camera = len(shown.labels) == 1, shown.camera
     whole = Box(0.0, 0.0, float(camera.width), float(camera.height))
-    region = whole if is_whole else _within(shown.people[person].person.sample.box.square(SURROUNDINGS), whole)
+    region = (
+        whole if is_whole else _within(shown.people[person].person.sample.box.square(SURROUNDINGS), whole)
+    )
     groups = [
-        source.steps[-1] for one in (shown.people if is_whole else [shown.people[person]]) for source in one.sources
+        source.steps[-1]
+        for one in (shown.people if is_whole else [shown.people[person]])
+        for source in one.sources
     ]
     depth_m = float(max(group.transl[:, 2].max() for group in groups)) + BEHIND_PEOPLE_M
-    x, y = np.array([region.x0, region.x1, region.x1, region.x0]), np.array([region.y0, region.y0, region.y1, region.y1])
+    x, y = (
+        np.array([region.x0, region.x1, region.x1, region.x0]),
+        np.array([region.y0, region.y0, region.y1, region.y1]),
+    )
     corners = _at_depth(camera, np.stack([x, y], axis=1), depth_m)
     rays = np.stack([np.zeros((4, 3)), corners], axis=1)
     sides = np.stack([corners, np.roll(corners, -1, axis=0)], axis=1)

@@ -88,7 +88,9 @@ class PhotoView:
         self._drawn = first = Selection.first(shown)
         self._looks: dict[int, _Look] = {}  # the last of each client
         image, faces = shown.photo.image, body.faces.numpy()
-        self._scene = PanelScene(server.scene, lambda region: _part_of(image, region), faces, len(shown.labels))
+        self._scene = PanelScene(
+            server.scene, lambda region: _part_of(image, region), faces, len(shown.labels)
+        )
         self._scene.draw(self._composer.panels(first))
         self._about = server.gui.add_html(about_photo(name, shown))
         self._folders = [
@@ -110,7 +112,9 @@ class PhotoView:
             numbers = [str(number) for number in range(len(people))]
             self._person = gui.add_dropdown("Person", numbers, visible=len(people) > 1)
             last = people[first.person].group_size - 1
-            self._hypothesis = gui.add_slider("Hypothesis", 0, max(last, 1), 1, first.hypothesis, disabled=last < 1)
+            self._hypothesis = gui.add_slider(
+                "Hypothesis", 0, max(last, 1), 1, first.hypothesis, disabled=last < 1
+            )
             self._step = gui.add_slider("Denoising step", 1, max(steps, 2), 1, first.step, visible=steps > 1)
             self._arrangement = gui.add_dropdown("Group", ARRANGEMENTS, initial_value=first.arrangement)
             self._comment = gui.add_html(about_hypothesis(people[first.person], first.hypothesis))
@@ -219,7 +223,9 @@ class PhotoView:
 
     def _is_unmoved(self, client: viser.ClientHandle) -> bool:
         look = self._looks.get(client.client_id)
-        return look is not None and np.allclose(client.camera.position, look.view.position_m, atol=SAME_PLACE_M)
+        return look is not None and np.allclose(
+            client.camera.position, look.view.position_m, atol=SAME_PLACE_M
+        )
 
     def _view_from(self, place: str, selection: Selection, aspect: float) -> View:
         panels, pelvis_m = self._composer.panels(selection), self._composer.pelvis_m(selection)

@@ -35,7 +35,9 @@ class PanelScene:
         self, scene: viser.SceneApi, image_of: ImageOf, faces: Int[np.ndarray, "faces 3"], num_panels: int
     ) -> None:
         self._root = scene.add_frame(ROOT, show_axes=False)
-        self._panels = [_PanelNodes(scene, f"{ROOT}/{number}", image_of, faces) for number in range(num_panels)]
+        self._panels = [
+            _PanelNodes(scene, f"{ROOT}/{number}", image_of, faces) for number in range(num_panels)
+        ]
 
     def draw(self, panels: Sequence[Panel]) -> None:
         for nodes, panel in zip(self._panels, panels, strict=True):
@@ -78,7 +80,11 @@ class _PanelNodes:
                 position=picture.center_m, cast_shadow=False, receive_shadow=False,
             )  # fmt: skip
             self._scene.add_line_segments(
-                f"{self._path}/frustum", picture.edges_m, _rgb(EDGES), thickness=EDGE_PX, thickness_units="screen"
+                f"{self._path}/frustum",
+                picture.edges_m,
+                _rgb(EDGES),
+                thickness=EDGE_PX,
+                thickness_units="screen",
             )
         self._photograph.visible = panel.has_photograph
 

@@ -111,7 +111,7 @@ def _policy(access: LoopbackAccess) -> str:
     """The page is one file with its scripts, styles, fonts and workers inside; it may load nothing from elsewhere."""
     own = f"'self' data: blob: {access.origin.replace('http', 'ws', 1)}"
     return (
-        "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob: data:; style-src 'unsafe-inline' blob: data:; "
-        f"worker-src blob: data:; img-src data: blob:; font-src data: blob:; media-src data: blob:; connect-src {own}; "
+        "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' blob: data:; style-src 'unsafe-inline'; "
+        f"worker-src blob: data:; img-src data: blob:; font-src data:; connect-src {own}; "
         "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     )

@@ -39,9 +39,7 @@ def score_legend() -> str:
     stops = ", ".join(css(score_color(score)) for score in (0, 25, 50, 75, 100))
     bar = f"display:inline-block;width:7em;height:0.8em;vertical-align:middle;background:linear-gradient(90deg,{stops})"
     grey = f"display:inline-block;width:0.8em;height:0.8em;vertical-align:middle;background:{css(score_color(None))}"
-    return _block(
-        f'score 0 <span style="{bar}"></span> 100 &nbsp; <span style="{grey}"></span> none'
-    )
+    return _block(f'score 0 <span style="{bar}"></span> 100 &nbsp; <span style="{grey}"></span> none')
 
 
 def _block(content: str) -> str:
