@@ -23,10 +23,10 @@ MANIFEST = "manifest.jsonl"
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a group, by hypothesis."""
+    """Of a group, by hypothesis; empty for a group that has not been critiqued."""
 
-    scores: tuple[float | None, ...]
-    comments: tuple[str, ...]
+    scores: tuple[float | None, ...] = ()
+    comments: tuple[str, ...] = ()
 
 
 def write_critique(npz: Path, photo: Path, answer: Mapping[str, Any]) -> None:
@@ -34,14 +34,14 @@ def write_critique(npz: Path, photo: Path, answer: Mapping[str, Any]) -> None:
     write_text(npz.with_suffix(".json"), json.dumps({"photo": str(photo.resolve()), **answer}) + "\n")
 
 
-def read_scores(npz: Path, size: int) -> Scores | None:
-    """The scores beside a file with one group of `size` hypotheses; None if it has not been critiqued.
+def read_scores(npz: Path, size: int) -> Scores:
+    """The scores beside a file with one group of `size` hypotheses.
 
     Raises ValueError for a file with the scores of another group.
     """
     path = npz.with_suffix(".json")
     if not path.is_file():
-        return None
+        return Scores()
     content = read_json(path, ("scores", "comments"))
     scores, comments = content["scores"], content["comments"]
     if not (_are(scores, (int, float, type(None)), size) and _are(comments, (str,), size)):

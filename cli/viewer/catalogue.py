@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cli.photos.people import Person, given_people, sample_people
-from cli.photos.run_files import find_photo, read_scores
+from cli.photos.run_files import Scores, find_photo, read_scores
 from cli.viewer.contents import ShownPerson, ShownPhoto, Source
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all
@@ -69,15 +69,11 @@ def _read(photo: Path, files: Sequence[Path], body: Body, detector: Detector) ->
 def _people_of(photo: Path, file: Path, body: Body) -> list[ShownPerson]:
     """Only a file of one person has scores beside it."""
     people = given_people(photo, [file], body)
-    scores = read_scores(file, len(people[0].hypotheses)) if len(people) == 1 else None
+    known = read_scores(file, len(people[0].hypotheses)) if len(people) == 1 else Scores()
+    names = [file.stem] if len(people) == 1 else [f"{file.stem}.{number}" for number in range(len(people))]
     return [
-        ShownPerson(
-            file.stem if len(people) == 1 else f"{file.stem}.{number}",
-            person,
-            (Source(FILE, (person.hypotheses.params,)),),
-            *((scores.scores, scores.comments) if scores else ()),
-        )
-        for number, person in enumerate(people)
+        ShownPerson(name, one, (Source(FILE, (one.hypotheses.params,)),), known.scores, known.comments)
+        for name, one in zip(names, people, strict=True)
     ]
 
 

@@ -312,10 +312,9 @@ def _picture(shown: ShownPhoto, person: int) -> Picture:
 
 def _within(box: Box, whole: Box) -> Box:
     """The part of a box inside the image, to whole pixels."""
-    return Box(
-        max(math.floor(box.x0), whole.x0), max(math.floor(box.y0), whole.y0),
-        min(math.ceil(box.x1), whole.x1), min(math.ceil(box.y1), whole.y1),
-    )  # fmt: skip
+    x0, y0 = max(math.floor(box.x0), 0), max(math.floor(box.y0), 0)
+    x1, y1 = min(math.ceil(box.x1), int(whole.x1)), min(math.ceil(box.y1), int(whole.y1))
+    return Box(float(x0), float(y0), float(x1), float(y1))
 
 
 def _at_depth(

@@ -13,13 +13,12 @@ import contextlib
 import http
 import io
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import viser
 import websockets.asyncio.server
 from websockets.asyncio.server import ServerConnection
-from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from cli.loopback import HEADERS, HOST, LoopbackAccess, Refused
@@ -39,8 +38,12 @@ class GuardedServer(viser.ViserServer):
     def __init__(self, port: int, label: str) -> None:
         listening = socket.create_server((HOST, port))
         self.access = LoopbackAccess(listening.getsockname()[1])
-        with _guarded(listening, self.access), contextlib.redirect_stdout(io.StringIO()):
-            super().__init__(HOST, self.access.port, label, verbose=False)
+        try:
+            with _guarded(listening, self.access), contextlib.redirect_stdout(io.StringIO()):
+                super().__init__(HOST, self.access.port, label, verbose=False)
+        except BaseException:
+            listening.close()
+            raise
 
     def request_share_url(self, verbose: bool = True) -> str | None:
         """None: viser's tunnel to a public address is not offered, whatever a page asks for."""
@@ -90,21 +93,21 @@ def _checked(answer: ProcessRequest, access: LoopbackAccess) -> ProcessRequest:
 
 
 def _path_of(request: Request, access: LoopbackAccess) -> str:
-    host, origin = _only(request.headers, "Host"), _only(request.headers, "Origin")
-    is_page = request.headers.get("Upgrade") is None
-    if not is_page and origin is None:
+    host, origin, upgrade = (
+        _only(request.headers.get_all(name), name) for name in ("Host", "Origin", "Upgrade")
+    )
+    if upgrade is not None and origin is None:
         raise Refused(403, "a connection comes from the page of this server only")
     # the page opens its connection at its own address without the last slash
-    path = request.path if is_page else request.path.partition("?")[0].rstrip("/") + "/"
+    path = request.path if upgrade is None else request.path.partition("?")[0].rstrip("/") + "/"
     return access.path_after_token(path, host, origin)
 
 
-def _only(headers: Headers, name: str) -> str | None:
-    """Raises Refused for a header that is given twice."""
-    found = headers.get_all(name)
-    if len(found) > 1:
+def _only(values: Sequence[str], name: str) -> str | None:
+    """The value of a header. Raises Refused if it is given twice."""
+    if len(values) > 1:
         raise Refused(400, f"a request has one header {name}")
-    return found[0] if found else None
+    return values[0] if values else None
 
 
 def _policy(access: LoopbackAccess) -> str:

@@ -36,7 +36,7 @@ def about_hypothesis(person: ShownPerson, hypothesis: int) -> str:
 
 def score_legend() -> str:
     """The colours of scores, and the grey of a missing one."""
-    stops = ", ".join(css(score_color(score)) for score in (0, 25, 50, 75, 100))
+    stops = ", ".join(css(score_color(score)) for score in (0.0, 25.0, 50.0, 75.0, 100.0))
     bar = f"display:inline-block;width:7em;height:0.8em;vertical-align:middle;background:linear-gradient(90deg,{stops})"
     grey = f"display:inline-block;width:0.8em;height:0.8em;vertical-align:middle;background:{css(score_color(None))}"
     return _block(f'score 0 <span style="{bar}"></span> 100 &nbsp; <span style="{grey}"></span> none')
