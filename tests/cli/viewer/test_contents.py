@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_in_a_row_the_selected_body_keeps_its_place_and_none_overlap(composer: C
         (mesh.vertices_m[:, 0].min(), mesh.vertices_m[:, 0].max()) for _, mesh in sorted(row.meshes.items())
     ]
     assert len(spans) == GROUP
-    assert all(left[1] < right[0] for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in pairwise(spans))
     assert [label.text for label in row.labels] == ["policy 0", "0: 20", "1: 90", "2: no score"]
     assert [label.text for label in below.labels] == ["policy 1", "0", "1", "2"]
     assert below.bounds_m()[0, 1] > before.picture.corners_m[:, 1].min()
