@@ -106,8 +106,9 @@ def view(
         policies = _load_policies(policy, against, device, detector, keypoints, what)
         intrinsics = parse_intrinsics(focal, center, camera)
         entries = [_sampled_entry(what, policies, box, accept_any_box, intrinsics, samples, seed)]
+    first = entries[0].load()
     server = GuardedServer(port, "meshcritic")
-    Page(server, entries, model)
+    Page(server, entries, first, model)
     print_message(f"open {server.access.url} in a browser on this machine")
     threading.Event().wait()  # a signal ends the process (common.stopping)
 

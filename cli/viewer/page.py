@@ -38,23 +38,22 @@ class _Look:
 
 
 class Page:
-    """Shows one photograph at a time. All browsers that are connected share the controls.
+    """Shows one photograph at a time, at first that of the first entry. All browsers that are connected share the
+    controls."""
 
-    Raises what loading the first photograph raises.
-    """
-
-    def __init__(self, server: viser.ViserServer, entries: Sequence[Entry], body: Body) -> None:
+    def __init__(
+        self, server: viser.ViserServer, entries: Sequence[Entry], first: ShownPhoto, body: Body
+    ) -> None:
         self._server, self._body, self._lock = server, body, threading.Lock()
-        server.gui.configure_theme(
-            control_layout="fixed", control_width="medium", show_logo=False, show_share_button=False
-        )
+        server.gui.configure_theme(show_logo=False, show_share_button=False)
+        server.gui.main_panel.dock_right()
         server.scene.set_up_direction("-y")
         server.scene.configure_default_lights(cast_shadow=False)
         if len(entries) > 1:
             names = [entry.name for entry in entries]
             chooser = server.gui.add_dropdown("Photograph", names, initial_value=names[0])
             chooser.on_update(lambda _: self._change(entries[names.index(chooser.value)]))
-        self._view = PhotoView(server, entries[0].name, entries[0].load(), body)
+        self._view = PhotoView(server, entries[0].name, first, body)
         server.on_client_connect(self._connect)
 
     def _connect(self, client: viser.ClientHandle) -> None:
