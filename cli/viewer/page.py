@@ -52,15 +52,15 @@ class Page:
         if len(entries) > 1:
             names = [entry.name for entry in entries]
             chooser = server.gui.add_dropdown("Photograph", names, initial_value=names[0])
-            chooser.on_update(lambda _: self._change(entries[names.index(chooser.value)]))
-        self._view = PhotoView(server, entries[0].name, first, body)
+            chooser.on_update(lambda _: self.show(entries[names.index(chooser.value)]))
+        self.view = PhotoView(server, entries[0].name, first, body)
         server.on_client_connect(self._connect)
 
     def _connect(self, client: viser.ClientHandle) -> None:
-        self._view.look(client)
-        client.camera.on_update(lambda _: self._view.refit(client))
+        self.view.look(client)
+        client.camera.on_update(lambda _: self.view.refit(client))
 
-    def _change(self, entry: Entry) -> None:
+    def show(self, entry: Entry) -> None:
         """Show another photograph, or why it cannot be shown."""
         with self._lock:
             try:
@@ -69,10 +69,10 @@ class Page:
                 for client in self._server.get_clients().values():
                     client.add_notification(entry.name, sentence_of(error), color="red")
                 return
-            self._view.remove()
-            self._view = PhotoView(self._server, entry.name, shown, self._body)
+            self.view.remove()
+            self.view = PhotoView(self._server, entry.name, shown, self._body)
             for client in self._server.get_clients().values():
-                self._view.look(client)
+                self.view.look(client)
 
 
 class PhotoView:

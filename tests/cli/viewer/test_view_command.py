@@ -96,7 +96,7 @@ def test_a_signal_ends_the_command(run: Path, number: signal.Signals):
 @contextmanager
 def browser_page(url: str) -> Iterator:
     """The page in headless Chromium, once its panel is there, and the addresses that it asked for. Fails on an error of
-    its scripts."""
+    its scripts, and on what its Content-Security-Policy blocks."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
     if CHROMIUM is None:
         pytest.skip("needs a Chromium of the system (chromium, chromium-browser or google-chrome)")
@@ -106,6 +106,7 @@ def browser_page(url: str) -> Iterator:
         page.set_default_timeout(WAIT_MS)
         errors, asked = [], []
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         page.on("request", lambda request: asked.append(request.url))
         page.on("websocket", lambda opened: asked.append(opened.url))
         page.goto(url)
