@@ -27,6 +27,7 @@ from cli.commands.rank import rank
 from cli.commands.tables import tables
 from cli.commands.trace import trace
 from cli.commands.tune_critic import tune_critic
+from cli.commands.view import view
 from cli.console import print_message
 from common.failures import ScoresMissing, is_expected, sentence_of
 from common.stopping import ended_by_signals
@@ -53,7 +54,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     demo, predict, critique, explore, pretrain, align, evaluate, critic_eval, tables, check_vlm, tune_critic, trace,
-    rank, mcp,
+    rank, view, mcp,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -189,7 +189,7 @@ def critique(
         ) as plain:  # fmt: skip
             agent = dataclasses.replace(plain, checkpointer=saver)
             is_estimated = not hypotheses and intrinsics.focal_px is None
-            writer = CritiqueWriter(out / photo.stem, body_model, is_estimated, model.detector.name)
+            writer = CritiqueWriter(photo, out, body_model, is_estimated, model.detector.name)
             critiques = watched_critiques(agent, people, writer)
             if opened.dry_run:
                 deque(critiques, maxlen=0)

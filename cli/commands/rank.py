@@ -32,7 +32,8 @@ def rank(
     photos: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Folder of the photographs. Default: the folder of the hypotheses."
+            metavar="FOLDER",
+            help="Folder of the photographs. Default: those that the hypotheses were made for.",
         ),
     ] = None,
     judge: Annotated[
@@ -59,7 +60,7 @@ def rank(
     from hmr.body.model import load_body
     from hmr.render import load_renderer
 
-    groups = find_groups(folder, photos or folder)
+    groups = find_groups(folder, photos)
     by_name = {group.name: group for group in groups}
     model, renderer = load_body(body), load_renderer()
     draw = lru_cache(GROUPS_IN_MEMORY)(
@@ -69,6 +70,6 @@ def rank(
         session = Session(file, groups, judge, pairs, seed)
         if not session.finished:
             with RankingServer(session, draw, port) as server:
-                print_message(f"open {server.url} in a browser on this machine")
+                print_message(f"open {server.access.url} in a browser on this machine")
                 server.serve_until_finished()
         print_message(f"judge {judge} has answered all {len(session.questions)} questions; {out}")

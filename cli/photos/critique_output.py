@@ -16,6 +16,7 @@ from cli.photos.answers import critique_answer
 from cli.photos.intrinsics import camera_line, describe_camera
 from cli.photos.people import Person
 from cli.photos.person_files import PICTURE_CAPTIONS, save_person
+from cli.photos.run_files import write_critique
 from cli.photos.score_review import review_in_terminal
 from eval.report.trace.pictures import record_pictures
 from hmr.body.model import Body
@@ -27,11 +28,12 @@ __all__ = ["CritiqueWriter", "arrangement_answer", "learn_from_reviews", "watche
 class CritiqueWriter:
     """Writes the files of each person as soon as the critique is finished, and collects the answer of --json.
 
-    stem: of the files' names. detector: its name, for sentences.
+    out: the folder of the files. detector: its name, for sentences.
     """
 
-    def __init__(self, stem: Path, body: Body, focal_is_estimated: bool, detector: str) -> None:
-        self.stem, self.body, self.detector, self.renderer = stem, body, detector, load_renderer()
+    def __init__(self, photo: Path, out: Path, body: Body, focal_is_estimated: bool, detector: str) -> None:
+        self.photo, self.stem = photo, out / photo.stem
+        self.body, self.detector, self.renderer = body, detector, load_renderer()
         self.focal_is_estimated = focal_is_estimated
         self.answers: list[dict[str, Any]] = []
 
@@ -49,6 +51,7 @@ class CritiqueWriter:
                 "files": [str(path) for path in paths],
             }
         )
+        write_critique(next(path for path in paths if path.suffix == ".npz"), self.photo, self.answers[-1])
         if show:
             _print_answer(len(self.answers) - 1, self.answers[-1])
         return critique

@@ -9,7 +9,7 @@ from hmr.detection.keypoints.file_detector import load_keypoint_file
 from hmr.images.videos import VIDEO_SUFFIXES
 from hmr.types import Detector
 
-__all__ = ["choose_detector"]
+__all__ = ["DEFAULT_DETECTOR", "choose_detector"]
 
 DEFAULT_DETECTOR = "blazepose"
 

@@ -23,7 +23,7 @@ from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.keypoints.file_detector import KeypointFileDetector
 from hmr.detection.protocol import CERTAIN_CONFIDENCE, MIN_CONFIDENCE, detect_all, detect_people
 from hmr.images.photographs import Photo, check_box, describe_box, load_photo, sample_of
-from hmr.policy.policy import DiffusionPolicy, Features, Guidance
+from hmr.policy.policy import DiffusionPolicy, Features, Guidance, OnStep
 from hmr.types import BodyParams, Box, Camera, Detection, Detector, Hypotheses, Sample
 
 __all__ = ["Guide", "NobodyFound", "Person", "find_people", "given_people", "parse_box", "sample_people"]
@@ -140,14 +140,18 @@ def sample_people(
     num_samples: int,
     seed: int,
     guide: Guide | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Person]:
-    """A group of `num_samples` hypotheses per person. The same photograph, box and seed give the same group."""
+    """A group of `num_samples` hypotheses per person. The same photograph, box and seed give the same group.
+
+    on_step: called with each person's estimates after every step of the solver, as by `DiffusionPolicy.sample`.
+    """
     posed = []
     for sample, detection in people:
         generator = derive_generator(seed, "photo", sample.id)
         features = policy.encode([sample], [detection])
         guidance = guide(features, detection) if guide else None
-        group = policy.sample(features, num_samples, generator, guidance=guidance)[0]
+        group = policy.sample(features, num_samples, generator, guidance=guidance, on_step=on_step)[0]
         posed.append(Person(sample, Hypotheses(group.params, sample.camera), photo, detection))
     return posed
 

@@ -40,7 +40,15 @@ from hmr.render.overlay import (
 )
 from hmr.types import BodyParams, Camera, Frame, Renderer, Sample
 
-__all__ = ["DEFAULT_FORMATS", "FORMATS", "PICTURE_CAPTIONS", "parse_formats", "save_people", "save_person"]
+__all__ = [
+    "DEFAULT_FORMATS",
+    "FORMATS",
+    "PICTURE_CAPTIONS",
+    "parse_formats",
+    "save_format",
+    "save_people",
+    "save_person",
+]
 
 FORMATS = ("npz", "obj", "glb", "bvh")
 DEFAULT_FORMATS = ("npz", "glb")
@@ -86,7 +94,7 @@ def save_person(
     _save_png(paths[1], _group_sheet(person, vertices, pelvis, faces, renderer, critique))
     for name in formats:
         paths.append(_with_ending(stem, f".{name}"))
-        _save_format(name, paths[-1], person, person.hypotheses.params[shown], body)
+        save_format(name, paths[-1], person, person.hypotheses.params[shown], body)
     return paths
 
 
@@ -122,7 +130,8 @@ def _with_ending(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
-def _save_format(name: str, path: Path, person: Person, shown: BodyParams, body: Body) -> None:
+def save_format(name: str, path: Path, person: Person, shown: BodyParams, body: Body) -> None:
+    """Write one of FORMATS: all of the person's hypotheses as npz, one body (batch shape ()) in any other."""
     if name == "npz":
         write_hypotheses(path, [(person.box_in_file, person.hypotheses_in_file)])
     elif name == "obj":

@@ -141,6 +141,7 @@ class Predictor:
             photo = read()
             people, messages = self._people(photo, _title(source, frame), detector)
             record = {"name": name, "stamp": fingerprint, "said": messages, **more}
+            record |= {} if source.is_video else {"photo": str(source.path.resolve())}
             record |= {
                 "camera": self._describe_camera(photo),
                 **self._write_all(name, people, source.is_video),

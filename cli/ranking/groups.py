@@ -11,11 +11,12 @@ import torch
 
 from cli.photos.hypotheses_file import read_hypotheses
 from cli.photos.people import given_people
+from cli.photos.run_files import find_photo
 from eval.rankings.evaluation import PhotoGroup
 from eval.rankings.file import RankedGroup
 from hmr.body.model import Body
 from hmr.images.crops import crop_image, encode_jpeg
-from hmr.images.photographs import PHOTO_SUFFIXES, load_photo
+from hmr.images.photographs import load_photo
 from hmr.render.overlay import overlay, side_view, zoom
 from hmr.types import Renderer
 
@@ -34,9 +35,9 @@ class GroupPictures:
     hypotheses: tuple[bytes, ...]
 
 
-def find_groups(folder: Path, photos: Path) -> list[RankedGroup]:
-    """The groups of `NAME-0.npz`, `NAME-1.npz` and so on, as `critique` and `predict` write them, or of `NAME.npz`; the
-    photograph is NAME in `photos`.
+def find_groups(folder: Path, photos: Path | None = None) -> list[RankedGroup]:
+    """The groups of `NAME-0.npz`, `NAME-1.npz` and so on, as `critique` and `predict` write them, or of `NAME.npz`;
+    `find_photo` finds the photograph.
 
     Raises FileNotFoundError without any file or without a photograph, ValueError for a file of another kind.
     """
@@ -48,25 +49,14 @@ def find_groups(folder: Path, photos: Path) -> list[RankedGroup]:
     return [group for file in files for group in _groups_of(file, photos)]
 
 
-def _groups_of(file: Path, photos: Path) -> list[RankedGroup]:
-    photo = _photo_of(file, photos)
+def _groups_of(file: Path, photos: Path | None) -> list[RankedGroup]:
+    photo = find_photo(file, photos)
     people = read_hypotheses(file, load_photo(photo).file_size)
     several = len(people) > 1
     return [
         RankedGroup(f"{file.stem}.{person}" if several else file.stem, photo, file, person, len(hypotheses))
         for person, (_, hypotheses) in enumerate(people)
     ]
-
-
-def _photo_of(file: Path, photos: Path) -> Path:
-    stems = (file.stem, file.stem.rpartition("-")[0])
-    for stem in stems:
-        for found in sorted(photos.glob("*")):
-            if found.stem == stem and found.suffix.lower() in PHOTO_SUFFIXES:
-                return found
-    raise FileNotFoundError(
-        f"{file}: there is no photograph {' or '.join(filter(None, stems))} in {photos}; --photos names its folder"
-    )
 
 
 def read_group(group: RankedGroup, body: Body) -> PhotoGroup:

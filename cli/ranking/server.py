@@ -1,13 +1,11 @@
 """A page on this machine that collects rankings: an HTTP server of the standard library on 127.0.0.1.
 
-The address has a random token, without which every path is answered with 404. A request must name this server in its
-header Host, so that another name that resolves to 127.0.0.1 gives no access, and may come from no other page (Origin);
-an answer must come from this page. Only the paths of `_Handler` exist; nothing is read from the disk by path.
+Requests are checked by `cli.loopback`; an answer must come from this page. Only the paths of `_Handler` exist; nothing
+is read from the disk by path.
 """
 
 from __future__ import annotations
 
-import hmac
 import json
 import secrets
 import threading
@@ -19,6 +17,7 @@ from typing import Any, cast
 
 import jinja2
 
+from cli.loopback import HEADERS, HOST, LoopbackAccess, Refused
 from cli.ranking.groups import GroupPictures
 from cli.ranking.session import Session
 from common.stopping import raise_if_stopped
@@ -28,12 +27,6 @@ __all__ = ["RankingServer"]
 MAX_ANSWER_BYTES = 10_000
 REQUEST_TIMEOUT_S = 20.0
 POLL_S = 0.2
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 class RankingServer(ThreadingHTTPServer):
@@ -46,20 +39,12 @@ class RankingServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, session: Session, pictures: Callable[[str], GroupPictures], port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__((HOST, port), _Handler)
         self.session, self._draw = session, pictures
         self._drawing = threading.Lock()  # a page asks for all pictures of a group at once
         self.finished = threading.Event()
-        self.token = secrets.token_urlsafe(24)
+        self.access = LoopbackAccess(self.server_address[1])
         self.timeout = POLL_S
-
-    @property
-    def origin(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    @property
-    def url(self) -> str:
-        return f"{self.origin}/{self.token}/"
 
     def serve_until_finished(self) -> None:
         """Returns after the last answer was confirmed to the page."""
@@ -106,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if path != "answer":
             self._refuse(404, "there is no such page")
-        elif self.headers.get("Origin") != self.ranking.origin:
+        elif self.headers.get("Origin") != self.ranking.access.origin:
             self._refuse(403, "an answer comes from the page of this server only")
         else:
             self._take_answer()
@@ -116,15 +101,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _path(self) -> str | None:
         """The path after the token; None if the request was refused."""
-        origin, host = self.ranking.origin, self.ranking.origin.removeprefix("http://")
-        _, token, *rest = [*self.path.split("/", 2), "", ""][:3]
-        if self.headers.get("Host") != host or self.headers.get("Origin", origin) != origin:
-            self._refuse(403, "this server answers requests of its own page only")
-        elif not hmac.compare_digest(token.encode(), self.ranking.token.encode()) or self.path.count("/") < 2:
-            self._refuse(404, "there is no such page")
-        else:
-            return rest[0]
-        return None
+        try:
+            return self.ranking.access.path_after_token(
+                self.path, self.headers.get("Host"), self.headers.get("Origin")
+            )
+        except Refused as refused:
+            self._refuse(refused.status, refused.reason)
+            return None
 
     def _take_answer(self) -> None:
         try:

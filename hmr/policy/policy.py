@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -61,8 +61,9 @@ from hmr.policy.parametrization import (
 from hmr.policy.scheduler import Solver, new_solver, set_times
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Detection, Detector, Hypotheses, Sample
 
-__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance"]
+__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance", "OnStep"]
 
+OnStep = Callable[[list[Hypotheses]], None]  # the estimates of one step of the solver, one group per image
 
 INITIAL_STD = (0.05, 1.5)  # bounds of `initial_std`
 
@@ -214,11 +215,14 @@ class DiffusionPolicy(PreTrainedModel):
         generator: torch.Generator,
         noise_scale: float = 1.0,
         guidance: Guidance | None = None,
+        on_step: OnStep | None = None,
     ) -> list[Hypotheses]:
         """`num_samples` hypotheses per image, the first from zero noise, on the CPU.
 
         noise_scale: factor of the starting noise; a larger one increases the spread of the hypotheses.
         guidance: for the same images in the same order.
+        on_step: called after every step of the solver with its estimates of the hypotheses (E[x_0 | x_t]); the last
+            ones are the hypotheses.
 
         Raises ValueError for a setting of the sampler that is not allowed.
         """
@@ -229,8 +233,9 @@ class DiffusionPolicy(PreTrainedModel):
         guides = [] if guidance is None else [guidance]
         if settings.alignment:
             guides.insert(0, self._alignment(features, num_samples, generator, settings))
+        on_estimate = None if on_step is None else lambda x0: on_step(self.hypotheses(x0, features))
         vectors = self._denoise(
-            noise * (noise_scale * settings.noise_temperature), features.condition, *guides
+            noise * (noise_scale * settings.noise_temperature), features.condition, guides, on_estimate
         )
         return self.hypotheses(vectors, features)
 
@@ -261,8 +266,10 @@ class DiffusionPolicy(PreTrainedModel):
         self,
         noise: Float[Tensor, "batch group dim"],
         condition: Float[Tensor, "batch channels"],
-        *guides: Guidance,
+        guides: Sequence[Guidance] = (),
+        on_estimate: Callable[[Tensor], None] | None = None,
     ) -> Float[Tensor, "batch group dim"]:
+        """on_estimate: called after every step with its x0, of the shape that is returned."""
         # a new solver per call: solvers have state, and an agent's threads share the policy
         solver = new_solver(self.config.solver, self.config.num_train_timesteps)
         from_estimate = self.config.start == "distribution"
@@ -275,13 +282,15 @@ class DiffusionPolicy(PreTrainedModel):
         for index, timestep in enumerate(timesteps):
             times = torch.full((noisy.shape[0], 1), timestep, device=self.device)
             prediction = self.predict(noisy[:, :, None], times, condition)[:, :, 0]
+            abar = solver.alphas_cumprod[timestep].to(self.device)
+            alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+            x0 = alpha * noisy - sigma * prediction
+            for guide in guides:
+                x0 = guide.guide(x0, len(timesteps) - 1 - index)
             if guides:
-                abar = solver.alphas_cumprod[timestep].to(self.device)
-                alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-                x0 = alpha * noisy - sigma * prediction
-                for guide in guides:
-                    x0 = guide.guide(x0, len(timesteps) - 1 - index)
                 prediction = (alpha * noisy - x0) / sigma
+            if on_estimate is not None:
+                on_estimate(x0)
             noisy = solver.step(prediction, timestep, noisy, return_dict=False)[0]
         return noisy
 

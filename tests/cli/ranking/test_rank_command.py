@@ -56,7 +56,7 @@ class Client:
         return found
 
     def get(self, name: str = "") -> bytes:
-        status, content, _ = self.send("GET", f"/{self.server.token}/{name}")
+        status, content, _ = self.send("GET", f"/{self.server.access.token}/{name}")
         assert status == 200, content
         return content
 
@@ -64,9 +64,9 @@ class Client:
         return json.loads(self.get("question"))
 
     def answer(self, number: int, order: Any) -> tuple[int, dict[str, Any]]:
-        path = f"/{self.server.token}/answer"
+        path = f"/{self.server.access.token}/answer"
         status, content, _ = self.send(
-            "POST", path, {"question": number, "order": order}, Origin=self.server.origin
+            "POST", path, {"question": number, "order": order}, Origin=self.server.access.origin
         )
         return status, json.loads(content)
 
@@ -175,7 +175,7 @@ def test_a_question_is_answered_once(tmp_path: Path):
 
 def test_only_the_own_page_is_answered(tmp_path: Path):
     with serving(tmp_path / "r.jsonl") as (client, _):
-        token, origin = client.server.token, client.server.origin
+        token, origin = client.server.access.token, client.server.access.origin
         port = client.server.server_address[1]
         answer = {"question": client.question()["question"], "order": [[0], [1], [2]]}
         refused = [
@@ -207,8 +207,8 @@ def test_only_the_own_page_is_answered(tmp_path: Path):
 
 def test_the_page_loads_nothing_from_elsewhere(tmp_path: Path):
     with serving(tmp_path / "r.jsonl") as (client, _):
-        _, page, headers = client.send("GET", f"/{client.server.token}/")
-        again = client.send("GET", f"/{client.server.token}/")[2]["Content-Security-Policy"]
+        _, page, headers = client.send("GET", f"/{client.server.access.token}/")
+        again = client.send("GET", f"/{client.server.access.token}/")[2]["Content-Security-Policy"]
     policy = headers["Content-Security-Policy"]
     (nonce,) = set(re.findall(r"'nonce-([^']+)'", policy))
     assert policy.startswith("default-src 'none'")

@@ -78,6 +78,24 @@ def test_hypothesis_zero_has_no_noise(tiny_policy: DiffusionPolicy, samples: lis
     assert torch.equal(one.body_pose[0], two.body_pose[0])
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+def test_every_step_s_estimate_is_reported_and_the_last_is_the_result(
+    tiny_policy: DiffusionPolicy, samples: list[Sample], solver: str
+):
+    tiny_policy.config.solver = solver
+    features = tiny_policy.encode(samples[:2])
+    steps: list = []
+    found = tiny_policy.sample(features, 3, generator(0), on_step=steps.append)
+    assert (len(steps), len(steps[0])) == (4, 2)
+    for estimate, result, plain in zip(
+        steps[-1], found, tiny_policy.sample(features, 3, generator(0)), strict=True
+    ):
+        for columns_of_one in zip(columns(estimate.params), columns(result.params), strict=True):
+            torch.testing.assert_close(*columns_of_one, atol=1e-4, rtol=1e-4)
+        assert all(map(torch.equal, columns(result.params), columns(plain.params)))
+    assert not torch.equal(steps[0][0].params.body_pose, steps[-1][0].params.body_pose)
+
+
 def test_noise_scale_widens_the_group(tiny_policy: DiffusionPolicy, samples: list[Sample]):
     features = tiny_policy.encode(samples[:1])
     spreads = [
