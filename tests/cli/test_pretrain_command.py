@@ -21,7 +21,7 @@ INVALID_RECIPES = {
     "losses that are a number": ("losses: 3", "losses takes dict[str, typing.Any], not 3"),
     "a mistyped setting of the policy": (
         "policy: {depht: 4}",
-        "policy: unknown depht; allowed are appearance_size",
+        "policy: unknown depht; allowed are alignment",
     ),
     "a mistyped field of the first stage": ("estimate: {max_step: 3}", "estimate: unknown max_step"),
     "a mistyped field of the second": ("denoiser: {max_step: 3}", "denoiser: unknown max_step"),

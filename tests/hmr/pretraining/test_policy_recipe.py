@@ -17,7 +17,7 @@ REFUSED = {
     "an unknown field": ("poool: 3", "unknown poool; allowed are denoiser, detectors"),
     "an unknown loss": ("losses: {foo: 1}", "losses: unknown foo; allowed are denoise, regression"),
     "an unknown probability": ("people: {hats: 1.0}", "people: unknown hats; allowed are any_tilt"),
-    "an unknown field of the policy": ("policy: {depht: 4}", "policy: unknown depht; allowed are appearance_size"),
+    "an unknown field of the policy": ("policy: {depht: 4}", "policy: unknown depht; allowed are alignment"),
     "an unknown argument": ("denoiser: {warmup: 3}", "denoiser: unknown warmup"),
     "a field that the program sets": ("estimate: {seed: 3}", ", label_names, "),
     "a boolean for a number": ("policy: {depth: true}", "depth takes int, not True"),
