@@ -36,8 +36,8 @@ from agent.types import (
 )
 from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import VLMBackend
-from common.fingerprint import json_digest
 from common.stopping import stoppable
+from common.storage.fingerprint import json_digest
 from hmr.body.model import Body
 from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory

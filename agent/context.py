@@ -21,7 +21,7 @@ from agent.tracing.records import Trace
 from agent.types import Case, CritiqueTool, RetrievedPrototype, ReviewPoint
 from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import ImagePart, VLMBackend
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 from hmr.body.model import Body
 from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory

@@ -27,7 +27,7 @@ from agent.types import (
     ReviewRequest,
     Revision,
 )
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 
 __all__ = ["in_own_context", "run_critique"]
 

@@ -18,7 +18,7 @@ from agent.tracing.records import Trace
 from agent.types import CritiqueTool
 from agent.verdict import error_model_for
 from agent.vlm import VLMBackend, load_backend
-from common.files import PathLike
+from common.storage.files import PathLike
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.encoder_cache import EncoderCache
@@ -27,8 +27,8 @@ from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.types import Detector, Renderer
-from memory.embed import TextEmbedder, load_text_embedder
 from memory.folder import Memory, open_memory, store_path
+from memory.vectors.embed import TextEmbedder, load_text_embedder
 
 __all__ = ["default_agent", "open_default_agent", "open_default_memory"]
 

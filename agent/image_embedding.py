@@ -12,7 +12,7 @@ from hmr.detection.encoder_cache import EncoderCache
 from hmr.detection.person_encoder import load_encoder
 from hmr.images.crops import crop_image
 from hmr.types import Sample
-from memory.embed import ClipEmbedder
+from memory.vectors.embed import ClipEmbedder
 
 __all__ = ["ClipSampleEmbedder", "EncoderEmbedder", "load_image_embedder"]
 

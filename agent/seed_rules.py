@@ -21,9 +21,9 @@ from jaxtyping import Float32
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from common.fingerprint import json_digest
-from memory.embed import TextEmbedder, load_text_embedder
+from common.storage.fingerprint import json_digest
 from memory.rule import Predicate, Provenance, Rule
+from memory.vectors.embed import TextEmbedder, load_text_embedder
 
 __all__ = ["load_seed_rules", "load_seed_vectors"]
 

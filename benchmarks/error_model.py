@@ -26,7 +26,7 @@ from agent.default import open_default_agent
 from agent.exploration.context import Propose
 from agent.verdict import ErrorModel, MeasuredGroup
 from agent.vlm import load_backend
-from common.files import write_text
+from common.storage.files import write_text
 from eval.benchmark.protocol import noise_generator
 from eval.critics.error_calibration import calibrate_errors, measure_groups
 from hmr.body.model import load_body

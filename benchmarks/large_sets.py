@@ -40,8 +40,8 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from common.fingerprint import digest, stream_digest
 from common.seeding import derive_generator
+from common.storage.fingerprint import digest, stream_digest
 from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy, Features

@@ -20,7 +20,7 @@ from agent.default import default_agent, open_default_memory
 from agent.tracing.records import Trace
 from benchmarks.chromium import measure_opening
 from common.seeding import derive_generator
-from common.versions import versions
+from common.storage.versions import versions
 from eval.report.run import (
     PictureSize,
     ReportCase,

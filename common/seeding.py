@@ -12,7 +12,7 @@ from threading import RLock
 
 import torch
 
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 
 __all__ = ["derive_generator", "derive_seed", "one_thread"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from common.files import PathLike
-from memory.embed import TextEmbedder
+from common.storage.files import PathLike
 from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
+from memory.vectors.embed import TextEmbedder
 
 __all__ = ["Memory", "open_memory", "open_store", "removed_if_new_and_failed", "store_path"]
 

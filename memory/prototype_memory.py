@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32
 
-from common.fingerprint import json_digest
-from memory.index import normalised
-from memory.index_sync import SyncedIndex
+from common.storage.fingerprint import json_digest
 from memory.store import MemoryStore, damage_named
 from memory.text_limits import check_tags, check_text, is_word, normalise_tags
+from memory.vectors.index import normalised
+from memory.vectors.index_sync import SyncedIndex
 
 __all__ = ["NOT_TAKEN_OVER", "Prototype", "PrototypeMemory", "prototype_from_row", "without_text"]
 

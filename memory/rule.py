@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from common.fingerprint import json_digest
+from common.storage.fingerprint import json_digest
 from memory.text_limits import check_tags, check_text, normalise_tags
 
 __all__ = ["Predicate", "Provenance", "Rule", "RuleState", "StateChange"]

@@ -31,12 +31,12 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
-from memory.embed import TextEmbedder
-from memory.index_sync import SyncedIndex
 from memory.ledger import ALL_RULES, RuleLedger, rule_from_row, rule_to_row
 from memory.rule import Rule, StateChange
 from memory.store import MemoryStore
 from memory.text_limits import normalise_tags
+from memory.vectors.embed import TextEmbedder
+from memory.vectors.index_sync import SyncedIndex
 
 __all__ = ["RetrievedRule", "RuleMemory"]
 

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-from common.files import PathLike
+from common.storage.files import PathLike
 
 try:
     import fcntl

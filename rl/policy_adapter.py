@@ -31,8 +31,8 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from common.files import PathLike
-from common.fingerprint import weights_digest
+from common.storage.files import PathLike
+from common.storage.fingerprint import weights_digest
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Hypotheses, Sample
 from rl.types import bodies_of_row, body_columns

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.files import PathLike, atomic_path
+from common.storage.files import PathLike, atomic_path
 from hmr.policy.parametrization import geometry_of
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Labelled

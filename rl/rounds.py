@@ -28,8 +28,10 @@ from typing import Any, TypeVar, cast
 
 from datasets import Dataset
 
-from common.files import PathLike
-from common.fingerprint import (
+from common.progress import Stage
+from common.seeding import derive_seed
+from common.storage.files import PathLike
+from common.storage.fingerprint import (
     file_digest,
     has_fingerprint,
     json_digest,
@@ -37,9 +39,7 @@ from common.fingerprint import (
     stream_digest,
     write_fingerprint,
 )
-from common.progress import Stage
-from common.resume import last_whole_checkpoint
-from common.seeding import derive_seed
+from common.storage.resume import last_whole_checkpoint
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector, Sample, Scorer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.fingerprint import has_fingerprint
+from common.storage.fingerprint import has_fingerprint
 from hmr.policy.checkpoint import load_policy
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import load_preferences

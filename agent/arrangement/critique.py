@@ -26,7 +26,7 @@ from agent.arrangement.types import (
     PlacedPeople,
 )
 from agent.types import GroupCritique
-from common.fingerprint import json_digest
+from common.storage.fingerprint import json_digest
 from hmr.types import BodyParams, Detection, Hypotheses, Sample
 
 __all__ = ["MAX_ARRANGEMENTS", "PersonGroup", "candidates", "critique_arrangements", "critique_people"]

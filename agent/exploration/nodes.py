@@ -34,7 +34,7 @@ from agent.exploration.learning import (
 from agent.nodes.re_observation import latest
 from agent.prompts.question import Brief, prototype_json, rule_json
 from agent.types import GroupCritique, QuestionFailure
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 from hmr.metrics.errors import mpjpe_mm
 from hmr.types import Hypotheses, Labelled
 from memory.prototype_memory import Prototype

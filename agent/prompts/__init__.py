@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from agent.vlm.protocol import Task
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 
 __all__ = ["Prompt", "load_prompt"]
 

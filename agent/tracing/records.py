@@ -24,11 +24,11 @@ from typing import Any, TextIO
 
 from agent.tracing.exporters import Exporter, enabled_exporters, langchain_tracing_disabled
 from agent.tracing.span_tree import Span, case_span
-from common.files import PathLike
-from common.fingerprint import json_digest
-from common.jsonl import open_for_append, refuse_other_file
 from common.redaction import reason_of, redactor, writable
 from common.stopping import is_stopped
+from common.storage.files import PathLike
+from common.storage.fingerprint import json_digest
+from common.storage.jsonl import open_for_append, refuse_other_file
 
 __all__ = ["Trace", "traced"]
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from agent.verdict.error_model import ErrorModel
-from common.files import PathLike
+from common.storage.files import PathLike
 
 __all__ = ["ERROR_MODEL_FILE", "error_model_for", "fitted_groups"]
 

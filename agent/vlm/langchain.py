@@ -32,8 +32,8 @@ from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Re
 from agent.vlm.schemas import without_bounds
 from agent.vlm.servers.chat_request import data_url
 from agent.vlm.settings import read_settings, require_positive
-from common.fingerprint import json_digest
 from common.redaction import first_line
+from common.storage.fingerprint import json_digest
 
 __all__ = ["LangChainBackend", "LangChainSettings", "from_argument"]
 

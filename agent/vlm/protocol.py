@@ -21,8 +21,8 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from agent.vlm.messages import Finish, finish_of, split_thinking
-from common.fingerprint import digest
 from common.redaction import writable
+from common.storage.fingerprint import digest
 
 __all__ = [
     "CallPart",

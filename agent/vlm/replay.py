@@ -21,11 +21,11 @@ from pydantic import TypeAdapter
 
 from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend, checked_reply
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
-from common.files import PathLike
-from common.foreign_files import reason_in_a_line
-from common.jsonl import open_for_append
+from common.reading.foreign_files import reason_in_a_line
+from common.reading.validate import members, numbers
 from common.redaction import writable
-from common.validate import members, numbers
+from common.storage.files import PathLike
+from common.storage.jsonl import open_for_append
 
 __all__ = ["Recorder", "ReplayBackend", "from_argument"]
 

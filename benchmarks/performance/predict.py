@@ -25,7 +25,7 @@ from benchmarks.performance.figure import Figure, at_most
 from cli.photos.people import find_people
 from cli.photos.predict import Models, Predictor, PredictSettings
 from cli.photos.sources import list_sources
-from common.jsonl import Manifest
+from common.storage.jsonl import Manifest
 from hmr.body.model import load_body
 from hmr.images.photographs import load_photo
 from hmr.policy.checkpoint import load_policy

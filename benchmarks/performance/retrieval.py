@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.performance.figure import Figure, at_most, median_ms, peak_mib, times_faster
-from memory.embed import load_text_embedder
-from memory.index import VectorIndex, normalised
 from memory.prototype_memory import Prototype, PrototypeMemory
 from memory.rule import Provenance, Rule
 from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
+from memory.vectors.embed import load_text_embedder
+from memory.vectors.index import VectorIndex, normalised
 
 QUERIES = 200
 RULES_K, PROTOTYPES_K = 8, 10
@@ -174,7 +174,7 @@ def measured(folder: Path, dim: int) -> dict[str, float]:
 def index_row(
     count: int, dim: int, exact: bool, clustered: bool, generator: np.random.Generator
 ) -> list[str]:
-    """The index alone, to choose `memory.index.EXACT_UP_TO`."""
+    """The index alone, to choose `memory.vectors.index.EXACT_UP_TO`."""
     vectors = embeddings(count + QUERIES, dim, generator, clustered)
     queries, index = vectors[count:], VectorIndex(dim, count if exact else 0)
     start = time.perf_counter()

@@ -37,7 +37,7 @@ from cli.options import (
     Ucb,
     policy_folder,
 )
-from common.locks import single_run
+from common.storage.locks import single_run
 
 if TYPE_CHECKING:
     from agent.vlm.options import BackendOptions
@@ -216,7 +216,7 @@ def _compare(
 ) -> BackendComparison:
     from agent.vlm.options import open_backend
     from eval.critics.backends import evaluate_backends
-    from eval.critics.prices import read_prices
+    from eval.critics.files.prices import read_prices
     from hmr.policy.checkpoint import load_policy
 
     table = read_prices(prices) if prices else {}
@@ -258,7 +258,7 @@ def _with_people(
     from agent.context import CritiqueSettings
     from agent.vlm.options import open_backend
     from cli.ranking.groups import read_group
-    from eval.critics.prices import read_prices
+    from eval.critics.files.prices import read_prices
     from eval.critics.table import backend_tables
     from eval.rankings.agreement import judges_sentence
     from eval.rankings.evaluation import evaluate_on_people

@@ -29,8 +29,8 @@ from cli.options import (
 if TYPE_CHECKING:
     from agent.agent import CritiqueAgent
     from agent.vlm.options import BackendOptions
-    from eval.benchmark.annotated_errors import EvaluationBodies
-    from eval.benchmark.annotated_report import AnnotatedReport
+    from eval.benchmark.annotated.annotated_errors import EvaluationBodies
+    from eval.benchmark.annotated.annotated_report import AnnotatedReport
     from hmr.body.model import Body
     from hmr.datasets.flaws import Flaws
     from hmr.policy.policy import DiffusionPolicy
@@ -147,7 +147,7 @@ def evaluate(
 
     Example: `meshcritic data evaluate data/prepared/coco-val --samples 20`
     """
-    from eval.benchmark.prepared_sets import evaluate_annotated
+    from eval.benchmark.annotated.prepared_sets import evaluate_annotated
     from hmr.policy.checkpoint import load_policy
 
     asked = _critic_of(critic, memory, backend, settings, max_calls, reply_cache)
@@ -223,8 +223,8 @@ def _open_critic(
 
 
 def _digests(policy: DiffusionPolicy, body: Path | None, prepared: Path) -> dict[str, str | None]:
-    from common.fingerprint import file_digest
-    from common.validate import read_json
+    from common.reading.validate import read_json
+    from common.storage.fingerprint import file_digest
     from hmr.body.model import EMBEDDED_BODY
     from hmr.detection.protocol import detector_digest
 
@@ -238,14 +238,14 @@ def _digests(policy: DiffusionPolicy, body: Path | None, prepared: Path) -> dict
 
 def _flaws_of(prepared: Path) -> Flaws:
     """Of the records that `meshcritic data prepare` has left out."""
-    from common.validate import read_json
+    from common.reading.validate import read_json
     from hmr.datasets.flaws import Flaws
 
     return Flaws.of_json(read_json(prepared / "set.json", ()))
 
 
 def _load_bodies(body: Path | None, bodies: Sequence[str], regressor: Path | None) -> EvaluationBodies:
-    from eval.benchmark.annotated_errors import EvaluationBodies
+    from eval.benchmark.annotated.annotated_errors import EvaluationBodies
     from hmr.body.model import load_body
     from hmr.datasets.protocols import load_regressor
 
@@ -258,7 +258,7 @@ def _load_bodies(body: Path | None, bodies: Sequence[str], regressor: Path | Non
 
 
 def _print_report(report: AnnotatedReport, prepared: Flaws) -> None:
-    from eval.benchmark.annotated_report import report_tables
+    from eval.benchmark.annotated.annotated_report import report_tables
 
     for table in report_tables(report):
         console().print(table)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from cli.console import console, print_json, print_message, report_lost_questions, stages
 from cli.options import WORKERS, Json, Out, PolicyDir, config_file
-from common.files import CONFIGS
-from common.locks import single_run
+from common.storage.files import CONFIGS
+from common.storage.locks import single_run
 
 __all__ = ["demo"]
 

@@ -22,7 +22,7 @@ from cli.options import (
     Seed,
     policy_folder,
 )
-from common.locks import single_run
+from common.storage.locks import single_run
 
 __all__ = ["evaluate"]
 
@@ -73,7 +73,7 @@ def evaluate(
     Example: `meshcritic evaluate --split wild-test --images 200 --samples 100`
     """
     from agent.vlm.settings import parse_settings, read_settings
-    from common.versions import versions
+    from common.storage.versions import versions
     from eval.benchmark.baselines import DETERMINISTIC, evaluate_with_baselines
     from eval.benchmark.tables import baseline_table
     from hmr.policy.checkpoint import load_policy

@@ -35,7 +35,7 @@ from cli.options import (
     output_folder,
     policy_folder,
 )
-from common.locks import single_run
+from common.storage.locks import single_run
 
 __all__ = ["explore"]
 

@@ -13,8 +13,8 @@ from cli.console import console, print_json, print_message
 from cli.options import Json
 
 if TYPE_CHECKING:
-    from memory.exchange import MemoryDocument
     from memory.rule import Rule, RuleState
+    from memory.transfer.exchange import MemoryDocument
 
 __all__ = ["memory"]
 
@@ -153,8 +153,8 @@ def export_memory(
 
     Example: `meshcritic memory export runs/demo/memory memory.json`
     """
-    from memory.exchange import snapshot, write_document
     from memory.folder import open_store
+    from memory.transfer.exchange import snapshot, write_document
 
     with open_store(folder) as store:
         document = snapshot(store)
@@ -182,7 +182,7 @@ def import_memory(
 
     Example: `meshcritic memory import runs/mine/memory memory.json --keep-states`
     """
-    from memory.exchange import read_document
+    from memory.transfer.exchange import read_document
 
     document = read_document(file)
     _merge(folder, document, file.name, keep_states, without_prototypes, similarity, text_embedder, as_json)
@@ -202,7 +202,7 @@ def merge(
 
     Example: `meshcritic memory merge runs/demo/memory runs/other/memory --keep-states`
     """
-    from memory.exchange import read_memory
+    from memory.transfer.exchange import read_memory
 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no memory here")
@@ -223,7 +223,7 @@ def recover(
 
     Example: `meshcritic memory recover runs/demo/memory runs/demo/recovered`
     """
-    from memory.recovery import recover as run
+    from memory.transfer.recovery import recover as run
 
     copied = run(folder, new)
     if as_json:
@@ -243,12 +243,12 @@ def _merge(
     text_embedder: str | None,
     as_json: bool,
 ) -> None:
-    from memory.embed import load_text_embedder
     from memory.folder import removed_if_new_and_failed, store_path
-    from memory.merge import merge_document
     from memory.prototype_memory import PrototypeMemory
     from memory.rule_memory import RuleMemory
     from memory.store import MemoryStore
+    from memory.transfer.merge import merge_document
+    from memory.vectors.embed import load_text_embedder
 
     if folder.is_file():
         raise NotADirectoryError(f"{folder} is a file; a memory is a folder")

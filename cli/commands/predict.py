@@ -24,7 +24,7 @@ from cli.options import (
     Seed,
 )
 from cli.startup import without_collection
-from common.locks import single_run
+from common.storage.locks import single_run
 
 if TYPE_CHECKING:
     from cli.photos.predict import Outcome
@@ -85,7 +85,7 @@ def predict(
         from cli.photos.person_files import parse_formats
         from cli.photos.predict import Models, Predictor, PredictSettings
         from cli.photos.sources import list_sources
-        from common.jsonl import Manifest
+        from common.storage.jsonl import Manifest
         from hmr.body.model import load_body
         from hmr.policy.checkpoint import load_policy
         from hmr.render import load_renderer

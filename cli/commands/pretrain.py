@@ -11,7 +11,7 @@ import typer
 
 from cli.console import print_message, stages
 from cli.options import Out, config_file, output_folder
-from common.locks import single_run
+from common.storage.locks import single_run
 
 __all__ = ["pretrain"]
 

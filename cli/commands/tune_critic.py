@@ -21,8 +21,8 @@ from cli.options import (
     output_folder,
     policy_folder,
 )
-from common.files import CONFIGS
-from common.locks import single_run
+from common.storage.files import CONFIGS
+from common.storage.locks import single_run
 
 if TYPE_CHECKING:
     from rl.critic_tuning.conversations import ConversationStats

@@ -34,9 +34,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cli.photos.model_outputs import find_layout
-from common.array_files import open_npz
-from common.files import PathLike, atomic_path
-from common.validate import fits_float32
+from common.reading.array_files import open_npz
+from common.reading.validate import fits_float32
+from common.storage.files import PathLike, atomic_path
 from hmr.types import NUM_BETAS, BodyParams, Box, Camera, Hypotheses
 
 __all__ = ["read_hypotheses", "write_hypotheses"]

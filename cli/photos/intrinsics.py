@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.validate import numbers, read_json, require
+from common.reading.validate import numbers, read_json, require
 from hmr.images.photographs import Photo
 from hmr.types import Camera
 

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from agent.types import GroupCritique
 from cli.photos.hypotheses_file import write_hypotheses
 from cli.photos.people import Person
-from common.files import atomic_path
+from common.storage.files import atomic_path
 from hmr.body.export import write_bvh, write_glb, write_obj
 from hmr.body.model import Body
 from hmr.images.crops import crop_image

@@ -24,9 +24,9 @@ from cli.photos.person_files import DEFAULT_FORMATS, save_people, save_person
 from cli.photos.sources import Source
 from cli.photos.tracks import Tracks
 from common.failures import concerns_every_file, sentence_of
-from common.fingerprint import digest
-from common.jsonl import Manifest, Record
 from common.progress import Stage
+from common.storage.fingerprint import digest
+from common.storage.jsonl import Manifest, Record
 from hmr.body.export import write_animated_glb, write_bvh
 from hmr.body.model import Body
 from hmr.body.motion import Motion

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import write_text
-from common.validate import read_json
+from common.reading.validate import read_json
+from common.storage.files import write_text
 from hmr.images.photographs import PHOTO_SUFFIXES
 
 __all__ = ["MANIFEST", "Scores", "find_photo", "read_scores", "write_critique"]

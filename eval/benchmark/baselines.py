@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from common.files import PathLike
 from common.progress import Stage
+from common.storage.files import PathLike
 from eval.benchmark.intervals import bootstrap_mean
 from eval.benchmark.protocol import ERROR_METRICS, Policy, Report, evaluate_policy
 from hmr.body.model import Body, load_body

@@ -168,7 +168,7 @@ def evaluate_policy(
 
     minima: further numbers of hypotheses over which the minimum is reported, besides the group and all samples.
     measures: called with each image and its hypotheses; its metrics join those of the report
-        (`eval.benchmark.body_measures`).
+        (`eval.benchmark.measures.body_measures`).
     progress: called with (images done, number of images).
 
     Raises ValueError for an empty benchmark, a group larger than the number of samples, and a policy that returns NaN.

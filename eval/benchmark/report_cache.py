@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from common.array_files import open_npz
-from common.files import atomic_path
+from common.reading.array_files import open_npz
+from common.storage.files import atomic_path
 from eval.benchmark.protocol import Report, ScoredGroup
 
 __all__ = ["cached_report", "load_report", "save_report"]

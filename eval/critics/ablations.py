@@ -8,8 +8,8 @@
 | without reflection      | no re-observation and no revision                                                       |
 | greedy                  | C = 0 in the rules' UCB: no exploration of rules that have not been used                |
 | without a tool          | the tool is missing in exploration and in scoring                                       |
-| true keypoints and mask | the tools get the truth as detections (`eval.critics.ground_truth_detector`): an upper  |
-|                         | bound, no ablation                                                                      |
+| true keypoints and mask | the tools get the truth as detections (`reference_critics.ground_truth_detector`): an   |
+|                         | upper bound, no ablation                                                                |
 
 All variants explore the same cases in the same order, so that the rule weights of an ablation are fitted without the
 component that it lacks. Only the agent without rules shares the memory of the full agent: it uses its prototypes, which
@@ -33,9 +33,8 @@ from agent.tools import load_tools
 from agent.types import unavailable_reason
 from agent.vlm import EmbeddedCritic, VLMBackend
 from common.failures import ScoresMissing
-from common.fingerprint import json_digest
 from common.progress import Stage
-from eval.critics.evidence_cache import EvidenceCache
+from common.storage.fingerprint import json_digest
 from eval.critics.exploration import (
     CRITIQUE,
     DETECTOR,
@@ -45,19 +44,20 @@ from eval.critics.exploration import (
     detector_name,
     explored_detector,
 )
-from eval.critics.ground_truth_detector import GroundTruthDetector
+from eval.critics.files.evidence_cache import EvidenceCache
+from eval.critics.files.verdict_cache import Verdict, critique_with_cache
 from eval.critics.groups import LabelledGroup
-from eval.critics.verdict_cache import Verdict, critique_with_cache
+from eval.critics.reference_critics.ground_truth_detector import GroundTruthDetector
 from hmr.body.model import Body
 from hmr.policy.checkpoint import load_reader
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import calibration_parts
 from hmr.types import Detector
-from memory.embed import TextEmbedder
 from memory.folder import Memory
 from memory.rule import Predicate, Provenance, Rule
 from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
+from memory.vectors.embed import TextEmbedder
 
 __all__ = ["AGENT", "COMPONENTS", "AgentBench", "AgentVariant", "equal_rules", "metrics_of"]
 

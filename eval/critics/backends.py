@@ -21,9 +21,9 @@ import pyarrow as pa
 from agent.types import QuestionCounts
 from agent.vlm import EmbeddedCritic, VLMBackend
 from agent.vlm.options import OpenedBackend
-from common.files import PathLike
-from common.fingerprint import json_digest
 from common.progress import Stage
+from common.storage.files import PathLike
+from common.storage.fingerprint import json_digest
 from eval.benchmark.intervals import Interval
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.agreement import CriticAgreement, critic_agreement, short_name
@@ -34,9 +34,9 @@ from eval.critics.comparison import (
     open_bench,
     rho_difference,
 )
-from eval.critics.prices import Price
-from eval.critics.result_files import group_fields, group_row, write_rows
-from eval.critics.verdict_cache import Verdict
+from eval.critics.files.prices import Price
+from eval.critics.files.result_files import group_fields, group_row, write_rows
+from eval.critics.files.verdict_cache import Verdict
 from hmr.policy.policy import DiffusionPolicy
 
 __all__ = [

@@ -2,8 +2,8 @@
 
 The base policy decides on the splits (`hmr.synthetic.splits.GAPS`): `wild-test` for the shipped one, `street-test` for
 `studio`. Critics that learn do so on the calibration split of the base's own domain alone (`eval.critics.ablations`,
-`eval.critics.baselines`). Groups, evidence, explored memories, verdicts and the fitted scorer are cached in the run's
-folder by their inputs, so that a second run or another critic computes only what is missing.
+`eval.critics.reference_critics`). Groups, evidence, explored memories, verdicts and the fitted scorer are cached in the
+run's folder by their inputs, so that a second run or another critic computes only what is missing.
 
     OUT/critics.parquet    the scores of the last run, one row per critic and group
 
@@ -25,31 +25,31 @@ from agent.agreement import group_spearman
 from agent.context import CritiqueSettings
 from agent.tools import load_tools
 from agent.vlm import VLMBackend
-from common.files import PathLike
 from common.progress import Stage
+from common.storage.files import PathLike
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, COMPONENTS, AgentBench, AgentVariant, metrics_of
 from eval.critics.agreement import CriticAgreement, by_group, critic_agreement, short_name
-from eval.critics.baselines import (
+from eval.critics.exploration import UCB, check_ucb, load_other_detector
+from eval.critics.files.evidence_cache import EvidenceCache
+from eval.critics.files.result_files import write_critics
+from eval.critics.files.verdict_cache import Verdict
+from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.reference_critics.baselines import (
     fitted_hmr_scorer,
     fitted_rank_net,
     metric_scores,
     random_scores,
     rank_net_scores,
 )
-from eval.critics.evidence_cache import EvidenceCache
-from eval.critics.exploration import UCB, check_ucb, load_other_detector
-from eval.critics.groups import LabelledGroup, draw_groups
-from eval.critics.result_files import write_critics
-from eval.critics.verdict_cache import Verdict
 from hmr.body.model import Body, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split, gap_of
 from hmr.synthetic.store import set_digest
-from memory.embed import load_text_embedder
 from memory.folder import store_path
+from memory.vectors.embed import load_text_embedder
 
 __all__ = [
     "CRITICS",

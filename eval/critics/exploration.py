@@ -30,9 +30,9 @@ from agent.tracing.records import Trace
 from agent.verdict import ERROR_MODEL_FILE, fitted_groups
 from agent.vlm import VLMBackend
 from common.failures import ScoresMissing
-from common.files import PathLike, write_text
-from common.locks import single_run
 from common.progress import Stage
+from common.storage.files import PathLike, write_text
+from common.storage.locks import single_run
 from eval.benchmark.protocol import noise_generator
 from eval.critics.error_calibration import GROUPS_PER_CASE, calibrate_errors
 from hmr.body.model import load_body

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from common.array_files import open_npz
-from common.files import atomic_path
-from common.fingerprint import json_digest
+from common.reading.array_files import open_npz
+from common.storage.files import atomic_path
+from common.storage.fingerprint import json_digest
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup, noise_generator
 from hmr.body.model import Body
 from hmr.metrics.errors import group_errors_mm

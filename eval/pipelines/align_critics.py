@@ -12,9 +12,9 @@ from agent.vlm import VLMBackend
 from agent.vlm.options import open_backend
 from common.progress import Stage
 from eval.critics.ablations import AGENT, AgentBench
-from eval.critics.baselines import fitted_hmr_scorer
-from eval.critics.evidence_cache import EvidenceCache
+from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.reference_critics.baselines import fitted_hmr_scorer
 from eval.pipelines.align_settings import HMR_SCORER, REWARD, AlignSettings
 from hmr.body.model import Body
 from hmr.policy.checkpoint import load_reader
@@ -23,7 +23,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_samples, read_truth, set_digest
 from hmr.types import Detector, Scorer
-from memory.embed import load_text_embedder
+from memory.vectors.embed import load_text_embedder
 from rl.scorers.noisy_reading import NOISY_READING, fitted_reading
 from rl.scorers.rewards import load_reward
 from rl.scorers.truth import NoisyTruthScorer

@@ -20,9 +20,9 @@ from typing import Any
 
 from agent.vlm import backend_names
 from agent.vlm.options import BackendOptions
-from common.files import PathLike
+from common.reading.yaml_fields import read_fields
 from common.redaction import redact
-from common.yaml_fields import read_fields
+from common.storage.files import PathLike
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.synthetic.splits import Gap, gap_of
 from memory.folder import store_path
@@ -148,6 +148,6 @@ class AlignSettings:
 
 
 def read_alignment(path: PathLike) -> dict[str, Any]:
-    """Fields of `GroupPreferenceConfig` from YAML. Raises what `common.yaml_fields.read_fields` raises."""
+    """Fields of `GroupPreferenceConfig` from YAML. Raises what `common.reading.yaml_fields.read_fields` raises."""
     allowed = {item.name for item in dataclasses.fields(GroupPreferenceConfig)}
     return read_fields(Path(path), allowed, "the fields of rl/config.py and of TrainingArguments")

@@ -24,9 +24,9 @@ from typing import Any
 from agent.agent import CritiqueAgent
 from agent.vlm.options import open_backend
 from agent.vlm.wrappers.dry_run import DryRun
-from common.files import PathLike, write_text
 from common.progress import Stage
-from common.versions import versions
+from common.storage.files import PathLike, write_text
+from common.storage.versions import versions
 from eval.critics.exploration import DETECTOR, detector_name, load_other_detector
 from eval.pipelines.align_critics import detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings

@@ -29,11 +29,11 @@ from agent.exploration.learning import Explored
 from agent.prompts import load_prompt
 from agent.vlm.local.backend import QUESTION_FORMAT, ChatEncoder, LocalSettings
 from agent.vlm.local.model_loading import FoundModel, load_processor
-from common.files import PathLike, write_text
-from common.fingerprint import digest
 from common.progress import Stage
 from common.seeding import derive_generator
-from common.versions import versions
+from common.storage.files import PathLike, write_text
+from common.storage.fingerprint import digest
+from common.storage.versions import versions
 from eval.benchmark.protocol import noise_generator
 from eval.critics.exploration import EXPLORED
 from hmr.body.model import load_body

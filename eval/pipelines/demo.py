@@ -35,11 +35,11 @@ from datasets import Dataset
 from agent.agent import CritiqueAgent
 from agent.default import default_agent, open_default_memory
 from agent.tracing.records import Trace
-from common.files import PathLike
-from common.fingerprint import digest
 from common.progress import Stage
+from common.reading.yaml_fields import checked_fields, read_fields
 from common.seeding import derive_generator
-from common.yaml_fields import checked_fields, read_fields
+from common.storage.files import PathLike
+from common.storage.fingerprint import digest
 from eval.benchmark.matched_spread import NoiseScaledPolicy, SpreadAtScale, matching_scale
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import load_report, save_report
@@ -106,7 +106,7 @@ class DemoSettings:
 
 
 def read_demo_settings(path: PathLike) -> DemoSettings:
-    """Raises what `common.yaml_fields.read_fields` raises."""
+    """Raises what `common.reading.yaml_fields.read_fields` raises."""
     kinds = {**typing.get_type_hints(DemoSettings), "photos": str}
     values = checked_fields(str(path), read_fields(Path(path), kinds), kinds)
     if "seeds" in values:

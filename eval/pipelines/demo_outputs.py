@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from agent.agent import CritiqueAgent
-from common.files import write_text
 from common.seeding import derive_generator
-from common.versions import versions
+from common.storage.files import write_text
+from common.storage.versions import versions
 from eval.benchmark.headroom import recovered_headroom
 from eval.benchmark.intervals import Interval
 from eval.benchmark.protocol import PROTOCOL, Report

@@ -1,6 +1,7 @@
 """A policy before and after alignment on photographs: photos.json, and photos.html with pictures of held-out people.
 
-Both policies start from the same noise. There is no truth; `eval.benchmark.unlabelled` says what each measure can show.
+Both policies start from the same noise. There is no truth; `eval.benchmark.measures.unlabelled` says what each measure
+can show.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from common.files import write_text
 from common.progress import Stage
 from common.seeding import derive_generator
-from common.versions import versions
+from common.storage.files import write_text
+from common.storage.versions import versions
 from eval.benchmark.intervals import bootstrap_mean
-from eval.benchmark.unlabelled import MEASURES, Measures, measure_unlabelled
+from eval.benchmark.measures.unlabelled import MEASURES, Measures, measure_unlabelled
 from eval.report.run import Change, PersonPictures, ReportData, alignment_charts, draw_person, write_report
 from hmr.body.model import Body, load_body
 from hmr.detection.photo_people.folder import PhotoPeople

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from agent.default import open_default_memory
 from agent.vlm.wrappers.dry_run import DryRun
-from common.fingerprint import file_digest
 from common.progress import Stage
 from common.seeding import derive_seed
+from common.storage.fingerprint import file_digest
 from eval.pipelines.align_settings import HMR_SCORER, AlignSettings
 from eval.pipelines.alignment import check_settings, count_calls, run_alignment
 from eval.pipelines.photo_report import PhotoReport, write_photo_report

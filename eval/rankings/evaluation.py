@@ -24,8 +24,8 @@ from eval.critics.backends import (
     refuse_repeated,
     write_backends,
 )
-from eval.critics.prices import Price
-from eval.critics.verdict_cache import critique_with_cache
+from eval.critics.files.prices import Price
+from eval.critics.files.verdict_cache import critique_with_cache
 from eval.rankings.agreement import PEOPLE, JudgeAgreement, judge_agreement, people_group
 from eval.rankings.file import Rankings
 from hmr.body.model import Body

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.jsonl import open_for_append
-from common.validate import members
+from common.reading.validate import members
+from common.storage.jsonl import open_for_append
 
 __all__ = ["Order", "RankedGroup", "Rankings", "RankingsFile", "read_rankings"]
 

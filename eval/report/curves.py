@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from common.files import PathLike, write_text
+from common.storage.files import PathLike, write_text
 from eval.report.svg import MARGIN_BOTTOM, MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, Axis, frame, new_svg, text
 
 __all__ = ["write_alignment_curves", "write_curves"]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from common.files import CONFIGS
+from common.storage.files import CONFIGS
 from eval.pipelines.align_settings import AlignSettings, read_alignment
 from rl.policy_gradient.config import PolicyGradientConfig, read_policy_gradient
 from rl.search import SearchSettings

@@ -27,10 +27,10 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from common.fingerprint import json_digest
 from common.progress import Stage
-from eval.benchmark.body_measures import FIRST, BodyMeasures
+from common.storage.fingerprint import json_digest
 from eval.benchmark.matched_spread import NoiseScaledPolicy
+from eval.benchmark.measures.body_measures import FIRST, BodyMeasures
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import cached_report
 from eval.critics.exploration import load_other_detector

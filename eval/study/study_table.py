@@ -12,8 +12,8 @@ The headline is recovered headroom,
     recovered(e) = (e(base) - e(aligned)) / (e(base) - e(ceiling))          e: mean over seeds and test images
 
 for hypothesis 0, the averaged pose and the minimum over M, which narrowing does not lower: 0 is the base, 1 the
-ceiling. Beside it plausibility and agreement with the image (`eval.benchmark.plausibility`, `image_agreement`), each
-as a difference from the base at the same spread.
+ceiling. Beside it plausibility and agreement with the image (`eval.benchmark.measures`), each as a difference from the
+base at the same spread.
 
 Cells are means over seeds and test images. A difference is paired by image and seed, with equal noise. All 95 %
 intervals are percentile bootstraps over seeds and images (`eval.benchmark.intervals`), for a single seed over images
@@ -31,11 +31,11 @@ import numpy as np
 from jaxtyping import Float
 
 from agent.agreement import mean_agreement
-from eval.benchmark.body_measures import BODY_MEASURES, FIRST
 from eval.benchmark.headroom import headroom_measures, recovered_share
-from eval.benchmark.image_agreement import AGREEMENT
 from eval.benchmark.intervals import Interval, bootstrap_mean, bootstrap_ratio
-from eval.benchmark.plausibility import PLAUSIBILITY
+from eval.benchmark.measures.body_measures import BODY_MEASURES, FIRST
+from eval.benchmark.measures.image_agreement import AGREEMENT
+from eval.benchmark.measures.plausibility import PLAUSIBILITY
 from eval.benchmark.protocol import Report
 
 __all__ = ["CEILING_NAME", "SCALES", "StudyRuns", "at_spread", "markdown", "to_json"]

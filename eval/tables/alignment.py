@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from common.files import CONFIGS
+from common.storage.files import CONFIGS
 from eval.benchmark.headroom import recovered_share
 from eval.benchmark.intervals import bootstrap_mean
 from eval.benchmark.protocol import Report

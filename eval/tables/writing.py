@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from common.files import atomic_path, write_text
+from common.storage.files import atomic_path, write_text
 from eval.benchmark.intervals import Interval
 from eval.tables.table import Claim, Column, ResultTable, TableRow
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from trimesh.exchange.obj import export_obj
 
-from common.files import PathLike, write_bytes, write_text
+from common.storage.files import PathLike, write_bytes, write_text
 from hmr.body.gltf import skinned_glb
 from hmr.body.model import Body
 from hmr.body.motion import Motion

@@ -28,10 +28,10 @@ from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.array_files import read_arrays
-from common.files import PathLike
+from common.reading.array_files import read_arrays
+from common.reading.validate import fits_float32
 from common.seeding import one_thread
-from common.validate import fits_float32
+from common.storage.files import PathLike
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams, Posed
 
 __all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body", "vertex_regions"]

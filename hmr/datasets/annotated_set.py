@@ -27,11 +27,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.files import PathLike, atomic_folder
-from common.fingerprint import digest
-from common.foreign_files import damage_named
-from common.image_files import open_image
-from common.validate import existing_image, read_json, require
+from common.reading.foreign_files import damage_named
+from common.reading.image_files import open_image
+from common.reading.validate import existing_image, read_json, require
+from common.storage.files import PathLike, atomic_folder
+from common.storage.fingerprint import digest
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

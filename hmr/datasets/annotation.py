@@ -32,8 +32,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from common.files import PathLike
-from common.validate import NOT_FINITE, FlawedRecord, floats, numbers
+from common.reading.validate import NOT_FINITE, FlawedRecord, floats, numbers
+from common.storage.files import PathLike
 from hmr.datasets.joints import Convention
 from hmr.types import NUM_BETAS, Box, Camera
 

@@ -7,7 +7,7 @@ Follows cocodataset.org, "Data format": `keypoints` is 17 times (x, y, v), v = 0
 but hidden, 2 for visible; `bbox` is (x, y, width, height) from the image's corner. Keypoints are indices of pixels,
 so half a pixel is added to get their centres, as in Detectron2 (`detectron2/data/datasets/coco.py`). People without
 keypoints and crowds (`iscrowd`, which many converted files lack) are skipped. The metric is PCK at .05, .1 and .2 of
-the box's longer side (hmr/metrics/pck.py, eval/benchmark/keypoint_accuracy.py).
+the box's longer side (hmr/metrics/pck.py, eval/benchmark/annotated/keypoint_accuracy.py).
 
 Left out: segmentations, and OKS and AP, which rank detections by a score that a pose does not have.
 """
@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from common.files import PathLike
-from common.validate import members, numbers, read_json, records
+from common.reading.validate import members, numbers, read_json, records
+from common.storage.files import PathLike
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

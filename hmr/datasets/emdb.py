@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.array_files import restricted_load
-from common.files import PathLike
-from common.validate import floats, members, numbers, require, rows
+from common.reading.array_files import restricted_load
+from common.reading.validate import floats, members, numbers, require, rows
+from common.storage.files import PathLike
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from common.validate import NOT_FINITE, FlawedRecord
+from common.reading.validate import NOT_FINITE, FlawedRecord
 from hmr.datasets.annotation import Annotation, Dropped, Keypoints, box_of_xyxy
 from hmr.types import Box
 

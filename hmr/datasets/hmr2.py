@@ -36,10 +36,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.array_files import restricted_npz
-from common.files import PathLike
-from common.image_files import image_size
-from common.validate import existing_image, floats, require, rows
+from common.reading.array_files import restricted_npz
+from common.reading.image_files import image_size
+from common.reading.validate import existing_image, floats, require, rows
+from common.storage.files import PathLike
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.files import PathLike
-from common.validate import floats, members, numbers, read_json, records
+from common.reading.validate import floats, members, numbers, read_json, records
+from common.storage.files import PathLike
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

@@ -6,7 +6,7 @@
 Follows mmhuman3d's `docs/human_data.md` and `data/data_structures/human_data.py`, and ADHMR's
 `lib/dataset/humandata.py`, which reads InstaVariety. Cameras and bodies are in OpenCV's camera frame, the fifth column
 of `bbox_xywh` is a confidence, keypoints have 190 joints or, if `__keypoints_compressed__` is set, only those of their
-mask. `smpl`, `smplx`, `meta` and `misc` are pickled dictionaries, read by `common.array_files.restricted_npz`.
+mask. `smpl`, `smplx`, `meta` and `misc` are pickled dictionaries, read by `common.reading.array_files.restricted_npz`.
 
 InstaVariety's betas are zeros and not measurements: betas that are zero in the whole file are read as None. A camera
 needs `focal_length`, `principal_point`, `height` and `width` in `meta` (one row per person) or in `misc` (one for all).
@@ -25,10 +25,10 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
-from common.array_files import restricted_npz
-from common.files import PathLike
-from common.image_files import image_size
-from common.validate import existing_image, floats, numbers, require, rows
+from common.reading.array_files import restricted_npz
+from common.reading.image_files import image_size
+from common.reading.validate import existing_image, floats, numbers, require, rows
+from common.storage.files import PathLike
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import torch
 
-from common.validate import FlawedRecord
+from common.reading.validate import FlawedRecord
 from hmr.body.model import Body
 from hmr.datasets.annotation import Annotation
 from hmr.types import BodyParams, Labelled, Renderer, Sample, Truth

@@ -27,8 +27,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.array_files import read_npy, restricted_array
-from common.files import PathLike
+from common.reading.array_files import read_npy, restricted_array
+from common.storage.files import PathLike
 from hmr.datasets.joints import H36M17, H36M_EVAL_14, HMR2_44, J19, SMPL24, SPIN24, Convention
 from hmr.metrics.errors import align_by_similarity, mean_distance_mm
 

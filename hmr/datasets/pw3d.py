@@ -3,9 +3,9 @@
     FOLDER/sequenceFiles/{train,validation,test}/SEQUENCE.pkl
     FOLDER/imageFiles/SEQUENCE/image_00000.jpg
 
-The pickles are read with `common.array_files.restricted_load`. Their readme has the names `gender` and `poses2D`; the
-files and all loaders use `genders` and `poses2d`. The number of an image is the index of the frame in `poses` (SPIN
-`datasets/preprocess/pw3d.py`), not its entry in `img_frame_ids`, which indexes the 60 Hz arrays.
+The pickles are read with `common.reading.array_files.restricted_load`. Their readme has the names `gender` and
+`poses2D`; the files and all loaders use `genders` and `poses2d`. The number of an image is the index of the frame in
+`poses` (SPIN `datasets/preprocess/pw3d.py`), not its entry in `img_frame_ids`, which indexes the 60 Hz arrays.
 
 The frames are those of the 3DPW challenge (aymenmir1/3dpw-eval, `evaluate.py`): the camera is aligned
 (`campose_valid`) and at least six 2D joints were detected (`poses2d` is not all zero). The challenge compares SMPL's 24
@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.array_files import restricted_load
-from common.files import PathLike
-from common.image_files import image_size
-from common.validate import IMAGE_MISSING, numbers, require, rows
+from common.reading.array_files import restricted_load
+from common.reading.image_files import image_size
+from common.reading.validate import IMAGE_MISSING, numbers, require, rows
+from common.storage.files import PathLike
 from hmr.datasets.annotation import (
     Annotation,
     Dropped,

@@ -27,9 +27,9 @@ from jaxtyping import Float, Float16
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.fingerprint import digest, file_digest
-from common.foreign_files import reason_in_a_line
 from common.hub import hub_access
+from common.reading.foreign_files import reason_in_a_line
+from common.storage.fingerprint import digest, file_digest
 from hmr.detection.encoder import EncoderHeads, EncoderOutput
 from hmr.detection.feature_cache import FeatureCache
 

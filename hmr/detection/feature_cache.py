@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float, Float16
 from torch import Tensor
 
-from common.files import PathLike, atomic_path
-from common.fingerprint import digest
+from common.storage.files import PathLike, atomic_path
+from common.storage.fingerprint import digest
 
 __all__ = ["ENVIRONMENT_VARIABLE", "MAX_BYTES", "FeatureCache", "default_cache"]
 

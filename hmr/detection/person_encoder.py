@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from common.files import PathLike
-from common.fingerprint import weights_digest
-from common.pretrained import load_whole
+from common.reading.pretrained import load_whole
+from common.storage.files import PathLike
+from common.storage.fingerprint import weights_digest
 from hmr.detection.backbone import PREFIX, BackboneSpec, TransformersEncoder, describe_backbone
 from hmr.detection.encoder import CropEncoder, EncoderOutput
 from hmr.detection.feature_cache import default_cache

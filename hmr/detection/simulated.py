@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 from hmr.types import Box, Detection, Sample
 
 __all__ = ["SimulatedDetector"]

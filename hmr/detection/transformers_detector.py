@@ -29,8 +29,8 @@ from transformers import (
     VitPoseForPoseEstimation,
 )
 
-from common.fingerprint import digest, weights_digest
 from common.hub import hub_access
+from common.storage.fingerprint import digest, weights_digest
 from hmr.detection.keypoints.sets import COCO
 from hmr.images.crops import crop_image
 from hmr.types import Box, Detection, Sample

@@ -5,7 +5,7 @@ memory). `Photo` keeps the size of the file, because users give boxes, and files
 of the file.
 
 Left out: colour profiles (they do not affect a person's shape), raw and HEIC files (Pillow does not read them), and
-images that would take gigabytes to decode (`common.image_files`).
+images that would take gigabytes to decode (`common.reading.image_files`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from common.files import PathLike
-from common.fingerprint import digest
-from common.image_files import open_image
+from common.reading.image_files import open_image
+from common.storage.files import PathLike
+from common.storage.fingerprint import digest
 from hmr.types import Box, Camera, Sample
 
 __all__ = [

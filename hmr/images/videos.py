@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from common.files import PathLike
-from common.image_files import check_pixels, open_image, unreadable_images_named
+from common.reading.image_files import check_pixels, open_image, unreadable_images_named
+from common.storage.files import PathLike
 from hmr.images.photographs import to_rgb
 
 __all__ = ["VIDEO_SUFFIXES", "Video", "VideoFrame", "open_video"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from common.files import PathLike
-from common.pretrained import load_whole
+from common.reading.pretrained import load_whole
+from common.storage.files import PathLike
 from hmr.detection.loading import load_detector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector

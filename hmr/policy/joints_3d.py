@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all, detector_digest
 from hmr.policy.policy import DiffusionPolicy

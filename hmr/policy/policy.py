@@ -36,7 +36,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from common.fingerprint import weights_digest
+from common.storage.fingerprint import weights_digest
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all
 from hmr.policy.condition import CONDITION_SIZE, condition_of, points_of, unpack_points

@@ -21,8 +21,8 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.files import PathLike, atomic_path
-from common.fingerprint import json_digest
+from common.storage.files import PathLike, atomic_path
+from common.storage.fingerprint import json_digest
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
 from hmr.policy.parametrization import geometry_of, vector_from_params

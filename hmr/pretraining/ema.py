@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from common.files import atomic_path
+from common.storage.files import atomic_path
 
 __all__ = ["FILE", "EmaCallback"]
 

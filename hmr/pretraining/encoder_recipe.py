@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from common.files import PathLike
-from common.yaml_fields import checked_fields, read_fields
+from common.reading.yaml_fields import checked_fields, read_fields
+from common.storage.files import PathLike
 from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig
 from hmr.pretraining.crop_cache import CropCache
 from hmr.pretraining.policy_recipe import FREE_ARGUMENTS, RESERVED_ARGUMENTS
@@ -94,7 +94,7 @@ class EncoderRecipe:
 
 
 def read_encoder_recipe(path: PathLike, **changes: Any) -> EncoderRecipe:
-    """The experiment in the file, with `changes`. Raises the errors of `common.yaml_fields.read_fields` and
+    """The experiment in the file, with `changes`. Raises the errors of `common.reading.yaml_fields.read_fields` and
     `EncoderRecipe`."""
     kinds = typing.get_type_hints(EncoderRecipe)
     values = read_fields(path, set(kinds), ", ".join(sorted(kinds))) | changes

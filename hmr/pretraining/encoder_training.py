@@ -26,9 +26,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.files import PathLike, write_text
-from common.fingerprint import claim_run
-from common.pretrained import save_compact
+from common.reading.pretrained import save_compact
+from common.storage.files import PathLike, write_text
+from common.storage.fingerprint import claim_run
 from hmr.detection.encoder import EncoderOutput
 from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig, load_encoder
 from hmr.pretraining.augmentation import as_floats, augment

@@ -13,8 +13,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from common.files import PathLike
-from common.yaml_fields import checked_fields, read_fields
+from common.reading.yaml_fields import checked_fields, read_fields
+from common.storage.files import PathLike
 from hmr.detection.person_encoder import load_encoder
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.pretraining.losses import LossWeights
@@ -89,7 +89,7 @@ class PolicyRecipe:
 
 
 def read_policy_recipe(path: PathLike, **changes: Any) -> PolicyRecipe:
-    """The experiment in the file, with `changes`. Raises the errors of `common.yaml_fields.read_fields` and
+    """The experiment in the file, with `changes`. Raises the errors of `common.reading.yaml_fields.read_fields` and
     `PolicyRecipe`."""
     kinds = typing.get_type_hints(PolicyRecipe)
     values = read_fields(path, set(kinds), ", ".join(sorted(kinds))) | changes

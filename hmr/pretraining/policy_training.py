@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import TrainingArguments
 
-from common.files import PathLike, write_text
-from common.fingerprint import claim_run
-from common.pretrained import save_compact
+from common.reading.pretrained import save_compact
 from common.seeding import derive_seed
+from common.storage.files import PathLike, write_text
+from common.storage.fingerprint import claim_run
 from hmr.body.model import load_body
 from hmr.body.surface_points import BodyPoints
 from hmr.detection.person_encoder import load_encoder

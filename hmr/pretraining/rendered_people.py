@@ -18,7 +18,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.files import PathLike, atomic_path
+from common.storage.files import PathLike, atomic_path
 from hmr.detection.encoder import EncoderOutput
 from hmr.detection.person_encoder import PersonEncoder
 from hmr.policy.condition import PointEstimates, condition_of, unpack_points

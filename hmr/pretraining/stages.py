@@ -21,7 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from common.finite_callback import FiniteWeights
-from common.resume import has_ended, last_whole_checkpoint
+from common.storage.resume import has_ended, last_whole_checkpoint
 from hmr.pretraining.ema import FILE as EMA_FILE
 from hmr.pretraining.ema import EmaCallback
 

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.array_files import open_npz
-from common.files import PathLike
-from common.validate import require
+from common.reading.array_files import open_npz
+from common.reading.validate import require
+from common.storage.files import PathLike
 from hmr.synthetic.poses import PoseBatch, remove_heading
 
 __all__ = ["Motion", "load_amass"]

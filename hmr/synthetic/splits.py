@@ -23,7 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import PathLike
+from common.storage.files import PathLike
 from hmr.synthetic.recipe import LAB, RECIPES, STREET, STUDIO, STUDIO_TEST, WILD, SceneRecipe
 from hmr.synthetic.store import Progress, make_scenes
 

@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from common.files import PathLike, atomic_path, write_text
-from common.fingerprint import digest
-from common.foreign_files import damage_named
-from common.image_files import open_image
-from common.validate import require
+from common.reading.foreign_files import damage_named
+from common.reading.image_files import open_image
+from common.reading.validate import require
+from common.storage.files import PathLike, atomic_path, write_text
+from common.storage.fingerprint import digest
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK, Scene
 from hmr.synthetic.workers import in_order, scene_maker

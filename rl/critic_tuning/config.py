@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from common.files import PathLike
-from common.yaml_fields import read_fields
+from common.reading.yaml_fields import read_fields
+from common.storage.files import PathLike
 from rl.config import HUB, field_value
 
 __all__ = ["STAGES", "TuningSettings", "lora_config", "read_tuning", "stage_config"]
@@ -51,8 +51,8 @@ class TuningSettings:
 def read_tuning(path: PathLike, **changes: Any) -> TuningSettings:
     """The settings of a YAML file with the sections `lora`, `sft` and `grpo`.
 
-    Raises what `common.yaml_fields.read_fields` raises, and ValueError for an unknown or reserved field of a section,
-    for a value of the wrong type, and for settings that TRL or peft rejects.
+    Raises what `common.reading.yaml_fields.read_fields` raises, and ValueError for an unknown or reserved field of a
+    section, for a value of the wrong type, and for settings that TRL or peft rejects.
     """
     path = Path(path)
     from peft import LoraConfig

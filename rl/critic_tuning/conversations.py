@@ -27,7 +27,7 @@ from PIL.Image import Image as Picture
 
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.vlm.local.backend import ChatEncoder
-from common.files import PathLike, atomic_path
+from common.storage.files import PathLike, atomic_path
 from rl.critic_tuning.cases import Question
 
 __all__ = ["ConversationStats", "load_conversations", "write_conversations"]

@@ -37,11 +37,11 @@ from transformers import AutoConfig, PrinterCallback, TrainerCallback
 
 from agent.vlm.local.backend import context_limit
 from agent.vlm.local.model_loading import FoundModel, find_model, load_processor, load_weights
-from common.files import PathLike, atomic_folder
-from common.fingerprint import digest, has_fingerprint, write_fingerprint
 from common.finite_callback import FiniteWeights
 from common.progress import Stage
-from common.resume import last_whole_checkpoint
+from common.storage.files import PathLike, atomic_folder
+from common.storage.fingerprint import digest, has_fingerprint, write_fingerprint
+from common.storage.resume import last_whole_checkpoint
 from rl.critic_tuning.config import TuningSettings, lora_config, stage_config
 from rl.critic_tuning.conversations import ConversationStats
 from rl.critic_tuning.reward import spearman_reward, well_formed

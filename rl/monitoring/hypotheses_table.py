@@ -25,8 +25,8 @@ from datasets import Dataset
 from jaxtyping import Float, UInt8
 from transformers import TrainerCallback
 
-from common.files import PathLike, write_bytes
 from common.seeding import derive_generator
+from common.storage.files import PathLike, write_bytes
 from hmr.body.model import load_body
 from hmr.images.crops import crop_image, encode_png
 from hmr.policy.policy import DiffusionPolicy

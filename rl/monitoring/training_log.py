@@ -9,7 +9,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from common.files import PathLike, write_text
+from common.storage.files import PathLike, write_text
 
 __all__ = ["LOG", "Log", "LogCallback", "log_callback", "read_logs"]
 

@@ -27,10 +27,10 @@ from typing import Any
 
 import torch
 
-from common.files import PathLike, write_text
-from common.fingerprint import claim_run, json_digest
 from common.progress import Stage
 from common.seeding import derive_generator, derive_seed
+from common.storage.files import PathLike, write_text
+from common.storage.fingerprint import claim_run, json_digest
 from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from common.files import atomic_folder
+from common.storage.files import atomic_folder
 from rl.monitoring.training_log import LOG, Log
 from rl.policy_gradient.updates import PolicyGradient
 

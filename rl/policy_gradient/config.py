@@ -6,8 +6,8 @@ import dataclasses
 import typing
 from dataclasses import dataclass
 
-from common.files import PathLike
-from common.yaml_fields import checked_fields, read_fields
+from common.reading.yaml_fields import checked_fields, read_fields
+from common.storage.files import PathLike
 from rl.advantages import ADVANTAGE_TYPES, AdvantageSettings
 
 __all__ = ["PolicyGradientConfig", "read_policy_gradient"]

@@ -32,9 +32,9 @@ import torch
 from datasets import Dataset
 
 from agent.types import BackendUnavailable
-from common.files import PathLike
 from common.seeding import derive_generator
 from common.stopping import stoppable
+from common.storage.files import PathLike
 from hmr.types import Hypotheses, Sample, Scorer
 from rl.advantages import Scores
 from rl.policy_adapter import AdapterGroup, PolicyAdapter

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import PathLike
 from common.stopping import stoppable
+from common.storage.files import PathLike
 from hmr.types import Sample, Scorer
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import (

@@ -37,9 +37,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.failures import ScoresMissing
-from common.files import PathLike, atomic_path, delete_partial_files, write_bytes, write_text
-from common.foreign_files import damage_named
-from common.validate import require
+from common.reading.foreign_files import damage_named
+from common.reading.validate import require
+from common.storage.files import PathLike, atomic_path, delete_partial_files, write_bytes, write_text
 from hmr.types import Sample
 from rl.preferences.tensors import REWARDS
 from rl.types import PARAM_COLUMNS

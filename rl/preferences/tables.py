@@ -17,8 +17,8 @@ from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
 from jaxtyping import Float, Int
 
-from common.files import PathLike
-from common.mapped_files import reserved_file
+from common.storage.files import PathLike
+from common.storage.mapped_files import reserved_file
 
 __all__ = ["BLOCK_ROWS", "array_of", "as_dataset", "content_of", "mapped_dataset", "row_blocks"]
 

@@ -1,8 +1,8 @@
 """Preference rows as tensors: everything that a training step reads, computed once before the first step.
 
 An image takes 14.5 KB (G = 20, 157 parameters, 406 channels). The trainer holds the tensors in mapped files of its
-folder (`common.mapped_files`), so that a set may be larger than the memory. They are computed in blocks of rows; the
-size of a block does not change them. Of what is in memory, 4 bytes per image depend on the size of the set.
+folder (`common.storage.mapped_files`), so that a set may be larger than the memory. They are computed in blocks of
+rows; the size of a block does not change them. Of what is in memory, 4 bytes per image depend on the size of the set.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 
-from common.files import PathLike
-from common.mapped_files import check_room, mapped_array
+from common.storage.files import PathLike
+from common.storage.mapped_files import check_room, mapped_array
 from hmr.policy.policy import Features
 from hmr.types import BodyParams
 from rl.advantages import (

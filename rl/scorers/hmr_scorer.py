@@ -44,8 +44,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.files import PathLike, atomic_path, write_text
-from common.fingerprint import digest, weights_digest
+from common.storage.files import PathLike, atomic_path, write_text
+from common.storage.fingerprint import digest, weights_digest
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.encoder import EncoderOutput

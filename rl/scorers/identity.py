@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from common.fingerprint import digest, file_digest
+from common.storage.fingerprint import digest, file_digest
 from hmr.detection.protocol import detector_digest
 
 __all__ = ["Identified", "hash_of", "scorer_digest"]

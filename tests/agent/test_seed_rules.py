@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from agent.seed_rules import load_seed_rules, load_seed_vectors
-from memory.embed import load_text_embedder
 from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
+from memory.vectors.embed import load_text_embedder
 from tests.agent.critique_case import HashEmbedder
 
 

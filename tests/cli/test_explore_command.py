@@ -17,9 +17,9 @@ from cli.commands.explore import _print_report
 from cli.console import stages
 from eval.critics.exploration import EXPLORED, Exploration
 from hmr.detection.transformers_detector import TransformersDetector
-from memory.exchange import snapshot
 from memory.folder import open_store
 from memory.ledger import RuleLedger
+from memory.transfer.exchange import snapshot
 from tests.agent.critique_case import make_agent
 from tests.agent.exploration.exploration_run import CASES, HELD_OUT, propose
 from tests.agent.vlm.chat_server import chat_server, good

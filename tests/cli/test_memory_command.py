@@ -28,7 +28,7 @@ BAD = Rule.create("Mind the hat.", [], Provenance("mined", "vlm", "case-2"), Pre
 
 @pytest.fixture(autouse=True)
 def hashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memory.embed.load_text_embedder", lambda name=None: WordCounts())
+    monkeypatch.setattr("memory.vectors.embed.load_text_embedder", lambda name=None: WordCounts())
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_failed_import_leaves_no_empty_memory(folder, tmp_path, monkeypatch):
     def fail(*_):
         raise ValueError("no such model")
 
-    monkeypatch.setattr("memory.merge.merge_document", fail)
+    monkeypatch.setattr("memory.transfer.merge.merge_document", fail)
     for target in (tmp_path / "new", tmp_path / "used", folder):
         if target.name == "used":
             target.mkdir()

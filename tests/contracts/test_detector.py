@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from common import plugins
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 from hmr.body.model import load_body
 from hmr.detection.keypoints.file_detector import load_keypoint_file
 from hmr.detection.loading import ENTRY_POINT_GROUP, load_detector

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from memory.exchange import snapshot
 from memory.folder import open_store
+from memory.transfer.exchange import snapshot
 
 __all__ = ["content_of", "differences"]
 

@@ -14,14 +14,14 @@ import pytest
 
 from agent.vlm.replay import ReplayBackend
 from agent.vlm.wrappers.cache import ReplyCache
-from common.jsonl import Manifest
+from common.storage.jsonl import Manifest
 from hmr.policy.checkpoint import load_policy
 from hmr.synthetic.store import read_samples
-from memory.exchange import snapshot
 from memory.folder import open_store
 from memory.prototype_memory import Prototype, PrototypeMemory
 from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
+from memory.transfer.exchange import snapshot
 from rl.preferences.build import load_preferences
 from tests.cli.photos.test_predict import save_photo
 from tests.command import call

@@ -28,8 +28,8 @@ from agent.vlm.protocol import MalformedReply
 from agent.vlm.replay import ReplayBackend
 from cli.photos.hypotheses_file import read_hypotheses
 from cli.photos.intrinsics import parse_intrinsics
-from common.files import CONFIGS
-from common.jsonl import Manifest
+from common.storage.files import CONFIGS
+from common.storage.jsonl import Manifest
 from eval.pipelines.align_settings import read_alignment
 from eval.pipelines.demo import read_demo_settings
 from eval.rankings.file import read_rankings
@@ -41,7 +41,7 @@ from hmr.images.videos import open_video
 from hmr.pretraining.encoder_recipe import read_encoder_recipe
 from hmr.pretraining.policy_recipe import read_policy_recipe
 from hmr.synthetic.store import read_samples
-from memory.exchange import read_document
+from memory.transfer.exchange import read_document
 from rl.preferences.build import group_of_row, load_preferences
 from tests.cli.photos import test_hypotheses_file as hypotheses_files
 from tests.faults import valid_files

@@ -16,11 +16,11 @@ from agent.tracing.reading import FIELDS
 from agent.vlm.replay import FORMAT
 from hmr.datasets.annotated_set import prepare
 from hmr.datasets.sources import source_of
-from memory.exchange import snapshot, write_document
 from memory.prototype_memory import Prototype, PrototypeMemory
 from memory.rule import Predicate, Provenance, Rule
 from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
+from memory.transfer.exchange import snapshot, write_document
 from tests.hmr.datasets import layouts
 from tests.memory.conftest import WordCounts
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from memory.index import normalised
 from memory.rule import Provenance, Rule
 from memory.store import MemoryStore
+from memory.vectors.index import normalised
 
 WORDS = ("knee", "foot", "hand", "head", "back")
 

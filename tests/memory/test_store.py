@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from memory.exchange import snapshot
 from memory.rule_memory import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
+from memory.transfer.exchange import snapshot
 from tests.memory.conftest import seed
 
 

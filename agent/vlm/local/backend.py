@@ -30,7 +30,7 @@ from agent.vlm.local.constrained_decoding import GrammarCompiler, bound_schema
 from agent.vlm.local.model_loading import find_model, load_processor, load_weights
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply, TextPart, Unanswerable
 from agent.vlm.settings import read_settings, require_positive
-from common.fingerprint import json_digest
+from common.storage.fingerprint import json_digest
 
 __all__ = ["ChatEncoder", "LocalBackend", "LocalSettings", "context_limit", "from_argument", "load_local"]
 

@@ -23,9 +23,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-from common.fingerprint import digest, file_digest
 from common.hub import hub_access
 from common.redaction import first_line
+from common.storage.fingerprint import digest, file_digest
 
 __all__ = ["FoundModel", "find_model", "load_processor", "load_weights"]
 

@@ -19,8 +19,8 @@ from pydantic import BeforeValidator
 from agent.vlm.http import RequestLimits
 from agent.vlm.servers.profiles import ProfileName, ResponseFormat, ServerProfile
 from agent.vlm.settings import require_positive
-from common.fingerprint import json_digest
-from common.yaml_fields import parse_yaml
+from common.reading.yaml_fields import parse_yaml
+from common.storage.fingerprint import json_digest
 
 __all__ = ["OpenAISettings", "headers_from_environment"]
 

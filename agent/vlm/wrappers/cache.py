@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.vlm.protocol import Part, Reply, VLMBackend
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
-from common.files import PathLike
+from common.storage.files import PathLike
 
 __all__ = ["Cached", "ReplyCache"]
 

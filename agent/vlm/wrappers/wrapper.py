@@ -14,7 +14,7 @@ from agent.vlm.protocol import (
     Reply,
     VLMBackend,
 )
-from common.fingerprint import json_digest
+from common.storage.fingerprint import json_digest
 
 __all__ = ["Wrapper", "question_key"]
 

@@ -23,7 +23,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from common.files import PathLike, write_text
+from common.storage.files import PathLike, write_text
 from eval.benchmark.tables import Row
 from eval.report.environment import new_environment
 from eval.report.run.case_data import case_content, case_summary

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from agent.prompts.prompt_format import format_quantity
 from agent.tracing.reading import CritiqueRecords, ReadTrace
 from agent.types import QuestionCounts
-from common.files import PathLike, write_text
+from common.storage.files import PathLike, write_text
 from eval.report.environment import new_environment
 from eval.report.trace.graph_figure import NodeRun, graph_figure
 from eval.report.trace.pictures import Picture, PictureIndex

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from common.jsonl import open_for_append
+from common.storage.jsonl import open_for_append
 
 __all__ = ["Picture", "PictureIndex", "record_pictures"]
 

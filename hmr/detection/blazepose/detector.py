@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 from hmr.assets.extract_blazepose import BLAZEPOSE_FOLDER
 from hmr.detection.blazepose import people
 from hmr.detection.blazepose.finder import Candidate, Finder, remove_near, sliding_windows

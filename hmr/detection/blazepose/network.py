@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.backends import mkldnn
 
-from common.fingerprint import weights_digest
+from common.storage.fingerprint import weights_digest
 
 __all__ = ["Network", "load_network"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from common.files import PathLike
-from common.fingerprint import digest
+from common.storage.files import PathLike
+from common.storage.fingerprint import digest
 from hmr.detection.keypoints.files import FilePerson, read_keypoints
 from hmr.images.photographs import photo_size
 from hmr.types import Box, Detection, Sample

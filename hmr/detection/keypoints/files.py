@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.files import PathLike
-from common.validate import floats, members, numbers, parse_json, records
+from common.reading.validate import floats, members, numbers, parse_json, records
+from common.storage.files import PathLike
 from hmr.detection.keypoints.sets import (
     COCO,
     OPENPOSE_25,

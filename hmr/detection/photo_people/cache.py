@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.files import PathLike, atomic_path
+from common.storage.files import PathLike, atomic_path
 from hmr.types import Box, Detection
 
 __all__ = ["read_people", "save_people"]

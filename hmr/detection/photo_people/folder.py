@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from common.fingerprint import digest, file_digest
 from common.progress import Stage
+from common.storage.fingerprint import digest, file_digest
 from hmr.detection.photo_people.cache import read_people, save_people
 from hmr.detection.protocol import detect_people, detector_digest
 from hmr.images.photographs import Photo, load_photo, photos_in

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 from hmr.detection.protocol import detect_all, detector_digest
 from hmr.types import BatchDetector, Box, Detection, Detector, Sample
 

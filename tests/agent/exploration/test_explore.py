@@ -16,11 +16,11 @@ from agent.seed_rules import load_seed_rules
 from agent.tracing.reading import read_trace
 from agent.tracing.records import Trace
 from cli.trace_view import show_case
-from memory.exchange import MemoryDocument, read_document, snapshot, write_document
 from memory.prototype_memory import PrototypeMemory
 from memory.retirement import RetirementPolicy
 from memory.rule_memory import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
+from memory.transfer.exchange import MemoryDocument, read_document, snapshot, write_document
 from tests.agent.critique_case import HashEmbedder, MeanColor, make_agent
 from tests.agent.exploration import exploration_run
 from tests.agent.exploration.exploration_run import HELD_OUT, Miner, propose

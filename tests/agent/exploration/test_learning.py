@@ -17,11 +17,11 @@ from agent.exploration.weight_fitting import fit_weights
 from agent.prompts.question import Brief
 from agent.vlm import EmbeddedCritic
 from agent.vlm.protocol import Reply
-from memory.exchange import snapshot
-from memory.merge import merge_document
 from memory.rule import Predicate, Provenance, Rule
 from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
+from memory.transfer.exchange import snapshot
+from memory.transfer.merge import merge_document
 from tests.agent.critique_case import HashEmbedder
 
 GROUP = 8

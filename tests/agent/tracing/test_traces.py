@@ -22,7 +22,7 @@ from agent.tracing.exporters import (
 from agent.tracing.records import Trace
 from agent.tracing.span_tree import case_span
 from agent.vlm import Capabilities, EmbeddedCritic
-from common.jsonl import BLOCK_BYTES
+from common.storage.jsonl import BLOCK_BYTES
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 from tests.agent.tracing.trace_services import Kept, TraceServices, trace_services
 from tests.agent.vlm.test_langchain import backend as chat_model

@@ -18,7 +18,7 @@ from cli.photos.hypotheses_file import read_hypotheses
 from cli.photos.intrinsics import Intrinsics
 from cli.photos.predict import Models, Outcome, Predictor, PredictSettings
 from cli.photos.sources import list_sources
-from common.jsonl import Manifest
+from common.storage.jsonl import Manifest
 from hmr.body.model import Body
 from hmr.images import photographs as photo_module
 from hmr.images.photographs import load_photo, sample_of

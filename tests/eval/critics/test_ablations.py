@@ -16,10 +16,10 @@ from agent.agent import CritiqueAgent
 from agent.vlm import EmbeddedCritic
 from eval.benchmark.protocol import ERROR_METRICS
 from eval.critics.ablations import AGENT, AgentBench, AgentVariant
-from eval.critics.baselines import fitted_hmr_scorer
-from eval.critics.evidence_cache import EvidenceCache
 from eval.critics.exploration import Exploration
+from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.groups import LabelledGroup
+from eval.critics.reference_critics.baselines import fitted_hmr_scorer
 from hmr.body.model import Body
 from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
@@ -86,7 +86,7 @@ def test_a_scorer_is_fitted_once_per_fingerprint(
             (folder / WEIGHTS).touch()
             (folder / CARD).touch()
 
-    monkeypatch.setattr("eval.critics.baselines.train_hmr_scorer", lambda *_: Fitted())
+    monkeypatch.setattr("eval.critics.reference_critics.baselines.train_hmr_scorer", lambda *_: Fitted())
     monkeypatch.setattr(HMRScorer, "load", lambda folder, *_: HMRScorer.__new__(HMRScorer))
     for _ in range(2):
         fitted_hmr_scorer(bench())
@@ -94,7 +94,8 @@ def test_a_scorer_is_fitted_once_per_fingerprint(
     (fitted[0] / CARD).unlink()  # a kill between the weights and the card
     fitted_hmr_scorer(bench())
     assert fitted == [fitted[0]] * 2
-    monkeypatch.setattr("eval.critics.baselines.ScorerTraining", functools.partial(ScorerTraining, steps=7))
+    training = "eval.critics.reference_critics.baselines.ScorerTraining"
+    monkeypatch.setattr(training, functools.partial(ScorerTraining, steps=7))
     fitted_hmr_scorer(bench())
     torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # the same encoder, other samples
     fitted_hmr_scorer(bench())

@@ -15,7 +15,7 @@ from agent.types import QuestionCounts
 from cli.backend_flags import critique_and_backends
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.backends import BackendVerdicts, compare, write_backends
-from eval.critics.prices import Price, read_prices
+from eval.critics.files.prices import Price, read_prices
 from eval.critics.table import backend_tables
 from hmr.policy.policy import DiffusionPolicy
 from tests.agent.vlm.chat_server import body, chat_server, completion, good, task_of

@@ -19,12 +19,12 @@ from agent.vlm import EmbeddedCritic
 from agent.vlm.embedded.violations import violation
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, AgentVariant, equal_rules, metrics_of
-from eval.critics.baselines import metric_scores, random_scores
 from eval.critics.comparison import CriticEvalSettings, critic_result, evaluate_critics
-from eval.critics.evidence_cache import EvidenceCache
+from eval.critics.files.evidence_cache import EvidenceCache
+from eval.critics.files.verdict_cache import Verdict
 from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.reference_critics.baselines import metric_scores, random_scores
 from eval.critics.table import critic_table
-from eval.critics.verdict_cache import Verdict
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split

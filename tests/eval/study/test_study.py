@@ -13,8 +13,8 @@ import pytest
 import rl.preferences.build
 import rl.rounds
 from common.progress import Stage, Tick
-from eval.benchmark.body_measures import BODY_MEASURES
 from eval.benchmark.headroom import recovered_share
+from eval.benchmark.measures.body_measures import BODY_MEASURES
 from eval.benchmark.protocol import Report, ScoredGroup
 from eval.study import study
 from eval.study.arms import ARMS, CEILING, CRITICS, FINALS, METHODS, Arm

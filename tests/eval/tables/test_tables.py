@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from eval.benchmark.body_measures import BODY_MEASURES
 from eval.benchmark.intervals import Interval
+from eval.benchmark.measures.body_measures import BODY_MEASURES
 from eval.benchmark.protocol import ERROR_METRICS, Report, ScoredGroup
 from eval.critics.comparison import CriticComparison, CriticEvalSettings, critic_result
 from eval.study.arms import METHODS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.pretrained import save_compact
+from common.reading.pretrained import save_compact
 from hmr.detection.feature_cache import ENVIRONMENT_VARIABLE, FeatureCache
 from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig, load_encoder
 from hmr.types import Box, Camera, Sample

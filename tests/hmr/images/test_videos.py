@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import image_files
+from common.reading import image_files
 from hmr.images.videos import _Clock, open_video
 
 GREYS = (40, 120, 200)

@@ -18,7 +18,7 @@ from PIL import Image
 from agent.default import default_agent, open_default_memory
 from cli.photos.predict import Models, Predictor, PredictSettings
 from cli.photos.sources import list_sources
-from common.jsonl import Manifest
+from common.storage.jsonl import Manifest
 from eval.benchmark.baselines import policies_to_compare
 from eval.benchmark.protocol import evaluate_policy
 from hmr.body.model import Body

@@ -8,7 +8,7 @@ import pytest
 import roma
 import torch
 
-from common.pretrained import save_compact
+from common.reading.pretrained import save_compact
 from hmr.detection.protocol import detect_all
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig

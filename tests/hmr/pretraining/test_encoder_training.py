@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.pretrained import save_compact
+from common.reading.pretrained import save_compact
 from hmr.body.model import Body
 from hmr.detection.person_encoder import PersonEncoder, load_encoder
 from hmr.pretraining.crop_cache import CropCache, CropDataset, _mirror_row, make_crops

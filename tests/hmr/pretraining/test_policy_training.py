@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.pretrained import save_compact
+from common.reading.pretrained import save_compact
 from hmr.body.model import Body
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy, Features

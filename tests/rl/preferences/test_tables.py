@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-import common.mapped_files
-from common.fingerprint import stream_digest
+import common.storage.mapped_files
+from common.storage.fingerprint import stream_digest
 from rl.advantages import AdvantageSettings
 from rl.config import GroupPreferenceConfig
 from rl.policy_adapter import AdapterGroup
@@ -171,7 +171,9 @@ def test_groups_of_different_sizes_are_refused():
 def test_a_disk_too_small_for_the_rows_or_the_tensors_is_named(bodies, tmp_path, monkeypatch):
     policy, out = bodies
     dataset = load_preferences(out)
-    monkeypatch.setattr(common.mapped_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=800))
+    monkeypatch.setattr(
+        common.storage.mapped_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=800)
+    )
     with pytest.raises(OSError, match=rf"{out} needs room for .* GB, and its disk has 8e-07 GB"):
         load_preferences(out)
     # 7 rows of 2 + 4 * 3 numbers, 4 advantages, flags, scores and twice 4 rewards: 7 * (56 + 16 + 4 + 16 + 32) bytes

@@ -11,7 +11,7 @@ import torch
 
 from agent.default import default_agent, open_default_memory
 from agent.vlm import EmbeddedCritic
-from eval.critics.ground_truth_detector import GroundTruthDetector
+from eval.critics.reference_critics.ground_truth_detector import GroundTruthDetector
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.person_encoder import PersonEncoder

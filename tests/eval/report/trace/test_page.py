@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.jsonl import open_for_append
+from common.storage.jsonl import open_for_append
 from eval.report.trace import page as trace_page
 from eval.report.trace.graph_figure import NodeRun, graph_figure
 from eval.report.trace.pictures import PictureIndex, record_pictures

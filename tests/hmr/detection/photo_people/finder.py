@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from common.fingerprint import digest
+from common.storage.fingerprint import digest
 from hmr.types import NUM_POINTS, Box, Detection, Sample
 
 __all__ = ["CountingFinder", "detection"]

@@ -1,0 +1,133 @@
+"""Caches verdicts on disk, so that a killed comparison of critics can be resumed.
+
+    OUT/verdicts/NAME.jsonl    one line per group, written when the group has its scores
+
+The fingerprint of a line covers everything that shapes a verdict: the group, the agent with its settings, tools, rules
+and prototypes, the policy behind its detector, and the source code. A verdict with a missing score or a broken tool is
+not cached, so the next run asks again. Left out: comments, tags and the tools' sentences, which no table needs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from agent.agent import CritiqueAgent, critique_many
+from agent.types import Evidence, GroupCritique, QuestionCounts, require_scores
+from common.storage.fingerprint import digest, json_digest
+from common.storage.jsonl import Manifest
+from hmr.detection.protocol import detector_digest
+from hmr.types import Hypotheses, Sample
+
+__all__ = ["Group", "Verdict", "critique_with_cache"]
+
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("agent", "memory", "hmr")  # whose files shape a verdict
+GROUND_TRUTH = ROOT / "eval" / "critics" / "ground_truth_detector.py"
+SUFFIXES = (".py", ".json", ".md")  # code, seed rules, prompts
+
+
+@runtime_checkable
+class Group(Protocol):
+    """A photograph of a person, and the hypotheses to rank."""
+
+    @property
+    def sample(self) -> Sample: ...
+
+    @property
+    def hypotheses(self) -> Hypotheses: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The scores of a critique, its evidence without text, and its questions."""
+
+    scores: tuple[float | None, ...]
+    evidence: tuple[Evidence, ...]
+    questions: QuestionCounts = field(
+        default_factory=QuestionCounts, compare=False
+    )  # the time differs by run
+
+    @staticmethod
+    def of(critique: GroupCritique) -> Verdict:
+        evidence = (replace(item, parts=(), sentences=()) for item in critique.evidence)
+        return Verdict(critique.scores, tuple(evidence), critique.questions)
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> Verdict:
+        evidence = tuple(map(Evidence.from_json, record["evidence"]))
+        return Verdict(tuple(record["scores"]), evidence, QuestionCounts.from_json(record["questions"]))
+
+
+def critique_with_cache(
+    path: Path,
+    agent: CritiqueAgent,
+    policy_digest: str,
+    groups: Sequence[Group],
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Verdict]:
+    """The agent's verdicts in the order of the groups, from the file at `path` where it has them.
+
+    policy_digest: of the policy that the agent's detector and image embedder use. Raises what `critique_many` raises,
+    and ScoresMissing if no group has a score; verdicts reached before that stay in the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    agent_digest = _agent_digest(agent, policy_digest)
+    fingerprints = [_fingerprint(agent_digest, group) for group in groups]
+    verdicts: list[Verdict] = []
+    new: list[GroupCritique] = []
+    with Manifest(path) as cache:
+        records = [
+            cache.find(group.sample.id, fingerprint)
+            for group, fingerprint in zip(groups, fingerprints, strict=True)
+        ]
+        missing = [group for group, record in zip(groups, records, strict=True) if record is None]
+        critiques = critique_many(agent, ((group.sample, group.hypotheses) for group in missing))
+        for group, fingerprint, record in zip(groups, fingerprints, records, strict=True):
+            if record is None:
+                new.append(critique := next(critiques))
+                verdicts.append(Verdict.of(critique))
+                if None not in critique.scores and not any(item.broken for item in critique.missing):
+                    name = {"name": group.sample.id, "stamp": fingerprint}
+                    cache.add({**name, **asdict(verdicts[-1])})
+            else:
+                verdicts.append(Verdict.from_json(record))
+            progress(len(verdicts))
+    if len(new) == len(verdicts):
+        require_scores(new)
+    return verdicts
+
+
+def _agent_digest(agent: CritiqueAgent, policy_digest: str) -> str:
+    inputs = {
+        "policy": policy_digest,
+        "program": _source_digest(),
+        "backend": [agent.backend.name, agent.backend.revision],
+        "tools": [[tool.name, getattr(tool, "source_digest", "")] for tool in agent.tools],
+        "detector": getattr(agent.detector, "name", None),
+        "detector_digest": agent.detector and detector_digest(agent.detector),
+        "settings": asdict(agent.settings),
+        "rules": [asdict(rule) for rule in agent.rules.all()],
+        "prototypes": [prototype.prototype_id for prototype in agent.prototypes.all()],
+    }
+    return json_digest(inputs, length=64)
+
+
+def _fingerprint(agent_digest: str, group: Group) -> str:
+    """Of a verdict. The sample's id is a hash of its photograph."""
+    sample, hypotheses = group.sample, group.hypotheses
+    inputs = repr((sample.id, sample.box, sample.camera, hypotheses.camera))
+    params = [column.numpy().tobytes() for column in vars(hypotheses.params).values()]
+    return digest(agent_digest, inputs, *params)
+
+
+@functools.cache
+def _source_digest() -> str:
+    """Of all files that shape a verdict: after a change of the program, groups are scored again."""
+    paths = sorted([GROUND_TRUTH, *(path for name in PACKAGES for path in (ROOT / name).rglob("*"))])
+    files = [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
+    parts = (str(path.relative_to(ROOT)).encode() + path.read_bytes() for path in files)
+    return digest(*parts, length=64)
