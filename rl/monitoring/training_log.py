@@ -37,7 +37,12 @@ class LogCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / LOG, json.dumps(state.log_history, indent=1))
+            write_text(self.folder / LOG, json.dumps(list(map(_of_whole_run, state.log_history)), indent=1))
+
+
+def _of_whole_run(line: dict[str, Any]) -> dict[str, Any]:
+    """Without the mean loss of the last line, in which transformers leaves out what a killed run had done."""
+    return {name: value for name, value in line.items() if name != "train_loss"}
 
 
 def read_logs(folder: PathLike, name: str = "") -> dict[str, Log]:

@@ -34,7 +34,10 @@ def tables(policy: str, out: str) -> None:
 
     training = {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0}
     small = replace(METHODS["resample"], rounds=1, group_size=3)
-    METHODS["resample"] = replace(small, alignment={**small.alignment, **training})
+    gradient = METHODS["policy-gradient"]
+    assert gradient.policy_gradient
+    update = replace(gradient.policy_gradient, group_size=3, minibatches=1, inner_epochs=1)
+    METHODS["policy-gradient"] = replace(gradient, policy_gradient=update)
     study = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), narrows=False)
     sizes = TableSizes(study, align=2, more=4, critic_images=3, seeds=(0,))
     arms_of = alignment.arms_of
