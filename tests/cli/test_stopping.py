@@ -182,6 +182,8 @@ def test_a_stopped_alignment_is_resumed(memory, policy, tmp_path, monkeypatch, c
         command = ("align", "--critic", f"openai:any@{server.url}", "--images", 3, "--group-size", COUNT)
         command = (*command, "--memory", memory, "--policy", policy, "--out", tmp_path / "out")
         command = (*command, "--config", tmp_path / "training.yaml", "--set", "concurrency=1")
+        # the server scores by label, which several label orders would show
+        command = (*command, "--set", "permutations=1")
         stop.run(*command)
         assert server.tasks.count("tag") == 2
         server.acts = [good]
