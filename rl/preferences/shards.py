@@ -67,6 +67,7 @@ UNAVAILABLE = b"unheard: "  # marks a message in place of a row; an Arrow stream
 CHECKSUM = "crc32:"  # before a row in the journal
 DAMAGED = "delete it, and the command that scored its groups scores them again"
 CAMERA_NUMBERS = 5  # in a row: focal length, principal point, size
+GEOMETRY_NUMBERS = 8  # in a row: `rl.types.PreferenceGroup.geometry`
 TEXTS = ("sample_id", "image_sha256", "scorer", "policy_digest")
 IMAGE_COLUMNS = ["sample_id", "image_sha256"]  # the columns that identify the image of a row
 
@@ -307,7 +308,8 @@ def _checked(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
     if of_bodies and "scores" in wanted:
         groups = pc.list_value_length(table["scores"])
         lengths = {name: pc.multiply(groups, math.prod(shape)) for name, shape in PARAM_COLUMNS.items()}
-        lengths["camera"] = pc.add(pc.multiply(groups, 0), CAMERA_NUMBERS)
+        for name, length in (("camera", CAMERA_NUMBERS), ("geometry", GEOMETRY_NUMBERS)):
+            lengths[name] = pc.add(pc.multiply(groups, 0), length)
         for name in (name for name in lengths if name in wanted):
             _check_lengths(table, name, lengths[name])
     return table

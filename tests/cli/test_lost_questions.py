@@ -7,7 +7,7 @@ import pytest
 from agent.scoring.tally import add_question
 from agent.types import QuestionCounts, QuestionFailure
 from cli.console import report_lost_questions
-from tests.agent.vlm.chat_server import body, chat_server, completion, good, task_of
+from tests.agent.vlm.chat_server import body, chat_server, completion, fair, task_of
 from tests.command import call
 
 LOST = QuestionFailure("unavailable", "HTTP 500: oops", "tag")
@@ -44,7 +44,7 @@ def test_nothing_is_printed_if_all_questions_were_answered(capsys):
 
 
 def without_tags(handler, question) -> None:
-    act = body(completion("well")) if task_of(question) == "tag" else good
+    act = body(completion("well")) if task_of(question) == "tag" else fair
     act(handler, question)
 
 

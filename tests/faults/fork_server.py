@@ -71,10 +71,13 @@ def _become(job: Json, report: Path) -> None:
     code = 1
     try:
         _redirect(job["log"])
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
         if job.get("file_bytes") is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"], job["file_bytes"]))
+            sys.dont_write_bytecode = True  # compiled modules would be cut, and stay so
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_bytes"], unlimited[1]))
         known, changes = set(sys.modules), _Changes(job, report)
         code = _call(job["target"], job["arguments"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)  # the report may be larger
         modules = [name for name in sys.modules if name not in known] if job.get("preload") else []
         _tell(report, changes=changes.made, modules=modules)
     finally:

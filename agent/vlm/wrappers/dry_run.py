@@ -15,6 +15,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any
 
 from PIL import Image
@@ -40,10 +41,10 @@ class DryRun(Wrapper):
         self._lock = threading.Lock()
 
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
-        text = json.dumps(_placeholder(schema))
         question = json.dumps(dict(schema)) + "".join(
             p.caption if isinstance(p, ImagePart) else p.text for p in parts
         )
+        text = json.dumps(_placeholder(schema, Random(question)))
         pictures = [part for part in parts if isinstance(part, ImagePart)]
         tokens_in = len(question) // CHARS_PER_TOKEN + sum(map(_picture_tokens, pictures))
         with self._lock:
@@ -70,9 +71,9 @@ class DryRun(Wrapper):
         }
 
 
-def _placeholder(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _placeholder(schema: Mapping[str, Any], random: Random) -> dict[str, Any]:
     if is_action(schema):
-        return _placeholder_action(schema)
+        return _placeholder_action(schema, random)
     task, labels = schema["title"], list(schema["properties"])
     if task == "tag":
         return {"tags": ["pose:upright", "facing:camera"]}
@@ -80,21 +81,19 @@ def _placeholder(schema: Mapping[str, Any]) -> dict[str, Any]:
         return {"rules": []}
     if task == "reflect":
         return {label: {"doubt": True, "reason": COMMENT} for label in labels}
-    return _placeholder_scores(labels)
+    return _placeholder_scores(labels, random)
 
 
-def _placeholder_action(schema: Mapping[str, Any]) -> dict[str, Any]:
+def _placeholder_action(schema: Mapping[str, Any], random: Random) -> dict[str, Any]:
     """A call as long as calls are allowed, then the scores."""
     if calls := allowed_calls(schema):
         return {"calls": [{"name": calls[0].name, "arguments": {}}], "scores": None}
-    return {"scores": _placeholder_scores(list(scores_schema(schema)["properties"]))}
+    return {"scores": _placeholder_scores(list(scores_schema(schema)["properties"]), random)}
 
 
-def _placeholder_scores(labels: Sequence[str]) -> dict[str, Any]:
-    return {
-        label: {"comment": COMMENT, "score": 100.0 * place / len(labels)}
-        for place, label in enumerate(labels)
-    }
+def _placeholder_scores(labels: Sequence[str], random: Random) -> dict[str, Any]:
+    """Scores that differ between questions: scores that follow the labels would be withheld."""
+    return {label: {"comment": COMMENT, "score": float(random.randrange(100))} for label in labels}
 
 
 def _picture_tokens(part: ImagePart) -> int:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from typing import Any
 
 Act = Callable[["Handler", dict], None]
@@ -139,6 +140,18 @@ def completion(text: Any, finish: str = "stop", **message: Any) -> bytes:
 
 def good(handler: Handler, question: dict) -> None:
     handler.send(completion(json.dumps(fitting(question))))
+
+
+def unbiased(question: dict) -> Any:
+    """A valid answer with scores by question. Scores that follow the labels would be withheld from training."""
+    answer, random = fitting(question), Random(json.dumps(question["messages"]))
+    if task_of(question) == "score":
+        answer = {label: {**said, "score": random.randrange(100)} for label, said in answer.items()}
+    return answer
+
+
+def fair(handler: Handler, question: dict) -> None:
+    handler.send(completion(json.dumps(unbiased(question))))
 
 
 def saying(change: Callable[[str, dict], str]) -> Act:

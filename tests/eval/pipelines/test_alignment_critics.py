@@ -15,7 +15,7 @@ from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from rl.preferences.build import load_preferences
 from rl.rounds import Rounds
-from tests.agent.vlm.chat_server import body, chat_server, completion, fitting, good, task_of
+from tests.agent.vlm.chat_server import body, chat_server, completion, fair, task_of, unbiased
 from tests.command import call
 
 TINY = {"loss_type": "weighted", "max_steps": 4, "per_device_train_batch_size": 2, "save_strategy": "no"}
@@ -63,7 +63,7 @@ def record_of(out: Path) -> dict:
 
 @pytest.mark.slow
 def test_a_run_with_a_spent_budget_is_resumed(align: Align, memory: Path, tmp_path: Path) -> None:
-    with chat_server(good) as server:
+    with chat_server(fair) as server:
         words = flags(server, memory)
         assert align("whole", *words)[0] == 0
         assert len(server.questions) == IMAGES * A_GROUP
@@ -83,11 +83,11 @@ def test_a_run_with_a_spent_budget_is_resumed(align: Align, memory: Path, tmp_pa
 
 @pytest.mark.slow
 def test_a_run_whose_server_died_is_resumed(align: Align, memory: Path, tmp_path: Path) -> None:
-    with chat_server(*[good] * (A_GROUP + 1), body(b"", status=503)) as server:
+    with chat_server(*[fair] * (A_GROUP + 1), body(b"", status=503)) as server:
         words = flags(server, memory)
         code, _, err = align("out", *words)
         assert (code, "1 of 4 groups are scored and saved" in err, "HTTP 503" in err) == (1, True, True)
-        server.acts = [good]
+        server.acts = [fair]
         server.questions.clear()
         assert align("out", *words)[0] == 0
         assert len(server.questions) == (IMAGES - 1) * A_GROUP
@@ -101,7 +101,7 @@ def test_a_malformed_reply_leaves_a_group_unscored_and_is_counted(
 
     def mumble_first(handler, question) -> None:
         first = handler.server.tasks.count("tag") == 1 and task_of(question) == "score"
-        handler.send(completion("well" if first else json.dumps(fitting(question))))
+        handler.send(completion("well" if first else json.dumps(unbiased(question))))
 
     with chat_server(mumble_first) as server:
         code, _, err = align("out", *flags(server, memory))
@@ -120,13 +120,13 @@ def test_an_unknown_model_leaves_no_group_cached(align: Align, memory: Path) -> 
     with chat_server(body(b"no such model", status=400)) as server:
         code, _, err = align("out", *flags(server, memory))
         assert (code, "gave none of 4 groups a score, so none is saved" in err) == (1, True)
-        server.acts = [good]
+        server.acts = [fair]
         assert align("out", *flags(server, memory))[0] == 0
 
 
 @pytest.mark.slow
 def test_an_exploration_with_a_spent_budget_is_resumed(align: Align, tmp_path: Path) -> None:
-    with chat_server(good) as server:
+    with chat_server(fair) as server:
         words = ("--critic", f"openai:m@{server.url}", "--set", "concurrency=1")
         code, _, err = align("out", *words, "--max-calls", A_GROUP + 1)
         assert (code, "is not finished, because the backend stopped answering" in err) == (1, True)
@@ -137,7 +137,7 @@ def test_an_exploration_with_a_spent_budget_is_resumed(align: Align, tmp_path: P
 @pytest.mark.slow
 def test_other_critique_settings_make_another_critic(align: Align, memory: Path, tmp_path: Path) -> None:
     def doubtful(handler, question) -> None:
-        answer = fitting(question)
+        answer = unbiased(question)
         if task_of(question) == "reflect":
             answer = {label: {"doubt": True, "reason": "on principle"} for label in answer}
         handler.send(completion(json.dumps(answer)))
