@@ -229,7 +229,11 @@ def _rule_figures(count: int) -> list[Figure]:
         ours_ms = median_ms(
             lambda: rules.retrieve("the knee is bent too far", TAGS[:3], RULES_K, frozen=True)
         )
-    embedding_ms = median_ms(lambda: embedder.embed(sentences), 1)
+    forgetful = load_text_embedder()  # an embedder keeps what it has embedded
+    forgetful.embed(["the first one loads the model"])
+    start = time.perf_counter()
+    forgetful.embed(sentences)
+    embedding_ms = (time.perf_counter() - start) * 1e3
     name = f"{RULES_K} of {count:,} rules, with the embedding of the query"
     return [Figure(name, ours_ms, "ms", "embedding at every call", embedding_ms, times_faster(10.0))]
 
