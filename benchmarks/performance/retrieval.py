@@ -229,10 +229,9 @@ def _rule_figures(count: int) -> list[Figure]:
         ours_ms = median_ms(
             lambda: rules.retrieve("the knee is bent too far", TAGS[:3], RULES_K, frozen=True)
         )
-    forgetful = load_text_embedder()  # an embedder keeps what it has embedded
-    forgetful.embed(["the first one loads the model"])
+    others = [sentence.replace("within", "under") for sentence in sentences]  # what was embedded is kept
     start = time.perf_counter()
-    forgetful.embed(sentences)
+    embedder.embed(others)
     embedding_ms = (time.perf_counter() - start) * 1e3
     name = f"{RULES_K} of {count:,} rules, with the embedding of the query"
     return [Figure(name, ours_ms, "ms", "embedding at every call", embedding_ms, times_faster(10.0))]
