@@ -38,7 +38,7 @@ CAPTIONS = {
 
 def alignment_charts(logs: Mapping[str, Log]) -> tuple[Chart, ...]:
     """The learning curves of the logs of `rl.monitoring.training_log.read_logs`; the first word of a log's name is the
-    variant. A metric that no log has gets no chart."""
+    variant. A metric of which no log has two values gets no chart."""
     charts = (
         Chart(
             title,
@@ -54,7 +54,7 @@ def alignment_charts(logs: Mapping[str, Log]) -> tuple[Chart, ...]:
         )
         for title, y_label, metrics in CURVES
     )
-    return tuple(chart for chart in charts if chart.lines)
+    return tuple(chart for chart in charts if any(len(line.x) > 1 for line in chart.lines))
 
 
 def paired_chart(

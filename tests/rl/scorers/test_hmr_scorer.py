@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -102,17 +101,16 @@ def test_a_score_does_not_depend_on_the_group(
 @pytest.mark.slow
 def test_it_learns_that_more_noise_is_worse(tiny_policy: DiffusionPolicy, body: Body, cases: list[Labelled]):
     """On the training images with other noise: checks gradients, signs and the choice of the step."""
-    training = dataclasses.replace(QUICK, views=1, noisy=12, steps=150, errors=("mpjpe_mm",))
+    training = dataclasses.replace(QUICK, views=2, noisy=24, steps=300, errors=("mpjpe_mm",))
     scorer = train_hmr_scorer(tiny_policy, body, cases[:2], cases[:2], training)
-    generator, agreements = torch.Generator().manual_seed(1), []
+    generator = torch.Generator().manual_seed(1)
     for case in cases[:2]:
         truth = case.truth.params
         noise = [scale * torch.randn(23, 3, generator=generator) for scale in torch.linspace(0.0, 0.6, 10)]
         bodies = [dataclasses.replace(truth, body_pose=truth.body_pose + move) for move in noise]
         group = Hypotheses(BodyParams.stack(bodies), case.sample.camera)
         errors = group_errors_mm(body, group.params, case.truth)["mpjpe_mm"].tolist()
-        agreements.append(group_spearman(scorer.score(case.sample, group), errors) or 0.0)
-    assert np.mean(agreements) > 0.3
+        assert (group_spearman(scorer.score(case.sample, group), errors) or 0.0) > 0.5
 
 
 @pytest.mark.slow

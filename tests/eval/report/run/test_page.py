@@ -261,6 +261,7 @@ def test_charts_have_a_line_per_variant_and_no_value_that_is_not_finite() -> Non
         chart.title: chart for chart in alignment_charts({"aligned": LOG, "labels": LOG[:1], "broken": []})
     }
     assert set(charts) == {"Training loss", "Spread of the samples"}  # kl is NaN, nothing else was logged
+    assert alignment_charts({"labels": LOG[:1]}) == ()  # a point is no curve
     assert [(line.name, line.key, line.x, line.y) for line in charts["Training loss"].lines] == [
         ("aligned", "aligned", [20.0, 40.0], [1.5, 1.25]),
         ("labels", "labels", [20.0], [1.5]),
