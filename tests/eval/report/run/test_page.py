@@ -63,7 +63,10 @@ REQUEST = {
     "parts": ["01"],
     "tokens": [1530, 211],
 }
-LOG = [{"step": 20, "loss": 1.5, "kl": float("nan")}, {"step": 40, "loss": 1.25, "spread_visible_mm": 80.0}]
+LOG = [
+    {"step": 20, "loss": 1.5, "kl": float("nan"), "spread_visible_mm": 90.0},
+    {"step": 40, "loss": 1.25, "spread_visible_mm": 80.0},
+]
 SCORES = (80.0, None, 20.0)
 ERRORS_MM = (50.0, 90.0, 120.0)
 
