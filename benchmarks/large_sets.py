@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -326,7 +327,9 @@ TASKS = {task.__name__: task for task in (train, open_straightforward, open_size
 def in_a_process(task: Callable[..., Figures], **arguments: Any) -> Figures:
     """The result of one of TASKS. Raises RuntimeError, with the end of its output, if the process fails."""
     command = [sys.executable, "-m", "benchmarks.large_sets", "--task", task.__name__, json.dumps(arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    # waiting threads that spin would count as CPU time, on busy cores many times over
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(f"{task.__name__} failed: {run.stderr[-2000:]}")
     return json.loads(run.stdout.splitlines()[-1])
