@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,14 @@ def open_checkpoints(path: Path | None) -> Iterator[BaseCheckpointSaver[Any] | N
     except ImportError as error:
         raise ValueError("checkpoints need the extra: pip install 'meshcritic[checkpoints]'") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path, check_same_thread=False)) as connection:
-        saver = SqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+    connection = sqlite3.connect(path, check_same_thread=False)
+    saver = SqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
+    try:
         try:
             saver.setup()
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path}: not a file of checkpoints ({error})") from error
         yield saver
+    finally:
+        with saver.lock:  # SQLite crashes if its connection is closed under a query of another thread
+            connection.close()

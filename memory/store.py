@@ -136,7 +136,9 @@ class MemoryStore:
         self.close()
 
     def close(self) -> None:
-        self._connection.close()
+        """Waits for a query in progress: SQLite crashes if its connection is closed under one."""
+        with self.lock:
+            self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

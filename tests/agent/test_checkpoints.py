@@ -9,10 +9,12 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
+from agent.checkpoints import open_checkpoints
 from agent.context import CritiqueSettings
 from agent.vlm import Capabilities, EmbeddedCritic
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 from tests.agent.test_graph import Doubter
+from tests.closing import assert_close_waits
 
 ROOT = Path(__file__).parents[2]
 TERMS = ("similarity", "tag_overlap", "success_rate", "bonus", "score")
@@ -58,6 +60,13 @@ def test_a_killed_critique_goes_on_without_asking_again_what_was_answered(task):
     again = agent.critique(sample(), group(spoiled_group()))  # a finished one is not repeated
     assert comparable(again) == comparable(resumed)
     assert [*first.answered, *second.answered] == once.answered
+
+
+def test_closing_the_file_waits_for_a_query_of_another_thread(tmp_path):
+    opened = open_checkpoints(tmp_path / "checkpoints.sqlite")
+    saver = opened.__enter__()
+    config = {"configurable": {"thread_id": "1"}}
+    assert_close_waits(saver.conn, lambda: saver.get_tuple(config), lambda: opened.__exit__(None, None, None))
 
 
 def test_checkpoints_of_other_groups_settings_and_backends_are_not_used():

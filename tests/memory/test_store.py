@@ -13,6 +13,7 @@ import pytest
 from memory.rule_memory import RuleMemory
 from memory.store import FrozenMemoryError, MemoryStore
 from memory.transfer.exchange import snapshot
+from tests.closing import assert_close_waits
 from tests.memory.conftest import seed
 
 
@@ -38,6 +39,10 @@ def test_content_survives_closing(tmp_path):
         store.set_meta_once("a", "1")
     with MemoryStore(tmp_path / "new" / "memory.sqlite") as store:
         assert store.meta("a") == "1"
+
+
+def test_closing_waits_for_a_query_of_another_thread(store):
+    assert_close_waits(store._connection, lambda: store.meta("a"), store.close)
 
 
 def test_the_version_changes_with_own_writes_other_writes_and_rollbacks(tmp_path):

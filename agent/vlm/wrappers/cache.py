@@ -58,7 +58,9 @@ class ReplyCache:
             return self._connection.execute("SELECT count(*) FROM replies").fetchone()[0]
 
     def close(self) -> None:
-        self._connection.close()
+        """Waits for a query in progress: SQLite crashes if its connection is closed under one."""
+        with self._lock:
+            self._connection.close()
 
     def get(self, key: str) -> str | None:
         """The text stored under a key, or None, as from a damaged file: the question is asked then."""

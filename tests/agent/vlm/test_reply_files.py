@@ -13,6 +13,7 @@ from agent.vlm.wrappers.cache import Cached, ReplyCache
 from agent.vlm.wrappers.dry_run import DryRun
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
+from tests.closing import assert_close_waits
 
 MODEL = keyed_by_label("score", Verdict, ["A"])
 SCHEMA = {"title": "score", "properties": {"A": {}}}
@@ -43,6 +44,10 @@ def score(backend, parts=JUDGE, seed=0):
 def cache(tmp_path):
     with ReplyCache(tmp_path / "replies.sqlite") as cache:
         yield cache
+
+
+def test_closing_waits_for_a_query_of_another_thread(cache):
+    assert_close_waits(cache._connection, lambda: cache.get("key"), cache.close)
 
 
 def test_a_second_run_asks_only_the_missing_questions(cache):
