@@ -35,7 +35,7 @@ from cli.console import stages
 from common.progress import Stage
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.critics.ablations import AgentVariant
-from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.groups import LabelledGroup, draw_groups, labelled_scenes
 from eval.pipelines.align_critics import open_bench, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from hmr.body.model import Body, load_body
@@ -101,9 +101,8 @@ def bound(
         raise ValueError(f"unknown critic {unknown[0]}; allowed are {', '.join(CRITICS)}")
     body = load_body()
     scenes = draw_split("wild-test", out / "scenes", images, progress=stage("drawing wild-test", images))
-    groups = draw_groups(
-        policy, body, scenes, size=20, seed=0, cache=out / "groups", progress=stage("groups of 20", images)
-    )
+    labelled, tick = labelled_scenes(scenes), stage("groups of 20", images)
+    groups = draw_groups(policy, body, labelled, size=20, seed=0, cache=out / "groups", progress=tick)
     rows = {}
     for critic in critics:
         settings = AlignSettings(critic, calibration=calibration, rounds=Rounds(group_size=20))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,8 @@ import typer
 
 from cli.backend_flags import BackendSpec, CritiqueSet, MaxCalls, ReplyCacheFile, critique_and_backend
 from cli.console import console, print_json, print_message, stages
+from cli.evaluation_bodies import GenderedBodies, Regressor, load_evaluation_bodies
 from cli.options import (
-    MODELS,
     BodyFile,
     DetectorSpec,
     Device,
@@ -29,7 +29,6 @@ from cli.options import (
 if TYPE_CHECKING:
     from agent.agent import CritiqueAgent
     from agent.vlm.options import BackendOptions
-    from eval.benchmark.annotated.annotated_errors import EvaluationBodies
     from eval.benchmark.annotated.annotated_report import AnnotatedReport
     from hmr.body.model import Body
     from hmr.datasets.flaws import Flaws
@@ -41,25 +40,6 @@ data = typer.Typer(
     no_args_is_help=True,
     help="Prepare real data sets and evaluate a policy on them (docs/guides/datasets.md).",
 )
-
-
-GenderedBodies = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GENDER=FILE",
-        rich_help_panel=MODELS,
-        help="Body model of female, male or neutral for the ground truth (needed by EMDB and SPIN's 3DPW); "
-        "repeatable.",
-    ),
-]
-Regressor = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        rich_help_panel=MODELS,
-        help="Joint regressor for protocols of 14 joints: J_regressor_h36m.npy, or SMPL_to_J19.pkl of 4D-Humans.",
-    ),
-]
 
 
 @data.command()
@@ -152,7 +132,7 @@ def evaluate(
 
     asked = _critic_of(critic, memory, backend, settings, max_calls, reply_cache)
     model = load_policy(policy, device, detector)
-    evaluation_bodies = _load_bodies(body, bodies or (), regressor)
+    evaluation_bodies = load_evaluation_bodies(body, bodies, regressor)
     with stages() as stage, _open_critic(asked, model, evaluation_bodies.body) as scorer:
         report = evaluate_annotated(
             model, model.detector, prepared, evaluation_bodies, num_samples=samples, seed=seed, stage=stage,
@@ -244,19 +224,6 @@ def _flaws_of(prepared: Path) -> Flaws:
     return Flaws.of_json(read_json(prepared / "set.json", ()))
 
 
-def _load_bodies(body: Path | None, bodies: Sequence[str], regressor: Path | None) -> EvaluationBodies:
-    from eval.benchmark.annotated.annotated_errors import EvaluationBodies
-    from hmr.body.model import load_body
-    from hmr.datasets.protocols import load_regressor
-
-    files = dict(_gender_and_file(text) for text in bodies)
-    return EvaluationBodies(
-        load_body(body),
-        {gender: load_body(path) for gender, path in files.items()},
-        None if regressor is None else load_regressor(regressor),
-    )
-
-
 def _print_report(report: AnnotatedReport, prepared: Flaws) -> None:
     from eval.benchmark.annotated.annotated_report import report_tables
 
@@ -274,10 +241,3 @@ def _print_report(report: AnnotatedReport, prepared: Flaws) -> None:
 def _print_flaws(flaws: Flaws) -> None:
     for line in flaws.lines():
         print_message(line)
-
-
-def _gender_and_file(text: str) -> tuple[str, Path]:
-    gender, _, path = text.partition("=")
-    if gender not in ("female", "male", "neutral") or not path:
-        raise ValueError(f"--bodies takes female=FILE, male=FILE or neutral=FILE, not {text!r}")
-    return gender, Path(path)

@@ -16,7 +16,7 @@ from eval.benchmark.protocol import noise_generator
 from hmr.body.model import Body
 from hmr.metrics.errors import spread_mm
 from hmr.policy.policy import DiffusionPolicy, Features
-from hmr.types import NUM_JOINTS, Hypotheses, Labelled, Sample
+from hmr.types import NUM_JOINTS, Detection, Hypotheses, Labelled, Sample
 
 __all__ = ["SPREAD_TOLERANCE", "NoiseScaledPolicy", "SpreadAtScale", "matching_scale"]
 
@@ -31,8 +31,8 @@ class NoiseScaledPolicy:
     def __init__(self, policy: DiffusionPolicy, noise_scale: float) -> None:
         self.policy, self.noise_scale = policy, noise_scale
 
-    def encode(self, samples: Sequence[Sample]) -> Features:
-        return self.policy.encode(samples)
+    def encode(self, samples: Sequence[Sample], detections: Sequence[Detection] | None = None) -> Features:
+        return self.policy.encode(samples, detections)
 
     def sample(self, features: Features, num_samples: int, generator: torch.Generator) -> list[Hypotheses]:
         return self.policy.sample(features, num_samples, generator, self.noise_scale)

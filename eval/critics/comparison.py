@@ -35,7 +35,7 @@ from eval.critics.exploration import UCB, check_ucb, load_other_detector
 from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.files.result_files import write_critics
 from eval.critics.files.verdict_cache import Verdict
-from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.groups import CriticImages, LabelledGroup, LabelledSet, draw_groups, labelled_scenes
 from eval.critics.reference_critics.baselines import (
     fitted_hmr_scorer,
     fitted_rank_net,
@@ -43,11 +43,10 @@ from eval.critics.reference_critics.baselines import (
     random_scores,
     rank_net_scores,
 )
-from hmr.body.model import Body, load_body
+from hmr.body.model import load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split, gap_of
-from hmr.synthetic.store import set_digest
 from memory.folder import store_path
 from memory.vectors.embed import load_text_embedder
 
@@ -166,12 +165,14 @@ def evaluate_critics(
     stage: Stage,
     *,
     workers: int = 1,
+    images: CriticImages | None = None,
 ) -> CriticComparison:
     """Draw scenes and groups, explore, fit and score as the settings ask, using what is cached in `out`.
 
-    Raises ValueError for a critic that does not run on the policy's device.
+    images: used instead of the scenes and the detector of the settings. Raises ValueError for a critic that does not
+    run on the policy's device.
     """
-    with open_bench(policy, backend, settings, Path(out), stage, workers) as opened:
+    with open_bench(policy, backend, settings, Path(out), stage, workers, images) as opened:
         critics, evidence_alone = _Evaluation(opened.bench, settings).run()
     return CriticComparison(
         critics, evidence_alone, opened.benchmark, opened.calibration, opened.bench.policy.digest()
@@ -189,17 +190,32 @@ class OpenedBench:
 
 @contextmanager
 def open_bench(
-    policy: DiffusionPolicy, backend: VLMBackend, settings: CriticEvalSettings, out: Path, stage: Stage, workers: int
-) -> Iterator[OpenedBench]:  # fmt: skip
-    """Draws the scenes and groups of the settings, using what is cached in `out`. Raises as `evaluate_critics`."""
+    policy: DiffusionPolicy,
+    backend: VLMBackend,
+    settings: CriticEvalSettings,
+    out: Path,
+    stage: Stage,
+    workers: int,
+    images: CriticImages | None = None,
+) -> Iterator[OpenedBench]:
+    """Draws the groups of the settings, using what is cached in `out`; arguments and errors: `evaluate_critics`."""
     if settings.critic in ON_CPU and policy.device.type != "cpu":
         raise ValueError(f"--critic {settings.critic} fits hmr-scorer, which needs --device cpu")
-    body, detector = load_body(), load_other_detector(settings.detector, policy)
-    (benchmark, tests), (lab, calibration) = _draw(policy, body, settings, out, stage, workers)
+    images = images or _scenes(policy, settings, out, stage, workers)
+
+    def groups(labelled: LabelledSet) -> list[LabelledGroup]:
+        tick = stage(f"groups of {settings.samples} on {labelled.name}", len(labelled.cases))
+        return draw_groups(
+            policy, images.body, labelled,
+            size=settings.samples, seed=settings.seed, cache=out / "groups", progress=tick,
+        )  # fmt: skip
+
+    tests, calibration = groups(images.tests), groups(images.calibration)
+    lab = images.calibration.digest
     with EvidenceCache(out / "evidence.jsonl") as evidence:
         bench = AgentBench(
             policy=policy,
-            body=body,
+            body=images.body,
             backend=backend,
             embedder=load_text_embedder(),
             evidence=evidence,
@@ -211,32 +227,30 @@ def open_bench(
             memory=settings.memory,
             seed=settings.seed,
             ucb=settings.ucb,
-            detector=detector,
+            detector=images.detector,
             rules_per_case=settings.rules_per_case,
             critique_settings=settings.critique,
         )
-        yield OpenedBench(bench, benchmark, lab if settings.learns_on_lab else None)
+        yield OpenedBench(bench, images.tests.digest, lab if settings.learns_on_lab else None)
 
 
-def _draw(
-    policy: DiffusionPolicy, body: Body, settings: CriticEvalSettings, out: Path, stage: Stage, workers: int
-) -> Iterator[tuple[str, list[LabelledGroup]]]:
-    """The content hash of the scenes, and their groups: of the test split, then of the calibration split."""
-    gap = gap_of(settings.base)
-    splits = (
-        (gap.test, settings.images, settings.motion),
-        (gap.calibration, settings.calibration, None),
-    )
-    for split, count, motion in splits:
-        title = f"{count} scenes of {split}"
-        tick = stage(f"drawing {title}", count)
+def _scenes(
+    policy: DiffusionPolicy, settings: CriticEvalSettings, out: Path, stage: Stage, workers: int
+) -> CriticImages:
+    """The scenes of the settings: of the test split, and of the calibration split."""
+
+    def drawn(split: str, count: int, motion: Path | None) -> LabelledSet:
+        tick = stage(f"drawing {count} scenes of {split}", count)
         folder = draw_split(split, out / "scenes", count, motion=motion, workers=workers, progress=tick)
-        tick = stage(f"groups of {settings.samples} on {title}", count)
-        groups = draw_groups(
-            policy, body, folder,
-            size=settings.samples, seed=settings.seed, cache=out / "groups", progress=tick,
-        )  # fmt: skip
-        yield set_digest(folder), groups
+        return labelled_scenes(folder)
+
+    gap = gap_of(settings.base)
+    return CriticImages(
+        drawn(gap.test, settings.images, settings.motion),
+        drawn(gap.calibration, settings.calibration, None),
+        load_body(),
+        load_other_detector(settings.detector, policy),
+    )
 
 
 class _Evaluation:

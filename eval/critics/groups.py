@@ -1,8 +1,9 @@
-"""Draws groups of hypotheses with their true errors, and caches them by policy, scenes, size and seed.
+"""Draws groups of hypotheses with their true errors, and caches them by policy, images, size and seed.
 
-    CACHE/SCENES-FIRST-KEY.npz    the groups of CHUNK_SIZE images, written when they are drawn
+    CACHE/NAME-FIRST-KEY.npz    the groups of CHUNK_SIZE images, written when they are drawn
 
-KEY is a hash of scenes, rows, policy, size and seed. A killed run draws at most one chunk again.
+NAME is that of the set, KEY a hash of its content, rows, policy, size and seed. A killed run draws at most one chunk
+again.
 """
 
 from __future__ import annotations
@@ -23,12 +24,39 @@ from hmr.body.model import Body
 from hmr.metrics.errors import group_errors_mm
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.store import read_labelled, set_digest
-from hmr.types import BodyParams, Hypotheses, Labelled, Sample
+from hmr.types import BodyParams, Detector, Hypotheses, Labelled, Sample
 
-__all__ = ["LabelledGroup", "draw_groups"]
+__all__ = ["CriticImages", "LabelledGroup", "LabelledSet", "draw_groups", "labelled_scenes"]
 
 PARAMS = ("global_orient", "body_pose", "betas", "transl")
 CHUNK_SIZE = 32  # images; sampling their groups takes one to two minutes
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Labelled images; name: of cached files. digest: hash of the content."""
+
+    name: str
+    cases: Sequence[Labelled]
+    digest: str
+
+
+@dataclass(frozen=True)
+class CriticImages:
+    """What critics are compared on and learn from in place of scenes, and what they look with.
+
+    body: of the hypotheses and of the truth's parameters. detector: None is the embedded one.
+    """
+
+    tests: LabelledSet
+    calibration: LabelledSet
+    body: Body
+    detector: Detector | None
+
+
+def labelled_scenes(folder: Path) -> LabelledSet:
+    """The scenes that `hmr.synthetic.splits.draw_split` wrote. Raises FileNotFoundError if they have no truth."""
+    return LabelledSet(folder.name, read_labelled(folder), set_digest(folder))
 
 
 @dataclass(frozen=True)
@@ -50,24 +78,24 @@ class LabelledGroup:
 def draw_groups(
     policy: DiffusionPolicy,
     body: Body,
-    scenes: Path,
+    labelled: LabelledSet,
     *,
     size: int,
     seed: int,
     cache: Path,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[LabelledGroup]:
-    """`size` hypotheses per image of the set in `scenes`, from the files under `cache` where they exist.
+    """`size` hypotheses per image, from the files under `cache` where they exist.
 
     `progress` receives the number of images done after each image that is drawn.
     """
-    cases = read_labelled(scenes)
-    key = {"scenes": set_digest(scenes), "policy": policy.digest(), "size": size, "seed": seed}
+    cases = labelled.cases
+    key = {"scenes": labelled.digest, "policy": policy.digest(), "size": size, "seed": seed}
     groups: list[LabelledGroup] = []
     for first in range(0, len(cases), CHUNK_SIZE):
         chunk = cases[first : first + CHUNK_SIZE]
         digest = json_digest({**key, "rows": [first, first + len(chunk)]}, length=12)
-        path = cache / f"{scenes.name}-{first:05d}-{digest}.npz"
+        path = cache / f"{labelled.name}-{first:05d}-{digest}.npz"
         if not path.exists():
             drawn = []
             for row, case in enumerate(chunk, start=1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from agent.vlm.options import open_backend
 from common.progress import Stage
 from eval.critics.ablations import AGENT, AgentBench
 from eval.critics.files.evidence_cache import EvidenceCache
-from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.groups import LabelledGroup, LabelledSet, draw_groups, labelled_scenes
 from eval.critics.reference_critics.baselines import fitted_hmr_scorer
 from eval.pipelines.align_settings import HMR_SCORER, REWARD, AlignSettings
 from hmr.body.model import Body
@@ -21,7 +21,7 @@ from hmr.policy.checkpoint import load_reader
 from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
-from hmr.synthetic.store import read_samples, read_truth, set_digest
+from hmr.synthetic.store import read_samples, read_truth
 from hmr.types import Detector, Scorer
 from memory.vectors.embed import load_text_embedder
 from rl.scorers.noisy_reading import NOISY_READING, fitted_reading
@@ -42,17 +42,22 @@ def open_scorer(
     stack: ExitStack,
     backend: VLMBackend | None = None,
     detector: Detector | None = None,
+    calibration: Callable[[], LabelledSet] | None = None,
 ) -> Scorer:
     """The critic of the settings (the base critic of a shuffled one), valid until `stack` is closed.
 
     scenes: the scored set, from which a noisy truth reads the truth; other critics do not open it.
     out: folder of what a critic learned.
     backend, detector: used instead of those that the settings name; the detector None is the embedded one.
+    calibration: labelled images for a critic that learns. Default: scenes of the calibration split of the settings.
 
     Raises ValueError for an unknown critic, and what its parts raise.
     """
     if settings.uses_truth:
-        assert scenes is not None, "a noisy truth needs the scenes"
+        if scenes is None:
+            raise ValueError(
+                f"the critic {settings.critic} reads the truth of scenes, which these images are not"
+            )
         truths = read_truth(scenes)
         if settings.base_critic.startswith(NOISY_READING):
             samples, seed = read_samples(scenes), settings.rounds.seed
@@ -61,8 +66,9 @@ def open_scorer(
     if settings.base_critic.startswith(REWARD):
         return load_reward(settings.base_critic.removeprefix(REWARD), body)
     bench = open_bench(
-        policy, body, settings, out=out, stage=stage, stack=stack, backend=backend, detector=detector
-    )
+        policy, body, settings, out=out, stage=stage, stack=stack, backend=backend, detector=detector,
+        calibration=calibration,
+    )  # fmt: skip
     if settings.base_critic == HMR_SCORER:
         return fitted_hmr_scorer(bench)
     return stack.enter_context(bench.agent(AGENT))
@@ -88,6 +94,7 @@ def open_bench(
     stack: ExitStack,
     backend: VLMBackend | None = None,
     detector: Detector | None = None,
+    calibration: Callable[[], LabelledSet] | None = None,
     tests: Sequence[LabelledGroup] = (),
 ) -> AgentBench:
     """Builder of critics that learn, valid until `stack` is closed; arguments as in `open_scorer`.
@@ -96,14 +103,14 @@ def open_bench(
     """
     if backend is None:
         backend = stack.enter_context(open_backend(settings.backend_options())).backend
-    calibration, fingerprint = _calibration_groups(policy, body, settings, out, stage)
+    groups, fingerprint = _calibration_groups(policy, body, settings, calibration, out, stage)
     return AgentBench(
         policy=policy,
         body=body,
         backend=backend,
         embedder=load_text_embedder(),
         evidence=stack.enter_context(EvidenceCache(out / "evidence.jsonl")),
-        calibration=calibration,
+        calibration=groups,
         tests=tests,
         out=out,
         stage=stage,
@@ -116,16 +123,24 @@ def open_bench(
 
 
 def _calibration_groups(
-    policy: DiffusionPolicy, body: Body, settings: AlignSettings, out: Path, stage: Stage
+    policy: DiffusionPolicy,
+    body: Body,
+    settings: AlignSettings,
+    given: Callable[[], LabelledSet] | None,
+    out: Path,
+    stage: Stage,
 ) -> tuple[list[LabelledGroup], dict[str, Any]]:
-    """The groups of the calibration split on which a critic learns, and their fingerprint; none for an explored
-    memory."""
+    """The groups on which a critic learns, and their fingerprint; none for an explored memory."""
     if settings.memory is not None and settings.base_critic != HMR_SCORER:
         return [], {}
+    labelled = given() if given else _calibration_scenes(settings, out, stage)
+    size, seed = settings.rounds.group_size, settings.rounds.seed
+    tick = stage(f"groups of {size} on {labelled.name}", len(labelled.cases))
+    groups = draw_groups(policy, body, labelled, size=size, seed=seed, cache=out / "groups", progress=tick)
+    return groups, {"policy": policy.digest(), "scenes": labelled.digest, "samples": size}
+
+
+def _calibration_scenes(settings: AlignSettings, out: Path, stage: Stage) -> LabelledSet:
     split = settings.gap.calibration
     tick = stage(f"drawing {settings.calibration} scenes of {split}", settings.calibration)
-    scenes = draw_split(split, out / "scenes", settings.calibration, progress=tick)
-    size, seed = settings.rounds.group_size, settings.rounds.seed
-    tick = stage(f"groups of {size} on {split}", settings.calibration)
-    groups = draw_groups(policy, body, scenes, size=size, seed=seed, cache=out / "groups", progress=tick)
-    return groups, {"policy": policy.digest(), "scenes": set_digest(scenes), "samples": size}
+    return labelled_scenes(draw_split(split, out / "scenes", settings.calibration, progress=tick))

@@ -12,8 +12,7 @@ inputs, so a killed run continues and a second run computes only what is new. Se
 with its own folder; if the folders are copied into one, a run of all seeds prints the whole study without computing
 anything.
 
-Of the hypotheses only joints are posed, and the first ten of each image as meshes, for their plausibility and agreement
-with the image; `meshcritic evaluate` has all metrics of errors.
+The images are those of `eval.study.images`: scenes of the open benchmark, or real data sets.
 """
 
 from __future__ import annotations
@@ -30,23 +29,19 @@ from datasets import Dataset, concatenate_datasets
 from common.progress import Stage
 from common.storage.fingerprint import json_digest
 from eval.benchmark.matched_spread import NoiseScaledPolicy
-from eval.benchmark.measures.body_measures import FIRST, BodyMeasures
-from eval.benchmark.protocol import Policy, Report, evaluate_policy
+from eval.benchmark.measures.body_measures import FIRST
+from eval.benchmark.protocol import Report
 from eval.benchmark.report_cache import cached_report
-from eval.critics.exploration import load_other_detector
 from eval.pipelines.align_critics import detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.study.arms import BASE, CEILING, Arm
+from eval.study.images import Evaluation, SceneImages, StudyImages, StudyPolicy
 from eval.study.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
 from eval.study.study_table import CEILING_NAME, SCALES, StudyRuns
-from hmr.body.model import load_body
-from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.checkpoint import load_reader
 from hmr.policy.policy import DiffusionPolicy
-from hmr.render import load_renderer
-from hmr.synthetic.splits import GAPS, draw_split
-from hmr.synthetic.store import read_labelled, read_samples, set_digest
-from hmr.types import BodyParams, Posed, Sample, Scorer
+from hmr.synthetic.splits import GAPS
+from hmr.types import Detector, Sample, Scorer
 from rl.imitation import groups_of_labels
 from rl.policy_gradient.align import align_by_policy_gradient
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
@@ -84,15 +79,14 @@ class StudySeed:
     """The runs of one seed. Critics are opened at first use and closed with `opened`."""
 
     policy: DiffusionPolicy
-    measures: BodyMeasures
+    images: StudyImages
     sizes: Sizes
-    images: int  # of the split to align on, the largest number of any arm
+    to_align: int  # images, the largest number of any arm
     seed: int
     out: Path
     stage: Stage
     opened: ExitStack
     critics: dict[str, Scorer] = field(default_factory=dict)
-    drawn: dict[tuple[str, int, bool], Path] = field(default_factory=dict)
 
     def base(self, scale: float = 1.0) -> Report:
         """The base policy with its starting noise multiplied by `scale`; picks are made only at scale 1."""
@@ -101,11 +95,15 @@ class StudySeed:
             f"base x {scale:g}", {"scale": scale}, picks, lambda: NoiseScaledPolicy(self.policy, scale)
         )
 
-    def narrowed(self, spread_mm: float) -> list[Report]:
-        """The base at decreasing scales of noise, until its spread is at most `spread_mm`."""
+    def scales(self, arms: Sequence[Report]) -> list[Report]:
+        """The base, and, if the sizes ask for them, at decreasing scales of noise, until its spread is at most that of
+        every arm."""
         reports = [self.base()]
-        for scale in SCALES[1:] if self.sizes.narrows else ():
-            if reports[-1].spread_mm() <= spread_mm:
+        if not self.sizes.narrows:
+            return reports
+        narrowest_mm = min(report.spread_mm() for report in arms)
+        for scale in SCALES[1:]:
+            if reports[-1].spread_mm() <= narrowest_mm:
                 break
             reports.append(self.base(scale))
         return reports
@@ -118,39 +116,24 @@ class StudySeed:
     # -- evaluating ------------------------------------------------------------------------------------------
 
     def _report(
-        self, name: str, inputs: Mapping[str, Any], picks: bool, policy_of: Callable[[], Policy]
+        self, name: str, inputs: Mapping[str, Any], picks: bool, policy_of: Callable[[], StudyPolicy]
     ) -> Report:
         """The cached report of the same inputs, or a new one."""
         key = {
-            **inputs, "base": self.policy.digest(), "tests": set_digest(self.tests), "samples": self.sizes.samples,
+            **inputs, "base": self.policy.digest(), "tests": self.images.digest(), "samples": self.sizes.samples,
             "seed": self.seed, "calibration": self.sizes.calibration, "picks": picks, "measured": FIRST,
             **({"minima": self.sizes.minima} if self.sizes.minima else {}),
         }  # fmt: skip
-        path = self.out / "reports" / f"{_slug(name)}-seed-{self.seed}.npz"
+        path = self.out / "reports" / self.images.tests / f"{_slug(name)}-seed-{self.seed}.npz"
         return cached_report(path, key, lambda: self._evaluated(name, policy_of(), picks))
 
-    def _evaluated(self, name: str, policy: Policy, picks: bool) -> Report:
-        tick = self.stage(f"seed {self.seed}, {name}: evaluating", self.sizes.test)
-        return evaluate_policy(
-            policy,
-            self._skeleton,
-            read_labelled(self.tests),
-            num_samples=self.sizes.samples,
-            group_size=min(PICK_GROUP, self.sizes.samples),
-            seed=self.seed,
-            minima=self.sizes.minima,
-            scorer=self._critic(PICKER) if picks else None,
-            measures=self.measures,
-            progress=lambda done, total: tick(done),
+    def _evaluated(self, name: str, policy: StudyPolicy, picks: bool) -> Report:
+        scorer = self._critic(PICKER) if picks else None
+        group_size = min(PICK_GROUP, self.sizes.samples)
+        evaluation = Evaluation(self.sizes.samples, group_size, self.seed, self.sizes.minima, scorer)
+        return self.images.evaluate(
+            policy, evaluation, lambda title, total: self.stage(f"seed {self.seed}, {name}: {title}", total)
         )
-
-    @property
-    def tests(self) -> Path:
-        return self._scenes(GAP.test, self.sizes.test)
-
-    def _skeleton(self, params: BodyParams) -> Posed:
-        joints_cam_m = self.measures.body.joints(params)
-        return Posed(joints_cam_m, joints_cam_m)
 
     # -- aligning --------------------------------------------------------------------------------------------
 
@@ -176,7 +159,7 @@ class StudySeed:
                 self.policy, scorer, samples, folder, arm.policy_gradient, self.seed, self.stage, rescore
             )
         if arm.search:
-            detector = detector_of_search(self.policy, self.measures.body, scorer, self.measures.detector)
+            detector = detector_of_search(self.policy, self.images.body, scorer, self._detector)
         rounds = Rounds(arm.rounds, arm.group_size, self.seed, search=arm.search)
         return align_in_rounds(
             self.policy, scorer, samples, folder, alignment, rounds, self.stage, rescore, detector
@@ -197,18 +180,17 @@ class StudySeed:
 
     def _new_labels(self, arm: Arm) -> Replay:
         if arm.imitates == "train labels":
-            return replay_of(self.policy, read_labelled(self._scenes(GAP.train, arm.images)))
+            return replay_of(self.policy, self.images.home_labels(arm.images))
         if arm.imitates == "align labels":
-            labelled = read_labelled(self._scenes(GAP.align, self.images, truth=True))
-            return replay_of(self.policy, labelled[: arm.images])
-        samples = read_samples(self._scenes(GAP.align, self.images))[: arm.images]
+            return replay_of(self.policy, self.images.labels(self.to_align)[: arm.images])
+        samples = self.images.to_align(self.to_align)[: arm.images]
         tick = self.stage(f"seed {self.seed}: {arm.imitates} bodies of {len(samples)} images", len(samples))
         if arm.imitates == "averaged":
             return averaged_groups(self.policy, samples, arm.group_size, self.seed, tick)
         if arm.imitates == "reading":
             reader = load_reader(str(self.policy.device))
-            return read_by(reader, self.measures.detector, self.policy, samples, tick)
-        return fitted_to_keypoints(self.policy, self.measures.body, samples, tick)
+            return read_by(reader, self._detector, self.policy, samples, tick)
+        return fitted_to_keypoints(self.policy, self.images.body, samples, tick)
 
     def _groups(self, arm: Arm) -> Dataset:
         """The groups of an arm of one round, in parts that arms share."""
@@ -234,21 +216,19 @@ class StudySeed:
         settings = dataclasses.replace(_settings(critic), calibration=self.sizes.calibration, rounds=rounds)
         if settings.base_critic not in self.critics:
             self.critics[settings.base_critic] = open_scorer(
-                self.policy, self.measures.body, settings,
-                scenes=self._scenes(GAP.align, self.images, settings.uses_truth), out=self.out / "critics",
-                stage=self.stage, stack=self.opened, detector=load_other_detector(settings.detector, self.policy),
+                self.policy, self.images.body, settings,
+                scenes=self.images.scenes(self.to_align, settings.uses_truth), out=self.out / "critics",
+                stage=self.stage, stack=self.opened, detector=self.images.detector,
+                calibration=lambda: self.images.calibration(self.sizes.calibration),
             )  # fmt: skip
         return self.critics[settings.base_critic]
 
-    def _samples(self, arm: Arm) -> Sequence[Sample]:
-        return read_samples(self._scenes(GAP.align, self.images, arm.uses_truth))[: arm.images]
+    @property
+    def _detector(self) -> Detector:
+        return self.images.detector or self.policy.detector
 
-    def _scenes(self, split: str, count: int, truth: bool = False) -> Path:
-        if (split, count, truth) not in self.drawn:
-            tick = self.stage(f"seed {self.seed}: drawing {count} scenes of {split}", count)
-            folder = draw_split(split, self.out / "scenes", count, uses_truth=truth, progress=tick)
-            self.drawn[split, count, truth] = folder
-        return self.drawn[split, count, truth]
+    def _samples(self, arm: Arm) -> Sequence[Sample]:
+        return self.images.to_align(self.to_align, arm.uses_truth)[: arm.images]
 
 
 def run_study(
@@ -258,28 +238,27 @@ def run_study(
     sizes: Sizes,
     out: Path,
     stage: Stage,
-    ceiling: Arm | None = None,
+    ceiling: Arm | None = CEILING,
+    images: StudyImages | None = None,
 ) -> StudyRuns:
-    """Run the ceiling (default: CEILING) and every arm with every seed, seed by seed."""
-    ceiling = ceiling or CEILING
-    images = max(sizes.fit(arm).images for arm in (ceiling, *arms.values()))
-    measures = _measures(policy)
+    """Run the ceiling, unless it is None, and every arm with every seed, seed by seed.
+
+    images: default: the scenes of the open benchmark, drawn in `out`.
+    """
+    images = images or SceneImages.of(policy, GAP, sizes.test, out / "scenes", stage)
+    bounds = [] if ceiling is None else [ceiling]
+    to_align = max(sizes.fit(arm).images for arm in (*bounds, *arms.values()))
     marked = frozenset(name for name, arm in arms.items() if arm.uses_truth)
-    runs = StudyRuns({name: [] for name in arms}, [], [], {"base policy": policy.digest()}, marked)
+    made_from = {"base policy": policy.digest(), "benchmark": images.digest(), "M": sizes.samples}
+    runs = StudyRuns({name: [] for name in arms}, [], [], made_from, marked)
     for seed in seeds:
         with ExitStack() as opened:
-            run = StudySeed(policy, measures, sizes, images, seed, out, stage, opened)
+            run = StudySeed(policy, images, sizes, to_align, seed, out, stage, opened)
             for name, arm in arms.items():
                 runs.arms[name].append(run.arm(name, arm))
-            runs.ceiling.append(run.arm(CEILING_NAME, ceiling))
-            runs.bases.append(run.narrowed(min(reports[-1].spread_mm() for reports in runs.arms.values())))
-            runs.made_from.update(benchmark=set_digest(run.tests), M=sizes.samples)
+            runs.ceiling.extend(run.arm(CEILING_NAME, bound) for bound in bounds)
+            runs.bases.append(run.scales([reports[-1] for reports in runs.arms.values()]))
     return runs
-
-
-def _measures(policy: DiffusionPolicy) -> BodyMeasures:
-    detector = load_other_detector(EmbeddedDetector.name, policy) or policy.detector
-    return BodyMeasures(load_body(), load_renderer(), detector)
 
 
 def policy_folder(out: Path, name: str, arm: Arm, sizes: Sizes, seed: int) -> Path:

@@ -64,10 +64,17 @@ def arms_of(sizes: TableSizes) -> dict[str, Arm]:
 
 @dataclass(frozen=True)
 class _Runs:
-    """The reports of a study by row: an arm, the base or the ceiling."""
+    """The reports of a study by row: an arm, the base or the ceiling. about: the protocol of its images."""
 
     runs: StudyRuns
     sizes: TableSizes
+    about: str
+    data: str
+
+    @property
+    def rows(self) -> list[str]:
+        """Those that were run: the ceiling needs labels."""
+        return ["base", *self.runs.arms, *([CEILING_NAME] if self.runs.ceiling else [])]
 
     def values(self, row: str, metric: str, reduction: str) -> Float[np.ndarray, "seeds images"]:
         return np.stack([report.values[metric][reduction] for report in self._reports(row)])
@@ -105,8 +112,9 @@ class _Runs:
             columns,
             paper_columns,
             paper_source,
-            [self.row(row, where, theirs) for row, theirs in rows.items()],
-            [self.claim(*pair) for pair in claims],
+            [self.row(row, where, theirs) for row, theirs in rows.items() if row in self.rows],
+            [self.claim(*pair) for pair in claims if {*pair} <= {*self.rows}],
+            self.data,
         )
 
     @property
@@ -114,9 +122,8 @@ class _Runs:
         seeds = ", ".join(map(str, self.sizes.seeds))
         made = self.runs.made_from
         return (
-            f"street-test, {self.sizes.study.test} images, seeds {seeds}; 24 joints, pelvis-aligned, mm; PA: "
-            f"similarity Procrustes per hypothesis; M = {', '.join(map(str, self.sizes.counts))}; aligned on "
-            f"{self.sizes.align} images of street-align; base policy {made['base policy']}, benchmark "
+            f"{self.about}, {self.sizes.align} images; seeds {seeds}; PA: similarity Procrustes per hypothesis; M = "
+            f"{', '.join(map(str, self.sizes.counts))}; base policy {made['base policy']}, benchmark "
             f"{made['benchmark']}"
         )
 
@@ -133,8 +140,11 @@ def _columns(sizes: TableSizes) -> tuple[list[Column], dict[str, tuple[str, str]
     return columns, where
 
 
-def alignment_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:
-    """Table 1: the base, ADHMR's recipe, the paper's method, ours, ours with more images, and the ceiling."""
+def alignment_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "") -> ResultTable:
+    """Table 1: the base, ADHMR's recipe, the paper's method, ours, ours with more images, and the ceiling.
+
+    about: the protocol of the images (`eval.study.images`). data: as in `ResultTable`.
+    """
     theirs = paper.ALIGNMENT
     rows = {
         "base": theirs["base"],
@@ -153,10 +163,10 @@ def alignment_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:
     ]
     title = "Alignment on images without labels"
     shown = (paper.ALIGNMENT_COLUMNS, paper.ALIGNMENT_SOURCE)
-    return _Runs(runs, sizes).table("table-1", title, rows, claims, *shown)
+    return _Runs(runs, sizes, about, data).table("table-1", title, rows, claims, *shown)
 
 
-def training_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:
+def training_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "") -> ResultTable:
     """Table 2: what the critic and the loss contribute."""
     theirs = paper.TRAINING
     rows = {
@@ -169,12 +179,12 @@ def training_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:
     }
     claims = list(zip(list(rows)[1:], rows, strict=False))  # each row is below the one before
     shown = (paper.TRAINING_COLUMNS, paper.TRAINING_SOURCE)
-    return _Runs(runs, sizes).table("table-2", "Critic and loss", rows, claims, *shown)
+    return _Runs(runs, sizes, about, data).table("table-2", "Critic and loss", rows, claims, *shown)
 
 
-def headroom_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:
-    """The share of the ceiling's gain that every arm recovers (docs/reference/measures.md)."""
-    given, samples = _Runs(runs, sizes), sizes.study.samples
+def headroom_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "") -> ResultTable:
+    """The share of the ceiling's gain that every arm recovers (docs/reference/measures.md); needs a ceiling."""
+    given, samples = _Runs(runs, sizes, about, data), sizes.study.samples
     where = {"hyp0": "hypothesis 0", "averaged": "averaged pose", f"min{samples}": f"minimum over {samples}"}
     rows = [
         TableRow(
@@ -199,4 +209,5 @@ def headroom_table(runs: StudyRuns, sizes: TableSizes) -> ResultTable:
         "",
         rows,
         (),
+        data,
     )

@@ -16,34 +16,36 @@ OTHERS = ("hmr-scorer", "ranknet", "consensus", "random")
 MPJPE = ERROR_METRICS[0]
 
 
-def critic_table(found: CriticComparison, settings: CriticEvalSettings) -> ResultTable:
-    """Table 3."""
+def critic_table(found: CriticComparison, settings: CriticEvalSettings, data: str = "") -> ResultTable:
+    """Table 3. data: as in `ResultTable`."""
     names = [AGENT.name, *OTHERS]
     return ResultTable(
         "table-3",
         "Critics: agreement with the true errors within a group",
-        _protocol(found, settings),
+        _protocol(found, settings, data),
         _COLUMNS,
         paper.CRITIC_COLUMNS,
         paper.CRITIC_SOURCE,
         [_row(found.critics[name], paper.CRITICS.get(name, {})) for name in names],
         [_claim(found, name) for name in OTHERS],
+        data,
     )
 
 
-def ablation_table(found: CriticComparison, settings: CriticEvalSettings) -> ResultTable:
-    """Table 4."""
+def ablation_table(found: CriticComparison, settings: CriticEvalSettings, data: str = "") -> ResultTable:
+    """Table 4. data: as in `ResultTable`."""
     parts = [AgentVariant(without=frozenset({part})).name for part in COMPONENTS]
     names = [name for name in found.critics if name not in OTHERS]
     return ResultTable(
         "table-4",
         "The agent without its parts",
-        _protocol(found, settings),
+        _protocol(found, settings, data),
         _COLUMNS,
         (Column("srcc_mean", "SRCC", 3),),
         paper.CRITIC_SOURCE,
         [_row(found.critics[name], paper.ABLATIONS.get(name, {})) for name in names],
         [_claim(found, name) for name in parts],
+        data,
     )
 
 
@@ -69,9 +71,9 @@ def _claim(found: CriticComparison, other: str) -> Claim:
     return Claim(f"the agent is above {other} (SRCC with MPJPE)", lead[MPJPE] if lead else None, 3)
 
 
-def _protocol(found: CriticComparison, settings: CriticEvalSettings) -> str:
+def _protocol(found: CriticComparison, settings: CriticEvalSettings, data: str) -> str:
+    base = found.base_policy if data else f"{found.base_policy} ({settings.base})"
     return (
-        f"{settings.images} groups of {settings.samples} of the base policy {found.base_policy} ({settings.base}), "
-        f"benchmark {found.benchmark}; critics learn on {settings.calibration} calibration scenes; seed "
-        f"{settings.seed}"
+        f"{settings.images} groups of {settings.samples} of the base policy {base}, benchmark {found.benchmark}; "
+        f"critics learn on {settings.calibration} calibration {'people' if data else 'scenes'}; seed {settings.seed}"
     )

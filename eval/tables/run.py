@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from agent.vlm import EmbeddedCritic
 from common.progress import Stage
-from eval.critics.comparison import CriticEvalSettings, evaluate_critics
+from common.storage.fingerprint import digest
+from eval.benchmark.annotated.annotated_errors import EvaluationBodies
+from eval.critics.comparison import CriticComparison, CriticEvalSettings, evaluate_critics
 from eval.study.arms import BASE, CEILING
-from eval.study.study import run_study
+from eval.study.images import SceneImages
+from eval.study.prepared import PreparedImages, PreparedSets
+from eval.study.study import GAP, run_study
+from eval.study.study_table import StudyRuns
 from eval.tables.alignment import alignment_table, arms_of, headroom_table, training_table
 from eval.tables.critics import ablation_table, critic_table
 from eval.tables.sizes import TableSizes
 from eval.tables.table import ResultTable
 from hmr.policy.policy import DiffusionPolicy
 
-__all__ = ["TABLES", "run_tables"]
+__all__ = ["TABLES", "check_tables", "run_prepared_tables", "run_tables"]
 
-TABLES = (1, 2, 3, 4)
+ALIGNMENTS = {1: alignment_table, 2: training_table}
+CRITICS = {3: critic_table, 4: ablation_table}
+TABLES = (*ALIGNMENTS, *CRITICS)
+
+
+def check_tables(tables: Sequence[int]) -> None:
+    """Raises ValueError for an unknown number."""
+    if unknown := sorted(set(tables) - set(TABLES)):
+        raise ValueError(f"there is no table {unknown[0]}; the tables are {', '.join(map(str, TABLES))}")
 
 
 def run_tables(
@@ -29,22 +42,106 @@ def run_tables(
 
     policy: the base policy of `eval.study.arms.BASE`. Raises ValueError for an unknown number.
     """
-    if unknown := sorted(set(tables) - set(TABLES)):
-        raise ValueError(f"there is no table {unknown[0]}; the tables are {', '.join(map(str, TABLES))}")
+    check_tables(tables)
     found: list[ResultTable] = []
-    if {1, 2} & set(tables):
+    if set(ALIGNMENTS) & set(tables):
+        images = SceneImages.of(policy, GAP, sizes.study.test, out / "study" / "scenes", stage)
         ceiling = replace(CEILING, images=sizes.align)
-        runs = run_study(policy, arms_of(sizes), sizes.seeds, sizes.study, out / "study", stage, ceiling)
-        made = {1: alignment_table, 2: training_table}
-        found += [make(runs, sizes) for number, make in made.items() if number in tables]
-        found.append(headroom_table(runs, sizes))
-    if {3, 4} & set(tables):
-        settings = CriticEvalSettings(
-            critic="all", base=BASE, images=sizes.critic_images, calibration=sizes.study.calibration
+        runs = run_study(
+            policy, arms_of(sizes), sizes.seeds, sizes.study, out / "study", stage, ceiling, images
         )
+        found += _alignment_tables(tables, runs, sizes, images.protocol())
+    if set(CRITICS) & set(tables):
+        settings = _critic_settings(sizes)
         comparison = evaluate_critics(
             policy, EmbeddedCritic(), settings, out / "critics", stage, workers=workers
         )
-        made_of_critics = {3: critic_table, 4: ablation_table}
-        found += [make(comparison, settings) for number, make in made_of_critics.items() if number in tables]
+        found += _critic_tables(tables, comparison, settings)
     return found
+
+
+def run_prepared_tables(
+    policy: DiffusionPolicy,
+    sets: PreparedSets,
+    bodies: EvaluationBodies,
+    tables: Sequence[int],
+    sizes: TableSizes,
+    out: Path,
+    stage: Stage,
+    print_line: Callable[[str], None],
+) -> list[ResultTable]:
+    """The same on real data sets: tables 1 and 2 for each test set, 3 and 4 if there is a set to compare critics on.
+
+    A set to align on with fewer people than the sizes ask for is used whole by the row with more images, and half of it
+    by the others. Without labels there is no ceiling.
+    print_line: receives what is left out, and why. Raises ValueError for an unknown number, and for sets that lack what
+    they are used for.
+    """
+    check_tables(tables)
+    limit = None if sizes.whole_sets else sizes.study.test
+    first, *others = (PreparedImages(sets, test, bodies, policy.detector, limit) for test in sets.test)
+    root, found = out / f"sets-{digest(policy.digest(), first.learned_from, length=8)}", []
+    if set(ALIGNMENTS) & set(tables):
+        sizes = sizes.with_people(first.people_to_align)
+        for images in (first, *others):
+            found += _prepared_alignments(policy, images, tables, sizes, root / "study", stage, print_line)
+    if set(CRITICS) & set(tables):
+        found += _prepared_critics(policy, first, tables, sizes, root / "critics", stage, print_line)
+    return found
+
+
+def _prepared_alignments(
+    policy: DiffusionPolicy,
+    images: PreparedImages,
+    tables: Sequence[int],
+    sizes: TableSizes,
+    out: Path,
+    stage: Stage,
+    print_line: Callable[[str], None],
+) -> list[ResultTable]:
+    ceiling = replace(CEILING, images=sizes.align)
+    if reason := images.without_labels(sizes.align):
+        print_line(f"no ceiling and no headroom on {images.tests}: {reason}")
+        ceiling = None
+    runs = run_study(policy, arms_of(sizes), sizes.seeds, sizes.study, out, stage, ceiling, images)
+    return _alignment_tables(tables, runs, sizes, images.protocol(), images.tests)
+
+
+def _prepared_critics(
+    policy: DiffusionPolicy,
+    images: PreparedImages,
+    tables: Sequence[int],
+    sizes: TableSizes,
+    out: Path,
+    stage: Stage,
+    print_line: Callable[[str], None],
+) -> list[ResultTable]:
+    settings = _critic_settings(sizes)
+    compared = images.to_compare(settings.images, settings.calibration)
+    if compared is None:
+        print_line("no tables 3 and 4: no set to compare critics on is named")
+        return []
+    settings = replace(
+        settings, images=len(compared.tests.cases), calibration=len(compared.calibration.cases)
+    )
+    comparison = evaluate_critics(policy, EmbeddedCritic(), settings, out, stage, images=compared)
+    return _critic_tables(tables, comparison, settings, compared.tests.name)
+
+
+def _critic_settings(sizes: TableSizes) -> CriticEvalSettings:
+    return CriticEvalSettings(
+        critic="all", base=BASE, images=sizes.critic_images, calibration=sizes.study.calibration
+    )
+
+
+def _alignment_tables(
+    tables: Sequence[int], runs: StudyRuns, sizes: TableSizes, about: str, data: str = ""
+) -> list[ResultTable]:
+    found = [make(runs, sizes, about, data) for number, make in ALIGNMENTS.items() if number in tables]
+    return [*found, headroom_table(runs, sizes, about, data)] if runs.ceiling else found
+
+
+def _critic_tables(
+    tables: Sequence[int], comparison: CriticComparison, settings: CriticEvalSettings, data: str = ""
+) -> list[ResultTable]:
+    return [make(comparison, settings, data) for number, make in CRITICS.items() if number in tables]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eval.study.study import Sizes
 
@@ -14,6 +14,7 @@ __all__ = ["FULL", "QUICK", "TableSizes"]
 class TableSizes:
     """study: of the alignments. align, more: images of the split to align on, and those of the row with more images.
     critic_images: groups on which critics are compared. methods: arms of `eval.study.arms.METHODS` beside the first.
+    whole_sets: whether results are of all people of a real data set, instead of as many as of the open benchmark.
     """
 
     study: Sizes
@@ -22,11 +23,22 @@ class TableSizes:
     critic_images: int
     seeds: Sequence[int]
     methods: Sequence[str] = ()
+    whole_sets: bool = False
 
     @property
     def counts(self) -> tuple[int, ...]:
         """The numbers of hypotheses M of the minimum."""
         return tuple(sorted({*self.study.minima, self.study.samples}))
+
+    def with_people(self, people: int) -> TableSizes:
+        """At most as many images to align on as there are people, and half of them without the row with more images.
+
+        Raises ValueError for fewer than four people.
+        """
+        if people < 4:
+            raise ValueError(f"an alignment needs at least four people, not {people}")
+        more = min(self.more, people)
+        return replace(self, more=more, align=min(self.align, more // 2))
 
 
 QUICK = TableSizes(
@@ -43,4 +55,5 @@ FULL = TableSizes(
     critic_images=300,
     seeds=(0, 1, 2, 3, 4),
     methods=("search", "resample"),
+    whole_sets=True,
 )

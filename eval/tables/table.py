@@ -48,7 +48,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """name: of its files, such as "table-1". protocol: a line that states every choice beside the numbers."""
+    """name: "table-1" and so on. protocol: a line that states every choice beside the numbers. data: name of the data
+    set that the numbers are of, if it is not the open benchmark."""
 
     name: str
     title: str
@@ -58,6 +59,7 @@ class ResultTable:
     paper_source: str
     rows: Sequence[TableRow]
     claims: Sequence[Claim]
+    data: str = ""
 
     def records(self) -> list[dict[str, Any]]:
         """One flat record per cell, for Parquet."""
@@ -78,6 +80,7 @@ class ResultTable:
         values = (None, None, None) if cell is None else (cell.mean, cell.low, cell.high)
         return {
             "table": self.name,
+            "data": self.data or "open benchmark",
             "row": row.name,
             "uses_truth": row.uses_truth,
             "column": column.title,

@@ -29,7 +29,7 @@ def markdown(table: ResultTable) -> str:
     """The table under its title and protocol, then its claims."""
     header = ["", "uses truth", *(column.title for column in (*table.columns, *table.paper_columns))]
     lines = [
-        f"## {_name(table)}: {table.title}",
+        f"## {_name(table)}: {table.title}{table.data and f' ({table.data})'}",
         "",
         f"Protocol: {table.protocol}.",
         *([f"Last {len(table.paper_columns)} columns: {table.paper_source}."] if table.paper_columns else []),
@@ -51,7 +51,7 @@ def latex(table: ResultTable) -> str:
     lines = [
         r"\begin{table}",
         rf"\caption{{{_escaped(table.title)}. {_escaped(table.protocol)}.}}",
-        rf"\label{{tab:{table.name}}}",
+        rf"\label{{tab:{'-'.join(filter(None, (table.name, table.data)))}}}",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
         header + r" \\",

@@ -65,6 +65,11 @@ class SampleSet(Sequence[Sample]):
     def __len__(self) -> int:
         return self._table.num_rows
 
+    @property
+    def ids(self) -> list[str]:
+        """Of all samples; no image is decoded."""
+        return self._table["id"].to_pylist()
+
     @overload
     def __getitem__(self, index: int) -> Sample: ...
 

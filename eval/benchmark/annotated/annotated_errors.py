@@ -42,7 +42,7 @@ from hmr.datasets.protocols import (
     JointProtocol,
     regress,
 )
-from hmr.metrics.errors import pick_of_errors, pve_mm
+from hmr.metrics.errors import min_of_errors, pick_of_errors, pve_mm
 from hmr.types import BodyParams, Posed
 
 __all__ = ["EvaluationBodies", "Truth3D", "annotated_errors_mm", "protocol_of", "truth_3d"]
@@ -129,18 +129,22 @@ def annotated_errors_mm(
     protocol: JointProtocol | None,
     bodies: EvaluationBodies,
     scores: Sequence[float | None] = (),
+    minima: Sequence[int] = (),
 ) -> dict[str, dict[str, float]]:
-    """Metric, then reduction, for the M hypotheses in `params`, which their average follows. Empty without a truth."""
+    """Metric, then reduction, for the M hypotheses in `params`, which their average follows. Empty without a truth.
+
+    minima: further numbers of hypotheses over which the minimum is reported, besides M.
+    """
     posed = _pose(bodies.body, params) if truth.fitted or truth.joints_m is not None else None
     errors: dict[str, dict[str, float]] = {}
     if posed is not None and protocol is not None and truth.joints_m is not None:
         by = PREDICTED_BY.get(protocol, protocol)
         pred_m = _joints(posed, bodies.body, by.convention, bodies)
         for name, error in (("mpjpe_mm", protocol.mpjpe_mm), ("pa_mpjpe_mm", protocol.pa_mpjpe_mm)):
-            errors[name] = _reduced(error(pred_m, truth.joints_m, by), scores)
+            errors[name] = _reduced(error(pred_m, truth.joints_m, by), scores, minima)
     if posed is not None and (fitted := truth.fitted) is not None:
         values = pve_mm(posed.vertices_cam_m, posed.joints_cam_m, fitted.vertices_cam_m, fitted.joints_cam_m)
-        errors["pve_mm"] = _reduced(values, scores)
+        errors["pve_mm"] = _reduced(values, scores, minima)
     return errors
 
 
@@ -175,12 +179,13 @@ def _joints(
 
 
 def _reduced(
-    errors_mm: Float[Tensor, " samples_and_average"], scores: Sequence[float | None]
+    errors_mm: Float[Tensor, " samples_and_average"], scores: Sequence[float | None], minima: Sequence[int]
 ) -> dict[str, float]:
     hypotheses, averaged = errors_mm[:-1], errors_mm[-1]
     picked = pick_of_errors(hypotheses, scores)
+    counts = sorted({*minima, len(hypotheses)})
     return {
-        f"min{len(hypotheses)}": hypotheses.min().item(),
+        **{f"min{count}": min_of_errors(hypotheses, count).item() for count in counts},
         "mean": hypotheses.mean().item(),
         "hyp0": hypotheses[0].item(),
         "averaged": averaged.item(),

@@ -72,8 +72,11 @@ def evaluate_annotated(
     stage: Stage,
     limit: int | None = None,
     scorer: Scorer | None = None,
+    minima: Sequence[int] = (),
 ) -> AnnotatedReport:
     """Evaluate on a set that `meshcritic data prepare` wrote; `scorer` is the critic whose choice is measured.
+
+    minima: further numbers of hypotheses over which the minimum is reported, besides `num_samples`.
 
     Raises ValueError if the protocol needs a regressor or bodies that `bodies` lacks, if no person has anything to
     compare with, and for a policy that returns NaN.
@@ -81,7 +84,7 @@ def evaluate_annotated(
     folder = Path(folder)
     annotations, samples = read_annotations(folder), list(itertools.islice(read_samples(folder), limit))
     protocol = protocol_of(folder, annotations.values())
-    measure = _Measure(policy, detector, bodies, protocol, scorer, num_samples, seed)
+    measure = _Measure(policy, detector, bodies, protocol, scorer, num_samples, seed, minima)
     tick = stage("people evaluated", len(samples))
     measured: list[_Measured] = []
     flaws = Flaws()
@@ -141,9 +144,10 @@ class _Measure:
         scorer: Scorer | None,
         num_samples: int,
         seed: int,
+        minima: Sequence[int],
     ) -> None:
         self.policy, self.detector, self.bodies, self.protocol = policy, detector, bodies, protocol
-        self.scorer, self.num_samples, self.seed = scorer, num_samples, seed
+        self.scorer, self.num_samples, self.seed, self.minima = scorer, num_samples, seed, minima
         self.points = BodyPoints().fit_to(bodies.body)
 
     def __call__(self, sample: Sample, truth: _Truth) -> _Measured:
@@ -154,7 +158,9 @@ class _Measure:
         require_finite(group.params, sample)
         scores = None if self.scorer is None else tuple(self.scorer.score(sample, group))
         with_average = BodyParams.cat([group.params, BodyParams.stack([average_pose(group.params)])])
-        errors = annotated_errors_mm(with_average, truth.in_space, self.protocol, self.bodies, scores or ())
+        errors = annotated_errors_mm(
+            with_average, truth.in_space, self.protocol, self.bodies, scores or (), self.minima
+        )
         keypoints = None
         if (true := truth.keypoints) is not None:
             bodies_px = self._project(with_average, sample)

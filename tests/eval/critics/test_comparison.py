@@ -22,7 +22,7 @@ from eval.critics.ablations import AGENT, AgentVariant, equal_rules, metrics_of
 from eval.critics.comparison import CriticEvalSettings, critic_result, evaluate_critics
 from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.files.verdict_cache import Verdict
-from eval.critics.groups import LabelledGroup, draw_groups
+from eval.critics.groups import LabelledGroup, draw_groups, labelled_scenes
 from eval.critics.reference_critics.baselines import metric_scores, random_scores
 from eval.critics.table import critic_table
 from hmr.body.model import Body
@@ -204,7 +204,7 @@ def test_a_measurement_that_raised_is_repeated(tmp_path: Path):
 
 
 def test_groups_are_read_from_the_cache(tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path):
-    scenes = draw_split("wild-test", tmp_path, 2)
+    scenes = labelled_scenes(draw_split("wild-test", tmp_path, 2))
     progress_values: list[int] = []
     first = draw_groups(
         tiny_policy, body, scenes, size=3, seed=0, cache=tmp_path / "groups", progress=progress_values.append
@@ -231,7 +231,7 @@ class Killed(BaseException):
 def test_groups_are_cached_in_chunks(
     tiny_policy: DiffusionPolicy, body: Body, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    scenes = draw_split("wild-test", tmp_path, 3)
+    scenes = labelled_scenes(draw_split("wild-test", tmp_path, 3))
     whole = draw_groups(tiny_policy, body, scenes, size=3, seed=0, cache=tmp_path / "whole")
     monkeypatch.setattr("eval.critics.groups.CHUNK_SIZE", 1)
 

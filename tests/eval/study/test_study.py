@@ -16,7 +16,7 @@ from common.progress import Stage, Tick
 from eval.benchmark.headroom import recovered_share
 from eval.benchmark.measures.body_measures import BODY_MEASURES
 from eval.benchmark.protocol import Report, ScoredGroup
-from eval.study import study
+from eval.study import images
 from eval.study.arms import ARMS, CEILING, CRITICS, FINALS, METHODS, Arm
 from eval.study.study import Sizes, run_study
 from eval.study.study_table import StudyRuns, at_spread, markdown, to_json
@@ -29,21 +29,11 @@ TOP = Arm(IMITATION, imitates="align labels", images=2)
 SIZES = Sizes(test=2, samples=4, calibration=4, picks=False)
 
 
-@pytest.fixture
-def arms(monkeypatch: pytest.MonkeyPatch) -> dict[str, Arm]:
-    return use_arms(
-        monkeypatch,
-        {
-            "one": TRUTH,
-            "same groups": Arm({**TINY, "loss_type": "clip"}, "noisy-truth:1", images=2, group_size=3),
-            "two rounds": Arm(TINY, "noisy-truth:0.5", images=2, group_size=3, rounds=2),
-        },
-    )
-
-
-def use_arms(monkeypatch: pytest.MonkeyPatch, arms: dict[str, Arm]) -> dict[str, Arm]:
-    monkeypatch.setattr(study, "CEILING", TOP)
-    return arms
+ARMS_OF_TRUTH = {
+    "one": TRUTH,
+    "same groups": Arm({**TINY, "loss_type": "clip"}, "noisy-truth:1", images=2, group_size=3),
+    "two rounds": Arm(TINY, "noisy-truth:0.5", images=2, group_size=3, rounds=2),
+}
 
 
 @pytest.fixture
@@ -51,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the calls of expensive functions."""
     counted: Counter[str] = Counter()
     for module, name in (
-        (study, "evaluate_policy"), (study, "draw_split"), (rl.rounds, "align"),
+        (images, "evaluate_policy"), (images, "draw_split"), (rl.rounds, "align"),
         (rl.preferences.build, "score_group"),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, _counting(counted, name, getattr(module, name)))
@@ -83,53 +73,54 @@ def _killed_at(words: str) -> Stage:
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_a_second_run_does_nothing(
-    tiny_policy: DiffusionPolicy, arms: dict[str, Arm], calls: Counter[str], tmp_path: Path
+    tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path
 ) -> None:
-    whole = run_study(tiny_policy, arms, [0], SIZES, tmp_path / "whole", _silent)
+    whole = run_study(tiny_policy, ARMS_OF_TRUTH, [0], SIZES, tmp_path / "whole", _silent, TOP)
     # 3 images for `one`, of which `same groups` takes 2; `two rounds` has 2 of another critic
     assert calls["score_group"] == 3 + 2 + 2
     cut = tmp_path / "cut"
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
-        run_study(tiny_policy, arms, [0], SIZES, cut, _killed_at("seed 0, same groups: evaluating"))
+        run_study(
+            tiny_policy, ARMS_OF_TRUTH, [0], SIZES, cut, _killed_at("seed 0, same groups: evaluating"), TOP
+        )
     before = calls.copy()
     calls.clear()
-    resumed = run_study(tiny_policy, arms, [0], SIZES, cut, _silent)
+    resumed = run_study(tiny_policy, ARMS_OF_TRUTH, [0], SIZES, cut, _silent, TOP)
     assert to_json(resumed) == to_json(whole)
     assert before["align"] == 2
     assert calls["align"] == 5 - before["align"]  # one, one, two rounds, and the ceiling
     assert calls["score_group"] == 3 + 2 + 2 - before["score_group"]
     calls.clear()
-    again = run_study(tiny_policy, arms, [0], SIZES, cut, _silent)
+    again = run_study(tiny_policy, ARMS_OF_TRUTH, [0], SIZES, cut, _silent, TOP)
     assert markdown(again) == markdown(whole)
     assert not {"evaluate_policy", "align", "score_group"} & set(+calls)
 
 
 @pytest.mark.slow
 def test_seeds_taken_apart_are_one_study_in_one_folder(
-    tiny_policy: DiffusionPolicy, arms: dict[str, Arm], calls: Counter[str], tmp_path: Path
+    tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path
 ) -> None:
     for seed in (0, 1):
-        run_study(tiny_policy, {"one": TRUTH}, [seed], SIZES, tmp_path / str(seed), _silent)
+        run_study(tiny_policy, {"one": TRUTH}, [seed], SIZES, tmp_path / str(seed), _silent, TOP)
     shutil.copytree(tmp_path / "1", tmp_path / "0", dirs_exist_ok=True)
     calls.clear()
-    merged = to_json(run_study(tiny_policy, {"one": TRUTH}, [0, 1], SIZES, tmp_path / "0", _silent))
+    merged = to_json(run_study(tiny_policy, {"one": TRUTH}, [0, 1], SIZES, tmp_path / "0", _silent, TOP))
     assert merged["seeds"] == 2
     assert not {"evaluate_policy", "align", "score_group"} & set(+calls)
 
 
 @pytest.mark.slow
 def test_the_critic_picks_and_the_control_has_its_scores(
-    tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path
 ) -> None:
     arms = {
         "embedded": Arm(TINY, images=2, group_size=3),
         "shuffled": Arm(TINY, "shuffled", images=2, group_size=3),
         "shuffled in rounds": Arm(TINY, "shuffled", images=2, group_size=3, rounds=2),
     }
-    names = use_arms(monkeypatch, arms)
     sizes = Sizes(test=2, samples=20, calibration=4)
-    told = to_json(run_study(tiny_policy, names, [0], sizes, tmp_path, _silent))
+    told = to_json(run_study(tiny_policy, arms, [0], sizes, tmp_path, _silent, TOP))
     assert calls["score_group"] == 2 + 2  # once for both arms of one round, once in rounds
     assert told["base"]["pick20"] is not None
     assert all(arm["minus_base"]["pick20"] for arm in told["arms"].values())
@@ -140,12 +131,12 @@ def test_the_critic_picks_and_the_control_has_its_scores(
 
 @pytest.mark.slow
 def test_bodies_are_imitated_in_place_of_groups_and_only_the_ceiling_reads_the_truth(
-    tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path
 ) -> None:
     kinds = ("averaged", "fit", "reading", "train labels")
-    names = use_arms(monkeypatch, {kind: Arm(IMITATION, imitates=kind, images=3) for kind in kinds})
+    arms = {kind: Arm(IMITATION, imitates=kind, images=3) for kind in kinds}
     sizes = Sizes(test=2, samples=4, align=2, steps=1, picks=False)
-    runs = run_study(tiny_policy, names, [0], sizes, tmp_path, _silent)
+    runs = run_study(tiny_policy, arms, [0], sizes, tmp_path, _silent, TOP)
     assert calls["align"] == len(kinds) + 1
     assert "score_group" not in calls
     assert runs.uses_truth == frozenset()

@@ -13,10 +13,7 @@ from eval.benchmark.intervals import Interval
 from eval.benchmark.measures.body_measures import BODY_MEASURES
 from eval.benchmark.protocol import ERROR_METRICS, Report, ScoredGroup
 from eval.critics.comparison import CriticComparison, CriticEvalSettings, critic_result
-from eval.study.arms import METHODS
-from eval.study.study import Sizes
 from eval.study.study_table import StudyRuns
-from eval.tables import alignment
 from eval.tables.alignment import (
     ADHMR,
     DPO,
@@ -32,11 +29,14 @@ from eval.tables.alignment import (
 )
 from eval.tables.critics import ablation_table, critic_table
 from eval.tables.run import run_tables
-from eval.tables.sizes import FULL, QUICK, TableSizes
+from eval.tables.sizes import FULL, QUICK
 from eval.tables.table import Claim, Column, ResultTable, TableRow
 from eval.tables.writing import latex, markdown, write_tables
+from tests.eval.tables import small_tables
+from tests.eval.tables.small_tables import use_small_arms
 
 SIZES = replace(QUICK, study=replace(QUICK.study, samples=20, minima=(10,)))
+ABOUT = "a test"
 ERRORS = {
     ADHMR: 99.0,
     GROUP_AGENT: 97.0,
@@ -66,7 +66,7 @@ def runs() -> StudyRuns:
 
 
 def test_table_1_has_our_cells_the_paper_s_and_its_claims(runs):
-    table = alignment_table(runs, SIZES)
+    table = alignment_table(runs, SIZES, ABOUT)
     rows = {row.name: row for row in table.rows}
     ours = rows["ours: agent, policy gradient"]
     assert ours.cells["min20"].mean == 90.0
@@ -77,11 +77,13 @@ def test_table_1_has_our_cells_the_paper_s_and_its_claims(runs):
     assert [(claim.difference.mean, claim.verdict) for claim in table.claims] == [
         (1.0, "holds"), (2.0, "holds"), (9.0, "holds"), (2.0, "holds"), (10.0, "holds"),
     ]  # fmt: skip
-    assert "street-test, 40 images, seeds 0; 24 joints, pelvis-aligned, mm" in table.protocol
+    assert table.protocol.startswith(
+        "a test, 400 images; seeds 0; PA: similarity Procrustes per hypothesis; M = 10, 20"
+    )
 
 
 def test_table_2_says_what_does_not_hold_and_what_is_not_decided(runs):
-    verdicts = [claim.verdict for claim in training_table(runs, SIZES).claims]
+    verdicts = [claim.verdict for claim in training_table(runs, SIZES, ABOUT).claims]
     assert verdicts == [
         "not decided",
         "holds",
@@ -94,7 +96,7 @@ def test_table_2_says_what_does_not_hold_and_what_is_not_decided(runs):
 
 
 def test_recovered_headroom_is_the_share_of_what_the_ceiling_gains(runs):
-    rows = {row.name: row for row in headroom_table(runs, SIZES).rows}
+    rows = {row.name: row for row in headroom_table(runs, SIZES, ABOUT).rows}
     assert rows["ours: agent, policy gradient"].cells["hyp0"].mean == pytest.approx(0.5)
 
 
@@ -190,28 +192,30 @@ def test_an_unknown_table_is_refused(tiny_policy, tmp_path):
         run_tables(tiny_policy, [1, 5], QUICK, tmp_path, lambda title, total: lambda done, note="": None, 1)
 
 
+def test_without_labels_there_is_no_ceiling(runs):
+    """Neither its row nor its claims."""
+    table = alignment_table(replace(runs, ceiling=[]), SIZES, ABOUT, "3dpw-test")
+    assert not any(row.uses_truth for row in table.rows)
+    assert len(table.claims) == len(alignment_table(runs, SIZES, ABOUT).claims) - 1
+    assert markdown(table).startswith("## Table 1: Alignment on images without labels (3dpw-test)")
+    assert r"\label{tab:table-1-3dpw-test}" in latex(table)
+    assert {record["data"] for record in table.records()} == {"3dpw-test"}
+
+
+@pytest.mark.parametrize(("people", "align", "more"), [(5, 2, 5), (1000, 400, 800), (700, 350, 700)])
+def test_the_row_with_more_images_has_more(people, align, more):
+    sizes = QUICK.with_people(people)
+    assert (sizes.align, sizes.more) == (align, more)
+
+
+def test_three_people_are_too_few():
+    with pytest.raises(ValueError, match="at least four people, not 3"):
+        QUICK.with_people(3)
+
+
 @pytest.mark.slow
 def test_a_miniature_run_goes_on_where_a_killed_one_stopped(tiny_policy, tmp_path: Path, monkeypatch):
-    tiny = {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0}
-    small = replace(METHODS["resample"], rounds=2, group_size=3)
-    gradient = METHODS["policy-gradient"]
-    assert gradient.policy_gradient
-    fewer = replace(
-        gradient.policy_gradient, images_per_update=2, group_size=3, minibatches=1, inner_epochs=1
-    )
-    monkeypatch.setitem(METHODS, "policy-gradient", replace(gradient, policy_gradient=fewer))
-    study = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), narrows=False)
-    sizes = TableSizes(study, align=2, more=4, critic_images=3, seeds=(0,))
-    monkeypatch.setattr(
-        alignment,
-        "arms_of",
-        arms := lambda sizes: {
-            name: replace(arm, critic="embedded", group_size=3, alignment={**arm.alignment, **tiny})
-            for name, arm in arms_of(sizes).items()
-        },
-    )
-    monkeypatch.setattr("eval.tables.run.arms_of", arms)
-    monkeypatch.setattr("eval.tables.run.CEILING", replace(small, imitates="align labels", rounds=1))
+    use_small_arms(monkeypatch)
 
     def killed(title: str, total: int):
         def tick(done: int, note: str = "", /) -> None:
@@ -221,10 +225,10 @@ def test_a_miniature_run_goes_on_where_a_killed_one_stopped(tiny_policy, tmp_pat
         return tick
 
     with pytest.raises(KeyboardInterrupt):
-        run_tables(tiny_policy, [1, 2], sizes, tmp_path / "cut", killed, 1)
+        run_tables(tiny_policy, [1, 2], small_tables.SIZES, tmp_path / "cut", killed, 1)
     silent = lambda title, total: lambda done, note="": None  # noqa: E731
-    resumed = run_tables(tiny_policy, [1, 2], sizes, tmp_path / "cut", silent, 1)
-    whole = run_tables(tiny_policy, [1, 2], sizes, tmp_path / "whole", silent, 1)
+    resumed = run_tables(tiny_policy, [1, 2], small_tables.SIZES, tmp_path / "cut", silent, 1)
+    whole = run_tables(tiny_policy, [1, 2], small_tables.SIZES, tmp_path / "whole", silent, 1)
     assert [table.name for table in resumed] == ["table-1", "table-2", "headroom"]
     assert list(map(markdown, resumed)) == list(map(markdown, whole))
     labels = [path.name for path in (tmp_path / "whole" / "study" / "labels").iterdir()]
