@@ -25,7 +25,7 @@ def demo(
 ) -> None:
     """Run the whole pipeline: render images, sample hypotheses, critique them, align the policy, evaluate it.
 
-    Takes 8 to 15 minutes on two CPU cores. Stages that an earlier run finished in the same folder are reused.
+    Takes four to five minutes on two idle CPU cores. Stages that an earlier run finished in the same folder are reused.
     OUT/report.html is there from the first stage on and is written again after each: reload it to see more.
 
     Example: `meshcritic demo --out runs/demo`

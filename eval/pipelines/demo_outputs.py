@@ -14,6 +14,7 @@ from common.storage.files import write_text
 from common.storage.versions import versions
 from eval.benchmark.headroom import recovered_headroom
 from eval.benchmark.intervals import Interval
+from eval.benchmark.measures.joint_errors import JointErrors, joint_errors
 from eval.benchmark.protocol import PROTOCOL, Report
 from eval.benchmark.tables import Row, compare, label
 from eval.critics.agreement import critic_agreement
@@ -26,7 +27,9 @@ from eval.report.run import (
     ReportData,
     alignment_charts,
     draw_case,
+    draw_heat_maps,
     draw_person,
+    occlusion_chart,
     paired_chart,
     picture_size,
     with_replies,
@@ -47,6 +50,7 @@ NOTES = (
     "labels: the base after as many steps on the truth of the images that were aligned on, the upper bound.",
 )
 SHOWN_PEOPLE = 3  # with pictures before and after alignment
+BY_JOINT = ("base", "aligned", "labels")  # variants with the errors of their joints
 
 
 class DemoPage:
@@ -134,13 +138,17 @@ def _page(
 ) -> ReportData:
     """What is known of the run. metrics: after its end; progress: before."""
     reports, agent = _complete(demo.reports), demo.agent
+    by_joint = {name: joint_errors(reports[name]) for name in BY_JOINT if name in reports}
     groups = [group for report in reports.get("base", ()) for group in report.groups]
     return ReportData(
         title="Demo of the whole loop",
         facts=_facts(demo, metrics),
         versions=versions(),
         rows=tuple(compare(reports)) if len(reports) > 1 else (),
-        charts=(*_paired(reports), *alignment_charts(demo.logs())),
+        charts=(*_paired(reports), *_occlusion(by_joint), *alignment_charts(demo.logs())),
+        heat_maps=draw_heat_maps(
+            {name: found.all_mm for name, found in by_joint.items()}, demo.body, load_renderer()
+        ),
         critic=critic_agreement(groups) if groups else None,
         cases=cases,
         rules=tuple(agent.rules.all()) if agent is not None else (),
@@ -180,6 +188,13 @@ def _paired(reports: Mapping[str, Sequence[Report]]) -> Iterator[Chart]:
     if len(reports) > 1:
         errors = {name: runs[0].values["mpjpe_mm"]["hyp0"] for name, runs in reports.items()}
         yield paired_chart(errors, reports["base"][0].sample_ids, label("mpjpe_mm", "hyp0"))
+
+
+def _occlusion(by_joint: Mapping[str, JointErrors]) -> Iterator[Chart]:
+    """Nothing if no joint was hidden in one image and visible in another."""
+    chart = occlusion_chart(by_joint)
+    if any(line.x for line in chart.lines):
+        yield chart
 
 
 def _recovered_sentences(demo: Demo, result: DemoResult) -> Iterator[str]:

@@ -1,7 +1,7 @@
 // Charts in the colours of the page. Every variant has its colour, its mark and its dash, so that none depends on colour.
 
-const SYMBOLS = { aligned: "circle", narrowed: "square", shuffled: "triangle-up", labels: "diamond" };
-const DASHES = { aligned: "solid", narrowed: "dot", shuffled: "dash", labels: "dashdot" };
+const SYMBOLS = { base: "x", aligned: "circle", narrowed: "square", shuffled: "triangle-up", labels: "diamond" };
+const DASHES = { base: "solid", aligned: "solid", narrowed: "dot", shuffled: "dash", labels: "dashdot" };
 const OTHERS = ["aligned", "shuffled", "labels", "base", "narrowed"];
 const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, scrollZoom: false };
 const hasMouse = matchMedia("(pointer: fine)").matches;
@@ -43,7 +43,7 @@ function trace(chart, line, index) {
     line: { color, width: isSecond ? 1.2 : 2.2, dash: DASHES[key] },
     marker: { color, symbol: SYMBOLS[key], size: chart.is_scatter ? 7 : 5, opacity: chart.is_scatter ? 0.75 : 1 },
     hovertemplate: chart.is_scatter
-      ? "%{text}<br>base %{x:.1f} mm, %{fullData.name} %{y:.1f} mm<extra></extra>"
+      ? `%{text}<br>${chart.hover[0]} %{x:.1f} mm, ${chart.hover[1] || "%{fullData.name}"} %{y:.1f} mm<extra></extra>`
       : "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
   };
 }

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from eval.benchmark.measures.joint_errors import JointErrors
 from eval.report.run.data import Chart, Line
+from hmr.types import JOINT_NAMES
 
-__all__ = ["alignment_charts", "paired_chart"]
+__all__ = ["alignment_charts", "occlusion_chart", "paired_chart"]
 
 Log = Sequence[Mapping[str, Any]]
 CURVES = (  # title, y axis, metrics of rl.monitoring.metrics with the name of their line
@@ -76,6 +78,29 @@ def paired_chart(
             if name != "base"
         ),
         is_scatter=True,
+    )
+
+
+def occlusion_chart(errors: Mapping[str, JointErrors]) -> Chart:
+    """One point per joint and variant: its error where it is visible on the x axis, where hidden on the y axis."""
+
+    def line(name: str, found: JointErrors) -> Line:
+        known = np.isfinite(found.visible_mm) & np.isfinite(found.hidden_mm)
+        known[0] = False  # the pelvis is the origin
+        joints = [
+            joint.replace("_", " ") for joint, is_known in zip(JOINT_NAMES, known, strict=True) if is_known
+        ]
+        return Line(name, name, found.visible_mm[known].tolist(), found.hidden_mm[known].tolist(), joints)
+
+    return Chart(
+        "Error against occlusion",
+        "One point per joint: how far the mean of the hypotheses is off. Above the diagonal the joint is worse where "
+        "an occluder hides it.",
+        "where the joint is visible (mm)",
+        "where it is hidden (mm)",
+        tuple(line(name, found) for name, found in errors.items()),
+        is_scatter=True,
+        hover=("visible", "hidden"),
     )
 
 

@@ -14,7 +14,8 @@ from eval.report.trace.requests import Request
 from memory.rule import Rule
 
 __all__ = [
-    "Change", "Chart", "HypothesisPictures", "Line", "PersonPictures", "Progress", "ReportCase", "ReportData",
+    "Change", "Chart", "HeatMap", "HypothesisPictures", "Line", "PersonPictures", "Progress", "ReportCase",
+    "ReportData",
 ]  # fmt: skip
 
 
@@ -88,6 +89,17 @@ class PersonPictures:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """The body from the front and from the back, coloured by the error of its joints. limits_mm: of the colours, equal
+    in all heat maps of a report. worst: the joints with the largest errors."""
+
+    title: str
+    picture: bytes
+    limits_mm: tuple[float, float]
+    worst: Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
 class Line:
     """One series of a chart. `key` is the variant, which decides on the colour; `labels` name the points."""
 
@@ -108,6 +120,10 @@ class Chart:
     y_label: str
     lines: tuple[Line, ...]
     is_scatter: bool = False  # points with the diagonal, on equal axes
+    hover: tuple[str, str] = (
+        "base",
+        "",
+    )  # names of x and y at a point; the second defaults to the line's name
 
 
 @dataclass(frozen=True)
@@ -129,6 +145,7 @@ class ReportData:
     _: KW_ONLY
     rows: tuple[Row, ...] = ()  # eval.benchmark.tables.compare
     charts: tuple[Chart, ...] = ()
+    heat_maps: tuple[HeatMap, ...] = ()
     critic: CriticAgreement | None = None
     changes: tuple[Change, ...] = ()  # of measures without truth, before and after alignment
     people: tuple[PersonPictures, ...] = ()

@@ -29,6 +29,7 @@ from eval.report.environment import new_environment
 from eval.report.run.case_data import case_content, case_summary
 from eval.report.run.data import ReportCase, ReportData
 from eval.report.run.strips import interval_strip
+from hmr.render.heat_map import HEAT_STOPS
 
 __all__ = ["write_report"]
 
@@ -90,7 +91,10 @@ def _sha256(script: str) -> str:
 def _environment() -> jinja2.Environment:
     environment = new_environment()
     environment.filters |= {"webp": _data_uri, "signed": _signed, "embedded": _embedded}
-    environment.globals |= {"variant_name": lambda name: VARIANT_NAMES.get(name, name.capitalize())}
+    environment.globals |= {
+        "variant_name": lambda name: VARIANT_NAMES.get(name, name.capitalize()),
+        "heat_stops": HEAT_STOPS,
+    }
     return environment
 
 

@@ -7,22 +7,23 @@ that a reader can fade the body out.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from agent.types import GroupCritique
-from eval.report.run.data import HypothesisPictures, PersonPictures, ReportCase
+from eval.report.run.data import HeatMap, HypothesisPictures, PersonPictures, ReportCase
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
+from hmr.render.heat_map import heat_view
 from hmr.render.overlay import body_layer, side_view, zoom
-from hmr.types import BodyParams, Hypotheses, Renderer, Sample
+from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, PARENTS, BodyParams, Hypotheses, Renderer, Sample
 
-__all__ = ["PictureSize", "draw_case", "draw_person", "picture_size"]
+__all__ = ["PictureSize", "draw_case", "draw_heat_maps", "draw_person", "picture_size"]
 
 CROP_SCALE = 1.35  # margin about the person, so that a misplaced limb stays in the picture
 
@@ -39,6 +40,13 @@ class PictureSize:
 LARGE = PictureSize(512, 384, 70)  # 12 kB per hypothesis
 SMALL = PictureSize(304, 216, 50)  # 3.7 kB: 300 groups of 20 fit into 40 MB (benchmarks/report_size.py)
 MANY = 1000  # hypotheses
+HEAT_MAP_PX = 420  # height
+ARMS_DOWN_RAD = 0.9
+NEAR_M = 0.03
+POINTS_PER_BONE = 9
+WORST_JOINTS = 5
+PELVIS, SPINE = JOINT_NAMES.index("pelvis"), JOINT_NAMES.index("spine1")
+HIPS = (JOINT_NAMES.index("left_hip"), JOINT_NAMES.index("right_hip"))
 
 
 def picture_size(hypotheses: int) -> PictureSize:
@@ -74,6 +82,51 @@ def draw_person(
     """bodies: the one before and the one after, batch shape (2,), in the camera of the sample."""
     photo, (before, after) = _draw(sample, bodies, body, renderer, size)
     return PersonPictures(title, photo, before, after, captions)
+
+
+@torch.no_grad()
+def draw_heat_maps(
+    errors_mm: Mapping[str, Float[np.ndarray, "24"]], body: Body, renderer: Renderer
+) -> tuple[HeatMap, ...]:
+    """By variant, on one scale from the smallest to the largest error of any joint; NaN counts as the smallest. Empty
+    without variants."""
+    if not errors_mm:
+        return ()
+    known = np.concatenate([values[1:][np.isfinite(values[1:])] for values in errors_mm.values()])
+    limits = (float(known.min()), float(known.max()))
+    bodies, faces = _front_and_back(body), body.faces.cpu().numpy()
+    weights = _nearness(body)
+
+    def draw(name: str, values: Float[np.ndarray, "24"]) -> HeatMap:
+        shown = np.nan_to_num(values, nan=limits[0])
+        shown[PELVIS] = shown[[*HIPS, SPINE]].mean()  # the origin has no error of its own
+        views = heat_view(bodies, faces, weights @ shown, limits, renderer, HEAT_MAP_PX)
+        ranked = [joint for joint in np.argsort(-values, kind="stable") if np.isfinite(values[joint])]
+        worst = [(JOINT_NAMES[row].replace("_", " "), float(values[row])) for row in ranked[:WORST_JOINTS]]
+        return HeatMap(name, _webp(np.concatenate(list(views), axis=1), LARGE.quality), limits, worst)
+
+    return tuple(draw(name, values) for name, values in errors_mm.items())
+
+
+def _nearness(body: Body) -> Float[np.ndarray, "vertices 24"]:
+    """How much each vertex has of the value of each joint: values are linear along bones, and a vertex has those of the
+    points of bones near it at rest. Sums are 1."""
+    shares = torch.linspace(0, 1, POINTS_PER_BONE)[:, None]
+    joints = torch.eye(NUM_JOINTS)
+    bones = [(joint, parent) for joint, parent in enumerate(PARENTS) if parent >= 0]
+    points = torch.cat([shares * joints[joint] + (1 - shares) * joints[parent] for joint, parent in bones])
+    squared_m = torch.cdist(body.model.v_template, points @ body.joint_template).square()
+    return (torch.softmax(-squared_m / (2 * NEAR_M**2), dim=1) @ points).numpy()
+
+
+def _front_and_back(body: Body) -> Float[np.ndarray, "2 vertices 3"]:
+    """The default body with its arms lowered, upright in the camera frame, facing the camera and facing away."""
+    pose = torch.zeros(2, 23, 3)
+    for joint, side in ((JOINT_NAMES.index("left_shoulder"), -1), (JOINT_NAMES.index("right_shoulder"), 1)):
+        pose[:, joint - 1, 2] = side * ARMS_DOWN_RAD
+    facing = torch.tensor([[torch.pi, 0.0, 0.0], [0.0, 0.0, torch.pi]])
+    posed = body(BodyParams(facing, pose, torch.zeros(2, NUM_BETAS), torch.zeros(2, 3)))
+    return posed.vertices_cam_m.cpu().numpy()
 
 
 @torch.no_grad()
