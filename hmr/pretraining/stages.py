@@ -58,7 +58,11 @@ class Stage:
 
 
 def run_stage(stage: Stage, arguments: TrainingArguments) -> dict[str, Any]:
-    """Train; the module ends with the averaged weights. Returns the held-out loss and the log."""
+    """Train; the module ends with the averaged weights. Returns the held-out loss and the log.
+
+    The log is that of an unbroken run: without the last line of a training, which transformers writes after the last
+    checkpoint, and whose mean loss leaves out what a killed run had done.
+    """
     folder, module = Path(str(arguments.output_dir)), stage.module
     ema = EmaCallback(module, stage.ema_decay)
     trainer = _StageTrainer(
@@ -79,7 +83,11 @@ def run_stage(stage: Stage, arguments: TrainingArguments) -> dict[str, Any]:
     ema.finish()
     _synchronize(module)
     torch.manual_seed(arguments.seed)  # the held-out loss draws noise, the same in a resumed run
-    return {"held_out": trainer.evaluate(), "log": trainer.state.log_history}
+    held_out = trainer.evaluate()
+    return {
+        "held_out": held_out,
+        "log": [line for line in trainer.state.log_history if "train_loss" not in line],
+    }
 
 
 def _synchronize(module: nn.Module) -> None:

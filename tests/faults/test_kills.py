@@ -21,7 +21,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(14_400)]
 
 KILLS = int(os.environ.get("MESHCRITIC_KILLS", "2"))
 JOBS = ("exploration", "groups", "prepare", "predict", "explore", "align", "tables")
-STOPPED = ("prepare", "predict", "align", "tables")  # the commands with requests: tests/cli/test_stopping.py
+STOPPED = ("prepare", "predict", "align", "tables", "pretrain", "evaluate")
+WITHOUT_EQUAL_ENDS = ("demo",)  # its pages have times; the commands with requests: tests/cli/test_stopping.py
+STAGE = "{max_steps: 2, per_device_train_batch_size: 2, use_cpu: true, disable_tqdm: true}"
+PRETRAINING = (
+    f"{{pool: 50, held_out: 8, policy: {{width: 32, depth: 1, head_width: 32, head_depth: 1}}, estimate: {STAGE}, "
+    f"denoiser: {STAGE}}}"
+)
+DEMO = (
+    "{calibration_images: 4, align_images: 4, test_images: 2, group_size: 5, num_samples: 7, seeds: [0], "
+    "shown_cases: 1, alignment: {loss_type: weighted, max_steps: 2, per_device_train_batch_size: 2}}"
+)
 RECIPE = (
     "{loss_type: weighted, max_steps: 4, per_device_train_batch_size: 2, learning_rate: 0.01, logging_steps: 1, "
     "save_strategy: steps, save_steps: 2}"
@@ -73,6 +83,14 @@ def job_of(name: str, base: Path, inputs: Path) -> Job:
         return Job(("predict", *words, "--policy", base, "--out", "OUT"))
     if name == "explore":
         return Job(("explore", "--images", 4, "--samples", 4, "--policy", base, "--out", "OUT"))
+    if name == "evaluate":
+        return Job(("evaluate", "--images", 3, "--samples", 4, "--policy", base, "--out", "OUT"))
+    if name == "pretrain":
+        (inputs / "pretrain.yaml").write_text(PRETRAINING)
+        return Job(("pretrain", "--config", inputs / "pretrain.yaml", "--out", "OUT"))
+    if name == "demo":
+        (inputs / "demo.yaml").write_text(DEMO)
+        return Job(("demo", "--config", inputs / "demo.yaml", "--policy", base, "--out", "OUT"))
     (inputs / "recipe.yaml").write_text(RECIPE)
     words = ("--config", inputs / "recipe.yaml", "--images", 2, "--group-size", 3, "--calibration", 4)
     return Job(("align", "--critic", "noisy-truth:0.8", *words, "--policy", base, "--out", "OUT"))
@@ -105,23 +123,49 @@ def test_killed_at_random_points_it_ends_as_an_unbroken_run(
     assert killed or KILLS < 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+
+
+@SIGNALS
 @pytest.mark.parametrize("name", STOPPED)
 def test_stopped_at_random_points_it_ends_as_an_unbroken_run(
     name, number, unbroken, server: ForkServer, tmp_path: Path
 ):
     """One signal: a sentence without a traceback, the exit code of the signal, and all is resumed."""
-    whole, slowest = unbroken(name), 0.0
-    for index, point in enumerate(points(f"{name} {number.name}", whole.end, max(1, KILLS // 2))):
-        out = tmp_path / f"out-{index}"
-        broken = server.run(whole.job, out, signal=number, **point)
+    whole = unbroken(name)
+    for out, point in stopped(whole.job, whole.end, f"{name} {number.name}", number, server, tmp_path):
+        assert differences(content_of(out), whole.content) == [], f"stopped at {point}"
+
+
+@SIGNALS
+@pytest.mark.parametrize("name", WITHOUT_EQUAL_ENDS)
+def test_stopped_at_random_points_it_comes_to_its_end(
+    name, number, base: Path, server: ForkServer, tmp_path: Path
+):
+    (tmp_path / "inputs").mkdir()
+    job = job_of(name, base, tmp_path / "inputs")
+    end = server.run(job, tmp_path / "whole", preload=True)
+    assert end.status == 0, end.log
+    whole = {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.json")}
+    for out, _ in stopped(job, end, f"{name} {number.name}", number, server, tmp_path):
+        assert {path.relative_to(out) for path in out.rglob("*.json")} == whole
+
+
+def stopped(
+    job: Job, whole: End, name: str, number: signal.Signals, server: ForkServer, folder: Path
+) -> Iterator[tuple[Path, dict[str, float]]]:
+    """The folder of each run that was stopped and taken up again, and the point at which it was stopped."""
+    slowest = 0.0
+    for index, point in enumerate(points(name, whole, max(1, KILLS // 2))):
+        out = folder / f"out-{index}"
+        broken = server.run(job, out, signal=number, **point)
         assert broken.status in (0, 128 + number), broken.log
         assert "Traceback" not in broken.log
         slowest = max(slowest, broken.seconds_to_end or 0.0)
-        again = server.run(whole.job, out)
+        again = server.run(job, out)
         assert again.status == 0, again.log
-        assert differences(content_of(out), whole.content) == [], f"stopped at {point}"
-    print(f"{name}: the slowest end after {number.name} took {slowest:.2f} s")
+        yield out, point
+    print(f"{name}: the slowest end took {slowest:.2f} s")
 
 
 def test_what_killed_runs_left_is_deleted_at_the_next_start(unbroken, server: ForkServer, tmp_path: Path):
