@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hmr.body.model import load_body
+from hmr.policy.checkpoint import load_policy
+from tests.agent.vlm.tiny_vlm import tiny_qwen3_vl
+from tests.cli import test_tune_critic_command as tune_critic
 from tests.cli.photos.test_predict import save_photo
 from tests.faults.client import End, ForkServer, Job
 from tests.faults.contents import content_of, differences
@@ -22,7 +26,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(14_400)]
 KILLS = int(os.environ.get("MESHCRITIC_KILLS", "2"))
 JOBS = ("exploration", "groups", "prepare", "predict", "explore", "align", "tables")
 STOPPED = ("prepare", "predict", "align", "tables", "pretrain", "evaluate")
-WITHOUT_EQUAL_ENDS = ("demo",)  # its pages have times; the commands with requests: tests/cli/test_stopping.py
+WITHOUT_EQUAL_ENDS = (
+    "demo",
+    "tune-critic",
+)  # they write times; the commands with requests: tests/cli/test_stopping.py
 STAGE = "{max_steps: 2, per_device_train_batch_size: 2, use_cpu: true, disable_tqdm: true}"
 PRETRAINING = (
     f"{{pool: 50, held_out: 8, policy: {{width: 32, depth: 1, head_width: 32, head_depth: 1}}, estimate: {STAGE}, "
@@ -88,6 +95,13 @@ def job_of(name: str, base: Path, inputs: Path) -> Job:
     if name == "pretrain":
         (inputs / "pretrain.yaml").write_text(PRETRAINING)
         return Job(("pretrain", "--config", inputs / "pretrain.yaml", "--out", "OUT"))
+    if name == "tune-critic":
+        memory = tune_critic.explored(load_policy(base), load_body(), inputs)
+        (inputs / "recipe.yaml").write_text(tune_critic.RECIPE)
+        (inputs / "model").mkdir()
+        words = tune_critic.words(tiny_qwen3_vl(inputs / "model"), memory, "OUT", "--policy", base)
+        more = ("--set", "max_images=4", "--set", "comment_chars=20", "--config", inputs / "recipe.yaml")
+        return Job((*words, *more))
     if name == "demo":
         (inputs / "demo.yaml").write_text(DEMO)
         return Job(("demo", "--config", inputs / "demo.yaml", "--policy", base, "--out", "OUT"))
