@@ -24,7 +24,9 @@ PREPARED = Path("data/prepared")
 def tables(
     table: Annotated[
         list[int] | None,
-        typer.Option(metavar="N", help="Number of a table, 1 to 4; repeatable. Default: all."),
+        typer.Option(
+            metavar="N", help="Number of a table, 1 to 5; repeatable. Default: 1 to 4, and with --full all."
+        ),
     ] = None,
     full: Annotated[
         bool,
@@ -61,18 +63,20 @@ def tables(
     them.
 
     Table 1: alignment methods between the base and its ceiling. Table 2: critic and loss. Tables 3 and 4: critics, and
-    the agent without its parts. Each states which of the paper's orderings hold. The same command continues a killed
+    the agent without its parts. Table 5: our losses, rounds, group sizes and critics. The first four state which of the
+    paper's orderings hold. The same command continues a killed
     run; Markdown, LaTeX and Parquet are written to OUT. The other models are for real data sets: --policy, --detector,
     --body, --bodies and --regressor.
 
     Example: `meshcritic tables --quick --table 3 --table 4`
     """
     from eval.study.arms import BASE
-    from eval.tables.run import run_prepared_tables, run_tables
+    from eval.tables.run import OURS, TABLES, run_prepared_tables, run_tables
     from eval.tables.writing import markdown, write_tables
     from hmr.policy.checkpoint import BASES, load_policy
 
-    numbers, sizes = table or [1, 2, 3, 4], _sizes(full, seeds)
+    numbers = table or [number for number in TABLES if full or number != OURS]
+    sizes = _sizes(full, seeds)
     if sets is None:
         _refuse_models(policy, detector, body, bodies, regressor)
         with stages() as stage:

@@ -1,5 +1,5 @@
-"""The tables of alignments: table 1 (methods between base and ceiling), table 2 (what the training contributes), and
-recovered headroom."""
+"""The tables of alignments: table 1 (methods between base and ceiling), table 2 (what the training contributes),
+table 5 (our choices), and recovered headroom."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from eval.study.study_table import CEILING_NAME, StudyRuns
 from eval.tables import paper
 from eval.tables.sizes import TableSizes
 from eval.tables.table import Claim, Column, ResultTable, TableRow
+from eval.tables.variants import variant_arms
 
-__all__ = ["alignment_table", "arms_of", "headroom_table", "training_table"]
+__all__ = ["alignment_table", "arms_of", "headroom_table", "training_table", "variants_table"]
 
 GROUP_LOSS = {**read_alignment(CONFIGS / "align_clip.yaml"), "max_steps": STEPS}  # the paper's
 MPJPE, PA_MPJPE = "mpjpe_mm", "pa_mpjpe_mm"
@@ -86,7 +87,8 @@ class _Runs:
 
     def row(self, name: str, columns: Mapping[str, tuple[str, str]], theirs: Mapping[str, float]) -> TableRow:
         cells = {key: bootstrap_mean(self.values(name, *where)) for key, where in columns.items()}
-        return TableRow(TITLES[name], cells, theirs, uses_truth=name == CEILING_NAME)
+        uses_truth = name == CEILING_NAME or name in self.runs.uses_truth
+        return TableRow(TITLES.get(name, name), cells, theirs, uses_truth)
 
     def claim(self, better: str, worse: str) -> Claim:
         count = 100 if 100 in self.sizes.counts else self.sizes.study.samples
@@ -182,13 +184,20 @@ def training_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "
     return _Runs(runs, sizes, about, data).table("table-2", "Critic and loss", rows, claims, *shown)
 
 
+def variants_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "") -> ResultTable:
+    """Table 5: the arms of `eval.tables.variants` between the base and the ceiling."""
+    given = _Runs(runs, sizes, about, data)
+    rows = {name: {} for name in ("base", *variant_arms(sizes, with_truth=True), CEILING_NAME)}
+    return given.table("table-5", "Losses, rounds, group sizes and critics", rows, (), (), "")
+
+
 def headroom_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "") -> ResultTable:
     """The share of the ceiling's gain that every arm recovers (docs/reference/measures.md); needs a ceiling."""
     given, samples = _Runs(runs, sizes, about, data), sizes.study.samples
     where = {"hyp0": "hypothesis 0", "averaged": "averaged pose", f"min{samples}": f"minimum over {samples}"}
     rows = [
         TableRow(
-            TITLES[name],
+            TITLES.get(name, name),
             {
                 key: recovered_share(
                     given.values("base", MPJPE, key),

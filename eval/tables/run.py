@@ -11,22 +11,30 @@ from common.progress import Stage
 from common.storage.fingerprint import digest
 from eval.benchmark.annotated.annotated_errors import EvaluationBodies
 from eval.critics.comparison import CriticComparison, CriticEvalSettings, evaluate_critics
-from eval.study.arms import BASE, CEILING
+from eval.study.arms import BASE, CEILING, Arm
 from eval.study.images import SceneImages
 from eval.study.prepared import PreparedImages, PreparedSets
 from eval.study.study import GAP, run_study
 from eval.study.study_table import StudyRuns
-from eval.tables.alignment import alignment_table, arms_of, headroom_table, training_table
+from eval.tables.alignment import (
+    alignment_table,
+    arms_of,
+    headroom_table,
+    training_table,
+    variants_table,
+)
 from eval.tables.critics import ablation_table, critic_table
 from eval.tables.sizes import TableSizes
 from eval.tables.table import ResultTable
+from eval.tables.variants import variant_arms
 from hmr.policy.policy import DiffusionPolicy
 
 __all__ = ["TABLES", "check_tables", "run_prepared_tables", "run_tables"]
 
-ALIGNMENTS = {1: alignment_table, 2: training_table}
+ALIGNMENTS = {1: alignment_table, 2: training_table, 5: variants_table}
 CRITICS = {3: critic_table, 4: ablation_table}
-TABLES = (*ALIGNMENTS, *CRITICS)
+OURS = 5  # the other numbers are the paper's
+TABLES = tuple(sorted((*ALIGNMENTS, *CRITICS)))
 
 
 def check_tables(tables: Sequence[int]) -> None:
@@ -38,7 +46,7 @@ def check_tables(tables: Sequence[int]) -> None:
 def run_tables(
     policy: DiffusionPolicy, tables: Sequence[int], sizes: TableSizes, out: Path, stage: Stage, workers: int
 ) -> list[ResultTable]:
-    """The paper's tables of these numbers on the open benchmark, and recovered headroom beside tables 1 and 2.
+    """The tables of these numbers on the open benchmark, and recovered headroom beside those of alignments.
 
     policy: the base policy of `eval.study.arms.BASE`. Raises ValueError for an unknown number.
     """
@@ -47,9 +55,8 @@ def run_tables(
     if set(ALIGNMENTS) & set(tables):
         images = SceneImages.of(policy, GAP, sizes.study.test, out / "study" / "scenes", stage)
         ceiling = replace(CEILING, images=sizes.align)
-        runs = run_study(
-            policy, arms_of(sizes), sizes.seeds, sizes.study, out / "study", stage, ceiling, images
-        )
+        arms = _arms(tables, sizes, with_truth=True)
+        runs = run_study(policy, arms, sizes.seeds, sizes.study, out / "study", stage, ceiling, images)
         found += _alignment_tables(tables, runs, sizes, images.protocol())
     if set(CRITICS) & set(tables):
         settings = _critic_settings(sizes)
@@ -70,7 +77,7 @@ def run_prepared_tables(
     stage: Stage,
     print_line: Callable[[str], None],
 ) -> list[ResultTable]:
-    """The same on real data sets: tables 1 and 2 for each test set, 3 and 4 if there is a set to compare critics on.
+    """The same on real data sets: tables 1, 2 and 5 for each test set, 3 and 4 if there is a set to compare critics on.
 
     A set to align on with fewer people than the sizes ask for is used whole by the row with more images, and half of it
     by the others. Without labels there is no ceiling.
@@ -103,7 +110,8 @@ def _prepared_alignments(
     if reason := images.without_labels(sizes.align):
         print_line(f"no ceiling and no headroom on {images.tests}: {reason}")
         ceiling = None
-    runs = run_study(policy, arms_of(sizes), sizes.seeds, sizes.study, out, stage, ceiling, images)
+    arms = _arms(tables, sizes, with_truth=False)
+    runs = run_study(policy, arms, sizes.seeds, sizes.study, out, stage, ceiling, images)
     return _alignment_tables(tables, runs, sizes, images.protocol(), images.tests)
 
 
@@ -126,6 +134,11 @@ def _prepared_critics(
     )
     comparison = evaluate_critics(policy, EmbeddedCritic(), settings, out, stage, images=compared)
     return _critic_tables(tables, comparison, settings, compared.tests.name)
+
+
+def _arms(tables: Sequence[int], sizes: TableSizes, with_truth: bool) -> dict[str, Arm]:
+    of_the_paper = arms_of(sizes) if (set(ALIGNMENTS) - {OURS}) & set(tables) else {}
+    return {**of_the_paper, **(variant_arms(sizes, with_truth) if OURS in tables else {})}
 
 
 def _critic_settings(sizes: TableSizes) -> CriticEvalSettings:

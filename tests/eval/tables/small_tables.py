@@ -11,6 +11,7 @@ from eval.study.study import Sizes
 from eval.tables import run
 from eval.tables.alignment import arms_of
 from eval.tables.sizes import TableSizes
+from eval.tables.variants import variant_arms
 
 __all__ = ["SIZES", "use_small_arms"]
 
@@ -20,20 +21,26 @@ SIZES = TableSizes(STUDY, align=2, more=4, critic_images=3, seeds=(0,))
 
 
 def use_small_arms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All with the embedded critic, because HMR-Scorer takes a minute to learn."""
+    """Those of tables 1 and 2 with the embedded critic, because HMR-Scorer takes a minute to learn."""
     gradient = METHODS["policy-gradient"]
     assert gradient.policy_gradient
-    small = replace(
+    updates = replace(
         gradient.policy_gradient, images_per_update=2, group_size=3, minibatches=1, inner_epochs=1
     )
-    monkeypatch.setitem(METHODS, "policy-gradient", replace(gradient, policy_gradient=small))
+    monkeypatch.setitem(METHODS, "policy-gradient", replace(gradient, policy_gradient=updates))
+    rounds = replace(METHODS["resample"], rounds=2)  # of one image each
+    monkeypatch.setitem(METHODS, "resample", rounds)
 
-    def small_arms(sizes: TableSizes) -> dict[str, Arm]:
+    def small(arms: dict[str, Arm]) -> dict[str, Arm]:
         return {
-            name: replace(arm, critic="embedded", group_size=3, alignment={**arm.alignment, **STEPS})
-            for name, arm in arms_of(sizes).items()
+            name: replace(arm, group_size=3, alignment={**arm.alignment, **STEPS})
+            for name, arm in arms.items()
         }
 
-    monkeypatch.setattr(run, "arms_of", small_arms)
+    def of_the_paper(sizes: TableSizes) -> dict[str, Arm]:
+        return {name: replace(arm, critic="embedded") for name, arm in small(arms_of(sizes)).items()}
+
+    monkeypatch.setattr(run, "arms_of", of_the_paper)
+    monkeypatch.setattr(run, "variant_arms", lambda sizes, with_truth: small(variant_arms(sizes, with_truth)))
     ceiling = replace(METHODS["resample"], rounds=1, group_size=3, imitates="align labels")
     monkeypatch.setattr(run, "CEILING", ceiling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,9 @@ from eval.tables.critics import ablation_table, critic_table
 from eval.tables.run import run_tables
 from eval.tables.sizes import FULL, QUICK
 from eval.tables.table import Claim, Column, ResultTable, TableRow
+from eval.tables.variants import variant_arms
 from eval.tables.writing import latex, markdown, write_tables
+from rl.config import LOSS_TYPES
 from tests.eval.tables import small_tables
 from tests.eval.tables.small_tables import use_small_arms
 
@@ -188,8 +191,8 @@ def test_tables_3_and_4_show_the_agent_others_and_its_parts():
 
 
 def test_an_unknown_table_is_refused(tiny_policy, tmp_path):
-    with pytest.raises(ValueError, match="there is no table 5; the tables are 1, 2, 3, 4"):
-        run_tables(tiny_policy, [1, 5], QUICK, tmp_path, lambda title, total: lambda done, note="": None, 1)
+    with pytest.raises(ValueError, match="there is no table 6; the tables are 1, 2, 3, 4, 5"):
+        run_tables(tiny_policy, [1, 6], QUICK, tmp_path, lambda title, total: lambda done, note="": None, 1)
 
 
 def test_without_labels_there_is_no_ceiling(runs):
@@ -214,6 +217,25 @@ def test_three_people_are_too_few():
 
 
 @pytest.mark.slow
+def test_table_5_has_a_row_for_every_choice(tiny_policy, tmp_path: Path, monkeypatch):
+    use_small_arms(monkeypatch)
+    silent = lambda title, total: lambda done, note="": None  # noqa: E731
+    table, headroom = run_tables(tiny_policy, [5], small_tables.SIZES, tmp_path, silent, 1)
+    names = [row.name for row in table.rows]
+    assert [f"loss {loss}" for loss in LOSS_TYPES] == names[1 : 1 + len(LOSS_TYPES)]
+    assert {row.name for row in table.rows if row.uses_truth} == {
+        "resample, the truth",
+        "resample, a reading of SRCC 0.6 with independent errors",
+        "resample, a reading of SRCC 0.6 with the policy's errors",
+        "supervised on the same images' truth (ceiling)",
+    }
+    assert all(row.cells["hyp0"] is not None for row in table.rows)
+    assert [row.name for row in headroom.rows] == names[1:-1]
+    without = variant_arms(small_tables.SIZES, with_truth=False)
+    assert len(without) == len(names) - 2 - 3
+
+
+@pytest.mark.slow
 def test_a_miniature_run_goes_on_where_a_killed_one_stopped(tiny_policy, tmp_path: Path, monkeypatch):
     use_small_arms(monkeypatch)
 
@@ -231,5 +253,9 @@ def test_a_miniature_run_goes_on_where_a_killed_one_stopped(tiny_policy, tmp_pat
     whole = run_tables(tiny_policy, [1, 2], small_tables.SIZES, tmp_path / "whole", silent, 1)
     assert [table.name for table in resumed] == ["table-1", "table-2", "headroom"]
     assert list(map(markdown, resumed)) == list(map(markdown, whole))
+    for damaged in (tmp_path / "cut" / "study").glob("*/**/*pseudo-labels*"):  # an arm's report and policy
+        shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
+    again = run_tables(tiny_policy, [1, 2], small_tables.SIZES, tmp_path / "cut", silent, 1)
+    assert list(map(markdown, again)) == list(map(markdown, whole))
     labels = [path.name for path in (tmp_path / "whole" / "study" / "labels").iterdir()]
     assert [name.startswith("align-labels-2-") for name in labels if "align" in name] == [True]  # as the arms

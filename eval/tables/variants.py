@@ -1,0 +1,51 @@
+"""The alignments of table 5: what each choice of ours does, with all else equal.
+
+| group   | arms                                                                                            |
+|---------|-------------------------------------------------------------------------------------------------|
+| loss    | each loss, as `meshcritic align --method` configures it, on the same scored groups              |
+| rounds  | resampling in four rounds; the policy gradient, which samples anew for every update             |
+| group   | resampling from smaller groups                                                                  |
+| critic  | resampling with scores of the truth, of noisy readings of it whose errors are independent of the |
+|         | policy's or shared with it, and with shuffled scores                                            |
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.storage.files import CONFIGS
+from eval.pipelines.align_settings import read_alignment
+from eval.study.arms import METHODS, RESAMPLE, STEPS, Arm
+from eval.tables.sizes import TableSizes
+from rl.config import LOSS_TYPES
+
+__all__ = ["variant_arms"]
+
+GROUP_SIZES = (5, 10)
+CRITICS = {
+    "the truth": "noisy-truth:1",
+    "a reading of SRCC 0.6 with independent errors": "noisy-reading:0.6",
+    "a reading of SRCC 0.6 with the policy's errors": "noisy-reading:0.6:shared",
+    "shuffled scores": "shuffled",
+}
+
+
+def variant_arms(sizes: TableSizes, with_truth: bool) -> dict[str, Arm]:
+    """By row, with the images of `sizes`. with_truth: also the critics that read the truth of scenes."""
+    one_round = Arm(RESAMPLE)
+    arms = {
+        **{f"loss {loss}": _of_loss(loss) for loss in LOSS_TYPES},
+        "resample in four rounds": METHODS["resample"],
+        "policy gradient": METHODS["policy-gradient"],
+        **{f"resample, groups of {size}": replace(one_round, group_size=size) for size in GROUP_SIZES},
+        **{f"resample, {name}": replace(one_round, critic=critic) for name, critic in CRITICS.items()},
+    }
+    return {
+        name: arm.with_images(sizes.align) for name, arm in arms.items() if with_truth or not arm.uses_truth
+    }
+
+
+def _of_loss(loss: str) -> Arm:
+    own = CONFIGS / f"align_{loss}.yaml"
+    recipe = read_alignment(own if own.exists() else CONFIGS / "align_clip.yaml")
+    return Arm({**recipe, "loss_type": loss, "max_steps": STEPS})
