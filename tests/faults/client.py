@@ -63,6 +63,8 @@ class ForkServer:
         if self._process is None:
             self._process = start_python("-m", "tests.faults.fork_server", stdin=subprocess.PIPE)
         log = log or out.with_name(f"{out.name}.log")
+        if not log.exists():  # the child may be killed before it opens it
+            log.touch()
         asked = {
             "target": job.target,
             "arguments": list(job.in_folder(out)),
