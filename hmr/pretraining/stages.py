@@ -22,11 +22,13 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from common.finite_callback import FiniteWeights
 from common.storage.resume import has_ended, last_whole_checkpoint
+from common.tensorboard import tensorboard_into
 from hmr.pretraining.ema import FILE as EMA_FILE
 from hmr.pretraining.ema import EmaCallback
 
 __all__ = ["Stage", "run_stage", "stage_arguments"]
 
+TENSORBOARD = "tensorboard"
 Rows = Dataset[dict[str, Tensor]]
 
 
@@ -74,6 +76,7 @@ def run_stage(stage: Stage, arguments: TrainingArguments) -> dict[str, Any]:
         callbacks=[FiniteWeights(), ema, SeededNoise()],
     )
     trainer.rows = stage.sampler
+    tensorboard_into(trainer, folder / TENSORBOARD)
     checkpoint = last_whole_checkpoint(folder, EMA_FILE)
     if checkpoint is not None and has_ended(Path(checkpoint)):
         trainer.load_finished(Path(checkpoint))

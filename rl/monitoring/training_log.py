@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
-from transformers.integrations.integration_utils import TensorBoardCallback
 
 from common.storage.files import PathLike, write_text
+from common.tensorboard import tensorboard_into
 
 __all__ = ["LOG", "Log", "LogCallback", "log_callback", "read_logs"]
 
@@ -22,9 +22,7 @@ Log = list[dict[str, Any]]
 def log_callback(trainer: Trainer, folder: Path, run: str) -> LogCallback:
     """The callback for a trainer. TensorBoard files, if requested, also go into `folder`, one subfolder per run, unless
     TENSORBOARD_LOGGING_DIR is set."""
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
-            callback.logging_dir = str(folder / TENSORBOARD / run)
+    tensorboard_into(trainer, folder / TENSORBOARD / run)
     return LogCallback(folder)
 
 

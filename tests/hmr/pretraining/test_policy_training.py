@@ -157,12 +157,21 @@ KILLS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", KILLS)
-def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(run: Run, kill: str) -> None:
-    """Also with other logging and data loading."""
+def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
+    run: Run, kill: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with other logging and data loading. Nothing is written outside the run's folder."""
+    monkeypatch.chdir(tmp_path)
     folder = run.killed(kill.replace(" ", "-"), *KILLS[kill])
-    otherwise = STAGE | {"logging_steps": 1, "dataloader_num_workers": 2, "save_total_limit": 1}
+    otherwise = STAGE | {
+        "logging_steps": 1,
+        "dataloader_num_workers": 2,
+        "save_total_limit": 1,
+        "report_to": "tensorboard",
+    }
     resumed = run.again(dataclasses.replace(run.recipe, estimate=otherwise, denoiser=otherwise), folder.name)
     assert resumed.digest() == run.policy.digest()
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_finished_run_is_loaded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
