@@ -115,7 +115,7 @@ class AgentBench:
     backend: VLMBackend
     embedder: TextEmbedder
     evidence: EvidenceCache
-    calibration: Sequence[LabelledGroup]  # of lab-calibration, from its first row
+    calibration: Sequence[LabelledGroup]  # on which variants learn, in parts (`part`)
     tests: Sequence[LabelledGroup] = ()
     out: Path
     stage: Stage

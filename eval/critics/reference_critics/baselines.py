@@ -45,7 +45,7 @@ def fitted_hmr_scorer(bench: AgentBench) -> HMRScorer:
     folder = bench.out / f"hmr-scorer-{json_digest(fingerprint, length=12)}"
     if not (folder / CARD).exists():  # it is written last
         count = len(cases) + len(held_out)
-        tick = bench.stage(f"fitting HMR-Scorer on {count} lab scenes", count)
+        tick = bench.stage(f"fitting HMR-Scorer on {count} labelled images", count)
         train_hmr_scorer(bench.policy, bench.body, cases, held_out, training, tick).save(folder)
     return HMRScorer.load(folder, bench.policy, bench.body)
 
