@@ -11,6 +11,7 @@ import typer
 from cli.console import print_json, print_message, stages
 from cli.evaluation_bodies import GenderedBodies, Regressor, load_evaluation_bodies
 from cli.options import WORKERS, BodyFile, DetectorSpec, Device, Json, Out, PolicyDir
+from common.storage.locks import single_run
 
 if TYPE_CHECKING:
     from eval.tables.sizes import TableSizes
@@ -79,13 +80,13 @@ def tables(
     sizes = _sizes(full, seeds)
     if sets is None:
         _refuse_models(policy, detector, body, bodies, regressor)
-        with stages() as stage:
+        with single_run(out), stages() as stage:
             found = run_tables(load_policy(BASES[BASE], device), numbers, sizes, out, stage, WORKERS)
     else:
         from eval.study.prepared import read_sets
 
         named, evaluated = read_sets(sets, data), load_evaluation_bodies(body, bodies, regressor)
-        with stages() as stage:
+        with single_run(out), stages() as stage:
             model = load_policy(policy, device, detector)
             found = run_prepared_tables(model, named, evaluated, numbers, sizes, out, stage, print_message)
     paths = write_tables(found, out)

@@ -206,6 +206,7 @@ def headroom_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "
                 )
                 for key in where
             },
+            uses_truth=name in runs.uses_truth,
         )
         for name in runs.arms
     ]

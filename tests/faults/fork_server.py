@@ -4,7 +4,8 @@
 
 Each child is a process of its own with the job's files, sockets and locks, and gets real signals. It counts its
 changes: files opened for writing, renamed or removed, folders made, and statements that write to SQLite. A signal comes
-at a change, before it is made, or after some time, and then also inside a library that writes by itself.
+at a change, before it is made, or after some time, and then also inside a library that writes by itself. The time of a
+signal other than SIGKILL counts from the moment at which the job handles it.
 """
 
 from __future__ import annotations
@@ -39,10 +40,13 @@ def _run(job: Json) -> Json:
     assert threading.active_count() == 1, "a process with threads must not be forked"
     report = Path(job["log"]).with_suffix(".report")
     report.unlink(missing_ok=True)
-    started = time.monotonic()
+    started, (handled, handles) = time.monotonic(), os.pipe()
     if (child := os.fork()) == 0:
+        _tell_when_handled(handles)
         _become(job, report)
-    sent = _signal_after(job, child) if job.get("after_s") is not None else None
+    os.close(handles)
+    sent = _signal_after(job, child, handled) if job.get("after_s") is not None else None
+    os.close(handled)
     _, status = os.waitpid(child, 0)
     ended = time.monotonic()
     told = map(json.loads, report.read_text().splitlines()) if report.exists() else ()
@@ -55,8 +59,11 @@ def _run(job: Json) -> Json:
     return {"status": os.waitstatus_to_exitcode(status), **times, **found}
 
 
-def _signal_after(job: Json, child: int) -> float | None:
-    """Sends the signal after that time, unless the child has ended; returns when."""
+def _signal_after(job: Json, child: int, handled: int) -> float | None:
+    """Sends the signal after that time, unless the child has ended; returns when. handled: is readable when the child
+    has handlers, or has ended."""
+    if job["signal"] != signal.SIGKILL:
+        select.select([handled], [], [])
     file = os.pidfd_open(child)
     ended, _, _ = select.select([file], [], [], job["after_s"])
     os.close(file)
@@ -64,6 +71,19 @@ def _signal_after(job: Json, child: int) -> float | None:
         return None
     os.kill(child, job["signal"])
     return time.monotonic()
+
+
+def _tell_when_handled(pipe: int) -> None:
+    """Writes to the pipe when the child has a handler of its own for SIGTERM, the last one that it sets."""
+    set_handler = signal.signal
+
+    def told(number: int, handler: Any) -> Any:
+        before = set_handler(number, handler)
+        if number == signal.SIGTERM:
+            os.write(pipe, b"1")
+        return before
+
+    signal.signal = told
 
 
 def _become(job: Json, report: Path) -> None:

@@ -25,6 +25,7 @@ def groups(out: str) -> None:
 def tables(policy: str, out: str) -> None:
     """`meshcritic tables --table 1` with two arms at the smallest sizes."""
     from common.stopping import ended_by_signals
+    from common.storage.locks import single_run
     from eval.study.arms import METHODS
     from eval.study.study import Sizes
     from eval.tables import alignment, run
@@ -52,7 +53,7 @@ def tables(policy: str, out: str) -> None:
 
     alignment.arms_of = run.arms_of = arms
     run.CEILING = replace(small, imitates="align labels", rounds=1)
-    with ended_by_signals():
+    with ended_by_signals(), single_run(out):
         found = run.run_tables(
             load_policy(policy), [2], sizes, Path(out), lambda title, total: lambda done, note="": None, 1
         )

@@ -231,6 +231,9 @@ def test_table_5_has_a_row_for_every_choice(tiny_policy, tmp_path: Path, monkeyp
     }
     assert all(row.cells["hyp0"] is not None for row in table.rows)
     assert [row.name for row in headroom.rows] == names[1:-1]
+    assert {row.name for row in headroom.rows if row.uses_truth} < {
+        row.name for row in table.rows if row.uses_truth
+    }
     without = variant_arms(small_tables.SIZES, with_truth=False)
     assert len(without) == len(names) - 2 - 3
 
