@@ -18,14 +18,16 @@ def assert_close_waits(
         proceed.wait()
 
     connection.set_trace_callback(pause)
-    asker = threading.Thread(target=lambda: answers.append(query()))
+    asker = threading.Thread(target=lambda: answers.append(query()), daemon=True)
     asker.start()
-    begun.wait()
-    closer = threading.Thread(target=close)
-    closer.start()
-    closer.join(timeout=0.05)
-    assert closer.is_alive()
-    proceed.set()
-    asker.join()
-    closer.join()
+    assert begun.wait(timeout=60)
+    closer = threading.Thread(target=close, daemon=True)
+    try:
+        closer.start()
+        closer.join(timeout=0.05)
+        assert closer.is_alive()
+    finally:
+        proceed.set()
+    asker.join(timeout=60)
+    closer.join(timeout=60)
     assert len(answers) == 1

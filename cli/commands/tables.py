@@ -82,6 +82,7 @@ def tables(
         _refuse_models(policy, detector, body, bodies, regressor)
         with single_run(out), stages() as stage:
             found = run_tables(load_policy(BASES[BASE], device), numbers, sizes, out, stage, WORKERS)
+            paths = write_tables(found, out)
     else:
         from eval.study.prepared import read_sets
 
@@ -89,7 +90,9 @@ def tables(
         with single_run(out), stages() as stage:
             model = load_policy(policy, device, detector)
             found = run_prepared_tables(model, named, evaluated, numbers, sizes, out, stage, print_message)
-    paths = write_tables(found, out)
+            if not found:
+                raise ValueError(f"{sets} names no set for the tables that were asked for")
+            paths = write_tables(found, out / Path(sets).stem)
     if as_json:
         print_json({"tables": [record for item in found for record in item.records()]})
     else:

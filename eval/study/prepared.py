@@ -7,12 +7,17 @@
 | `test`      | sets that results are of, each by its own protocol                               | joints or fits    |
 | `compare`   | labelled images on which critics are compared                                    | SMPL fits         |
 
+No person may be in two of them: critics would learn from the truth of the images that are aligned on, or reported. The
+images to align on, calibrate on and compare on are drawn from their sets in a fixed random order, because neighbouring
+records are frames of one video.
+
 A critic learns from bodies, so SMPL fits are those of the body of the hypotheses, of neutral gender, placed in a
 calibrated camera. Betas of a gendered body are not valid for another one (`hmr.datasets.labelling`).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,8 +41,9 @@ from hmr.body.model import Body
 from hmr.datasets.annotated_set import read_annotations
 from hmr.datasets.annotation import Annotation
 from hmr.datasets.labelling import labelled_of
+from hmr.detection.protocol import detector_digest
 from hmr.render import load_renderer
-from hmr.synthetic.store import read_samples
+from hmr.synthetic.store import read_samples, sample_ids
 from hmr.types import Detector, Labelled, Sample
 
 __all__ = ["PRESETS", "PreparedImages", "PreparedSets", "read_sets"]
@@ -68,12 +74,26 @@ def read_sets(name: str, root: Path) -> PreparedSets:
     if missing := [field for field in ("align", "calibrate", "test") if not values.get(field)]:
         raise ValueError(f"{path} does not name the sets of {', '.join(missing)}")
     compare = values.get("compare")
-    return PreparedSets(
+    sets = PreparedSets(
         _prepared(root / values["align"]),
         _prepared(root / values["calibrate"]),
         tuple(_prepared(root / each) for each in values["test"]),
         None if compare is None else _prepared(root / compare),
     )
+    _refuse_shared_people(sets)
+    return sets
+
+
+def _refuse_shared_people(sets: PreparedSets) -> None:
+    """Raises ValueError for two folders with a person in common; test sets may share theirs with each other."""
+    folders = [sets.align, sets.calibrate, *([sets.compare] if sets.compare else [])]
+    pairs = [*itertools.combinations(folders, 2), *itertools.product(sets.test, folders[:2])]
+    names = {folder: set(sample_ids(folder)) for folder in {*folders, *sets.test}}
+    for first, second in pairs:
+        if shared := names[first] & names[second]:
+            raise ValueError(
+                f"{first} and {second} share {len(shared)} people; use sets that have none in common"
+            )
 
 
 def _prepared(folder: Path) -> Path:
@@ -112,35 +132,34 @@ class PreparedImages:
             raise ValueError(
                 f"{self.test} has no protocol for 3D joints, so it has no results for the tables"
             )
-        people = min(len(read_samples(self.test)), self.limit or 10**9)
         return (
-            f"{self.tests}, {people} people; joints of {joints.name}, relative to its root, mm; aligned on "
-            f"{self.sets.align.name}"
+            f"{self.tests}; joints of {joints.name}, relative to its root, mm; detector {self.detector.name}; aligned "
+            f"on {self.sets.align.name}"
         )
 
     @property
     def learned_from(self) -> str:
         """Content hash of what policies are aligned on and critics learn from."""
-        return digest(_content(self.sets.align), _content(self.sets.calibrate), self._bodies)
+        return digest(_content(self.sets.align), _content(self.sets.calibrate), self._instruments)
 
     def digest(self) -> str:
-        return digest(_content(self.test), self._bodies)
+        return digest(_content(self.test), str(self.limit), self._instruments)
 
     @property
     def people_to_align(self) -> int:
-        return len(read_samples(self.sets.align))
+        return len(sample_ids(self.sets.align))
 
     def to_align(self, count: int, uses_truth: bool = False) -> Sequence[Sample]:
-        return read_samples(self.sets.align)[:count]
+        return read_samples(self.sets.align).take(_order(self.people_to_align)[:count])
 
     def scenes(self, count: int, uses_truth: bool) -> Path | None:
         return None
 
     def without_labels(self, count: int) -> str | None:
         """Why the first `count` images to align on cannot be used with their labels; None if they can."""
-        annotations = read_annotations(self.sets.align)
-        names = read_samples(self.sets.align).ids[:count]
-        return next(filter(None, (_flaw(annotations[name], self.body) for name in names)), None)
+        annotations, names = read_annotations(self.sets.align), sample_ids(self.sets.align)
+        chosen = (annotations[names[row]] for row in _order(len(names))[:count])
+        return next(filter(None, (_flaw(annotation, self.body) for annotation in chosen)), None)
 
     def labels(self, count: int) -> Sequence[Labelled]:
         return _labelled(self.sets.align, self.body, count).cases
@@ -149,13 +168,13 @@ class PreparedImages:
         return self.calibration(count).cases
 
     def calibration(self, count: int) -> LabelledSet:
-        return _labelled(self.sets.calibrate, self.body, count, self._bodies)
+        return _labelled(self.sets.calibrate, self.body, count, self._instruments)
 
     def to_compare(self, images: int, calibration: int) -> CriticImages | None:
         """None without a set for it."""
         if self.sets.compare is None:
             return None
-        tests = _labelled(self.sets.compare, self.body, images, self._bodies)
+        tests = _labelled(self.sets.compare, self.body, images, self._instruments)
         return CriticImages(tests, self.calibration(calibration), self.body, self.detector)
 
     def evaluate(self, policy: StudyPolicy, evaluation: Evaluation, stage: Stage) -> Report:
@@ -168,14 +187,15 @@ class PreparedImages:
         return _by_person(report, self.test)
 
     @cached_property
-    def _bodies(self) -> str:
-        """Hash of the bodies and the regressor, on which errors depend."""
+    def _instruments(self) -> str:
+        """Hash of what results depend on besides images and policy: bodies, regressor and detector."""
         bodies = {"": self.bodies.body, **self.bodies.by_gender}
         parts = [
             f"{gender}{weights_digest(body.model.state_dict())}" for gender, body in sorted(bodies.items())
         ]
         regressor = self.bodies.regressor
-        return digest(*parts, b"" if regressor is None else regressor.numpy().tobytes())
+        told = detector_digest(self.detector) or self.detector.name
+        return digest(*parts, told, b"" if regressor is None else regressor.numpy().tobytes())
 
 
 def _by_person(report: AnnotatedReport, folder: Path) -> Report:
@@ -190,11 +210,12 @@ def _by_person(report: AnnotatedReport, folder: Path) -> Report:
     return Report(tuple(f"{row['image']}#{row['person']}" for row in rows), values, ())
 
 
-def _labelled(folder: Path, body: Body, count: int, bodies: str = "") -> LabelledSet:
-    """The first `count` people whose fit can be used. Raises ValueError if there are fewer than two."""
-    annotations, samples = read_annotations(folder), read_samples(folder)
-    flaws = [_flaw(annotations[name], body) for name in samples.ids]
-    rows = [row for row, flaw in enumerate(flaws) if flaw is None][:count]
+def _labelled(folder: Path, body: Body, count: int, instruments: str = "") -> LabelledSet:
+    """`count` people whose fit can be used. Raises ValueError if there are fewer than two."""
+    annotations, names = read_annotations(folder), sample_ids(folder)
+    flaws = [_flaw(annotations[name], body) for name in names]
+    rows = [row for row in _order(len(names)) if flaws[row] is None][:count]
+    samples = read_samples(folder)
     if len(rows) < 2:
         raise ValueError(
             f"{folder} has {len(rows)} people to learn from: {next(filter(None, flaws), 'it is empty')}"
@@ -205,7 +226,13 @@ def _labelled(folder: Path, body: Body, count: int, bodies: str = "") -> Labelle
         sample = samples[row]
         return labelled_of(sample, annotations[sample.id], {NEUTRAL: body}, renderer)
 
-    return LabelledSet(folder.name, _Read(rows, read), digest(_content(folder), bodies))
+    taken = [names[row] for row in rows]
+    return LabelledSet(folder.name, _Read(rows, read), digest(_content(folder), instruments, *taken))
+
+
+def _order(count: int) -> list[int]:
+    """The rows of a set in a random order, always the same."""
+    return np.random.default_rng(0).permutation(count).tolist()
 
 
 class _Read(Sequence[Labelled]):

@@ -254,6 +254,7 @@ def run_study(
     for seed in seeds:
         with ExitStack() as opened:
             run = StudySeed(policy, images, sizes, to_align, seed, out, stage, opened)
+            run.base()  # first, because it fails at once if the tests cannot be evaluated
             for name, arm in arms.items():
                 runs.arms[name].append(run.arm(name, arm))
             runs.ceiling.extend(run.arm(CEILING_NAME, bound) for bound in bounds)

@@ -4,14 +4,14 @@ table 5 (our choices), and recovered headroom."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
 from common.storage.files import CONFIGS
 from eval.benchmark.headroom import recovered_share
-from eval.benchmark.intervals import bootstrap_mean
+from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import Report
 from eval.benchmark.tables import METRIC_NAMES
 from eval.pipelines.align_settings import read_alignment
@@ -90,6 +90,17 @@ class _Runs:
         uses_truth = name == CEILING_NAME or name in self.runs.uses_truth
         return TableRow(TITLES.get(name, name), cells, theirs, uses_truth)
 
+    def from_base(self, name: str, reductions: Sequence[str]) -> dict[str, Interval | None]:
+        """Paired differences of MPJPE from the base, below 0 where this row is better; none for the base itself."""
+        if name == "base":
+            return {}
+        return {
+            f"from_base_{key}": bootstrap_mean(
+                self.values(name, MPJPE, key) - self.values("base", MPJPE, key)
+            )
+            for key in reductions
+        }
+
     def claim(self, better: str, worse: str) -> Claim:
         count = 100 if 100 in self.sizes.counts else self.sizes.study.samples
         sentence = f"{TITLES[better]} is below {TITLES[worse]} (MPJPE, minimum over {count}, mm)"
@@ -134,12 +145,16 @@ def _columns(sizes: TableSizes) -> tuple[list[Column], dict[str, tuple[str, str]
     where = {f"min{count}": (MPJPE, f"min{count}") for count in sizes.counts}
     where |= {f"pa{sizes.study.samples}": (PA_MPJPE, f"min{sizes.study.samples}")}
     where |= {name: (MPJPE, name) for name in ("mean", "hyp0", "averaged")}
-    titles = {"mean": "mean", "hyp0": "hypothesis 0", "averaged": "averaged pose"}
     columns = [
-        Column(key, f"{METRIC_NAMES[metric]}, {titles.get(reduction, f'M={reduction[3:]}')}")
+        Column(key, f"{METRIC_NAMES[metric]}, {_title(reduction)}")
         for key, (metric, reduction) in where.items()
     ]
     return columns, where
+
+
+def _title(reduction: str) -> str:
+    titles = {"mean": "mean", "hyp0": "hypothesis 0", "averaged": "averaged pose"}
+    return titles.get(reduction, f"M={reduction[3:]}")
 
 
 def alignment_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "") -> ResultTable:
@@ -185,10 +200,19 @@ def training_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "
 
 
 def variants_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "") -> ResultTable:
-    """Table 5: the arms of `eval.tables.variants` between the base and the ceiling."""
+    """Table 5: the arms of `eval.tables.variants` between the base and the ceiling, with paired differences from the
+    base."""
     given = _Runs(runs, sizes, about, data)
     rows = {name: {} for name in ("base", *variant_arms(sizes, with_truth=True), CEILING_NAME)}
-    return given.table("table-5", "Losses, rounds, group sizes and critics", rows, (), (), "")
+    table = given.table("table-5", "Losses, rounds, group sizes and critics", rows, (), (), "")
+    changed = ("hyp0", "averaged", f"min{sizes.study.samples}")
+    columns = [Column(f"from_base_{key}", f"MPJPE from the base, {_title(key)}") for key in changed]
+    names = [name for name in rows if name in given.rows]
+    with_changes = [
+        replace(row, cells={**row.cells, **given.from_base(name, changed)})
+        for name, row in zip(names, table.rows, strict=True)
+    ]
+    return replace(table, columns=[*table.columns, *columns], rows=with_changes)
 
 
 def headroom_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "") -> ResultTable:

@@ -14,6 +14,7 @@ __all__ = ["ablation_table", "critic_table"]
 
 OTHERS = ("hmr-scorer", "ranknet", "consensus", "random")
 MPJPE = ERROR_METRICS[0]
+WITH_TRUTH = AgentVariant(true_detections=True).name
 
 
 def critic_table(found: CriticComparison, settings: CriticEvalSettings, data: str = "") -> ResultTable:
@@ -63,7 +64,8 @@ def _row(result: CriticResult, theirs: Mapping[str, float]) -> TableRow:
         f"srcc_{error.removesuffix('_mm')}": agreement.srcc for error, agreement in result.agreements.items()
     }
     first = result.agreements[MPJPE]
-    return TableRow(result.name, {**cells, "krcc_mpjpe": first.krcc, "plcc_mpjpe": first.plcc}, theirs)
+    cells |= {"krcc_mpjpe": first.krcc, "plcc_mpjpe": first.plcc}
+    return TableRow(result.name, cells, theirs, uses_truth=result.name == WITH_TRUTH)
 
 
 def _claim(found: CriticComparison, other: str) -> Claim:

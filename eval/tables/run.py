@@ -86,7 +86,11 @@ def run_prepared_tables(
     """
     check_tables(tables)
     limit = None if sizes.whole_sets else sizes.study.test
+    if set(CRITICS) & set(tables) and policy.device.type != "cpu":
+        raise ValueError("tables 3 and 4 fit HMR-Scorer, which needs --device cpu")
     first, *others = (PreparedImages(sets, test, bodies, policy.detector, limit) for test in sets.test)
+    for images in (first, *others):
+        images.protocol()  # raises for a set without joints, before anything is aligned
     root, found = out / f"sets-{digest(policy.digest(), first.learned_from, length=8)}", []
     if set(ALIGNMENTS) & set(tables):
         sizes = sizes.with_people(first.people_to_align)
@@ -112,7 +116,8 @@ def _prepared_alignments(
         ceiling = None
     arms = _arms(tables, sizes, with_truth=False)
     runs = run_study(policy, arms, sizes.seeds, sizes.study, out, stage, ceiling, images)
-    return _alignment_tables(tables, runs, sizes, images.protocol(), images.tests)
+    about = f"{len(runs.bases[0][0].sample_ids)} people of {images.protocol()}"
+    return _alignment_tables(tables, runs, sizes, about, images.tests)
 
 
 def _prepared_critics(

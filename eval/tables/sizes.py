@@ -10,6 +10,9 @@ from eval.study.study import Sizes
 __all__ = ["FULL", "QUICK", "TableSizes"]
 
 
+MIN_PEOPLE = 8  # two halves of four rounds
+
+
 @dataclass(frozen=True)
 class TableSizes:
     """study: of the alignments. align, more: images of the split to align on, and those of the row with more images.
@@ -33,10 +36,10 @@ class TableSizes:
     def with_people(self, people: int) -> TableSizes:
         """At most as many images to align on as there are people, and half of them without the row with more images.
 
-        Raises ValueError for fewer than four people.
+        Raises ValueError for fewer people than four rounds need.
         """
-        if people < 4:
-            raise ValueError(f"an alignment needs at least four people, not {people}")
+        if people < MIN_PEOPLE:
+            raise ValueError(f"an alignment needs at least {MIN_PEOPLE} people, not {people}")
         more = min(self.more, people)
         return replace(self, more=more, align=min(self.align, more // 2))
 
@@ -49,7 +52,7 @@ QUICK = TableSizes(
     seeds=(0,),
 )
 FULL = TableSizes(
-    study=Sizes(test=100, samples=200, picks=False, minima=(10, 100)),
+    study=Sizes(test=100, samples=200, picks=False, minima=(10, 100), narrows=False),
     align=1600,
     more=3200,
     critic_images=300,

@@ -1,8 +1,9 @@
-"""The alignments of table 5: what each choice of ours does, with all else equal.
+"""The alignments of table 5: what each choice of ours does, on as many images with as many steps.
 
 | group   | arms                                                                                            |
 |---------|-------------------------------------------------------------------------------------------------|
-| loss    | each loss, as `meshcritic align --method` configures it, on the same scored groups              |
+| loss    | each loss on the same scored groups, with the recipe of `meshcritic align --method`: rates and  |
+|         | batches differ, and `resample` alone trains the initial estimate                                |
 | rounds  | resampling in four rounds; the policy gradient, which samples anew for every update             |
 | group   | resampling from smaller groups                                                                  |
 | critic  | resampling with scores of the truth, of noisy readings of it whose errors are independent of the |

@@ -47,7 +47,11 @@ def latex(table: ResultTable) -> str:
     """A `table` environment for the package booktabs."""
     columns = (*table.columns, *table.paper_columns)
     header = " & ".join(["", *(_escaped(column.title) for column in columns)])
-    rows = [" & ".join(map(_escaped, [row.name, *_cells(table, row)])) + r" \\" for row in table.rows]
+    names = [f"{row.name} (uses truth)" if row.uses_truth else row.name for row in table.rows]
+    rows = [
+        " & ".join(map(_escaped, [name, *_cells(table, row)])) + r" \\"
+        for name, row in zip(names, table.rows, strict=True)
+    ]
     lines = [
         r"\begin{table}",
         rf"\caption{{{_escaped(table.title)}. {_escaped(table.protocol)}.}}",

@@ -15,7 +15,7 @@ __all__ = ["HEAT_STOPS", "heat_view"]
 
 # sRGB bytes at equal distances from the lowest to the highest value
 HEAT_STOPS = ((250, 240, 200), (246, 196, 120), (226, 122, 88), (166, 54, 96), (82, 20, 92))
-PAPER = (244, 244, 241)
+PAPER, UNKNOWN = (244, 244, 241), (178, 182, 188)
 DISTANCE_M, EXTENT_M = 8.0, 2.1  # of the camera from the body, and the height that it shows
 SUPERSAMPLING = 3
 SHADE = 0.22  # how much darker a surface is that is seen from its side
@@ -29,8 +29,11 @@ def heat_view(
     renderer: Renderer,
     height: int,
 ) -> UInt8[np.ndarray, "batch {height} width 3"]:
-    """Each body in the middle of a picture on a light background, its vertices coloured from `limits[0]` to
-    `limits[1]`. The camera looks along z, 8 m from the origin; width: 0.6 of the height."""
+    """Each body in the middle of a picture on a light background.
+
+    Vertices are coloured from `limits[0]` to `limits[1]`, grey where the value is NaN. The camera looks along z, 8 m
+    from the origin; width: 0.6 of the height.
+    """
     width = round(0.6 * height)
     zoom = SUPERSAMPLING
     camera = Camera(
@@ -54,4 +57,5 @@ def _colors(values: Float[np.ndarray, " faces"], limits: tuple[float, float]) ->
     low, high = limits
     shares = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
     stops = np.linspace(0, 1, len(HEAT_STOPS))
-    return np.stack([np.interp(shares, stops, channel) for channel in np.array(HEAT_STOPS).T], axis=-1)
+    colors = np.stack([np.interp(shares, stops, channel) for channel in np.array(HEAT_STOPS).T], axis=-1)
+    return np.where(np.isnan(shares)[:, None], np.array(UNKNOWN, np.float64), colors)

@@ -36,7 +36,8 @@ from hmr.synthetic.workers import in_order, scene_maker
 from hmr.types import NUM_POINTS, BodyParams, Box, Camera, Detection, Labelled, Sample, Truth
 
 __all__ = [
-    "SampleSet", "folder_fingerprint", "make_scenes", "read_labelled", "read_samples", "read_truth", "set_digest",
+    "SampleSet", "folder_fingerprint", "make_scenes", "read_labelled", "read_samples", "read_truth",
+    "sample_ids", "set_digest",
 ]  # fmt: skip
 
 Progress = Callable[[int], None]
@@ -65,10 +66,9 @@ class SampleSet(Sequence[Sample]):
     def __len__(self) -> int:
         return self._table.num_rows
 
-    @property
-    def ids(self) -> list[str]:
-        """Of all samples; no image is decoded."""
-        return self._table["id"].to_pylist()
+    def take(self, rows: Sequence[int]) -> SampleSet:
+        """The samples of these rows, in this order."""
+        return SampleSet(self._table.take(list(rows)), self._path)
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
@@ -78,7 +78,7 @@ class SampleSet(Sequence[Sample]):
 
     def __getitem__(self, index: int | slice) -> Sample | SampleSet:
         if isinstance(index, slice):
-            return SampleSet(self._table.take(list(range(*index.indices(len(self))))), self._path)
+            return self.take(range(*index.indices(len(self))))
         row = self._table.slice(range(len(self))[index], 1).to_pylist()[0]
         with damage_named(self._path, DAMAGED):
             with open_image(row["jpeg"], f"the image of {row['id']}") as stored:
@@ -151,6 +151,13 @@ def read_samples(folder: PathLike) -> SampleSet:
     """
     path = Path(folder) / "samples.parquet"
     return SampleSet(_read_parquet(path, SAMPLE_COLUMNS), path)
+
+
+def sample_ids(folder: PathLike) -> list[str]:
+    """The ids of the samples; images are not read. Raises FileNotFoundError, and ValueError for a damaged file."""
+    path = Path(folder) / "samples.parquet"
+    with damage_named(path, DAMAGED):
+        return pq.read_table(path, columns=["id"])["id"].to_pylist()
 
 
 def read_truth(folder: PathLike) -> dict[str, Truth]:

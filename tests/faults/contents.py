@@ -17,7 +17,7 @@ __all__ = ["content_of", "differences"]
 UNCOMPARED = re.compile(
     r"trace.*\.jsonl|training_args\.bin|events\.out\..*|.*\.faiss|memory\.sqlite-(wal|shm)|.*\.log|.*\.report"
 )
-TIMES = re.compile(r"(seconds|_s|_time|runtime|_ms|_us|per_second|started|took)$|^commit$")
+TIMES = re.compile(r"(seconds|_s|preparation_time|runtime|_ms|_us|per_second|started|took)$|^commit$")
 # the report of an exploration says what the last run did; what all of them did is in the memory
 OF_LAST_RUN = ("cases", "skipped", "held_out_srcc_before", "mined", "admitted", "retired", "reweighed")
 OUT_OF_PLACE = re.compile(r"\.partial$|\.parquet\.\d+$|^\.lock$")

@@ -95,7 +95,7 @@ def occlusion_chart(errors: Mapping[str, JointErrors]) -> Chart:
     return Chart(
         "Error against occlusion",
         "One point per joint: how far the mean of the hypotheses is off. Above the diagonal the joint is worse where "
-        "an occluder hides it.",
+        "an occluder hides it. The two are means over different images.",
         "where the joint is visible (mm)",
         "where it is hidden (mm)",
         tuple(line(name, found) for name, found in errors.items()),

@@ -88,24 +88,34 @@ def draw_person(
 def draw_heat_maps(
     errors_mm: Mapping[str, Float[np.ndarray, "24"]], body: Body, renderer: Renderer
 ) -> tuple[HeatMap, ...]:
-    """By variant, on one scale from the smallest to the largest error of any joint; NaN counts as the smallest. Empty
-    without variants."""
-    if not errors_mm:
+    """By variant, on one scale from the smallest to the largest error of any joint; NaN is grey. Empty without any."""
+    known = [values[1:][np.isfinite(values[1:])] for values in errors_mm.values()]
+    if not any(map(len, known)):
         return ()
-    known = np.concatenate([values[1:][np.isfinite(values[1:])] for values in errors_mm.values()])
-    limits = (float(known.min()), float(known.max()))
+    every = np.concatenate(known)
+    limits = (float(every.min()), float(every.max()))
     bodies, faces = _front_and_back(body), body.faces.cpu().numpy()
     weights = _nearness(body)
 
     def draw(name: str, values: Float[np.ndarray, "24"]) -> HeatMap:
-        shown = np.nan_to_num(values, nan=limits[0])
+        shown = values.copy()
         shown[PELVIS] = shown[[*HIPS, SPINE]].mean()  # the origin has no error of its own
-        views = heat_view(bodies, faces, weights @ shown, limits, renderer, HEAT_MAP_PX)
+        views = heat_view(bodies, faces, _of_vertices(weights, shown), limits, renderer, HEAT_MAP_PX)
         ranked = [joint for joint in np.argsort(-values, kind="stable") if np.isfinite(values[joint])]
         worst = [(JOINT_NAMES[row].replace("_", " "), float(values[row])) for row in ranked[:WORST_JOINTS]]
         return HeatMap(name, _webp(np.concatenate(list(views), axis=1), LARGE.quality), limits, worst)
 
     return tuple(draw(name, values) for name, values in errors_mm.items())
+
+
+def _of_vertices(
+    weights: Float[np.ndarray, "vertices 24"], values: Float[np.ndarray, "24"]
+) -> Float[np.ndarray, " vertices"]:
+    """The weighted values; NaN where more than half of the weight is of joints without a value."""
+    known = np.isfinite(values)
+    shares = weights[:, known].sum(axis=1)
+    means = weights[:, known] @ values[known] / np.maximum(shares, 1e-9)
+    return np.where(shares > 0.5, means, np.nan)
 
 
 def _nearness(body: Body) -> Float[np.ndarray, "vertices 24"]:

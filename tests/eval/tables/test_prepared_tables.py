@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from hmr.body.model import EMBEDDED_BODY, Body, load_body
 from hmr.datasets.annotated_set import prepare
 from hmr.datasets.protocols import load_regressor
 from hmr.datasets.sources import SOURCES
+from hmr.detection.simulated import SimulatedDetector
 from tests.command import call
 from tests.eval.tables.small_tables import SIZES, use_small_arms
 from tests.hmr.datasets.layouts import human36m, humandata_members, image, pw3d_coco
@@ -58,13 +60,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             prepare(SOURCES[source], folder, split, prepared / name)
 
     (raw / "humandata").mkdir()
-    members = humandata_members(PEOPLE)
-    members["smpl"]["transl"] = np.tile([0.0, 0.0, 5.0], (PEOPLE, 1))
-    members["smpl"]["betas"] = np.ones((PEOPLE, 10))  # zeros are none
-    np.savez_compressed(raw / "humandata" / "people.npz", **members)
-    for name in members["image_path"]:
-        image(raw / "humandata" / name)
-    add("humandata", raw / "humandata", "people", "insta-variety-train", "human36m-train", "gta-human")
+    for name in ("insta-variety-train", "human36m-train", "gta-human"):
+        members = humandata_members(PEOPLE)
+        members["image_path"] = [f"{name}/{row}.jpg" for row in range(PEOPLE)]
+        members["smpl"]["transl"] = np.tile([0.0, 0.0, 5.0], (PEOPLE, 1))
+        members["smpl"]["betas"] = np.ones((PEOPLE, 10))  # zeros are none
+        np.savez_compressed(raw / "humandata" / f"{name}.npz", **members)
+        for path in members["image_path"]:
+            image(raw / "humandata" / path)
+        add("humandata", raw / "humandata", name, name)
     add("human36m", raw / "human36m", human36m(raw / "human36m"), "human36m-test")
     add("3dpw-coco", raw / "3dpw", pw3d_coco(raw / "3dpw"), "3dpw-coco-test-10th")
     return prepared
@@ -104,22 +108,44 @@ def test_images_to_align_on_have_no_labels_and_those_to_learn_from_have(data, ti
     assert isinstance(found, StudyImages)
     assert found.people_to_align == PEOPLE
     assert [sample.id for sample in found.to_align(2)] == [case.sample.id for case in found.labels(2)]
-    assert not hasattr(found.to_align(1)[0], "truth")
     assert found.scenes(2, uses_truth=True) is None
     case = found.calibration(3).cases[2]
     torch.testing.assert_close(case.truth.params.transl, torch.tensor([0.0, 0.0, 5.0]), atol=0.5, rtol=0)
     assert case.truth.mask.shape == case.sample.image.shape[:2]
     assert len(found.calibration(3).cases) == 3
     assert found.protocol() == (
-        "human36m-test, 4 people; joints of h36m-14, relative to its root, mm; aligned on insta-variety-train"
+        "human36m-test; joints of h36m-14, relative to its root, mm; detector embedded; aligned on insta-variety-train"
     )
+
+
+def test_what_results_depend_on_is_in_the_digests(data, tiny_policy, smpl):
+    found = images(data, tiny_policy, load_body(smpl))
+    assert found.calibration(3).digest != found.calibration(4).digest
+    names = [[case.sample.id for case in found.calibration(count).cases] for count in (3, 4)]
+    assert names[0] == names[1][:3]
+    assert replace(found, limit=1).digest() != found.digest()
+    other = replace(found, detector=SimulatedDetector())
+    assert other.digest() != found.digest()
+    assert other.learned_from != found.learned_from
+
+
+def test_sets_that_share_people_are_refused(data, tmp_path):
+    listed = {"align": "human36m-train", "calibrate": "human36m-train", "test": ["human36m-test"]}
+    (tmp_path / "sets.yaml").write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match=f"human36m-train and .*human36m-train share {PEOPLE} people"):
+        read_sets(str(tmp_path / "sets.yaml"), data)
 
 
 def test_fits_of_another_body_are_named(data, tiny_policy, body):
     found = images(data, tiny_policy, body)
-    assert found.without_labels(2) == "train/0.jpg#0 has parameters of smpl; the body given is embedded"
+    reason = found.without_labels(2)
+    assert reason is not None
+    assert re.fullmatch(
+        r"insta-variety-train/\d.jpg#\d has parameters of smpl; the body given is embedded", reason
+    )
     with pytest.raises(
-        ValueError, match=r"human36m-train has 0 people to learn from: train/0.jpg#0 has parameters of"
+        ValueError,
+        match=r"human36m-train has 0 people to learn from: human36m-train/0.jpg#0 has parameters of",
     ):
         found.calibration(3)
 
@@ -203,7 +229,8 @@ def test_the_command(data, tiny_policy, smpl, regressor, tmp_path, monkeypatch, 
     words = (*words, "--policy", tmp_path / "policy", "--detector", "embedded", "--regressor", regressor)
     code, out, err = call(monkeypatch, capsys, *words, "--out", tmp_path / "out")
     assert code == 0
-    assert "no ceiling and no headroom on human36m-test: train/0.jpg#0 has no SMPL parameters" in err
+    assert "no ceiling and no headroom on human36m-test: insta-variety-train/" in err
+    assert "has no SMPL parameters" in err
     assert "## Table 1: Alignment on images without labels (human36m-test)" in out
     assert "ceiling" not in out
 

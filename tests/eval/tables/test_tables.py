@@ -140,7 +140,7 @@ def test_markdown_by_hand():
 def test_latex_is_escaped_and_complete():
     text = latex(small_table())
     assert r"a\_b & 1.2 $\pm$ 0.2 & 3.0 \\" in text
-    assert r"100 \% & - & - \\" in text
+    assert r"100 \% (uses truth) & - & - \\" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
 
 
@@ -205,15 +205,20 @@ def test_without_labels_there_is_no_ceiling(runs):
     assert {record["data"] for record in table.records()} == {"3dpw-test"}
 
 
-@pytest.mark.parametrize(("people", "align", "more"), [(5, 2, 5), (1000, 400, 800), (700, 350, 700)])
+@pytest.mark.parametrize(("people", "align", "more"), [(9, 4, 9), (1000, 400, 800), (700, 350, 700)])
 def test_the_row_with_more_images_has_more(people, align, more):
     sizes = QUICK.with_people(people)
     assert (sizes.align, sizes.more) == (align, more)
 
 
-def test_three_people_are_too_few():
-    with pytest.raises(ValueError, match="at least four people, not 3"):
-        QUICK.with_people(3)
+def test_seven_people_are_too_few():
+    with pytest.raises(ValueError, match="at least 8 people, not 7"):
+        QUICK.with_people(7)
+
+
+@pytest.mark.parametrize("sizes", [QUICK, FULL])
+def test_no_base_is_narrowed_that_no_table_shows(sizes):
+    assert not sizes.study.narrows
 
 
 @pytest.mark.slow
@@ -229,11 +234,14 @@ def test_table_5_has_a_row_for_every_choice(tiny_policy, tmp_path: Path, monkeyp
         "resample, a reading of SRCC 0.6 with the policy's errors",
         "supervised on the same images' truth (ceiling)",
     }
-    assert all(row.cells["hyp0"] is not None for row in table.rows)
+    base, *others = table.rows
+    for row in others:
+        difference = row.cells["hyp0"].mean - base.cells["hyp0"].mean
+        assert row.cells["from_base_hyp0"].mean == pytest.approx(difference, abs=1e-6)
+    assert "from_base_hyp0" not in base.cells
     assert [row.name for row in headroom.rows] == names[1:-1]
-    assert {row.name for row in headroom.rows if row.uses_truth} < {
-        row.name for row in table.rows if row.uses_truth
-    }
+    with_truth = {row.name for row in table.rows[:-1] if row.uses_truth}
+    assert {row.name for row in headroom.rows if row.uses_truth} == with_truth
     without = variant_arms(small_tables.SIZES, with_truth=False)
     assert len(without) == len(names) - 2 - 3
 

@@ -67,12 +67,20 @@ def test_one_scale_for_all_variants_and_the_largest_errors_are_darkest(tmp_path)
     assert "Errors by joint" not in _page_without(tmp_path)
 
 
-def test_unknown_joints_are_drawn_as_the_smallest_error():
+def test_unknown_joints_are_grey():
     values = np.full(24, 50.0)
-    values[KNEE], values[WRIST] = NAN, 80.0
-    (drawn,) = draw_heat_maps({"base": values}, load_body(), load_renderer())
-    assert drawn.limits_mm == (50.0, 80.0)
+    values[WRIST] = 80.0
+    whole, partly = values.copy(), values.copy()
+    partly[[JOINT_NAMES.index(name) for name in ("left_knee", "left_ankle", "left_foot")]] = NAN
+    grey = []
+    for each in (whole, partly):
+        (drawn,) = draw_heat_maps({"base": each}, load_body(), load_renderer())
+        assert drawn.limits_mm == (50.0, 80.0)
+        pixels = np.asarray(Image.open(io.BytesIO(drawn.picture)).convert("RGB")).astype(int)
+        grey.append(((np.ptp(pixels, axis=-1) < 16) & (pixels.max(axis=-1) < 200)).sum())
+    assert grey[1] > grey[0] + 1000
     assert draw_heat_maps({}, load_body(), load_renderer()) == ()
+    assert draw_heat_maps({"base": np.full(24, NAN)}, load_body(), load_renderer()) == ()
 
 
 def _page_without(folder) -> str:
