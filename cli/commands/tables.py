@@ -65,9 +65,8 @@ def tables(
 
     Table 1: alignment methods between the base and its ceiling. Table 2: critic and loss. Tables 3 and 4: critics, and
     the agent without its parts. Table 5: our losses, rounds, group sizes and critics. The first four state which of the
-    paper's orderings hold. The same command continues a killed
-    run; Markdown, LaTeX and Parquet are written to OUT. The other models are for real data sets: --policy, --detector,
-    --body, --bodies and --regressor.
+    paper's orderings hold. The same command continues a killed run; Markdown, LaTeX and Parquet are written to OUT,
+    with --sets to a folder of that name in it. --policy, --detector, --body, --bodies and --regressor need --sets.
 
     Example: `meshcritic tables --quick --table 3 --table 4`
     """

@@ -7,9 +7,9 @@
 | `test`      | sets that results are of, each by its own protocol                               | joints or fits    |
 | `compare`   | labelled images on which critics are compared                                    | SMPL fits         |
 
-No person may be in two of them: critics would learn from the truth of the images that are aligned on, or reported. The
-images to align on, calibrate on and compare on are drawn from their sets in a fixed random order, because neighbouring
-records are frames of one video.
+No person of `align` or `calibrate` may be in another one: critics would learn from the truth of the images that are
+aligned on, or reported. The images to align on, calibrate on and compare on are drawn from their sets in a fixed random
+order, because neighbouring records are frames of one video.
 
 A critic learns from bodies, so SMPL fits are those of the body of the hypotheses, of neutral gender, placed in a
 calibrated camera. Betas of a gendered body are not valid for another one (`hmr.datasets.labelling`).

@@ -29,7 +29,7 @@ from eval.tables.table import ResultTable
 from eval.tables.variants import variant_arms
 from hmr.policy.policy import DiffusionPolicy
 
-__all__ = ["TABLES", "check_tables", "run_prepared_tables", "run_tables"]
+__all__ = ["OURS", "TABLES", "run_prepared_tables", "run_tables"]
 
 ALIGNMENTS = {1: alignment_table, 2: training_table, 5: variants_table}
 CRITICS = {3: critic_table, 4: ablation_table}
@@ -37,7 +37,7 @@ OURS = 5  # the other numbers are the paper's
 TABLES = tuple(sorted((*ALIGNMENTS, *CRITICS)))
 
 
-def check_tables(tables: Sequence[int]) -> None:
+def _check_tables(tables: Sequence[int]) -> None:
     """Raises ValueError for an unknown number."""
     if unknown := sorted(set(tables) - set(TABLES)):
         raise ValueError(f"there is no table {unknown[0]}; the tables are {', '.join(map(str, TABLES))}")
@@ -50,7 +50,7 @@ def run_tables(
 
     policy: the base policy of `eval.study.arms.BASE`. Raises ValueError for an unknown number.
     """
-    check_tables(tables)
+    _check_tables(tables)
     found: list[ResultTable] = []
     if set(ALIGNMENTS) & set(tables):
         images = SceneImages.of(policy, GAP, sizes.study.test, out / "study" / "scenes", stage)
@@ -84,7 +84,7 @@ def run_prepared_tables(
     print_line: receives what is left out, and why. Raises ValueError for an unknown number, and for sets that lack what
     they are used for.
     """
-    check_tables(tables)
+    _check_tables(tables)
     limit = None if sizes.whole_sets else sizes.study.test
     if set(CRITICS) & set(tables) and policy.device.type != "cpu":
         raise ValueError("tables 3 and 4 fit HMR-Scorer, which needs --device cpu")
