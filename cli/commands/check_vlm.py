@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,7 +140,7 @@ def _save(
         name = f"scene-{number:02d}.png"
         (out / name).write_bytes(encode_png(sheet))
         record_pictures(out, trace, {name: SHEET_CAPTION})
-    print_message(f"{len(groups)} sheets of pictures in {out}")
+    print_message(f"sheets of pictures in {out}: {len(groups)}")
 
 
 def _print_report(found: FaultReport, scored: Sequence[PlantedScores]) -> None:
@@ -150,6 +151,9 @@ def _print_report(found: FaultReport, scored: Sequence[PlantedScores]) -> None:
     if found.judged < found.groups:
         reason = next((item.reason for item in scored if not item.ranking), "")
         print_message(f"{found.groups - found.judged} of {found.groups} groups got no scores: {reason}")
+    degenerate = Counter(item.degeneracy for item in scored if item.ranking and item.degeneracy)
+    for sentence, count in degenerate.items():
+        print_message(f"{count} of {found.groups} groups: {sentence}")
     failures = [failure for item in scored for failure in item.failures]
     if lost := lost_questions(sum((item.questions for item in scored), QuestionCounts()), failures):
         print_message(lost)
@@ -158,7 +162,9 @@ def _print_report(found: FaultReport, scored: Sequence[PlantedScores]) -> None:
 def _table(found: FaultReport) -> Table:
     from rich.table import Table
 
-    table = Table("planted", "below the true body", "ranked last", title=f"{found.judged} groups of six")
+    table = Table(
+        "planted", "below the true body", "ranked last", title=f"groups of six judged: {found.judged}"
+    )
     for name, count in found.last.items():
         below = found.below_truth.get(name)
         table.add_row(name, "" if below is None else f"{below} of {found.judged}", str(count))

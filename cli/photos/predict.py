@@ -211,7 +211,7 @@ class Predictor:
     def _fingerprint(self, source: Source) -> str:
         """Of everything that the item's files depend on. A missing input file is reported by its reader."""
         state = source.path.stat() if source.path.exists() else None
-        versions = ("with times", "followed") if source.is_video else ()  # earlier records differ
+        versions = ("with times", "searched for nearby") if source.is_video else ()  # earlier records differ
         return digest(repr((self._inputs, state and (state.st_size, state.st_mtime_ns), *versions)))
 
     # -- videos ----------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ class Predictor:
         """For one video."""
         detector = self.models.policy.detector
         if isinstance(detector, PersonTracker) and not self.settings.boxes:
-            return FollowedPeople(detector)
+            return FollowedPeople(detector, self.settings.every)
         return detector
 
     def _frame(self, source: Source, frame: VideoFrame, detector: Detector) -> Outcome:

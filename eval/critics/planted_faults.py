@@ -31,6 +31,7 @@ import torch
 from jaxtyping import UInt8
 
 from agent.pictures.panels import PANEL_PX, draw_views
+from agent.scoring.degenerate import DEGENERACY_SENTENCES
 from agent.types import Case, GroupCritique, QuestionCounts, QuestionFailure, lost_questions
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
@@ -91,6 +92,7 @@ class PlantedScores:
     reason: str
     questions: QuestionCounts
     failures: tuple[QuestionFailure, ...]
+    degeneracy: str  # a sentence if the scores say nothing about the hypotheses, otherwise empty
 
     @staticmethod
     def of(group: PlantedGroup, critique: GroupCritique) -> PlantedScores:
@@ -101,6 +103,7 @@ class PlantedScores:
             "; ".join(dict.fromkeys(critique.reasons)),
             critique.questions,
             critique.failures,
+            DEGENERACY_SENTENCES[critique.degeneracy],
         )
 
     @property
@@ -131,6 +134,7 @@ class PlantedScores:
             "reason": self.reason,
             "questions": self.questions.to_json(),
             "lost": lost_questions(self.questions, self.failures),
+            "degeneracy": self.degeneracy,
             "ranking": [name for name, _ in self.ranking],
         }
 

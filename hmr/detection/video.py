@@ -1,8 +1,8 @@
 """The people of a video: searched for in some frames, followed from frame to frame in between.
 
-A search of a whole frame takes many times longer than reading a person where they were in the frame before. What is
-found in a frame depends only on the frames since the last one that was due for a search, so a run that continues in the
-middle of a video finds what an uninterrupted one does.
+A search takes some twenty times as long as reading the people where they were in the frame before. What is found in a
+frame depends only on the frames since the last search, so a run that continues in the middle of a video finds what an
+uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hmr.types import Box, Detection, Sample
 
 __all__ = ["SEARCH_EVERY", "FollowedPeople", "PersonTracker"]
 
-SEARCH_EVERY = 10  # processed frames; people who enter the picture are found then
+SEARCH_EVERY = 25  # frames of the video, about a second
 
 Image = UInt8[np.ndarray, "height width 3"]
 
@@ -28,15 +28,17 @@ class PersonTracker(PersonFinder, Protocol):
     """A detector that can follow people."""
 
     def track_people(self, previous: Sequence[Any], image: Image) -> Sequence[FoundPerson]:
-        """The people of the previous frame who are still seen. `previous`: results of this detector."""
+        """The people of the previous frame who are still seen, and others who are found at little cost. `previous`:
+        results of this detector."""
         ...
 
 
 class FollowedPeople:
-    """A detector for the frames of one video, which must be given in order, each to `find_people` or to `skip`."""
+    """A detector for every n-th frame of one video, in order, each given to `find_people` or to `skip`."""
 
-    def __init__(self, tracker: PersonTracker) -> None:
+    def __init__(self, tracker: PersonTracker, every: int = 1) -> None:
         self.tracker, self.name = tracker, tracker.name
+        self._search_every = max(1, SEARCH_EVERY // every)
         self._step = 0  # of the next frame
         self._skipped: list[tuple[bool, Image]] = []  # since the last search, and whether a search was due
         self._people: Sequence[FoundPerson] = ()
@@ -54,7 +56,7 @@ class FollowedPeople:
 
     def skip(self, image: Image) -> None:
         """Pass a frame whose people are not needed, or not yet."""
-        is_due = self._step % SEARCH_EVERY == 0
+        is_due = self._step % self._search_every == 0
         if is_due:
             self._skipped = []
         self._skipped.append((is_due, image))
@@ -64,8 +66,4 @@ class FollowedPeople:
         return self.tracker.detect(sample)
 
     def _next(self, image: Image, is_due: bool) -> Sequence[FoundPerson]:
-        """Somebody who was lost may have moved far: the whole frame is searched again."""
-        if is_due:
-            return self.tracker.find_people(image)
-        followed = self.tracker.track_people(self._people, image)
-        return followed if len(followed) == len(self._people) else self.tracker.find_people(image)
+        return self.tracker.find_people(image) if is_due else self.tracker.track_people(self._people, image)

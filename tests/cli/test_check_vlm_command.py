@@ -1,8 +1,12 @@
 """`meshcritic check-vlm` with a local server."""
 
+import json
+
+import pytest
+
 from agent.tracing.reading import read_trace
 from eval.report.trace.pictures import PictureIndex
-from tests.agent.vlm.chat_server import body, chat_server, completion, good, task_of
+from tests.agent.vlm.chat_server import body, chat_server, completion, good, scoring, task_of
 from tests.command import call
 
 
@@ -22,3 +26,23 @@ def test_lost_questions_are_printed(tmp_path, tiny_policy, monkeypatch, capsys):
     assert (
         len(PictureIndex(tmp_path / "out").of(critique.trace)) == 1
     )  # the sheet, for `meshcritic trace --html`
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (scoring(lambda answer: {label: {**one, "score": 100} for label, one in answer.items()}), "no order"),
+        (good, "follow the labels"),
+    ],
+    ids=["equal", "label order"],
+)
+def test_scores_that_say_nothing_are_named(act, said, tmp_path, tiny_policy, monkeypatch, capsys):
+    """SmolLM2 gave all six bodies 100; `good` gives A 90, B 80 and so on."""
+    tiny_policy.save_pretrained(tmp_path / "policy")
+    with chat_server(act) as server:
+        words = (f"openai:m@{server.url}", "--scenes", 1, "--policy", tmp_path / "policy")
+        _, _, err = call(monkeypatch, capsys, "check-vlm", *words)
+        _, out, _ = call(monkeypatch, capsys, "check-vlm", *words, "--json")
+    sentence = err.splitlines()[-1].removeprefix("1 of 1 groups: ")
+    assert said in sentence
+    assert json.loads(out)["scenes"][0]["degeneracy"] == sentence

@@ -25,7 +25,7 @@ from hmr.detection.blazepose import people
 from hmr.detection.blazepose.finder import Candidate, Finder, remove_near, sliding_windows
 from hmr.detection.blazepose.landmarks import BATCH, LANDMARK_NAMES, LandmarkModel, Landmarks
 from hmr.detection.blazepose.network import load_network
-from hmr.detection.blazepose.regions import ImagePyramid, region_of_box
+from hmr.detection.blazepose.regions import ImagePyramid, Region, region_of_box
 from hmr.types import POINT_NAMES, Box, Detection, Sample
 
 __all__ = ["MIN_CONFIDENCE", "BlazePoseDetector", "FoundPerson", "load_blazepose"]
@@ -38,6 +38,8 @@ MASK_SIZE = 256
 BOX_WINDOWS = (1.1, 1.6)  # sides of the finder's windows about a given box
 BOX_SCALE = 1.25  # side of the crop for a box in which the finder finds nobody
 BOX_CANDIDATES = 2  # of the finder, besides that crop
+WHOLE = (1.0,)  # sizes of the finder's windows in a frame whose people are followed
+LOST_WINDOWS = (1.6, 3.0)  # sides of those about the last box of somebody who is not seen there
 MIN_MATCH = 0.2  # confidence times overlap with the given box, below which the crop of the box itself is read
 DEPTH_SIGMA_M, HIDDEN_DEPTH_SIGMA_M = 0.1, 0.2
 _REPORTED = [number for number, name in enumerate(LANDMARK_NAMES) if name in POINT_NAMES]
@@ -75,13 +77,17 @@ class BlazePoseDetector:
     ) -> list[FoundPerson]:
         """People by decreasing confidence."""
         height, width = image.shape[:2]
-        pyramid = ImagePyramid(image)
-        windows = sliding_windows(width, height)
+        readings = self._search(ImagePyramid(image), sliding_windows(width, height))
+        return _found(readings, width, height, min_confidence)
+
+    def _search(
+        self, pyramid: ImagePyramid, windows: Sequence[Region], known: Sequence[Landmarks] = ()
+    ) -> list[Landmarks]:
+        """Readings of the people in the windows, by decreasing confidence; one person may have several. `known`: people
+        who are not read again."""
         candidates = remove_near([one for found in self.finder.find(pyramid, windows) for one in found])
-        readings = self._read_twice(pyramid, self._read_once(pyramid, _with_upright(candidates)))
-        sure = [reading for reading in readings if people.confidence(reading) >= min_confidence]
-        found = [_person(reading, width, height) for reading in people.remove_duplicates(sure)]
-        return [person for person in found if person is not None]
+        new = _not_on(known, _with_upright(candidates))
+        return self._read_twice(pyramid, self._read_once(pyramid, new))
 
     def _read_once(self, pyramid: ImagePyramid, candidates: Sequence[Candidate]) -> list[Landmarks]:
         """A reading per candidate, by decreasing score of the finder; candidates on a person who has been read with
@@ -91,8 +97,7 @@ class BlazePoseDetector:
         while rest:
             batch, rest = rest[:BATCH], rest[BATCH:]
             read = self.model.read(pyramid, [one.region for one in batch])
-            sure = [one for one in read if people.confidence(one) >= CERTAIN]
-            rest = [one for one in rest if not any(people.is_on(one.region, person) for person in sure)]
+            rest = _not_on([one for one in read if people.confidence(one) >= CERTAIN], rest)
             readings += read
         return readings
 
@@ -134,12 +139,30 @@ class BlazePoseDetector:
         self, previous: Sequence[FoundPerson], image: UInt8[np.ndarray, "height width 3"]
     ) -> list[FoundPerson]:
         """The people of the previous frame of a video who are still seen, each read in the crop that the landmarks of
-        that frame give, in the same order."""
-        pyramid = ImagePyramid(image)
+        that frame give, in the same order. After them who else is found in the frame as a whole, or about the place of
+        somebody who is not seen there any more."""
+        pyramid, (height, width) = ImagePyramid(image), image.shape[:2]
         readings = self.model.read(pyramid, [person.landmarks.next_region for person in previous])
-        seen = [one for one in readings if people.confidence(one) >= MIN_CONFIDENCE]
-        found = [_person(one, image.shape[1], image.shape[0]) for one in people.remove_duplicates(seen)]
-        return [person for person in found if person is not None]
+        is_seen = [people.confidence(reading) >= MIN_CONFIDENCE for reading in readings]
+        lost = [person for person, still in zip(previous, is_seen, strict=True) if not still]
+        windows = [region_of_box(person.box, scale) for person in lost for scale in LOST_WINDOWS]
+        seen = [reading for reading, still in zip(readings, is_seen, strict=True) if still]
+        others = self._search(pyramid, [*sliding_windows(width, height, WHOLE), *windows], seen)
+        return _found([*seen, *others], width, height, MIN_CONFIDENCE)
+
+
+def _found(
+    readings: Sequence[Landmarks], width: int, height: int, min_confidence: float
+) -> list[FoundPerson]:
+    """The people of sufficient confidence, each by the first of their readings."""
+    sure = [reading for reading in readings if people.confidence(reading) >= min_confidence]
+    found = [_person(reading, width, height) for reading in people.remove_duplicates(sure)]
+    return [person for person in found if person is not None]
+
+
+def _not_on(read: Sequence[Landmarks], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Without those on somebody who has been read."""
+    return [one for one in candidates if not any(people.is_on(one.region, person) for person in read)]
 
 
 def _by_confidence(readings: Sequence[Landmarks]) -> list[Landmarks]:

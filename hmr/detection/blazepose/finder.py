@@ -93,10 +93,11 @@ def _is_near(a: Region, b: Region) -> bool:
     return distance < SAME_PERSON * small / 2.5 and large < SAME_SIZE * small
 
 
-def sliding_windows(width: int, height: int) -> list[Region]:
-    """Squares that cover a picture at each size; a window larger than the picture is centred on it."""
+def sliding_windows(width: int, height: int, fractions: Sequence[float] | None = None) -> list[Region]:
+    """Squares that cover a picture at each size, in fractions of its longer side (default: WINDOW_FRACTIONS); a window
+    larger than the picture is centred on it."""
     windows = []
-    for fraction in WINDOW_FRACTIONS:
+    for fraction in WINDOW_FRACTIONS if fractions is None else fractions:
         side = fraction * max(width, height)
         rows, columns = (_positions(length, side) for length in (float(height), float(width)))
         windows += [Region(x + side / 2, y + side / 2, side) for y in rows for x in columns]

@@ -105,7 +105,7 @@ def test_the_wrong_pose_is_at_the_persons_position(groups):
 
 
 def scored(**scores: float | None) -> PlantedScores:
-    return PlantedScores("scene", scores, dict.fromkeys(scores, ""), "", QuestionCounts(), ())
+    return PlantedScores("scene", scores, dict.fromkeys(scores, ""), "", QuestionCounts(), (), "")
 
 
 NAMES = (TRUTH, *FAULTS)

@@ -30,7 +30,7 @@ class Seen:
 
 
 class Noting:
-    """Frames are pictures of one pixel that holds their number. Somebody is lost in the frames `losing`."""
+    """Frames are pictures of one pixel that holds their number. In the frames `losing` nobody is seen."""
 
     name = "noting"
 
@@ -57,26 +57,33 @@ def frame(number: int) -> np.ndarray:
     return np.full((1, 1, 3), number, np.uint8)
 
 
-def follow(tracker: Noting, count: int, finished: int = 0) -> list[Sequence[Seen]]:
+def follow(tracker: Noting, count: int, finished: int = 0, every: int = 1) -> list[Sequence[Seen]]:
     """What is found in the frames from `finished` on; an earlier run found the ones before."""
-    people = FollowedPeople(tracker)
+    people = FollowedPeople(tracker, every)
     for number in range(finished):
         people.skip(frame(number))
     return [people.find_people(frame(number)) for number in range(finished, count)]
 
 
-def test_people_are_searched_for_in_every_tenth_frame_and_followed_in_the_others():
+def test_people_are_searched_for_once_a_second_and_followed_in_between():
     tracker = Noting()
     found = follow(tracker, 2 * SEARCH_EVERY + 1)
     assert tracker.searches == [0, SEARCH_EVERY, 2 * SEARCH_EVERY]
     assert [people[0].steps for people in found] == [*range(SEARCH_EVERY)] * 2 + [0]
 
 
-def test_somebody_who_is_lost_is_searched_for_at_once():
+@pytest.mark.parametrize(("every", "searches"), [(10, [0, 2, 4]), (40, [0, 1, 2, 3, 4])])
+def test_the_frames_that_are_left_out_count(every: int, searches: list[int]):
+    tracker = Noting()
+    follow(tracker, 5, every=every)
+    assert tracker.searches == searches
+
+
+def test_somebody_who_is_lost_is_found_again_by_the_next_search():
     tracker = Noting(losing=[3])
-    found = follow(tracker, 5)
-    assert tracker.searches == [0, 3]
-    assert [people[0].steps for people in found] == [0, 1, 2, 0, 1]
+    found = follow(tracker, SEARCH_EVERY + 1)
+    assert tracker.searches == [0, SEARCH_EVERY]
+    assert [len(people) for people in found] == [1, 1, 1, *[0] * (SEARCH_EVERY - 3), 1]
 
 
 @pytest.mark.parametrize("finished", [1, 4, SEARCH_EVERY, SEARCH_EVERY + 3])

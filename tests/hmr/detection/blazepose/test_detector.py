@@ -18,6 +18,8 @@ from hmr.detection.blazepose.detector import (
     load_blazepose,
 )
 from hmr.detection.blazepose.finder import sliding_windows
+from hmr.detection.blazepose.people import confidence
+from hmr.detection.blazepose.regions import ImagePyramid
 from hmr.types import POINT_NAMES, BatchDetector, Box, Camera, Detection, Sample
 
 SCENES = Path(__file__).parents[4] / "docs/images/scenes.jpg"
@@ -131,16 +133,38 @@ def test_a_person_is_tracked_into_the_next_frame(
     detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]
 ):
     moved = np.roll(picture, 5, axis=1)
-    (person,) = detector.track_people(people[:1], moved)
+    person, _ = detector.track_people(people, moved)
     shift = (person.detection.points_px - people[0].detection.points_px).median(dim=0).values
     torch.testing.assert_close(shift, torch.tensor([5.0, 0.0]), rtol=0, atol=2.0)
+
+
+def test_somebody_who_enters_is_found_while_the_others_are_followed(
+    detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]
+):
+    followed, entered = detector.track_people(people[:1], picture)
+    assert followed.box.overlap(BOXES[0]) > 0.8
+    assert entered.box.overlap(BOXES[1]) > 0.8
+
+
+def test_a_person_who_has_jumped_is_found_near_by(
+    detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]
+):
+    """So far that hardly an arm is in the crop in which they were expected."""
+    jumped = np.full_like(picture, 90)
+    jumped[:, 130:200] = picture[:, 35:105]
+    (there,) = detector.model.read(ImagePyramid(jumped), [people[0].landmarks.next_region])
+    assert confidence(there) < MIN_CONFIDENCE
+    (found,) = detector.track_people(people[:1], jumped)
+    shift = (found.detection.points_px - people[0].detection.points_px).median(dim=0).values
+    torch.testing.assert_close(shift, torch.tensor([95.0, 0.0]), rtol=0, atol=4.0)
 
 
 def test_a_person_who_has_left_is_not_tracked_and_two_who_became_one_are_one(
     detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]
 ):
     assert detector.track_people(people, np.full_like(picture, 90)) == []
-    assert len(detector.track_people([people[0], people[0]], picture)) == 1
+    followed = detector.track_people([people[0], people[0]], picture)
+    assert [person.box.overlap(BOXES[0]) > 0.8 for person in followed] == [True, False]
 
 
 def test_a_grey_picture(detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]):
