@@ -20,8 +20,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from agent.context import CritiqueResources, CritiqueSettings, SampleEmbedder
 from agent.critique_run import in_own_context, run_critique
 from agent.events import CritiqueEvent, CritiqueFinished, Emit, ReviewRequested
+from agent.nodes.choose_evidence import check_tool_calls
 from agent.nodes.measure import build_case
-from agent.tools.running import run_tool
+from agent.tools.running import run_tool, tool_source_digest
 from agent.tracing.records import Trace
 from agent.types import (
     BackendUnavailable,
@@ -39,6 +40,7 @@ from agent.vlm.protocol import VLMBackend
 from common.stopping import stoppable
 from common.storage.fingerprint import json_digest
 from hmr.body.model import Body
+from hmr.detection.protocol import detector_digest
 from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RuleMemory
@@ -69,11 +71,8 @@ class CritiqueAgent:
     checkpointer: BaseCheckpointSaver[Any] | None = None  # LangGraph's; None: a critique is not saved
 
     def __post_init__(self) -> None:
-        if self.settings.mode == "agentic" and self.backend.capabilities.tool_calls == "none":
-            raise ValueError(
-                f"the mode agentic needs a language model, and the backend {self.backend.name} cannot call for "
-                "evidence; choose another backend or the mode fixed"
-            )
+        if self.settings.mode == "agentic":
+            check_tool_calls(self.backend)
 
     @property
     def name(self) -> str:
@@ -131,10 +130,19 @@ class CritiqueAgent:
             answer = reviewer(sample, event.request)
 
     async def acritique(
-        self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None
+        self,
+        sample: Sample,
+        hypotheses: Hypotheses,
+        detection: Detection | None = None,
+        *,
+        on_event: Emit | None = None,
+        reviewer: Reviewer | None = None,
     ) -> GroupCritique:
-        """`critique` in a thread of its own, for a program that runs an event loop."""
-        return await asyncio.to_thread(self.critique, sample, hypotheses, detection)
+        """`critique` in a thread of its own, in which `on_event` and `reviewer` are called, for a program that runs an
+        event loop."""
+        return await asyncio.to_thread(
+            self.critique, sample, hypotheses, detection, on_event=on_event, reviewer=reviewer
+        )
 
     def stream(
         self,
@@ -178,11 +186,16 @@ class CritiqueAgent:
         """Equal for agents that give equal verdicts on equal groups; empty if critiques are not saved."""
         if self.checkpointer is None:
             return ""
-        rules = [(rule.rule_id, rule.state) for rule in self.rules.all()]
-        prototypes = [prototype.prototype_id for prototype in self.prototypes.all()]
-        tools = [tool.name for tool in self.tools]
-        models = (self.backend.name, self.backend.revision, self.detector.name if self.detector else "")
-        return json_digest([models, tools, rules, prototypes, asdict(self.settings), self.frozen])
+        inputs = {
+            "backend": [self.backend.name, self.backend.revision],
+            "detector": [self.detector.name, detector_digest(self.detector)] if self.detector else None,
+            "tools": [[tool.name, tool_source_digest(tool)] for tool in self.tools],
+            "rules": [asdict(rule) for rule in self.rules.all()],
+            "prototypes": [prototype.prototype_id for prototype in self.prototypes.all()],
+            "settings": [asdict(self.settings), self.frozen],
+            "error_model": asdict(self.error_model) if self.error_model else None,
+        }
+        return json_digest(inputs)
 
     def case(self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None) -> Case:
         """The group posed, rendered and detected, as the tools get it; `detection` as of `critique`."""

@@ -6,11 +6,12 @@ and tensors have no JSON schema.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import SkipJsonSchema
@@ -23,7 +24,7 @@ from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import ImagePart, VLMBackend
 from common.storage.fingerprint import digest
 from hmr.body.model import Body
-from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
+from hmr.types import BodyParams, Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RetrievedRule, RuleMemory
 
@@ -47,6 +48,8 @@ class SampleEmbedder(Protocol):
 class CritiqueSettings:
     """The hyperparameters of a critique. The paper publishes none of them; these are ours."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")  # for those that come as JSON
+
     seed: int = 0
     view_size_px: int = 128  # side of the square crop that bodies are rendered in
     view_margin: float = 1.25  # side of that crop, relative to the side of the person's box
@@ -68,6 +71,7 @@ class CritiqueSettings:
             ("view_size_px", 16),
             ("permutations", 1),
             ("rules_per_case", 1),
+            ("prototypes_per_case", 0),
             ("max_revisions", 0),
             ("close_ups", 0),
             ("max_tool_calls", 1),
@@ -76,7 +80,11 @@ class CritiqueSettings:
                 raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
         if self.pictures not in PICTURES:
             raise ValueError(f"pictures must be one of {', '.join(PICTURES)}, not {self.pictures!r}")
+        if self.view_margin < 1:
+            raise ValueError(f"view_margin must be at least 1, not {self.view_margin:g}")
         points = get_args(ReviewPoint)
+        if isinstance(self.interrupt_on, str):
+            raise ValueError(f"interrupt_on takes several names, as ({self.interrupt_on!r},)")
         if unknown := [point for point in self.interrupt_on if point not in points]:
             raise ValueError(f"interrupt_on takes {', '.join(points)}, not {unknown[0]!r}")
         if self.mode not in MODES:
@@ -114,17 +122,24 @@ class CritiqueResources:
         return hasattr(self, "case")
 
     def case_key(self) -> str:
-        """The content hash of this sample and this group."""
-        params = self.hypotheses.params
-        columns = (params.global_orient, params.body_pose, params.betas, params.transl)
-        arrays = (column.detach().cpu().numpy().tobytes() for column in columns)
-        return digest(self.sample.id, self.sample.image.tobytes(), *arrays)
+        """The content hash of this sample, this group, and what is known of the person before."""
+        sample, known = self.sample, self.detection
+        inputs = repr((sample.id, sample.box, sample.camera, self.hypotheses.camera))
+        detected = () if known is None else (*_arrays(known), repr((known.mask_box, known.confidence)))
+        return digest(inputs, sample.image.tobytes(), *_arrays(self.hypotheses.params), *detected)
+
+
+def _arrays(value: BodyParams | Detection) -> Iterator[bytes]:
+    """The contents of the tensors and arrays among a dataclass's fields, each after its name."""
+    for name, column in vars(value).items():
+        if isinstance(column, torch.Tensor | np.ndarray):
+            yield name.encode() + torch.as_tensor(column).detach().cpu().contiguous().numpy().tobytes()
 
 
 class CritiqueContext(BaseModel):
     """The runtime context of `agent.graph`. A model, because LangGraph's server gives it as JSON."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: CritiqueSettings = CritiqueSettings()
     resources: SkipJsonSchema[Any] = None  # a CritiqueResources

@@ -15,6 +15,7 @@ from agent.context import CritiqueContext, CritiqueResources, CritiqueSettings
 from agent.events import CritiqueEvent, CritiqueFinished, ReviewRequested
 from agent.graph import checkpointed_graph, graph, recursion_limit
 from agent.nodes.retrieve import restore_retrieved
+from agent.nodes.review import parse_answer
 from agent.types import (
     Correction,
     ErrorEstimate,
@@ -52,6 +53,8 @@ def run_critique(
     start: Json | Command[Any] | None = {"trace_id": uuid.uuid4().hex[:12]}
     if checkpointer is not None:
         config["configurable"] = {"thread_id": digest(identity, resources.case_key())}
+        if answer is not None:  # refused before it is stored
+            parse_answer(answer.to_json(), len(resources.hypotheses))
         start, finished = _continued(compiled, config, start, answer)
         if finished and _lost_backend(finished):  # asked again, as callers that store scores do
             checkpointer.delete_thread(config["configurable"]["thread_id"])

@@ -28,7 +28,7 @@ from agent.context import CritiqueContext, CritiqueSettings
 from agent.events import NodeFinished, NodeStarted
 from agent.nodes.open_case import Node, OpenRequest, with_resources
 from agent.nodes.review import final_review
-from agent.state import CritiqueInput, CritiqueOutput, CritiqueState
+from agent.state import CritiqueInput, CritiqueOutput, CritiqueState, OpeningInput
 from agent.tracing.records import traced
 
 __all__ = ["build_critique_graph", "checkpointed_graph", "graph", "recursion_limit"]
@@ -70,7 +70,7 @@ def after_review(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> Aft
 
 
 def _settings(runtime: Runtime[CritiqueContext]) -> CritiqueSettings:
-    return runtime.context.settings if runtime.context else CritiqueSettings()
+    return CritiqueContext.model_validate(runtime.context or {}).settings
 
 
 def build_critique_graph(
@@ -90,7 +90,7 @@ def build_critique_graph(
     def node(function: Callable[..., dict[str, Any]]) -> Node:
         return with_resources(_announced(traced(function)), open_request)
 
-    graph.add_node("open_case", with_resources(nodes.open_case, open_request), input_schema=CritiqueInput)
+    graph.add_node("open_case", nodes.opening(open_request), input_schema=OpeningInput)
     graph.add_node("render_views", node(nodes.render_views))
     graph.add_node("measure_evidence", node(nodes.measure_evidence))
     graph.add_node("retrieve_rules", node(nodes.retrieve_rules))

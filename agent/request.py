@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,12 @@ MAX_SAMPLES = 200
 AGENTS_KEPT = 2
 CRITIQUES_KEPT = 8  # of which the pictures and bodies stay in memory
 
+Version = tuple[tuple[str, int, int], ...]  # path, time of the last change and size of files
 
-def open_request(request: CritiqueInput) -> CritiqueResources:
-    """The resources of a critique. Equal requests share them, as their critiques are equal.
+
+def open_request(request: CritiqueInput, trace_id: str) -> CritiqueResources:
+    """The resources of a critique, which is one run; equal requests of unchanged files share models, photograph and
+    hypotheses.
 
     Raises ValueError for a missing or invalid field and if there is nobody in the photograph, FileNotFoundError for a
     file that does not exist, and what the loaders of policy, detector, backend and memory raise.
@@ -47,25 +50,45 @@ def open_request(request: CritiqueInput) -> CritiqueResources:
     if not request.get("photo"):
         known = ", ".join(sorted(CritiqueInput.__annotations__))
         raise ValueError(f"the request has no photo, the path of a photograph; its fields are {known}")
-    return _opened(json.dumps({**request, "trace_id": ""}, sort_keys=True))
+    versions = tuple(_version(request.get(name)) for name in ("photo", "memory", "policy"))
+    return _resources(json.dumps({**request, "trace_id": ""}, sort_keys=True), versions, trace_id)
+
+
+def _version(path: object) -> Version:
+    """Changes if the file does, or one in the folder; the reader of a path that does not exist reports it."""
+    if not path:
+        return ()
+    if not isinstance(path, str):
+        raise ValueError(f"photo, memory and policy are paths, not {path!r}")
+    files = sorted(Path(path).rglob("*")) if Path(path).is_dir() else [Path(path)]
+    return tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists())
 
 
 @lru_cache(maxsize=CRITIQUES_KEPT)
-def _opened(request_json: str) -> CritiqueResources:
+def _resources(request_json: str, versions: tuple[Version, ...], trace_id: str) -> CritiqueResources:
+    """Nodes fill it, so every run has its own."""
+    agent, sample, hypotheses, detection = _opened(request_json, versions)
+    return agent.resources(sample, hypotheses, detection)
+
+
+@lru_cache(maxsize=CRITIQUES_KEPT)
+def _opened(
+    request_json: str, versions: tuple[Version, ...]
+) -> tuple[CritiqueAgent, Sample, Hypotheses, Detection]:
     request: Mapping[str, Any] = json.loads(request_json)
     names = [str(request.get(name) or "") for name in ("backend", "memory", "policy", "detector")]
-    agent, policy = _agent(*names)
+    agent, policy = _agent(*names, versions=versions[1:])
     photo = load_photo(request["photo"])
     sample, detection = _person(policy, photo, request)
     count = _number(request, "samples", SAMPLES, 2, MAX_SAMPLES)
     generator = derive_generator(_number(request, "seed", 0, 0, 2**31 - 1), "photo", sample.id)
     group = policy.sample(policy.encode([sample], [detection]), count, generator)[0]
-    return agent.resources(sample, Hypotheses(group.params, sample.camera), detection)
+    return agent, sample, Hypotheses(group.params, sample.camera), detection
 
 
 @lru_cache(maxsize=AGENTS_KEPT)
 def _agent(
-    backend: str, memory: str, policy_folder: str, detector: str
+    backend: str, memory: str, policy_folder: str, detector: str, versions: tuple[Version, ...]
 ) -> tuple[CritiqueAgent, DiffusionPolicy]:
     policy = load_policy(policy_folder or None, detector=detector or "blazepose")
     known = open_default_memory(Path(memory) if memory else None, policy, frozen=bool(memory))
@@ -85,12 +108,11 @@ def _person(policy: DiffusionPolicy, photo: Photo, request: Mapping[str, Any]) -
     return max(people, key=lambda person: person[0].box.side)
 
 
-def _box(corners: Sequence[Any], photo: Photo, where: str) -> Box:
-    numbers = [
-        float(corner) for corner in corners if isinstance(corner, int | float) and math.isfinite(corner)
-    ]
-    if len(numbers) != 4 or len(corners) != 4:
-        raise ValueError(f"box takes four numbers x0, y0, x1, y1 in pixels, not {list(corners)}")
+def _box(corners: object, photo: Photo, where: str) -> Box:
+    given = corners if isinstance(corners, list | tuple) else []
+    numbers = [float(corner) for corner in given if isinstance(corner, int | float) and math.isfinite(corner)]
+    if len(numbers) != 4 or len(given) != 4:
+        raise ValueError(f"box takes four numbers x0, y0, x1, y1 in pixels, not {corners!r}")
     box = Box(*numbers)
     check_box(box, photo.file_size, where)
     return box

@@ -7,25 +7,40 @@ text. These dictionaries have a merging reducer, so that a revision replaces a s
 
 from __future__ import annotations
 
-import operator
 from typing import Annotated, Any
 
 # before Python 3.12 pydantic, and with it LangGraph, does not support typing.TypedDict
 from typing_extensions import TypedDict
 
-__all__ = ["CritiqueInput", "CritiqueOutput", "CritiqueState", "add_counts", "merge"]
+__all__ = [
+    "CritiqueInput",
+    "CritiqueOutput",
+    "CritiqueState",
+    "OpeningInput",
+    "add_counts",
+    "append",
+    "merge",
+]
 
 Json = dict[str, Any]
 
 
-def merge(old: Json, new: Json) -> Json:
-    """The reducer of what is keyed by hypothesis: a new entry replaces the old one."""
-    return {**old, **new}
+def merge(old: Json | None, new: Json | None) -> Json:
+    """The reducer of what is keyed by hypothesis: a new entry replaces the old one. None clears all."""
+    return {} if new is None else {**(old or {}), **new}
 
 
-def add_counts(old: dict[str, int], new: dict[str, int]) -> dict[str, int]:
-    """The reducer of counts: sums by name."""
-    return {name: old.get(name, 0) + new.get(name, 0) for name in {**old, **new}}
+def add_counts(old: dict[str, int] | None, new: dict[str, int] | None) -> dict[str, int]:
+    """The reducer of counts: sums by name. None clears them."""
+    if new is None:
+        return {}
+    before = old or {}
+    return {name: before.get(name, 0) + new.get(name, 0) for name in {**before, **new}}
+
+
+def append(old: list[Json] | None, new: list[Json] | None) -> list[Json]:
+    """The reducer of lists. None clears them."""
+    return [] if new is None else [*(old or []), *new]
 
 
 class CritiqueInput(TypedDict, total=False):
@@ -40,6 +55,12 @@ class CritiqueInput(TypedDict, total=False):
     policy: str  # folder of a policy; without it, the shipped one
     seed: int  # of the hypotheses
     trace_id: str  # of records and exports; a new one by default
+
+
+class OpeningInput(CritiqueInput, total=False):
+    """What the first node sees: an input, and the request of an earlier critique in the same thread."""
+
+    request: CritiqueInput
 
 
 class CritiqueOutput(TypedDict):
@@ -63,7 +84,7 @@ class CritiqueOutput(TypedDict):
     prototypes: list[Json]
     revisions: list[Json]  # agent.types.Revision; their number bounds the loop
     corrections: list[Json]  # agent.types.Correction
-    failures: Annotated[list[Json], operator.add]  # agent.types.QuestionFailure, of all nodes
+    failures: Annotated[list[Json], append]  # agent.types.QuestionFailure, of all nodes
     questions: Annotated[dict[str, int], add_counts]  # agent.types.QuestionCounts, of all nodes
     error_estimate: Json | None  # agent.types.ErrorEstimate
     detector_confidence: float | None

@@ -253,6 +253,7 @@ class ReviewRequest:
     comments: tuple[str, ...]
     doubts: Mapping[int, str]  # hypothesis -> why its score is uncertain
     rank_dispersion: float
+    refused: str = ""  # why the last answer is not valid
 
     def to_json(self) -> Json:
         return {**vars(self), "doubts": {str(j): reason for j, reason in self.doubts.items()}}
@@ -265,6 +266,7 @@ class ReviewRequest:
             comments=tuple(item["comments"]),
             doubts={int(j): reason for j, reason in item["doubts"].items()},
             rank_dispersion=item["rank_dispersion"],
+            refused=item.get("refused", ""),
         )
 
 

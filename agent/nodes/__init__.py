@@ -4,7 +4,7 @@ from agent.nodes.choose_evidence import choose_evidence
 from agent.nodes.estimate import estimate_errors
 from agent.nodes.judge import look_again, revise, score, self_reflect
 from agent.nodes.measure import measure_evidence, render_views
-from agent.nodes.open_case import open_case
+from agent.nodes.open_case import opening
 from agent.nodes.retrieve import retrieve_prototypes, retrieve_rules
 from agent.nodes.review import review_doubts, review_scores
 
@@ -13,7 +13,7 @@ __all__ = [
     "estimate_errors",
     "look_again",
     "measure_evidence",
-    "open_case",
+    "opening",
     "render_views",
     "retrieve_prototypes",
     "retrieve_rules",

@@ -28,18 +28,28 @@ from agent.scoring.ask import Answer, ask
 from agent.scoring.scoring import score_group
 from agent.state import CritiqueState
 from agent.types import QuestionCounts
-from agent.vlm.protocol import CallPart, DataPart, ImagePart, Part
+from agent.vlm.protocol import CallPart, DataPart, ImagePart, Part, VLMBackend
 from common.redaction import redact
 
-__all__ = ["choose_evidence"]
+__all__ = ["check_tool_calls", "choose_evidence"]
 
 Json = dict[str, Any]
 NO_QUESTIONS = QuestionCounts()
 
 
+def check_tool_calls(backend: VLMBackend) -> None:
+    """Raises ValueError for a backend that cannot call for evidence."""
+    if backend.capabilities.tool_calls == "none":
+        raise ValueError(
+            f"the mode agentic needs a language model, and the backend {backend.name} cannot call for evidence; choose "
+            "another backend or the mode fixed"
+        )
+
+
 def choose_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Let the model examine and score the group, under several label orders."""
     context, resources = runtime.context, runtime.context.resources
+    check_tool_calls(resources.backend)
     desk = EvidenceDesk(resources, context.settings)
     brief = Brief((), (), (), (), views=[resources.views[key] for key in state["views"]])
     examined: list[_Examination] = []

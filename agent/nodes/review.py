@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from langgraph.runtime import Runtime
@@ -55,7 +55,7 @@ def _review(state: CritiqueState, point: ReviewPoint) -> Json:
         doubts={int(j): reason for j, reason in state["doubts"].items()},
         rank_dispersion=state["rank_dispersion"],
     )
-    answer = parse_answer(interrupt(request.to_json()), len(indices))
+    answer = _ask(request, len(indices))
     if not answer.scores and not answer.rule:
         return {"corrections": state["corrections"]}
     correction = Correction(
@@ -70,6 +70,16 @@ def _review(state: CritiqueState, point: ReviewPoint) -> Json:
         "rank_std": {**state["rank_std"], **{str(j): 0.0 for j in answer.scores}},
         "corrections": [*state["corrections"], asdict(correction)],
     }
+
+
+def _ask(request: ReviewRequest, count: int) -> ReviewAnswer:
+    """Ask until an answer is valid. LangGraph keeps every answer that it is given, so one that is refused is followed
+    by another question, which says why."""
+    while True:
+        try:
+            return parse_answer(interrupt(request.to_json()), count)
+        except ValueError as error:
+            request = replace(request, refused=str(error))
 
 
 _ANSWER = TypeAdapter(ReviewAnswer)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from dataclasses import replace
 from itertools import chain
 
 from agent.types import Case, CritiqueTool, Evidence, Missing, Need
 from common.redaction import reason_of
+from common.storage.fingerprint import digest
 from hmr.types import Detection
 
-__all__ = ["run_tool"]
+__all__ = ["run_tool", "tool_source_digest"]
 
 
 def run_tool(tool: CritiqueTool, case: Case) -> Evidence | Missing:
@@ -22,6 +25,14 @@ def run_tool(tool: CritiqueTool, case: Case) -> Evidence | Missing:
         return _checked(_normalized(tool.measure(case)), len(case))
     except Exception as error:  # noqa: BLE001
         return Missing(tool.name, reason_of(error), broken=True)
+
+
+def tool_source_digest(tool: CritiqueTool) -> str:
+    """Changes with the module of a tool; empty if there is no source, as for a class of an interactive session."""
+    try:
+        return digest(inspect.getsource(sys.modules[type(tool).__module__]))
+    except (OSError, TypeError):
+        return ""
 
 
 def _available(detection: Detection | None) -> set[Need]:

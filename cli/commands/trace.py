@@ -41,6 +41,8 @@ def trace(
 
     Example: `meshcritic trace runs/demo --html trace.html`
     """
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--html writes a page, whose name ends in .html, not {html}")
     if html is not None:
         _write_page(run, case, html, cases)
         return
@@ -59,4 +61,4 @@ def _write_page(run: Path, case: str | None, html: Path, cases: int) -> None:
     read = read_trace(run, case, cases)
     html.parent.mkdir(parents=True, exist_ok=True)
     write_trace_page(html, title_of(run), read, PictureIndex(run if run.is_dir() else run.parent))
-    print_message(f"{len(read.critiques)} of {read.found} critiques are on {html}")
+    print_message(f"{len(read.critiques)} of {read.found} critiques: {html}")

@@ -19,7 +19,11 @@ REASONS = {
     "scores": "scores are to be accepted",
     "low_agreement": "the label orders disagree",
 }
-HELP = "Enter accepts. 2=10 5=80 gives hypothesis 2 the score 10 and 5 the score 80. Anything else is a rule."
+HELP = (
+    "Enter accepts. 2=10 5=80 gives hypothesis 2 the score 10 and 5 the score 80. rule: followed by a sentence adds a "
+    "rule of critique."
+)
+RULE = "rule:"
 
 
 def review_in_terminal(
@@ -62,4 +66,6 @@ def parse_reply(line: str, count: int) -> ReviewAnswer:
     pairs = [word.partition("=") for word in words]
     if words and all(equals and index.isdecimal() for index, equals, _ in pairs):
         return parse_answer({"scores": {index: score for index, _, score in pairs}}, count)
-    return parse_answer({"rule": line.strip()}, count)
+    if words and not line.strip().lower().startswith(RULE):
+        raise ValueError(f"{line.strip()[:60]!r} is not understood. {HELP}")
+    return parse_answer({"rule": line.strip()[len(RULE) :].strip()}, count)

@@ -11,8 +11,12 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from agent.checkpoints import open_checkpoints
 from agent.context import CritiqueSettings
+from agent.tools import load_tools
+from agent.tools.reprojection import Reprojection
+from agent.verdict.stored_models import error_model_for
 from agent.vlm import Capabilities, EmbeddedCritic
-from tests.agent.critique_case import group, make_agent, sample, spoiled_group
+from hmr.types import Box
+from tests.agent.critique_case import TOOLS, PerfectDetector, group, make_agent, sample, spoiled_group
 from tests.agent.test_graph import Doubter
 from tests.closing import assert_close_waits
 
@@ -76,14 +80,23 @@ def test_checkpoints_of_other_groups_settings_and_backends_are_not_used():
     class Other(Mortal):
         revision = "other"
 
+    class Failing(Reprojection):
+        def measure(self, case):
+            raise ValueError("no measurement")
+
     for changed in (
         {"hypotheses": group(spoiled_group(seed=1))},
+        {"sample": replace(sample(), box=Box(20.0, 20.0, 180.0, 190.0))},
+        {"detection": PerfectDetector().detect(sample())},
+        {"error_model": error_model_for("embedded", None)},
+        {"tools": [Failing(), *load_tools(TOOLS)[1:]]},
         {"settings": CritiqueSettings(view_size_px=64, permutations=2)},
         {"backend": Other()},
     ):
         backend = changed.pop("backend", Mortal())
         hypotheses = changed.pop("hypotheses", group(spoiled_group()))
-        make_agent(backend, checkpointer=saver, **changed).critique(sample(), hypotheses)
+        inputs = changed.pop("sample", sample()), hypotheses, changed.pop("detection", None)
+        make_agent(backend, checkpointer=saver, **changed).critique(*inputs)
         assert backend.answered
 
 

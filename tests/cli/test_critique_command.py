@@ -372,7 +372,7 @@ def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(
 def test_a_person_corrects_scores_and_the_memory_learns_it(critique, tmp_path, tiny_policy, monkeypatch):
     with open_default_memory(tmp_path / "memory", tiny_policy, frozen=False):
         pass
-    monkeypatch.setattr("sys.stdin", io.StringIO("1=101\n1=12 0=90\nKnees bend backwards here.\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("1=101\n1:12\nno\n1=12 0=90\n"))
     points = ("--review", "scores", "--learn", "--memory", tmp_path / "memory")
     code, answer, err = critique(*points)
     (person,) = answer["people"]
@@ -382,6 +382,8 @@ def test_a_person_corrects_scores_and_the_memory_learns_it(critique, tmp_path, t
         {"hypotheses": [1, 0], "before": ANY, "after": [12, 90], "rule": ""},
     ]
     assert "the score of hypothesis 1 must be from 0 to 100, not 101" in err
+    for line in ("1:12", "no"):
+        assert f"{line!r} is not understood. Enter accepts." in err
     assert "2 prototypes and rules written to the memory" in err
     with open_store(tmp_path / "memory", frozen=True) as store:
         rationales = [

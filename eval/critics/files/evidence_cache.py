@@ -7,8 +7,6 @@ after such a change. A measurement that raised is not cached.
 
 from __future__ import annotations
 
-import inspect
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from agent.tools.running import tool_source_digest
 from agent.types import Case, CritiqueTool, Evidence, Need
 from common.storage.fingerprint import digest
 from common.storage.jsonl import Manifest
@@ -61,7 +60,7 @@ class _CachedTool:
         self.name: str = tool.name
         self.needs: frozenset[Need] = tool.needs
         self._tool, self._cache = tool, cache
-        self.source_digest = digest(inspect.getsource(sys.modules[type(tool).__module__]))
+        self.source_digest = tool_source_digest(tool)
 
     def measure(self, case: Case) -> Evidence:
         return self._cache.measure(self._tool, self.source_digest, case)

@@ -38,6 +38,19 @@ def test_a_corrected_score_counts_with_the_person_s_comment_and_rule():
     assert verdict.corrections == (Correction((2,), (plain.scores[2],), (7.0,), "Elbows bend one way only."),)
 
 
+def test_an_answer_that_is_refused_is_not_kept():
+    saver, plain = InMemorySaver(), make_agent().critique(sample(), group(spoiled_group()))
+    chosen = CritiqueSettings(view_size_px=64, interrupt_on=("scores",))
+    agent = make_agent(settings=chosen, checkpointer=saver)
+    for score in (500.0, -1.0):
+        with pytest.raises(ValueError, match="the score of hypothesis 0 must be from 0 to 100"):
+            agent.critique(
+                sample(), group(spoiled_group()), reviewer=lambda *_, score=score: ReviewAnswer({0: score})
+            )
+    verdict = agent.critique(sample(), group(spoiled_group()), reviewer=lambda *_: ReviewAnswer({0: 50.0}))
+    assert verdict.scores == (50.0, *plain.scores[1:])
+
+
 def test_a_person_is_asked_before_uncertain_scores_are_and_their_answer_is_final():
     asked = []
 

@@ -239,6 +239,7 @@ def test_a_page_needs_a_trace_and_a_file(monkeypatch, capsys, tmp_path: Path):
     for words, said in (
         (("--html", tmp_path), "takes a new or an existing file"),
         (("--html", tmp_path / "x.html"), "there is no trace here"),
+        (("--html", tmp_path / "trace.jsonl"), "--html writes a page, whose name ends in .html"),
     ):
         code, _, err = call(monkeypatch, capsys, "trace", tmp_path, *words)
         assert code == 2
