@@ -136,6 +136,7 @@ def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCri
         trace_id=state["trace_id"],
         questions=QuestionCounts.from_json(state["questions"]),
         errors=ErrorEstimate.from_json(state["error_estimate"]) if state["error_estimate"] else None,
+        unmeasured=tuple(state.get("unmeasured", ())),
         detector_confidence=state["detector_confidence"],
         corrections=tuple(map(Correction.from_json, state["corrections"])),
         degeneracy=state.get("degeneracy", ""),  # absent in checkpoints of earlier versions

@@ -87,6 +87,7 @@ class CritiqueOutput(TypedDict):
     failures: Annotated[list[Json], append]  # agent.types.QuestionFailure, of all nodes
     questions: Annotated[dict[str, int], add_counts]  # agent.types.QuestionCounts, of all nodes
     error_estimate: Json | None  # agent.types.ErrorEstimate
+    unmeasured: list[str]  # metrics without which there is no estimate
     detector_confidence: float | None
 
 

@@ -323,6 +323,7 @@ class GroupCritique:
     errors: ErrorEstimate | None = (
         None  # None: no model was fitted for this detector, or it lacks a measurement
     )
+    unmeasured: tuple[str, ...] = ()  # metrics that the model of errors needs and no hypothesis has
     detector_confidence: float | None = None  # that there is a person; None without a detection
     corrections: tuple[Correction, ...] = ()  # by a person, in order
     degeneracy: str = ""  # why the scores say nothing about the hypotheses (agent.scoring.degenerate)

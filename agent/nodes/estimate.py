@@ -17,12 +17,14 @@ def estimate_errors(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> 
     """Estimate the error of every hypothesis in millimetres from the evidence, and note the detector's confidence."""
     resources = runtime.context.resources
     case, model = resources.case, resources.error_model
-    estimate = None
+    estimate, unmeasured = None, []
     if model is not None:
         values = {item["metric"]: item["values"] for item in state["evidence"]}
+        unmeasured = model.unmeasured(values)
         detection = detection_features(case.detection, case.sample.box)
         estimate = model.estimate(values, detection, len(case))
     return {
         "error_estimate": estimate.to_json() if estimate else None,
+        "unmeasured": unmeasured,
         "detector_confidence": case.detection.confidence if case.detection else None,
     }

@@ -40,12 +40,14 @@ ARGUMENT_CHARS = 2000  # of a call, as JSON
 
 
 def _cut(limit: int) -> BeforeValidator:
-    """Cuts a text to `limit` characters, visibly."""
+    """Makes a text one line, as a line of its own could look like the program's, and cuts it to `limit` characters,
+    visibly."""
 
     def cut(text: object) -> object:
-        if isinstance(text, str) and len(text) > limit:
-            return f"{text[: limit - 1].rstrip()}…"
-        return text
+        if not isinstance(text, str):
+            return text
+        line = " ".join(text.split())
+        return f"{line[: limit - 1].rstrip()}…" if len(line) > limit else line
 
     return BeforeValidator(cut)
 

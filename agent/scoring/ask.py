@@ -12,6 +12,7 @@ An object with a repeated key is never accepted.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ def _attempt(
             return _Attempt({**record, "error": answer.reason}, reply, failure=answer)
         reply = answer
         record |= _reply_record(reply)
-        return _Attempt(record, reply, parse(reply.text, model))
+        return _Attempt(record, reply, parse(reply.text, model, is_cut=reply.finish == "length"))
     except MalformedReply as error:
         reason = redact(_why_malformed(reply, backend.capabilities.length_setting) or str(error))
     if reply.finish in _WITHHELD:
@@ -200,15 +201,24 @@ def _keep(backend: VLMBackend, parts: Sequence[Part], schema: Json, seed: int, r
     return ""
 
 
-def parse(text: str, model: type[M]) -> M:
-    """The validated answer in a reply. Raises MalformedReply with the validation error."""
+def parse(text: str, model: type[M], is_cut: bool = False) -> M:
+    """The validated answer in a reply. Raises MalformedReply with the validation error.
+
+    is_cut: the reply was cut off, so an object after other words may be a draft; only one that begins the reply counts.
+    """
     reason = "there is no complete JSON object in the reply"
-    for number, candidate in enumerate(reversed(list(_json_objects(text)))):
+    objects = list(_json_objects(text))
+    if is_cut and not (objects and _CODE_FENCE.sub("", text).startswith(objects[0])):
+        raise MalformedReply(reason)
+    for number, candidate in enumerate(objects[:1] if is_cut else reversed(objects)):
         try:
             return model.model_validate_json(candidate)
         except ValidationError as error:
             reason = reason if number else _validation_message(error)
     raise MalformedReply(reason)
+
+
+_CODE_FENCE = re.compile(r"^\s*(?:```\w*\s*)?")
 
 
 def _json_objects(text: str) -> Iterator[str]:

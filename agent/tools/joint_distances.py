@@ -60,7 +60,7 @@ class PoseReading:
     def measure(self, case: Case) -> Evidence:
         assert case.detection is not None, "the graph skips tools whose needs are not met"
         assert case.detection.joints_root_m is not None
-        words = ("the detector's own reading", "where the detector reads it")
+        words = ("the 3D reading of the image", "where the 3D reading of the image has it")
         return distance_evidence(case, self.name, case.detection.joints_root_m, *words)
 
 

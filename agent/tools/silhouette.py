@@ -92,7 +92,7 @@ def _overlap(
     group, row, column = np.nonzero(case.frame.mask & inside)
     p = probability[row, column]
     part = _part_of_face(case.body).numpy()[case.frame.face_ids[group, row, column]]
-    covered = np.bincount(group, p, minlength=len(case))
+    covered = np.bincount(group, p, minlength=len(case)).astype(float)  # counts of nothing are integers
     outside = np.bincount(group * NUM_JOINTS + part, 1 - p, minlength=len(case) * NUM_JOINTS)
     return covered, outside.reshape(-1, NUM_JOINTS) * confidence
 

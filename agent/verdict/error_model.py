@@ -80,7 +80,7 @@ class ErrorModel:
 
     def estimate(self, values: Values, detection: Sequence[float], count: int) -> ErrorEstimate | None:
         """The errors of `count` hypotheses; None if a metric of the model was not measured on any of them."""
-        if any(all(v is None for v in values.get(metric, (None,))) for metric in self.metrics):
+        if self.unmeasured(values):
             return None
         predicted = self._predict(values, detection, count)
         spread = np.array(self.residuals)[self._bin(predicted)]
@@ -93,6 +93,10 @@ class ErrorModel:
             coverage=self.coverage,
             none_fits=bool(expected.min() > self.fits_below_mm),
         )
+
+    def unmeasured(self, values: Values) -> list[str]:
+        """The metrics of the model that no hypothesis has."""
+        return [name for name in self.metrics if all(v is None for v in values.get(name, (None,)))]
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

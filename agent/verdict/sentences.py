@@ -7,10 +7,17 @@ from hmr.detection.protocol import CERTAIN_CONFIDENCE, MIN_CONFIDENCE
 
 __all__ = ["verdict_sentences"]
 
+MISMATCH = "silhouette_mismatch"
+BESIDE = 0.98  # mismatch of the outlines, above which a body is beside the person
+
 
 def verdict_sentences(critique: GroupCritique, detector: str) -> list[str]:
-    """None, one or two sentences; `detector` is its name."""
-    found = [_about_person(critique.detector_confidence, detector), _about_errors(critique.errors)]
+    """None, or one to three sentences; `detector` is its name."""
+    found = [
+        _about_person(critique.detector_confidence, detector),
+        _about_place(critique),
+        _about_errors(critique),
+    ]
     return [sentence for sentence in found if sentence]
 
 
@@ -24,12 +31,29 @@ def _about_person(confidence: float | None, detector: str) -> str:
     return ""
 
 
-def _about_errors(errors: ErrorEstimate | None) -> str:
+def _about_place(critique: GroupCritique) -> str:
+    mismatch = [value for item in critique.evidence if item.metric == MISMATCH for value in item.values]
+    is_beside = bool(mismatch) and all(value is not None and value > BESIDE for value in mismatch)
+    return "none of these bodies covers the person" if is_beside else ""
+
+
+def _about_errors(critique: GroupCritique) -> str:
+    errors = critique.errors
     if errors is None:
-        return ""
-    best = min(range(len(errors.expected_mm)), key=lambda j: errors.expected_mm[j])
-    low, high = errors.low_mm[best], errors.high_mm[best]
-    interval = f"{errors.expected_mm[best]:.0f} mm ({errors.interval:.0%} interval {low:.0f} to {high:.0f})"
+        names = ", ".join(critique.unmeasured)
+        return (
+            f"no error in millimetres is estimated, as no body has a measurement of {names}" if names else ""
+        )
+    least = min(range(len(errors.expected_mm)), key=lambda j: errors.expected_mm[j])
     if errors.none_fits:
-        return f"none of these bodies fits: the best is expected to be off by {interval}"
-    return f"the best body is expected to be off by {interval}"
+        return f"none of these bodies fits: the best is expected to be off by {_interval(errors, least)}"
+    scores = [-1.0 if score is None else score for score in critique.scores]
+    best = max(range(len(scores)), key=lambda j: scores[j])
+    return f"the body with the best score is expected to be off by {_interval(errors, best)}"
+
+
+def _interval(errors: ErrorEstimate, j: int) -> str:
+    return (
+        f"{errors.expected_mm[j]:.0f} mm in pose, wherever it stands ({errors.interval:.0%} interval "
+        f"{errors.low_mm[j]:.0f} to {errors.high_mm[j]:.0f})"
+    )

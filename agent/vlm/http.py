@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -191,6 +192,9 @@ class JsonClient:
             if status != 200:
                 start = await _read_start(response)
                 excerpt = self.clean(error_message(start) or start)[:EXCERPT_CHARS]
+                if response.is_redirect:
+                    host = urlsplit(response.headers.get("Location", "")).hostname or "another path"
+                    excerpt = f"a redirect to {self.clean(host)}, which is not followed"
                 reason = f"HTTP {status}: {excerpt}"
                 if status == 429 or status >= 500:
                     raise _Retryable(reason, retry_after_s(response.headers.get("Retry-After")))

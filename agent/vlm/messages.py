@@ -9,8 +9,8 @@ Reasoning models write a draft before their answer. It reaches a client in sever
 | parts of the content with their own type                        | Mistral, Anthropic, LangChain              |
 
 A template may write the first tag into the question, so everything before a closing tag is thinking; an answer that is
-cut off in its thinking has no last tag, so everything after an opening tag is. Left out: a draft that is cut off and
-has neither tag, which cannot be told from an answer.
+cut off in its thinking has no last tag, so everything after an opening tag is. A draft that is cut off and has neither
+tag is refused by `agent.scoring.ask.parse`, if it does not begin with the answer.
 """
 
 from __future__ import annotations
@@ -103,8 +103,12 @@ def error_message(body: object) -> str:
     error = body.get("error") or body
     if isinstance(error, str):
         return error
-    found = [error.get(key) for key in ("message", "detail", "msg")] if isinstance(error, dict) else []
-    return next((item if isinstance(item, str) else json.dumps(item) for item in found if item), "")
+    if not isinstance(error, dict):
+        return ""
+    found = [error.get(key) for key in ("message", "detail", "msg")]
+    message = next((item if isinstance(item, str) else json.dumps(item) for item in found if item), "")
+    field = error.get("param")  # OpenAI names the field that it refuses there, and not always in the message
+    return f"{message} ({field})" if isinstance(field, str) and field not in message else message
 
 
 def _first_text(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:

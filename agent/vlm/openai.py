@@ -186,9 +186,11 @@ def _check_choice(answer: Json, clean: Callable[[str], str]) -> None:
     match answer:
         case {"choices": [{"error": dict() | str()} as failed, *_]}:
             raise _error_in_body(failed, clean)
+        case {"error": dict() | str() as error} if error or "choices" not in answer:
+            raise _error_in_body(answer, clean)
         case {"choices": [{"message": dict()}, *_]}:
             return
-        case {"error": dict() | str()} | {"object": "error"} | {"detail": _}:
+        case {"object": "error"} | {"detail": _}:
             raise _error_in_body(answer, clean)
     raise MalformedReply("the server's answer has no choice with a message")
 
@@ -203,9 +205,14 @@ def _error_in_body(body: Json, clean: Callable[[str], str]) -> Exception:
 
 def _tokens(answer: Json) -> tuple[int, int]:
     """Prompt and completion tokens as the server reports them; 0 if it reports none."""
-    match answer.get("usage"):
-        case {"prompt_tokens": int(tokens_in), "completion_tokens": int(tokens_out)}:
-            return tokens_in, tokens_out
+    usage = answer.get("usage")
+    counts = (
+        [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        if isinstance(usage, dict)
+        else []
+    )
+    tokens_in, tokens_out = (count if isinstance(count, int) else 0 for count in counts or (0, 0))
+    return tokens_in, tokens_out
     return 0, 0
 
 

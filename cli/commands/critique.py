@@ -178,7 +178,7 @@ def critique(
     ):
         chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
         model, body_model = load_policy(policy, device, chosen), load_body(body)
-        people = _given_people(photo, hypotheses, body_model)
+        people = _given_people(photo, hypotheses, box, body_model)
         if people is None:
             people = _sampled_people(photo, model, box, accept_any_box, samples, seed, intrinsics)
         _warn_of_other_detector(memory, model.detector)
@@ -256,10 +256,14 @@ def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
         )
 
 
-def _given_people(photo: Path, hypotheses: Sequence[Path] | None, body: Body) -> list[Person] | None:
+def _given_people(
+    photo: Path, hypotheses: Sequence[Path] | None, boxes: list[str] | None, body: Body
+) -> list[Person] | None:
     """The people of the files; None without a file."""
     from cli.photos.people import given_people
 
+    if hypotheses and boxes:
+        raise ValueError("--hypotheses has the boxes of its people; --box is not allowed with it")
     return given_people(photo, hypotheses, body) if hypotheses else None
 
 

@@ -20,7 +20,7 @@ __all__ = ["WithJoints3D"]
 
 
 class WithJoints3D:
-    """The detections of `detector`, with `joints_root_m` from the regression head of `reader`.
+    """The detections of `detector`, with `joints_root_m` from the regression head of `reader` if they have none.
 
     Some of the critic's tools need 3D joints. They are evidence on a policy's hypotheses as far as the reader errs
     differently: a policy that reads for itself learns little about its own hypotheses.
@@ -52,11 +52,13 @@ class WithJoints3D:
 
     @torch.no_grad()
     def with_joints(self, samples: Sequence[Sample], detections: Sequence[Detection]) -> list[Detection]:
-        """The detections of these samples with 3D joints."""
+        """The detections of these samples, all with 3D joints."""
+        if all(detection.joints_root_m is not None for detection in detections):
+            return list(detections)
         estimates = self.reader.regress(self.reader.encode(samples, detections))
         joints_m = self.body.joints(BodyParams.cat([estimate.params for estimate in estimates])).cpu()
         roots_m = joints_m - joints_m[:, :1]
         return [
-            replace(detection, joints_root_m=joints)
+            detection if detection.joints_root_m is not None else replace(detection, joints_root_m=joints)
             for detection, joints in zip(detections, roots_m, strict=True)
         ]

@@ -392,6 +392,12 @@ def test_a_person_corrects_scores_and_the_memory_learns_it(critique, tmp_path, t
     assert [text[:22] for text in rationales] == ["Score 12 by a person, ", "Score 90 by a person, "]
 
 
+def test_boxes_are_those_of_the_hypotheses(critique):
+    code, _, err = critique("--box", "10,10,90,90")
+    assert code == 2
+    assert "--hypotheses has the boxes of its people; --box is not allowed with it" in err
+
+
 def test_a_review_without_an_answer_and_options_that_do_not_fit_are_refused(critique, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     for words, reason in (

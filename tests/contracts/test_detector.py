@@ -195,6 +195,7 @@ def test_the_policy_adds_3d_joints_to_a_detector_of_photographs(tiny_policy: Dif
     sample = Sample("a", image(), BOX, Camera.estimate(200, 160))
     joints_m = body.joints(tiny_policy.regress(tiny_policy.encode([sample], [plain]))[0].params)[0]
     torch.testing.assert_close(found.joints_root_m, joints_m - joints_m[:1])
+    assert both.with_joints([sample], [found])[0] is found  # a detector's own joints are kept
 
 
 def test_a_plug_in_that_cannot_be_imported_is_one_sentence(monkeypatch: pytest.MonkeyPatch):

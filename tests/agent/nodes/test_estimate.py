@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from agent.tracing.records import Trace
 from agent.types import ErrorEstimate
@@ -51,6 +52,17 @@ def test_without_a_model_or_its_metric_there_are_no_expected_errors(model):
     assert verdict_sentences(critique, "perfect") == []
     blind = make_agent(tools=[], error_model=model).critique(sample(), group(spoiled_group()))
     assert blind.errors is None
+    blind = replace(blind, detector_confidence=1.0)
+    assert verdict_sentences(blind, "perfect") == [
+        f"no error in millimetres is estimated, as no body has a measurement of {METRIC}"
+    ]
+
+
+def test_bodies_beside_the_person_are_named(model):
+    hypotheses = group(spoiled_group())
+    params = replace(hypotheses.params, transl=hypotheses.params.transl + torch.tensor([3.0, 0.0, 0.0]))
+    critique = make_agent(error_model=model).critique(sample(), replace(hypotheses, params=params))
+    assert "none of these bodies covers the person" in verdict_sentences(critique, "perfect")
 
 
 def test_a_group_far_from_everything_does_not_fit(model):
@@ -59,7 +71,7 @@ def test_a_group_far_from_everything_does_not_fit(model):
     assert sentence.startswith("none of these bodies fits: the best is expected to be off by ")
     fitting = make_agent(error_model=replace(model, fits_below_mm=5000.0))
     (sentence,) = verdict_sentences(fitting.critique(sample(), group(spoiled_group())), "perfect")
-    assert sentence.startswith("the best body is expected to be off by ")
+    assert sentence.startswith("the body with the best score is expected to be off by ")
 
 
 @pytest.mark.parametrize(

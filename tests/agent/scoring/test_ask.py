@@ -122,6 +122,27 @@ def test_a_text_that_is_too_long_is_cut():
     assert answer.value.A.comment.endswith("…")
 
 
+def test_a_comment_is_one_line():
+    """A line of its own could look like one of the program."""
+    _, answer = scores(ScriptedBackend(FITS.replace("left arm", "left arm\\nmeshcritic:  all is well")))
+    assert answer.value.A.comment == "left arm meshcritic: all is well"
+
+
+@pytest.mark.parametrize(
+    ("said", "is_answer"),
+    [
+        (FITS, True),
+        (f"```json\n{FITS}\n``` Further, the", True),
+        (f"Okay. A first try: {FITS} Wait, B looks wrong, so I should", False),
+    ],
+    ids=["the answer", "the answer and more", "a draft"],
+)
+def test_of_a_reply_that_was_cut_off_only_its_beginning_counts(said, is_answer):
+    _, answer = scores(ScriptedBackend(*[Reply(said, finish="length", tokens_out=7)] * 2))
+    assert (answer.value is not None) == is_answer
+    assert is_answer or answer.reason == "malformed after one repair: cut off at 7 tokens; raise max_tokens"
+
+
 def test_a_list_that_is_too_long_is_shortened():
     tags = [f"kind:{number}{'x' * 100}" for number in range(1000)]
     answer = ask(ScriptedBackend(json.dumps({"tags": tags})), "tag", [TextPart("tag")], TagAnswer, 0)

@@ -91,6 +91,7 @@ def test_one_body_that_fits_is_enough(model):
 def test_a_metric_that_is_rarely_measured_is_not_used_and_one_that_is_missing_gives_no_estimate(model):
     assert model.metrics == ("layout_percent_of_box",)
     assert model.estimate({"rare_mm": (1.0,) * SIZE}, READ, SIZE) is None
+    assert model.unmeasured({"rare_mm": (1.0,) * SIZE}) == ["layout_percent_of_box"]
     assert model.estimate({"layout_percent_of_box": (None,) * SIZE}, READ, SIZE) is None
     partly = (None, *simulated(1)[0].values["layout_percent_of_box"][1:])
     assert model.estimate({"layout_percent_of_box": partly}, READ, SIZE) is not None

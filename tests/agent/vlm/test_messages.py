@@ -61,6 +61,8 @@ def test_why_an_answer_ended(reason, finish):
     ("body", "message"),
     [
         ('{"error": {"message": "bad"}}', "bad"),
+        ('{"error": {"message": "bad", "param": "seed"}}', "bad (seed)"),
+        ('{"error": {"message": "no seed", "param": "seed"}}', "no seed"),
         ('{"error": "bad"}', "bad"),
         ('{"detail": [{"msg": "bad"}]}', '[{"msg": "bad"}]'),
         ('{"message": "bad"}', "bad"),

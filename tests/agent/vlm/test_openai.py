@@ -150,7 +150,11 @@ def test_a_lone_surrogate_in_an_answer_is_replaced():
 
 FINAL = {
     "400": (body(b"no such model", status=400), 1, "HTTP 400: no such model"),
-    "a redirect": (body(b"", status=307, Location="http://127.0.0.1:1/"), 1, "HTTP 307"),
+    "a redirect": (
+        body(b"", status=307, Location="http://127.0.0.1:1/"),
+        1,
+        "HTTP 307: a redirect to 127.0.0.1, which is not followed",
+    ),
     "500 every time": (body(b"oops", status=500), 4, "HTTP 500: oops; 4 attempts"),
     "hung up every time": (hang_up, 4, "4 attempts"),
     "wrong content type": (body(b"<html>", kind="text/html"), 1, "content type is text/html"),
@@ -260,6 +264,11 @@ ERRORS = {
     "a choice's": (
         {"choices": [{"error": {"message": "provider down", "code": 502}, "message": {"content": ""}}]},
         "provider down",
+        "unavailable",
+    ),
+    "beside choices": (
+        {"choices": [{"message": {"content": ""}}], "error": "upstream provider overloaded"},
+        "upstream provider overloaded",
         "unavailable",
     ),
     "without a message": ({"error": {}}, "without a message", "unavailable"),

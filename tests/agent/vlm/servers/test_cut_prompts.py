@@ -47,7 +47,14 @@ def test_a_whole_prompt_and_a_server_without_counts_are_left_alone(tokens, caplo
 
 
 @pytest.mark.parametrize(
-    ("chars", "tokens", "cut"), [(30_000, 2050, True), (30_000, 5000, False), (2999, 1, False)]
+    ("chars", "tokens", "cut"),
+    [
+        (30_000, 2050, True),
+        (30_000, 5000, False),
+        (2999, 1, False),
+        (5_286, 4096, True),
+        (5_286, 4097, False),
+    ],
 )
 def test_the_limit(chars, tokens, cut):
     assert bool(prompt_cut(chars, tokens, "raise it")) is cut
