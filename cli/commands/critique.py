@@ -161,6 +161,7 @@ def critique(
         from agent.vlm.options import open_backend
         from cli.photos.critique_output import CritiqueWriter, watched_critiques
         from cli.photos.detectors import choose_detector
+        from cli.photos.people import describe_other_body
         from hmr.body.model import load_body
         from hmr.policy.checkpoint import load_policy
 
@@ -182,6 +183,8 @@ def critique(
         if people is None:
             people = _sampled_people(photo, model, box, accept_any_box, samples, seed, intrinsics)
         _warn_of_other_detector(memory, model.detector)
+        if not hypotheses and (other := describe_other_body(model, body_model)):
+            print_message(other)
         with open_default_agent(
             model, body_model, memory, backend=opened.backend,
             tools=[*load_tools(), *served], settings=chosen_settings,

@@ -81,7 +81,7 @@ def predict(
     with without_collection():
         from cli.photos.detectors import choose_detector
         from cli.photos.intrinsics import parse_intrinsics
-        from cli.photos.people import parse_box
+        from cli.photos.people import describe_other_body, parse_box
         from cli.photos.person_files import parse_formats
         from cli.photos.predict import Models, Predictor, PredictSettings
         from cli.photos.sources import list_sources
@@ -99,6 +99,8 @@ def predict(
     chosen = choose_detector(detector, keypoints, [source.path for source in sources])
     model = load_policy(policy, device, chosen)
     models = Models(model, load_body(body), load_renderer())
+    if other := describe_other_body(model, models.body):
+        print_message(other)
     summary = _Summary(single=len(sources) == 1, collect=as_json)
     with single_run(out), Manifest(out / "manifest.jsonl") as manifest, stages() as stage:
         for outcome in Predictor(models, settings, out, manifest).run(sources, stage):
@@ -116,7 +118,8 @@ class _Summary:
 
     def __init__(self, single: bool, collect: bool) -> None:
         self.single, self.collect = single, collect
-        self.answer: dict[str, list[dict[str, Any]]] = {"people": [], "motions": [], "failed": []}
+        names = ("people", "motions", "failed", "messages")
+        self.answer: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.pictures = self.people = self.failures = 0
         self.first_reason = ""
         self.frames = self.frames_with_people = self.earlier_frames = 0  # of the current video
@@ -186,6 +189,8 @@ class _Summary:
         picture: dict[str, Any] = {"photo": str(outcome.source.path)}
         if outcome.frame is not None:
             picture["frame"] = outcome.frame
+        if outcome.record is not None:
+            self.answer["messages"] += [{**picture, "message": said} for said in outcome.record["said"]]
         if outcome.record is None:
             self.answer["failed"].append({**picture, "reason": outcome.reason})
             return

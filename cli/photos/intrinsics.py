@@ -27,6 +27,9 @@ __all__ = ["NO_INTRINSICS", "Intrinsics", "camera_line", "describe_camera", "par
 NUMBERS, MATRIX = ("focal_px", "cx_px", "cy_px"), "K"
 FOCAL_TOLERANCE = 0.01  # of fx and fy; calibrations of square pixels differ by less
 SKEW_TOLERANCE = 0.001  # relative to the focal length
+# Relative to the longer side of a photograph; lenses from a fisheye to a telescope, and crops of their pictures
+FOCAL_RANGE = (0.1, 100.0)
+MAX_CENTER = 20.0
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,25 @@ class Intrinsics:
     center_px: tuple[float, float] | None = None
 
     def camera(self, photo: Photo) -> Camera:
-        """The camera of a photograph, in pixels of its file."""
+        """The camera of a photograph, in pixels of its file. Raises ValueError for one that no photograph has."""
+        self._check(*photo.file_size)
         estimate = Camera.estimate(*photo.file_size)
         cx, cy = self.center_px or (estimate.cx_px, estimate.cy_px)
         focal = estimate.focal_px if self.focal_px is None else self.focal_px
         return dataclasses.replace(estimate, focal_px=focal, cx_px=cx, cy_px=cy)
+
+    def _check(self, width: int, height: int) -> None:
+        longer = max(width, height)
+        if self.focal_px is not None and not FOCAL_RANGE[0] <= self.focal_px / longer <= FOCAL_RANGE[1]:
+            raise ValueError(
+                f"a photograph of {width} x {height} pixels has a focal length from {FOCAL_RANGE[0] * longer:g} to "
+                f"{FOCAL_RANGE[1] * longer:g} px, not {self.focal_px:g}; is it in millimetres?"
+            )
+        if self.center_px is not None and max(map(abs, self.center_px)) > MAX_CENTER * longer:
+            x, y = self.center_px
+            raise ValueError(
+                f"the principal point {x:g}, {y:g} is far outside of the photograph of {width} x {height} pixels"
+            )
 
 
 NO_INTRINSICS = Intrinsics()

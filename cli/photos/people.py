@@ -29,6 +29,7 @@ from hmr.types import BodyParams, Box, Camera, Detection, Detector, Hypotheses, 
 __all__ = ["Guide", "NobodyFound", "Person", "find_people", "given_people", "parse_box", "sample_people"]
 
 Guide = Callable[[Features, Detection], Guidance]  # features of one person
+SAME_BODY_MM = 1.0  # distance of joints at rest, up to which two bodies are taken as one
 MIN_OVERLAP = 0.3  # of the boxes of one person in two files, intersection over union
 
 
@@ -71,6 +72,17 @@ def parse_box(text: str) -> Box:
     return Box(x0, y0, x1, y1)
 
 
+def describe_other_body(policy: DiffusionPolicy, body: Body) -> str:
+    """A sentence if the body is not the one that the policy was trained with; empty if it is."""
+    distance_mm = policy.distance_mm(body)
+    if distance_mm < SAME_BODY_MM:
+        return ""
+    return (
+        f"the body {body.name} is not the one that the policy was trained with: at rest their joints are "
+        f"{distance_mm:.0f} mm apart on average, and so are the predicted bodies"
+    )
+
+
 def find_people(
     photo: Photo,
     title: str,
@@ -93,17 +105,13 @@ def find_people(
         found = detect_people(detector, photo.image, camera)
         if not found:
             raise NobodyFound(_nobody_found(title, detector))
-        return found, []
+        return found, _doubts(title, detector, photo, found)
     samples = [sample_of(photo.image, photo.box_in_image(box), camera) for box in boxes]
     people = list(zip(samples, detect_all(detector, samples), strict=True))
     accepted = people
     if not accept_any_box:
         accepted = [pair for pair in people if pair[1].confidence >= MIN_CONFIDENCE]
-    messages = [
-        _doubt(title, detector, photo.box_in_file(sample.box), detection.confidence)
-        for sample, detection in people
-        if detection.confidence < CERTAIN_CONFIDENCE and not accept_any_box
-    ]
+    messages = [] if accept_any_box else _doubts(title, detector, photo, people)
     if not accepted:
         raise NobodyFound("; ".join(messages))
     return accepted, messages
@@ -119,6 +127,16 @@ def _nobody_found(title: str, detector: Detector) -> str:
             f"{use_box} or use a detector trained on photographs with --detector blazepose"
         )
     return f"{title}: the detector {detector.name} found nobody; {use_box}"
+
+
+def _doubts(
+    title: str, detector: Detector, photo: Photo, people: Sequence[tuple[Sample, Detection]]
+) -> list[str]:
+    return [
+        _doubt(title, detector, photo.box_in_file(sample.box), detection.confidence)
+        for sample, detection in people
+        if detection.confidence < CERTAIN_CONFIDENCE
+    ]
 
 
 def _doubt(title: str, detector: Detector, box: Box, confidence: float) -> str:

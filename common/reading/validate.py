@@ -116,6 +116,8 @@ def numbers(value: Any, shape: tuple[int, ...], what: str) -> Float[np.ndarray, 
     length 1 are ignored. Raises ValueError, naming `what` and its shape, for anything else (FlawedRecord for values
     that are not finite)."""
     array = floats(value, what)
+    if np.asarray(value).dtype.kind in "SU":  # float64 would take "1"
+        raise ValueError(f"{what} holds texts, not numbers")
     squeezed = tuple(size for size in shape if size != 1)
     if array.squeeze().shape not in (squeezed, (math.prod(shape),)):
         raise ValueError(f"{what} has shape {array.shape}, not {shape}")
@@ -154,7 +156,7 @@ def parse_json(path: PathLike, kind: str) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {kind} file at {path}")
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from common.reading.foreign_files import damage_named
 from common.reading.image_files import open_image
-from common.reading.validate import existing_image, read_json, require
+from common.reading.validate import FlawedRecord, existing_image, read_json, require
 from common.storage.files import PathLike, atomic_folder
 from common.storage.fingerprint import digest
 from hmr.datasets.annotation import (
@@ -169,6 +169,10 @@ def _person(record: Annotation | Dropped, source: str, folder: Path, flaws: Flaw
     if isinstance(record, Dropped):
         return record
     jpeg, size = _jpeg(existing_image(folder, record.image))
+    if record.image_size not in (None, size):
+        raise FlawedRecord(
+            f"{record.image} has {size} pixels, not {record.image_size}", "image of another size"
+        )
     annotation = usable(record, size)
     flaws.ignored_keypoints += ignored_keypoints(record.keypoints, annotation.keypoints)
     name = _opaque_id(source, annotation)

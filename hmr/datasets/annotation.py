@@ -134,6 +134,7 @@ class Annotation:
     smpl: SmplFit | None = None
     joints: tuple[Joints, ...] = ()
     keypoints: tuple[Keypoints, ...] = ()
+    image_size: tuple[int, int] | None = None  # width and height that the record states
 
     @property
     def name(self) -> str:
@@ -152,7 +153,7 @@ class Dropped:
 class Source:
     """A supported data set: `read(folder, split)` yields the records of a split in a fixed order.
 
-    splits: the allowed names; empty if a split is the name of any npz file in the folder, without its suffix.
+    splits: the allowed names; empty if a split is named by a file in the folder.
     follows: one sentence on the protocol and the public code that the selection of frames and joints follows.
     """
 

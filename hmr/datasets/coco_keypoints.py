@@ -1,6 +1,6 @@
 """COCO's person keypoints (Lin et al., ECCV 2014): real photographs with 17 keypoints and no 3D.
 
-    FOLDER/annotations/person_keypoints_val2017.json    (or train2017)
+    FOLDER/annotations/person_keypoints_val2017.json    (or train2017, or any other name of a split)
     FOLDER/val2017/000000000139.jpg
 
 Follows cocodataset.org, "Data format": `keypoints` is 17 times (x, y, v), v = 0 for not labelled, 1 for labelled
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from common.reading.validate import members, numbers, read_json, records
+from common.reading.validate import FlawedRecord, members, numbers, read_json, records
 from common.storage.files import PathLike
 from hmr.datasets.annotation import (
     Annotation,
@@ -37,7 +37,7 @@ __all__ = ["COCO_KEYPOINTS", "read_coco_keypoints"]
 
 TO_PIXEL_CENTER = 0.5
 _IMAGE = {"id": int | str, "file_name": str}
-_PERSON = {"id": int | str, "image_id": int | str, "bbox": list, "keypoints": list}
+_PERSON = {"id": int | str, "image_id": int | str, "bbox": list}
 
 
 def read_coco_keypoints(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
@@ -47,7 +47,8 @@ def read_coco_keypoints(folder: PathLike, split: str) -> Iterator[Annotation | D
     images = {image["id"]: image for _, image in records(content, "images", "image", _IMAGE, path)}
     for where, person in records(content, "annotations", "annotation", _PERSON, path):
         if person["image_id"] not in images:
-            raise ValueError(f"{where} belongs to image {person['image_id']}, which the file does not list")
+            yield Dropped("image that the file does not list")
+            continue
         if "iscrowd" in person:
             members(person, {"iscrowd": int}, where)
         record = annotated_or_dropped(_annotation, images[person["image_id"]], person, split, where)
@@ -57,6 +58,8 @@ def read_coco_keypoints(folder: PathLike, split: str) -> Iterator[Annotation | D
 
 def _annotation(image: dict[str, Any], person: dict[str, Any], split: str, where: str) -> Annotation | None:
     """None for a crowd and for a person without keypoints."""
+    if "keypoints" not in person:
+        raise FlawedRecord(f"{where} has no keypoints", "annotation without keypoints")
     xyv = numbers(person["keypoints"], (17, 3), f"keypoints of {where}")
     if person.get("iscrowd") or not xyv[:, 2].any():
         return None
@@ -72,12 +75,13 @@ def _annotation(image: dict[str, Any], person: dict[str, Any], split: str, where
         person=str(person["id"]),
         box=box_of_xywh(person["bbox"], f"bbox of {where}"),
         keypoints=(keypoints,),
+        image_size=(image["width"], image["height"]) if {"width", "height"} <= image.keys() else None,
     )
 
 
 COCO_KEYPOINTS = Source(
     "coco",
-    ("train2017", "val2017"),
+    (),
     "COCO's person keypoints, people with at least one; PCK at .05, .1 and .2 of the box's longer side, as HMR2 has it",
     read_coco_keypoints,
 )

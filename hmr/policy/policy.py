@@ -133,6 +133,11 @@ class DiffusionPolicy(PreTrainedModel):
         self.std.copy_(std)
         self.feedback.fit_to(body)
 
+    def distance_mm(self, body: Body) -> float:
+        """The mean distance between this body's joints at rest and those of the body of pretraining."""
+        own, other = self.feedback.points.joint_template.cpu(), body.joint_template.cpu()
+        return 1e3 * float(((own - own[:1]) - (other - other[:1])).norm(dim=-1).mean())
+
     @torch.no_grad()
     def fit_initial_estimate(
         self, features: Float[Tensor, "rows features"], vectors: Float[Tensor, "rows 157"]

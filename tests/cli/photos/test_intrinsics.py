@@ -99,6 +99,20 @@ def test_options_that_are_not_a_camera(focal, center, words):
         parse_intrinsics(focal, center, None)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (Intrinsics(1e-9), "has a focal length from 7.2 to 7200 px, not 1e-09; is it in millimetres?"),
+        (Intrinsics(5.0), "not 5; is it in millimetres?"),
+        (Intrinsics(1e300), r"not 1e\+300"),
+        (Intrinsics(None, (1e8, 0.0)), "the principal point 1e[+]08, 0 is far outside of the photograph"),
+    ],
+)
+def test_a_camera_that_no_photograph_has_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        given.camera(PHOTO)
+
+
 def test_the_camera_is_reported_with_the_source_of_its_focal_length():
     camera = describe_camera(Camera(96.333, 32.0, 36.0, 64, 72), is_estimated=True)
     assert camera == {"focal_px": 96.3, "cx_px": 32.0, "cy_px": 36.0, "focal_is_estimated": True}

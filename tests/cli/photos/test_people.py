@@ -1,5 +1,6 @@
 """Which people are accepted or rejected, and in which pixels boxes and cameras are given."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,14 @@ import torch
 from PIL import Image
 
 from cli.photos.hypotheses_file import write_hypotheses
-from cli.photos.people import NobodyFound, find_people, given_people, parse_box, sample_people
+from cli.photos.people import (
+    NobodyFound,
+    describe_other_body,
+    find_people,
+    given_people,
+    parse_box,
+    sample_people,
+)
 from hmr.body.model import Body
 from hmr.images import photographs as photo_module
 from hmr.images.photographs import photo_of, sample_of
@@ -100,7 +108,19 @@ def test_given_boxes_replace_the_detector():
 def test_people_who_are_found_come_with_their_detections(kind):
     people, messages = find_people(PHOTO, "a.png", kind(BOX, confidences={BOX: 0.4}), [])
     assert [(sample.box, detection.confidence) for sample, detection in people] == [(BOX, 0.4)]
-    assert len(messages) == 0
+    assert messages == [
+        "a.png: the person in the box 10,8,50,60 is uncertain (confidence 0.40 of the detector fixed)"
+    ]
+
+
+def test_another_body_than_the_policy_s_is_named(tiny_policy: DiffusionPolicy, body: Body):
+    assert describe_other_body(tiny_policy, body) == ""
+    tiny_policy = copy.deepcopy(tiny_policy)
+    tiny_policy.feedback.points.joint_template[5:] += torch.tensor([0.024, 0.0, 0.0])
+    assert describe_other_body(tiny_policy, body) == (
+        "the body embedded is not the one that the policy was trained with: at rest their joints are 19 mm apart on "
+        "average, and so are the predicted bodies"
+    )
 
 
 def test_the_same_seed_gives_the_same_group(tiny_policy: DiffusionPolicy):

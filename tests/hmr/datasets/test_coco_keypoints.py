@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from hmr.datasets.coco_keypoints import read_coco_keypoints
+from hmr.datasets.annotated_set import prepare
+from hmr.datasets.coco_keypoints import COCO_KEYPOINTS, read_coco_keypoints
 from hmr.datasets.joints import COCO17, COCO_LIMBS, SMPL24, SMPL_FOR_COCO_LIMBS
+from hmr.datasets.sources import source_of
 from tests.hmr.datasets.layouts import coco_records, write_json
 
 
@@ -33,13 +36,45 @@ def test_limbs_of_both_conventions_have_the_same_names():
         assert COCO17.joints[coco] == SMPL24.joints[smpl]
 
 
-@pytest.mark.parametrize("key", ["keypoints", "bbox"])
-def test_missing_and_found_keys_are_named(tmp_path, key):
-    """A file of boxes (instances_val2017.json) has no keypoints."""
+def test_missing_and_found_keys_are_named(tmp_path):
     content = coco_records()
-    del content["annotations"][2][key]
-    with pytest.raises(ValueError, match=rf"annotation 2 of .* lacks {key}; it holds area, "):
+    del content["annotations"][2]["bbox"]
+    with pytest.raises(ValueError, match=r"annotation 2 of .* lacks bbox; it holds area, "):
         list(read_coco_keypoints(written(tmp_path, content), "val2017"))
+
+
+def test_records_of_other_images_and_without_keypoints_are_dropped(tmp_path):
+    """Files of a part of the images, and of boxes (instances_val2017.json)."""
+    content = coco_records()
+    (expected,) = read_coco_keypoints(written(tmp_path, content), "val2017")
+    other = {**content["annotations"][0], "image_id": 99}
+    boxed = {key: value for key, value in content["annotations"][0].items() if key != "keypoints"}
+    content["annotations"] += [other, boxed]
+    person, *dropped = read_coco_keypoints(written(tmp_path, content), "val2017")
+    assert person.name == expected.name
+    assert [record.reason for record in dropped] == [
+        "image that the file does not list",
+        "annotation without keypoints",
+    ]
+
+
+def test_a_set_of_one_s_own_has_splits_of_any_name(tmp_path):
+    folder = written(tmp_path, coco_records())
+    annotations = folder / "annotations"
+    (annotations / "person_keypoints_val2017.json").rename(annotations / "person_keypoints_mine.json")
+    (person,) = source_of("coco", "mine").read(folder, "mine")
+    assert person.image.startswith("mine/")
+
+
+def test_an_image_of_another_size_than_its_record_says_is_dropped(tmp_path):
+    content = coco_records()
+    content["images"][0] |= {"width": 10, "height": 10}
+    folder = written(tmp_path, content)
+    image = folder / "val2017" / content["images"][0]["file_name"]
+    image.parent.mkdir()
+    Image.new("RGB", (640, 480)).save(image)
+    with pytest.raises(ValueError, match="image of another size"):
+        prepare(COCO_KEYPOINTS, folder, "val2017", tmp_path / "set")
 
 
 def test_a_record_without_iscrowd_is_a_person(tmp_path):
