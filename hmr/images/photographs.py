@@ -69,7 +69,7 @@ class Photo:
 
 
 def describe_box(box: Box) -> str:
-    return ",".join(f"{corner:g}" for corner in (box.x0, box.y0, box.x1, box.y1))
+    return ",".join(f"{round(corner, 1):g}" for corner in (box.x0, box.y0, box.x1, box.y1))
 
 
 def check_box(box: Box, size: tuple[int, int], where: str) -> None:

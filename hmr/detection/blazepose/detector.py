@@ -30,7 +30,7 @@ from hmr.types import POINT_NAMES, Box, Detection, Sample
 
 __all__ = ["MIN_CONFIDENCE", "BlazePoseDetector", "FoundPerson", "load_blazepose"]
 
-MIN_CONFIDENCE = 0.5  # of `find` and `find_people`
+MIN_CONFIDENCE = 0.25  # of a person who is found; below 0.5 they are called uncertain
 MIN_SCORE = 0.1  # of a first reading that is worth a second one
 CERTAIN = 0.9  # confidence of a first reading that makes further ones of the same person needless
 STEEP = 1.0  # radians; the finder turns some upright people upside down, so they are read upright too

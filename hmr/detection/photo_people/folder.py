@@ -2,7 +2,7 @@
 
 Each photograph is searched once: what was found is stored under the digest of the photograph's content and of the
 detector (`hmr.detection.photo_people.cache`), so that a killed search continues, and a second run searches only what is
-new. Pixels stay in the photographs; the last one that was needed is in memory.
+new. People of whom the detector is uncertain are left out. Pixels stay in the photographs; the last one that was needed is in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import overload
 from common.progress import Stage
 from common.storage.fingerprint import digest, file_digest
 from hmr.detection.photo_people.cache import read_people, save_people
-from hmr.detection.protocol import detect_people, detector_digest
+from hmr.detection.protocol import CERTAIN_CONFIDENCE, detect_people, detector_digest
 from hmr.images.photographs import Photo, load_photo, photos_in
 from hmr.types import Box, Camera, Detection, Detector, Sample
 
@@ -113,7 +113,10 @@ def _found(photo: Path, detector: Detector, cache: Path, report: Callable[[str],
         report(f"left out: {error}")
         return None
     camera = Camera.estimate(image.shape[1], image.shape[0])
-    save_people(path, [(sample.box, seen) for sample, seen in detect_people(detector, image, camera)])
+    people = detect_people(detector, image, camera)
+    save_people(
+        path, [(sample.box, seen) for sample, seen in people if seen.confidence >= CERTAIN_CONFIDENCE]
+    )
     return path
 
 

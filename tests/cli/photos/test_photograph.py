@@ -19,7 +19,7 @@ def test_bodies_lie_on_the_players(body: Body):
     policy, photo = load_policy(detector="blazepose"), load_photo(PHOTO)
     found, messages = find_people(photo, "basketball.jpg", policy.detector, [])
     assert len(found) >= PLAYERS
-    assert messages == []
+    assert all("is uncertain (confidence 0." in message for message in messages)
     for person in sample_people(found, photo, policy, num_samples=4, seed=0):
         assert person.detection is not None
         joints_px = person.hypotheses.camera.project(body.joints(person.hypotheses.params[:1]))[0]
