@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import struct
 from typing import Any, BinaryIO, ClassVar
 from zipfile import ZipExtFile
 
@@ -37,14 +38,16 @@ class Budget:
 
     def __init__(self, file_bytes: int) -> None:
         self._file_bytes = file_bytes
-        self._bytes, self._nodes = MIN_BYTES + MAX_FACTOR * file_bytes, MIN_NODES + 10 * file_bytes
+        self.max_bytes = MIN_BYTES + MAX_FACTOR * file_bytes
+        self._bytes, self._nodes = self.max_bytes, MIN_NODES + 10 * file_bytes
 
     def spend(self, num_bytes: int) -> None:
         """Raises ValueError if the arrays so far and one of this size are too large for the file."""
         self._bytes -= num_bytes
         if self._bytes < 0:
-            limit = MIN_BYTES + MAX_FACTOR * self._file_bytes
-            raise ValueError(f"a file of {self._file_bytes:,} bytes holds at most {limit:,} bytes of arrays")
+            raise ValueError(
+                f"a file of {self._file_bytes:,} bytes holds at most {self.max_bytes:,} bytes of arrays"
+            )
 
     def spend_array(self, shape: Any, dtype: np.dtype[Any]) -> None:
         """Raises ValueError, too, for a shape that is not made of whole numbers."""
@@ -62,7 +65,22 @@ class Budget:
 def unpickle_arrays(file: BinaryIO | ZipExtFile, budget: Budget) -> Any:
     """Numbers, strings, lists, tuples and dictionaries of them, and arrays: numpy's, sparse ones and chumpy's leaves as
     dense numpy arrays. Raises errors of any type for a file that is damaged or malicious."""
-    return _to_arrays(_RestrictedUnpickler(file, encoding="latin1").load(), budget)
+    bounded = _Bounded(file, budget.max_bytes)
+    return _to_arrays(_RestrictedUnpickler(bounded, encoding="latin1").load(), budget)
+
+
+class _Bounded:
+    """A file of which no part longer than the limit is read at once: a buffer is allocated for as many bytes as are
+    asked for, whether or not the file has them."""
+
+    def __init__(self, file: BinaryIO | ZipExtFile, max_bytes: int) -> None:
+        self._file, self._max_bytes = file, max_bytes
+        self.readline = file.readline
+
+    def read(self, count: int) -> bytes:
+        if count > self._max_bytes:
+            raise EOFError(f"{count:,} bytes at once are more than the file can hold")
+        return self._file.read(count)
 
 
 def _to_arrays(value: Any, budget: Budget) -> Any:
@@ -294,6 +312,11 @@ class _RestrictedUnpickler(_PythonUnpickler):
             raise pickle.UnpicklingError(f"it sets attributes of a {type(self.stack[-2]).__name__}")
         _PythonUnpickler.load_build(self)
 
+    def _read_bytearray(self) -> None:
+        """Python's own allocates as many bytes as the file says, before it reads."""
+        (count,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(count)))
+
     def _refuse_set(self) -> None:
         raise pickle.UnpicklingError("it holds a set, which is refused")
 
@@ -301,5 +324,6 @@ class _RestrictedUnpickler(_PythonUnpickler):
     dispatch[pickle.SETITEMS[0]] = _checked_setitems
     dispatch[pickle.DICT[0]] = _checked_dict
     dispatch[pickle.BUILD[0]] = _checked_build
+    dispatch[pickle.BYTEARRAY8[0]] = _read_bytearray
     for code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
         dispatch[code[0]] = _refuse_set

@@ -39,6 +39,8 @@ def mapped_dataset(tables: Iterable[pa.Table], rows: int, folder: PathLike) -> D
     """
     blocks = _joined(tables)
     first = next(blocks)
+    if not len(first):
+        raise ValueError("the set has no groups")
     with reserved_file(folder, first.nbytes * rows // len(first)) as file:
         with pa.ipc.new_stream(file, first.schema) as writer:
             writer.write_table(first)

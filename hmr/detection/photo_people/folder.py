@@ -2,7 +2,8 @@
 
 Each photograph is searched once: what was found is stored under the digest of the photograph's content and of the
 detector (`hmr.detection.photo_people.cache`), so that a killed search continues, and a second run searches only what is
-new. People of whom the detector is uncertain are left out. Pixels stay in the photographs; the last one that was needed is in memory.
+new. People of whom the detector is uncertain are left out. Pixels stay in the photographs; the last one that was needed
+is in memory.
 """
 
 from __future__ import annotations

@@ -67,6 +67,9 @@ PICKLES = {
     "a type named by such a tuple": entry(
         b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(" + doubled(b")", 60, b"\x86") + b"tRC\x01atR"
     ),
+    "a frame of 4 GB": b"\x80\x04\x95" + (2**32).to_bytes(8, "little") + b"}.",
+    "a bytearray of 4 GB": b"\x80\x05\x96" + (2**32).to_bytes(8, "little") + b"a.",
+    "bytes of 4 GB": b"\x80\x04\x8e" + (2**32).to_bytes(8, "little") + b"a.",
     "a shape of such tuples": entry(array_of(doubled(b")", 60, b"\x86"))),
     "a memo of two thousand million places": b"\x80\x02}r\xff\xff\xff\x7f" + b"C\x01a",
     "lists that unfold to 2^60 values": entry(doubled(b"]", 60, b"\x86")),

@@ -186,3 +186,8 @@ def test_row_blocks_hold_all_rows_in_order():
     blocks = list(row_blocks(dataset.select([9, *range(9)]), ["a"], rows=4))
     assert [block.column_names for block in blocks] == [["a"]] * 3
     assert [value for block in blocks for value in block["a"].to_pylist()] == [9, *range(9)]
+
+
+def test_a_set_without_groups_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the set has no groups"):
+        mapped_dataset([pa.table({"scores": pa.array([], pa.list_(pa.float32()))})], 0, tmp_path)
