@@ -181,7 +181,7 @@ class JsonClient:
                 retry_after = error.wait_s if isinstance(error, _Retryable) else None
             wait_s = self._backoff_s(attempt, body) if retry_after is None else retry_after
             if time.monotonic() + wait_s >= end:
-                raise ServerError(f"{failure}; a retry in {wait_s:.3g} s would miss the deadline")
+                raise ServerError(f"{failure}; a retry in {wait_s:,.1f} s would miss the deadline")
             if attempt + 1 < self._limits.attempts:
                 await asyncio.sleep(wait_s)
         raise ServerError(f"{failure}; {self._limits.attempts} attempts")

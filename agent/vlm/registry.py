@@ -12,7 +12,7 @@ from agent.vlm.protocol import VLMBackend
 from agent.vlm.settings import UnknownSetting
 from common.plugins import installed_plugins, load_plugin
 
-__all__ = ["ENTRY_POINT_GROUP", "backend_names", "load_backend"]
+__all__ = ["ENTRY_POINT_GROUP", "backend_names", "check_backend", "load_backend"]
 
 ENTRY_POINT_GROUP = "meshcritic.vlm_backends"
 # Built-in backends besides the embedded critic; each module is imported when its backend is requested.
@@ -46,6 +46,13 @@ def load_backend(spec: str = "embedded", **settings: Any) -> VLMBackend:
     return build(argument, **settings)
 
 
+def check_backend(spec: str) -> None:
+    """Raises ValueError for a spec whose name is unknown, without loading anything."""
+    name = spec.partition(":")[0]
+    if spec != "embedded" and name not in BUILT_IN and name not in installed_plugins(ENTRY_POINT_GROUP):
+        raise ValueError(f"no VLM backend {spec!r}; there are: {', '.join(backend_names())}")
+
+
 def backend_names() -> list[str]:
     """The names that a spec can start with: built-in backends first, then installed plug-ins."""
     return ["embedded", *BUILT_IN, *sorted(installed_plugins(ENTRY_POINT_GROUP))]
@@ -57,6 +64,5 @@ def _builder(name: str, spec: str) -> Callable[..., VLMBackend]:
     if name in BUILT_IN:
         return import_module(BUILT_IN[name]).from_argument
     plugins = installed_plugins(ENTRY_POINT_GROUP)
-    if name not in plugins:
-        raise ValueError(f"no VLM backend {spec!r}; there are: {', '.join(backend_names())}")
+    check_backend(spec)
     return load_plugin(plugins[name])

@@ -283,9 +283,13 @@ def _with_people(
 
 
 def _names(options: Sequence[BackendOptions]) -> dict[str, BackendOptions]:
-    """By spec; the same spec with other settings gets a number."""
+    """By spec; the same spec with other settings gets a number. Raises ValueError for an unknown one, before the first
+    is paid for."""
+    from agent.vlm.registry import check_backend
+
     named: dict[str, BackendOptions] = {}
     for number, each in enumerate(options, start=1):
+        check_backend(each.spec)
         named[each.spec if each.spec not in named else f"{each.spec} ({number})"] = each
     return named
 

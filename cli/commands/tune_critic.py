@@ -97,8 +97,8 @@ def tune_critic(
     from rl.critic_tuning.config import read_tuning
 
     local = read_settings(LocalSettings, "local", parse_settings(settings or ()))
-    found, sampler = find_model(model), load_policy(policy_folder(policy, base))
     tuning = read_tuning(config or CONFIGS / "tune_critic.yaml", stages=STAGES[stage], seed=seed)
+    found, sampler = find_model(model), load_policy(policy_folder(policy, base))
     with single_run(out), stages() as progress:
         training_cases = prepare_training_cases(
             found, memory, sampler,

@@ -199,6 +199,7 @@ def test_what_several_backends_refuse(words, monkeypatch, capsys):
             "embedded (2) is the same model with the same settings",
         ),
         (("--backend", "embedded", "--prices", "elsewhere.yaml"), "no such file of prices"),
+        (("--backend", "embedded", "--backend", "nobody"), "no VLM backend 'nobody'; there are: embedded"),
         (
             ("--backend", "embedded", "--backend", "openai:m@http://127.0.0.1:9", "--critic", "random"),
             "several backends compare the critic agent, not random",
@@ -207,3 +208,4 @@ def test_what_several_backends_refuse(words, monkeypatch, capsys):
         code, _, err = call(monkeypatch, capsys, "critic-eval", *words, *given)
         assert code == 2, err
         assert said in err.splitlines()[-1]
+        assert "nobody" not in given or "scoring" not in err  # found before the first is scored
