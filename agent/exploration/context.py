@@ -122,4 +122,4 @@ class ExplorationResources:
 class ExplorationContext:
     """The runtime context of `agent.exploration.graph`."""
 
-    resources: SkipJsonSchema[Any]  # an ExplorationResources
+    resources: SkipJsonSchema[Any] = None  # an ExplorationResources, which `explore` provides

@@ -32,7 +32,11 @@ def recursion_limit(cases: int, batches: int) -> int:
 def batch_or_admit(
     state: ExplorationState, runtime: Runtime[ExplorationContext]
 ) -> Literal["open_batch", "review_rules", "admit"]:
-    resources = runtime.context.resources
+    resources = runtime.context.resources if runtime.context else None
+    if resources is None:
+        raise ValueError(
+            "LangGraph's server shows this graph; meshcritic explore runs it, with cases and their truth"
+        )
     if state["batch"] < len(resources.batches):
         return "open_batch"
     return "review_rules" if ADMIT_RULE in resources.settings.interrupt_on else "admit"

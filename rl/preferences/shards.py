@@ -281,7 +281,11 @@ def read_shard(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 def rows_of_shard(path: Path) -> int:
     """The number of groups of a shard. Raises ValueError as `read_shard`."""
     with damage_named(path, DAMAGED):
-        return pq.read_metadata(path).num_rows
+        metadata = pq.read_metadata(path)
+        rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+            raise ValueError("its numbers of rows contradict each other")
+        return metadata.num_rows
 
 
 def _read_row(path: Path) -> pa.Table:

@@ -43,3 +43,8 @@ def test_the_schemas_of_the_critique_hide_its_inner_state():
 def test_the_schema_of_the_critique_shows_its_settings():
     settings = build_critique_graph().get_context_jsonschema()["$defs"]["CritiqueSettings"]["properties"]
     assert settings["permutations"]["default"] == CritiqueSettings.permutations
+
+
+def test_an_exploration_without_cases_says_who_runs_it():
+    with pytest.raises(ValueError, match="meshcritic explore runs it"):
+        build_exploration_graph().invoke({"batch": 0})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from agent.types import BackendUnavailable
 from rl.preferences.build import describe_set, sample_group, score_group
 from rl.preferences.proposers import PolicySamples
-from rl.preferences.shards import GroupShards, unavailable_reason
+from rl.preferences.shards import GroupShards, rows_of_shard, unavailable_reason
 from tests.rl.preferences.test_build import FakePolicy, FakeScorer, build, contents, wild
 
 THREE = PolicySamples(3)
@@ -55,3 +59,26 @@ def test_an_unavailable_row_stays_missing_until_it_is_scored(tmp_path):
     again.add(positions[2], rows(FakeScorer(), samples[2:], settings)[0])
     again.close()
     assert contents(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("value", [0, 1, 8])  # 0, -1 and 4 rows
+def test_a_number_of_rows_that_its_groups_contradict_is_damage(tmp_path, value):
+    """A single byte of the file's metadata is another one."""
+    path = tmp_path / "shard-00000.parquet"
+    pq.write_table(pa.table({"a": [1, 2, 3]}), path)
+    content = bytearray(path.read_bytes())
+    place = next(place for place in range(len(content) - 8) if _rows(content, place, value) not in (None, 3))
+    content[place] = value
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="its numbers of rows contradict each other"):
+        rows_of_shard(path)
+
+
+def _rows(content: bytearray, place: int, value: int) -> int | None:
+    """The number of rows that the file states with this byte; None if it cannot be read."""
+    changed = bytearray(content)
+    changed[place] = value
+    try:
+        return pq.read_metadata(io.BytesIO(changed)).num_rows
+    except (pa.ArrowException, OSError, ValueError):
+        return None
