@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw
 
 from agent.types import GroupCritique
@@ -38,7 +38,7 @@ from hmr.render.overlay import (
     side_view,
     zoom,
 )
-from hmr.types import BodyParams, Camera, Frame, Renderer, Sample
+from hmr.types import BodyParams, Box, Camera, Frame, Renderer, Sample
 
 __all__ = [
     "DEFAULT_FORMATS",
@@ -59,6 +59,7 @@ PICTURE_CAPTIONS = (
 )
 PANEL_PX = 224
 VIEW_SCALE = 1.35  # relative to the person's box, so that a misplaced limb stays in the picture
+OPACITY_OUTSIDE = 0.35  # of bodies, beyond the frame of the photograph
 OVERLAY_SIDE = 1600  # pixels; overlays of larger photographs are reduced
 PNG_LEVEL = 3  # of zlib; its default of 6 takes 1.6 times as long for files that are 7 % smaller
 NUMBER_PX, NUMBER_SIZE = (
@@ -191,10 +192,15 @@ def _group_sheet(
     frame = renderer.render(vertices, faces, zoom(person.sample.camera.crop(square, PANEL_PX)))
     sides = side_view(vertices, faces, pelvis, renderer, PANEL_PX)
     order = sorted(range(len(scores)), key=lambda index: _rank_key(scores[index]))
+    inside = _inside_photo(person.sample, square)
     panels = [
         panel(
             None,
-            overlay(photo, frame, index=index, color=score_color(scores[index]) if critique else CLAY),
+            _fade(
+                overlay(photo, frame, index=index, color=score_color(scores[index]) if critique else CLAY),
+                photo,
+                inside,
+            ),
             sides[index],
             str(index),
             _score_text(scores[index]) if critique else "",
@@ -203,6 +209,24 @@ def _group_sheet(
     ]
     sheet = montage(panels, columns=4)
     return np.concatenate([sheet, score_legend(sheet.shape[1])]) if critique else sheet
+
+
+def _inside_photo(sample: Sample, square: Box) -> Bool[np.ndarray, "panel panel"]:
+    """Which pixels of a panel lie in the photograph."""
+    height, width = sample.image.shape[:2]
+    centers = (np.arange(PANEL_PX) + 0.5) / PANEL_PX * square.side
+    columns, rows = square.x0 + centers, square.y0 + centers
+    return ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
+
+
+def _fade(
+    drawn: UInt8[np.ndarray, "panel panel 3"],
+    photo: UInt8[np.ndarray, "panel panel 3"],
+    inside: Bool[np.ndarray, "panel panel"],
+) -> UInt8[np.ndarray, "panel panel 3"]:
+    """Draw limbs beyond the frame of the photograph faintly, because nothing is seen of them."""
+    faint = (OPACITY_OUTSIDE * drawn + (1 - OPACITY_OUTSIDE) * photo).astype(np.uint8)
+    return np.where(inside[..., None], drawn, faint)
 
 
 def _score_text(score: float | None) -> str:

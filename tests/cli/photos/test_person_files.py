@@ -1,5 +1,6 @@
 """The picture of everybody: each person in a colour of their own, the nearer one before the farther one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from PIL import Image
 
 from cli.photos.people import Person
-from cli.photos.person_files import save_people
+from cli.photos.person_files import save_people, save_person
 from hmr.body.model import Body
 from hmr.images.photographs import photo_of, sample_of
 from hmr.render import load_renderer
@@ -51,3 +52,14 @@ def test_a_nearer_person_hides_a_farther_one_in_any_order(body: Body, tmp_path: 
     near, far = standing(body, 0.0, 3.0), standing(body, 0.0, 4.0)
     assert color_at(picture(body, tmp_path / "a.png", near, far), 0.0, 3.0) == 0
     assert color_at(picture(body, tmp_path / "b.png", far, near), 0.0, 3.0) == 1
+
+
+def test_limbs_beyond_the_frame_are_drawn_faintly(body: Body, tmp_path: Path):
+    """Half of the trunk is left of the photograph, which is white; beyond it panels are grey."""
+    person = standing(body, -1.9, 4.0)
+    sample = sample_of(person.photo.image, Box(0.0, 20.0, 40.0, 76.0), CAMERA)
+    paths = save_person(tmp_path / "a", replace(person, sample=sample), body, load_renderer(), formats=())
+    row = np.asarray(Image.open(paths[1]).convert("L")).astype(int)[112]
+    beyond, inside = row[50], row[62]
+    assert 5 < abs(beyond - row[10]) < 25
+    assert row[110] - inside > 70
