@@ -65,6 +65,9 @@ def predict(
     save: Formats = "npz,glb",
     every: Annotated[int, typer.Option(min=1, help="Process every n-th frame of a video.")] = 1,
     smooth: SmoothSeconds = 0.0,
+    skeleton: Annotated[
+        bool, typer.Option("--skeleton", help="Draw the detector's keypoints over the bodies, as bones.")
+    ] = False,
     policy: PolicyDir = None,
     device: Device = "cpu",
     body: BodyFile = None,
@@ -93,7 +96,7 @@ def predict(
     boxes = tuple(parse_box(text) for text in box or ())
     intrinsics = parse_intrinsics(focal, center, camera)
     settings = PredictSettings(
-        samples, seed, boxes, accept_any_box, parse_formats(save), guide, every, intrinsics, smooth
+        samples, seed, boxes, accept_any_box, parse_formats(save), guide, every, intrinsics, skeleton, smooth
     )
     sources = list_sources(photos, out)
     chosen = choose_detector(detector, keypoints, [source.path for source in sources])

@@ -23,6 +23,7 @@ from PIL import Image, ImageDraw
 from agent.types import GroupCritique
 from cli.photos.hypotheses_file import write_hypotheses
 from cli.photos.people import Person
+from cli.photos.skeleton import draw_skeleton
 from common.storage.files import atomic_path
 from hmr.body.export import write_bvh, write_glb, write_obj
 from hmr.body.model import Body
@@ -85,8 +86,12 @@ def save_person(
     renderer: Renderer,
     critique: GroupCritique | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
+    with_skeleton: bool = False,
 ) -> list[Path]:
-    """Write one person's two pictures and the files of `formats`; returns all paths, the pictures first."""
+    """Write one person's two pictures and the files of `formats`; returns all paths, the pictures first.
+
+    with_skeleton: draw what the detector reported of the person over the body.
+    """
     scores = _scores(person, critique)
     known = [index for index, score in enumerate(scores) if score is not None]
     shown = max(known, key=lambda index: scores[index] or 0.0) if known else 0
@@ -94,7 +99,10 @@ def save_person(
     vertices, faces = posed.vertices_cam_m.numpy(), body.faces.numpy()
     pelvis = posed.joints_cam_m[:, 0].numpy()
     paths = [_with_ending(stem, "-overlay.png"), _with_ending(stem, "-group.png")]
-    _save_png(paths[0], _whole_photo(person.sample, vertices[shown], faces, renderer))
+    picture = _whole_photo(person.sample, vertices[shown], faces, renderer)
+    if with_skeleton and person.detection is not None:
+        picture = draw_skeleton(picture, person.detection, picture.shape[1] / person.sample.image.shape[1])
+    _save_png(paths[0], picture)
     _save_png(paths[1], _group_sheet(person, vertices, pelvis, faces, renderer, critique))
     for name in formats:
         paths.append(_with_ending(stem, f".{name}"))

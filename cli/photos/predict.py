@@ -59,6 +59,7 @@ class PredictSettings:
     guide: bool = False  # guide sampling with the detections (hmr.policy.guidance)
     every: int = 1  # process every n-th frame of a video
     intrinsics: Intrinsics = NO_INTRINSICS  # what is known of the camera of every picture
+    skeleton: bool = False  # draw what the detector reported over the bodies
     smooth_s: float = 0.0  # width of the smoothing of motions (`Motion.smoothed`); 0: none
 
 
@@ -180,7 +181,10 @@ class Predictor:
         stem, motion = self.out / name, in_video and self._motion_formats
         stem.parent.mkdir(parents=True, exist_ok=True)
         formats = [kind for kind in self.settings.formats if not (in_video and kind == "bvh")]
-        files = save_person(stem, person, self.models.body, self.models.renderer, formats=formats)
+        files = save_person(
+            stem, person, self.models.body, self.models.renderer, formats=formats,
+            with_skeleton=self.settings.skeleton,
+        )  # fmt: skip
         record: Record = {"bbox": person.bbox, "files": [str(path) for path in files]}
         if person.detection is not None:
             record |= {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from cli.photos.people import Person
 from cli.photos.person_files import save_people, save_person
@@ -13,7 +13,7 @@ from hmr.body.model import Body
 from hmr.images.photographs import photo_of, sample_of
 from hmr.render import load_renderer
 from hmr.render.overlay import PERSON_COLORS
-from hmr.types import BodyParams, Box, Camera, Hypotheses
+from hmr.types import BodyParams, Box, Camera, Detection, Hypotheses
 
 SIDE_PX = 96
 CAMERA = Camera(100.0, SIDE_PX / 2, SIDE_PX / 2, SIDE_PX, SIDE_PX)
@@ -63,3 +63,25 @@ def test_limbs_beyond_the_frame_are_drawn_faintly(body: Body, tmp_path: Path):
     beyond, inside = row[50], row[62]
     assert 5 < abs(beyond - row[10]) < 25
     assert row[110] - inside > 70
+
+
+def test_the_detector_s_points_are_drawn_on_request(body: Body, tmp_path: Path):
+    """An upper arm that is seen and a forearm that is not, away from the body."""
+    points_px = torch.tensor([[70.0, 20.0], [90.0, 20.0], [90.0, 60.0]])
+    detection = Detection.from_points(
+        ["left_shoulder", "left_elbow", "left_wrist"], points_px, torch.ones(3), torch.tensor([1.0, 0.9, 0.2])
+    )
+    person = replace(standing(body, 0.0, 4.0), detection=detection)
+    plain, drawn = (
+        np.asarray(
+            Image.open(
+                save_person(
+                    tmp_path / name, person, body, load_renderer(), None, (), with_skeleton=name == "b"
+                )[0]
+            ).convert("RGB")
+        )
+        for name in ("a", "b")
+    )
+    assert (plain[20, 80].tolist(), plain[40, 90].tolist()) == ([255] * 3, [255] * 3)
+    assert drawn[20, 80].tolist() == list(ImageColor.getrgb("lime"))
+    assert drawn[40, 90].tolist() == list(ImageColor.getrgb("orange"))
