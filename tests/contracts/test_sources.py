@@ -1,5 +1,6 @@
 """What every data set's reader owes, on a tiny data set in its true layout; a new one adds a writer to LAYOUTS."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_prepared_set_contains_the_annotations_of_the_source(laid, tmp_path):
     samples = read_samples(out)
     assert len(samples) == len(before) == len(after)
     for annotation, sample in zip(before, samples, strict=True):
-        assert same(annotation, after[sample.id])
+        assert same(replace(annotation, image_size=None), after[sample.id])  # checked, and not stored
         assert sample.box == annotation.box
         assert sample.image.shape[2] == 3
         assert annotation.image not in sample.id
