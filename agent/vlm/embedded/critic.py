@@ -195,7 +195,9 @@ def _comment(metrics: Json, label: str, rules: list[Json], penalties: Float[np.n
     ]
     known = [value for value in metric["values"].values() if value is not None]
     numbers = f"{name} {metric['values'][label]:.3g}, median of the group {float(np.median(known)):.3g}"
-    sentence = metric["sentences"][label].rstrip(".")
+    # a sentence about a body without a fault praises what cost it the score; some tools never name parts
+    is_fault = metric["parts"][label] or not any(metric["parts"].values())
+    sentence = metric["sentences"][label].rstrip(".") if is_fault else "Worse than its group"
     rule_text = max(of_metric)[1].rstrip(".")
     return f"{sentence}{': ' if sentence else ''}{numbers} (rule: {rule_text})."
 

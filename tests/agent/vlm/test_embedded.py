@@ -85,6 +85,16 @@ def test_scores_fall_as_the_violation_grows_and_the_comment_names_the_worst_rule
     assert answer["A"]["comment"] == "No rule finds it worse than the group."
 
 
+def test_the_comment_does_not_praise_what_cost_the_score():
+    """The last one is worst, and still without a fault."""
+    faults = {"large": metric([10, 20, 30, 40, 90])}
+    faults["large"]["parts"] = {label: [] if label == "E" else ["torso"] for label in LABELS}
+    answer = ask("score", faults, [rule("large", 5.0)])
+    assert (
+        answer["E"]["comment"] == "Worse than its group: large 90, median of the group 30 (rule: Mind large)."
+    )
+
+
 def test_the_comment_names_the_metric_that_cost_most_in_all():
     metrics = {"one": metric([1, 2, 3, 4, 9]), "two": metric([1, 2, 3, 4, 9])}
     # spread 3 (the resolution): penalties (9 - 3) / 3 + (9 - 5) / 3 = 3.3 against 1.5 (9 - 3) / 3 = 3
