@@ -134,6 +134,4 @@ def _sentence(value: float, shares: Float[Tensor, "regions"]) -> str:
     if shares[region] <= FAULT_SHARE:
         return f"One colour a part explains {100 * (1 - value):.0f} % of what the photograph shows there."
     share = 100 * float(shares[region])
-    return (
-        f"It covers pixels of another colour with {WORDS[region]}: {share:.0f} % of them in the photograph."
-    )
+    return f"Where it has {WORDS[region]}, {share:.0f} % of the photograph's pixels have another colour."
