@@ -63,10 +63,8 @@ VIEW_SCALE = 1.35  # relative to the person's box, so that a misplaced limb stay
 OPACITY_OUTSIDE = 0.35  # of bodies, beyond the frame of the photograph
 OVERLAY_SIDE = 1600  # pixels; overlays of larger photographs are reduced
 PNG_LEVEL = 3  # of zlib; its default of 6 takes 1.6 times as long for files that are 7 % smaller
-NUMBER_PX, NUMBER_SIZE = (
-    22,
-    0.03,
-)  # least height of the number of a person, and in longer sides of the picture
+NUMBER_SIZE = 0.03  # height of the number of a person, in longer sides of the picture
+MIN_NUMBER_PX = 22
 STILL_FPS = 30.0  # frame rate written for a single pose
 
 
@@ -121,7 +119,7 @@ def save_people(path: Path, people: Sequence[Person], body: Body, renderer: Rend
         drawn = overlay(drawn, frame, PERSON_COLORS[index % len(PERSON_COLORS)], index=index)
     numbered = Image.fromarray(drawn)
     draw, scale = ImageDraw.Draw(numbered), picture.width / people[0].sample.image.shape[1]
-    size = max(NUMBER_PX, NUMBER_SIZE * max(picture.size))
+    size = max(MIN_NUMBER_PX, NUMBER_SIZE * max(picture.size))
     for number, person in enumerate(people):
         box = person.sample.box
         above = (scale * (box.x0 + box.x1) / 2, max(scale * box.y0, size))
