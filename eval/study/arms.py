@@ -3,6 +3,7 @@
 | set       | question                                                                                          |
 |-----------|---------------------------------------------------------------------------------------------------|
 | `finals`  | how much of the headroom do the critic's scores recover, beside baselines and controls?           |
+| `fitted`  | what do scores add to a policy that has imitated a fit to its keypoints?                           |
 | `critics` | what must a critic be: its SRCC, and errors that are independent of the policy's or shared with it |
 
 All arms start from the base policy `BASE`, get as many images, groups of the same size, and as many optimizer steps
@@ -12,6 +13,7 @@ over the same images; an arm in rounds divides both among its rounds, so that it
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -36,6 +38,7 @@ class Arm:
         as many scenes of the base's own domain.
     search: what the critic scores instead of samples.
     policy_gradient: learns by it instead, from as many critiques; `alignment` and `rounds` then have no effect.
+    after: starts from the policy of this arm, instead of the base; its steps and critiques come in addition.
     """
 
     alignment: Mapping[str, Any]
@@ -46,6 +49,7 @@ class Arm:
     rounds: int = 1
     search: SearchSettings | None = None
     policy_gradient: PolicyGradientConfig | None = None
+    after: Arm | None = None
 
     def with_images(self, images: int) -> Arm:
         """The same on fewer or more images, with one critique each."""
@@ -53,11 +57,25 @@ class Arm:
         if gradient:
             size = min(gradient.images_per_update, images)
             gradient = replace(gradient, images_per_update=size, updates=images // size)
-        return replace(self, images=images, policy_gradient=gradient)
+        after = self.after and self.after.with_images(min(images, self.after.images))
+        return replace(self, images=images, policy_gradient=gradient, after=after)
+
+    def with_steps(self, steps: int) -> Arm:
+        """The same with this number of optimizer steps, also before it."""
+        after = self.after and self.after.with_steps(steps)
+        return replace(self, alignment={**self.alignment, "max_steps": steps}, after=after)
+
+    def inputs(self) -> dict[str, Any]:
+        """Its fields as JSON, for the keys of results; without `after` as before arms had one, so that their results
+        are found again."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if (name, value) != ("after", None)}
 
     @property
     def uses_truth(self) -> bool:
         """Whether it reads the truth of the images that it is aligned on."""
+        if self.after and self.after.uses_truth:
+            return True
         if self.imitates:
             return self.imitates == "align labels"
         return AlignSettings(self.critic, base=BASE).uses_truth
@@ -89,6 +107,7 @@ def _scored_by(critic: str, label: str) -> dict[str, Arm]:
 
 
 CEILING = Arm(RESAMPLE, imitates="align labels")
+FIT = Arm(RESAMPLE, imitates="fit")
 
 FINALS = {
     **_scored_by("embedded", "embedded"),
@@ -96,11 +115,25 @@ FINALS = {
     "embedded, dpo": Arm(DPO),
     "embedded, sft": Arm(BEST),
     "pseudo-labels, averaged": Arm(RESAMPLE, imitates="averaged"),
-    "pseudo-labels, fit": Arm(RESAMPLE, imitates="fit"),
+    "pseudo-labels, fit": FIT,
     "pseudo-labels, reading": Arm(RESAMPLE, imitates="reading"),
     "studio labels": Arm(RESAMPLE, imitates="train labels"),
     "shuffled, resample": replace(METHODS["resample"], critic="shuffled"),
     **_scored_by("noisy-truth:1", "truth"),
+}
+
+# What scores add to a policy that has imitated a fit to its keypoints.
+FITTED = {
+    "pseudo-labels, fit": FIT,
+    **{
+        f"fit, then {name}": replace(arm, after=FIT)
+        for name, arm in _scored_by("embedded", "embedded").items()
+    },
+    "fit, then fit": replace(FIT, after=FIT),
+    "fit, then shuffled, policy-gradient": replace(METHODS["policy-gradient"], critic="shuffled", after=FIT),
+    "fit, then truth, policy-gradient": replace(
+        METHODS["policy-gradient"], critic="noisy-truth:1", after=FIT
+    ),
 }
 
 CRITICS = {
@@ -114,5 +147,5 @@ CRITICS = {
     },
 }
 
-SETS: dict[str, dict[str, Arm]] = {"finals": FINALS, "critics": CRITICS}
+SETS: dict[str, dict[str, Arm]] = {"finals": FINALS, "fitted": FITTED, "critics": CRITICS}
 ARMS = {name: arm for arms in SETS.values() for name, arm in arms.items()}

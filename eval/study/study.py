@@ -53,6 +53,7 @@ __all__ = ["GAP", "Sizes", "StudySeed", "policy_folder", "run_study"]
 PART = 100  # images per stored part of the groups
 PICKER = "embedded"  # the critic that picks 1 of 20 in the evaluation, for every arm
 PICK_GROUP = 20
+START = "start"  # the name of what arms start from, which they share
 GAP = GAPS[BASE]
 
 
@@ -69,9 +70,9 @@ class Sizes:
 
     def fit(self, arm: Arm) -> Arm:
         """The arm with these images and steps."""
-        steps = {} if self.steps is None else {"max_steps": self.steps}
         images = arm.images if self.align is None else min(arm.images, self.align)
-        return dataclasses.replace(arm.with_images(images), alignment={**arm.alignment, **steps})
+        sized = arm.with_images(images)
+        return sized if self.steps is None else sized.with_steps(self.steps)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class StudySeed:
 
     def arm(self, name: str, arm: Arm) -> Report:
         arm = self.sizes.fit(arm)
-        inputs = {"arm": dataclasses.asdict(arm)}
+        inputs = {"arm": arm.inputs()}
         return self._report(name, inputs, self.sizes.picks, lambda: self._aligned(name, arm))
 
     # -- evaluating ------------------------------------------------------------------------------------------
@@ -141,70 +142,73 @@ class StudySeed:
         # training takes minutes, so it is not resumed
         alignment = {**arm.alignment, "save_strategy": "no"}
         folder = policy_folder(self.out, name, arm, self.sizes, self.seed)
+        start = self._aligned(START, arm.after) if arm.after else self.policy
         if arm.rounds > 1 or arm.search or arm.policy_gradient:
-            return self._with_newer_groups(arm, alignment, folder)
+            return self._with_newer_groups(start, arm, alignment, folder)
         if arm.imitates:
-            groups, verb = groups_of_labels(self._labels(arm)), "imitating"
+            groups, verb = groups_of_labels(self._labels(start, arm)), "imitating"
         else:
-            groups, verb = self._groups(arm), "aligning"
+            groups, verb = self._groups(start, arm), "aligning"
         tick = self.stage(f"seed {self.seed}, {name}: {verb}", alignment["max_steps"])
-        return align_once(self.policy, groups, folder, alignment, self.seed, tick)
+        return align_once(start, groups, folder, alignment, self.seed, tick)
 
-    def _with_newer_groups(self, arm: Arm, alignment: Mapping[str, Any], folder: Path) -> DiffusionPolicy:
+    def _with_newer_groups(
+        self, start: DiffusionPolicy, arm: Arm, alignment: Mapping[str, Any], folder: Path
+    ) -> DiffusionPolicy:
         """Aligned on groups that depend on the arm, because they are drawn by newer policies or by a search."""
         samples, scorer, detector = self._samples(arm), self._critic(arm.critic), None
         rescore = shuffle_scores if _settings(arm.critic).shuffled else None
         if arm.policy_gradient:
             return align_by_policy_gradient(
-                self.policy, scorer, samples, folder, arm.policy_gradient, self.seed, self.stage, rescore
+                start, scorer, samples, folder, arm.policy_gradient, self.seed, self.stage, rescore
             )
         if arm.search:
-            detector = detector_of_search(self.policy, self.images.body, scorer, self._detector)
+            detector = detector_of_search(start, self.images.body, scorer, self._detector)
         rounds = Rounds(arm.rounds, arm.group_size, self.seed, search=arm.search)
         return align_in_rounds(
-            self.policy, scorer, samples, folder, alignment, rounds, self.stage, rescore, detector
+            start, scorer, samples, folder, alignment, rounds, self.stage, rescore, detector
         )
 
-    def _labels(self, arm: Arm) -> Replay:
-        """The bodies that an arm imitates, stored under `--out`."""
+    def _labels(self, policy: DiffusionPolicy, arm: Arm) -> Replay:
+        """The bodies that an arm imitates, in the coordinates of the policy, stored under `--out`."""
         kind = (
             f"{arm.imitates}-{arm.group_size}-seed-{self.seed}"
             if arm.imitates == "averaged"
             else arm.imitates
         )
-        path = self.out / "labels" / f"{_slug(str(kind))}-{arm.images}-{self.policy.digest()}.safetensors"
+        path = self.out / "labels" / f"{_slug(str(kind))}-{arm.images}-{policy.digest()}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._new_labels(arm).save(path)
+            self._new_labels(policy, arm).save(path)
         return Replay.load(path)
 
-    def _new_labels(self, arm: Arm) -> Replay:
+    def _new_labels(self, policy: DiffusionPolicy, arm: Arm) -> Replay:
         if arm.imitates == "train labels":
-            return replay_of(self.policy, self.images.home_labels(arm.images))
+            return replay_of(policy, self.images.home_labels(arm.images))
         if arm.imitates == "align labels":
-            return replay_of(self.policy, self.images.labels(self.to_align)[: arm.images])
+            return replay_of(policy, self.images.labels(self.to_align)[: arm.images])
         samples = self.images.to_align(self.to_align)[: arm.images]
         tick = self.stage(f"seed {self.seed}: {arm.imitates} bodies of {len(samples)} images", len(samples))
         if arm.imitates == "averaged":
-            return averaged_groups(self.policy, samples, arm.group_size, self.seed, tick)
+            return averaged_groups(policy, samples, arm.group_size, self.seed, tick)
         if arm.imitates == "reading":
-            reader = load_reader(str(self.policy.device))
-            return read_by(reader, self._detector, self.policy, samples, tick)
-        return fitted_to_keypoints(self.policy, self.images.body, samples, tick)
+            reader = load_reader(str(policy.device))
+            return read_by(reader, self._detector, policy, samples, tick)
+        return fitted_to_keypoints(policy, self.images.body, samples, tick)
 
-    def _groups(self, arm: Arm) -> Dataset:
-        """The groups of an arm of one round, in parts that arms share."""
+    def _groups(self, policy: DiffusionPolicy, arm: Arm) -> Dataset:
+        """The groups of an arm of one round, in parts that arms with the same start share."""
         scorer, samples, settings = self._critic(arm.critic), self._samples(arm), _settings(arm.critic)
         critic = f"{settings.base_critic}-{self.sizes.calibration}".replace(":", "-")
         folder = self.out / "groups" / f"{critic}-G{arm.group_size}-seed-{self.seed}"
+        if arm.after:
+            folder = folder.with_name(f"{folder.name}-{policy.digest()}")
         tick = self.stage(f"seed {self.seed}: {len(samples)} groups in {folder.name}", len(samples))
         parts = []
         for start in range(0, len(samples), PART):
             part = samples[start : start + PART]
             part_folder = folder / f"{start}-{start + len(part)}"
-            build_preferences(
-                self.policy, scorer, part, part_folder, group_size=arm.group_size, seed=self.seed
-            )
+            build_preferences(policy, scorer, part, part_folder, group_size=arm.group_size, seed=self.seed)
             parts.append(load_preferences(part_folder))
             tick(start + len(part))
         groups = concatenate_datasets(parts)
@@ -265,7 +269,7 @@ def run_study(
 def policy_folder(out: Path, name: str, arm: Arm, sizes: Sizes, seed: int) -> Path:
     """Of the policies of an arm that has these sizes. Named by what the groups of its rounds depend on, so that a
     smaller study can share `out`."""
-    inputs = {"arm": dataclasses.asdict(arm), "calibration": sizes.calibration}
+    inputs = {"arm": arm.inputs(), "calibration": sizes.calibration}
     return out / "policies" / f"{_slug(name)}-{json_digest(inputs, 8)}-seed-{seed}"
 
 

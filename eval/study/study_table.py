@@ -49,7 +49,8 @@ REDUCTIONS = ("mean", "hyp0", "averaged", "min20", "pick20")  # of MPJPE, beside
 FLAT = ("spread_visible_mm", "spread_occluded_mm", "calibration_80")
 CONTROLS = (  # what the methods are compared with, if it was run
     "hmr-scorer, dpo", "embedded, dpo", "embedded, sft", "pseudo-labels, averaged", "pseudo-labels, fit",
-    "pseudo-labels, reading", "studio labels", "shuffled, resample",
+    "pseudo-labels, reading", "studio labels", "shuffled, resample", "fit, then fit",
+    "fit, then shuffled, policy-gradient",
 )  # fmt: skip
 DIGITS = {
     "calibration_80": 2,

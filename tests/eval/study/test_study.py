@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -150,6 +151,42 @@ def test_bodies_are_imitated_in_place_of_groups_and_only_the_ceiling_reads_the_t
     for part in ("plausibility", "agreement"):
         assert set(told[part]) == set(kinds)
     assert np.isfinite(told["agreement"]["fit"]["silhouette_iou"]["value"])
+
+
+@pytest.mark.slow
+def test_arms_that_start_from_another_one_share_its_policy(
+    tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path
+) -> None:
+    start = Arm(IMITATION, imitates="fit", images=2)
+    arms = {
+        "fit": Arm(IMITATION, imitates="fit", images=2, after=start),
+        "scores": Arm(IMITATION, "noisy-truth:1", images=2, group_size=3, after=start),
+        "rounds": Arm(IMITATION, "noisy-truth:1", images=2, group_size=3, rounds=2, after=start),
+    }
+    run_study(tiny_policy, arms, [0], dataclasses.replace(SIZES, steps=2), tmp_path, _silent, ceiling=None)
+    assert calls["align"] == 1 + 1 + 1 + 2
+    assert len(list((tmp_path / "policies").glob("start-*"))) == 1
+    assert (
+        len(list((tmp_path / "labels").iterdir())) == 2
+    )  # for the base, and for the start, in its coordinates
+    (groups,) = (tmp_path / "groups").iterdir()
+    assert groups.name.startswith("noisy-truth-1-4-G3-seed-0-")  # then the digest of the start
+    calls.clear()
+    sizes = dataclasses.replace(SIZES, steps=1)  # the start has as many steps too
+    run_study(tiny_policy, {"fit": arms["fit"]}, [0], sizes, tmp_path, _silent, ceiling=None)
+    assert calls["align"] == 2
+
+
+def test_an_arm_is_as_large_as_what_it_starts_from() -> None:
+    arm = ARMS["fit, then embedded, policy-gradient"]
+    smaller = Sizes(align=100, steps=50).fit(arm)
+    assert smaller.after is not None
+    assert (smaller.images, smaller.after.images) == (100, 100)
+    assert (smaller.alignment["max_steps"], smaller.after.alignment["max_steps"]) == (50, 50)
+    assert not arm.uses_truth
+    assert dataclasses.replace(arm, after=CEILING).uses_truth
+    assert "after" in arm.inputs()
+    assert "after" not in ARMS["pseudo-labels, fit"].inputs()
 
 
 def test_every_arm_can_be_configured_and_costs_as_much(tmp_path: Path) -> None:
