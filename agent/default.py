@@ -14,6 +14,7 @@ from agent.context import CritiqueSettings, SampleEmbedder
 from agent.image_embedding import load_image_embedder
 from agent.seed_rules import load_seed_rules, load_seed_vectors
 from agent.tools import load_tools
+from agent.tracing.parts import PARTS
 from agent.tracing.records import Trace
 from agent.types import CritiqueTool
 from agent.verdict import error_model_for
@@ -127,19 +128,22 @@ def open_default_agent(
     tools: Sequence[str | CritiqueTool] | None = None,
     settings: CritiqueSettings | None = None,
     learns: bool = False,
+    keeps_parts: bool = False,
 ) -> Iterator[CritiqueAgent]:
     """A default agent with its memory and its trace, which are closed at the end.
 
     memory: the folder of an explored one, which must exist; None for the seed rules in RAM.
     learns: whether corrections may be written to it.
     trace: the file to write; None for no file.
+    keeps_parts: whether the folder `parts` beside the trace gets the text and the pictures of every question.
 
     Raises FileNotFoundError if there is no memory in the folder.
     """
+    parts = trace.with_name(PARTS) if trace and keeps_parts else None
     if memory is not None and not store_path(memory).is_file():
         raise FileNotFoundError(f"{memory}: there is no memory here")
     with (
-        Trace(trace) as records,
+        Trace(trace, parts=parts) as records,
         open_default_memory(memory, policy, frozen=memory is not None and not learns) as known,
     ):
         yield default_agent(

@@ -1,11 +1,13 @@
-"""The packages of the guides that add a tool, a backend and a detector, installed and run.
+"""The program and the packages of the guides (a tool, a backend, a detector, a tool server), installed and run.
 
-They are installed in a new virtual environment that also sees the packages of the current one.
+They are installed in a new virtual environment, the program as a wheel is: nothing of the checkout is on its path. Only
+what the program depends on is borrowed from the current environment, because it takes minutes to install.
 """
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -21,6 +23,8 @@ PAGES = {
     "docs/guides/add-a-backend.md": "one_metric.py",
     "docs/guides/add-a-detector.md": "stick_detector.py",
 }
+SERVER_PAGE = "docs/guides/mcp.md"
+PROGRAM = ("agent", "cli", "common", "configs", "eval", "hmr", "memory", "meshcritic", "rl")
 MAX_LINES = 40
 
 
@@ -35,7 +39,7 @@ def test_a_package_is_short_and_imports_from_the_public_api_only(page):
     files = package(page)
     assert set(files) == {PAGES[page], "pyproject.toml"}
     assert sum(len(text.splitlines()) for text in files.values()) < MAX_LINES
-    for internal in ("agent", "cli", "common", "eval", "hmr", "memory", "rl"):
+    for internal in set(PROGRAM) - {"meshcritic"}:
         assert not re.search(rf"^\s*(from|import) {internal}\b", files[PAGES[page]], re.M)
 
 
@@ -45,17 +49,26 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, system_site_packages=True, with_pip=False)
     interpreter = folder / "bin" / "python"
-    ours = [sysconfig.get_path("purelib"), str(ROOT)]
-    lines = [f"import site; site.addsitedir({path!r})" for path in ours]
-    own = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-    (Path(own) / "ours.pth").write_text("\n".join(lines))
+    # a path alone: files such as those of editable packages, which lead to the checkout, have no effect there
+    (site_packages(interpreter) / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    program = tmp_path_factory.mktemp("program")
+    for name in PROGRAM:
+        shutil.copytree(ROOT / name, program / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, program)
+    sources = [program]
     for page in PAGES:
-        source = tmp_path_factory.mktemp("package")
+        sources.append(tmp_path_factory.mktemp("package"))
         for name, text in package(page).items():
-            (source / name).write_text(text)
-        pip = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "--no-deps"]
-        run([*pip, "--no-build-isolation", "--no-index", "--quiet", str(source)])
+            (sources[-1] / name).write_text(text)
+    pip = [sys.executable, "-m", "pip", "--python", str(interpreter), "install", "--no-deps"]
+    run([*pip, "--no-build-isolation", "--no-index", "--quiet", *map(str, sources)])
     return interpreter
+
+
+def site_packages(interpreter: Path) -> Path:
+    base = str(interpreter.parents[1])
+    return Path(sysconfig.get_path("purelib", vars={"base": base, "platbase": base}))
 
 
 def run(command: list[str], **options) -> str:
@@ -63,6 +76,20 @@ def run(command: list[str], **options) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_every_file_of_the_program_is_installed(python, tmp_path):
+    installed = site_packages(python)
+    files = {
+        path.relative_to(ROOT) for name in PROGRAM for path in (ROOT / name).rglob("*") if path.is_file()
+    }
+    wanted = {path for path in files if "__pycache__" not in path.parts and path.name != ".gitignore"}
+    assert {path for path in wanted if not (installed / path).is_file()} == set()
+    code = "import meshcritic, agent, sys; print(meshcritic.__file__, agent.__file__, *sys.path, sep='\\n')"
+    *modules, _ = found = run([str(python), "-c", code], cwd=tmp_path).splitlines()
+    assert all(path.startswith(str(installed)) for path in modules[:2])
+    assert str(ROOT) not in found
 
 
 @pytest.mark.slow
@@ -97,6 +124,21 @@ def test_an_installed_detector_finds_people(python, tmp_path):
     (person,) = json.loads(run([*command, "--samples", "2", "--save", ""], cwd=tmp_path))["people"]
     assert person["detector"] == "stick:0.5"
     assert person["bbox"] == [22.5, 30.0, 67.5, 90.0]  # half of the photograph's sides, in its middle
+
+
+@pytest.mark.slow
+def test_a_tool_server_measures(python, tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / SERVER_PAGE).read_text(), re.M | re.S)
+    (code,) = [block for block in blocks if "MCPServer(" in block]
+    (tmp_path / "my_tools.py").write_text(code)
+    shutil.copy(ROOT / "tests/data/photograph/basketball.jpg", tmp_path / "photo.jpg")
+    command = [str(python), "-m", "meshcritic", "critique", "photo.jpg", "--box", "185,62,320,400", "--json"]
+    run([*command, "--samples", "2", "--tool-server", f"{python} my_tools.py"], cwd=tmp_path)
+    records = map(json.loads, (tmp_path / "runs/critique/trace.jsonl").read_text().splitlines())
+    evidence = [item for record in records for item in record["outputs"].get("evidence", [])]
+    (measured,) = [item for item in evidence if item["metric"] == "served_wrist_height_mm"]
+    for value, sentence in zip(measured["values"], measured["sentences"], strict=True):
+        assert sentence == f"The right wrist is {value:.0f} mm off the height of the camera."
 
 
 @pytest.mark.slow

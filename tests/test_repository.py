@@ -2,9 +2,12 @@
 
 import ast
 import importlib
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -115,9 +118,13 @@ def test_docs_import_public_names_only():
 @pytest.mark.slow  # one interpreter per page, each of which imports torch
 @pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if blocks], ids=name_of)
 def test_examples_in_the_docs_run(page: Path, tmp_path: Path):
-    """Runs all blocks of a page in order, in an empty folder, in a new interpreter."""
-    code = "\n".join(BLOCKS[page])
+    """Runs all blocks of a page in order, in a folder with a photograph, in a new interpreter of an activated
+    environment."""
+    shutil.copy(ROOT / "tests/data/photograph/basketball.jpg", tmp_path / "photo.jpg")
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+        [sys.executable, "-c", "\n".join(BLOCKS[page])],
+        capture_output=True, text=True, cwd=tmp_path, check=False, stdin=subprocess.DEVNULL,
+        env={**os.environ, "PATH": path},
+    )  # fmt: skip
     assert run.returncode == 0, f"{name_of(page)}:\n{run.stderr}"

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from agent.events import AnswerReceived, Emit, QuestionSent, ignore_event
 from agent.prompts import load_prompt
 from agent.scoring.tally import add_question
+from agent.tracing.parts import keep_parts
 from agent.types import QuestionCounts, QuestionFailure
 from agent.vlm.messages import Finish
 from agent.vlm.protocol import (
@@ -104,7 +105,8 @@ def ask(
     emit: Emit = ignore_event,
 ) -> Answer[M]:
     """Ask one question, and once more with the error quoted if the reply is malformed. An exception of the backend
-    becomes a failure. `emit` is told when a request begins and ends."""
+    becomes a failure. `emit` is told when a request begins and ends. Raises OSError if the trace keeps the parts of
+    questions, and cannot."""
     answer = _ask(backend, task, parts, model, seed, emit)
     add_question(backend.name, answer.counts, answer.failure)
     return answer
@@ -117,6 +119,7 @@ def _ask(
     records: list[Json] = []
     question, reason = list(parts), ""
     for _ in range(2):
+        keep_parts(question)
         pictures = sum(isinstance(part, ImagePart) for part in question)
         emit(QuestionSent(task, backend.name, pictures))
         attempt = _attempt(backend, task, question, schema, model, seed)

@@ -2,7 +2,8 @@
 
 The state holds JSON and hashes only, so the record of a node's update is complete but small: rules with their UCB
 terms, prototypes with similarities, raw replies, verdicts, revisions. It holds no images, keys or request headers, but
-it may hold a server's messages; so every line is redacted before it is written.
+it may hold a server's messages; so every line is redacted before it is written. A trace of few critiques can keep the
+parts of their questions in a folder beside it.
 
 After each case its records are sent, in a separate thread, to the exporters enabled by the environment
 (`agent/tracing/exporters.py`). An exporter that fails is logged once and not used again; the file is not affected.
@@ -23,6 +24,7 @@ from functools import wraps
 from typing import Any, TextIO
 
 from agent.tracing.exporters import Exporter, enabled_exporters, langchain_tracing_disabled
+from agent.tracing.parts import PartStore, parts_kept_in
 from agent.tracing.span_tree import Span, case_span
 from common.redaction import reason_of, redactor, writable
 from common.stopping import is_stopped
@@ -43,6 +45,7 @@ class Trace:
     line incomplete, which the next one removes.
 
     exporters: None for those enabled by the environment; they are used only with a path.
+    parts: the folder in which every question is kept part by part (`agent.tracing.parts`); None: by hash only.
 
     Raises ValueError for an exporter that is not available.
     """
@@ -52,12 +55,14 @@ class Trace:
         path: PathLike | None = None,
         run_id: str = "",
         exporters: Sequence[Exporter] | None = None,
+        parts: PathLike | None = None,
     ) -> None:
         if path is not None:
             refuse_other_file(path, b'{"run": ')
         self.run_id = run_id
         self._lock = threading.Lock()
         self._redact = redactor(os.environ)
+        self._parts = None if parts is None else PartStore(parts, self._redact)
         if exporters is None:
             exporters = enabled_exporters(os.environ) if path is not None else ()
         self._exports = _ExportQueue(exporters) if exporters else None
@@ -86,7 +91,7 @@ class Trace:
         token = _open_case.set(records if self._exports else None)
         error = ""
         try:
-            with langchain_tracing_disabled():
+            with langchain_tracing_disabled(), parts_kept_in(self._parts):
                 yield
         except Exception as raised:
             error = reason_of(raised)

@@ -56,9 +56,8 @@ def trace(
 def _write_page(run: Path, case: str | None, html: Path, cases: int) -> None:
     from agent.tracing.reading import read_trace
     from eval.report.trace.page import title_of, write_trace_page
-    from eval.report.trace.pictures import PictureIndex
 
     read = read_trace(run, case, cases)
     html.parent.mkdir(parents=True, exist_ok=True)
-    write_trace_page(html, title_of(run), read, PictureIndex(run if run.is_dir() else run.parent))
+    write_trace_page(html, title_of(run), read, run if run.is_dir() else run.parent)
     print_message(f"{len(read.critiques)} of {read.found} critiques: {html}")

@@ -23,7 +23,7 @@ __all__ = [
 MAX_NAME_BYTES = 200
 _PARTIAL = re.compile(r"\..+\.\d+\.\d+\.partial")  # of `atomic_path`
 PathLike = str | os.PathLike[str]
-CONFIGS = Path(__file__).parents[2] / "configs"  # recipes: YAML files
+CONFIGS = Path(__file__).parents[2] / "configs"  # recipes: YAML files, a package
 
 
 @contextmanager

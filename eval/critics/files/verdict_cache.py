@@ -26,7 +26,7 @@ __all__ = ["Group", "Verdict", "critique_with_cache"]
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("agent", "memory", "hmr")  # whose files shape a verdict
-GROUND_TRUTH = ROOT / "eval" / "critics" / "ground_truth_detector.py"
+GROUND_TRUTH = ROOT / "eval/critics/reference_critics/ground_truth_detector.py"
 SUFFIXES = (".py", ".json", ".md")  # code, seed rules, prompts
 
 
@@ -127,7 +127,7 @@ def _fingerprint(agent_digest: str, group: Group) -> str:
 @functools.cache
 def _source_digest() -> str:
     """Of all files that shape a verdict: after a change of the program, groups are scored again."""
-    paths = sorted([GROUND_TRUTH, *(path for name in PACKAGES for path in (ROOT / name).rglob("*"))])
-    files = [path for path in paths if path.suffix in SUFFIXES and path.is_file()]
+    paths = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*"))
+    files = [GROUND_TRUTH, *(path for path in paths if path.suffix in SUFFIXES and path.is_file())]
     parts = (str(path.relative_to(ROOT)).encode() + path.read_bytes() for path in files)
     return digest(*parts, length=64)

@@ -3,8 +3,8 @@
 Everything in a trace is foreign text (of models, servers and files), so jinja escapes all of it. The page is bounded:
 critiques by the caller, steps, requests and characters of a reply by the limits here; what is left out is counted.
 
-Left out: prompts and panels, which a trace has by hash only. Pictures come from the run's folder, where a command has
-written some (`eval.report.trace.pictures`); otherwise the page says that there are none.
+Pictures of a critique, and the texts and pictures of its questions, come from the run's folder, where a command has
+written some (`eval.report.trace.pictures`, `eval.report.trace.questions`); otherwise the page says that there are none.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from common.storage.files import PathLike, write_text
 from eval.report.environment import new_environment
 from eval.report.trace.graph_figure import NodeRun, graph_figure
 from eval.report.trace.pictures import Picture, PictureIndex
-from eval.report.trace.requests import Request, question_counts, requests_of, shortened, summary
+from eval.report.trace.questions import KeptParts, Question
+from eval.report.trace.requests import question_counts, requests_of, shortened, summary
 from eval.report.trace.tables import StepTable, call_tables, step_table
 
 __all__ = ["title_of", "write_trace_page"]
@@ -45,7 +46,7 @@ class Step:
     table: StepTable
     values: StepTable | None  # all measurements, of a node that measured
     calls: Sequence[StepTable]  # of the agentic mode
-    requests: Sequence[Request]
+    questions: Sequence[Question]
     failures: tuple[str, ...]  # of questions that got no answer
 
 
@@ -81,12 +82,13 @@ class CritiqueView:
         return max(known, default=None)
 
 
-def write_trace_page(path: PathLike, title: str, read: ReadTrace, pictures: PictureIndex) -> None:
-    """Render the critiques and replace the file at `path` in one step."""
-    views = [_critique_view(critique, pictures) for critique in read.critiques]
-    facts = _facts(read, views)
+def write_trace_page(path: PathLike, title: str, read: ReadTrace, run: Path) -> None:
+    """Render the critiques and replace the file at `path` in one step. run: the folder that may have their pictures."""
+    pictures, parts = PictureIndex(run), KeptParts(run)
+    views = [_critique_view(critique, pictures, parts) for critique in read.critiques]
     template = _environment().get_template("trace/page.html.jinja")
-    write_text(path, template.render(title=title, facts=facts, views=views, found=read.found))
+    facts, shared = _facts(read, views), parts.pictures
+    write_text(path, template.render(title=title, facts=facts, views=views, found=read.found, shared=shared))
 
 
 def _facts(read: ReadTrace, views: Sequence[CritiqueView]) -> dict[str, str]:
@@ -104,8 +106,8 @@ def _facts(read: ReadTrace, views: Sequence[CritiqueView]) -> dict[str, str]:
     }
 
 
-def _critique_view(critique: CritiqueRecords, pictures: PictureIndex) -> CritiqueView:
-    records = critique.records
+def _critique_view(critique: CritiqueRecords, pictures: PictureIndex, parts: KeptParts) -> CritiqueView:
+    records, shown = critique.records, {}
     return CritiqueView(
         case=critique.case,
         trace=critique.trace,
@@ -113,14 +115,15 @@ def _critique_view(critique: CritiqueRecords, pictures: PictureIndex) -> Critiqu
         outcomes=_outcomes(records),
         pictures=tuple(pictures.of(critique.trace)),
         graph=graph_figure([NodeRun(record["node"], float(record["ms"])) for record in records]),
-        steps=tuple(_step(record) for record in records[:MAX_STEPS]),
+        steps=tuple(_step(record, parts, shown) for record in records[:MAX_STEPS]),
         left_out=max(0, len(records) - MAX_STEPS),
         questions=question_counts(records),
         revisions=sum(record["node"] == "revise" for record in records),
     )
 
 
-def _step(record: Record) -> Step:
+def _step(record: Record, parts: KeptParts, shown: dict[str, str]) -> Step:
+    """shown: ids of the texts that the critique has shown, by hash."""
     outputs = record["outputs"]
     failures = outputs.get("failures")
     said = [item for item in failures if isinstance(item, dict)] if isinstance(failures, list) else []
@@ -129,7 +132,7 @@ def _step(record: Record) -> Step:
         table=step_table(record),
         values=_values(outputs),
         calls=call_tables(record)[:MAX_REQUESTS],
-        requests=requests_of(record)[:MAX_REQUESTS],
+        questions=parts.questions(requests_of(record)[:MAX_REQUESTS], shown),
         failures=tuple(f"{item.get('task', '')}: {item.get('reason', '')}" for item in said),
     )
 

@@ -2,8 +2,9 @@
 
     RUN/pictures.jsonl    one line per critique: its trace id, and its picture files with captions
 
-A trace has pictures by hash only. A command that writes pictures of a critique beside the trace adds a line here, so
-that a page about the trace can show them. If a later critique wrote the same file, the file is the later one's.
+A command that writes pictures of a critique beside the trace adds a line here, so that a page about the trace can show
+them. If a later critique wrote the same file, the file is the later one's. Pictures that a backend was asked about are
+elsewhere (`eval.report.trace.questions`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from PIL import Image
 
 from common.storage.jsonl import open_for_append
 
-__all__ = ["Picture", "PictureIndex", "record_pictures"]
+__all__ = ["Picture", "PictureIndex", "read_picture", "record_pictures"]
 
 INDEX = "pictures.jsonl"
 MAX_SIDE = 1200  # pixels on the page: the text of a group's sheet stays readable, in about 100 kB
@@ -30,10 +31,12 @@ QUALITY = 82
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture inside the page."""
+    """A picture inside the page, in pixels as there."""
 
     data_uri: str
     caption: str
+    width: int
+    height: int
 
 
 def record_pictures(folder: Path, trace: str, captions: Mapping[str, str]) -> None:
@@ -56,8 +59,8 @@ class PictureIndex:
     def of(self, trace: str) -> list[Picture]:
         """Those of a critique that can still be read, reduced to `MAX_SIDE`."""
         found = [(name, caption) for name, (owner, caption) in self._files.items() if owner == trace]
-        uris = [(_data_uri(self._folder / name), caption) for name, caption in found]
-        return [Picture(uri, caption) for uri, caption in uris if uri is not None]
+        pictures = (read_picture(self._folder / name, caption) for name, caption in found)
+        return [picture for picture in pictures if picture is not None]
 
     def _add(self, line: str) -> None:
         """A line of another shape is left out."""
@@ -72,16 +75,22 @@ class PictureIndex:
                 self._files[name] = (trace, str(caption))
 
 
-def _data_uri(path: Path) -> str | None:
-    """None for a file that is gone, too large, or no picture."""
+def read_picture(path: Path, caption: str | None = None) -> Picture | None:
+    """The picture reduced to `MAX_SIDE`; None for a file that is gone, too large, or no picture.
+
+    caption: None for the comment in the file.
+    """
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 return None
+            comment = picture.info.get("comment", b"")
             reduced = picture.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     reduced.thumbnail((MAX_SIDE, MAX_SIDE))
     buffer = io.BytesIO()
     reduced.save(buffer, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    said = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else ""
+    return Picture(uri, said if caption is None else caption, *reduced.size)
