@@ -24,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 from agent.events import AnswerReceived, Emit, QuestionSent, ignore_event
 from agent.prompts import load_prompt
 from agent.scoring.tally import add_question
-from agent.tracing.parts import keep_parts
+from agent.tracing.parts import open_store
 from agent.types import QuestionCounts, QuestionFailure
 from agent.vlm.messages import Finish
 from agent.vlm.protocol import (
@@ -41,7 +41,7 @@ from agent.vlm.protocol import (
 )
 from common.redaction import reason_of, redact
 
-__all__ = ["Answer", "ask", "parse"]
+__all__ = ["Answer", "ask", "keep_parts", "parse"]
 
 Json = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
@@ -257,6 +257,14 @@ def _repair_request(text: str, reason: str) -> str:
         f"Your previous reply did not fit the schema ({reason}). It was:\n{text[:QUOTED_CHARS]}\n"
         "Answer again with JSON that fits the schema, and nothing else."
     )
+
+
+def keep_parts(parts: Sequence[Part]) -> None:
+    """Beside the trace, if it keeps them. Raises OSError if that is impossible."""
+    if (store := open_store()) is not None:
+        pictures = {part.sha256: (part.png, part.caption) for part in parts if isinstance(part, ImagePart)}
+        texts = {part.sha256: part.text for part in parts if not isinstance(part, ImagePart)}
+        store.keep(texts, pictures)
 
 
 def _question_record(backend: VLMBackend, task: Task, seed: int, parts: Sequence[Part]) -> Json:

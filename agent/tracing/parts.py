@@ -9,18 +9,17 @@ A part that several questions share is kept once. Texts are redacted as the trac
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 from PIL import Image
 
-from agent.vlm.protocol import ImagePart, Part
 from common.redaction import writable
 from common.storage.files import PathLike, write_bytes, write_text
 
-__all__ = ["PARTS", "PICTURE_SUFFIX", "TEXT_SUFFIX", "PartStore", "keep_parts", "parts_kept_in"]
+__all__ = ["PARTS", "PICTURE_SUFFIX", "TEXT_SUFFIX", "PartStore", "open_store", "parts_kept_in"]
 
 PARTS = "parts"  # the folder's usual name, beside the trace
 TEXT_SUFFIX, PICTURE_SUFFIX = ".txt", ".jpg"
@@ -34,17 +33,14 @@ class PartStore:
         self._folder, self._redact = Path(folder), redact
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def keep(self, parts: Sequence[Part]) -> None:
-        """Write those that are not there yet."""
-        for part in parts:
-            suffix = PICTURE_SUFFIX if isinstance(part, ImagePart) else TEXT_SUFFIX
-            path = self._folder / f"{part.sha256}{suffix}"
-            if path.exists():
-                continue
-            if isinstance(part, ImagePart):
-                write_bytes(path, _compressed(part))
-            else:
-                write_text(path, writable(self._redact(part.text)))
+    def keep(self, texts: Mapping[str, str], pictures: Mapping[str, tuple[bytes, str]]) -> None:
+        """Write those that are not there yet, by their hashes. pictures: a PNG and its caption each."""
+        for sha256, text in texts.items():
+            if not (path := self._folder / f"{sha256}{TEXT_SUFFIX}").exists():
+                write_text(path, writable(self._redact(text)))
+        for sha256, (png, caption) in pictures.items():
+            if not (path := self._folder / f"{sha256}{PICTURE_SUFFIX}").exists():
+                write_bytes(path, _compressed(png, caption))
 
 
 # Nodes run in a copy of the context in which the graph was invoked.
@@ -53,7 +49,7 @@ _store: ContextVar[PartStore | None] = ContextVar("part_store", default=None)
 
 @contextmanager
 def parts_kept_in(store: PartStore | None) -> Iterator[None]:
-    """Within the block, `keep_parts` writes there; None: nowhere."""
+    """Within the block, questions are kept there; None: nowhere."""
     token = _store.set(store)
     try:
         yield
@@ -61,14 +57,13 @@ def parts_kept_in(store: PartStore | None) -> Iterator[None]:
         _store.reset(token)
 
 
-def keep_parts(parts: Sequence[Part]) -> None:
-    """Keep the parts of a question, if its trace does. Raises OSError if that is impossible."""
-    if (store := _store.get()) is not None:
-        store.keep(parts)
+def open_store() -> PartStore | None:
+    """Where the questions of this critique are kept; None if nowhere."""
+    return _store.get()
 
 
-def _compressed(part: ImagePart) -> bytes:
+def _compressed(png: bytes, caption: str) -> bytes:
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(part.png)) as picture:
-        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY, comment=part.caption.encode())
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY, comment=caption.encode())
     return buffer.getvalue()

@@ -11,8 +11,8 @@ from PIL import Image
 from agent.context import CritiqueSettings
 from agent.prompts import load_prompt
 from agent.prompts.answers import TagAnswer
-from agent.scoring.ask import ask
-from agent.tracing.parts import PartStore, keep_parts, parts_kept_in
+from agent.scoring.ask import ask, keep_parts
+from agent.tracing.parts import PartStore, parts_kept_in
 from agent.tracing.records import Trace
 from agent.vlm.protocol import Capabilities, DataPart, ImagePart, TextPart
 from hmr.images.crops import encode_png
@@ -55,7 +55,8 @@ def _caption(path: Path) -> str:
 
 
 def test_a_picture_is_the_one_that_was_sent_compressed(tmp_path: Path):
-    PartStore(tmp_path, str).keep([PICTURE])
+    with parts_kept_in(PartStore(tmp_path, str)):
+        keep_parts([PICTURE])
     with Image.open(tmp_path / f"{PICTURE.sha256}.jpg") as kept:
         assert np.abs(np.asarray(kept, np.int16) - (200, 30, 30)).max() <= 4
         assert kept.size == (60, 40)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.tracing.parts import PartStore
+from agent.scoring.ask import keep_parts
+from agent.tracing.parts import PartStore, parts_kept_in
 from agent.vlm.protocol import DataPart, ImagePart, Part, TextPart
 from eval.report.trace import questions
 from hmr.images.crops import encode_png
@@ -35,7 +36,8 @@ def a_run(folder: Path, *kept: Part) -> Path:
         asked(INSTRUCTIONS, FIRST, EVIDENCE, task="reflect"),
     ]
     write_trace(folder, steps=[("score", {"scores": {}, "replies": replies})])
-    PartStore(folder / "parts", str).keep(kept)
+    with parts_kept_in(PartStore(folder / "parts", str)):
+        keep_parts(kept)
     return folder
 
 
