@@ -130,6 +130,7 @@ FITTED = {
         for name, arm in _scored_by("embedded", "embedded").items()
     },
     "fit, then fit": replace(FIT, after=FIT),
+    "labels, then labels": replace(CEILING, after=CEILING),  # the ceiling with as many steps
     "fit, then shuffled, policy-gradient": replace(METHODS["policy-gradient"], critic="shuffled", after=FIT),
     "fit, then truth, policy-gradient": replace(
         METHODS["policy-gradient"], critic="noisy-truth:1", after=FIT
