@@ -15,9 +15,9 @@ step is the mean over all its images, however they are divided.
 
 The loss `resample` (`rl.imitation`) needs no reference, and can train the initial estimate too.
 
-Two terms can be added, replay (`rl.replay`) and a penalty on lost spread (`rl.spread`); each costs a forward pass.
-Under FSDP `train` and `save_model` work, but not the spread callback, the spread penalty and LoRA. Left out: reward
-functions (`rl.preferences.build` calls them), rounds (`rl.rounds`), DeepSpeed.
+Two terms can be added, replay (`rl.labels.replay`) and a penalty on lost spread (`rl.spread`); each costs a forward
+pass. Under FSDP `train` and `save_model` work, but not the spread callback, the spread penalty and LoRA. Left out:
+reward functions (`rl.preferences.build` calls them), rounds (`rl.rounds`), DeepSpeed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from common.seeding import derive_generator
 from hmr.policy.policy import DiffusionPolicy
 from rl.config import RESAMPLE, GroupPreferenceConfig, check_loss_of_search
 from rl.imitation import Imitation
+from rl.labels.replay import Replay
 from rl.losses import LOSSES, log_ratio
 from rl.monitoring.metrics import step_metrics
 from rl.monitoring.spread_callback import SpreadCallback
 from rl.preferences.tensors import GroupTensors, tensors_from_preferences
 from rl.reference import TrainedWeights
-from rl.replay import Replay
 from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_ratio
 from rl.types import ORIGIN
 

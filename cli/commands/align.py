@@ -37,6 +37,7 @@ __all__ = ["align"]
 
 SEARCH, POLICY_GRADIENT = "search", "policy-gradient"
 # by base policy: on wild the safest one, on street the only loss that can move the initial estimate
+FIT = CONFIGS / "align_resample.yaml"
 METHODS = {"shipped": "clip", "studio": "resample"}
 
 AlignedPolicy = Annotated[
@@ -56,6 +57,13 @@ Method = Annotated[
         help="Way to learn from the scores: a loss (clip, weighted, quadratic, linear, dpo, kto, sft or resample), or "
         "search, which widens each group before the critic scores it, or policy-gradient, on the denoising chain. "
         "Default: that of --config, or else clip; with --base studio resample."
+    ),
+]
+FitFirst = Annotated[
+    bool,
+    typer.Option(
+        help="Before the scores, fit hypothesis 0 of each image to the keypoints that the policy's detector reports, "
+        "and imitate the fits (docs/guides/align.md#keypoints-first)."
     ),
 ]
 NumRounds = Annotated[
@@ -108,6 +116,7 @@ def align(
     out: AlignedPolicy,
     critic: Critic = "embedded",
     method: Method = None,
+    fit_first: FitFirst = False,
     rounds: NumRounds = 1,
     images: Images = 200,
     group_size: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 20,
@@ -133,7 +142,7 @@ def align(
 
     Example: `meshcritic align --base studio --critic embedded --rounds 4 --out runs/street`
     """
-    from eval.pipelines.align_settings import AlignSettings
+    from eval.pipelines.align_settings import AlignSettings, read_alignment
     from hmr.policy.checkpoint import load_policy
 
     photographs = _photographs(photos, keypoints)
@@ -142,6 +151,7 @@ def align(
     align_settings = AlignSettings(
         critic=critic, base=base, images=images, calibration=calibration,
         rounds=_rounds(rounds, group_size, seed, method), **_method(config, method, base),
+        fit=read_alignment(FIT) if fit_first else None,
         motion=motion, memory=memory, detector=critics,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
     )  # fmt: skip

@@ -3,10 +3,11 @@
 `eval.pipelines.align_settings` lists the critics, `eval.pipelines.align_critics` opens them. The base policy decides on
 the splits (`hmr.synthetic.splits.GAPS`): `wild-train` for the shipped one, `street-align` for `studio`. A critic that
 learns does so on the calibration split of the base's own domain alone, as in `eval.critics.comparison`. If the training
-arguments set `replay_weight`, labelled scenes of that domain are replayed beside the images (`rl.replay`). The output
-folder holds the scenes, the memory, every round (`rl.rounds`), curves.svg and alignment.json, which records all inputs.
-The training arguments and the critic (name, settings, file, memory) are checked before anything is drawn, explored or
-scored.
+arguments set `replay_weight`, labelled scenes of that domain are replayed beside the images (`rl.labels.replay`). With
+`AlignSettings.fit` the policy is first aligned to the keypoints of the same images, in the folder `fit`
+(`rl.labels.keypoint_fit`). The output folder holds the scenes, the memory, every round (`rl.rounds`), curves.svg and
+alignment.json, which records all inputs. The training arguments and the critic (name, settings, file, memory) are
+checked before anything is drawn, explored or scored.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ from eval.pipelines.align_critics import detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.replayed_scenes import with_replay, with_replay_file
 from eval.report.curves import write_alignment_curves
-from hmr.body.model import load_body
+from hmr.body.model import Body, load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_samples, set_digest
 from hmr.types import Detector, Sample, Scorer
+from rl.labels.keypoint_fit import align_to_keypoints
 from rl.monitoring.training_log import read_logs
 from rl.policy_gradient.align import align_by_policy_gradient, check_policy_gradient, update_folders
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.preferences.tables import row_blocks
-from rl.rounds import align_in_rounds, checked_alignment
+from rl.rounds import Rounds, align_in_rounds, checked_alignment
 
 __all__ = ["check_settings", "count_calls", "run_alignment"]
 
@@ -49,6 +51,8 @@ __all__ = ["check_settings", "count_calls", "run_alignment"]
 def check_settings(policy: DiffusionPolicy, settings: AlignSettings, out: Path) -> None:
     """Raises ValueError for an unknown critic and invalid training arguments, FileNotFoundError for a missing file."""
     settings.check_critic()
+    if settings.fit is not None:
+        checked_alignment(policy, settings.fit, Rounds(), settings.images)
     if settings.policy_gradient is not None:
         check_policy_gradient(policy, settings.policy_gradient, settings.images)
     else:
@@ -85,24 +89,24 @@ def run_alignment(
         early = critic(scenes=None) if settings.needs_no_scenes else None  # so that its errors come first
         scenes, samples = _samples_to_align(settings, out, stage, workers, people)
         scorer = critic(scenes=scenes) if early is None else early
+        start = _start(policy, body, settings, samples, out, stage)
         if settings.policy_gradient is not None:
             gradient, seed = settings.policy_gradient, settings.rounds.seed
             aligned = align_by_policy_gradient(
-                policy, scorer, samples, out, gradient, seed, stage, rescore, _in_flight(scorer)
+                start, scorer, samples, out, gradient, seed, stage, rescore, _in_flight(scorer)
             )
         else:
-            alignment = with_replay(policy, settings, out, stage, workers)
+            alignment = with_replay(start, settings, out, stage, workers)
             rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
-            reading = detector_of_search(policy, body, scorer, detector) if rounds.search else None
-            aligned = align_in_rounds(
-                policy, scorer, samples, out, alignment, rounds, stage, rescore, reading
-            )
+            reading = detector_of_search(start, body, scorer, detector) if rounds.search else None
+            aligned = align_in_rounds(start, scorer, samples, out, alignment, rounds, stage, rescore, reading)
     record = {
         **settings.to_json(),
         DETECTOR: detector_name(detector),
         "uses_truth": settings.uses_truth or bool(getattr(scorer, "uses_truth", False)),
         "scorer": scorer.name,
         "base_policy": policy.digest(),
+        "fitted_policy": None if settings.fit is None else start.digest(),
         "policy": aligned.digest(),
         "scenes": scenes and set_digest(scenes),
         **_counted(_group_folders(out, settings)),
@@ -113,6 +117,20 @@ def run_alignment(
     logs = dict(itertools.islice(read_logs(out).items(), settings.rounds.count))
     write_alignment_curves(out / "curves.svg", logs)
     return aligned
+
+
+def _start(
+    policy: DiffusionPolicy,
+    body: Body,
+    settings: AlignSettings,
+    samples: Sequence[Sample],
+    out: Path,
+    stage: Stage,
+) -> DiffusionPolicy:
+    """What is aligned to the scores: the policy, or what it is after alignment to keypoints."""
+    if settings.fit is None:
+        return policy
+    return align_to_keypoints(policy, body, samples, out / "fit", settings.fit, settings.rounds.seed, stage)
 
 
 def count_calls(

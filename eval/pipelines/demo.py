@@ -57,10 +57,10 @@ from hmr.types import Hypotheses, Labelled, Sample
 from memory.folder import Memory
 from rl.config import RESAMPLE, GroupPreferenceConfig
 from rl.imitation import groups_of_labels
+from rl.labels.replay import replay_of
 from rl.monitoring.training_log import Log, read_logs
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.preferences.tensors import GroupTensors
-from rl.replay import replay_of
 from rl.rounds import Rounds, align_once, finished_policy
 
 __all__ = ["PHOTOGRAPHS", "TRACE", "VARIANTS", "Demo", "DemoResult", "DemoSettings", "read_demo_settings"]

@@ -1,4 +1,4 @@
-"""Labelled scenes that alignment replays if its training arguments set `replay_weight` (`rl.replay`)."""
+"""Labelled scenes that alignment replays if its training arguments set `replay_weight` (`rl.labels.replay`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_labelled
 from rl.config import training_fields
-from rl.replay import replay_of
+from rl.labels.replay import replay_of
 
 __all__ = ["with_replay", "with_replay_file"]
 

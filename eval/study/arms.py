@@ -33,7 +33,7 @@ class Arm:
     """One alignment: fields of `rl.config.GroupPreferenceConfig`, and what is learned from.
 
     critic: scores the groups (`meshcritic align --critic`); not used if bodies are imitated.
-    imitates: one body per image instead of a scored group (`eval.study.pseudo_labels`): the mean of the group, a fit to
+    imitates: one body per image instead of a scored group (`rl.labels.pseudo_labels`): the mean of the group, a fit to
         keypoints, the reading behind the agent's 3D joints, or the truth, either of the images (`align labels`) or of
         as many scenes of the base's own domain.
     search: what the critic scores instead of samples.

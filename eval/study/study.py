@@ -36,16 +36,16 @@ from eval.pipelines.align_critics import detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.study.arms import BASE, CEILING, Arm
 from eval.study.images import Evaluation, SceneImages, StudyImages, StudyPolicy
-from eval.study.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
 from eval.study.study_table import CEILING_NAME, SCALES, StudyRuns
 from hmr.policy.checkpoint import load_reader
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import GAPS
 from hmr.types import Detector, Sample, Scorer
 from rl.imitation import groups_of_labels
+from rl.labels.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
+from rl.labels.replay import Replay, replay_of
 from rl.policy_gradient.align import align_by_policy_gradient
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
-from rl.replay import Replay, replay_of
 from rl.rounds import Rounds, align_in_rounds, align_once
 
 __all__ = ["GAP", "Sizes", "StudySeed", "policy_folder", "run_study"]

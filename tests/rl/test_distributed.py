@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rl.replay import Replay
+from rl.labels.replay import Replay
 from tests.processes import launch_module
 from tests.rl.toy import CHANNELS, DIM
 

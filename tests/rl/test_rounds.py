@@ -18,9 +18,9 @@ import rl.rounds as rounds_module
 from common.progress import Stage
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Hypotheses, Sample
+from rl.labels.replay import Replay
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import load_preferences, shuffle_scores
-from rl.replay import Replay
 from rl.rounds import Rounds, align_in_rounds, align_once, finished_policy
 from rl.trainer import align
 

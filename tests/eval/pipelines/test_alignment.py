@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,9 +23,9 @@ from hmr.detection.transformers_detector import TransformersDetector
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detection, Sample
+from rl.labels.replay import Replay
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import load_preferences
-from rl.replay import Replay
 from rl.rounds import Rounds
 from tests.command import call
 from tests.hmr.detection.detector_models import save_detector
@@ -97,6 +98,39 @@ def test_the_base_policy_decides_on_the_splits(
     record = json.loads((tmp_path / "alignment.json").read_text())
     assert (record["base"], record["scorer"], record["uses_truth"]) == ("studio", critic, True)
     assert load_policy(tmp_path).detector.name == "simulated"
+
+
+@pytest.mark.slow
+def test_keypoints_come_before_the_scores(
+    tiny_policy: DiffusionPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_policy.config.detector = "simulated"
+    tiny_policy.detector = SimulatedDetector()
+    training = {"max_steps": 2, "per_device_train_batch_size": 2, "save_strategy": "no"}
+    settings = AlignSettings(
+        "noisy-truth:0.8",
+        base="studio",
+        images=2,
+        rounds=Rounds(1, group_size=3),
+        alignment={**training, "loss_type": "weighted"},
+        fit={**training, "loss_type": "resample"},
+    )
+
+    def run() -> dict:
+        run_alignment(tiny_policy, settings, tmp_path, lambda title, total: lambda done, note="": None)
+        return json.loads((tmp_path / "alignment.json").read_text())
+
+    record = run()
+    fitted = load_policy(tmp_path / "fit" / "policy").digest()
+    assert (record["base_policy"], record["fitted_policy"]) == (tiny_policy.digest(), fitted)
+    made_from = json.loads((tmp_path / "round-0" / "policy" / "made_from.json").read_text())
+    assert made_from["policy"] == fitted
+    monkeypatch.setattr("rl.labels.keypoint_fit.fitted_to_keypoints", None)  # called no more
+    assert run() == record
+    with pytest.raises(ValueError, match="loss"):
+        run_alignment(
+            tiny_policy, replace(settings, fit={"loss": "resample"}), tmp_path, lambda title, total: print
+        )
 
 
 @pytest.mark.slow

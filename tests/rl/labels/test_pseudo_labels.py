@@ -2,25 +2,18 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
 from common.seeding import derive_generator
-from eval.study.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all
 from hmr.metrics.errors import average_pose, mpjpe_mm
 from hmr.policy.policy import DiffusionPolicy
-from hmr.synthetic.recipe import STREET
-from hmr.synthetic.scenes import SceneMaker
 from hmr.types import Sample
 from rl.imitation import groups_of_labels
-
-
-@pytest.fixture(scope="module")
-def samples(body: Body) -> list[Sample]:
-    return [scene.labelled.sample for scene in SceneMaker(body, STREET, seed=5).chunk(0, 3)]
+from rl.labels.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
+from tests.rl.labels.stored_detections import StoredDetections
 
 
 def silent(done: int) -> None:
@@ -49,7 +42,7 @@ def test_the_average_is_that_of_the_groups_that_are_scored(
 def test_a_fit_is_nearer_to_the_keypoints_than_hypothesis_0(
     tiny_policy: DiffusionPolicy, body: Body, samples: list[Sample]
 ):
-    tiny_policy.detector = _Stored()
+    tiny_policy.detector = StoredDetections()
     labels = fitted_to_keypoints(tiny_policy, body, samples, silent)
     features = tiny_policy.encode(samples)
     start = tiny_policy.sample(features, 1, torch.Generator())
@@ -76,29 +69,16 @@ def test_a_reading_is_the_readers_estimate_from_the_detector(
     torch.nn.init.normal_(tiny_policy.regressor.last[1].bias, generator=derive_generator("reader"))
     reader = copy.deepcopy(tiny_policy)
     torch.nn.init.zeros_(tiny_policy.regressor.last[1].bias)
-    labels = read_by(reader, _Stored(), tiny_policy, samples, silent)
+    labels = read_by(reader, StoredDetections(), tiny_policy, samples, silent)
     found = body.joints(bodies(tiny_policy, samples, labels.x0))[:, 0]
-    read = reader.regress(reader.encode(samples, detect_all(_Stored(), samples)))
+    read = reader.regress(reader.encode(samples, detect_all(StoredDetections(), samples)))
     for joints_m, group in zip(found, read, strict=True):
         torch.testing.assert_close(joints_m, body.joints(group.params)[0], atol=1e-3, rtol=0)
 
 
-class _Stored:
-    """The detections that are stored with the scenes."""
-
-    name = "simulated"
-
-    def find(self, image: np.ndarray) -> list:
-        return []
-
-    def detect(self, sample: Sample):
-        assert sample.detection is not None
-        return sample.detection
-
-
 def _distance_px(sample: Sample, joints_m: torch.Tensor) -> float:
     """Mean distance of the observed joints, each counted up to a fifth of the box: outliers are not fitted."""
-    [detection] = detect_all(_Stored(), [sample])
+    [detection] = detect_all(StoredDetections(), [sample])
     seen = detection.keypoint_sigma_px.isfinite() & (detection.keypoint_visibility > 0.5)
     distance_px = (sample.camera.project(joints_m) - detection.keypoints_px).norm(dim=-1)
     return float(distance_px[seen].clamp_max(sample.box.side / 5).mean())

@@ -60,7 +60,7 @@ class Replay:
         """Raises FileNotFoundError if there is no such file."""
         if not Path(path).exists():
             raise FileNotFoundError(
-                f"{path}: this replay_file does not exist; rl.replay.Replay.save writes one"
+                f"{path}: this replay_file does not exist; rl.labels.replay.Replay.save writes one"
             )
         with safe_open(path, "pt") as file:
             encoder = (file.metadata() or {}).get(ENCODER_KEY)

@@ -7,8 +7,8 @@ from common.seeding import derive_generator
 from hmr.policy.parametrization import geometry_of, vector_from_params
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
+from rl.labels.replay import Replay, replay_of
 from rl.preferences.tensors import GroupTensors
-from rl.replay import Replay, replay_of
 from rl.trainer import GroupPreferenceTrainer, align
 from tests.rl.test_trainer import config, weights
 from tests.rl.toy import CHANNELS, ToyPolicy, toy_groups

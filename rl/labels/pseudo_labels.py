@@ -1,4 +1,4 @@
-"""Bodies that the study of alignment imitates in place of scored groups: one per image, in a policy's coordinates.
+"""Bodies that are imitated in place of scored groups: one per image, in a policy's coordinates.
 
 | labels     | body of an image                                                                                   |
 |------------|----------------------------------------------------------------------------------------------------|
@@ -7,7 +7,7 @@
 |            | robust reprojection and a Gaussian prior, here about hypothesis 0, as SPIN starts from its regression |
 |            | (arXiv 1909.12828); `hmr.policy.guidance`                                                          |
 | `reading`  | the estimate of the shipped policy from the critic's detector, which gives the agent its 3D joints |
-| truth      | of labelled scenes (`rl.replay.replay_of`)                                                         |
+| truth      | of labelled scenes (`rl.labels.replay`)                                                            |
 
 None of them has a critic; `reading` shows what scores add to the best evidence behind them.
 """
@@ -27,7 +27,7 @@ from hmr.metrics.errors import average_pose
 from hmr.policy.guidance import DetectionGuidance, GuidanceConfig
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Detector, Sample
-from rl.replay import Replay
+from rl.labels.replay import Replay
 
 __all__ = ["averaged_groups", "fitted_to_keypoints", "read_by"]
 
