@@ -85,6 +85,7 @@ INVALID_OPTIONS = {
     "a folder without photographs": (["predict", "empty"], "no photograph"),
     "a video that is text": (["predict", "text.gif"], "not an image"),
     "a folder of invalid files": (["predict", "bad"], "any of the 2 pictures"),
+    "a smoothed photograph": (["predict", "photo.png", "--smooth", "0.1"], "--smooth apply to videos"),
     "a focal length of zero": (["predict", "photo.png", "--focal", "0"], "--focal must be a positive number"),
     "a focal length that is no number": (["predict", "photo.png", "--focal", "nan"], "not nan"),
     "a center of one number": (["predict", "photo.png", "--center", "45"], "--center takes two numbers X,Y"),

@@ -99,6 +99,8 @@ def predict(
         samples, seed, boxes, accept_any_box, parse_formats(save), guide, every, intrinsics, skeleton, smooth
     )
     sources = list_sources(photos, out)
+    if (every, smooth) != (1, 0.0) and not any(source.is_video for source in sources):
+        raise ValueError("--every and --smooth apply to videos, and there is none among the inputs")
     chosen = choose_detector(detector, keypoints, [source.path for source in sources])
     model = load_policy(policy, device, chosen)
     models = Models(model, load_body(body), load_renderer())

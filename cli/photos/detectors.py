@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.console import print_message
 from hmr.detection.keypoints.file_detector import load_keypoint_file
 from hmr.images.videos import VIDEO_SUFFIXES
 from hmr.types import Detector
@@ -18,6 +19,7 @@ def choose_detector(
     spec: str | None, keypoints: Path | None, inputs: Sequence[Path], explored: str | None = None
 ) -> str | Detector:
     """The spec of a detector, or the detector of a keypoint file. `explored`: the default instead of blazepose.
+    Prints who of the file is left out.
 
     Raises ValueError if both are given, or a file for anything but one photograph, and what `load_keypoint_file`
     raises.
@@ -31,4 +33,7 @@ def choose_detector(
     if len(inputs) != 1 or inputs[0].suffix.lower() in VIDEO_SUFFIXES:
         found = f"the video {inputs[0]}" if len(inputs) == 1 else f"{len(inputs)} inputs"
         raise ValueError(f"--keypoints {keypoints} holds the people of one photograph, not of {found}")
-    return load_keypoint_file(keypoints, inputs[0])
+    loaded = load_keypoint_file(keypoints, inputs[0])
+    if said := loaded.left_out():
+        print_message(said)
+    return loaded

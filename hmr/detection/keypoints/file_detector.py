@@ -26,13 +26,27 @@ class KeypointFileDetector:
     """The people of one photograph; whatever image it is given is taken to be that photograph, at any size.
 
     file: its name, and a digest of its content; people: in pixels of the photograph's file, which has this size.
+    without_points: people of the file who are left out.
     """
 
     is_flip_tested = True  # a file says nothing of a mirror image, so nobody should ask
 
-    def __init__(self, file: tuple[str, str], people: Sequence[FilePerson], size: tuple[int, int]) -> None:
-        self.file, self.people, self.size = file, list(people), size
+    def __init__(
+        self,
+        file: tuple[str, str],
+        people: Sequence[FilePerson],
+        size: tuple[int, int],
+        without_points: int = 0,
+    ) -> None:
+        self.file, self.people, self.size, self.without_points = file, list(people), size, without_points
         self.name = f"keypoints:{file[0]}@{file[1][:8]}"
+
+    def left_out(self) -> str:
+        """A sentence about the people of the file whom `find` does not report; empty if there are none."""
+        unsure = sum(person.detection.confidence < MIN_CONFIDENCE for person in self.people)
+        reasons = {"without points": self.without_points, f"below the confidence {MIN_CONFIDENCE}": unsure}
+        parts = [f"{count} {reason}" for reason, count in reasons.items() if count]
+        return f"{self.file[0]}: people left out: {', '.join(parts)}" if parts else ""
 
     def digest(self) -> str:
         return self.file[1]
@@ -83,6 +97,6 @@ def load_keypoint_file(path: PathLike, photo: PathLike) -> KeypointFileDetector:
     Raises FileNotFoundError and ValueError if the file or the photograph cannot be read, or if they do not match.
     """
     size = photo_size(photo)
-    people = read_keypoints(path, photo, size)
+    people, without_points = read_keypoints(path, photo, size)
     content = digest(Path(path).read_bytes(), repr((Path(photo).name, size)))
-    return KeypointFileDetector((Path(path).name, content), people, size)
+    return KeypointFileDetector((Path(path).name, content), people, size, without_points)

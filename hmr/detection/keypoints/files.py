@@ -71,8 +71,8 @@ class _Photograph:
     size: tuple[int, int]  # upright width and height
 
 
-def read_keypoints(path: PathLike, photo: PathLike, size: tuple[int, int]) -> list[FilePerson]:
-    """The people of a photograph of this (upright) size, in the order of the file.
+def read_keypoints(path: PathLike, photo: PathLike, size: tuple[int, int]) -> tuple[list[FilePerson], int]:
+    """The people of a photograph of this (upright) size, in the order of the file, and how many were left out.
 
     Raises FileNotFoundError, and ValueError for a file of another format, for another photograph, or with a value that
     cannot be used.
@@ -91,7 +91,8 @@ def read_keypoints(path: PathLike, photo: PathLike, size: tuple[int, int]) -> li
         raise ValueError(
             f"{path} is no keypoint file: it holds {held or 'nothing'}; known formats are {FORMATS}"
         )
-    return [person for person in people if person is not None]
+    found = [person for person in people if person is not None]
+    return found, len(people) - len(found)
 
 
 def read_annotations(path: PathLike, photos: Sequence[Path]) -> dict[Path, list[FilePerson]]:

@@ -94,7 +94,7 @@ def test_of_several_images_the_results_are_those_with_the_photographs_name(tmp_p
     Image.new("RGB", SIZE).save(tmp_path / "000139.png")
     mine, other = results(NO_SHIFT, SIZE)[0], results(NO_SHIFT, SIZE)[0]
     file = save([{**mine, "image_id": 139}, {**other, "image_id": 8}], tmp_path / "r.json")
-    assert len(read_keypoints(file, tmp_path / "000139.png", SIZE)) == 1
+    assert len(read_keypoints(file, tmp_path / "000139.png", SIZE)[0]) == 1
     with pytest.raises(
         ValueError, match=r"results of 2 images, and no image_id is the photograph's name photo"
     ):
@@ -109,13 +109,16 @@ def test_crowds_and_people_without_points_are_left_out(tmp_path: Path):
         {**person, "keypoints": [0] * 51},
         {**person, "image_id": 8},
     ]
-    assert len(load(content, tmp_path).people) == 1
+    detector = load(content, tmp_path)
+    assert len(detector.people) == 1
+    assert detector.left_out() == "people.json: people left out: 1 without points"
     assert load({"people": [{"pose_keypoints_2d": [0] * 75}]}, tmp_path).people == []
 
 
 @pytest.mark.parametrize("content", [{"image_size": SIZE, "people": []}, {"people": []}, []])
 def test_a_file_may_hold_nobody(content: Any, tmp_path: Path):
     detector = load(content, tmp_path)
+    assert detector.left_out() == ""
     assert detector.find(np.zeros((160, 200, 3), np.uint8)) == []
     assert detector.detect(sample(Box(*BOX))).confidence == 0
 
@@ -138,7 +141,9 @@ def test_a_sample_gets_the_person_whose_box_matches(tmp_path: Path):
 def test_people_of_little_confidence_are_not_found(tmp_path: Path):
     content = results(NO_SHIFT, SIZE)
     content[0]["score"] = 0.1
-    assert load(content, tmp_path).find(np.zeros((160, 200, 3), np.uint8)) == []
+    detector = load(content, tmp_path)
+    assert detector.find(np.zeros((160, 200, 3), np.uint8)) == []
+    assert detector.left_out() == "people.json: people left out: 1 below the confidence 0.2"
 
 
 def test_a_reduced_photograph_has_reduced_keypoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -239,7 +244,7 @@ def test_annotations_of_a_folder_are_those_of_its_photographs(tmp_path: Path):
     found = read_annotations(path, photos)
     assert list(found) == photos[:1]
     (person,) = found[photos[0]]
-    (alone,) = read_keypoints(path, photos[0], SIZE)
+    (alone,), _ = read_keypoints(path, photos[0], SIZE)
     assert person.box == alone.box
     assert torch.equal(person.detection.points_px, alone.detection.points_px)
 
