@@ -12,8 +12,8 @@ import typer
 __all__ = [
     "DETECTORS", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes", "CameraFile",
     "Center", "DetectorOrExplored", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore",
-    "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed", "Ucb", "config_file",
-    "file_to_write", "folder_to_write", "output_folder", "policy_folder",
+    "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed", "Skeleton", "Ucb",
+    "config_file", "file_to_write", "folder_to_write", "output_folder", "policy_folder",
 ]  # fmt: skip
 
 WORKERS = os.cpu_count() or 1  # processes that render scenes
@@ -69,6 +69,9 @@ def _first_file(*paths: Path) -> Path | None:
     return next((path for path in paths if path.exists() and not path.is_dir()), None)
 
 
+Skeleton = Annotated[
+    bool, typer.Option("--skeleton", help="Draw the detector's keypoints over the bodies, as bones.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed. The same seed gives the same result.")]
 Boxes = Annotated[
     list[str] | None,

@@ -37,6 +37,7 @@ from cli.options import (
     Out,
     PolicyDir,
     Seed,
+    Skeleton,
     file_to_write,
 )
 from cli.startup import without_collection
@@ -143,6 +144,7 @@ def critique(
     policy: PolicyDir = None,
     device: Device = "cpu",
     body: BodyFile = None,
+    skeleton: Skeleton = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -161,7 +163,7 @@ def critique(
         from agent.vlm.options import open_backend
         from cli.photos.critique_output import CritiqueWriter, watched_critiques
         from cli.photos.detectors import choose_detector
-        from cli.photos.people import describe_other_body
+        from cli.photos.people import describe_other_body, with_detections
         from hmr.body.model import load_body
         from hmr.policy.checkpoint import load_policy
 
@@ -182,6 +184,8 @@ def critique(
         people = _given_people(photo, hypotheses, box, body_model)
         if people is None:
             people = _sampled_people(photo, model, box, accept_any_box, samples, seed, intrinsics)
+        if skeleton:
+            people = with_detections(people, model.detector)
         _warn_of_other_detector(memory, model.detector)
         if not hypotheses and (other := describe_other_body(model, body_model)):
             print_message(other)
@@ -192,7 +196,7 @@ def critique(
         ) as plain:  # fmt: skip
             agent = dataclasses.replace(plain, checkpointer=saver)
             is_estimated = not hypotheses and intrinsics.focal_px is None
-            writer = CritiqueWriter(photo, out, body_model, is_estimated, model.detector.name)
+            writer = CritiqueWriter(photo, out, body_model, is_estimated, model.detector.name, skeleton)
             critiques = watched_critiques(agent, people, writer)
             if opened.dry_run:
                 deque(critiques, maxlen=0)

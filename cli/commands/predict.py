@@ -22,6 +22,7 @@ from cli.options import (
     PhotoDetector,
     PolicyDir,
     Seed,
+    Skeleton,
 )
 from cli.startup import without_collection
 from common.storage.locks import single_run
@@ -65,9 +66,7 @@ def predict(
     save: Formats = "npz,glb",
     every: Annotated[int, typer.Option(min=1, help="Process every n-th frame of a video.")] = 1,
     smooth: SmoothSeconds = 0.0,
-    skeleton: Annotated[
-        bool, typer.Option("--skeleton", help="Draw the detector's keypoints over the bodies, as bones.")
-    ] = False,
+    skeleton: Skeleton = False,
     policy: PolicyDir = None,
     device: Device = "cpu",
     body: BodyFile = None,

@@ -28,19 +28,27 @@ __all__ = ["CritiqueWriter", "arrangement_answer", "learn_from_reviews", "watche
 class CritiqueWriter:
     """Writes the files of each person as soon as the critique is finished, and collects the answer of --json.
 
-    out: the folder of the files. detector: its name, for sentences.
+    out: the folder of the files. detector: its name, for sentences. skeleton: draw what it reported over the bodies.
     """
 
-    def __init__(self, photo: Path, out: Path, body: Body, focal_is_estimated: bool, detector: str) -> None:
+    def __init__(
+        self,
+        photo: Path,
+        out: Path,
+        body: Body,
+        focal_is_estimated: bool,
+        detector: str,
+        skeleton: bool = False,
+    ) -> None:
         self.photo, self.stem = photo, out / photo.stem
         self.body, self.detector, self.renderer = body, detector, load_renderer()
-        self.focal_is_estimated = focal_is_estimated
+        self.focal_is_estimated, self.skeleton = focal_is_estimated, skeleton
         self.answers: list[dict[str, Any]] = []
 
     def add(self, person: Person, critique: GroupCritique, show: bool) -> GroupCritique:
         """Returns the critique. show: print it."""
         stem = self._stem(len(self.answers))
-        paths = save_person(stem, person, self.body, self.renderer, critique)
+        paths = save_person(stem, person, self.body, self.renderer, critique, with_skeleton=self.skeleton)
         captions = dict(zip((path.name for path in paths), PICTURE_CAPTIONS, strict=False))
         record_pictures(stem.parent, critique.trace_id, captions)
         self.answers.append(

@@ -26,7 +26,16 @@ from hmr.images.photographs import Photo, check_box, describe_box, load_photo, s
 from hmr.policy.policy import DiffusionPolicy, Features, Guidance, OnStep
 from hmr.types import BodyParams, Box, Camera, Detection, Detector, Hypotheses, Sample
 
-__all__ = ["Guide", "NobodyFound", "Person", "find_people", "given_people", "parse_box", "sample_people"]
+__all__ = [
+    "Guide",
+    "NobodyFound",
+    "Person",
+    "find_people",
+    "given_people",
+    "parse_box",
+    "sample_people",
+    "with_detections",
+]
 
 Guide = Callable[[Features, Detection], Guidance]  # features of one person
 SAME_BODY_MM = 1.0  # distance of joints at rest, up to which two bodies are taken as one
@@ -70,6 +79,16 @@ def parse_box(text: str) -> Box:
     except ValueError as error:
         raise ValueError(f"--box takes four numbers x0,y0,x1,y1 in pixels, not {text!r}") from error
     return Box(x0, y0, x1, y1)
+
+
+def with_detections(people: Sequence[Person], detector: Detector) -> list[Person]:
+    """The same people; the detector reads those of whom nothing is known, such as those of a hypotheses file."""
+    unknown = [person for person in people if person.detection is None]
+    read = iter(detect_all(detector, [person.sample for person in unknown]))
+    return [
+        dataclasses.replace(person, detection=next(read)) if person.detection is None else person
+        for person in people
+    ]
 
 
 def describe_other_body(policy: DiffusionPolicy, body: Body) -> str:

@@ -8,10 +8,12 @@ from unittest.mock import ANY
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from agent.default import open_default_memory
 from eval.report.trace.pictures import PictureIndex
+from hmr.types import Detection
 from memory.folder import open_store
 from tests.agent.vlm.chat_server import (
     body,
@@ -132,6 +134,25 @@ def one_order(act):
     return lambda handler, question: (
         act if task_of(question) == "score" and question["seed"] == 1 else good
     )(handler, question)
+
+
+def test_a_skeleton_is_drawn_over_bodies_of_a_file(critique, tmp_path, monkeypatch):
+    points = {"left_hip": (20.0, 60.0), "left_knee": (70.0, 60.0)}
+
+    def detect(detector, samples):
+        table, seen = torch.tensor([*points.values()]), torch.ones(2)
+        return [Detection.from_points([*points], table, 2 * seen, seen, confidence=0.9) for _ in samples]
+
+    monkeypatch.setattr("cli.photos.people.detect_all", detect)
+    drawn = []
+    for words in ((), ("--skeleton",)):
+        assert critique(*words)[0] == 0
+        drawn.append(np.asarray(Image.open(tmp_path / "out" / "photo-0-overlay.png"), dtype=np.int16))
+    changed = np.abs(drawn[1] - drawn[0]).max(axis=-1) > 0
+    rows, columns = changed.nonzero()
+    assert 50 < rows.min() <= rows.max() < 70
+    assert columns.min() < 25
+    assert columns.max() > 65
 
 
 def test_a_missing_score_and_a_lost_question_are_explained_without_json(critique):
