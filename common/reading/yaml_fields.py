@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -84,7 +85,8 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, one) for one in inner)
     if kind in (int, float):
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        return is_number and (kind is int or isinstance(value, float) or abs(value) <= sys.float_info.max)
     if kind in (bool, str, type(None)):
         return isinstance(value, kind)
     if (origin or kind) in (list, tuple, Sequence):

@@ -70,6 +70,7 @@ def test_a_section_of_known_fields_passes():
         ({"count": 1.5}, "section: count takes int, not 1.5$"),
         ({"count": True}, "count takes int, not True$"),
         ({"rate": "fast"}, "rate takes float, not 'fast'$"),
+        ({"rate": 10**400}, "rate takes float, not 1000000"),
         (
             {"rate": "1e-3"},
             "rate takes float, not '1e-3'; YAML reads 5e-4 as text",
