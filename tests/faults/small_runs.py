@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-__all__ = ["exploration", "groups", "tables"]
+__all__ = ["exploration", "groups", "keypoints_first", "tables"]
 
 
 def exploration(out: str) -> None:
@@ -20,6 +20,34 @@ def groups(out: str) -> None:
     from tests.rl.preferences.test_build import build, wild
 
     build(Path(out), wild(12), shard_rows=4, in_flight=2)
+
+
+def keypoints_first(policy: str, out: str) -> None:
+    """`meshcritic align --method policy-gradient --fit-first` at the smallest sizes."""
+    from common.stopping import ended_by_signals
+    from common.storage.locks import single_run
+    from eval.pipelines.align_settings import AlignSettings
+    from eval.pipelines.alignment import run_alignment
+    from hmr.policy.checkpoint import load_policy
+    from rl.policy_gradient.config import PolicyGradientConfig
+
+    settings = AlignSettings(
+        "noisy-truth:0.8",
+        images=4,
+        policy_gradient=PolicyGradientConfig(
+            updates=2, images_per_update=2, group_size=3, steps=3, minibatches=1, inner_epochs=1
+        ),
+        fit={
+            "loss_type": "resample",
+            "max_steps": 4,
+            "per_device_train_batch_size": 2,
+            "logging_steps": 1,
+            "save_strategy": "steps",
+            "save_steps": 2,
+        },
+    )
+    with ended_by_signals(), single_run(out):
+        run_alignment(load_policy(policy), settings, out, lambda title, total: lambda done, note="": None)
 
 
 def tables(policy: str, out: str) -> None:

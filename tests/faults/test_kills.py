@@ -24,7 +24,7 @@ from tests.hmr.datasets import layouts
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(14_400)]
 
 KILLS = int(os.environ.get("MESHCRITIC_KILLS", "2"))
-JOBS = ("exploration", "groups", "prepare", "predict", "explore", "align", "tables")
+JOBS = ("exploration", "groups", "prepare", "predict", "explore", "align", "keypoints_first", "tables")
 STOPPED = ("prepare", "predict", "align", "tables", "pretrain", "evaluate")
 WITHOUT_EQUAL_ENDS = (
     "demo",
@@ -79,8 +79,8 @@ def job_of(name: str, base: Path, inputs: Path) -> Job:
         return Job(("OUT",), "tests.faults.small_runs:exploration")
     if name == "groups":
         return Job(("OUT",), "tests.faults.small_runs:groups")
-    if name == "tables":
-        return Job((base, "OUT"), "tests.faults.small_runs:tables")
+    if name in ("tables", "keypoints_first"):
+        return Job((base, "OUT"), f"tests.faults.small_runs:{name}")
     if name == "prepare":
         return Job(("data", "prepare", "coco", inputs, "--split", layouts.coco(inputs), "--out", "OUT"))
     if name == "predict":
