@@ -19,8 +19,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-
-from agent.scoring.ranking import average_ranks
+from scipy.stats import rankdata
 
 __all__ = ["DEGENERACY_SENTENCES", "Degeneracy", "degeneracy_of"]
 
@@ -46,8 +45,8 @@ def degeneracy_of(
         return "unscored"
     if all(np.ptp(chunk) == 0 for order in by_label for chunk in order):
         return "equal"
-    agreement = _agreement([np.concatenate([average_ranks(chunk) for chunk in order]) for order in by_label])
-    follows_labels = agreement >= BY_LABEL and agreement > _agreement(list(map(average_ranks, by_hypothesis)))
+    agreement = _agreement([np.concatenate([rankdata(chunk) for chunk in order]) for order in by_label])
+    follows_labels = agreement >= BY_LABEL and agreement > _agreement(list(map(rankdata, by_hypothesis)))
     return "label order" if follows_labels else ""
 
 

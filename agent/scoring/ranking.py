@@ -34,8 +34,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import rankdata
 
-__all__ = ["average_ranks", "combine", "label_names", "label_orders", "merge_chunks", "split_order"]
+__all__ = ["combine", "label_names", "label_orders", "merge_chunks", "split_order"]
 
 
 def label_names(count: int) -> list[str]:
@@ -50,13 +51,6 @@ def label_names(count: int) -> list[str]:
     return names
 
 
-def average_ranks(values: Float[np.ndarray, "count"]) -> Float[np.ndarray, "count"]:
-    """1 for the smallest value; equal values share the mean of their ranks. As `scipy.stats.rankdata`, whose import
-    takes half a second of every start."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
 def label_orders(count: int, orders: int, seed: int) -> list[Int[np.ndarray, "count"]]:
     """Random orders of `count` hypotheses: the first label names hypothesis order[0], and so on."""
     rng = np.random.default_rng([seed, count])
@@ -68,7 +62,7 @@ def combine(
 ) -> tuple[Float[np.ndarray, "group"], Float[np.ndarray, "group"]]:
     """Score and standard deviation of the rank of every hypothesis (formula above); the best has rank 0."""
     table = np.stack(scorings)
-    ranks = np.stack([average_ranks(-row) for row in table]) - 1
+    ranks = rankdata(-table, axis=1) - 1
     profile = np.sort(table, axis=1)[:, ::-1].mean(axis=0)
     score = np.interp(ranks.mean(axis=0), np.arange(len(profile)), profile)
     return score, ranks.std(axis=0)
@@ -112,7 +106,7 @@ def merge_chunks(
             values.setdefault(j, []).append(value)
     profile = np.sort([np.mean(column) for column in by_hypothesis.values()])
     # rounding: equal values may differ by the order of summation
-    ranks = average_ranks(np.array([round(float(np.mean(values[j])), 9) for j in range(len(values))])) - 1
+    ranks = rankdata([round(float(np.mean(values[j])), 9) for j in range(len(values))]) - 1
     return np.interp(ranks, np.arange(len(profile)), profile)
 
 

@@ -18,6 +18,7 @@ from typing import Protocol, cast, runtime_checkable
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from jaxtyping import Float
 from torch import Tensor
 
@@ -52,9 +53,6 @@ def new_solver(name: str, num_train_timesteps: int) -> Solver:
     if name == "ddim":
         return cast(Solver, DDIMScheduler(**schedule, clip_sample=False))
     if name == "dpm++":
-        # here, because it imports scipy.stats, which takes half a second of every start
-        from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-
         solver = DPMSolverMultistepScheduler(
             **schedule, algorithm_type="dpmsolver++", solver_order=2, euler_at_final=True
         )
