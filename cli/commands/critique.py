@@ -251,9 +251,11 @@ def _intrinsics(
 
 
 def _explored_detector(memory: Path | None) -> str | None:
-    from eval.critics.exploration import explored_detector
+    if memory is None:
+        return None
+    from eval.critics.exploration import explored_detector  # takes most of a second
 
-    return explored_detector(memory) if memory else None
+    return explored_detector(memory)
 
 
 def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
