@@ -10,6 +10,7 @@ its state changes, and each change is recorded with its reason and, if it was me
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -22,6 +23,11 @@ __all__ = ["Predicate", "Provenance", "Rule", "RuleState", "StateChange"]
 RuleState = Literal["quarantined", "admitted", "retired"]
 
 
+_PREDICATE = re.compile(
+    r"\s*(?P<metric>[A-Za-z]\w{0,99})\s*(?P<comparison>[<>])\s*(?P<threshold>[-+]?\d{1,20}(?:\.\d{0,20})?)\s*"
+)
+
+
 @dataclass(frozen=True)
 class Predicate:
     """A test of a metric, `metric comparison threshold`, which is true for a fault: `reprojection_px > 12`."""
@@ -30,6 +36,17 @@ class Predicate:
     comparison: Literal[">", "<"]
     threshold: float  # in the metric's unit
     weight: float  # relative to the weights of the other rules
+
+    @staticmethod
+    def parse(text: str, weight: float = 1.0) -> Predicate:
+        """From `reprojection_px > 12`. Raises ValueError for another text."""
+        if (found := _PREDICATE.fullmatch(text)) is None:
+            raise ValueError(
+                f"a predicate is a metric, > or <, and a number, such as 'reach_mm > 30', not {text!r}"
+            )
+        comparison = found["comparison"]
+        assert comparison in (">", "<")
+        return Predicate(found["metric"], comparison, float(found["threshold"]), weight)
 
     def __post_init__(self) -> None:
         if self.comparison not in (">", "<"):

@@ -14,6 +14,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -115,6 +116,41 @@ def test_an_installed_tool_measures(python, tmp_path):
     out = tmp_path / "check"
     run([str(python), "-m", "meshcritic", "check-vlm", "--scenes", "1", "--out", str(out)], cwd=tmp_path)
     assert "stature_off_mm" in (out / "trace.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_an_installed_tool_changes_scores_by_a_rule(python, tmp_path):
+    """Three equal bodies, of which one is a giant."""
+    Image.new("RGB", (90, 120)).save(tmp_path / "photo.png")
+    betas = np.zeros((3, 10))
+    betas[2, 0] = 9.0
+    np.savez(
+        tmp_path / "h.npz",
+        global_orient=np.tile([np.pi, 0.0, 0.0], (3, 1)), body_pose=np.zeros((3, 69)), betas=betas,
+        transl=np.tile([0.0, 0.2, 4.0], (3, 1)), focal_px=np.array(150.0), center_px=np.array([45.0, 60.0]),
+        image_size=np.array([90, 120]),
+    )  # fmt: skip
+    rule = ["memory", "add", "mine", "Grown people have a usual height.", "--when", "stature_off_mm > 30"]
+    run([str(python), "-m", "meshcritic", *rule, "--weight", "50"], cwd=tmp_path)
+    before, after = scores(python, tmp_path), scores(python, tmp_path, "--memory", "mine")
+    assert after[2] < min(after[:2])
+    assert after[2] < before[2]
+
+
+def scores(python: Path, folder: Path, *words: str) -> list[float]:
+    command = [
+        str(python),
+        "-m",
+        "meshcritic",
+        "critique",
+        "photo.png",
+        "--hypotheses",
+        "h.npz",
+        "--json",
+        *words,
+    ]
+    (person,) = json.loads(run(command, cwd=folder))["people"]
+    return person["scores"]
 
 
 @pytest.mark.slow

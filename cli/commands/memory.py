@@ -135,6 +135,52 @@ def admit(folder: Folder, rules: Ids, reason: Reason = "by hand") -> None:
 
 
 @memory.command()
+def add(
+    folder: Annotated[Path, typer.Argument(help="Folder of the memory; a new one also gets the seed rules.")],
+    sentence: Annotated[str, typer.Argument(help="The rule in words, for backends that read.")],
+    when: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC>NUMBER",
+            help="The fault as a measurement, such as 'stature_off_mm > 30'; the embedded critic uses only rules that "
+            "have one.",
+        ),
+    ] = None,
+    weight: Annotated[float, typer.Option(min=0.0, help="Weight of --when; seed rules have 0.3 to 2.")] = 1.0,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TAG", help="When the rule matters most, such as facing:side; repeatable."),
+    ] = None,
+    text_embedder: TextEmbedder = None,
+    as_json: Json = False,
+) -> None:
+    """Add a rule of your own, which the critic uses from now on.
+
+    Example: `meshcritic memory add my-memory "People have a usual height." --when "stature_off_mm > 30"`
+    """
+    from agent.seed_rules import load_seed_rules, load_seed_vectors
+    from memory.folder import removed_if_new_and_failed, store_path
+    from memory.rule import Predicate, Provenance, Rule
+    from memory.rule_memory import RuleMemory
+    from memory.store import MemoryStore
+    from memory.vectors.embed import load_text_embedder
+
+    predicate = Predicate.parse(when, weight) if when else None
+    rule = Rule.create(sentence, tag or [], Provenance("person", "person", None), predicate, "admitted")
+    embedder = load_text_embedder(text_embedder)
+    with removed_if_new_and_failed(folder), MemoryStore(store_path(folder)) as store:
+        rules = RuleMemory(store, embedder)
+        if not len(rules):
+            seeds = load_seed_rules()
+            rules.add(seeds, vectors=load_seed_vectors(seeds, embedder))
+        added = rules.add([rule], "written by hand")
+    if as_json:
+        print_json({"id": rule.rule_id, "added": bool(added)})
+    else:
+        print_message(f"{rule.rule_id} {'admitted' if added else 'is known'}: {rule.text}")
+
+
+@memory.command()
 def retire(folder: Folder, rules: Ids, reason: Reason = "by hand") -> None:
     """Retire rules: the critic never uses them again. Their history is kept.
 

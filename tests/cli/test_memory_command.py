@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from agent.seed_rules import load_seed_rules
 from cli.commands.memory import memory
 from memory.ledger import RuleLedger
 from memory.prototype_memory import Prototype, PrototypeMemory
@@ -214,3 +215,30 @@ def test_invalid_arguments_change_nothing(fault, folder, tmp_path, monkeypatch):
     assert states(folder) == before
     assert not Path("nowhere").exists()
     assert not Path("new").exists()
+
+
+def test_a_rule_of_ones_own_is_admitted(folder):
+    words = ("People have a height.", "--when", " height_mm >30 ", "--weight", 2, "--tag", "facing:side")
+    call("add", folder, *words)
+    assert states(folder)["People have a height."] == "admitted"
+    with MemoryStore(folder / "memory.sqlite") as store:
+        (rule,) = [rule for rule in RuleLedger(store).all() if "height" in rule.text]
+    assert rule.predicate == Predicate("height_mm", ">", 30.0, 2.0)
+    assert (rule.tags, rule.provenance.kind) == (("facing:side",), "person")
+    assert json.loads(call("add", folder, *words, "--json")) == {"id": rule.rule_id, "added": False}
+
+
+def test_a_new_memory_has_the_seed_rules_too(tmp_path):
+    call("add", tmp_path / "new", "No predicate.")
+    assert set(states(tmp_path / "new").values()) == {"admitted"}
+    assert len(states(tmp_path / "new")) == len(load_seed_rules()) + 1
+
+
+@pytest.mark.parametrize(
+    "when", ["height", "height_mm = 3", "height_mm > tall", "height_mm > 1e400", "> 3", "a-b > 1"]
+)
+def test_a_rule_that_cannot_be_tested_leaves_no_memory(tmp_path, when):
+    result = CliRunner().invoke(memory, ["add", str(tmp_path / "new"), "A rule.", "--when", when])
+    assert isinstance(result.exception, ValueError)
+    assert "such as 'reach_mm > 30'" in str(result.exception)
+    assert not (tmp_path / "new").exists()
