@@ -33,7 +33,7 @@ lint: $(STAMP)
 
 # the site in runs/site; a broken link, anchor or reference fails the build
 docs: $(STAMP) $(DOCS_STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -14,6 +14,7 @@ from typing import Any, no_type_check
 
 from transformers import TrainingArguments
 
+from common.reading.yaml_fields import shown
 from rl.advantages import ADVANTAGE_TYPES, AdvantageSettings
 from rl.losses import LOSSES, TRUST_REGIONS, LossSettings
 
@@ -315,8 +316,8 @@ def _number(name: str, value: Any, whole: bool) -> int | float:
     wanted = "a whole number" if whole else "a number"
     try:
         number = float("" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} takes {wanted}, not {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} takes {wanted}, not {shown(value)}") from None
     if not math.isfinite(number) or (whole and not number.is_integer()):
-        raise ValueError(f"{name} takes {wanted}, not {value!r}")
+        raise ValueError(f"{name} takes {wanted}, not {shown(value)}")
     return int(number) if whole else number if isinstance(value, str) else value

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["align"]
 
 SEARCH, POLICY_GRADIENT = "search", "policy-gradient"
-# by base policy: on wild the safest one, on street the only loss that can move the initial estimate
 FIT = CONFIGS / "align_resample.yaml"
+# by base policy: on wild the safest one, on street the only loss that can move the initial estimate
 METHODS = {"shipped": "clip", "studio": "resample"}
 
 AlignedPolicy = Annotated[

@@ -66,7 +66,8 @@ class CritiqueWriter:
 
     def draw(self, number: int, person: Person) -> Path:
         """Write the picture of a group that has no scores yet; returns its path."""
-        return save_person(self._stem(number), person, self.body, self.renderer, formats=())[1]
+        stem, skeleton = self._stem(number), self.skeleton
+        return save_person(stem, person, self.body, self.renderer, formats=(), with_skeleton=skeleton)[1]
 
     def _stem(self, number: int) -> Path:
         self.stem.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,10 @@ import yaml
 
 from common.storage.files import PathLike
 
-__all__ = ["checked_fields", "parse_yaml", "read_fields"]
+__all__ = ["checked_fields", "parse_yaml", "read_fields", "shown"]
 
 MAX_BYTES = 1_000_000
+MAX_SHOWN = 200
 
 
 def read_fields(path: PathLike, allowed: Collection[str], allowed_text: str | None = None) -> dict[str, Any]:
@@ -62,14 +63,24 @@ def checked_fields(
     `read_fields`. Raises ValueError, whose message starts with `section`.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{section} must hold a mapping of fields, not {values!r}")
+        raise ValueError(f"{section} must hold a mapping of fields, not {shown(values)}")
     _refuse_unknown(section, values, kinds, allowed_text)
     for name, value in values.items():
         if not _fits(value, kind := kinds[name]):
             wanted = kind.__name__ if isinstance(kind, type) else str(kind)
             hint = "; YAML reads 5e-4 as text: write 5.0e-4" if _reads_as_number(value) else ""
-            raise ValueError(f"{section}: {name} takes {wanted}, not {value!r}{hint}")
+            raise ValueError(f"{section}: {name} takes {wanted}, not {shown(value)}{hint}")
     return {name: float(value) if kinds[name] is float else value for name, value in values.items()}
+
+
+def shown(value: Any) -> str:
+    """A value in an error message, of at most `MAX_SHOWN` characters. Python refuses to write whole numbers of more
+    than 4,300 digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _refuse_unknown(

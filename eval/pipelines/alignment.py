@@ -38,12 +38,12 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_samples, set_digest
 from hmr.types import Detector, Sample, Scorer
-from rl.labels.keypoint_fit import align_to_keypoints
+from rl.labels.keypoint_fit import align_to_keypoints, checked_fit
 from rl.monitoring.training_log import read_logs
 from rl.policy_gradient.align import align_by_policy_gradient, check_policy_gradient, update_folders
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.preferences.tables import row_blocks
-from rl.rounds import Rounds, align_in_rounds, checked_alignment
+from rl.rounds import align_in_rounds, checked_alignment
 
 __all__ = ["check_settings", "count_calls", "run_alignment"]
 
@@ -52,7 +52,7 @@ def check_settings(policy: DiffusionPolicy, settings: AlignSettings, out: Path) 
     """Raises ValueError for an unknown critic and invalid training arguments, FileNotFoundError for a missing file."""
     settings.check_critic()
     if settings.fit is not None:
-        checked_alignment(policy, settings.fit, Rounds(), settings.images)
+        checked_fit(policy, settings.fit, settings.images)
     if settings.policy_gradient is not None:
         check_policy_gradient(policy, settings.policy_gradient, settings.images)
     else:

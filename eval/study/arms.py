@@ -6,9 +6,11 @@
 | `fitted`  | what do scores add to a policy that has imitated a fit to its keypoints?                           |
 | `critics` | what must a critic be: its SRCC, and errors that are independent of the policy's or shared with it |
 
-All arms start from the base policy `BASE`, get as many images, groups of the same size, and as many optimizer steps
-over the same images; an arm in rounds divides both among its rounds, so that it has as many critiques. `noisy-truth`,
-`noisy-reading` and the ceiling read the ground truth: those rows are upper bounds, not results.
+All arms get as many images and groups of the same size. Those of `finals` and `critics` start from the base policy
+`BASE` and have as many optimizer steps over the same images; an arm in rounds divides both among its rounds, so that it
+has as many critiques. Those of `fitted` start from the policy of another arm, whose steps come in addition, and have
+controls with as many. `noisy-truth`, `noisy-reading` and the ceiling read the ground truth: those rows are upper
+bounds, not results.
 """
 
 from __future__ import annotations

@@ -20,13 +20,14 @@ from hmr.body.model import Body
 from hmr.detection.protocol import detector_digest
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
+from rl.config import RESAMPLE, GroupPreferenceConfig
 from rl.imitation import groups_of_labels
 from rl.labels.pseudo_labels import fitted_to_keypoints
 from rl.labels.replay import Replay
 from rl.preferences.shards import image_sha256
-from rl.rounds import align_once
+from rl.rounds import Rounds, align_once, checked_alignment
 
-__all__ = ["align_to_keypoints"]
+__all__ = ["align_to_keypoints", "checked_fit"]
 
 LABELS = "labels.safetensors"
 
@@ -42,11 +43,21 @@ def align_to_keypoints(
 ) -> DiffusionPolicy:
     """The policy after imitation; `policy` itself does not change.
 
-    alignment: fields of `GroupPreferenceConfig`, with the loss `resample`. Raises what `align_once` raises.
+    alignment: fields of `GroupPreferenceConfig`. Raises what `checked_fit` and `align_once` raise.
     """
+    fields = checked_fit(policy, alignment, len(samples))
     labels = _fitted(policy, body, samples, out / "bodies", stage)
-    tick = stage(f"imitating fits to the keypoints of {len(samples)} images", alignment["max_steps"])
-    return align_once(policy, groups_of_labels(labels), out / "policy", alignment, seed, tick)
+    tick = stage(f"imitating fits to the keypoints of {len(samples)} images", fields["max_steps"])
+    return align_once(policy, groups_of_labels(labels), out / "policy", fields, seed, tick)
+
+
+def checked_fit(policy: DiffusionPolicy, alignment: Mapping[str, Any], images: int) -> dict[str, Any]:
+    """The training arguments, checked before anything is fitted. Raises what `checked_alignment` raises, and ValueError
+    for another loss than `resample`."""
+    fields = checked_alignment(policy, alignment, Rounds(), images)
+    if (loss := fields.get("loss_type", GroupPreferenceConfig.loss_type)) != RESAMPLE:
+        raise ValueError(f"fits to keypoints are imitated with loss_type {RESAMPLE}, not {loss}")
+    return fields
 
 
 def _fitted(

@@ -44,7 +44,10 @@ class KeypointFileDetector:
     def left_out(self) -> str:
         """A sentence about the people of the file whom `find` does not report; empty if there are none."""
         unsure = sum(person.detection.confidence < MIN_CONFIDENCE for person in self.people)
-        reasons = {"without points": self.without_points, f"below the confidence {MIN_CONFIDENCE}": unsure}
+        reasons = {
+            "without points": self.without_points,
+            f"below the confidence {MIN_CONFIDENCE}, unless in a --box": unsure,
+        }
         parts = [f"{count} {reason}" for reason, count in reasons.items() if count]
         return f"{self.file[0]}: people left out: {', '.join(parts)}" if parts else ""
 

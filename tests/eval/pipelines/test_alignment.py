@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from agent.default import open_default_memory
-from eval.pipelines.align_settings import AlignSettings
+from common.storage.files import CONFIGS
+from eval.pipelines.align_settings import AlignSettings, read_alignment
 from eval.pipelines.alignment import run_alignment
 from hmr.detection.simulated import SimulatedDetector
 from hmr.detection.transformers_detector import TransformersDetector
@@ -127,10 +128,30 @@ def test_keypoints_come_before_the_scores(
     assert made_from["policy"] == fitted
     monkeypatch.setattr("rl.labels.keypoint_fit.fitted_to_keypoints", None)  # called no more
     assert run() == record
-    with pytest.raises(ValueError, match="loss"):
-        run_alignment(
-            tiny_policy, replace(settings, fit={"loss": "resample"}), tmp_path, lambda title, total: print
-        )
+    for fit, message in (
+        ({"loss": "resample"}, "loss"),
+        ({"loss_type": "dpo"}, "imitated with loss_type resample"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_alignment(
+                tiny_policy, replace(settings, fit=fit), tmp_path / "other", lambda title, total: print
+            )
+    assert not (tmp_path / "other").exists()  # refused before anything was drawn
+
+
+def test_the_option_takes_the_recipe_of_imitation(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[AlignSettings] = []
+
+    def stop(policy: DiffusionPolicy, settings: AlignSettings, *rest: object, **more: object) -> None:
+        asked.append(settings)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("eval.pipelines.alignment.run_alignment", stop)
+    for option in ((), ("--fit-first",)):
+        call(monkeypatch, capsys, "align", "--out", tmp_path / "out", *option, *words)
+    assert [settings.fit for settings in asked] == [None, read_alignment(CONFIGS / "align_resample.yaml")]
 
 
 @pytest.mark.slow
@@ -339,6 +360,11 @@ def test_rewards_of_the_documentation_are_critics(
     [
         ("{seed: 3}", "seed cannot be set by a recipe"),
         ("{beta: high}", "beta takes a number, not 'high'"),
+        (f"{{beta: 1{'0' * 400}}}", "beta takes a number, not 1000000"),
+        (
+            f"{{max_steps: 0x{'f' * 6000}}}",
+            "max_steps takes a whole number, not a number of thousands of digits",
+        ),
         ("{trainable: encoder}", "trainable must name"),
         ("{report_to: wandb_}", "refuses report_to: wandb_"),
         ("{replay_weight: 1.0, replay_file: nowhere.safetensors}", "no such replay_file"),
