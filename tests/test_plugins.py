@@ -88,9 +88,9 @@ def test_every_file_of_the_program_is_installed(python, tmp_path):
     wanted = {path for path in files if "__pycache__" not in path.parts and path.name != ".gitignore"}
     assert {path for path in wanted if not (installed / path).is_file()} == set()
     code = "import meshcritic, agent, sys; print(meshcritic.__file__, agent.__file__, *sys.path, sep='\\n')"
-    *modules, _ = found = run([str(python), "-c", code], cwd=tmp_path).splitlines()
-    assert all(path.startswith(str(installed)) for path in modules[:2])
-    assert str(ROOT) not in found
+    first, second, *path = run([str(python), "-c", code], cwd=tmp_path).splitlines()
+    assert all(module.startswith(str(installed)) for module in (first, second))
+    assert str(ROOT) not in path
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ __all__ = ["PARTS", "PICTURE_SUFFIX", "TEXT_SUFFIX", "PartStore", "open_store", 
 PARTS = "parts"  # the folder's usual name, beside the trace
 TEXT_SUFFIX, PICTURE_SUFFIX = ".txt", ".jpg"
 QUALITY = 88  # a panel of 448 x 224 pixels takes about 20 kB
+MAX_CAPTION_BYTES = 1000  # the comment of a JPEG has at most 64 kB
 
 
 class PartStore:
@@ -65,5 +66,5 @@ def open_store() -> PartStore | None:
 def _compressed(png: bytes, caption: str) -> bytes:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY, comment=caption.encode())
+        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY, comment=caption.encode()[:MAX_CAPTION_BYTES])
     return buffer.getvalue()

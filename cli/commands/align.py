@@ -63,7 +63,7 @@ FitFirst = Annotated[
     bool,
     typer.Option(
         help="Before the scores, fit hypothesis 0 of each image to the keypoints that the policy's detector reports, "
-        "and imitate the fits (docs/guides/align.md#keypoints-first)."
+        "and imitate the fits: for a policy outside the domain that it was trained on (docs/guides/align.md)."
     ),
 ]
 NumRounds = Annotated[

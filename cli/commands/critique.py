@@ -78,7 +78,8 @@ Checkpoints = Annotated[
         metavar="FILE",
         callback=file_to_write("--checkpoints"),
         rich_help_panel=BACKEND,
-        help="Save every step in this file. After a kill the same command goes on from the last finished step.",
+        help="Save every step in this file, and every answer in FILE.replies, or in --reply-cache. After a kill the same "
+        "command goes on and asks only what was not answered.",
     ),
 ]
 HypothesesFiles = Annotated[
@@ -168,6 +169,8 @@ def critique(
         from hmr.policy.checkpoint import load_policy
 
     intrinsics = _intrinsics(hypotheses, focal, center, camera)
+    if checkpoints and not reply_cache:  # a step that is interrupted starts again, and asks only what is left
+        reply_cache = checkpoints.with_name(f"{checkpoints.name}.replies")
     limits = (dry_run, max_calls, record, reply_cache)
     critique_settings, options = critique_and_backend(backend, settings, *limits)
     points = _review_points(review, learn, memory, dry_run)

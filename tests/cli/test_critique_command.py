@@ -24,6 +24,7 @@ from tests.agent.vlm.chat_server import (
     fitting,
     flood,
     good,
+    hang_up,
     parrot,
     saying,
     scoring,
@@ -443,6 +444,25 @@ def test_a_critique_goes_on_from_its_checkpoints_without_asking_again(critique, 
         _, second, _ = critique(*at(server), *words)
     assert first["people"][0]["scores"] == second["people"][0]["scores"]
     assert (asked, len(server.tasks)) == (5, 5)
+
+
+def test_answers_within_an_interrupted_step_are_kept_with_its_checkpoints(critique, tmp_path):
+    """Two of three label orders are answered before the server is gone; when it is back, only the third is asked."""
+    words = ("--checkpoints", tmp_path / "steps.sqlite", "--set", "max_revisions=0")
+    with chat_server(one_order(hang_up)) as server:
+        critique(*at(server, deadline_s=0.2), *words)
+        assert {question["seed"] for question in server.questions if task_of(question) == "score"} == {
+            0,
+            1,
+            2,
+        }
+        server.acts, server.questions = [good], []
+        code, answer, err = critique(*at(server), *words)
+    assert code == 0, err
+    assert [question["seed"] for question in server.questions if task_of(question) == "score"] == [1]
+    assert "tag" not in server.tasks
+    assert answer["people"][0]["lost"] == ""
+    assert (tmp_path / "steps.sqlite.replies").is_file()
 
 
 def test_a_file_that_holds_no_checkpoints_is_refused(critique, tmp_path):

@@ -103,7 +103,8 @@ class KeptParts:
         """None for a part that is not there. A trace may come from elsewhere, so that its words are not used as paths,
         and a link could lead to a file that is not the run's."""
         path = self._folder / f"{sha256}{suffix}"
-        return path if _HASH.fullmatch(sha256) and path.is_file() and not path.is_symlink() else None
+        is_linked = self._folder.is_symlink() or path.is_symlink()
+        return path if _HASH.fullmatch(sha256) and path.is_file() and not is_linked else None
 
 
 def _name(text: str) -> str:

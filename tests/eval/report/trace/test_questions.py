@@ -58,7 +58,7 @@ def test_each_question_has_its_pictures_and_texts(monkeypatch, capsys, tmp_path:
     assert unescape(html).count(f"Score the group. {ATTACK}") == 1
     assert "second look" in first
     assert re.findall(r'(?:instructions|second look): <a href="#(c1-\w+)">', third) == re.findall(
-        r'<details class="inner" id="(c1-\w+)"><summary>(?:instructions|second look)', first
+        r'<summary>(?:instructions|second look) .*?<pre id="(c1-\w+)">', first
     )
     assert "of them by hash" not in html
 
@@ -81,6 +81,10 @@ def test_words_of_a_trace_are_no_paths_and_links_are_not_followed(monkeypatch, c
     html = page(monkeypatch, capsys, run)
     assert "a secret" not in html
     assert "3 of them by hash" in html
+    linked = a_run(tmp_path / "linked")
+    (linked / "parts").rmdir()
+    (linked / "parts").symlink_to(a_run(tmp_path / "whole", INSTRUCTIONS) / "parts")
+    assert "Score the group" not in page(monkeypatch, capsys, linked)
 
 
 def test_pictures_and_texts_are_bounded(monkeypatch, capsys, tmp_path: Path):
