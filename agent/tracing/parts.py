@@ -66,5 +66,7 @@ def open_store() -> PartStore | None:
 def _compressed(png: bytes, caption: str) -> bytes:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY, comment=caption.encode()[:MAX_CAPTION_BYTES])
+        picture.convert("RGB").save(
+            buffer, "JPEG", quality=QUALITY, comment=caption.encode()[:MAX_CAPTION_BYTES]
+        )
     return buffer.getvalue()

@@ -174,6 +174,7 @@ def critic_eval(
     elif len(options) > 1 or prices:
         compared = _compare(eval_settings, options, prices, folder, device, out)
         _print_backends(compared, eval_settings, as_json)
+        compared.require_scores()
     else:
         comparison, _ = _run(eval_settings, options[0], folder, device, out)
         _print_comparison(comparison, eval_settings, options[0].spec, as_json)
@@ -276,10 +277,11 @@ def _with_people(
         )  # fmt: skip
     if as_json:
         print_json(compared.to_json())
-        return
-    for each in backend_tables(compared.backends):
-        console().print(each)
-    print_message(judges_sentence(compared.judges))
+    else:
+        for each in backend_tables(compared.backends):
+            console().print(each)
+        print_message(judges_sentence(compared.judges))
+    compared.backends.require_scores()
 
 
 def _names(options: Sequence[BackendOptions]) -> dict[str, BackendOptions]:

@@ -78,8 +78,8 @@ Checkpoints = Annotated[
         metavar="FILE",
         callback=file_to_write("--checkpoints"),
         rich_help_panel=BACKEND,
-        help="Save every step in this file, and every answer in FILE.replies, or in --reply-cache. After a kill the same "
-        "command goes on and asks only what was not answered.",
+        help="Save every step in this file, and every answer in FILE.replies, or in --reply-cache. After a kill the "
+        "same command goes on and asks only what was not answered.",
     ),
 ]
 HypothesesFiles = Annotated[

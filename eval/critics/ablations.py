@@ -155,11 +155,12 @@ class AgentBench:
 
     def critique(
         self, name: str, agent: CritiqueAgent, groups: Sequence[LabelledGroup],
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] = lambda done: None, needs_scores: bool = True,
     ) -> list[Verdict]:  # fmt: skip
-        """The verdicts of an agent, from the cache under `name` where they exist."""
+        """The verdicts of an agent, from the cache under `name` where they exist. Raises what `critique_with_cache`
+        raises."""
         path = self.out / "verdicts" / f"{name.replace(' ', '-')}.jsonl"
-        return critique_with_cache(path, agent, self.policy.digest(), groups, progress)
+        return critique_with_cache(path, agent, self.policy.digest(), groups, progress, needs_scores)
 
     def measure(self, groups: Sequence[LabelledGroup]) -> list[Verdict]:
         """Verdicts that are used for their evidence only, from the seed rules and the embedded critic; re-observation

@@ -21,6 +21,7 @@ import pyarrow as pa
 from agent.types import QuestionCounts
 from agent.vlm import EmbeddedCritic, VLMBackend
 from agent.vlm.options import OpenedBackend
+from common.failures import ScoresMissing
 from common.progress import Stage
 from common.storage.files import PathLike
 from common.storage.fingerprint import json_digest
@@ -97,6 +98,12 @@ class BackendComparison:
     differences: Mapping[tuple[str, str], Mapping[str, Interval | None]]
     hashes: Mapping[str, str | None]
 
+    def require_scores(self) -> None:
+        """Raises ScoresMissing if a backend gave no hypothesis a score."""
+        for spec, result in self.backends.items():
+            if all(agreement.none_rate == 1 for agreement in result.agreements.values()):
+                raise ScoresMissing(f"{spec} gave no hypothesis a score")
+
     def to_json(self) -> dict[str, Any]:
         differences = [
             {
@@ -138,7 +145,7 @@ def evaluate_backends(
                 with bench.agent(settings.ablation) as agent:
                     tick = stage(f"scoring {len(bench.tests)} groups: {spec}", len(bench.tests))
                     name = f"{settings.ablation.name} {backend_key(made.backend)}"
-                    verdicts = bench.critique(name, agent, bench.tests, tick)
+                    verdicts = bench.critique(name, agent, bench.tests, tick, needs_scores=False)
                 groups = [
                     group.scored(item.scores) for group, item in zip(bench.tests, verdicts, strict=True)
                 ]

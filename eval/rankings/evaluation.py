@@ -88,7 +88,7 @@ def evaluate_on_people(
             refuse_repeated(found, spec, opened.backend)
             tick = stage(f"scoring {len(groups)} groups: {spec}", len(groups))
             path = out / "verdicts" / f"photographs-{backend_key(opened.backend)}.jsonl"
-            verdicts = critique_with_cache(path, agent, policy.digest(), groups, tick)
+            verdicts = critique_with_cache(path, agent, policy.digest(), groups, tick, needs_scores=False)
             scored = [
                 people_group(rankings, group.name, group.name, verdict.scores)
                 for group, verdict in zip(groups, verdicts, strict=True)

@@ -68,11 +68,12 @@ def critique_with_cache(
     policy_digest: str,
     groups: Sequence[Group],
     progress: Callable[[int], None] = lambda done: None,
+    needs_scores: bool = True,
 ) -> list[Verdict]:
     """The agent's verdicts in the order of the groups, from the file at `path` where it has them.
 
     policy_digest: of the policy that the agent's detector and image embedder use. Raises what `critique_many` raises,
-    and ScoresMissing if no group has a score; verdicts reached before that stay in the file.
+    and with `needs_scores` ScoresMissing if no group has a score; verdicts reached before that stay in the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     agent_digest = _agent_digest(agent, policy_digest)
@@ -96,7 +97,7 @@ def critique_with_cache(
             else:
                 verdicts.append(Verdict.from_json(record))
             progress(len(verdicts))
-    if len(new) == len(verdicts):
+    if needs_scores and len(new) == len(verdicts):
         require_scores(new)
     return verdicts
 

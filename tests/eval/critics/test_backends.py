@@ -192,6 +192,19 @@ def test_backends_are_compared_on_the_same_groups_and_asked_once(words, tmp_path
 
 
 @pytest.mark.slow
+def test_a_backend_that_scores_nothing_is_a_row_of_the_table(words, tmp_path, monkeypatch, capsys):
+    with chat_server(body(b"", status=401)) as server:
+        dead = f"openai:m@{server.url}"
+        several = ("--backend", "embedded", "--backend", dead, "--json")
+        code, out, err = call(monkeypatch, capsys, "critic-eval", *words, *several)
+    assert (code, err.splitlines()[-1]) == (1, f"meshcritic: {dead} gave no hypothesis a score")
+    found = json.loads(out)["backends"]
+    assert (found["embedded"]["groups_used"], found[dead]["groups_used"]) == (2, 0)
+    rows = pq.read_table(tmp_path / "out" / "backends.parquet").to_pylist()
+    assert [row["backend"] for row in rows] == ["embedded"] * 2 + [dead] * 2
+
+
+@pytest.mark.slow
 def test_what_several_backends_refuse(words, monkeypatch, capsys):
     for given, said in (
         (
