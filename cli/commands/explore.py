@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,9 @@ from cli.options import (
 )
 from common.storage.locks import single_run
 
+if TYPE_CHECKING:
+    from agent.exploration.explore import RuleReviewer
+
 __all__ = ["explore"]
 
 MAX_NAMES = 3  # cases named in a message
@@ -46,6 +49,13 @@ MemoryToFill = Annotated[
     output_folder(
         "Folder of the memory; it is created if missing. Default: OUT/memory.",
         option="--memory",
+    ),
+]
+Review = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POINT",
+        help="Ask on the terminal: admit_rule, which mined rules are worth a trial; the others retire.",
     ),
 ]
 Images = Annotated[
@@ -70,6 +80,7 @@ def explore(
     max_calls: MaxCalls = None,
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
+    review: Review = None,
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
     device: Device = "cpu",
@@ -93,7 +104,7 @@ def explore(
     explore_settings = ExploreSettings(
         base=base, images=images, samples=samples, seed=seed, ucb=ucb, detector=detector, critique=critique_settings,
     )  # fmt: skip
-    memory = memory or out / "memory"
+    memory, reviewer = memory or out / "memory", _reviewer(review, dry_run)
     with open_backend(options) as opened:
         with (
             report_lost_questions(),
@@ -109,6 +120,7 @@ def explore(
                 stage=stage,
                 print_line=print_message,
                 workers=WORKERS,
+                reviewer=reviewer,
             )
         if opened.dry_run:
             print_estimate(opened.dry_run, as_json)
@@ -117,6 +129,16 @@ def explore(
         print_json({"memory": str(memory), **found})
     else:
         _print_report(found, memory, detector)
+
+
+def _reviewer(point: str | None, dry_run: bool) -> RuleReviewer | None:
+    from cli.rule_review import review_rules
+
+    if point not in (None, "admit_rule"):
+        raise ValueError(f"--review of an exploration takes admit_rule, not {point}")
+    if point and dry_run:
+        raise ValueError("--dry-run asks nobody; leave out --review")
+    return review_rules if point else None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
 from agent.exploration.context import Progress, Propose
-from agent.exploration.explore import ExplorationReport, explore
+from agent.exploration.explore import ExplorationReport, ExplorationSettings, RuleReviewer, explore
 from agent.exploration.learning import Explored
 from agent.exploration.nodes import mean_srcc
 from agent.tracing.records import Trace
@@ -92,18 +92,28 @@ class Exploration:
         return saved if "cases" in saved and before == now else None
 
     def run(
-        self, agent: CritiqueAgent, stage: Stage, print_line: Callable[[str], None] = lambda line: None
+        self,
+        agent: CritiqueAgent,
+        stage: Stage,
+        print_line: Callable[[str], None] = lambda line: None,
+        reviewer: RuleReviewer | None = None,
     ) -> ExplorationReport:
         """Explore, or resume a killed run; `agent` uses the folder's memory.
+
+        reviewer: decides which mined rules are tried; None: all.
 
         Raises ValueError if another process explores the folder. The exploration stays unfinished as long as a case has
         no score from the backend, in its critique or in a trial of new rules; the next run asks for it again.
         """
         with single_run(self.folder):
-            return self._run(agent, stage, print_line)
+            return self._run(agent, stage, print_line, reviewer)
 
     def _run(
-        self, agent: CritiqueAgent, stage: Stage, print_line: Callable[[str], None]
+        self,
+        agent: CritiqueAgent,
+        stage: Stage,
+        print_line: Callable[[str], None],
+        reviewer: RuleReviewer | None,
     ) -> ExplorationReport:
         self._write({})
         tick = stage(self.title, len(self.cases))
@@ -115,7 +125,10 @@ class Exploration:
         def on_case(progress: Progress) -> None:
             tick(progress.done, _srcc_note(progress.running_srcc))
 
-        report = explore(agent, self.cases, self.held_out, self.propose, on_case=on_case)
+        settings = ExplorationSettings(interrupt_on=("admit_rule",) if reviewer else ())
+        report = explore(
+            agent, self.cases, self.held_out, self.propose, settings, on_case=on_case, reviewer=reviewer
+        )
         if not report.unscored and not report.blocked_cases:
             self._write(report.to_json())
         return report
@@ -210,9 +223,10 @@ def explore_calibration(
     stage: Stage,
     print_line: Callable[[str], None],
     workers: int = 1,
+    reviewer: RuleReviewer | None = None,
 ) -> Json:
     """Explore the calibration split into `memory`; scenes and trace are written to `out`. Returns the content of
-    exploration.json.
+    exploration.json. reviewer: decides which mined rules are tried; None: all.
 
     Raises ValueError for a memory that was explored with other settings or models, ScoresMissing if cases were left and
     none of them got a score.
@@ -250,7 +264,7 @@ def explore_calibration(
             policy, body, opened, backend=backend, detector=detector, settings=critique_settings, trace=trace
         )
         _calibrate_errors(agent, labelled, parts, propose, memory, stage)
-        report = exploration.run(agent, stage, print_line)
+        report = exploration.run(agent, stage, print_line, reviewer)
     if report.unscored and not report.cases:
         reason = " ".join(report.failures[-1].reason.split()) if report.failures else "no reason known"
         raise ScoresMissing(

@@ -129,7 +129,7 @@ def runs(monkeypatch):
     """The rules' c and the number of label orders of every exploration that was begun; none is run."""
     begun = []
 
-    def run(self, agent, stage, say):
+    def run(self, agent, stage, say, reviewer):
         begun.append((agent.rules.exploration, agent.settings.permutations))
         self._write({})
         return SimpleNamespace(to_json=dict, unscored=0)
