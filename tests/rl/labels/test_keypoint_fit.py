@@ -17,8 +17,8 @@ from rl.labels.replay import Replay
 from tests.rl.labels.stored_detections import StoredDetections
 
 TRAINING = {
-    "loss_type": "resample", "train_estimate": True, "max_steps": 30, "per_device_train_batch_size": 3,
-    "learning_rate": 0.003, "warmup_steps": 0, "save_strategy": "no",
+    "loss_type": "resample", "train_estimate": True, "max_steps": 10, "per_device_train_batch_size": 3,
+    "learning_rate": 0.01, "warmup_steps": 0, "save_strategy": "no",
 }  # fmt: skip
 
 
