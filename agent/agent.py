@@ -105,7 +105,7 @@ class CritiqueAgent:
 
         detection: what the agent's detector has already reported of this person; None: it is run. A detector that
             searched for the person often reads more than one that is given a box.
-        on_event: called with every event of `stream`, while the critique runs.
+        on_event: called with every event of `critique_stream`, while the critique runs.
         reviewer: answers the questions to a person that `settings.interrupt_on` asks for.
 
         If the backend fails, scores are None (see `reasons`); if a tool fails, its evidence is left out (see
@@ -144,7 +144,7 @@ class CritiqueAgent:
             self.critique, sample, hypotheses, detection, on_event=on_event, reviewer=reviewer
         )
 
-    def stream(
+    def critique_stream(
         self,
         sample: Sample,
         hypotheses: Hypotheses,

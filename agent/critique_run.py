@@ -43,7 +43,7 @@ def run_critique(
     answer: ReviewAnswer | None,
     watched: bool,
 ) -> Generator[CritiqueEvent, None, None]:
-    """See `CritiqueAgent.stream`.
+    """See `CritiqueAgent.critique_stream`.
 
     identity: of the agent; a saved critique is that of one agent and one group.
     watched: without, there is only the last event, and the nodes run in the caller's thread.

@@ -1,4 +1,4 @@
-"""What happens during a critique, as typed events (`CritiqueAgent.stream`).
+"""What happens during a critique, as typed events (`CritiqueAgent.critique_stream`).
 
 Nodes write them with LangGraph's stream writer, so that `stream_mode="custom"` of the compiled graph gives the same
 events, in LangGraph Studio too. There they are JSON, told apart by `kind`.

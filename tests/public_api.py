@@ -224,10 +224,10 @@ def reviewed(agent: CritiqueAgent, sample: Sample, group: Hypotheses, file: Path
         return ReviewAnswer({0: 5.0}, {0: request.comments[0]})
 
     with open_checkpoints(file) as saver:
-        print(saver, [shown(event) for event in agent.stream(sample, group)])
+        print(saver, [shown(event) for event in agent.critique_stream(sample, group)])
     critique = agent.critique(sample, group, on_event=lambda event: print(event), reviewer=first_is_wrong)
     print(learn_corrections(agent, sample, critique))
-    *_, last = agent.stream(sample, group)
+    *_, last = agent.critique_stream(sample, group)
     return last.critique if isinstance(last, CritiqueFinished) else None
 
 

@@ -42,7 +42,7 @@ def of_type(events, kind):
 
 
 def test_a_stream_has_every_node_in_order_and_ends_with_the_verdict():
-    events = list(make_agent(Doubter()).stream(sample(), group(spoiled_group())))
+    events = list(make_agent(Doubter()).critique_stream(sample(), group(spoiled_group())))
     nodes = [*STRAIGHT, "look_again", "revise", "self_reflect", LAST]
     assert [event.node for event in of_type(events, NodeStarted)] == nodes
     assert [event.node for event in of_type(events, NodeFinished)] == nodes
@@ -60,7 +60,7 @@ def test_the_verdict_is_the_same_whether_somebody_listens_or_not():
 
 
 def test_each_request_begins_and_ends_and_a_failure_says_why():
-    events = list(make_agent(Failing()).stream(sample(), group(spoiled_group())))
+    events = list(make_agent(Failing()).critique_stream(sample(), group(spoiled_group())))
     sent, answered = of_type(events, QuestionSent), of_type(events, AnswerReceived)
     assert [event.task for event in sent] == [event.task for event in answered]
     assert [event.problem for event in answered if event.task == "tag"] == ["not today"] * 2
@@ -70,7 +70,7 @@ def test_each_request_begins_and_ends_and_a_failure_says_why():
 
 
 def test_events_of_questions_asked_in_other_threads_arrive():
-    events = list(make_agent(Concurrent()).stream(sample(), group(spoiled_group())))
+    events = list(make_agent(Concurrent()).critique_stream(sample(), group(spoiled_group())))
     assert len(of_type(events, AnswerReceived)) == len(of_type(events, QuestionSent)) >= 4
 
 
@@ -103,7 +103,7 @@ def test_interleaved_streams_keep_their_traces_apart():
 
     with Trace(exporters=[Collect()]) as trace:
         agent = make_agent(trace=trace)
-        streams = [agent.stream(sample(name), group(spoiled_group())) for name in "ab"]
+        streams = [agent.critique_stream(sample(name), group(spoiled_group())) for name in "ab"]
         for _ in zip(*streams, strict=False):
             pass
         for stream in streams:
@@ -113,7 +113,7 @@ def test_interleaved_streams_keep_their_traces_apart():
 
 
 def test_a_stream_that_is_given_up_ends_its_critique():
-    stream = make_agent().stream(sample(), group(spoiled_group()))
+    stream = make_agent().critique_stream(sample(), group(spoiled_group()))
     assert next(stream) == NodeStarted("render_views")
     stream.close()
     with pytest.raises(StopIteration):

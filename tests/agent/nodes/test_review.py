@@ -110,13 +110,13 @@ def test_the_answer_may_come_later_and_only_once():
     agent = make_agent(settings=chosen, checkpointer=InMemorySaver())
     group_of = (sample(), group(spoiled_group()))
     for _ in range(2):  # asking again changes nothing
-        *_, last = agent.stream(*group_of)
+        *_, last = agent.critique_stream(*group_of)
         assert isinstance(last, ReviewRequested)
-    *_, last = agent.stream(*group_of, answer=ReviewAnswer({0: 1.0}))
+    *_, last = agent.critique_stream(*group_of, answer=ReviewAnswer({0: 1.0}))
     assert isinstance(last, CritiqueFinished)
     assert last.critique.scores[0] == 1.0
     with pytest.raises(ValueError, match="nobody was asked about this group, or the answer has been given"):
-        list(agent.stream(*group_of, answer=ACCEPT))
+        list(agent.critique_stream(*group_of, answer=ACCEPT))
 
 
 def test_a_review_without_anybody_is_an_error_and_not_a_score():
