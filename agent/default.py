@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings, SampleEmbedder
 from agent.image_embedding import load_image_embedder
-from agent.seed_rules import load_seed_rules, load_seed_vectors
+from agent.seed_rules import add_seed_rules
 from agent.tools import load_tools
 from agent.tracing.parts import PARTS
 from agent.tracing.records import Trace
@@ -56,9 +56,8 @@ def open_default_memory(
     text_embedder = text_embedder or load_text_embedder()
     folder = None if folder is None else Path(folder)
     memory = open_memory(folder, text_embedder, embedder.name, embedder.dim, ucb, frozen)
-    if not frozen and not len(memory.rules):
-        rules = load_seed_rules()
-        memory.rules.add(rules, vectors=load_seed_vectors(rules, text_embedder))
+    if not frozen:
+        add_seed_rules(memory.rules, text_embedder)
     return memory
 
 
@@ -128,18 +127,17 @@ def open_default_agent(
     tools: Sequence[str | CritiqueTool] | None = None,
     settings: CritiqueSettings | None = None,
     learns: bool = False,
-    keeps_parts: bool = False,
 ) -> Iterator[CritiqueAgent]:
     """A default agent with its memory and its trace, which are closed at the end.
 
     memory: the folder of an explored one, which must exist; None for the seed rules in RAM.
     learns: whether corrections may be written to it.
-    trace: the file to write; None for no file.
-    keeps_parts: whether the folder `parts` beside the trace gets the text and the pictures of every question.
+    trace: the file to write; None for no file. The folder `parts` beside it gets the texts and the pictures of all
+        questions.
 
     Raises FileNotFoundError if there is no memory in the folder.
     """
-    parts = trace.with_name(PARTS) if trace and keeps_parts else None
+    parts = trace and trace.with_name(PARTS)
     if memory is not None and not store_path(memory).is_file():
         raise FileNotFoundError(f"{memory}: there is no memory here")
     with (

@@ -23,9 +23,10 @@ from safetensors.numpy import save_file
 
 from common.storage.fingerprint import json_digest
 from memory.rule import Predicate, Provenance, Rule
+from memory.rule_memory import RuleMemory
 from memory.vectors.embed import TextEmbedder, load_text_embedder
 
-__all__ = ["load_seed_rules", "load_seed_vectors"]
+__all__ = ["add_seed_rules", "load_seed_rules", "load_seed_vectors"]
 
 VECTORS = "seed_rules.safetensors"
 
@@ -43,6 +44,13 @@ def load_seed_rules() -> list[Rule]:
         )
         for row in rows
     ]
+
+
+def add_seed_rules(rules: RuleMemory, embedder: TextEmbedder) -> None:
+    """Add them to a memory without rules; embedder: the memory's."""
+    if not len(rules):
+        seeds = load_seed_rules()
+        rules.add(seeds, vectors=load_seed_vectors(seeds, embedder))
 
 
 def load_seed_vectors(rules: Sequence[Rule], embedder: TextEmbedder) -> Float32[np.ndarray, "rules dim"]:

@@ -75,14 +75,8 @@ def check_vlm(
     with (
         open_backend(options) as opened,
         open_default_agent(
-            load_policy(policy),
-            body,
-            memory,
-            backend=opened.backend,
-            settings=critique_settings,
-            trace=trace,
-            keeps_parts=True,
-        ) as agent,  # fmt: skip
+            load_policy(policy), body, memory, backend=opened.backend, settings=critique_settings, trace=trace
+        ) as agent,
     ):
         groups = planted_groups(body, scenes)
         critiques = _critiques(agent, groups)

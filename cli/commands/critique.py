@@ -195,7 +195,7 @@ def critique(
         with open_default_agent(
             model, body_model, memory, backend=opened.backend,
             tools=[*load_tools(), *served], settings=chosen_settings,
-            trace=None if dry_run else out / "trace.jsonl", learns=learn, keeps_parts=True,
+            trace=None if dry_run else out / "trace.jsonl", learns=learn,
         ) as plain:  # fmt: skip
             agent = dataclasses.replace(plain, checkpointer=saver)
             is_estimated = not hypotheses and intrinsics.focal_px is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +16,10 @@ from cli.options import Json
 
 if TYPE_CHECKING:
     from memory.rule import Rule, RuleState
+    from memory.rule_memory import RuleMemory
+    from memory.store import MemoryStore
     from memory.transfer.exchange import MemoryDocument
+    from memory.vectors.embed import TextEmbedder as SentenceEmbedder
 
 __all__ = ["memory"]
 
@@ -158,26 +163,22 @@ def add(
 
     Example: `meshcritic memory add my-memory "People have a usual height." --when "stature_off_mm > 30"`
     """
-    from agent.seed_rules import load_seed_rules, load_seed_vectors
-    from memory.folder import removed_if_new_and_failed, store_path
+    from agent.seed_rules import add_seed_rules
     from memory.rule import Predicate, Provenance, Rule
-    from memory.rule_memory import RuleMemory
-    from memory.store import MemoryStore
     from memory.vectors.embed import load_text_embedder
 
     predicate = Predicate.parse(when, weight) if when else None
     rule = Rule.create(sentence, tag or [], Provenance("person", "person", None), predicate, "admitted")
     embedder = load_text_embedder(text_embedder)
-    with removed_if_new_and_failed(folder), MemoryStore(store_path(folder)) as store:
-        rules = RuleMemory(store, embedder)
-        if not len(rules):
-            seeds = load_seed_rules()
-            rules.add(seeds, vectors=load_seed_vectors(seeds, embedder))
-        added = rules.add([rule], "written by hand")
+    with _open_to_write(folder, embedder) as (_, rules):
+        add_seed_rules(rules, embedder)
+        added = rules.add([rule], reason := "written by hand")
+        if not added and {known.rule_id: known.state for known in rules.all()}[rule.rule_id] != "admitted":
+            rules.set_state(rule.rule_id, "admitted", reason, None)
     if as_json:
         print_json({"id": rule.rule_id, "added": bool(added)})
     else:
-        print_message(f"{rule.rule_id} {'admitted' if added else 'is known'}: {rule.text}")
+        print_message(f"{rule.rule_id} admitted{'' if added else ', known before'}: {rule.text}")
 
 
 @memory.command()
@@ -279,6 +280,19 @@ def recover(
     print_message(f"{new}: {counts}")
 
 
+@contextmanager
+def _open_to_write(folder: Path, embedder: SentenceEmbedder) -> Iterator[tuple[MemoryStore, RuleMemory]]:
+    """The memory in the folder, or a new one, of which nothing is left if the block fails."""
+    from memory.folder import removed_if_new_and_failed, store_path
+    from memory.rule_memory import RuleMemory
+    from memory.store import MemoryStore
+
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; a memory is a folder")
+    with removed_if_new_and_failed(folder), MemoryStore(store_path(folder)) as store:
+        yield store, RuleMemory(store, embedder)
+
+
 def _merge(
     folder: Path,
     document: MemoryDocument,
@@ -289,17 +303,12 @@ def _merge(
     text_embedder: str | None,
     as_json: bool,
 ) -> None:
-    from memory.folder import removed_if_new_and_failed, store_path
     from memory.prototype_memory import PrototypeMemory
-    from memory.rule_memory import RuleMemory
-    from memory.store import MemoryStore
     from memory.transfer.merge import merge_document
     from memory.vectors.embed import load_text_embedder
 
-    if folder.is_file():
-        raise NotADirectoryError(f"{folder} is a file; a memory is a folder")
-    with removed_if_new_and_failed(folder), MemoryStore(store_path(folder)) as store:
-        rules, prototypes = RuleMemory(store, load_text_embedder(text_embedder)), None
+    with _open_to_write(folder, load_text_embedder(text_embedder)) as (store, rules):
+        prototypes = None
         if document.prototypes and not without_prototypes:
             embedder = _common_embedder(store.meta("image_embedder"), document)
             prototypes = PrototypeMemory(store, len(document.prototypes[0].vector), embedder)

@@ -59,9 +59,8 @@ class AlignSettings:
     rounds: Rounds = field(default_factory=Rounds)
     alignment: dict[str, Any] = field(default_factory=dict)  # fields of rl.config.GroupPreferenceConfig
     policy_gradient: PolicyGradientConfig | None = None  # instead of `alignment` and `rounds`
-    fit: dict[str, Any] | None = (
-        None  # training arguments of `rl.labels.keypoint_fit`, before the scores; None: without
-    )
+    # training arguments of `rl.labels.keypoint_fit`, which comes before the scores; None: it does not
+    fit: dict[str, Any] | None = None
     motion: Path | None = None
     memory: Path | None = None  # an explored one; None: explore first
     replayed: int = 512  # labelled scenes, if the training arguments set replay_weight

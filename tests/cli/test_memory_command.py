@@ -225,7 +225,12 @@ def test_a_rule_of_ones_own_is_admitted(folder):
         (rule,) = [rule for rule in RuleLedger(store).all() if "height" in rule.text]
     assert rule.predicate == Predicate("height_mm", ">", 30.0, 2.0)
     assert (rule.tags, rule.provenance.kind) == (("facing:side",), "person")
+    call("retire", folder, rule.rule_id)
     assert json.loads(call("add", folder, *words, "--json")) == {"id": rule.rule_id, "added": False}
+    assert states(folder)["People have a height."] == "admitted"  # again
+    (folder.parent / "file").touch()
+    result = CliRunner().invoke(memory, ["add", str(folder.parent / "file"), "A rule."])
+    assert "is a file; a memory is a folder" in str(result.exception)
 
 
 def test_a_new_memory_has_the_seed_rules_too(tmp_path):
