@@ -45,7 +45,7 @@ from hmr.types import Detection, Detector, Hypotheses, Renderer, Sample
 from memory.prototype_memory import PrototypeMemory
 from memory.rule_memory import RuleMemory
 
-__all__ = ["CritiqueAgent", "Reviewer", "critique_many"]
+__all__ = ["CritiqueAgent", "Reviewer", "critique_many", "usable_scores"]
 
 GROUPS_IN_FLIGHT = 8
 Reviewer = Callable[[Sample, ReviewRequest], ReviewAnswer]
@@ -79,18 +79,8 @@ class CritiqueAgent:
         return f"agent:{self.backend.name}"
 
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
-        """Scores from 0 to 100, None where scoring failed. Scores that follow the labels are None too: they would
-        train a policy on the backend's habit (`agent.scoring.degenerate`).
-
-        Raises BackendUnavailable if any question was not answered because the backend is unavailable: callers store
-        scores permanently, and scores of an incomplete critique differ from those of a complete one.
-        """
-        critique = self.critique(sample, hypotheses)
-        if reason := unavailable_reason(critique.failures):
-            raise BackendUnavailable(reason)
-        if critique.degeneracy == "label order":
-            return [None] * len(critique.scores)
-        return list(critique.scores)
+        """Scores from 0 to 100; None, and raises, as `usable_scores`."""
+        return usable_scores(self.critique(sample, hypotheses))
 
     def critique(
         self,
@@ -230,6 +220,20 @@ class CritiqueAgent:
             error_model=self.error_model,
             detection=detection,
         )
+
+
+def usable_scores(critique: GroupCritique) -> list[float | None]:
+    """The scores of a critique for a caller that keeps them: from 0 to 100, None where scoring failed. Scores that
+    follow the labels are None too: they would train a policy on the backend's habit (`agent.scoring.degenerate`).
+
+    Raises BackendUnavailable if any question was not answered because the backend is unavailable: callers store scores
+    permanently, and scores of an incomplete critique differ from those of a complete one.
+    """
+    if reason := unavailable_reason(critique.failures):
+        raise BackendUnavailable(reason)
+    if critique.degeneracy == "label order":
+        return [None] * len(critique.scores)
+    return list(critique.scores)
 
 
 def critique_many(

@@ -51,6 +51,15 @@ Critic = Annotated[
         "an error), reward:FILE.py:NAME (your function), or shuffled[:CRITIC] (scores in random order, as a control)."
     ),
 ]
+Penalties = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--penalty",
+        metavar="METRIC=WEIGHT",
+        help="Weight of a measurement of the agent's tools that is subtracted from its scores, both in standard "
+        "deviations of the group, such as self_penetration_mm=0.3; repeatable (docs/guides/align.md).",
+    ),
+]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -115,6 +124,7 @@ TrainingArguments = Annotated[
 def align(
     out: AlignedPolicy,
     critic: Critic = "embedded",
+    penalty: Penalties = None,
     method: Method = None,
     fit_first: FitFirst = False,
     rounds: NumRounds = 1,
@@ -144,6 +154,7 @@ def align(
     """
     from eval.pipelines.align_settings import AlignSettings, read_alignment
     from hmr.policy.checkpoint import load_policy
+    from rl.scorers.penalties import parse_penalties
 
     photographs = _photographs(photos, keypoints)
     policys, critics = _detectors(detector, photos)
@@ -154,6 +165,7 @@ def align(
         fit=read_alignment(FIT) if fit_first else None,
         motion=motion, memory=memory, detector=critics,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
+        penalties=parse_penalties(penalty or []),
     )  # fmt: skip
     model = load_policy(policy_folder(policy, base), detector=policys)
     if dry_run:

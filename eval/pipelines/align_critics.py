@@ -25,10 +25,11 @@ from hmr.synthetic.store import read_samples, read_truth
 from hmr.types import Detector, Scorer
 from memory.vectors.embed import load_text_embedder
 from rl.scorers.noisy_reading import NOISY_READING, fitted_reading
+from rl.scorers.penalties import PenalisedAgent
 from rl.scorers.rewards import load_reward
 from rl.scorers.truth import NoisyTruthScorer
 
-__all__ = ["detector_of_search", "open_bench", "open_scorer"]
+__all__ = ["agent_of", "detector_of_search", "open_bench", "open_scorer"]
 
 
 def open_scorer(
@@ -71,7 +72,15 @@ def open_scorer(
     )  # fmt: skip
     if settings.base_critic == HMR_SCORER:
         return fitted_hmr_scorer(bench)
-    return stack.enter_context(bench.agent(AGENT))
+    agent = stack.enter_context(bench.agent(AGENT))
+    return PenalisedAgent(agent, settings.penalties) if settings.penalties else agent
+
+
+def agent_of(scorer: Scorer) -> CritiqueAgent | None:
+    """The agent that scores; None for another critic."""
+    if isinstance(scorer, PenalisedAgent):
+        return scorer.agent
+    return scorer if isinstance(scorer, CritiqueAgent) else None
 
 
 def detector_of_search(
@@ -79,7 +88,7 @@ def detector_of_search(
 ) -> Detector | None:
     """What a search (`rl.search`) reads the images with; None: what its agent does. Other critics read none, so their
     search has `detector`, or else the policy's, with the 3D joints that an agent would have."""
-    if isinstance(scorer, CritiqueAgent):
+    if agent_of(scorer) is not None:
         return None
     return WithJoints3D(detector or policy.detector, load_reader(str(policy.device)), body)
 

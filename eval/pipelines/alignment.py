@@ -22,14 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent.agent import CritiqueAgent
 from agent.vlm.options import open_backend
 from agent.vlm.wrappers.dry_run import DryRun
 from common.progress import Stage
 from common.storage.files import PathLike, write_text
 from common.storage.versions import versions
 from eval.critics.exploration import DETECTOR, detector_name, load_other_detector
-from eval.pipelines.align_critics import detector_of_search, open_scorer
+from eval.pipelines.align_critics import agent_of, detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.replayed_scenes import with_replay, with_replay_file
 from eval.report.curves import write_alignment_curves
@@ -216,4 +215,5 @@ def _scenes_to_align(settings: AlignSettings, out: Path, stage: Stage, workers: 
 
 def _in_flight(scorer: Scorer) -> int:
     """Number of groups to score at once: the concurrency of an agent's backend."""
-    return scorer.backend.capabilities.concurrency if isinstance(scorer, CritiqueAgent) else 1
+    agent = agent_of(scorer)
+    return 1 if agent is None else agent.backend.capabilities.concurrency

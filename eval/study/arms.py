@@ -38,6 +38,7 @@ class Arm:
     imitates: one body per image instead of a scored group (`rl.labels.pseudo_labels`): the mean of the group, a fit to
         keypoints, the reading behind the agent's 3D joints, or the truth, either of the images (`align labels`) or of
         as many scenes of the base's own domain.
+    penalties: subtracted from the agent's scores (`rl.scorers.penalties`).
     search: what the critic scores instead of samples.
     policy_gradient: learns by it instead, from as many critiques; `alignment` and `rounds` then have no effect.
     after: starts from the policy of this arm, instead of the base; its steps and critiques come in addition.
@@ -45,6 +46,7 @@ class Arm:
 
     alignment: Mapping[str, Any]
     critic: str = "embedded"
+    penalties: Mapping[str, float] | None = None
     imitates: Literal["averaged", "fit", "reading", "align labels", "train labels"] | None = None
     images: int = 1600  # of the split to align on, one critique each
     group_size: int = 20
@@ -68,10 +70,10 @@ class Arm:
         return replace(self, alignment={**self.alignment, "max_steps": steps}, after=after)
 
     def inputs(self) -> dict[str, Any]:
-        """Its fields as JSON, for the keys of results; without `after` as before arms had one, so that their results
-        are found again."""
-        fields = dataclasses.asdict(self)
-        return {name: value for name, value in fields.items() if (name, value) != ("after", None)}
+        """Its fields as JSON, for the keys of results; without `after` and `penalties` as before arms had them, so that
+        their results are found again."""
+        later = ("after", "penalties")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v is not None}
 
     @property
     def uses_truth(self) -> bool:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from common.progress import Stage
 from eval.benchmark.matched_spread import NoiseScaledPolicy
-from eval.benchmark.measures.body_measures import BodyMeasures
+from eval.benchmark.measures.body_measures import BODY_MEASURES, FIRST, BodyMeasures
 from eval.benchmark.protocol import Report, evaluate_policy
 from eval.critics.exploration import load_other_detector
 from eval.critics.groups import LabelledSet, labelled_scenes
@@ -90,6 +92,10 @@ class StudyImages(Protocol):
 
     def evaluate(self, policy: StudyPolicy, evaluation: Evaluation, stage: Stage) -> Report: ...
 
+    def true_bodies(self, stage: Stage) -> Report | None:
+        """Plausibility and agreement with the image of the true bodies; None where they are not measured."""
+        ...
+
 
 @dataclass(frozen=True)
 class SceneImages:
@@ -160,6 +166,17 @@ class SceneImages:
             measures=self.measures,
             progress=lambda done, total: tick(done),
         )
+
+    def true_bodies(self, stage: Stage) -> Report:
+        labelled = read_labelled(self._draw(self.gap.test, self.test))
+        tick = stage("measuring the true bodies", len(labelled))
+        rows = []
+        for done, item in enumerate(labelled, start=1):
+            rows.append(self.measures.of_truth(item))
+            tick(done)
+        name = f"first{FIRST}"
+        values = {metric: {name: np.array([row[metric][name] for row in rows])} for metric in BODY_MEASURES}
+        return Report(tuple(item.sample.id for item in labelled), values, ())
 
     def _skeleton(self, params: BodyParams) -> Posed:
         joints_cam_m = self.body.joints(params)

@@ -186,6 +186,9 @@ class PreparedImages:
         )  # fmt: skip
         return _by_person(report, self.test)
 
+    def true_bodies(self, stage: Stage) -> None:
+        return None
+
     @cached_property
     def _instruments(self) -> str:
         """Hash of what results depend on besides images and policy: bodies, regressor and detector."""

@@ -31,8 +31,8 @@ from common.storage.fingerprint import json_digest
 from eval.benchmark.matched_spread import NoiseScaledPolicy
 from eval.benchmark.measures.body_measures import FIRST
 from eval.benchmark.protocol import Report
-from eval.benchmark.report_cache import cached_report
-from eval.pipelines.align_critics import detector_of_search, open_scorer
+from eval.benchmark.report_cache import cached_report, load_report, save_report
+from eval.pipelines.align_critics import agent_of, detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.study.arms import BASE, CEILING, Arm
 from eval.study.images import Evaluation, SceneImages, StudyImages, StudyPolicy
@@ -47,6 +47,7 @@ from rl.labels.replay import Replay, replay_of
 from rl.policy_gradient.align import align_by_policy_gradient
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.rounds import Rounds, align_in_rounds, align_once
+from rl.scorers.penalties import PenalisedAgent
 
 __all__ = ["GAP", "Sizes", "StudySeed", "policy_folder", "run_study"]
 
@@ -66,7 +67,7 @@ class Sizes:
     steps: int | None = None  # optimizer steps; None: as the arms say
     picks: bool = True  # whether the critic picks among the first 20 hypotheses of each test image
     minima: tuple[int, ...] = ()  # further numbers of hypotheses over which the minimum is reported
-    narrows: bool = True  # whether the base is evaluated at smaller noise too
+    bounds: bool = True  # whether the base at smaller noise and the true bodies are measured too
 
     def fit(self, arm: Arm) -> Arm:
         """The arm with these images and steps."""
@@ -100,7 +101,7 @@ class StudySeed:
         """The base, and, if the sizes ask for them, at decreasing scales of noise, until its spread is at most that of
         every arm."""
         reports = [self.base()]
-        if not self.sizes.narrows:
+        if not self.sizes.bounds:
             return reports
         narrowest_mm = min(report.spread_mm() for report in arms)
         for scale in SCALES[1:]:
@@ -156,7 +157,7 @@ class StudySeed:
         self, start: DiffusionPolicy, arm: Arm, alignment: Mapping[str, Any], folder: Path
     ) -> DiffusionPolicy:
         """Aligned on groups that depend on the arm, because they are drawn by newer policies or by a search."""
-        samples, scorer, detector = self._samples(arm), self._critic(arm.critic), None
+        samples, scorer, detector = self._samples(arm), self._arms_critic(arm), None
         rescore = shuffle_scores if _settings(arm.critic).shuffled else None
         if arm.policy_gradient:
             return align_by_policy_gradient(
@@ -198,11 +199,13 @@ class StudySeed:
 
     def _groups(self, policy: DiffusionPolicy, arm: Arm) -> Dataset:
         """The groups of an arm of one round, in parts that arms with the same start share."""
-        scorer, samples, settings = self._critic(arm.critic), self._samples(arm), _settings(arm.critic)
+        scorer, samples, settings = self._arms_critic(arm), self._samples(arm), _settings(arm.critic)
         critic = f"{settings.base_critic}-{self.sizes.calibration}".replace(":", "-")
         folder = self.out / "groups" / f"{critic}-G{arm.group_size}-seed-{self.seed}"
         if arm.after:
             folder = folder.with_name(f"{folder.name}-{policy.digest()}")
+        if arm.penalties:
+            folder = folder.with_name(f"{folder.name}-{json_digest(arm.penalties, 8)}")
         tick = self.stage(f"seed {self.seed}: {len(samples)} groups in {folder.name}", len(samples))
         parts = []
         for start in range(0, len(samples), PART):
@@ -213,6 +216,15 @@ class StudySeed:
             tick(start + len(part))
         groups = concatenate_datasets(parts)
         return shuffle_scores(groups, self.seed) if settings.shuffled else groups
+
+    def _arms_critic(self, arm: Arm) -> Scorer:
+        """Its critic, with its penalties."""
+        scorer = self._critic(arm.critic)
+        if not arm.penalties:
+            return scorer
+        agent = agent_of(scorer)
+        assert agent is not None, "only an agent has measurements to penalise"
+        return PenalisedAgent(agent, arm.penalties)
 
     def _critic(self, critic: str) -> Scorer:
         """The critic, whose scores are shuffled later if its name says so."""
@@ -254,7 +266,14 @@ def run_study(
     to_align = max(sizes.fit(arm).images for arm in (*bounds, *arms.values()))
     marked = frozenset(name for name, arm in arms.items() if arm.uses_truth)
     made_from = {"base policy": policy.digest(), "benchmark": images.digest(), "M": sizes.samples}
-    runs = StudyRuns({name: [] for name in arms}, [], [], made_from, marked)
+    runs = StudyRuns(
+        {name: [] for name in arms},
+        [],
+        [],
+        made_from,
+        marked,
+        _true_bodies(images, out, stage) if sizes.bounds else None,
+    )
     for seed in seeds:
         with ExitStack() as opened:
             run = StudySeed(policy, images, sizes, to_align, seed, out, stage, opened)
@@ -264,6 +283,15 @@ def run_study(
             runs.ceiling.extend(run.arm(CEILING_NAME, bound) for bound in bounds)
             runs.bases.append(run.scales([reports[-1] for reports in runs.arms.values()]))
     return runs
+
+
+def _true_bodies(images: StudyImages, out: Path, stage: Stage) -> Report | None:
+    path = out / "reports" / images.tests / "true-bodies.npz"
+    key = {"tests": images.digest(), "measured": FIRST}
+    cached = load_report(path, key)
+    if cached is None and (cached := images.true_bodies(stage)) is not None:
+        save_report(path, cached, key)
+    return cached
 
 
 def policy_folder(out: Path, name: str, arm: Arm, sizes: Sizes, seed: int) -> Path:

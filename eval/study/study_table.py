@@ -13,7 +13,7 @@ The headline is recovered headroom,
 
 for hypothesis 0, the averaged pose and the minimum over M, which narrowing does not lower: 0 is the base, 1 the
 ceiling. Beside it plausibility and agreement with the image (`eval.benchmark.measures`), each as a difference from the
-base at the same spread.
+base at the same spread, and the values of the true bodies, whose self-penetration and imbalance are not 0.
 
 Cells are means over seeds and test images. A difference is paired by image and seed, with equal noise. All 95 %
 intervals are percentile bootstraps over seeds and images (`eval.benchmark.intervals`), for a single seed over images
@@ -70,6 +70,7 @@ class StudyRuns:
     bases: list[list[Report]]
     made_from: dict[str, Any]  # the base policy's digest, the benchmark's, and M
     uses_truth: frozenset[str] = frozenset()  # the arms that do
+    truth: Report | None = None  # plausibility and agreement of the true bodies
 
     @property
     def errors(self) -> list[str]:
@@ -94,6 +95,11 @@ class StudyRuns:
 
     def top(self, measure: str) -> Values:
         return np.stack([_values(report, measure) for report in self.ceiling])
+
+    def true(self, measure: str) -> Values:
+        """NaN where the true bodies are not measured."""
+        images = len(self.bases[0][0].sample_ids)
+        return np.full((1, images), np.nan) if self.truth is None else _values(self.truth, measure)[None]
 
     def narrowed(self, arm: str, measure: str) -> Values:
         """The base at the spread of the arm, seed by seed."""
@@ -132,6 +138,7 @@ def to_json(runs: StudyRuns) -> dict[str, Any]:
         "agreement": _beside_base(runs, AGREEMENT),
         "base": {name: _mean(runs.base(name)) for name in measures},
         "ceiling": {name: _mean(runs.top(name)) for name in measures},
+        "truth": {name: _mean(runs.true(name)) for name in BODY_MEASURES},
         "arms": {arm: _arm_json(runs, arm, measures) for arm in runs.arms},
     }
 
@@ -217,6 +224,7 @@ def _body_table(runs: StudyRuns) -> list[str]:
     lines = _header(f"first {FIRST} hypotheses", *BODY_MEASURES)
     lines.append(_line(["base", *(_number(name, runs.base(name)) for name in BODY_MEASURES)]))
     lines.append(_line([CEILING_NAME, *(_number(name, runs.top(name)) for name in BODY_MEASURES)]))
+    lines.append(_line(["the true bodies", *(_number(name, runs.true(name)) for name in BODY_MEASURES)]))
     for arm in runs.arms:
         cells = (
             f"{_number(name, runs.of(arm, name))}, {_format(_minus_narrowed(runs, arm, name), _digits(name))}"

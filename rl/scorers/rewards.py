@@ -38,20 +38,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast, runtime_checkable
 
-import torch
-from jaxtyping import Float64
-from torch import Tensor
-
 from hmr.body.model import Body
 from hmr.types import Sample, Scorer
-from rl.advantages import ROUNDING
 from rl.scorers.identity import hash_of, scorer_digest
+from rl.scorers.weighted_sum import ScoreList, weighted_sum
 
 __all__ = ["RewardMix", "ScoresInParts", "load_reward", "reward_name"]
 
 JOINTS = "joints_cam_m"  # the argument that needs a body
 RewardFunction = Callable[..., Sequence[float | None]]
-ScoreList = list[float | None]
 
 
 @runtime_checkable
@@ -126,14 +121,8 @@ class RewardMix:
 
     def combine(self, parts: Mapping[str, ScoreList]) -> ScoreList:
         """One score per hypothesis from the scores of all functions."""
-        scores = torch.tensor(
-            [[math.nan if s is None else s for s in row] for row in parts.values()], dtype=torch.float64
-        )
-        weights = torch.tensor(self.reward_weights or [1.0] * len(scores), dtype=torch.float64)
-        filled = _standardised(scores) if self.normalize else _filled(scores)
-        missing = scores.isnan().all(dim=0).tolist()
-        mixed = (weights[:, None] * filled).sum(dim=0).tolist()
-        return [None if absent else value for absent, value in zip(missing, mixed, strict=True)]
+        weights = self.reward_weights or [1.0] * len(parts)
+        return weighted_sum(parts.values(), weights, self.normalize)
 
     def _keywords(self) -> tuple[str, ...]:
         return ("sample", "hypotheses") if self.body is None else ("sample", "hypotheses", JOINTS)
@@ -172,19 +161,6 @@ def load_reward(where: str, body: Body | None = None) -> Scorer:
         )
     function = cast(RewardFunction, reward)
     return RewardMix([function], body=body if _takes_joints(function) else None)
-
-
-def _filled(scores: Float64[Tensor, "funcs group"]) -> Float64[Tensor, "funcs group"]:
-    """Replaces missing scores by the mean of the others."""
-    return torch.where(scores.isnan(), scores.nanmean(dim=1, keepdim=True).nan_to_num(0.0), scores)
-
-
-def _standardised(scores: Float64[Tensor, "funcs group"]) -> Float64[Tensor, "funcs group"]:
-    centred = (scores - scores.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)
-    counts = (~scores.isnan()).sum(dim=1, keepdim=True).clamp(min=1)
-    std = (centred.square().sum(dim=1, keepdim=True) / counts).sqrt()
-    rounding = ROUNDING * scores.nan_to_num(0.0).abs().amax(dim=1, keepdim=True)
-    return torch.where(std > rounding, centred / std, torch.zeros_like(centred))
 
 
 def _checked(name: str, scores: Sequence[float | None], count: int) -> ScoreList:

@@ -7,7 +7,7 @@ second per image.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -50,6 +50,11 @@ class BodyMeasures:
         true_body = self._render(_as_group(true), truth.camera).mask[0]
         values = plausibility(case, true) | image_agreement(case, truth, true_body)
         return _means(values)
+
+    def of_truth(self, labelled: Labelled) -> dict[str, dict[str, float]]:
+        """The same of the true body, in the true camera: what these metrics say of a perfect hypothesis."""
+        sample = replace(labelled.sample, camera=labelled.truth.camera)
+        return self(replace(labelled, sample=sample), BodyParams.stack([labelled.truth.params]))
 
     def _render(self, posed: Posed, camera: Camera) -> Frame:
         return self.renderer.render(posed.vertices_cam_m.numpy(), self.body.faces.numpy(), camera)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -15,6 +16,7 @@ from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from rl.preferences.build import load_preferences
 from rl.rounds import Rounds
+from rl.scorers.weighted_sum import weighted_sum
 from tests.agent.vlm.chat_server import body, chat_server, completion, fair, task_of, unbiased
 from tests.command import call
 
@@ -180,6 +182,11 @@ WRONG = {
     "no pair": (["--set", "permutations"], "takes field=value"),
     "too few": (["--set", "permutations=0"], "permutations must be at least 1, not 0"),
     "a word for a count": (["--set", "max_revisions=few"], "max_revisions: Input should be a valid integer"),
+    "no penalty": (["--penalty", "imbalance_mm"], "a penalty is METRIC=WEIGHT with a weight above 0"),
+    "nothing to penalise": (
+        ["--critic", "hmr-scorer", "--penalty", "imbalance_mm=1"],
+        "--penalty applies to critics that use a backend; hmr-scorer does not",
+    ),
     "nobody to set": (
         ["--critic", "noisy-truth:1", "--set", "permutations=1"],
         "--set applies to critics that use a backend; noisy-truth:1 does not",
@@ -212,6 +219,27 @@ def test_any_critic_can_be_shuffled(tiny_policy: DiffusionPolicy, tmp_path: Path
     )
     assert straight["scores"][:] == shuffled["scores"][:]
     assert policies["noisy-truth:1"] != policies["shuffled:noisy-truth:1"]
+
+
+@pytest.mark.slow
+def test_measurements_of_the_agent_are_penalised_and_stored_with_its_scores(
+    align: Align, memory: Path, tmp_path: Path
+) -> None:
+    words = ("--memory", memory, "--penalty", "self_penetration_mm=0.5")
+    assert align("out", *words) == (0, ANY, ANY)
+    record = record_of(tmp_path / "out")
+    assert record["penalties"] == {"self_penetration_mm": 0.5}
+    assert record["scorer"] == "agent:embedded - 0.5*self_penetration_mm"
+    groups = load_preferences(tmp_path / "out" / "round-0" / "groups")
+    for scores, agents, measured in zip(
+        groups["scores"][:],
+        groups["rewards/agent:embedded"][:],
+        groups["rewards/self_penetration_mm"][:],
+        strict=True,
+    ):
+        assert scores == pytest.approx(weighted_sum([agents, measured], [1, 0.5], normalize=True))
+    code, _, err = align("out", "--memory", memory)
+    assert (code, "was begun with scorer=" in err) == (2, True)
 
 
 @pytest.mark.slow

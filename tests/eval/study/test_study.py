@@ -16,6 +16,7 @@ import rl.rounds
 from common.progress import Stage, Tick
 from eval.benchmark.headroom import recovered_share
 from eval.benchmark.measures.body_measures import BODY_MEASURES
+from eval.benchmark.measures.plausibility import PLAUSIBILITY
 from eval.benchmark.protocol import Report, ScoredGroup
 from eval.study import images
 from eval.study.arms import ARMS, CEILING, CRITICS, FINALS, METHODS, Arm
@@ -124,6 +125,9 @@ def test_the_critic_picks_and_the_control_has_its_scores(
     told = to_json(run_study(tiny_policy, arms, [0], sizes, tmp_path, _silent, TOP))
     assert calls["score_group"] == 2 + 2  # once for both arms of one round, once in rounds
     assert told["base"]["pick20"] is not None
+    assert told["truth"]["silhouette_iou"] == 1.0
+    assert told["truth"]["reprojection_true_percent"] == pytest.approx(0.0, abs=1e-3)
+    assert told["truth"]["self_penetration_mm"] > 0
     assert all(arm["minus_base"]["pick20"] for arm in told["arms"].values())
     assert -1 <= told["agent_srcc"] <= 1
     (rounds,) = (tmp_path / "policies").glob("shuffled-in-rounds-*-seed-0")
@@ -260,6 +264,7 @@ def test_the_tables_of_a_study_by_hand() -> None:
         [[base], [base]],
         {"M": 100},
         frozenset({"ours"}),
+        _report(0, [50, 10]),
     )
     told = to_json(runs)
     assert told["recovered"]["ours"] == {
@@ -281,6 +286,7 @@ def test_the_tables_of_a_study_by_hand() -> None:
     assert "| labels (ceiling) | yes | 120.0 |" in text
     assert "| ours | yes | 160.0, **-40.0 ± " in text
     assert "| ours | yes | **+0.50 ± 0.00** | **+0.50 ± 0.00** | **+0.50 ± 0.00** |" in text
+    assert f"| the true bodies |{' 3.0 |' * len(PLAUSIBILITY)} 3.00 | 3.00 | 3.000 |" in text
     assert "pick20 | spread_visible_mm" not in text
 
 

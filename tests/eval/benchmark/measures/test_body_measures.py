@@ -81,6 +81,16 @@ def test_the_truth_has_no_fault(measures: BodyMeasures, standing: Labelled):
     assert values["reprojection_detected_percent"] == pytest.approx(9.285, abs=0.01)
 
 
+def test_the_true_body_is_measured_in_its_own_camera(measures: BodyMeasures, standing: Labelled):
+    """The estimated camera of a wild image would project it elsewhere."""
+    camera = standing.truth.camera
+    estimated = dataclasses.replace(camera, focal_px=1.3 * camera.focal_px)
+    sample = dataclasses.replace(standing.sample, camera=estimated)
+    values = measures.of_truth(Labelled(sample, standing.truth))
+    assert values["silhouette_iou"]["first10"] == 1.0
+    assert values["reprojection_true_percent"]["first10"] == pytest.approx(0.0, abs=1e-2)
+
+
 def test_a_knee_bent_forwards_exceeds_its_limits(measures: BodyMeasures, standing: Labelled):
     bent = turned(standing.truth.params, LEFT_KNEE, 0, -1.0)
     assert measured(measures, standing, bent)["joint_limit_excess_deg"] > 20
