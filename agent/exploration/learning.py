@@ -3,8 +3,8 @@
 A new rule is evaluated on held-out cases, which are scored again from their briefs with and without it, and is admitted
 only if mean Spearman's rho rises. A rule is immutable (its id is a hash of its content), so a new weight makes a new
 rule of the same text, and the old one is retired. Each change of state is recorded with its reason and, if a trial
-measured one, its gain. A trial in which a case has no score at all has no result: nothing is recorded, and a later run
-repeats it.
+measured one, its gain. A trial in which the backend leaves a case unscored has no result: nothing is recorded, and a
+later run repeats it.
 
 Left out: images in the trial of a rule. A stored case has measurements but no renders, so vision-capable backends
 also score candidates from the measurements.
@@ -26,10 +26,11 @@ from agent.prompts.answers import MineAnswer
 from agent.prompts.question import Brief, question
 from agent.scoring.ask import Answer, ask
 from agent.scoring.scoring import score_group
-from agent.types import QuestionFailure
+from agent.types import QuestionFailure, unavailable_reason
 from agent.vlm.embedded.critic import metric_trust
 from agent.vlm.embedded.violations import violation
 from agent.vlm.protocol import DataPart, VLMBackend
+from common.storage.fingerprint import digest
 from memory.rule import Predicate, Provenance, Rule
 from memory.rule_memory import RuleMemory
 
@@ -42,8 +43,11 @@ __all__ = [
     "fit_rule_weights",
     "metric_agreement",
     "mine_rules",
+    "pending_rules",
     "ranks",
     "rescore",
+    "trial_name",
+    "tried_rules",
 ]
 
 Json = dict[str, Any]
@@ -68,8 +72,9 @@ class Explored:
 
     @property
     def unscored(self) -> bool:
-        """Whether all scores are None. The cause is the backend, not the rules."""
-        return all(score is None for score in self.scores)
+        """Whether the backend left all scores None, or was unavailable to a question, so that the scores differ from
+        those of a complete critique. The cause is not the rules: the case has to be critiqued again."""
+        return all(score is None for score in self.scores) or bool(unavailable_reason(self.failures))
 
     def to_json(self) -> Json:
         """The memory's record of a case, from which a later process can learn.
@@ -184,7 +189,7 @@ def admit_quarantined(
     The result of each trial is recorded with the rule under the name `trial`; a rule that has a record of that name is
     not tried again. A trial without a result is not recorded.
     """
-    pending = _pending_rules(rules, trial) if held_out else []
+    pending = pending_rules(rules, trial) if held_out else []
     if not pending:
         return Admission(())
     retrieved = [case.brief.rules for case in held_out]
@@ -268,7 +273,20 @@ class _Trial:
     failures: tuple[QuestionFailure, ...]
 
 
-def _pending_rules(rules: RuleMemory, trial: str) -> list[Rule]:
+def trial_name(backend: str, held_out: Sequence[str]) -> str:
+    """Identifies trials of rules by the backend that scores the held-out cases, and their ids."""
+    return digest("\n".join([backend, *held_out]), length=12)
+
+
+def tried_rules(rules: RuleMemory, trial: str) -> list[str]:
+    """The ids of all rules with a record of this trial, admitted or not, in service or replaced."""
+    histories = rules.histories()
+    return sorted(
+        rule_id for rule_id, changes in histories.items() if trial in {change.held_out for change in changes}
+    )
+
+
+def pending_rules(rules: RuleMemory, trial: str) -> list[Rule]:
     """Quarantined rules without a record of this trial."""
     histories = rules.histories()
     return [

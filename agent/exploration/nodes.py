@@ -30,6 +30,8 @@ from agent.exploration.learning import (
     mine_rules,
     ranks,
     rescore,
+    trial_name,
+    tried_rules,
 )
 from agent.nodes.re_observation import latest
 from agent.prompts.question import Brief, prototype_json, rule_json
@@ -95,7 +97,8 @@ def judge(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json
 def write_back(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:
     """Count the rules used, add a prototype and record the case, in one transaction.
 
-    A case without any score gives no information on the rules: it is not counted, and a later run explores it again.
+    A case that the backend left `unscored` gives no information on the rules: it is not counted, and a later run
+    explores it again.
     """
     resources = runtime.context.resources
     case, critique = resources.current
@@ -206,7 +209,8 @@ def reweigh(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Js
     cases = [
         resources.explored[case_id] for case_id in resources.calibration if case_id in resources.explored
     ]
-    step = f"weigh/{_digest([*(case.case_id for case in cases), _trial_name(resources)])}"
+    trial = _trial_name(resources)
+    step = f"weigh/{_digest([*(case.case_id for case in cases), trial, *tried_rules(rules, trial)])}"
     if not cases or state["blocked_cases"] or rules.is_done(step):
         return {"reweighed": 0}
     fit = fit_rule_weights(
@@ -301,9 +305,8 @@ def _exploration_ids(resources: ExplorationResources) -> Json:
 
 
 def _trial_name(resources: ExplorationResources) -> str:
-    """Identifies the held-out cases and the backend that scores them."""
-    names = (labelled.sample.id for labelled in resources.held_out)
-    return _digest([resources.frozen_agent.backend.name, *names])
+    held_out = [labelled.sample.id for labelled in resources.held_out]
+    return trial_name(resources.frozen_agent.backend.name, held_out)
 
 
 def _digest(names: Sequence[str]) -> str:

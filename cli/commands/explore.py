@@ -166,7 +166,9 @@ def _print_report(found: dict[str, Any], memory: Path, detector: str) -> None:
         f"{_rho(found['held_out_srcc_after'])} after"
     )
     if found["unscored"]:
-        print_message(f"{found['unscored']} cases got no score; the same command tries them again")
+        print_message(
+            f"{found['unscored']} cases got no complete critique; the same command tries them again"
+        )
     if blocked := found["blocked_cases"]:
         more = " ..." if len(blocked) > MAX_NAMES else ""
         print_message(

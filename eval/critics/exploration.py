@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
 from agent.exploration.context import Progress, Propose
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, RuleReviewer, explore
-from agent.exploration.learning import Explored
+from agent.exploration.learning import Explored, pending_rules, trial_name
 from agent.exploration.nodes import mean_srcc
 from agent.tracing.records import Trace
 from agent.verdict import ERROR_MODEL_FILE, fitted_groups
@@ -228,6 +229,8 @@ def explore_calibration(
     """Explore the calibration split into `memory`; scenes and trace are written to `out`. Returns the content of
     exploration.json. reviewer: decides which mined rules are tried; None: all.
 
+    An exploration that is finished is not repeated, but tries the rules that were added to the quarantine since.
+
     Raises ValueError for a memory that was explored with other settings or models, ScoresMissing if cases were left and
     none of them got a score.
     """
@@ -252,13 +255,16 @@ def explore_calibration(
 
     cases, held_out = ([labelled[row] for row in parts[part]] for part in ("explore", "admit"))
     exploration = Exploration(memory, fingerprint, cases, held_out, propose)
-    if (report := exploration.saved_report()) is not None:
-        print_line(f"{memory} was explored before on these {len(cases)} cases")
-        return report
-    with (
-        Trace(out / "trace.jsonl") as trace,
-        open_default_memory(memory, policy, frozen=False, ucb=settings.ucb) as opened,
-    ):
+    saved = exploration.saved_report()
+    with open_default_memory(memory, policy, frozen=False, ucb=settings.ucb) as opened, ExitStack() as stack:
+        trial = trial_name(backend.name, [case.sample.id for case in held_out])
+        waiting = pending_rules(opened.rules, trial)
+        if saved is not None:
+            print_line(f"{memory} was explored before on these {len(cases)} cases")
+            if not waiting:
+                return saved
+            print_line(f"{len(waiting)} rules in quarantine were added since and are tried now")
+        trace = stack.enter_context(Trace(out / "trace.jsonl"))
         critique_settings = CritiqueSettings(seed=settings.seed, **settings.critique)
         agent = default_agent(
             policy, body, opened, backend=backend, detector=detector, settings=critique_settings, trace=trace

@@ -102,7 +102,7 @@ def align_by_policy_gradient(
         run.finished().save_pretrained(out)
         write_text(out / LOG, json.dumps(log, indent=1))
     remove_checkpoints(out)
-    return load_policy(out, str(policy.device))
+    return load_policy(out, str(policy.device), detector=policy.detector)
 
 
 def check_policy_gradient(policy: DiffusionPolicy, settings: PolicyGradientConfig, images: int) -> None:

@@ -25,7 +25,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import pyarrow as pa
 import torch
@@ -57,6 +57,7 @@ from rl.scorers.rewards import ScoresInParts
 from rl.types import PreferenceGroup
 
 __all__ = [
+    "UnavailableGroups",
     "build_preferences",
     "describe_set",
     "group_of_row",
@@ -133,13 +134,13 @@ def score_groups(
         (position, block[position.row]) for position, block in positions
     )
     for _ in range(2):  # the second pass is for groups whose backend was unavailable
-        unavailable = _UnavailableGroups(MAX_UNAVAILABLE + in_flight - 1)
+        unavailable = UnavailableGroups[tuple[RowPosition, Sample]](in_flight)
         sampled = (
             (position, sample, draw(position, sample)) for position, sample in unavailable.until_limit(todo)
         )
         for position, sample, row in _scored_rows(scorer, sampled, in_flight):
             shards.add(position, row)
-            if not unavailable.record(position, sample, row):
+            if not unavailable.record((position, sample), row):
                 advance(1)
         if unavailable.limit_reached or not shards.has_rows:
             break
@@ -253,28 +254,32 @@ def _permuted(group: Scores, seed: int, sample_id: str) -> list[float | None]:
     return [group[index] for index in order.tolist()]
 
 
-@dataclass
-class _UnavailableGroups:
-    """Groups that were not scored because the backend was unavailable; `limit` of them in a row stop the sampling."""
+Item = TypeVar("Item")  # what identifies a group to its caller
 
-    limit: int
-    groups: list[tuple[RowPosition, Sample]] = field(default_factory=list)
+
+@dataclass
+class UnavailableGroups(Generic[Item]):
+    """Groups that were not scored because the backend was unavailable. `MAX_UNAVAILABLE` of them in a row, besides
+    those that were in flight, stop the sampling."""
+
+    in_flight: int
+    groups: list[Item] = field(default_factory=list)
     in_a_row: int = 0
 
     @property
     def limit_reached(self) -> bool:
-        return self.in_a_row >= self.limit
+        return self.in_a_row >= MAX_UNAVAILABLE + self.in_flight - 1
 
-    def record(self, position: RowPosition, sample: Sample, row: bytes) -> bool:
+    def record(self, item: Item, row: bytes) -> bool:
         """Count a row; returns whether its backend was unavailable."""
         if unavailable_reason(row) is None:
             self.in_a_row = 0
             return False
-        self.groups.append((position, sample))
+        self.groups.append(item)
         self.in_a_row += 1
         return True
 
-    def until_limit(self, todo: Iterable[tuple[RowPosition, Sample]]) -> Iterator[tuple[RowPosition, Sample]]:
+    def until_limit(self, todo: Iterable[Item]) -> Iterator[Item]:
         for item in todo:
             yield item
             if self.limit_reached:  # groups in flight are still finished and saved

@@ -9,7 +9,8 @@ never tensors. Each actor reads the photographs of the positions that it receive
 Retries and back-pressure are those of Ray Data. An actor that dies is restarted and its task repeated, without a limit:
 a group that kills every worker blocks the run, and the log of its task shows it. The policy waits if critics are
 behind. An exception of a policy or a critic ends the run, as it does without Ray; groups scored before are in the
-journal, and the same call continues from there.
+journal, and the same call continues from there. A backend that is unavailable to many groups in a row ends the run
+likewise.
 
 Left out: the image sources of Ray, because data sets differ in more than paths; several writers, because one suffices
 (a row has some 20 KB and costs a VLM seconds).
@@ -29,6 +30,7 @@ from hmr.types import Sample, Scorer
 from rl.policy_adapter import PolicyAdapter
 from rl.preferences.build import (
     Settings,
+    UnavailableGroups,
     build_preferences,
     describe_set,
     group_of_row,
@@ -100,11 +102,19 @@ def build_preferences_by_actors(
     settings = describe_set(policy, scorer, proposer, seed, shard_rows)
     shards, advance = GroupShards(out, settings), progress or (lambda rows: None)
     blocks = (samples[start : start + shard_rows] for start in range(0, len(samples), shard_rows))
-    positions = [position for position, _ in shards.missing(blocks, advance)]
-    for position, row in _rows(make_policy, make_scorer, make_proposer, samples, positions, settings, actors):
-        shards.add(position, row)
-        advance(1)
-    shards.close()
+    todo = [position for position, _ in shards.missing(blocks, advance)]
+    for _ in range(2):  # the second pass is for groups whose backend was unavailable
+        unavailable = UnavailableGroups[RowPosition](actors.critics * actors.in_flight)
+        for position, row in _rows(make_policy, make_scorer, make_proposer, samples, todo, settings, actors):
+            shards.add(position, row)
+            if not unavailable.record(position, row):
+                advance(1)
+            if unavailable.limit_reached:
+                break
+        if unavailable.limit_reached or not shards.has_rows:
+            break
+        todo = unavailable.groups
+    shards.close(len(samples))
     return Path(out)
 
 

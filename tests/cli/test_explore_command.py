@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agent.default import open_default_memory
 from agent.tracing.reading import read_trace
 from cli.commands.explore import _print_report
 from cli.console import stages
 from eval.critics.exploration import EXPLORED, Exploration
 from hmr.detection.transformers_detector import TransformersDetector
+from hmr.policy.checkpoint import load_policy
 from memory.folder import open_store
 from memory.ledger import RuleLedger
+from memory.rule import Predicate, Provenance, Rule
 from memory.transfer.exchange import snapshot
 from tests.agent.critique_case import make_agent
 from tests.agent.exploration.exploration_run import CASES, HELD_OUT, propose
@@ -73,6 +76,24 @@ def test_a_finished_exploration_is_reused(explore, tmp_path):
     assert err.splitlines()[-1] == (
         f"meshcritic: {memory} was explored with samples = 4, but this run has 5; remove it or choose another folder"
     )
+
+
+@pytest.mark.slow
+def test_a_rule_that_was_added_later_is_tried_by_the_same_command(explore, tmp_path):
+    """Such as one that a person wrote while correcting scores."""
+    memory = Path(explore()[1]["memory"])
+    predicate = Predicate.parse("self_penetration_mm > 20", 1.0)
+    rule = Rule.create(
+        "Bodies hardly penetrate themselves.", [], Provenance("person", "a test", None), predicate
+    )
+    with open_default_memory(memory, load_policy(tmp_path / "policy"), frozen=False) as opened:
+        opened.rules.add([rule])
+    code, found, err = explore()
+    assert (code, found["cases"], found["skipped"]) == (0, 0, 2)
+    assert "1 rules in quarantine were added since and are tried now" in " ".join(err.split())
+    (history,) = (kept.history for kept in content(memory).rules if kept.rule.rule_id == rule.rule_id)
+    assert len([change for change in history if change.held_out]) == 1
+    assert "are tried now" not in explore()[2]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from agent.agent import CritiqueAgent, critique_many
-from agent.types import Evidence, GroupCritique, QuestionCounts, require_scores
+from agent.types import Evidence, GroupCritique, QuestionCounts, require_scores, unavailable_reason
 from common.storage.fingerprint import digest, json_digest
 from common.storage.jsonl import Manifest
 from hmr.detection.protocol import detector_digest
@@ -91,7 +91,7 @@ def critique_with_cache(
             if record is None:
                 new.append(critique := next(critiques))
                 verdicts.append(Verdict.of(critique))
-                if None not in critique.scores and not any(item.broken for item in critique.missing):
+                if _is_complete(critique):
                     name = {"name": group.sample.id, "stamp": fingerprint}
                     cache.add({**name, **asdict(verdicts[-1])})
             else:
@@ -100,6 +100,12 @@ def critique_with_cache(
     if needs_scores and len(new) == len(verdicts):
         require_scores(new)
     return verdicts
+
+
+def _is_complete(critique: GroupCritique) -> bool:
+    """Whether the same agent would reach the same verdict again."""
+    broken = any(item.broken for item in critique.missing)
+    return not (broken or None in critique.scores or unavailable_reason(critique.failures))
 
 
 def _agent_digest(agent: CritiqueAgent, policy_digest: str) -> str:

@@ -15,6 +15,7 @@ from agent.exploration.graph import recursion_limit
 from agent.seed_rules import load_seed_rules
 from agent.tracing.reading import read_trace
 from agent.tracing.records import Trace
+from agent.vlm import EmbeddedCritic
 from cli.trace_view import show_case
 from memory.prototype_memory import PrototypeMemory
 from memory.retirement import RetirementPolicy
@@ -235,6 +236,27 @@ def test_a_case_without_a_score_is_not_counted():
     assert not any(rule.uses for rule in agent.rules.all())
     again = explore(make_agent(rules=agent.rules, prototypes=agent.prototypes), CASES, [], propose)
     assert (again.cases, again.unscored) == (3, 0)
+
+
+class LosesOneReflection(EmbeddedCritic):
+    """Its scores are complete but for one question."""
+
+    def __init__(self) -> None:
+        self.lost = False
+
+    def generate(self, parts, schema, seed):
+        if schema["title"] == "reflect" and not self.lost:
+            self.lost = True
+            raise TimeoutError("no answer")
+        return super().generate(parts, schema, seed)
+
+
+def test_a_case_with_a_lost_question_is_explored_again():
+    agent = make_agent(LosesOneReflection())
+    report = explore(agent, CASES, [], propose)
+    assert (report.cases, report.unscored) == (2, 1)
+    again = explore(agent, CASES, [], propose)
+    assert (again.cases, again.skipped, again.unscored) == (1, 2, 0)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import torch
 from agent.types import BackendUnavailable
 from common.failures import ScoresMissing
 from hmr.body.model import Body
+from hmr.detection.simulated import SimulatedDetector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Hypotheses, Sample
 from rl.monitoring.training_log import read_logs
@@ -67,6 +68,13 @@ def test_the_policy_is_saved_with_its_averaged_weights(
     assert not list(whole.out.glob("checkpoint-*"))
     live = run(tiny_policy, Depth(), tmp_path, dataclasses.replace(SETTINGS, ema_decay=0.0))
     assert not torch.equal(weights(live), whole.weights)
+
+
+def test_the_aligned_policy_has_the_detector_of_the_first(whole: Whole, tiny_policy: DiffusionPolicy) -> None:
+    """Also where the run is loaded again."""
+    detector = SimulatedDetector()
+    tiny_policy.detector = detector
+    assert run(tiny_policy, Depth(patience=0), whole.out).detector is detector
 
 
 def test_equal_runs_give_equal_weights_and_another_seed_others(

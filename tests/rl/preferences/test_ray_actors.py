@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import sys
@@ -14,8 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 import rl.preferences.ray_actors
+from agent.types import BackendUnavailable
 from hmr.types import Hypotheses, Sample
-from rl.preferences.build import describe_set
+from rl.preferences.build import MAX_UNAVAILABLE, describe_set, sample_group, score_group
 from rl.preferences.proposers import PolicySamples
 from rl.preferences.ray_actors import RayActors, _CriticActor, _PolicyActor, build_preferences_by_actors
 from tests.rl.preferences.test_build import FakePolicy, FakeScorer, build, contents, wild
@@ -100,6 +102,54 @@ def test_a_worker_of_another_policy_proposer_or_critic_is_refused(monkeypatch: p
         _PolicyActor(FakePolicy, four, wild(2), settings)
     with pytest.raises(ValueError, match="worker's critic is another memory, not fake: do all machines"):
         _CriticActor(FakePolicy, lambda policy: Other(), wild(2), settings, 1)
+
+
+class Outage(FakeScorer):
+    """Unavailable until it was asked `asked` times; a group takes one."""
+
+    def __init__(self, asked: float) -> None:
+        self.asked, self.calls = asked, 0
+
+    def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
+        self.calls += 1
+        if self.calls <= self.asked:
+            raise BackendUnavailable("the server is down")
+        return super().score(sample, hypotheses)
+
+
+@pytest.fixture
+def without_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actors' work is done in this process, group by group."""
+
+    def rows(make_policy, make_scorer, make_proposer, samples, positions, settings, actors):
+        policy = make_policy()
+        scorer, proposer = make_scorer(policy), make_proposer(policy)
+        for position in positions:
+            sample = samples[position.shard * settings["shard_rows"] + position.row]
+            yield position, score_group(scorer, sample, sample_group(policy, proposer, sample, settings))
+
+    monkeypatch.setattr(rl.preferences.ray_actors, "_rows", rows)
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_groups_of_a_short_outage_are_scored_in_a_second_pass(tmp_path: Path):
+    outage, done = Outage(3), []
+    made = by_actors(tmp_path / "out", lambda policy: outage, RayActors(), progress=done.append)
+    assert contents(made) == contents(build(tmp_path / "whole", wild(IMAGES), **SIZES))
+    assert sum(done) == IMAGES
+    assert outage.calls == IMAGES + 3
+
+
+@pytest.mark.usefixtures("without_cluster")
+def test_a_backend_that_stays_away_ends_the_run(tmp_path: Path):
+    outage, done = Outage(math.inf), []
+    with pytest.raises(ValueError, match="the server is down"):
+        by_actors(
+            tmp_path / "out", lambda policy: outage, RayActors(critics=1, in_flight=1), progress=done.append
+        )
+    assert (outage.calls, sum(done)) == (MAX_UNAVAILABLE, 0)
+    made = by_actors(tmp_path / "out", lambda policy: FakeScorer(), RayActors())
+    assert contents(made) == contents(build(tmp_path / "whole", wild(IMAGES), **SIZES))
 
 
 def test_a_finished_set_starts_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -95,6 +95,25 @@ def test_a_verdict_without_scores_is_not_cached(tmp_path: Path):
     assert run(tmp_path / "v.jsonl", make_agent(Counting()), GROUPS[:2])[0] == 1
 
 
+def test_a_verdict_with_a_lost_question_is_reached_again(tmp_path: Path):
+    """One of three label orders was not answered: the scores are all there, and others than those of all three."""
+
+    class Losing(Counting):
+        orders = 0
+
+        def generate(self, parts, schema, seed):
+            self.orders += schema["title"] == "score"
+            if schema["title"] == "score" and self.orders == 2:
+                raise TimeoutError("no answer")
+            return super().generate(parts, schema, seed)
+
+    losing = make_agent(Losing())
+    count, (partial,) = run(tmp_path / "v.jsonl", losing, GROUPS[:1])
+    assert (count, None in partial.scores, partial.questions.lost) == (1, False, 1)
+    assert run(tmp_path / "v.jsonl", losing, GROUPS[:1])[0] == 1
+    assert run(tmp_path / "v.jsonl", losing, GROUPS[:1])[0] == 0
+
+
 def test_a_verdict_with_a_skipped_tool_is_cached_and_one_with_a_broken_tool_is_not(tmp_path: Path):
     class Broken:
         name, needs = "broken", frozenset()
