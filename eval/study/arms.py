@@ -97,7 +97,7 @@ GRADIENT = replace(
     group_size=20,
 )
 
-# Methods to learn from scores, compared in both sets.
+# Methods to learn from scores, compared in all sets.
 METHODS = {
     "resample": Arm(RESAMPLE, rounds=4),
     "search": Arm(read_alignment(CONFIGS / "align_search.yaml"), rounds=4, search=SearchSettings()),
@@ -109,6 +109,14 @@ def _scored_by(critic: str, label: str) -> dict[str, Arm]:
     """Every method with the scores of one critic."""
     return {f"{label}, {method}": replace(arm, critic=critic) for method, arm in METHODS.items()}
 
+
+# In standard deviations of the group, where the agent's scores have 1.
+PENALTIES = {
+    "joint_limit_excess_deg": 0.3,
+    "self_penetration_mm": 0.3,
+    "imbalance_mm": 0.3,
+    "reprojection_percent_of_box": 0.6,
+}
 
 CEILING = Arm(RESAMPLE, imitates="align labels")
 FIT = Arm(RESAMPLE, imitates="fit")
@@ -133,6 +141,9 @@ FITTED = {
         f"fit, then {name}": replace(arm, after=FIT)
         for name, arm in _scored_by("embedded", "embedded").items()
     },
+    "fit, then embedded with penalties, policy-gradient": replace(
+        METHODS["policy-gradient"], penalties=PENALTIES, after=FIT
+    ),
     "fit, then fit": replace(FIT, after=FIT),
     "labels, then labels": replace(CEILING, after=CEILING),  # the ceiling with as many steps
     "fit, then shuffled, policy-gradient": replace(METHODS["policy-gradient"], critic="shuffled", after=FIT),
