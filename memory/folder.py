@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,9 +41,10 @@ class Memory:
         self.close()
 
     def close(self) -> None:
-        self.rules.save_index()
-        self.prototypes.save_index()
-        self.store.close()
+        """The indexes are saved first; the database is closed even if that fails."""
+        with closing(self.store):
+            self.rules.save_index()
+            self.prototypes.save_index()
 
 
 def store_path(folder: PathLike) -> Path:
@@ -95,7 +96,7 @@ def open_memory(
     try:
         rules = RuleMemory(store, embedder, exploration)
         prototypes = PrototypeMemory(store, dim, image_embedder_name, capacity)
-    except ValueError:
+    except BaseException:
         store.close()
         raise
     return Memory(store, rules, prototypes)

@@ -35,7 +35,7 @@ from memory.ledger import ALL_RULES, RuleLedger, rule_from_row, rule_to_row
 from memory.rule import Rule, StateChange
 from memory.store import MemoryStore
 from memory.text_limits import normalise_tags
-from memory.vectors.embed import TextEmbedder
+from memory.vectors.embed import TextEmbedder, embedder_id
 from memory.vectors.index_sync import SyncedIndex
 
 __all__ = ["RetrievedRule", "RuleMemory"]
@@ -69,7 +69,7 @@ class RuleMemory(RuleLedger):
         self._embedder = embedder
         self._columns: _RuleColumns | None = None
         self._version: tuple[int, int, int] | None = None
-        store.require_meta("text_embedder", self._embedder_id)
+        store.require_meta("text_embedder", embedder_id(embedder))
 
     def all(self) -> list[Rule]:
         return list(self._current().rules)
@@ -92,7 +92,7 @@ class RuleMemory(RuleLedger):
             places = {rule.rule_id: place for place, rule in enumerate(rules) if rule.rule_id not in known}
             new = [rules[place] for place in places.values()]
             if new:
-                self._store.set_meta_once("text_embedder", self._embedder_id)
+                self._store.set_meta_once("text_embedder", embedder_id(self._embedder))
                 embeddings = (
                     self._embedder.embed([rule.text for rule in new])
                     if vectors is None
@@ -148,10 +148,6 @@ class RuleMemory(RuleLedger):
         """Writes the vector index to a cache file next to the database, for a faster start."""
         if len(self):
             self._vectors.save()
-
-    @property
-    def _embedder_id(self) -> str:
-        return f"{self._embedder.name}@{self._embedder.revision}"
 
     @cached_property
     def _vectors(self) -> SyncedIndex:

@@ -93,7 +93,7 @@ class Trace:
         try:
             with langchain_tracing_disabled(), parts_kept_in(self._parts):
                 yield
-        except Exception as raised:
+        except BaseException as raised:  # an interrupted case is no success either
             error = reason_of(raised)
             raise
         finally:

@@ -222,7 +222,7 @@ def _compare(
 
     table = read_prices(prices) if prices else {}
     backends = {name: partial(open_backend, each) for name, each in _names(options).items()}
-    with report_lost_questions(), stages() as stage:
+    with single_run(out), report_lost_questions(), stages() as stage:
         model = load_policy(policy, device)
         return evaluate_backends(model, backends, settings, out, stage, prices=table, workers=WORKERS)
 
@@ -270,7 +270,7 @@ def _with_people(
     body = load_body(body_file)
     groups = [read_group(group, body) for group in found.groups.values()]
     backends = {name: partial(open_backend, each) for name, each in _names(options).items()}
-    with report_lost_questions(), stages() as stage:
+    with single_run(out), report_lost_questions(), stages() as stage:
         compared = evaluate_on_people(
             load_model(), body, backends, groups, found, out, stage, memory=settings.memory,
             settings=CritiqueSettings(seed=settings.seed, **settings.critique), prices=table,

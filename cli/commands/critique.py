@@ -41,6 +41,7 @@ from cli.options import (
     file_to_write,
 )
 from cli.startup import without_collection
+from common.storage.locks import single_run
 
 if TYPE_CHECKING:
     from agent.agent import CritiqueAgent
@@ -179,6 +180,7 @@ def critique(
     )
     with (
         open_backend(options) as opened,
+        single_run(*([] if dry_run else [out])),
         open_checkpoints(checkpoints) as saver,
         open_tool_servers(tool_server or []) as served,
     ):

@@ -67,13 +67,14 @@ class Manifest:
     def __init__(self, path: PathLike) -> None:
         self._path = Path(path)
         self._path.touch()
-        if b"\n" not in self._path.read_bytes()[:BLOCK_BYTES]:  # all of it would be cut as an incomplete line
-            refuse_other_file(self._path, b'{"name": ')
         self._file = self._path.open("r+b")
         self._positions: dict[str, tuple[str, int]] = {}
         try:
+            if b"\n" not in self._file.read(BLOCK_BYTES):  # all of it would be cut as an incomplete line
+                refuse_other_file(self._path, b'{"name": ')
+            self._file.seek(0)
             self._index()
-        except ValueError:
+        except BaseException:
             self._file.close()
             raise
 

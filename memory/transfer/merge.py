@@ -3,14 +3,15 @@
 Cases are united by their id; if both memories recorded a case, the record of the receiving memory is kept. A rule that
 both have keeps its id. Of the other rules, two are near-duplicates if the cosine of their sentences reaches
 `similarity` and they test the same fault: both without a predicate, or with the same metric and comparison and with
-thresholds that differ by at most a tenth. The admitted one is kept, otherwise the one with more recorded cases,
-otherwise the receiving memory's; it takes over the cases of the other. Prototypes are united by their id, and the
-bounded memory selects which to keep.
+thresholds that differ by at most a tenth. The admitted one is kept, otherwise the one in quarantine, otherwise the one
+with more recorded cases, otherwise the receiving memory's; it takes over the cases of the other. Prototypes are united
+by their id, and the bounded memory selects which to keep.
 
 Imported text becomes part of future prompts. Therefore, unless the user trusts the source (`keep_states`), a rule that
 was admitted in the other memory starts in quarantine here, and prototypes come with their numbers but without their
 sentences: hundreds of rationales cannot be reviewed, and no trial measures them. The other memory's trials do not count
-here: its history keeps the reasons without the gains, so that the rule is tried again.
+here: its history keeps the reasons without the gains, so that the rule is tried again, and the steps of its exploration
+are not taken for done.
 
 Left out: averaging of weights. The weight of the rule that is kept stays; another exploration fits the weights on the
 cases of both memories.
@@ -79,8 +80,9 @@ def merge_document(
         for case in document.cases:
             for rule_id, success in case.recounts.items():
                 rules.recount_case(case.case_id, [ids[rule_id]], success)
-        for step in document.steps:
-            rules.mark_done(step)
+        if keep_states:  # without, their trials do not count here, so this memory mines and weighs for itself
+            for step in document.steps:
+                rules.mark_done(step)
         kept_prototypes = _add_prototypes(prototypes, document, keep_states) if prototypes is not None else []
         return MergeReport(
             rules_added=len(rules) - len(known),
@@ -145,9 +147,10 @@ def _add_or_join(
     return ids
 
 
-def _priority(rule: Rule) -> tuple[bool, int]:
-    """The near-duplicate with the higher priority is kept."""
-    return rule.state == "admitted", rule.uses
+def _priority(rule: Rule) -> tuple[int, int]:
+    """The near-duplicate with the higher priority is kept. One that is retired never takes over one that is not: the
+    other memory may have retired it for reasons that do not hold here."""
+    return ("retired", "quarantined", "admitted").index(rule.state), rule.uses
 
 
 def _near_duplicates(

@@ -1,7 +1,8 @@
 """Copies what is whole of a damaged memory into a new one.
 
 SQLite reads a damaged table up to the first bad page, so every table is read from both ends. A row is kept if it can be
-parsed and if the rows that it refers to are there; the indices are made again from the embeddings.
+parsed and if the rows that it refers to are there; the indices are made again from the embeddings. If the names of the
+models that embedded them are lost, rules are embedded again; prototypes are left out, as no photograph is stored.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from memory.folder import removed_if_new_and_failed, store_path
 from memory.ledger import rule_from_row
 from memory.prototype_memory import prototype_from_row
 from memory.store import MemoryStore
+from memory.vectors.embed import TextEmbedder, embedder_id, load_text_embedder
 
 __all__ = ["recover"]
 
@@ -36,8 +38,12 @@ WHERE rule_id NOT IN (SELECT rule_id FROM rule_history) ORDER BY number
 """
 
 
-def recover(damaged: PathLike, new: PathLike) -> dict[str, int]:
+def recover(
+    damaged: PathLike, new: PathLike, load_embedder: Callable[[], TextEmbedder] = load_text_embedder
+) -> dict[str, int]:
     """Copies the memory in one folder to another one, which must not have any. Returns the number of rows by table.
+
+    load_embedder: embeds the rules again if the name of the model that embedded them is lost.
 
     Raises FileNotFoundError if there is no memory to copy, and ValueError if nothing of it can be read or if there is
     a memory in `new`.
@@ -51,9 +57,23 @@ def recover(damaged: PathLike, new: PathLike) -> dict[str, int]:
         copied = {table: _copy(table, source, store) for table in _KEYS}
         with store.transaction() as connection:
             connection.execute(_LOST_HISTORY)
+        if copied["rules"] and store.meta("text_embedder") is None:
+            _embed_again(store, load_embedder())
         if not any(copied.values()):
             raise ValueError(f"nothing of {source} can be read")
     return copied
+
+
+def _embed_again(store: MemoryStore, embedder: TextEmbedder) -> None:
+    rows = store.read("SELECT rule_id, text FROM rules")
+    vectors = embedder.embed([row["text"] for row in rows])
+    with store.transaction() as connection:
+        connection.execute("DELETE FROM meta WHERE key = 'text_dim'")
+        for row, vector in zip(rows, vectors, strict=True):
+            changed = (vector.tobytes(), row["rule_id"])
+            connection.execute("UPDATE rules SET embedding = ? WHERE rule_id = ?", changed)
+        store.set_meta_once("text_embedder", embedder_id(embedder))
+        store.set_meta_once("text_dim", str(vectors.shape[1]))
 
 
 def _copy(table: str, source: Path, store: MemoryStore) -> int:

@@ -37,6 +37,7 @@ __all__ = [
     "PackagedEmbedder",
     "SentenceEmbedder",
     "TextEmbedder",
+    "embedder_id",
     "load_text_embedder",
 ]
 
@@ -60,6 +61,11 @@ class TextEmbedder(Protocol):
     def dim(self) -> int: ...
 
     def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "batch dim"]: ...
+
+
+def embedder_id(embedder: TextEmbedder) -> str:
+    """The name of the vectors' space, which a memory records."""
+    return f"{embedder.name}@{embedder.revision}"
 
 
 @runtime_checkable

@@ -166,6 +166,19 @@ def test_a_revision_replaces_scores_of_the_case():
     assert (case.started_s, case.ended_s, case.error) == (5.0, 5.5, "gone")
 
 
+def test_a_case_that_is_interrupted_is_exported_as_failed():
+    kept = Kept()
+    with Trace(exporters=[kept]) as trace:
+
+        def interrupted() -> None:
+            with trace.case():
+                trace.write(record(""))
+                raise KeyboardInterrupt
+
+        pytest.raises(KeyboardInterrupt, interrupted)
+    assert [case.error for case in kept.cases] == ["KeyboardInterrupt: "]
+
+
 def test_an_exporter_that_fails_is_logged_once_and_dropped(tmp_path, caplog):
     kept, failing = Kept(), Kept(fails_at=2)
     with Trace(tmp_path / "trace.jsonl", exporters=[failing, kept]) as trace:

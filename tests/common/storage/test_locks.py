@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from PIL import Image
 
 from common.storage.locks import single_run
 from tests.command import call
@@ -93,10 +94,19 @@ def test_temporary_files_of_killed_runs_are_deleted(tmp_path):
     assert all(path.exists() for path in kept)
 
 
-def test_a_command_names_the_folder_in_use(holder, tmp_path, monkeypatch, capsys):
-    code, _, err = call(
-        monkeypatch, capsys, "explore", "--images", 4, "--out", tmp_path, "--memory", tmp_path / "out"
-    )
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("explore", "--images", "4", "--out", "{}", "--memory", "{}/out"),
+        ("critique", "{}/photo.png", "--box", "0,0,40,40", "--out", "{}/out"),
+        ("critic-eval", "--backend", "embedded", "--backend", "embedded", "--images", "4", "--out", "{}/out"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_names_the_folder_in_use(holder, tmp_path, monkeypatch, capsys, words):
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    code, _, err = call(monkeypatch, capsys, *(word.format(tmp_path) for word in words))
     assert code == 2
     assert err.startswith(f"meshcritic: {tmp_path / 'out'} is in use by another run")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {".lock", "photo.png"}

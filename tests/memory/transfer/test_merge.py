@@ -107,6 +107,23 @@ def test_rules_about_different_faults_are_not_joined(other):
     assert len(mine) == 2
 
 
+@pytest.mark.parametrize("keep_states", [False, True])
+def test_a_retired_near_duplicate_takes_over_no_rule_that_is_still_to_be_tried(keep_states):
+    mine = memory([about("knee", state="quarantined")])
+    retired = about("the knee", state="retired")
+    theirs = memory([retired], [(case, [retired], False) for case in "abcde"])
+    merged(mine, theirs, keep_states)
+    assert records(mine) == {"knee": ("quarantined", 5, 0)}
+
+
+@pytest.mark.parametrize("keep_states", [False, True])
+def test_steps_of_an_exploration_count_as_done_only_with_their_results(keep_states):
+    mine, theirs = memory([KNEE]), memory([FOOT])
+    theirs.mark_done("weigh/abc")
+    merged(mine, theirs, keep_states)
+    assert mine.is_done("weigh/abc") is keep_states
+
+
 def test_rules_of_one_memory_are_never_joined_with_each_other():
     mine = memory([])
     merged(mine, memory([KNEE, KNEES]))

@@ -10,6 +10,7 @@ from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from memory.transfer.exchange import snapshot
 from memory.transfer.recovery import recover
+from tests.agent.critique_case import HashEmbedder
 from tests.cli.test_memory_command import call
 from tests.memory.conftest import WordCounts, seed
 
@@ -39,6 +40,19 @@ def test_a_whole_memory_is_copied_whole(folder, tmp_path):
     }  # fmt: skip
     with MemoryStore(folder / "memory.sqlite") as old, MemoryStore(tmp_path / "new" / "memory.sqlite") as new:
         assert snapshot(new) == snapshot(old)
+
+
+def test_rules_of_an_unknown_model_are_embedded_again(folder, tmp_path):
+    """Their vectors would be compared with those of whatever model opens the memory first."""
+    with MemoryStore(folder / "memory.sqlite") as store, store.transaction() as connection:
+        connection.execute("DELETE FROM meta WHERE key = 'text_embedder'")
+        connection.execute("UPDATE rules SET embedding = zeroblob(length(embedding))")
+    assert recover(folder, tmp_path / "new", WordCounts)["rules"] == 80
+    with MemoryStore(tmp_path / "new" / "memory.sqlite") as store:
+        rules = RuleMemory(store, WordCounts())
+        assert rules.retrieve("knee 7", [], 1, frozen=True)[0].similarity == pytest.approx(1)
+        with pytest.raises(ValueError, match="was written with text_embedder"):
+            RuleMemory(store, HashEmbedder())
 
 
 @pytest.mark.slow
