@@ -174,14 +174,16 @@ class GroupPreferenceConfig(TrainingArguments):
     )
     replay_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of the denoising loss on labelled lab scenes (rl/labels/replay.py)."},
+        metadata={"help": "Weight of the denoising loss on labelled lab scenes (rl/labels/body_labels.py)."},
     )
     replay_per_image: int = field(
         default=4, metadata={"help": "Labelled scenes drawn for each image of a batch, when there is replay."}
     )
     replay_file: str | None = field(
         default=None,
-        metadata={"help": "A file written by `rl.labels.replay.Replay.save`; `meshcritic align` creates it."},
+        metadata={
+            "help": "A file written by `rl.labels.body_labels.BodyLabels.save`; `meshcritic align` creates it."
+        },
     )
     trainable: str = field(
         default="denoiser", metadata={"help": "Submodule of the policy that is trained; the rest is frozen."}
@@ -238,7 +240,9 @@ class GroupPreferenceConfig(TrainingArguments):
         if self.train_estimate and self.loss_type != RESAMPLE:
             raise ValueError(f"train_estimate needs loss_type {RESAMPLE}, not {self.loss_type}")
         if self.replay_weight and not self.replay_file:
-            raise ValueError("replay_weight needs a replay_file, written by rl.labels.replay.Replay.save")
+            raise ValueError(
+                "replay_weight needs a replay_file, written by rl.labels.body_labels.BodyLabels.save"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {self.ema_decay}")
 

@@ -8,7 +8,7 @@ of a group and without a reference. The term on joints counts what the metrics c
 regression head learns as well: hypothesis 0 and the mean of the samples start from its estimate, so a head that stays
 as it is limits both. A group of one hypothesis is imitated as it is: given the truth, this is supervised fine-tuning.
 
-Left out: several processes, a term of reprojection, and the terms of `rl.labels.replay` and `rl.spread`.
+Left out: several processes, a term of reprojection, and the terms of `rl.labels.body_labels` and `rl.spread`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hmr.policy.policy import DiffusionPolicy
 from hmr.pretraining.losses import LossWeights, estimate_error, predict_bodies
 from rl.config import GroupPreferenceConfig
-from rl.labels.replay import Replay
+from rl.labels.body_labels import BodyLabels
 from rl.preferences.tensors import GroupTensors
 
 __all__ = ["Imitation", "groups_of_labels"]
@@ -68,7 +68,7 @@ class Imitation:
         return share * loss, {f"{name}_loss/resampled": term for name, term in terms.items()}
 
 
-def groups_of_labels(labels: Replay) -> GroupTensors:
+def groups_of_labels(labels: BodyLabels) -> GroupTensors:
     """Labelled scenes as groups of one: to imitate them is supervised fine-tuning, the upper bound of alignment."""
     count = len(labels)
     ones = torch.ones(count, 1)

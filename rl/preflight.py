@@ -106,7 +106,7 @@ def _train(
 
 def _dummy_group(policy: DiffusionPolicy | PolicyAdapter, samples: Sequence[Sample]) -> GroupTensors | None:
     """A group of two hypotheses with different scores; None if the coordinates of the policy are unknown."""
-    generator = derive_generator("rehearsal")
+    generator = derive_generator("preflight")
     if isinstance(policy, DiffusionPolicy):
         condition = policy.encode(samples[:1] or [_grey_sample()]).condition
         x0 = torch.randn(1, 2, VECTOR_SIZE, generator=generator)

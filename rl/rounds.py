@@ -106,6 +106,7 @@ def align_in_rounds(
     alignment: Mapping[str, Any],
     rounds: Rounds,
     stage: Stage,
+    *,
     rescore: Rescore | None = None,
     detector: Detector | None = None,
 ) -> Policy:
@@ -126,7 +127,7 @@ def align_in_rounds(
         scored = rescore(groups, seed) if rescore else groups
         arguments = {**alignment, "max_steps": rounds.steps_of(number, alignment["max_steps"])}
         tick = stage(f"round {number}: aligning on {len(groups)} groups", arguments["max_steps"])
-        policy = align_once(policy, scored, folder / "policy", arguments, seed, tick, share)
+        policy = align_once(policy, scored, folder / "policy", arguments, seed, tick, samples=share)
     policy.save_pretrained(out)
     return policy
 
@@ -208,6 +209,7 @@ def align_once(
     alignment: Mapping[str, Any],
     seed: int,
     tick: Callable[[int], None],
+    *,
     samples: Sequence[Sample] = (),
 ) -> Policy:
     """Align on the groups and save the policy in `folder`; a policy saved there by an equal run is loaded instead.

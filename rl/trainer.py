@@ -15,9 +15,9 @@ step is the mean over all its images, however they are divided.
 
 The loss `resample` (`rl.imitation`) needs no reference, and can train the initial estimate too.
 
-Two terms can be added, replay (`rl.labels.replay`) and a penalty on lost spread (`rl.spread`); each costs a forward
-pass. Under FSDP `train` and `save_model` work, but not the spread callback, the spread penalty and LoRA. Left out:
-reward functions (`rl.preferences.build` calls them), rounds (`rl.rounds`), DeepSpeed.
+Two terms can be added, replay (`rl.labels.body_labels`) and a penalty on lost spread (`rl.spread`); each costs a
+forward pass. Under FSDP `train` and `save_model` work, but not the spread callback, the spread penalty and LoRA. Left
+out: reward functions (`rl.preferences.build` calls them), rounds (`rl.rounds`), DeepSpeed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from common.seeding import derive_generator
 from hmr.policy.policy import DiffusionPolicy
 from rl.config import RESAMPLE, GroupPreferenceConfig, check_loss_of_search
 from rl.imitation import Imitation
-from rl.labels.replay import Replay
+from rl.labels.body_labels import BodyLabels
 from rl.losses import LOSSES, log_ratio
 from rl.monitoring.metrics import step_metrics
 from rl.monitoring.spread_callback import SpreadCallback
@@ -352,10 +352,10 @@ def _as_tensors(
     return tensors_from_preferences(policy, dataset, args.advantage_settings(), args.output_dir)
 
 
-def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> Replay | None:
+def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> BodyLabels | None:
     if not args.replay_weight:
         return None
-    replay = Replay.load(Path(cast(str, args.replay_file)))
+    replay = BodyLabels.load(Path(cast(str, args.replay_file)))
     if isinstance(policy, DiffusionPolicy) and replay.encoder != (
         encoder := policy.initial_estimate_digest()
     ):

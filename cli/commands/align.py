@@ -15,6 +15,7 @@ from cli.options import (
     MODELS,
     WORKERS,
     BasePolicy,
+    Device,
     Json,
     MemoryOrExplore,
     Motion,
@@ -46,9 +47,11 @@ AlignedPolicy = Annotated[
 Critic = Annotated[
     str,
     typer.Option(
+        "--critic",
+        "--backend",
         help="Critic: embedded or another backend such as openai:NAME@URL (docs/guides/backends.md), hmr-scorer "
         "(a learned scorer), noisy-truth:SRCC (ground truth with noise), noisy-reading:SRCC[:shared] (true pose with "
-        "an error), reward:FILE.py:NAME (your function), or shuffled[:CRITIC] (scores in random order, as a control)."
+        "an error), reward:FILE.py:NAME (your function), or shuffled[:CRITIC] (scores in random order, as a control).",
     ),
 ]
 Penalties = Annotated[
@@ -122,7 +125,7 @@ TrainingArguments = Annotated[
 
 
 def align(
-    out: AlignedPolicy,
+    out: AlignedPolicy = Path("runs/align"),
     critic: Critic = "embedded",
     penalty: Penalties = None,
     method: Method = None,
@@ -143,6 +146,7 @@ def align(
     reply_cache: ReplyCacheFile = None,
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
+    device: Device = "cpu",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -167,7 +171,7 @@ def align(
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
         penalties=parse_penalties(penalty or []),
     )  # fmt: skip
-    model = load_policy(policy_folder(policy, base), detector=policys)
+    model = load_policy(policy_folder(policy, base), device, policys)
     if dry_run:
         _estimate(model, align_settings, photographs, as_json)
     else:

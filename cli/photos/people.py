@@ -23,7 +23,7 @@ from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.keypoints.file_detector import KeypointFileDetector
 from hmr.detection.protocol import CERTAIN_CONFIDENCE, MIN_CONFIDENCE, detect_all, detect_people
 from hmr.images.photographs import Photo, check_box, describe_box, load_photo, sample_of
-from hmr.policy.policy import DiffusionPolicy, Features, Guidance, OnStep
+from hmr.policy.policy import SAME_BODY_MM, DiffusionPolicy, Features, Guidance, OnStep
 from hmr.types import BodyParams, Box, Camera, Detection, Detector, Hypotheses, Sample
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 Guide = Callable[[Features, Detection], Guidance]  # features of one person
-SAME_BODY_MM = 1.0  # distance of joints at rest, up to which two bodies are taken as one
 MIN_OVERLAP = 0.3  # of the boxes of one person in two files, intersection over union
 
 

@@ -235,6 +235,7 @@ def explore_calibration(
     none of them got a score.
     """
     out, memory, body = Path(out), Path(memory), load_body()
+    policy.require_body(body)
     detector = load_other_detector(settings.detector, policy)
     tick = stage(f"drawing {settings.images} scenes of {settings.split}", settings.images)
     scenes = draw_split(settings.split, out / "scenes", settings.images, workers=workers, progress=tick)

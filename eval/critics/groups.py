@@ -43,7 +43,7 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class CriticImages:
-    """What critics are compared on and learn from in place of scenes, and what they look with.
+    """What critics are compared on and learn from in place of scenes, and their detector.
 
     body: of the hypotheses and of the truth's parameters. detector: None is the embedded one.
     """

@@ -3,8 +3,8 @@
 `eval.pipelines.align_settings` lists the critics, `eval.pipelines.align_critics` opens them. The base policy decides on
 the splits (`hmr.synthetic.splits.GAPS`): `wild-train` for the shipped one, `street-align` for `studio`. A critic that
 learns does so on the calibration split of the base's own domain alone, as in `eval.critics.comparison`. If the training
-arguments set `replay_weight`, labelled scenes of that domain are replayed beside the images (`rl.labels.replay`). With
-`AlignSettings.fit` the policy is first aligned to the keypoints of the same images, in the folder `fit`
+arguments set `replay_weight`, labelled scenes of that domain are replayed beside the images (`rl.labels.body_labels`).
+With `AlignSettings.fit` the policy is first aligned to the keypoints of the same images, in the folder `fit`
 (`rl.labels.keypoint_fit`). The output folder holds the scenes, the memory, every round (`rl.rounds`), curves.svg and
 alignment.json, which records all inputs. The training arguments and the critic (name, settings, file, memory) are
 checked before anything is drawn, explored or scored.
@@ -76,6 +76,7 @@ def run_alignment(
     out = Path(out)
     check_settings(policy, settings, out)
     body = load_body()
+    policy.require_body(body)
     detector = _critics_detector(policy, settings, people)
     rescore = shuffle_scores if settings.shuffled else None
     with ExitStack() as stack:
@@ -92,13 +93,16 @@ def run_alignment(
         if settings.policy_gradient is not None:
             gradient, seed = settings.policy_gradient, settings.rounds.seed
             aligned = align_by_policy_gradient(
-                start, scorer, samples, out, gradient, seed, stage, rescore, _in_flight(scorer)
-            )
+                start, scorer, samples, out, gradient,
+                seed=seed, stage=stage, rescore=rescore, in_flight=_in_flight(scorer),
+            )  # fmt: skip
         else:
             alignment = with_replay(start, settings, out, stage, workers)
             rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
             reading = detector_of_search(start, body, scorer, detector) if rounds.search else None
-            aligned = align_in_rounds(start, scorer, samples, out, alignment, rounds, stage, rescore, reading)
+            aligned = align_in_rounds(
+                start, scorer, samples, out, alignment, rounds, stage, rescore=rescore, detector=reading
+            )
     record = {
         **settings.to_json(),
         DETECTOR: detector_name(detector),

@@ -57,7 +57,7 @@ from hmr.types import Hypotheses, Labelled, Sample
 from memory.folder import Memory
 from rl.config import RESAMPLE, GroupPreferenceConfig
 from rl.imitation import groups_of_labels
-from rl.labels.replay import replay_of
+from rl.labels.body_labels import true_labels
 from rl.monitoring.training_log import Log, read_logs
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.preferences.tensors import GroupTensors
@@ -275,7 +275,7 @@ class Demo:
             "base": self.policy,
             "aligned": self._align("aligned", groups, seed),
             "shuffled": self._align("shuffled", shuffle_scores(groups, seed), seed),
-            "labels": self._taught(seed),
+            "labels": self._aligned_to_labels(seed),
         }
         self.aligned.append(policies["aligned"])
         found: dict[str, Report] = {}
@@ -336,9 +336,9 @@ class Demo:
         with self._timed("align"):
             return align_once(self.policy, groups, folder, settings, seed, tick)
 
-    def _taught(self, seed: int) -> DiffusionPolicy:
+    def _aligned_to_labels(self, seed: int) -> DiffusionPolicy:
         """The base policy after as many steps on the truth of the images."""
-        labels = groups_of_labels(replay_of(self.policy, read_labelled(self.truth)))
+        labels = groups_of_labels(true_labels(self.policy, read_labelled(self.truth)))
         return self._align("labels", labels, seed)
 
     def _align_on_photographs(self) -> None:

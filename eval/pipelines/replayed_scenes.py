@@ -1,4 +1,4 @@
-"""Labelled scenes that alignment replays if its training arguments set `replay_weight` (`rl.labels.replay`)."""
+"""Labelled scenes that alignment replays if its training arguments set `replay_weight` (`rl.labels.body_labels`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_labelled
 from rl.config import training_fields
-from rl.labels.replay import replay_of
+from rl.labels.body_labels import true_labels
 
 __all__ = ["with_replay", "with_replay_file"]
 
@@ -32,7 +32,7 @@ def with_replay(
     scenes = draw_split(
         split, out / "scenes", settings.replayed, motion=settings.motion, workers=workers, progress=tick
     )
-    replay_of(policy, read_labelled(scenes)).save(file)
+    true_labels(policy, read_labelled(scenes)).save(file)
     return alignment
 
 

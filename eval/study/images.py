@@ -54,7 +54,7 @@ class StudyImages(Protocol):
 
     @property
     def detector(self) -> Detector | None:
-        """What critics look with; None: the embedded one of the policy."""
+        """The detector of critics; None: the embedded one of the policy."""
         ...
 
     @property

@@ -197,8 +197,8 @@ class PreparedImages:
             f"{gender}{weights_digest(body.model.state_dict())}" for gender, body in sorted(bodies.items())
         ]
         regressor = self.bodies.regressor
-        told = detector_digest(self.detector) or self.detector.name
-        return digest(*parts, told, b"" if regressor is None else regressor.numpy().tobytes())
+        detector = detector_digest(self.detector) or self.detector.name
+        return digest(*parts, detector, b"" if regressor is None else regressor.numpy().tobytes())
 
 
 def _by_person(report: AnnotatedReport, folder: Path) -> Report:

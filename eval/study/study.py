@@ -42,8 +42,8 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import GAPS
 from hmr.types import Detector, Sample, Scorer
 from rl.imitation import groups_of_labels
+from rl.labels.body_labels import BodyLabels, true_labels
 from rl.labels.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
-from rl.labels.replay import Replay, replay_of
 from rl.policy_gradient.align import align_by_policy_gradient
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
 from rl.rounds import Rounds, align_in_rounds, align_once
@@ -67,7 +67,7 @@ class Sizes:
     steps: int | None = None  # optimizer steps; None: as the arms say
     picks: bool = True  # whether the critic picks among the first 20 hypotheses of each test image
     minima: tuple[int, ...] = ()  # further numbers of hypotheses over which the minimum is reported
-    bounds: bool = True  # whether the base at smaller noise and the true bodies are measured too
+    references: bool = True  # whether the base at smaller noise and the true bodies are measured too
 
     def fit(self, arm: Arm) -> Arm:
         """The arm with these images and steps."""
@@ -101,7 +101,7 @@ class StudySeed:
         """The base, and, if the sizes ask for them, at decreasing scales of noise, until its spread is at most that of
         every arm."""
         reports = [self.base()]
-        if not self.sizes.bounds:
+        if not self.sizes.references:
             return reports
         narrowest_mm = min(report.spread_mm() for report in arms)
         for scale in SCALES[1:]:
@@ -161,16 +161,17 @@ class StudySeed:
         rescore = shuffle_scores if _settings(arm.critic).shuffled else None
         if arm.policy_gradient:
             return align_by_policy_gradient(
-                start, scorer, samples, folder, arm.policy_gradient, self.seed, self.stage, rescore
-            )
+                start, scorer, samples, folder, arm.policy_gradient,
+                seed=self.seed, stage=self.stage, rescore=rescore,
+            )  # fmt: skip
         if arm.search:
             detector = detector_of_search(start, self.images.body, scorer, self._detector)
         rounds = Rounds(arm.rounds, arm.group_size, self.seed, search=arm.search)
         return align_in_rounds(
-            start, scorer, samples, folder, alignment, rounds, self.stage, rescore, detector
+            start, scorer, samples, folder, alignment, rounds, self.stage, rescore=rescore, detector=detector
         )
 
-    def _labels(self, policy: DiffusionPolicy, arm: Arm) -> Replay:
+    def _labels(self, policy: DiffusionPolicy, arm: Arm) -> BodyLabels:
         """The bodies that an arm imitates, in the coordinates of the policy, stored under `--out`."""
         kind = (
             f"{arm.imitates}-{arm.group_size}-seed-{self.seed}"
@@ -181,13 +182,13 @@ class StudySeed:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._new_labels(policy, arm).save(path)
-        return Replay.load(path)
+        return BodyLabels.load(path)
 
-    def _new_labels(self, policy: DiffusionPolicy, arm: Arm) -> Replay:
+    def _new_labels(self, policy: DiffusionPolicy, arm: Arm) -> BodyLabels:
         if arm.imitates == "train labels":
-            return replay_of(policy, self.images.home_labels(arm.images))
+            return true_labels(policy, self.images.home_labels(arm.images))
         if arm.imitates == "align labels":
-            return replay_of(policy, self.images.labels(self.to_align)[: arm.images])
+            return true_labels(policy, self.images.labels(self.to_align)[: arm.images])
         samples = self.images.to_align(self.to_align)[: arm.images]
         tick = self.stage(f"seed {self.seed}: {arm.imitates} bodies of {len(samples)} images", len(samples))
         if arm.imitates == "averaged":
@@ -262,8 +263,8 @@ def run_study(
     images: default: the scenes of the open benchmark, drawn in `out`.
     """
     images = images or SceneImages.of(policy, GAP, sizes.test, out / "scenes", stage)
-    bounds = [] if ceiling is None else [ceiling]
-    to_align = max(sizes.fit(arm).images for arm in (*bounds, *arms.values()))
+    ceilings = [] if ceiling is None else [ceiling]
+    to_align = max(sizes.fit(arm).images for arm in (*ceilings, *arms.values()))
     marked = frozenset(name for name, arm in arms.items() if arm.uses_truth)
     made_from = {"base policy": policy.digest(), "benchmark": images.digest(), "M": sizes.samples}
     runs = StudyRuns(
@@ -272,7 +273,7 @@ def run_study(
         [],
         made_from,
         marked,
-        _true_bodies(images, out, stage) if sizes.bounds else None,
+        _true_bodies(images, out, stage) if sizes.references else None,
     )
     for seed in seeds:
         with ExitStack() as opened:
@@ -280,7 +281,7 @@ def run_study(
             run.base()  # first, because it fails at once if the tests cannot be evaluated
             for name, arm in arms.items():
                 runs.arms[name].append(run.arm(name, arm))
-            runs.ceiling.extend(run.arm(CEILING_NAME, bound) for bound in bounds)
+            runs.ceiling.extend(run.arm(CEILING_NAME, each) for each in ceilings)
             runs.bases.append(run.scales([reports[-1] for reports in runs.arms.values()]))
     return runs
 

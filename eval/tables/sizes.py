@@ -45,14 +45,14 @@ class TableSizes:
 
 
 QUICK = TableSizes(
-    study=Sizes(test=40, samples=100, calibration=64, steps=300, picks=False, minima=(10,), bounds=False),
+    study=Sizes(test=40, samples=100, calibration=64, steps=300, picks=False, minima=(10,), references=False),
     align=400,
     more=800,
     critic_images=40,
     seeds=(0,),
 )
 FULL = TableSizes(
-    study=Sizes(test=100, samples=200, picks=False, minima=(10, 100), bounds=False),
+    study=Sizes(test=100, samples=200, picks=False, minima=(10, 100), references=False),
     align=1600,
     more=3200,
     critic_images=300,

@@ -61,10 +61,11 @@ from hmr.policy.parametrization import (
 from hmr.policy.scheduler import Solver, new_solver, set_times
 from hmr.types import NUM_BETAS, NUM_JOINTS, BodyParams, Box, Detection, Detector, Hypotheses, Sample
 
-__all__ = ["DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance", "OnStep"]
+__all__ = ["SAME_BODY_MM", "DiffusionPolicy", "DiffusionPolicyConfig", "Features", "Guidance", "OnStep"]
 
 OnStep = Callable[[list[Hypotheses]], None]  # the estimates of one step of the solver, one group per image
 
+SAME_BODY_MM = 1.0  # distance of joints at rest, below which two bodies are taken as one
 INITIAL_STD = (0.05, 1.5)  # bounds of `initial_std`
 
 
@@ -137,6 +138,14 @@ class DiffusionPolicy(PreTrainedModel):
         """The mean distance between this body's joints at rest and those of the body of pretraining."""
         own, other = self.feedback.points.joint_template.cpu(), body.joint_template.cpu()
         return 1e3 * float(((own - own[:1]) - (other - other[:1])).norm(dim=-1).mean())
+
+    def require_body(self, body: Body) -> None:
+        """Raises ValueError if the policy was pretrained with another body."""
+        if (distance_mm := self.distance_mm(body)) >= SAME_BODY_MM:
+            raise ValueError(
+                f"this policy was trained with another body: at rest its joints are {distance_mm:.0f} mm from those of "
+                f"{body.name}, which scenes are drawn with and hypotheses scored with; give a policy of that body"
+            )
 
     @torch.no_grad()
     def fit_initial_estimate(

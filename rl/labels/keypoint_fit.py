@@ -22,8 +22,8 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
 from rl.config import RESAMPLE, GroupPreferenceConfig
 from rl.imitation import groups_of_labels
+from rl.labels.body_labels import BodyLabels
 from rl.labels.pseudo_labels import fitted_to_keypoints
-from rl.labels.replay import Replay
 from rl.preferences.shards import image_sha256
 from rl.rounds import Rounds, align_once, checked_alignment
 
@@ -62,7 +62,7 @@ def checked_fit(policy: DiffusionPolicy, alignment: Mapping[str, Any], images: i
 
 def _fitted(
     policy: DiffusionPolicy, body: Body, samples: Sequence[Sample], folder: Path, stage: Stage
-) -> Replay:
+) -> BodyLabels:
     """Those in the folder, if they are of this policy, its detector and these images; otherwise new ones."""
     made_from = {
         "policy": policy.digest(),
@@ -75,4 +75,4 @@ def _fitted(
         tick = stage(f"fitting hypothesis 0 of {len(samples)} images to its keypoints", len(samples))
         fitted_to_keypoints(policy, body, samples, tick).save(folder / LABELS)
         write_fingerprint(folder, made_from)
-    return Replay.load(folder / LABELS)
+    return BodyLabels.load(folder / LABELS)

@@ -7,7 +7,7 @@
 |            | robust reprojection and a Gaussian prior, here about hypothesis 0, as SPIN starts from its regression |
 |            | (arXiv 1909.12828); `hmr.policy.guidance`                                                          |
 | `reading`  | the estimate of the shipped policy from the critic's detector, which gives the agent its 3D joints |
-| truth      | of labelled scenes (`rl.labels.replay`)                                                            |
+| truth      | of labelled scenes (`rl.labels.body_labels`)                                                            |
 
 None of them has a critic; `reading` shows what scores add to the best evidence behind them.
 """
@@ -27,7 +27,7 @@ from hmr.metrics.errors import average_pose
 from hmr.policy.guidance import DetectionGuidance, GuidanceConfig
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Detector, Sample
-from rl.labels.replay import Replay
+from rl.labels.body_labels import BodyLabels
 
 __all__ = ["averaged_groups", "fitted_to_keypoints", "read_by"]
 
@@ -39,7 +39,7 @@ Progress = Callable[[int], None]
 @torch.no_grad()
 def averaged_groups(
     policy: DiffusionPolicy, samples: Sequence[Sample], size: int, seed: int, progress: Progress
-) -> Replay:
+) -> BodyLabels:
     """The means of the groups that `rl.preferences.build` samples with this seed."""
     conditions, x0 = [], []
     for done, sample in enumerate(samples, start=1):
@@ -48,13 +48,13 @@ def averaged_groups(
         conditions.append(features.condition.cpu())
         x0.append(_one_body(policy, average_pose(group.params), features))
         progress(done)
-    return Replay(torch.cat(conditions), torch.cat(x0), policy.initial_estimate_digest())
+    return BodyLabels(torch.cat(conditions), torch.cat(x0), policy.initial_estimate_digest())
 
 
 @torch.no_grad()
 def fitted_to_keypoints(
     policy: DiffusionPolicy, body: Body, samples: Sequence[Sample], progress: Progress
-) -> Replay:
+) -> BodyLabels:
     """Hypothesis 0 of each image after gradient steps on the distance to the detected keypoints."""
     conditions, x0 = [], []
     for start in range(0, len(samples), BATCH):
@@ -67,7 +67,7 @@ def fitted_to_keypoints(
         conditions.append(features.condition.cpu())
         x0.append(fitted[:, 0].cpu())
         progress(start + len(batch))
-    return Replay(torch.cat(conditions), torch.cat(x0), policy.initial_estimate_digest())
+    return BodyLabels(torch.cat(conditions), torch.cat(x0), policy.initial_estimate_digest())
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def read_by(
     policy: DiffusionPolicy,
     samples: Sequence[Sample],
     progress: Progress,
-) -> Replay:
+) -> BodyLabels:
     """The initial estimate of the reader for the detector's reports, in the coordinates of the policy."""
     conditions, x0 = [], []
     for start in range(0, len(samples), BATCH):
@@ -87,7 +87,7 @@ def read_by(
         conditions.append(features.condition.cpu())
         x0.append(policy.to_x0(BodyParams.stack([group.params for group in read]), features)[:, 0].cpu())
         progress(start + len(batch))
-    return Replay(torch.cat(conditions), torch.cat(x0), policy.initial_estimate_digest())
+    return BodyLabels(torch.cat(conditions), torch.cat(x0), policy.initial_estimate_digest())
 
 
 def _one_body(policy: DiffusionPolicy, params: BodyParams, features: Features) -> Float[Tensor, "1 157"]:

@@ -16,7 +16,7 @@
 | denoise_loss/pos, /neg | mean L_theta over A > 0 and A < 0; in a healthy run they separate slowly         |
 | effective_beta         | mean abs(r) of a hypothesis whose error has doubled: beta L_ref(t), or beta      |
 |                        | under a relative trust region                                                    |
-| denoise_loss/replay    | mean L_theta of labelled scenes (rl.labels.replay); recorded by the trainer             |
+| denoise_loss/replay    | mean L_theta of labelled scenes (rl.labels.body_labels), from the trainer        |
 | spread_kept            | spread of a group in the predictions, relative to the reference (rl.spread)      |
 | spread_visible_mm,     | std of joints over samples of the averaged policy for a few training images, by  |
 | spread_occluded_mm     | estimated visibility (rl.monitoring.spread_callback); the first is the base's    |

@@ -67,6 +67,7 @@ def align_by_policy_gradient(
     samples: Sequence[Sample],
     out: PathLike,
     settings: PolicyGradientConfig,
+    *,
     seed: int,
     stage: Stage,
     rescore: Rescore | None = None,
@@ -94,10 +95,12 @@ def align_by_policy_gradient(
             for _ in range(rows):
                 tick(next(scored))
 
+        # elsewhere an update that is computed again may have other bits, and its scored groups would be refused
+        every = settings.checkpoint_updates if policy.device.type == "cpu" else 1
         for number in range(len(log), settings.updates):
             shown = [samples[row] for row in order[number * size : (number + 1) * size]]
             log.append(_take_update(run, scorer, shown, number, out, rescore, in_flight, advance))
-            if (number + 1) % settings.checkpoint_updates == 0:
+            if (number + 1) % every == 0:
                 save_checkpoint(run, log, out)
         run.finished().save_pretrained(out)
         write_text(out / LOG, json.dumps(log, indent=1))

@@ -47,7 +47,7 @@ class PolicyGradientConfig:
     advantage_type: str = "group"  # these three as in rl.config
     advantage_clip: float = 5.0
     min_group_std: float = 0.1
-    checkpoint_updates: int = 1  # updates between two checkpoints
+    checkpoint_updates: int = 1  # updates between two checkpoints, on a CPU
 
     def __post_init__(self) -> None:
         for name, least in AT_LEAST.items():

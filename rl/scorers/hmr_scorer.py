@@ -190,7 +190,7 @@ class HMRScorer:
         """Write the weights and their JSON card; returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        card = {"format": FORMAT, "shape": asdict(self.shape), "eyes": _digest_of(self.policy)}
+        card = {"format": FORMAT, "shape": asdict(self.shape), "policy": _digest_of(self.policy)}
         with atomic_path(folder / WEIGHTS) as partial:
             save_file(self.network.state_dict(), partial)
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
@@ -203,7 +203,7 @@ class HMRScorer:
         if not (folder / CARD).exists():
             raise FileNotFoundError(f"{folder} holds no HMR-Scorer: there is no {CARD}")
         card = json.loads((folder / CARD).read_text())
-        if card.get("format") != FORMAT or card["eyes"] != _digest_of(policy):
+        if card.get("format") != FORMAT or card["policy"] != _digest_of(policy):
             raise ValueError(
                 f"the HMR-Scorer in {folder} was trained with another policy's encoder; train one for this policy"
             )

@@ -67,7 +67,7 @@ def tables(policy: str, out: str) -> None:
     assert gradient.policy_gradient
     update = replace(gradient.policy_gradient, group_size=3, minibatches=1, inner_epochs=1)
     METHODS["policy-gradient"] = replace(gradient, policy_gradient=update)
-    study = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), bounds=False)
+    study = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), references=False)
     sizes = TableSizes(study, align=2, more=4, critic_images=3, seeds=(0,))
     arms_of = alignment.arms_of
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rl.labels.replay import Replay
+from rl.labels.body_labels import BodyLabels
 from tests.processes import launch_module
 from tests.rl.toy import CHANNELS, DIM
 
@@ -18,7 +18,9 @@ def launch(processes: int, *words: object) -> None:
 
 def saved_replay(folder: Path) -> Path:
     generator = torch.Generator().manual_seed(3)
-    scenes = Replay(torch.randn(32, CHANNELS, generator=generator), torch.randn(32, DIM, generator=generator))
+    scenes = BodyLabels(
+        torch.randn(32, CHANNELS, generator=generator), torch.randn(32, DIM, generator=generator)
+    )
     scenes.save(folder / "replay.safetensors")
     return folder / "replay.safetensors"
 

@@ -18,7 +18,7 @@ import rl.rounds as rounds_module
 from common.progress import Stage
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Box, Camera, Hypotheses, Sample
-from rl.labels.replay import Replay
+from rl.labels.body_labels import BodyLabels
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import load_preferences, shuffle_scores
 from rl.rounds import Rounds, align_in_rounds, align_once, finished_policy
@@ -369,7 +369,7 @@ def test_a_finished_policy_is_found_by_seed_and_replayed_scenes(
 ) -> None:
     _align(tiny_policy, Depth(), wild, tmp_path, 1)
     groups, folder = load_preferences(tmp_path / "round-0" / "groups"), tmp_path / "policy"
-    scenes = Replay(
+    scenes = BodyLabels(
         torch.tensor(groups["condition"][:]), torch.zeros(4, 157), tiny_policy.initial_estimate_digest()
     )
     scenes.save(tmp_path / "replay.safetensors")

@@ -168,14 +168,9 @@ def test_a_revision_replaces_scores_of_the_case():
 
 def test_a_case_that_is_interrupted_is_exported_as_failed():
     kept = Kept()
-    with Trace(exporters=[kept]) as trace:
-
-        def interrupted() -> None:
-            with trace.case():
-                trace.write(record(""))
-                raise KeyboardInterrupt
-
-        pytest.raises(KeyboardInterrupt, interrupted)
+    with Trace(exporters=[kept]) as trace, suppress(KeyboardInterrupt), trace.case():
+        trace.write(record(""))
+        raise KeyboardInterrupt
     assert [case.error for case in kept.cases] == ["KeyboardInterrupt: "]
 
 

@@ -24,7 +24,7 @@ from hmr.detection.transformers_detector import TransformersDetector
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detection, Sample
-from rl.labels.replay import Replay
+from rl.labels.body_labels import BodyLabels
 from rl.monitoring.training_log import read_logs
 from rl.preferences.build import load_preferences
 from rl.rounds import Rounds
@@ -261,7 +261,7 @@ def test_lab_scenes_are_replayed_if_the_configuration_says_so(
     )
     run_alignment(tiny_policy, settings, tmp_path, lambda title, total: lambda done, note="": None)
     (file,) = tmp_path.glob("replay-3-*.safetensors")
-    assert Replay.load(file).x0.shape == (3, 157)
+    assert BodyLabels.load(file).x0.shape == (3, 157)
     assert {path.name for path in (tmp_path / "scenes").iterdir()} == {
         "wild-train-2-uses-truth",
         "lab-train-3",

@@ -182,6 +182,8 @@ WRONG = {
     "no pair": (["--set", "permutations"], "takes field=value"),
     "too few": (["--set", "permutations=0"], "permutations must be at least 1, not 0"),
     "a word for a count": (["--set", "max_revisions=few"], "max_revisions: Input should be a valid integer"),
+    "no such device": (["--device", "nowhere"], "nowhere"),
+    "another body": (["--policy", "other"], "this policy was trained with another body"),
     "no penalty": (["--penalty", "imbalance_mm"], "a penalty is METRIC=WEIGHT with a weight above 0"),
     "nothing to penalise": (
         ["--critic", "hmr-scorer", "--penalty", "imbalance_mm=1"],
@@ -198,7 +200,11 @@ WRONG = {
 def test_an_invalid_critic_is_refused_before_anything_is_drawn(
     align: Align, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    code, _, err = align("out", *words)
+    if "other" in words:
+        other = load_policy(tmp_path / "base")
+        other.feedback.points.joint_template[5] += 0.1
+        other.save_pretrained(tmp_path / "other")
+    code, _, err = align("out", *(tmp_path / word if word == "other" else word for word in words))
     assert (code, message in err, "Traceback" in err) == (2, True, False), err
     assert not (tmp_path / "out").exists()
 

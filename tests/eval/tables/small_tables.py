@@ -16,7 +16,7 @@ from eval.tables.variants import variant_arms
 __all__ = ["SIZES", "use_small_arms"]
 
 STEPS = {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0}
-STUDY = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), bounds=False)
+STUDY = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), references=False)
 SIZES = TableSizes(STUDY, align=2, more=4, critic_images=3, seeds=(0,))
 
 

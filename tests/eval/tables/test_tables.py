@@ -218,7 +218,7 @@ def test_seven_people_are_too_few():
 
 @pytest.mark.parametrize("sizes", [QUICK, FULL])
 def test_no_base_is_narrowed_that_no_table_shows(sizes):
-    assert not sizes.study.bounds
+    assert not sizes.study.references
 
 
 @pytest.mark.slow

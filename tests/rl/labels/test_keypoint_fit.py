@@ -12,8 +12,8 @@ from common.progress import Tick
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
+from rl.labels.body_labels import BodyLabels
 from rl.labels.keypoint_fit import align_to_keypoints
-from rl.labels.replay import Replay
 from tests.rl.labels.stored_detections import StoredDetections
 
 TRAINING = {
@@ -51,7 +51,7 @@ def test_the_policy_moves_to_the_fits_and_a_second_run_loads_it(
 
     aligned = run(samples)
     assert (tiny_policy.digest(), calls) == (before, {"fitted_to_keypoints": 1, "align": 1})
-    labels = Replay.load(tmp_path / "bodies" / "labels.safetensors")
+    labels = BodyLabels.load(tmp_path / "bodies" / "labels.safetensors")
     assert _distance(aligned, labels) < 0.7 * _distance(tiny_policy, labels)
     assert run(samples).digest() == aligned.digest()
     assert calls == {"fitted_to_keypoints": 1, "align": 1}
@@ -61,7 +61,7 @@ def test_the_policy_moves_to_the_fits_and_a_second_run_loads_it(
     assert calls == {"fitted_to_keypoints": 2, "align": 3}
 
 
-def _distance(policy: DiffusionPolicy, labels: Replay) -> float:
+def _distance(policy: DiffusionPolicy, labels: BodyLabels) -> float:
     """Mean squared distance of the initial estimates from the fits."""
     estimate = policy.initial_estimate(labels.condition[:, : policy.feature_size])
     return float(torch.nn.functional.mse_loss(estimate, labels.x0))

@@ -66,8 +66,9 @@ def run(
     **more,
 ) -> DiffusionPolicy:
     return align_by_policy_gradient(
-        policy, scorer, wild(), out, settings, seed, lambda title, total: lambda done, note="": None, **more
-    )
+        policy, scorer, wild(), out, settings,
+        seed=seed, stage=lambda title, total: lambda done, note="": None, **more,
+    )  # fmt: skip
 
 
 def weights(policy: DiffusionPolicy) -> torch.Tensor:

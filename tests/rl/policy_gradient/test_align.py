@@ -168,7 +168,9 @@ def test_progress_counts_every_critique_once(tiny_policy: DiffusionPolicy, tmp_p
 
     for patience in (3, 1000):
         try:
-            align_by_policy_gradient(tiny_policy, Depth(patience), wild(), tmp_path, SETTINGS, 5, stage)
+            align_by_policy_gradient(
+                tiny_policy, Depth(patience), wild(), tmp_path, SETTINGS, seed=5, stage=stage
+            )
         except KeyboardInterrupt:
             assert ticks == [1, 2, 3]
     assert seen == 2 * [("policy gradient: 3 updates of 2 groups", 6)]

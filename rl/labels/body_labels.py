@@ -1,10 +1,17 @@
-"""Replay: the pretraining loss on labelled lab scenes, added to every step of alignment against forgetting.
+"""Bodies to imitate: for each image the condition of a policy and one body, in the policy's coordinates.
 
-    L_replay = mean over scenes, times and noise of the denoising error of the true x_0
+| made by                    | bodies                                             |
+|----------------------------|----------------------------------------------------|
+| `true_labels`              | the truth of labelled scenes                       |
+| `rl.labels.pseudo_labels`  | averaged groups, fits to keypoints, a 3D reading   |
 
-Its weight is `replay_weight` (rl/config.py). The scenes come from `lab-train`, whose ground truth pretraining uses as
-well. In RLHF the same term is called PPO-ptx (Ouyang et al., NeurIPS 2022, arXiv 2203.02155, eq. 2). Left out: the
-pretraining losses on joints, which need a body model.
+Two losses use them: alignment imitates them in place of scored groups (`rl.imitation`), or replays labelled scenes
+beside its groups against forgetting, with weight `replay_weight` (rl/config.py):
+
+    L_replay = mean over scenes, times and noise of the denoising error of x_0
+
+In RLHF the latter is called PPO-ptx (Ouyang et al., NeurIPS 2022, arXiv 2203.02155, eq. 2). Left out: the pretraining
+losses on joints, which need a body model.
 """
 
 from __future__ import annotations
@@ -24,29 +31,29 @@ from hmr.policy.parametrization import geometry_of
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Labelled
 
-__all__ = ["Replay", "replay_of"]
+__all__ = ["BodyLabels", "true_labels"]
 
 BATCH_SIZE = 64
-ENCODER_KEY = "eyes"  # in the metadata of the file
+ENCODER_KEY = "encoder"  # in the metadata of the file
 
 
 @dataclass(frozen=True, eq=False)
-class Replay:
-    """N labelled scenes in the coordinates of a policy."""
+class BodyLabels:
+    """N images with a body each, in the coordinates of a policy."""
 
-    condition: Float[Tensor, "scenes channels"]
-    x0: Float[Tensor, "scenes dim"]
+    condition: Float[Tensor, "images channels"]
+    x0: Float[Tensor, "images dim"]
     encoder: str | None = None  # `DiffusionPolicy.initial_estimate_digest` of the policy that encoded them
 
     def __len__(self) -> int:
         return self.condition.shape[0]
 
     def draw(self, generators: Sequence[torch.Generator]) -> Int[Tensor, " batch"]:
-        """The row of one random scene per generator."""
+        """The row of one random image per generator."""
         return torch.stack([torch.randint(len(self), (), generator=generator) for generator in generators])
 
-    def to(self, device: torch.device) -> Replay:
-        return Replay(self.condition.to(device), self.x0.to(device), self.encoder)
+    def to(self, device: torch.device) -> BodyLabels:
+        return BodyLabels(self.condition.to(device), self.x0.to(device), self.encoder)
 
     def save(self, path: PathLike) -> None:
         """As a safetensors file."""
@@ -56,28 +63,28 @@ class Replay:
             save_file(tensors, partial, metadata)
 
     @staticmethod
-    def load(path: PathLike) -> Replay:
+    def load(path: PathLike) -> BodyLabels:
         """Raises FileNotFoundError if there is no such file."""
         if not Path(path).exists():
             raise FileNotFoundError(
-                f"{path}: this replay_file does not exist; rl.labels.replay.Replay.save writes one"
+                f"{path}: there are no labels here; rl.labels.body_labels.BodyLabels.save writes such a file"
             )
         with safe_open(path, "pt") as file:
             encoder = (file.metadata() or {}).get(ENCODER_KEY)
-        return Replay(**load_file(path), encoder=encoder)
+        return BodyLabels(**load_file(path), encoder=encoder)
 
 
 @torch.no_grad()
-def replay_of(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Replay:
+def true_labels(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> BodyLabels:
     """The condition of each scene from the detector of the policy, and its true x_0 under the true camera, which is
     also the target of pretraining (`hmr.pretraining.simulation`). Raises ValueError without a scene.
     """
     if not labelled:
-        raise ValueError("replay needs at least one labelled scene, none was given")
+        raise ValueError("labels need at least one labelled scene, none was given")
     batches = [labelled[start : start + BATCH_SIZE] for start in range(0, len(labelled), BATCH_SIZE)]
     condition = [policy.encode([case.sample for case in batch]).condition.cpu() for batch in batches]
     x0 = [_true_x0(policy, batch).cpu() for batch in batches]
-    return Replay(torch.cat(condition), torch.cat(x0), policy.initial_estimate_digest())
+    return BodyLabels(torch.cat(condition), torch.cat(x0), policy.initial_estimate_digest())
 
 
 def _true_x0(policy: DiffusionPolicy, labelled: Sequence[Labelled]) -> Float[Tensor, "batch dim"]:

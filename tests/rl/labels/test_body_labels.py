@@ -1,4 +1,4 @@
-"""Replay of labelled scenes during alignment."""
+"""BodyLabels of labelled scenes during alignment."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from common.seeding import derive_generator
 from hmr.policy.parametrization import geometry_of, vector_from_params
 from hmr.synthetic.recipe import LAB
 from hmr.synthetic.scenes import SceneMaker
-from rl.labels.replay import Replay, replay_of
+from rl.labels.body_labels import BodyLabels, true_labels
 from rl.preferences.tensors import GroupTensors
 from rl.trainer import GroupPreferenceTrainer, align
 from tests.rl.test_trainer import config, weights
@@ -18,13 +18,13 @@ from tests.rl.toy import CHANNELS, ToyPolicy, toy_groups
 def replay_file(tmp_path):
     """Scenes whose truth is the mean of the reference: they hold the toy policy at its mean and narrow it."""
     condition = torch.randn(32, CHANNELS, generator=torch.Generator().manual_seed(3))
-    Replay(condition, ToyPolicy().denoiser.mean(condition).detach()).save(tmp_path / "replay.safetensors")
+    BodyLabels(condition, ToyPolicy().denoiser.mean(condition).detach()).save(tmp_path / "replay.safetensors")
     return str(tmp_path / "replay.safetensors")
 
 
 def test_x0_is_the_target_of_pretraining(tiny_policy, body):
     cases = [scene.labelled for scene in SceneMaker(body, LAB, seed=1).chunk(0, 3)]
-    replay = replay_of(tiny_policy, cases)
+    replay = true_labels(tiny_policy, cases)
     for row, case in enumerate(cases):
         geometry = geometry_of([case.truth.camera], [tiny_policy.crop_box(case.sample.box)])[0]
         vector = vector_from_params(case.truth.params, case.truth.joints_cam_m[0], geometry)
@@ -35,9 +35,9 @@ def test_x0_is_the_target_of_pretraining(tiny_policy, body):
 
 
 def test_saving_and_loading(tmp_path):
-    replay = Replay(torch.rand(4, 3), torch.rand(4, 2), encoder="abc")
+    replay = BodyLabels(torch.rand(4, 3), torch.rand(4, 2), encoder="abc")
     replay.save(tmp_path / "r.safetensors")
-    loaded = Replay.load(tmp_path / "r.safetensors")
+    loaded = BodyLabels.load(tmp_path / "r.safetensors")
     assert torch.equal(loaded.condition, replay.condition)
     assert torch.equal(loaded.x0, replay.x0)
     assert loaded.encoder == "abc"
@@ -45,7 +45,7 @@ def test_saving_and_loading(tmp_path):
 
 
 def test_scenes_depend_on_the_generators_alone():
-    replay = Replay(torch.rand(100, 3), torch.rand(100, 2))
+    replay = BodyLabels(torch.rand(100, 3), torch.rand(100, 2))
     keys = [derive_generator(0, number) for number in range(6)]
     halves = [
         replay.draw([derive_generator(0, number) for number in part]) for part in ((0, 1, 2), (3, 4, 5))
@@ -98,7 +98,7 @@ def test_resuming_replays_the_same_scenes(tmp_path, replay_file):
 def test_scenes_of_another_initial_estimate_are_refused(tiny_policy, body, tmp_path):
     cases = [scene.labelled for scene in SceneMaker(body, LAB, seed=1).chunk(0, 2)]
     file = tmp_path / "replay.safetensors"
-    replay_of(tiny_policy, cases).save(file)
+    true_labels(tiny_policy, cases).save(file)
     args = config(tmp_path, max_steps=1, replay_weight=0.5, replay_file=str(file), spread_steps=0)
     x0 = torch.randn(2, 3, 157, generator=torch.Generator().manual_seed(0))
     seen = tiny_policy.encode([case.sample for case in cases]).condition
@@ -114,7 +114,7 @@ def test_replay_needs_scenes(tiny_policy, tmp_path):
     with pytest.raises(ValueError, match="replay_file"):
         config(tmp_path, replay_weight=0.5)
     with pytest.raises(ValueError, match="at least one labelled scene"):
-        replay_of(tiny_policy, [])
+        true_labels(tiny_policy, [])
     args = config(tmp_path, replay_weight=0.5, replay_file=str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="nowhere"):
         align(ToyPolicy(), toy_groups(), args)
