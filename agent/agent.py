@@ -169,23 +169,29 @@ class CritiqueAgent:
             raise ValueError("interrupt_on needs a reviewer or a checkpointer")
         resources = self.resources(sample, hypotheses, detection)
         return in_own_context(
-            run_critique(self.settings, resources, self.checkpointer, self._identity(), answer, watched)
+            run_critique(self.settings, resources, self.checkpointer, self._run_identity(), answer, watched)
         )
 
-    def _identity(self) -> str:
-        """Equal for agents that give equal verdicts on equal groups; empty if critiques are not saved."""
+    def _run_identity(self) -> str:
+        """Of the saved critiques that may be continued; empty if critiques are not saved."""
         if self.checkpointer is None:
             return ""
-        inputs = {
+        estimates = asdict(self.error_model) if self.error_model else None
+        return json_digest({**self.identity(), "error_model": estimates})
+
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on, besides a group and the program, as JSON: equal for agents that score alike."""
+        detector = self.detector
+        return {
             "backend": [self.backend.name, self.backend.revision],
-            "detector": [self.detector.name, detector_digest(self.detector)] if self.detector else None,
+            "detector": detector and [type(detector).__qualname__, detector.name, detector_digest(detector)],
+            "image_embedder": self.image_embedder.name,
             "tools": [[tool.name, tool_source_digest(tool)] for tool in self.tools],
             "rules": [asdict(rule) for rule in self.rules.all()],
-            "prototypes": [prototype.prototype_id for prototype in self.prototypes.all()],
-            "settings": [asdict(self.settings), self.frozen],
-            "error_model": asdict(self.error_model) if self.error_model else None,
+            "prototypes": [asdict(prototype) for prototype in self.prototypes.all()],
+            "settings": asdict(self.settings),
+            "frozen": self.frozen,
         }
-        return json_digest(inputs)
 
     def case(self, sample: Sample, hypotheses: Hypotheses, detection: Detection | None = None) -> Case:
         """The group posed, rendered and detected, as the tools get it; `detection` as of `critique`."""

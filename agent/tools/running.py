@@ -28,7 +28,10 @@ def run_tool(tool: CritiqueTool, case: Case) -> Evidence | Missing:
 
 
 def tool_source_digest(tool: CritiqueTool) -> str:
-    """Changes with the module of a tool; empty if there is no source, as for a class of an interactive session."""
+    """Changes with the module of a tool, or is what a tool that wraps another one says in `source_digest`; empty if
+    there is no source, as for a class of an interactive session."""
+    if isinstance(known := getattr(tool, "source_digest", None), str):
+        return known
     try:
         return digest(inspect.getsource(sys.modules[type(tool).__module__]))
     except (OSError, TypeError):

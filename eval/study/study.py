@@ -36,7 +36,7 @@ from eval.pipelines.align_critics import agent_of, detector_of_search, open_scor
 from eval.pipelines.align_settings import AlignSettings
 from eval.study.arms import BASE, CEILING, Arm
 from eval.study.images import Evaluation, SceneImages, StudyImages, StudyPolicy
-from eval.study.study_table import CEILING_NAME, SCALES, StudyRuns
+from eval.study.runs import CEILING_NAME, SCALES, StudyRuns
 from hmr.policy.checkpoint import load_reader
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import GAPS

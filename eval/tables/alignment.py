@@ -16,7 +16,7 @@ from eval.benchmark.protocol import Report
 from eval.benchmark.tables import METRIC_NAMES
 from eval.pipelines.align_settings import read_alignment
 from eval.study.arms import FINALS, METHODS, STEPS, Arm
-from eval.study.study_table import CEILING_NAME, StudyRuns
+from eval.study.runs import CEILING_NAME, StudyRuns
 from eval.tables import paper
 from eval.tables.sizes import TableSizes
 from eval.tables.table import Claim, Column, ResultTable, TableRow

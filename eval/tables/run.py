@@ -14,8 +14,8 @@ from eval.critics.comparison import CriticComparison, CriticEvalSettings, evalua
 from eval.study.arms import BASE, CEILING, Arm
 from eval.study.images import SceneImages
 from eval.study.prepared import PreparedImages, PreparedSets
+from eval.study.runs import StudyRuns
 from eval.study.study import GAP, run_study
-from eval.study.study_table import StudyRuns
 from eval.tables.alignment import (
     alignment_table,
     arms_of,

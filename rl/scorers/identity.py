@@ -3,10 +3,9 @@
 | scorer                | what is hashed                                                                        |
 |-----------------------|---------------------------------------------------------------------------------------|
 | one with `digest()`   | its own digest: `RewardMix`, `HMRScorer` and the scorers of `rl.scorers.truth`        |
-| the critique agent    | backend with all its settings, rules, prototypes, tools, detector with the weights    |
-|                       | that read its 3D joints, image embedder,                                              |
-|                       | settings, and the files of the folders agent/tools (measurements) and agent/prompts   |
-|                       | (the text of each task, the format of a question, the schema of the answers)          |
+| the critique agent    | `CritiqueAgent.identity`, and the files of the folders agent/tools (measurements) and |
+|                       | agent/prompts (the text of each task, the format of a question, the schema of the     |
+|                       | answers)                                                                              |
 | a function, any other | the file that defines it (or its class), and its name                                 |
 
 A scorer without a file, such as a function typed at a prompt, is identified by its name. Left out: files that such a
@@ -16,16 +15,15 @@ scores that were paid for.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from agent import prompts, tools
+from agent.agent import CritiqueAgent
 from common.storage.fingerprint import digest, file_digest
-from hmr.detection.protocol import detector_digest
 
 __all__ = ["Identified", "hash_of", "scorer_digest"]
 
@@ -37,24 +35,11 @@ class Identified(Protocol):
     def digest(self) -> str: ...
 
 
-@runtime_checkable
-class _Agent(Protocol):
-    """The attributes of `agent.agent.CritiqueAgent` that its scores depend on."""
-
-    backend: Any
-    rules: Any
-    prototypes: Any
-    tools: Sequence[Any]
-    detector: Any
-    image_embedder: Any
-    settings: Any
-
-
 def scorer_digest(scorer: object) -> str:
     """The digest of a `hmr.types.Scorer` or a reward function, 16 hexadecimal digits."""
     if isinstance(scorer, Identified):
         return scorer.digest()
-    if isinstance(scorer, _Agent):
+    if isinstance(scorer, CritiqueAgent):
         return _agent_digest(scorer)
     function = _scoring_function(scorer)
     return hash_of(
@@ -67,24 +52,9 @@ def hash_of(*parts: object) -> str:
     return digest(json.dumps(parts, sort_keys=True, default=str))
 
 
-def _agent_digest(agent: _Agent) -> str:
-    from agent import prompts, tools  # already imported, since the scorer is an agent
-
-    return hash_of(
-        [agent.backend.name, agent.backend.revision],
-        [dataclasses.asdict(rule) for rule in agent.rules.all()],
-        [dataclasses.asdict(prototype) for prototype in agent.prototypes.all()],
-        [tool.name for tool in agent.tools],
-        [*_detector_names(agent.detector), agent.image_embedder.name],
-        dataclasses.asdict(agent.settings),
-        [_file_digests(Path(str(package.__file__)).parent) for package in (tools, prompts)],
-    )
-
-
-def _detector_names(detector: Any) -> list[str]:
-    """Class, name and digest, as far as it has them."""
-    known = (getattr(detector, "name", None), None if detector is None else detector_digest(detector))
-    return [type(detector).__qualname__, *(part for part in known if part is not None)]
+def _agent_digest(agent: CritiqueAgent) -> str:
+    folders = [Path(str(package.__file__)).parent for package in (tools, prompts)]
+    return hash_of(agent.identity(), [_file_digests(folder) for folder in folders])
 
 
 def _file_digests(folder: Path) -> list[tuple[str, str]]:

@@ -19,7 +19,6 @@ from agent.agent import CritiqueAgent, critique_many
 from agent.types import Evidence, GroupCritique, QuestionCounts, require_scores, unavailable_reason
 from common.storage.fingerprint import digest, json_digest
 from common.storage.jsonl import Manifest
-from hmr.detection.protocol import detector_digest
 from hmr.types import Hypotheses, Sample
 
 __all__ = ["Group", "Verdict", "critique_with_cache"]
@@ -109,18 +108,7 @@ def _is_complete(critique: GroupCritique) -> bool:
 
 
 def _agent_digest(agent: CritiqueAgent, policy_digest: str) -> str:
-    inputs = {
-        "policy": policy_digest,
-        "program": _source_digest(),
-        "backend": [agent.backend.name, agent.backend.revision],
-        "tools": [[tool.name, getattr(tool, "source_digest", "")] for tool in agent.tools],
-        "detector": getattr(agent.detector, "name", None),
-        "detector_digest": agent.detector and detector_digest(agent.detector),
-        "settings": asdict(agent.settings),
-        "rules": [asdict(rule) for rule in agent.rules.all()],
-        "prototypes": [prototype.prototype_id for prototype in agent.prototypes.all()],
-    }
-    return json_digest(inputs, length=64)
+    return json_digest({**agent.identity(), "policy": policy_digest, "program": _source_digest()}, length=64)
 
 
 def _fingerprint(agent_digest: str, group: Group) -> str:

@@ -20,8 +20,9 @@ from eval.benchmark.measures.plausibility import PLAUSIBILITY
 from eval.benchmark.protocol import Report, ScoredGroup
 from eval.study import images
 from eval.study.arms import ARMS, CEILING, CRITICS, FINALS, METHODS, Arm
+from eval.study.runs import StudyRuns, at_spread
 from eval.study.study import Sizes, run_study
-from eval.study.study_table import StudyRuns, at_spread, markdown, to_json
+from eval.study.study_table import markdown, to_json
 from hmr.policy.policy import DiffusionPolicy
 
 TINY = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 0.01, "warmup_steps": 0}

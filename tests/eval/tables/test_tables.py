@@ -14,7 +14,7 @@ from eval.benchmark.intervals import Interval
 from eval.benchmark.measures.body_measures import BODY_MEASURES
 from eval.benchmark.protocol import ERROR_METRICS, Report, ScoredGroup
 from eval.critics.comparison import CriticComparison, CriticEvalSettings, critic_result
-from eval.study.study_table import StudyRuns
+from eval.study.runs import StudyRuns
 from eval.tables.alignment import (
     ADHMR,
     DPO,
