@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent.agent import CritiqueAgent
+    from agent.agent import CritiqueAgent, critique_many
     from agent.arrangement.critique import critique_people
     from agent.arrangement.types import (
         Arrangement,
@@ -88,7 +88,9 @@ if TYPE_CHECKING:
     from rl.policy_adapter import Draws, PolicyAdapter
     from rl.preferences.build import build_preferences, load_preferences
     from rl.preferences.ray_actors import RayActors, build_preferences_by_actors
+    from rl.scorers.penalties import PenalisedAgent
     from rl.scorers.rewards import RewardMix
+    from rl.search import Search, SearchSettings
     from rl.trainer import GroupPreferenceTrainer, align
 
 __all__ = [
@@ -99,14 +101,15 @@ __all__ = [
     "DatasetSource", "Detection", "DetectionGuidance", "Detector", "DiffusionPolicy", "DiffusionPolicyConfig",
     "Draws", "EmbeddedDetector", "Evidence", "FeatureCache", "GroupCritique", "GroupPreferenceConfig",
     "GroupPreferenceTrainer", "Hypotheses", "ImagePart", "Keypoints", "MalformedReply", "NodeFinished",
-    "NodeStarted", "Part", "PeopleCritique", "PersonEncoder", "PersonEncoderConfig", "PlacedPeople",
-    "PolicyAdapter", "QuestionSent", "RayActors", "Reply", "ReplyCache", "ReviewAnswer", "ReviewRequest",
-    "ReviewRequested", "RewardMix", "Sample", "SceneMaker", "Scorer", "ScoresRevised", "Span", "TextPart", "Trace",
-    "Unanswerable", "VLMBackend", "align", "box_sides_px", "build_preferences", "build_preferences_by_actors",
-    "critique_graph", "critique_people", "default_agent", "learn_corrections", "load_amass", "load_backend",
-    "load_body", "load_detector", "load_encoder", "load_policy", "load_preferences", "load_tools", "main",
-    "open_checkpoints", "open_default_memory", "open_tool_servers", "pck", "prepare_dataset", "read_annotations",
-    "read_hypotheses", "read_photo", "read_samples", "sample_of", "with_budget", "write_hypotheses",
+    "NodeStarted", "Part", "PenalisedAgent", "PeopleCritique", "PersonEncoder", "PersonEncoderConfig",
+    "PlacedPeople", "PolicyAdapter", "QuestionSent", "RayActors", "Reply", "ReplyCache", "ReviewAnswer",
+    "ReviewRequest", "ReviewRequested", "RewardMix", "Sample", "SceneMaker", "Scorer", "ScoresRevised", "Search",
+    "SearchSettings", "Span", "TextPart", "Trace", "Unanswerable", "VLMBackend", "align", "box_sides_px",
+    "build_preferences", "build_preferences_by_actors", "critique_graph", "critique_many", "critique_people",
+    "default_agent", "learn_corrections", "load_amass", "load_backend", "load_body", "load_detector",
+    "load_encoder", "load_policy", "load_preferences", "load_tools", "main", "open_checkpoints",
+    "open_default_memory", "open_tool_servers", "pck", "prepare_dataset", "read_annotations", "read_hypotheses",
+    "read_photo", "read_samples", "sample_of", "with_budget", "write_hypotheses",
 ]  # fmt: skip
 
 

@@ -58,6 +58,7 @@ from meshcritic import (
     NodeFinished,
     NodeStarted,
     Part,
+    PenalisedAgent,
     PeopleCritique,
     PersonEncoder,
     PersonEncoderConfig,
@@ -75,6 +76,8 @@ from meshcritic import (
     SceneMaker,
     Scorer,
     ScoresRevised,
+    Search,
+    SearchSettings,
     Span,
     TextPart,
     Trace,
@@ -85,6 +88,7 @@ from meshcritic import (
     build_preferences,
     build_preferences_by_actors,
     critique_graph,
+    critique_many,
     critique_people,
     default_agent,
     learn_corrections,
@@ -293,6 +297,20 @@ def aligned_adapter(samples: Sequence[Sample], out: Path) -> Adapter:
 def depth_reward() -> Scorer:
     scorer: Scorer = DepthScorer()
     return RewardMix([scorer], reward_weights=[1.0])
+
+
+def plausible(agent: CritiqueAgent) -> Scorer:
+    scorer: Scorer = PenalisedAgent(agent, {"self_penetration_mm": 0.3})
+    return scorer
+
+
+def searched(policy: DiffusionPolicy, scorer: Scorer, samples: Sequence[Sample], out: Path) -> Path:
+    search = Search(SearchSettings.of_size(20), policy.detector, load_body())
+    return build_preferences(policy, scorer, samples, out, proposer=search)
+
+
+def several(agent: CritiqueAgent, groups: Sequence[tuple[Sample, Hypotheses]]) -> list[GroupCritique]:
+    return list(critique_many(agent, groups, in_flight=4))
 
 
 def on_ray(samples: Sequence[Sample], out: Path) -> Path:

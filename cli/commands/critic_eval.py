@@ -238,8 +238,8 @@ def _refuse_options_of_scenes(values: Mapping[str, object]) -> None:
 
 def _photo_policy(folder: Path, device: str, detector: str | None, memory: Path | None) -> DiffusionPolicy:
     """With the detector that `critique` would use."""
+    from agent.exploration.record import explored_detector
     from cli.photos.detectors import choose_detector
-    from eval.critics.exploration import explored_detector
     from hmr.policy.checkpoint import load_policy
 
     explored = explored_detector(memory) if memory else None

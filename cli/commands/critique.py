@@ -258,7 +258,7 @@ def _intrinsics(
 def _explored_detector(memory: Path | None) -> str | None:
     if memory is None:
         return None
-    from eval.critics.exploration import explored_detector  # takes most of a second
+    from agent.exploration.record import explored_detector
 
     return explored_detector(memory)
 

@@ -49,13 +49,13 @@ def mcp(
         raise ValueError("meshcritic mcp needs the MCP SDK: pip install 'meshcritic[mcp]'")
     with without_collection():
         from agent.context import CritiqueSettings
+        from agent.exploration.record import explored_detector
         from agent.vlm.options import open_backend
         from cli.mcp_server.roots import Roots
         from cli.mcp_server.server import serve
         from cli.mcp_server.service import CritiqueService, Models
         from cli.mcp_server.service_calls import service_calls
         from cli.photos.detectors import choose_detector
-        from eval.critics.exploration import explored_detector
 
     roots = Roots(root or [Path()])
     critique, options = critique_and_backend(backend, settings, False, max_calls, record, reply_cache)

@@ -28,6 +28,7 @@ from typing import Any
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
+from agent.exploration.record import CRITIQUE, DETECTOR, READER, explored_detector
 from agent.nodes.re_observation import REOBSERVATION
 from agent.tools import load_tools
 from agent.types import unavailable_reason
@@ -35,15 +36,7 @@ from agent.vlm import EmbeddedCritic, VLMBackend
 from common.failures import ScoresMissing
 from common.progress import Stage
 from common.storage.fingerprint import json_digest
-from eval.critics.exploration import (
-    CRITIQUE,
-    DETECTOR,
-    READER,
-    UCB,
-    Exploration,
-    detector_name,
-    explored_detector,
-)
+from eval.critics.exploration import UCB, Exploration, detector_name
 from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.files.verdict_cache import Verdict, critique_with_cache
 from eval.critics.groups import LabelledGroup

@@ -27,6 +27,7 @@ from agent.exploration.context import Progress, Propose
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, RuleReviewer, explore
 from agent.exploration.learning import Explored, pending_rules, trial_name
 from agent.exploration.nodes import mean_srcc
+from agent.exploration.record import DETECTOR, EXPLORED, READER, with_defaults
 from agent.tracing.records import Trace
 from agent.verdict import ERROR_MODEL_FILE, fitted_groups
 from agent.vlm import VLMBackend
@@ -46,15 +47,13 @@ from hmr.synthetic.store import read_labelled, set_digest
 from hmr.types import Detector, Hypotheses, Labelled, Sample
 
 __all__ = [
-    "CRITIQUE", "DETECTOR", "EXPLORED", "READER", "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_name",
-    "explore_calibration", "explored_detector", "load_other_detector",
+    "UCB", "Exploration", "ExploreSettings", "check_ucb", "detector_name",
+    "explore_calibration", "load_other_detector",
 ]  # fmt: skip
 
 Json = dict[str, Any]
-EXPLORED = "exploration.json"
 UCB = 0.5  # C of `memory.rule_memory`
 MIN_CALIBRATED = 32  # cases; fewer give intervals that mean little
-DETECTOR, READER, CRITIQUE = "detector", "reader", "critique"  # keys of a fingerprint
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Exploration:
         saved = json.loads(path.read_text(encoding="utf-8"))
         if "held_up" in saved:  # the name of "blocked_cases" in older files
             saved["blocked_cases"] = saved.pop("held_up")
-        before, now = _with_defaults(saved["made_from"]), _with_defaults(self.fingerprint)
+        before, now = with_defaults(saved["made_from"]), with_defaults(self.fingerprint)
         if names := _different(before, now):
             was, wanted = before.get(names[0], "unknown"), now[names[0]]
             raise ValueError(
@@ -154,31 +153,6 @@ def load_other_detector(spec: str, policy: DiffusionPolicy) -> Detector | None:
 def detector_name(detector: Detector | None) -> str:
     """The name in a fingerprint; None is the embedded detector."""
     return detector.name if detector else EmbeddedDetector.name
-
-
-def explored_detector(memory: PathLike) -> str | None:
-    """Name of the detector that a memory was explored with; None if it was not explored. Raises ValueError for a
-    broken exploration.json."""
-    path = Path(memory) / EXPLORED
-    if not path.exists():
-        return None
-    try:
-        return _with_defaults(json.loads(path.read_text(encoding="utf-8"))["made_from"])[DETECTOR]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{path} does not record what the memory was explored from; explore it again"
-        ) from None
-
-
-def _with_defaults(fingerprint: Mapping[str, Any]) -> Json:
-    """With the entries that older explorations do not have, in which the policy read its own 3D joints."""
-    return {
-        CRITIQUE: {},
-        "base": "shipped",
-        DETECTOR: EmbeddedDetector.name,
-        **fingerprint,
-        READER: fingerprint.get(READER, fingerprint.get("policy")),
-    }
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

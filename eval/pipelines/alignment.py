@@ -22,12 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent.exploration.record import DETECTOR
 from agent.vlm.options import open_backend
 from agent.vlm.wrappers.dry_run import DryRun
 from common.progress import Stage
 from common.storage.files import PathLike, write_text
 from common.storage.versions import versions
-from eval.critics.exploration import DETECTOR, detector_name, load_other_detector
+from eval.critics.exploration import detector_name, load_other_detector
 from eval.pipelines.align_critics import agent_of, detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.replayed_scenes import with_replay, with_replay_file

@@ -26,6 +26,7 @@ from typing import Any
 from datasets import Dataset
 
 from agent.exploration.learning import Explored
+from agent.exploration.record import EXPLORED
 from agent.prompts import load_prompt
 from agent.vlm.local.backend import QUESTION_FORMAT, ChatEncoder, LocalSettings
 from agent.vlm.local.model_loading import FoundModel, load_processor
@@ -35,7 +36,6 @@ from common.storage.files import PathLike, write_text
 from common.storage.fingerprint import digest
 from common.storage.versions import versions
 from eval.benchmark.protocol import noise_generator
-from eval.critics.exploration import EXPLORED
 from hmr.body.model import load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render.raster import RasterRenderer

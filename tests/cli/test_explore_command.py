@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 from agent.default import open_default_memory
+from agent.exploration.record import EXPLORED
 from agent.tracing.reading import read_trace
 from cli.commands.explore import _print_report
 from cli.console import stages
-from eval.critics.exploration import EXPLORED, Exploration
+from eval.critics.exploration import Exploration
 from hmr.detection.transformers_detector import TransformersDetector
 from hmr.policy.checkpoint import load_policy
 from memory.folder import open_store
