@@ -63,6 +63,13 @@ Penalties = Annotated[
         "deviations of the group, such as self_penetration_mm=0.3; repeatable (docs/guides/align.md).",
     ),
 ]
+WithTrace = Annotated[
+    bool,
+    typer.Option(
+        "--trace",
+        help="Write every step of the agent's critiques to OUT/trace.jsonl, for meshcritic trace.",
+    ),
+]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -144,6 +151,7 @@ def align(
     dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     reply_cache: ReplyCacheFile = None,
+    trace: WithTrace = False,
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
     device: Device = "cpu",
@@ -169,7 +177,7 @@ def align(
         fit=read_alignment(FIT) if fit_first else None,
         motion=motion, memory=memory, detector=critics,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
-        penalties=parse_penalties(penalty or []),
+        penalties=parse_penalties(penalty or []), trace=trace,
     )  # fmt: skip
     model = load_policy(policy_folder(policy, base), device, policys)
     if dry_run:

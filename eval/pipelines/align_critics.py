@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent.agent import CritiqueAgent
+from agent.tracing.records import Trace
 from agent.vlm import VLMBackend
 from agent.vlm.options import open_backend
 from common.progress import Stage
@@ -31,6 +33,8 @@ from rl.scorers.truth import NoisyTruthScorer
 
 __all__ = ["agent_of", "detector_of_search", "open_bench", "open_scorer"]
 
+TRACE = "trace.jsonl"
+
 
 def open_scorer(
     policy: DiffusionPolicy,
@@ -48,7 +52,7 @@ def open_scorer(
     """The critic of the settings (the base critic of a shuffled one), valid until `stack` is closed.
 
     scenes: the scored set, from which a noisy truth reads the truth; other critics do not open it.
-    out: folder of what a critic learned.
+    out: folder of what a critic learned, and of an agent's trace.
     backend, detector: used instead of those that the settings name; the detector None is the embedded one.
     calibration: labelled images for a critic that learns. Default: scenes of the calibration split of the settings.
 
@@ -73,6 +77,8 @@ def open_scorer(
     if settings.base_critic == HMR_SCORER:
         return fitted_hmr_scorer(bench)
     agent = stack.enter_context(bench.agent(AGENT))
+    if settings.trace:
+        agent = replace(agent, trace=stack.enter_context(Trace(out / TRACE)))
     return PenalisedAgent(agent, settings.penalties) if settings.penalties else agent
 
 

@@ -70,6 +70,7 @@ class AlignSettings:
     backend: Sequence[str] = ()  # settings of the backend, each FIELD=VALUE
     critique: Mapping[str, Any] = field(default_factory=dict)  # fields of CritiqueSettings
     penalties: Mapping[str, float] = field(default_factory=dict)  # of the agent (`rl.scorers.penalties`)
+    trace: bool = False  # whether the agent's steps are written
 
     def __post_init__(self) -> None:
         gap_of(self.base)
@@ -81,6 +82,8 @@ class AlignSettings:
             return
         if self.detector != EmbeddedDetector.name:
             raise ValueError(f"--detector applies to critics that use a detector; {self.critic} does not")
+        if self.trace:
+            raise ValueError(f"--trace applies to critics that use a backend; {self.critic} does not")
         if self.penalties:
             raise ValueError(f"--penalty applies to critics that use a backend; {self.critic} does not")
         if self.backend or self.critique:

@@ -10,6 +10,7 @@ from unittest.mock import ANY
 import pytest
 
 from agent.default import open_default_memory
+from agent.tracing.reading import read_trace
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.alignment import run_alignment
 from hmr.policy.checkpoint import load_policy
@@ -184,6 +185,10 @@ WRONG = {
     "a word for a count": (["--set", "max_revisions=few"], "max_revisions: Input should be a valid integer"),
     "no such device": (["--device", "nowhere"], "nowhere"),
     "another body": (["--policy", "other"], "this policy was trained with another body"),
+    "nothing to trace": (
+        ["--critic", "hmr-scorer", "--trace"],
+        "--trace applies to critics that use a backend; hmr-scorer does not",
+    ),
     "no penalty": (["--penalty", "imbalance_mm"], "a penalty is METRIC=WEIGHT with a weight above 0"),
     "nothing to penalise": (
         ["--critic", "hmr-scorer", "--penalty", "imbalance_mm=1"],
@@ -231,8 +236,10 @@ def test_any_critic_can_be_shuffled(tiny_policy: DiffusionPolicy, tmp_path: Path
 def test_measurements_of_the_agent_are_penalised_and_stored_with_its_scores(
     align: Align, memory: Path, tmp_path: Path
 ) -> None:
-    words = ("--memory", memory, "--penalty", "self_penetration_mm=0.5")
+    words = ("--memory", memory, "--penalty", "self_penetration_mm=0.5", "--trace")
     assert align("out", *words) == (0, ANY, ANY)
+    critiques = read_trace(tmp_path / "out", limit=9).critiques
+    assert len(critiques) == IMAGES
     record = record_of(tmp_path / "out")
     assert record["penalties"] == {"self_penetration_mm": 0.5}
     assert record["scorer"] == "agent:embedded - 0.5*self_penetration_mm"
