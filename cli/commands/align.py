@@ -67,7 +67,8 @@ WithTrace = Annotated[
     bool,
     typer.Option(
         "--trace",
-        help="Write every step of the agent's critiques to OUT/trace.jsonl, for meshcritic trace.",
+        help="Write every step of the agent's critiques to OUT/trace.jsonl, for meshcritic trace: 110 KB for "
+        "a group of 20.",
     ),
 ]
 Method = Annotated[

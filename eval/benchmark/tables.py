@@ -25,7 +25,7 @@ from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import ERROR_METRICS, SPREAD_METRICS, Report
 
 __all__ = [
-    "Row", "baseline_table", "compare", "label", "markdown_table", "rich_table", "stack_values",
+    "Row", "baseline_table", "compare", "label", "rich_table", "stack_values",
 ]  # fmt: skip
 
 METRIC_NAMES = {"mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE", "pve_mm": "PVE"}
@@ -111,7 +111,7 @@ def _row(
 def rich_table(rows: Sequence[Row]) -> Table:
     """For the terminal."""
     table = Table(title="Held-out images, mm (95 % bootstrap intervals over seeds and images)")
-    header, lines = _cells(rows, bold=("[bold]", "[/bold]"))
+    header, lines = _cells(rows)
     table.add_column(header[0], no_wrap=True)
     for name in header[1:]:
         table.add_column(name, justify="right", no_wrap=True)
@@ -124,15 +124,7 @@ def rich_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """For the docs."""
-    header, lines = _cells(rows, bold=("**", "**"))
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    lines = [[f"`{line[0]}`", *line[1:]] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *lines)) + "\n"
-
-
-def _cells(rows: Sequence[Row], bold: tuple[str, str]) -> tuple[list[str], list[list[str]]]:
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     variants, differences = list(rows[0].values), list(rows[0].differences)
     reference = next(variant for variant in variants if variant not in differences)
     header = ["measure (mm)", *variants, *(f"{variant} - {reference}" for variant in differences)]
@@ -140,7 +132,7 @@ def _cells(rows: Sequence[Row], bold: tuple[str, str]) -> tuple[list[str], list[
         [
             row.label,
             *(_number(row.values[variant]) for variant in variants),
-            *(_difference(row.differences[variant], bold) for variant in differences),
+            *(_difference(row.differences[variant]) for variant in differences),
         ]
         for row in rows
     ]
@@ -151,12 +143,12 @@ def _number(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.mean:.1f}"
 
 
-def _difference(interval: Interval | None, bold: tuple[str, str]) -> str:
+def _difference(interval: Interval | None) -> str:
     if interval is None:
         return "-"
     mean = round(interval.mean, 1) + 0.0  # no "-0.0"
     text = f"{mean:+.1f} ± {interval.half_width:.1f}"
-    return text.join(bold) if interval.excludes_zero else text
+    return f"[bold]{text}[/bold]" if interval.excludes_zero else text
 
 
 def baseline_table(reports: Mapping[str, Report], deterministic: Sequence[str] = ()) -> Table:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClipEmbedder",
-    "ImageEmbedder",
     "PackagedEmbedder",
     "SentenceEmbedder",
     "TextEmbedder",
@@ -66,19 +65,6 @@ class TextEmbedder(Protocol):
 def embedder_id(embedder: TextEmbedder) -> str:
     """The name of the vectors' space, which a memory records."""
     return f"{embedder.name}@{embedder.revision}"
-
-
-@runtime_checkable
-class ImageEmbedder(Protocol):
-    """Embeds photographs as vectors of any length; different embeddings need a different `name`."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def dim(self) -> int: ...
-
-    def embed(self, images: list[UInt8[np.ndarray, "_ _ 3"]]) -> Float[np.ndarray, "batch dim"]: ...
 
 
 class SentenceEmbedder:

@@ -250,7 +250,7 @@ def test_measurements_of_the_agent_are_penalised_and_stored_with_its_scores(
         groups["rewards/self_penetration_mm"][:],
         strict=True,
     ):
-        assert scores == pytest.approx(weighted_sum([agents, measured], [1, 0.5], normalize=True))
+        assert scores == pytest.approx(weighted_sum([agents, measured], [1.0, 0.5], normalize=True))
     code, _, err = align("out", "--memory", memory)
     assert (code, "was begun with scorer=" in err) == (2, True)
 
