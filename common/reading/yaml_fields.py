@@ -68,7 +68,7 @@ def checked_fields(
     for name, value in values.items():
         if not _fits(value, kind := kinds[name]):
             wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-            hint = "; YAML reads 5e-4 as text: write 5.0e-4" if _reads_as_number(value) else ""
+            hint = "; YAML reads 5e-4 as text: write 5.0e-4" if _has_exponent(value) else ""
             raise ValueError(f"{section}: {name} takes {wanted}, not {shown(value)}{hint}")
     return {name: float(value) if kinds[name] is float else value for name, value in values.items()}
 
@@ -107,8 +107,8 @@ def _fits(value: Any, kind: Any) -> bool:
     return True
 
 
-def _reads_as_number(value: Any) -> bool:
-    if not isinstance(value, str):
+def _has_exponent(value: Any) -> bool:
+    if not (isinstance(value, str) and "e" in value.lower()):
         return False
     try:
         float(value)

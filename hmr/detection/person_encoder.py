@@ -29,6 +29,7 @@ from hmr.types import Box, Sample
 
 __all__ = ["SHIPPED_ENCODER", "PersonEncoder", "PersonEncoderConfig", "load_encoder"]
 
+LIMITS = {"crop_size": (16, 4_096), "crop_scale": (0.5, 4.0)}  # of numbers in a config
 SHIPPED_ENCODER = Path(__file__).parents[1] / "assets" / "encoder"
 
 
@@ -120,7 +121,7 @@ def load_encoder(folder: PathLike | None = None, device: str = "cpu") -> PersonE
 
     Raises FileNotFoundError or ValueError, which name the folder, if no encoder can be read from it.
     """
-    encoder = load_whole(PersonEncoder, Path(folder or SHIPPED_ENCODER), "encoder")
+    encoder = load_whole(PersonEncoder, Path(folder or SHIPPED_ENCODER), "encoder", LIMITS)
     if isinstance(encoder.network, TransformersEncoder):
         encoder.network.cache = default_cache()
     encoder.to(torch.device(device))  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 
 import torch
 
 from common.reading.pretrained import load_whole
+from common.reading.validate import parse_json
 from common.storage.files import PathLike
 from hmr.detection.loading import load_detector
+from hmr.policy.config import LIMITS, SamplingSettings
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector
 
@@ -36,7 +37,8 @@ def load_policy(
     """
     folder, torch_device = Path(folder or SHIPPED_POLICY), find_device(device)
     _check_kind(folder)
-    policy = load_whole(DiffusionPolicy, folder, "policy")
+    policy = load_whole(DiffusionPolicy, folder, "policy", LIMITS)
+    _check_sampling(policy, folder)
     detector = _trained_for(policy, folder) if detector is None else detector
     policy.detector = load_detector(detector, device) if isinstance(detector, str) else detector
     policy.to(torch_device)  # pyright: ignore[reportArgumentType]  (transformers' wrapper hides the signature)
@@ -53,12 +55,19 @@ def load_reader(device: str) -> DiffusionPolicy:
 def _check_kind(folder: Path) -> None:
     """Raises ValueError for a policy of images, as earlier versions wrote them."""
     config = folder / "config.json"
-    kind = json.loads(config.read_text()).get("model_type") if config.exists() else None
-    if kind == "meshcritic_diffusion_policy":
+    found = parse_json(config, "config") if config.is_file() else None
+    if isinstance(found, dict) and found.get("model_type") == "meshcritic_diffusion_policy":
         raise ValueError(
             f"the policy in {folder} was trained on images, which this version no longer reads; use the shipped "
             "policy, or train one on detections with meshcritic pretrain"
         )
+
+
+def _check_sampling(policy: DiffusionPolicy, folder: Path) -> None:
+    try:
+        SamplingSettings.of(policy.config)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
 
 
 def _trained_for(policy: DiffusionPolicy, folder: Path) -> str:

@@ -11,9 +11,25 @@ from transformers import PretrainedConfig
 
 from hmr.policy.scheduler import SOLVERS
 
-__all__ = ["STARTS", "DiffusionPolicyConfig", "SamplingSettings", "fingerprint_settings"]
+__all__ = ["LIMITS", "STARTS", "DiffusionPolicyConfig", "SamplingSettings", "fingerprint_settings"]
 
 STARTS = ("unit", "distribution")
+
+# The least and the largest value of each number that is accepted in a config.
+LIMITS = {
+    "crop_scale": (0.5, 4.0),
+    "appearance_size": (0, 65_536),
+    "width": (8, 16_384),
+    "depth": (1, 256),
+    "head_width": (1, 16_384),
+    "head_depth": (0, 256),
+    "heads": (1, 256),
+    "num_train_timesteps": (2, 100_000),
+    "num_inference_steps": (1, 1_000),
+    "noise_temperature": (0.0, 10.0),
+    "start_time": (0.0, 1.0),
+    "alignment": (0.0, 1.0),
+}
 
 # Settings that change the output but not the weights; each one that differs from the value here is part of the digest.
 DIGEST_DEFAULTS: dict[str, Any] = {

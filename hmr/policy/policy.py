@@ -259,8 +259,14 @@ class DiffusionPolicy(PreTrainedModel):
         return self.hypotheses(features.condition[:, None, -VECTOR_SIZE:], features)
 
     def hypotheses(self, x0: Float[Tensor, "batch group dim"], features: Features) -> list[Hypotheses]:
-        """One group per image, on the CPU, where bodies, renderers and critics run."""
+        """One group per image, on the CPU, where bodies, renderers and critics run. Raises ValueError for bodies that
+        are not finite."""
         params = self.from_x0(x0, features).to("cpu")
+        if not all(tensor.isfinite().all() for tensor in vars(params).values()):
+            raise ValueError(
+                "the policy gives bodies that are not finite: its weights or settings are damaged, or its training "
+                "diverged"
+            )
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
     def _alignment(
