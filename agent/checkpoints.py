@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from common.storage.sqlite_files import Tables, check_tables, tables_of
+
 __all__ = ["open_checkpoints"]
+
+
+@functools.cache
+def _tables() -> Tables:
+    """Those of LangGraph's saver."""
+    from langgraph.checkpoint.sqlite import SqliteSaver
+
+    with closing(sqlite3.connect(":memory:")) as connection:
+        SqliteSaver(connection).setup()
+        return tables_of(connection)
 
 
 @contextmanager
@@ -33,6 +46,7 @@ def open_checkpoints(path: Path | None) -> Iterator[BaseCheckpointSaver[Any] | N
     saver = SqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
     try:
         try:
+            check_tables(connection, _tables())
             saver.setup()
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{path}: not a file of checkpoints ({error})") from error

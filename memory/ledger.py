@@ -72,7 +72,9 @@ class RuleLedger:
 
     def histories(self) -> dict[str, list[StateChange]]:
         """The history of every rule, by rule id."""
-        found: dict[str, list[StateChange]] = {}
+        found: dict[str, list[StateChange]] = {
+            row["rule_id"]: [] for row in self._store.read("SELECT rule_id FROM rules")
+        }
         for row in self._store.read(
             "SELECT rule_id, state, reason, gain, held_out FROM rule_history ORDER BY number"
         ):

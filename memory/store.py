@@ -9,18 +9,20 @@ Left out: creation times. Rows keep the order in which they were written, and th
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-from common.storage.files import PathLike
+from common.storage.files import PathLike, atomic_path
+from common.storage.sqlite_files import OtherTables, Tables, check_tables, tables_of
 
 try:
     import fcntl
@@ -118,12 +120,8 @@ class MemoryStore:
             self._connection = _connect(self.path, frozen)
         try:
             with self._errors_named():
-                if self.path:
-                    self._check_integrity()
-                if self.path and not frozen:
-                    self._connection.execute("PRAGMA journal_mode = WAL")
-                self._migrate()
-        except ValueError:
+                self._prepare()
+        except BaseException:
             self.close()
             raise
 
@@ -192,6 +190,26 @@ class MemoryStore:
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self.path or 'the memory'} {_fault(error)}") from error
 
+    def _prepare(self) -> None:
+        """Nothing is read or changed before the tables are known to be those of a memory."""
+        if self.path is None:
+            _make(self._connection)
+            return
+        check_tables(self._connection, _expected_tables())
+        version = self.read("PRAGMA user_version")[0][0]
+        if version == 0:
+            raise ValueError(f"{self.path} is not a memory database (it has no schema)")
+        if not 0 < version <= len(_MIGRATIONS):
+            raise ValueError(
+                f"{self.path} has schema {version}; this version supports up to {len(_MIGRATIONS)}"
+            )
+        self._check_integrity()
+        if not self.frozen:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        if version < len(_MIGRATIONS):
+            self._migrate()
+        check_tables(self._connection, _expected_tables(), complete=True)
+
     def _check_integrity(self) -> None:
         """SQLite's own check of every page, index and constraint: a few milliseconds for a usual memory."""
         found = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -215,25 +233,40 @@ class MemoryStore:
             self._connection.execute("COMMIT")
 
     def _migrate(self) -> None:
-        version = self.read("PRAGMA user_version")[0][0]
-        if version > len(_MIGRATIONS):
-            raise ValueError(
-                f"{self.path} has schema {version}; this version supports up to {len(_MIGRATIONS)}"
-            )
-        if version == len(_MIGRATIONS):
-            return
         if self.frozen:
-            if version == 0:
-                raise ValueError(f"{self.path} is not a memory database (it has no schema)")
             self._connection = _copy_in_ram(self._connection)
         with self._begin() as connection:
             version = self.read("PRAGMA user_version")[0][0]  # another process may have migrated it meanwhile
-            for script in _MIGRATIONS[version:]:
-                for statement in script.split(";"):
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+            _make(connection, version)
         if self.frozen:
             self._connection.execute("PRAGMA query_only = ON")
+
+
+def _make(connection: sqlite3.Connection, version: int = 0) -> None:
+    """The tables of this version in a database of an earlier one; 0 has none."""
+    for script in _MIGRATIONS[version:]:
+        for statement in script.split(";"):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+
+@functools.cache
+def _expected_tables() -> Tables:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        _make(connection)
+        return tables_of(connection)
+
+
+def _create(path: Path) -> None:
+    """An empty memory, if there is no file. It is renamed when it is complete, so that an empty file is never one that
+    another process is about to fill."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _turn_of_writer(path):
+        if not path.exists():
+            with atomic_path(path) as partial, closing(_open(str(partial), uri=False)) as connection:
+                connection.execute("BEGIN")
+                _make(connection)
+                connection.execute("COMMIT")
 
 
 @contextmanager
@@ -267,7 +300,7 @@ def damage_named(what: str) -> Iterator[None]:
     """Around the parsing of rows, whose content SQLite does not check."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"{what} of the memory cannot be used: {error}") from error
 
 
@@ -275,7 +308,7 @@ def _fault(error: sqlite3.DatabaseError) -> str:
     text = str(error)
     if "locked" in text or "busy" in text:
         return "is locked by another process; try again when that has ended"
-    if "not a database" in text:
+    if "not a database" in text or isinstance(error, OtherTables):
         return f"is not a memory database ({text})"
     if isinstance(error, sqlite3.OperationalError):
         return f"cannot be used: {text}"
@@ -286,12 +319,14 @@ def _connect(path: Path | None, frozen: bool) -> sqlite3.Connection:
     if frozen and (path is None or not path.is_file()):
         raise FileNotFoundError(f"there is no memory at {path}; `meshcritic explore` fills one")
     if path and not frozen:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _create(path)
+    if path and not path.is_file():
+        raise ValueError(f"{path} is not a memory database (it is no regular file)")
     # WAL writes a file next to the database even to read it; in a read-only folder the database cannot change.
     read_only = "mode=ro" if path and os.access(path.parent, os.W_OK) else "immutable=1"
     if path and frozen and read_only == "immutable=1" and _log_of(path).exists():
         return _copy_with_log(path)
-    mode = read_only if frozen else "mode=rwc"
+    mode = read_only if frozen else "mode=rw"
     target = f"{path.absolute().as_uri()}?{mode}" if path else ":memory:"
     return _open(target, uri=path is not None)
 

@@ -112,7 +112,11 @@ FIRST_SCHEMA = """
         case_id TEXT NOT NULL REFERENCES cases (case_id), rule_id TEXT NOT NULL REFERENCES rules (rule_id),
         PRIMARY KEY (rule_id, case_id)
     ) STRICT, WITHOUT ROWID;
-    CREATE TABLE prototypes (number INTEGER PRIMARY KEY AUTOINCREMENT, prototype_id TEXT NOT NULL UNIQUE) STRICT;
+    CREATE TABLE prototypes (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, prototype_id TEXT NOT NULL UNIQUE, case_id TEXT NOT NULL,
+        rationale TEXT NOT NULL, score REAL NOT NULL, tags TEXT NOT NULL, evidence TEXT NOT NULL,
+        weights TEXT NOT NULL, embedding BLOB NOT NULL
+    ) STRICT;
     INSERT INTO rules VALUES
         (1, 'a', 'mind the knee', '[]', NULL, '{"kind": "seed", "backend": "x", "case_id": null}', 'retired', x'00');
     INSERT INTO cases VALUES ('old', 1);

@@ -16,6 +16,7 @@ from typing import Any
 from agent.vlm.protocol import Part, Reply, VLMBackend
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
 from common.storage.files import PathLike
+from common.storage.sqlite_files import check_tables
 
 __all__ = ["Cached", "ReplyCache"]
 
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS replies (
     text TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
 """
+_TABLES = {"replies": ("key", "backend", "task", "text")}
 _BUSY_S = 30.0  # wait for another process that writes
 
 
@@ -41,6 +43,7 @@ class ReplyCache:
             path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
         )
         try:
+            check_tables(self._connection, _TABLES)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(_SCHEMA)
         except sqlite3.DatabaseError as error:
