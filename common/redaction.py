@@ -8,16 +8,23 @@ length afterwards, because no pattern finds half of a secret.
 The texts come from strangers, and Python's `re` cannot be interrupted: no pattern here takes more than linear time, and
 a reason is cut before it is redacted, too.
 
-Not covered: secrets that are neither in an environment variable nor behind a header's name. They cannot be recognised.
+Secrets are found in any case of their letters, because host names lose theirs, and behind JSON's escapes, which whoever
+reads the JSON undoes.
+
+Not covered: secrets that are neither in an environment variable nor behind a header's name, and those that a server
+takes apart or encodes. They cannot be recognised.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["first_line", "reason_of", "redact", "redactor", "without_pictures", "writable"]
+__all__ = [
+    "first_line", "reason_of", "redact", "redactor", "register_secret", "without_pictures", "without_secrets",
+    "writable",
+]  # fmt: skip
 
 # Inside a JSON string the n of an escaped line break looks like base64; removing it would break the JSON.
 _PICTURE = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]*|(?<!\\)[A-Za-z0-9+/]{100,}={0,2}")
@@ -30,7 +37,11 @@ _HEADER = re.compile(
     rf"|api[-_]?key{_QUOTE}\s*[:=]\s*{_QUOTE}"
     r"|[?&]key=)[\w.~+/=-]{8,}"
 )
+_ESCAPED = re.compile(
+    r"(?<!\\)\\++(?:u00(2[0-13-9a-f]|[346][0-9a-f]|5[0-9abd-f]|7[0-9a-e])|/)", re.IGNORECASE
+)
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
+_registered: set[str] = set()
 SHORTEST_SECRET = 8  # shorter values, such as the key EMPTY of a local server, are ordinary words
 REASON_CHARS = 300
 MAX_ERROR_CHARS = (
@@ -46,15 +57,36 @@ def without_pictures(text: str) -> str:
 def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
     """A function that removes images, values of authorization headers, and the values of these environment variables
     whose names end like a secret's."""
-    values = {value.strip() for name, value in environ.items() if _SECRET_NAME.search(name)}
-    secrets = sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
+    named = {value.strip() for name, value in environ.items() if _SECRET_NAME.search(name)}
 
     def redacted(text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, "[key]")
-        return _HEADER.sub(r"\1[key]", without_pictures(text))
+        return _HEADER.sub(r"\1[key]", without_pictures(without_secrets(text, named | _registered)))
 
     return redacted
+
+
+def register_secret(value: str) -> None:
+    """Redact this value as well, from now on in this process: a variable that holds it may have any name."""
+    _registered.add(value)
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """The text with "[key]" in place of the secrets, shorter ones left out."""
+    patterns = [
+        re.compile(re.escape(secret), re.IGNORECASE)
+        for secret in sorted(secrets, key=len, reverse=True)  # one may be contained in another
+        if len(secret) >= SHORTEST_SECRET
+    ]
+    if "\\" in text and any(pattern.search(plain) for plain in [_unescaped(text)] for pattern in patterns):
+        text = _unescaped(text)
+    for pattern in patterns:
+        text = pattern.sub("[key]", text)
+    return text
+
+
+def _unescaped(text: str) -> str:
+    """With the printable ASCII characters that JSON may escape, but for quotes and backslashes."""
+    return _ESCAPED.sub(lambda found: "/" if found[1] is None else chr(int(found[1], 16)), text)
 
 
 def writable(text: str) -> str:

@@ -35,7 +35,7 @@ import httpx
 
 from agent.vlm.messages import error_message
 from agent.vlm.protocol import Unanswerable
-from common.redaction import without_pictures
+from common.redaction import register_secret, without_pictures, without_secrets
 from common.stopping import Stopped, on_stop, raise_if_stopped
 
 __all__ = ["JsonClient", "Page", "RequestLimits", "ServerError", "retry_after_s"]
@@ -43,7 +43,6 @@ __all__ = ["JsonClient", "Page", "RequestLimits", "ServerError", "retry_after_s"
 T = TypeVar("T")
 CONNECT_S = 10.0
 GET_S = 5.0  # for a page that tells what the server is
-SECRET_CHARS = 8  # a shorter header would also be removed from words and numbers of an answer
 EXCERPT_CHARS = 200  # of an error body, in a message
 ZLIB_OR_GZIP = zlib.MAX_WBITS | 32  # the header tells which (zlib's manual, inflateInit2)
 # The question is malformed, too large, or cannot be processed (RFC 9110, 15.5).
@@ -109,9 +108,9 @@ class JsonClient:
         headers: Mapping[str, str],
     ) -> None:
         self._url, self._limits, self._spend = url, limits, spend
-        # longest first: one may be contained in another
-        secrets = sorted({key, *headers.values()}, key=len, reverse=True)
-        self._secrets = [secret for secret in secrets if len(secret) >= SECRET_CHARS]
+        self._secrets = {key, *headers.values()}
+        for value in self._secrets:
+            register_secret(value)  # traces redact it too
         self._loop = _event_loop()
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._client = httpx.AsyncClient(
@@ -146,9 +145,7 @@ class JsonClient:
     def clean(self, text: str) -> str:
         """The text without the key, the values of given headers, and pictures: some servers quote the request that they
         refuse."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[key]")
-        return without_pictures(text)
+        return without_pictures(without_secrets(text, self._secrets))
 
     async def _get(self, url: str) -> Page | None:
         try:

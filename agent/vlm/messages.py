@@ -61,7 +61,8 @@ def split_thinking(text: str) -> tuple[str, str]:
     for tag in _TAG.finditer(text):
         (thinking if is_open else answer).append(text[start : tag.start()])
         if not tag["open"] and not is_open:  # the question opened it: all so far is thinking
-            thinking, answer = [*thinking, *answer], []
+            thinking.extend(answer)
+            answer.clear()
         start, is_open = tag.end(), bool(tag["open"])
     (thinking if is_open else answer).append(text[start:])
     if start == 0:

@@ -1,12 +1,14 @@
 """Redaction of keys, authorization headers and images from texts."""
 
 import base64
+import json
 
 import pytest
 
-from common.redaction import MAX_ERROR_CHARS, first_line, reason_of, redactor
+from common.redaction import MAX_ERROR_CHARS, first_line, reason_of, redactor, register_secret
 
 KEY = "sk-canary-0123456789"
+ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in KEY)
 PICTURE = base64.b64encode(bytes(range(256)) * 4).decode()
 
 
@@ -14,6 +16,10 @@ PICTURE = base64.b64encode(bytes(range(256)) * 4).decode()
     ("said", "left"),
     [
         (f"wrong key {KEY}", "wrong key [key]"),
+        (f"redirected to http://{KEY.upper()}.example", "redirected to http://[key].example"),
+        (f'{{"comment": "{ESCAPED}"}}', '{"comment": "[key]"}'),
+        (json.dumps(f'"{ESCAPED}"'), '"\\"[key]\\""'),
+        (r"\u0041 \u00e9 \u0022 stay without a key", r"\u0041 \u00e9 \u0022 stay without a key"),
         ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer [key]"),
         ('{"x-api-key": "abcdefgh1234"}', '{"x-api-key": "[key]"}'),
         ("Authorization: Basic dXNlcjpwYXNz", "Authorization: Basic [key]"),
@@ -37,6 +43,13 @@ def test_only_secrets_and_images_are_removed(said, left):
     assert redactor({"OPENAI_API_KEY": KEY, "LOCAL_API_KEY": "EMPTY", "HOME": "/sent"})(said) == left
 
 
+def test_registered_secrets_are_removed_whatever_their_variable_is_called(monkeypatch):
+    redacted = redactor({})
+    monkeypatch.setattr("common.redaction._registered", set())
+    register_secret("credential/0123")
+    assert redacted(r"sent credential/0123 and credential\/0123") == "sent [key] and [key]"
+
+
 def test_a_reason_is_redacted_before_it_is_cut(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     said = "x " * 135 + KEY  # 14 + 270 letters stand before the key: a cut at 300 would leave 16 of its 20
@@ -46,13 +59,14 @@ def test_a_reason_is_redacted_before_it_is_cut(monkeypatch):
 @pytest.mark.parametrize(
     "repeated",
     [
-        " ", "\\", "=", "a", "bearer ", "authorization: a ", "x-", "data:", "api_key", "\\a", "authorization:", "?key="
+        " ", "\\", "=", "a", "bearer ", "authorization: a ", "x-", "data:", "api_key", "\\a", "authorization:", "?key=",
+        "\\u0041", KEY[:-1],
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("start", ["", "bearer", "authorization: a", "x-", "data:"])
 def test_a_long_text_takes_linear_time(start, repeated):
     """Quadratic time would be hours; no time is asserted."""
-    assert redactor({})(start + repeated * 200_000)
+    assert redactor({"OPENAI_API_KEY": KEY})(start + repeated * 200_000)
 
 
 def test_only_the_start_of_a_huge_message_is_redacted_and_no_secret_is_cut(monkeypatch):

@@ -73,3 +73,10 @@ def test_why_an_answer_ended(reason, finish):
 )
 def test_the_message_of_an_error(body, message):
     assert error_message(body) == message
+
+
+def test_many_stray_tags_take_linear_time():
+    """A reply of 2 MB; quadratic time would be minutes, and no time is asserted."""
+    assert split_thinking("[/THINK]" * 250_000) == ("", "")
+    answer, thinking = split_thinking("a [/THINK]" * 200_000 + "b")
+    assert (answer, thinking.count("a")) == ("b", 200_000)

@@ -334,7 +334,10 @@ def test_keys_and_pictures_quoted_by_the_server_are_removed():
         (url,) = [p["image_url"]["url"] for p in question["messages"][0]["content"] if "image_url" in p]
         return f"{KEY} {url}"
 
-    for act in (parrot, saying(echo)):
+    def escaped(text: str, question: dict) -> str:
+        return f"{''.join(f'{chr(92)}u{ord(letter):04x}' for letter in KEY)} {text[:0]}"
+
+    for act in (parrot, saying(echo), saying(escaped)):
         with chat_server(act) as server:
             answer = asked(server, picture())
         text = json.dumps([answer.reason, answer.replies])
