@@ -22,6 +22,7 @@ from agent.tracing.records import Trace
 from agent.types import Case, CritiqueTool, RetrievedPrototype, ReviewPoint
 from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import ImagePart, VLMBackend
+from common.reading.yaml_fields import shown
 from common.storage.fingerprint import digest
 from hmr.body.model import Body
 from hmr.types import BodyParams, Detection, Detector, Hypotheses, Renderer, Sample
@@ -42,6 +43,19 @@ class SampleEmbedder(Protocol):
     def name(self) -> str: ...
 
     def __call__(self, sample: Sample) -> Float[np.ndarray, "dim"]: ...
+
+
+# The least and the largest value of a setting; larger ones would ask a backend for days.
+LIMITS = {
+    "view_size_px": (16, 4096),
+    "view_margin": (1, 10),
+    "permutations": (1, 100),
+    "rules_per_case": (1, 1000),
+    "prototypes_per_case": (0, 1000),
+    "max_revisions": (0, 20),
+    "close_ups": (0, 1000),
+    "max_tool_calls": (1, 1000),
+}
 
 
 @dataclass(frozen=True)
@@ -67,26 +81,19 @@ class CritiqueSettings:
     max_tool_calls: int = 8  # of the agentic mode, per label order
 
     def __post_init__(self) -> None:
-        for name, minimum in (
-            ("view_size_px", 16),
-            ("permutations", 1),
-            ("rules_per_case", 1),
-            ("prototypes_per_case", 0),
-            ("max_revisions", 0),
-            ("close_ups", 0),
-            ("max_tool_calls", 1),
-        ):
-            if getattr(self, name) < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, not {getattr(self, name)}")
+        for name, (least, largest) in LIMITS.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {shown(value)}")
+            if not value <= largest:  # not a number, too
+                raise ValueError(f"{name} must be at most {largest}, not {shown(value)}")
         if self.pictures not in PICTURES:
             raise ValueError(f"pictures must be one of {', '.join(PICTURES)}, not {self.pictures!r}")
-        if self.view_margin < 1:
-            raise ValueError(f"view_margin must be at least 1, not {self.view_margin:g}")
         points = get_args(ReviewPoint)
         if isinstance(self.interrupt_on, str):
             raise ValueError(f"interrupt_on takes several names, as ({self.interrupt_on!r},)")
         if unknown := [point for point in self.interrupt_on if point not in points]:
-            raise ValueError(f"interrupt_on takes {', '.join(points)}, not {unknown[0]!r}")
+            raise ValueError(f"a person can be asked about {', '.join(points)}, not about {unknown[0]!r}")
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}")
 

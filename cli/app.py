@@ -97,6 +97,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with ended_by_signals():
         try:
+            if "" in sys.argv[1:]:  # a path would mean the current folder
+                raise ValueError("an argument is empty; is a variable of the shell not set?")
             app()
         except (ValueError, OSError, sqlite3.Error, MemoryError, RuntimeError) as error:
             if os.environ.get("MESHCRITIC_DEBUG") or not is_expected(error):

@@ -10,13 +10,15 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "DETECTORS", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes", "CameraFile",
-    "Center", "DetectorOrExplored", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile", "MemoryOrExplore",
-    "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed", "Skeleton", "Ucb",
-    "config_file", "file_to_write", "folder_to_write", "output_folder", "policy_folder",
+    "DETECTORS", "MAX_GROUP", "MAX_SAMPLES", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes",
+    "CameraFile", "Center", "DetectorOrExplored", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile",
+    "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed",
+    "Skeleton", "Ucb", "config_file", "file_to_write", "folder_to_write", "output_folder", "policy_folder",
 ]  # fmt: skip
 
 WORKERS = os.cpu_count() or 1  # processes that render scenes
+MAX_GROUP = 200  # hypotheses of a critique, which takes about 10 MB of memory for each
+MAX_SAMPLES = 10_000
 MODELS = "Models"  # a group of options on the help pages
 
 Check = Callable[[Path | None], Path | None]

@@ -31,7 +31,7 @@ from agent.vlm.messages import Finish, finish_of, read_message
 from agent.vlm.protocol import Capabilities, ImagePart, MalformedReply, Part, Reply, Unanswerable
 from agent.vlm.schemas import without_bounds
 from agent.vlm.servers.chat_request import data_url
-from agent.vlm.settings import read_settings, require_positive
+from agent.vlm.settings import read_settings, require_from_zero, require_positive
 from common.redaction import first_line
 from common.storage.fingerprint import json_digest
 
@@ -54,6 +54,7 @@ class LangChainSettings:
 
     def __post_init__(self) -> None:
         require_positive(self, "max_tokens", "timeout_s", "image_side_px", "max_images", "concurrency")
+        require_from_zero(self, "temperature")
 
     def for_provider(self) -> Json:
         """The parameters that the model classes of all providers accept."""

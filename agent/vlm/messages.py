@@ -33,6 +33,7 @@ _TAG = re.compile(
     r"|<\|channel\|>final[^<{]*<\|message\|>",
     re.IGNORECASE,
 )
+MAX_DEPTH = 20  # of lists in a message
 _THINKING_FIELDS = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
 _TEXT_FIELDS = ("text", "thinking", "reasoning", "content", "summary")
 _TEXT_TYPES = ("text", "output_text")
@@ -117,11 +118,12 @@ def _first_text(fields: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return next((text for name in names if (text := _text_in(fields.get(name)))), "")
 
 
-def _text_in(value: object) -> str:
+def _text_in(value: object, depth: int = 0) -> str:
+    """The texts of a value; lists in more than `MAX_DEPTH` lists are left out."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list):
-        return "\n".join(text for item in value if (text := _text_in(item)))
+    if isinstance(value, list) and depth < MAX_DEPTH:
+        return "\n".join(text for item in value if (text := _text_in(item, depth + 1)))
     return _first_text(value, _TEXT_FIELDS) if isinstance(value, dict) else ""
 
 

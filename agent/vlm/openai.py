@@ -164,6 +164,8 @@ def from_argument(argument: str, **settings: object) -> OpenAIBackend:
         raise ValueError(f"openai:NAME@http://host:port/v1 names a model and its server, not {argument!r}")
     url = at[1:] + url if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
     key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("OPENAI_API_KEY has characters that a header cannot have")
     if url == DEFAULT_URL and not key:
         raise ValueError(f"{DEFAULT_URL} needs a key, and OPENAI_API_KEY is not set")
     chosen = read_settings(OpenAISettings, "openai", settings)

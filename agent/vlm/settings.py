@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-__all__ = ["UnknownSetting", "parse_settings", "read_settings", "require_positive"]
+__all__ = ["UnknownSetting", "parse_settings", "read_settings", "require_from_zero", "require_positive"]
 
 S = TypeVar("S")
 
@@ -44,8 +45,16 @@ def read_settings(kind: type[S], owner: str, given: Mapping[str, Any]) -> S:
 
 
 def require_positive(settings: Any, *names: str) -> None:
-    """Raises ValueError if one of these fields is set and not above 0."""
+    """Raises ValueError if one of these fields is set and not a finite number above 0."""
     for name in names:
         value = getattr(settings, name)
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} must be above 0, not {value}")
+
+
+def require_from_zero(settings: Any, *names: str) -> None:
+    """Raises ValueError if one of these fields is set and not a finite number from 0 on."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a number from 0 on, not {value}")

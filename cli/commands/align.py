@@ -12,6 +12,7 @@ from cli.backend_flags import CritiqueSet, DryRunFlag, MaxCalls, ReplyCacheFile,
 from cli.console import print_estimate, print_message, report_lost_questions, stages
 from cli.options import (
     DETECTORS,
+    MAX_GROUP,
     MODELS,
     WORKERS,
     BasePolicy,
@@ -140,7 +141,7 @@ def align(
     fit_first: FitFirst = False,
     rounds: NumRounds = 1,
     images: Images = 200,
-    group_size: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 20,
+    group_size: Annotated[int, typer.Option(min=2, max=MAX_GROUP, help="Hypotheses per image.")] = 20,
     calibration: Calibration = 128,
     config: TrainingArguments = None,
     motion: Motion = None,

@@ -23,6 +23,7 @@ from cli.backend_flags import (
 from cli.console import console, print_estimate, print_json, print_message, report_lost_questions, stages
 from cli.options import (
     DETECTORS,
+    MAX_GROUP,
     MODELS,
     WORKERS,
     BasePolicy,
@@ -119,7 +120,7 @@ def critic_eval(
     without: Without = None,
     without_tool: WithoutTool = None,
     images: Images = 100,
-    samples: Annotated[int, typer.Option(min=3, help="Hypotheses per group.")] = 20,
+    samples: Annotated[int, typer.Option(min=3, max=MAX_GROUP, help="Hypotheses per group.")] = 20,
     calibration: Calibration = 128,
     motion: Motion = None,
     memory: MemoryOrExplore = None,

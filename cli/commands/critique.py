@@ -22,6 +22,7 @@ from cli.backend_flags import (
 )
 from cli.console import print_estimate, print_json, print_message
 from cli.options import (
+    MAX_GROUP,
     MODELS,
     AcceptAnyBox,
     BodyFile,
@@ -122,7 +123,7 @@ def critique(
     photo: Annotated[Path, typer.Argument(help="Photograph to critique bodies on.")],
     hypotheses: HypothesesFiles = None,
     out: Out = Path("runs/critique"),
-    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
+    samples: Annotated[int, typer.Option(min=2, max=MAX_GROUP, help="Hypotheses per person.")] = 8,
     tool_server: ToolServers = None,
     mode: Mode = "fixed",
     max_tool_calls: MaxToolCalls = 8,
@@ -278,7 +279,15 @@ def _given_people(
 
     if hypotheses and boxes:
         raise ValueError("--hypotheses has the boxes of its people; --box is not allowed with it")
-    return given_people(photo, hypotheses, body) if hypotheses else None
+    if not hypotheses:
+        return None
+    people = given_people(photo, hypotheses, body)
+    if (size := max(len(person.hypotheses) for person in people)) > MAX_GROUP:
+        raise ValueError(
+            f"--hypotheses has {size} hypotheses of a person; at most {MAX_GROUP} are critiqued at once, which takes "
+            "about 2 GB of memory"
+        )
+    return people
 
 
 def _sampled_people(

@@ -15,6 +15,7 @@ from cli.backend_flags import BackendSpec, CritiqueSet, MaxCalls, ReplyCacheFile
 from cli.console import console, print_json, print_message, stages
 from cli.evaluation_bodies import GenderedBodies, Regressor, load_evaluation_bodies
 from cli.options import (
+    MAX_SAMPLES,
     BodyFile,
     DetectorSpec,
     Device,
@@ -101,7 +102,7 @@ def evaluate(
     body: BodyFile = None,
     bodies: GenderedBodies = None,
     regressor: Regressor = None,
-    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 20,
+    samples: Annotated[int, typer.Option(min=2, max=MAX_SAMPLES, help="Hypotheses per person.")] = 20,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use only the first people, up to this number. Default: all.")
     ] = None,

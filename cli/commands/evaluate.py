@@ -11,6 +11,7 @@ import typer
 from cli.console import console, print_json, print_message, stages
 from cli.options import (
     DETECTORS,
+    MAX_SAMPLES,
     MODELS,
     WORKERS,
     BasePolicy,
@@ -53,7 +54,7 @@ def evaluate(
         str, typer.Option(help="Split of synthetic scenes: wild-test, lab-test, street-test or studio-test.")
     ] = "wild-test",
     images: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 200,
-    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per image.")] = 100,
+    samples: Annotated[int, typer.Option(min=2, max=MAX_SAMPLES, help="Hypotheses per image.")] = 100,
     motion: Motion = None,
     backdrops: Annotated[
         Path | None,

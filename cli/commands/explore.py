@@ -23,6 +23,7 @@ from cli.backend_flags import (
 )
 from cli.console import print_estimate, print_json, print_message, report_lost_questions, stages
 from cli.options import (
+    MAX_GROUP,
     WORKERS,
     BasePolicy,
     DetectorSpec,
@@ -71,7 +72,7 @@ Images = Annotated[
 def explore(
     memory: MemoryToFill = None,
     images: Images = 128,
-    samples: Annotated[int, typer.Option(min=3, help="Hypotheses per scene.")] = 20,
+    samples: Annotated[int, typer.Option(min=3, max=MAX_GROUP, help="Hypotheses per scene.")] = 20,
     ucb: Ucb = 0.5,
     detector: DetectorSpec = "embedded",
     backend: BackendSpec = "embedded",

@@ -9,6 +9,7 @@ import typer
 
 from cli.console import print_json, print_message, stages
 from cli.options import (
+    MAX_SAMPLES,
     AcceptAnyBox,
     BodyFile,
     Boxes,
@@ -54,7 +55,7 @@ SmoothSeconds = Annotated[
 def predict(
     photos: Annotated[list[Path], typer.Argument(help="Photographs, folders of photographs, and videos.")],
     out: Out = Path("runs/predict"),
-    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person.")] = 8,
+    samples: Annotated[int, typer.Option(min=2, max=MAX_SAMPLES, help="Hypotheses per person.")] = 8,
     box: Boxes = None,
     accept_any_box: AcceptAnyBox = False,
     focal: Focal = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from cli.console import console, print_message
 from cli.options import file_to_write
+from common.redaction import first_line
 
 __all__ = ["trace"]
 
@@ -43,9 +46,25 @@ def trace(
     """
     if html is not None and html.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--html writes a page, whose name ends in .html, not {html}")
-    if html is not None:
-        _write_page(run, case, html, cases)
-        return
+    with _damage_named(run):
+        if html is None:
+            _print_case(run, case)
+        else:
+            _write_page(run, case, html, cases)
+
+
+@contextmanager
+def _damage_named(run: Path) -> Iterator[None]:
+    """A trace may be a stranger's: values of other types than the program writes."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        raise ValueError(
+            f"{run}: the trace has a record that cannot be shown ({first_line(error)})"
+        ) from error
+
+
+def _print_case(run: Path, case: str | None) -> None:
     from agent.tracing.reading import read_trace
     from cli.trace_view import show_case
 

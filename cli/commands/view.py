@@ -13,6 +13,7 @@ import typer
 
 from cli.console import print_message
 from cli.options import (
+    MAX_SAMPLES,
     MODELS,
     AcceptAnyBox,
     BodyFile,
@@ -56,7 +57,9 @@ def view(
             "hypotheses were made for.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=2, help="Hypotheses per person of a photograph.")] = 8,
+    samples: Annotated[
+        int, typer.Option(min=2, max=MAX_SAMPLES, help="Hypotheses per person of a photograph.")
+    ] = 8,
     box: Boxes = None,
     accept_any_box: AcceptAnyBox = False,
     focal: Focal = None,

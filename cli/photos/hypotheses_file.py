@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cli.photos.intrinsics import Intrinsics
 from cli.photos.model_outputs import find_layout
 from common.reading.array_files import open_npz
 from common.reading.validate import fits_float32
@@ -45,6 +46,7 @@ PARAMETERS = ("global_orient", "body_pose", "betas", "transl")
 CAMERA = ("focal_px", "center_px", "image_size")
 BOXES = "boxes_xyxy"
 IMAGE_NAMES = "imgname"  # of CLIFF: the one array that is not of numbers
+LARGEST = {"global_orient": 1e3, "body_pose": 1e3, "betas": 1e2, "transl": 1e4}  # more is no body, but damage
 # Allowed shapes of each parameter of one hypothesis.
 ALLOWED = {
     "global_orient": ((3,),),
@@ -126,6 +128,10 @@ def _check_numbers(arrays: Mapping[str, np.ndarray], path: Path) -> None:
             )
         if not fits_float32(array):
             raise ValueError(f"{key} of {path} has numbers that are infinite in float32")
+        if (largest := LARGEST.get(key)) and np.abs(array).max(initial=0) > largest:
+            raise ValueError(
+                f"{key} of {path} has the number {np.abs(array).max():g}; the largest is {largest:g}"
+            )
 
 
 def _read_params(arrays: Mapping[str, np.ndarray], path: Path, min_group: int) -> BodyParams:
@@ -167,13 +173,19 @@ def _read_camera(arrays: Mapping[str, np.ndarray], image_size: tuple[int, int], 
     focal = float(arrays["focal_px"].item())
     if focal <= 0:
         raise ValueError(f"focal_px of {path} must be positive, not {focal:g}")
-    width, height = (int(value) for value in arrays["image_size"].ravel())
+    width, height = (round(value) for value in arrays["image_size"].ravel().tolist())
+    if [width, height] != arrays["image_size"].ravel().tolist():
+        raise ValueError(f"image_size of {path} must hold whole numbers, not {arrays['image_size'].tolist()}")
     if (width, height) != image_size:
         raise ValueError(
             f"image_size of {path} is {width} x {height}, but the image is {image_size[0]} x {image_size[1]} "
             "(width x height): the camera belongs to another image"
         )
     cx, cy = (float(value) for value in arrays["center_px"].ravel())
+    try:
+        Intrinsics(focal, (cx, cy)).check(width, height)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return Camera(focal, cx, cy, width, height)
 
 

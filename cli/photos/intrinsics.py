@@ -41,13 +41,14 @@ class Intrinsics:
 
     def camera(self, photo: Photo) -> Camera:
         """The camera of a photograph, in pixels of its file. Raises ValueError for one that no photograph has."""
-        self._check(*photo.file_size)
+        self.check(*photo.file_size)
         estimate = Camera.estimate(*photo.file_size)
         cx, cy = self.center_px or (estimate.cx_px, estimate.cy_px)
         focal = estimate.focal_px if self.focal_px is None else self.focal_px
         return dataclasses.replace(estimate, focal_px=focal, cx_px=cx, cy_px=cy)
 
-    def _check(self, width: int, height: int) -> None:
+    def check(self, width: int, height: int) -> None:
+        """Raises ValueError for a camera that no photograph of this size has."""
         longer = max(width, height)
         if self.focal_px is not None and not FOCAL_RANGE[0] <= self.focal_px / longer <= FOCAL_RANGE[1]:
             raise ValueError(

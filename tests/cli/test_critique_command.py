@@ -424,7 +424,7 @@ def test_a_review_without_an_answer_and_options_that_do_not_fit_are_refused(crit
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     for words, reason in (
         (("--review", "scores"), "standard input ended before the review was answered"),
-        (("--review", "always"), "interrupt_on takes revise, scores, low_agreement, not 'always'"),
+        (("--review", "always"), "asked about revise, scores, low_agreement, not about 'always'"),
         (
             ("--review", "scores", "--learn", "--memory", tmp_path / "nowhere"),
             "nowhere: there is no memory here",

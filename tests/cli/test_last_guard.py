@@ -11,6 +11,12 @@ from tests.command import call
 ESCAPE = "\x1b[2J"
 
 
+def test_an_empty_argument_is_no_folder(monkeypatch, capsys):
+    """An unset variable of the shell would otherwise mean all pictures under the current folder."""
+    code, _, err = call(monkeypatch, capsys, "predict", "", "--out", "runs/x")
+    assert (code, "an argument is empty" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [

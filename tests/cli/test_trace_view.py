@@ -9,6 +9,7 @@ from rich.console import Console
 from agent.tracing.reading import CritiqueRecords, read_trace
 from cli.trace_view import show_case
 from eval.report.trace.tables import _VIEWS
+from tests.command import call
 
 ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
 CALLS = [
@@ -231,6 +232,26 @@ def test_foreign_text_is_shown_escaped():
 def test_a_record_of_another_program_is_shown_as_it_is(node, outputs):
     text = shown([{**RECORDS[0], "node": node, "outputs": outputs}])
     assert f"{node}(1ms)" in "".join(text.split())
+
+
+def test_a_value_of_another_type_is_no_traceback(tmp_path: Path, monkeypatch, capsys):
+    record = {**RECORDS[0], "outputs": {"arrangement": {"comment": None}}, "replies": [{"retries": 1e999}]}
+    (tmp_path / "trace.jsonl").write_text(json.dumps({**record, "questions": {"tokens_in": ""}}) + "\n")
+    for words in ((), ("--html", tmp_path / "page.html")):
+        code, _, err = call(monkeypatch, capsys, "trace", tmp_path, *words)
+        assert code in (0, 2)
+        assert "Traceback" not in err
+
+
+def test_a_record_that_cannot_be_shown_is_named(tmp_path: Path, monkeypatch, capsys):
+    def fail(*_):
+        raise TypeError("'int' object is not iterable")
+
+    (tmp_path / "trace.jsonl").write_text(json.dumps(RECORDS[0]) + "\n")
+    monkeypatch.setattr("cli.trace_view.show_case", fail)
+    code, _, err = call(monkeypatch, capsys, "trace", tmp_path)
+    assert code == 2
+    assert f"{tmp_path}: the trace has a record that cannot be shown" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

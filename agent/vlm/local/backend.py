@@ -29,7 +29,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from agent.vlm.local.constrained_decoding import GrammarCompiler, bound_schema
 from agent.vlm.local.model_loading import find_model, load_processor, load_weights
 from agent.vlm.protocol import Capabilities, ImagePart, Part, Reply, TextPart, Unanswerable
-from agent.vlm.settings import read_settings, require_positive
+from agent.vlm.settings import read_settings, require_from_zero, require_positive
 from common.storage.fingerprint import json_digest
 
 __all__ = ["ChatEncoder", "LocalBackend", "LocalSettings", "context_limit", "from_argument", "load_local"]
@@ -51,8 +51,7 @@ class LocalSettings:
 
     def __post_init__(self) -> None:
         require_positive(self, "max_new_tokens", "comment_chars", "image_side_px", "max_images")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, not {self.temperature}")
+        require_from_zero(self, "temperature")
 
 
 class LocalBackend:

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator
 
 from agent.vlm.http import RequestLimits
 from agent.vlm.servers.profiles import ProfileName, ResponseFormat, ServerProfile
-from agent.vlm.settings import require_positive
+from agent.vlm.settings import require_from_zero, require_positive
 from common.reading.yaml_fields import parse_yaml
 from common.storage.fingerprint import json_digest
 
@@ -92,6 +92,7 @@ class OpenAISettings(RequestLimits):
     def __post_init__(self) -> None:
         require_positive(self, "deadline_s", "attempts", "max_bytes", "concurrency")
         require_positive(self, "max_tokens", "image_side_px", "max_images")
+        require_from_zero(self, "backoff_s", "temperature")
         if own := sorted(set(self.extra_body) & set(OWN_FIELDS)):
             raise ValueError(
                 f"extra_body cannot hold {', '.join(own)}, which the backend or a setting decides on"

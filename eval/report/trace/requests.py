@@ -53,7 +53,7 @@ def requests_of(record: Json) -> list[Request]:
         # Another version, or a hand, may have written anything.
         try:
             found.append(_request(call, found[-1].parts if found else ()))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
     return found
 

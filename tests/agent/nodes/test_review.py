@@ -148,5 +148,5 @@ def test_an_invalid_answer_is_refused_with_its_reason(given, reason):
 
 
 def test_an_unknown_point_is_refused():
-    with pytest.raises(ValueError, match="interrupt_on takes revise, scores, low_agreement, not 'admit'"):
+    with pytest.raises(ValueError, match="asked about revise, scores, low_agreement, not about 'admit'"):
         CritiqueSettings(interrupt_on=("admit",))

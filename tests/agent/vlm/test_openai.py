@@ -402,6 +402,16 @@ def test_the_default_server_and_its_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(ValueError, match="OPENAI_API_KEY is not set"):
         load_backend("openai:m")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-k\u00e4y")
+    with pytest.raises(ValueError, match="OPENAI_API_KEY has characters that a header cannot have"):
+        load_backend("openai:m")
+
+
+@pytest.mark.parametrize("setting", ["deadline_s=nan", "deadline_s=inf", "backoff_s=-1", "temperature=nan"])
+def test_numbers_that_no_request_can_have_are_refused(setting):
+    name, value = setting.split("=")
+    with pytest.raises(ValueError, match=rf"{name} must be .*, not "):
+        load_backend("openai:m@http://127.0.0.1:9/v1", **{name: value})
 
 
 @pytest.mark.parametrize(
