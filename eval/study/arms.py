@@ -72,8 +72,11 @@ class Arm:
     def inputs(self) -> dict[str, Any]:
         """Its fields as JSON, for the keys of results; without `after` and `penalties` as before arms had them, so that
         their results are found again."""
-        later = ("after", "penalties")
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in later or v is not None}
+        fields = dataclasses.asdict(self)
+        for arm in (fields, fields["after"] or {}):
+            if arm.get("penalties") is None:
+                arm.pop("penalties", None)
+        return {name: value for name, value in fields.items() if (name, value) != ("after", None)}
 
     @property
     def uses_truth(self) -> bool:
