@@ -79,6 +79,12 @@ def options(
     """Critique groups of 3D human mesh hypotheses, and align a diffusion policy with the critic's preferences."""
 
 
+def _refuse_empty_arguments(words: list[str]) -> None:
+    """An empty path would mean the current folder; `--save ""` saves nothing."""
+    if any(word == "" and before != "--save" for before, word in zip(["", *words], words, strict=False)):
+        raise ValueError("an argument is empty; is a variable of the shell not set?")
+
+
 def main() -> None:
     """Run the command.
 
@@ -97,8 +103,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with ended_by_signals():
         try:
-            if "" in sys.argv[1:]:  # a path would mean the current folder
-                raise ValueError("an argument is empty; is a variable of the shell not set?")
+            _refuse_empty_arguments(sys.argv[1:])
             app()
         except (ValueError, OSError, sqlite3.Error, MemoryError, RuntimeError) as error:
             if os.environ.get("MESHCRITIC_DEBUG") or not is_expected(error):
