@@ -300,8 +300,12 @@ def damage_named(what: str) -> Iterator[None]:
     """Around the parsing of rows, whose content SQLite does not check."""
     try:
         yield
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{what} of the memory cannot be used: {error}") from error
+    except (TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{what} of the memory is damaged; `meshcritic memory recover` copies what is whole into a new folder"
+        ) from error
 
 
 def _fault(error: sqlite3.DatabaseError) -> str:
