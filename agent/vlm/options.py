@@ -36,6 +36,10 @@ class BackendOptions:
     reply_cache: Path | None = None
     other_settings: Sequence[str] = ()  # that the same flag takes, for the message about an unknown one
 
+    def __post_init__(self) -> None:
+        if self.record and self.reply_cache and self.record.resolve() == self.reply_cache.resolve():
+            raise ValueError(f"--record and --reply-cache need two files, not one: {self.record}")
+
 
 @dataclass(frozen=True)
 class OpenedBackend:

@@ -7,6 +7,7 @@ import pytest
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.scoring.ask import ask
 from agent.vlm import Capabilities, EmbeddedCritic, ImagePart, Reply, TextPart, VLMBackend, load_backend
+from agent.vlm.options import BackendOptions
 from agent.vlm.replay import Recorder
 from agent.vlm.wrappers.budget import Budget, BudgetSpent, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
@@ -240,3 +241,9 @@ def test_a_dry_run_counts_uncached_questions_and_stores_nothing(cache):
         score(Cached(dry, cache, read_only=True), seed=seed)
     assert dry.calls == {"score": 1}
     assert len(cache) == 1
+
+
+def test_one_file_cannot_be_recording_and_cache(tmp_path):
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(ValueError, match="need two files, not one"):
+        BackendOptions(record=tmp_path / "r", reply_cache=tmp_path / "sub" / ".." / "r")
