@@ -263,6 +263,8 @@ def _create(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _turn_of_writer(path):
         if not path.exists():
+            for left in path.parent.glob(f".{path.name}.*.partial*"):  # by a process that was killed here
+                left.unlink()
             with atomic_path(path) as partial, closing(_open(str(partial), uri=False)) as connection:
                 connection.execute("BEGIN")
                 _make(connection)

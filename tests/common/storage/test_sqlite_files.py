@@ -114,3 +114,11 @@ def test_a_value_of_gigabytes_is_not_made(tmp_path: Path) -> None:
     memory(tmp_path / "memory.sqlite")
     with open_store(tmp_path) as store, pytest.raises(ValueError, match="too big"):
         store.read("SELECT zeroblob(1000000000)")
+
+
+def test_what_a_kill_left_while_a_memory_was_made_is_removed(tmp_path: Path) -> None:
+    left = [tmp_path / f".memory.sqlite.12.140.partial{end}" for end in ("", "-journal")]
+    for path in left:
+        path.write_bytes(b"half")
+    memory(tmp_path / "memory.sqlite")
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()

@@ -65,7 +65,7 @@ def test_rows_on_both_sides_of_a_lost_page_are_copied(folder, tmp_path):
         before, new = path.read_bytes(), tmp_path / f"new-{page}"
         with pytest.raises(ValueError, match="memory recover"):
             MemoryStore(path)
-        totals.append(sum(recover(folder, new).values()))
+        totals.append(sum(recover(folder, new, WordCounts).values()))
         assert path.read_bytes() == before
         with MemoryStore(new / "memory.sqlite", frozen=True) as store:
             RuleMemory(store, WordCounts()).retrieve("knee", [], 3, frozen=True)
