@@ -66,7 +66,9 @@ def main() -> None:
     )
     parser.add_argument("--extra", action="append", default=[], help="an extra of the package, repeatable")
     packages = installed(PACKAGE, parser.parse_args().extra)
-    licences = {name: licence_of(package) or IN_A_FILE.get(name, "") for name, package in sorted(packages.items())}
+    licences = {
+        name: licence_of(package) or IN_A_FILE.get(name, "") for name, package in sorted(packages.items())
+    }
     print("| package | version | licence |\n|---|---|---|")
     for name, licence in licences.items():
         print(f"| {name} | {packages[name].version} | {licence or '**not stated**'} |")
