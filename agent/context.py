@@ -22,7 +22,7 @@ from agent.tracing.records import Trace
 from agent.types import Case, CritiqueTool, RetrievedPrototype, ReviewPoint
 from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import ImagePart, VLMBackend
-from common.reading.yaml_fields import shown
+from common.reading.yaml_fields import check_limits
 from common.storage.fingerprint import digest
 from hmr.body.model import Body
 from hmr.types import BodyParams, Detection, Detector, Hypotheses, Renderer, Sample
@@ -81,12 +81,7 @@ class CritiqueSettings:
     max_tool_calls: int = 8  # of the agentic mode, per label order
 
     def __post_init__(self) -> None:
-        for name, (least, largest) in LIMITS.items():
-            value = getattr(self, name)
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {shown(value)}")
-            if not value <= largest:  # not a number, too
-                raise ValueError(f"{name} must be at most {largest}, not {shown(value)}")
+        check_limits(vars(self), LIMITS)
         if self.pictures not in PICTURES:
             raise ValueError(f"pictures must be one of {', '.join(PICTURES)}, not {self.pictures!r}")
         points = get_args(ReviewPoint)

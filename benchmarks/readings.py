@@ -8,6 +8,8 @@
 | SRCC   | rank correlation of minus the distance to the reading with minus the true error, mean over groups of 20  |
 | pick   | MPJPE of the hypothesis nearest to the reading, mm                                                       |
 | cosine | of the reading's error with that of the group's mean: 1 where the reading errs as the policy does        |
+| pixels | distance of the detector's points from the true joints, % of the box, over visible joints that the       |
+|        | policy's own detector reports; robust as in `agent.tools.reprojection`                                    |
 
 A reading is the initial estimate of a policy, the reader, for the reports of a detector (`hmr.policy.joints_3d`). The
 default agent has that of the shipped policy from the embedded detector. The truth is read for these figures alone.
@@ -17,14 +19,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agent.agreement import group_spearman
+from agent.tools.reprojection import robust_percent
 from eval.benchmark.protocol import noise_generator
 from hmr.body.model import Body, load_body
 from hmr.detection.loading import load_detector
@@ -34,7 +38,7 @@ from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split, gap_of
 from hmr.synthetic.store import read_labelled
-from hmr.types import Labelled
+from hmr.types import NUM_JOINTS, Detection, Labelled
 
 GROUP = 20
 Joints = Float[Tensor, "*batch 24 3"]
@@ -60,7 +64,8 @@ def _print_table(policy: DiffusionPolicy, body: Body, cases: list[Labelled]) -> 
     groups = torch.stack([_group(policy, body, case) for case in cases])
     errors_mm = _distance_mm(groups, truth[:, None])
     print(f"policy {policy.digest()}: hypothesis 0 {errors_mm[:, 0].mean():.1f} mm, {len(cases)} images\n")
-    print("| reader | detector | error | SRCC | pick | cosine |\n|---|---|---:|---:|---:|---:|")
+    reported = [load_detector(policy.detector.name, "cpu").detect(case.sample).observed for case in cases]
+    print("| reader | detector | error | SRCC | pick | cosine | pixels |\n|---|---|---:|---:|---:|---:|---:|")
     samples = [case.sample for case in cases]
     for name, reader in (("its own", policy), ("shipped", load_reader("cpu"))):
         for detector in dict.fromkeys((policy.detector.name, "embedded")):
@@ -68,10 +73,11 @@ def _print_table(policy: DiffusionPolicy, body: Body, cases: list[Labelled]) -> 
             read = torch.stack(
                 [detection.joints_root_m for detection in found if detection.joints_root_m is not None]
             )
-            print(
-                f"| {name} | `{detector}` | {' | '.join(_cells(read, truth, groups, errors_mm))} |",
-                flush=True,
-            )
+            cells = [
+                *_cells(read, truth, groups, errors_mm),
+                f"{_pixels_percent(found, cases, reported):.1f}",
+            ]
+            print(f"| {name} | `{detector}` | {' | '.join(cells)} |", flush=True)
 
 
 def _group(policy: DiffusionPolicy, body: Body, case: Labelled) -> Joints:
@@ -92,6 +98,17 @@ def _cells(
     figures = (_distance_mm(read, truth).mean(), pick_mm.mean(), cosine.mean())
     error, pick, same = (float(figure) for figure in figures)
     return [f"{error:.1f}", f"{np.mean(ranks):.3f}", f"{pick:.1f}", f"{same:.2f}"]
+
+
+def _pixels_percent(
+    found: Sequence[Detection], cases: Sequence[Labelled], reported: Sequence[Bool[Tensor, "41"]]
+) -> float:
+    means = []
+    for detection, case, known in zip(found, cases, reported, strict=True):
+        distance_px = (detection.keypoints_px - case.truth.keypoints_px).norm(dim=-1)
+        chosen = known[:NUM_JOINTS] & case.truth.visible
+        means.append(robust_percent(distance_px * (100 / case.sample.box.side))[chosen].mean().item())
+    return float(np.nanmean(means))  # an image without such a joint is left out
 
 
 def _distance_mm(one: Joints, other: Joints) -> Float[Tensor, "*batch"]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = [
     "first_line", "reason_of", "redact", "redactor", "register_secret", "without_pictures", "without_secrets",
@@ -77,8 +77,13 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
         for secret in sorted(secrets, key=len, reverse=True)  # one may be contained in another
         if len(secret) >= SHORTEST_SECRET
     ]
-    if "\\" in text and any(pattern.search(plain) for plain in [_unescaped(text)] for pattern in patterns):
-        text = _unescaped(text)
+    text = _without(text, patterns)
+    if patterns and "\\" in text and (plain := _unescaped(text)) != (cleaned := _without(plain, patterns)):
+        return cleaned
+    return text
+
+
+def _without(text: str, patterns: Sequence[re.Pattern[str]]) -> str:
     for pattern in patterns:
         text = pattern.sub("[key]", text)
     return text

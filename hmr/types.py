@@ -98,6 +98,10 @@ class BodyParams:
     def batch_shape(self) -> torch.Size:
         return self.global_orient.shape[:-1]
 
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(tensor.isfinite().all()) for tensor in _tensors(self))
+
     def __getitem__(self, index: int | slice | Tensor) -> BodyParams:
         return self._map(lambda tensor: tensor[index])
 

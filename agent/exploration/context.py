@@ -74,7 +74,7 @@ class ExplorationState(TypedDict):
     srcc: float | None  # of the case just scored
     success: bool
     explored: Annotated[int, operator.add]  # cases of this run
-    unscored: Annotated[int, operator.add]  # cases without any score from the backend
+    unscored: Annotated[int, operator.add]  # cases without a complete critique by the backend
     blocked_cases: Annotated[
         list[str], operator.add
     ]  # cases without any score in a trial or recount of rules

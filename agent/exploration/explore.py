@@ -50,7 +50,7 @@ class ExplorationReport:
 
     cases: int  # explored in this run
     skipped: int  # explored by an earlier run
-    unscored: int  # cases without any score from the backend: a later run asks for them again
+    unscored: int  # cases without a complete critique by the backend: a later run asks for them again
     blocked_cases: tuple[
         str, ...
     ]  # cases without any score in a trial of rules: a later run repeats the trial

@@ -1,10 +1,10 @@
 """Learning from cases with known truth: mining rules, admitting them, and fitting their weights.
 
 A new rule is evaluated on held-out cases, which are scored again from their briefs with and without it, and is admitted
-only if mean Spearman's rho rises. A rule is immutable (its id is a hash of its content), so a new weight makes a new
-rule of the same text, and the old one is retired. Each change of state is recorded with its reason and, if a trial
-measured one, its gain. A trial in which the backend leaves a case unscored has no result: nothing is recorded, and a
-later run repeats it.
+only if mean Spearman's rho rises (`agent.exploration.trials`). A rule is immutable (its id is a hash of its content),
+so a new weight makes a new rule of the same text, and the old one is retired. Each change of state is recorded with its
+reason and, if a trial measured one, its gain. A trial in which the backend leaves a case unscored has no result:
+nothing is recorded, and a later run repeats it.
 
 Left out: images in the trial of a rule. A stored case has measurements but no renders, so vision-capable backends
 also score candidates from the measurements.
@@ -30,24 +30,21 @@ from agent.types import QuestionFailure, unavailable_reason
 from agent.vlm.embedded.critic import metric_trust
 from agent.vlm.embedded.violations import violation
 from agent.vlm.protocol import DataPart, VLMBackend
-from common.storage.fingerprint import digest
 from memory.rule import Predicate, Provenance, Rule
 from memory.rule_memory import RuleMemory
 
 __all__ = [
-    "Admission",
     "Explored",
     "Mined",
+    "Trial",
     "WeightFit",
-    "admit_quarantined",
+    "evaluate_rules",
     "fit_rule_weights",
+    "listed_rule",
     "metric_agreement",
     "mine_rules",
-    "pending_rules",
     "ranks",
     "rescore",
-    "trial_name",
-    "tried_rules",
 ]
 
 Json = dict[str, Any]
@@ -102,15 +99,6 @@ class Mined:
 
     rules: list[Rule]
     answer: Answer[MineAnswer]
-
-
-@dataclass(frozen=True)
-class Admission:
-    """The result of the trials of the quarantined rules."""
-
-    rules: tuple[Rule, ...]  # admitted now
-    unscored: frozenset[str] = frozenset()  # held-out cases without a score: their trials have to be repeated
-    failures: tuple[QuestionFailure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,45 +163,6 @@ def mine_rules(backend: VLMBackend, seed: int, cases: Sequence[Explored]) -> Min
     return Mined(rules, answer)
 
 
-def admit_quarantined(
-    rules: RuleMemory,
-    backend: VLMBackend,
-    held_out: Sequence[Explored],
-    settings: CritiqueSettings,
-    min_gain: float,
-    trial: str,
-) -> Admission:
-    """Try the quarantined rules on the held-out cases, one after the other, and admit those that raise rho by more than
-    `min_gain`.
-
-    The result of each trial is recorded with the rule under the name `trial`; a rule that has a record of that name is
-    not tried again. A trial without a result is not recorded.
-    """
-    pending = pending_rules(rules, trial) if held_out else []
-    if not pending:
-        return Admission(())
-    retrieved = [case.brief.rules for case in held_out]
-    base = _evaluate(backend, held_out, settings, retrieved)
-    if base.srcc is None:
-        return Admission((), base.unscored, base.failures)
-    best, unscored, failures = base.srcc, base.unscored, base.failures
-    admitted: list[Rule] = []
-    results: list[tuple[Rule, float, float]] = []
-    for rule in pending:
-        listed = [[*own, *map(_rule_json, [*admitted, rule])] for own in retrieved]
-        result = _evaluate(backend, held_out, settings, listed)
-        unscored, failures = unscored | result.unscored, failures + result.failures
-        if result.srcc is None:
-            continue
-        results.append((rule, best, result.srcc))
-        if result.srcc > best + min_gain:
-            admitted.append(rule)
-            best = result.srcc
-    note = f"on {len(held_out)} held-out cases; {min_gain:g} is asked for"
-    _record_trials(rules, results, admitted, note, trial)
-    return Admission(tuple(admitted), unscored, failures)
-
-
 def fit_rule_weights(
     rules: RuleMemory,
     backend: VLMBackend,
@@ -231,7 +180,7 @@ def fit_rule_weights(
         return WeightFit({}, None, None)
     fitted = _with_fitted_weights(admitted, cases)
     before, after = (
-        _evaluate(backend, held_out, settings, [list(map(_rule_json, listed))] * len(held_out))
+        evaluate_rules(backend, held_out, settings, [list(map(listed_rule, listed))] * len(held_out))
         for listed in (admitted, fitted.values())
     )
     failures = before.failures + after.failures
@@ -245,11 +194,11 @@ def rescore(
     rules: Sequence[Rule], backend: VLMBackend, cases: Sequence[Explored], settings: CritiqueSettings
 ) -> list[Explored]:
     """The same cases, scored again under these rules only: the first record of rules that were just made."""
-    listed = list(map(_rule_json, rules))
+    listed = list(map(listed_rule, rules))
     return [_rescore(backend, case, listed, settings) for case in cases]
 
 
-def _rule_json(rule: Rule) -> Json:
+def listed_rule(rule: Rule) -> Json:
     """A rule in the brief of a trial: as in `agent.prompts.question.rule_json`, without retrieval scores."""
     predicate = rule.predicate
     assert predicate is not None, "only rules with a predicate are mined or fitted"
@@ -265,36 +214,12 @@ def _rule_json(rule: Rule) -> Json:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """The result of scoring the held-out cases again."""
 
     srcc: float | None  # mean rho; None if a case has no score
     unscored: frozenset[str]  # the ids of those cases
     failures: tuple[QuestionFailure, ...]
-
-
-def trial_name(backend: str, held_out: Sequence[str]) -> str:
-    """Identifies trials of rules by the backend that scores the held-out cases, and their ids."""
-    return digest("\n".join([backend, *held_out]), length=12)
-
-
-def tried_rules(rules: RuleMemory, trial: str) -> list[str]:
-    """The ids of all rules with a record of this trial, admitted or not, in service or replaced."""
-    histories = rules.histories()
-    return sorted(
-        rule_id for rule_id, changes in histories.items() if trial in {change.held_out for change in changes}
-    )
-
-
-def pending_rules(rules: RuleMemory, trial: str) -> list[Rule]:
-    """Quarantined rules without a record of this trial."""
-    histories = rules.histories()
-    return [
-        rule
-        for rule in rules.all()
-        if rule.state == "quarantined" and rule.predicate
-        if trial not in {change.held_out for change in histories[rule.rule_id]}
-    ]
 
 
 def _discrepancy(cases: Sequence[Explored]) -> Json:
@@ -344,12 +269,12 @@ def _with_weight(rule: Rule, weight: float) -> Rule:
     )
 
 
-def _evaluate(
+def evaluate_rules(
     backend: VLMBackend,
     cases: Sequence[Explored],
     settings: CritiqueSettings,
     rules: Sequence[Sequence[Json]],
-) -> _Trial:
+) -> Trial:
     """Mean rho over the cases, each scored under its own rules; a case with equal scores counts as 0.
 
     A case without any rule may also have no score, because a critic that uses only rules cannot rank it. It counts as a
@@ -361,9 +286,9 @@ def _evaluate(
         case.case_id for case, listed in zip(scored, rules, strict=True) if listed and case.unscored
     )
     if unscored:
-        return _Trial(None, unscored, failures)
+        return Trial(None, unscored, failures)
     rhos = [case.srcc or 0.0 for case in scored]
-    return _Trial(float(np.mean(rhos)) if rhos else 0.0, unscored, failures)
+    return Trial(float(np.mean(rhos)) if rhos else 0.0, unscored, failures)
 
 
 def _rescore(
@@ -372,21 +297,6 @@ def _rescore(
     brief = replace(case.brief, rules=listed)
     result = score_group(backend, brief, len(case.errors_mm), settings)
     return replace(case, scores=result.scores, failures=result.failures)
-
-
-def _record_trials(
-    rules: RuleMemory,
-    results: Sequence[tuple[Rule, float, float]],
-    admitted: Sequence[Rule],
-    note: str,
-    trial: str,
-) -> None:
-    """Record all trials in one transaction, each with the mean rho without the rule and with it."""
-    with rules.transaction():
-        for rule, before, after in results:
-            state = "admitted" if rule in admitted else "quarantined"
-            reason = f"rho {before:.4f} to {after:.4f} {note}"
-            rules.set_state(rule.rule_id, state, reason, after - before, trial)
 
 
 def _with_fitted_weights(rules: Sequence[Rule], cases: Sequence[Explored]) -> dict[str, Rule]:

@@ -24,15 +24,13 @@ from agent.exploration.context import (
 )
 from agent.exploration.learning import (
     Explored,
-    admit_quarantined,
     fit_rule_weights,
     metric_agreement,
     mine_rules,
     ranks,
     rescore,
-    trial_name,
-    tried_rules,
 )
+from agent.exploration.trials import admit_quarantined, trial_name, tried_rules
 from agent.nodes.re_observation import latest
 from agent.prompts.question import Brief, prototype_json, rule_json
 from agent.types import GroupCritique, QuestionFailure

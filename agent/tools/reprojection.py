@@ -23,7 +23,14 @@ from torch import Tensor
 from agent.tools.parts import JOINT_WORDS, LIMB_ENDING_AT, capitalise, worst_parts
 from agent.types import Case, Evidence, Need
 
-__all__ = ["KeypointLayout", "Reprojection", "keypoint_evidence", "keypoint_weights", "project_joints"]
+__all__ = [
+    "KeypointLayout",
+    "Reprojection",
+    "keypoint_evidence",
+    "keypoint_weights",
+    "project_joints",
+    "robust_percent",
+]
 
 SATURATION_PERCENT = 25.0
 SIGMA_FLOOR_PERCENT = 1.5  # no detector agrees better with a body's joints
@@ -54,6 +61,11 @@ def keypoint_weights(case: Case) -> Float[Tensor, "24"]:
     return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
+def robust_percent(percent: Float[Tensor, "*joints"]) -> Float[Tensor, "*joints"]:
+    """rho of the table above."""
+    return percent / (1 + (percent / SATURATION_PERCENT) ** 2).sqrt()
+
+
 def keypoint_evidence(case: Case, tool: str, metric: str, joints_px: Float[Tensor, "group 24 2"]) -> Evidence:
     """Evidence with the value of the table above, for joints at `joints_px` in the image."""
     assert case.detection is not None, "the graph skips tools whose needs are not met"
@@ -62,8 +74,7 @@ def keypoint_evidence(case: Case, tool: str, metric: str, joints_px: Float[Tenso
     weights = keypoint_weights(case).to(distance)
     values: tuple[float | None, ...] = (None,) * len(case)
     if case.detection.keypoint_visibility.sum() >= MIN_CONFIDENCE_SUM:
-        robust = distance / (1 + (distance / SATURATION_PERCENT) ** 2).sqrt()
-        values = tuple((robust @ weights).tolist())
+        values = tuple((robust_percent(distance) @ weights).tolist())
     # a joint with less than half of the mean weight is not used to find the part at fault
     blame = torch.where(weights > 0.5 / len(weights), distance, 0.0)
     return Evidence(

@@ -21,13 +21,12 @@ from transformers import PreTrainedModel
 from common.finite import check_weights
 from common.reading.foreign_files import reason_in_a_line
 from common.reading.validate import parse_json
-from common.reading.yaml_fields import checked_fields, shown
+from common.reading.yaml_fields import Limits, check_limits, checked_fields, shown
 from common.storage.files import PathLike
 
-__all__ = ["check_limits", "load_whole", "save_compact"]
+__all__ = ["load_whole", "save_compact"]
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-Limits = Mapping[str, tuple[int | float, int | float]]  # the least and the largest value of a field
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FLOATS, INTEGERS = ("F16", "BF16", "F32", "F64"), ("I8", "I16", "I32", "I64", "U8", "BOOL")  # of safetensors
 
@@ -73,15 +72,6 @@ def load_whole(kind: type[Model], folder: Path, noun: str, limits: Limits) -> Mo
     return model
 
 
-def check_limits(fields: Mapping[str, Any], limits: Limits, where: str) -> None:
-    """Raises ValueError, which begins with `where`, for a number outside its limits."""
-    for name, (least, largest) in limits.items():
-        if name in fields and not least <= fields[name] <= largest:
-            raise ValueError(
-                f"{where}: {name} must be from {least:g} to {largest:g}, not {shown(fields[name])}"
-            )
-
-
 def _read_config(kind: type[PreTrainedModel], path: Path, limits: Limits) -> Any:
     found = parse_json(path, "config")
     if not isinstance(found, dict):
@@ -96,8 +86,8 @@ def _read_config(kind: type[PreTrainedModel], path: Path, limits: Limits) -> Any
     kinds = {name: hints[name] for name in inspect.signature(make.__init__).parameters if name in hints}
     kinds.pop("kwargs")
     fields = checked_fields(str(path), {name: found[name] for name in kinds if name in found}, kinds)
-    check_limits(fields, limits, str(path))
     try:
+        check_limits(fields, limits)
         return make(**fields)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

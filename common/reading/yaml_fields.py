@@ -13,8 +13,9 @@ import yaml
 
 from common.storage.files import PathLike
 
-__all__ = ["checked_fields", "parse_yaml", "read_fields", "shown"]
+__all__ = ["Limits", "check_limits", "checked_fields", "parse_yaml", "read_fields", "shown"]
 
+Limits = Mapping[str, tuple[int | float, int | float]]  # the least and the largest value of a field
 MAX_BYTES = 1_000_000
 MAX_SHOWN = 200
 
@@ -71,6 +72,13 @@ def checked_fields(
             hint = "; YAML reads 5e-4 as text: write 5.0e-4" if _has_exponent(value) else ""
             raise ValueError(f"{section}: {name} takes {wanted}, not {shown(value)}{hint}")
     return {name: float(value) if kinds[name] is float else value for name, value in values.items()}
+
+
+def check_limits(fields: Mapping[str, Any], limits: Limits) -> None:
+    """Raises ValueError for a number outside its limits, which include both ends, and for one that is not a number."""
+    for name, (least, largest) in limits.items():
+        if name in fields and not least <= fields[name] <= largest:
+            raise ValueError(f"{name} must be from {least:g} to {largest:g}, not {shown(fields[name])}")
 
 
 def shown(value: Any) -> str:

@@ -213,7 +213,7 @@ def _sample_params(policy: Policy, sample: Sample, num_samples: int, seed: int) 
 
 def require_finite(params: BodyParams, sample: Sample) -> None:
     """Raises ValueError for bodies that are not finite."""
-    if not all(tensor.isfinite().all() for tensor in vars(params).values()):
+    if not params.is_finite:
         # The means leave out NaN and would be too low for a policy that diverged.
         raise ValueError(
             f"the policy returned NaN or infinite bodies for image {sample.id!r}: its training diverged"

@@ -25,9 +25,10 @@ from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
 from agent.exploration.context import Progress, Propose
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, RuleReviewer, explore
-from agent.exploration.learning import Explored, pending_rules, trial_name
+from agent.exploration.learning import Explored
 from agent.exploration.nodes import mean_srcc
 from agent.exploration.record import DETECTOR, EXPLORED, READER, with_defaults
+from agent.exploration.trials import pending_rules, trial_name
 from agent.tracing.records import Trace
 from agent.verdict import ERROR_MODEL_FILE, fitted_groups
 from agent.vlm import VLMBackend
@@ -213,15 +214,7 @@ def explore_calibration(
     detector = load_other_detector(settings.detector, policy)
     tick = stage(f"drawing {settings.images} scenes of {settings.split}", settings.images)
     scenes = draw_split(settings.split, out / "scenes", settings.images, workers=workers, progress=tick)
-    fingerprint = {
-        **dataclasses.asdict(settings),
-        DETECTOR: detector_name(detector),
-        "scenes": set_digest(scenes),
-        "policy": policy.digest(),
-        READER: load_reader(str(policy.device)).digest(),
-        "backend": backend.name,
-        "revision": backend.revision,
-    }
+    fingerprint = _fingerprint(settings, scenes, policy, detector, backend)
     labelled, parts = read_labelled(scenes), calibration_parts(settings.images)
 
     def propose(sample: Sample) -> Hypotheses:
@@ -252,6 +245,24 @@ def explore_calibration(
             f"none of {report.unscored} cases got a score: {reason}; the same command tries them again"
         )
     return {"made_from": fingerprint, **report.to_json()}
+
+
+def _fingerprint(
+    settings: ExploreSettings,
+    scenes: Path,
+    policy: DiffusionPolicy,
+    detector: Detector | None,
+    backend: VLMBackend,
+) -> Json:
+    return {
+        **dataclasses.asdict(settings),
+        DETECTOR: detector_name(detector),
+        "scenes": set_digest(scenes),
+        "policy": policy.digest(),
+        READER: load_reader(str(policy.device)).digest(),
+        "backend": backend.name,
+        "revision": backend.revision,
+    }
 
 
 def _calibrate_errors(

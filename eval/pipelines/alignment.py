@@ -104,6 +104,24 @@ def run_alignment(
             aligned = align_in_rounds(
                 start, scorer, samples, out, alignment, rounds, stage, rescore=rescore, detector=reading
             )
+    _write_record(out, settings, detector, scorer, policy, start, aligned, scenes)
+    # the folder may hold more logs, of an earlier run with more rounds
+    logs = dict(itertools.islice(read_logs(out).items(), settings.rounds.count))
+    write_alignment_curves(out / "curves.svg", logs)
+    return aligned
+
+
+def _write_record(
+    out: Path,
+    settings: AlignSettings,
+    detector: Detector | None,
+    scorer: Scorer,
+    policy: DiffusionPolicy,
+    start: DiffusionPolicy,
+    aligned: DiffusionPolicy,
+    scenes: Path | None,
+) -> None:
+    """alignment.json: what the policy was made from."""
     record = {
         **settings.to_json(),
         DETECTOR: detector_name(detector),
@@ -117,10 +135,6 @@ def run_alignment(
         "versions": versions(),
     }
     write_text(out / "alignment.json", json.dumps(record, indent=1))
-    # the folder may hold more logs, of an earlier run with more rounds
-    logs = dict(itertools.islice(read_logs(out).items(), settings.rounds.count))
-    write_alignment_curves(out / "curves.svg", logs)
-    return aligned
 
 
 def _start(

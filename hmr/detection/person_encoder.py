@@ -61,7 +61,7 @@ class PersonEncoderConfig(PretrainedConfig):
 
 
 class PersonEncoder(PreTrainedModel):
-    """`from_pretrained(folder)` reads safetensors and a JSON config, never a pickle."""
+    """Written by `save_pretrained`; `load_encoder` reads it."""
 
     config_class = PersonEncoderConfig
     base_model_prefix = ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from common.reading.yaml_fields import check_limits
 from hmr.policy.scheduler import SOLVERS
 
 __all__ = ["LIMITS", "STARTS", "DiffusionPolicyConfig", "SamplingSettings", "fingerprint_settings"]
@@ -27,7 +27,7 @@ LIMITS = {
     "num_train_timesteps": (2, 100_000),
     "num_inference_steps": (1, 1_000),
     "noise_temperature": (0.0, 10.0),
-    "start_time": (0.0, 1.0),
+    "start_time": (0.001, 1.0),
     "alignment": (0.0, 1.0),
 }
 
@@ -128,14 +128,7 @@ class SamplingSettings:
         for name, allowed in (("solver", SOLVERS), ("start", STARTS)):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}, not {value!r}")
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, not {self.num_inference_steps}")
-        if not 0 <= self.noise_temperature < math.inf:
-            raise ValueError(f"noise_temperature must be a number from 0 on, not {self.noise_temperature}")
-        if not 0 < self.start_time <= 1:
-            raise ValueError(f"start_time must be above 0 and at most 1, not {self.start_time}")
-        if not 0 <= self.alignment <= 1:
-            raise ValueError(f"alignment must be from 0 to 1, not {self.alignment}")
+        check_limits(vars(self), LIMITS)
 
     def apply_to(self, config: DiffusionPolicyConfig) -> None:
         """Set them in a config. Raises ValueError, before anything is set, for a value that is not allowed."""

@@ -95,7 +95,7 @@ class Guidance(Protocol):
 
 
 class DiffusionPolicy(PreTrainedModel):
-    """`from_pretrained(folder)` reads safetensors and a JSON config, never a pickle."""
+    """Written by `save_pretrained`; `hmr.policy.checkpoint.load_policy` reads it."""
 
     config_class = DiffusionPolicyConfig
     base_model_prefix = ""
@@ -125,7 +125,7 @@ class DiffusionPolicy(PreTrainedModel):
 
     @functools.cached_property
     def scheduler(self) -> Solver:
-        """Created at first use: `from_pretrained` builds the module with tensors that have no data yet."""
+        """Created at first use: a checkpoint is first built with tensors that have no data."""
         return new_solver("ddim", self.config.num_train_timesteps)
 
     def fit_to(self, body: Body, mean: Float[Tensor, "157"], std: Float[Tensor, "157"]) -> None:
@@ -262,7 +262,7 @@ class DiffusionPolicy(PreTrainedModel):
         """One group per image, on the CPU, where bodies, renderers and critics run. Raises ValueError for bodies that
         are not finite."""
         params = self.from_x0(x0, features).to("cpu")
-        if not all(tensor.isfinite().all() for tensor in vars(params).values()):
+        if not params.is_finite:
             raise ValueError(
                 "the policy gives bodies that are not finite: its weights or settings are damaged, or its training "
                 "diverged"

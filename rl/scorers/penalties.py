@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 from agent.agent import CritiqueAgent, usable_scores
 from agent.types import GroupCritique
-from hmr.types import Hypotheses, Sample
+from hmr.body.model import Body
+from hmr.types import Detector, Hypotheses, Sample
 from rl.scorers.identity import hash_of, scorer_digest
 from rl.scorers.weighted_sum import ScoreList, weighted_sum
 
@@ -40,6 +41,15 @@ class PenalisedAgent:
     def name(self) -> str:
         terms = [f"{weight:g}*{metric}" for metric, weight in self.penalties.items()]
         return " - ".join([self.agent.name, *terms])
+
+    @property
+    def body(self) -> Body:
+        """A search (`rl.search`) reads images as the critic does."""
+        return self.agent.body
+
+    @property
+    def detector(self) -> Detector | None:
+        return self.agent.detector
 
     def digest(self) -> str:
         """Content hash of the agent and the weights."""

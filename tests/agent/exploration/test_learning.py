@@ -8,11 +8,11 @@ import pytest
 from agent.context import CritiqueSettings
 from agent.exploration.learning import (
     Explored,
-    admit_quarantined,
     fit_rule_weights,
     metric_agreement,
     mine_rules,
 )
+from agent.exploration.trials import admit_quarantined
 from agent.exploration.weight_fitting import fit_weights
 from agent.prompts.question import Brief
 from agent.vlm import EmbeddedCritic

@@ -273,5 +273,5 @@ def test_a_backend_that_cannot_call_is_refused():
         make_agent(EmbeddedCritic(), settings=SETTINGS)
     with pytest.raises(ValueError, match="mode must be one of fixed, agentic, not 'free'"):
         CritiqueSettings(mode="free")
-    with pytest.raises(ValueError, match="max_tool_calls must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="max_tool_calls must be from 1 to 1000, not 0"):
         CritiqueSettings(max_tool_calls=0)

@@ -181,8 +181,11 @@ WRONG = {
     "no such recording": (["--critic", "replay:none.jsonl"], "there is no file none.jsonl"),
     "no such setting": (["--set", "deadline_s=3"], "no such setting"),
     "no pair": (["--set", "permutations"], "takes field=value"),
-    "too few": (["--set", "permutations=0"], "permutations must be at least 1, not 0"),
-    "too many": (["--set", "permutations=99999999999999999999"], "permutations must be at most 100"),
+    "too few": (["--set", "permutations=0"], "permutations must be from 1 to 100, not 0"),
+    "too many": (
+        ["--set", "permutations=99999999999999999999"],
+        "permutations must be from 1 to 100, not 9999",
+    ),
     "a word for a count": (["--set", "max_revisions=few"], "max_revisions: Input should be a valid integer"),
     "no such device": (["--device", "nowhere"], "nowhere"),
     "another body": (["--policy", "other"], "this policy was trained with another body"),

@@ -215,11 +215,11 @@ def test_what_is_not_observed_has_no_target(tiny_policy, features, x0):
     [
         ("start", "heatmap", "start is one of unit, distribution, not 'heatmap'"),
         ("solver", "euler", "solver is one of ddim, dpm++, not 'euler'"),
-        ("start_time", 0.0, "start_time must be above 0 and at most 1, not 0.0"),
-        ("start_time", float("nan"), "start_time must be above 0"),
+        ("start_time", 0.0, "start_time must be from 0.001 to 1, not 0.0"),
+        ("start_time", float("nan"), "start_time must be from 0.001 to 1, not nan"),
         ("alignment", 1.5, "alignment must be from 0 to 1, not 1.5"),
-        ("num_inference_steps", 0, "num_inference_steps must be at least 1, not 0"),
-        ("noise_temperature", -1.0, "noise_temperature must be a number from 0 on"),
+        ("num_inference_steps", 0, "num_inference_steps must be from 1 to 1000, not 0"),
+        ("noise_temperature", -1.0, "noise_temperature must be from 0 to 10, not -1.0"),
     ],
 )
 def test_settings_that_are_not_allowed_are_refused(tiny_policy, features, name, value, message):

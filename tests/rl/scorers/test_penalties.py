@@ -13,10 +13,12 @@ from agent.tools import load_tools
 from agent.types import BackendUnavailable, Case, Evidence
 from agent.vlm import EmbeddedCritic
 from agent.vlm.protocol import Reply
+from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Scorer
 from rl.scorers.identity import scorer_digest
 from rl.scorers.penalties import PenalisedAgent, parse_penalties
-from rl.scorers.rewards import ScoresInParts
+from rl.scorers.rewards import RewardMix, ScoresInParts
+from rl.search import SearchSettings, search_for
 from tests.agent.critique_case import TOOLS, group, make_agent, sample, spoiled_group
 
 CONSENSUS, LIMITS = "group_consensus_mm", "joint_limit_excess_deg"
@@ -51,6 +53,21 @@ def test_what_the_agent_could_not_score_has_no_score_and_what_no_tool_measured_c
     parts = {scorer.agent.name: [10.0, None, 30.0], LIMITS: [-1.0, -2.0, None]}
     # measured: +1 and -1 deviation from their mean; the third has that mean
     assert scorer.combine(parts) == [pytest.approx(-1 + 1), None, pytest.approx(1 + 0)]
+
+
+def test_a_search_reads_images_as_the_agent_does(tiny_policy: DiffusionPolicy) -> None:
+    scorer = penalised({LIMITS: 1.0})
+    search = search_for(tiny_policy, scorer, SearchSettings.of_size(4))
+    assert search.detector is scorer.agent.detector
+    assert search.body is scorer.agent.body
+
+
+def test_penalties_are_a_part_of_a_mix() -> None:
+    scorer, hypotheses = penalised({LIMITS: 1.0}), group(spoiled_group())
+    mixed = RewardMix([scorer], [2.0]).score(sample(), hypotheses)
+    assert mixed == pytest.approx(
+        [2 * value for value in scorer.score(sample(), hypotheses) if value is not None]
+    )
 
 
 class Broken:
