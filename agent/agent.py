@@ -189,6 +189,8 @@ class CritiqueAgent:
             "tools": [[tool.name, tool_source_digest(tool)] for tool in self.tools],
             "rules": [asdict(rule) for rule in self.rules.all()],
             "prototypes": [asdict(prototype) for prototype in self.prototypes.all()],
+            "body": self.body.digest(),
+            "renderer": self.renderer.name,
             "settings": asdict(self.settings),
             "frozen": self.frozen,
         }

@@ -209,12 +209,17 @@ class ErrorEstimate:
 
 @runtime_checkable
 class CritiqueTool(Protocol):
-    """Measures one property of every hypothesis of a group; passes tests/contracts/test_tools.py."""
+    """Measures one property of every hypothesis of a group; passes tests/contracts/test_tools.py.
+
+    A tool may also say the name of its metric, `metric: str`.
+    """
 
     name: str
     needs: frozenset[Need]
 
-    def measure(self, case: Case) -> Evidence: ...
+    def measure(self, case: Case) -> Evidence:
+        """One value per hypothesis, lower being better; None for a hypothesis that it cannot measure."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ __all__ = ["HIGH_NOISE", "PredictsVelocity", "X0Prediction", "lost_spread", "spr
 
 # shares of the diffusion's length: below, x_t determines x_0; above, x_t of all hypotheses is nearly the same
 HIGH_NOISE = (0.5, 0.9)
+NO_VARIANCE = 1e-12  # of standardised parameters
 
 
 @runtime_checkable
@@ -87,7 +87,8 @@ def spread_ratio(
 ) -> Float[Tensor, "batch steps"]:
     """k, the spread of the predictions of a group relative to those of the reference."""
     variance, unit = (x0.var(dim=1, correction=0).mean(dim=-1) for x0 in (predicted, reference))
-    return (variance / unit.clamp_min(torch.finfo(unit.dtype).tiny)).sqrt()
+    # the square root of 0 has no finite gradient, and a group without spread is what the penalty is to undo
+    return ((variance + NO_VARIANCE) / (unit + NO_VARIANCE)).sqrt()
 
 
 def lost_spread(ratio: Float[Tensor, "batch steps"], floor: float) -> Float[Tensor, ""]:

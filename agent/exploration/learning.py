@@ -295,7 +295,7 @@ def _rescore(
     backend: VLMBackend, case: Explored, listed: Sequence[Json], settings: CritiqueSettings
 ) -> Explored:
     brief = replace(case.brief, rules=listed)
-    result = score_group(backend, brief, len(case.errors_mm), settings)
+    result = score_group(backend, brief, len(case.errors_mm), settings, case.case_id)
     return replace(case, scores=result.scores, failures=result.failures)
 
 

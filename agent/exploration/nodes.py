@@ -225,7 +225,7 @@ def reweigh(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Js
         for case in rescored:
             rules.recount_case(case.case_id, changed, _is_success(case, resources.settings.success_srcc))
         rules.mark_done(step)
-    return {"reweighed": len(fit.rules), "failures": failures}
+    return {"reweighed": len(changed), "failures": failures}
 
 
 def conclude(state: ExplorationState, runtime: Runtime[ExplorationContext]) -> Json:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
+from scipy.special import expit
 
 __all__ = ["fit_weights"]
 
@@ -42,7 +43,7 @@ def fit_weights(
 
     def loss(weights: Float[np.ndarray, "rules"]) -> tuple[float, Float[np.ndarray, "rules"]]:
         margin = gaps @ weights  # price of the worse hypothesis minus price of the better one
-        slope = -1 / (1 + np.exp(margin))
+        slope = -expit(-margin)
         value = np.logaddexp(0, -margin).mean() + RIDGE / 2 * (weights**2).sum()
         return float(value), gaps.T @ slope / len(gaps) + RIDGE * weights
 

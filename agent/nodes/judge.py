@@ -32,9 +32,8 @@ def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, 
     """Score the whole group, under several label orders."""
     resources, settings = runtime.context.resources, runtime.context.settings
     count = len(resources.hypotheses)
-    result = score_group(
-        resources.backend, _brief(state, runtime.context), count, settings, runtime.stream_writer
-    )
+    brief, case_id = _brief(state, runtime.context), resources.sample.id
+    result = score_group(resources.backend, brief, count, settings, case_id, runtime.stream_writer)
     return scores_update(result)
 
 

@@ -36,7 +36,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import rankdata
 
-__all__ = ["combine", "label_names", "label_orders", "merge_chunks", "split_order"]
+from common.seeding import derive_seed
+
+__all__ = ["combine", "label_names", "label_orders", "merge_chunks", "order_seed", "split_order"]
 
 
 def label_names(count: int) -> list[str]:
@@ -55,6 +57,15 @@ def label_orders(count: int, orders: int, seed: int) -> list[Int[np.ndarray, "co
     """Random orders of `count` hypotheses: the first label names hypothesis order[0], and so on."""
     rng = np.random.default_rng([seed, count])
     return [rng.permutation(count) for _ in range(orders)]
+
+
+def order_seed(seed: int, case_id: str) -> int:
+    """The seed of a case's label orders, a number that servers take.
+
+    It differs between cases: under the same orders in all of them, a backend that prefers some labels would always
+    prefer the same hypotheses, such as the policy's first.
+    """
+    return derive_seed(seed, "label orders", case_id) % 2**30
 
 
 def combine(

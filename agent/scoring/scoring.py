@@ -23,7 +23,7 @@ from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
 from agent.scoring.ask import Answer, ask
 from agent.scoring.degenerate import Degeneracy, degeneracy_of
-from agent.scoring.ranking import combine, label_names, label_orders, merge_chunks, split_order
+from agent.scoring.ranking import combine, label_names, label_orders, merge_chunks, order_seed, split_order
 from agent.types import QuestionCounts, QuestionFailure
 from agent.vlm.protocol import VLMBackend
 from common.stopping import stoppable
@@ -68,11 +68,13 @@ def score_group(
     brief: Brief,
     count: int,
     settings: CritiqueSettings,
+    case_id: str,
     emit: Emit = ignore_event,
     ask_labels: AskLabels | None = None,
 ) -> GroupScores:
     """Score `count` hypotheses under `settings.permutations` label orders. An order with a failure is left out.
 
+    case_id: of the sample; every case has label orders of its own.
     emit: is told when a request begins and ends.
     ask_labels: gets the scores of some labelled hypotheses; None for one question with everything in the brief.
     """
@@ -81,8 +83,9 @@ def score_group(
     if limit < 2:
         reason = f"{backend.name} takes {backend.capabilities.max_images} images, too few to compare two hypotheses"
         return _unscored(count, (), (QuestionFailure("unanswerable", reason, "score"),), QuestionCounts())
-    orders = label_orders(count, settings.permutations, settings.seed)
-    seeds = range(settings.seed, settings.seed + len(orders))
+    seed = order_seed(settings.seed, case_id)
+    orders = label_orders(count, settings.permutations, seed)
+    seeds = range(seed, seed + len(orders))
     plans = [_Plan(*split_order(o, limit, s), s) for o, s in zip(orders, seeds, strict=True)]
     answers = _ask_all(backend, plans, ask_labels)
     flat = [answer for order in answers for answer in order]

@@ -30,7 +30,6 @@ from hmr.types import Box
 
 __all__ = ["Appearance"]
 
-METRIC = "colour_unexplained"
 RIM_SHARE = 0.05  # width of the background rim, relative to the view
 DARKEST = 0.05  # added to colours before the logarithm
 RIDGE = 1e-2  # keeps a part of a few pixels from explaining them exactly
@@ -47,6 +46,7 @@ class Appearance:
     """The share of the colours' variance that the hypothesis' parts leave unexplained, 0 to 1."""
 
     name = "appearance"
+    metric = "colour_unexplained"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
@@ -69,10 +69,10 @@ class Appearance:
         shares = torch.from_numpy(np.stack(outliers))
         sentences = tuple(_sentence(value, row) for value, row in zip(values, shares, strict=True))
         parts = worst_parts(shares, FAULT_SHARE, WORDS)
-        return Evidence(self.name, METRIC, "1", tuple(values), parts, sentences)
+        return Evidence(self.name, self.metric, "1", tuple(values), parts, sentences)
 
     def _unmeasured(self, case: Case, sentence: str) -> Evidence:
-        return Evidence.unmeasured(self.name, METRIC, "1", len(case), sentence)
+        return Evidence.unmeasured(self.name, self.metric, "1", len(case), sentence)
 
 
 def _view_box(case: Case) -> Box:

@@ -30,6 +30,7 @@ class DepthOrder:
     """Share of joint pairs whose depth order differs from the detection, in percent of the pairs it separates."""
 
     name = "depth_order"
+    metric = "depth_order_percent"
     needs: frozenset[Need] = frozenset({"joints"})
 
     def measure(self, case: Case) -> Evidence:
@@ -41,13 +42,13 @@ class DepthOrder:
         weight = sure[:, None] * sure[None] * (detected.abs() > APART_M)
         if not weight.any():
             sentence = "The detector reads all that it sees at one depth."
-            return Evidence.unmeasured(self.name, "depth_order_percent", "%", len(case), sentence)
+            return Evidence.unmeasured(self.name, self.metric, "%", len(case), sentence)
         gaps_m = _gaps_m(depth_m)
         wrong = (gaps_m.abs() > APART_M) & (gaps_m * detected < 0)
         by_joint = 100 * (wrong * weight).sum(dim=-1) / weight.sum(dim=-1).clamp_min(1e-9)
         return Evidence(
             tool=self.name,
-            metric="depth_order_percent",
+            metric=self.metric,
             unit="%",
             values=tuple((100 * (wrong * weight).sum(dim=(1, 2)) / weight.sum()).tolist()),
             parts=worst_parts(by_joint, FAULT_PERCENT, LIMB_ENDING_AT),

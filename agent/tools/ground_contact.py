@@ -54,6 +54,7 @@ class GroundContact:
     """Distance of the centre of mass from the support of the lowest points, in millimetres."""
 
     name = "ground_contact"
+    metric = "imbalance_mm"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
@@ -72,7 +73,7 @@ class GroundContact:
         columns = zip(gap_mm, side.tolist(), known.tolist(), bearing, strict=True)
         return Evidence(
             tool=self.name,
-            metric="imbalance_mm",
+            metric=self.metric,
             unit="mm",
             values=tuple(gap if ok else None for gap, ok in zip(gap_mm, known.tolist(), strict=True)),
             parts=tuple(

@@ -8,7 +8,7 @@ from torch import Tensor
 from agent.tools.parts import JOINT_WORDS, LIMB_ENDING_AT, worst_parts
 from agent.types import Case, Evidence, Need
 
-__all__ = ["GroupConsensus", "PoseReading", "distance_evidence", "geometric_median", "joints_root_m"]
+__all__ = ["GroupConsensus", "PoseReading", "geometric_median", "joints_root_m"]
 
 FAULT_MM = 150.0
 
@@ -18,8 +18,8 @@ def joints_root_m(case: Case) -> Float[Tensor, "group 24 3"]:
     return case.posed.joints_cam_m - case.posed.joints_cam_m[:, :1]
 
 
-def distance_evidence(
-    case: Case, tool: str, reference_root_m: Float[Tensor, "24 3"], reference: str, location: str
+def _distance_evidence(
+    case: Case, tool: str, metric: str, reference_root_m: Float[Tensor, "24 3"], reference: str, location: str
 ) -> Evidence:
     """Mean distance of every hypothesis' joints from a reference body, in millimetres.
 
@@ -29,7 +29,7 @@ def distance_evidence(
     distance_mm = 1000 * (joints_root_m(case) - reference_root_m.to(case.posed.joints_cam_m)).norm(dim=-1)
     return Evidence(
         tool=tool,
-        metric=f"{tool}_mm",
+        metric=metric,
         unit="mm",
         values=tuple(distance_mm.mean(dim=-1).tolist()),
         parts=worst_parts(distance_mm, FAULT_MM, LIMB_ENDING_AT),
@@ -55,13 +55,14 @@ class PoseReading:
     """
 
     name = "pose_reading"
+    metric = "pose_reading_mm"
     needs: frozenset[Need] = frozenset({"joints"})
 
     def measure(self, case: Case) -> Evidence:
         assert case.detection is not None, "the graph skips tools whose needs are not met"
         assert case.detection.joints_root_m is not None
         words = ("the 3D reading of the image", "where the 3D reading of the image has it")
-        return distance_evidence(case, self.name, case.detection.joints_root_m, *words)
+        return _distance_evidence(case, self.name, self.metric, case.detection.joints_root_m, *words)
 
 
 ITERATIONS = 20
@@ -77,12 +78,13 @@ class GroupConsensus:
     """
 
     name = "group_consensus"
+    metric = "group_consensus_mm"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
         median = geometric_median(joints_root_m(case))
         words = ("the group's median", "where most of the group puts it")
-        return distance_evidence(case, self.name, median, *words)
+        return _distance_evidence(case, self.name, self.metric, median, *words)
 
 
 def geometric_median(points: Float[Tensor, "group *points dim"]) -> Float[Tensor, "*points dim"]:

@@ -26,13 +26,14 @@ class JointLimits:
     """Degrees by which joints exceed their range, summed over the body."""
 
     name = "joint_limits"
+    metric = "joint_limit_excess_deg"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
         excess_deg = torch.rad2deg(limit_excess_rad(case.hypotheses.params.body_pose))
         return Evidence(
             tool=self.name,
-            metric="joint_limit_excess_deg",
+            metric=self.metric,
             unit="deg",
             values=tuple(excess_deg.sum(dim=-1).tolist()),
             parts=worst_parts(excess_deg, FAULT_DEG, PART_NAMES[1:]),

@@ -46,13 +46,14 @@ class PosePrior:
     """Negative log-likelihood of the pose, in nats per degree of freedom; below zero for the most likely poses."""
 
     name = "pose_prior"
+    metric = "pose_nats_per_dof"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
         nats, deviation_sd = fit_pose_mixture().evaluate(_angles(case.hypotheses.params.body_pose))
         return Evidence(
             tool=self.name,
-            metric="pose_nats_per_dof",
+            metric=self.metric,
             unit="nat",
             values=tuple(nats.tolist()),
             parts=worst_parts(deviation_sd, FAULT_SD, PART_NAMES[1 : JOINTS + 1]),
@@ -128,6 +129,7 @@ class ShapePrior:
     """
 
     name = "shape_prior"
+    metric = "shape_rms_sd"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
@@ -136,7 +138,7 @@ class ShapePrior:
         values = tuple(rms_sd.tolist())
         return Evidence(
             tool=self.name,
-            metric="shape_rms_sd",
+            metric=self.metric,
             unit="sd",
             values=values,
             parts=tuple(("torso",) if value > SHAPE_FAULT_SD else () for value in values),

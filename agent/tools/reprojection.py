@@ -26,7 +26,6 @@ from agent.types import Case, Evidence, Need
 __all__ = [
     "KeypointLayout",
     "Reprojection",
-    "keypoint_evidence",
     "keypoint_weights",
     "project_joints",
     "robust_percent",
@@ -42,10 +41,11 @@ class Reprojection:
     """Confidence-weighted robust distance between projected joints and keypoints, in percent of the box."""
 
     name = "reprojection"
+    metric = "reprojection_percent_of_box"
     needs: frozenset[Need] = frozenset({"keypoints"})
 
     def measure(self, case: Case) -> Evidence:
-        return keypoint_evidence(case, self.name, "reprojection_percent_of_box", project_joints(case))
+        return _keypoint_evidence(case, self.name, self.metric, project_joints(case))
 
 
 def project_joints(case: Case) -> Float[Tensor, "group 24 2"]:
@@ -66,7 +66,9 @@ def robust_percent(percent: Float[Tensor, "*joints"]) -> Float[Tensor, "*joints"
     return percent / (1 + (percent / SATURATION_PERCENT) ** 2).sqrt()
 
 
-def keypoint_evidence(case: Case, tool: str, metric: str, joints_px: Float[Tensor, "group 24 2"]) -> Evidence:
+def _keypoint_evidence(
+    case: Case, tool: str, metric: str, joints_px: Float[Tensor, "group 24 2"]
+) -> Evidence:
     """Evidence with the value of the table above, for joints at `joints_px` in the image."""
     assert case.detection is not None, "the graph skips tools whose needs are not met"
     keypoints_px = case.detection.keypoints_px.to(joints_px)
@@ -111,6 +113,7 @@ class KeypointLayout:
     """
 
     name = "keypoint_layout"
+    metric = "layout_percent_of_box"
     needs: frozenset[Need] = frozenset({"keypoints"})
 
     def measure(self, case: Case) -> Evidence:
@@ -119,7 +122,7 @@ class KeypointLayout:
         aligned_px = _align(
             joints_px, case.detection.keypoints_px.to(joints_px), keypoint_weights(case).to(joints_px)
         )
-        return keypoint_evidence(case, self.name, "layout_percent_of_box", aligned_px)
+        return _keypoint_evidence(case, self.name, self.metric, aligned_px)
 
 
 def _align(

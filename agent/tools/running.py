@@ -13,7 +13,7 @@ from common.redaction import reason_of
 from common.storage.fingerprint import digest
 from hmr.types import Detection
 
-__all__ = ["run_tool", "tool_source_digest"]
+__all__ = ["metric_of", "run_tool", "tool_source_digest"]
 
 
 def run_tool(tool: CritiqueTool, case: Case) -> Evidence | Missing:
@@ -25,6 +25,12 @@ def run_tool(tool: CritiqueTool, case: Case) -> Evidence | Missing:
         return _checked(_normalized(tool.measure(case)), len(case))
     except Exception as error:  # noqa: BLE001
         return Missing(tool.name, reason_of(error), broken=True)
+
+
+def metric_of(tool: CritiqueTool) -> str | None:
+    """The metric that a tool measures, if it says so, as the built-in ones do."""
+    metric = getattr(tool, "metric", None)
+    return metric if isinstance(metric, str) else None
 
 
 def tool_source_digest(tool: CritiqueTool) -> str:

@@ -36,6 +36,7 @@ class SelfContact:
     """Depth to which capsules of the body's parts penetrate each other, summed over the pairs."""
 
     name = "self_contact"
+    metric = "self_penetration_mm"
     needs: frozenset[Need] = frozenset()
 
     def measure(self, case: Case) -> Evidence:
@@ -45,7 +46,7 @@ class SelfContact:
         blame_mm = between_mm.amax(dim=1).maximum(between_mm.amax(dim=2))
         return Evidence(
             tool=self.name,
-            metric="self_penetration_mm",
+            metric=self.metric,
             unit="mm",
             values=tuple(depth_mm.sum(dim=-1).tolist()),
             parts=worst_parts(blame_mm, FAULT_MM),

@@ -31,7 +31,6 @@ from hmr.types import NUM_JOINTS, PARENTS, Camera, Detection
 
 __all__ = ["Silhouette", "inside_photo", "mask_in_view", "person_probability", "pixel_centers_px"]
 
-METRIC = "silhouette_mismatch"
 EXCESS_FLOOR = 0.2
 MIN_PERSON_SHARE = 0.002  # of the view; below this the detector has found no person
 FAULT_SHARE = 0.02  # of the person's pixels
@@ -41,6 +40,7 @@ class Silhouette:
     """One minus an asymmetric soft overlap of render and person mask: 0 is a perfect fit, 1 is none."""
 
     name = "silhouette"
+    metric = "silhouette_mismatch"
     needs: frozenset[Need] = frozenset({"keypoints", "mask"})
 
     def measure(self, case: Case) -> Evidence:
@@ -49,7 +49,7 @@ class Silhouette:
         person = float(probability.sum())
         if person < MIN_PERSON_SHARE * probability.size:
             return Evidence.unmeasured(
-                self.name, METRIC, "1", len(case), "The detector saw no person to cover."
+                self.name, self.metric, "1", len(case), "The detector saw no person to cover."
             )
         covered, excess = _overlap(case, probability, inside, _part_confidence(case.detection))
         values = 1 - covered / (person + excess.sum(axis=1))
@@ -57,7 +57,7 @@ class Silhouette:
         missed = 1 - covered / person
         sentences = tuple(_sentence(float(m), row) for m, row in zip(missed, shares, strict=True))
         parts = worst_parts(shares, FAULT_SHARE)
-        return Evidence(self.name, METRIC, "1", tuple(values.tolist()), parts, sentences)
+        return Evidence(self.name, self.metric, "1", tuple(values.tolist()), parts, sentences)
 
 
 def person_probability(

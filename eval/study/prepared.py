@@ -30,7 +30,7 @@ from common.progress import Stage
 from common.reading.validate import read_json
 from common.reading.yaml_fields import checked_fields, read_fields
 from common.storage.files import CONFIGS
-from common.storage.fingerprint import digest, weights_digest
+from common.storage.fingerprint import digest
 from eval.benchmark.annotated.annotated_errors import EvaluationBodies, protocol_of
 from eval.benchmark.annotated.annotated_report import AnnotatedReport
 from eval.benchmark.annotated.prepared_sets import evaluate_annotated
@@ -193,9 +193,7 @@ class PreparedImages:
     def _instruments(self) -> str:
         """Hash of what results depend on besides images and policy: bodies, regressor and detector."""
         bodies = {"": self.bodies.body, **self.bodies.by_gender}
-        parts = [
-            f"{gender}{weights_digest(body.model.state_dict())}" for gender, body in sorted(bodies.items())
-        ]
+        parts = [f"{gender}{body.digest()}" for gender, body in sorted(bodies.items())]
         regressor = self.bodies.regressor
         detector = detector_digest(self.detector) or self.detector.name
         return digest(*parts, detector, b"" if regressor is None else regressor.numpy().tobytes())

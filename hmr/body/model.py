@@ -15,7 +15,7 @@ Left out: hand poses, jaw, eyes and expressions. Hands of SMPL-H and SMPL-X stay
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +32,7 @@ from common.reading.array_files import read_arrays
 from common.reading.validate import fits_float32
 from common.seeding import one_thread
 from common.storage.files import PathLike
+from common.storage.fingerprint import weights_digest
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams, Posed
 
 __all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body", "vertex_regions"]
@@ -119,6 +120,14 @@ class Body(nn.Module):
 
     def _regress(self, per_vertex: Float[Tensor, "vertices *rest"]) -> Float[Tensor, "joints *rest"]:
         return torch.einsum("jv,v...->j...", self.model.J_regressor, per_vertex)
+
+    def digest(self) -> str:
+        """Content hash of the model; equal on all devices."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return weights_digest(self.model.state_dict())
 
     def forward(self, params: BodyParams) -> Posed:
         """Skinned vertices and joints, metres, in the frame of `global_orient` and `transl`."""

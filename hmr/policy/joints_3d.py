@@ -35,7 +35,7 @@ class WithJoints3D:
 
     @cached_property
     def _digest(self) -> str:
-        return digest(detector_digest(self.detector) or self.name, self.reader.digest())
+        return digest(detector_digest(self.detector) or self.name, self.reader.digest(), self.body.digest())
 
     @property
     def is_flip_tested(self) -> bool:

@@ -21,7 +21,6 @@ true answer.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +33,7 @@ from agent.exploration.learning import Explored, metric_agreement, ranks
 from agent.pictures.panels import PANEL_PX, draw_views, photo_part, shown_at_once
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
-from agent.scoring.ranking import label_names, label_orders, split_order
+from agent.scoring.ranking import label_names, label_orders, order_seed, split_order
 from agent.types import Case
 from agent.vlm.local.constrained_decoding import sanitise_string
 from agent.vlm.protocol import Part
@@ -92,7 +91,7 @@ def questions_of(
     _check(case, labelled, hypotheses, body)
     brief = _with_pictures(case.brief, labelled, hypotheses, body, renderer)
     limit = shown_at_once(settings.max_images, brief.pictures) or len(hypotheses)
-    seed, faults = _seed(settings.seed, case.case_id), _largest_faults(case)
+    seed, faults = order_seed(settings.seed, case.case_id), _largest_faults(case)
     questions = []
     for number, order in enumerate(label_orders(len(hypotheses), settings.label_orders, seed)):
         for chunk in split_order(order, limit, seed + number)[1]:
@@ -162,11 +161,6 @@ def _share_below(values: Sequence[float | None], j: int) -> float:
     """Share of the group with a lower value than j, whose value is not None."""
     own: Any = values[j]
     return sum(value is not None and value < own for value in values) / len(values)
-
-
-def _seed(seed: int, case_id: str) -> int:
-    """A different order of labels for every case, so that positions in the list carry no information."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{case_id}".encode()).digest()[:4], "little")
 
 
 def _first_few(errors_mm: Sequence[float]) -> str:

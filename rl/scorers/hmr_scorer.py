@@ -142,7 +142,7 @@ class _Ensemble(nn.Module):
         for name, size in (("joints", shape.joints), ("whole", shape.whole)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.members = nn.ModuleList(_Member(shape) for _ in range(shape.members))
 

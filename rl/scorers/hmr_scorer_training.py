@@ -218,7 +218,7 @@ def _fit(
         member.parameters(), training.learning_rate, weight_decay=training.weight_decay
     )
     best = _Best(member)
-    with torch.random.fork_rng():  # dropout uses the global generator
+    with torch.random.fork_rng(devices=[]):  # dropout uses the global generator
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         for step in range(1, training.steps + 1):
             loss = torch.stack(

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.agent import CritiqueAgent, usable_scores
+from agent.tools.running import metric_of
 from agent.types import GroupCritique
 from hmr.body.model import Body
 from hmr.types import Detector, Hypotheses, Sample
@@ -83,19 +84,27 @@ class PenalisedAgent:
         return [None if score is None else value for score, value in zip(scores, summed, strict=True)]
 
     def _measured(self, critique: GroupCritique) -> dict[str, Sequence[float | None]]:
-        """Values by metric; of a metric measured twice those of the first look. A metric of a tool that failed has
-        none."""
+        """Values by metric; of a metric measured twice those of the first detection. A metric of a tool that gave no
+        evidence has none."""
         found: dict[str, Sequence[float | None]] = {}
         for item in critique.evidence:
             found.setdefault(item.metric, item.values)
-        chooses = self.agent.settings.mode == "agentic"  # the model decides what is measured
         for metric in self.penalties:
-            if metric not in found and not (critique.missing or chooses):
+            if metric not in found and not self._may_measure(metric, critique):
                 raise ValueError(
                     f"no tool measures {metric!r}; the agent's measure {', '.join(sorted(found))}"
                 )
             found.setdefault(metric, [None] * len(critique.scores))
         return found
+
+    def _may_measure(self, metric: str, critique: GroupCritique) -> bool:
+        """Whether the metric can be that of a tool that gave no evidence here."""
+        if self.agent.settings.mode == "agentic":  # the model decides what is measured
+            silent = list(self.agent.tools)
+        else:
+            missing = {item.tool for item in critique.missing}
+            silent = [tool for tool in self.agent.tools if tool.name in missing]
+        return any(metric_of(tool) in (metric, None) for tool in silent)
 
 
 def parse_penalties(pairs: Sequence[str]) -> dict[str, float]:

@@ -95,8 +95,9 @@ class RewardMix:
         return any(getattr(function, "uses_truth", False) for function in self.reward_funcs)
 
     def digest(self) -> str:
-        """Content hash of every function, the weights and the order of summing."""
-        return hash_of(self.name, [scorer_digest(function) for function in self.reward_funcs])
+        """Content hash of every function, the weights, the order of summing and the body."""
+        body = self.body and self.body.digest()
+        return hash_of(self.name, [scorer_digest(function) for function in self.reward_funcs], body)
 
     def score(self, sample: Sample, hypotheses: Any) -> ScoreList:
         """`hypotheses` are `Hypotheses`, or the tensor of a policy behind an adapter (`rl.policy_adapter`).

@@ -18,6 +18,7 @@ from agent.vlm import Capabilities, EmbeddedCritic
 from hmr.types import Box
 from tests.agent.critique_case import TOOLS, PerfectDetector, group, make_agent, sample, spoiled_group
 from tests.agent.test_graph import Doubter
+from tests.agent.tools.tool_case import larger_body
 from tests.closing import assert_close_waits
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +92,7 @@ def test_checkpoints_of_other_groups_settings_and_backends_are_not_used():
         {"error_model": error_model_for("embedded", None)},
         {"tools": [Failing(), *load_tools(TOOLS)[1:]]},
         {"settings": CritiqueSettings(view_size_px=64, permutations=2)},
+        {"body": larger_body()},
         {"backend": Other()},
     ):
         backend = changed.pop("backend", Mortal())

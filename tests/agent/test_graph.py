@@ -120,7 +120,7 @@ def records(trace, tmp_path):
 
 def test_it_is_a_scorer_that_ranks_a_planted_fault_last():
     agent = make_agent()
-    params = BodyParams.cat([spoiled_group(group=5, worst_rad=0.05), BodyParams.stack([planted_fault()])])
+    params = BodyParams.cat([spoiled_group(group=5, worst_rad=0.02), BodyParams.stack([planted_fault()])])
     scores = agent.score(sample(), group(params))
     assert isinstance(agent, Scorer)
     assert np.argmin(scores) == 5

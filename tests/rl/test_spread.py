@@ -32,6 +32,16 @@ def test_the_spread_of_predictions_follows_the_std_of_the_policy():
     assert lost_spread(kept, 1.0).item() == pytest.approx(1 - gains[0] / gains[1], abs=1e-6)
 
 
+def test_a_group_without_spread_has_a_finite_gradient():
+    """Of the whole batch: one collapsed group would otherwise stop the training that is to widen it."""
+    base = torch.randn(2, 4, 1, DIM, generator=torch.Generator().manual_seed(2))
+    base[0] = base[0, :1]
+    predicted = base.clone().requires_grad_()
+    lost_spread(spread_ratio(predicted, base.flip(0)), 1.0).backward()
+    assert predicted.grad is not None
+    assert predicted.grad.isfinite().all()
+
+
 def test_nothing_is_lost_at_the_reference_nor_above_the_floor():
     asked = query(toy_groups())
     same, wider = (X0Prediction(ToyPolicy(std))(*asked) for std in (0.5, 0.7))

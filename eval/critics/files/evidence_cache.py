@@ -1,8 +1,8 @@
 """Caches evidence on disk, so that a tool measures a group once for any number of critics.
 
-The key of an entry is the tool's name, its input (photograph, box, cameras, bodies, detection) and the source of its
-module, so a changed tool measures again. Other code, such as the renderer's, is not part of the key; remove the file
-after such a change. A measurement that raised is not cached.
+The key of an entry is the tool's name, its input (photograph, box, cameras, bodies and their model, detection) and the
+source of its module, so a changed tool measures again. Other code, such as the renderer's, is not part of the key;
+remove the file after such a change. A measurement that raised is not cached.
 """
 
 from __future__ import annotations
@@ -67,13 +67,14 @@ class _CachedTool:
 
 
 def _case_key(case: Case) -> str:
-    """Digest of the whole input of a tool but the body model; posed bodies and renders follow from it."""
+    """Digest of the whole input of a tool; posed bodies and renders follow from it."""
     return digest(*_input_parts(case), length=32)
 
 
 def _input_parts(case: Case) -> Iterator[str | bytes]:
     yield repr((case.sample.id, case.sample.box, case.sample.image.shape))
     yield case.sample.image.tobytes()
+    yield case.body.digest()
     yield repr((case.sample.camera, case.hypotheses.camera, case.view))
     yield from map(_bytes, vars(case.hypotheses.params).values())
     if case.detection is not None:

@@ -44,7 +44,7 @@ class ToolRankNet:
     """Scores hypotheses by their metrics; higher is better."""
 
     def __init__(self, metrics: int, seed: int = 0) -> None:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = nn.Sequential(nn.Linear(metrics, 32), nn.SiLU(), nn.Linear(32, 1))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agent.scoring.ranking import combine, label_names, label_orders
+from agent.scoring.ranking import combine, label_names, label_orders, order_seed
 
 
 def test_labels_go_on_after_z():
@@ -16,6 +16,16 @@ def test_orders_are_permutations_and_reproducible():
     assert [order.tolist() for order in first] == [order.tolist() for order in second]
     assert all(sorted(order.tolist()) == list(range(10)) for order in first)
     assert len({tuple(order.tolist()) for order in first}) == 3
+
+
+def test_over_many_cases_every_hypothesis_has_every_label_equally_often():
+    """A backend that prefers some labels then prefers no hypothesis."""
+    count, cases = 20, [f"image-{number}" for number in range(400)]
+    orders = [order for case in cases for order in label_orders(count, 3, order_seed(0, case))]
+    labels = np.argsort(np.stack(orders), axis=1)
+    np.testing.assert_allclose(labels.mean(axis=0), (count - 1) / 2, atol=0.75)  # 4.5 standard deviations
+    assert order_seed(0, cases[0]) == order_seed(0, cases[0])
+    assert order_seed(0, cases[0]) != order_seed(1, cases[0])
 
 
 def test_combined_scores_follow_mean_rank_on_the_mean_profile():

@@ -11,6 +11,7 @@ from agent.agent import critique_many
 from agent.context import CritiqueSettings
 from agent.pictures.panels import Views
 from agent.prompts.question import Brief
+from agent.scoring.ranking import order_seed
 from agent.scoring.scoring import score_group
 from agent.types import lost_questions
 from agent.vlm import Capabilities, DataPart, EmbeddedCritic, ImagePart, Reply
@@ -20,6 +21,7 @@ COUNT = 20
 QUALITY = np.random.default_rng(5).permutation(COUNT) * 4.0
 WAIT_S = 60.0  # for the last thread at a barrier; only a failing test waits that long
 SETTINGS = CritiqueSettings(view_size_px=64)
+SECOND = order_seed(SETTINGS.seed, "case") + 1  # of the second label order
 
 
 def brief(shown: bool = True) -> Brief:
@@ -66,7 +68,7 @@ class Consistent:
 @pytest.mark.parametrize("max_images", [None, 30, 9, 6])
 def test_the_order_of_a_consistent_backend_is_recovered_for_any_image_limit(max_images):
     judge = Consistent(max_images)
-    result = score_group(judge, brief(), COUNT, SETTINGS)
+    result = score_group(judge, brief(), COUNT, SETTINGS, "case")
     assert np.argsort(result.scores).tolist() == np.argsort(QUALITY).tolist()
     assert result.comments == tuple(f"number {j}" for j in range(COUNT))
     assert set(result.rank_std) == {0.0}
@@ -75,21 +77,21 @@ def test_the_order_of_a_consistent_backend_is_recovered_for_any_image_limit(max_
 
 def test_without_images_the_whole_group_is_one_question():
     judge = Consistent(3)
-    score_group(judge, brief(shown=False), COUNT, SETTINGS)
+    score_group(judge, brief(shown=False), COUNT, SETTINGS, "case")
     assert judge.images == [0, 0, 0]
 
 
 def test_a_limit_below_two_hypotheses_is_a_reason():
     judge = Consistent(2)
-    result = score_group(judge, brief(), COUNT, SETTINGS)
+    result = score_group(judge, brief(), COUNT, SETTINGS, "case")
     assert result.scores == (None,) * COUNT
     assert "too few to compare" in result.reason
     assert judge.images == []
 
 
 def test_threads_do_not_change_the_result():
-    alone = score_group(Consistent(9), brief(), COUNT, SETTINGS)
-    together = score_group(Consistent(9, concurrency=8), brief(), COUNT, SETTINGS)
+    alone = score_group(Consistent(9), brief(), COUNT, SETTINGS, "case")
+    together = score_group(Consistent(9, concurrency=8), brief(), COUNT, SETTINGS, "case")
     assert [reply["text"] for reply in together.replies] == [reply["text"] for reply in alone.replies]
     assert replace(together, replies=()) == replace(alone, replies=())
 
@@ -97,12 +99,12 @@ def test_threads_do_not_change_the_result():
 def test_an_order_with_a_chunk_that_fails_is_left_out():
     class FailsOnce(Consistent):
         def generate(self, parts, schema, seed):
-            if seed == 1 and len(self.images) == 5:  # its second chunk of four
+            if seed == SECOND and len(self.images) == 5:  # its second chunk of four
                 self.images.append(0)
                 raise ConnectionError("gone")
             return super().generate(parts, schema, seed)
 
-    result = score_group(FailsOnce(9), brief(), COUNT, SETTINGS)
+    result = score_group(FailsOnce(9), brief(), COUNT, SETTINGS, "case")
     assert None not in result.scores
     assert [reply["error"] for reply in result.replies if "error" in reply] == [
         "consistent failed: ConnectionError: gone"

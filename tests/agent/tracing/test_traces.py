@@ -13,6 +13,7 @@ from langchain_core.tracers.langchain import wait_for_all_tracers
 
 from agent.context import CritiqueSettings
 from agent.prompts import load_prompt
+from agent.scoring.ranking import order_seed
 from agent.tracing.exporters import (
     LANGSMITH_VARIABLE,
     MLFLOW_VARIABLE,
@@ -41,13 +42,16 @@ NODES = [
 ]
 
 
+SECOND_ORDER = order_seed(0, "a-case") + 1  # of the case that `critiqued` critiques
+
+
 class LeakingBackend(EmbeddedCritic):
     """Takes images, and fails in one label order with keys and images in its message."""
 
     capabilities = Capabilities(images=True)
 
     def generate(self, parts, schema, seed):
-        if schema["title"] == "score" and seed == 1:
+        if schema["title"] == "score" and seed == SECOND_ORDER:
             pictures = [base64.b64encode(part.png).decode() for part in parts if hasattr(part, "png")]
             secrets = f"Authorization: Bearer {KEY} x-api-key={KEY} {KEY} "
             raise ConnectionError(f"{secrets}data:image/png;base64,{PICTURE[:60]} {pictures[0]}")

@@ -10,7 +10,7 @@ from agent.exploration.learning import Explored
 from agent.prompts import load_prompt
 from agent.prompts.answers import Verdict, keyed_by_label
 from agent.prompts.question import Brief
-from agent.scoring.ranking import label_orders
+from agent.scoring.ranking import label_orders, order_seed
 from agent.vlm.embedded.critic import EmbeddedCritic
 from agent.vlm.local.constrained_decoding import GrammarCompiler, bound_schema
 from agent.vlm.local.model_loading import find_model, load_processor
@@ -59,7 +59,8 @@ def test_questions_equal_those_of_the_agent_pixel_by_pixel(case):
     backend = Recorder()
     agent = make_agent(backend)
     agent.critique(case.labelled.sample, case.hypotheses)
-    orders = label_orders(5, agent.settings.permutations, agent.settings.seed)
+    seed = order_seed(agent.settings.seed, case.labelled.sample.id)
+    orders = label_orders(5, agent.settings.permutations, seed)
     sent = {
         (caption, int(order["ABCDE".index(caption[-1])])): sha
         for parts, order in zip(backend.questions, orders, strict=True)

@@ -21,6 +21,7 @@ from rl.scorers.hmr_scorer import HMRScorer, ScorerShape
 from rl.scorers.identity import scorer_digest
 from rl.scorers.rewards import RewardMix, load_reward
 from rl.scorers.truth import NoisyTruthScorer, TruthScorer
+from tests.agent.tools.tool_case import larger_body
 
 REWARD = """
 from rl.scorers.rewards import RewardMix
@@ -48,12 +49,13 @@ def test_an_edited_reward_file_is_another_critic(tmp_path: Path, name: str) -> N
     assert digests[0] == digests[2] != digests[1]
 
 
-def test_weights_and_order_of_a_mix_count() -> None:
+def test_weights_order_and_body_of_a_mix_count(body: Body) -> None:
     def one(**kwargs: object) -> list[float]:
         return [1.0]
 
     mixes = [RewardMix([one]), RewardMix([one], [2.0]), RewardMix([one], normalize=True)]
-    assert len({scorer_digest(mix) for mix in mixes}) == 3
+    mixes += [RewardMix([one], body=body) for body in (body, larger_body())]
+    assert len({scorer_digest(mix) for mix in mixes}) == len(mixes)
     scorer_digest(functools.partial(one))  # a scorer without a file has a digest too
 
 
@@ -79,10 +81,11 @@ def test_the_digest_of_an_agent_covers_memory_backend_and_settings(
             dataclasses.replace(agent, tools=agent.tools[1:]),
             dataclasses.replace(agent, detector=GroundTruthDetector({})),
             dataclasses.replace(agent, detector=Renamed(tiny_encoder)),
+            dataclasses.replace(agent, body=larger_body()),
         ]
         assert agent.name == again.name == others[0].name
         assert scorer_digest(agent) == scorer_digest(again)
-        assert len({scorer_digest(one) for one in (agent, *others)}) == 7
+        assert len({scorer_digest(one) for one in (agent, *others)}) == len(others) + 1
 
 
 def test_own_scorers_have_different_digests(tiny_policy: DiffusionPolicy, body: Body) -> None:

@@ -74,6 +74,7 @@ class Broken:
     """A tool that always fails."""
 
     name = "joint_limits"
+    metric = LIMITS
     needs = frozenset()
 
     def measure(self, case: Case) -> Evidence:
@@ -90,6 +91,10 @@ def test_a_tool_that_failed_is_no_mistake_but_a_metric_of_no_tool_is() -> None:
         ValueError, match=r"no tool measures 'mistyped_mm'; the agent's measure group_consensus_mm, "
     ):
         penalised({"mistyped_mm": 1.0}).score(sample(), hypotheses)
+    with pytest.raises(
+        ValueError, match="no tool measures 'mistyped_mm'"
+    ):  # a tool of another metric is missing
+        penalised({"mistyped_mm": 1.0}, broken).score(sample(), hypotheses)
 
 
 def test_a_backend_that_is_unavailable_stops_the_run() -> None:
