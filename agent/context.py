@@ -86,7 +86,7 @@ class CritiqueSettings:
             raise ValueError(f"pictures must be one of {', '.join(PICTURES)}, not {self.pictures!r}")
         points = get_args(ReviewPoint)
         if isinstance(self.interrupt_on, str):
-            raise ValueError(f"interrupt_on takes several names, as ({self.interrupt_on!r},)")
+            raise ValueError(f"interrupt_on takes a tuple of names, such as ({self.interrupt_on!r},)")
         if unknown := [point for point in self.interrupt_on if point not in points]:
             raise ValueError(f"a person can be asked about {', '.join(points)}, not about {unknown[0]!r}")
         if self.mode not in MODES:

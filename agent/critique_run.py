@@ -119,7 +119,7 @@ def in_own_context(events: Generator[CritiqueEvent, None, None]) -> Iterator[Cri
 
 def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCritique:
     indices = [str(j) for j in range(len(resources.hypotheses))]
-    evidence = (*state["evidence"], *state["score_evidence"], *state["extra_evidence"])
+    evidence = (*state["evidence"], *state["score_evidence"], *state["reobserved_evidence"])
     return GroupCritique(
         sample_id=resources.sample.id,
         scores=tuple(state["scores"][j] for j in indices),
@@ -136,8 +136,8 @@ def _verdict(state: Mapping[str, Any], resources: CritiqueResources) -> GroupCri
         trace_id=state["trace_id"],
         questions=QuestionCounts.from_json(state["questions"]),
         errors=ErrorEstimate.from_json(state["error_estimate"]) if state["error_estimate"] else None,
-        unmeasured=tuple(state.get("unmeasured", ())),
+        unmeasured=tuple(state["unmeasured"]),
         detector_confidence=state["detector_confidence"],
         corrections=tuple(map(Correction.from_json, state["corrections"])),
-        degeneracy=state.get("degeneracy", ""),  # absent in checkpoints of earlier versions
+        degeneracy=state["degeneracy"],
     )

@@ -1,7 +1,7 @@
 """The graph that critiques one group.
 
 open_case -> render_views -> measure_evidence -> retrieve_rules -> retrieve_prototypes -> score -> self_reflect
-    (-> [review_doubts] -> look_again -> revise -> self_reflect)* -> [review_scores] -> estimate_errors -> END
+    (-> [review_uncertain] -> reobserve -> revise -> self_reflect)* -> [review_scores] -> estimate_errors -> END
 
 A review is a node at which LangGraph interrupts the graph until a person has answered; without
 `CritiqueSettings.interrupt_on` there is none. In the agentic mode, choose_evidence takes the place of the nodes from
@@ -37,8 +37,8 @@ FIRST_STEPS = 7  # nodes from open_case to the first self_reflect
 STEPS_PER_REVISION = 4
 LAST_STEPS = 2
 
-AfterReflection = Literal["review_doubts", "look_again", "review_scores", "estimate_errors"]
-AfterReview = Literal["look_again", "review_scores", "estimate_errors"]
+AfterReflection = Literal["review_uncertain", "reobserve", "review_scores", "estimate_errors"]
+AfterReview = Literal["reobserve", "review_scores", "estimate_errors"]
 
 
 def recursion_limit(max_revisions: int) -> int:
@@ -57,15 +57,15 @@ def collect_or_choose(
 def after_reflection(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> AfterReflection:
     """Revise while scores are uncertain and revisions are left; a person is asked before if the settings say so."""
     settings = _settings(runtime)
-    if state["doubts"] and len(state["revisions"]) < settings.max_revisions:
-        return "review_doubts" if "revise" in settings.interrupt_on else "look_again"
+    if state["uncertain"] and len(state["revisions"]) < settings.max_revisions:
+        return "review_uncertain" if "revise" in settings.interrupt_on else "reobserve"
     return "review_scores" if final_review(state, settings) else "estimate_errors"
 
 
 def after_review(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> AfterReview:
     """Revise what the person left uncertain."""
-    if state["doubts"]:
-        return "look_again"
+    if state["uncertain"]:
+        return "reobserve"
     return "review_scores" if final_review(state, _settings(runtime)) else "estimate_errors"
 
 
@@ -98,8 +98,8 @@ def build_critique_graph(
     graph.add_node("score", node(nodes.score))
     graph.add_node("choose_evidence", node(nodes.choose_evidence))
     graph.add_node("self_reflect", node(nodes.self_reflect))
-    graph.add_node("review_doubts", node(nodes.review_doubts))
-    graph.add_node("look_again", node(nodes.look_again))
+    graph.add_node("review_uncertain", node(nodes.review_uncertain))
+    graph.add_node("reobserve", node(nodes.reobserve))
     graph.add_node("revise", node(nodes.revise))
     graph.add_node("review_scores", node(nodes.review_scores))
     graph.add_node("estimate_errors", node(nodes.estimate_errors))
@@ -113,8 +113,8 @@ def build_critique_graph(
     graph.add_edge("score", "self_reflect")
     graph.add_edge("choose_evidence", "self_reflect")
     graph.add_conditional_edges("self_reflect", after_reflection)
-    graph.add_conditional_edges("review_doubts", after_review)
-    graph.add_edge("look_again", "revise")
+    graph.add_conditional_edges("review_uncertain", after_review)
+    graph.add_edge("reobserve", "revise")
     graph.add_edge("revise", "self_reflect")
     graph.add_edge("review_scores", "estimate_errors")
     graph.add_edge("estimate_errors", END)

@@ -58,14 +58,14 @@ class ClipSampleEmbedder:
 def load_image_embedder(
     spec: str, encoder_cache: EncoderCache | None = None, device: str = "cpu"
 ) -> EncoderEmbedder | ClipSampleEmbedder:
-    """The embedder `embedded` (formerly `policy`), or `clip:NAME` with the hub name or folder of a CLIP model.
+    """The embedder `embedded`, or `clip:NAME` with the hub name or folder of a CLIP model.
 
     encoder_cache: of an encoder that is already loaded; None: the shipped one.
 
     Raises ValueError for any other name.
     """
     kind, _, model = spec.partition(":")
-    if kind in ("embedded", "policy") and not model:
+    if kind == "embedded" and not model:
         return EncoderEmbedder(encoder_cache or EncoderCache(load_encoder(device=device)))
     if kind == "clip" and model:
         return ClipSampleEmbedder(model, device)

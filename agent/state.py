@@ -78,7 +78,7 @@ class CritiqueOutput(TypedDict):
     )
     evidence: list[Json]  # agent.types.Evidence, one entry per metric
     score_evidence: list[Json]  # evidence that is computed from the scores
-    extra_evidence: list[Json]  # evidence measured again because a score is uncertain
+    reobserved_evidence: list[Json]  # of a second detection, because a score is uncertain
     missing: list[Json]  # agent.types.Missing
     rules: list[Json]
     prototypes: list[Json]
@@ -100,5 +100,5 @@ class CritiqueState(CritiqueOutput):
     rank_std: dict[str, float]  # as `rank_dispersion`, by hypothesis; 0 after a revision
     evidence_calls: list[Json]  # agentic mode: the calls of every label order with arguments and results
     close_ups: dict[str, str]  # content hashes of the pictures of uncertain hypotheses
-    doubts: dict[str, str]  # why a score is uncertain
+    uncertain: dict[str, str]  # why a score is uncertain
     replies: list[Json]  # of the last node that asked the backend

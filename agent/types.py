@@ -146,9 +146,7 @@ class QuestionCounts:
 
     @staticmethod
     def from_json(item: Mapping[str, Any]) -> QuestionCounts:
-        """The fields after `repaired` are absent in traces of older versions."""
-        old = QuestionCounts(item["asked"], item["answered"], item["repaired"])
-        return QuestionCounts(**{name: item.get(name, value) for name, value in vars(old).items()})
+        return QuestionCounts(**{name: value for name, value in item.items() if name != "lost"})
 
 
 class BackendUnavailable(ScoresMissing):
@@ -236,7 +234,7 @@ class Revision:
     before: tuple[float | None, ...]
     after: tuple[float | None, ...]
     reason: str
-    looked_at: tuple[str, ...] = ()  # metrics of the extra evidence, and the close-ups shown
+    evidence_used: tuple[str, ...] = ()  # metrics measured after scoring, and the close-ups shown
 
     @staticmethod
     def from_json(item: Mapping[str, Any]) -> Revision:
@@ -245,7 +243,7 @@ class Revision:
             tuple(item["before"]),
             tuple(item["after"]),
             item["reason"],
-            tuple(item["looked_at"]),
+            tuple(item["evidence_used"]),
         )
 
 
@@ -256,12 +254,12 @@ class ReviewRequest:
     point: ReviewPoint
     scores: tuple[float | None, ...]
     comments: tuple[str, ...]
-    doubts: Mapping[int, str]  # hypothesis -> why its score is uncertain
+    uncertain: Mapping[int, str]  # hypothesis -> why its score is uncertain
     rank_dispersion: float
     refused: str = ""  # why the last answer is not valid
 
     def to_json(self) -> Json:
-        return {**vars(self), "doubts": {str(j): reason for j, reason in self.doubts.items()}}
+        return {**vars(self), "uncertain": {str(j): reason for j, reason in self.uncertain.items()}}
 
     @staticmethod
     def from_json(item: Mapping[str, Any]) -> ReviewRequest:
@@ -269,7 +267,7 @@ class ReviewRequest:
             point=item["point"],
             scores=tuple(item["scores"]),
             comments=tuple(item["comments"]),
-            doubts={int(j): reason for j, reason in item["doubts"].items()},
+            uncertain={int(j): reason for j, reason in item["uncertain"].items()},
             rank_dispersion=item["rank_dispersion"],
             refused=item.get("refused", ""),
         )

@@ -61,8 +61,8 @@ class AskingMode:
 
 
 MODES = (
-    AskingMode("default, every group doubted", CritiqueSettings(), uncertain=True),
-    AskingMode("default, no group doubted", CritiqueSettings()),
+    AskingMode("default, every group uncertain", CritiqueSettings(), uncertain=True),
+    AskingMode("default, no group uncertain", CritiqueSettings()),
     AskingMode("one label order", CritiqueSettings(permutations=1)),
     AskingMode("one label order, sheets of six", CritiqueSettings(permutations=1, pictures="montage")),
     AskingMode("default in chunks, 9 pictures at most", CritiqueSettings(), max_images=9),
@@ -82,7 +82,7 @@ class CountingBackend(DryRun):
     def generate(self, parts: Sequence[Part], schema: Mapping[str, Any], seed: int) -> Reply:
         text = super().generate(parts, schema, seed).text
         if not self.uncertain:
-            text = text.replace('"doubt": true', '"doubt": false')
+            text = text.replace('"uncertain": true', '"uncertain": false')
         with self._lock:  # label orders are sent in threads
             self.written += text_tokens(text)
             self.read["instructions"] += text_tokens(str(dict(schema)))

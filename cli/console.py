@@ -73,7 +73,7 @@ def print_estimate(dry_run: DryRun, as_json: bool) -> None:
     by_task = ", ".join(f"{count} {task}" for task, count in counts["by_task"].items())
     print_message(f"{counts['backend']} would get at most {counts['calls']} requests ({by_task or 'none'})")
     print_message(
-        f"{counts['calls_without_doubt']} requests if reflection marks nothing as uncertain; a malformed reply adds one"
+        f"{counts['calls_if_certain']} requests if reflection marks nothing as uncertain; a malformed reply adds one"
     )
     print_message(
         f"{counts['images']} images, about {counts['tokens_in']:,} tokens in and {counts['tokens_out']:,} tokens out"

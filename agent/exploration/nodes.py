@@ -31,7 +31,7 @@ from agent.exploration.learning import (
     rescore,
 )
 from agent.exploration.trials import admit_quarantined, trial_name, tried_rules
-from agent.nodes.re_observation import latest
+from agent.nodes.reobservation import latest
 from agent.prompts.question import Brief, prototype_json, rule_json
 from agent.types import GroupCritique, QuestionFailure
 from common.storage.fingerprint import digest

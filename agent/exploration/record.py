@@ -6,17 +6,14 @@ The file stands beside the memory's database. Its entry `made_from` is a fingerp
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common.storage.files import PathLike
 
-__all__ = ["CRITIQUE", "DETECTOR", "EXPLORED", "READER", "explored_detector", "with_defaults"]
+__all__ = ["CRITIQUE", "DETECTOR", "EXPLORED", "READER", "explored_detector"]
 
 EXPLORED = "exploration.json"
 DETECTOR, READER, CRITIQUE = "detector", "reader", "critique"  # keys of a fingerprint
-EMBEDDED = "embedded"  # the name of the embedded detector
 
 
 def explored_detector(memory: PathLike) -> str | None:
@@ -26,19 +23,8 @@ def explored_detector(memory: PathLike) -> str | None:
     if not path.exists():
         return None
     try:
-        return with_defaults(json.loads(path.read_text(encoding="utf-8"))["made_from"])[DETECTOR]
+        return json.loads(path.read_text(encoding="utf-8"))["made_from"][DETECTOR]
     except (ValueError, KeyError, TypeError):
         raise ValueError(
             f"{path} does not record what the memory was explored from; explore it again"
         ) from None
-
-
-def with_defaults(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    """With the entries that older explorations do not have, in which the policy read its own 3D joints."""
-    return {
-        CRITIQUE: {},
-        "base": "shipped",
-        DETECTOR: EMBEDDED,
-        **fingerprint,
-        READER: fingerprint.get(READER, fingerprint.get("policy")),
-    }

@@ -2,23 +2,23 @@
 
 from agent.nodes.choose_evidence import choose_evidence
 from agent.nodes.estimate import estimate_errors
-from agent.nodes.judge import look_again, revise, score, self_reflect
+from agent.nodes.judge import reobserve, revise, score, self_reflect
 from agent.nodes.measure import measure_evidence, render_views
 from agent.nodes.open_case import opening
 from agent.nodes.retrieve import retrieve_prototypes, retrieve_rules
-from agent.nodes.review import review_doubts, review_scores
+from agent.nodes.review import review_scores, review_uncertain
 
 __all__ = [
     "choose_evidence",
     "estimate_errors",
-    "look_again",
     "measure_evidence",
     "opening",
     "render_views",
+    "reobserve",
     "retrieve_prototypes",
     "retrieve_rules",
-    "review_doubts",
     "review_scores",
+    "review_uncertain",
     "revise",
     "score",
     "self_reflect",

@@ -1,4 +1,4 @@
-"""Scoring nodes: score the group, find uncertain scores, and revise them with extra evidence."""
+"""Scoring nodes: score the group, find uncertain scores, reobserve them, and revise them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from langgraph.runtime import Runtime
 
 from agent.context import CritiqueContext
 from agent.events import ScoresRevised
-from agent.nodes.re_observation import REOBSERVATION, reobserve, score_weighted_consensus
+from agent.nodes.reobservation import LATER_EVIDENCE, reobserved_evidence, score_weighted_consensus
 from agent.pictures.close_ups import close_up_part, disputed_part, draw_close_ups
 from agent.pictures.panels import sheets, shown_at_once
-from agent.prompts.answers import Doubt, Verdict, keyed_by_label
+from agent.prompts.answers import Uncertainty, Verdict, keyed_by_label
 from agent.prompts.prompt_format import format_metrics, format_numbers
 from agent.prompts.question import Brief, labelled_metrics
 from agent.scoring.ask import ask
@@ -25,7 +25,7 @@ from agent.types import Missing, QuestionCounts, Revision
 from agent.vlm.protocol import DataPart
 from common.redaction import reason_of
 
-__all__ = ["look_again", "restore_close_ups", "revise", "score", "scores_update", "self_reflect"]
+__all__ = ["reobserve", "restore_close_ups", "revise", "score", "scores_update", "self_reflect"]
 
 
 def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
@@ -58,55 +58,58 @@ def self_reflect(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
     resources, settings = runtime.context.resources, runtime.context.settings
     labels = _scored_labels(state)
     if len(labels) < len(resources.hypotheses) or len(labels) < 2:
-        return {"doubts": {}, "score_evidence": [], "replies": [], "questions": QuestionCounts().to_json()}
+        return {"uncertain": {}, "score_evidence": [], "replies": [], "questions": QuestionCounts().to_json()}
     scores = torch.tensor([state["scores"][str(j)] for j in labels.values()])
     score_evidence = [score_weighted_consensus(resources.case, scores).to_json()]
     shown = _shown(list(labels), runtime.context, all_or_none=True)
     parts = [
         *_brief(state, runtime.context).parts(labels, "reflect", shown),
-        *_verdict_parts(state, labels, [*score_evidence, *state["extra_evidence"]]),
+        *_verdict_parts(state, labels, [*score_evidence, *state["reobserved_evidence"]]),
         DataPart("dispersion_threshold", settings.dispersion_threshold),
     ]
-    model = keyed_by_label("reflect", Doubt, list(labels))
+    model = keyed_by_label("reflect", Uncertainty, list(labels))
     answer = ask(resources.backend, "reflect", parts, model, settings.seed, runtime.stream_writer)
-    doubts, corrected = {}, {j for item in state["corrections"] for j in item["hypotheses"]}
+    uncertain, corrected = {}, {j for item in state["corrections"] for j in item["hypotheses"]}
     if answer.value is not None:
         by_index = {str(j): getattr(answer.value, label) for label, j in labels.items() if j not in corrected}
-        doubts = {j: item.reason for j, item in by_index.items() if item.doubt}
-    return {"doubts": doubts, "score_evidence": score_evidence, **answer.to_update()}
+        uncertain = {j: item.reason for j, item in by_index.items() if item.uncertain}
+    return {"uncertain": uncertain, "score_evidence": score_evidence, **answer.to_update()}
 
 
-def look_again(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
-    """Collect extra evidence on uncertain scores: measurements, once per critique, and for a vision-capable backend
-    close-ups."""
-    return {**_measure_again(state, runtime.context), "close_ups": _draw_close_ups(state, runtime.context)}
+def reobserve(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
+    """Collect more evidence on uncertain scores: a second detection, once per critique, and close-ups for a backend
+    that takes images."""
+    return {
+        **_reobserve_evidence(state, runtime.context),
+        "close_ups": _draw_close_ups(state, runtime.context),
+    }
 
 
-def _measure_again(state: CritiqueState, context: CritiqueContext) -> dict[str, Any]:
-    """With the agent's own tools. If the detector fails, the revision works without extra evidence."""
+def _reobserve_evidence(state: CritiqueState, context: CritiqueContext) -> dict[str, Any]:
+    """With the agent's own tools. If the detector fails, the revision works without."""
     resources = context.resources
     tools = {tool.name for tool in resources.tools}
-    if state["extra_evidence"] or resources.detector is None:
-        return {"extra_evidence": state["extra_evidence"]}
+    if state["reobserved_evidence"] or resources.detector is None:
+        return {"reobserved_evidence": state["reobserved_evidence"]}
     # As in render_views: a detector may be a user's own model.
     try:
-        found = reobserve(resources.case, resources.detector, context.settings.seed, tools)
+        found = reobserved_evidence(resources.case, resources.detector, context.settings.seed, tools)
     except Exception as error:  # noqa: BLE001
-        broken = Missing(REOBSERVATION, reason_of(error), broken=True)
+        broken = Missing(LATER_EVIDENCE, reason_of(error), broken=True)
         return {"missing": [*state["missing"], asdict(broken)]}
-    return {"extra_evidence": [item.to_json() for item in found if None not in item.values]}
+    return {"reobserved_evidence": [item.to_json() for item in found if None not in item.values]}
 
 
 def _draw_close_ups(state: CritiqueState, context: CritiqueContext) -> dict[str, str]:
     """Draw the hypotheses with the highest rank dispersion, as many as fit; returns their hashes by hypothesis."""
-    ordered = sorted(state["doubts"], key=lambda j: (-state["rank_std"][j], int(j)))
-    chosen = ordered[: _max_close_ups(len(state["doubts"]), context)]
+    ordered = sorted(state["uncertain"], key=lambda j: (-state["rank_std"][j], int(j)))
+    chosen = ordered[: _max_close_ups(len(state["uncertain"]), context)]
     return _drawn_close_ups(state, context, chosen)
 
 
 def restore_close_ups(state: Mapping[str, Any], context: CritiqueContext) -> None:
     """Draw the close-ups again that were drawn in another process and whose hypotheses are still uncertain."""
-    drawn = [j for j in state.get("close_ups", ()) if j in state["doubts"]]
+    drawn = [j for j in state.get("close_ups", ()) if j in state["uncertain"]]
     if drawn:
         _drawn_close_ups(state, context, drawn)
 
@@ -116,7 +119,7 @@ def _drawn_close_ups(
 ) -> dict[str, str]:
     resources = context.resources
     parts = {
-        int(j): disputed_part(state["evidence"], int(j), state["doubts"][j], state["comments"][j])
+        int(j): disputed_part(state["evidence"], int(j), state["uncertain"][j], state["comments"][j])
         for j in chosen
     }
     close_ups = draw_close_ups(resources.case, parts, resources.renderer)
@@ -135,8 +138,8 @@ def _max_close_ups(uncertain: int, context: CritiqueContext) -> int:
 def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, Any]:
     """Ask again for the uncertain scores only. If there is no valid answer, they stay as they are."""
     resources, settings = runtime.context.resources, runtime.context.settings
-    labels, doubts = _scored_labels(state), state["doubts"]
-    uncertain = {label: str(j) for label, j in labels.items() if str(j) in doubts}
+    labels, reasons = _scored_labels(state), state["uncertain"]
+    uncertain = {label: str(j) for label, j in labels.items() if str(j) in reasons}
     close_ups = {
         label: resources.close_ups[state["close_ups"][j]]
         for label, j in uncertain.items()
@@ -145,8 +148,8 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
     parts = [
         *_brief(state, runtime.context).parts(labels, "revise", _shown(list(uncertain), runtime.context)),
         *(close_up_part(close_up, label) for label, close_up in close_ups.items()),
-        *_verdict_parts(state, labels, [*state["score_evidence"], *state["extra_evidence"]]),
-        DataPart("doubts", {label: doubts[j] for label, j in uncertain.items()}),
+        *_verdict_parts(state, labels, [*state["score_evidence"], *state["reobserved_evidence"]]),
+        DataPart("uncertain", {label: reasons[j] for label, j in uncertain.items()}),
     ]
     model = keyed_by_label("revise", Verdict, list(uncertain))
     answer = ask(resources.backend, "revise", parts, model, settings.seed, runtime.stream_writer)
@@ -157,10 +160,10 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
         hypotheses=tuple(map(int, before)),
         before=tuple(before.values()),
         after=tuple(after.values()),
-        reason=answer.reason or _reasons_by_hypothesis(doubts)[:600],
-        looked_at=(
-            *(item["metric"] for item in (*state["score_evidence"], *state["extra_evidence"])),
-            *(close_up.looked_at for close_up in close_ups.values()),
+        reason=answer.reason or _reasons_by_hypothesis(reasons)[:600],
+        evidence_used=(
+            *(item["metric"] for item in (*state["score_evidence"], *state["reobserved_evidence"])),
+            *(close_up.description for close_up in close_ups.values()),
         ),
     )
     runtime.stream_writer(ScoresRevised(revision))
@@ -173,10 +176,10 @@ def revise(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str,
     }
 
 
-def _reasons_by_hypothesis(doubts: dict[str, str]) -> str:
+def _reasons_by_hypothesis(reasons: dict[str, str]) -> str:
     """Each reason once, after the hypotheses that it is about."""
     names: dict[str, list[str]] = {}
-    for index, reason in sorted(doubts.items(), key=lambda item: int(item[0])):
+    for index, reason in sorted(reasons.items(), key=lambda item: int(item[0])):
         names.setdefault(reason, []).append(f"h{index}")
     return "; ".join(f"{', '.join(about)}: {reason}" for reason, about in names.items())
 
@@ -212,7 +215,7 @@ def _verdict_parts(
     return [
         DataPart("scores", scores, format_numbers(scores)),
         DataPart("rank_std", rank_std, format_numbers(rank_std)),
-        DataPart("second_look", metrics, format_metrics(metrics)),
+        DataPart("later_evidence", metrics, format_metrics(metrics)),
     ]
 
 

@@ -44,7 +44,7 @@ def build_case(resources: CritiqueResources, settings: CritiqueSettings) -> tupl
 
 def _detect(resources: CritiqueResources) -> tuple[Detection | None, list[Missing]]:
     if resources.detector is None:
-        return None, [Missing("detector", "no detector at hand")]
+        return None, [Missing("detector", "the agent has no detector")]
     # A detector may be a user's own model: if it fails, tools that need no detection still run.
     try:
         if resources.detection is not None:

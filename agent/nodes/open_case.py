@@ -52,13 +52,13 @@ def _cleared() -> Json:
         "revisions": [],
         "corrections": [],
         "score_evidence": [],
-        "extra_evidence": [],
+        "reobserved_evidence": [],
         "evidence_calls": [],
         "rules": [],
         "prototypes": [],
         "replies": [],
         "close_ups": {},
-        "doubts": {},
+        "uncertain": {},
     }
 
 

@@ -19,7 +19,7 @@ from agent.state import CritiqueState
 from agent.types import Correction, ReviewAnswer, ReviewPoint, ReviewRequest
 from memory.text_limits import check_text
 
-__all__ = ["final_review", "parse_answer", "review_doubts", "review_scores"]
+__all__ = ["final_review", "parse_answer", "review_scores", "review_uncertain"]
 
 Json = dict[str, Any]
 
@@ -34,11 +34,11 @@ def final_review(state: CritiqueState, settings: CritiqueSettings) -> ReviewPoin
     return "low_agreement" if disagree and "low_agreement" in settings.interrupt_on else None
 
 
-def review_doubts(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> Json:
+def review_uncertain(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> Json:
     """Ask a person about the uncertain scores. Those that they correct are not asked for again."""
     update = _review(state, "revise")
     corrected = {str(j) for item in update["corrections"] for j in item["hypotheses"]}
-    return {**update, "doubts": {j: why for j, why in state["doubts"].items() if j not in corrected}}
+    return {**update, "uncertain": {j: why for j, why in state["uncertain"].items() if j not in corrected}}
 
 
 def review_scores(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> Json:
@@ -52,7 +52,7 @@ def _review(state: CritiqueState, point: ReviewPoint) -> Json:
         point,
         scores=tuple(state["scores"][j] for j in indices),
         comments=tuple(state["comments"].get(j, "") for j in indices),
-        doubts={int(j): reason for j, reason in state["doubts"].items()},
+        uncertain={int(j): reason for j, reason in state["uncertain"].items()},
         rank_dispersion=state["rank_dispersion"],
     )
     answer = _ask(request, len(indices))

@@ -6,9 +6,9 @@
 | overlay         | the same crop with the hypothesis over it                                                    |
 | the other side  | the whole body from the side that the panel's side view hides                                |
 
-The disputed part is the one named in the reason of the doubt or in the comment, otherwise the one that most tools
-report. Its crop contains the hypothesis' joints and the confident keypoints, so that a misplaced limb is visible in
-both places. A hypothesis without a disputed part is shown from its other side only.
+The disputed part is the one named in the reason why the score is uncertain or in the comment, otherwise the one that
+most tools report. Its crop contains the hypothesis' joints and the confident keypoints, so that a misplaced limb is
+visible in both places. A hypothesis without a disputed part is shown from its other side only.
 
 There is one image per hypothesis, for the most uncertain ones, as many as the settings and the backend's image limit
 allow. Left out: an evaluation of their effect, which needs a real model.
@@ -54,7 +54,7 @@ MAX_EXTENT = 2.0  # side, relative to the person's box, to which joints are clip
 MIN_SIDE = 0.3  # of the crop, relative to the person's box: a hand without its forearm is hard to recognise
 MIN_CONFIDENCE = 0.5  # of a keypoint
 OTHER_SIDE_DEG = 180.0  # from a side view to the side that it hides
-DOUBT_VOTES, COMMENT_VOTES = (
+REASON_VOTES, COMMENT_VOTES = (
     3.0,
     1.0,
 )  # for a part named there; a tool gives 1, 1/2 and 1/3 to the parts at fault
@@ -73,20 +73,20 @@ class CloseUp:
         return hashlib.sha256(self.tiles.tobytes()).hexdigest()[:16]
 
     @property
-    def looked_at(self) -> str:
+    def description(self) -> str:
         """The description in the trace."""
         close = f"close-up of the {self.part}, " if self.part else ""
         return f"h{self.hypothesis}: {close}other side"
 
 
-def disputed_part(evidence: Sequence[Mapping[str, Any]], index: int, doubt: str, comment: str) -> str | None:
+def disputed_part(evidence: Sequence[Mapping[str, Any]], index: int, reason: str, comment: str) -> str | None:
     """The part of hypothesis `index` with the most votes, or None; evidence as in the state of the graph."""
     votes = dict.fromkeys(PART_NAMES, 0.0)
     for item in evidence:
         for rank, part in enumerate(item["parts"][index]):
             if part in votes:  # a plug-in's tool may name other parts
                 votes[part] += 1 / (1 + rank)
-    for text, weight in ((doubt, DOUBT_VOTES), (comment, COMMENT_VOTES)):
+    for text, weight in ((reason, REASON_VOTES), (comment, COMMENT_VOTES)):
         for part in votes:
             votes[part] += weight * bool(re.search(rf"\b{part}\b", text, re.IGNORECASE))
     best = max(votes, key=lambda part: votes[part])

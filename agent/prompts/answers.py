@@ -30,7 +30,7 @@ from agent.vlm.actions import MAX_CALLS_AT_ONCE, calls_schema
 from agent.vlm.protocol import CallSpec
 from memory.text_limits import MAX_TAG_CHARS, MAX_TAGS
 
-__all__ = ["Doubt", "MineAnswer", "MinedRule", "TagAnswer", "Verdict", "action_model", "keyed_by_label"]
+__all__ = ["MineAnswer", "MinedRule", "TagAnswer", "Uncertainty", "Verdict", "action_model", "keyed_by_label"]
 
 COMMENT_CHARS = 400
 RULE_CHARS = 240  # a mined rule becomes part of later prompts; a short one can hardly carry instructions
@@ -91,10 +91,10 @@ class Verdict(_Answer):
     score: Annotated[float, Field(ge=0, le=100)]
 
 
-class Doubt(_Answer):
+class Uncertainty(_Answer):
     """Task "reflect": whether the score of one hypothesis is uncertain."""
 
-    doubt: bool
+    uncertain: bool
     reason: Comment
 
 

@@ -89,7 +89,7 @@ def figures() -> list[Figure]:
     times = measure(16, GROUP, REPLY_S)
     return [
         Figure("the graph's own cost, per hypothesis", times.own_s / GROUP * 1e3, "ms", goal=at_most(15.0),
-               note=f"groups of {GROUP}, all observed again"),
+               note=f"groups of {GROUP}, all reobserved"),
         Figure("16 groups in flight, replies of 2 s", times.many_s, "s", "one group alone", times.one_s,
                Goal("ratio", "at least", 1 / 1.25)),
         *(

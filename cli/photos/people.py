@@ -123,13 +123,13 @@ def find_people(
         found = detect_people(detector, photo.image, camera)
         if not found:
             raise NobodyFound(_nobody_found(title, detector))
-        return found, _doubts(title, detector, photo, found)
+        return found, _confidence_warnings(title, detector, photo, found)
     samples = [sample_of(photo.image, photo.box_in_image(box), camera) for box in boxes]
     people = list(zip(samples, detect_all(detector, samples), strict=True))
     accepted = people
     if not accept_any_box:
         accepted = [pair for pair in people if pair[1].confidence >= MIN_CONFIDENCE]
-    messages = [] if accept_any_box else _doubts(title, detector, photo, people)
+    messages = [] if accept_any_box else _confidence_warnings(title, detector, photo, people)
     if not accepted:
         raise NobodyFound("; ".join(messages))
     return accepted, messages
@@ -147,17 +147,17 @@ def _nobody_found(title: str, detector: Detector) -> str:
     return f"{title}: the detector {detector.name} found nobody; {use_box}"
 
 
-def _doubts(
+def _confidence_warnings(
     title: str, detector: Detector, photo: Photo, people: Sequence[tuple[Sample, Detection]]
 ) -> list[str]:
     return [
-        _doubt(title, detector, photo.box_in_file(sample.box), detection.confidence)
+        _confidence_warning(title, detector, photo.box_in_file(sample.box), detection.confidence)
         for sample, detection in people
         if detection.confidence < CERTAIN_CONFIDENCE
     ]
 
 
-def _doubt(title: str, detector: Detector, box: Box, confidence: float) -> str:
+def _confidence_warning(title: str, detector: Detector, box: Box, confidence: float) -> str:
     if confidence >= MIN_CONFIDENCE:
         return (
             f"{title}: the person in the box {describe_box(box)} is uncertain (confidence {confidence:.2f} of the "

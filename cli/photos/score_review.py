@@ -40,8 +40,8 @@ def review_in_terminal(
         number = numbers[sample.id]
         print_message(f"person {number}: {REASONS[request.point]}; picture: {draw(number, people[number])}")
         for index, (score, comment) in enumerate(zip(request.scores, request.comments, strict=True)):
-            doubt = f" [uncertain: {request.doubts[index]}]" if index in request.doubts else ""
-            print_message(f"  {index:3d}  {score:5.1f}  {comment}{doubt}")
+            why = f" [uncertain: {request.uncertain[index]}]" if index in request.uncertain else ""
+            print_message(f"  {index:3d}  {score:5.1f}  {comment}{why}")
         print_message(HELP)
         return _ask_until_valid(len(request.scores))
 

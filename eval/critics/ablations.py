@@ -29,7 +29,7 @@ from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
 from agent.exploration.record import CRITIQUE, DETECTOR, READER, explored_detector
-from agent.nodes.re_observation import REOBSERVATION
+from agent.nodes.reobservation import LATER_EVIDENCE
 from agent.tools import load_tools
 from agent.types import unavailable_reason
 from agent.vlm import EmbeddedCritic, VLMBackend
@@ -240,7 +240,7 @@ class AgentBench:
 def metrics_of(verdicts: Sequence[Verdict]) -> list[str]:
     """The metrics that were measured before scoring, without those of re-observation."""
     return sorted(
-        {item.metric for verdict in verdicts for item in verdict.evidence if item.tool != REOBSERVATION}
+        {item.metric for verdict in verdicts for item in verdict.evidence if item.tool != LATER_EVIDENCE}
     )
 
 

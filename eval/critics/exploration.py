@@ -27,7 +27,7 @@ from agent.exploration.context import Progress, Propose
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, RuleReviewer, explore
 from agent.exploration.learning import Explored
 from agent.exploration.nodes import mean_srcc
-from agent.exploration.record import DETECTOR, EXPLORED, READER, with_defaults
+from agent.exploration.record import DETECTOR, EXPLORED, READER
 from agent.exploration.trials import pending_rules, trial_name
 from agent.tracing.records import Trace
 from agent.verdict import ERROR_MODEL_FILE, fitted_groups
@@ -81,9 +81,7 @@ class Exploration:
         if not path.exists():
             return None
         saved = json.loads(path.read_text(encoding="utf-8"))
-        if "held_up" in saved:  # the name of "blocked_cases" in older files
-            saved["blocked_cases"] = saved.pop("held_up")
-        before, now = with_defaults(saved["made_from"]), with_defaults(self.fingerprint)
+        before, now = saved["made_from"], dict(self.fingerprint)
         if names := _different(before, now):
             was, wanted = before.get(names[0], "unknown"), now[names[0]]
             raise ValueError(

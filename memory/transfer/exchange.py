@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -181,24 +181,12 @@ def _with_content_ids(document: MemoryDocument) -> MemoryDocument:
             rules=tuple(ids[rule_id] for rule_id in case.rules),
             recounts={ids[rule_id]: success for rule_id, success in case.recounts.items()},
         )
-        for case in _with_recounts(document.cases)
+        for case in document.cases
     ]
     prototypes = [
         replace(record, prototype=_checked_prototype(record.prototype)) for record in document.prototypes
     ]
     return replace(document, rules=tuple(rules), cases=tuple(cases), prototypes=tuple(prototypes))
-
-
-def _with_recounts(cases: Sequence[CaseRecord]) -> list[CaseRecord]:
-    """The cases, with recounts in place of the cases "CASE/weigh/..." of older files."""
-    found = {case.case_id: case for case in cases}
-    for case in cases:
-        base, again, _ = case.case_id.partition("/weigh/")
-        if again and base in found and case.judged is None:
-            del found[case.case_id]
-            recounts = {rule_id: case.success for rule_id in case.rules if rule_id not in found[base].rules}
-            found[base] = replace(found[base], recounts={**recounts, **found[base].recounts})
-    return list(found.values())
 
 
 def _checked_prototype(given: Prototype) -> Prototype:

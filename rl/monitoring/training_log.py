@@ -15,7 +15,6 @@ __all__ = ["LOG", "Log", "LogCallback", "log_callback", "read_logs"]
 
 LOG = "log.json"
 TENSORBOARD = "tensorboard"
-RENAMED = {"clip_ratio/region": "clip_ratio/region_mean"}  # in logs of earlier versions
 Log = list[dict[str, Any]]
 
 
@@ -54,5 +53,4 @@ def read_logs(folder: PathLike, name: str = "") -> dict[str, Log]:
 
 
 def _read(path: Path) -> Log:
-    lines: Log = json.loads(path.read_text())
-    return [{RENAMED.get(name, name): value for name, value in line.items()} for line in lines]
+    return json.loads(path.read_text())

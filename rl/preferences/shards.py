@@ -290,11 +290,9 @@ def rows_of_shard(path: Path) -> int:
 
 def _read_row(path: Path) -> pa.Table:
     with damage_named(path, DAMAGED):
-        content = path.read_bytes()
-        if content.startswith(CHECKSUM.encode()):  # not in the files of earlier versions
-            head, _, content = content.partition(b"\n")
-            if head != f"{CHECKSUM}{zlib.crc32(content):08x}".encode():
-                raise ValueError("its checksum differs")
+        head, _, content = path.read_bytes().partition(b"\n")
+        if head != f"{CHECKSUM}{zlib.crc32(content):08x}".encode():
+            raise ValueError("its checksum differs")
         return _checked(pa.ipc.open_stream(content).read_all())
 
 

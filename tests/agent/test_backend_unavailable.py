@@ -27,7 +27,7 @@ class Failing(EmbeddedCritic):
         reply = super().generate(parts, schema, seed)
         if schema["title"] != "reflect":
             return reply
-        doubts = {**json.loads(reply.text), "A": {"doubt": True, "reason": "on principle"}}
+        doubts = {**json.loads(reply.text), "A": {"uncertain": True, "reason": "on principle"}}
         return replace(reply, text=json.dumps(doubts))
 
 

@@ -17,7 +17,7 @@ from agent.verdict.stored_models import error_model_for
 from agent.vlm import Capabilities, EmbeddedCritic
 from hmr.types import Box
 from tests.agent.critique_case import TOOLS, PerfectDetector, group, make_agent, sample, spoiled_group
-from tests.agent.test_graph import Doubter
+from tests.agent.test_graph import NeverSure
 from tests.agent.tools.tool_case import larger_body
 from tests.closing import assert_close_waits
 
@@ -37,7 +37,7 @@ class Killed(BaseException):
     """As little can be done about it as about a kill."""
 
 
-class Mortal(Doubter):
+class Mortal(NeverSure):
     """Is killed at its first question of this task, and counts the questions that it has answered."""
 
     def __init__(self, task=None):
@@ -114,7 +114,7 @@ def test_a_critique_that_lost_its_backend_is_asked_again_and_counts_nothing_twic
     assert comparable(again) == comparable(make_agent().critique(sample(), group(spoiled_group())))
 
 
-class Seeing(Doubter):
+class Seeing(NeverSure):
     """Is shown pictures, which a resumed critique has to draw again."""
 
     capabilities = Capabilities(images=True)

@@ -58,13 +58,15 @@ class Scripted(EmbeddedCritic):
         return Reply(texts.pop(0) if len(texts) > 1 else texts[0])
 
 
-class Doubter(EmbeddedCritic):
+class NeverSure(EmbeddedCritic):
     """Always finds the score of hypothesis A uncertain."""
 
     def generate(self, parts, schema, seed):
         if schema["title"] != "reflect":
             return super().generate(parts, schema, seed)
-        answer = {label: {"doubt": label == "A", "reason": "never sure"} for label in schema["properties"]}
+        answer = {
+            label: {"uncertain": label == "A", "reason": "never sure"} for label in schema["properties"]
+        }
         return Reply(json.dumps(answer))
 
 
@@ -136,43 +138,43 @@ def test_the_nodes_run_in_the_order_of_the_diagram(trace, records):
 
 def test_the_number_of_revisions_is_bounded(trace, records):
     settings = CritiqueSettings(view_size_px=64, max_revisions=2)
-    agent = make_agent(Doubter(), trace=trace, settings=settings)
+    agent = make_agent(NeverSure(), trace=trace, settings=settings)
     critique = agent.critique(sample(), group(spoiled_group()))
-    again = ["look_again", "revise", "self_reflect"]
+    again = ["reobserve", "revise", "self_reflect"]
     assert [record["node"] for record in records()] == [*STRAIGHT, *again, *again, LAST]
     assert len(critique.revisions) == 2
     assert all(revision.hypotheses == (0,) for revision in critique.revisions)
     assert critique.scores[0] == critique.revisions[-1].after[0]
 
 
-def test_extra_evidence_is_measured_once_and_named_in_the_revision(trace, records):
+def test_evidence_is_reobserved_once_and_named_in_the_revision(trace, records):
     agent = make_agent(
-        Doubter(),
+        NeverSure(),
         load_tools([*TOOLS, "keypoint_layout", "pose_reading"]),
         trace=trace,
         settings=CritiqueSettings(view_size_px=64, max_revisions=2),
     )
     critique = agent.critique(sample(), group(spoiled_group()))
     extra = ("reprojection_percent_of_box", "layout_percent_of_box", "pose_reading_mm")
-    looked = [item.metric for item in critique.evidence if item.tool == "second_look"]
+    looked = [item.metric for item in critique.evidence if item.tool == "later_evidence"]
     assert looked == ["score_weighted_consensus_mm", *extra]
-    assert {revision.looked_at for revision in critique.revisions} == {tuple(looked)}
-    asked = [record for record in records() if record["node"] == "look_again"]
-    assert len({json.dumps(record["outputs"]["extra_evidence"]) for record in asked}) == 1
+    assert {revision.evidence_used for revision in critique.revisions} == {tuple(looked)}
+    asked = [record for record in records() if record["node"] == "reobserve"]
+    assert len({json.dumps(record["outputs"]["reobserved_evidence"]) for record in asked}) == 1
 
 
 def test_a_revision_has_no_evidence_of_tools_that_the_agent_lacks():
-    backend = Scripted(reflect=[json.dumps({label: {"doubt": True, "reason": ""} for label in "ABCDEF"})])
+    backend = Scripted(reflect=[json.dumps({label: {"uncertain": True, "reason": ""} for label in "ABCDEF"})])
     critique = make_agent(backend, load_tools(["group_consensus", "silhouette"])).critique(
         sample(), group(spoiled_group())
     )
     told = next(parts for task, parts in backend.asked if task == "revise")
-    (shown,) = [part.data for part in told if getattr(part, "name", "") == "second_look"]
-    assert list(shown) == list(critique.revisions[0].looked_at) == ["score_weighted_consensus_mm"]
+    (shown,) = [part.data for part in told if getattr(part, "name", "") == "later_evidence"]
+    assert list(shown) == list(critique.revisions[0].evidence_used) == ["score_weighted_consensus_mm"]
 
 
-def test_without_uncertain_scores_there_is_no_extra_evidence():
-    content = json.dumps({label: {"doubt": False, "reason": ""} for label in "ABCDEF"})
+def test_without_uncertain_scores_nothing_is_reobserved():
+    content = json.dumps({label: {"uncertain": False, "reason": ""} for label in "ABCDEF"})
     looks = []
 
     class Counting(PerfectDetector):
@@ -187,7 +189,7 @@ def test_without_uncertain_scores_there_is_no_extra_evidence():
     assert critique.revisions == ()
 
 
-def test_a_detector_that_fails_in_re_observation_affects_only_the_extra_evidence():
+def test_a_detector_that_fails_in_reobservation_affects_only_that_evidence():
     class Tired(PerfectDetector):
         looked = False
 
@@ -197,9 +199,9 @@ def test_a_detector_that_fails_in_re_observation_affects_only_the_extra_evidence
             self.looked = True
             return super().detect(sample)
 
-    critique = make_agent(Doubter(), detector=Tired()).critique(sample(), group(spoiled_group()))
-    assert critique.missing == (Missing("second_look", "RuntimeError: tired", broken=True),)
-    assert critique.revisions[0].looked_at == ("score_weighted_consensus_mm",)
+    critique = make_agent(NeverSure(), detector=Tired()).critique(sample(), group(spoiled_group()))
+    assert critique.missing == (Missing("later_evidence", "RuntimeError: tired", broken=True),)
+    assert critique.revisions[0].evidence_used == ("score_weighted_consensus_mm",)
     assert None not in critique.scores
 
 
@@ -318,7 +320,7 @@ def test_a_vision_capable_backend_gets_the_photograph_and_a_labelled_panel_per_h
 
 
 def test_with_a_small_image_limit_only_revision_shows_the_uncertain_hypotheses():
-    class FewPictures(Doubter):
+    class FewPictures(NeverSure):
         name = "few"
         capabilities = Capabilities(images=True, max_images=5)
 

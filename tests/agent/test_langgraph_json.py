@@ -36,8 +36,8 @@ def test_the_schemas_of_the_critique_hide_its_inner_state():
     graph = build_critique_graph()
     given, returned = graph.get_input_jsonschema()["properties"], graph.get_output_jsonschema()["properties"]
     assert {"photo", "box", "samples", "backend"} <= given.keys()
-    assert not {"doubts", "replies", "views", "scores"} & given.keys()
-    assert not {"doubts", "replies", "views", "photo"} & returned.keys()
+    assert not {"uncertain", "replies", "views", "scores"} & given.keys()
+    assert not {"uncertain", "replies", "views", "photo"} & returned.keys()
 
 
 def test_the_schema_of_the_critique_shows_its_settings():

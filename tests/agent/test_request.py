@@ -29,7 +29,7 @@ def test_a_request_is_answered_with_scores_comments_and_errors(verdict):
     assert all(0 <= score <= 100 for score in verdict["scores"].values())
     assert all(verdict["comments"].values())
     assert len(verdict["error_estimate"]["expected_mm"]) == 3
-    assert {"doubts", "request", "photo"}.isdisjoint(verdict)
+    assert {"uncertain", "request", "photo"}.isdisjoint(verdict)
 
 
 def test_equal_requests_get_equal_verdicts_and_another_seed_other_bodies(verdict):

@@ -19,7 +19,7 @@ from agent.tracing.records import Trace
 from agent.vlm import Capabilities, EmbeddedCritic
 from agent.vlm.protocol import MalformedReply
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
-from tests.agent.test_graph import LAST, STRAIGHT, Doubter
+from tests.agent.test_graph import LAST, STRAIGHT, NeverSure
 
 
 class Failing(EmbeddedCritic):
@@ -42,8 +42,8 @@ def of_type(events, kind):
 
 
 def test_a_stream_has_every_node_in_order_and_ends_with_the_verdict():
-    events = list(make_agent(Doubter()).critique_stream(sample(), group(spoiled_group())))
-    nodes = [*STRAIGHT, "look_again", "revise", "self_reflect", LAST]
+    events = list(make_agent(NeverSure()).critique_stream(sample(), group(spoiled_group())))
+    nodes = [*STRAIGHT, "reobserve", "revise", "self_reflect", LAST]
     assert [event.node for event in of_type(events, NodeStarted)] == nodes
     assert [event.node for event in of_type(events, NodeFinished)] == nodes
     (revised,), (finished,) = of_type(events, ScoresRevised), of_type(events, CritiqueFinished)

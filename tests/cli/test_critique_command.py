@@ -131,8 +131,8 @@ def test_a_failing_server_gives_null_scores_with_a_reason(act, critique):
 
 
 def one_order(act):
-    """Applies `act` to the scoring question of one of the three label orders, whose seeds are consecutive; the others get
-    valid answers."""
+    """Applies `act` to the scoring question of one of the three label orders, whose seeds are consecutive; the others
+    get valid answers."""
     return lambda handler, question: (
         act if task_of(question) == "score" and question["seed"] % 3 == 1 else good
     )(handler, question)
@@ -257,7 +257,7 @@ def test_a_dry_run_counts_without_requests_and_files(critique, tmp_path):
     counts = answer["dry_run"]
     assert code == 0
     assert server.questions == []
-    assert (counts["calls"], counts["calls_without_doubt"]) == (7, 5)
+    assert (counts["calls"], counts["calls_if_certain"]) == (7, 5)
     # tags: the photograph; the six other questions: panels too; the revision: a close-up per hypothesis
     assert counts["images"] == 1 + 6 * (1 + COUNT) + COUNT
     assert counts["tokens_in"] > 0

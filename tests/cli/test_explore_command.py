@@ -253,7 +253,7 @@ def test_an_interrupted_exploration_is_resumed(tmp_path):
         ({"policy": "b"}, "policy = a, but this run has b"),
         ({"scenes": "others"}, "scenes = first four"),
         ({"images": 2}, "images = 4"),
-        ({"detector": "transformers:a,b,c"}, "detector = embedded, but this run has transformers:a,b,c"),
+        ({"detector": "transformers:a,b,c"}, "detector = unknown, but this run has transformers:a,b,c"),
     ],
 )
 def test_a_memory_of_another_exploration_is_rejected(tmp_path, changed, message):

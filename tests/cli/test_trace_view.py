@@ -50,10 +50,10 @@ RECORDS = [
     {
         "trace": "t2",
         "case": "a",
-        "node": "look_again",
+        "node": "reobserve",
         "ms": 3.0,
         "outputs": {
-            "extra_evidence": [
+            "reobserved_evidence": [
                 {
                     "metric": "steady_reprojection_percent",
                     "unit": "%",
@@ -75,7 +75,7 @@ RECORDS = [
                     "before": [20.0],
                     "after": [35.0],
                     "reason": "its rank moves",
-                    "looked_at": ["steady_pose_reading_mm"],
+                    "evidence_used": ["steady_pose_reading_mm"],
                 }
             ]
         },
@@ -105,7 +105,7 @@ def shown(records: list[dict]) -> str:
 
 
 def test_the_last_critique_of_a_case_is_read(run: Path):
-    assert [record["node"] for record in read_case(run, "a")] == ["score", "look_again", "revise"]
+    assert [record["node"] for record in read_case(run, "a")] == ["score", "reobserve", "revise"]
     assert read_case(run)[0]["case"] == "b"  # the last whole record's case
     assert read_case(run / "trace.jsonl", "a") == read_case(run, "a")
 
@@ -119,18 +119,12 @@ def test_scores_are_sorted_and_failures_have_a_reason(run: Path):
     assert "35.0" in text
 
 
-def test_extra_evidence_is_shown_with_its_extremes(run: Path):
+def test_reobserved_evidence_is_shown_with_its_extremes(run: Path):
     text = shown(read_case(run, "a"))
     assert "h2: 2.5 %" in text
     assert "h0: 9.5 %" in text
     assert "the arm is off" in text
     assert "steady_pose_readi" in text  # in the revision; the column is narrow
-
-
-def test_traces_of_older_versions_are_shown(run: Path):
-    text = (run / "trace.jsonl").read_text()
-    (run / "trace.jsonl").write_text(text.replace('"extra_evidence"', '"bought"'))
-    assert "h0: 9.5 %" in shown(read_case(run, "a"))
 
 
 def test_every_request_is_shown_with_its_cost_and_result(run: Path):
@@ -171,7 +165,7 @@ NO_DOUBTS = {
 
 @pytest.mark.parametrize(("outputs", "sentence"), NO_DOUBTS.values(), ids=NO_DOUBTS)
 def test_why_no_score_is_revised(outputs, sentence):
-    text = shown([{**REFLECTION, "outputs": {"doubts": {}, "score_evidence": [], **outputs}}])
+    text = shown([{**REFLECTION, "outputs": {"uncertain": {}, "score_evidence": [], **outputs}}])
     assert [words in text for _, words in NO_DOUBTS.values()] == [
         words == sentence for _, words in NO_DOUBTS.values()
     ]
@@ -184,7 +178,7 @@ def test_a_measurement_names_its_hypotheses_and_a_share_has_no_unit():
         "values": [0.571, 0.25],
         "sentences": ["too wide", "fits"],
     }
-    text = shown([{**REFLECTION, "outputs": {"doubts": {}, "score_evidence": [measured]}}])
+    text = shown([{**REFLECTION, "outputs": {"uncertain": {}, "score_evidence": [measured]}}])
     assert "best h1: 0.25, worst h0: 0.571: too wide" in text
 
 
@@ -227,7 +221,7 @@ def test_foreign_text_is_shown_escaped():
     assert HOSTILE[:4] in shown([hostile(RECORDS[-1])])
 
 
-@pytest.mark.parametrize("outputs", [{}, {"scores": [], "evidence": [{}], "rules": 3, "doubts": None}])
+@pytest.mark.parametrize("outputs", [{}, {"scores": [], "evidence": [{}], "rules": 3, "uncertain": None}])
 @pytest.mark.parametrize("node", list(_VIEWS))
 def test_a_record_of_another_program_is_shown_as_it_is(node, outputs):
     text = shown([{**RECORDS[0], "node": node, "outputs": outputs}])

@@ -76,7 +76,7 @@ class QuestionRecorder:
         reply = self.inner.generate(parts, schema, seed)
         if schema["title"] != "reflect":
             return reply
-        answer = {label: {"doubt": label == "A", "reason": ""} for label in schema["properties"]}
+        answer = {label: {"uncertain": label == "A", "reason": ""} for label in schema["properties"]}
         return Reply(json.dumps(answer))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.exploration.learning import Explored, mine_rules
-from agent.prompts.answers import Doubt, MineAnswer, TagAnswer, Verdict, keyed_by_label
+from agent.prompts.answers import MineAnswer, TagAnswer, Uncertainty, Verdict, keyed_by_label
 from agent.prompts.question import Brief
 from agent.vlm import EmbeddedCritic, VLMBackend, load_backend, registry
 from agent.vlm.replay import Recorder
@@ -45,7 +45,7 @@ class QuestionRecorder(EmbeddedCritic):
         if schema["title"] != "reflect":
             return reply
         answer = json.loads(reply.text)
-        answer["A"] = {"doubt": True, "reason": "on principle"}
+        answer["A"] = {"uncertain": True, "reason": "on principle"}
         return type(reply)(json.dumps(answer))
 
 
@@ -67,7 +67,7 @@ def recording(path: Path) -> Path:
 
 
 def answer_model(task: str, schema: dict) -> type:
-    keyed = {"score": Verdict, "revise": Verdict, "reflect": Doubt}
+    keyed = {"score": Verdict, "revise": Verdict, "reflect": Uncertainty}
     if task in keyed:
         return keyed_by_label(task, keyed[task], list(schema["properties"]))
     return {"tag": TagAnswer, "mine": MineAnswer}[task]

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.prompts.answers import Doubt, Verdict, keyed_by_label
+from agent.prompts.answers import Uncertainty, Verdict, keyed_by_label
 from agent.scoring.ask import parse
 from agent.tracing.reading import read_trace
 from agent.vlm.protocol import MalformedReply
@@ -171,7 +171,7 @@ def replies(folder: Path) -> Reader:
     def read(path: Path) -> None:
         text = path.read_bytes().decode(errors="replace")
         with suppress(MalformedReply):
-            parse(text, keyed_by_label("reflect", Doubt, ["A", "B", "C"]))
+            parse(text, keyed_by_label("reflect", Uncertainty, ["A", "B", "C"]))
         parse(text, keyed_by_label("score", Verdict, ["A", "B", "C"]))
 
     return Reader(read, changed_json(valid_files.replies()))

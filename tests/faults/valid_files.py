@@ -134,5 +134,5 @@ def prepared_set(folder: Path) -> Path:
 def replies() -> list[bytes]:
     """Of a VLM, to two kinds of questions about three hypotheses."""
     score = {"comment": "the left knee is bent too far", "score": 40}
-    doubt = {"doubt": True, "reason": "far apart"}
+    doubt = {"uncertain": True, "reason": "far apart"}
     return [json.dumps(dict.fromkeys("ABC", value)).encode() for value in (score, doubt)]

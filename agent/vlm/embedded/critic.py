@@ -5,7 +5,7 @@ It answers five tasks of the protocol deterministically, all but "act":
 tag      thresholds on the facts about the image (joint confidences, box, the group's median pose)
 score    every retrieved rule with a predicate adds a penalty for its violation (table below)
 reflect  a hypothesis is uncertain if its rank differs between permutations or contradicts the consensus body of the
-         best hypotheses; if one is uncertain, all are, because the photograph is measured again
+         best hypotheses; if one is uncertain, all are, because the photograph is read again
 revise   penalties again for the uncertain hypotheses, with the new measurements in place of the first ones
 mine     the one or two thresholds that best separate hypotheses ranked too high from hypotheses ranked too low
 
@@ -46,7 +46,7 @@ Matrix = Float[np.ndarray, "rules group"]
 JITTER_SHAPE = 8.0  # of the gamma that perturbs a rule's weight: mean 1, standard deviation 0.35
 TRUST_FLOOR = 0.25  # least trust in a metric, relative to the mean over the metrics
 CONTRADICTION = 1 / 8  # share of the group: a larger difference in rank (and above 1) makes a score uncertain
-MEASURED_AGAIN = "other hypotheses of the group are in doubt, and the photograph is measured again"
+REOBSERVED = "other hypotheses of the group are uncertain, and the photograph is read again"
 
 
 class EmbeddedCritic:
@@ -79,20 +79,20 @@ def _score(data: Json, seed: int) -> Json:
 
 
 def _revise(data: Json) -> Json:
-    first, again = data["evidence"]["metrics"], data["second_look"]
+    first, again = data["evidence"]["metrics"], data["later_evidence"]
     metrics = {name: again.get(name, metric) for name, metric in first.items()}
     data = {**data, "evidence": {**data["evidence"], "metrics": metrics}}
-    return _verdicts(data, list(data["doubts"]), *_penalties(data))
+    return _verdicts(data, list(data["uncertain"]), *_penalties(data))
 
 
 def _reflect(data: Json) -> Json:
-    reasons = _doubt_reasons(data)
+    reasons = _uncertain_reasons(data)
     if any(reasons.values()):
-        reasons = {label: reason or MEASURED_AGAIN for label, reason in reasons.items()}
-    return {label: {"doubt": bool(reason), "reason": reason} for label, reason in reasons.items()}
+        reasons = {label: reason or REOBSERVED for label, reason in reasons.items()}
+    return {label: {"uncertain": bool(reason), "reason": reason} for label, reason in reasons.items()}
 
 
-def _doubt_reasons(data: Json) -> dict[str, str]:
+def _uncertain_reasons(data: Json) -> dict[str, str]:
     """Why each score is uncertain, by label; empty if it is not."""
     labels, scores = data["evidence"]["labels"], data["scores"]
     verdict_rank = _ranks(-np.array([scores[label] for label in labels], float))
@@ -164,7 +164,7 @@ def metric_trust(prototypes: Sequence[Json], metrics: Sequence[str]) -> dict[str
 
 def _consensus_penalty(data: Json) -> Float[np.ndarray, "group"]:
     """Mean violation over the measurements that were made after scoring."""
-    labels, metrics = data["evidence"]["labels"], data["second_look"].values()
+    labels, metrics = data["evidence"]["labels"], data["later_evidence"].values()
     return np.mean(
         [violation(_column(metric, labels), ">", 0.0, metric["unit"]) for metric in metrics], axis=0
     )
@@ -281,7 +281,7 @@ def _rule(theta: float, metric: str, discrepancy: dict[str, Any]) -> dict[str, A
     over, under = np.array(groups["over"]) > theta, np.array(groups["under"]) > theta
     odds = (over.sum() + 0.5) * ((~under).sum() + 0.5) / (((~over).sum() + 0.5) * (under.sum() + 0.5))
     return {
-        "text": f"Distrust a hypothesis whose {metric} exceeds {theta:g}: such ones were ranked too high.",
+        "text": f"Distrust a hypothesis whose {metric} exceeds {theta:g}: such hypotheses were ranked too high.",
         "tags": discrepancy["tags"],
         "metric": metric,
         "comparison": ">",

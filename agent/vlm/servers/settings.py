@@ -113,8 +113,7 @@ class OpenAISettings(RequestLimits):
         """Of all settings that an answer depends on; the values of headers are secrets and therefore left out."""
         shaping = [
             self.temperature, self.max_tokens, self.images, self.image_side_px, self.profile, self.token_field,
-            self.response_format, self.send_seed, self.extra_body, sorted(self.headers),
-            *([] if self.tool_calls else ["tool_calls", False]),  # keeps older digests
+            self.response_format, self.send_seed, self.extra_body, sorted(self.headers), self.tool_calls,
         ]  # fmt: skip
         return json_digest(shaping, length=8)
 

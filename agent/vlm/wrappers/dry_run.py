@@ -58,12 +58,12 @@ class DryRun(Wrapper):
         """Placeholder answers are not stored."""
 
     def as_json(self) -> dict[str, Any]:
-        """The counts. `calls_without_doubt` is the number of calls if reflection marks nothing as uncertain."""
+        """The counts. `calls_if_certain` is the number of calls if reflection marks nothing as uncertain."""
         return {
             "backend": self.name,
             "sends_to": self.capabilities.sends_to or "this machine",
             "calls": self.calls.total(),
-            "calls_without_doubt": self.calls.total() - 2 * self.calls["revise"],
+            "calls_if_certain": self.calls.total() - 2 * self.calls["revise"],
             "by_task": dict(self.calls),
             "images": self.images,
             "tokens_in": self.tokens_in,
@@ -80,7 +80,7 @@ def _placeholder(schema: Mapping[str, Any], random: Random) -> dict[str, Any]:
     if task == "mine":
         return {"rules": []}
     if task == "reflect":
-        return {label: {"doubt": True, "reason": COMMENT} for label in labels}
+        return {label: {"uncertain": True, "reason": COMMENT} for label in labels}
     return _placeholder_scores(labels, random)
 
 

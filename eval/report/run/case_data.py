@@ -84,7 +84,7 @@ def _text(case: ReportCase) -> Json:
         ],
         "revisions": [
             *(
-                _revision(item.hypotheses, item.before, item.after, item.reason, item.looked_at)
+                _revision(item.hypotheses, item.before, item.after, item.reason, item.evidence_used)
                 for item in critique.revisions
             ),
             *(
@@ -121,7 +121,7 @@ def _hypothesis(case: ReportCase, index: int) -> Json:
 
 def _evidence(item: Evidence, index: int, evidence: Sequence[Evidence]) -> Json:
     """Values as bars need them and as text; a sentence that is the same for the whole group is kept once. A metric
-    occurs twice if the photograph was observed again."""
+    occurs twice if it was reobserved."""
     sentences = item.sentences[:1] if len(set(item.sentences)) == 1 else item.sentences
     return {
         "metric": item.metric,
@@ -132,13 +132,13 @@ def _evidence(item: Evidence, index: int, evidence: Sequence[Evidence]) -> Json:
     }
 
 
-def _revision(hypotheses: Any, before: Any, after: Any, reason: str, looked_at: tuple[str, ...]) -> Json:
+def _revision(hypotheses: Any, before: Any, after: Any, reason: str, evidence_used: tuple[str, ...]) -> Json:
     return {
         "hypotheses": hypotheses,
         "before": _rounded(before, 1),
         "after": _rounded(after, 1),
         "text": reason.strip(),
-        "looked_at": looked_at,
+        "evidence_used": evidence_used,
     }
 
 

@@ -67,7 +67,7 @@ function evidenceBar(item, index) {
   const bar = value === null ? null : make("b", { style: `width: ${place(value)}%` });
   const sentence = item.sentences.length === 1 ? item.sentences[0] : item.sentences[index];
   return make("div", { class: "evidence" },
-    make("div", { class: "evidence-head" }, make("span", {}, make("code", {}, item.metric), item.is_repeated ? " measured again" : ""),
+    make("div", { class: "evidence-head" }, make("span", {}, make("code", {}, item.metric), item.is_repeated ? " reobserved" : ""),
       make("span", {}, item.texts[index], make("span", { class: "quiet" }, value === null ? "" : ` \u00b7 rank ${rank}`))),
     make("div", { class: "track" }, bar, ...ticks),
     make("div", { class: "small quiet" }, sentence));
@@ -100,7 +100,7 @@ function prototypes(content) {
 
 function revisions(content) {
   return make("ul", { class: "changes" }, ...content.revisions.map((item) => make("li", {}, item.text,
-    item.looked_at.length ? make("span", { class: "quiet" }, ` after ${item.looked_at.join(", ")}`) : null, make("br"),
+    item.evidence_used.length ? make("span", { class: "quiet" }, ` after ${item.evidence_used.join(", ")}`) : null, make("br"),
     ...item.hypotheses.map((index, k) => make("span", { class: "tag" }, `h${index}: ${fixed(item.before[k])} \u2192 ${fixed(item.after[k])}`)))));
 }
 

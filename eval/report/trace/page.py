@@ -141,7 +141,7 @@ def _values(outputs: Record) -> StepTable | None:
     """All measurements of a step by metric and hypothesis; None for a step that measured nothing."""
     evidence = [
         item
-        for name in ("evidence", "extra_evidence", "score_evidence")
+        for name in ("evidence", "reobserved_evidence", "score_evidence")
         if isinstance(items := outputs.get(name), list)
         for item in items
     ]

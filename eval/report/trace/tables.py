@@ -1,6 +1,6 @@
 """The steps of a critique as tables of text, from the records of a trace: for the terminal and for the HTML page.
 
-A record of another shape, of an older version or edited by hand, is shown as its keys and values.
+A record of another shape, such as one edited by hand, is shown as its keys and values.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def _evidence(title: str, outputs: Outputs) -> StepTable:
     return StepTable(title, ("metric", "best", "worst", "about the worst"), rows)
 
 
-def _extra_evidence(title: str, outputs: Outputs) -> StepTable:
-    """The same of the extra evidence. Older traces have it under "bought"."""
-    rows = _extremes(outputs.get("extra_evidence", outputs.get("bought", [])))
+def _reobserved_evidence(title: str, outputs: Outputs) -> StepTable:
+    """The same of what was reobserved."""
+    rows = _extremes(outputs.get("reobserved_evidence", []))
     rows += [(item["tool"], "-", "-", f"missing: {item['reason']}") for item in outputs.get("missing", [])]
-    return StepTable(title, ("extra evidence", "best", "worst", "about the worst"), rows)
+    return StepTable(title, ("reobserved", "best", "worst", "about the worst"), rows)
 
 
 def _extremes(evidence: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
@@ -132,18 +132,18 @@ def _scores(title: str, outputs: Outputs) -> StepTable:
 
 
 def _reflection(title: str, outputs: Outputs) -> StepTable:
-    uncertain = [(f"h{index}", str(reason)) for index, reason in outputs["doubts"].items()]
-    evidence = outputs.get("score_evidence", outputs.get("second_look", []))  # "second_look" in older traces
+    uncertain = [(f"h{index}", str(reason)) for index, reason in outputs["uncertain"].items()]
+    evidence = outputs.get("score_evidence", [])
     measured = [
-        (f"measured again: {metric}", f"best {best}, worst {worst}: {sentence}")
+        (f"measured after scoring: {metric}", f"best {best}, worst {worst}: {sentence}")
         for metric, best, worst, sentence in _extremes(evidence)
     ]
-    return StepTable(title, ("uncertain", "reason"), [*(uncertain or [_no_doubt(outputs)]), *measured])
+    return StepTable(title, ("uncertain", "reason"), [*(uncertain or [_all_certain(outputs)]), *measured])
 
 
-def _no_doubt(outputs: Outputs) -> tuple[str, str]:
+def _all_certain(outputs: Outputs) -> tuple[str, str]:
     """Why no score is revised: the question was not asked, got no answer, or found nothing."""
-    if outputs.get("questions", {}).get("asked") == 0:  # older traces do not say
+    if outputs.get("questions", {}).get("asked") == 0:
         return ("not asked", "some hypotheses have no score")
     if lost := _lost(outputs):
         return ("unknown", lost)
@@ -156,7 +156,7 @@ def _lost(outputs: Outputs) -> str:
 
 def _revision(title: str, outputs: Outputs) -> StepTable:
     rows = [
-        (f"h{index}", _score(before), _score(after), item["reason"], ", ".join(item.get("looked_at", [])))
+        (f"h{index}", _score(before), _score(after), item["reason"], ", ".join(item.get("evidence_used", [])))
         for item in outputs.get("revisions", [])
         for index, before, after in zip(item["hypotheses"], item["before"], item["after"], strict=True)
     ]
@@ -220,10 +220,10 @@ _VIEWS: dict[str, Callable[[str, Outputs], StepTable]] = {
     "retrieve_prototypes": _prototypes,
     "score": _scores,
     "choose_evidence": _scores,
-    "review_doubts": _review,
+    "review_uncertain": _review,
     "review_scores": _review,
     "self_reflect": _reflection,
-    "look_again": _extra_evidence,
+    "reobserve": _reobserved_evidence,
     "revise": _revision,
     "estimate_errors": _estimates,
     "arrange_people": _arrangements,

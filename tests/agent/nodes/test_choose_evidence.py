@@ -43,7 +43,7 @@ class Scripted:
     def generate(self, parts, schema, seed):
         if schema["title"] == "reflect":
             return Reply(
-                json.dumps({label: {"doubt": False, "reason": ""} for label in schema["properties"]})
+                json.dumps({label: {"uncertain": False, "reason": ""} for label in schema["properties"]})
             )
         self.asked.append((list(parts), schema))
         if self.script:
@@ -68,7 +68,7 @@ def test_only_the_evidence_that_is_called_for_is_collected():
     verdict = critique(backend)
     assert sorted(verdict.scores) == [0, 10, 20, 30, 40, 50]
     # measured after scoring: the consensus of the scores
-    assert [item.tool for item in verdict.evidence] == ["silhouette", "joint_limits", "second_look"]
+    assert [item.tool for item in verdict.evidence] == ["silhouette", "joint_limits", "later_evidence"]
     assert 1 <= len(verdict.rules) <= SETTINGS.rules_per_case
     assert verdict.tags == ()
     assert verdict.questions == QuestionCounts(asked=4, answered=4, repaired=0)
@@ -80,14 +80,14 @@ def test_scores_without_any_call_are_accepted():
     verdict = critique(backend)
     assert None not in verdict.scores
     assert len(backend.asked) == 1
-    assert [item.tool for item in verdict.evidence] == ["second_look"]
+    assert [item.tool for item in verdict.evidence] == ["later_evidence"]
 
 
 def test_a_measurement_equals_that_of_the_fixed_mode():
     chosen = critique(Scripted(calls(SILHOUETTE, LIMITS)))
     fixed = make_agent().critique(sample(), group(spoiled_group()))
     known = {item.metric: item for item in fixed.evidence}
-    assert all(known[item.metric] == item for item in chosen.evidence if item.tool != "second_look")
+    assert all(known[item.metric] == item for item in chosen.evidence if item.tool != "later_evidence")
 
 
 def test_the_model_sees_its_calls_their_results_and_how_many_are_left():

@@ -11,7 +11,7 @@ from agent.nodes.review import parse_answer
 from agent.types import Correction, ReviewAnswer, ReviewNeeded
 from agent.vlm import EmbeddedCritic, Reply
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
-from tests.agent.test_graph import Doubter, Scripted
+from tests.agent.test_graph import NeverSure, Scripted
 
 ACCEPT = ReviewAnswer()
 
@@ -56,19 +56,19 @@ def test_a_person_is_asked_before_uncertain_scores_are_and_their_answer_is_final
 
     def reviewer(sample, request):
         asked.append(request)
-        return ReviewAnswer(dict.fromkeys(request.doubts, 50.0))
+        return ReviewAnswer(dict.fromkeys(request.uncertain, 50.0))
 
-    verdict = critique(reviewer, "revise", backend=Doubter())
+    verdict = critique(reviewer, "revise", backend=NeverSure())
     (request,) = asked
     assert request.point == "revise"
-    assert set(request.doubts.values()) == {"never sure"}
+    assert set(request.uncertain.values()) == {"never sure"}
     assert not verdict.revisions  # nothing was left to ask for
-    assert {verdict.scores[j] for j in request.doubts} == {50.0}
+    assert {verdict.scores[j] for j in request.uncertain} == {50.0}
 
 
 def test_what_a_person_leaves_uncertain_is_asked_for_again():
-    verdict = critique(lambda sample, request: ACCEPT, "revise", backend=Doubter())
-    assert verdict.revisions == make_agent(Doubter()).critique(sample(), group(spoiled_group())).revisions
+    verdict = critique(lambda sample, request: ACCEPT, "revise", backend=NeverSure())
+    assert verdict.revisions == make_agent(NeverSure()).critique(sample(), group(spoiled_group())).revisions
 
 
 class Undecided(EmbeddedCritic):

@@ -27,17 +27,17 @@ BLAMES = [
 ]
 
 
-class Doubting(EmbeddedCritic):
+class Unsure(EmbeddedCritic):
     """Takes images, finds some labels uncertain, and records the captions of a revision."""
 
-    def __init__(self, doubts: str, max_images: int | None = None) -> None:
+    def __init__(self, labels: str, max_images: int | None = None) -> None:
         self.capabilities = Capabilities(images=True, max_images=max_images)
-        self.doubts, self.shown = doubts, []
+        self.labels, self.shown = labels, []
 
     def generate(self, parts, schema, seed):
         if schema["title"] == "reflect":
             said = {
-                label: {"doubt": label in self.doubts, "reason": "its left foot"}
+                label: {"uncertain": label in self.labels, "reason": "its left foot"}
                 for label in schema["properties"]
             }
             return Reply(json.dumps(said))
@@ -56,7 +56,7 @@ def tiles(png: bytes) -> int:
 
 
 @pytest.mark.parametrize(
-    ("doubt", "comment", "part"),
+    ("reason", "comment", "part"),
     [
         # votes of the tools: left shin 1 + 0 + 1, head 1/2 + 1
         ("", "", "left shin"),
@@ -66,8 +66,8 @@ def tiles(png: bytes) -> int:
         ("It is ahead of the others.", "", "left shin"),
     ],
 )
-def test_the_part_in_dispute_is_named_or_blamed_most(doubt, comment, part):
-    assert disputed_part(BLAMES, 0, doubt, comment) == part
+def test_the_part_in_dispute_is_named_or_blamed_most(reason, comment, part):
+    assert disputed_part(BLAMES, 0, reason, comment) == part
 
 
 def test_without_evidence_there_is_no_part_and_one_tile():
@@ -132,7 +132,7 @@ def test_the_other_side_is_not_the_first_one():
     ],
 )
 def test_as_many_as_settings_and_limit_allow(max_images, pictures, close_ups, shown):
-    backend = Doubting("ABC", max_images)
+    backend = Unsure("ABC", max_images)
     settings = CritiqueSettings(view_size_px=64, permutations=1, pictures=pictures, close_ups=close_ups)
     make_agent(backend, settings=settings).critique(sample(), group(spoiled_group()))
     assert len(backend.again) == shown
@@ -142,26 +142,26 @@ def test_as_many_as_settings_and_limit_allow(max_images, pictures, close_ups, sh
 
 def test_the_trace_names_the_close_ups_and_contains_no_image(tmp_path):
     with Trace(tmp_path / "trace.jsonl") as trace:
-        critique = make_agent(Doubting("B"), trace=trace).critique(sample(), group(spoiled_group()))
+        critique = make_agent(Unsure("B"), trace=trace).critique(sample(), group(spoiled_group()))
     [revision] = critique.revisions
-    assert revision.looked_at[-1] == "h1: close-up of the left foot, other side"
+    assert revision.evidence_used[-1] == "h1: close-up of the left foot, other side"
     records = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
-    [drawn] = [record["outputs"]["close_ups"] for record in records if record["node"] == "look_again"]
+    [drawn] = [record["outputs"]["close_ups"] for record in records if record["node"] == "reobserve"]
     assert list(drawn) == ["1"]
     assert len(drawn["1"]) == 16  # a content hash
 
 
 def test_a_text_only_backend_gets_no_close_ups():
-    backend = Doubting("AB")
+    backend = Unsure("AB")
     backend.capabilities = Capabilities()
     critique = make_agent(backend).critique(sample(), group(spoiled_group()))
     assert backend.shown == []
-    assert not any("side" in item for item in critique.revisions[0].looked_at)
+    assert not any("side" in item for item in critique.revisions[0].evidence_used)
 
 
 def test_a_dry_run_counts_close_ups():
     def images(close_ups: int) -> int:
-        counted = DryRun(Doubting(""))
+        counted = DryRun(Unsure(""))
         settings = CritiqueSettings(view_size_px=64, permutations=1, close_ups=close_ups)
         make_agent(counted, settings=settings).critique(sample(), group(spoiled_group()))
         return counted.images

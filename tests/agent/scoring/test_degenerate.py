@@ -32,10 +32,10 @@ class Liar:
         if schema["title"] not in ("score", "reflect"):
             return Reply('{"tags": []}')
         answer = {
-            label: {"comment": "x", "score": self.score(number), "doubt": False, "reason": ""}
+            label: {"comment": "x", "score": self.score(number), "uncertain": False, "reason": ""}
             for number, label in enumerate(schema["properties"])
         }
-        fields = ("comment", "score") if schema["title"] == "score" else ("doubt", "reason")
+        fields = ("comment", "score") if schema["title"] == "score" else ("uncertain", "reason")
         return Reply(
             json.dumps({label: {key: item[key] for key in fields} for label, item in answer.items()})
         )

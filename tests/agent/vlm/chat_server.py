@@ -120,12 +120,12 @@ def schema_of(question: dict) -> dict:
 
 
 def fitting(question: dict) -> Any:
-    """A valid answer: A gets 90, B 80 and so on, and no score is in doubt."""
+    """A valid answer: A gets 90, B 80 and so on, and no score is uncertain."""
     task, labels = task_of(question), list(schema_of(question)["properties"])
     if task in ("tag", "mine"):
         return {"tag": {"tags": ["pose:upright"]}, "mine": {"rules": []}}[task]
     if task == "reflect":
-        return {label: {"doubt": False, "reason": ""} for label in labels}
+        return {label: {"uncertain": False, "reason": ""} for label in labels}
     return {
         label: {"comment": f"said of {label}", "score": 90 - 10 * place} for place, label in enumerate(labels)
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agent.vlm import DataPart, EmbeddedCritic, TextPart
-from agent.vlm.embedded.critic import MEASURED_AGAIN, image_tags, metric_trust, mine
+from agent.vlm.embedded.critic import REOBSERVED, image_tags, metric_trust, mine
 from agent.vlm.embedded.violations import violation
 from tests.contracts.test_vlm_backends import questions
 
@@ -138,23 +138,24 @@ def test_reflection_doubts_unstable_ranks_and_contradicted_scores():
     scores = {"A": 90, "B": 80, "C": 70, "D": 60, "E": 50}
     stds = {"A": 0, "B": 0, "C": 3.0, "D": 0, "E": 0}
     answer = ask(
-        "reflect", metrics, [], scores=scores, rank_std=stds, second_look=second, dispersion_threshold=2.0
+        "reflect", metrics, [], scores=scores, rank_std=stds, later_evidence=second, dispersion_threshold=2.0
     )
     # A is first by score and last (place 5) by the new measurements; C moves by 3 places
     assert answer["A"]["reason"] == "ranked 1, but 5 by the new measurements"
     assert answer["C"]["reason"].startswith("its rank moves by 3.0 places")
     # and with them the whole group: a photograph that is measured again may change every score
-    assert all(answer[label]["doubt"] for label in LABELS)
-    assert {answer[label]["reason"] for label in "BDE"} == {MEASURED_AGAIN}
+    assert all(answer[label]["uncertain"] for label in LABELS)
+    assert {answer[label]["reason"] for label in "BDE"} == {REOBSERVED}
 
 
 def test_reflection_doubts_nothing_if_the_new_measurements_agree():
     metrics = {"a": metric([1, 2, 3, 4, 5])}
     answer = ask(
         "reflect", metrics, [], scores=dict(zip(LABELS, [90, 80, 70, 60, 50], strict=True)),
-        rank_std=dict.fromkeys(LABELS, 0.5), second_look={"c": metric([10, 20, 30, 40, 50])}, dispersion_threshold=2.0,
+        rank_std=dict.fromkeys(LABELS, 0.5), later_evidence={"c": metric([10, 20, 30, 40, 50])},
+        dispersion_threshold=2.0,
     )  # fmt: skip
-    assert not any(answer[label]["doubt"] or answer[label]["reason"] for label in LABELS)
+    assert not any(answer[label]["uncertain"] or answer[label]["reason"] for label in LABELS)
 
 
 def test_a_revision_replaces_the_first_measurements_by_the_new_ones():
@@ -162,13 +163,13 @@ def test_a_revision_replaces_the_first_measurements_by_the_new_ones():
     unknown_before = metric([50, 40, 30, 20, 10])
     doubts = dict.fromkeys(LABELS, "read again")
     revised = ask(
-        "revise", {"a": first}, [rule("a"), rule("b")], doubts=doubts,
-        second_look={"a": again, "b": unknown_before},
+        "revise", {"a": first}, [rule("a"), rule("b")], uncertain=doubts,
+        later_evidence={"a": again, "b": unknown_before},
     )  # fmt: skip
     scores = [revised[label]["score"] for label in LABELS]
     # by `again`; the rule on b has no effect, as b was not measured before
     assert scores == sorted(scores, reverse=True)
-    assert set(ask("revise", {"a": first}, [rule("a")], doubts={"B": "why"}, second_look={})) == {"B"}
+    assert set(ask("revise", {"a": first}, [rule("a")], uncertain={"B": "why"}, later_evidence={})) == {"B"}
 
 
 def test_mining_finds_the_metric_and_threshold_that_separate():

@@ -64,7 +64,7 @@ class FakeChat(BaseChatModel):
                 for place, label in enumerate(labels)
             }
         if task == "reflect":
-            return {label: {"doubt": label == "A", "reason": "seems high"} for label in labels}
+            return {label: {"uncertain": label == "A", "reason": "seems high"} for label in labels}
         return {label: [] for label in labels}
 
 

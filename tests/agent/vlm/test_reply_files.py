@@ -225,9 +225,9 @@ def test_a_dry_run_takes_the_longest_path_and_sends_nothing():
     counts = dry.as_json()
     # tags once, three label orders, a reflection, then one revision and the reflection on it
     assert counts["by_task"] == {"tag": 1, "score": 3, "reflect": 2, "revise": 1}
-    assert (counts["calls"], counts["calls_without_doubt"]) == (7, 5)
+    assert (counts["calls"], counts["calls_if_certain"]) == (7, 5)
     # the photograph for the tags; the photograph and a panel per hypothesis (of six) for the other six questions
-    # and close-ups of the four most in doubt for the revision
+    # and close-ups of the four most uncertain for the revision
     assert counts["images"] == 1 + 6 * 7 + 4
     assert counts["tokens_in"] > counts["tokens_out"] > 0
     assert counts["sends_to"] == "far.away"

@@ -117,7 +117,7 @@ def test_invalid_settings_are_refused():
 
 def verdict(**values: tuple[float | None, ...]) -> Verdict:
     evidence = tuple(
-        Evidence("second_look" if name == "late" else "tool", name, "mm", column, ((),) * 3, ("",) * 3)
+        Evidence("later_evidence" if name == "late" else "tool", name, "mm", column, ((),) * 3, ("",) * 3)
         for name, column in values.items()
     )
     return Verdict((1.0, 2.0, 3.0), evidence)

@@ -142,7 +142,7 @@ def test_other_critique_settings_make_another_critic(align: Align, memory: Path,
     def doubtful(handler, question) -> None:
         answer = unbiased(question)
         if task_of(question) == "reflect":
-            answer = {label: {"doubt": True, "reason": "on principle"} for label in answer}
+            answer = {label: {"uncertain": True, "reason": "on principle"} for label in answer}
         handler.send(completion(json.dumps(answer)))
 
     with chat_server(doubtful) as server:

@@ -58,11 +58,6 @@ def test_an_alignment_is_a_row_and_a_metric_without_values_an_empty_chart(tmp_pa
     assert drawn[5] == ["", "46.0,152.0 258.0,152.0"]
 
 
-def test_old_metric_names_in_logs_are_mapped_to_the_new_ones(tmp_path: Path):
-    (tmp_path / LOG).write_text('[{"step": 1, "clip_ratio/region": 0.5}]')
-    assert read_logs(tmp_path, "old") == {"old": [{"step": 1, "clip_ratio/region_mean": 0.5}]}
-
-
 def test_read_logs_returns_the_runs_own_log_or_its_rounds_in_order(tmp_path: Path):
     assert read_logs(tmp_path) == {}
     for number in (10, 2):

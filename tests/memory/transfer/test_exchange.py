@@ -240,16 +240,6 @@ def test_unknown_keys_are_dropped(document, tmp_path):
     assert read_document(path) == document
 
 
-def test_recounts_stored_as_cases_in_an_older_file_are_converted(document, tmp_path):
-    content = json.loads(json.dumps(asdict(document)))
-    (case,) = content["cases"]
-    again = {"case_id": "a/weigh/12", "success": True, "rules": [KNEE.rule_id, MINED.rule_id]}
-    content["cases"] = [{**case, "recounts": {}}, again]
-    (tmp_path / "memory.json").write_text(json.dumps(content))
-    # the knee's rule was used in "a" itself, and so counts there alone
-    assert read_document(tmp_path / "memory.json").cases == document.cases
-
-
 def test_a_folder_is_read_with_the_same_checks_and_stays_unchanged(tmp_path):
     with MemoryStore(tmp_path / "memory.sqlite") as store:
         fill(store)

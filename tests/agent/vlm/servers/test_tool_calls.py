@@ -72,7 +72,7 @@ def test_tools_are_offered_and_their_results_come_back_as_messages():
     assert results[0]["content"].startswith("label|")
     assert second["messages"][0] == first["messages"][0]
     assert sorted(verdict.scores) == [0, 10, 20, 30, 40, 50]
-    assert [item.tool for item in verdict.evidence] == ["joint_limits", "second_look"]
+    assert [item.tool for item in verdict.evidence] == ["joint_limits", "later_evidence"]
 
 
 def test_pictures_follow_the_result_in_a_message_of_the_user():

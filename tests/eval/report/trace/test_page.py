@@ -58,7 +58,7 @@ REVISED = {
             "before": [80.0],
             "after": [50.0],
             "reason": "its rank moves",
-            "looked_at": ["x_mm"],
+            "evidence_used": ["x_mm"],
         }
     ],
 }
@@ -67,9 +67,9 @@ STEPS: list[tuple[str, dict[str, Any]]] = [
     ("retrieve_rules", {"tags": [ATTACK], "rules": [RULE]}),
     ("retrieve_prototypes", {"prototypes": [{"similarity": 0.91, "score": 71.0, "rationale": "The feet hide."}]}),
     ("score", SCORED),
-    ("self_reflect", {"doubts": {"0": "ranked 1, but 2 by the new measurements"}, "score_evidence": []}),
+    ("self_reflect", {"uncertain": {"0": "ranked 1, but 2 by the new measurements"}, "score_evidence": []}),
     ("revise", REVISED),
-    ("self_reflect", {"doubts": {}, "score_evidence": []}),
+    ("self_reflect", {"uncertain": {}, "score_evidence": []}),
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hmr.images.crops import encode_png
 from tests.eval.report.trace.test_page import ATTACK, REQUEST, Text, page, write_trace
 
 INSTRUCTIONS = TextPart(f"Score the group. {ATTACK}")
-EVIDENCE = DataPart("second_look", {}, "joint limits: 3.2 degrees")
+EVIDENCE = DataPart("later_evidence", {}, "joint limits: 3.2 degrees")
 FIRST, SECOND = (
     ImagePart(encode_png(np.full((224, 448, 3), shade, np.uint8)), f"hypothesis {label} {ATTACK}")
     for label, shade in (("A", 90), ("B", 160))
@@ -56,9 +56,9 @@ def test_each_question_has_its_pictures_and_texts(monkeypatch, capsys, tmp_path:
     assert html.count("data:image/jpeg;base64,") == 2  # once each
     assert all(f'<image id="{name}"' in html for name in shown)
     assert unescape(html).count(f"Score the group. {ATTACK}") == 1
-    assert "second look" in first
-    assert re.findall(r'(?:instructions|second look): <a href="#(c1-\w+)">', third) == re.findall(
-        r'<summary>(?:instructions|second look) .*?<pre id="(c1-\w+)">', first
+    assert "later evidence" in first
+    assert re.findall(r'(?:instructions|later evidence): <a href="#(c1-\w+)">', third) == re.findall(
+        r'<summary>(?:instructions|later evidence) .*?<pre id="(c1-\w+)">', first
     )
     assert "of them by hash" not in html
 

@@ -31,9 +31,11 @@ from agent.types import Case, CritiqueTool, Evidence
 from hmr.detection.test_time_augmentation import detect_with_augmentation
 from hmr.types import Detector
 
-__all__ = ["REOBSERVATION", "latest", "reobserve", "score_weighted_consensus"]
+__all__ = ["LATER_EVIDENCE", "latest", "reobserved_evidence", "score_weighted_consensus"]
 
-REOBSERVATION = "second_look"  # the `tool` of evidence measured after scoring, in prompts and stored evidence
+LATER_EVIDENCE = (
+    "later_evidence"  # the `tool` of evidence measured after scoring, in prompts and stored evidence
+)
 REOBSERVED_TOOLS: tuple[CritiqueTool, ...] = (Reprojection(), KeypointLayout(), PoseReading())
 VIEWS = 4  # crops of the photograph, each also mirrored
 
@@ -46,7 +48,7 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
     center = (weights[:, None, None] * joints_mm).sum(dim=0)
     distance = (joints_mm - center).norm(dim=-1).mean(dim=-1).tolist()
     return Evidence(
-        tool=REOBSERVATION,
+        tool=LATER_EVIDENCE,
         metric="score_weighted_consensus_mm",
         unit="mm",
         values=tuple(distance),
@@ -57,7 +59,7 @@ def score_weighted_consensus(case: Case, scores: Float[Tensor, "group"]) -> Evid
     )
 
 
-def reobserve(case: Case, detector: Detector, seed: int, tools: Collection[str]) -> list[Evidence]:
+def reobserved_evidence(case: Case, detector: Detector, seed: int, tools: Collection[str]) -> list[Evidence]:
     """Evidence of those of the named tools that read detections, from a detection with test-time augmentation
     (`hmr.detection.test_time_augmentation`). Tools that the agent does not have are not run here either.
 
@@ -70,10 +72,10 @@ def reobserve(case: Case, detector: Detector, seed: int, tools: Collection[str])
     augmented = replace(case, detection=detection)
     has_joints = detection.joints_root_m is not None
     usable = [tool for tool in available if has_joints or "joints" not in tool.needs]
-    return [replace(tool.measure(augmented), tool=REOBSERVATION) for tool in usable]
+    return [replace(tool.measure(augmented), tool=LATER_EVIDENCE) for tool in usable]
 
 
 def latest(evidence: Sequence[Evidence]) -> list[Evidence]:
     """Evidence on the metrics that were measured before scoring, each with its last values."""
     last = {item.metric: item for item in evidence}
-    return [last[item.metric] for item in evidence if item.tool != REOBSERVATION]
+    return [last[item.metric] for item in evidence if item.tool != LATER_EVIDENCE]

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from agent.nodes.re_observation import REOBSERVATION, VIEWS, latest, reobserve, score_weighted_consensus
+from agent.nodes.reobservation import (
+    LATER_EVIDENCE,
+    VIEWS,
+    latest,
+    reobserved_evidence,
+    score_weighted_consensus,
+)
 from agent.types import Case, Evidence
 from hmr.types import Detection
 from tests.agent.tools.tool_case import case_of, group_of
@@ -36,19 +42,19 @@ def case() -> Case:
     return case_of(group_of())
 
 
-def test_re_observation_keeps_the_names_of_metrics(case):
+def test_reobservation_keeps_the_names_of_metrics(case):
     detector = CountingDetector(case.detection)
-    found = reobserve(case, detector, 0, ALL)
+    found = reobserved_evidence(case, detector, 0, ALL)
     assert detector.calls == 2 * VIEWS - 1  # the case holds the first
     assert [item.metric for item in found] == [
         "reprojection_percent_of_box", "layout_percent_of_box", "pose_reading_mm"
     ]  # fmt: skip
-    assert {item.tool for item in found} == {REOBSERVATION}
+    assert {item.tool for item in found} == {LATER_EVIDENCE}
 
 
 def test_a_detector_without_3d_joints_gives_keypoint_metrics_only(case):
     flat = dataclasses.replace(case.detection, joints_root_m=None)
-    found = reobserve(dataclasses.replace(case, detection=flat), CountingDetector(flat), 0, ALL)
+    found = reobserved_evidence(dataclasses.replace(case, detection=flat), CountingDetector(flat), 0, ALL)
     assert "pose_reading_mm" not in {item.metric for item in found}
     assert len(found) == 2
 
@@ -61,9 +67,9 @@ def test_a_detector_without_3d_joints_gives_keypoint_metrics_only(case):
         (["group_consensus", "silhouette"], []),
     ],
 )
-def test_re_observation_runs_only_tools_of_the_agent(case, tools, metrics):
+def test_reobservation_runs_only_tools_of_the_agent(case, tools, metrics):
     detector = CountingDetector(case.detection)
-    assert [item.metric for item in reobserve(case, detector, 0, tools)] == metrics
+    assert [item.metric for item in reobserved_evidence(case, detector, 0, tools)] == metrics
     assert (detector.calls > 0) == bool(metrics)  # without a tool that needs it the detector does not run
 
 
@@ -72,7 +78,7 @@ def test_the_latest_evidence_replaces_the_first():
         return Evidence(tool, metric, "mm", (value,), ((),), ("",))
 
     first = [evidence("pose_reading", "a_mm", 1.0), evidence("shape", "b_mm", 2.0)]
-    again = [evidence(REOBSERVATION, "a_mm", 3.0), evidence(REOBSERVATION, "new_mm", 4.0)]
+    again = [evidence(LATER_EVIDENCE, "a_mm", 3.0), evidence(LATER_EVIDENCE, "new_mm", 4.0)]
     # a_mm was measured again, b_mm was not; new_mm was not measured before scoring
     assert [(item.metric, item.values) for item in latest([*first, *again])] == [
         ("a_mm", (3.0,)),
