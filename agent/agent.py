@@ -20,6 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from agent.context import CritiqueResources, CritiqueSettings, SampleEmbedder
 from agent.critique_run import in_own_context, run_critique
 from agent.events import CritiqueEvent, CritiqueFinished, Emit, ReviewRequested
+from agent.expected_error.error_model import ErrorModel
 from agent.nodes.choose_evidence import check_tool_calls
 from agent.nodes.measure import build_case
 from agent.tools.running import run_tool, tool_source_digest
@@ -35,7 +36,6 @@ from agent.types import (
     ReviewRequest,
     unavailable_reason,
 )
-from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import VLMBackend
 from common.stopping import stoppable
 from common.storage.fingerprint import json_digest

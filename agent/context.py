@@ -16,11 +16,11 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 from pydantic.json_schema import SkipJsonSchema
 
+from agent.expected_error.error_model import ErrorModel
 from agent.pictures.close_ups import CloseUp
 from agent.pictures.panels import PICTURES, Views
 from agent.tracing.records import Trace
 from agent.types import Case, CritiqueTool, RetrievedPrototype, ReviewPoint
-from agent.verdict.error_model import ErrorModel
 from agent.vlm.protocol import ImagePart, VLMBackend
 from common.reading.yaml_fields import check_limits
 from common.storage.fingerprint import digest

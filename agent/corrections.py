@@ -9,7 +9,7 @@ from memory.prototype_memory import Prototype
 from memory.rule import Provenance, Rule
 from memory.text_limits import MAX_TAGS, MAX_TEXT_CHARS
 
-__all__ = ["PERSON", "learn_corrections"]
+__all__ = ["learn_corrections"]
 
 PERSON = "person"
 

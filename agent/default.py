@@ -11,13 +11,13 @@ from pathlib import Path
 
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings, SampleEmbedder
+from agent.expected_error import error_model_for
 from agent.image_embedding import load_image_embedder
 from agent.seed_rules import add_seed_rules
 from agent.tools import load_tools
 from agent.tracing.parts import PARTS
 from agent.tracing.records import Trace
 from agent.types import CritiqueTool
-from agent.verdict import error_model_for
 from agent.vlm import VLMBackend, load_backend
 from common.storage.files import PathLike
 from hmr.body.model import Body

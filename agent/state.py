@@ -17,7 +17,6 @@ __all__ = [
     "CritiqueOutput",
     "CritiqueState",
     "OpeningInput",
-    "add_counts",
     "append",
     "merge",
 ]

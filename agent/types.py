@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
+
 from common.failures import ScoresMissing
 from hmr.body.model import Body
-from hmr.types import Camera, Detection, Frame, Hypotheses, Posed, Sample
+from hmr.types import Camera, Detection, Frame, Hypotheses, Posed, Renderer, Sample
 from memory.prototype_memory import Prototype
 from memory.rule_memory import RetrievedRule
 
@@ -61,6 +63,21 @@ class Case:
 
     def __len__(self) -> int:
         return len(self.hypotheses)
+
+    @staticmethod
+    @torch.no_grad()
+    def of(
+        sample: Sample,
+        hypotheses: Hypotheses,
+        body: Body,
+        renderer: Renderer,
+        view: Camera,
+        detection: Detection | None = None,
+    ) -> Case:
+        """The group posed by `body` and rendered through `view`."""
+        posed = body(hypotheses.params)
+        frame = renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), view)
+        return Case(sample, hypotheses, body, posed, view, frame, detection)
 
 
 @dataclass(frozen=True)
@@ -179,7 +196,7 @@ def lost_questions(counts: QuestionCounts, failures: Sequence[QuestionFailure]) 
 
 @dataclass(frozen=True)
 class ErrorEstimate:
-    """The expected pelvis-aligned MPJPE of every hypothesis in millimetres, with an interval (`agent.verdict`)."""
+    """The expected pelvis-aligned MPJPE of every hypothesis in mm, with an interval (`agent.expected_error`)."""
 
     expected_mm: tuple[float, ...]
     low_mm: tuple[float, ...]

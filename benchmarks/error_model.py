@@ -1,4 +1,4 @@
-"""Fits the shipped model of errors in millimetres (`agent.verdict`) and measures it on new scenes.
+"""Fits the shipped model of errors in millimetres (`agent.expected_error`) and measures it on new scenes.
 
     python -m benchmarks.error_model [--detector embedded] [--images 300] [--samples 12] [--test 100] [--write]
 
@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-import agent.verdict
+import agent.expected_error
 from agent.agent import CritiqueAgent
 from agent.default import open_default_agent
+from agent.expected_error import ErrorModel, MeasuredGroup
 from agent.exploration.context import Propose
-from agent.verdict import ErrorModel, MeasuredGroup
 from agent.vlm import load_backend
 from common.storage.files import write_text
 from eval.benchmark.protocol import noise_generator
@@ -37,7 +37,7 @@ from hmr.synthetic.splits import SPLITS, calibration_parts
 from hmr.synthetic.store import make_scenes, read_labelled
 from hmr.types import Hypotheses, Labelled, Sample
 
-MODELS = Path(agent.verdict.__file__).parent
+MODELS = Path(agent.expected_error.__file__).parent
 
 
 def main() -> None:

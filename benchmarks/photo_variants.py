@@ -66,7 +66,7 @@ def in_original(found: Found, image: Image.Image, scale: float, is_mirrored: boo
 def confidences(original: Found, found: Found) -> list[float | None]:
     """Of each person of the original among the people found; None for one who is not."""
     return [
-        max((confidence for other, confidence in found if box.overlap(other) > SAME), default=None)
+        max((confidence for other, confidence in found if box.iou(other) > SAME), default=None)
         for box, _ in original
     ]
 

@@ -13,7 +13,7 @@ __all__ = [
     "DETECTORS", "MAX_GROUP", "MAX_SAMPLES", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes",
     "CameraFile", "Center", "DetectorOrExplored", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile",
     "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed",
-    "Skeleton", "Ucb", "config_file", "file_to_write", "folder_to_write", "output_folder", "policy_folder",
+    "Skeleton", "Ucb", "config_file", "file_to_write", "output_folder", "policy_folder",
 ]  # fmt: skip
 
 WORKERS = os.cpu_count() or 1  # processes that render scenes

@@ -155,7 +155,7 @@ class Box:
         (cx, cy), half = self.center, self.side * scale / 2
         return Box(cx - half, cy - half, cx + half, cy + half)
 
-    def overlap(self, other: Box) -> float:
+    def iou(self, other: Box) -> float:
         """Intersection over union, 0 to 1."""
         width = min(self.x1, other.x1) - max(self.x0, other.x0)
         height = min(self.y1, other.y1) - max(self.y0, other.y0)

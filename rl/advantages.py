@@ -42,7 +42,6 @@ __all__ = [
     "advantages_of",
     "group_advantages",
     "scale_of_set",
-    "score_std",
     "standardised_distance",
 ]
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_model, save_model
@@ -35,7 +34,7 @@ from common.storage.files import PathLike
 from common.storage.fingerprint import weights_digest
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import BodyParams, Hypotheses, Sample
-from rl.types import bodies_of_row, body_columns
+from rl.types import bodies_of_row, body_columns, checked_scores, flattened
 
 __all__ = ["AdapterGroup", "DiffusionPolicyAdapter", "Draws", "PolicyAdapter"]
 
@@ -66,24 +65,20 @@ class AdapterGroup:
     policy_digest: str
 
     def __post_init__(self) -> None:
-        if len(self.scores) != len(self.hypotheses):
-            raise ValueError(
-                f"{self.scorer!r} gave {len(self.scores)} scores for the {len(self.hypotheses)} hypotheses "
-                f"of {self.sample_id!r}; it must give one per hypothesis"
-            )
+        checked_scores(self.scorer, self.scores, len(self.hypotheses))
 
     def to_row(self) -> dict[str, Any]:
         """One Parquet row; bodies in the columns of `PreferenceGroup`, a tensor flattened with its shape."""
         if isinstance(self.hypotheses, Hypotheses):
             shown = body_columns(self.hypotheses)
         else:
-            shown = {"shown": _flat(self.hypotheses), "shown_shape": list(self.hypotheses.shape)}
+            shown = {"shown": flattened(self.hypotheses), "shown_shape": list(self.hypotheses.shape)}
         return {
             "sample_id": self.sample_id,
             "image_sha256": self.image_sha256,
             **shown,
-            "condition": _flat(self.condition),
-            "x0": _flat(self.x0),
+            "condition": flattened(self.condition),
+            "x0": flattened(self.x0),
             "scores": list(self.scores),
             "scorer": self.scorer,
             "uses_truth": self.uses_truth,
@@ -104,10 +99,6 @@ class AdapterGroup:
             scores=tuple(row["scores"]),
             **{name: row[name] for name in unchanged},
         )
-
-
-def _flat(tensor: Tensor) -> Float[np.ndarray, " length"]:
-    return tensor.detach().cpu().float().flatten().numpy()
 
 
 class PolicyAdapter(nn.Module, ABC):

@@ -52,7 +52,7 @@ from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_ratio
 from rl.types import ORIGIN
 
 __all__ = [
-    "CallbackFactory", "GroupPreferenceTrainer", "align", "check_trainable", "draw_times", "draw_times_and_noise",
+    "CallbackFactory", "GroupPreferenceTrainer", "align", "draw_times", "draw_times_and_noise",
 ]  # fmt: skip
 
 STATE_NAME = "alignment_state.safetensors"
@@ -356,18 +356,19 @@ def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> BodyLabels |
     if not args.replay_weight:
         return None
     replay = BodyLabels.load(Path(cast(str, args.replay_file)))
-    if isinstance(policy, DiffusionPolicy) and replay.encoder != (
-        encoder := policy.initial_estimate_digest()
+    if isinstance(policy, DiffusionPolicy) and replay.estimate_digest != (
+        own := policy.initial_estimate_digest()
     ):
         raise ValueError(
-            f"{args.replay_file} was made with encoder {replay.encoder}, but this policy has encoder {encoder}"
+            f"{args.replay_file} was made by a policy with the initial estimate {replay.estimate_digest}, but this "
+            f"policy has {own}"
         )
     return replay
 
 
 def check_trainable(policy: nn.Module, trainable: str) -> None:
-    """Raises ValueError unless `trainable` names a submodule that the loss depends on. Groups hold the outputs of the
-    encoder and the regression head, so the denoiser is the only such part of a `DiffusionPolicy`."""
+    """Raises ValueError unless `trainable` names a submodule that the loss depends on. Groups hold the detections and
+    the initial estimates, so the denoiser is the only such part of a `DiffusionPolicy`."""
     names = [name for name, _ in policy.named_modules() if name]
     if isinstance(policy, DiffusionPolicy):
         names = [name for name in names if name.partition(".")[0] == "denoiser"]

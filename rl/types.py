@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,15 @@ from torch import Tensor
 
 from hmr.types import BodyParams, Camera, Hypotheses
 
-__all__ = ["ORIGIN", "PARAM_COLUMNS", "PreferenceGroup", "bodies_of_row", "body_columns"]
+__all__ = [
+    "ORIGIN",
+    "PARAM_COLUMNS",
+    "PreferenceGroup",
+    "bodies_of_row",
+    "body_columns",
+    "checked_scores",
+    "flattened",
+]
 
 ORIGIN = "origin"  # the column of a group that is not all sampled by the policy
 PARAM_COLUMNS = {"global_orient": (3,), "body_pose": (23, 3), "betas": (10,), "transl": (3,)}
@@ -23,8 +32,8 @@ PARAM_COLUMNS = {"global_orient": (3,), "body_pose": (23, 3), "betas": (10,), "t
 class PreferenceGroup:
     """One image with its G hypotheses and their scores. It holds no ground truth.
 
-    condition, geometry: one row of `hmr.policy.policy.Features`, the output of the frozen encoder and the position of
-        the crop. With them alignment needs neither the image nor the encoder.
+    condition, geometry: one row of `hmr.policy.policy.Features`: the detection with the initial estimate, and the
+        position of the crop. With them alignment needs neither the image nor the detector.
     uses_truth: whether the scorer reads the ground truth. Such a group is for controls, never for a result.
     policy_digest: identifies the weights that sampled the group.
     origins: where a proposer found each hypothesis (`rl.preferences.proposers`); None if the policy sampled all.
@@ -42,11 +51,7 @@ class PreferenceGroup:
     origins: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.scores) != len(self.hypotheses):
-            raise ValueError(
-                f"{self.scorer!r} gave {len(self.scores)} scores for the {len(self.hypotheses)} hypotheses "
-                f"of {self.sample_id!r}; it must give one per hypothesis"
-            )
+        checked_scores(self.scorer, self.scores, len(self.hypotheses))
         if self.origins is not None and len(self.origins) != len(self.hypotheses):
             raise ValueError(
                 f"the {len(self.hypotheses)} hypotheses of {self.sample_id!r} have {len(self.origins)} origins"
@@ -58,8 +63,8 @@ class PreferenceGroup:
             "sample_id": self.sample_id,
             "image_sha256": self.image_sha256,
             **body_columns(self.hypotheses),
-            "condition": _flat(self.condition),
-            "geometry": _flat(self.geometry),
+            "condition": flattened(self.condition),
+            "geometry": flattened(self.geometry),
             "scores": list(self.scores),
             "scorer": self.scorer,
             "uses_truth": self.uses_truth,
@@ -84,12 +89,24 @@ class PreferenceGroup:
         )
 
 
+def checked_scores(scorer: str, scores: Sequence[float | None], count: int) -> list[float | None]:
+    """The scores that a scorer of that name gave for a group of `count`. Raises ValueError if there are more or fewer,
+    and if one is not finite."""
+    if len(scores) != count:
+        raise ValueError(
+            f"{scorer!r} gave {len(scores)} scores for {count} hypotheses; it must give one per hypothesis"
+        )
+    if not all(score is None or math.isfinite(score) for score in scores):
+        raise ValueError(f"{scorer!r} gave {list(scores)}; a score that failed is None, never NaN")
+    return [None if score is None else float(score) for score in scores]
+
+
 def body_columns(hypotheses: Hypotheses) -> dict[str, Any]:
     """The columns of a row that hold a group of SMPL bodies: `camera` and those of `PARAM_COLUMNS`, flattened."""
     camera, params = hypotheses.camera, hypotheses.params
     return {
         "camera": [camera.focal_px, camera.cx_px, camera.cy_px, float(camera.width), float(camera.height)],
-        **{name: _flat(getattr(params, name)) for name in PARAM_COLUMNS},
+        **{name: flattened(getattr(params, name)) for name in PARAM_COLUMNS},
     }
 
 
@@ -101,8 +118,9 @@ def bodies_of_row(row: Mapping[str, Any]) -> Hypotheses:
     return Hypotheses(BodyParams(**arrays), Camera(focal_px, cx_px, cy_px, int(width), int(height)))
 
 
-def _flat(array: Tensor) -> np.ndarray:
-    return array.detach().cpu().flatten().numpy()
+def flattened(tensor: Tensor) -> Float[np.ndarray, " length"]:
+    """In C order, as a row holds it."""
+    return tensor.detach().cpu().float().flatten().numpy()
 
 
 def _tensor(values: Any) -> Float[Tensor, " length"]:

@@ -18,7 +18,7 @@ from agent.tools.capsules import Capsules, fit_capsules, segment_distance
 from agent.tools.parts import PART_NAMES
 from hmr.types import NUM_JOINTS
 
-__all__ = ["FAULT_MM", "TOUCH_M", "Interpenetration", "body_penetration_mm"]
+__all__ = ["FAULT_MM", "TOUCH_M", "Interpenetration"]
 
 TOUCH_M = 0.02
 NOTHING_MM = 0.5  # a smaller depth is printed as none

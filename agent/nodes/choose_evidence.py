@@ -19,8 +19,8 @@ from langgraph.runtime import Runtime
 from agent.context import CritiqueContext
 from agent.events import Emit
 from agent.evidence_calls.calls import CallResult
-from agent.evidence_calls.desk import EvidenceDesk
-from agent.nodes.judge import scores_update
+from agent.evidence_calls.dispatcher import CallDispatcher
+from agent.nodes.scoring import scores_update
 from agent.pictures.panels import hypothesis_parts
 from agent.prompts.answers import action_model
 from agent.prompts.question import Brief, question, rule_json
@@ -50,12 +50,12 @@ def choose_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> 
     """Let the model examine and score the group, under several label orders."""
     context, resources = runtime.context, runtime.context.resources
     check_tool_calls(resources.backend)
-    desk = EvidenceDesk(resources, context.settings)
+    dispatcher = CallDispatcher(resources, context.settings)
     brief = Brief((), (), (), (), views=[resources.views[key] for key in state["views"]])
     examined: list[_Examination] = []
 
     def examine(labels: Mapping[str, int], seed: int) -> Answer[Any]:
-        examination = _Examination(context, desk, brief, labels, seed, runtime.stream_writer)
+        examination = _Examination(context, dispatcher, brief, labels, seed, runtime.stream_writer)
         examined.append(examination)
         return examination.run()
 
@@ -83,7 +83,7 @@ class _Examination:
     """The examination of a group under one label order."""
 
     context: CritiqueContext
-    desk: EvidenceDesk
+    dispatcher: CallDispatcher
     brief: Brief
     labels: Mapping[str, int]
     seed: int
@@ -100,7 +100,7 @@ class _Examination:
         replies: tuple[Json, ...] = ()
         counts = NO_QUESTIONS
         while True:
-            model = action_model(list(self.labels), self.desk.specs if self.calls_left else ())
+            model = action_model(list(self.labels), self.dispatcher.specs if self.calls_left else ())
             answer: Answer[Any] = ask(backend, "act", self.parts, model, self.seed, self.emit)
             replies, counts = (*replies, *answer.replies), counts + answer.counts
             if answer.value is None:
@@ -150,7 +150,7 @@ class _Examination:
                 f"not answered: the limit of {self.context.settings.max_tool_calls} calls is reached"
             )
         self.calls_left -= 1
-        result = self.desk.answer(request.name, request.arguments, self.labels)
+        result = self.dispatcher.answer(request.name, request.arguments, self.labels)
         limit = self.context.resources.backend.capabilities.max_images
         shown = sum(isinstance(part, ImagePart) for part in self.parts) + new_pictures
         if result.picture and limit is not None and shown >= limit:

@@ -7,8 +7,8 @@ from typing import Any
 from langgraph.runtime import Runtime
 
 from agent.context import CritiqueContext
+from agent.expected_error.error_model import detection_features
 from agent.state import CritiqueState
-from agent.verdict.error_model import detection_features
 
 __all__ = ["estimate_errors"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from langgraph.runtime import Runtime
 
 from agent.context import CritiqueContext, CritiqueResources, CritiqueSettings
@@ -34,12 +33,9 @@ def render_views(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dic
 def build_case(resources: CritiqueResources, settings: CritiqueSettings) -> tuple[Case, list[Missing]]:
     """The posed, rendered and detected group; the detector is missing if it fails."""
     sample, hypotheses = resources.sample, resources.hypotheses
-    with torch.no_grad():
-        posed = resources.body(hypotheses.params)
     view = hypotheses.camera.crop(sample.box.square(settings.view_margin), settings.view_size_px)
-    frame = resources.renderer.render(posed.vertices_cam_m.numpy(), resources.body.faces.numpy(), view)
     detection, missing = _detect(resources)
-    return Case(sample, hypotheses, resources.body, posed, view, frame, detection), missing
+    return Case.of(sample, hypotheses, resources.body, resources.renderer, view, detection), missing
 
 
 def _detect(resources: CritiqueResources) -> tuple[Detection | None, list[Missing]]:

@@ -10,9 +10,9 @@ from typing import Any
 from langgraph.runtime import Runtime
 
 from agent.context import CritiqueContext, CritiqueResources
-from agent.nodes.judge import restore_close_ups
 from agent.nodes.measure import build_case, draw_case
 from agent.nodes.retrieve import restore_retrieved
+from agent.nodes.scoring import restore_close_ups
 from agent.state import CritiqueInput
 
 __all__ = ["OpenRequest", "opening", "with_resources"]

@@ -24,8 +24,8 @@ from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams
 
 __all__ = ["CapsuleModel", "Capsules", "fit_capsules", "segment_distance"]
 
-RING = 12  # vertices that define one end of a segment
-FLESH = 48  # vertices that define the radius
+END_VERTICES = 12  # vertices that define one end of a segment
+RADIUS_VERTICES = 48  # vertices that define the radius
 RADIUS_QUANTILE = 0.7  # of the distances from the axis
 ARMS_DOWN_RAD = 1.3  # rotation of the shoulders around z that puts the arms beside the trunk
 EXTENT = 0.95  # quantile of a part's vertices along its axis that defines its length
@@ -43,17 +43,17 @@ class Capsules:
 class CapsuleModel:
     """The vertices of a body that define its capsules."""
 
-    ring: Int[Tensor, "2 24 ring"]
-    ring_weights: Float[Tensor, "2 24 ring"]  # affine: they sum to 1
-    flesh: Int[Tensor, "24 flesh"]
+    end_vertices: Int[Tensor, "2 24 end_vertices"]
+    end_weights: Float[Tensor, "2 24 end_vertices"]  # affine: they sum to 1
+    radius_vertices: Int[Tensor, "24 radius_vertices"]
 
     def pose(self, vertices_m: Float[Tensor, "batch vertices 3"]) -> Capsules:
-        ends_m = (vertices_m[:, self.ring] * self.ring_weights.to(vertices_m)[..., None]).sum(dim=-2)
-        flesh_m = vertices_m[:, self.flesh]
+        ends_m = (vertices_m[:, self.end_vertices] * self.end_weights.to(vertices_m)[..., None]).sum(dim=-2)
+        radius_vertices_m = vertices_m[:, self.radius_vertices]
         start, axis = ends_m[:, 0, :, None], (ends_m[:, 1] - ends_m[:, 0])[:, :, None]
-        along = ((flesh_m - start) * axis).sum(-1) / (axis**2).sum(-1).clamp_min(1e-12)
+        along = ((radius_vertices_m - start) * axis).sum(-1) / (axis**2).sum(-1).clamp_min(1e-12)
         foot = start + along.clamp(0, 1)[..., None] * axis
-        return Capsules(ends_m, (flesh_m - foot).norm(dim=-1).quantile(RADIUS_QUANTILE, dim=-1))
+        return Capsules(ends_m, (radius_vertices_m - foot).norm(dim=-1).quantile(RADIUS_QUANTILE, dim=-1))
 
 
 @lru_cache(maxsize=4)
@@ -62,8 +62,8 @@ def fit_capsules(body: Body) -> CapsuleModel:
     rest_m = neutral_vertices(body)[0]
     part_of = body.skin_weights.argmax(dim=1)
     fits = [_fit_part(rest_m, torch.nonzero(part_of == part)[:, 0]) for part in range(NUM_JOINTS)]
-    ring, weights, flesh = (torch.stack(column) for column in zip(*fits, strict=True))
-    return CapsuleModel(ring.transpose(0, 1), weights.transpose(0, 1), flesh)
+    end_vertices, weights, radius_vertices = (torch.stack(column) for column in zip(*fits, strict=True))
+    return CapsuleModel(end_vertices.transpose(0, 1), weights.transpose(0, 1), radius_vertices)
 
 
 @torch.no_grad()
@@ -78,8 +78,8 @@ def neutral_vertices(body: Body) -> Float[Tensor, "2 vertices 3"]:
 
 def _fit_part(
     rest_m: Float[Tensor, "vertices 3"], members: Int[Tensor, "members"]
-) -> tuple[Int[Tensor, "2 ring"], Float[Tensor, "2 ring"], Int[Tensor, "flesh"]]:
-    """One part's two rings of vertices, their weights, and the vertices that define its radius."""
+) -> tuple[Int[Tensor, "2 end_vertices"], Float[Tensor, "2 end_vertices"], Int[Tensor, "radius_vertices"]]:
+    """One part's two ends of vertices, their weights, and the vertices that define its radius."""
     points = rest_m[members]
     center = points.mean(dim=0)
     axis = torch.linalg.svd(points - center, full_matrices=False).Vh[0]
@@ -89,15 +89,17 @@ def _fit_part(
         min(float(along.quantile(1 - EXTENT) + radius), 0.0),
         max(float(along.quantile(EXTENT) - radius), 0.0),
     ]
-    rings = [members[(along - stop).abs().argsort()[:RING]] for stop in stops]
+    ends = [members[(along - stop).abs().argsort()[:END_VERTICES]] for stop in stops]
     weights = [
-        _affine_weights(rest_m[ring], center + stop * axis) for ring, stop in zip(rings, stops, strict=True)
+        _affine_weights(rest_m[end], center + stop * axis) for end, stop in zip(ends, stops, strict=True)
     ]
-    flesh = members[torch.linspace(0, len(members) - 1, FLESH).round().long()]
-    return torch.stack(rings), torch.stack(weights), flesh
+    radius_vertices = members[torch.linspace(0, len(members) - 1, RADIUS_VERTICES).round().long()]
+    return torch.stack(ends), torch.stack(weights), radius_vertices
 
 
-def _affine_weights(points: Float[Tensor, "ring 3"], target: Float[Tensor, "3"]) -> Float[Tensor, "ring"]:
+def _affine_weights(
+    points: Float[Tensor, "end_vertices 3"], target: Float[Tensor, "3"]
+) -> Float[Tensor, "end_vertices"]:
     """The smallest weights, summing to 1, whose combination of `points` is `target`."""
     rows = torch.cat([points.T, points.new_ones(1, len(points))])
     return torch.linalg.pinv(rows) @ torch.cat([target, target.new_ones(1)])

@@ -26,8 +26,6 @@ from agent.types import Case, Evidence, Need
 __all__ = [
     "KeypointLayout",
     "Reprojection",
-    "keypoint_weights",
-    "project_joints",
     "robust_percent",
 ]
 

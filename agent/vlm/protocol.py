@@ -36,7 +36,6 @@ __all__ = [
     "Reply",
     "Task",
     "TextPart",
-    "ToolCalls",
     "Unanswerable",
     "VLMBackend",
     "checked_reply",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.expected_error import verdict_sentences
 from agent.scoring.degenerate import DEGENERACY_SENTENCES
 from agent.types import GroupCritique, lost_questions
-from agent.verdict import verdict_sentences
 
 __all__ = ["critique_answer"]
 

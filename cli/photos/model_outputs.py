@@ -20,7 +20,7 @@ import roma
 import torch
 from jaxtyping import Float
 
-__all__ = ["CLIFF_KEYS", "HMR2_KEYS", "find_layout", "full_image_translation"]
+__all__ = ["find_layout", "full_image_translation"]
 
 Arrays = dict[str, np.ndarray]
 HMR2_KEYS = (

@@ -236,7 +236,7 @@ def _join(people: Sequence[Person], others: Sequence[Person], not_found: str) ->
     """Each person with the hypotheses of the one of `others` whose box overlaps most and is not taken yet."""
     left, joined = list(others), []
     for number, person in enumerate(people):
-        shares = [person.sample.box.overlap(other.sample.box) for other in left]
+        shares = [person.sample.box.iou(other.sample.box) for other in left]
         if max(shares) < MIN_OVERLAP:
             raise ValueError(f"person {number} of {not_found}: no box there overlaps by {MIN_OVERLAP:.0%}")
         other = left.pop(shares.index(max(shares)))

@@ -12,7 +12,7 @@ from cli.console import print_message
 from cli.photos.people import Person
 from hmr.types import Sample
 
-__all__ = ["parse_reply", "review_in_terminal"]
+__all__ = ["review_in_terminal"]
 
 REASONS = {
     "revise": "some scores are uncertain and will be asked for again",

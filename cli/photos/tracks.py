@@ -39,11 +39,7 @@ class Tracks:
         """Add the people of the next processed frame."""
         live = [track for track in self.all if step - track.last_step <= MAX_GAP]
         pairs = sorted(
-            (
-                (track.box.overlap(box), t, p)
-                for t, track in enumerate(live)
-                for p, (box, _) in enumerate(people)
-            ),
+            ((track.box.iou(box), t, p) for t, track in enumerate(live) for p, (box, _) in enumerate(people)),
             key=lambda pair: (-pair[0], *pair[1:]),
         )
         owners: dict[int, Track] = {}

@@ -27,7 +27,7 @@ from hmr.render.overlay import CLAY, Color, score_color
 from hmr.types import PARENTS, BodyParams, Box, Camera, Detection, Posed
 
 __all__ = [
-    "ARRANGEMENTS", "IN_A_ROW", "IN_PLACE", "SELECTED", "Composer", "Label", "Mesh", "Panel", "Picture", "Selection",
+    "ARRANGEMENTS", "IN_A_ROW", "IN_PLACE", "Composer", "Label", "Mesh", "Panel", "Picture", "Selection",
     "ShownPerson", "ShownPhoto", "Source",
 ]  # fmt: skip
 

@@ -29,7 +29,7 @@ from common.reading.validate import require
 from common.storage.files import PathLike
 
 __all__ = [
-    "NpzFile", "open_npz", "read_arrays", "read_npy", "restricted_array", "restricted_load", "restricted_npz",
+    "open_npz", "read_arrays", "read_npy", "restricted_array", "restricted_load", "restricted_npz",
 ]  # fmt: skip
 
 

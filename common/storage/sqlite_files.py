@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
-__all__ = ["MAX_VALUE_BYTES", "OtherTables", "Tables", "check_tables", "tables_of"]
+__all__ = ["OtherTables", "Tables", "check_tables", "tables_of"]
 
 MAX_VALUE_BYTES = 64 * 2**20  # of one text or blob
 Tables = Mapping[str, tuple[str, ...]]  # columns by table

@@ -47,13 +47,13 @@ from hmr.metrics.errors import (
     spread_mm,
 )
 from hmr.types import JOINT_NAMES, BodyParams, Hypotheses, Labelled, Posed, Sample, Scorer, Truth
+from rl.types import checked_scores
 
 __all__ = [
     "BODIES_AT_ONCE",
     "ERROR_METRICS",
     "PROTOCOL",
     "SPREAD_METRICS",
-    "UNCERTAINTY_METRICS",
     "Policy",
     "Report",
     "ScoredGroup",
@@ -266,9 +266,8 @@ def _uncertainty(joints_cam_m: Float[Tensor, "samples 24 3"], truth: Truth) -> d
 
 def _score(scorer: Scorer, sample: Sample, params: BodyParams, errors: Mapping[str, Tensor]) -> ScoredGroup:
     group_size = params.batch_shape[0]
-    scores = scorer.score(sample, Hypotheses(params, sample.camera))
-    if len(scores) != group_size:
-        raise ValueError(f"scorer {scorer.name!r} gave {len(scores)} scores for {group_size} hypotheses")
+    found = scorer.score(sample, Hypotheses(params, sample.camera))
+    scores = checked_scores(scorer.name, found, group_size)
     return ScoredGroup(
         sample.id, tuple(scores), {metric: values[:group_size].numpy() for metric, values in errors.items()}
     )

@@ -38,7 +38,7 @@ from common.progress import Stage
 from common.storage.fingerprint import json_digest
 from eval.critics.exploration import UCB, Exploration, detector_name
 from eval.critics.files.evidence_cache import EvidenceCache
-from eval.critics.files.verdict_cache import Verdict, critique_with_cache
+from eval.critics.files.verdict_cache import CriticVerdict, critique_with_cache
 from eval.critics.groups import LabelledGroup
 from eval.critics.reference_critics.ground_truth_detector import GroundTruthDetector
 from hmr.body.model import Body
@@ -149,13 +149,13 @@ class AgentBench:
     def critique(
         self, name: str, agent: CritiqueAgent, groups: Sequence[LabelledGroup],
         progress: Callable[[int], None] = lambda done: None, needs_scores: bool = True,
-    ) -> list[Verdict]:  # fmt: skip
+    ) -> list[CriticVerdict]:  # fmt: skip
         """The verdicts of an agent, from the cache under `name` where they exist. Raises what `critique_with_cache`
         raises."""
         path = self.out / "verdicts" / f"{name.replace(' ', '-')}.jsonl"
         return critique_with_cache(path, agent, self.policy.digest(), groups, progress, needs_scores)
 
-    def measure(self, groups: Sequence[LabelledGroup]) -> list[Verdict]:
+    def measure(self, groups: Sequence[LabelledGroup]) -> list[CriticVerdict]:
         """Verdicts that are used for their evidence only, from the seed rules and the embedded critic; re-observation
         adds evidence where these rules leave scores uncertain."""
         memory = self._open_memory(None, frozen=False)
@@ -237,7 +237,7 @@ class AgentBench:
         return dataclasses.replace(agent, rules=rules, settings=settings)
 
 
-def metrics_of(verdicts: Sequence[Verdict]) -> list[str]:
+def metrics_of(verdicts: Sequence[CriticVerdict]) -> list[str]:
     """The metrics that were measured before scoring, without those of re-observation."""
     return sorted(
         {item.metric for verdict in verdicts for item in verdict.evidence if item.tool != LATER_EVIDENCE}

@@ -37,7 +37,7 @@ from eval.critics.comparison import (
 )
 from eval.critics.files.prices import Price
 from eval.critics.files.result_files import group_fields, group_row, write_rows
-from eval.critics.files.verdict_cache import Verdict
+from eval.critics.files.verdict_cache import CriticVerdict
 from hmr.policy.policy import DiffusionPolicy
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "BackendVerdicts",
     "OpenBackend",
     "backend_key",
-    "backend_result",
     "backend_verdicts",
     "compare",
     "evaluate_backends",
@@ -166,7 +165,7 @@ def backend_key(backend: VLMBackend) -> str:
 
 
 def backend_verdicts(
-    spec: str, backend: VLMBackend, groups: Sequence[ScoredGroup], verdicts: Sequence[Verdict]
+    spec: str, backend: VLMBackend, groups: Sequence[ScoredGroup], verdicts: Sequence[CriticVerdict]
 ) -> BackendVerdicts:
     questions = tuple(verdict.questions for verdict in verdicts)
     return BackendVerdicts(spec, backend.name, backend.revision, tuple(groups), questions)

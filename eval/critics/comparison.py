@@ -34,7 +34,7 @@ from eval.critics.agreement import CriticAgreement, by_group, critic_agreement, 
 from eval.critics.exploration import UCB, check_ucb, load_other_detector
 from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.files.result_files import write_critics
-from eval.critics.files.verdict_cache import Verdict
+from eval.critics.files.verdict_cache import CriticVerdict
 from eval.critics.groups import CriticImages, LabelledGroup, LabelledSet, draw_groups, labelled_scenes
 from eval.critics.reference_critics.baselines import (
     fitted_hmr_scorer,
@@ -303,13 +303,13 @@ class _Evaluation:
         if requested in ("true-detections", "all"):
             yield AgentVariant(true_detections=True)
 
-    def _critique(self, variant: AgentVariant) -> list[Verdict]:
+    def _critique(self, variant: AgentVariant) -> list[CriticVerdict]:
         groups = self.bench.tests
         with self.bench.agent(variant) as agent:
             tick = self.bench.stage(f"scoring {len(groups)} groups: {variant.name}", len(groups))
             return self.bench.critique(variant.name, agent, groups, tick)
 
-    def _rank_net(self, verdicts: Sequence[Verdict]) -> list[ScoredGroup]:
+    def _rank_net(self, verdicts: Sequence[CriticVerdict]) -> list[ScoredGroup]:
         lab = self.bench.part("explore", "admit")
         measured = self.bench.measure(lab)
         metrics = metrics_of(measured)
@@ -317,7 +317,7 @@ class _Evaluation:
         return self._scored(verdicts, lambda verdict: rank_net_scores(network, verdict, metrics))
 
     def _scored(
-        self, verdicts: Sequence[Verdict], scores: Callable[[Verdict], Sequence[float | None]]
+        self, verdicts: Sequence[CriticVerdict], scores: Callable[[CriticVerdict], Sequence[float | None]]
     ) -> list[ScoredGroup]:
         return [
             group.scored(scores(verdict)) for group, verdict in zip(self.bench.tests, verdicts, strict=True)

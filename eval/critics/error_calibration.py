@@ -1,4 +1,4 @@
-"""Fits the model of absolute errors (`agent.verdict`) on labelled scenes.
+"""Fits the model of absolute errors (`agent.expected_error`) on labelled scenes.
 
 Each scene gives two groups: the policy's hypotheses for it, and those for the scene before, moved to this person. Half
 of the model's data is thus of bodies that are all wrong, as they are when a file of hypotheses is for somebody else.
@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 
 from agent.agent import CritiqueAgent
+from agent.expected_error import ErrorModel, MeasuredGroup, detection_features, fit_error_model
 from agent.exploration.context import Propose
-from agent.verdict import ErrorModel, MeasuredGroup, detection_features, fit_error_model
 from hmr.body.model import Body
 from hmr.metrics.errors import mpjpe_mm
 from hmr.types import Detection, Hypotheses, Labelled

@@ -1,7 +1,7 @@
 """Explores a memory folder once; shared by `meshcritic demo`, `explore`, `align` and `critic-eval`.
 
     MEMORY/memory.sqlite       cases, rules and prototypes, each written when it is known (`agent.exploration.explore`)
-    MEMORY/error_model.json    the model of errors in millimetres (`agent.verdict`), with `meshcritic explore`
+    MEMORY/error_model.json    the model of errors in millimetres (`agent.expected_error`), with `meshcritic explore`
     MEMORY/exploration.json    the fingerprint, before the first case; the report beside it, after the last
 
 A second run with the same fingerprint resumes a killed exploration or returns its report. A run with another policy,
@@ -23,6 +23,7 @@ from typing import Any
 from agent.agent import CritiqueAgent
 from agent.context import CritiqueSettings
 from agent.default import default_agent, open_default_memory
+from agent.expected_error import ERROR_MODEL_FILE, fitted_groups
 from agent.exploration.context import Progress, Propose
 from agent.exploration.explore import ExplorationReport, ExplorationSettings, RuleReviewer, explore
 from agent.exploration.learning import Explored
@@ -30,7 +31,6 @@ from agent.exploration.nodes import mean_srcc
 from agent.exploration.record import DETECTOR, EXPLORED, READER
 from agent.exploration.trials import pending_rules, trial_name
 from agent.tracing.records import Trace
-from agent.verdict import ERROR_MODEL_FILE, fitted_groups
 from agent.vlm import VLMBackend
 from common.failures import ScoresMissing
 from common.progress import Stage

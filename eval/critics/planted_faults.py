@@ -273,8 +273,5 @@ def fault_sheet(
 
 
 def _case(group: PlantedGroup, body: Body, renderer: Renderer, margin: float) -> Case:
-    with torch.no_grad():
-        posed = body(group.hypotheses.params)
     view = group.hypotheses.camera.crop(group.sample.box.square(margin), PANEL_PX)
-    frame = renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), view)
-    return Case(group.sample, group.hypotheses, body, posed, view, frame, None)
+    return Case.of(group.sample, group.hypotheses, body, renderer, view)

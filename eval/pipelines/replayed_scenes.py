@@ -22,7 +22,7 @@ def with_replay(
     """The training arguments. If they set replay_weight but no replay_file, labelled scenes in `out` make the
     file.
 
-    All rounds share one file: it holds encoder features, and alignment does not change the encoder.
+    All rounds share one file: it holds detections and initial estimates, which alignment does not change.
     """
     alignment = with_replay_file(policy, settings, out)
     if not alignment.get("replay_weight") or (file := Path(alignment["replay_file"])).exists():

@@ -32,7 +32,7 @@ from trimesh import Trimesh, triangles
 
 from hmr.types import JOINT_NAMES, LANDMARKS, NUM_BETAS, NUM_JOINTS, PARENTS
 
-__all__ = ["BODY_PATH", "bake", "main"]
+__all__ = ["bake", "main"]
 
 Array = NDArray[np.float64]
 

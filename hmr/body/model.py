@@ -35,7 +35,7 @@ from common.storage.files import PathLike
 from common.storage.fingerprint import weights_digest
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams, Posed
 
-__all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body", "vertex_regions"]
+__all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body"]
 
 MAX_EXTENT_M = 10.0  # a template in centimetres has an extent of about 170
 EMBEDDED_BODY = Path(__file__).parents[1] / "assets" / "body.npz"

@@ -146,6 +146,6 @@ def _non_maximum_suppression(found: list[DetectedPerson]) -> list[DetectedPerson
     """Greedy; `found` is sorted by confidence."""
     kept: list[DetectedPerson] = []
     for candidate in found:
-        if all(candidate.box.overlap(other.box) < MAX_OVERLAP for other in kept):
+        if all(candidate.box.iou(other.box) < MAX_OVERLAP for other in kept):
             kept.append(candidate)
     return kept

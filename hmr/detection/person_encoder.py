@@ -27,7 +27,7 @@ from hmr.detection.flip import flip_test
 from hmr.images.crops import crop_image
 from hmr.types import Box, Sample
 
-__all__ = ["SHIPPED_ENCODER", "PersonEncoder", "PersonEncoderConfig", "load_encoder"]
+__all__ = ["PersonEncoder", "PersonEncoderConfig", "load_encoder"]
 
 LIMITS = {"crop_size": (16, 4_096), "crop_scale": (0.5, 4.0)}  # of numbers in a config
 SHIPPED_ENCODER = Path(__file__).parents[1] / "assets" / "encoder"

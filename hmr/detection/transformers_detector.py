@@ -35,7 +35,7 @@ from hmr.detection.keypoints.sets import COCO
 from hmr.images.crops import crop_image
 from hmr.types import Box, Detection, Sample
 
-__all__ = ["DEFAULT_MODELS", "TransformersDetector", "load_transformers_detector"]
+__all__ = ["TransformersDetector", "load_transformers_detector"]
 
 DEFAULT_MODELS = (
     "PekingU/rtdetr_r50vd_coco_o365",

@@ -15,7 +15,7 @@ from hmr.policy.config import LIMITS, SamplingSettings
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector
 
-__all__ = ["BASES", "SHIPPED_POLICY", "find_device", "load_policy", "load_reader"]
+__all__ = ["BASES", "find_device", "load_policy", "load_reader"]
 
 _ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED_POLICY = _ASSETS / "policy"

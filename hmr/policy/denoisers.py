@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hmr.policy.parametrization import ROTATION_SIZE, VECTOR_SIZE
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS
 
-__all__ = ["LAYOUTS", "Denoiser", "TokenDenoiser", "feature_encoder", "sinusoids", "time_encoder"]
+__all__ = ["LAYOUTS", "Denoiser", "TokenDenoiser", "sinusoids"]
 
 
 def sinusoids(timesteps: Int[Tensor, "*batch"], frequencies: int) -> Float[Tensor, "*batch {2*frequencies}"]:

@@ -32,7 +32,7 @@ from hmr.synthetic.store import folder_fingerprint
 from hmr.synthetic.workers import in_order, scene_maker
 from hmr.types import OTHER_SIDE, BodyParams, Box, Labelled
 
-__all__ = ["CropCache", "CropDataset", "CropTargets", "Progress", "counting", "make_crops", "targets_of"]
+__all__ = ["CropCache", "CropDataset", "CropTargets", "Progress", "counting", "make_crops"]
 
 
 ENCODER_TARGETS = ("keypoints", "depth_m", "visible", "mask")

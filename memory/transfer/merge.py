@@ -31,7 +31,7 @@ from memory.rule import Predicate, Rule
 from memory.rule_memory import RuleMemory
 from memory.transfer.exchange import CaseRecord, MemoryDocument, RuleRecord
 
-__all__ = ["NEAR_DUPLICATE", "MergeReport", "merge_document"]
+__all__ = ["MergeReport", "merge_document"]
 
 NEAR_DUPLICATE = 0.95  # cosine; about that of a sentence and its paraphrase with MiniLM
 THRESHOLD_TOLERANCE = 0.1  # relative

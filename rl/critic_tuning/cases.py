@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from agent.context import CritiqueSettings
 from agent.exploration.learning import Explored, metric_agreement, ranks
@@ -124,11 +123,8 @@ def _with_pictures(
     brief: Brief, labelled: Labelled, hypotheses: Hypotheses, body: Body, renderer: Renderer
 ) -> Brief:
     margin = CritiqueSettings.view_margin
-    with torch.no_grad():
-        posed = body(hypotheses.params)
     view = hypotheses.camera.crop(labelled.sample.box.square(margin), PANEL_PX)
-    frame = renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), view)
-    case = Case(labelled.sample, hypotheses, body, posed, view, frame, None)
+    case = Case.of(labelled.sample, hypotheses, body, renderer, view)
     return replace(brief, photo=photo_part(case, margin), views=draw_views(case, renderer, margin))
 
 

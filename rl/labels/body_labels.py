@@ -34,7 +34,7 @@ from hmr.types import BodyParams, Labelled
 __all__ = ["BodyLabels", "true_labels"]
 
 BATCH_SIZE = 64
-ENCODER_KEY = "encoder"  # in the metadata of the file
+ESTIMATE_KEY = "initial_estimate"  # in the metadata of the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,9 @@ class BodyLabels:
 
     condition: Float[Tensor, "images channels"]
     x0: Float[Tensor, "images dim"]
-    encoder: str | None = None  # `DiffusionPolicy.initial_estimate_digest` of the policy that encoded them
+    estimate_digest: str | None = (
+        None  # `DiffusionPolicy.initial_estimate_digest` of the policy that encoded them
+    )
 
     def __len__(self) -> int:
         return self.condition.shape[0]
@@ -53,11 +55,11 @@ class BodyLabels:
         return torch.stack([torch.randint(len(self), (), generator=generator) for generator in generators])
 
     def to(self, device: torch.device) -> BodyLabels:
-        return BodyLabels(self.condition.to(device), self.x0.to(device), self.encoder)
+        return BodyLabels(self.condition.to(device), self.x0.to(device), self.estimate_digest)
 
     def save(self, path: PathLike) -> None:
         """As a safetensors file."""
-        metadata = {ENCODER_KEY: self.encoder} if self.encoder else None
+        metadata = {ESTIMATE_KEY: self.estimate_digest} if self.estimate_digest else None
         tensors = {"condition": self.condition.contiguous(), "x0": self.x0.contiguous()}
         with atomic_path(path) as partial:
             save_file(tensors, partial, metadata)
@@ -70,8 +72,8 @@ class BodyLabels:
                 f"{path}: there are no labels here; rl.labels.body_labels.BodyLabels.save writes such a file"
             )
         with safe_open(path, "pt") as file:
-            encoder = (file.metadata() or {}).get(ENCODER_KEY)
-        return BodyLabels(**load_file(path), encoder=encoder)
+            estimate_digest = (file.metadata() or {}).get(ESTIMATE_KEY)
+        return BodyLabels(**load_file(path), estimate_digest=estimate_digest)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Logs the spread of a policy's samples during training, on a few of its own training images.
 
 The spread is `hmr.metrics.errors.spread_mm` of visible and of occluded joints, as in `eval.benchmark.protocol`, with
-one difference: the visibility of a joint is the encoder's estimate, read from the condition in the row. It needs
+one difference: the visibility of a joint is the detector's estimate, read from the condition in the row. It needs
 neither the ground truth nor the images. Every measurement uses the same noise, so two differ by the policy alone.
 """
 

@@ -3,8 +3,8 @@
 The hypotheses are the policy's samples, or those of another proposer (`rl.preferences.proposers`).
 
 One row is one image with its whole group, so a set can be split, shuffled and sharded without dividing a group. The
-`condition`, the output of the frozen encoder for the image, is stored in the row (3 KB beside 7 KB of parameters), so
-alignment needs no image, no crop and no encoder, and a set can be shared without its photographs.
+`condition`, the detection with the initial estimate (`hmr.policy.condition`), is stored in the row (3 KB beside 7 KB of
+parameters), so alignment needs neither the image nor the detector, and a set can be shared without its photographs.
 
 A group is saved as soon as it is scored, and shards appear complete (`rl.preferences.shards`): a killed run continues
 with the groups that were being scored. If the backend of a critic is unavailable (the budget is spent, the server is
@@ -17,7 +17,6 @@ processes and machines see `rl.preferences.ray_actors`, which calls `sample_grou
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -197,8 +196,6 @@ def score_group(scorer: Scorer, sample: Sample, group: Group) -> bytes:
         scores, parts = _scores(scorer, sample, group)
     except BackendUnavailable as error:
         return unavailable_row(str(error))
-    if not all(score is None or math.isfinite(score) for score in scores):
-        raise ValueError(f"{scorer.name!r} scored {sample.id!r} {scores}; a failed score is None, never NaN")
     row = dataclasses.replace(group, scores=tuple(scores)).to_row()
     return encode_row({**row, **{REWARDS + name: list(part) for name, part in parts.items()}})
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,9 @@ from hmr.body.model import Body
 from hmr.types import Sample, Scorer
 from rl.scorers.identity import hash_of, scorer_digest
 from rl.scorers.weighted_sum import ScoreList, weighted_sum
+from rl.types import checked_scores
 
-__all__ = ["RewardMix", "ScoresInParts", "load_reward", "reward_name"]
+__all__ = ["RewardMix", "ScoresInParts", "load_reward"]
 
 JOINTS = "joints_cam_m"  # the argument that needs a body
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -112,7 +112,7 @@ class RewardMix:
         if self.body is not None:
             arguments[JOINTS] = self.body.joints(hypotheses.params)
         return {
-            reward_name(function): _checked(
+            reward_name(function): checked_scores(
                 reward_name(function),
                 function.score(sample, hypotheses) if isinstance(function, Scorer) else function(**arguments),
                 len(hypotheses),
@@ -162,16 +162,6 @@ def load_reward(where: str, body: Body | None = None) -> Scorer:
         )
     function = cast(RewardFunction, reward)
     return RewardMix([function], body=body if _takes_joints(function) else None)
-
-
-def _checked(name: str, scores: Sequence[float | None], count: int) -> ScoreList:
-    if len(scores) != count:
-        raise ValueError(
-            f"{name!r} gave {len(scores)} scores for {count} hypotheses; it must give one per hypothesis"
-        )
-    if not all(score is None or math.isfinite(score) for score in scores):
-        raise ValueError(f"{name!r} gave {list(scores)}; a score that failed is None, never NaN")
-    return [None if score is None else float(score) for score in scores]
 
 
 def _check_signature(function: RewardFunction, keywords: Mapping[str, Any]) -> None:

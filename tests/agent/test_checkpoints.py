@@ -11,9 +11,9 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 
 from agent.checkpoints import open_checkpoints
 from agent.context import CritiqueSettings
+from agent.expected_error.stored_models import error_model_for
 from agent.tools import load_tools
 from agent.tools.reprojection import Reprojection
-from agent.verdict.stored_models import error_model_for
 from agent.vlm import Capabilities, EmbeddedCritic
 from hmr.types import Box
 from tests.agent.critique_case import TOOLS, PerfectDetector, group, make_agent, sample, spoiled_group

@@ -9,7 +9,7 @@ from tests.rl.toy import scored_group
 
 def test_a_score_for_each_hypothesis():
     three = scored_group([1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="2 scores for the 3 hypotheses"):
+    with pytest.raises(ValueError, match="2 scores for 3 hypotheses"):
         dataclasses.replace(three, scores=(1.0, 2.0))
 
 

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["RESOLUTION", "Comparison", "violation"]
+__all__ = ["violation"]
 
 Comparison = Literal[">", "<"]
 

@@ -14,7 +14,7 @@ from agent.vlm.protocol import Part, Reply, VLMBackend
 from agent.vlm.wrappers.wrapper import Wrapper
 from common.stopping import raise_if_stopped
 
-__all__ = ["Budget", "BudgetSpent", "Budgeted", "HasBudget", "with_budget"]
+__all__ = ["Budget", "BudgetSpent", "with_budget"]
 
 
 class BudgetSpent(RuntimeError):

@@ -17,7 +17,7 @@ from agent.types import Case
 from eval.benchmark.measures.image_agreement import AGREEMENT, image_agreement
 from eval.benchmark.measures.plausibility import PLAUSIBILITY, plausibility
 from hmr.body.model import Body
-from hmr.types import BodyParams, Camera, Detection, Detector, Frame, Hypotheses, Labelled, Posed, Renderer
+from hmr.types import BodyParams, Detection, Detector, Hypotheses, Labelled, Renderer
 
 __all__ = ["BODY_MEASURES", "FIRST", "BodyMeasures"]
 
@@ -40,14 +40,13 @@ class BodyMeasures:
         """Means over the first hypotheses, by metric, under the name `first10`; NaN if none has a value."""
         sample, truth = labelled.sample, labelled.truth
         hypotheses = Hypotheses(params[:FIRST], sample.camera)
-        posed, true = self.body(hypotheses.params), self.body(truth.params)
         if sample.id not in self.detections:
             self.detections[sample.id] = self.detector.detect(sample)
-        frame = self._render(posed, sample.camera)
-        case = Case(
-            sample, hypotheses, self.body, posed, sample.camera, frame, self.detections[sample.id]
-        )  # the view is the whole image
-        true_body = self._render(_as_group(true), truth.camera).mask[0]
+        whole_image = sample.camera
+        case = Case.of(sample, hypotheses, self.body, self.renderer, whole_image, self.detections[sample.id])
+        true = self.body(truth.params)
+        true_vertices_m, faces = true.vertices_cam_m[None].numpy(), self.body.faces.numpy()
+        true_body = self.renderer.render(true_vertices_m, faces, truth.camera).mask[0]
         values = plausibility(case, true) | image_agreement(case, truth, true_body)
         return _means(values)
 
@@ -55,13 +54,6 @@ class BodyMeasures:
         """The same of the true body, in the true camera: what these metrics say of a perfect hypothesis."""
         sample = replace(labelled.sample, camera=labelled.truth.camera)
         return self(replace(labelled, sample=sample), BodyParams.stack([labelled.truth.params]))
-
-    def _render(self, posed: Posed, camera: Camera) -> Frame:
-        return self.renderer.render(posed.vertices_cam_m.numpy(), self.body.faces.numpy(), camera)
-
-
-def _as_group(posed: Posed) -> Posed:
-    return Posed(posed.vertices_cam_m[None], posed.joints_cam_m[None])
 
 
 def _means(values: Mapping[str, Float[np.ndarray, " group"]]) -> dict[str, dict[str, float]]:

@@ -28,7 +28,7 @@ from agent.tools.silhouette import Silhouette
 from agent.types import Case, Evidence
 from hmr.body.model import Body
 from hmr.metrics.errors import spread_mm
-from hmr.types import NUM_JOINTS, Camera, Detection, Hypotheses, Renderer, Sample
+from hmr.types import NUM_JOINTS, Detection, Hypotheses, Renderer, Sample
 
 __all__ = ["MEASURES", "Measures", "measure_unlabelled"]
 
@@ -67,10 +67,8 @@ def measure_unlabelled(
 
 
 def _case(sample: Sample, hypotheses: Hypotheses, body: Body, renderer: Renderer) -> Case:
-    posed = body(hypotheses.params)
-    view: Camera = hypotheses.camera.crop(sample.box.square(VIEW_MARGIN), VIEW_PX)
-    frame = renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), view)
-    return Case(sample, hypotheses, body, posed, view, frame, sample.detection)
+    view = hypotheses.camera.crop(sample.box.square(VIEW_MARGIN), VIEW_PX)
+    return Case.of(sample, hypotheses, body, renderer, view, sample.detection)
 
 
 def _distances(

@@ -21,7 +21,7 @@ from common.storage.fingerprint import digest, json_digest
 from common.storage.jsonl import Manifest
 from hmr.types import Hypotheses, Sample
 
-__all__ = ["Group", "Verdict", "critique_with_cache"]
+__all__ = ["CriticVerdict", "Group", "critique_with_cache"]
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("agent", "memory", "hmr")  # whose files shape a verdict
@@ -41,7 +41,7 @@ class Group(Protocol):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CriticVerdict:
     """The scores of a critique, its evidence without text, and its questions."""
 
     scores: tuple[float | None, ...]
@@ -51,14 +51,14 @@ class Verdict:
     )  # the time differs by run
 
     @staticmethod
-    def of(critique: GroupCritique) -> Verdict:
+    def of(critique: GroupCritique) -> CriticVerdict:
         evidence = (replace(item, parts=(), sentences=()) for item in critique.evidence)
-        return Verdict(critique.scores, tuple(evidence), critique.questions)
+        return CriticVerdict(critique.scores, tuple(evidence), critique.questions)
 
     @staticmethod
-    def from_json(record: dict[str, Any]) -> Verdict:
+    def from_json(record: dict[str, Any]) -> CriticVerdict:
         evidence = tuple(map(Evidence.from_json, record["evidence"]))
-        return Verdict(tuple(record["scores"]), evidence, QuestionCounts.from_json(record["questions"]))
+        return CriticVerdict(tuple(record["scores"]), evidence, QuestionCounts.from_json(record["questions"]))
 
 
 def critique_with_cache(
@@ -68,7 +68,7 @@ def critique_with_cache(
     groups: Sequence[Group],
     progress: Callable[[int], None] = lambda done: None,
     needs_scores: bool = True,
-) -> list[Verdict]:
+) -> list[CriticVerdict]:
     """The agent's verdicts in the order of the groups, from the file at `path` where it has them.
 
     policy_digest: of the policy that the agent's detector and image embedder use. Raises what `critique_many` raises,
@@ -77,7 +77,7 @@ def critique_with_cache(
     path.parent.mkdir(parents=True, exist_ok=True)
     agent_digest = _agent_digest(agent, policy_digest)
     fingerprints = [_fingerprint(agent_digest, group) for group in groups]
-    verdicts: list[Verdict] = []
+    verdicts: list[CriticVerdict] = []
     new: list[GroupCritique] = []
     with Manifest(path) as cache:
         records = [
@@ -89,12 +89,12 @@ def critique_with_cache(
         for group, fingerprint, record in zip(groups, fingerprints, records, strict=True):
             if record is None:
                 new.append(critique := next(critiques))
-                verdicts.append(Verdict.of(critique))
+                verdicts.append(CriticVerdict.of(critique))
                 if _is_complete(critique):
                     name = {"name": group.sample.id, "stamp": fingerprint}
                     cache.add({**name, **asdict(verdicts[-1])})
             else:
-                verdicts.append(Verdict.from_json(record))
+                verdicts.append(CriticVerdict.from_json(record))
             progress(len(verdicts))
     if needs_scores and len(new) == len(verdicts):
         require_scores(new)

@@ -20,7 +20,7 @@ from common.seeding import derive_generator
 from common.storage.fingerprint import json_digest
 from eval.benchmark.protocol import ScoredGroup
 from eval.critics.ablations import AgentBench
-from eval.critics.files.verdict_cache import Verdict
+from eval.critics.files.verdict_cache import CriticVerdict
 from eval.critics.groups import LabelledGroup
 from eval.critics.reference_critics.rank_net import ToolRankNet, standardised
 from rl.scorers.hmr_scorer import CARD, HMRScorer
@@ -50,7 +50,7 @@ def fitted_hmr_scorer(bench: AgentBench) -> HMRScorer:
     return HMRScorer.load(folder, bench.policy, bench.body)
 
 
-def metric_scores(verdict: Verdict, metric: str) -> tuple[float | None, ...]:
+def metric_scores(verdict: CriticVerdict, metric: str) -> tuple[float | None, ...]:
     """Minus the metric's values, because lower values are better; None for all if it was not measured."""
     for item in verdict.evidence:
         if item.metric == metric:
@@ -59,7 +59,7 @@ def metric_scores(verdict: Verdict, metric: str) -> tuple[float | None, ...]:
 
 
 def fitted_rank_net(
-    groups: Sequence[LabelledGroup], verdicts: Sequence[Verdict], metrics: Sequence[str], seed: int
+    groups: Sequence[LabelledGroup], verdicts: Sequence[CriticVerdict], metrics: Sequence[str], seed: int
 ) -> ToolRankNet:
     network = ToolRankNet(len(metrics), seed)
     values = [
@@ -72,7 +72,7 @@ def fitted_rank_net(
 
 
 def rank_net_scores(
-    network: ToolRankNet, verdict: Verdict, metrics: Sequence[str]
+    network: ToolRankNet, verdict: CriticVerdict, metrics: Sequence[str]
 ) -> tuple[float | None, ...]:
     return tuple(network.score(standardised(verdict.evidence, metrics, len(verdict.scores))))
 

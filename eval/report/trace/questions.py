@@ -15,7 +15,7 @@ from agent.tracing.parts import PARTS, PICTURE_SUFFIX, TEXT_SUFFIX
 from eval.report.trace.pictures import Picture, read_picture
 from eval.report.trace.requests import MAX_CHARS, Request
 
-__all__ = ["KeptParts", "PageText", "Question"]
+__all__ = ["KeptParts", "Question"]
 
 MAX_PICTURES_BYTES = 12_000_000  # of the page
 _HASH = re.compile(r"[0-9a-f]{64}")

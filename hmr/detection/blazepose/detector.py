@@ -178,7 +178,7 @@ def _match(reading: Landmarks, sample: Sample) -> float:
     """Confidence times the overlap with the given box."""
     height, width = sample.image.shape[:2]
     box = people.person_box(reading, width, height)
-    return 0.0 if box is None else people.confidence(reading) * box.overlap(sample.box)
+    return 0.0 if box is None else people.confidence(reading) * box.iou(sample.box)
 
 
 def _person(reading: Landmarks, width: int, height: int) -> FoundPerson | None:

@@ -23,7 +23,7 @@ from hmr.detection.blazepose.network import Network
 from hmr.detection.blazepose.regions import ImagePyramid, Region, region_of_keypoints
 from hmr.types import Box
 
-__all__ = ["BATCH", "LANDMARK_NAMES", "NUM_LANDMARKS", "LandmarkModel", "Landmarks"]
+__all__ = ["BATCH", "LANDMARK_NAMES", "LandmarkModel", "Landmarks"]
 
 LANDMARK_NAMES = (
     "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer",

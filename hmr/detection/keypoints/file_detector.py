@@ -73,8 +73,8 @@ class KeypointFileDetector:
 
     def _detect(self, sample: Sample) -> Detection:
         people = [_scaled(person, self._scale(sample.image)) for person in self.people]
-        best = max(people, key=lambda person: person.box.overlap(sample.box), default=None)
-        if best is None or best.box.overlap(sample.box) < MIN_OVERLAP:
+        best = max(people, key=lambda person: person.box.iou(sample.box), default=None)
+        if best is None or best.box.iou(sample.box) < MIN_OVERLAP:
             none = torch.zeros(0)
             return Detection.from_points([], torch.zeros(0, 2), none, none, confidence=0.0)
         return best.detection

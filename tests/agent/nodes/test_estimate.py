@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from agent.expected_error import ErrorModel, MeasuredGroup, fit_error_model, verdict_sentences
 from agent.tracing.records import Trace
 from agent.types import ErrorEstimate
-from agent.verdict import ErrorModel, MeasuredGroup, fit_error_model, verdict_sentences
 from tests.agent.critique_case import PerfectDetector, group, make_agent, sample, spoiled_group
 
 METRIC = "group_consensus_mm"

@@ -21,7 +21,7 @@ from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, AgentVariant, equal_rules, metrics_of
 from eval.critics.comparison import CriticEvalSettings, critic_result, evaluate_critics
 from eval.critics.files.evidence_cache import EvidenceCache
-from eval.critics.files.verdict_cache import Verdict
+from eval.critics.files.verdict_cache import CriticVerdict
 from eval.critics.groups import LabelledGroup, draw_groups, labelled_scenes
 from eval.critics.reference_critics.baselines import metric_scores, random_scores
 from eval.critics.table import critic_table
@@ -115,12 +115,12 @@ def test_invalid_settings_are_refused():
 # -- baselines ---------------------------------------------------------------------------------------------------------
 
 
-def verdict(**values: tuple[float | None, ...]) -> Verdict:
+def verdict(**values: tuple[float | None, ...]) -> CriticVerdict:
     evidence = tuple(
         Evidence("later_evidence" if name == "late" else "tool", name, "mm", column, ((),) * 3, ("",) * 3)
         for name, column in values.items()
     )
-    return Verdict((1.0, 2.0, 3.0), evidence)
+    return CriticVerdict((1.0, 2.0, 3.0), evidence)
 
 
 def test_a_metric_alone_ranks_by_its_negative():

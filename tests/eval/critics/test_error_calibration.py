@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent.verdict import ErrorModel
+from agent.expected_error import ErrorModel
 from eval.critics.error_calibration import calibrate_errors, measure_groups
 from hmr.types import BodyParams, Hypotheses
 from tests.agent.critique_case import group, labelled, make_agent, spoiled_group

@@ -58,8 +58,8 @@ def test_a_batch_equals_single_detections(
 def test_one_person_is_found_once():
     # the second box shares 90 * 90 of 2 * 100 * 100 - 90 * 90 = 11900: 0.68; the third touches nothing
     boxes = [Box(0.0, 0.0, 100.0, 100.0), Box(10.0, 10.0, 110.0, 110.0), Box(200.0, 0.0, 300.0, 100.0)]
-    assert boxes[0].overlap(boxes[1]) == pytest.approx(8100 / 11900)
-    assert boxes[0].overlap(boxes[2]) == 0 < MAX_OVERLAP
+    assert boxes[0].iou(boxes[1]) == pytest.approx(8100 / 11900)
+    assert boxes[0].iou(boxes[2]) == 0 < MAX_OVERLAP
     kept = _non_maximum_suppression(
         [DetectedPerson(box, confidence) for box, confidence in zip(boxes, (0.9, 0.8, 0.7), strict=True)]
     )

@@ -35,12 +35,12 @@ def test_x0_is_the_target_of_pretraining(tiny_policy, body):
 
 
 def test_saving_and_loading(tmp_path):
-    replay = BodyLabels(torch.rand(4, 3), torch.rand(4, 2), encoder="abc")
+    replay = BodyLabels(torch.rand(4, 3), torch.rand(4, 2), estimate_digest="abc")
     replay.save(tmp_path / "r.safetensors")
     loaded = BodyLabels.load(tmp_path / "r.safetensors")
     assert torch.equal(loaded.condition, replay.condition)
     assert torch.equal(loaded.x0, replay.x0)
-    assert loaded.encoder == "abc"
+    assert loaded.estimate_digest == "abc"
     assert [path.name for path in tmp_path.iterdir()] == ["r.safetensors"]
 
 
@@ -106,7 +106,7 @@ def test_scenes_of_another_initial_estimate_are_refused(tiny_policy, body, tmp_p
     torch.nn.init.zeros_(tiny_policy.denoiser.head.weight)  # alignment trains it: its scenes stay its own
     align(tiny_policy, groups, args)
     torch.nn.init.zeros_(tiny_policy.regressor.first.weight)
-    with pytest.raises(ValueError, match="was made with encoder"):
+    with pytest.raises(ValueError, match="by a policy with the initial estimate"):
         align(tiny_policy, groups, args)
 
 

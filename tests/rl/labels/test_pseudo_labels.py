@@ -36,7 +36,7 @@ def test_the_average_is_that_of_the_groups_that_are_scored(
         error_mm = mpjpe_mm(joints_m, body.joints(average_pose(group.params)))
         assert float(error_mm) == pytest.approx(0.0, abs=0.1)
     assert done == [1, 2, 3]
-    assert labels.encoder == tiny_policy.initial_estimate_digest()
+    assert labels.estimate_digest == tiny_policy.initial_estimate_digest()
 
 
 def test_a_fit_is_nearer_to_the_keypoints_than_hypothesis_0(

@@ -249,7 +249,7 @@ def test_scores_of_another_critic_are_not_reused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("scores", "message"), [([1.0], "1 scores for the 3"), ([1.0, float("nan"), 2.0], "None, never NaN")]
+    ("scores", "message"), [([1.0], "1 scores for 3"), ([1.0, float("nan"), 2.0], "None, never NaN")]
 )
 def test_invalid_scores_are_refused(tmp_path, scores, message):
     class Wrong(FakeScorer):

@@ -13,7 +13,7 @@ from agent.types import GroupCritique
 from agent.vlm import EmbeddedCritic
 from common.failures import ScoresMissing
 from eval.benchmark.protocol import ERROR_METRICS
-from eval.critics.files.verdict_cache import Verdict, critique_with_cache
+from eval.critics.files.verdict_cache import CriticVerdict, critique_with_cache
 from eval.critics.groups import LabelledGroup
 from memory.rule import Provenance, Rule
 from tests.agent.critique_case import group, labelled, make_agent, spoiled_group
@@ -40,7 +40,7 @@ class Counting(EmbeddedCritic):
 
 def run(
     path: Path, agent: CritiqueAgent, groups=GROUPS, policy: str = "p", **options
-) -> tuple[int, list[Verdict]]:
+) -> tuple[int, list[CriticVerdict]]:
     """The number of critiques, and all verdicts."""
     before = agent.backend.critiques
     verdicts = critique_with_cache(path, agent, policy, groups, **options)
@@ -137,7 +137,7 @@ def test_a_changed_program_invalidates_verdicts(tmp_path: Path, monkeypatch: pyt
 def test_no_text_is_cached():
     critique: GroupCritique = make_agent().critique(GROUPS[0].labelled.sample, GROUPS[0].hypotheses)
     assert any(item.sentences for item in critique.evidence)
-    kept = Verdict.of(critique)
+    kept = CriticVerdict.of(critique)
     assert kept.scores == critique.scores
     assert not any(item.sentences or item.parts for item in kept.evidence)
     assert [item.values for item in kept.evidence] == [item.values for item in critique.evidence]

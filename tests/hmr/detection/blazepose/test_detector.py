@@ -71,7 +71,7 @@ def test_it_detects_in_batches(detector: BlazePoseDetector):
 def test_both_people_are_found(people: list[FoundPerson]):
     assert len(people) == 2
     for person, box in zip(people, BOXES, strict=True):
-        assert person.box.overlap(box) > 0.8
+        assert person.box.iou(box) > 0.8
         assert person.confidence == person.detection.confidence >= MIN_CONFIDENCE
 
 
@@ -142,8 +142,8 @@ def test_somebody_who_enters_is_found_while_the_others_are_followed(
     detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]
 ):
     followed, entered = detector.track_people(people[:1], picture)
-    assert followed.box.overlap(BOXES[0]) > 0.8
-    assert entered.box.overlap(BOXES[1]) > 0.8
+    assert followed.box.iou(BOXES[0]) > 0.8
+    assert entered.box.iou(BOXES[1]) > 0.8
 
 
 def test_a_person_who_has_jumped_is_found_near_by(
@@ -164,7 +164,7 @@ def test_a_person_who_has_left_is_not_tracked_and_two_who_became_one_are_one(
 ):
     assert detector.track_people(people, np.full_like(picture, 90)) == []
     followed = detector.track_people([people[0], people[0]], picture)
-    assert [person.box.overlap(BOXES[0]) > 0.8 for person in followed] == [True, False]
+    assert [person.box.iou(BOXES[0]) > 0.8 for person in followed] == [True, False]
 
 
 def test_a_grey_picture(detector: BlazePoseDetector, picture: np.ndarray, people: list[FoundPerson]):
@@ -176,7 +176,7 @@ def test_a_small_picture(detector: BlazePoseDetector, picture: np.ndarray):
     """People of 55 pixels."""
     boxes = detector.find(np.asarray(Image.fromarray(picture).resize((120, 70))))
     halves = [Box(box.x0 / 2, box.y0 / 2, box.x1 / 2, box.y1 / 2) for box in BOXES]
-    assert [max(half.overlap(box) for box in boxes) > 0.7 for half in halves] == [True, True]
+    assert [max(half.iou(box) for box in boxes) > 0.7 for half in halves] == [True, True]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 300, 3), (90, 120, 3)])

@@ -15,10 +15,10 @@ from agent.evidence_calls.memory_calls import RECALL_RULES, MemorySource
 from agent.types import Case, CritiqueTool, Evidence
 from agent.vlm.protocol import CallSpec
 
-__all__ = ["EvidenceDesk"]
+__all__ = ["CallDispatcher"]
 
 
-class EvidenceDesk:
+class CallDispatcher:
     """The calls of a critique: those on its case, and the rules of its memory."""
 
     def __init__(self, resources: CritiqueResources, settings: CritiqueSettings) -> None:

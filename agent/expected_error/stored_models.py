@@ -1,7 +1,7 @@
 """Where fitted error models are kept: one with each explored memory, and shipped ones for memories without.
 
 MEMORY/error_model.json           written by `meshcritic explore`
-agent/verdict/DETECTOR.json       made by `python -m benchmarks.error_model --write`
+agent/expected_error/DETECTOR.json       made by `python -m benchmarks.error_model --write`
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
-from agent.verdict.error_model import ErrorModel
+from agent.expected_error.error_model import ErrorModel
 from common.storage.files import PathLike
 
 __all__ = ["ERROR_MODEL_FILE", "error_model_for", "fitted_groups"]
@@ -24,7 +24,7 @@ def error_model_for(detector: str, memory: PathLike | None) -> ErrorModel | None
     Raises ValueError for a broken file.
     """
     path = Path(memory or "") / ERROR_MODEL_FILE
-    shipped = {item.name: item for item in files("agent").joinpath("verdict").iterdir()}
+    shipped = {item.name: item for item in files("agent").joinpath("expected_error").iterdir()}
     if memory is not None and path.is_file():
         model = _read(path.read_text(encoding="utf-8"), path)
     elif found := shipped.get(f"{detector}.json"):

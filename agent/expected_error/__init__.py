@@ -1,8 +1,8 @@
 """Estimates of the true error of hypotheses, in millimetres, from the evidence on them."""
 
-from agent.verdict.error_model import ErrorModel, MeasuredGroup, detection_features, fit_error_model
-from agent.verdict.sentences import verdict_sentences
-from agent.verdict.stored_models import ERROR_MODEL_FILE, error_model_for, fitted_groups
+from agent.expected_error.error_model import ErrorModel, MeasuredGroup, detection_features, fit_error_model
+from agent.expected_error.sentences import verdict_sentences
+from agent.expected_error.stored_models import ERROR_MODEL_FILE, error_model_for, fitted_groups
 
 __all__ = [
     "ERROR_MODEL_FILE",

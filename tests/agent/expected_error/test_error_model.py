@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent.types import ErrorEstimate
-from agent.verdict import (
+from agent.expected_error import (
     ERROR_MODEL_FILE,
     ErrorModel,
     MeasuredGroup,
@@ -16,6 +15,7 @@ from agent.verdict import (
     error_model_for,
     fit_error_model,
 )
+from agent.types import ErrorEstimate
 from hmr.types import JOINT_NAMES, Box, Detection
 
 READ = (math.log(0.05), 0.9, 0.9)

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from agent.types import ErrorEstimate
 from hmr.types import Box, Detection
 
-__all__ = ["INTERVAL", "ErrorModel", "MeasuredGroup", "detection_features", "fit_error_model"]
+__all__ = ["ErrorModel", "MeasuredGroup", "detection_features", "fit_error_model"]
 
 INTERVAL = 0.8
 QUANTILES = ((1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2)
