@@ -47,7 +47,7 @@ check-vlm: $(STAMP)
 LLM_MODEL ?=
 LLM_THREADS ?= 1
 check-llm: $(STAMP) $(LLM_STAMP)
-	$(BIN)/python -m benchmarks.check_llm --server $(LLM_BIN)/python --model "$(LLM_MODEL)" --threads $(LLM_THREADS)
+	$(BIN)/python -m benchmarks.critic.check_llm --server $(LLM_BIN)/python --model "$(LLM_MODEL)" --threads $(LLM_THREADS)
 
 # torch first and pinned: with a dependency's range alone, pip would install the CUDA build
 $(STAMP): pyproject.toml constraints.txt

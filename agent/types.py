@@ -201,7 +201,9 @@ class ErrorEstimate:
     expected_mm: tuple[float, ...]
     low_mm: tuple[float, ...]
     high_mm: tuple[float, ...]
-    interval: float  # probability that an error is between low and high, on cases like those of the fit
+    confidence_level: (
+        float  # probability that an error is between low and high, on cases like those of the fit
+    )
     coverage: float | None  # share that was, on cases that were held out of the fit
     none_fits: (
         bool  # even the best body is expected to be further off than the policy's own nearly always are
@@ -216,7 +218,7 @@ class ErrorEstimate:
             expected_mm=tuple(item["expected_mm"]),
             low_mm=tuple(item["low_mm"]),
             high_mm=tuple(item["high_mm"]),
-            interval=item["interval"],
+            confidence_level=item["confidence_level"],
             coverage=item["coverage"],
             none_fits=item["none_fits"],
         )

@@ -89,7 +89,7 @@ class ErrorModel:
             expected_mm=tuple(expected.round(1).tolist()),
             low_mm=tuple(low.round(1).tolist()),
             high_mm=tuple(high.round(1).tolist()),
-            interval=INTERVAL,
+            confidence_level=INTERVAL,
             coverage=self.coverage,
             none_fits=bool(expected.min() > self.fits_below_mm),
         )

@@ -25,7 +25,10 @@ def _about_person(confidence: float | None, detector: str) -> str:
     if confidence is None:
         return "there is no detection of the person; only the bodies themselves were judged"
     if confidence < MIN_CONFIDENCE:
-        return f"{detector} cannot read a person there (confidence {confidence:.2f}); scores only compare the bodies"
+        return (
+            f"{detector} does not detect a person in this box (confidence {confidence:.2f}); scores only compare the "
+            "bodies"
+        )
     if confidence < CERTAIN_CONFIDENCE:
         return f"{detector} is uncertain of the person (confidence {confidence:.2f}), and so are the scores"
     return ""
@@ -46,14 +49,14 @@ def _about_errors(critique: GroupCritique) -> str:
         )
     least = min(range(len(errors.expected_mm)), key=lambda j: errors.expected_mm[j])
     if errors.none_fits:
-        return f"none of these bodies fits: the best is expected to be off by {_interval(errors, least)}"
+        return f"none of these bodies fits; expected pose error of the best one: {_interval(errors, least)}"
     scores = [-1.0 if score is None else score for score in critique.scores]
     best = max(range(len(scores)), key=lambda j: scores[j])
-    return f"the body with the best score is expected to be off by {_interval(errors, best)}"
+    return f"expected pose error of the body with the best score: {_interval(errors, best)}"
 
 
 def _interval(errors: ErrorEstimate, j: int) -> str:
     return (
-        f"{errors.expected_mm[j]:.0f} mm in pose, wherever it stands ({errors.interval:.0%} interval "
-        f"{errors.low_mm[j]:.0f} to {errors.high_mm[j]:.0f})"
+        f"{errors.expected_mm[j]:.0f} mm ({errors.confidence_level:.0%} interval {errors.low_mm[j]:.0f} to "
+        f"{errors.high_mm[j]:.0f}; MPJPE after aligning the pelvis)"
     )

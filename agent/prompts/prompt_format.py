@@ -8,7 +8,7 @@
     B: Right hand lands 11 % of the box away from the detected right knuckle joint (right forearm).
 
 The same data as JSON, with a sentence and the affected body parts for every measurement of every hypothesis, takes five
-times as many tokens (`python -m benchmarks.scale` counts them). Left out: digits after the third; sentences about
+times as many tokens (counted by `python -m benchmarks.critic.scale`). Left out: digits after the third; sentences on
 hypotheses that are not worse than the group; the terms of a rule's retrieval score; the measurements of a prototype,
 except the names of those with the highest agreement. The embedded critic and the trace get all of it.
 """

@@ -7,7 +7,7 @@ capsules have in the rest pose (arms out or down), in which no body penetrates i
 The exact computation, by libigl's winding numbers and distances of 691 skin points, takes 50 ms per posed body; this
 one takes 0.2 ms. On 400 poses of the default body, half of them disturbed by 0.15 rad per joint, the rank correlation
 of both is Spearman's rho 0.87 [0.84, 0.91], and penetrations deeper than 20 mm are detected with an AUC of 0.98:
-`python -m benchmarks.self_contact --poses 400`. Contacts of structures smaller than a limb are not detected.
+`python -m benchmarks.critic.self_contact --poses 400`. Contacts of structures smaller than a limb are not detected.
 """
 
 from __future__ import annotations

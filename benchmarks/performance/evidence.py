@@ -15,9 +15,9 @@ from agent.agent import CritiqueAgent
 from agent.default import default_agent, open_default_memory
 from agent.tools.running import run_tool
 from agent.types import Case, Evidence
+from benchmarks.critic.self_contact import Skin, compare, parser
 from benchmarks.performance.figure import Figure, at_least, at_most, median_ms, times_faster
 from benchmarks.performance.groups import wild_groups
-from benchmarks.self_contact import Skin, compare, parser
 from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
 

@@ -2,7 +2,7 @@
 
 `eval.study.arms` holds the arms and the question of each set, `eval.study.study_table` prints the tables: every arm
 between the base, the base at the arm's spread, and the ceiling, which is the base fine-tuned on the truth of the very
-images. `python -m benchmarks.alignment_study` runs a set, `meshcritic tables` the arms of the paper's tables.
+images. `python -m benchmarks.alignment.study` runs a set, `meshcritic tables` the arms of the paper's tables.
 
 The seed determines everything in a run: the cases that the critic explores, the groups, the training steps, and the
 noise of the evaluation, which all arms of a seed share with the base, on the same images. The critics of a seed are

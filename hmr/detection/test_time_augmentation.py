@@ -2,7 +2,7 @@
 
 Evaluation scripts average over flipped images in the same way (HRNet, arXiv 1902.09212). A keypoint is the mean over
 the crops with weights 1 / sigma^2. Its sigma is not reduced by averaging, because the errors of the crops are
-correlated. The mask is that of the first crop. `python -m benchmarks.gap` measures the error of a single crop.
+correlated. The mask is that of the first crop. `python -m benchmarks.policy.gap` measures the error of a single crop.
 """
 
 from __future__ import annotations

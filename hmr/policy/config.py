@@ -54,8 +54,8 @@ class DiffusionPolicyConfig(PretrainedConfig):
     denoiser: "mlp", or "tokens" with a layout of `hmr.policy.denoisers` in `tokens` and its `heads`.
     solver: "ddim" or "dpm++" (`hmr.policy.scheduler`).
     detector: the detector that the policy was trained for and uses if no other is given: "embedded" or "simulated".
-    noise_temperature: factor of the starting noise; `benchmarks/temperature.py` finds the one with the right spread on
-        `lab-calibration`.
+    noise_temperature: factor of the starting noise; `benchmarks.policy.temperature` finds the one with the right spread
+        on `lab-calibration`.
     start: "unit" noise, or the "distribution" of x_t about the initial estimate at `start_time`, a share of the
         schedule (`hmr.policy.distribution_alignment`).
     alignment: strength of the alignment with the detection's distribution, from 0 (none) to 1.

@@ -48,7 +48,7 @@ MASK_SIDE = 64  # cells per side of the distance map over the mask's box
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """Chosen on `lab` scenes (`benchmarks/guidance.py`), never on `wild-test`."""
+    """Chosen on `lab` scenes (`benchmarks/policy/guidance.py`), never on `wild-test`."""
 
     last_steps: int = 4  # of the solver; before them x_0 is too inaccurate to compare with an image
     iterations: int = 4  # gradient steps per solver step

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import arrangements
-from benchmarks.arrangements import Observer
-from benchmarks.people_scenes import FAULTS, IMAGE_PX, MIN_GAP_M, MIN_VISIBLE, PairScene, PairScenes
+from benchmarks.critic import arrangements
+from benchmarks.critic.arrangements import Observer
+from benchmarks.critic.people_scenes import FAULTS, IMAGE_PX, MIN_GAP_M, MIN_VISIBLE, PairScene, PairScenes
 from tests.agent.tools.tool_case import body
 
 KEEP_PROJECTION = ("swapped", "one rescaled")

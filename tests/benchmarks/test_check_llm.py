@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.check_llm import SERVER, serving, summary_of
+from benchmarks.critic.check_llm import SERVER, serving, summary_of
 
 STAND_IN = """
 class CommonParams:

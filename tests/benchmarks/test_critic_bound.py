@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.critic_bound import bound, reweighted, table
+from benchmarks.critic.critic_bound import bound, reweighted, table
 from common.progress import Tick
 from eval.benchmark.protocol import ERROR_METRICS
 from eval.critics.groups import LabelledGroup

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.hmdiff import main, variants
+from benchmarks.policy.hmdiff import main, variants
 from hmr.policy.config import SamplingSettings
 
 OWN = SamplingSettings("dpm++", 10, 1.1, "distribution", 0.2, 0.7)

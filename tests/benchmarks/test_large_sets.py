@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.large_sets import (
+from benchmarks.alignment.large_sets import (
     build_straightforward,
     depth,
     exponent,

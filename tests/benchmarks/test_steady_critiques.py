@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.steady_critiques import MIN_WARM_UP, Footprint, critique_for, footprint, growth_of
+from benchmarks.critic.steady_critiques import MIN_WARM_UP, Footprint, critique_for, footprint, growth_of
 from tests.agent.critique_case import group, make_agent, sample, spoiled_group
 
 

@@ -164,7 +164,7 @@ def test_a_missing_score_and_a_lost_question_are_explained_without_json(critique
     reason = "malformed after one repair: cut off at 7 tokens; raise max_tokens"
     lines = err.splitlines()
     assert [line.split(maxsplit=2)[2] for line in lines if "  -  " in line] == [reason] * COUNT
-    assert "cannot read a person there (confidence 0.00)" in err
+    assert "does not detect a person in this box (confidence 0.00)" in err
     assert lines[-2] == f"  1 of 4 questions were answered; lost score x 3: {reason}"
     assert lines[-1] == f"meshcritic: no hypothesis got a score: {reason}"
 

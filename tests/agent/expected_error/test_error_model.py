@@ -64,8 +64,8 @@ def test_new_errors_are_estimated_and_lie_in_their_interval_as_often_as_it_says(
         for name in ("expected_mm", "low_mm", "high_mm")
     )
     assert np.abs(expected / errors - 1).mean() < 0.12
-    assert abs(((low <= errors) & (errors <= high)).mean() - found[0].interval) < 0.06
-    assert model.coverage == pytest.approx(found[0].interval, abs=0.08)
+    assert abs(((low <= errors) & (errors <= high)).mean() - found[0].confidence_level) < 0.06
+    assert model.coverage == pytest.approx(found[0].confidence_level, abs=0.08)
     assert ((low <= expected) & (expected <= high)).all()
 
 

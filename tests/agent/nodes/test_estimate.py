@@ -68,15 +68,15 @@ def test_bodies_beside_the_person_are_named(model):
 def test_a_group_far_from_everything_does_not_fit(model):
     agent = make_agent(error_model=replace(model, fits_below_mm=5.0))
     (sentence,) = verdict_sentences(agent.critique(sample(), group(spoiled_group())), "perfect")
-    assert sentence.startswith("none of these bodies fits: the best is expected to be off by ")
+    assert sentence.startswith("none of these bodies fits; expected pose error of the best one: ")
     fitting = make_agent(error_model=replace(model, fits_below_mm=5000.0))
     (sentence,) = verdict_sentences(fitting.critique(sample(), group(spoiled_group())), "perfect")
-    assert sentence.startswith("the body with the best score is expected to be off by ")
+    assert sentence.startswith("expected pose error of the body with the best score: ")
 
 
 @pytest.mark.parametrize(
     ("confidence", "words"),
-    [(0.1, "cannot read a person there (confidence 0.10)"), (0.3, "is uncertain"), (0.6, "")],
+    [(0.1, "does not detect a person in this box (confidence 0.10)"), (0.3, "is uncertain"), (0.6, "")],
 )
 def test_a_person_that_the_detector_does_not_read_is_reported(confidence, words):
     detector = Unsure()

@@ -1,6 +1,6 @@
 """Coverage of recorded motion by the built-in poses: PA-MPJPE of each frame to its nearest sampled pose.
 
-    python -m benchmarks.pose_coverage --motion FOLDER [--count 100000] [--preset wild] [--every 1]
+    python -m benchmarks.policy.pose_coverage --motion FOLDER [--count 100000] [--preset wild] [--every 1]
 
 Both are posed on the default body with mean shape, 24 joints. FAISS returns the candidates whose torso-aligned joints
 have the smallest squared distance, and exact Procrustes alignment chooses among them, so the errors are upper bounds;

@@ -1,4 +1,6 @@
-"""How far a detector's people depend on the picture: `python -m benchmarks.photo_variants [--detector blazepose]`.
+"""How far a detector's people depend on the picture.
+
+    python -m benchmarks.policy.photo_variants [--detector blazepose]
 
 The test photograph, compressed again, resized, grey and mirrored. Prints how many people are found in each version, how
 many of those of the original are among them (intersection over union above .5), and these people's confidences.
@@ -18,7 +20,7 @@ from hmr.detection.loading import load_detector
 from hmr.detection.protocol import detect_people
 from hmr.types import Box, Camera, Detector
 
-PHOTO = Path(__file__).parents[1] / "tests/data/photograph/basketball.jpg"
+PHOTO = Path(__file__).parents[2] / "tests/data/photograph/basketball.jpg"
 SAME = 0.5
 Found = list[tuple[Box, float]]  # box and confidence
 

@@ -1,6 +1,6 @@
 """Memory, open files and threads of a process that critiques for a long time.
 
-    python -m benchmarks.steady_critiques [--minutes 20] [--groups 8] [--samples 8] [--json]
+    python -m benchmarks.critic.steady_critiques [--minutes 20] [--groups 8] [--samples 8] [--json]
 
 The embedded backend critiques the same groups over and over, each time as a new sample, with a trace in a temporary
 folder and a memory that is opened once. The process is measured before each critique; what it takes after the first

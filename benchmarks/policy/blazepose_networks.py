@@ -1,6 +1,6 @@
 """CPU time of BlazePose's networks per image, in torch and, where it is installed, in ai-edge-litert.
 
-    python -m benchmarks.blazepose_networks [--repeats 6] [--archive FILE.whl]
+    python -m benchmarks.policy.blazepose_networks [--repeats 6] [--archive FILE.whl]
 
 torch runs one image and batches of 8; ai-edge-litert, which needs the wheel of mediapipe for its files (`--archive`),
 one image, as the files are written. One thread each, in turn, and the minimum of the repeats, because other processes

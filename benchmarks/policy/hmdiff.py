@@ -1,6 +1,6 @@
 """HMDiff's options of the sampler (`hmr/policy/distribution_alignment.py`) beside the policy's own sampler.
 
-    python -m benchmarks.hmdiff [--split wild-test] [--base shipped] [--images 100] [--samples 100]
+    python -m benchmarks.policy.hmdiff [--split wild-test] [--base shipped] [--images 100] [--samples 100]
         [--steps 1 --steps 4] [--start-time 0.33 --start-time 0.5] [--alignment 1]
 
 For every number of solver steps: unit noise as the start, the distribution about the initial estimate, the alignment

@@ -1,6 +1,6 @@
 """An upper bound for a critic: the gain if groups of the base policy are reweighted by its scores, without training.
 
-    python -m benchmarks.critic_bound --images 300 --out runs/bound
+    python -m benchmarks.critic.critic_bound --images 300 --out runs/bound
 
 The optimum of the loss `weighted` is the base density times exp(A / tau) (`rl.losses`). A group with those weights is a
 sample of it, so the errors that are lower there are the ones that an alignment with these scores can lower if the

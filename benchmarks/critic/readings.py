@@ -1,6 +1,6 @@
 """Readings of 3D joints as evidence on a policy's groups: how accurate they are, and how independent of the policy.
 
-    python -m benchmarks.readings [--base studio] [--images 100] [--out DIR]
+    python -m benchmarks.critic.readings [--base studio] [--images 100] [--out DIR]
 
 | column | value                                                                                                    |
 |--------|----------------------------------------------------------------------------------------------------------|

@@ -1,6 +1,6 @@
 """Estimates the cost of scoring the groups of many images with a large VLM on a server, for docs/results/scale.md.
 
-    python -m benchmarks.scale [--images 1000000] [--samples 20] [--input-tps 5000] [--output-tps 3700]
+    python -m benchmarks.critic.scale [--images 1000000] [--samples 20] [--input-tps 5000] [--output-tps 3700]
 
 The critique graph runs on wild scenes with a backend that returns dummy answers (`agent.vlm.wrappers.dry_run`), once
 for each way of asking, and requests, pictures and texts are counted. Tokens are those of Qwen3-VL: pictures as its

@@ -1,6 +1,6 @@
 """Splits the difference between `wild` and `lab` by cause, on `lab` scenes with some fields of the recipe as in `wild`.
 
-    python -m benchmarks.gap [--policy DIR] [--scenes 640]
+    python -m benchmarks.policy.gap [--policy DIR] [--scenes 640]
 
 Measures the regression head, keypoints and depths. Scenes are rendered once into `--cache` from a seed that no split
 uses. MPJPE is pelvis-aligned over 24 joints. Keypoints, in per cent of the side of the detected box, and depths behind

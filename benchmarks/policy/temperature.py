@@ -1,6 +1,6 @@
 """Finds the temperature of the starting noise at which the spread of a policy is calibrated.
 
-    python -m benchmarks.temperature [--policy DIR] [--images 100] [--samples 100]
+    python -m benchmarks.policy.temperature [--policy DIR] [--images 100] [--samples 100]
 
 Samples `lab-calibration` at several temperatures of the starting noise (`noise_temperature` in the config of a policy).
 Choose the one whose `calibration_80` is nearest to the value that M draws from the true distribution would have

@@ -1,6 +1,7 @@
 """How accurate a policy is with better and worse detections: the embedded detector's, simulated and perfect ones.
 
-    python -m benchmarks.detections [--policy DIR] [--split wild-test] [--images 200] [--samples 100] [--motion DIR]
+    python -m benchmarks.policy.detections [--policy DIR] [--split wild-test] [--images 200] [--samples 100]
+        [--motion DIR]
 
 Simulated detections have the errors of one profile of `hmr.synthetic.detector_noise`; a surface point is visible
 where the joint that moves it is. `perfect` reports every point and its depth, `perfect without depth` the positions

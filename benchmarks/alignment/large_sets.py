@@ -1,4 +1,4 @@
-"""Preference sets that are larger than the memory: `python -m benchmarks.large_sets --images 200000`.
+"""Preference sets that are larger than the memory: `python -m benchmarks.alignment.large_sets --images 200000`.
 
 A set is written by repeating real rows with changed numbers. A separate process opens it and trains on it, with the
 code of `meshcritic align`. Its RLIMIT_DATA is 500 MB above its VmData after loading the policy; pages of files do not
@@ -326,7 +326,14 @@ TASKS = {task.__name__: task for task in (train, open_straightforward, open_size
 
 def in_a_process(task: Callable[..., Figures], **arguments: Any) -> Figures:
     """The result of one of TASKS. Raises RuntimeError, with the end of its output, if the process fails."""
-    command = [sys.executable, "-m", "benchmarks.large_sets", "--task", task.__name__, json.dumps(arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.alignment.large_sets",
+        "--task",
+        task.__name__,
+        json.dumps(arguments),
+    ]
     # waiting threads that spin would count as CPU time, on busy cores many times over
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Rendered scenes of two people with exact truth, and faults of their arrangement, for `benchmarks.arrangements`.
+"""Rendered scenes of two people with exact truth, and faults of their arrangement (`benchmarks.critic.arrangements`).
 
 Two posed bodies of the project's samplers stand on one floor before one camera, by the seed and the pair's number. The
 project's rasteriser renders both, so masks and order in depth are exact. A fault changes how the posed bodies are

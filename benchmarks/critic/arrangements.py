@@ -1,8 +1,8 @@
 """How often the arrangement's score prefers the true arrangement of two people to a wrong one.
 
-    python -m benchmarks.arrangements [--pairs 200] [--seed 0] [--detections exact] [--bodies true] [--json]
+    python -m benchmarks.critic.arrangements [--pairs 200] [--seed 0] [--detections exact] [--bodies true] [--json]
 
-Scenes and faults: `benchmarks.people_scenes`. Of every scene the true arrangement and one arrangement per fault are
+Scenes and faults: `benchmarks.critic.people_scenes`. Of every scene the true arrangement and one per fault are
 measured and scored as by `meshcritic critique`, without the scores of the people themselves. A rate is the share of
 scenes in which the true one has the higher score (equal scores count as wrong), with a 95 % Wilson interval.
 
@@ -29,7 +29,7 @@ from scipy.stats import binomtest
 from agent.arrangement.measure import TOOLS, measure, place
 from agent.arrangement.scoring import penalty, score_evidence
 from agent.arrangement.types import ArrangementTool, ArrangementVerdict
-from benchmarks.people_scenes import FAULTS, IMAGE_PX, PairScene, PairScenes
+from benchmarks.critic.people_scenes import FAULTS, IMAGE_PX, PairScene, PairScenes
 from common.seeding import derive_generator, derive_seed
 from hmr.body.model import Body, load_body
 from hmr.body.surface_points import POINT_JOINTS, BodyPoints

@@ -1,6 +1,7 @@
 """The effect of guidance on sampling: the policy alone, and guided by the detections of its own encoder.
 
-    python -m benchmarks.guidance [--split lab-test] [--images 24] [--samples 100] [--policy DIR] [--set step=0.3 ...]
+    python -m benchmarks.policy.guidance [--split lab-test] [--images 24] [--samples 100] [--policy DIR]
+        [--set step=0.3 ...]
 
 The defaults of `GuidanceConfig` were chosen with it on `lab` scenes. Differences are paired, with bootstrap intervals;
 min_m is over all samples; the time is that of sampling one image, without its detection.

@@ -1,6 +1,6 @@
 """Runs `critique` and `check-vlm` on a real server with a real small language model: `make check-llm`.
 
-    python -m benchmarks.check_llm --server .venv-llm/bin/python [--model FILE.gguf] [--threads 1] [--scenes 1]
+    python -m benchmarks.critic.check_llm --server .venv-llm/bin/python [--model FILE.gguf] [--threads 1] [--scenes 1]
 
 The server is llama.cpp's, the model a text judge: it gets the measurements and no pictures. Its scores mean nothing;
 the run shows that questions, answers and failures of a real server are read and reported as documented. Ends with exit
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PHOTO = Path(__file__).parents[1] / "tests/data/photograph/basketball.jpg"
+PHOTO = Path(__file__).parents[2] / "tests/data/photograph/basketball.jpg"
 SERVER = Path(__file__).with_name("llama_server.py")
 BOX = "518,292,698,533"  # one of its players
 SETTINGS = ("images=false", "max_tokens=1500", "deadline_s=1800", "concurrency=1")

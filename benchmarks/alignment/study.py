@@ -1,7 +1,7 @@
 """Runs the study of alignment (`eval.study`) and prints its tables.
 
-    python -m benchmarks.alignment_study --set finals --seeds 5 --out runs/study
-    python -m benchmarks.alignment_study --arm "embedded, resample" --arm "hmr-scorer, dpo" --out runs/study
+    python -m benchmarks.alignment.study --set finals --seeds 5 --out runs/study
+    python -m benchmarks.alignment.study --arm "embedded, resample" --arm "hmr-scorer, dpo" --out runs/study
 
 A killed run continues and a second one computes only what is new. Seeds can run in parallel, each process with its own
 `--first-seed` and `--out`; if the folders are copied into one, `--seeds` with all of them prints the whole study

@@ -1,7 +1,7 @@
 """Agreement of the capsules of `agent.tools.self_contact` with an exact test of the skin, by libigl.
 
     pip install -e ".[bench]"
-    python -m benchmarks.self_contact [--poses 160] [--noise-rad 0.15] [--every 10] [--seed 7]
+    python -m benchmarks.critic.self_contact [--poses 160] [--noise-rad 0.15] [--every 10] [--seed 7]
 
 Reference: a skin point of one part is inside another part if the generalised winding number of the faces of that part
 (Jacobson et al., SIGGRAPH 2013; it accepts open surfaces, which parts are) exceeds 0.5, and its depth is the distance

@@ -1,6 +1,6 @@
 """Errors of what a search proposes, by origin and setting; no critic scores and no policy is trained.
 
-    python -m benchmarks.search_proposals [--base studio] [--images 200] [--skip 0] [--out DIR]
+    python -m benchmarks.alignment.search_proposals [--base studio] [--images 200] [--skip 0] [--out DIR]
 
 The settings of `rl.search.SearchSettings` were chosen with it on the alignment split, whose truth is kept for this
 measurement only. The detection is the embedded detector's, with the shipped policy's reading of 3D joints. Columns are

@@ -1,6 +1,6 @@
 """Fits the shipped model of errors in millimetres (`agent.expected_error`) and measures it on new scenes.
 
-    python -m benchmarks.error_model [--detector embedded] [--images 300] [--samples 12] [--test 100] [--write]
+    python -m benchmarks.critic.error_model [--detector embedded] [--images 300] [--samples 12] [--test 100] [--write]
 
 Fitted on lab-calibration; measured on lab-test and on wild-test, which is outside of the calibration. Another detector
 than the embedded one sees nothing in rendered scenes, so its detections are simulated with the errors of its profile
