@@ -28,6 +28,8 @@ __all__ = [
     "stages",
 ]
 
+LINE_EVERY_S = 30.0  # of a stage, where there is no progress bar
+
 
 def console() -> Console:
     from rich.console import Console
@@ -98,7 +100,8 @@ def report_lost_questions() -> Iterator[None]:
 
 @contextmanager
 def stages() -> Iterator[Stage]:
-    """One progress bar per stage on stderr; without a terminal, one line per finished stage."""
+    """One progress bar per stage on stderr; without a terminal, one line per finished stage, and one every LINE_EVERY_S
+    of a long one."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -125,10 +128,16 @@ def stages() -> Iterator[Stage]:
 def _stage(bars: Progress, title: str, total: int) -> Tick:
     title = escaped(title)  # of a video: the name of its file
     task, started_s = bars.add_task(title, total=total, note=""), time.monotonic()
+    printed_s = started_s
 
     def tick(done: int, note: str = "", /) -> None:
+        nonlocal printed_s
         bars.update(task, completed=done, note=note)
+        now_s = time.monotonic()
         if bars.disable and done >= total:
-            print_message(f"done: {title}{note and ', '}{note} ({time.monotonic() - started_s:.0f} s)")
+            print_message(f"done: {title}{note and ', '}{note} ({now_s - started_s:.0f} s)")
+        elif bars.disable and now_s - printed_s >= LINE_EVERY_S:
+            printed_s = now_s
+            print_message(f"{title}: {done} of {total}{note and ', '}{note} ({now_s - started_s:.0f} s)")
 
     return tick

@@ -42,6 +42,8 @@ def load_evaluation_bodies(
     from hmr.datasets.protocols import load_regressor
 
     files = dict(_gender_and_file(text) for text in bodies or ())
+    if body:
+        files.setdefault("neutral", body)
     return EvaluationBodies(
         load_body(body),
         {gender: load_body(path) for gender, path in files.items()},

@@ -44,7 +44,9 @@ def _row(rule: Rule, history: Sequence[StateChange]) -> Json:
 
 
 def rule_table(rows: Sequence[Json]) -> Table:
-    table = Table("id", "state", "successes/uses", "weight", "gain", "rule", "reason for the state")
+    table = Table(
+        "id", "state", "successes/uses", "weight", "gain", "rule", "measurement", "reason for the state"
+    )
     for row in rows:
         cells = (
             foreign(row["id"][:8]),
@@ -53,7 +55,8 @@ def rule_table(rows: Sequence[Json]) -> Table:
             _number(row["weight"], ".2f"),
             _number(row["gain"], "+.4f"),
         )
-        table.add_row(*cells, foreign(row["text"]), foreign(row["history"][-1]["reason"]))
+        texts = (row["text"], _test(row["predicate"]), row["history"][-1]["reason"])
+        table.add_row(*cells, *map(foreign, texts))
     return table
 
 
@@ -61,11 +64,15 @@ def rule_panel(row: Json) -> Panel:
     origin, predicate = row["provenance"], row["predicate"]
     lines = [row["text"], f"tags: {', '.join(row['tags']) or 'none'}"]
     if predicate:
-        test = f"{predicate['metric']} {predicate['comparison']} {predicate['threshold']:g}"
-        lines.append(f"test: {test}, weight {predicate['weight']:g}")
+        lines.append(f"measurement: {_test(predicate)}, weight {predicate['weight']:g}")
     lines.append(f"{origin['kind']} by {origin['backend']}, from case {origin['case_id'] or '-'}")
     lines += [f"{change['state']}: {change['reason']}" for change in row["history"]]
     return Panel(foreign("\n".join(lines)), title=foreign(row["id"]), title_align="left")
+
+
+def _test(predicate: Json | None) -> str:
+    """The measurement that a rule tests; a rule without one is only for backends that read."""
+    return f"{predicate['metric']} {predicate['comparison']} {predicate['threshold']:g}" if predicate else "-"
 
 
 def _number(value: float | None, form: str) -> str:

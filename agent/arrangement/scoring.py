@@ -5,8 +5,8 @@
 A penalty grows with the value and is bounded or nearly so, so that one measurement that is wrong about a photograph (a
 child, a jump, a missed mask) does not decide alone: t(value) = 2 log(1 + value^2 / 4), the negative logarithm of a
 Student density, for values in standard deviations, and s(value) = BOUND (1 - exp(-value / (BOUND scale))) for others.
-What could not be measured has no penalty. The scales were set on pairs of seed 1 (`benchmarks.critic.arrangements`); the
-results are of other seeds (docs/results/arrangements.md).
+What could not be measured has no penalty. The scales were set on pairs of seed 1 of `benchmarks.critic.arrangements`,
+the results are of other seeds (docs/results/arrangements.md).
 """
 
 from __future__ import annotations

@@ -49,9 +49,11 @@ def _about_errors(critique: GroupCritique) -> str:
         )
     least = min(range(len(errors.expected_mm)), key=lambda j: errors.expected_mm[j])
     if errors.none_fits:
-        return f"none of these bodies fits; expected pose error of the best one: {_interval(errors, least)}"
-    scores = [-1.0 if score is None else score for score in critique.scores]
-    best = max(range(len(scores)), key=lambda j: scores[j])
+        return f"none of these bodies fits; least expected pose error: {_interval(errors, least)}"
+    scores = {j: score for j, score in enumerate(critique.scores) if score is not None}
+    if not scores:
+        return f"least expected pose error: {_interval(errors, least)}"
+    best = max(scores, key=lambda j: scores[j])
     return f"expected pose error of the body with the best score: {_interval(errors, best)}"
 
 

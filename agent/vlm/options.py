@@ -7,6 +7,7 @@ the name of a remote host is announced.
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,9 @@ from agent.vlm.wrappers.cache import Cached, ReplyCache
 from agent.vlm.wrappers.dry_run import DryRun
 
 __all__ = ["BackendOptions", "OpenedBackend", "open_backend"]
+
+REPLIES = "replies.sqlite"  # in the folder of a run
+WITHOUT_COST = ("embedded", "replay")  # backends that answer at once
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,14 @@ class BackendOptions:
     def __post_init__(self) -> None:
         if self.record and self.reply_cache and self.record.resolve() == self.reply_cache.resolve():
             raise ValueError(f"--record and --reply-cache need two files, not one: {self.record}")
+
+    def keeping_replies_in(self, folder: Path) -> BackendOptions:
+        """With a reply cache in the folder, unless there is one or answers cost nothing. A group takes several
+        questions, and many groups are asked about at once: what a run that ends early was answered is used by the
+        next one."""
+        if self.reply_cache or self.spec.partition(":")[0] in WITHOUT_COST:
+            return self
+        return dataclasses.replace(self, reply_cache=folder / REPLIES)
 
 
 @dataclass(frozen=True)

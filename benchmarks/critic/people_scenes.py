@@ -55,7 +55,7 @@ class PairScene:
     boxes: tuple[Box, Box]  # around the visible pixels
 
     @property
-    def iou(self) -> bool:
+    def overlap(self) -> bool:
         """Whether one hides a part of the other."""
         return bool(self.frame.mask.all(axis=0).any())
 

@@ -239,12 +239,10 @@ def _refuse_options_of_scenes(values: Mapping[str, object]) -> None:
 
 def _photo_policy(folder: Path, device: str, detector: str | None, memory: Path | None) -> DiffusionPolicy:
     """With the detector that `critique` would use."""
-    from agent.exploration.record import explored_detector
     from cli.photos.detectors import choose_detector
     from hmr.policy.checkpoint import load_policy
 
-    explored = explored_detector(memory) if memory else None
-    return load_policy(folder, device, choose_detector(detector, None, [], explored))
+    return load_policy(folder, device, choose_detector(detector, None, [], memory))
 
 
 def _with_people(

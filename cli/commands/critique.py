@@ -185,7 +185,7 @@ def critique(
         open_checkpoints(checkpoints) as saver,
         open_tool_servers(tool_server or []) as served,
     ):
-        chosen = choose_detector(detector, keypoints, [photo], _explored_detector(memory))
+        chosen = choose_detector(detector, keypoints, [photo], memory)
         model, body_model = load_policy(policy, device, chosen), load_body(body)
         people = _given_people(photo, hypotheses, box, body_model)
         if people is None:
@@ -256,16 +256,10 @@ def _intrinsics(
     return intrinsics
 
 
-def _explored_detector(memory: Path | None) -> str | None:
-    if memory is None:
-        return None
+def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
     from agent.exploration.record import explored_detector
 
-    return explored_detector(memory)
-
-
-def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
-    if (explored := _explored_detector(memory)) not in (None, detector.name):
+    if memory and (explored := explored_detector(memory)) not in (None, detector.name):
         print_message(
             f"{memory} was explored with the detector {explored}; its rule weights are fitted to that detector"
         )
@@ -275,13 +269,15 @@ def _given_people(
     photo: Path, hypotheses: Sequence[Path] | None, boxes: list[str] | None, body: Body
 ) -> list[Person] | None:
     """The people of the files; None without a file."""
-    from cli.photos.people import given_people
+    from cli.photos.people import describe_large_angles, given_people
 
     if hypotheses and boxes:
         raise ValueError("--hypotheses has the boxes of its people; --box is not allowed with it")
     if not hypotheses:
         return None
     people = given_people(photo, hypotheses, body)
+    if large := describe_large_angles(people):
+        print_message(large)
     if (size := max(len(person.hypotheses) for person in people)) > MAX_GROUP:
         raise ValueError(
             f"--hypotheses has {size} hypotheses of a person; at most {MAX_GROUP} are critiqued at once, which takes "

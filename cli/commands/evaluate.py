@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +24,12 @@ from cli.options import (
     Seed,
     policy_folder,
 )
+from common.storage.files import write_text
 from common.storage.locks import single_run
 
 __all__ = ["evaluate"]
+
+RESULT = "evaluation.json"
 
 
 def evaluate(
@@ -89,13 +93,15 @@ def evaluate(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,
             motion=motion, backdrops=backdrops, workers=WORKERS,
         )  # fmt: skip
-    if as_json:
-        options = {
+        answer = {
+            **result.to_json(),
             "split": split, "images": images, "samples": samples, "seed": seed, "detector": model.detector.name,
-            "sampler": asdict(sampler),
+            "sampler": asdict(sampler), "motion": motion and motion.name,
+            "backdrops": backdrops and backdrops.name, "versions": versions(),
         }  # fmt: skip
-        folders = {"motion": motion and motion.name, "backdrops": backdrops and backdrops.name}
-        print_json({**result.to_json(), **options, **folders, "versions": versions()})
+        write_text(out / RESULT, json.dumps(answer, indent=1))
+    if as_json:
+        print_json(answer)
         return
     console().print(baseline_table(result.reports, DETERMINISTIC))
-    print_message(f"benchmark {result.benchmark}, base policy {result.base_policy}")
+    print_message(f"benchmark {result.benchmark}, policy {result.base_policy}; also in {out / RESULT}")

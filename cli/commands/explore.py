@@ -106,7 +106,7 @@ def explore(
         base=base, images=images, samples=samples, seed=seed, ucb=ucb, detector=detector, critique=critique_settings,
     )  # fmt: skip
     memory, reviewer = memory or out / "memory", _reviewer(review, dry_run)
-    with open_backend(options) as opened:
+    with open_backend(options.keeping_replies_in(out)) as opened:
         with (
             report_lost_questions(),
             _output_folders(out, memory, dry_run) as (out_folder, memory_folder),

@@ -49,7 +49,6 @@ def mcp(
         raise ValueError("meshcritic mcp needs the MCP SDK: pip install 'meshcritic[mcp]'")
     with without_collection():
         from agent.context import CritiqueSettings
-        from agent.exploration.record import explored_detector
         from agent.vlm.options import open_backend
         from cli.mcp_server.roots import Roots
         from cli.mcp_server.server import serve
@@ -60,7 +59,7 @@ def mcp(
     roots = Roots(root or [Path()])
     critique, options = critique_and_backend(backend, settings, False, max_calls, record, reply_cache)
     with open_backend(options) as opened:
-        chosen = choose_detector(detector, None, [], explored_detector(memory) if memory else None)
+        chosen = choose_detector(detector, None, [], memory)
         models = Models(opened.backend, chosen, policy, device, body, memory)
         with CritiqueService(roots, models, CritiqueSettings(**critique)) as service:
             serve(service, service_calls())

@@ -168,6 +168,8 @@ def add(
     from memory.vectors.embed import load_text_embedder
 
     predicate = Predicate.parse(when, weight) if when else None
+    if predicate:
+        _warn_of_unknown_metric(predicate.metric)
     rule = Rule.create(sentence, tag or [], Provenance("person", "person", None), predicate, "admitted")
     embedder = load_text_embedder(text_embedder)
     with _open_to_write(folder, embedder) as (_, rules):
@@ -179,6 +181,18 @@ def add(
         print_json({"id": rule.rule_id, "added": bool(added)})
     else:
         print_message(f"{rule.rule_id} admitted{'' if added else ', known before'}: {rule.text}")
+
+
+def _warn_of_unknown_metric(metric: str) -> None:
+    """A rule on a metric that no installed tool measures never applies; that of a tool server is not known here."""
+    from agent.tools import load_tools
+    from agent.tools.running import metric_of
+    from agent.tools.served.contract import PREFIX
+
+    known = [metric_of(tool) for tool in load_tools()]
+    if None not in known and metric not in known and not metric.startswith(PREFIX):
+        names = ", ".join(sorted(name for name in known if name))
+        print_message(f"no installed tool measures {metric}, so the rule never applies; they measure {names}")
 
 
 @memory.command()

@@ -110,9 +110,9 @@ def predict(
     with single_run(out), Manifest(out / "manifest.jsonl") as manifest, stages() as stage:
         for outcome in Predictor(models, settings, out, manifest).run(sources, stage):
             summary.add(outcome)
-    summary.check()
-    if as_json:
+    if as_json and summary.people:
         print_json(summary.answer)
+    summary.check()
 
 
 class _Summary:
@@ -126,7 +126,7 @@ class _Summary:
         names = ("people", "motions", "failed", "messages")
         self.answer: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.pictures = self.people = self.failures = 0
-        self.first_reason = ""
+        self.first_reason = self.failure = ""
         self.frames = self.frames_with_people = self.earlier_frames = 0  # of the current video
         self.camera: dict[str, Any] = {}  # of the current video: all of its frames have one size
 
@@ -137,6 +137,8 @@ class _Summary:
         self.people += len(people)
         self.failures += outcome.record is None
         self.first_reason = self.first_reason or next(iter(reasons), "")
+        if outcome.record is None:
+            self.failure = self.failure or outcome.reason or ""
         if self.collect:
             self._collect(outcome)
         if outcome.frame is not None:
@@ -155,7 +157,7 @@ class _Summary:
                 f"{self.people} people in {self.pictures} pictures; {self.failures} failed, as reported above"
             )
         if self.single and (self.failures or not self.people):
-            raise ValueError(self.first_reason)
+            raise ValueError(self.failure or self.first_reason)
         if not self.people:
             raise ValueError(f"no person was found in any of the {self.pictures} pictures")
 

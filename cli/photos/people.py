@@ -7,6 +7,7 @@ Boxes and cameras in inputs and outputs are in the pixels of the photograph's fi
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "Guide",
     "NobodyFound",
     "Person",
+    "describe_large_angles",
     "find_people",
     "given_people",
     "parse_box",
@@ -98,6 +100,22 @@ def describe_other_body(policy: DiffusionPolicy, body: Body) -> str:
     return (
         f"the body {body.name} is not the one that the policy was trained with: at rest their joints are "
         f"{distance_mm:.0f} mm apart on average, and so are the predicted bodies"
+    )
+
+
+def describe_large_angles(people: Sequence[Person]) -> str:
+    """A sentence if rotations turn by more than a whole turn, as degrees do that are taken for radians; empty if none
+    does."""
+    poses = (one.hypotheses.params for one in people)
+    largest = max(
+        float(torch.cat([pose.global_orient[:, None], pose.body_pose], dim=1).norm(dim=-1).max())
+        for pose in poses
+    )
+    if largest <= 2 * math.pi + 1e-3:
+        return ""
+    return (
+        f"rotations of the hypotheses turn by up to {largest:.1f} radians, more than a whole turn; global_orient and "
+        "body_pose are axis-angle vectors in radians, not degrees"
     )
 
 

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.console import print_message
 from hmr.images.photographs import PHOTO_SUFFIXES, photos_in
 from hmr.images.videos import VIDEO_SUFFIXES
 
 __all__ = ["Source", "list_sources"]
+
+UNREADABLE = (".heic", ".heif")  # photographs that Pillow cannot decode
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ def _files(path: Path, out: Path) -> list[tuple[Path, Path]]:
     if not path.is_dir():
         return [(path, Path(path.name))]
     inside = photos_in(path, out)
+    if unread := sorted(file for file in path.rglob("*") if file.suffix.lower() in UNREADABLE):
+        print_message(
+            f"{path}: {len(unread)} HEIC files, such as {unread[0].name}, cannot be read and are left out; convert "
+            "them to JPEG"
+        )
     if not inside:
         raise ValueError(f"{path}: the folder has no photograph ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return [(file, file.relative_to(path)) for file in inside]

@@ -117,7 +117,9 @@ def open_bench(
     tests: groups to score, whose truth the ground-truth detector needs.
     """
     if backend is None:
-        backend = stack.enter_context(open_backend(settings.backend_options())).backend
+        backend = stack.enter_context(
+            open_backend(settings.backend_options().keeping_replies_in(out))
+        ).backend
     groups, fingerprint = _calibration_groups(policy, body, settings, calibration, out, stage)
     return AgentBench(
         policy=policy,

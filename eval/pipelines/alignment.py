@@ -83,7 +83,9 @@ def run_alignment(
     with ExitStack() as stack:
         backend = None
         if settings.uses_backend:
-            backend = stack.enter_context(open_backend(settings.backend_options())).backend
+            backend = stack.enter_context(
+                open_backend(settings.backend_options().keeping_replies_in(out))
+            ).backend
         opened: dict[str, Any] = {"out": out, "stage": stage, "stack": stack}
         opened |= {"backend": backend, "detector": detector}
         critic = partial(open_scorer, policy, body, settings, **opened)

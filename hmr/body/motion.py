@@ -84,7 +84,7 @@ class Motion:
     def _usual_interval_s(self) -> float:
         """The mean of the intervals near the median, within bounds. Of a single pose: how long it is shown."""
         intervals = np.diff(self._times) if len(self._times) > 1 else np.array([self.duration_s])
-        median = np.median(intervals)
+        median = np.sort(intervals)[(len(intervals) - 1) // 2]  # one of them, also of an even number
         usual = float(intervals[abs(intervals - median) <= USUAL * median].mean())
         least = max(MIN_INTERVAL_S, self.duration_s / (MAX_SAMPLES_PER_POSE * len(self._times)))
         return max(min(usual, MAX_INTERVAL_S), least)

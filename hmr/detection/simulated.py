@@ -33,7 +33,8 @@ class SimulatedDetector:
         """Raises ValueError for a sample without a stored detection."""
         if sample.detection is None:
             raise ValueError(
-                f"image {sample.id} holds no detection of the simulated detector; only scenes of studio and street do"
+                f"image {sample.id} holds no detection of the simulated detector; only scenes of studio and street do "
+                "(--split street-test), and --detector embedded reads any rendered scene"
             )
         return sample.detection
 

@@ -39,7 +39,11 @@ __all__ = [
     "to_rgb",
 ]
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp"})
+RUN_FILES = (
+    "manifest.jsonl",
+    "pictures.jsonl",
+)  # a folder with one of them holds the pictures that a run has written
 MIN_SIDE = 16
 MIN_BOX_SIDE = 8.0  # pixels
 MAX_BOX_SIDE = 3.0  # relative to the photograph's longer side; the crop of the whole box is held in memory
@@ -112,6 +116,8 @@ def load_photo(path: PathLike) -> Photo:
 def _opened(path: PathLike) -> Iterator[Image.Image]:
     """The image of a file that may turn out to be unreadable while it is decoded."""
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a photograph")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such photograph")
     with open_image(path, min_side=MIN_SIDE) as opened:
@@ -136,9 +142,17 @@ def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box, camera: Came
 
 
 def photos_in(folder: Path, out: Path) -> list[Path]:
-    """The photographs in a folder at any depth, ordered by name, without those under the output folder `out`."""
+    """The photographs in a folder at any depth, ordered by name, without those under the output folder `out`, or in the
+    subfolders of other runs."""
+    runs = {file.parent for name in RUN_FILES for file in folder.rglob(name)} - {folder}
     files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PHOTO_SUFFIXES)
-    return [file for file in files if file.is_file() and not file.resolve().is_relative_to(out.resolve())]
+    return [
+        file
+        for file in files
+        if file.is_file()
+        and not file.resolve().is_relative_to(out.resolve())
+        and not any(run in file.parents for run in runs)
+    ]
 
 
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -1,14 +1,15 @@
 """The connection to MCP servers whose tools measure: each server is a process that is started with a command.
 
 A tool of a server is a critique tool if its arguments have a property `case`. The server gets a few harmless variables
-of the environment (PATH, HOME and the like), so no key, and what it writes to stderr is dropped. A server that fails,
-is slow or dies costs its own evidence only.
+of the environment (PATH, HOME and the like), so no key. Of what it writes to stderr the end is kept, which says why it
+could not be started. A server that fails, is slow or dies costs its own evidence only.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,6 +32,8 @@ DEADLINE_S = 30.0  # of one measurement
 MAX_TOOLS = 32  # of one server
 NAME_CHARS = 40
 ERROR_CHARS = 160
+STDERR_BYTES = 2000  # that are kept
+STDERR_WAIT_S = 2.0  # for the end of a server that could not be started
 
 
 @contextmanager
@@ -61,16 +64,46 @@ def _server(command: str, deadline_s: float) -> Iterator[list[CritiqueTool]]:
     words = _words(command)
     with ExitStack() as opened:
         portal = opened.enter_context(start_blocking_portal())
-        errors = opened.enter_context(open(os.devnull, "w"))  # noqa: PTH123
+        errors = opened.enter_context(_StderrEnd())
         # The server and its answers are foreign: whatever goes wrong here is told with the command.
         try:
-            client = portal.wrap_async_context_manager(_client(words, errors))
+            client = portal.wrap_async_context_manager(_client(words, errors.file))
             connected = client.__enter__()
         except Exception as error:
-            raise ValueError(f"--tool-server {command!r}: {_reason(error)}") from error
+            said = errors.last_line()
+            raise ValueError(f"--tool-server {command!r}: {_reason(error)}{said and ': '}{said}") from error
         opened.callback(_close, client)
         listed = _listed(portal, connected, command)
         yield [_ServedTool(tool, portal, connected, deadline_s) for tool in listed]
+
+
+class _StderrEnd:
+    """A file for what a server writes to stderr, of which only the end is kept: a thread reads a pipe."""
+
+    def __init__(self) -> None:
+        reading, writing = os.pipe()
+        self.file = os.fdopen(writing, "w")
+        self._reading, self._end = os.fdopen(reading, "rb", buffering=0), b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> _StderrEnd:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def _read(self) -> None:
+        with self._reading:
+            while block := self._reading.read(4096):
+                self._end = (self._end + block)[-STDERR_BYTES:]
+
+    def last_line(self) -> str:
+        """Of a server that has ended."""
+        self.file.close()
+        self._thread.join(STDERR_WAIT_S)
+        lines = self._end.decode(errors="replace").split("\n")
+        return redact(cleaned(next(filter(str.strip, reversed(lines)), ""), ERROR_CHARS))
 
 
 def _words(command: str) -> list[str]:

@@ -45,6 +45,7 @@ Matrix = Float[np.ndarray, "rules group"]
 
 JITTER_SHAPE = 8.0  # of the gamma that perturbs a rule's weight: mean 1, standard deviation 0.35
 TRUST_FLOOR = 0.25  # least trust in a metric, relative to the mean over the metrics
+MIN_COST = 0.025  # share of the penalty that is worth a comment: about one point of the score
 CONTRADICTION = 1 / 8  # share of the group: a larger difference in rank (and above 1) makes a score uncertain
 REOBSERVED = "other hypotheses of the group are uncertain, and the photograph is read again"
 
@@ -187,8 +188,8 @@ def _comment(metrics: Json, label: str, rules: list[Json], penalties: Float[np.n
     for rule, penalty in zip(rules, penalties, strict=True):
         cost[rule["metric"]] = cost.get(rule["metric"], 0.0) + float(penalty)
     name = max(cost, key=lambda metric: cost[metric])
-    if cost[name] <= 0:
-        return "No rule finds it worse than the group."
+    if cost[name] < MIN_COST:
+        return "No rule finds it clearly worse than the group."
     metric = metrics[name]
     of_metric = [
         (float(p), rule["text"]) for p, rule in zip(penalties, rules, strict=True) if rule["metric"] == name

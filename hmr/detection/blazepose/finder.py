@@ -22,6 +22,9 @@ from hmr.detection.blazepose.regions import ImagePyramid, Region, region_of_keyp
 __all__ = ["Candidate", "Finder", "remove_near", "sliding_windows"]
 
 WINDOW_FRACTIONS = (1.0, 0.6, 0.4, 0.28)  # of the longer side of the photograph
+# Ratio of its sides, above which windows are smaller than those fractions: people in a panorama are as large as it is
+# high. In pictures that are longer still there would be too many windows.
+MAX_ASPECT, LONGEST_ASPECT = 1.5, 12.0
 STEP = 0.4  # of a window
 BATCH = 8
 MIN_SCORE = 0.5
@@ -95,10 +98,13 @@ def _is_near(a: Region, b: Region) -> bool:
 
 def sliding_windows(width: int, height: int, fractions: Sequence[float] | None = None) -> list[Region]:
     """Squares that cover a picture at each size, in fractions of its longer side (default: WINDOW_FRACTIONS); a window
-    larger than the picture is centred on it."""
+    larger than the picture is centred on it. In a long picture only the window of the whole, fraction 1, is that large;
+    the others are fractions of MAX_ASPECT times the shorter side."""
     windows = []
+    longer, shorter = max(width, height), min(width, height)
+    base = min(longer, MAX_ASPECT * max(shorter, longer / LONGEST_ASPECT))
     for fraction in WINDOW_FRACTIONS if fractions is None else fractions:
-        side = fraction * max(width, height)
+        side = fraction * (longer if fraction == 1 else base)
         rows, columns = (_positions(length, side) for length in (float(height), float(width)))
         windows += [Region(x + side / 2, y + side / 2, side) for y in rows for x in columns]
     return windows

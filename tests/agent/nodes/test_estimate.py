@@ -68,7 +68,7 @@ def test_bodies_beside_the_person_are_named(model):
 def test_a_group_far_from_everything_does_not_fit(model):
     agent = make_agent(error_model=replace(model, fits_below_mm=5.0))
     (sentence,) = verdict_sentences(agent.critique(sample(), group(spoiled_group())), "perfect")
-    assert sentence.startswith("none of these bodies fits; expected pose error of the best one: ")
+    assert sentence.startswith("none of these bodies fits; least expected pose error: ")
     fitting = make_agent(error_model=replace(model, fits_below_mm=5000.0))
     (sentence,) = verdict_sentences(fitting.critique(sample(), group(spoiled_group())), "perfect")
     assert sentence.startswith("expected pose error of the body with the best score: ")

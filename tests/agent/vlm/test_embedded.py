@@ -82,7 +82,7 @@ def test_scores_fall_as_the_violation_grows_and_the_comment_names_the_worst_rule
     scores = [answer[label]["score"] for label in LABELS]
     assert scores == sorted(scores, reverse=True)
     assert answer["E"]["comment"] == "E is off: large 90, median of the group 30 (rule: Mind large)."
-    assert answer["A"]["comment"] == "No rule finds it worse than the group."
+    assert answer["A"]["comment"] == "No rule finds it clearly worse than the group."
 
 
 def test_the_comment_does_not_praise_what_cost_the_score():

@@ -52,5 +52,5 @@ def test_two_inputs_of_one_output_name_are_rejected():
 
 def test_a_folder_without_photographs_is_rejected(tmp_path):
     touch(tmp_path, "notes.txt")
-    with pytest.raises(ValueError, match=r"no photograph \(\.bmp"):
+    with pytest.raises(ValueError, match=r"no photograph \(\.avif, \.bmp"):
         names([tmp_path])

@@ -26,6 +26,7 @@ def motion(*times_s: float) -> Motion:
         ((2.0, 2.5), 2, 1),
         ((0, 3.0, 6.0, 9.0), 1, 9),  # at least one frame per second
         ((0, 0.001, 0.002, 0.1), 120, 12),  # at most 120
+        ((0, 0.1, 0.14, 0.18), 3 / 0.14, 4),  # no interval in the middle: a lost frame
     ],
 )
 def test_a_motion_at_a_constant_rate_has_the_duration_of_the_video(times_s, fps, frames):

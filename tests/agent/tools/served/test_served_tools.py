@@ -117,6 +117,10 @@ def test_a_server_that_does_not_answer_or_dies_costs_its_own_evidence_only():
     [
         (["no-such-program-here"], "--tool-server 'no-such-program-here': FileNotFoundError: "),
         ([f"{sys.executable} -c 'print(1)'"], "--tool-server "),
+        (
+            [f"{sys.executable} -c 'import no_such_module'"],
+            "ModuleNotFoundError: No module named 'no_such_module'",
+        ),
         ([f"{COMMAND} --without-tools"], "has no critique tool: none of its 0 tools takes a `case`"),
         ([""], "--tool-server takes a command, and it is empty"),
         (["a 'b"], '--tool-server "a \'b": No closing quotation'),

@@ -201,6 +201,12 @@ def test_windows_cover_a_picture():
             )
 
 
+def test_windows_of_a_panorama_are_as_small_as_those_of_a_picture_of_its_height():
+    windows = sliding_windows(3200, 600)
+    assert {round(window.side) for window in windows} == {3200, 540}
+    assert len(sliding_windows(100_000, 20)) < 300
+
+
 def test_a_missing_model_says_how_to_fetch_it(tmp_path: Path):
     with pytest.raises(ValueError, match="extract_blazepose --variant heavy"):
         load_blazepose(str(tmp_path / "landmarks_heavy.safetensors"))
