@@ -146,6 +146,10 @@ INVALID_OPTIONS = {
         ["evaluate", "--set", "beta=3"],
         "the sampler's settings are solver",
     ),
+    "scenes without the detections of the policy": (
+        ["evaluate", "--base", "studio"],
+        "give --split street-test",
+    ),
     "an unknown base policy to evaluate": (["evaluate", "--base", "moon"], "there are shipped, studio"),
     "an unknown base policy to align": (
         ["align", "--base", "moon", "--out", "o"],

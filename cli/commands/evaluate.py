@@ -30,6 +30,7 @@ from common.storage.locks import single_run
 __all__ = ["evaluate"]
 
 RESULT = "evaluation.json"
+SIMULATED = "simulated"  # the detector of the policy `studio`
 
 
 def evaluate(
@@ -88,6 +89,11 @@ def evaluate(
     given = asdict(SamplingSettings.of(model.config)) | parse_settings(sampling or ())
     sampler = read_settings(SamplingSettings, "the sampler", given)
     sampler.apply_to(model.config)
+    if model.detector.name == SIMULATED and not split.startswith(("studio-", "street-")):
+        raise ValueError(
+            f"only scenes of studio and street hold detections of the simulated detector, not those of {split}: give "
+            "--split street-test, or --detector embedded"
+        )
     with single_run(out), stages() as stage:
         result = evaluate_with_baselines(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,

@@ -31,7 +31,7 @@ from common.storage.locks import single_run
 if TYPE_CHECKING:
     from cli.photos.predict import Outcome
 
-__all__ = ["predict"]
+__all__ = ["Summary", "predict"]
 
 GuideFlag = Annotated[bool, typer.Option("--guide", help="Guide sampling towards the detected keypoints.")]
 Formats = Annotated[
@@ -106,7 +106,7 @@ def predict(
     models = Models(model, load_body(body), load_renderer())
     if other := describe_other_body(model, models.body):
         print_message(other)
-    summary = _Summary(single=len(sources) == 1, collect=as_json)
+    summary = Summary(single=len(sources) == 1, collect=as_json)
     with single_run(out), Manifest(out / "manifest.jsonl") as manifest, stages() as stage:
         for outcome in Predictor(models, settings, out, manifest).run(sources, stage):
             summary.add(outcome)
@@ -115,7 +115,7 @@ def predict(
     summary.check()
 
 
-class _Summary:
+class Summary:
     """Prints the outcome of each input, and collects the answer of --json if `collect`.
 
     single: there is one input; why it failed is then the message of the command's error.

@@ -233,6 +233,13 @@ def test_a_rule_of_ones_own_is_admitted(folder):
     assert "is a file; a memory is a folder" in str(result.exception)
 
 
+def test_a_rule_on_a_metric_that_nothing_measures_is_reported(folder):
+    for metric, reported in (("self_penetration_mm", False), ("served_depth_mm", False), ("hieght_mm", True)):
+        words = ["add", str(folder), f"A rule on {metric}.", "--when", f"{metric} > 30"]
+        result = CliRunner().invoke(memory, words, catch_exceptions=False)
+        assert (f"no installed tool measures {metric}" in result.stderr) == reported
+
+
 def test_a_new_memory_has_the_seed_rules_too(tmp_path):
     call("add", tmp_path / "new", "No predicate.")
     assert set(states(tmp_path / "new").values()) == {"admitted"}

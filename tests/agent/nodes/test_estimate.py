@@ -74,6 +74,15 @@ def test_a_group_far_from_everything_does_not_fit(model):
     assert sentence.startswith("expected pose error of the body with the best score: ")
 
 
+def test_without_scores_the_least_expected_error_is_named(model):
+    critique = make_agent(error_model=replace(model, fits_below_mm=5000.0)).critique(
+        sample(), group(spoiled_group())
+    )
+    (sentence,) = verdict_sentences(replace(critique, scores=(None,) * 6), "perfect")
+    assert critique.errors is not None
+    assert sentence.startswith(f"least expected pose error: {min(critique.errors.expected_mm):.0f} mm")
+
+
 @pytest.mark.parametrize(
     ("confidence", "words"),
     [(0.1, "does not detect a person in this box (confidence 0.10)"), (0.3, "is uncertain"), (0.6, "")],

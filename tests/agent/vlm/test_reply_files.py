@@ -1,6 +1,7 @@
 """The reply cache, recordings, the budget and the dry run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -247,3 +248,12 @@ def test_one_file_cannot_be_recording_and_cache(tmp_path):
     (tmp_path / "sub").mkdir()
     with pytest.raises(ValueError, match="need two files, not one"):
         BackendOptions(record=tmp_path / "r", reply_cache=tmp_path / "sub" / ".." / "r")
+
+
+def test_a_long_run_keeps_the_answers_of_a_backend_that_costs_something(tmp_path):
+    asked = BackendOptions("openai:m@http://127.0.0.1:1/v1")
+    assert asked.keeping_replies_in(tmp_path).reply_cache == tmp_path / "replies.sqlite"
+    own = replace(asked, reply_cache=tmp_path / "own.sqlite")
+    assert own.keeping_replies_in(tmp_path) == own
+    for spec in ("embedded", "replay:replies.jsonl"):
+        assert BackendOptions(spec).keeping_replies_in(tmp_path).reply_cache is None

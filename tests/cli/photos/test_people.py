@@ -13,6 +13,8 @@ from PIL import Image
 from cli.photos.hypotheses_file import write_hypotheses
 from cli.photos.people import (
     NobodyFound,
+    Person,
+    describe_large_angles,
     describe_other_body,
     find_people,
     given_people,
@@ -174,3 +176,16 @@ def test_hypotheses_outside_the_photograph_are_rejected(
     write_hypotheses(tmp_path / "h.npz", [(box, Hypotheses(params, Camera(100.0, 32.0, 36.0, 64, 72)))])
     with pytest.raises(ValueError, match=rf"h.npz: .*{message}"):
         given_people(tmp_path / "a.png", [tmp_path / "h.npz"], body)
+
+
+def test_angles_in_degrees_are_named():
+    orient, pose = torch.tensor([[torch.pi, 0.0, 0.0]]).repeat(2, 1), torch.zeros(2, 23, 3)
+    params = BodyParams(orient, pose, torch.zeros(2, 10), torch.zeros(2, 3))
+    camera = Camera.estimate(64, 72)
+
+    def person(params: BodyParams) -> Person:
+        return Person(Sample("a", PHOTO.image, BOX, camera), Hypotheses(params, camera), PHOTO)
+
+    assert describe_large_angles([person(params)]) == ""
+    pose[1, 4] = torch.tensor([0.0, 45.0, 0.0])
+    assert "turn by up to 45.0 radians" in describe_large_angles([person(params)])

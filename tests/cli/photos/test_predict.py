@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from cli.commands.predict import Summary
 from cli.photos.hypotheses_file import read_hypotheses
 from cli.photos.intrinsics import Intrinsics
 from cli.photos.predict import Models, Outcome, Predictor, PredictSettings
-from cli.photos.sources import list_sources
+from cli.photos.sources import Source, list_sources
 from common.storage.jsonl import Manifest
 from hmr.body.model import Body
 from hmr.images import photographs as photo_module
@@ -351,3 +352,14 @@ def test_the_manifest_has_one_json_line_per_item(models, tmp_path):
     predict(models, tmp_path / "out", save_gif(tmp_path / "clip.gif", frames=2), settings=VIDEO)
     records = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
     assert [record["name"] for record in records] == ["clip-000000", "clip"]
+
+
+def test_a_failed_video_is_reported_with_the_reason_of_the_failure(tmp_path, capsys):
+    """Not with what was said of a frame before."""
+    source = Source(tmp_path / "clip.gif", "clip")
+    summary = Summary(single=True, collect=False)
+    camera = {"focal_px": 1.0, "center_px": [1.0, 1.0], "is_estimated": True}
+    summary.add(Outcome(source, 0, {"people": [], "said": ["somebody is uncertain"], "camera": camera}))
+    summary.add(Outcome(source, None, None, "the motion cannot be written"))
+    with pytest.raises(ValueError, match="the motion cannot be written"):
+        summary.check()

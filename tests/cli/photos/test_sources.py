@@ -54,3 +54,19 @@ def test_a_folder_without_photographs_is_rejected(tmp_path):
     touch(tmp_path, "notes.txt")
     with pytest.raises(ValueError, match=r"no photograph \(\.avif, \.bmp"):
         names([tmp_path])
+
+
+def test_the_pictures_of_other_runs_in_a_folder_are_skipped(tmp_path):
+    touch(
+        tmp_path, "a.png", "runs/one/manifest.jsonl", "runs/one/sub/a-0-overlay.png", "runs/two/a-0-group.png"
+    )
+    touch(tmp_path, "runs/two/pictures.jsonl", "trip/b.png")
+    assert names([tmp_path]) == ["a", "trip/b"]
+    touch(tmp_path, "manifest.jsonl")  # of the folder itself: somebody's own file
+    assert names([tmp_path]) == ["a", "trip/b"]
+
+
+def test_photographs_that_cannot_be_decoded_are_counted(tmp_path, capsys):
+    touch(tmp_path, "a.png", "b.HEIC", "c.heif")
+    assert names([tmp_path]) == ["a"]
+    assert "2 HEIC files, such as b.HEIC, cannot be read" in capsys.readouterr().err

@@ -69,6 +69,7 @@ def test_the_command_prints_one_object(
     assert found["base_policy"] == tiny_policy.digest()
     assert found["sampler"] == asdict(SamplingSettings.of(tiny_policy.config))
     assert (found["split"], found["seed"], found["motion"]) == ("wild-test", 3, None)
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == found
 
 
 @pytest.mark.slow
