@@ -147,7 +147,7 @@ INVALID_OPTIONS = {
         "the sampler's settings are solver",
     ),
     "scenes without the detections of the policy": (
-        ["evaluate", "--base", "studio"],
+        ["evaluate", "--detector", "simulated"],
         "give --split street-test",
     ),
     "an unknown base policy to evaluate": (["evaluate", "--base", "moon"], "there are shipped, studio"),
