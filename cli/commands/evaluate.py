@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,9 @@ from cli.options import (
 )
 from common.storage.files import write_text
 from common.storage.locks import single_run
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["evaluate"]
 
@@ -68,6 +71,15 @@ def evaluate(
             help="Use photographs without people from this folder as backgrounds. Default: generated backgrounds.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            rich_help_panel=MODELS,
+            help="Another policy, such as the one before alignment: a folder, shipped or studio. Differences are "
+            "paired by image.",
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Out = Path("runs/evaluate"),
     as_json: Json = False,
@@ -76,28 +88,32 @@ def evaluate(
 
     Reports joint errors in mm (best and mean of the hypotheses), the spread of the hypotheses and its calibration.
 
-    Example: `meshcritic evaluate --split wild-test --images 200 --samples 100`
+    Example: `meshcritic evaluate --base studio --policy runs/street --against studio --split street-test`
     """
     from agent.vlm.settings import parse_settings, read_settings
     from common.storage.versions import versions
     from eval.benchmark.baselines import DETERMINISTIC, evaluate_with_baselines
-    from eval.benchmark.tables import baseline_table
-    from hmr.policy.checkpoint import load_policy
+    from eval.benchmark.tables import baseline_table, rich_table
+    from hmr.policy.checkpoint import BASES, load_policy
     from hmr.policy.config import SamplingSettings
 
+    def with_sampler(policy: DiffusionPolicy) -> SamplingSettings:
+        given = asdict(SamplingSettings.of(policy.config)) | parse_settings(sampling or ())
+        sampler = read_settings(SamplingSettings, "the sampler", given)
+        sampler.apply_to(policy.config)
+        return sampler
+
     model = load_policy(policy_folder(policy, base), device, detector)
-    given = asdict(SamplingSettings.of(model.config)) | parse_settings(sampling or ())
-    sampler = read_settings(SamplingSettings, "the sampler", given)
-    sampler.apply_to(model.config)
-    if model.detector.name == SIMULATED and not split.startswith(("studio-", "street-")):
-        raise ValueError(
-            f"only scenes of studio and street hold detections of the simulated detector, not those of {split}: give "
-            "--split street-test, or --detector embedded"
-        )
+    sampler = with_sampler(model)
+    other = None
+    if against is not None:
+        other = load_policy(BASES.get(against, Path(against)), device, model.detector)
+        with_sampler(other)
+    _check_detections(model, split)
     with single_run(out), stages() as stage:
         result = evaluate_with_baselines(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,
-            motion=motion, backdrops=backdrops, workers=WORKERS,
+            motion=motion, backdrops=backdrops, workers=WORKERS, against=other,
         )  # fmt: skip
         answer = {
             **result.to_json(),
@@ -110,4 +126,15 @@ def evaluate(
         print_json(answer)
         return
     console().print(baseline_table(result.reports, DETERMINISTIC))
+    if rows := result.rows_against_other():
+        console().print(rich_table(rows))
     print_message(f"benchmark {result.benchmark}, policy {result.base_policy}; also in {out / RESULT}")
+
+
+def _check_detections(policy: DiffusionPolicy, split: str) -> None:
+    """Raises ValueError, before anything is drawn, for scenes that the detector of the policy cannot read."""
+    if policy.detector.name == SIMULATED and not split.startswith(("studio-", "street-")):
+        raise ValueError(
+            f"only scenes of studio and street hold detections of the simulated detector, not those of {split}: give "
+            "--split street-test, or --detector embedded"
+        )

@@ -1,4 +1,4 @@
-"""Evaluates a policy beside its baselines, the mean pose and a regression head, and the policy with guidance.
+"""Evaluates a policy beside the mean pose, its regression head, itself with guidance, and another policy.
 
 Both baselines are deterministic, so their M hypotheses are one body repeated and all their reductions are the same
 number. A minimum over M favours the policy; compare them with its `averaged` and `hyp0`. Calibration is not measured
@@ -19,6 +19,7 @@ from common.progress import Stage
 from common.storage.files import PathLike
 from eval.benchmark.intervals import bootstrap_mean
 from eval.benchmark.protocol import ERROR_METRICS, Policy, Report, evaluate_policy
+from eval.benchmark.tables import Row, compare
 from hmr.body.model import Body, load_body
 from hmr.detection.protocol import detect_all
 from hmr.policy.guidance import DetectionGuidance
@@ -45,6 +46,7 @@ SPLITS = (
     "studio-test",
 )  # of hmr.synthetic.splits; nothing is fitted on these
 DETERMINISTIC = ("mean pose", "regression head")
+DIFFUSION, OTHER = "diffusion", "other policy"
 GROUP_SIZE = 20
 
 
@@ -94,9 +96,12 @@ def _repeated(group: Hypotheses, count: int) -> Hypotheses:
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    reports: dict[str, Report]  # by policy: the baselines, the diffusion policy, the guided one
+    reports: dict[
+        str, Report
+    ]  # by policy: the baselines, the diffusion policy, the guided one, another policy
     benchmark: str  # content hash of the scenes
     base_policy: str  # content hash of its weights
+    other_policy: str | None = None  # the same of the other policy; None without one
 
     def to_json(self) -> dict[str, Any]:
         """R and calibration of the diffusion policy at the top level; those of the others under `beside`."""
@@ -105,17 +110,35 @@ class BaselineComparison:
             for name, report in self.reports.items()
         }
         return {
-            **figures.pop("diffusion"),
+            **figures.pop(DIFFUSION),
             "beside": figures,
             "less_the_head": self.difference_to_head(),
+            "less_the_other": self.difference_to_other(),
             "benchmark": self.benchmark,
             "base_policy": self.base_policy,
+            "other_policy": self.other_policy,
         }
+
+    def rows_against_other(self) -> list[Row]:
+        """Both policies with their paired differences; empty without another policy."""
+        if OTHER not in self.reports:
+            return []
+        rows = compare({name: [self.reports[name]] for name in (OTHER, DIFFUSION)}, reference=OTHER)
+        return [row for row in rows if row.differences[DIFFUSION] is not None]
+
+    def difference_to_other(self) -> dict[str, dict[str, list[float]]]:
+        """Diffusion policy minus the other policy, as `difference_to_head`, for all errors and spreads."""
+        differences: dict[str, dict[str, list[float]]] = {}
+        for row in self.rows_against_other():
+            interval = row.differences[DIFFUSION]
+            assert interval is not None, "others are left out"
+            differences.setdefault(row.metric, {})[row.reduction] = list(dataclasses.astuple(interval))
+        return differences
 
     def difference_to_head(self) -> dict[str, dict[str, list[float]]]:
         """Error of the diffusion policy's `hyp0` and `averaged` minus the regression head's on the same image: mean and
         95 % interval over images, by error and reduction; below zero the diffusion policy is better."""
-        diffusion, head = (self.reports[name].values for name in ("diffusion", "regression head"))
+        diffusion, head = (self.reports[name].values for name in (DIFFUSION, "regression head"))
         differences: dict[str, dict[str, list[float]]] = {}
         for metric in ERROR_METRICS:
             for reduction in ("hyp0", "averaged"):
@@ -137,8 +160,9 @@ def evaluate_with_baselines(
     motion: Path | None = None,
     backdrops: Path | None = None,
     workers: int = 1,
+    against: DiffusionPolicy | None = None,
 ) -> BaselineComparison:
-    """Draw the split's scenes (once) and evaluate all policies with the same starting noise.
+    """Draw the split's scenes (once) and evaluate all policies with the same starting noise. against: another policy.
 
     Raises ValueError for an unknown split and a folder without photographs, FileNotFoundError for a missing folder of
     motion or backdrops.
@@ -155,7 +179,8 @@ def evaluate_with_baselines(
     )
     labelled, body = read_labelled(folder), load_body()
     reports = {}
-    for name, evaluated in policies_to_compare(policy, body).items():
+    others: dict[str, Policy] = {} if against is None else {OTHER: against}
+    for name, evaluated in {**policies_to_compare(policy, body), **others}.items():
         ticks = stage(f"evaluating the {name}", images)
         reports[name] = evaluate_policy(
             evaluated,
@@ -166,7 +191,8 @@ def evaluate_with_baselines(
             seed=seed,
             progress=lambda done, total, ticks=ticks: ticks(done),
         )
-    return BaselineComparison(reports, set_digest(folder), policy.digest())
+    other_digest = None if against is None else against.digest()
+    return BaselineComparison(reports, set_digest(folder), policy.digest(), other_digest)
 
 
 def policies_to_compare(policy: DiffusionPolicy, body: Body) -> dict[str, Policy]:
@@ -178,6 +204,6 @@ def policies_to_compare(policy: DiffusionPolicy, body: Body) -> dict[str, Policy
     return {
         "mean pose": MeanPose(policy),
         "regression head": RegressionHead(policy),
-        "diffusion": policy,
+        DIFFUSION: policy,
         "diffusion with guidance": GuidedPolicy(policy, detected),
     }

@@ -51,7 +51,7 @@ def test_the_command_prints_one_object(
 ) -> None:
     tiny_policy.save_pretrained(tmp_path / "policy")
     words = f"--policy {tmp_path / 'policy'} --images 2 --samples 4 --seed 3 --out {tmp_path} --json"
-    words += " --set start=distribution --set num_inference_steps=2"
+    words += f" --set start=distribution --set num_inference_steps=2 --against {tmp_path / 'policy'}"
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # two images are not worth a process
     code, out, _ = call(monkeypatch, capsys, "evaluate", *words.split())
     assert code == 0
@@ -66,7 +66,8 @@ def test_the_command_prints_one_object(
     assert set(guided) == R | CALIBRATION
     assert guided["mpjpe_mm"]["hyp0"] != found["mpjpe_mm"]["hyp0"]
     tiny_policy.config.start, tiny_policy.config.num_inference_steps = "distribution", 2
-    assert found["base_policy"] == tiny_policy.digest()
+    assert found["base_policy"] == found["other_policy"] == tiny_policy.digest()
+    assert found["less_the_other"]["mpjpe_mm"]["min4"] == [0.0, 0.0, 0.0]  # the same policy and noise
     assert found["sampler"] == asdict(SamplingSettings.of(tiny_policy.config))
     assert (found["split"], found["seed"], found["motion"]) == ("wild-test", 3, None)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == found
