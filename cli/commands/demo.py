@@ -31,7 +31,7 @@ def demo(
     Example: `meshcritic demo --out runs/demo`
     """
     start = time.perf_counter()
-    from eval.benchmark.tables import rich_table
+    from eval.benchmark.tables import label, rich_table
     from eval.pipelines.demo import PHOTOGRAPHS, Demo, read_demo_settings
     from eval.pipelines.demo_outputs import DemoPage
 
@@ -54,7 +54,8 @@ def demo(
     for name, share in metrics["recovered"]["aligned"].items():
         if share is not None:
             print_message(
-                f"headroom of labels recovered in {name}: {share[0]:.0%} ({share[1]:.0%} to {share[2]:.0%})"
+                f"recovered of what labels gain in {label('mpjpe_mm', name)}: {share[0]:.0%} ({share[1]:.0%} to "
+                f"{share[2]:.0%})"
             )
     critic = next(iter(metrics["seeds"].values()))["critic"]
     print_message(

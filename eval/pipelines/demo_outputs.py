@@ -49,6 +49,7 @@ NOTES = (
     "shuffled: aligned in the same way on the same scores, permuted at random within each group.",
     "labels: the base after as many steps on the truth of the images that were aligned on, the upper bound.",
 )
+UNCERTAIN_SHARE = 2.0  # width of an interval, as a share of what labels gain
 SHOWN_PEOPLE = 3  # with pictures before and after alignment
 BY_JOINT = ("base", "aligned", "labels")  # variants with the errors of their joints
 
@@ -201,9 +202,11 @@ def _recovered_sentences(demo: Demo, result: DemoResult) -> Iterator[str]:
     """What was recovered of the headroom, a sentence per measure."""
     for name, interval in recovered(demo, result)["aligned"].items():
         if interval is not None:
+            uncertain = interval.high - interval.low > UNCERTAIN_SHARE
             yield (
-                f"Of what labels gain in {name}, the scores recover {interval.mean:.0%} "
-                f"({interval.low:.0%} to {interval.high:.0%})."
+                f"Of what labels gain in {label('mpjpe_mm', name)}, the scores recover {interval.mean:.0%} "
+                f"({interval.low:.0%} to {interval.high:.0%})"
+                f"{': labels gain too little on so few images to say more' if uncertain else ''}."
             )
 
 
