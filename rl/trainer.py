@@ -7,8 +7,8 @@ B x G x K rows: `policy(condition, x0, timesteps, noise)` -> errors. Any module 
 `config.num_train_timesteps` can be aligned.
 
 The reference is not a second model: the initial weights of the trained submodule are swapped in for one forward pass
-(`rl.reference`). With LoRA (arXiv 2106.09685, by peft) those are the initial adapters, whose product is zero; after
-training the adapters are merged into the weights. The averaged weights (EMA) are evaluated and saved. A checkpoint also
+(`rl.trained_weights`). With LoRA (arXiv 2106.09685, by peft) those are the initial adapters, whose product is zero;
+after training the adapters are merged into the weights. The averaged weights (EMA) are evaluated and saved. A checkpoint also
 holds the live and the reference weights, so that a resumed run takes the same steps. Times and noise are drawn by
 (seed, step, row), so they do not depend on the batch size, the number of processes or an interruption. The loss of a
 step is the mean over all its images, however they are divided.
@@ -47,8 +47,8 @@ from rl.losses import LOSSES, log_ratio
 from rl.monitoring.metrics import step_metrics
 from rl.monitoring.spread_callback import SpreadCallback
 from rl.preferences.tensors import GroupTensors, tensors_from_preferences
-from rl.reference import TrainedWeights
 from rl.spread import HIGH_NOISE, X0Prediction, lost_spread, spread_ratio
+from rl.trained_weights import TrainedWeights, freeze_all_but
 from rl.types import ORIGIN
 
 __all__ = [
@@ -85,7 +85,7 @@ class GroupPreferenceTrainer(Trainer):
         if not train_groups.mask.any():
             raise ValueError("there is nothing to learn: no group has two different scores")
         eval_groups = None if eval_dataset is None else _as_tensors(model, eval_dataset, args)
-        adapters = _freeze_all_but(model, args)
+        adapters = freeze_all_but(model, args)
         super().__init__(
             model, args, None, train_groups, eval_groups, callbacks=callbacks, optimizers=optimizers
         )
@@ -364,42 +364,3 @@ def _load_replay(policy: nn.Module, args: GroupPreferenceConfig) -> BodyLabels |
             f"policy has {own}"
         )
     return replay
-
-
-def check_trainable(policy: nn.Module, trainable: str) -> None:
-    """Raises ValueError unless `trainable` names a submodule that the loss depends on. Groups hold the detections and
-    the initial estimates, so the denoiser is the only such part of a `DiffusionPolicy`."""
-    names = [name for name, _ in policy.named_modules() if name]
-    if isinstance(policy, DiffusionPolicy):
-        names = [name for name in names if name.partition(".")[0] == "denoiser"]
-    if trainable not in names:
-        raise ValueError(
-            f"trainable must name a submodule of the policy that learns, such as {names[:5]}, not {trainable!r}"
-        )
-
-
-def _freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> list[Any]:
-    """Leaves gradients only to the trained submodules, or to LoRA adapters on them, which are returned."""
-    check_trainable(policy, args.trainable)
-    policy.requires_grad_(False)
-    trained = [policy.get_submodule(args.trainable)]
-    if args.train_estimate:
-        trained.append(cast(DiffusionPolicy, policy).regressor)
-    if args.lora_rank:
-        return [_add_adapters(module, args.lora_rank, args.seed) for module in trained]
-    for module in trained:
-        module.requires_grad_(True)
-    return []
-
-
-def _add_adapters(module: nn.Module, rank: int, seed: int) -> Any:
-    """A peft `LoraModel` on every linear layer of the module, in place."""
-    from peft import LoraConfig, LoraModel
-
-    linear = [name for name, layer in module.named_modules() if name and isinstance(layer, nn.Linear)]
-    if not linear:
-        raise ValueError("LoRA adapts linear layers inside the trained submodule, and there are none")
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear, lora_dropout=0.0)
-    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
-        torch.manual_seed(seed)
-        return LoraModel(module, {"default": config}, "default")

@@ -36,7 +36,7 @@ from rl.policy_gradient.chain import (
     step_means,
 )
 from rl.policy_gradient.config import PolicyGradientConfig
-from rl.reference import TrainedWeights
+from rl.trained_weights import TrainedWeights
 
 __all__ = ["PolicyGradient"]
 

@@ -1,4 +1,5 @@
-"""Three copies of the trained weights: the live ones, the reference (their values at the start), and an average (EMA).
+"""What is trained of a policy, and three copies of those weights: the live ones, the reference (their values at the
+start), and an average (EMA).
 
 The reference is not a second model. Its weights are swapped with the live ones for a forward pass, and the average is
 swapped in for an evaluation. A swap copies nothing unless FSDP has sharded the weights, which also works because FSDP
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -17,7 +19,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-__all__ = ["TrainedWeights"]
+from hmr.policy.policy import DiffusionPolicy
+from rl.config import GroupPreferenceConfig
+
+__all__ = ["TrainedWeights", "freeze_all_but"]
 
 
 class TrainedWeights:
@@ -112,3 +117,42 @@ def _shard_like(tensor: Tensor, like: Tensor) -> Tensor:
 def _full_tensor(tensor: Tensor) -> Tensor:
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return full.detach().cpu().contiguous()
+
+
+def _check_trainable(policy: nn.Module, trainable: str) -> None:
+    """Raises ValueError unless `trainable` names a submodule that the loss depends on. Groups hold the detections and
+    the initial estimates, so the denoiser is the only such part of a `DiffusionPolicy`."""
+    names = [name for name, _ in policy.named_modules() if name]
+    if isinstance(policy, DiffusionPolicy):
+        names = [name for name in names if name.partition(".")[0] == "denoiser"]
+    if trainable not in names:
+        raise ValueError(
+            f"trainable must name a submodule of the policy that learns, such as {names[:5]}, not {trainable!r}"
+        )
+
+
+def freeze_all_but(policy: nn.Module, args: GroupPreferenceConfig) -> list[Any]:
+    """Leaves gradients only to the trained submodules, or to LoRA adapters on them, which are returned."""
+    _check_trainable(policy, args.trainable)
+    policy.requires_grad_(False)
+    trained = [policy.get_submodule(args.trainable)]
+    if args.train_estimate:
+        trained.append(cast(DiffusionPolicy, policy).regressor)
+    if args.lora_rank:
+        return [_add_adapters(module, args.lora_rank, args.seed) for module in trained]
+    for module in trained:
+        module.requires_grad_(True)
+    return []
+
+
+def _add_adapters(module: nn.Module, rank: int, seed: int) -> Any:
+    """A peft `LoraModel` on every linear layer of the module, in place."""
+    from peft import LoraConfig, LoraModel
+
+    linear = [name for name, layer in module.named_modules() if name and isinstance(layer, nn.Linear)]
+    if not linear:
+        raise ValueError("LoRA adapts linear layers inside the trained submodule, and there are none")
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=linear, lora_dropout=0.0)
+    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator
+        torch.manual_seed(seed)
+        return LoraModel(module, {"default": config}, "default")
