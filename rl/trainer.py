@@ -8,10 +8,10 @@ B x G x K rows: `policy(condition, x0, timesteps, noise)` -> errors. Any module 
 
 The reference is not a second model: the initial weights of the trained submodule are swapped in for one forward pass
 (`rl.trained_weights`). With LoRA (arXiv 2106.09685, by peft) those are the initial adapters, whose product is zero;
-after training the adapters are merged into the weights. The averaged weights (EMA) are evaluated and saved. A checkpoint also
-holds the live and the reference weights, so that a resumed run takes the same steps. Times and noise are drawn by
-(seed, step, row), so they do not depend on the batch size, the number of processes or an interruption. The loss of a
-step is the mean over all its images, however they are divided.
+after training the adapters are merged into the weights. The averaged weights (EMA) are evaluated and saved. A
+checkpoint also holds the live and the reference weights, so that a resumed run takes the same steps. Times and noise
+are drawn by (seed, step, row), so they do not depend on the batch size, the number of processes or an interruption. The
+loss of a step is the mean over all its images, however they are divided.
 
 The loss `resample` (`rl.imitation`) needs no reference, and can train the initial estimate too.
 
