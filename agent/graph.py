@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, Literal
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -31,7 +31,7 @@ from agent.nodes.review import final_review
 from agent.state import CritiqueInput, CritiqueOutput, CritiqueState, OpeningInput
 from agent.tracing.records import traced
 
-__all__ = ["build_critique_graph", "checkpointed_graph", "graph", "recursion_limit"]
+__all__ = ["build_critique_graph", "graph", "recursion_limit"]
 
 FIRST_STEPS = 7  # nodes from open_case to the first self_reflect
 STEPS_PER_REVISION = 4
@@ -133,14 +133,6 @@ def _announced(node: Node) -> Node:
         return update
 
     return run
-
-
-@lru_cache(maxsize=4)
-def checkpointed_graph(
-    checkpointer: BaseCheckpointSaver[Any],
-) -> CompiledStateGraph[Any, CritiqueContext, Any, Any]:
-    """The graph that saves its state at every step; compiled once per checkpointer."""
-    return build_critique_graph(checkpointer)
 
 
 graph = build_critique_graph()
