@@ -145,8 +145,8 @@ def critic_eval(
 ) -> None:
     """Measure how well critics rank hypotheses by their true errors, on synthetic scenes.
 
-    `--critic all` compares all critics and ablations of the agent; several `--backend` compare models;
-    `--rankings` compares with people, on photographs.
+    `--critic peers` compares all critics, `--critic all` the ablations of the agent too; several `--backend` compare
+    models; `--rankings` compares with people, on photographs.
 
     Example: `meshcritic critic-eval --backend embedded --backend openai:NAME@URL --images 50 --prices prices.yaml`
     """

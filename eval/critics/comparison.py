@@ -64,10 +64,12 @@ __all__ = [
     "rho_difference",
 ]
 
-CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", "all")
-ON_CPU = ("hmr-scorer", "all")  # HMR-Scorer keeps its features and its network there
-FITTED = ("hmr-scorer", "ranknet", "all")  # on the calibration split, even if the agent is given a memory
-USES_DETECTOR = ("agent", "greedy", "ranknet", "all")
+# "peers": the agent and all critics but its own variants; "all": these too, and each metric alone
+SEVERAL = ("peers", "all")
+CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", *SEVERAL)
+ON_CPU = ("hmr-scorer", *SEVERAL)  # HMR-Scorer keeps its features and its network there
+FITTED = ("hmr-scorer", "ranknet", *SEVERAL)  # on the calibration split, even if the agent is given a memory
+USES_DETECTOR = ("agent", "greedy", "ranknet", *SEVERAL)
 CONSENSUS = "group_consensus_mm"
 
 
@@ -267,7 +269,7 @@ class _Evaluation:
             name: self._scored(found, lambda verdict: verdict.scores) for name, found in verdicts.items()
         }
         alone: dict[str, list[ScoredGroup]] = {}
-        if requested in ("ranknet", "consensus", "all"):
+        if requested in ("ranknet", "consensus", *SEVERAL):
             measured = verdicts.get(AGENT.name) or self.bench.measure(self.bench.tests)
             if requested != "consensus":
                 scored["ranknet"] = self._rank_net(measured)
@@ -278,9 +280,9 @@ class _Evaluation:
                     metric: self._scored(measured, partial(metric_scores, metric=metric))
                     for metric in metrics_of(measured)
                 }
-        if requested in ("hmr-scorer", "all"):
+        if requested in ("hmr-scorer", *SEVERAL):
             scored["hmr-scorer"] = self._hmr_scorer()
-        if requested in ("random", "all"):
+        if requested in ("random", *SEVERAL):
             scored["random"] = [random_scores(group, self.settings.seed) for group in self.bench.tests]
         write_critics(self.bench.out / "critics.parquet", {**scored, **alone})
         reference = scored.get(AGENT.name)
@@ -293,8 +295,9 @@ class _Evaluation:
         requested = self.settings.critic
         if requested == "agent":
             yield self.settings.ablation
-        if requested == "all":
+        if requested in SEVERAL:
             yield AGENT
+        if requested == "all":
             yield from (AgentVariant(without=frozenset({part})) for part in COMPONENTS)
         if requested == "greedy" or (requested == "all" and self.settings.memory is None):
             yield AgentVariant(greedy=True)

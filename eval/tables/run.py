@@ -32,7 +32,8 @@ from hmr.policy.policy import DiffusionPolicy
 __all__ = ["OURS", "TABLES", "run_prepared_tables", "run_tables"]
 
 ALIGNMENTS = {1: alignment_table, 2: training_table, 5: variants_table}
-CRITICS = {3: critic_table, 4: ablation_table}
+ABLATIONS = 4  # the only table of critics that needs the agent's variants
+CRITICS = {3: critic_table, ABLATIONS: ablation_table}
 OURS = 5  # the other numbers are the paper's
 TABLES = tuple(sorted((*ALIGNMENTS, *CRITICS)))
 
@@ -59,7 +60,7 @@ def run_tables(
         runs = run_study(policy, arms, sizes.seeds, sizes.study, out / "study", stage, ceiling, images)
         found += _alignment_tables(tables, runs, sizes, images.protocol())
     if set(CRITICS) & set(tables):
-        settings = _critic_settings(sizes)
+        settings = _critic_settings(sizes, tables)
         comparison = evaluate_critics(
             policy, EmbeddedCritic(), settings, out / "critics", stage, workers=workers
         )
@@ -129,7 +130,7 @@ def _prepared_critics(
     stage: Stage,
     print_line: Callable[[str], None],
 ) -> list[ResultTable]:
-    settings = _critic_settings(sizes)
+    settings = _critic_settings(sizes, tables)
     compared = images.to_compare(settings.images, settings.calibration)
     if compared is None:
         print_line("no tables 3 and 4: no set to compare critics on is named")
@@ -146,9 +147,12 @@ def _arms(tables: Sequence[int], sizes: TableSizes, with_truth: bool) -> dict[st
     return {**of_the_paper, **(variant_arms(sizes, with_truth) if OURS in tables else {})}
 
 
-def _critic_settings(sizes: TableSizes) -> CriticEvalSettings:
+def _critic_settings(sizes: TableSizes, tables: Sequence[int]) -> CriticEvalSettings:
     return CriticEvalSettings(
-        critic="all", base=BASE, images=sizes.critic_images, calibration=sizes.study.calibration
+        critic="all" if ABLATIONS in tables else "peers",
+        base=BASE,
+        images=sizes.critic_images,
+        calibration=sizes.study.calibration,
     )
 
 

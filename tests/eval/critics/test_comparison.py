@@ -357,6 +357,12 @@ def test_all_critics_are_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: Pa
     assert "agent_minus_this" in shown["critics"]["random"]
     assert "group_consensus_mm" in shown["evidence"]
     assert critic_table(found).row_count == len(found.critics) + len(found.evidence)
+    settings = dataclasses.replace(settings, critic="peers")
+    peers = evaluate_critics(tiny_policy, EmbeddedCritic(), settings, tmp_path, silent)
+    assert peers.critics == {
+        name: found.critics[name] for name in ("agent", "hmr-scorer", "ranknet", "consensus", "random")
+    }
+    assert not peers.evidence
 
 
 def test_an_ablation_without_prototypes_needs_zero_prototypes_per_case():
