@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class CritiqueView:
 
     case: str
     trace: str
+    started: str  # date and time, UTC: several critiques may be of one case
     summary: str
     outcomes: tuple[Outcome, ...]
     pictures: tuple[Picture, ...]
@@ -111,6 +113,7 @@ def _critique_view(critique: CritiqueRecords, pictures: PictureIndex, parts: Kep
     return CritiqueView(
         case=critique.case,
         trace=critique.trace,
+        started=_started(records),
         summary=summary(records),
         outcomes=_outcomes(records),
         pictures=tuple(pictures.of(critique.trace)),
@@ -120,6 +123,14 @@ def _critique_view(critique: CritiqueRecords, pictures: PictureIndex, parts: Kep
         questions=question_counts(records),
         revisions=sum(record["node"] == "revise" for record in records),
     )
+
+
+def _started(records: Sequence[Record]) -> str:
+    """Empty where a record, edited by hand, has no valid time."""
+    try:
+        return datetime.fromtimestamp(float(records[0]["started"]), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError, OSError):
+        return ""
 
 
 def _step(record: Record, parts: KeptParts, shown: dict[str, str]) -> Step:
