@@ -40,6 +40,8 @@ _HEADER = re.compile(
 _ESCAPED = re.compile(
     r"(?<!\\)\\++(?:u00(2[0-13-9a-f]|[346][0-9a-f]|5[0-9abd-f]|7[0-9a-e])|/)", re.IGNORECASE
 )
+# name and password before the host of an address
+_USER = re.compile(r"(?<=://)[^/\s@\"'\\]{1,256}@")
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _registered: set[str] = set()
 SHORTEST_SECRET = 8  # shorter values, such as the key EMPTY of a local server, are ordinary words
@@ -60,7 +62,8 @@ def redactor(environ: Mapping[str, str]) -> Callable[[str], str]:
     named = {value.strip() for name, value in environ.items() if _SECRET_NAME.search(name)}
 
     def redacted(text: str) -> str:
-        return _HEADER.sub(r"\1[key]", without_pictures(without_secrets(text, named | _registered)))
+        text = _USER.sub("[key]@", without_pictures(without_secrets(text, named | _registered)))
+        return _HEADER.sub(r"\1[key]", text)
 
     return redacted
 

@@ -15,7 +15,7 @@ import os
 from typing import Any
 
 from agent.tracing.span_tree import Span, SpanKind
-from common.redaction import first_line
+from common.redaction import first_line, redact
 
 __all__ = ["MLflowExporter"]
 
@@ -47,7 +47,7 @@ class MLflowExporter:
         try:
             self._experiment_id = mlflow.set_experiment(EXPERIMENT).experiment_id
         except Exception as error:
-            reason = f"no tracking server at {uri}: {first_line(error)}"
+            reason = redact(f"no tracking server at {uri}: {first_line(error)}")
             raise ValueError(f"MESHCRITIC_MLFLOW: {reason}"[:300]) from error
         self._mlflow = mlflow
 

@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agent.tracing.span_tree import Span
-from common.redaction import first_line
+from common.redaction import first_line, redact
 
 __all__ = ["OTLPExporter"]
 
@@ -84,7 +84,7 @@ class OTLPExporter:
         with self._reasons:
             result = self._exporter.export(spans)
         if result is not SpanExportResult.SUCCESS:
-            raise ConnectionError(f"{self._endpoint}: {self._reasons.last}")
+            raise ConnectionError(redact(f"{self._endpoint}: {self._reasons.last}"))
 
     def close(self) -> None:
         self._exporter.shutdown()
@@ -138,7 +138,7 @@ def _endpoint(address: str) -> str:
         is_address = False
     if not is_address:
         raise ValueError(
-            f"MESHCRITIC_OTLP takes the address of a collector, such as http://127.0.0.1:4318, not {address!r}"
+            f"MESHCRITIC_OTLP takes the address of a collector, such as http://127.0.0.1:4318, not {redact(address)!r}"
         )
     base = address.rstrip("/")
     return base if base.endswith(PATH) else base + PATH
@@ -213,7 +213,8 @@ def _message(span: Span) -> dict[str, Any]:
 def _model(span: Span) -> tuple[str, str, Any]:
     """Provider, model and address of a call, from the name of its backend: "openai:NAME@URL", "local:NAME",
     "langchain:PROVIDER:NAME" or "embedded", each followed by its revision. The address is None without a URL."""
-    name = span.inputs["backend"].split(" ")[0]
+    backend = span.inputs["backend"]
+    name = backend.rpartition(" ")[0] or backend
     provider, _, model = name.partition(":")
     if provider == "langchain":
         provider, _, model = model.partition(":")

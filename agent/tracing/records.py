@@ -131,18 +131,24 @@ class _ExportQueue:
     def close(self) -> None:
         self._thread.shutdown(wait=not is_stopped(), cancel_futures=is_stopped())
         for exporter in self._all:
-            exporter.close()
+            with self._ended_by_errors(exporter):
+                exporter.close()
 
     def _export(self, case: Span) -> None:
         for exporter in tuple(self._active):
-            # An external service: any exception ends the export to it, not the run.
-            try:
+            with self._ended_by_errors(exporter):
                 exporter.export(case)
-            except Exception as error:  # noqa: BLE001
-                self._active.remove(exporter)
-                logging.getLogger(__name__).warning(
-                    "the export to %s stopped: %s", exporter.name, reason_of(error)
-                )
+
+    @contextmanager
+    def _ended_by_errors(self, exporter: Exporter) -> Iterator[None]:
+        """An external service: any exception ends the export to it, not the run."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            self._active = [other for other in self._active if other is not exporter]
+            logging.getLogger(__name__).warning(
+                "the export to %s stopped: %s", exporter.name, reason_of(error)
+            )
 
 
 def traced(node: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:

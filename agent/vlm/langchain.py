@@ -19,7 +19,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -75,7 +75,8 @@ class LangChainBackend:
         self.chat = chat
         self.settings = settings
         self.name = f"langchain:{name}"
-        self.revision = f"as-served-{json_digest(astuple(settings), length=8)}"
+        shaping = (settings.temperature, settings.max_tokens, settings.image_side_px)
+        self.revision = f"as-served-{json_digest(shaping, length=8)}"
         self.capabilities = Capabilities(
             images=True,
             max_images=settings.max_images,

@@ -57,16 +57,18 @@ def find_photo(npz: Path, photos: Path | None = None) -> Path:
     """
     if photos is not None and not photos.is_dir():
         return photos
-    recorded = _recorded_photo(npz) if photos is None else None
-    if recorded is not None and recorded.is_file():
+    recorded = _recorded_photo(npz)
+    if photos is None and recorded is not None and recorded.is_file():
         return recorded
     folder = photos or npz.parent
+    if photos is not None and recorded is not None and (moved := photos / recorded.name).is_file():
+        return moved
     stems = (npz.stem, npz.stem.rpartition("-")[0])
     for stem in stems:
         for found in sorted(folder.glob("*")):
             if found.stem == stem and found.suffix.lower() in PHOTO_SUFFIXES:
                 return found
-    if recorded is not None:
+    if photos is None and recorded is not None:
         raise FileNotFoundError(
             f"{npz}: its photograph {recorded} is gone; --photos names the folder it is in now"
         )

@@ -99,7 +99,7 @@ def prepare(
     limit: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Reads a split of a data set and writes it to `out`, unless `out` already holds the same set.
+    """Reads a split of a data set and writes it to `out`, unless `out` already holds this split of the same folder.
 
     every: takes every n-th record, counting those that are then dropped. limit: the maximum number of annotations.
     progress: receives the number written so far. Raises the errors of the source, and ValueError for an image that is
@@ -107,7 +107,8 @@ def prepare(
     can be used. People in images that are missing are dropped, and the images counted.
     """
     folder, out = Path(folder), Path(out)
-    wanted = {"source": source.name, "split": split, "every": every, "limit": limit}
+    place = digest(str(folder.resolve()))  # a hash, because a set may be shared
+    wanted = {"source": source.name, "folder": place, "split": split, "every": every, "limit": limit}
     if (out / "set.json").exists():
         found = read_json(out / "set.json", ())
         if {key: found.get(key) for key in wanted} == wanted:

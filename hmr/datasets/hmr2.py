@@ -24,7 +24,8 @@ pelvis, and no body for Human3.6M (`preprocess/h36m.py`); `part` (N, 24, 3), 2D 
 
 All rows of a file are read: HMR2's `h36m_val_p2` and SPIN's `h36m_valid_protocol2` contain S9 and S11, camera
 60457274, every 5th frame. hmr/datasets/protocols.py defines the compared joints. Left out: `extra_info`, masks, tar
-shards; BEDLAM's hands and betas after the tenth; images that BEDLAM stores rotated by 90 degrees.
+shards; BEDLAM's hands and betas after the tenth; BEDLAM's close-ups, whose images are stored rotated by
+90 degrees: their files are refused, and single ones dropped.
 """
 
 from __future__ import annotations
@@ -58,10 +59,13 @@ from hmr.datasets.annotation import (
     ten_betas,
     tensor,
 )
+from hmr.datasets.flaws import FlawedRecord
 from hmr.datasets.joints import HMR2_44, SPIN24, Convention
 
 __all__ = ["BEDLAM", "HMR2", "SPIN", "read_bedlam", "read_hmr2", "read_spin"]
 
+ROTATED_REASON = "the image is stored rotated by 90 degrees"
+ROTATED = "closeup"  # in the names of BEDLAM's scenes whose images are stored rotated
 SPIN_SCALE = 200  # pixels; SPIN and BEDLAM divide the side of a box by it
 _BOX = ("imgname", "center", "scale")
 _BODY_3D_DROPPED = slice(1, 15)  # of BODY_25: neck to ankles, which the extra joints define more precisely
@@ -133,7 +137,10 @@ def _spin_fit(columns: dict[str, Any], row: int, where: str) -> SmplFit | None:
 
 
 def read_bedlam(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
-    """Raises FileNotFoundError without the file, and ValueError for another layout."""
+    """Raises FileNotFoundError without the file, and ValueError for another layout and for a file of close-ups, whose
+    images are stored rotated by 90 degrees while their boxes are upright."""
+    if ROTATED in split:
+        raise ValueError(f"the images of {split} are stored rotated by 90 degrees and are not read")
     path = split_file(folder, split)
     wanted = {"pose_cam": (None,), "shape": (None,), "cam_int": (3, 3)}
     optional = {"trans_cam": (3,), "cam_ext": (4, 4), "gtkps": (None, None), "gender": ()}
@@ -141,6 +148,8 @@ def read_bedlam(folder: PathLike, split: str) -> Iterator[Annotation | Dropped]:
 
     def annotation(row: int, where: str) -> Annotation:
         matrix, image = columns["cam_int"][row], columns["imgname"][row]
+        if ROTATED in image:
+            raise FlawedRecord(f"{where}: {ROTATED_REASON}", ROTATED_REASON)
         size = image_size(existing_image(folder, image))
         return Annotation(
             image,

@@ -163,10 +163,12 @@ def _load_backbone(spec: BackboneSpec) -> nn.Module:
         with hub_access(spec.name):
             config = AutoConfig.from_pretrained(spec.name, **revision)
             if config.model_type == "vitpose":
-                model = VitPoseForPoseEstimation.from_pretrained(spec.name, **revision).backbone
+                model = VitPoseForPoseEstimation.from_pretrained(
+                    spec.name, use_safetensors=True, **revision
+                ).backbone
             else:
                 classes: Any = MODEL_MAPPING if type(config) in MODEL_MAPPING else MODEL_FOR_BACKBONE_MAPPING
-                model = classes[type(config)].from_pretrained(spec.name, **revision)
+                model = classes[type(config)].from_pretrained(spec.name, use_safetensors=True, **revision)
     except OSError as error:
         raise ValueError(f"the backbone {spec.name!r} cannot be loaded: {reason_in_a_line(error)}") from error
     if (found := _revision(spec.name, config)) != spec.revision:
@@ -237,4 +239,8 @@ def _revision(name: str, config: Any) -> str:
     if not Path(name).is_dir():
         return str(config._commit_hash)
     files = sorted(Path(name).glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"the backbone {name!r} has no weights in safetensors files, the only ones that are read"
+        )
     return digest(*(part for file in files for part in (file.name, bytes.fromhex(file_digest(file, 64)))))

@@ -17,6 +17,8 @@ def load_detector(spec: str, device: str = "cpu") -> Detector:
     """`embedded[:FOLDER]`, `blazepose[:heavy]`, `simulated`, `transformers[:FINDER[,POSE[,SEGMENTER]]]` with hub
     names or local folders, or `NAME[:ARGUMENT]` of an installed detector.
 
+    device: of its networks; an installed detector decides on its own.
+
     An installed detector is an entry point of the group `meshcritic.detectors`; it is called with the argument (an
     empty string if there is none). Raises ValueError for any other name, for a model that cannot be loaded, and for a
     plug-in that cannot be loaded or makes no detector.
@@ -29,11 +31,11 @@ def load_detector(spec: str, device: str = "cpu") -> Detector:
     if kind == "transformers":
         from hmr.detection.transformers_detector import load_transformers_detector
 
-        return load_transformers_detector(argument)
+        return load_transformers_detector(argument, device)
     if kind == "blazepose":
         from hmr.detection.blazepose.detector import load_blazepose
 
-        return load_blazepose(argument or "full")
+        return load_blazepose(argument or "full", device)
     return _installed_detector(spec, kind, argument)
 
 

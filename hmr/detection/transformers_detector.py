@@ -95,9 +95,10 @@ class TransformersDetector:
         corner_and_size = [[[box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]]]
         experts = getattr(self.pose.model.config.backbone_config, "num_experts", 1)
         # of ViTPose+; 0 is COCO
-        chosen = {"dataset_index": torch.zeros(1, dtype=torch.long)} if experts > 1 else {}
+        device = self.pose.model.device
+        chosen = {"dataset_index": torch.zeros(1, dtype=torch.long, device=device)} if experts > 1 else {}
         inputs = self.pose.processor(images=sample.image, boxes=corner_and_size, return_tensors="pt")
-        output = self.pose.model(**inputs.to(self.pose.model.device), **chosen)
+        output = self.pose.model(**inputs.to(device), **chosen)
         ((person,),) = self.pose.processor.post_process_pose_estimation(output, boxes=corner_and_size)
         return person["keypoints"].float(), person["scores"].float().clamp(0, 1)
 

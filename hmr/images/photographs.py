@@ -158,7 +158,7 @@ def photos_in(folder: Path, out: Path) -> list[Path]:
 def to_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """Converts an image of any Pillow mode to 8-bit RGB."""
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits or more: scale the range to 8 bits
-        values = np.asarray(image, dtype=np.float32)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
         grey = (np.clip(values / max(float(values.max()), 1.0), 0, 1) * 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     if image.has_transparency_data:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from common.redaction import MAX_ERROR_CHARS, first_line, reason_of, redactor, register_secret
+from common.redaction import MAX_ERROR_CHARS, first_line, reason_of, redact, redactor, register_secret
 
 KEY = "sk-canary-0123456789"
 ESCAPED = "".join(f"\\u{ord(letter):04x}" for letter in KEY)
@@ -90,3 +90,14 @@ def test_only_the_start_of_a_huge_message_is_redacted_and_no_secret_is_cut(monke
 def test_the_first_line_of_an_error(error, line, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert first_line(error) == line
+
+
+def test_names_and_passwords_in_addresses_are_removed() -> None:
+    for address in ("http://user:hunter2@127.0.0.1:9/x", "postgresql://me:pw@host/db"):
+        said = redact(f"no server at {address}: refused")
+        assert "hunter2" not in said
+        assert "pw@" not in said
+        assert said.endswith(": refused")
+    assert redact("see http://a.invalid/x@y and mail me@b.invalid") == (
+        "see http://a.invalid/x@y and mail me@b.invalid"
+    )

@@ -45,6 +45,8 @@ def bound_schema(schema: Mapping[str, Any], chars: int) -> Json:
     for group in ("properties", "$defs"):
         if group in schema:
             bounded[group] = {key: bound_schema(value, chars) for key, value in schema[group].items()}
+    if "anyOf" in schema:
+        bounded["anyOf"] = [bound_schema(value, chars) for value in schema["anyOf"]]
     if schema.get("type") == "array":
         bounded["items"] = bound_schema(schema["items"], chars)
     elif schema.get("type") == "string" and "enum" not in schema:

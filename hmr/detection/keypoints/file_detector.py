@@ -45,7 +45,7 @@ class KeypointFileDetector:
         """A sentence about the people of the file whom `find` does not report; empty if there are none."""
         unsure = sum(person.detection.confidence < MIN_CONFIDENCE for person in self.people)
         reasons = {
-            "without points": self.without_points,
+            "without points or a usable box": self.without_points,
             f"below the confidence {MIN_CONFIDENCE}, unless in a --box": unsure,
         }
         parts = [f"{count} {reason}" for reason, count in reasons.items() if count]

@@ -9,13 +9,14 @@
 
 Positions are in pixels of the upright photograph. COCO's are indices of pixels, so half a pixel is added to get their
 centres, as in `hmr.datasets.coco_keypoints`. A point without confidence is not observed; people without points are left
-out, as are those of a detector of whom no box can be made.
+out, as are those of a detector whose box is smaller than a person, or outside of the photograph.
 
 Left out: OpenPose's hands and face, COCO-WholeBody's annotations of them (`lefthand_kpts`), and keypoints in space.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,8 @@ def read_keypoints(path: PathLike, photo: PathLike, size: tuple[int, int]) -> tu
     if isinstance(content, list):
         people = _of_results(content, photograph, path)
     elif isinstance(content, dict) and {"images", "annotations"} <= content.keys():
-        people = _of_annotations(content, photograph, path)
+        listed = _Annotations.read(content, path)
+        people = _of_annotations(listed, listed.image_of(photograph.path), photograph)
     elif isinstance(content, dict) and "image_size" in content:
         people = _of_own(content, photograph, path)
     elif isinstance(content, dict) and "people" in content:
@@ -107,11 +109,15 @@ def read_annotations(path: PathLike, photos: Sequence[Path]) -> dict[Path, list[
             f"{path} holds no COCO annotations (an object with images and annotations), the only format that names "
             "the photographs of several people"
         )
-    images = records(content, "images", "image", {"file_name": str}, path)
-    listed = {Path(image["file_name"]).name for _, image in images}
-    found = {}
-    for photo in (photo for photo in photos if photo.name in listed):
-        people = _of_annotations(content, _Photograph(photo, photo_size(photo)), path)
+    listed = _Annotations.read(content, path)
+    found, photo_of = {}, {}
+    for photo in (photo for photo in photos if photo.name in listed.images):
+        image = listed.image_of(photo)
+        if (other := photo_of.setdefault(image["id"], photo)) != photo:
+            raise ValueError(
+                f"{path} lists {image['file_name']} once, and both {other} and {photo} have its name"
+            )
+        people = _of_annotations(listed, image, _Photograph(photo, photo_size(photo)))
         found[photo] = [person for person in people if person is not None]
     return found
 
@@ -186,38 +192,60 @@ def _of_openpose(content: Mapping[str, Any], photo: _Photograph, path: Path) -> 
 # -- COCO --------------------------------------------------------------------------------------------------------
 
 
-def _of_annotations(content: Mapping[str, Any], photo: _Photograph, path: Path) -> list[FilePerson | None]:
-    image = _coco_image(content, photo, path)
+@dataclass(frozen=True)
+class _Annotations:
+    """The records of one file of annotations, read once for all of its photographs."""
+
+    path: Path
+    images: Mapping[str, list[dict[str, Any]]]  # by the name of the file
+    people: Mapping[
+        int | str, list[tuple[str, dict[str, Any]]]
+    ]  # by the image's id, each with its place in the file
+
+    @staticmethod
+    def read(content: Mapping[str, Any], path: Path) -> _Annotations:
+        images, people = defaultdict(list), defaultdict(list)
+        for _, image in records(content, "images", "image", {"id": int | str, "file_name": str}, path):
+            images[Path(image["file_name"]).name].append(image)
+        for where, person in records(content, "annotations", "annotation", {"image_id": int | str}, path):
+            people[person["image_id"]].append((where, person))
+        return _Annotations(path, dict(images), dict(people))
+
+    def image_of(self, photo: Path) -> dict[str, Any]:
+        """The record with the photograph's name; of several the one whose folders are the photograph's too."""
+        named = self.images.get(photo.name, [])
+        if len(named) > 1:
+            parts = [Path(image["file_name"]).parts for image in named]
+            same = [photo.resolve().parts[-len(own) :] == own for own in parts]
+            named = [image for image, is_same in zip(named, same, strict=True) if is_same] or named
+        if len(named) != 1:
+            known = [image["file_name"] for images in self.images.values() for image in images]
+            listed = ", ".join(sorted([image["file_name"] for image in named] or known)[:5]) or "none"
+            raise ValueError(
+                f"{self.path} lists {len(named)} images with the name {photo.name}, not one; its images are {listed}"
+                f"{' ...' if len(named or known) > 5 else ''}"
+            )
+        return named[0]
+
+
+def _of_annotations(
+    listed: _Annotations, image: Mapping[str, Any], photo: _Photograph
+) -> list[FilePerson | None]:
+    """The people of an image; annotations without keypoints are of things, or of crowds."""
     if "width" in image and "height" in image:
-        size = numbers(
-            [image["width"], image["height"]], (2,), f"width and height of {image['file_name']} in {path}"
-        )
-        _check_size(size, photo, str(path))
+        what = f"width and height of {image['file_name']} in {listed.path}"
+        _check_size(numbers([image["width"], image["height"]], (2,), what), photo, str(listed.path))
     people = []
-    for where, person in records(content, "annotations", "annotation", {"image_id": object}, path):
-        if person["image_id"] != image["id"] or person.get("iscrowd"):
+    for where, person in listed.people.get(image["id"], ()):
+        if person.get("iscrowd") or "keypoints" not in person:
             continue
         members(person, _ANNOTATION, where)
         keypoints, values = _triples(person["keypoints"], (COCO, WHOLE_BODY), f"keypoints of {where}")
         values[values[:, 2] == LABELLED_HIDDEN, 2] = HIDDEN_VISIBILITY
         values[:, :2] += TO_PIXEL_CENTER
-        box = _box_of_xywh(person["bbox"], f"bbox of {where}")
-        people.append(_of_set(keypoints, values, box, 1.0, photo, where))
+        xywh = numbers(person["bbox"], (4,), f"bbox of {where}")
+        people.append(_of_set(keypoints, values, xywh, 1.0, photo, where))
     return people
-
-
-def _coco_image(content: Mapping[str, Any], photo: _Photograph, path: Path) -> dict[str, Any]:
-    """The record of the photograph: the one with its name."""
-    kinds = {"id": int | str, "file_name": str}
-    images = [image for _, image in records(content, "images", "image", kinds, path)]
-    named = [image for image in images if Path(image["file_name"]).name == photo.path.name]
-    if len(named) != 1:
-        listed = ", ".join(sorted(image["file_name"] for image in named or images)[:5]) or "none"
-        raise ValueError(
-            f"{path} lists {len(named)} images with the name {photo.path.name}, not one; its images are {listed}"
-            f"{' ...' if len(named or images) > 5 else ''}"
-        )
-    return named[0]
 
 
 def _of_results(content: list[Any], photo: _Photograph, path: Path) -> list[FilePerson | None]:
@@ -236,9 +264,9 @@ def _of_results(content: list[Any], photo: _Photograph, path: Path) -> list[File
         if str(result["image_id"]) in names:
             keypoints, values = _triples(result["keypoints"], (COCO, WHOLE_BODY), f"keypoints of {where}")
             values[:, :2] += TO_PIXEL_CENTER
-            box = _box_of_xywh(result["bbox"], f"bbox of {where}") if "bbox" in result else None
+            xywh = numbers(result["bbox"], (4,), f"bbox of {where}") if "bbox" in result else None
             score = float(numbers(result["score"], (), f"score of {where}"))
-            people.append(_of_set(keypoints, values, box, min(max(score, 0.0), 1.0), photo, where))
+            people.append(_of_set(keypoints, values, xywh, min(max(score, 0.0), 1.0), photo, where))
     return people
 
 
@@ -248,18 +276,22 @@ def _of_results(content: list[Any], photo: _Photograph, path: Path) -> list[File
 def _of_set(
     keypoints: KeypointSet,
     values: Float[np.ndarray, "keypoints 3"],
-    box: Box | None,
+    xywh: Float[np.ndarray, "4"] | None,
     confidence: float,
     photo: _Photograph,
     where: str,
 ) -> FilePerson | None:
-    """values: x, y and confidence, which some detectors let exceed 1."""
+    """values: x, y and confidence, which some detectors let exceed 1. None without points, and for a box that cannot be
+    used: detectors report people of a few pixels, and people outside of the photograph."""
     shares = values[:, 2].clip(0, 1)
     rows = keypoints.reported(torch.from_numpy(shares))
     columns = (values[rows, 0], values[rows, 1], np.full(len(rows), np.nan), shares[rows])
-    return _person(
-        [keypoints.order[row] for row in rows], np.stack(columns, -1), box, min(confidence, 1.0), photo, where
-    )
+    names, confidence = [keypoints.order[row] for row in rows], min(confidence, 1.0)
+    try:
+        box = None if xywh is None else Box(xywh[0], xywh[1], xywh[0] + xywh[2], xywh[1] + xywh[3])
+        return _person(names, np.stack(columns, -1), box, confidence, photo, where)
+    except ValueError:
+        return None
 
 
 def _person(
@@ -272,11 +304,11 @@ def _person(
 ) -> FilePerson | None:
     """values: x, y, deviation (NaN for the usual one) and visibility. None without points, or without a box."""
     table = torch.from_numpy(values).float()
+    if not len(names):
+        return None
     if box is not None:
         check_box(box, photo.size, where)
-    else:
-        box = _box_about(table, photo, where)
-    if box is None or not len(names):
+    elif (box := _box_about(table, photo, where)) is None:
         return None
     sigma_px, visibility = table[:, 2], table[:, 3]
     sigma_px = torch.where(sigma_px.isnan(), deviations_px(names, visibility, box), sigma_px)
@@ -320,13 +352,6 @@ def _box(value: Any, what: str) -> Box:
             f"{what} must be x0, y0, x1, y1 with x1 > x0 and y1 > y0, not {x0:g}, {y0:g}, {x1:g}, {y1:g}"
         )
     return Box(x0, y0, x1, y1)
-
-
-def _box_of_xywh(value: Any, what: str) -> Box:
-    x, y, width, height = numbers(value, (4,), what).tolist()
-    if not (width > 0 and height > 0):
-        raise ValueError(f"{what} has the width {width:g} and the height {height:g}; both must be positive")
-    return Box(x, y, x + width, y + height)
 
 
 def _check_size(size: Float[np.ndarray, "2"], photo: _Photograph, where: str) -> None:

@@ -111,8 +111,28 @@ def test_crowds_and_people_without_points_are_left_out(tmp_path: Path):
     ]
     detector = load(content, tmp_path)
     assert len(detector.people) == 1
-    assert detector.left_out() == "people.json: people left out: 1 without points"
+    assert detector.left_out() == "people.json: people left out: 1 without points or a usable box"
     assert load({"people": [{"pose_keypoints_2d": [0] * 75}]}, tmp_path).people == []
+
+
+def test_what_a_detector_reports_of_nobody_does_not_cost_the_others(tmp_path: Path):
+    people = openpose(NO_SHIFT, SIZE)["people"]
+    few, outside = [0.0] * 75, [900, 9, 1, 950, 99, 1, *[930, 50, 1] * 23]
+    few[:6] = [50, 50, 0.9, 53, 50, 0.9]  # a false detection of two points, three pixels apart
+    found = load({"people": [*people, *({"pose_keypoints_2d": row} for row in (few, outside))]}, tmp_path)
+    assert len(found.people) == len(people)
+    assert found.left_out() == "people.json: people left out: 2 without points or a usable box"
+    content = annotations(NO_SHIFT, SIZE)
+    (person,) = content["annotations"]
+    thing = {"id": 9, "image_id": person["image_id"], "bbox": [1, 1, 5, 5], "category_id": 3}
+    content["annotations"] += [
+        {**person, "bbox": [9, 9, 0, 5]},
+        {**person, "bbox": [9, 9, 4, 6], "keypoints": [0] * 51},
+        thing,
+    ]
+    found = load(content, tmp_path)
+    assert len(found.people) == 1
+    assert found.left_out() == "people.json: people left out: 2 without points or a usable box"
 
 
 @pytest.mark.parametrize("content", [{"image_size": SIZE, "people": []}, {"people": []}, []])
@@ -202,9 +222,7 @@ BAD = {
     "no points": (of_person(points={}), r"person 0 of .* has 0 seen points"),
     "another size": ({"image_size": [160, 200], "people": []}, r"160 x 200 pixels; .*photo.png has 200 x 160 upright"),
     "16 keypoints": ({"people": [{"pose_keypoints_2d": [1] * 48}]}, r"has 48 numbers, not 75 \(BODY_25\) or 54"),
-    "openpose outside": ({"people": [{"pose_keypoints_2d": [900, 9, 1, 950, 99, 1, *[930, 50, 1] * 23]}]}, r"outside"),
     "18 keypoints": (of_annotation(keypoints=[1] * 54), r"keypoints of annotation 0 .* 54 numbers, not 51 \(COCO\)"),
-    "a flat box": (of_annotation(bbox=[9, 9, 0, 5]), r"bbox of annotation 0 .* width 0"),
     "another photograph": (
         {"images": [{"id": 1, "file_name": "b.png"}], "annotations": []}, r"0 images with the name photo.png",
     ),
@@ -249,6 +267,25 @@ def test_annotations_of_a_folder_are_those_of_its_photographs(tmp_path: Path):
     (alone,), _ = read_keypoints(path, photos[0], SIZE)
     assert person.box == alone.box
     assert torch.equal(person.detection.points_px, alone.detection.points_px)
+
+
+def test_photographs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path):
+    photos = [tmp_path / folder / PHOTO for folder in ("a", "b")]
+    for photo in photos:
+        photo.parent.mkdir()
+        Image.new("RGB", SIZE).save(photo)
+    content = annotations((0.0, 0.0), SIZE)
+    (image, *_), (person, *_) = content["images"], content["annotations"]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=rf"lists .*{PHOTO} once, and both .*a/{PHOTO} and .*b/{PHOTO} have its name"
+    ):
+        read_annotations(tmp_path / "coco.json", photos)
+    content["images"] = [{**image, "file_name": f"{folder}/{PHOTO}", "id": folder} for folder in "ab"]
+    content["annotations"] = [{**person, "image_id": "b"}]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    found = read_annotations(tmp_path / "coco.json", photos)
+    assert {photo.parent.name: len(people) for photo, people in found.items()} == {"a": 0, "b": 1}
 
 
 @pytest.mark.parametrize("kind", ["own", "openpose", "results"])
