@@ -87,8 +87,9 @@ class TransformersDetector:
         keypoints_px, confidence = self._keypoints(sample)
         square = sample.box.square(MASK_SCALE)
         return COCO.detection(
-            keypoints_px, confidence, sample.box, mask=self._mask(sample, square), mask_box=square
-        )
+            keypoints_px, confidence, sample.box,
+            mask=self._mask(sample, square), mask_box=square, person_confidence=_of_person(confidence),
+        )  # fmt: skip
 
     def _keypoints(self, sample: Sample) -> tuple[Float[Tensor, "17 2"], Float[Tensor, "17"]]:
         box = sample.box
@@ -111,6 +112,11 @@ class TransformersDetector:
         overlap = (masks * inside).sum(dim=(1, 2)) / torch.maximum(masks, inside).sum(dim=(1, 2))
         best = int((person * overlap).argmax())
         return (person[best] * masks[best]).float().cpu().numpy()
+
+
+def _of_person(confidence: Float[Tensor, "17"]) -> float:
+    """That there is a person: the mean over the better half of the keypoints, as half of a person may be hidden."""
+    return float(confidence.sort().values[len(confidence) // 2 :].mean())
 
 
 def _box_mask(box: Box, square: Box, size: int) -> Float[Tensor, "size size"]:

@@ -41,6 +41,17 @@ def test_a_detection_has_the_points_of_coco_and_no_others(folders: dict[str, Pat
     assert {name for name, seen in zip(POINT_NAMES, found.observed.tolist(), strict=True) if seen} == set(
         COCO_17
     )
+    better_half = found.visibility[found.observed].sort().values[8:]
+    assert found.confidence == pytest.approx(float(better_half.mean()))
+
+
+def test_networks_are_put_on_the_device(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    for loader in ("transformers_detector.load_transformers_detector", "blazepose.detector.load_blazepose"):
+        monkeypatch.setattr(f"hmr.detection.{loader}", lambda *words: asked.append(words))
+    load_detector("transformers:a,b", "cuda")
+    load_detector("blazepose", "cuda")
+    assert asked == [("a,b", "cuda"), ("full", "cuda")]
 
 
 def test_people_found_are_of_the_class_person(folders: dict[str, Path]):
