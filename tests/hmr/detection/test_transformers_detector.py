@@ -7,6 +7,7 @@ import pytest
 
 from hmr.body.keypoint_orders import COCO_17
 from hmr.detection.loading import load_detector
+from hmr.detection.simulated import SimulatedDetector
 from hmr.detection.transformers_detector import (
     TransformersDetector,
     load_transformers_detector,
@@ -48,7 +49,9 @@ def test_a_detection_has_the_points_of_coco_and_no_others(folders: dict[str, Pat
 def test_networks_are_put_on_the_device(monkeypatch: pytest.MonkeyPatch):
     asked = []
     for loader in ("transformers_detector.load_transformers_detector", "blazepose.detector.load_blazepose"):
-        monkeypatch.setattr(f"hmr.detection.{loader}", lambda *words: asked.append(words))
+        monkeypatch.setattr(
+            f"hmr.detection.{loader}", lambda *words: asked.append(words) or SimulatedDetector()
+        )
     load_detector("transformers:a,b", "cuda")
     load_detector("blazepose", "cuda")
     assert asked == [("a,b", "cuda"), ("full", "cuda")]
