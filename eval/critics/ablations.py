@@ -186,18 +186,19 @@ class AgentBench:
         return exploration.folder
 
     def _exploration_fingerprint(self, variant: AgentVariant, ucb: float) -> dict[str, Any]:
-        """Names the memory's folder. Fields with default values are left out, as in explorations made before these
-        fields existed."""
-        backend = {"backend": self.backend.name, "revision": self.backend.revision, "seed": self.seed}
-        detector = GroundTruthDetector.name if variant.true_detections else detector_name(self.detector)
-        optional = {
-            DETECTOR: (detector, detector_name(None)),
-            "rules_per_case": (self.rules_per_case, CritiqueSettings.rules_per_case),
-            CRITIQUE: (dict(self.critique_settings), {}),
+        """Names the memory's folder."""
+        return {
+            **self.fingerprint,
+            **variant.to_json(),
+            "backend": self.backend.name,
+            "revision": self.backend.revision,
+            "seed": self.seed,
+            READER: load_reader(str(self.policy.device)).digest(),
+            DETECTOR: GroundTruthDetector.name if variant.true_detections else detector_name(self.detector),
+            "rules_per_case": self.rules_per_case,
+            CRITIQUE: dict(self.critique_settings),
+            "ucb": ucb,
         }
-        changed = {name: value for name, (value, default) in optional.items() if value != default}
-        reader = load_reader(str(self.policy.device)).digest()
-        return {**self.fingerprint, **variant.to_json(), **backend, READER: reader, "ucb": ucb, **changed}
 
     def _open_memory(self, folder: Path | None, frozen: bool, ucb: float = UCB) -> Memory:
         return open_default_memory(folder, self.policy, frozen, text_embedder=self.embedder, ucb=ucb)

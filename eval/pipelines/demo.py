@@ -34,7 +34,7 @@ from datasets import Dataset
 
 from agent.agent import CritiqueAgent
 from agent.default import default_agent, open_default_memory
-from agent.exploration.record import EXPLORED, READER
+from agent.exploration.record import DETECTOR, EXPLORED, READER
 from agent.tracing.records import Trace
 from common.progress import Stage
 from common.reading.yaml_fields import checked_fields, read_fields
@@ -44,7 +44,7 @@ from common.storage.fingerprint import digest
 from eval.benchmark.matched_spread import NoiseScaledPolicy, SpreadAtScale, matching_scale
 from eval.benchmark.protocol import Policy, Report, evaluate_policy
 from eval.benchmark.report_cache import load_report, save_report
-from eval.critics.exploration import Exploration, load_other_detector
+from eval.critics.exploration import Exploration, detector_name, load_other_detector
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.photographs import Photographs, align_on_photographs
 from eval.report.run import Progress
@@ -242,6 +242,7 @@ class Demo:
                 "policy": self.policy.digest(),
                 "backend": settings.backend,
                 READER: load_reader(str(self.policy.device)).digest(),
+                DETECTOR: detector_name(None),
             },
             cases=[cases[row] for row in parts["explore"]],
             held_out=[cases[row] for row in parts["admit"]],

@@ -195,7 +195,7 @@ def test_critics_are_compared_on_people_with_fits(data, tiny_policy, smpl, tmp_p
 
     monkeypatch.setattr(run, "CRITICS", {3: table})
     settings = CriticEvalSettings(critic="consensus", images=3, samples=4, calibration=8)
-    monkeypatch.setattr(run, "_critic_settings", lambda sizes: settings)
+    monkeypatch.setattr(run, "_critic_settings", lambda sizes, tables: settings)
     (only,) = run_prepared_tables(tiny_policy, found.sets, found.bodies, [3], SIZES, tmp_path, silent, print)
     assert only.data == "gta-human"
     (comparison,) = made
