@@ -41,7 +41,7 @@ _ESCAPED = re.compile(
     r"(?<!\\)\\++(?:u00(2[0-13-9a-f]|[346][0-9a-f]|5[0-9abd-f]|7[0-9a-e])|/)", re.IGNORECASE
 )
 # name and password before the host of an address
-_USER = re.compile(r"(?<=://)[^/\s@\"'\\]{1,256}@")
+_USER = re.compile(r"(?<=://)[^/?#\s@\"'\\]{1,256}@")
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 _registered: set[str] = set()
 SHORTEST_SECRET = 8  # shorter values, such as the key EMPTY of a local server, are ordinary words

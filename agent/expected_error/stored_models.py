@@ -1,7 +1,7 @@
 """Where fitted error models are kept: one with each explored memory, and shipped ones for memories without.
 
-MEMORY/error_model.json           written by `meshcritic explore`
-agent/expected_error/DETECTOR.json       made by `python -m benchmarks.critic.error_model --write`
+MEMORY/error_model.json             written by `meshcritic explore`
+agent/expected_error/DETECTOR.json  made by `python -m benchmarks.critic.error_model --write`
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,26 +91,18 @@ def evaluate(
 
     Example: `meshcritic evaluate --base studio --policy runs/street --against studio --split street-test`
     """
-    from agent.vlm.settings import parse_settings, read_settings
     from common.storage.versions import versions
     from eval.benchmark.baselines import DETERMINISTIC, evaluate_with_baselines
     from eval.benchmark.tables import baseline_table, rich_table
     from hmr.policy.checkpoint import BASES, load_policy
-    from hmr.policy.config import SamplingSettings
-
-    def with_sampler(policy: DiffusionPolicy) -> SamplingSettings:
-        given = asdict(SamplingSettings.of(policy.config)) | parse_settings(sampling or ())
-        sampler = read_settings(SamplingSettings, "the sampler", given)
-        sampler.apply_to(policy.config)
-        return sampler
 
     model = load_policy(policy_folder(policy, base), device, detector)
-    sampler = with_sampler(model)
+    sampler = _set_sampler(model, sampling)
+    _check_detections(model, split)
     other = None
     if against is not None:
         other = load_policy(BASES.get(against, Path(against)), device, model.detector)
-        with_sampler(other)
-    _check_detections(model, split)
+        _set_sampler(other, sampling)
     with single_run(out), stages() as stage:
         result = evaluate_with_baselines(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,
@@ -129,6 +122,17 @@ def evaluate(
     if rows := result.rows_against_other():
         console().print(rich_table(rows))
     print_message(f"benchmark {result.benchmark}, policy {result.base_policy}; also in {out / RESULT}")
+
+
+def _set_sampler(policy: DiffusionPolicy, given: Sequence[str] | None) -> SamplingSettings:
+    """The settings of the policy's sampler, with the given ones in place of its own."""
+    from agent.vlm.settings import parse_settings, read_settings
+    from hmr.policy.config import SamplingSettings
+
+    fields = asdict(SamplingSettings.of(policy.config)) | parse_settings(given or ())
+    sampler = read_settings(SamplingSettings, "the sampler", fields)
+    sampler.apply_to(policy.config)
+    return sampler
 
 
 def _check_detections(policy: DiffusionPolicy, split: str) -> None:

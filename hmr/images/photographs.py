@@ -144,12 +144,13 @@ def sample_of(image: UInt8[np.ndarray, "height width 3"], box: Box, camera: Came
 def photos_in(folder: Path, out: Path) -> list[Path]:
     """The photographs in a folder at any depth, ordered by name, without those under the output folder `out`, or in the
     subfolders of other runs."""
-    runs = {file.parent for name in RUN_FILES for file in folder.rglob(name)} - {folder}
-    files = (file for file in sorted(folder.rglob("*")) if file.suffix.lower() in PHOTO_SUFFIXES)
+    inside = sorted(folder.rglob("*"))
+    runs = {file.parent for file in inside if file.name in RUN_FILES} - {folder}
     return [
         file
-        for file in files
-        if file.is_file()
+        for file in inside
+        if file.suffix.lower() in PHOTO_SUFFIXES
+        and file.is_file()
         and not file.resolve().is_relative_to(out.resolve())
         and not any(run in file.parents for run in runs)
     ]
