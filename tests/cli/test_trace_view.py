@@ -7,7 +7,9 @@ import pytest
 from rich.console import Console
 
 from agent.tracing.reading import CritiqueRecords, read_trace
+from agent.types import QuestionCounts
 from cli.trace_view import show_case
+from eval.report.trace.requests import question_counts
 from eval.report.trace.tables import _VIEWS
 from tests.command import call
 
@@ -226,6 +228,12 @@ def test_foreign_text_is_shown_escaped():
 def test_a_record_of_another_program_is_shown_as_it_is(node, outputs):
     text = shown([{**RECORDS[0], "node": node, "outputs": outputs}])
     assert f"{node}(1ms)" in "".join(text.split())
+
+
+@pytest.mark.parametrize("added", [{"of another program": 1}, {"tokens_in": "many"}, {"asked": None}])
+def test_counts_that_are_none_are_left_out(added):
+    counts = {"asked": 1, "answered": 1, "repaired": 0, **added}
+    assert question_counts([{**RECORDS[0], "outputs": {"questions": counts}}]) == QuestionCounts()
 
 
 def _asked(**changes) -> dict:

@@ -141,14 +141,18 @@ def _tokens(tokens_in: int, tokens_out: int) -> str:
 
 
 def question_counts(records: Sequence[Json]) -> QuestionCounts:
-    """The questions of a critique: asked, answered, repaired. Older traces have none."""
+    """The questions of a critique: asked, answered, repaired. What else stands there, edited by hand, is left out."""
     found = [record["outputs"].get("questions") for record in records]
     return sum((QuestionCounts.from_json(item) for item in found if _is_counts(item)), QuestionCounts())
 
 
 def _is_counts(item: Any) -> bool:
-    names = ("asked", "answered", "repaired")
-    return isinstance(item, dict) and all(isinstance(item.get(name), int) for name in names)
+    names = QuestionCounts().to_json().keys()
+    return (
+        isinstance(item, dict)
+        and {"asked", "answered", "repaired"} <= item.keys() <= names
+        and all(isinstance(value, int) for value in item.values())
+    )
 
 
 def _dicts(items: Any) -> list[Json]:
