@@ -6,15 +6,18 @@ processes, and after an interrupted run is resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 
 import torch
+from torch import Tensor
 
 from common.storage.fingerprint import digest
 
-__all__ = ["derive_generator", "derive_seed", "one_thread"]
+__all__ = ["Generators", "derive_generator", "derive_seed", "one_thread", "standard_normal"]
+
+Generators = torch.Generator | Sequence[torch.Generator]  # one for a whole batch, or one for each of its rows
 
 _LOCK = RLock()
 
@@ -27,6 +30,16 @@ def derive_generator(*key: int | str) -> torch.Generator:
 def derive_seed(*key: int | str) -> int:
     """The same as a 32-bit integer, which NumPy's generators accept."""
     return int(digest(repr(key), length=8), 16)
+
+
+def standard_normal(shape: Sequence[int], generators: Generators) -> Tensor:
+    """Normal numbers of `shape`, on the device of the generators. With one generator per row, the first axis of
+    `shape`, a row has the same numbers in any batch."""
+    if isinstance(generators, torch.Generator):
+        return torch.randn(tuple(shape), generator=generators, device=generators.device)
+    if len(generators) != shape[0]:
+        raise ValueError(f"{shape[0]} rows need as many generators, not {len(generators)}")
+    return torch.stack([standard_normal(shape[1:], generator) for generator in generators])
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from PIL import Image
 
 from benchmarks.performance.figure import Figure, at_most
 from cli.photos.people import find_people
-from cli.photos.predict import Models, Predictor, PredictSettings
-from cli.photos.sources import list_sources
+from cli.prediction.predictor import Predictor
+from cli.prediction.run import Models, PredictSettings
+from cli.prediction.sources import list_sources
 from common.storage.jsonl import Manifest
 from hmr.body.model import load_body
 from hmr.images.photographs import load_photo
@@ -124,7 +125,7 @@ def _predict(models: Models, path: Path, out: Path) -> tuple[float, int]:
 def _sampling(models: Models, path: Path, repeats: int) -> dict[str, float]:
     photo, policy = load_photo(path), models.policy
     found, _ = find_people(photo, path.name, policy.detector, [])
-    samples, detections = zip(*found[:1], strict=True)
+    samples, detections = [found[0].sample], [found[0].detection]
 
     def sample(count: int) -> None:
         policy.sample(policy.encode(samples, detections), count, torch.Generator().manual_seed(0))

@@ -310,4 +310,4 @@ def _sampled_people(
     )
     for sentence in rejections:
         print_message(sentence)
-    return sample_people(found, opened, policy, samples, seed)
+    return sample_people(found, policy, samples, seed)

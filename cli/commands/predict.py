@@ -29,7 +29,7 @@ from cli.startup import without_collection
 from common.storage.locks import single_run
 
 if TYPE_CHECKING:
-    from cli.photos.predict import Outcome
+    from cli.prediction.run import Outcome
 
 __all__ = ["Summary", "predict"]
 
@@ -47,7 +47,8 @@ SmoothSeconds = Annotated[
         min=0,
         max=10,
         metavar="SECONDS",
-        help="Smooth the motions of a video with a Gaussian of this standard deviation; 0.1 removes jitter.",
+        help="Smooth the motions of a video, and its overlay, with a Gaussian of this standard deviation; 0.1 removes "
+        "jitter.",
     ),
 ]
 
@@ -76,6 +77,8 @@ def predict(
 ) -> None:
     """Predict 3D bodies for the people in photographs and videos; write overlays, npz, GLB, OBJ and BVH files.
 
+    A video gets one overlay video, and a motion per person.
+
     The same command continues an interrupted run. Detections of your own come from a file, as in
     `meshcritic predict photo.jpg --keypoints photo_keypoints.json`.
 
@@ -86,8 +89,9 @@ def predict(
         from cli.photos.intrinsics import parse_intrinsics
         from cli.photos.people import describe_other_body, parse_box
         from cli.photos.person_files import parse_formats
-        from cli.photos.predict import Models, Predictor, PredictSettings
-        from cli.photos.sources import list_sources
+        from cli.prediction.predictor import Predictor
+        from cli.prediction.run import Models, PredictSettings
+        from cli.prediction.sources import list_sources
         from common.storage.jsonl import Manifest
         from hmr.body.model import load_body
         from hmr.policy.checkpoint import load_policy
@@ -123,7 +127,7 @@ class Summary:
 
     def __init__(self, single: bool, collect: bool) -> None:
         self.single, self.collect = single, collect
-        names = ("people", "motions", "failed", "messages")
+        names = ("people", "motions", "videos", "failed", "messages")
         self.answer: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         self.pictures = self.people = self.failures = 0
         self.first_reason = self.failure = ""
@@ -183,8 +187,11 @@ class Summary:
         )
         if self.frames_with_people:
             self._print_camera(outcome, self.camera)
-        for motion in outcome.record["motions"] if outcome.record else []:
+        record = outcome.record or {"motions": []}
+        for motion in record["motions"]:
             print_message(f"{outcome.title}: {', '.join(motion['files'])} from frame {motion['first_frame']}")
+        if "overlay" in record:
+            print_message(f"{outcome.title}: everybody: {record['overlay']}")
         self.frames = self.frames_with_people = self.earlier_frames = 0
 
     def _print_camera(self, outcome: Outcome, camera: dict[str, Any]) -> None:
@@ -209,3 +216,5 @@ class Summary:
             self.answer["people"].append({**picture, **entry, "files": person["files"]})
         for motion in outcome.record.get("motions", ()):
             self.answer["motions"].append({**picture, **motion})
+        if outcome.ends_video and "overlay" in outcome.record:
+            self.answer["videos"].append({**picture, "overlay": outcome.record["overlay"]})

@@ -28,6 +28,7 @@ from hmr.policy.policy import SAME_BODY_MM, DiffusionPolicy, Features, Guidance,
 from hmr.types import BodyParams, Box, Camera, Detection, Detector, Hypotheses, Sample
 
 __all__ = [
+    "DetectedPerson",
     "Guide",
     "NobodyFound",
     "Person",
@@ -39,12 +40,22 @@ __all__ = [
     "with_detections",
 ]
 
-Guide = Callable[[Features, Detection], Guidance]  # features of one person
+Guide = Callable[[Features, Sequence[Detection]], Guidance]  # of the people of one batch
+MAX_BATCH = 512  # hypotheses that are sampled at once
 MIN_OVERLAP = 0.3  # of the boxes of one person in two files, intersection over union
 
 
 class NobodyFound(ValueError):
     """No person was detected with enough confidence; the message names the options that help."""
+
+
+@dataclass(frozen=True)
+class DetectedPerson:
+    """One person of a photograph, as the detector reports them."""
+
+    sample: Sample
+    detection: Detection
+    photo: Photo
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ def find_people(
     boxes: Sequence[Box],
     accept_any_box: bool = False,
     intrinsics: Intrinsics = NO_INTRINSICS,
-) -> tuple[list[tuple[Sample, Detection]], list[str]]:
+) -> tuple[list[DetectedPerson], list[str]]:
     """The people in the given boxes, or without boxes those that the detector finds, and a sentence per rejected box
     and per uncertain person.
 
@@ -138,16 +149,18 @@ def find_people(
         check_box(box, photo.file_size, title)
     camera = photo.camera_in_image(intrinsics.camera(photo))
     if not boxes:
-        found = detect_people(detector, photo.image, camera)
+        pairs = detect_people(detector, photo.image, camera)
+        found = [DetectedPerson(sample, detection, photo) for sample, detection in pairs]
         if not found:
             raise NobodyFound(_nobody_found(title, detector))
-        return found, _confidence_warnings(title, detector, photo, found)
+        return found, _confidence_warnings(title, detector, found)
     samples = [sample_of(photo.image, photo.box_in_image(box), camera) for box in boxes]
-    people = list(zip(samples, detect_all(detector, samples), strict=True))
+    detections = detect_all(detector, samples)
+    people = [DetectedPerson(*pair, photo) for pair in zip(samples, detections, strict=True)]
     accepted = people
     if not accept_any_box:
-        accepted = [pair for pair in people if pair[1].confidence >= MIN_CONFIDENCE]
-    messages = [] if accept_any_box else _confidence_warnings(title, detector, photo, people)
+        accepted = [person for person in people if person.detection.confidence >= MIN_CONFIDENCE]
+    messages = [] if accept_any_box else _confidence_warnings(title, detector, people)
     if not accepted:
         raise NobodyFound("; ".join(messages))
     return accepted, messages
@@ -165,13 +178,13 @@ def _nobody_found(title: str, detector: Detector) -> str:
     return f"{title}: the detector {detector.name} found nobody; {use_box}"
 
 
-def _confidence_warnings(
-    title: str, detector: Detector, photo: Photo, people: Sequence[tuple[Sample, Detection]]
-) -> list[str]:
+def _confidence_warnings(title: str, detector: Detector, people: Sequence[DetectedPerson]) -> list[str]:
     return [
-        _confidence_warning(title, detector, photo.box_in_file(sample.box), detection.confidence)
-        for sample, detection in people
-        if detection.confidence < CERTAIN_CONFIDENCE
+        _confidence_warning(
+            title, detector, person.photo.box_in_file(person.sample.box), person.detection.confidence
+        )
+        for person in people
+        if person.detection.confidence < CERTAIN_CONFIDENCE
     ]
 
 
@@ -188,26 +201,35 @@ def _confidence_warning(title: str, detector: Detector, box: Box, confidence: fl
 
 
 def sample_people(
-    people: Sequence[tuple[Sample, Detection]],
-    photo: Photo,
+    people: Sequence[DetectedPerson],
     policy: DiffusionPolicy,
     num_samples: int,
     seed: int,
     guide: Guide | None = None,
     on_step: OnStep | None = None,
 ) -> list[Person]:
-    """A group of `num_samples` hypotheses per person. The same photograph, box and seed give the same group.
+    """A group of `num_samples` hypotheses per person, whose noise depends on the photograph, the box and the seed, but
+    not on who else is sampled; rounding does.
 
-    on_step: called with each person's estimates after every step of the solver, as by `DiffusionPolicy.sample`.
+    on_step: called with the estimates of a batch of people after every step of the solver, as by
+        `DiffusionPolicy.sample`.
     """
+    size = max(1, MAX_BATCH // num_samples)
     posed = []
-    for sample, detection in people:
-        generator = derive_generator(seed, "photo", sample.id)
-        features = policy.encode([sample], [detection])
-        guidance = guide(features, detection) if guide else None
-        group = policy.sample(features, num_samples, generator, guidance=guidance, on_step=on_step)[0]
-        posed.append(Person(sample, Hypotheses(group.params, sample.camera), photo, detection))
+    for start in range(0, len(people), size):
+        batch = people[start : start + size]
+        detections = [person.detection for person in batch]
+        features = policy.encode([person.sample for person in batch], detections)
+        generators = [derive_generator(seed, "photo", person.sample.id) for person in batch]
+        guidance = guide(features, detections) if guide else None
+        groups = policy.sample(features, num_samples, generators, guidance=guidance, on_step=on_step)
+        posed += [_posed(person, group.params) for person, group in zip(batch, groups, strict=True)]
     return posed
+
+
+def _posed(person: DetectedPerson, params: BodyParams) -> Person:
+    hypotheses = Hypotheses(params, person.sample.camera)
+    return Person(person.sample, hypotheses, person.photo, person.detection)
 
 
 def given_people(path: Path, files: Sequence[Path], body: Body) -> list[Person]:

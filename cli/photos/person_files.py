@@ -11,26 +11,24 @@ NAME-0.bvh            its skeleton
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from agent.types import GroupCritique
+from cli.photos.drawing import DrawnPerson, draw_people, draw_skeleton, reduced
 from cli.photos.hypotheses_file import write_hypotheses
 from cli.photos.people import Person
-from cli.photos.skeleton import draw_skeleton
 from common.storage.files import atomic_path
 from hmr.body.export import write_bvh, write_glb, write_obj
 from hmr.body.model import Body
 from hmr.images.crops import crop_image
 from hmr.render.overlay import (
     CLAY,
-    PERSON_COLORS,
     montage,
     overlay,
     panel,
@@ -39,7 +37,7 @@ from hmr.render.overlay import (
     side_view,
     zoom,
 )
-from hmr.types import BodyParams, Box, Camera, Frame, Renderer, Sample
+from hmr.types import BodyParams, Box, Renderer, Sample
 
 __all__ = [
     "DEFAULT_FORMATS",
@@ -47,6 +45,7 @@ __all__ = [
     "PICTURE_CAPTIONS",
     "parse_formats",
     "save_format",
+    "save_formats",
     "save_people",
     "save_person",
 ]
@@ -63,8 +62,6 @@ VIEW_SCALE = 1.35  # relative to the person's box, so that a misplaced limb stay
 OPACITY_OUTSIDE = 0.35  # of bodies, beyond the frame of the photograph
 OVERLAY_SIDE = 1600  # pixels; overlays of larger photographs are reduced
 PNG_LEVEL = 3  # of zlib; its default of 6 takes 1.6 times as long for files that are 7 % smaller
-NUMBER_SIZE = 0.03  # height of the number of a person, in longer sides of the picture
-MIN_NUMBER_PX = 22
 STILL_FPS = 30.0  # frame rate written for a single pose
 
 
@@ -102,44 +99,28 @@ def save_person(
         picture = draw_skeleton(picture, person.detection, picture.shape[1] / person.sample.image.shape[1])
     _save_png(paths[0], picture)
     _save_png(paths[1], _group_sheet(person, vertices, pelvis, faces, renderer, critique))
-    for name in formats:
-        paths.append(_with_ending(stem, f".{name}"))
-        save_format(name, paths[-1], person, person.hypotheses.params[shown], body)
+    return [*paths, *save_formats(stem, person, body, formats, shown)]
+
+
+def save_formats(
+    stem: Path, person: Person, body: Body, formats: Sequence[str], shown: int = 0
+) -> list[Path]:
+    """Write one person's files of `formats`, those of one body of the hypothesis `shown`; returns their paths."""
+    paths = [_with_ending(stem, f".{name}") for name in formats]
+    for name, path in zip(formats, paths, strict=True):
+        save_format(name, path, person, person.hypotheses.params[shown], body)
     return paths
 
 
 @torch.no_grad()
 def save_people(path: Path, people: Sequence[Person], body: Body, renderer: Renderer) -> None:
     """Hypothesis 0 of each person of one photograph over it, in a colour of their own; bodies hide what is behind."""
-    posed = body(BodyParams.stack([person.hypotheses.params[0] for person in people]))
-    picture, camera = _reduced(people[0].sample)
-    frame = _nearest_only(renderer.render(posed.vertices_cam_m.numpy(), body.faces.numpy(), zoom(camera)))
-    drawn = np.asarray(picture)
-    for index in range(len(people)):
-        drawn = overlay(drawn, frame, PERSON_COLORS[index % len(PERSON_COLORS)], index=index)
-    numbered = Image.fromarray(drawn)
-    draw, scale = ImageDraw.Draw(numbered), picture.width / people[0].sample.image.shape[1]
-    size = max(MIN_NUMBER_PX, NUMBER_SIZE * max(picture.size))
-    for number, person in enumerate(people):
-        box = person.sample.box
-        above = (scale * (box.x0 + box.x1) / 2, max(scale * box.y0, size))
-        draw.text(
-            above,
-            str(number),
-            "white",
-            font_size=size,
-            anchor="mb",
-            stroke_width=round(size / 10),
-            stroke_fill="black",
-        )
-    _save_png(path, np.asarray(numbered))
-
-
-def _nearest_only(frame: Frame) -> Frame:
-    """Each mesh without the pixels in which another one is nearer."""
-    mask = np.asarray(frame.mask)
-    nearest = np.where(mask, np.asarray(frame.depth_m), np.inf).argmin(axis=0)
-    return dataclasses.replace(frame, mask=mask & (nearest == np.arange(len(mask))[:, None, None]))
+    drawn = [
+        DrawnPerson(number, person.hypotheses.params[0], person.sample.box)
+        for number, person in enumerate(people)
+    ]
+    sample = people[0].sample
+    _save_png(path, draw_people(sample.image, sample.camera, drawn, body, renderer, OVERLAY_SIDE))
 
 
 def _scores(person: Person, critique: GroupCritique | None) -> Sequence[float | None]:
@@ -168,18 +149,9 @@ def _whole_photo(
     faces: Int[np.ndarray, "faces 3"],
     renderer: Renderer,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    picture, camera = _reduced(sample)
+    picture, camera = reduced(sample.image, sample.camera, OVERLAY_SIDE)
     frame = renderer.render(vertices_cam_m[None], faces, zoom(camera))
     return overlay(np.asarray(picture), frame, index=0)
-
-
-def _reduced(sample: Sample) -> tuple[Image.Image, Camera]:
-    """The whole photograph with at most OVERLAY_SIDE pixels a side, and its camera."""
-    picture = Image.fromarray(sample.image)
-    picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    height, width = sample.image.shape[:2]
-    camera = Camera(sample.camera.focal_px, sample.camera.cx_px, sample.camera.cy_px, width, height)
-    return picture, camera.resize(*picture.size)
 
 
 def _group_sheet(

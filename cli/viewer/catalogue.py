@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cli.photos.people import Person, given_people, sample_people
+from cli.photos.people import DetectedPerson, Person, given_people, sample_people
 from cli.photos.run_files import Scores, find_photo, read_scores
 from cli.viewer.contents import ShownPerson, ShownPhoto, Source
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all
 from hmr.images.photographs import Photo
 from hmr.policy.policy import DiffusionPolicy
-from hmr.types import BodyParams, Detection, Detector, Sample
+from hmr.types import BodyParams, Detector
 
 __all__ = ["Entry", "find_entries", "sample_photo"]
 
@@ -80,25 +80,25 @@ def _people_of(photo: Path, file: Path, body: Body) -> list[ShownPerson]:
 def sample_photo(
     name: str,
     photo: Photo,
-    people: Sequence[tuple[Sample, Detection]],
+    people: Sequence[DetectedPerson],
     policies: Mapping[str, DiffusionPolicy],
     num_samples: int,
     seed: int,
 ) -> ShownPhoto:
     """Hypotheses of every policy, by label, from the same noise, with the estimates of all steps. `name`: of files."""
     shown = []
-    for number, pair in enumerate(people):
-        sampled = [_sampled(pair, photo, policy, num_samples, seed) for policy in policies.values()]
+    for number, person in enumerate(people):
+        sampled = [_sampled(person, policy, num_samples, seed) for policy in policies.values()]
         sources = tuple(Source(label, steps) for label, (_, steps) in zip(policies, sampled, strict=True))
         shown.append(ShownPerson(f"{name}-{number}", sampled[0][0], sources))
     return ShownPhoto(photo, tuple(shown))
 
 
 def _sampled(
-    pair: tuple[Sample, Detection], photo: Photo, policy: DiffusionPolicy, num_samples: int, seed: int
+    detected: DetectedPerson, policy: DiffusionPolicy, num_samples: int, seed: int
 ) -> tuple[Person, tuple[BodyParams, ...]]:
     steps: list[BodyParams] = []
     (person,) = sample_people(
-        [pair], photo, policy, num_samples, seed, on_step=lambda groups: steps.append(groups[0].params)
+        [detected], policy, num_samples, seed, on_step=lambda groups: steps.append(groups[0].params)
     )
     return person, (*steps[:-1], person.hypotheses.params)

@@ -26,7 +26,7 @@ from common.reading.image_files import check_pixels, open_image, unreadable_imag
 from common.storage.files import PathLike
 from hmr.images.photographs import to_rgb
 
-__all__ = ["VIDEO_SUFFIXES", "Video", "VideoFrame", "open_video"]
+__all__ = ["VIDEO_SUFFIXES", "Video", "VideoFrame", "load_pyav", "open_video"]
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif"})
 DEFAULT_FPS = 10.0  # of GIF frames without a duration, as in browsers
@@ -92,7 +92,7 @@ def _check_gif(size: tuple[int, int], where: str) -> None:
 
 
 def _open_container(path: Path) -> Video:
-    av = _pyav(path)
+    av = load_pyav(path)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -105,7 +105,7 @@ def _open_container(path: Path) -> Video:
 
 
 def _container_frames(path: Path) -> Iterator[VideoFrame]:
-    av, index = _pyav(path), -1
+    av, index = load_pyav(path), -1
     try:
         with av.open(str(path)) as container:
             clock = _Clock(_mean_interval_s(container.streams.video[0]))
@@ -144,7 +144,7 @@ class _Clock:
         return self.time_s, stated_s if stated_s > 0 else self.mean_interval_s
 
 
-def _pyav(path: Path) -> Any:
+def load_pyav(path: Path) -> Any:
     try:
         import av  # pyright: ignore[reportMissingImports]
     except ImportError as error:

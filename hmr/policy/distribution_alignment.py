@@ -41,6 +41,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.seeding import Generators, standard_normal
 from hmr.body.surface_points import BodyPoints
 from hmr.policy.condition import DEPTH_FLOOR_M, FLOOR, PointEstimates
 from hmr.policy.parametrization import pelvis_from_crop, project, split
@@ -62,13 +63,13 @@ def start_from_estimate(
 
 
 def draw_targets(
-    observed: PointEstimates, num_samples: int, generator: torch.Generator
+    observed: PointEstimates, num_samples: int, generator: Generators
 ) -> tuple[Float[Tensor, "batch group 41 2"], Float[Tensor, "batch group 41"]]:
     """Positions and depths from the detection's own distribution, one of each point per hypothesis; the first
     hypothesis gets the detection itself. A point that is not observed has no weight and stays where it is."""
     device = observed.position.device
     shape = (observed.position.shape[0], num_samples, observed.position.shape[-2], 3)
-    noise = torch.randn(shape, generator=generator, device=generator.device).to(device)
+    noise = standard_normal(shape, generator).to(device)
     noise[:, 0] = 0
     sigma = _sigma(observed.weight, FLOOR)[:, None, :, None]
     depth_sigma = _sigma(observed.depth_weight, DEPTH_FLOOR_M)[:, None]

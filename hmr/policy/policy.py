@@ -36,6 +36,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from common.seeding import Generators, standard_normal
 from common.storage.fingerprint import weights_digest
 from hmr.body.model import Body
 from hmr.detection.protocol import detect_all
@@ -226,13 +227,14 @@ class DiffusionPolicy(PreTrainedModel):
         self,
         features: Features,
         num_samples: int,
-        generator: torch.Generator,
+        generator: Generators,
         noise_scale: float = 1.0,
         guidance: Guidance | None = None,
         on_step: OnStep | None = None,
     ) -> list[Hypotheses]:
         """`num_samples` hypotheses per image, the first from zero noise, on the CPU.
 
+        generator: one for all images, or one per image.
         noise_scale: factor of the starting noise; a larger one increases the spread of the hypotheses.
         guidance: for the same images in the same order.
         on_step: called after every step of the solver with its estimates of the hypotheses (E[x_0 | x_t]); the last
@@ -242,7 +244,7 @@ class DiffusionPolicy(PreTrainedModel):
         """
         settings = SamplingSettings.of(self.config)
         shape = (len(features), num_samples, VECTOR_SIZE)
-        noise = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
+        noise = standard_normal(shape, generator).to(self.device)
         noise[:, 0] = 0
         guides = [] if guidance is None else [guidance]
         if settings.alignment:
@@ -270,7 +272,7 @@ class DiffusionPolicy(PreTrainedModel):
         return [Hypotheses(params[index], camera_of(row)) for index, row in enumerate(features.geometry)]
 
     def _alignment(
-        self, features: Features, num_samples: int, generator: torch.Generator, settings: SamplingSettings
+        self, features: Features, num_samples: int, generator: Generators, settings: SamplingSettings
     ) -> Guidance:
         observed = unpack_points(features.condition)
         return DistributionAlignment(

@@ -24,6 +24,7 @@ from hmr.types import Camera, Frame, Renderer
 __all__ = [
     "CLAY",
     "PERSON_COLORS",
+    "SUPERSAMPLING",
     "body_layer",
     "montage",
     "overlay",

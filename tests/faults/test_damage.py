@@ -23,7 +23,7 @@ from memory.rule_memory import RuleMemory
 from memory.store import MemoryStore
 from memory.transfer.exchange import snapshot
 from rl.preferences.build import load_preferences
-from tests.cli.photos.test_predict import save_photo
+from tests.cli.prediction.test_predictor import save_photo
 from tests.command import call
 from tests.faults.client import End, ForkServer, Job
 from tests.faults.contents import content_of, differences

@@ -16,7 +16,7 @@ from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
 from tests.agent.vlm.tiny_vlm import tiny_qwen3_vl
 from tests.cli import test_tune_critic_command as tune_critic
-from tests.cli.photos.test_predict import save_photo
+from tests.cli.prediction.test_predictor import save_photo
 from tests.faults.client import End, ForkServer, Job
 from tests.faults.contents import content_of, differences
 from tests.hmr.datasets import layouts

@@ -38,7 +38,7 @@ MASK_SIZE = 256
 BOX_WINDOWS = (1.1, 1.6)  # sides of the finder's windows about a given box
 BOX_SCALE = 1.25  # side of the crop for a box in which the finder finds nobody
 BOX_CANDIDATES = 2  # of the finder, besides that crop
-WHOLE = (1.0,)  # sizes of the finder's windows in a frame whose people are followed
+WHOLE = (1.0,)  # sizes of the finder's windows in a glance at a frame whose people are followed
 LOST_WINDOWS = (1.6, 3.0)  # sides of those about the last box of somebody who is not seen there
 MIN_MATCH = 0.2  # confidence times overlap with the given box, below which the crop of the box itself is read
 DEPTH_SIGMA_M, HIDDEN_DEPTH_SIGMA_M = 0.1, 0.2
@@ -136,18 +136,22 @@ class BlazePoseDetector:
         return max(best, again, key=lambda one: _match(one, sample))
 
     def track_people(
-        self, previous: Sequence[FoundPerson], image: UInt8[np.ndarray, "height width 3"]
+        self,
+        previous: Sequence[FoundPerson],
+        image: UInt8[np.ndarray, "height width 3"],
+        with_glance: bool = True,
     ) -> list[FoundPerson]:
         """The people of the previous frame of a video who are still seen, each read in the crop that the landmarks of
-        that frame give, in the same order. After them who else is found in the frame as a whole, or about the place of
-        somebody who is not seen there any more."""
+        that frame give, in the same order. After them who else is found about the place of somebody who is not seen
+        there any more, and with a glance in the frame as a whole."""
         pyramid, (height, width) = ImagePyramid(image), image.shape[:2]
         readings = self.model.read(pyramid, [person.landmarks.next_region for person in previous])
         is_seen = [people.confidence(reading) >= MIN_CONFIDENCE for reading in readings]
         lost = [person for person, still in zip(previous, is_seen, strict=True) if not still]
         windows = [region_of_box(person.box, scale) for person in lost for scale in LOST_WINDOWS]
         seen = [reading for reading, still in zip(readings, is_seen, strict=True) if still]
-        others = self._search(pyramid, [*sliding_windows(width, height, WHOLE), *windows], seen)
+        windows += sliding_windows(width, height, WHOLE) if with_glance else []
+        others = self._search(pyramid, windows, seen) if windows else []
         return _found([*seen, *others], width, height, MIN_CONFIDENCE)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cli.photos import people as people_module
 from cli.photos.hypotheses_file import write_hypotheses
 from cli.photos.people import (
     NobodyFound,
@@ -82,7 +83,7 @@ def test_a_box_without_a_person_is_rejected_unless_any_box_is_accepted():
     with pytest.raises(NobodyFound, match=r"^a.png: the detector fixed sees no person.*10,8,50,60.*--anyway"):
         find_people(PHOTO, "a.png", detector, [BOX])
     people, messages = find_people(PHOTO, "a.png", detector, [BOX], accept_any_box=True)
-    assert [(sample.box, detection.confidence) for sample, detection in people] == [(BOX, 0.1)]
+    assert [(person.sample.box, person.detection.confidence) for person in people] == [(BOX, 0.1)]
     assert messages == []
 
 
@@ -90,7 +91,7 @@ def test_one_person_is_accepted_one_called_uncertain_and_one_rejected():
     doubtful, empty = Box(0.0, 0.0, 30.0, 30.0), Box(30.0, 30.0, 60.0, 60.0)
     detector = FixedDetector(confidences={BOX: 0.9, doubtful: 0.3, empty: 0.1})
     people, messages = find_people(PHOTO, "a.png", detector, [BOX, doubtful, empty])
-    assert [sample.box for sample, _ in people] == [BOX, doubtful]
+    assert [person.sample.box for person in people] == [BOX, doubtful]
     uncertain, rejection = messages
     assert "the person in the box 0,0,30,30 is uncertain (confidence 0.30" in uncertain
     assert "sees no person in the box 30,30,60,60" in rejection
@@ -102,14 +103,14 @@ def test_a_detector_that_finds_nobody_is_named():
 
 
 def test_given_boxes_replace_the_detector():
-    ((sample, _),), _ = find_people(PHOTO, "a.png", FixedDetector(Box(0.0, 0.0, 9.0, 9.0)), [BOX])
-    assert sample.box == BOX
+    (person,), _ = find_people(PHOTO, "a.png", FixedDetector(Box(0.0, 0.0, 9.0, 9.0)), [BOX])
+    assert person.sample.box == BOX
 
 
 @pytest.mark.parametrize("kind", [FixedDetector, ReadingDetector])
 def test_people_who_are_found_come_with_their_detections(kind):
     people, messages = find_people(PHOTO, "a.png", kind(BOX, confidences={BOX: 0.4}), [])
-    assert [(sample.box, detection.confidence) for sample, detection in people] == [(BOX, 0.4)]
+    assert [(person.sample.box, person.detection.confidence) for person in people] == [(BOX, 0.4)]
     assert messages == [
         "a.png: the person in the box 10,8,50,60 is uncertain (confidence 0.40 of the detector fixed)"
     ]
@@ -128,11 +129,25 @@ def test_another_body_than_the_policy_s_is_named(tiny_policy: DiffusionPolicy, b
 def test_the_same_seed_gives_the_same_group(tiny_policy: DiffusionPolicy):
     people, _ = find_people(PHOTO, "a.png", FixedDetector(BOX), [])
     first, again, other = (
-        sample_people(people, PHOTO, tiny_policy, 3, seed)[0].hypotheses.params.body_pose
-        for seed in (1, 1, 2)
+        sample_people(people, tiny_policy, 3, seed)[0].hypotheses.params.body_pose for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("together", [1, 2, 600])
+def test_a_group_does_not_depend_on_who_else_is_sampled(
+    tiny_policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch, together: int
+):
+    monkeypatch.setattr(people_module, "MAX_BATCH", 3 * together)
+    boxes = [BOX, Box(0.0, 0.0, 30.0, 40.0), Box(5.0, 5.0, 40.0, 60.0)]
+    people, _ = find_people(PHOTO, "a.png", tiny_policy.detector, boxes, accept_any_box=True)
+    alone = [sample_people([person], tiny_policy, 3, seed=1)[0] for person in people]
+    for one, other in zip(sample_people(people, tiny_policy, 3, seed=1), alone, strict=True):
+        torch.testing.assert_close(
+            one.hypotheses.params.body_pose, other.hypotheses.params.body_pose, atol=1e-4, rtol=0
+        )
+        assert one.sample is other.sample
 
 
 def test_hypotheses_for_a_reduced_photograph_are_in_the_pixels_of_the_file(

@@ -20,7 +20,7 @@ def test_bodies_lie_on_the_players(body: Body):
     found, messages = find_people(photo, "basketball.jpg", policy.detector, [])
     assert len(found) >= PLAYERS
     assert all("is uncertain (confidence 0." in message for message in messages)
-    for person in sample_people(found, photo, policy, num_samples=4, seed=0):
+    for person in sample_people(found, policy, num_samples=4, seed=0):
         assert person.detection is not None
         joints_px = person.hypotheses.camera.project(body.joints(person.hypotheses.params[:1]))[0]
         seen = person.detection.observed[:24] & (person.detection.keypoint_visibility > 0.5)

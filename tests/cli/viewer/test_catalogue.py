@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from cli.photos.hypotheses_file import write_hypotheses
+from cli.photos.people import DetectedPerson
 from cli.photos.run_files import find_photo, read_scores, write_critique
 from cli.viewer.catalogue import find_entries, sample_photo
 from hmr.body.model import Body
@@ -112,8 +113,8 @@ def test_a_folder_without_hypotheses_is_refused(body: Body, tmp_path: Path):
 def test_policies_share_the_noise_and_all_steps_are_kept(tiny_policy: DiffusionPolicy, tmp_path: Path):
     photo = load_photo(save_photo(tmp_path / "one.png"))
     sample = sample_of(photo.image, BOX)
-    pairs = [(sample, tiny_policy.detector.detect(sample))]
-    shown = sample_photo("one", photo, pairs, {"a": tiny_policy, "b": tiny_policy}, 3, seed=4)
+    people = [DetectedPerson(sample, tiny_policy.detector.detect(sample), photo)]
+    shown = sample_photo("one", photo, people, {"a": tiny_policy, "b": tiny_policy}, 3, seed=4)
     first, second = shown.people[0].sources
     assert len(first.steps) == tiny_policy.config.num_inference_steps == shown.num_steps
     for one, other in zip(first.steps, second.steps, strict=True):

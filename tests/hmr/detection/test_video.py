@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmr.detection.video import SEARCH_EVERY, FollowedPeople, PersonTracker
+from hmr.detection.video import GLANCE_EVERY, SEARCH_EVERY, FollowedPeople, PersonTracker
 from hmr.types import Box, Detection, Sample
 
 
@@ -35,7 +35,7 @@ class Noting:
     name = "noting"
 
     def __init__(self, losing: Sequence[int] = ()) -> None:
-        self.losing, self.searches = losing, []
+        self.losing, self.searches, self.glances = losing, [], []
 
     def find(self, image: np.ndarray) -> list[Box]:
         return [person.box for person in self.find_people(image)]
@@ -47,7 +47,10 @@ class Noting:
         self.searches.append(int(image[0, 0, 0]))
         return [Seen(int(image[0, 0, 0]))]
 
-    def track_people(self, previous: Sequence[Seen], image: np.ndarray) -> list[Seen]:
+    def track_people(
+        self, previous: Sequence[Seen], image: np.ndarray, with_glance: bool = True
+    ) -> list[Seen]:
+        self.glances += [int(image[0, 0, 0])] if with_glance else []
         if int(image[0, 0, 0]) in self.losing:
             return []
         return [Seen(person.searched_in, person.steps + 1) for person in previous]
@@ -77,6 +80,14 @@ def test_the_frames_that_are_left_out_count(every: int, searches: list[int]):
     tracker = Noting()
     follow(tracker, 5, every=every)
     assert tracker.searches == searches
+
+
+@pytest.mark.parametrize(("every", "step"), [(1, GLANCE_EVERY), (2, GLANCE_EVERY // 2), (10, 1)])
+def test_the_whole_frame_is_glanced_at_several_times_between_two_searches(every: int, step: int):
+    tracker = Noting()
+    search = SEARCH_EVERY // every
+    follow(tracker, search + 1, every=every)
+    assert tracker.glances == [*range(step, search, step)]
 
 
 def test_somebody_who_is_lost_is_found_again_by_the_next_search():

@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 
 from agent.default import default_agent, open_default_memory
-from cli.photos.predict import Models, Predictor, PredictSettings
-from cli.photos.sources import list_sources
+from cli.prediction.predictor import Predictor
+from cli.prediction.run import Models, PredictSettings
+from cli.prediction.sources import list_sources
 from common.storage.jsonl import Manifest
 from eval.benchmark.baselines import policies_to_compare
 from eval.benchmark.protocol import evaluate_policy

@@ -2,7 +2,7 @@
 
 import torch
 
-from cli.photos.tracks import MAX_GAP, Tracks
+from cli.prediction.tracks import MAX_GAP, Tracks
 from hmr.types import BodyParams, Box
 
 

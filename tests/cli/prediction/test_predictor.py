@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-import json
 import os
 from pathlib import Path
 
@@ -14,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cli.commands.predict import Summary
 from cli.photos.hypotheses_file import read_hypotheses
 from cli.photos.intrinsics import Intrinsics
-from cli.photos.predict import Models, Outcome, Predictor, PredictSettings
-from cli.photos.sources import Source, list_sources
+from cli.prediction.predictor import Predictor
+from cli.prediction.run import Models, Outcome, PredictSettings
+from cli.prediction.sources import list_sources
 from common.storage.jsonl import Manifest
 from hmr.body.model import Body
 from hmr.images import photographs as photo_module
@@ -26,8 +25,6 @@ from hmr.images.photographs import load_photo, sample_of
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.types import Box
-from tests.hmr.body.test_export import read_accessor, read_glb
-from tests.hmr.detection.test_video import Noting
 
 BOX = Box(10.0, 8.0, 50.0, 60.0)
 QUICK = PredictSettings(samples=2, boxes=(BOX,), accept_any_box=True, formats=("npz",))
@@ -149,7 +146,7 @@ def test_a_full_disk_ends_the_run(models, tmp_path, monkeypatch, number, ends):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number), "a.png")
 
-    monkeypatch.setattr("cli.photos.predict.save_person", fail)
+    monkeypatch.setattr("cli.prediction.predictor.save_person", fail)
     run = functools.partial(predict, models, tmp_path / "out", save_photo(tmp_path / "a.png"))
     if ends:
         with pytest.raises(OSError, match=os.strerror(number)):
@@ -233,112 +230,6 @@ def test_guided_bodies_are_closer_to_the_detected_keypoints(models, body, tmp_pa
     assert distance_px("guided") < 0.95 * distance_px("plain")
 
 
-# --- videos ---
-
-VIDEO = PredictSettings(samples=2, boxes=(BOX,), accept_any_box=True, formats=("bvh",), every=2)
-
-
-def test_every_nth_frame_of_a_video_is_processed_and_written_as_one_motion(models, tmp_path):
-    clip = save_gif(tmp_path / "clip.gif", frames=5)
-    *frames, whole = predict(models, tmp_path / "out", clip, settings=VIDEO)
-    assert [outcome.frame for outcome in frames] == [0, 2, 4]
-    assert (tmp_path / "out/clip-000002-0-overlay.png").exists()
-    (motion,) = whole.record["motions"]
-    assert motion == {
-        "files": [str(tmp_path / "out/clip-0.bvh")],
-        "first_frame": 0,
-        "time_s": 0,
-        "duration_s": 0.2,
-    }
-    assert frames_of(motion["files"][0]) == ["Frames: 3", "Frame Time: 0.080000"]  # two frames of 40 ms
-
-
-def frames_of(bvh: str) -> list[str]:
-    lines = Path(bvh).read_text().splitlines()
-    start = lines.index("MOTION")
-    return lines[start + 1 : start + 3]
-
-
-def test_motions_have_the_durations_of_unevenly_spaced_frames(models, tmp_path):
-    clip = save_gif(tmp_path / "clip.gif", 4, milliseconds=[1000, 40, 40, 40])
-    settings = dataclasses.replace(VIDEO, formats=("glb", "bvh"), every=1)
-    *frames, whole = predict(models, tmp_path / "out", clip, settings=settings)
-    assert [outcome.record["time_s"] for outcome in frames] == [0, 1, 1.04, 1.08]
-    (motion,) = whole.record["motions"]
-    assert motion["files"] == [str(tmp_path / "out/clip-0.glb"), str(tmp_path / "out/clip-0.bvh")]
-    assert motion["duration_s"] == 1.12
-    assert frames_of(motion["files"][1]) == ["Frames: 28", "Frame Time: 0.040000"]
-    tree, binary = read_glb(Path(motion["files"][0]))
-    times = tree["animations"][0]["samplers"][0]["input"]
-    np.testing.assert_allclose(read_accessor(tree, binary, times), [0, 1, 1.04, 1.08, 1.12], rtol=1e-6)
-
-
-def test_a_missing_animation_is_written_again(models, tmp_path):
-    clip = save_gif(tmp_path / "clip.gif", frames=2)
-    settings = dataclasses.replace(VIDEO, formats=("glb",), every=1)
-    predict(models, tmp_path / "out", clip, settings=settings)
-    data = (tmp_path / "out/clip-0.glb").read_bytes()
-    (tmp_path / "out/clip-0.glb").unlink()
-    again = predict(models, tmp_path / "out", clip, settings=settings)
-    assert [outcome.earlier for outcome in again] == [True, True, False]
-    assert (tmp_path / "out/clip-0.glb").read_bytes() == data
-
-
-def test_a_person_who_appears_later_has_a_motion_from_then_on(models, tmp_path, monkeypatch):
-    clip, calls = save_gif(tmp_path / "clip.gif", 3, milliseconds=[500, 100, 100]), []
-
-    def nobody_at_first(*args: object) -> list[Box]:
-        calls.append(args)
-        return [] if len(calls) == 1 else [BOX]
-
-    monkeypatch.setattr(models.policy.detector, "find", nobody_at_first)
-    settings = dataclasses.replace(VIDEO, boxes=(), every=1)
-    *_, whole = predict(models, tmp_path / "out", clip, settings=settings)
-    (motion,) = whole.record["motions"]
-    assert (motion["first_frame"], motion["time_s"], motion["duration_s"]) == (1, 0.5, 0.2)
-    assert frames_of(motion["files"][0]) == ["Frames: 2", "Frame Time: 0.100000"]
-
-
-def test_a_killed_video_is_resumed_at_the_next_frame(models, tmp_path):
-    clip = save_gif(tmp_path / "clip.gif", frames=4)
-    settings = dataclasses.replace(VIDEO, every=1)
-    predict(models, tmp_path / "out", clip, settings=settings, stop_after=2)
-    assert not (tmp_path / "out/clip-0.bvh").exists()
-    again = predict(models, tmp_path / "out", clip, settings=settings)
-    assert [outcome.earlier for outcome in again] == [True, True, False, False, False]
-    predict(models, tmp_path / "whole", clip, settings=settings)
-    assert (tmp_path / "out/clip-0.bvh").read_text() == (tmp_path / "whole/clip-0.bvh").read_text()
-    third = predict(models, tmp_path / "out", clip, settings=settings)
-    assert [(outcome.frame, outcome.earlier) for outcome in third] == [
-        (0, True), (1, True), (2, True), (3, True), (None, True),
-    ]  # fmt: skip
-
-
-def test_people_of_a_video_are_followed_and_those_of_a_resumed_one_are_the_same(
-    models, tmp_path, monkeypatch
-):
-    clip, settings = save_gif(tmp_path / "clip.gif", frames=4), dataclasses.replace(VIDEO, boxes=(), every=1)
-    tracker = Noting()
-    monkeypatch.setattr(models.policy, "detector", tracker)
-    predict(models, tmp_path / "whole", clip, settings=settings)
-    assert tracker.searches == [0]
-    predict(models, tmp_path / "out", clip, settings=settings, stop_after=2)
-    again = predict(models, tmp_path / "out", clip, settings=settings)
-    assert [outcome.earlier for outcome in again] == [True, True, False, False, False]
-    assert tracker.searches == [0, 0, 0]
-    assert (tmp_path / "out/clip-0.bvh").read_text() == (tmp_path / "whole/clip-0.bvh").read_text()
-
-
-def test_a_motion_is_smoothed_on_request(models, tmp_path):
-    clip = save_gif(tmp_path / "clip.gif", frames=3)
-    for seconds in (0.0, 0.1):
-        settings = dataclasses.replace(VIDEO, every=1, smooth_s=seconds)
-        predict(models, tmp_path / str(seconds), clip, settings=settings)
-    plain, smooth = ((tmp_path / folder / "clip-0.bvh").read_text() for folder in ("0.0", "0.1"))
-    assert plain != smooth
-    assert frames_of(tmp_path / "0.1/clip-0.bvh") == frames_of(tmp_path / "0.0/clip-0.bvh")
-
-
 def test_a_photograph_is_predicted_again_when_the_detector_has_other_weights(models, tmp_path):
     photo = save_photo(tmp_path / "a.png")
     predict(models, tmp_path / "out", photo)
@@ -346,20 +237,3 @@ def test_a_photograph_is_predicted_again_when_the_detector_has_other_weights(mod
     with torch.no_grad():
         next(models.policy.detector.encoder.parameters()).add_(0.1)
     assert [outcome.earlier for outcome in predict(models, tmp_path / "out", photo)] == [False]
-
-
-def test_the_manifest_has_one_json_line_per_item(models, tmp_path):
-    predict(models, tmp_path / "out", save_gif(tmp_path / "clip.gif", frames=2), settings=VIDEO)
-    records = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
-    assert [record["name"] for record in records] == ["clip-000000", "clip"]
-
-
-def test_a_failed_video_is_reported_with_the_reason_of_the_failure(tmp_path, capsys):
-    """Not with what was said of a frame before."""
-    source = Source(tmp_path / "clip.gif", "clip")
-    summary = Summary(single=True, collect=False)
-    camera = {"focal_px": 1.0, "center_px": [1.0, 1.0], "is_estimated": True}
-    summary.add(Outcome(source, 0, {"people": [], "said": ["somebody is uncertain"], "camera": camera}))
-    summary.add(Outcome(source, None, None, "the motion cannot be written"))
-    with pytest.raises(ValueError, match="the motion cannot be written"):
-        summary.check()

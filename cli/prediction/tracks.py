@@ -25,6 +25,9 @@ class Track:
     first_step: int
     box: Box
     poses: list[BodyParams] = field(default_factory=list)  # batch shape () each
+    people: list[int | None] = field(
+        default_factory=list
+    )  # index among the step's people; None: not detected
 
     @property
     def last_step(self) -> int:
@@ -54,10 +57,11 @@ class Tracks:
             if p not in owners:
                 owners[p] = Track(step, box)
                 self.all.append(owners[p])
-            _extend(owners[p], step, box, pose)
+            _extend(owners[p], step, p, box, pose)
 
 
-def _extend(track: Track, step: int, box: Box, pose: BodyParams) -> None:
+def _extend(track: Track, step: int, person: int, box: Box, pose: BodyParams) -> None:
     missed = step - track.first_step - len(track.poses)
     track.poses += [*track.poses[-1:] * missed, pose]
+    track.people += [*[None] * missed, person]
     track.box = box

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.photos.sources import list_sources
+from cli.prediction.sources import list_sources
 
 
 def touch(root: Path, *names: str) -> None:

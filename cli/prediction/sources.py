@@ -25,6 +25,10 @@ class Source:
     def is_video(self) -> bool:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
+    def title(self, frame: int | None = None) -> str:
+        """How messages name the photograph or video, or one frame of a video."""
+        return str(self.path) if frame is None else f"{self.path} frame {frame}"
+
 
 def list_sources(paths: Sequence[Path], out: Path) -> list[Source]:
     """The given photographs and videos, and the photographs in the given folders at any depth, except under `out`.
