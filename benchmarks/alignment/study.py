@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from cli.console import stages
 from eval.report.curves import write_alignment_curves
 from eval.study.arms import ARMS, BASE, SETS
-from eval.study.study import GAP, Sizes, policy_folder, run_study
+from eval.study.images import SceneImages
+from eval.study.study import GAP, VALIDATION, Sizes, policy_folder, run_study
 from eval.study.study_table import markdown, to_json
 from hmr.policy.checkpoint import BASES, load_policy
 from rl.monitoring.training_log import read_logs
@@ -46,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--align-images", type=int, help=f"of {GAP.align}, at most; default: as the arms say")
     parser.add_argument("--steps", type=int, help="of the optimizer; default: as the arms say")
     parser.add_argument("--no-picks", action="store_true", help="no picks by the critic in the evaluation")
+    parser.add_argument("--validation", action="store_true", help=f"report on {VALIDATION} instead")
+    parser.add_argument(
+        "--no-references", action="store_true", help="neither the base at smaller noise nor the true bodies"
+    )
     parser.add_argument("--curves", type=Path, help="draw the first seed's logs into this SVG file")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     return parser
@@ -55,7 +61,7 @@ def main() -> None:
     options = _parser().parse_args()
     sizes = Sizes(
         options.images, options.samples, options.calibration, options.align_images, options.steps,
-        not options.no_picks,
+        not options.no_picks, references=not options.no_references,
     )  # fmt: skip
     policy, arms = (
         load_policy(options.policy),
@@ -63,7 +69,9 @@ def main() -> None:
     )
     with stages() as stage:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
-        runs = run_study(policy, arms, seeds, sizes, options.out, stage)
+        gap = replace(GAP, test=VALIDATION) if options.validation else GAP
+        images = SceneImages.of(policy, gap, sizes.test, options.out / "scenes", stage)
+        runs = run_study(policy, arms, seeds, sizes, options.out, stage, images=images)
     print(json.dumps(to_json(runs), indent=1) if options.json else markdown(runs))
     if options.curves:
         logs = {}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -154,7 +154,7 @@ class SceneImages:
     def evaluate(self, policy: StudyPolicy, evaluation: Evaluation, stage: Stage) -> Report:
         labelled = read_labelled(self._draw(self.gap.test, self.test))
         tick = stage("evaluating", len(labelled))
-        return evaluate_policy(
+        report = evaluate_policy(
             policy,
             self._skeleton,
             labelled,
@@ -166,6 +166,10 @@ class SceneImages:
             measures=self.measures,
             progress=lambda done, total: tick(done),
         )
+        values = {
+            metric: values for metric, values in report.values.items() if metric != "pve_mm"
+        }  # no meshes
+        return replace(report, values=values)
 
     def true_bodies(self, stage: Stage) -> Report:
         labelled = read_labelled(self._draw(self.gap.test, self.test))

@@ -5,7 +5,7 @@
 | base                   | no alignment                                                                           |
 | the base at its spread | the base sampled with less noise until its spread equals that of the arm, interpolated |
 |                        | between the two neighbouring scales: an alignment that only narrows gets no further    |
-| ceiling (uses truth)   | the base fine-tuned on the truth of the very images, with the same steps               |
+| ceiling (uses truth)   | the base fine-tuned on the truth of the very images                                    |
 
 The headline is recovered headroom,
 
@@ -41,12 +41,13 @@ Values = Float[np.ndarray, "seeds images"]
 CEILING_NAME = "labels"
 SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)  # of the base's starting noise
 NARROWED = "the base at its spread"
-MPJPE = "mpjpe_mm"
+MPJPE, PA_MPJPE = "mpjpe_mm", "pa_mpjpe_mm"
+PA = "pa_"  # before the name of a reduction of MPJPE: the same of PA-MPJPE
 REDUCTIONS = ("mean", "hyp0", "averaged", "min20", "pick20")  # of MPJPE, besides the minimum over M
 FLAT = ("spread_visible_mm", "spread_occluded_mm", "calibration_80")
 CONTROLS = (  # what the methods are compared with, if it was run
-    "hmr-scorer, dpo", "embedded, dpo", "embedded, sft", "pseudo-labels, averaged", "pseudo-labels, fit",
-    "pseudo-labels, reading", "studio labels", "shuffled, resample", "fit, then fit",
+    "hmr-scorer, dpo", "hmr-scorer, policy-gradient", "embedded, dpo", "embedded, sft", "pseudo-labels, averaged",
+    "pseudo-labels, fit", "pseudo-labels, reading", "studio labels", "shuffled, resample", "fit, then fit",
     "fit, then shuffled, policy-gradient",
 )  # fmt: skip
 
@@ -71,6 +72,11 @@ class StudyRuns:
     @property
     def minimum(self) -> str:
         return f"min{self.made_from['M']}"
+
+    @property
+    def pa_errors(self) -> list[str]:
+        """The errors of the headline after alignment of rotation and scale."""
+        return [f"{PA}{name}" for name in self.headline]
 
     @property
     def headline(self) -> tuple[str, ...]:
@@ -145,4 +151,5 @@ def _values(report: Report, measure: str) -> Float[np.ndarray, " images"]:
         return report.values[measure]["all"]
     if measure in BODY_MEASURES:
         return report.values[measure][f"first{FIRST}"]
-    return report.values[MPJPE].get(measure, np.full(len(report.sample_ids), np.nan))
+    errors = report.values[PA_MPJPE if measure.startswith(PA) else MPJPE]
+    return errors.get(measure.removeprefix(PA), np.full(len(report.sample_ids), np.nan))

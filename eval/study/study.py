@@ -49,13 +49,14 @@ from rl.preferences.build import build_preferences, load_preferences, shuffle_sc
 from rl.rounds import Rounds, align_in_rounds, align_once
 from rl.scorers.penalties import PenalisedAgent
 
-__all__ = ["GAP", "Sizes", "policy_folder", "run_study"]
+__all__ = ["GAP", "VALIDATION", "Sizes", "policy_folder", "run_study"]
 
 PART = 100  # images per stored part of the groups
 PICKER = "embedded"  # the critic that picks 1 of 20 in the evaluation, for every arm
 PICK_GROUP = 20
 START = "start"  # the name of what arms start from, which they share
 GAP = GAPS[BASE]
+VALIDATION = "street-validation"  # in place of `GAP.test`, to choose settings
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ DIGITS = {
 
 def to_json(runs: StudyRuns) -> dict[str, Any]:
     """The content of the tables, intervals as [value, low, high]."""
-    measures = (*runs.errors, *FLAT, *BODY_MEASURES)
+    measures = (*runs.errors, *runs.pa_errors, *FLAT, *BODY_MEASURES)
     sizes = {"seeds": len(runs.bases), "images": len(runs.bases[0][0].sample_ids)}
     return {
         **runs.made_from,
@@ -99,7 +99,7 @@ def markdown(runs: StudyRuns) -> str:
 def _error_table(runs: StudyRuns) -> list[str]:
     """The base, also with less noise, the ceiling, and every arm with its difference from the base and, under it, the
     base at its spread."""
-    shown = [name for name in (*runs.errors, *FLAT) if not np.isnan(runs.base(name)).all()]
+    shown = [name for name in (*runs.errors, *runs.pa_errors, *FLAT) if not np.isnan(runs.base(name)).all()]
 
     def bound(title: str, truth: str, values: Callable[[str], Values]) -> str:
         return _line([title, truth, *(_number(name, values(name)) for name in shown)])

@@ -55,7 +55,7 @@ def run_tables(
     found: list[ResultTable] = []
     if set(ALIGNMENTS) & set(tables):
         images = SceneImages.of(policy, GAP, sizes.study.test, out / "study" / "scenes", stage)
-        ceiling = replace(CEILING, images=sizes.align)
+        ceiling = CEILING.with_images(sizes.align)
         arms = _arms(tables, sizes, with_truth=True)
         runs = run_study(policy, arms, sizes.seeds, sizes.study, out / "study", stage, ceiling, images)
         found += _alignment_tables(tables, runs, sizes, images.protocol())
@@ -111,7 +111,7 @@ def _prepared_alignments(
     stage: Stage,
     print_line: Callable[[str], None],
 ) -> list[ResultTable]:
-    ceiling = replace(CEILING, images=sizes.align)
+    ceiling = CEILING.with_images(sizes.align)
     if reason := images.without_labels(sizes.align):
         print_line(f"no ceiling and no headroom on {images.tests}: {reason}")
         ceiling = None

@@ -11,6 +11,7 @@
 | `studio-calibration` | as `lab-calibration`                                  | yes, in three disjoint parts     |
 | `studio-test`        | as `lab-test`; two people who are in no other split   | yes                              |
 | `street-align`       | alignment of the `studio` policy                      | drawn and discarded              |
+| `street-validation`  | settings of alignment                                 | yes, only for evaluation         |
 | `street-test`        | every result of alignment                             | yes, only for evaluation         |
 
 A split is an infinite sequence of scenes of a recipe (`hmr.synthetic.recipe`) and a seed; a smaller size is a prefix of
@@ -57,7 +58,8 @@ SPLITS = {
     "studio-calibration": Split(STUDIO, 7, 400),
     "studio-test": Split(STUDIO_TEST, 8, 200),
     "street-align": Split(STREET, 9, 3_200, truth=False),
-    "street-test": Split(STREET, 10, 200),
+    "street-validation": Split(STREET, 10, 200),
+    "street-test": Split(STREET, 11, 300),
 }
 TRAINING = ("lab-train", "studio-train")
 

@@ -24,13 +24,13 @@ Differs from ADHMR, whose scorer decodes HRNet features of its own training with
 frozen encoder, as the critique agent does, because it is trained on the few hundred images of the agent. For the same
 reason several small networks, which differ only by their seed, are averaged.
 
-A policy with another detector than the embedded one is scored with the shipped encoder: keypoints, mask and the initial
-estimate are then those of the embedded detector, and the policy's own detections are not read.
+A policy with another detector than the embedded one is scored with the shipped encoder and the shipped policy's
+regression head, which was trained for it, as the critique agent does (`hmr.policy.joints_3d`): the policy's own head
+cannot read these detections.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,8 +49,9 @@ from common.storage.fingerprint import digest, weights_digest
 from hmr.body.model import Body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.encoder import EncoderOutput
-from hmr.detection.person_encoder import PersonEncoder, load_encoder
+from hmr.detection.person_encoder import PersonEncoder
 from hmr.metrics.errors import about_pelvis
+from hmr.policy.checkpoint import load_reader
 from hmr.policy.parametrization import ROTATION_SIZE
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import NUM_JOINTS, Box, Hypotheses, Sample
@@ -63,6 +64,7 @@ __all__ = [
     "hypothesis_features",
     "image_channels",
     "image_features",
+    "reader_of",
 ]
 
 FORMAT = 1
@@ -168,29 +170,29 @@ class _Ensemble(nn.Module):
 class HMRScorer:
     """A `hmr.types.Scorer`: higher is better, and scores of different images can be compared.
 
-    It uses the embedded encoder, the regression head of `policy` and the joints of `body`, without training them.
+    It uses the encoder and the regression head of `reader_of(policy)` and the joints of `body`, without training them.
     """
 
     name = "hmr-scorer"
 
     def __init__(self, policy: DiffusionPolicy, body: Body, shape: ScorerShape, seed: int = 0) -> None:
-        self.policy, self.body, self.shape = policy, body, shape
+        self.reader, self.body, self.shape = reader_of(policy), body, shape
         self.network = _Ensemble(shape, seed).eval()
 
     @torch.no_grad()
     def score(self, sample: Sample, hypotheses: Hypotheses) -> list[float | None]:
-        image = image_features(self.policy, self.body, sample)
-        return list(self.network(hypothesis_features(self.policy, self.body, image, hypotheses)).tolist())
+        image = image_features(self.reader, self.body, sample)
+        return list(self.network(hypothesis_features(self.reader, self.body, image, hypotheses)).tolist())
 
     def digest(self) -> str:
         """Content hash of the networks and of the encoder."""
-        return weights_digest(self.network.state_dict(), before=_digest_of(self.policy))
+        return weights_digest(self.network.state_dict(), before=_digest_of(self.reader))
 
     def save(self, folder: PathLike) -> Path:
         """Write the weights and their JSON card; returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        card = {"format": FORMAT, "shape": asdict(self.shape), "policy": _digest_of(self.policy)}
+        card = {"format": FORMAT, "shape": asdict(self.shape), "policy": _digest_of(self.reader)}
         with atomic_path(folder / WEIGHTS) as partial:
             save_file(self.network.state_dict(), partial)
         write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
@@ -203,7 +205,7 @@ class HMRScorer:
         if not (folder / CARD).exists():
             raise FileNotFoundError(f"{folder} holds no HMR-Scorer: there is no {CARD}")
         card = json.loads((folder / CARD).read_text())
-        if card.get("format") != FORMAT or card["policy"] != _digest_of(policy):
+        if card.get("format") != FORMAT or card["policy"] != _digest_of(reader_of(policy)):
             raise ValueError(
                 f"the HMR-Scorer in {folder} was trained with another policy's encoder; train one for this policy"
             )
@@ -215,31 +217,31 @@ class HMRScorer:
         return scorer
 
 
-def _detector_of(policy: DiffusionPolicy) -> EmbeddedDetector:
-    """The embedded detector: the policy's own, or the shipped one for a policy with another detector."""
-    detector = policy.detector
-    return detector if isinstance(detector, EmbeddedDetector) else _shipped_detector()
+def reader_of(policy: DiffusionPolicy) -> DiffusionPolicy:
+    """Whose encoder and regression head read the images: the policy itself if it has the embedded detector, else the
+    shipped one."""
+    return policy if isinstance(policy.detector, EmbeddedDetector) else load_reader(str(policy.device))
 
 
-@functools.lru_cache(maxsize=1)
-def _shipped_detector() -> EmbeddedDetector:
-    return EmbeddedDetector(load_encoder())
+def _embedded(reader: DiffusionPolicy) -> EmbeddedDetector:
+    assert isinstance(reader.detector, EmbeddedDetector), "readers are those of `reader_of`"
+    return reader.detector
 
 
-def _digest_of(policy: DiffusionPolicy) -> str:
-    return digest(_detector_of(policy).digest(), policy.initial_estimate_digest())
+def _digest_of(reader: DiffusionPolicy) -> str:
+    return digest(_embedded(reader).digest(), reader.initial_estimate_digest())
 
 
 @torch.no_grad()
-def image_features(policy: DiffusionPolicy, body: Body, sample: Sample) -> ImageFeatures:
+def image_features(reader: DiffusionPolicy, body: Body, sample: Sample) -> ImageFeatures:
     """Run the encoder once on the crop of a sample."""
-    detector = _detector_of(policy)
+    detector = _embedded(reader)
     encoder = detector.encoder
     box = encoder.crop_box(sample.box)
     with _capture_grids(encoder) as grids:
         output = encoder.run_encoder([sample])
-    features = policy.encode([sample], [detector.detection(output, sample)])
-    estimate = policy.regress(features)[0]
+    features = reader.encode([sample], [detector.detection(output, sample)])
+    estimate = reader.regress(features)[0]
     return ImageFeatures(
         box=box,
         features=features,
@@ -276,12 +278,12 @@ def _capture_grids(encoder: PersonEncoder) -> Iterator[dict[str, Tensor]]:
 
 @torch.no_grad()
 def hypothesis_features(
-    policy: DiffusionPolicy, body: Body, image: ImageFeatures, hypotheses: Hypotheses
+    reader: DiffusionPolicy, body: Body, image: ImageFeatures, hypotheses: Hypotheses
 ) -> HypothesisFeatures:
     """The features in the table of the module's docstring, for every hypothesis of a group."""
     joints_cam_m = body.joints(hypotheses.params)
     position = _crop_units(hypotheses, joints_cam_m, image.box)
-    rotations, whole = _pose_features(policy, image.features, hypotheses)
+    rotations, whole = _pose_features(reader, image.features, hypotheses)
     relative_m = about_pelvis(joints_cam_m)
     columns = [
         *(_sample_grid(grid, position) for grid in image.grids),
@@ -343,13 +345,13 @@ def _offsets(
 
 
 def _pose_features(
-    policy: DiffusionPolicy, features: Features, hypotheses: Hypotheses
+    reader: DiffusionPolicy, features: Features, hypotheses: Hypotheses
 ) -> tuple[Float[Tensor, "group 24 12"], Float[Tensor, "group numbers"]]:
     """Rotations per joint, and betas with the pelvis: standardised, and as errors against the initial estimate."""
     params = hypotheses.params
-    x0 = policy.to_x0(type(params).stack([params]), features)[0]
+    x0 = reader.to_x0(type(params).stack([params]), features)[0]
     estimate = features.condition[0, -x0.shape[-1] :]
-    error = (x0 - estimate) / policy.initial_std
+    error = (x0 - estimate) / reader.initial_std
     both = torch.stack([x0, error], dim=-1).clamp(-MAX_SIGMAS, MAX_SIGMAS)
     rotations = both[:, :ROTATION_SIZE].reshape(len(both), NUM_JOINTS, 12)
     return rotations, both[:, ROTATION_SIZE:].flatten(1)

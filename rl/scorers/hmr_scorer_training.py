@@ -39,6 +39,7 @@ from rl.scorers.hmr_scorer import (
     hypothesis_features,
     image_channels,
     image_features,
+    reader_of,
 )
 
 __all__ = ["ERRORS", "ScorerTraining", "rank_net_loss", "train_hmr_scorer"]
@@ -111,7 +112,7 @@ def train_hmr_scorer(
         _stack([getattr(view, kind) for view in training_views]) for kind in ("sampled", "noisy")
     )
     scorer = _initial_scorer(
-        policy, body, image_features(policy, body, cases[0].sample), sampled, training.seed
+        policy, body, image_features(reader_of(policy), body, cases[0].sample), sampled, training.seed
     )
     for number, member in enumerate(scorer.network.members):
         generator = derive_generator(training.seed, "hmr-scorer", number)
@@ -145,14 +146,15 @@ class _TrainingViews:
     """Makes the training views of one case."""
 
     def __init__(self, policy: DiffusionPolicy, body: Body, training: ScorerTraining, case: Labelled) -> None:
-        self.policy, self.body, self.training, self.case = policy, body, training, case
+        self.policy, self.reader = policy, reader_of(policy)
+        self.body, self.training, self.case = body, training, case
 
     def view(self, number: int) -> _View:
         generator = derive_generator(self.training.seed, "hmr-scorer", self.case.sample.id, number)
         sample = self.case.sample
         if number:
             sample = dataclasses.replace(sample, box=self._jitter(sample.box, generator))
-        image = image_features(self.policy, self.body, sample)
+        image = image_features(self.reader, self.body, sample)
         features = self.policy.encode([sample])  # of its own detector, as the groups that are scored later
         sampled = self.policy.sample(features, self.training.sampled, generator)[0]
         noisy = self._noisy_truth(image, sample, generator)
@@ -168,16 +170,16 @@ class _TrainingViews:
     def _noisy_truth(self, image: ImageFeatures, sample: Sample, generator: torch.Generator) -> Hypotheses:
         """Bodies around the truth, with noise from well below to above the error of the regression head."""
         truth = BodyParams.stack([BodyParams.stack([self.case.truth.params])])
-        x0 = self.policy.to_x0(truth, image.features)
+        x0 = self.reader.to_x0(truth, image.features)
         low, high = self.training.noise
         scale = low + (high - low) * torch.rand(1, self.training.noisy, 1, generator=generator)
         noise = torch.randn(1, self.training.noisy, x0.shape[-1], generator=generator)
-        params = self.policy.from_x0(x0 + scale * self.policy.initial_std * noise, image.features)
+        params = self.reader.from_x0(x0 + scale * self.reader.initial_std * noise, image.features)
         return Hypotheses(params[0], sample.camera)
 
     def _rank(self, image: ImageFeatures, group: Hypotheses) -> _RankedGroups:
         errors = group_errors_mm(self.body, group.params, self.case.truth)
-        features = hypothesis_features(self.policy, self.body, image, group)
+        features = hypothesis_features(self.reader, self.body, image, group)
         return _RankedGroups(features, torch.stack([errors[name] for name in self.training.errors]))
 
 

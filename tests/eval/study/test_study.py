@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_the_critic_picks_and_the_control_has_its_scores(
     assert told["base"]["pick20"] is not None
     assert told["truth"]["silhouette_iou"] == 1.0
     assert told["truth"]["reprojection_true_percent"] == pytest.approx(0.0, abs=1e-3)
-    assert told["truth"]["self_penetration_mm"] > 0
+    assert told["truth"]["imbalance_mm"] > 0
     assert all(arm["minus_base"]["pick20"] for arm in told["arms"].values())
     assert -1 <= told["agent_srcc"] <= 1
     (rounds,) = (tmp_path / "policies").glob("shuffled-in-rounds-*-seed-0")
@@ -199,7 +200,8 @@ def test_every_arm_can_be_configured_and_costs_as_much(tmp_path: Path) -> None:
 
     for arm in (*ARMS.values(), CEILING):
         config = GroupPreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **arm.alignment)
-        assert (arm.images, arm.group_size, config.max_steps) == (1600, 20, 800)
+        steps = math.ceil(arm.epochs * 1600 / 128) if arm.epochs else 800
+        assert (arm.images, arm.group_size, config.max_steps) == (1600, 20, steps)
         assert config.loss_type == "resample" or not arm.imitates
         if arm.policy_gradient:
             assert (arm.policy_gradient.critiques, arm.policy_gradient.group_size) == (1600, 20)
@@ -220,6 +222,7 @@ def _report(spread_mm: float, errors_mm: list[float], groups: tuple[ScoredGroup,
     flat = {"all": np.full(len(errors), spread_mm, dtype=np.float64)}
     reductions = dict.fromkeys(("mean", "hyp0", "averaged", "min20", "min100"), errors)
     values = {"mpjpe_mm": {**reductions, "pick20": errors * np.nan}, "spread_mm": flat}
+    values["pa_mpjpe_mm"] = dict.fromkeys(("hyp0", "averaged", "min100"), errors / 2)
     values |= dict.fromkeys(("spread_visible_mm", "spread_occluded_mm", "calibration_80"), flat)
     values |= {name: {"first10": errors / 10} for name in BODY_MEASURES}
     return Report(("a", "b"), values, groups)
@@ -283,12 +286,22 @@ def test_the_tables_of_a_study_by_hand() -> None:
         assert ours["percent_less"][rival]["mean"] == pytest.approx([20, 20, 20])
     assert ours["minus_base"]["pick20"] is None
     assert ours["uses_truth"]
+    assert ours["minus_base"]["pa_hyp0"][0] == pytest.approx(-20)
     text = markdown(runs)
     assert "| labels (ceiling) | yes | 120.0 |" in text
     assert "| ours | yes | 160.0, **-40.0 ± " in text
+    assert "| pa_hyp0 | pa_averaged | pa_min100 |" in text
     assert "| ours | yes | **+0.50 ± 0.00** | **+0.50 ± 0.00** | **+0.50 ± 0.00** |" in text
     assert f"| the true bodies |{' 3.0 |' * len(PLAUSIBILITY)} 3.00 | 3.00 | 3.000 |" in text
     assert "pick20 | spread_visible_mm" not in text
+
+
+@pytest.mark.parametrize(("images", "steps"), [(1600, 200), (256, 32), (2, 1)])
+def test_the_ceiling_sees_every_image_equally_often(images: int, steps: int):
+    """More passes learn the images by heart, so that labels of fewer images do not get more steps each."""
+    for sizes in (Sizes(align=images), Sizes(align=images, steps=800)):
+        sized = sizes.fit(CEILING)
+        assert (sized.images, sized.alignment["max_steps"]) == (images, steps)
 
 
 @pytest.mark.parametrize(("images", "size", "updates"), [(1600, 40, 40), (400, 40, 10), (2, 2, 1)])
