@@ -24,6 +24,7 @@ from agent.state import CritiqueState
 from agent.types import Missing, QuestionCounts, Revision
 from agent.vlm.protocol import DataPart
 from common.redaction import reason_of
+from common.seeding import derive_seed
 
 __all__ = ["reobserve", "restore_close_ups", "revise", "score", "scores_update", "self_reflect"]
 
@@ -93,7 +94,8 @@ def _reobserve_evidence(state: CritiqueState, context: CritiqueContext) -> dict[
         return {"reobserved_evidence": state["reobserved_evidence"]}
     # As in render_views: a detector may be a user's own model.
     try:
-        found = reobserved_evidence(resources.case, resources.detector, context.settings.seed, tools)
+        seed = derive_seed(context.settings.seed, "reobserve", resources.case.sample.id)  # other crops for every case
+        found = reobserved_evidence(resources.case, resources.detector, seed, tools)
     except Exception as error:  # noqa: BLE001
         broken = Missing(LATER_EVIDENCE, reason_of(error), broken=True)
         return {"missing": [*state["missing"], asdict(broken)]}
