@@ -13,6 +13,7 @@ Left out: several processes, a term of reprojection, and the terms of `rl.labels
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -25,9 +26,10 @@ from rl.config import GroupPreferenceConfig
 from rl.labels.body_labels import BodyLabels
 from rl.preferences.tensors import GroupTensors
 
-__all__ = ["Imitation", "groups_of_labels"]
+__all__ = ["LABEL_EPOCHS", "Imitation", "groups_of_labels", "steps_on_labels"]
 
 WEIGHTS = LossWeights(reprojection=0.0)
+LABEL_EPOCHS = 16  # passes over labels; with more the images are memorised (docs/results/street.md)
 
 
 class Imitation:
@@ -73,6 +75,11 @@ def groups_of_labels(labels: BodyLabels) -> GroupTensors:
     count = len(labels)
     ones = torch.ones(count, 1)
     return GroupTensors(labels.condition, labels.x0[:, None], torch.zeros(count, 1), ones.bool(), ones)
+
+
+def steps_on_labels(images: int, batch_size: int, epochs: int = LABEL_EPOCHS) -> int:
+    """Optimizer steps of supervised fine-tuning on the labels of so many images."""
+    return math.ceil(epochs * images / batch_size)
 
 
 def drawn_by_score(

@@ -11,7 +11,7 @@ The base policy decides on the splits (`hmr.synthetic.splits.GAPS`). The bounds,
 |------------|-----------------------------------------------------------------------------------------------------|
 | `narrowed` | the base with less starting noise, at the spread of the aligned one: what narrowing alone gains     |
 | `shuffled` | aligned in the same way on the same scores, permuted at random within each group                    |
-| `labels`   | the base after as many steps on the truth of the images that were aligned on: what there is to gain |
+| `labels`   | the base after 16 passes over the truth of the images that were aligned on: what there is to gain   |
 
 Every stage writes its result to the run's folder, and a later run skips finished stages. For a changed setting, policy
 or memory, a stage uses another folder or raises an error. Only the bound `labels` reads the truth of the images to
@@ -57,7 +57,7 @@ from hmr.synthetic.store import read_labelled, read_samples, set_digest
 from hmr.types import Hypotheses, Labelled, Sample
 from memory.folder import Memory
 from rl.config import RESAMPLE, GroupPreferenceConfig
-from rl.imitation import groups_of_labels
+from rl.imitation import groups_of_labels, steps_on_labels
 from rl.labels.body_labels import true_labels
 from rl.monitoring.training_log import Log, read_logs
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores
@@ -73,7 +73,7 @@ TRACE = "trace.jsonl"
 TITLES = {
     "aligned": "aligning on the scores",
     "shuffled": "aligning on shuffled scores",
-    "labels": "the bound: as many steps on the truth",
+    "labels": "the bound: imitating the truth",
 }
 VARIANTS = ("base", "narrowed", "aligned", "shuffled", "labels")
 PICKED = ("base", "aligned")  # of which the critic picks a hypothesis; scoring takes most of an evaluation
@@ -328,7 +328,9 @@ class Demo:
     def _align(self, variant: str, groups: Dataset | GroupTensors, seed: int) -> DiffusionPolicy:
         folder, settings = self._folder(variant, seed), self.settings.alignment
         if variant == "labels":  # a group of one has no preference, it can only be imitated
-            settings = {**settings, "loss_type": RESAMPLE}
+            batch_size = settings.get("per_device_train_batch_size", len(groups))
+            steps = steps_on_labels(len(groups), batch_size)
+            settings = {**settings, "loss_type": RESAMPLE, "max_steps": steps}
         title = f"seed {seed}: {TITLES[variant]}"
         self._begin(title)
         if (aligned := finished_policy(self.policy, groups, folder, settings)) is not None:
@@ -339,7 +341,7 @@ class Demo:
             return align_once(self.policy, groups, folder, settings, seed, tick)
 
     def _aligned_to_labels(self, seed: int) -> DiffusionPolicy:
-        """The base policy after as many steps on the truth of the images."""
+        """The base policy after training on the truth of the images."""
         labels = groups_of_labels(true_labels(self.policy, read_labelled(self.truth)))
         return self._align("labels", labels, seed)
 

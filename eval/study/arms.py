@@ -5,6 +5,7 @@
 | `finals`  | how much of the headroom do the critic's scores recover, beside baselines and controls?           |
 | `fitted`  | what do scores add to a policy that has imitated a fit to its keypoints?                           |
 | `critics` | what must a critic be: its SRCC, and errors that are independent of the policy's or shared with it |
+| `ceilings` | how many passes over the labels help, before the images are memorised?                            |
 
 All arms get as many images and groups of the same size. Those of `finals` and `critics` start from the base policy
 `BASE` and have as many optimizer steps over the same images, but for the ceiling, which overfits with as many; an arm
@@ -16,17 +17,17 @@ ceiling read the ground truth: those rows are upper bounds, not results.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from common.storage.files import CONFIGS
 from eval.pipelines.align_settings import AlignSettings, read_alignment
+from rl.imitation import LABEL_EPOCHS, steps_on_labels
 from rl.policy_gradient.config import PolicyGradientConfig, read_policy_gradient
 from rl.search import SearchSettings
 
-__all__ = ["ARMS", "BASE", "CEILING", "CEILING_EPOCHS", "SETS", "Arm"]
+__all__ = ["ARMS", "BASE", "CEILING", "SETS", "Arm"]
 
 BASE = "studio"  # of `hmr.policy.checkpoint.BASES`; `hmr.synthetic.splits.GAPS` has its splits
 
@@ -67,8 +68,8 @@ class Arm:
         after = self.after and self.after.with_images(min(images, self.after.images))
         alignment = self.alignment
         if self.epochs:
-            batch = alignment["per_device_train_batch_size"]
-            alignment = {**alignment, "max_steps": math.ceil(self.epochs * images / batch)}
+            batch_size = alignment["per_device_train_batch_size"]
+            alignment = {**alignment, "max_steps": steps_on_labels(images, batch_size, self.epochs)}
         return replace(self, alignment=alignment, images=images, policy_gradient=gradient, after=after)
 
     def with_steps(self, steps: int) -> Arm:
@@ -129,9 +130,11 @@ PENALTIES = {
     "reprojection_percent_of_box": 0.6,
 }
 
-# Chosen on `street-validation` (docs/results/street.md): with more the images are learned by heart.
-CEILING_EPOCHS = 16
-CEILING = Arm(RESAMPLE, imitates="align labels", epochs=CEILING_EPOCHS).with_images(1600)
+CEILING = Arm(RESAMPLE, imitates="align labels", epochs=LABEL_EPOCHS).with_images(1600)
+CEILINGS = {
+    f"labels, {epochs} epochs": replace(CEILING, epochs=epochs).with_images(1600)
+    for epochs in (4, 8, 16, 32, 64)
+}
 FIT = Arm(RESAMPLE, imitates="fit")
 
 FINALS = {
@@ -177,5 +180,10 @@ CRITICS = {
     },
 }
 
-SETS: dict[str, dict[str, Arm]] = {"finals": FINALS, "fitted": FITTED, "critics": CRITICS}
+SETS: dict[str, dict[str, Arm]] = {
+    "finals": FINALS,
+    "fitted": FITTED,
+    "critics": CRITICS,
+    "ceilings": CEILINGS,
+}
 ARMS = {name: arm for arms in SETS.values() for name, arm in arms.items()}

@@ -11,7 +11,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.pretraining.losses import predict_bodies
 from hmr.types import JOINT_NAMES, NUM_JOINTS, Box, Camera, Detection, Sample
 from rl.config import GroupPreferenceConfig
-from rl.imitation import drawn_by_score
+from rl.imitation import LABEL_EPOCHS, drawn_by_score, steps_on_labels
 from rl.losses import LossSettings, log_ratio, weighted
 from rl.preferences.tensors import GroupTensors
 from rl.trainer import GroupPreferenceTrainer, align
@@ -199,3 +199,9 @@ def test_what_is_left_out_is_refused(policy, groups, tmp_path, changes, message)
 def test_another_policy_is_refused(tmp_path):
     with pytest.raises(ValueError, match="needs a DiffusionPolicy, not ToyPolicy"):
         align(ToyPolicy(), toy_groups(), config(tmp_path))
+
+
+@pytest.mark.parametrize(("images", "batch_size", "steps"), [(1600, 128, 200), (256, 128, 32), (2, 128, 1)])
+def test_labels_are_seen_equally_often_whatever_their_number(images: int, batch_size: int, steps: int):
+    assert steps_on_labels(images, batch_size) == steps
+    assert steps_on_labels(images, batch_size, epochs=2 * LABEL_EPOCHS) in (2 * steps, 2 * steps - 1)

@@ -1,4 +1,4 @@
-"""A RankNet over the tools' values: a baseline, and an upper bound for combinations of this evidence.
+"""A RankNet over the tools' values: a baseline that combines the same evidence by a fitted network.
 
     s_i = f(z_i),   L = mean over pairs e_i < e_j of log(1 + exp(-(s_i - s_j)))      (Burges et al., ICML 2005)
 

@@ -160,6 +160,9 @@ def test_every_arm_has_as_many_images_but_the_one_with_more(sizes):
     assert {name for name, arm in arms.items() if arm.images == sizes.more} == {MORE}
     assert {arm.images for name, arm in arms.items() if name != MORE} == {sizes.align}
     assert not any(arm.uses_truth for arm in arms.values())
+    ours, more = (arms[name].policy_gradient for name in (OURS, MORE))
+    assert (more.updates, more.minibatches) == (ours.updates, ours.minibatches)
+    assert more.critiques == sizes.more
     for name in sizes.methods:
         gradient = arms[f"embedded, {name}"].policy_gradient
         assert gradient is None or gradient.critiques == sizes.align
