@@ -186,7 +186,7 @@ DetectorOrExplored = Annotated[
         "--detector",
         metavar="SPEC",
         rich_help_panel=MODELS,
-        help="Detector of people and keypoints, as of predict. Default: the one with which --memory was explored, if "
+        help="Detector of people and keypoints, as in predict. Default: the one with which --memory was explored, if "
         "that reads photographs, or else blazepose.",
     ),
 ]

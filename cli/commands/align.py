@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["align"]
 
-SEARCH, POLICY_GRADIENT = "search", "policy-gradient"
 FIT = CONFIGS / "align_resample.yaml"
 # by base policy: on wild the safest one, on street the only loss that can move the initial estimate
 METHODS = {"shipped": "clip", "studio": "resample"}
@@ -209,6 +208,7 @@ def _detectors(detector: str | None, photos: Path | None) -> tuple[str | None, s
 
 
 def _rounds(count: int, group_size: int, seed: int, method: str | None) -> Rounds:
+    from eval.pipelines.align_settings import SEARCH
     from rl.rounds import Rounds
     from rl.search import SearchSettings
 
@@ -218,7 +218,7 @@ def _rounds(count: int, group_size: int, seed: int, method: str | None) -> Round
 
 def _method(config: Path | None, method: str | None, base: str) -> dict[str, Any]:
     """The fields of `AlignSettings` that the method decides on, from the file or else the method's own in configs/."""
-    from eval.pipelines.align_settings import read_alignment
+    from eval.pipelines.align_settings import POLICY_GRADIENT, SEARCH, read_alignment
     from rl.policy_gradient.config import read_policy_gradient
 
     if config is None:

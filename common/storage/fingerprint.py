@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "claim_run",
+    "differences",
     "digest",
     "file_digest",
     "has_fingerprint",
     "json_digest",
+    "read_fingerprint",
     "remove_fingerprint",
     "stream_digest",
     "weights_digest",
@@ -78,8 +80,8 @@ def weights_digest(
 
 def has_fingerprint(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
     """Whether `folder` has a record in which every given entry has the given value."""
-    recorded, wanted = _read(folder / FINGERPRINT), json.loads(json.dumps(fingerprint))
-    return isinstance(recorded, dict) and all(recorded.get(name) == value for name, value in wanted.items())
+    recorded, wanted = read_fingerprint(folder / FINGERPRINT), json.loads(json.dumps(fingerprint))
+    return recorded is not None and all(recorded.get(name) == value for name, value in wanted.items())
 
 
 def remove_fingerprint(folder: Path) -> None:
@@ -99,22 +101,23 @@ def claim_run(folder: Path, fingerprint: Mapping[str, Any], outputs: Iterable[st
     if has_fingerprint(folder, fingerprint):
         return
     if any(path for pattern in outputs for path in folder.glob(pattern)):
-        recorded, wanted = _read(folder / FINGERPRINT), json.loads(json.dumps(fingerprint))
-        known = isinstance(recorded, dict)
-        why = "; ".join(_differences(recorded, wanted)) if known else f"it has no {FINGERPRINT}"
+        recorded = read_fingerprint(folder / FINGERPRINT)
+        why = f"it has no {FINGERPRINT}" if recorded is None else differences(recorded, fingerprint)
         raise ValueError(f"{folder} holds another run ({why}); remove it or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_fingerprint(folder, fingerprint)
 
 
-def _differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    was, now = dict(_flat(recorded)), dict(_flat(wanted))
+def differences(recorded: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:
+    """The first entries in which a record is not the fingerprint, and the number of the others."""
+    was, now = dict(_flat(recorded)), dict(_flat(json.loads(json.dumps(fingerprint))))
     names = [name for name in {**now, **was} if was.get(name) != now.get(name)]
     lines = [
         f"{name} {json.dumps(was.get(name))}, not {json.dumps(now.get(name))}"
         for name in names[:MAX_DIFFERENCES]
     ]
-    return lines if len(names) <= MAX_DIFFERENCES else [*lines, f"{len(names) - MAX_DIFFERENCES} more"]
+    others = len(names) - MAX_DIFFERENCES
+    return "; ".join([*lines, f"{others} more"] if others > 0 else lines)
 
 
 def _flat(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
@@ -125,9 +128,10 @@ def _flat(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, An
             yield f"{within}{name}", value
 
 
-def _read(path: Path) -> Any:
-    """None if the file is missing or is not JSON."""
+def read_fingerprint(path: Path) -> dict[str, Any] | None:
+    """None if the file is missing or holds no JSON object."""
     try:
-        return json.loads(path.read_text())
+        recorded = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
+    return recorded if isinstance(recorded, dict) else None

@@ -32,8 +32,17 @@ from rl.rounds import Rounds
 from rl.scorers.noisy_reading import NOISY_READING, Reading
 from rl.scorers.truth import noise_share
 
-__all__ = ["HMR_SCORER", "KINDS", "REWARD", "AlignSettings", "read_alignment"]
+__all__ = [
+    "HMR_SCORER",
+    "KINDS",
+    "POLICY_GRADIENT",
+    "REWARD",
+    "SEARCH",
+    "AlignSettings",
+    "read_alignment",
+]
 
+SEARCH, POLICY_GRADIENT = "search", "policy-gradient"  # methods that are no losses
 NOISY_TRUTH = "noisy-truth:"
 HMR_SCORER = "hmr-scorer"
 REWARD = "reward:"
@@ -74,10 +83,8 @@ class AlignSettings:
 
     def __post_init__(self) -> None:
         gap_of(self.base)
-        if self.policy_gradient is not None and self.rounds.count > 1:
-            raise ValueError(
-                f"the policy gradient samples anew in every update; it has no {self.rounds.count} rounds"
-            )
+        if self.policy_gradient is not None:
+            self._check_rounds(self.policy_gradient)
         if self.uses_backend:
             return
         if self.detector != EmbeddedDetector.name:
@@ -88,6 +95,25 @@ class AlignSettings:
             raise ValueError(f"--penalty applies to critics that use a backend; {self.critic} does not")
         if self.backend or self.critique:
             raise ValueError(f"--set applies to critics that use a backend; {self.critic} does not")
+
+    def _check_rounds(self, gradient: PolicyGradientConfig) -> None:
+        if self.rounds.count > 1:
+            raise ValueError(
+                f"the policy gradient samples anew in every update; it has no {self.rounds.count} rounds"
+            )
+        if self.rounds.group_size != Rounds.group_size:
+            raise ValueError(
+                f"the policy gradient has the group_size of its configuration, {gradient.group_size}; leave out "
+                "--group-size"
+            )
+
+    @property
+    def method(self) -> str:
+        """By which the policy learns, as --method names it."""
+        if self.policy_gradient is not None:
+            return POLICY_GRADIENT
+        loss = self.alignment.get("loss_type", GroupPreferenceConfig.loss_type)
+        return SEARCH if self.rounds.search is not None else loss
 
     @property
     def gap(self) -> Gap:

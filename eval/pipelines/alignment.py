@@ -7,7 +7,7 @@ arguments set `replay_weight`, labelled scenes of that domain are replayed besid
 With `AlignSettings.fit` the policy is first aligned to the keypoints of the same images, in the folder `fit`
 (`rl.labels.keypoint_fit`). The output folder holds the scenes, the memory, every round (`rl.rounds`), curves.svg and
 alignment.json, which records all inputs. The training arguments and the critic (name, settings, file, memory) are
-checked before anything is drawn, explored or scored.
+checked, and the folder is claimed (`eval.pipelines.align_claim`), before anything is drawn, explored or scored.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from common.progress import Stage
 from common.storage.files import PathLike, write_text
 from common.storage.versions import versions
 from eval.critics.exploration import detector_name, load_other_detector
+from eval.pipelines.align_claim import claim_folder
 from eval.pipelines.align_critics import agent_of, detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.replayed_scenes import with_replay, with_replay_file
@@ -71,11 +72,12 @@ def run_alignment(
 
     people: aligned on instead of scenes, with the policy's detector for the critic too.
 
-    Raises ValueError, before anything is drawn, for an unknown critic and invalid training arguments; later if the
-    backend stops answering before all groups are scored, which the same call resumes.
+    Raises ValueError, before anything is drawn, for an unknown critic, invalid training arguments and a folder of a run
+    with others; later if the backend stops answering before all groups are scored, which the same call resumes.
     """
     out = Path(out)
     check_settings(policy, settings, out)
+    claim_folder(policy, settings, out, settings.images if people is None else None)
     body = load_body()
     policy.require_body(body)
     detector = _critics_detector(policy, settings, people)
@@ -107,9 +109,7 @@ def run_alignment(
                 start, scorer, samples, out, alignment, rounds, stage, rescore=rescore, detector=reading
             )
     _write_record(out, settings, detector, scorer, policy, start, aligned, scenes)
-    # the folder may hold more logs, of an earlier run with more rounds
-    logs = dict(itertools.islice(read_logs(out).items(), settings.rounds.count))
-    write_alignment_curves(out / "curves.svg", logs)
+    write_alignment_curves(out / "curves.svg", read_logs(out))
     return aligned
 
 

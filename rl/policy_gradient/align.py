@@ -3,7 +3,8 @@
     OUT/update-00000         the groups of an update with their scores (rl.preferences.build)
     OUT/checkpoint-N         the run after N updates, until it ends (rl.policy_gradient.checkpoint)
     OUT/config.json, ...     the policy after the last update, with averaged weights
-    OUT/log.json             one line per update; written last, so a folder with it holds a finished run
+    OUT/log.json             one line per update, the last with the digest of the policy; written after it, so a folder
+                             with a log of its policy holds a finished run
     OUT/made_from.json       the inputs of the run; the folder is refused for others
 
 The preference losses (`rl.rounds`) learn from stored groups, whose chains are unknown, by a bound on the likelihood of
@@ -53,6 +54,7 @@ from rl.types import PreferenceGroup
 __all__ = ["align_by_policy_gradient", "check_policy_gradient", "update_folders"]
 
 UPDATES = "update-*"
+POLICY = "policy"  # in the last line of the log
 OUTPUTS = (
     f"{UPDATES}/{SHARD_PATTERN}",
     f"{UPDATES}/{UNFINISHED}/*",
@@ -84,7 +86,8 @@ def align_by_policy_gradient(
     out = Path(out)
     check_policy_gradient(policy, settings, len(samples))
     claim_run(out, _fingerprint(policy, scorer, samples, settings, seed, rescore), OUTPUTS)
-    if not (out / LOG).exists():
+    saved = _finished_policy(policy, out)
+    if saved is None:
         run = PolicyGradient(policy, settings, seed)
         log = resume(run, out)
         size, order = settings.images_per_update, _image_order(len(samples), settings.critiques, seed)
@@ -102,9 +105,25 @@ def align_by_policy_gradient(
             log.append(_take_update(run, scorer, shown, number, out, rescore, in_flight, advance))
             if (number + 1) % every == 0:
                 save_checkpoint(run, log, out)
-        run.finished().save_pretrained(out)
+        aligned = run.finished()
+        aligned.save_pretrained(out)
+        log[-1][POLICY] = aligned.digest()
         write_text(out / LOG, json.dumps(log, indent=1))
+        saved = _saved_policy(policy, out)
     remove_checkpoints(out)
+    return saved
+
+
+def _finished_policy(policy: DiffusionPolicy, out: Path) -> DiffusionPolicy | None:
+    """The policy in `out` if the log there ends with its digest; None if no run ended or the policy is another's."""
+    if not (out / LOG).exists():
+        return None
+    last = json.loads((out / LOG).read_text())[-1]
+    saved = _saved_policy(policy, out)
+    return saved if last.get(POLICY) == saved.digest() else None
+
+
+def _saved_policy(policy: DiffusionPolicy, out: Path) -> DiffusionPolicy:
     return load_policy(out, str(policy.device), detector=policy.detector)
 
 

@@ -178,12 +178,7 @@ def test_the_policy_gradient_is_a_method_with_settings_of_its_own(
 ) -> None:
     recipe = tmp_path / "gradient.yaml"
     recipe.write_text("{updates: 2, images_per_update: 2, group_size: 3, steps: 3, minibatches: 2}")
-    asked = (*words, "--method", "policy-gradient", "--config", recipe)
-    code, _, err = call(monkeypatch, capsys, "align", *asked, "--rounds", 2, "--out", tmp_path / "rounds")
-    assert (code, err.splitlines()[-1]) == (
-        2,
-        "meshcritic: the policy gradient samples anew in every update; it has no 2 rounds",
-    )
+    asked = (*words, "--method", "policy-gradient", "--config", recipe, "--group-size", 20)
     out = tmp_path / "gradient"
     code, _, err = call(
         monkeypatch, capsys, "align", *asked, "--critic", "shuffled:noisy-truth:1", "--out", out

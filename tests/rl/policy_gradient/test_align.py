@@ -57,6 +57,7 @@ def test_the_log_has_one_line_per_update(whole: Whole) -> None:
     assert [line["step"] for line in log] == [1, 2, 3]
     names = {"reward", "reward_std", "kl", "ratio/mean", "clip_ratio/region_mean", "grad_norm"}
     assert all(names < set(line) for line in log)
+    assert log[-1]["policy"] == DiffusionPolicy.from_pretrained(whole.out).digest()
     assert {"spread_visible_mm", "spread_occluded_mm"} & set(log[0])
 
 
@@ -86,6 +87,16 @@ def test_equal_runs_give_equal_weights_and_another_seed_others(
 
 def test_a_second_run_computes_nothing(whole: Whole, tiny_policy: DiffusionPolicy) -> None:
     assert torch.equal(whole.weights, weights(run(tiny_policy, Depth(patience=0), whole.out)))
+
+
+def test_a_policy_that_another_program_saved_there_is_not_the_run_s(
+    whole: Whole, tiny_policy: DiffusionPolicy, tmp_path: Path
+) -> None:
+    """It is made again, of the groups that are saved."""
+    run(tiny_policy, Depth(), tmp_path)
+    tiny_policy.save_pretrained(tmp_path)
+    assert torch.equal(whole.weights, weights(run(tiny_policy, Depth(patience=0), tmp_path)))
+    assert torch.equal(whole.weights, weights(DiffusionPolicy.from_pretrained(tmp_path)))
 
 
 @pytest.mark.parametrize(("every", "patience"), [(1, 1), (1, 5), (2, 5)])
