@@ -19,7 +19,7 @@ MAX_CHARS = 20_000  # of a reply or of thinking
 
 @dataclass(frozen=True)
 class Request:
-    """One request and how it ended. A repair repeats a question and adds what was wrong with the reply."""
+    """One request and how it ended. A repair repeats a question whose reply was malformed, and adds what was wrong."""
 
     task: str
     backend: str
@@ -52,15 +52,15 @@ def requests_of(record: Json) -> list[Request]:
     for call in _dicts(record["outputs"].get("replies")):
         # Another version, or a hand, may have written anything.
         try:
-            found.append(_request(call, found[-1].parts if found else ()))
+            found.append(_request(call, found[-1] if found else None))
         except (KeyError, TypeError, ValueError, OverflowError):
             continue
     return found
 
 
-def _request(call: Json, parts_before: tuple[str, ...]) -> Request:
+def _request(call: Json, before: Request | None) -> Request:
     parts = tuple(map(str, call["parts"]))
-    is_repair = len(parts) > 1 and parts_before == parts[:-1]
+    is_repair = before is not None and _repairs(str(call["task"]), parts, before)
     tokens_in, tokens_out = call.get("tokens", (0, 0))
     return Request(
         task=str(call["task"]),
@@ -79,6 +79,12 @@ def _request(call: Json, parts_before: tuple[str, ...]) -> Request:
         thinking=str(call.get("thinking", "")),
         finish=str(call.get("finish", "")),
     )
+
+
+def _repairs(task: str, parts: tuple[str, ...], before: Request) -> bool:
+    """The parts alone do not tell: in the agentic mode a question grows by one part after every valid call."""
+    was_malformed = not (before.has_reply or before.is_error)
+    return was_malformed and before.task == task and before.parts == parts[:-1]
 
 
 def _result(call: Json, is_repair: bool) -> str:
