@@ -1,6 +1,6 @@
 """Claims the output folder of `meshcritic align`, so that a run does not write over what another has left there.
 
-OUT/settings.json    what a run trains by, written before anything else. Not the critic, whose groups name it
+OUT/settings.json    what a run trains by, written before anything is drawn. Not the critic, whose groups name it
                      (`rl.preferences.build`), and nothing that may change between a kill and the next run.
 """
 
@@ -17,7 +17,7 @@ from eval.pipelines.align_settings import AlignSettings
 from hmr.policy.policy import DiffusionPolicy
 from rl.preferences.shards import SHARD_PATTERN, UNFINISHED
 
-__all__ = ["claim_folder"]
+__all__ = ["check_folder", "claim_folder"]
 
 RECORD = "settings.json"
 GROUPS = ("round-*/groups", "update-*")
@@ -31,22 +31,24 @@ OUTPUTS = (
 
 
 def claim_folder(policy: DiffusionPolicy, settings: AlignSettings, out: Path, images: int | None) -> None:
-    """Record the run in `out`, or find that the run recorded there is the same. A record without outputs is replaced:
-    a wrong setting may be why there are none.
+    """Record the run in `out`. A record without outputs is replaced: a wrong setting may be why there are none.
 
     images: the number of scenes; None for people, whose groups name them.
 
-    Raises ValueError, with the method or the settings of the run that is there, if it is another.
+    Raises what `check_folder` raises.
     """
-    wanted = _settings_of_run(policy, settings, images)
-    recorded = read_fingerprint(out / RECORD)
-    if recorded == wanted:
-        return
-    if any(path for pattern in OUTPUTS for path in out.glob(pattern)):
+    check_folder(policy, settings, out, images)
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / RECORD, json.dumps(_settings_of_run(policy, settings, images), indent=1))
+
+
+def check_folder(policy: DiffusionPolicy, settings: AlignSettings, out: Path, images: int | None) -> None:
+    """Raises ValueError, with the method or the settings of the run in `out`, if another one has left something there.
+    Writes nothing; arguments as in `claim_folder`."""
+    wanted, recorded = _settings_of_run(policy, settings, images), read_fingerprint(out / RECORD)
+    if recorded != wanted and any(path for pattern in OUTPUTS for path in out.glob(pattern)):
         why = f"it has no {RECORD}" if recorded is None else _how_it_differs(recorded, wanted)
         raise ValueError(f"{out} holds a run with other settings ({why}); use another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / RECORD, json.dumps(wanted, indent=1))
 
 
 def _how_it_differs(recorded: dict[str, Any], wanted: dict[str, Any]) -> str:

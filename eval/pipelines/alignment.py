@@ -29,7 +29,7 @@ from common.progress import Stage
 from common.storage.files import PathLike, write_text
 from common.storage.versions import versions
 from eval.critics.exploration import detector_name, load_other_detector
-from eval.pipelines.align_claim import claim_folder
+from eval.pipelines.align_claim import check_folder, claim_folder
 from eval.pipelines.align_critics import agent_of, detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
 from eval.pipelines.replayed_scenes import with_replay, with_replay_file
@@ -77,7 +77,8 @@ def run_alignment(
     """
     out = Path(out)
     check_settings(policy, settings, out)
-    claim_folder(policy, settings, out, settings.images if people is None else None)
+    images = settings.images if people is None else None
+    check_folder(policy, settings, out, images)
     body = load_body()
     policy.require_body(body)
     detector = _critics_detector(policy, settings, people)
@@ -92,6 +93,7 @@ def run_alignment(
         opened |= {"backend": backend, "detector": detector}
         critic = partial(open_scorer, policy, body, settings, **opened)
         early = critic(scenes=None) if settings.needs_no_scenes else None  # so that its errors come first
+        claim_folder(policy, settings, out, images)
         scenes, samples = _samples_to_align(settings, out, stage, workers, people)
         scorer = critic(scenes=scenes) if early is None else early
         start = _start(policy, body, settings, samples, out, stage)

@@ -22,7 +22,7 @@ from agent.vlm.wrappers.dry_run import DryRun
 from common.progress import Stage
 from common.seeding import derive_seed
 from common.storage.fingerprint import file_digest
-from eval.pipelines.align_claim import claim_folder
+from eval.pipelines.align_claim import check_folder
 from eval.pipelines.align_settings import HMR_SCORER, AlignSettings
 from eval.pipelines.alignment import check_settings, count_calls, run_alignment
 from eval.pipelines.photo_report import PhotoReport, write_photo_report
@@ -59,7 +59,7 @@ def align_on_photographs(
     `run_alignment` raise.
     """
     _check(policy, settings, out)
-    claim_folder(policy, settings, out, images=None)
+    check_folder(policy, settings, out, images=None)
     lines: list[str] = []
     people = _find(policy, photographs, out, stage, lines)
     annotated = _annotated(photographs.keypoints, people)
