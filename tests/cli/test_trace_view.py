@@ -10,7 +10,7 @@ from agent.tracing.reading import CritiqueRecords, read_trace
 from agent.types import QuestionCounts
 from cli.trace_view import show_case
 from eval.report.trace.requests import question_counts
-from eval.report.trace.tables import _VIEWS
+from eval.report.trace.tables import _VIEWS, step_table
 from tests.command import call
 
 ASKED = {"task": "score", "backend": "openai:m r1", "prompt": "9201abc1f14e", "seed": 0}
@@ -127,6 +127,19 @@ def test_reobserved_evidence_is_shown_with_its_extremes(run: Path):
     assert "h0: 9.5 %" in text
     assert "the arm is off" in text
     assert "steady_pose_readi" in text  # in the revision; the column is narrow
+
+
+def test_every_row_of_a_revision_has_its_own_reason(run: Path):
+    shared = "h0, h2: its rank moves; h1: it is far from the rest; as before"
+    rows = {}
+    for reason in (shared, "openai:m failed: gone"):
+        item = {"hypotheses": [0, 1, 2], "before": [1.0] * 3, "after": [2.0] * 3, "reason": reason}
+        record = {"node": "revise", "ms": 1.0, "outputs": {"revisions": [item]}}
+        rows[reason] = [row[3] for row in step_table(record).rows]
+    assert rows == {
+        shared: ["its rank moves", "it is far from the rest; as before", "its rank moves"],
+        "openai:m failed: gone": ["openai:m failed: gone"] * 3,
+    }
 
 
 def test_every_request_is_shown_with_its_cost_and_result(run: Path):

@@ -6,6 +6,7 @@ A record of another shape, such as one edited by hand, is shown as its keys and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = ["StepTable", "call_tables", "step_table"]
 
 Outputs = Mapping[str, Any]
 SHOWN_CHARS = 300  # of a value without a table of its own
+ABOUT = re.compile(r"(?:^|; )(h\d+(?:, h\d+)*): ")  # before each reason of a revision (`agent.nodes.scoring`)
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,27 @@ def _lost(outputs: Outputs) -> str:
 
 def _revision(title: str, outputs: Outputs) -> StepTable:
     rows = [
-        (f"h{index}", _score(before), _score(after), item["reason"], ", ".join(item.get("evidence_used", [])))
+        (
+            f"h{index}",
+            _score(before),
+            _score(after),
+            _own_reason(item["reason"], f"h{index}"),
+            ", ".join(item.get("evidence_used", [])),
+        )
         for item in outputs.get("revisions", [])
         for index, before, after in zip(item["hypotheses"], item["before"], item["after"], strict=True)
     ]
     return StepTable(title, ("hypothesis", "before", "after", "reason", "evidence"), rows)
+
+
+def _own_reason(reasons: str, hypothesis: str) -> str:
+    """What the reasons of a revision say about one hypothesis; all of it if they name none, as when the question was
+    lost."""
+    _, *named = ABOUT.split(reasons)
+    own = [
+        text for names, text in zip(named[::2], named[1::2], strict=True) if hypothesis in names.split(", ")
+    ]
+    return "; ".join(own) if named else reasons
 
 
 def _review(title: str, outputs: Outputs) -> StepTable:
