@@ -40,6 +40,7 @@ __all__ = [
     "lost_questions",
     "require_scores",
     "unavailable_reason",
+    "why_unscored",
 ]
 
 Json = dict[str, Any]
@@ -184,14 +185,23 @@ def lost_questions(counts: QuestionCounts, failures: Sequence[QuestionFailure]) 
     if not counts.lost:
         return ""
     repaired = f" ({counts.repaired} after a repair)" if counts.repaired else ""
-    found = Counter((failure.task, failure.reason) for failure in failures).most_common()
-    lost = "; ".join(
-        f"{task}{f' x {count}' if count > 1 else ''}: {reason}"
-        for (task, reason), count in found[:MAX_REASONS]
-    )
-    others = sum(count for _, count in found[MAX_REASONS:])
-    lost += f"; {others} for other reasons" if others else ""
-    return f"{counts.answered} of {counts.asked} questions were answered{repaired}; lost {lost}"
+    answered = f"{counts.answered} of {counts.asked} questions were answered{repaired}"
+    return f"{answered}; lost {_tasks_by_reason(failures)}"
+
+
+def _tasks_by_reason(failures: Sequence[QuestionFailure], known_reason: str = "") -> str:
+    """Each reason once, the most frequent first, after the tasks of its questions; `known_reason` is not repeated."""
+    tasks: dict[str, Counter[str]] = {}
+    for failure in failures:
+        tasks.setdefault(failure.reason, Counter())[failure.task] += 1
+    found = sorted(tasks.items(), key=lambda item: -item[1].total())
+    parts = [
+        ", ".join(f"{task} x {count}" if count > 1 else task for task, count in counts.items())
+        + (f": {reason}" if reason != known_reason else "")
+        for reason, counts in found[:MAX_REASONS]
+    ]
+    others = sum(counts.total() for _, counts in found[MAX_REASONS:])
+    return "; ".join([*parts, f"{others} for other reasons"] if others else parts)
 
 
 @dataclass(frozen=True)
@@ -352,7 +362,16 @@ class GroupCritique:
 
 
 def require_scores(critiques: Sequence[GroupCritique]) -> None:
-    """Raises ScoresMissing, with the first reason, if there are groups and no hypothesis of any has a score."""
+    """Raises ScoresMissing, with `why_unscored`, if there are groups and no hypothesis of any has a score."""
     if critiques and all(score is None for critique in critiques for score in critique.scores):
-        reason = next((reason for critique in critiques for reason in critique.reasons), "no reason known")
-        raise ScoresMissing(f"no hypothesis got a score: {' '.join(reason.split())}")
+        raise ScoresMissing(why_unscored(critiques))
+
+
+def why_unscored(critiques: Sequence[GroupCritique]) -> str:
+    """A line about groups without any score: the first reason, and the questions that were lost."""
+    reason = next((reason for critique in critiques for reason in critique.reasons), "no reason known")
+    counts = sum((critique.questions for critique in critiques), QuestionCounts())
+    failures = [failure for critique in critiques for failure in critique.failures]
+    tasks = _tasks_by_reason(failures, known_reason=reason)
+    lost = f" ({counts.lost} of {counts.asked} questions lost: {tasks})" if counts.lost else ""
+    return " ".join(f"no hypothesis got a score: {reason}{lost}".split())

@@ -147,6 +147,8 @@ def _print_report(found: FaultReport, scored: Sequence[PlantedScores]) -> None:
     from agent.types import QuestionCounts, lost_questions
 
     console().print(_table(found))
+    if not found.judged:  # the run ends with the reason
+        return
     print_message(f"the true body was ranked first in {found.truth_first} of {found.judged} groups")
     if found.judged < found.groups:
         reason = next((item.reason for item in scored if not item.ranking), "")

@@ -208,7 +208,7 @@ def critique(
                 deque(critiques, maxlen=0)
                 print_estimate(opened.dry_run, as_json)
                 return
-            _finish(agent, people, critiques, writer, learn, as_json)
+            _finish(agent, people, critiques, writer, memory if learn else None, as_json)
 
 
 def _finish(
@@ -216,20 +216,26 @@ def _finish(
     people: Sequence[Person],
     critiques: Iterator[GroupCritique],
     writer: CritiqueWriter,
-    learn: bool,
+    learns: Path | None,
     as_json: bool,
 ) -> None:
-    """Write each person when their critique is finished, then what concerns all of them."""
+    """Write each person when their critique is finished, then what concerns all of them.
+
+    learns: the memory that corrections are written to.
+    """
     from agent.types import require_scores
-    from cli.photos.critique_output import arrangement_answer, learn_from_reviews
+    from cli.photos.critique_output import arrangement_answer, learn_from_reviews, print_unscored
 
     finished = [writer.add(*pair, show=not as_json) for pair in zip(people, critiques, strict=True)]
     arrangement = arrangement_answer(agent, people, finished, show=not as_json)
     if as_json:
         print_json({"people": writer.answers, "arrangement": arrangement})
-    if learn:
-        learn_from_reviews(agent, people, finished)
+    if learns is not None:
+        learn_from_reviews(agent, people, finished, learns)
     require_scores(finished)
+    if not as_json:
+        print_unscored(finished)
+    writer.remove_others()
 
 
 def _review_points(
@@ -261,7 +267,8 @@ def _warn_of_other_detector(memory: Path | None, detector: Detector) -> None:
 
     if memory and (explored := explored_detector(memory)) not in (None, detector.name):
         print_message(
-            f"{memory} was explored with the detector {explored}; its rule weights are fitted to that detector"
+            f"{memory} was explored with the detector {explored}; its rule weights are fitted to that detector; for "
+            "photographs leave out --memory (the seed rules are used), or explore with --detector NAME"
         )
 
 

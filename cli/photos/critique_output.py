@@ -9,20 +9,26 @@ from typing import Any
 from agent.agent import CritiqueAgent, critique_many
 from agent.arrangement.critique import PersonGroup, critique_arrangements
 from agent.corrections import learn_corrections
-from agent.types import GroupCritique
+from agent.types import GroupCritique, why_unscored
 from cli.console import print_message
 from cli.live_critiques import live_critiques
 from cli.photos.answers import critique_answer
 from cli.photos.intrinsics import camera_line, describe_camera
 from cli.photos.people import Person
-from cli.photos.person_files import PICTURE_CAPTIONS, save_person
-from cli.photos.run_files import write_critique
+from cli.photos.person_files import PICTURE_CAPTIONS, remove_person, save_person
+from cli.photos.run_files import critiqued_people, write_critique
 from cli.photos.score_review import review_in_terminal
 from eval.report.trace.pictures import record_pictures
 from hmr.body.model import Body
 from hmr.render import load_renderer
 
-__all__ = ["CritiqueWriter", "arrangement_answer", "learn_from_reviews", "watched_critiques"]
+__all__ = [
+    "CritiqueWriter",
+    "arrangement_answer",
+    "learn_from_reviews",
+    "print_unscored",
+    "watched_critiques",
+]
 
 
 class CritiqueWriter:
@@ -69,6 +75,14 @@ class CritiqueWriter:
         stem, skeleton = self._stem(number), self.skeleton
         return save_person(stem, person, self.body, self.renderer, formats=(), with_skeleton=skeleton)[1]
 
+    def remove_others(self) -> None:
+        """Delete the files of people whom an earlier critique of the photograph found and this one did not. Call it
+        when all people are written."""
+        for number, critique in critiqued_people(self.stem, self.photo).items():
+            if number >= len(self.answers):
+                remove_person(self._stem(number))
+                critique.unlink()  # last: with it the next run finds what a killed one has left
+
     def _stem(self, number: int) -> Path:
         self.stem.parent.mkdir(parents=True, exist_ok=True)
         return self.stem.with_name(f"{self.stem.name}-{number}")
@@ -101,13 +115,16 @@ def arrangement_answer(
 
 
 def learn_from_reviews(
-    agent: CritiqueAgent, people: Sequence[Person], critiques: Sequence[GroupCritique]
+    agent: CritiqueAgent, people: Sequence[Person], critiques: Sequence[GroupCritique], memory: Path
 ) -> None:
-    """Write the corrections to the agent's memory, and print how much was written."""
+    """Write the corrections to the agent's memory, which is that of the folder `memory`, and print what was written."""
     pairs = zip((person.sample for person in people), critiques, strict=True)
-    added = [learn_corrections(agent, *pair) for pair in pairs]
+    added = {name for pair in pairs for name in learn_corrections(agent, *pair)}
+    rules = sum(rule.rule_id in added for rule in agent.rules.all())
+    prototypes = len(added) - rules
     print_message(
-        f"{sum(map(len, added))} prototypes and rules written to the memory; rules are in quarantine"
+        f"{prototypes} prototype{'s' * (prototypes != 1)} and {rules} rule{'s' * (rules != 1)} written to {memory}"
+        f"{'; new rules are in quarantine' if rules else ''}"
     )
 
 
@@ -118,18 +135,34 @@ def _groups(people: Sequence[Person]) -> list[PersonGroup]:
 def _print_answer(number: int, answer: dict[str, Any]) -> None:
     print_message(f"person {number} at {answer['bbox']}: {', '.join(answer['files'][:2])}")
     print_message(f"  {camera_line(answer['camera'])}")
-    reasons = iter(answer["reasons"])
-    for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
-        if score is None:
-            print_message(f"  {index:3d}      -  {next(reasons)}")
-        else:
-            print_message(f"  {index:3d}  {score:5.1f}  {comment}{_expected(answer['errors'], index)}")
+    is_scored = any(score is not None for score in answer["scores"])
+    if is_scored:
+        _print_scores(answer)
     for sentence in answer["verdict"]:
         print_message(f"  {sentence}")
     if answer["degeneracy"]:
         print_message(f"  {answer['degeneracy']}")
-    if answer["lost"]:
+    if is_scored and answer["lost"]:  # otherwise the end of the run says why
         print_message(f"  {answer['lost']}")
+
+
+def _print_scores(answer: dict[str, Any]) -> None:
+    """A reason that a score before is missing for is not repeated."""
+    reasons, said = iter(answer["reasons"]), set[str]()
+    for index, (score, comment) in enumerate(zip(answer["scores"], answer["comments"], strict=True)):
+        if score is None:
+            reason = next(reasons)
+            print_message(f"  {index:3d}      -  {'' if reason in said else reason}".rstrip())
+            said.add(reason)
+        else:
+            print_message(f"  {index:3d}  {score:5.1f}  {comment}{_expected(answer['errors'], index)}")
+
+
+def print_unscored(critiques: Sequence[GroupCritique]) -> None:
+    """Who got no score, and why. For a run in which others got some: one without any ends with the reason."""
+    for number, critique in enumerate(critiques):
+        if all(score is None for score in critique.scores):
+            print_message(f"person {number}: {why_unscored([critique])}")
 
 
 def _expected(errors: dict[str, Any] | None, index: int) -> str:

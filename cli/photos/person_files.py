@@ -44,6 +44,7 @@ __all__ = [
     "FORMATS",
     "PICTURE_CAPTIONS",
     "parse_formats",
+    "remove_person",
     "save_format",
     "save_formats",
     "save_people",
@@ -52,7 +53,7 @@ __all__ = [
 
 FORMATS = ("npz", "obj", "glb", "bvh")
 DEFAULT_FORMATS = ("npz", "glb")
-# of the two pictures that `save_person` returns first
+PICTURES = ("-overlay.png", "-group.png")  # which `save_person` returns first
 PICTURE_CAPTIONS = (
     "The hypothesis with the best score",
     "All hypotheses, as overlay and side view, best first",
@@ -93,13 +94,19 @@ def save_person(
     posed = body(person.hypotheses.params)
     vertices, faces = posed.vertices_cam_m.numpy(), body.faces.numpy()
     pelvis = posed.joints_cam_m[:, 0].numpy()
-    paths = [_with_ending(stem, "-overlay.png"), _with_ending(stem, "-group.png")]
+    paths = [_with_ending(stem, ending) for ending in PICTURES]
     picture = _whole_photo(person.sample, vertices[shown], faces, renderer)
     if with_skeleton and person.detection is not None:
         picture = draw_skeleton(picture, person.detection, picture.shape[1] / person.sample.image.shape[1])
     _save_png(paths[0], picture)
     _save_png(paths[1], _group_sheet(person, vertices, pelvis, faces, renderer, critique))
     return [*paths, *save_formats(stem, person, body, formats, shown)]
+
+
+def remove_person(stem: Path) -> None:
+    """Delete the pictures and files of one person, as far as there are any."""
+    for ending in (*PICTURES, *(f".{name}" for name in FORMATS)):
+        _with_ending(stem, ending).unlink(missing_ok=True)
 
 
 def save_formats(

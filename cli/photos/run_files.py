@@ -6,7 +6,9 @@ OUT/manifest.jsonl    of predict: a record per photograph, with its path and the
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from common.reading.validate import read_json
 from common.storage.files import write_text
 from hmr.images.photographs import PHOTO_SUFFIXES
 
-__all__ = ["MANIFEST", "Scores", "find_photo", "read_scores", "write_critique"]
+__all__ = ["MANIFEST", "Scores", "critiqued_people", "find_photo", "read_scores", "write_critique"]
 
 MANIFEST = "manifest.jsonl"
 
@@ -32,6 +34,22 @@ class Scores:
 def write_critique(npz: Path, photo: Path, answer: Mapping[str, Any]) -> None:
     """Write the critique of the hypotheses in a file, beside it."""
     write_text(npz.with_suffix(".json"), json.dumps({"photo": str(photo.resolve()), **answer}) + "\n")
+
+
+def critiqued_people(stem: Path, photo: Path) -> dict[int, Path]:
+    """The critiques of people of the photograph beside `stem`, OUT/NAME, by the number of the person. Those of another
+    photograph of that name, and files of predict, which have no critique, are not among them."""
+    number = re.compile(re.escape(stem.name) + r"-(0|[1-9][0-9]*)")
+    found = {
+        int(matched[1]): path
+        for path in stem.parent.glob(f"{glob.escape(stem.name)}-*.json")
+        if (matched := number.fullmatch(path.stem))
+    }
+    return {
+        person: path
+        for person, path in sorted(found.items())
+        if (record := _record(path.read_bytes())) and record.get("photo") == str(photo.resolve())
+    }
 
 
 def read_scores(npz: Path, size: int) -> Scores:

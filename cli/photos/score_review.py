@@ -16,7 +16,7 @@ __all__ = ["review_in_terminal"]
 
 REASONS = {
     "revise": "some scores are uncertain and will be asked for again",
-    "scores": "scores are to be accepted",
+    "scores": "please accept or correct these scores",
     "low_agreement": "the label orders disagree",
 }
 HELP = (

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from agent.types import BackendUnavailable, lost_questions
+from agent.types import BackendUnavailable, QuestionCounts, QuestionFailure, lost_questions, why_unscored
 from agent.vlm import EmbeddedCritic, MalformedReply, Unanswerable, load_backend
 from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
@@ -67,6 +67,21 @@ def test_a_lost_question_beside_the_scores_is_counted_and_named(task):
     asked = critique.questions.asked
     assert lost_questions(critique.questions, critique.failures) == (
         f"{asked - 1} of {asked} questions were answered; lost {task}: malformed after one repair: no answer"
+    )
+
+
+def test_a_reason_of_several_questions_is_said_once():
+    failures = [QuestionFailure("unavailable", "gone", task) for task in ("tag", "score", "score")]
+    failures.append(QuestionFailure("malformed", "no answer", "reflect"))
+    counts = QuestionCounts(asked=5, answered=1)
+    sentence = lost_questions(counts, failures)
+    assert sentence == "1 of 5 questions were answered; lost tag, score x 2: gone; reflect: no answer"
+    critique = replace(
+        make_agent().critique(sample(), group(spoiled_group())),
+        scores=(None, None), reasons=("gone", "gone"), questions=counts, failures=tuple(failures),
+    )  # fmt: skip
+    assert why_unscored([critique]) == (
+        "no hypothesis got a score: gone (4 of 5 questions lost: tag, score x 2; reflect: no answer)"
     )
 
 

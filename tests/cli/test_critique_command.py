@@ -162,11 +162,21 @@ def test_a_missing_score_and_a_lost_question_are_explained_without_json(critique
     with chat_server(only_scores(cut_off)) as server:
         _, _, err = critique(*at(server), as_json=False)
     reason = "malformed after one repair: cut off at 7 tokens; raise max_tokens"
-    lines = err.splitlines()
-    assert [line.split(maxsplit=2)[2] for line in lines if "  -  " in line] == [reason] * COUNT
     assert "does not detect a person in this box (confidence 0.00)" in err
-    assert lines[-2] == f"  1 of 4 questions were answered; lost score x 3: {reason}"
-    assert lines[-1] == f"meshcritic: no hypothesis got a score: {reason}"
+    assert err.count(reason) == 1
+    assert err.splitlines()[-1] == (
+        f"meshcritic: no hypothesis got a score: {reason} (3 of 4 questions lost: score x 3)"
+    )
+
+
+def test_the_reason_of_a_dead_server_is_printed_once(critique):
+    with chat_server(hang_up) as server:
+        code, _, err = critique(*at(server, attempts=1), as_json=False)
+    assert code == 1
+    assert err.count("openai:some/model") == 1, err
+    last = err.splitlines()[-1]
+    assert last.startswith("meshcritic: no hypothesis got a score: openai:some/model@")
+    assert last.endswith(" (4 of 4 questions lost: tag, score x 3)")
 
 
 def test_one_lost_label_order_is_counted_and_printed(critique, tmp_path):
@@ -243,7 +253,9 @@ def test_the_budget_is_never_exceeded(critique):
     with chat_server(good) as server:
         code, answer, err = critique(*at(server), "--max-calls", 1)
         assert code == 1
-        assert err.splitlines()[-1].endswith("the budget of 1 calls is spent")
+        assert err.splitlines()[-1].endswith(
+            "the budget of 1 calls is spent (3 of 4 questions lost: score x 3)"
+        )
         assert len(server.questions) == 1
         assert answer["people"][0]["scores"] == [None] * COUNT
         assert "the budget of 1 calls is spent" in answer["people"][0]["reasons"][0]
@@ -407,12 +419,35 @@ def test_a_person_corrects_scores_and_the_memory_learns_it(critique, tmp_path, t
     assert "the score of hypothesis 1 must be from 0 to 100, not 101" in err
     for line in ("1:12", "no"):
         assert f"{line!r} is not understood. Enter accepts." in err
-    assert "2 prototypes and rules written to the memory" in err
+    assert "person 0: please accept or correct these scores; picture: " in err
+    assert err.endswith(f"> 2 prototypes and 0 rules written to {tmp_path / 'memory'}\n")
     with open_store(tmp_path / "memory", frozen=True) as store:
         rationales = [
             row["rationale"] for row in store.read("SELECT rationale FROM prototypes ORDER BY number")
         ]
     assert [text[:22] for text in rationales] == ["Score 12 by a person, ", "Score 90 by a person, "]
+
+
+def test_a_rule_that_a_person_writes_is_in_quarantine(critique, tmp_path, tiny_policy, monkeypatch):
+    with open_default_memory(tmp_path / "memory", tiny_policy, frozen=False):
+        pass
+    monkeypatch.setattr("sys.stdin", io.StringIO("rule: Hidden feet are on the ground.\n"))
+    code, _, err = critique("--review", "scores", "--learn", "--memory", tmp_path / "memory")
+    assert code == 0
+    written = f"0 prototypes and 1 rule written to {tmp_path / 'memory'}; new rules are in quarantine"
+    assert err.endswith(f"> {written}\n")
+
+
+def test_a_memory_of_another_detector_comes_with_advice(critique, tmp_path, tiny_policy, monkeypatch):
+    with open_default_memory(tmp_path / "memory", tiny_policy, frozen=False):
+        pass
+    monkeypatch.setattr("agent.exploration.record.explored_detector", lambda memory: "blazepose")
+    code, _, err = critique("--memory", tmp_path / "memory", "--detector", "embedded")
+    assert code == 0, err
+    assert (
+        f"{tmp_path / 'memory'} was explored with the detector blazepose; its rule weights are fitted to that "
+        "detector; for photographs leave out --memory (the seed rules are used), or explore with --detector NAME"
+    ) in err.splitlines()
 
 
 def test_boxes_are_those_of_the_hypotheses(critique):
@@ -522,6 +557,34 @@ def test_the_arrangement_of_two_people_is_printed_and_traced(two_people, tmp_pat
     assert code == 0
     assert "arrange_people" in out
     assert "hypotheses by person" in " ".join(out.split())
+
+
+def test_people_of_an_earlier_critique_of_the_photograph_are_deleted(
+    two_people, tmp_path, monkeypatch, capsys
+):
+    assert call(monkeypatch, capsys, *two_people)[0] == 0
+    out = tmp_path / "out"
+    assert {path.suffix for path in out.glob("photo-1*")} == {".npz", ".json", ".glb", ".png"}
+    # of predict, of another photograph of this name, and of a photograph named photo-1
+    others = [out / name for name in ("photo-7.npz", "photo-8.json", "photo-8.npz", "photo-1-0-group.png")]
+    for path in others:
+        path.write_text(json.dumps({"photo": "/elsewhere/photo.png"}))
+    both = dict(np.load(tmp_path / "h.npz"))
+    first = {name: value[:1] if value.ndim == 3 else value for name, value in both.items()}
+    np.savez(tmp_path / "h.npz", **first)
+    with chat_server(hang_up) as server:
+        assert call(monkeypatch, capsys, *two_people, *at(server, attempts=1))[0] == 1
+    assert (out / "photo-1.npz").exists()  # that run found no scores
+    assert call(monkeypatch, capsys, *two_people)[0] == 0
+    left = {path.name for path in out.glob("photo-*")} - {path.name for path in others}
+    assert left == {
+        "photo-0.npz",
+        "photo-0.json",
+        "photo-0.glb",
+        "photo-0-overlay.png",
+        "photo-0-group.png",
+    }
+    assert all(path.exists() for path in others)
 
 
 def test_one_person_has_no_arrangement(critique):
