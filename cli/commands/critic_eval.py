@@ -53,7 +53,8 @@ Critic = Annotated[
     str,
     typer.Option(
         help="Critic: agent; its variants greedy (explored without the bonus) and true-detections; the baselines "
-        "hmr-scorer, ranknet, consensus and random; or all."
+        "hmr-scorer, ranknet, consensus and random; peers, which is the agent and the baselines; or all, with the "
+        "variants of the agent, its ablations and each metric alone too."
     ),
 ]
 Without = Annotated[

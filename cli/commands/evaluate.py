@@ -92,7 +92,7 @@ def evaluate(
     Example: `meshcritic evaluate --base studio --policy runs/street --against studio --split street-test`
     """
     from common.storage.versions import versions
-    from eval.benchmark.baselines import DETERMINISTIC, evaluate_with_baselines
+    from eval.benchmark.baselines import DETERMINISTIC, OTHER, evaluate_with_baselines
     from eval.benchmark.tables import baseline_table, rich_table
     from hmr.policy.checkpoint import BASES, load_policy
 
@@ -118,8 +118,10 @@ def evaluate(
     if as_json:
         print_json(answer)
         return
-    console().print(baseline_table(result.reports, DETERMINISTIC))
-    if rows := result.rows_against_other():
+    name = OTHER if against is None or against in result.reports else against
+    reports = {name if key == OTHER else key: report for key, report in result.reports.items()}
+    console().print(baseline_table(reports, DETERMINISTIC))
+    if rows := result.rows_against_other(name):
         console().print(rich_table(rows))
     print_message(f"benchmark {result.benchmark}, policy {result.base_policy}; also in {out / RESULT}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,9 @@ def mcp(
     """
     if find_spec("mcp") is None:
         raise ValueError("meshcritic mcp needs the MCP SDK: pip install 'meshcritic[mcp]'")
+    logging.getLogger("faiss").setLevel(
+        logging.WARNING
+    )  # its import reports the instruction set, in six lines
     with without_collection():
         from agent.context import CritiqueSettings
         from agent.vlm.options import open_backend

@@ -30,6 +30,7 @@ from hmr.types import Hypotheses, Sample
 
 __all__ = [
     "DETERMINISTIC",
+    "OTHER",
     "SPLITS",
     "BaselineComparison",
     "GuidedPolicy",
@@ -119,11 +120,12 @@ class BaselineComparison:
             "other_policy": self.other_policy,
         }
 
-    def rows_against_other(self) -> list[Row]:
-        """Both policies with their paired differences; empty without another policy."""
+    def rows_against_other(self, name: str = OTHER) -> list[Row]:
+        """Both policies with their paired differences; empty without another policy, which the rows call `name`."""
         if OTHER not in self.reports:
             return []
-        rows = compare({name: [self.reports[name]] for name in (OTHER, DIFFUSION)}, reference=OTHER)
+        both = {name: [self.reports[OTHER]], DIFFUSION: [self.reports[DIFFUSION]]}
+        rows = compare(both, reference=name)
         return [row for row in rows if row.differences[DIFFUSION] is not None]
 
     def difference_to_other(self) -> dict[str, dict[str, list[float]]]:

@@ -66,3 +66,20 @@ def test_without_the_sdk_the_extra_is_named(monkeypatch, capsys):
     code, _, err = call(monkeypatch, capsys, "mcp")
     assert code == 2
     assert err == "meshcritic: meshcritic mcp needs the MCP SDK: pip install 'meshcritic[mcp]'\n"
+
+
+@pytest.mark.slow
+def test_faiss_does_not_report_its_instruction_set():
+    """Also where a package has set up logging."""
+    program = (
+        "import logging, sys\n"
+        "logging.basicConfig(level=logging.INFO)\n"
+        "import meshcritic\n"
+        f"sys.argv = ['meshcritic', 'mcp', '--root', {str(ROOT / 'gone')!r}]\n"
+        "meshcritic.main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "faiss" not in ended.stderr

@@ -73,6 +73,23 @@ def test_the_command_prints_one_object(
     assert json.loads((tmp_path / "evaluation.json").read_text()) == found
 
 
+def test_the_other_policy_has_the_name_that_it_was_given(
+    tiny_policy: DiffusionPolicy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny_policy.save_pretrained(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = "--policy mine --against mine --images 2 --samples 4 --out out"
+    code, out, _ = call(monkeypatch, capsys, "evaluate", *words.split())
+    assert code == 0
+    assert "diffusion - mine" in out
+    assert "other policy" not in out
+
+
 @pytest.mark.slow
 def test_the_difference_to_the_head_is_paired_by_image(tiny_policy: DiffusionPolicy, tmp_path: Path) -> None:
     """With a zero output layer of the denoiser, hypothesis 0 is the head's estimate on every image."""

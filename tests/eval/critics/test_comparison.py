@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,9 +19,10 @@ from agent.context import CritiqueSettings
 from agent.types import Evidence
 from agent.vlm import EmbeddedCritic
 from agent.vlm.embedded.violations import violation
+from cli.commands.critic_eval import Critic
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, AgentVariant, equal_rules, metrics_of
-from eval.critics.comparison import CriticEvalSettings, critic_result, evaluate_critics
+from eval.critics.comparison import CRITICS, CriticEvalSettings, critic_result, evaluate_critics
 from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.files.verdict_cache import CriticVerdict
 from eval.critics.groups import LabelledGroup, draw_groups, labelled_scenes
@@ -374,3 +377,8 @@ def test_hmr_scorer_needs_the_cpu(tmp_path: Path, tiny_policy: DiffusionPolicy, 
     settings = dataclasses.replace(SMALL, critic=critic)
     with pytest.raises(ValueError, match=f"--critic {critic} fits hmr-scorer, which needs --device cpu"):
         evaluate_critics(tiny_policy.to("meta"), EmbeddedCritic(), settings, tmp_path, silent)
+
+
+def test_the_help_names_every_critic() -> None:
+    (option,) = get_args(Critic)[1:]
+    assert [name for name in CRITICS if not re.search(rf"\b{name}\b", option.help)] == []
