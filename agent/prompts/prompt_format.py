@@ -5,7 +5,7 @@
     B|2.87|0.583|...
     equal for all labels: self_penetration_mm 0
     much worse than the group:
-    B: Right hand lands 11 % of the box away from the detected right knuckle joint (right forearm).
+    B: Right hand lands 11 % of the box away from the detected right hand (right forearm).
 
 The same data as JSON, with a sentence and the affected body parts for every measurement of every hypothesis, takes five
 times as many tokens (counted by `python -m benchmarks.critic.scale`). Left out: digits after the third; sentences on

@@ -134,4 +134,5 @@ def _sentence(value: float, shares: Float[Tensor, "regions"]) -> str:
     if shares[region] <= FAULT_SHARE:
         return f"One colour a part explains {100 * (1 - value):.0f} % of what the photograph shows there."
     share = 100 * float(shares[region])
-    return f"Where it has {WORDS[region]}, {share:.0f} % of the photograph's pixels have another colour."
+    word = WORDS[region].removeprefix("the ")
+    return f"Under its {word}, {share:.0f} % of the pixels differ in colour from that part of the person."

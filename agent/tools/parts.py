@@ -22,8 +22,7 @@ PART_NAMES = (
     "left hand", "right hand",
 )  # fmt: skip
 _WORDS = {"spine1": "lower back", "spine2": "middle back", "spine3": "upper back"}
-_WORDS |= {f"{side}_foot": f"{side} toe joint" for side in ("left", "right")}
-_WORDS |= {f"{side}_hand": f"{side} knuckle joint" for side in ("left", "right")}
+_WORDS |= {f"{side}_foot": f"{side} forefoot" for side in ("left", "right")}
 _WORDS |= {f"{side}_collar": f"{side} collarbone" for side in ("left", "right")}
 JOINT_WORDS = tuple(_WORDS.get(name, name.replace("_", " ")) for name in JOINT_NAMES)
 # A misplaced joint is the fault of the limb that ends there: a wrong wrist is the fault of the forearm.

@@ -111,10 +111,8 @@ def _covariance(angles_rad: Float[Tensor, "poses dof"]) -> Float[Tensor, "dof do
 
 def _sentence(deviation_sd: Float[Tensor, "joints"]) -> str:
     joint = int(deviation_sd.argmax())
-    worst = float(deviation_sd[joint])
-    if worst <= FAULT_SD:
-        return f"No joint is more than {worst:.1f} standard deviations from how people turn it."
-    return f"The {JOINT_WORDS[joint + 1]} is {worst:.1f} standard deviations from how people turn it."
+    worst, word = float(deviation_sd[joint]), JOINT_WORDS[joint + 1]  # after the pelvis
+    return f"Its least common joint rotation is that of the {word}, {worst:.1f} standard deviations from average."
 
 
 SHAPE_FAULT_SD = 2.0

@@ -12,7 +12,8 @@ from agent.tools.capsules import fit_capsules, neutral_vertices, segment_distanc
 from agent.tools.ground_contact import GroundContact, center_of_mass, distance_outside_hull
 from agent.tools.joint_distances import geometric_median
 from agent.tools.joint_limits import JointLimits
-from agent.tools.priors import DOF, ShapePrior, fit_pose_mixture
+from agent.tools.parts import JOINT_WORDS
+from agent.tools.priors import DOF, PosePrior, ShapePrior, fit_pose_mixture
 from agent.tools.self_contact import SelfContact
 from hmr.types import BodyParams
 from tests.agent.tools.tool_case import body, case_of, group_of, joint, standing
@@ -144,6 +145,21 @@ def test_pose_mixture_is_the_textbook_density():
 def test_pose_mixture_is_the_same_in_every_process():
     again = fit_pose_mixture.__wrapped__()  # past the cache
     torch.testing.assert_close(again.whiten, fit_pose_mixture().whiten, rtol=0, atol=0)
+
+
+def test_the_pose_prior_names_the_least_common_rotation_without_praise():
+    turned = standing()
+    turned.body_pose[joint("left_knee")] = torch.tensor([0.0, 1.5, 0.0])
+    evidence = PosePrior().measure(case_of(group_of(turned)))
+    beginning = "Its least common joint rotation is that of the "
+    assert all(sentence.startswith(beginning) for sentence in evidence.sentences)
+    assert evidence.sentences[-1].startswith(f"{beginning}left knee, ")
+    assert "left shin" in evidence.parts[-1]
+
+
+def test_joints_have_different_words():
+    assert len(set(JOINT_WORDS)) == len(JOINT_WORDS)
+    assert {"left hand", "right forefoot"} < {*JOINT_WORDS}
 
 
 def test_shape_prior_is_in_standard_deviations():

@@ -1,6 +1,7 @@
 """Tools that use the image: reprojection, layout, silhouette and colours, on examples checked by hand."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -163,6 +164,14 @@ def arms_away() -> BodyParams:
 def test_the_colours_of_a_body_are_explained_by_its_own_parts():
     *own, away = Appearance().measure(case_of(group_of(arms_away()))).values
     assert max(own) < 0.7 * away  # what is left of its own lies where resampling mixes two colours
+
+
+def test_a_part_over_another_colour_is_named():
+    aside = dataclasses.replace(standing(), transl=standing().transl + torch.tensor([0.25, 0.0, 0.0]))
+    evidence = Appearance().measure(case_of(group_of(aside)))
+    part = evidence.parts[-1][0].removeprefix("the ")
+    sentence = rf"Under its {part}, \d+ % of the pixels differ in colour from that part of the person\."
+    assert re.fullmatch(sentence, evidence.sentences[-1])
 
 
 def test_a_darker_photograph_gives_the_same_ranking():
