@@ -37,7 +37,7 @@ MODES = ("fixed", "agentic")
 
 @runtime_checkable
 class SampleEmbedder(Protocol):
-    """Embeds a photograph to look up similar prototypes; the default is the policy encoder's global feature."""
+    """Embeds a photograph to look up similar prototypes; the default is the global feature of the embedded encoder."""
 
     @property
     def name(self) -> str: ...

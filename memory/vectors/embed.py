@@ -5,7 +5,8 @@ runs without sentence-transformers, which takes seconds to import (`memory.vecto
 Sentences are embedded one by one: padding within a batch changes the last bits, and the embedding of a rule must not
 depend on the rules it was added with. Models are loaded on first use, because their libraries take seconds to import.
 
-Left out: an image model for offline use. The agent passes the policy's encoder, so this package does not import it.
+Left out: an image model for offline use. The agent passes the global feature of the embedded encoder
+(`agent.image_embedding`), so this package does not import it.
 """
 
 from __future__ import annotations
