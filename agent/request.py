@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from agent.context import CritiqueResources
 from agent.default import default_agent, open_default_memory
 from agent.graph import build_critique_graph
 from agent.state import CritiqueInput
+from agent.vlm import load_backend
+from agent.vlm.options import announce_host
 from common.seeding import derive_generator
 from hmr.body.model import load_body
 from hmr.detection.protocol import detect_all, detect_people
@@ -92,7 +95,15 @@ def _agent(
 ) -> tuple[CritiqueAgent, DiffusionPolicy]:
     policy = load_policy(policy_folder or None, detector=detector or "blazepose")
     known = open_default_memory(Path(memory) if memory else None, policy, frozen=bool(memory))
-    return default_agent(policy, load_body(None), known, backend=backend or "embedded"), policy
+    opened = load_backend(backend or "embedded")
+    announce_host(opened, _print_once)
+    return default_agent(policy, load_body(None), known, backend=opened), policy
+
+
+@cache
+def _print_once(line: str) -> None:
+    """On stderr, once per process: a server opens a backend again when a memory or a policy has changed."""
+    print(line, file=sys.stderr)
 
 
 def _person(policy: DiffusionPolicy, photo: Photo, request: Mapping[str, Any]) -> tuple[Sample, Detection]:

@@ -22,7 +22,7 @@ from agent.vlm.wrappers.budget import Budget, with_budget
 from agent.vlm.wrappers.cache import Cached, ReplyCache
 from agent.vlm.wrappers.dry_run import DryRun
 
-__all__ = ["BackendOptions", "OpenedBackend", "open_backend"]
+__all__ = ["BackendOptions", "OpenedBackend", "announce_host", "open_backend"]
 
 REPLIES = "replies.sqlite"  # in the folder of a run
 WITHOUT_COST = ("embedded", "replay")  # backends that answer at once
@@ -80,7 +80,7 @@ def open_backend(
         if options.dry_run:
             backend = dry_run = DryRun(backend)
         else:
-            _announce_host(backend, announce)
+            announce_host(backend, announce)
             backend = with_budget(backend, budget)
         if options.reply_cache and (options.reply_cache.exists() or not options.dry_run):
             cache = files.enter_context(_open_cache(options.reply_cache))
@@ -105,7 +105,8 @@ def _open_cache(path: Path) -> ReplyCache:
         raise ValueError(f"--reply-cache takes a file that can be written, not {path} ({error})") from error
 
 
-def _announce_host(backend: VLMBackend, announce: Callable[[str], None]) -> None:
+def announce_host(backend: VLMBackend, announce: Callable[[str], None]) -> None:
+    """Pass on the sentence that names the host to which a remote backend sends; none for a local one."""
     host = backend.capabilities.sends_to
     if host and backend.capabilities.images:
         announce(f"photographs and renderings of people are sent to {host}")

@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.backend_flags import BackendSpec, CritiqueSet, MaxCalls, ReplyCacheFile, critique_and_backend
-from cli.console import console, print_json, print_message, stages
+from cli.backend_flags import (
+    BackendSpec,
+    CritiqueSet,
+    DryRunFlag,
+    MaxCalls,
+    ReplyCacheFile,
+    critique_and_backend,
+)
+from cli.console import console, print_estimate, print_json, print_message, stages
 from cli.evaluation_bodies import GenderedBodies, Regressor, load_evaluation_bodies
 from cli.options import (
     MAX_SAMPLES,
@@ -30,6 +37,7 @@ from cli.options import (
 if TYPE_CHECKING:
     from agent.agent import CritiqueAgent
     from agent.vlm.options import BackendOptions
+    from agent.vlm.wrappers.dry_run import DryRun
     from eval.benchmark.annotated.annotated_report import AnnotatedReport
     from hmr.body.model import Body
     from hmr.datasets.flaws import Flaws
@@ -115,6 +123,7 @@ def evaluate(
     memory: MemoryOrSeedRules = None,
     backend: BackendSpec = "embedded",
     settings: CritiqueSet = None,
+    dry_run: DryRunFlag = False,
     max_calls: MaxCalls = None,
     reply_cache: ReplyCacheFile = None,
     seed: Seed = 0,
@@ -131,14 +140,17 @@ def evaluate(
     from eval.benchmark.annotated.prepared_sets import evaluate_annotated
     from hmr.policy.checkpoint import load_policy
 
-    asked = _critic_of(critic, memory, backend, settings, max_calls, reply_cache)
+    asked = _critic_of(critic, memory, backend, settings, dry_run, max_calls, reply_cache)
     model = load_policy(policy, device, detector)
     evaluation_bodies = load_evaluation_bodies(body, bodies, regressor)
-    with stages() as stage, _open_critic(asked, model, evaluation_bodies.body) as scorer:
+    with stages() as stage, _open_critic(asked, model, evaluation_bodies.body) as (scorer, estimate):
         report = evaluate_annotated(
             model, model.detector, prepared, evaluation_bodies, num_samples=samples, seed=seed, stage=stage,
             limit=limit, scorer=scorer,
         )  # fmt: skip
+    if estimate:
+        print_estimate(estimate, as_json)
+        return
     digests, left_out = _digests(model, body, prepared), _flaws_of(prepared)
     used = {
         "detector_name": model.detector.name,
@@ -170,14 +182,17 @@ def _critic_of(
     memory: Path | None,
     backend: str,
     settings: list[str] | None,
+    dry_run: bool,
     max_calls: int | None,
     reply_cache: Path | None,
 ) -> _Critic | None:
     """Raises ValueError for options of a critic without --critic."""
-    critique_settings, options = critique_and_backend(backend, settings, False, max_calls, None, reply_cache)
+    critique_settings, options = critique_and_backend(
+        backend, settings, dry_run, max_calls, None, reply_cache
+    )
     if critic:
         return _Critic(memory, options, critique_settings)
-    if memory or settings or reply_cache or max_calls is not None or backend != "embedded":
+    if memory or settings or dry_run or reply_cache or max_calls is not None or backend != "embedded":
         raise ValueError("--memory and the options of the backend configure the critic; add --critic")
     return None
 
@@ -185,9 +200,10 @@ def _critic_of(
 @contextmanager
 def _open_critic(
     critic: _Critic | None, policy: DiffusionPolicy, body: Body
-) -> Iterator[CritiqueAgent | None]:
+) -> Iterator[tuple[CritiqueAgent | None, DryRun | None]]:
+    """The agent, and in a dry run what counts its questions."""
     if critic is None:
-        yield None
+        yield None, None
         return
     from agent.context import CritiqueSettings
     from agent.default import open_default_agent
@@ -200,7 +216,7 @@ def _open_critic(
             policy, body, critic.memory, backend=opened.backend, settings=settings, trace=None
         ) as agent,
     ):
-        yield agent
+        yield agent, opened.dry_run
 
 
 def _digests(policy: DiffusionPolicy, body: Path | None, prepared: Path) -> dict[str, str | None]:

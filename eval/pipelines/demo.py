@@ -36,6 +36,8 @@ from agent.agent import CritiqueAgent
 from agent.default import default_agent, open_default_memory
 from agent.exploration.record import DETECTOR, EXPLORED, READER
 from agent.tracing.records import Trace
+from agent.vlm import VLMBackend
+from agent.vlm.options import BackendOptions, open_backend
 from common.progress import Stage
 from common.reading.yaml_fields import checked_fields, read_fields
 from common.seeding import derive_generator
@@ -234,6 +236,8 @@ class Demo:
         """A frozen agent with the memory explored on the calibration scenes."""
         settings, memory_folder = self.settings, self.out / "memory"
         trace = self._open.enter_context(Trace(self.out / TRACE))
+        options = BackendOptions(settings.backend).keeping_replies_in(self.out)
+        backend = self._open.enter_context(open_backend(options)).backend
         cases, parts = read_labelled(folder), calibration_parts(settings.calibration_images)
         exploration = Exploration(
             folder=memory_folder,
@@ -255,15 +259,14 @@ class Demo:
                 self._timed("explore"),
                 open_default_memory(memory_folder, self.policy, frozen=False) as memory,
             ):
-                exploration.run(self._agent(memory, trace), self.stage)
+                exploration.run(self._agent(memory, trace, backend), self.stage)
         memory = self._open.enter_context(open_default_memory(memory_folder, self.policy, frozen=True))
-        return self._agent(memory, trace)
+        return self._agent(memory, trace, backend)
 
-    def _agent(self, memory: Memory, trace: Trace) -> CritiqueAgent:
+    def _agent(self, memory: Memory, trace: Trace, backend: VLMBackend) -> CritiqueAgent:
         return default_agent(
-            self.policy, self.body, memory,
-            backend=self.settings.backend, detector=self.detector, trace=trace,
-        )  # fmt: skip
+            self.policy, self.body, memory, backend=backend, detector=self.detector, trace=trace
+        )
 
     def _propose(self, sample: Sample) -> Hypotheses:
         """A group of the base policy, with noise that depends on the image alone."""

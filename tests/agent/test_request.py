@@ -152,6 +152,16 @@ def test_a_faulty_request_is_refused_with_one_sentence(changed, error, reason):
     assert reason in str(refused.value)
 
 
+def test_a_remote_host_is_named_once_before_anything_is_sent(tmp_path, capsys):
+    remote = {**REQUEST, "backend": "openai:m@http://far.invalid/v1"}
+    open_request(remote, "first")
+    request._agent.cache_clear()
+    request._opened.cache_clear()
+    open_request({**remote, "seed": 1}, "second")
+    err = capsys.readouterr().err
+    assert err.count("photographs and renderings of people are sent to far.invalid") == 1
+
+
 def test_a_photograph_without_people_is_refused(tmp_path):
     Image.fromarray(np.full((120, 160, 3), 127, np.uint8)).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match="found nobody; give the person's box"):

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from agent.agent import CritiqueAgent
 from agent.default import default_agent, open_default_memory
+from common.progress import Stage
+from eval.critics.exploration import Exploration
 from eval.pipelines.demo import VARIANTS, Demo, DemoSettings, read_demo_settings
 from eval.pipelines.demo_outputs import DemoPage
 from eval.report.run import Progress
@@ -93,6 +96,23 @@ def test_the_photographs_are_found_beside_the_file(tmp_path: Path):
     shipped = read_demo_settings(Path(__file__).parents[3] / "configs" / "demo.yaml")
     assert shipped.photos is not None
     assert list(shipped.photos.glob("*.jpg"))
+
+
+def test_a_remote_host_is_named_before_anything_is_sent(
+    policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    explored: list[str] = []
+
+    def explore(exploration: Exploration, agent: CritiqueAgent, stage: Stage) -> None:
+        assert "photographs and renderings of people are sent to far.invalid\n" in capsys.readouterr().err
+        explored.append(agent.backend.name)
+
+    monkeypatch.setattr(Exploration, "run", explore)
+    settings = dataclasses.replace(SMALL, backend="openai:m@http://far.invalid/v1")
+    scenes = make_scenes(tmp_path / "scenes", WILD, 2, 4)
+    with Demo(tmp_path / "run", settings, silent, policy_folder) as run:
+        run._explored(scenes)
+    assert explored == ["openai:m@http://far.invalid/v1"]
 
 
 @pytest.mark.slow

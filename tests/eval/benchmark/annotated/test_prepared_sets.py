@@ -397,8 +397,35 @@ def test_the_command_prints_tables_and_what_was_left_out(
         assert f"{name} " in err.splitlines()[-1]
 
 
+def test_a_dry_run_counts_the_questions_and_sends_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        "--critic",
+        "--backend",
+        "openai:m@http://far.invalid/v1",
+        "--set",
+        "permutations=1",
+        "--dry-run",
+    )
+    more = ("--detector", "embedded", "--samples", 2, "--json", "--out", tmp_path / "out")
+    code, out, err = call(monkeypatch, capsys, "data", "evaluate", _prepared_coco(tmp_path), *words, *more)
+    estimate = json.loads(out)["dry_run"]
+    assert (code, estimate["sends_to"]) == (0, "far.invalid")
+    assert estimate["calls"] >= 1
+    assert "are sent to" not in err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
-    "words", [("--memory", "m"), ("--backend", "replay:f"), ("--max-calls", 3), ("--set", "permutations=1")]
+    "words",
+    [
+        ("--memory", "m"),
+        ("--backend", "replay:f"),
+        ("--max-calls", 3),
+        ("--set", "permutations=1"),
+        ("--dry-run",),
+    ],
 )
 def test_options_of_the_critic_need_a_critic(
     tmp_path: Path,
