@@ -158,6 +158,12 @@ class MemoryStore:
         with self.lock:
             return self.read("PRAGMA data_version")[0][0], self._connection.total_changes, self._rollbacks
 
+    def counts(self) -> dict[str, int]:
+        """The number of rules, cases and prototypes."""
+        tables = ("rules", "cases", "prototypes")
+        columns = ", ".join(f"(SELECT COUNT(*) FROM {table}) AS {table}" for table in tables)
+        return dict(self.read(f"SELECT {columns}")[0])
+
     def meta(self, key: str) -> str | None:
         rows = self.read("SELECT value FROM meta WHERE key = ?", (key,))
         return rows[0]["value"] if rows else None

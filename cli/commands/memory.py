@@ -1,25 +1,23 @@
-"""`meshcritic memory`: inspects, edits, exports and merges critics' memories."""
+"""`meshcritic memory`: lists, reviews and edits the rules of critics' memories.
+
+The commands for whole memories are in `cli.commands.memory_transfer`.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from cli.commands.memory_transfer import export_memory, import_memory, merge_memory, recover_memory
 from cli.console import console, print_json, print_message
+from cli.memory_folder import Folder, TextEmbedder, open_to_write
 from cli.options import Json
 
 if TYPE_CHECKING:
     from memory.rule import Rule, RuleState
-    from memory.rule_memory import RuleMemory
-    from memory.store import MemoryStore
-    from memory.transfer.exchange import MemoryDocument
-    from memory.vectors.embed import TextEmbedder as SentenceEmbedder
 
 __all__ = ["memory"]
 
@@ -30,31 +28,8 @@ memory = typer.Typer(
 )
 
 Decision = Literal["admitted", "retired", "skip", "quit"]
-Folder = Annotated[Path, typer.Argument(help="Folder of the memory, such as runs/demo/memory.")]
 Ids = Annotated[list[str], typer.Argument(help="Ids of rules, or the first characters of the ids.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Reason, stored in the history of the rule.")]
-KeepStates = Annotated[
-    bool,
-    typer.Option(
-        "--keep-states",
-        help="Admit the rules that are admitted in the other memory. Default: they start in quarantine.",
-    ),
-]
-Similarity = Annotated[
-    float,
-    typer.Option(
-        min=0.0, max=1.0, help="Cosine similarity of two sentences from which their rules are merged."
-    ),
-]
-TextEmbedder = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL", help="Sentence embedding model of this memory. Default: the packaged MiniLM."
-    ),
-]
-WithoutPrototypes = Annotated[
-    bool, typer.Option("--without-prototypes", help="Add only rules and cases, no prototypes.")
-]
 
 
 @memory.command("list")
@@ -76,13 +51,12 @@ def list_rules(
     _check_state(state)
     with open_store(folder) as store:
         rows = rule_rows(RuleLedger(store), state)
-        prototypes = store.read("SELECT COUNT(*) FROM prototypes")[0][0]
-        cases = store.read("SELECT COUNT(*) FROM cases")[0][0]
+        counts = store.counts()
     if as_json:
-        print_json({"rules": rows, "cases": cases, "prototypes": prototypes})
+        print_json({"rules": rows, "cases": counts["cases"], "prototypes": counts["prototypes"]})
         return
     console().print(rule_table(rows))
-    print_message(f"{len(rows)} rules, {cases} cases, {prototypes} prototypes")
+    print_message(f"{len(rows)} rules, {counts['cases']} cases, {counts['prototypes']} prototypes")
 
 
 @memory.command()
@@ -131,12 +105,12 @@ def review(
 
 
 @memory.command()
-def admit(folder: Folder, rules: Ids, reason: Reason = "by hand") -> None:
+def admit(folder: Folder, rules: Ids, reason: Reason = "by hand", as_json: Json = False) -> None:
     """Admit rules: the critic uses them.
 
     Example: `meshcritic memory admit runs/demo/memory 3f1c --reason "correct in all reviewed cases"`
     """
-    _set_states(folder, rules, "admitted", reason)
+    _set_states(folder, rules, "admitted", reason, as_json)
 
 
 @memory.command()
@@ -172,7 +146,7 @@ def add(
         _warn_of_unknown_metric(predicate.metric)
     rule = Rule.create(sentence, tag or [], Provenance("person", "person", None), predicate, "admitted")
     embedder = load_text_embedder(text_embedder)
-    with _open_to_write(folder, embedder) as (_, rules):
+    with open_to_write(folder, embedder) as (_, rules):
         add_seed_rules(rules, embedder)
         added = rules.add([rule], reason := "written by hand")
         if not added and {known.rule_id: known.state for known in rules.all()}[rule.rule_id] != "admitted":
@@ -196,160 +170,21 @@ def _warn_of_unknown_metric(metric: str) -> None:
 
 
 @memory.command()
-def retire(folder: Folder, rules: Ids, reason: Reason = "by hand") -> None:
+def retire(folder: Folder, rules: Ids, reason: Reason = "by hand", as_json: Json = False) -> None:
     """Retire rules: the critic never uses them again. Their history is kept.
 
     Example: `meshcritic memory retire runs/demo/memory 3f1c 77aa`
     """
-    _set_states(folder, rules, "retired", reason)
+    _set_states(folder, rules, "retired", reason, as_json)
 
 
-@memory.command("export")
-def export_memory(
-    folder: Folder,
-    file: Annotated[Path, typer.Argument(help="JSON file to write.")],
-    as_json: Json = False,
-) -> None:
-    """Export a memory to one JSON file.
-
-    Example: `meshcritic memory export runs/demo/memory memory.json`
-    """
-    from memory.folder import open_store
-    from memory.transfer.exchange import snapshot, write_document
-
-    with open_store(folder) as store:
-        document = snapshot(store)
-    write_document(document, file)
-    counts = {name: len(getattr(document, name)) for name in ("rules", "cases", "prototypes")}
-    if as_json:
-        print_json({"file": str(file), **counts})
-        return
-    print_message(f"{file}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+memory.command("export")(export_memory)
+memory.command("import")(import_memory)
+memory.command("merge")(merge_memory)
+memory.command("recover")(recover_memory)
 
 
-@memory.command("import")
-def import_memory(
-    folder: Folder,
-    file: Annotated[Path, typer.Argument(help="JSON file written by `meshcritic memory export`.")],
-    keep_states: KeepStates = False,
-    without_prototypes: WithoutPrototypes = False,
-    similarity: Similarity = 0.95,
-    text_embedder: TextEmbedder = None,
-    as_json: Json = False,
-) -> None:
-    """Add an exported memory to this one. The folder is created if missing.
-
-    Sentences are embedded again. Prototypes can only be added to a memory with the same image embedder.
-
-    Example: `meshcritic memory import runs/mine/memory memory.json --keep-states`
-    """
-    from memory.transfer.exchange import read_document
-
-    document = read_document(file)
-    _merge(folder, document, file.name, keep_states, without_prototypes, similarity, text_embedder, as_json)
-
-
-@memory.command()
-def merge(
-    folder: Folder,
-    other: Annotated[Path, typer.Argument(help="Folder of the memory to add; it is not changed.")],
-    keep_states: KeepStates = False,
-    without_prototypes: WithoutPrototypes = False,
-    similarity: Similarity = 0.95,
-    text_embedder: TextEmbedder = None,
-    as_json: Json = False,
-) -> None:
-    """Add another memory to this one. Each case counts once, and rules with the same meaning are merged.
-
-    Example: `meshcritic memory merge runs/demo/memory runs/other/memory --keep-states`
-    """
-    from memory.transfer.exchange import read_memory
-
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no memory here")
-    document = read_memory(other)
-    source = "/".join(other.resolve().parts[-2:])
-    _merge(folder, document, source, keep_states, without_prototypes, similarity, text_embedder, as_json)
-
-
-@memory.command()
-def recover(
-    folder: Annotated[Path, typer.Argument(help="Folder of the damaged memory; it is not changed.")],
-    new: Annotated[Path, typer.Argument(help="Folder for what can be read of it.")],
-    as_json: Json = False,
-) -> None:
-    """Copy what is whole of a damaged memory into a new folder.
-
-    Exploring into the new folder adds the cases that were lost.
-
-    Example: `meshcritic memory recover runs/demo/memory runs/demo/recovered`
-    """
-    from memory.transfer.recovery import recover as run
-
-    copied = run(folder, new)
-    if as_json:
-        print_json({"folder": str(new), **copied})
-        return
-    counts = ", ".join(f"{copied[name]} {name}" for name in ("rules", "cases", "prototypes"))
-    print_message(f"{new}: {counts}")
-
-
-@contextmanager
-def _open_to_write(folder: Path, embedder: SentenceEmbedder) -> Iterator[tuple[MemoryStore, RuleMemory]]:
-    """The memory in the folder, or a new one, of which nothing is left if the block fails."""
-    from memory.folder import removed_if_new_and_failed, store_path
-    from memory.rule_memory import RuleMemory
-    from memory.store import MemoryStore
-
-    if folder.is_file():
-        raise NotADirectoryError(f"{folder} is a file; a memory is a folder")
-    with removed_if_new_and_failed(folder), MemoryStore(store_path(folder)) as store:
-        yield store, RuleMemory(store, embedder)
-
-
-def _merge(
-    folder: Path,
-    document: MemoryDocument,
-    source: str,
-    keep_states: bool,
-    without_prototypes: bool,
-    similarity: float,
-    text_embedder: str | None,
-    as_json: bool,
-) -> None:
-    from memory.prototype_memory import PrototypeMemory
-    from memory.transfer.merge import merge_document
-    from memory.vectors.embed import load_text_embedder
-
-    with _open_to_write(folder, load_text_embedder(text_embedder)) as (store, rules):
-        prototypes = None
-        if document.prototypes and not without_prototypes:
-            embedder = _common_embedder(store.meta("image_embedder"), document)
-            prototypes = PrototypeMemory(store, len(document.prototypes[0].vector), embedder)
-        report = merge_document(rules, prototypes, document, source, keep_states, similarity)
-    if as_json:
-        print_json(asdict(report))
-        return
-    print_message(
-        f"{report.rules_added} rules added, {report.rules_joined} merged with an equivalent rule; "
-        f"{report.cases_added} cases added, {report.cases_known} already known; "
-        f"{report.prototypes_kept} prototypes added"
-    )
-
-
-def _common_embedder(ours: str | None, document: MemoryDocument) -> str:
-    """The image embedder of both memories. Raises ValueError if they differ."""
-    theirs = document.image_embedder
-    assert theirs is not None  # a document with prototypes names their embedder
-    if ours not in (None, theirs):
-        raise ValueError(
-            f"the prototypes of this memory are embeddings of {ours!r}, those of the other one of {theirs!r}; "
-            "--without-prototypes adds only rules and cases"
-        )
-    return theirs
-
-
-def _set_states(folder: Path, prefixes: list[str], state: RuleState, reason: str) -> None:
+def _set_states(folder: Path, prefixes: list[str], state: RuleState, reason: str, as_json: bool) -> None:
     from memory.folder import open_store
     from memory.ledger import RuleLedger
 
@@ -360,6 +195,9 @@ def _set_states(folder: Path, prefixes: list[str], state: RuleState, reason: str
         with ledger.transaction():
             for rule_id in chosen:
                 ledger.set_state(rule_id, state, reason)
+    if as_json:
+        print_json({"rules": [{"id": name, "state": state, "text": known[name].text} for name in chosen]})
+        return
     for rule_id in chosen:
         print_message(f"{rule_id} {state}: {known[rule_id].text}")
 

@@ -121,6 +121,15 @@ def test_admit_and_retire_by_the_prefix_of_an_id(folder):
         assert RuleLedger(store).history(GOOD.rule_id)[-1].reason == "read them"
 
 
+def test_changed_rules_are_printed_as_json(folder):
+    answer = json.loads(call("admit", folder, GOOD.rule_id[:6], BAD.rule_id, "--json"))
+    assert answer["rules"] == [
+        {"id": rule.rule_id, "state": "admitted", "text": rule.text} for rule in (GOOD, BAD)
+    ]
+    (retired,) = json.loads(call("retire", folder, SEED.rule_id, "--json"))["rules"]
+    assert (retired["id"], retired["state"]) == (SEED.rule_id, "retired")
+
+
 def test_an_exported_memory_can_be_imported(folder, tmp_path):
     file, new = tmp_path / "memory.json", tmp_path / "new"
     assert json.loads(call("export", folder, file, "--json")) == {

@@ -41,6 +41,12 @@ def test_content_survives_closing(tmp_path):
         assert store.meta("a") == "1"
 
 
+def test_counts_are_those_of_the_tables(store):
+    with store.transaction() as connection:
+        connection.executemany("INSERT INTO cases VALUES (?, 1)", [("a",), ("b",)])
+    assert store.counts() == {"rules": 0, "cases": 2, "prototypes": 0}
+
+
 def test_closing_waits_for_a_query_of_another_thread(store):
     assert_close_waits(store._connection, lambda: store.meta("a"), store.close)
 
