@@ -1,4 +1,4 @@
-"""Prints the tables of one critique, from the JSONL trace of a run.
+"""The tables of one critique for the terminal, and the same for scripts, from the JSONL trace of a run.
 
 Replies are not shown; they are in the file, and on the page of `meshcritic trace --html`.
 """
@@ -6,6 +6,8 @@ Replies are not shown; they are in the file, and on the page of `meshcritic trac
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -15,7 +17,9 @@ from cli.console import foreign
 from eval.report.trace.requests import requests_of, requests_table, summary
 from eval.report.trace.tables import StepTable, call_tables, step_table
 
-__all__ = ["show_case"]
+__all__ = ["case_json", "show_case"]
+
+NOT_SHOWN = ("text", "thinking")  # of a request
 
 
 def show_case(critique: CritiqueRecords) -> Iterator[RenderableType]:
@@ -27,6 +31,27 @@ def show_case(critique: CritiqueRecords) -> Iterator[RenderableType]:
         if requests := requests_of(record):
             yield _rendered(requests_table(requests))
     yield foreign(summary(critique.records))
+
+
+def case_json(critique: CritiqueRecords) -> dict[str, Any]:
+    """What `show_case` shows: the steps with their requests, and the line about all of them."""
+    return {
+        "case": critique.case,
+        "trace": critique.trace,
+        "steps": [
+            {
+                "node": record["node"],
+                "ms": record["ms"],
+                "outputs": {name: value for name, value in record["outputs"].items() if name != "replies"},
+                "requests": [
+                    {name: value for name, value in asdict(request).items() if name not in NOT_SHOWN}
+                    for request in requests_of(record)
+                ],
+            }
+            for record in critique.records
+        ],
+        "summary": summary(critique.records),
+    }
 
 
 def _rendered(found: StepTable) -> Table:

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from cli.console import print_message, stages
-from cli.options import Out, config_file, output_folder
+from cli.console import print_json, print_message, stages
+from cli.options import Json, Out, config_file, output_folder
 from common.storage.locks import single_run
 
 __all__ = ["pretrain"]
@@ -35,6 +35,7 @@ def pretrain(
         Path, output_folder("Folder for rendered scenes, which are drawn once.", option="--cache")
     ] = Path("runs/cache"),
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that render scenes.")] = 2,
+    as_json: Json = False,
 ) -> None:
     """Train a policy on simulated detections and on rendered people.
 
@@ -57,7 +58,11 @@ def pretrain(
         else:
             pretrain_policy(read_policy_recipe(config, **changes), out, cache, workers, progress)
     if PartialState().is_main_process:  # of `accelerate launch`
-        print_message(f"checkpoint: {out}; learning curves: {write_curves(out)}")
+        curves = write_curves(out)
+        if as_json:
+            print_json({"checkpoint": str(out), "curves": str(curves)})
+        else:
+            print_message(f"checkpoint: {out}; learning curves: {curves}")
     PartialState().destroy_process_group()
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from cli.console import console, print_message
-from cli.options import file_to_write
+from cli.console import console, print_json, print_message
+from cli.options import Json, file_to_write
 from common.redaction import first_line
 
 __all__ = ["trace"]
@@ -39,6 +39,7 @@ def trace(
     cases: Annotated[
         int, typer.Option(min=1, help="Maximum number of critiques on the page, the last ones of the run.")
     ] = LAST_CASES,
+    as_json: Json = False,
 ) -> None:
     """Show how the agent scored one image: evidence, rules, scores, revisions and requests, node by node.
 
@@ -48,9 +49,9 @@ def trace(
         raise ValueError(f"--html writes a page, whose name ends in .html, not {html}")
     with _damage_named(run):
         if html is None:
-            _print_case(run, case)
+            _print_case(run, case, as_json)
         else:
-            _write_page(run, case, html, cases)
+            _write_page(run, case, html, cases, as_json)
 
 
 @contextmanager
@@ -64,19 +65,26 @@ def _damage_named(run: Path) -> Iterator[None]:
         ) from error
 
 
-def _print_case(run: Path, case: str | None) -> None:
+def _print_case(run: Path, case: str | None, as_json: bool) -> None:
     from agent.tracing.reading import read_trace
-    from cli.trace_view import show_case
+    from cli.trace_view import case_json, show_case
 
-    for block in show_case(read_trace(run, case).critiques[-1]):
+    critique = read_trace(run, case).critiques[-1]
+    if as_json:
+        print_json(case_json(critique))
+        return
+    for block in show_case(critique):
         console().print(block)
 
 
-def _write_page(run: Path, case: str | None, html: Path, cases: int) -> None:
+def _write_page(run: Path, case: str | None, html: Path, cases: int, as_json: bool) -> None:
     from agent.tracing.reading import read_trace
     from eval.report.trace.page import title_of, write_trace_page
 
     read = read_trace(run, case, cases)
     html.parent.mkdir(parents=True, exist_ok=True)
     write_trace_page(html, title_of(run), read, run if run.is_dir() else run.parent)
+    if as_json:
+        print_json({"page": str(html), "critiques": len(read.critiques), "found": read.found})
+        return
     print_message(f"{len(read.critiques)} of {read.found} critiques: {html}")

@@ -79,8 +79,8 @@ def test_a_run_writes_curves_and_rejects_another_run_in_its_folder(tmp_path: Pat
     assert list((tmp_path / "o" / "denoiser").rglob("events.out.tfevents*"))
     weights = (tmp_path / "o" / "model.safetensors").read_bytes()
 
-    code, _, _ = call(monkeypatch, capsys, *words)
-    assert code == 0
+    code, out, _ = call(monkeypatch, capsys, *words, "--json")
+    assert (code, json.loads(out)) == (0, {"checkpoint": "o", "curves": "o/curves.svg"})
     recipe = yaml.safe_load((tmp_path / "a.yaml").read_text()) | {"seed": 6, "losses": {"denoise": 2}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(recipe))
     code, _, err = call(monkeypatch, capsys, *words)

@@ -164,6 +164,19 @@ def test_every_request_is_shown_with_its_cost_and_result(run: Path):
     )
 
 
+def test_the_case_and_the_page_are_printed_as_json(run: Path, monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "trace", run, "--case", "a", "--json")
+    answer = json.loads(out)
+    assert (code, answer["case"], answer["trace"]) == (0, "a", "t2")
+    assert [step["node"] for step in answer["steps"]] == ["score", "reobserve", "revise"]
+    assert answer["steps"][0]["outputs"]["scores"] == {"0": 20.0, "1": None, "2": 80.0}
+    assert [request["tokens_in"] for request in answer["steps"][0]["requests"]] == [1530, 9, 0, 0, 0, 0]
+    assert '"{}"' not in out  # replies are in the file alone
+    assert answer["summary"].startswith("6 ms; 6 requests")
+    code, out, _ = call(monkeypatch, capsys, "trace", run, "--html", run / "page.html", "--json")
+    assert (code, json.loads(out)) == (0, {"page": str(run / "page.html"), "critiques": 3, "found": 3})
+
+
 REFLECTION = {"trace": "t", "case": "c", "node": "self_reflect", "ms": 1.0}
 NO_DOUBTS = {
     "no score": ({"questions": {"asked": 0, "answered": 0, "repaired": 0}}, "some hypotheses have no score"),
