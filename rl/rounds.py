@@ -40,6 +40,7 @@ from common.storage.fingerprint import (
     write_fingerprint,
 )
 from common.storage.resume import last_whole_checkpoint
+from hmr.body.model import Body, load_body
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Detector, Sample, Scorer
@@ -109,25 +110,29 @@ def align_in_rounds(
     *,
     rescore: Rescore | None = None,
     detector: Detector | None = None,
+    body: Body | None = None,
 ) -> Policy:
     """Align a `DiffusionPolicy` or a policy behind an adapter (`rl.policy_adapter`); returns the final policy.
 
     alignment: fields of `GroupPreferenceConfig`; `max_steps` is the total of all rounds.
     rescore: changes the scores before training, for controls.
     detector: of `rounds.search`; None for the critic's, or the policy's if the critic has none.
+    body: of the policy, for the table of hypotheses and the search of a critic without one; None for the embedded one.
 
     Raises what `checked_alignment` raises, before anything is sampled, and what `build_preferences` raises.
     """
     out = Path(out)
     alignment = checked_alignment(policy, alignment, rounds, len(samples), samples[:1])
-    proposer = _proposer(policy, scorer, rounds, detector)
+    proposer = _proposer(policy, scorer, rounds, detector, body)
     for number in range(rounds.count):
         folder, seed, share = out / f"round-{number}", rounds.seed_of(number), samples[number :: rounds.count]
         groups = _groups(policy, scorer, proposer, share, folder, seed, rounds.in_flight, stage)
         scored = rescore(groups, seed) if rescore else groups
         arguments = {**alignment, "max_steps": rounds.steps_of(number, alignment["max_steps"])}
         tick = stage(f"round {number}: aligning on {len(groups)} groups", arguments["max_steps"])
-        policy = align_once(policy, scored, folder / "policy", arguments, seed, tick, samples=share)
+        policy = align_once(
+            policy, scored, folder / "policy", arguments, seed, tick, samples=share, body=body
+        )
     policy.save_pretrained(out)
     return policy
 
@@ -165,11 +170,15 @@ def checked_alignment(
 
 
 def _proposer(
-    policy: DiffusionPolicy | PolicyAdapter, scorer: Scorer, rounds: Rounds, detector: Detector | None
+    policy: DiffusionPolicy | PolicyAdapter,
+    scorer: Scorer,
+    rounds: Rounds,
+    detector: Detector | None,
+    body: Body | None,
 ) -> Proposer:
     if rounds.search is None:
         return PolicySamples(rounds.group_size, rounds.noise_scale)
-    return search_for(check_policy_of_search(policy), scorer, rounds.search, detector)
+    return search_for(check_policy_of_search(policy), scorer, rounds.search, body or load_body(), detector)
 
 
 def _groups(
@@ -211,12 +220,14 @@ def align_once(
     tick: Callable[[int], None],
     *,
     samples: Sequence[Sample] = (),
+    body: Body | None = None,
 ) -> Policy:
     """Align on the groups and save the policy in `folder`; a policy saved there by an equal run is loaded instead.
 
     A killed run resumes from the checkpoints of the trainer. `tick` receives the number of every step. With
     `table_steps` in the arguments, hypotheses of the first of `samples` (the photographs of the groups) are drawn into
-    `folder`. Raises ValueError if there are no samples to draw, or if the policy has no SMPL bodies.
+    `folder`, with `body` or else the embedded one. Raises ValueError if there are no samples to draw, or if the policy
+    has no SMPL bodies or was trained with another body.
     """
     folder = Path(folder)
     if (finished := finished_policy(policy, groups, folder, alignment, seed)) is not None:
@@ -235,7 +246,7 @@ def align_once(
     )
     # a checkpoint's name ends with its step
     steps = itertools.count(1 + (int(checkpoint.rpartition("-")[2]) if checkpoint else 0))
-    callbacks = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps)
+    callbacks = _table(policy, groups, folder / "hypotheses", samples, arguments.table_steps, body)
     callbacks.append(lambda trainer: log_callback(trainer, folder, work.name))
     remove_fingerprint(folder)  # the log of this run must not stand beside the record of another
     aligned = align(policy, groups, arguments, progress=lambda step: tick(next(steps)), callbacks=callbacks)
@@ -251,6 +262,7 @@ def _table(
     out: Path,
     samples: Sequence[Sample],
     every: int,
+    body: Body | None,
 ) -> list[CallbackFactory]:
     if not every:
         return []
@@ -260,7 +272,7 @@ def _table(
     from rl.monitoring.hypotheses_table import HypothesesTable  # imports the renderers
 
     shown = {sample.id: sample for sample in samples[:TABLE_IMAGES]}
-    return [lambda trainer: HypothesesTable(trainer, shown, groups, out, every)]
+    return [lambda trainer: HypothesesTable(trainer, body or load_body(), shown, groups, out, every)]
 
 
 def _check_table(policy: DiffusionPolicy | PolicyAdapter, every: int, photographs: bool = True) -> None:

@@ -26,7 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from hmr.body.bones import bones_of, mirror_in_depth, turn_bones
-from hmr.body.model import Body, load_body
+from hmr.body.model import Body
 from hmr.detection.protocol import detector_digest
 from hmr.metrics.errors import about_pelvis
 from hmr.policy.guidance import DetectionGuidance, GuidanceConfig
@@ -175,10 +175,14 @@ class _ReadsImages(Protocol):
 
 
 def search_for(
-    policy: DiffusionPolicy, scorer: Scorer, settings: SearchSettings, detector: Detector | None = None
+    policy: DiffusionPolicy,
+    scorer: Scorer,
+    settings: SearchSettings,
+    body: Body,
+    detector: Detector | None = None,
 ) -> Search:
-    """A search by `detector`; None: by the critic's, or by the policy's for scorers that have none."""
-    body = scorer.body if isinstance(scorer, _ReadsImages) else load_body()
-    if detector is None and isinstance(scorer, _ReadsImages):
-        detector = scorer.detector
+    """A search by `detector`; None: by the critic's, or by the policy's for scorers that have none. body: of the
+    hypotheses, for scorers that have none."""
+    if isinstance(scorer, _ReadsImages):
+        body, detector = scorer.body, detector or scorer.detector
     return Search(settings, detector or policy.detector, body)

@@ -119,6 +119,10 @@ class BodyPoints(nn.Module):
         pelvis_m = self.joint_template[0] + params.betas @ self.joint_shapedirs[0].mT + params.transl
         return posed.points_m + pelvis_m[..., None, :]
 
+    def joints(self, params: BodyParams) -> Float[Tensor, "*batch 24 3"]:
+        """As `hmr.body.model.Body.joints` of the body that the points were copied from."""
+        return self.in_camera(params)[..., :NUM_JOINTS, :]
+
 
 def _vertex_weights(body: Body) -> Float[Tensor, "17 vertices"]:
     table = _landmarks(body.name)

@@ -3,10 +3,10 @@
     OUT/hypotheses-000200.png      one row per image: best and worst of its group, with score / advantage, and
                                    hypothesis 0 of the averaged policy after 200 steps
 
-`meshcritic align` adds it if the training arguments have `table_steps` (`rl.rounds`). Groups hold no pictures, so other
-callers must pass the samples:
+`meshcritic align` adds it if the training arguments have `table_steps` (`rl.rounds`). Groups hold no pictures and no
+body, so other callers must pass the samples and the body of the hypotheses:
 
-    trainer.add_callback(HypothesesTable(trainer, samples, groups, "runs/aligned", every=100))
+    trainer.add_callback(HypothesesTable(trainer, body, samples, groups, "runs/aligned", every=100))
 
 It corresponds to TRL's `log_completions`, which prints prompts, completions and advantages. Left out: the tables of
 experiment trackers.
@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 
 from common.seeding import derive_generator
 from common.storage.files import PathLike, write_bytes
-from hmr.body.model import load_body
+from hmr.body.model import Body
 from hmr.images.crops import crop_image, encode_png
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
@@ -47,12 +47,13 @@ class HypothesesTable(TrainerCallback):
     """Draws the first `rows` groups of `dataset` whose sample is in `samples` (by id): before training, every `every`
     steps, and at the end. `dataset` must be the training set of the trainer, whose advantages are shown.
 
-    Raises ValueError if there is no such group.
+    body: of the policy. Raises ValueError if the policy was trained with another body, or if there is no such group.
     """
 
     def __init__(
         self,
         trainer: GroupPreferenceTrainer,
+        body: Body,
         samples: Mapping[str, Sample],
         dataset: Dataset,
         out: PathLike,
@@ -71,7 +72,8 @@ class HypothesesTable(TrainerCallback):
         self.samples = [samples[group.sample_id] for group in self.groups]
         self.trainer, self.out, self.every = trainer, Path(out), every
         self.policy = cast(DiffusionPolicy, trainer.policy)
-        self.body, self.renderer = load_body(), load_renderer()
+        self.policy.require_body(body)
+        self.body, self.renderer = body, load_renderer()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._draw(state)

@@ -2,7 +2,8 @@
 
 The spread is `hmr.metrics.errors.spread_mm` of visible and of occluded joints, as in `eval.benchmark.protocol`, with
 one difference: the visibility of a joint is the detector's estimate, read from the condition in the row. It needs
-neither the ground truth nor the images. Every measurement uses the same noise, so two differ by the policy alone.
+neither the ground truth nor the images. The joints are those of the body that the policy was trained with. Every
+measurement uses the same noise, so two differ by the policy alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from common.seeding import derive_generator
-from hmr.body.model import Body, load_body
+from hmr.body.model import Body
+from hmr.body.surface_points import BodyPoints
 from hmr.metrics.errors import spread_mm
 from hmr.policy.condition import unpack_points
 from hmr.policy.policy import DiffusionPolicy, Features
@@ -36,7 +38,6 @@ class SpreadMonitor:
     def __init__(self, policy: DiffusionPolicy, features: Features, num_samples: int, seed: int) -> None:
         self.policy, self.num_samples, self.seed = policy, num_samples, seed
         self.features, self.visible = features, estimated_visibility(features.condition)
-        self.body = load_body()
 
     @torch.no_grad()
     def measure(self) -> dict[str, Float[Tensor, ""]]:
@@ -45,16 +46,16 @@ class SpreadMonitor:
         features = Features(self.features.condition.to(device), self.features.geometry.to(device))
         features = self.policy.refreshed(features)  # the initial estimate may be trained as well
         groups = self.policy.sample(features, self.num_samples, derive_generator(self.seed, "spread watch"))
-        return spread_by_visibility(self.body, groups, self.visible)
+        return spread_by_visibility(self.policy.feedback.points, groups, self.visible)
 
 
 def spread_by_visibility(
-    body: Body, groups: Sequence[Hypotheses], visible: Bool[Tensor, "images 24"]
+    body: Body | BodyPoints, groups: Sequence[Hypotheses], visible: Bool[Tensor, "images 24"]
 ) -> dict[str, Float[Tensor, ""]]:
     """`spread_visible_mm` and `spread_occluded_mm` of groups of one size, means over images; NaN if no image has such a
-    joint."""
-    params = BodyParams.cat([group.params for group in groups]).to("cpu")
-    joints_cam_m = body.joints(params).unflatten(0, (len(groups), -1))
+    joint. body: of the policy's hypotheses, or its points."""
+    params = BodyParams.cat([group.params for group in groups]).to(body.joint_template.device)
+    joints_cam_m = body.joints(params).cpu().unflatten(0, (len(groups), -1))
     masks = {"spread_visible_mm": visible, "spread_occluded_mm": ~visible}
     return {name: spread_mm(joints_cam_m, mask).nanmean() for name, mask in masks.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections import Counter
@@ -106,7 +107,7 @@ def build(
     out: Path,
     search: SearchSettings = SMALL,
 ) -> Path:
-    proposer = search_for(policy, critic, search)
+    proposer = search_for(policy, critic, search, critic.body)
     return build_preferences(policy, critic, samples, out, seed=4, shard_rows=2, proposer=proposer)
 
 
@@ -183,9 +184,12 @@ def test_without_a_detector_the_critic_shares_the_policys(tiny_policy, body, rea
             return [0.0] * len(hypotheses)
 
     critic = Nearness(body, reader)
-    assert search_for(tiny_policy, critic, SMALL).detector is reader
-    assert search_for(tiny_policy, Blind(), SMALL).detector is tiny_policy.detector
-    assert search_for(tiny_policy, critic, SMALL, tiny_policy.detector).detector is tiny_policy.detector
+    assert search_for(tiny_policy, critic, SMALL, body).detector is reader
+    assert search_for(tiny_policy, Blind(), SMALL, body).detector is tiny_policy.detector
+    other = copy.deepcopy(body)
+    assert search_for(tiny_policy, critic, SMALL, other).body is body
+    assert search_for(tiny_policy, Blind(), SMALL, other).body is other
+    assert search_for(tiny_policy, critic, SMALL, body, tiny_policy.detector).detector is tiny_policy.detector
 
 
 # -- on disk -------------------------------------------------------------------------------------------------

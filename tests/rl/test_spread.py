@@ -97,3 +97,21 @@ def test_the_spread_of_visible_and_of_occluded_joints_is_measured(tiny_policy):
     assert first["spread_visible_mm"] > 0
     monitor.visible[:] = True
     assert monitor.measure()["spread_occluded_mm"].isnan()
+
+
+def test_the_spread_is_that_of_the_body_of_the_policy(tiny_policy, monkeypatch):
+    """The same hypotheses on a body of twice the size."""
+    from hmr.policy.policy import Features
+
+    condition = torch.randn(2, tiny_policy.feature_size + VECTOR_SIZE)
+    geometry = torch.tensor([[100.0, 50.0, 50.0, 100.0, 100.0, 50.0, 50.0, 80.0]]).expand(2, -1)
+    features = Features(condition, geometry)
+    groups = tiny_policy.sample(features, 4, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(tiny_policy, "sample", lambda *_: groups)
+    monitor = SpreadMonitor(tiny_policy, features, num_samples=4, seed=0)
+    monitor.visible[:] = True
+    usual_mm = monitor.measure()["spread_visible_mm"]
+    tiny_policy.feedback.points.joint_template.mul_(2)
+    tiny_policy.feedback.points.joint_shapedirs.mul_(2)
+    assert usual_mm > 0
+    assert monitor.measure()["spread_visible_mm"] == pytest.approx(float(2 * usual_mm), rel=1e-4)

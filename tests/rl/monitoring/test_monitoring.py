@@ -1,5 +1,6 @@
 """Monitoring during training: spread, rewards by name, and the table of hypotheses."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,13 @@ def test_the_spread_callback_can_be_switched_off(tiny_policy, rows, tmp_path):
     assert not any(name.startswith("spread") for name in first)
 
 
-def test_the_table_shows_best_worst_and_current(tiny_policy, rows, samples, tmp_path):
+def test_the_table_shows_best_worst_and_current(tiny_policy, body, rows, samples, tmp_path):
     del samples["s1"]
     trained(
         tiny_policy,
         rows,
         tmp_path,
-        lambda trainer: HypothesesTable(trainer, samples, rows, tmp_path / "table", every=3, rows=5),
+        lambda trainer: HypothesesTable(trainer, body, samples, rows, tmp_path / "table", every=3, rows=5),
     )
     files = sorted((tmp_path / "table").iterdir())
     assert [file.name for file in files] == [f"hypotheses-{step:06d}.png" for step in (0, 3, 4)]
@@ -94,7 +95,9 @@ def test_the_table_shows_best_worst_and_current(tiny_policy, rows, samples, tmp_
     assert not np.array_equal(before[:, 2 * width :], after[:, 2 * width :])
 
 
-def test_captions_show_the_advantages_of_the_training(tiny_policy, rows, samples, tmp_path, monkeypatch):
+def test_captions_show_the_advantages_of_the_training(
+    tiny_policy, body, rows, samples, tmp_path, monkeypatch
+):
     """Not standardised: -10 and 10 around the mean of 20, clamped to 6."""
     captions = []
 
@@ -103,11 +106,25 @@ def test_captions_show_the_advantages_of_the_training(tiny_policy, rows, samples
         return panel(kind, overlaid, side, label, text, color)
 
     monkeypatch.setattr("rl.monitoring.hypotheses_table.panel", caption)
-    make = lambda trainer: HypothesesTable(trainer, samples, rows, tmp_path / "t", rows=1)  # noqa: E731
+    make = lambda trainer: HypothesesTable(trainer, body, samples, rows, tmp_path / "t", rows=1)  # noqa: E731
     trained(tiny_policy, rows, tmp_path, make, advantage_type="none", advantage_clip=6.0)
     assert captions[:3] == ["30.0 / +6.0", "10.0 / -6.0", "now"]
 
 
-def test_a_table_without_samples_is_refused(tiny_policy, rows, tmp_path):
+def test_a_table_without_samples_is_refused(tiny_policy, body, rows, tmp_path):
     with pytest.raises(ValueError, match="no group of the preference set"):
-        trained(tiny_policy, rows, tmp_path, lambda trainer: HypothesesTable(trainer, {}, rows, tmp_path))
+        trained(
+            tiny_policy, rows, tmp_path, lambda trainer: HypothesesTable(trainer, body, {}, rows, tmp_path)
+        )
+
+
+def test_a_table_with_another_body_is_refused(tiny_policy, body, rows, samples, tmp_path):
+    other = copy.deepcopy(body)
+    other.joint_template.mul_(2)
+    with pytest.raises(ValueError, match="trained with another body"):
+        trained(
+            tiny_policy,
+            rows,
+            tmp_path,
+            lambda trainer: HypothesesTable(trainer, other, samples, rows, tmp_path),
+        )

@@ -13,6 +13,7 @@ from agent.tools import load_tools
 from agent.types import BackendUnavailable, Case, Evidence
 from agent.vlm import EmbeddedCritic
 from agent.vlm.protocol import Reply
+from hmr.body.model import load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Scorer
 from rl.scorers.identity import scorer_digest
@@ -57,7 +58,7 @@ def test_what_the_agent_could_not_score_has_no_score_and_what_no_tool_measured_c
 
 def test_a_search_reads_images_as_the_agent_does(tiny_policy: DiffusionPolicy) -> None:
     scorer = penalised({LIMITS: 1.0})
-    search = search_for(tiny_policy, scorer, SearchSettings.of_size(4))
+    search = search_for(tiny_policy, scorer, SearchSettings.of_size(4), load_body())
     assert search.detector is scorer.agent.detector
     assert search.body is scorer.agent.body
 
