@@ -59,9 +59,11 @@ def _mirror_images(crops: Sequence[Sample]) -> list[Sample]:
     image = np.ascontiguousarray(crops[0].image[:, ::-1])
     width = image.shape[1]
     boxes = [Box(width - crop.box.x1, crop.box.y0, width - crop.box.x0, crop.box.y1) for crop in crops]
+    given = crops[0].camera
+    camera = dataclasses.replace(given, cx_px=width - given.cx_px)
     # a detection that is stored with the sample belongs to the image that is not mirrored
     return [
-        dataclasses.replace(crop, image=image, box=box, detection=None)
+        dataclasses.replace(crop, image=image, box=box, camera=camera, detection=None)
         for crop, box in zip(crops, boxes, strict=True)
     ]
 

@@ -55,6 +55,25 @@ def sample() -> Sample:
     return Sample("s", image, Box(8.0, 10.0, 102.0, 72.0), Camera.estimate(WIDTH, HEIGHT))
 
 
+def test_mirror_images_have_the_mirrored_camera(sample: Sample) -> None:
+    """A point projects to the mirrored pixel; the principal point is not in the middle of the image."""
+    seen: list[Sample] = []
+
+    class Watching(Fake):
+        def detect(self, sample: Sample) -> Detection:
+            seen.append(sample)
+            return super().detect(sample)
+
+    off_centre = dataclasses.replace(sample, camera=Camera(150.0, 45.0, 41.0, WIDTH, HEIGHT))
+    detect_with_augmentation(Watching(), off_centre, views=2)
+    assert [each.camera.cx_px for each in seen] == [45.0, 45.0, WIDTH - 45.0, WIDTH - 45.0]
+    point_m, mirrored_m = torch.tensor([0.2, 0.1, 3.0]), torch.tensor([-0.2, 0.1, 3.0])
+    (x, y), (other_x, other_y) = (
+        each.camera.project(point).tolist() for each, point in ((seen[0], point_m), (seen[-1], mirrored_m))
+    )
+    assert (other_x, other_y) == pytest.approx((WIDTH - x, y))
+
+
 def test_the_mean_of_exact_detections_is_exact(sample: Sample) -> None:
     fused = detect_with_augmentation(Fake(), sample, views=3)
     torch.testing.assert_close(fused.keypoints_px, TRUE_PX)
