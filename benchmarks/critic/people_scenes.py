@@ -15,7 +15,7 @@ import numpy as np
 import roma
 import torch
 from jaxtyping import Bool, Float, UInt8
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from common.seeding import derive_generator, derive_seed
@@ -153,7 +153,7 @@ def _camera_rotation(rng: np.random.Generator) -> Float[Tensor, "3 3"]:
 def _gap_m(posed: Posed) -> float:
     """The least distance of the two skins."""
     first, second = posed.vertices_cam_m.numpy()
-    return float(cKDTree(first).query(second)[0].min())
+    return float(KDTree(first).query(second)[0].min())
 
 
 def _visible(frame: Frame) -> Bool[np.ndarray, "2 height width"]:

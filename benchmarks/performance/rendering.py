@@ -57,8 +57,8 @@ class Peers:
             scene = pyrender.Scene(bg_color=(0.0, 0.0, 0.0, 0.0))
             scene.add(pyrender.Mesh.from_trimesh(mesh))
             scene.add(pyrender.DirectionalLight(intensity=3.0))
-            lens = (self.camera.focal_px,) * 2, (self.camera.cx_px, self.camera.cy_px)
-            scene.add(pyrender.IntrinsicsCamera(*lens[0], *lens[1], znear=0.05, zfar=100.0))
+            focal_px, cx_px, cy_px = self.camera.focal_px, self.camera.cx_px, self.camera.cy_px
+            scene.add(pyrender.IntrinsicsCamera(focal_px, focal_px, cx_px, cy_px, znear=0.05, zfar=100.0))
             found = self.canvas.render(scene, flags)
             depths.append(found if flags & pyrender.RenderFlags.DEPTH_ONLY else found[1])
         return depths

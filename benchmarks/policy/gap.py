@@ -60,8 +60,8 @@ def measure(
     offset = (found.position[:, :NUM_JOINTS] - people.keypoints).norm(dim=-1)[visible]
     depth_error_m = (found.depth_m[:, :NUM_JOINTS] - true[..., 2]).abs()[visible]
     crop_percent = 100 / 2 * crop_scale  # a crop is 2 units and `crop_scale` boxes wide
-    errors = (1000 * (estimated - true).norm(dim=-1), crop_percent * offset, 1000 * depth_error_m)
-    return tuple(error.mean().item() for error in errors)
+    joint_error_mm = 1000 * (estimated - true).norm(dim=-1).mean()
+    return float(joint_error_mm), float(crop_percent * offset.mean()), float(1000 * depth_error_m.mean())
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The effect of guidance on sampling: the policy alone, and guided by the detections of its own encoder.
+"""The effect of guidance on sampling: the policy alone, and guided by the detections of the embedded encoder.
 
     python -m benchmarks.policy.guidance [--split lab-test] [--images 24] [--samples 100] [--policy DIR]
         [--set step=0.3 ...]
@@ -25,6 +25,7 @@ from rich.table import Table
 from eval.benchmark.intervals import bootstrap_mean
 from hmr.body.model import load_body
 from hmr.detection.embedded import EmbeddedDetector
+from hmr.detection.person_encoder import load_encoder
 from hmr.metrics.errors import average_pose, mpjpe_mm
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.guidance import DetectionGuidance, GuidanceConfig
@@ -58,7 +59,7 @@ def measure(
 
 
 def variants(policy: DiffusionPolicy, config: GuidanceConfig) -> dict[str, GuidanceOf]:
-    body, detector = load_body(), EmbeddedDetector(policy)
+    body, detector = load_body(), EmbeddedDetector(load_encoder())
 
     def guided(config: GuidanceConfig) -> GuidanceOf:
         return lambda sample, seen: DetectionGuidance(policy, body, seen, [detector.detect(sample)], config)
