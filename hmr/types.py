@@ -186,6 +186,12 @@ class Camera:
         diagonal field of view of 53 degrees; CLIFF, arXiv 2208.00571, section 3.3), the principal point the centre."""
         return Camera(float(np.hypot(width, height)), width / 2, height / 2, width, height)
 
+    @staticmethod
+    def from_numbers(numbers: Sequence[float]) -> Camera:
+        """The camera whose fields, in their order, are these numbers, as files hold them."""
+        focal_px, cx_px, cy_px, width, height = numbers
+        return Camera(focal_px, cx_px, cy_px, int(width), int(height))
+
     def project(self, points_cam_m: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 2"]:
         """Pixels of points in front of the camera. Depth is clamped to 1 cm to avoid a division by zero."""
         x, y, z = points_cam_m.unbind(-1)

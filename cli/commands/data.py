@@ -236,9 +236,9 @@ def _digests(policy: DiffusionPolicy, body: Path | None, prepared: Path) -> dict
 def _flaws_of(prepared: Path) -> Flaws:
     """Of the records that `meshcritic data prepare` has left out."""
     from common.reading.validate import read_json
-    from hmr.datasets.flaws import Flaws
+    from hmr.datasets.flaws import FIELDS, Flaws
 
-    return Flaws.of_json(read_json(prepared / "set.json", ()))
+    return Flaws.of_json(read_json(prepared / "set.json", FIELDS))
 
 
 def _print_report(report: AnnotatedReport, prepared: Flaws) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from common.storage.files import PathLike
 
-__all__ = ["Limits", "check_limits", "checked_fields", "parse_yaml", "read_fields", "shown"]
+__all__ = ["Limits", "check_limits", "checked_fields", "fields_of", "parse_yaml", "read_fields", "shown"]
 
 Limits = Mapping[str, tuple[int | float, int | float]]  # the least and the largest value of a field
 MAX_BYTES = 1_000_000
@@ -72,6 +72,12 @@ def checked_fields(
             hint = "; YAML reads 5e-4 as text: write 5.0e-4" if _has_exponent(value) else ""
             raise ValueError(f"{section}: {name} takes {wanted}, not {shown(value)}{hint}")
     return {name: float(value) if kinds[name] is float else value for name, value in values.items()}
+
+
+def fields_of(signature: Any, exclude: Collection[str] = ()) -> dict[str, Any]:
+    """The annotated names of a class or a function but those of `exclude`, with their types, as `checked_fields` takes
+    them."""
+    return {name: kind for name, kind in typing.get_type_hints(signature).items() if name not in exclude}
 
 
 def check_limits(fields: Mapping[str, Any], limits: Limits) -> None:

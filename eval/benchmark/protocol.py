@@ -58,6 +58,7 @@ __all__ = [
     "Report",
     "ScoredGroup",
     "evaluate_policy",
+    "mean_or_none",
     "noise_generator",
     "require_finite",
 ]
@@ -122,10 +123,10 @@ class Report:
     def summary(self) -> dict[str, dict[str, float | None] | float | None]:
         """R of `metrics.json`: means over the images, None if no image has a value."""
         summary: dict[str, dict[str, float | None] | float | None] = {
-            metric: {name: _mean_or_none(by_image) for name, by_image in self.values[metric].items()}
+            metric: {name: mean_or_none(by_image) for name, by_image in self.values[metric].items()}
             for metric in ERROR_METRICS
         }
-        return summary | {metric: _mean_or_none(self.values[metric]["all"]) for metric in SPREAD_METRICS}
+        return summary | {metric: mean_or_none(self.values[metric]["all"]) for metric in SPREAD_METRICS}
 
     def uncertainty(self) -> dict[str, float | None]:
         """`UNCERTAINTY_METRICS` (hmr/metrics/calibration.py), None if a metric has too few images."""
@@ -133,7 +134,7 @@ class Report:
             hidden_over_visible(self._by_joint(f"{metric}_hidden_mm"), self._by_joint(f"{metric}_visible_mm"))
             for metric in ("std", "error")
         ]
-        figures = [_mean_or_none(self.values["calibration_80"]["all"]), *ratios]
+        figures = [mean_or_none(self.values["calibration_80"]["all"]), *ratios]
         return dict(zip(UNCERTAINTY_METRICS, figures, strict=True))
 
     def _by_joint(self, metric: str) -> Float[np.ndarray, "images joints"]:
@@ -298,6 +299,7 @@ def _picked(errors: Float[Tensor, " group"], group: ScoredGroup | None) -> float
     return float("nan") if picked is None else picked.item()
 
 
-def _mean_or_none(values: Float[np.ndarray, " images"]) -> float | None:
+def mean_or_none(values: Float[np.ndarray, "*shape"]) -> float | None:
+    """The mean of the values that are not NaN; None if all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None

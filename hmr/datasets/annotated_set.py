@@ -46,7 +46,7 @@ from hmr.datasets.flaws import Flaws, ignored_keypoints, usable
 from hmr.datasets.joints import CONVENTIONS
 from hmr.types import Box, Camera
 
-__all__ = ["prepare", "read_annotations"]
+__all__ = ["photograph_digests", "prepare", "read_annotations"]
 
 BATCH_ROWS = 64
 JPEG_QUALITY = 95  # for images of other formats; JPEG files are copied
@@ -144,6 +144,21 @@ def read_annotations(folder: PathLike) -> dict[str, Annotation]:
         if table["id"].null_count:
             raise ValueError("a row lacks its id")
         return {row["id"]: _annotation(row) for row in table.to_pylist()}
+
+
+def photograph_digests(folder: PathLike) -> dict[str, str]:
+    """Content hash of the photograph of each sample, by sample id; equal for one file in the sets of several sources.
+
+    Raises FileNotFoundError, and ValueError for a damaged file.
+    """
+    path = Path(folder) / "samples.parquet"
+    with damage_named(path, "prepare the set again"), pq.ParquetFile(path) as file:
+        rows = (
+            row
+            for batch in file.iter_batches(BATCH_ROWS, columns=["id", "jpeg"])
+            for row in batch.to_pylist()
+        )
+        return {row["id"]: digest(row["jpeg"]) for row in rows}
 
 
 @dataclass(frozen=True)
@@ -285,7 +300,7 @@ def _annotation(row: dict[str, Any]) -> Annotation:
         row["image"],
         row["person"],
         Box(*row["box"]),
-        None if camera is None else _camera(camera),
+        None if camera is None else Camera.from_numbers(camera),
         None if fit is None else _fit(fit),
         tuple(
             Joints(
@@ -306,11 +321,6 @@ def _annotation(row: dict[str, Any]) -> Annotation:
             for each in row["keypoints"]
         ),
     )
-
-
-def _camera(values: list[float]) -> Camera:
-    focal, cx, cy, width, height = values
-    return Camera(focal, cx, cy, int(width), int(height))
 
 
 def _fit(row: dict[str, Any]) -> SmplFit:

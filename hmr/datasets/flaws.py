@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from common.reading.validate import NOT_FINITE, FlawedRecord
+from common.reading.validate import NOT_FINITE, FlawedRecord, require
 from hmr.datasets.annotation import Annotation, Dropped, Keypoints, box_of_xyxy
 from hmr.types import Box
 
@@ -26,6 +26,7 @@ __all__ = ["Flaws", "box_of_keypoints", "ignored_keypoints", "usable"]
 
 NO_KEYPOINT = "no keypoint with a confidence above 0 near the image"
 MAX_NAMES = 3  # of missing images
+FIELDS = ("dropped", "ignored_keypoints", "missing_images", "first_missing")  # of a set.json
 # Both in longer sides of the image. A person close to the camera extends beyond the image, but not farther than this.
 MAX_DISTANCE = 1.0
 MAX_BOX = 4.0  # (1 + 2 * MAX_DISTANCE), times the enlargement of a box around keypoints
@@ -52,17 +53,17 @@ class Flaws:
         self.first_missing = [*self.first_missing, image][:MAX_NAMES]
 
     def to_json(self) -> dict[str, Any]:
-        names = ("ignored_keypoints", "missing_images", "first_missing")
-        return {"dropped": dict(self.dropped), **{name: getattr(self, name) for name in names}}
+        return {**{name: getattr(self, name) for name in FIELDS}, "dropped": dict(self.dropped)}
 
     @staticmethod
     def of_json(content: Mapping[str, Any]) -> Flaws:
-        """None, for a set of an earlier version, which has no counts."""
+        """Of the content of a set.json. Raises ValueError if it lacks one of the fields."""
+        require(content, FIELDS, "set.json")
         return Flaws(
-            Counter(content.get("dropped", {})),
-            content.get("ignored_keypoints", 0),
-            content.get("missing_images", 0),
-            list(content.get("first_missing", ())),
+            Counter(content["dropped"]),
+            content["ignored_keypoints"],
+            content["missing_images"],
+            list(content["first_missing"]),
         )
 
     def lines(self) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from common.reading.yaml_fields import checked_fields, read_fields
+from common.reading.yaml_fields import checked_fields, fields_of, read_fields
 from common.storage.files import PathLike
 from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig
 from hmr.pretraining.crop_cache import CropCache
@@ -62,10 +62,8 @@ class EncoderRecipe:
     training: dict[str, Any] = field(default_factory=dict)  # transformers.TrainingArguments
 
     def __post_init__(self) -> None:
-        checked_fields(
-            "encoder", self.encoder, _fields_of(PersonEncoderConfig.__init__, {"kwargs", "return"})
-        )
-        allowed = _fields_of(TrainingArguments, RESERVED_ARGUMENTS)
+        checked_fields("encoder", self.encoder, fields_of(PersonEncoderConfig.__init__, {"kwargs", "return"}))
+        allowed = fields_of(TrainingArguments, RESERVED_ARGUMENTS)
         text = f"the fields of transformers.TrainingArguments except {', '.join(sorted(RESERVED_ARGUMENTS))}"
         checked_fields("training", self.training, allowed, text)
         for name, least in (("scenes", 1), ("held_out", 1), ("seed", 0), ("rarity", 0)):
@@ -121,7 +119,3 @@ def run_fingerprint(recipe: EncoderRecipe, encoder: PersonEncoder, processes: in
     fields["start_from"] = recipe.start_from and encoder.digest()
     crops = [recipe.crops(encoder.config, held_out=held_out).digest() for held_out in (False, True)]
     return {**fields, "backbone": encoder.config.backbone, "crops": crops, "processes": processes}
-
-
-def _fields_of(signature: Any, exclude: set[str]) -> dict[str, Any]:
-    return {name: kind for name, kind in typing.get_type_hints(signature).items() if name not in exclude}

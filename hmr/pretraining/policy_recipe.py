@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from common.reading.yaml_fields import checked_fields, read_fields
+from common.reading.yaml_fields import checked_fields, fields_of, read_fields
 from common.storage.files import PathLike
 from hmr.detection.person_encoder import load_encoder
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
@@ -70,10 +70,8 @@ class PolicyRecipe:
     denoiser: dict[str, Any] = field(default_factory=dict)  # the same for the denoiser
 
     def __post_init__(self) -> None:
-        checked_fields(
-            "policy", self.policy, _fields_of(DiffusionPolicyConfig.__init__, {"kwargs", "return"})
-        )
-        allowed = _fields_of(TrainingArguments, RESERVED_ARGUMENTS)
+        checked_fields("policy", self.policy, fields_of(DiffusionPolicyConfig.__init__, {"kwargs", "return"}))
+        allowed = fields_of(TrainingArguments, RESERVED_ARGUMENTS)
         text = f"the fields of transformers.TrainingArguments except {', '.join(sorted(RESERVED_ARGUMENTS))}"
         for stage in STAGES:
             checked_fields(stage, getattr(self, stage), allowed, text)
@@ -120,10 +118,6 @@ def run_fingerprint(recipe: PolicyRecipe, policy: DiffusionPolicy, processes: in
     fields["motion"] = recipe.motion and folder_fingerprint(Path(recipe.motion))
     fields["start_from"] = recipe.start_from and policy.digest()
     return {**fields, "processes": processes}
-
-
-def _fields_of(signature: Any, exclude: set[str]) -> dict[str, Any]:
-    return {name: kind for name, kind in typing.get_type_hints(signature).items() if name not in exclude}
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class SampleSet(Sequence[Sample]):
             with open_image(row["jpeg"], f"the image of {row['id']}") as stored:
                 image = np.asarray(stored.convert("RGB"))
             detection = _detection(row["detection"]) if "detection" in row else None
-            return Sample(row["id"], image, Box(*row["box"]), _camera(row["camera"]), detection)
+            return Sample(row["id"], image, Box(*row["box"]), Camera.from_numbers(row["camera"]), detection)
 
 
 def make_scenes(
@@ -207,7 +207,7 @@ def _sample_row(scene: Scene) -> dict[str, Any]:
 
 
 def _detection_column(detection: Detection | None) -> dict[str, dict[str, list[float]]]:
-    """Empty without a detection, so that the content hash of sets without a detector is that of earlier versions."""
+    """Empty without a detection: sets of other recipes have no such column."""
     if detection is None:
         return {}
     return {"detection": {name: getattr(detection, name).flatten().tolist() for name in DETECTION}}
@@ -247,17 +247,12 @@ def _truth(row: dict[str, Any]) -> Truth:
             torch.tensor(row["betas"]),
             torch.tensor(row["transl"]),
         ),
-        _camera(row["camera"]),
+        Camera.from_numbers(row["camera"]),
         torch.tensor(row["joints_cam_m"]).view(24, 3),
         torch.tensor(row["keypoints_px"]).view(24, 2),
         torch.tensor(row["visible"]),
         mask,
     )
-
-
-def _camera(values: list[float]) -> Camera:
-    focal, cx, cy, width, height = values
-    return Camera(focal, cx, cy, int(width), int(height))
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:

@@ -1,5 +1,6 @@
 """Prepared sets: complete or absent, with separate annotations and unchanged images."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hmr.datasets import annotated_set
-from hmr.datasets.annotated_set import prepare, read_annotations
+from hmr.datasets.annotated_set import photograph_digests, prepare, read_annotations
 from hmr.datasets.sources import SOURCES
 from hmr.synthetic.store import read_samples
 from tests.hmr.datasets.layouts import coco, coco_records, image, pw3d_coco, write_json
@@ -125,6 +126,25 @@ def test_the_digest_depends_on_the_content(folder, tmp_path):
         out = prepare(COCO, folder, split, tmp_path / name)
         digests.append(json.loads((out / "set.json").read_text())["digest"])
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_photographs_are_recognised_in_sets_of_other_sources(folder, tmp_path):
+    split = pw3d_coco(folder)
+    other = dataclasses.replace(PW3D, name="other")
+    first = photograph_digests(prepare(PW3D, folder, split, tmp_path / "first"))
+    second = photograph_digests(prepare(other, folder, split, tmp_path / "second"))
+    assert list(first) == [sample.id for sample in read_samples(tmp_path / "first")]
+    assert first.keys().isdisjoint(second)  # ids contain the name of the source
+    assert list(first.values()) == list(second.values())
+    changed = folder / "imageFiles" / "downtown_walk_00" / "image_00009.jpg"
+    Image.new("RGB", (64, 48), "red").save(changed)
+    third = photograph_digests(prepare(PW3D, folder, split, tmp_path / "third"))
+    assert [name for name in first if first[name] != third[name]] == [list(first)[9]]
+    with pytest.raises(FileNotFoundError):
+        photograph_digests(tmp_path / "nowhere")
+    (tmp_path / "third" / "samples.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"samples.parquet is damaged"):
+        photograph_digests(tmp_path / "third")
 
 
 def test_images_of_another_size_than_their_camera_are_refused(folder, tmp_path):

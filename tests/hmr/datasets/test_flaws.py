@@ -65,6 +65,8 @@ def test_three_missing_images_are_named() -> None:
         flaws.drop(Dropped("image missing", image))
     assert flaws.lines()[-1] == "4 images missing: a, b, c, ..."
     assert Flaws.of_json(flaws.to_json()).lines() == flaws.lines()
+    with pytest.raises(ValueError, match=r"set.json lacks missing_images; it holds dropped"):
+        Flaws.of_json({name: value for name, value in flaws.to_json().items() if name != "missing_images"})
 
 
 def _pw3d(folder: Path, change: Callable[[np.ndarray], None]) -> str:
