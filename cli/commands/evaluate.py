@@ -93,6 +93,7 @@ def evaluate(
     """
     from common.storage.versions import versions
     from eval.benchmark.baselines import DETERMINISTIC, OTHER, evaluate_with_baselines
+    from eval.benchmark.intervals import MIN_IMAGES
     from eval.benchmark.tables import baseline_table, rich_table
     from hmr.policy.checkpoint import BASES, load_policy
 
@@ -123,6 +124,8 @@ def evaluate(
     console().print(baseline_table(reports, DETERMINISTIC))
     if rows := result.rows_against_other(name):
         console().print(rich_table(rows))
+        if images < MIN_IMAGES:
+            print_message(f"differences have intervals from {MIN_IMAGES} images on; there are {images}")
     print_message(f"benchmark {result.benchmark}, policy {result.base_policy}; also in {out / RESULT}")
 
 

@@ -17,7 +17,7 @@ import torch
 
 from common.progress import Stage
 from common.storage.files import PathLike
-from eval.benchmark.intervals import bootstrap_mean
+from eval.benchmark.intervals import difference_interval
 from eval.benchmark.protocol import ERROR_METRICS, Policy, Report, evaluate_policy
 from eval.benchmark.tables import Row, compare
 from hmr.body.model import Body, load_body
@@ -126,27 +126,28 @@ class BaselineComparison:
             return []
         both = {name: [self.reports[OTHER]], DIFFUSION: [self.reports[DIFFUSION]]}
         rows = compare(both, reference=name)
-        return [row for row in rows if row.differences[DIFFUSION] is not None]
+        return [row for row in rows if row.values[DIFFUSION] is not None]
 
     def difference_to_other(self) -> dict[str, dict[str, list[float]]]:
-        """Diffusion policy minus the other policy, as `difference_to_head`, for all errors and spreads."""
+        """Diffusion policy minus the other policy, as `difference_to_head`, for errors and spreads."""
         differences: dict[str, dict[str, list[float]]] = {}
         for row in self.rows_against_other():
             interval = row.differences[DIFFUSION]
-            assert interval is not None, "others are left out"
-            differences.setdefault(row.metric, {})[row.reduction] = list(dataclasses.astuple(interval))
+            if interval is not None:
+                differences.setdefault(row.metric, {})[row.reduction] = list(dataclasses.astuple(interval))
         return differences
 
     def difference_to_head(self) -> dict[str, dict[str, list[float]]]:
         """Error of the diffusion policy's `hyp0` and `averaged` minus the regression head's on the same image: mean and
-        95 % interval over images, by error and reduction; below zero the diffusion policy is better."""
+        95 % interval over images, by error and reduction; below zero the diffusion policy is better. Empty for fewer
+        images than an interval needs."""
         diffusion, head = (self.reports[name].values for name in (DIFFUSION, "regression head"))
         differences: dict[str, dict[str, list[float]]] = {}
         for metric in ERROR_METRICS:
             for reduction in ("hyp0", "averaged"):
-                interval = bootstrap_mean((diffusion[metric][reduction] - head[metric][reduction])[None])
-                assert interval is not None, "every image has both values"
-                differences.setdefault(metric, {})[reduction] = list(dataclasses.astuple(interval))
+                less = difference_interval((diffusion[metric][reduction] - head[metric][reduction])[None])
+                if less is not None:
+                    differences.setdefault(metric, {})[reduction] = list(dataclasses.astuple(less))
         return differences
 
 

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["Interval", "bootstrap_mean", "bootstrap_ratio"]
+__all__ = ["MIN_IMAGES", "Interval", "bootstrap_mean", "bootstrap_ratio", "difference_interval"]
 
 LEVEL = 0.95
 RESAMPLES = 4000
+MIN_IMAGES = 10  # of a difference with an interval
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,16 @@ def bootstrap_mean(
     """The (weighted) mean of the values that are not NaN, and its interval; None if all are NaN."""
     mass = np.ones(values.shape) if weights is None else weights
     return bootstrap_ratio(values * mass, mass, seed=seed, resamples=resamples)
+
+
+def difference_interval(differences: Float[np.ndarray, "seeds images"], *, seed: int = 0) -> Interval | None:
+    """The mean of paired differences and its interval, as `bootstrap_mean`; None below `MIN_IMAGES` images with one.
+
+    Resamples of a few values of one sign never have a mean of the other sign (of one value they have no width), so the
+    interval would exclude zero whatever the noise.
+    """
+    images = int((~np.isnan(differences)).any(axis=0).sum())
+    return None if images < MIN_IMAGES else bootstrap_mean(differences, seed=seed)
 
 
 def bootstrap_ratio(

@@ -4,7 +4,7 @@
 |----------|------------------------------------------------------------------------------------|
 | base     | mean over seeds and held-out images                                                |
 | x        | the same of another policy, such as the aligned one                                |
-| x - base | mean of the paired differences with its 95 % interval; below zero is better, in mm |
+| x - base | mean of the paired differences with its 95 % interval; below zero is better, in mm; "-" for few images |
 
 A difference whose interval excludes zero is bold. Spreads are in the same table because alignment that only reduces
 them lowers every mean error; a spread itself is neither better nor worse.
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.table import Table
 
-from eval.benchmark.intervals import Interval, bootstrap_mean
+from eval.benchmark.intervals import Interval, bootstrap_mean, difference_interval
 from eval.benchmark.protocol import ERROR_METRICS, SPREAD_METRICS, Report
 
 __all__ = [
@@ -42,7 +42,7 @@ UNCERTAINTY_LABELS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of every variant; an interval is None if no image has a value."""
+    """One measure of every variant. A value is None if no image has one, a difference if too few images have one."""
 
     metric: str
     reduction: str
@@ -101,7 +101,7 @@ def _row(
         reduction,
         {variant: bootstrap_mean(table, seed=seed) for variant, table in cells.items()},
         {
-            variant: bootstrap_mean(table - cells[reference], seed=seed)
+            variant: difference_interval(table - cells[reference], seed=seed)
             for variant, table in cells.items()
             if variant != reference
         },

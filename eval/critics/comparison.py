@@ -27,7 +27,7 @@ from agent.tools import load_tools
 from agent.vlm import VLMBackend
 from common.progress import Stage
 from common.storage.files import PathLike
-from eval.benchmark.intervals import Interval, bootstrap_mean
+from eval.benchmark.intervals import Interval, difference_interval
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, COMPONENTS, AgentBench, AgentVariant, metrics_of
 from eval.critics.agreement import CriticAgreement, by_group, critic_agreement, short_name
@@ -352,8 +352,10 @@ def rho_difference(
     first: Sequence[ScoredGroup], second: Sequence[ScoredGroup], metric: str
 ) -> Interval | None:
     """The mean over groups of the difference of Spearman's rho of two critics of the same groups, with its interval;
-    above zero the first one is better. Groups for which either has no correlation are left out."""
-    return bootstrap_mean(by_group(first, metric, group_spearman) - by_group(second, metric, group_spearman))
+    above zero the first one is better. Groups for which either has no correlation are left out; None if few remain."""
+    return difference_interval(
+        by_group(first, metric, group_spearman) - by_group(second, metric, group_spearman)
+    )
 
 
 def agreements_json(agreements: Mapping[str, CriticAgreement]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from common.progress import Stage
 from common.seeding import derive_generator
 from common.storage.files import write_text
 from common.storage.versions import versions
-from eval.benchmark.intervals import bootstrap_mean
+from eval.benchmark.intervals import difference_interval
 from eval.benchmark.measures.unlabelled import MEASURES, Measures, measure_unlabelled
 from eval.report.run import Change, PersonPictures, ReportData, alignment_charts, draw_person, write_report
 from hmr.body.model import Body, load_body
@@ -166,7 +166,7 @@ def _changes(people: Sequence[_Person]) -> list[Change]:
 
 def _change(part: str, measure: str, rows: np.ndarray) -> Change:
     before, after = rows.T
-    difference = bootstrap_mean((after - before)[None]) if len(rows) > 1 else None
+    difference = difference_interval((after - before)[None])
     return Change(part, measure, len(rows), float(before.mean()), float(after.mean()), difference)
 
 

@@ -74,7 +74,7 @@ class Change:
     people: int
     before: float
     after: float
-    difference: Interval | None  # None for one person
+    difference: Interval | None  # None for few people
 
 
 @dataclass(frozen=True)

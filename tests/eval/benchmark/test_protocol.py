@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from agent.agreement import pooled_pearson
-from eval.benchmark.intervals import bootstrap_mean
+from eval.benchmark.intervals import MIN_IMAGES, bootstrap_mean, difference_interval
 from eval.benchmark.protocol import ERROR_METRICS, PROTOCOL, Report, ScoredGroup, evaluate_policy
 from eval.benchmark.tables import Row, compare, label, rich_table
 from eval.critics.agreement import critic_agreement
@@ -264,13 +264,30 @@ def test_differences_need_the_same_images() -> None:
 
 
 def test_another_reference_than_the_base() -> None:
-    reports = {"matched": [flat_report([10.0, 20.0])], "oracle": [flat_report([8.0, 18.0])]}
+    reports = {"matched": [flat_report([10.0, 20.0] * 5)], "oracle": [flat_report([8.0, 18.0] * 5)]}
     rows = compare(reports, reference="matched")
     assert set(rows[0].differences) == {"oracle"}
     change = rows[1].differences["oracle"]
     assert change is not None
     assert change.mean == pytest.approx(-2.0)
     assert any("oracle - matched" in line for line in printed(rows))
+
+
+def test_a_few_images_have_no_interval_and_no_verdict() -> None:
+    """Nine differences of one sign: all resamples are below zero, and the interval would be too."""
+    rows = compare({"base": [flat_report([100.0] * 9)], "aligned": [flat_report([97.0] * 9)]})
+    assert [row.differences["aligned"] for row in rows] == [None] * len(rows)
+    (line,) = (line for line in printed(rows) if line.startswith("mean_m MPJPE(h_m)"))
+    assert line.split()[2:] == ["100.0", "97.0", "-"]
+
+
+def test_a_difference_counts_the_images_with_a_value() -> None:
+    values = np.full((2, MIN_IMAGES + 5), -3.0)
+    values[:, MIN_IMAGES:] = np.nan
+    values[0, 0] = np.nan  # known for the other seed
+    assert difference_interval(values) == bootstrap_mean(values)
+    values[:, 0] = np.nan
+    assert difference_interval(values) is None
 
 
 def test_labels_are_formulas() -> None:

@@ -54,7 +54,7 @@ def test_the_lead_is_the_mean_difference_of_rho_over_groups():
     # errors 10, 20, 30, 40. The agent: rho 1 and 1. The other: 1, and 3, 4, 1, 2 whose ranks are off by 1, 3, 1, 3
     # of the best order 4, 3, 2, 1: rho = 1 - 6 * (1 + 1 + 1 + 1) / 60 = .6. The mean lead is (0 + .4) / 2 = .2
     best = (4.0, 3.0, 2.0, 1.0)
-    agent, other = groups(best, best), groups(best, (3.0, 4.0, 1.0, 2.0))
+    agent, other = groups(*[best] * 10), groups(*[best, (3.0, 4.0, 1.0, 2.0)] * 5)
     figures = critic_result("other", other, agent)
     assert figures.agent_lead is not None
     assert figures.agent_lead["mpjpe_mm"].mean == pytest.approx(0.2)
@@ -64,13 +64,16 @@ def test_the_lead_is_the_mean_difference_of_rho_over_groups():
 
 def test_a_group_without_a_ranking_is_left_out_of_the_lead():
     best = (4.0, 3.0, 2.0, 1.0)
-    figures = critic_result("other", groups((None,) * 4, tuple(reversed(best))), groups(best, best))
+    worst = tuple(reversed(best))
+    figures = critic_result("other", groups((None,) * 4, *[worst] * 10), groups(*[best] * 11))
     assert figures.agent_lead["pve_mm"].mean == pytest.approx(2.0)
     shown = figures.to_json()
-    assert shown["none_rate"] == 0.5
-    assert (shown["groups_used"], shown["groups"]) == (1, 2)
+    assert shown["none_rate"] == pytest.approx(1 / 11)
+    assert (shown["groups_used"], shown["groups"]) == (10, 11)
     assert shown["srcc"]["pve"][0] == pytest.approx(-1.0)
     assert shown["agent_minus_this"]["pa_mpjpe"][0] == pytest.approx(2.0)
+    few = critic_result("other", groups((None,) * 4, *[worst] * 9), groups(*[best] * 10))
+    assert few.to_json()["agent_minus_this"]["pa_mpjpe"] is None
 
 
 # -- variants ----------------------------------------------------------------------------------------------------------

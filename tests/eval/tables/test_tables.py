@@ -173,7 +173,7 @@ def test_tables_3_and_4_show_the_agent_others_and_its_parts():
 
     def groups(*scores: float) -> list[ScoredGroup]:
         by_error = dict.fromkeys(ERROR_METRICS, errors)
-        return [ScoredGroup(str(number), scores, by_error) for number in range(3)]
+        return [ScoredGroup(str(number), scores, by_error) for number in range(10)]
 
     right, wrong = groups(4.0, 3.0, 2.0, 1.0), groups(1.0, 2.0, 3.0, 4.0)
     others = ("hmr-scorer", "ranknet", "consensus", "random")
@@ -183,7 +183,7 @@ def test_tables_3_and_4_show_the_agent_others_and_its_parts():
         critics={"agent": critic_result("agent", right, right), **critics},
         evidence={}, benchmark="b", calibration=None, base_policy="p",
     )  # fmt: skip
-    settings = CriticEvalSettings(critic="all", base="studio", images=3, samples=4)
+    settings = CriticEvalSettings(critic="all", base="studio", images=10, samples=4)
     third, fourth = critic_table(found, settings), ablation_table(found, settings)
     assert [row.name for row in third.rows] == ["agent", *others]
     assert [row.name for row in fourth.rows] == ["agent", *parts]
