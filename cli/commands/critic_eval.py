@@ -200,12 +200,14 @@ def _run(
     settings: CriticEvalSettings, options: BackendOptions, policy: Path, device: str, out: Path
 ) -> tuple[CriticComparison, DryRun | None]:
     from agent.vlm.options import open_backend
+    from common.storage.versions import write_run
     from eval.critics.comparison import evaluate_critics
     from hmr.policy.checkpoint import load_policy
 
     with open_backend(options) as opened, single_run(out), report_lost_questions(), stages() as stage:
         model = load_policy(policy, device)
         comparison = evaluate_critics(model, opened.backend, settings, out, stage, workers=WORKERS)
+        write_run(out, _run_settings(settings, [opened.backend.name]))
         return comparison, opened.dry_run
 
 
@@ -218,6 +220,7 @@ def _compare(
     out: Path,
 ) -> BackendComparison:
     from agent.vlm.options import open_backend
+    from common.storage.versions import write_run
     from eval.critics.backends import evaluate_backends
     from eval.critics.files.prices import read_prices
     from hmr.policy.checkpoint import load_policy
@@ -226,7 +229,9 @@ def _compare(
     backends = {name: partial(open_backend, each) for name, each in _names(options).items()}
     with single_run(out), report_lost_questions(), stages() as stage:
         model = load_policy(policy, device)
-        return evaluate_backends(model, backends, settings, out, stage, prices=table, workers=WORKERS)
+        compared = evaluate_backends(model, backends, settings, out, stage, prices=table, workers=WORKERS)
+        write_run(out, _run_settings(settings, [each.name for each in compared.backends.values()]))
+        return compared
 
 
 def _refuse_options_of_scenes(values: Mapping[str, object]) -> None:
@@ -259,6 +264,7 @@ def _with_people(
     from agent.context import CritiqueSettings
     from agent.vlm.options import open_backend
     from cli.ranking.groups import read_group
+    from common.storage.versions import write_run
     from eval.critics.files.prices import read_prices
     from eval.critics.table import backend_tables
     from eval.rankings.agreement import judges_sentence
@@ -275,6 +281,8 @@ def _with_people(
             load_model(), body, backends, groups, found, out, stage, memory=settings.memory,
             settings=CritiqueSettings(seed=settings.seed, **settings.critique), prices=table,
         )  # fmt: skip
+        names = [each.name for each in compared.backends.backends.values()]
+        write_run(out, {**_run_settings(settings, names), "rankings": rankings.name})
     if as_json:
         print_json(compared.to_json())
     else:
@@ -300,6 +308,18 @@ def _settings_json(settings: CriticEvalSettings) -> dict[str, Any]:
     names = ("base", "images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
     values = {name: getattr(settings, name) for name in names}
     return {**values, "motion": settings.motion.name if settings.motion else None}
+
+
+def _run_settings(settings: CriticEvalSettings, backends: Sequence[str]) -> dict[str, Any]:
+    """What run.json holds. backends: their names."""
+    return {
+        **_settings_json(settings),
+        "critic": settings.critic,
+        "ablation": settings.ablation.name,
+        "calibration": settings.calibration,
+        "memory": settings.memory and settings.memory.name,
+        "backends": list(backends),
+    }
 
 
 def _print_backends(comparison: BackendComparison, settings: CriticEvalSettings, as_json: bool) -> None:

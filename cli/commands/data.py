@@ -137,6 +137,7 @@ def evaluate(
 
     Example: `meshcritic data evaluate data/prepared/coco-val --samples 20`
     """
+    from common.storage.versions import versions
     from eval.benchmark.annotated.prepared_sets import evaluate_annotated
     from hmr.policy.checkpoint import load_policy
 
@@ -158,7 +159,7 @@ def evaluate(
         "samples": samples,
         "seed": seed,
     }
-    details = {**digests, **used, "prepared": left_out.to_json()}
+    details = {**digests, **used, "prepared": left_out.to_json(), "versions": versions()}
     report.write(out, details)
     if as_json:
         print_json({**report.to_json(), **details})

@@ -96,6 +96,7 @@ def explore(
     Example: `meshcritic explore --images 128 --backend openai:qwen3-vl@http://127.0.0.1:8000/v1`
     """
     from agent.vlm.options import open_backend
+    from common.storage.versions import write_run
     from eval.critics.exploration import ExploreSettings, explore_calibration
     from hmr.policy.checkpoint import load_policy
 
@@ -123,6 +124,7 @@ def explore(
                 workers=WORKERS,
                 reviewer=reviewer,
             )
+            write_run(out_folder, found["made_from"])
         if opened.dry_run:
             print_estimate(opened.dry_run, as_json)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,7 @@ def pretrain(
     """
     from accelerate import PartialState
 
+    from common.storage.versions import write_run
     from eval.report.curves import write_curves
     from hmr.pretraining.encoder_recipe import read_encoder_recipe
     from hmr.pretraining.encoder_training import train_encoder
@@ -54,10 +56,13 @@ def pretrain(
     changes = {"start_from": str(start_from)} if start_from else {}
     with single_run(out), scene_progress() as progress:
         if encoder:
-            train_encoder(read_encoder_recipe(config, **changes), out, cache, workers, progress)
+            recipe = read_encoder_recipe(config, **changes)
+            train_encoder(recipe, out, cache, workers, progress)
         else:
-            pretrain_policy(read_policy_recipe(config, **changes), out, cache, workers, progress)
+            recipe = read_policy_recipe(config, **changes)
+            pretrain_policy(recipe, out, cache, workers, progress)
     if PartialState().is_main_process:  # of `accelerate launch`
+        write_run(out, {"encoder": encoder, **asdict(recipe)})
         curves = write_curves(out)
         if as_json:
             print_json({"checkpoint": str(out), "curves": str(curves)})

@@ -70,6 +70,7 @@ def tables(
 
     Example: `meshcritic tables --quick --table 3 --table 4`
     """
+    from common.storage.versions import write_run
     from eval.study.arms import BASE
     from eval.tables.run import OURS, TABLES, run_prepared_tables, run_tables
     from eval.tables.writing import markdown, write_tables
@@ -77,11 +78,14 @@ def tables(
 
     numbers = table or [number for number in TABLES if full or number != OURS]
     sizes = _sizes(full, seeds)
+    settings = {"tables": list(numbers), "sizes": dataclasses.asdict(sizes)}
     if sets is None:
         _refuse_models(policy, detector, body, bodies, regressor)
         with single_run(out), stages() as stage:
-            found = run_tables(load_policy(BASES[BASE], device), numbers, sizes, out, stage, WORKERS)
+            model = load_policy(BASES[BASE], device)
+            found = run_tables(model, numbers, sizes, out, stage, WORKERS)
             paths = write_tables(found, out)
+            write_run(out, {**settings, "policy": model.digest()})
     else:
         from eval.study.prepared import read_sets
 
@@ -91,7 +95,9 @@ def tables(
             found = run_prepared_tables(model, named, evaluated, numbers, sizes, out, stage, print_message)
             if not found:
                 raise ValueError(f"{sets} names no set for the tables that were asked for")
-            paths = write_tables(found, out / Path(sets).stem)
+            paths = write_tables(found, folder := out / Path(sets).stem)
+            used = {"sets": Path(sets).name, "policy": model.digest(), "detector": model.detector.name}
+            write_run(folder, {**settings, **used, "body": evaluated.body.name})
     if as_json:
         print_json({"tables": [record for item in found for record in item.records()]})
     else:

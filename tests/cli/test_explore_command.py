@@ -17,6 +17,7 @@ from agent.exploration.record import EXPLORED
 from agent.tracing.reading import read_trace
 from cli.commands.explore import _print_report
 from cli.console import stages
+from common.storage.versions import versions
 from eval.critics.exploration import Exploration
 from hmr.detection.transformers_detector import TransformersDetector
 from hmr.policy.checkpoint import load_policy
@@ -60,6 +61,8 @@ def test_a_finished_exploration_is_reused(explore, tmp_path):
     assert f"done: exploring 2 cases, SRCC {found['srcc']:.3f}" in err
     assert read_trace(tmp_path / "out", "exploration").critiques[-1].records[-1]["node"] == "conclude"
     memory = Path(found["memory"])
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run == {"settings": found["made_from"], "versions": versions()}
     before = content(memory)
     code, again, err = explore()
     assert (code, again) == (0, found)

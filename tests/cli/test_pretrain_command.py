@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.storage.versions import versions
 from tests.command import call
 
 STAGE = "max_steps: 1, per_device_train_batch_size: 2, use_cpu: true, disable_tqdm: true"
@@ -77,6 +78,8 @@ def test_a_run_writes_curves_and_rejects_another_run_in_its_folder(tmp_path: Pat
     assert "checkpoint: o; learning curves: o/curves.svg" in err
     assert (tmp_path / "o" / "curves.svg").stat().st_size > 100
     assert list((tmp_path / "o" / "denoiser").rglob("events.out.tfevents*"))
+    run = json.loads((tmp_path / "o" / "run.json").read_text())
+    assert (run["settings"]["pool"], run["settings"]["encoder"], run["versions"]) == (50, False, versions())
     weights = (tmp_path / "o" / "model.safetensors").read_bytes()
 
     code, out, _ = call(monkeypatch, capsys, *words, "--json")

@@ -20,6 +20,7 @@ from cli.photos.hypotheses_file import write_hypotheses
 from cli.ranking.groups import GroupPictures, draw_group, find_groups, read_group
 from cli.ranking.server import RankingServer
 from cli.ranking.session import Session
+from common.storage.versions import versions
 from eval.rankings.file import Order, RankedGroup, RankingsFile, read_rankings
 from hmr.body.model import Body
 from hmr.render import load_renderer
@@ -328,6 +329,9 @@ def test_a_critic_is_compared_with_people(ranked: Path, tiny_policy, tmp_path: P
     assert found["backends"]["embedded"]["groups_used"] == 2
     assert -1.0 <= found["backends"]["embedded"]["srcc"]["people"][0] <= 1.0
     assert (tmp_path / "out" / "backends.parquet").exists()
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["settings"]["backends"] == ["embedded"]
+    assert (run["settings"]["rankings"], run["versions"]) == (ranked.name, versions())
 
 
 def test_options_of_scenes_are_refused_with_rankings(ranked: Path, monkeypatch, capsys):

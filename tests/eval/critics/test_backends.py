@@ -13,6 +13,7 @@ from rich.console import Console
 from agent.default import open_default_memory
 from agent.types import QuestionCounts
 from cli.backend_flags import critique_and_backends
+from common.storage.versions import versions
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.backends import BackendVerdicts, compare, write_backends
 from eval.critics.files.prices import Price, read_prices
@@ -188,6 +189,9 @@ def test_backends_are_compared_on_the_same_groups_and_asked_once(words, tmp_path
     )  # with both requests of a repair
     assert (found["images"], len(found["differences"])) == (2, 1)
     assert json.loads(repeated) == found  # with the cost of the first run
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (run["settings"]["images"], run["settings"]["backends"]) == (2, ["embedded", remote])
+    assert run["versions"] == versions()
     rows = pq.read_table(tmp_path / "out" / "backends.parquet").to_pylist()
     groups = {spec: [row["group"] for row in rows if row["backend"] == spec] for spec in found["backends"]}
     assert groups["embedded"] == groups[remote]

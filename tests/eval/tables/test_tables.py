@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from common.storage.versions import versions
 from eval.benchmark.intervals import Interval
 from eval.benchmark.measures.body_measures import BODY_MEASURES
 from eval.benchmark.protocol import ERROR_METRICS, Report, ScoredGroup
 from eval.critics.comparison import CriticComparison, CriticEvalSettings, critic_result
+from eval.study.arms import BASE
 from eval.study.runs import StudyRuns
 from eval.tables.alignment import (
     ADHMR,
@@ -34,7 +37,9 @@ from eval.tables.sizes import FULL, QUICK
 from eval.tables.table import Claim, Column, ResultTable, TableRow
 from eval.tables.variants import variant_arms
 from eval.tables.writing import latex, markdown, write_tables
+from hmr.policy.checkpoint import BASES, load_policy
 from rl.config import LOSS_TYPES
+from tests.command import call
 from tests.eval.tables import small_tables
 from tests.eval.tables.small_tables import use_small_arms
 
@@ -152,6 +157,16 @@ def test_the_three_files_hold_the_same_tables(tmp_path):
         ("a_b", "ours", 1.25), ("100 %", "ours", None), ("a_b", "paper", 3.0),
     ]  # fmt: skip
     assert (records[0]["low"], records[0]["high"], records[0]["protocol"]) == (1.0, 1.5, "five images")
+
+
+def test_the_folder_of_tables_records_sizes_policy_and_versions(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("eval.tables.run.run_tables", lambda *_: [small_table()])
+    code, _, err = call(monkeypatch, capsys, "tables", "--table", 3, "--out", tmp_path)
+    assert code == 0, err
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert (run["settings"]["tables"], run["settings"]["sizes"]["seeds"]) == ([3], [0])
+    assert run["settings"]["policy"] == load_policy(BASES[BASE]).digest()
+    assert run["versions"] == versions()
 
 
 @pytest.mark.parametrize("sizes", [QUICK, FULL])

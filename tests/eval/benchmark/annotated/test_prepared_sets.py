@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from common.storage.fingerprint import file_digest
+from common.storage.versions import versions
 from eval.benchmark.annotated.annotated_errors import PROTOCOLS, EvaluationBodies
 from eval.benchmark.annotated.annotated_report import AnnotatedReport
 from eval.benchmark.annotated.prepared_sets import evaluate_annotated
@@ -366,6 +367,7 @@ def test_the_command_evaluates_the_shipped_policy_on_coco(
     assert answer["critic"] == ("agent:embedded" if critic else None)
     assert len(person.get("scores", ())) == (2 if critic else 0)
     assert answer["prepared"]["missing_images"] == 0
+    assert answer["versions"] == versions()
 
 
 def test_the_command_prints_tables_and_what_was_left_out(
