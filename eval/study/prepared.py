@@ -38,7 +38,7 @@ from eval.benchmark.protocol import Report
 from eval.critics.groups import CriticImages, LabelledSet
 from eval.study.images import Evaluation, StudyPolicy
 from hmr.body.model import Body
-from hmr.datasets.annotated_set import read_annotations
+from hmr.datasets.annotated_set import photograph_digests, read_annotations
 from hmr.datasets.annotation import Annotation
 from hmr.datasets.labelling import labelled_of
 from hmr.detection.protocol import detector_digest
@@ -80,19 +80,20 @@ def read_sets(name: str, root: Path) -> PreparedSets:
         tuple(_prepared(root / each) for each in values["test"]),
         None if compare is None else _prepared(root / compare),
     )
-    _refuse_shared_people(sets)
+    _refuse_shared_photographs(sets)
     return sets
 
 
-def _refuse_shared_people(sets: PreparedSets) -> None:
-    """Raises ValueError for two folders with a person in common; test sets may share theirs with each other."""
+def _refuse_shared_photographs(sets: PreparedSets) -> None:
+    """Raises ValueError for two folders with a photograph in common, whatever the sources that they were prepared from
+    call it; test sets may share theirs with each other. Other frames of one video are not recognised."""
     folders = [sets.align, sets.calibrate, *([sets.compare] if sets.compare else [])]
     pairs = [*itertools.combinations(folders, 2), *itertools.product(sets.test, folders[:2])]
-    names = {folder: set(sample_ids(folder)) for folder in {*folders, *sets.test}}
+    contents = {folder: set(photograph_digests(folder).values()) for folder in {*folders, *sets.test}}
     for first, second in pairs:
-        if shared := names[first] & names[second]:
+        if shared := contents[first] & contents[second]:
             raise ValueError(
-                f"{first} and {second} share {len(shared)} people; use sets that have none in common"
+                f"{first} and {second} share {len(shared)} photographs; use sets that have none in common"
             )
 
 

@@ -32,7 +32,6 @@ from common.progress import Stage
 from common.seeding import derive_generator, derive_seed
 from common.storage.files import PathLike, write_text
 from common.storage.fingerprint import claim_run, json_digest
-from hmr.body.model import load_body
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample, Scorer
@@ -172,7 +171,9 @@ def _take_update(
     figures = {
         **score_metrics(scored.scores, scored.mask, scored.rewards),
         **run.update(features, chains, scored.advantages, scored.mask, number),
-        **spread_by_visibility(load_body(), hypotheses, estimated_visibility(features.condition.cpu())),
+        **spread_by_visibility(
+            run.policy.feedback.points, hypotheses, estimated_visibility(features.condition.cpu())
+        ),
     }
     line = {name: float(value) for name, value in figures.items()}
     return {"step": number + 1, **{name: value for name, value in line.items() if math.isfinite(value)}}
