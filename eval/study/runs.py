@@ -83,6 +83,11 @@ class StudyRuns:
         """The errors of recovered headroom."""
         return tuple(headroom_measures(self.made_from["M"]))
 
+    @property
+    def has_narrower_bases(self) -> bool:
+        """Whether the base was measured with less noise, so that there is a base at the spread of every arm."""
+        return min(map(len, self.bases)) > 1
+
     def of(self, arm: str, measure: str) -> Values:
         return np.stack([_values(report, measure) for report in self.arms[arm]])
 
@@ -110,7 +115,8 @@ class StudyRuns:
 
     def baselines(self, arm: str) -> list[str]:
         """What an arm is compared with."""
-        return ["base", NARROWED, *(name for name in CONTROLS if name in self.arms and name != arm)]
+        narrowed = [NARROWED] if self.has_narrower_bases else []
+        return ["base", *narrowed, *(name for name in CONTROLS if name in self.arms and name != arm)]
 
     def recovered(self, arm: str, measure: str) -> Interval | None:
         return self._share(self.of(arm, measure), measure)

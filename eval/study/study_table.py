@@ -115,7 +115,8 @@ def _error_table(runs: StudyRuns) -> list[str]:
             for name in shown
         )
         lines.append(_line([arm, "yes" if arm in runs.uses_truth else "no", *cells]))
-        lines.append(bound(NARROWED, "no", lambda name, arm=arm: runs.narrowed(arm, name)))
+        if runs.has_narrower_bases:
+            lines.append(bound(NARROWED, "no", lambda name, arm=arm: runs.narrowed(arm, name)))
     return lines
 
 

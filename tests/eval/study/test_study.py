@@ -265,7 +265,7 @@ def test_the_tables_of_a_study_by_hand() -> None:
     runs = StudyRuns(
         {"ours": [arm, arm], "embedded, dpo": [base, base]},
         [top, top],
-        [[base], [base]],
+        [[base, base], [base, base]],
         {"M": 100},
         frozenset({"ours"}),
         _report(0, [50, 10]),
@@ -294,6 +294,10 @@ def test_the_tables_of_a_study_by_hand() -> None:
     assert "| ours | yes | **+0.50 ± 0.00** | **+0.50 ± 0.00** | **+0.50 ± 0.00** |" in text
     assert f"| the true bodies |{' 3.0 |' * len(PLAUSIBILITY)} 3.00 | 3.00 | 3.000 |" in text
     assert "pick20 | spread_visible_mm" not in text
+    assert "the base at its spread" in text
+    alone = dataclasses.replace(runs, bases=[[base], [base]])
+    assert "the base at its spread" not in markdown(alone)
+    assert "the base at its spread" not in to_json(alone)["arms"]["ours"]["percent_less"]
 
 
 @pytest.mark.parametrize(("images", "steps"), [(1600, 200), (256, 32), (2, 1)])
