@@ -94,9 +94,8 @@ def _reobserve_evidence(state: CritiqueState, context: CritiqueContext) -> dict[
         return {"reobserved_evidence": state["reobserved_evidence"]}
     # As in render_views: a detector may be a user's own model.
     try:
-        seed = derive_seed(
-            context.settings.seed, "reobserve", resources.case.sample.id
-        )  # other crops for every case
+        # other crops for every case; by its box, because scores do not depend on the id of a sample
+        seed = derive_seed(context.settings.seed, "reobserve", repr(resources.case.sample.box))
         found = reobserved_evidence(resources.case, resources.detector, seed, tools)
     except Exception as error:  # noqa: BLE001
         broken = Missing(LATER_EVIDENCE, reason_of(error), broken=True)
