@@ -117,7 +117,8 @@ def test_a_dry_run_counts_the_remaining_requests_and_writes_nothing(explore, tmp
         spec = ("--backend", f"openai:any@{server.url}")
         code, answer, _ = explore(*spec, "--dry-run")
         assert code == 0
-        assert answer["dry_run"]["by_task"]["tag"] == 3  # two explored and one held out, critiqued once
+        # two explored and one held out, which is critiqued once more if the stand-in's rules get other weights
+        assert answer["dry_run"]["by_task"]["tag"] in (3, 4)
         assert not server.questions
         assert not (tmp_path / "out").exists()
         assert explore(*spec)[0] == 0
