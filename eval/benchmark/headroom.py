@@ -2,7 +2,7 @@
 
     recovered = (base - aligned) / (base - ceiling)
 
-of the mean errors over seeds and images, where the ceiling is the base policy after as many steps on the truth of the
+of the mean errors over seeds and images, where the ceiling is the base policy after training on the truth of the
 images that were aligned on. Reported for hypothesis 0, the averaged pose and the minimum over all samples, which a
 narrower spread does not lower; the mean over hypotheses is left out, because narrowing alone lowers it.
 """

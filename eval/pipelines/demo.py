@@ -26,6 +26,7 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,6 @@ from agent.agent import CritiqueAgent
 from agent.default import default_agent, open_default_memory
 from agent.exploration.record import DETECTOR, EXPLORED, READER
 from agent.tracing.records import Trace
-from agent.vlm import VLMBackend
 from agent.vlm.options import BackendOptions, open_backend
 from common.progress import Stage
 from common.reading.yaml_fields import checked_fields, read_fields
@@ -57,7 +57,6 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import Gap, calibration_parts, draw_split, gap_of
 from hmr.synthetic.store import read_labelled, read_samples, set_digest
 from hmr.types import Hypotheses, Labelled, Sample
-from memory.folder import Memory
 from rl.config import RESAMPLE, GroupPreferenceConfig
 from rl.imitation import groups_of_labels, steps_on_labels
 from rl.labels.body_labels import true_labels
@@ -252,6 +251,9 @@ class Demo:
             held_out=[cases[row] for row in parts["admit"]],
             propose=self._propose,
         )
+        agent_with = partial(
+            default_agent, self.policy, self.body, backend=backend, detector=self.detector, trace=trace
+        )
         if exploration.saved_report() is not None:
             self.reused.append(exploration.title)
         else:
@@ -259,14 +261,9 @@ class Demo:
                 self._timed("explore"),
                 open_default_memory(memory_folder, self.policy, frozen=False) as memory,
             ):
-                exploration.run(self._agent(memory, trace, backend), self.stage)
+                exploration.run(agent_with(memory), self.stage)
         memory = self._open.enter_context(open_default_memory(memory_folder, self.policy, frozen=True))
-        return self._agent(memory, trace, backend)
-
-    def _agent(self, memory: Memory, trace: Trace, backend: VLMBackend) -> CritiqueAgent:
-        return default_agent(
-            self.policy, self.body, memory, backend=backend, detector=self.detector, trace=trace
-        )
+        return agent_with(memory)
 
     def _propose(self, sample: Sample) -> Hypotheses:
         """A group of the base policy, with noise that depends on the image alone."""
@@ -317,22 +314,15 @@ class Demo:
             self.reused.append(title)
         with self._timed("preferences"):
             build_preferences(
-                self.policy,
-                agent,
-                samples,
-                folder,
-                group_size=settings.group_size,
-                seed=seed,
-                shard_rows=SHARD_ROWS,
-                progress=advance,
-            )
+                self.policy, agent, samples, folder,
+                group_size=settings.group_size, seed=seed, shard_rows=SHARD_ROWS, progress=advance,
+            )  # fmt: skip
         return load_preferences(folder)
 
     def _align(self, variant: str, groups: Dataset | GroupTensors, seed: int) -> DiffusionPolicy:
         folder, settings = self._folder(variant, seed), self.settings.alignment
         if variant == "labels":  # a group of one has no preference, it can only be imitated
-            batch_size = settings.get("per_device_train_batch_size", len(groups))
-            steps = steps_on_labels(len(groups), batch_size)
+            steps = steps_on_labels(len(groups), settings.get("per_device_train_batch_size", len(groups)))
             settings = {**settings, "loss_type": RESAMPLE, "max_steps": steps}
         title = f"seed {seed}: {TITLES[variant]}"
         self._begin(title)

@@ -47,7 +47,7 @@ NOTES = (
     "narrowed: the base with less starting noise, at the spread of the aligned policy. A narrower spread alone "
     "lowers every mean error, but not hypothesis 0, the averaged pose or the minimum over all samples.",
     "shuffled: aligned in the same way on the same scores, permuted at random within each group.",
-    "labels: the base after as many steps on the truth of the images that were aligned on, the upper bound.",
+    "labels: the base after sixteen passes over the truth of the images that were aligned on, the upper bound.",
 )
 UNCERTAIN_SHARE = 2.0  # width of an interval, as a share of what labels gain
 SHOWN_PEOPLE = 3  # with pictures before and after alignment

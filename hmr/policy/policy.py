@@ -237,8 +237,7 @@ class DiffusionPolicy(PreTrainedModel):
         generator: one for all images, or one per image.
         noise_scale: factor of the starting noise; a larger one increases the spread of the hypotheses.
         guidance: for the same images in the same order.
-        on_step: called after every step of the solver with its estimates of the hypotheses (E[x_0 | x_t]); the last
-            ones are the hypotheses.
+        on_step: called after every step of the solver with its estimates E[x_0 | x_t]; the last are the hypotheses.
 
         Raises ValueError for a setting of the sampler that is not allowed.
         """
