@@ -119,11 +119,6 @@ class CritiqueResources:
     retrieved_prototypes: tuple[RetrievedPrototype, ...] = ()
 
     @property
-    def draw_key(self) -> str:
-        """Of what is drawn for this case alone, such as label orders: the box, because no score depends on the id."""
-        return repr(self.sample.box)
-
-    @property
     def is_prepared(self) -> bool:
         """Whether `case` is set."""
         return hasattr(self, "case")

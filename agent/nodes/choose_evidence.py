@@ -61,7 +61,7 @@ def choose_evidence(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> 
 
     count = len(resources.hypotheses)
     result = score_group(
-        resources.backend, brief, count, context.settings, resources.draw_key, ask_labels=examine
+        resources.backend, brief, count, context.settings, resources.sample.id, ask_labels=examine
     )
     examined.sort(key=lambda item: (item.seed, list(item.labels.values())))  # threads do not change the state
     return {**_found(state, context, examined), **scores_update(result)}

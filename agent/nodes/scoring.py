@@ -33,8 +33,8 @@ def score(state: CritiqueState, runtime: Runtime[CritiqueContext]) -> dict[str, 
     """Score the whole group, under several label orders."""
     resources, settings = runtime.context.resources, runtime.context.settings
     count = len(resources.hypotheses)
-    brief, key = _brief(state, runtime.context), resources.draw_key
-    result = score_group(resources.backend, brief, count, settings, key, runtime.stream_writer)
+    brief, case_id = _brief(state, runtime.context), resources.sample.id
+    result = score_group(resources.backend, brief, count, settings, case_id, runtime.stream_writer)
     return scores_update(result)
 
 
@@ -94,7 +94,8 @@ def _reobserve_evidence(state: CritiqueState, context: CritiqueContext) -> dict[
         return {"reobserved_evidence": state["reobserved_evidence"]}
     # As in render_views: a detector may be a user's own model.
     try:
-        seed = derive_seed(context.settings.seed, "reobserve", resources.draw_key)
+        # other crops for every case
+        seed = derive_seed(context.settings.seed, "reobserve", repr(resources.case.sample.box))
         found = reobserved_evidence(resources.case, resources.detector, seed, tools)
     except Exception as error:  # noqa: BLE001
         broken = Missing(LATER_EVIDENCE, reason_of(error), broken=True)

@@ -59,13 +59,13 @@ def label_orders(count: int, orders: int, seed: int) -> list[Int[np.ndarray, "co
     return [rng.permutation(count) for _ in range(orders)]
 
 
-def order_seed(seed: int, draw_key: str) -> int:
+def order_seed(seed: int, case_id: str) -> int:
     """The seed of a case's label orders, a number that servers take.
 
     It differs between cases: under the same orders in all of them, a backend that prefers some labels would always
     prefer the same hypotheses, such as the policy's first.
     """
-    return derive_seed(seed, "label orders", draw_key) % 2**30
+    return derive_seed(seed, "label orders", case_id) % 2**30
 
 
 def combine(

@@ -68,13 +68,13 @@ def score_group(
     brief: Brief,
     count: int,
     settings: CritiqueSettings,
-    draw_key: str,
+    case_id: str,
     emit: Emit = ignore_event,
     ask_labels: AskLabels | None = None,
 ) -> GroupScores:
     """Score `count` hypotheses under `settings.permutations` label orders. An order with a failure is left out.
 
-    draw_key: of the case; every case has label orders of its own.
+    case_id: of the sample; every case has label orders of its own.
     emit: is told when a request begins and ends.
     ask_labels: gets the scores of some labelled hypotheses; None for one question with everything in the brief.
     """
@@ -83,7 +83,7 @@ def score_group(
     if limit < 2:
         reason = f"{backend.name} takes {backend.capabilities.max_images} images, too few to compare two hypotheses"
         return _unscored(count, (), (QuestionFailure("unanswerable", reason, "score"),), QuestionCounts())
-    seed = order_seed(settings.seed, draw_key)
+    seed = order_seed(settings.seed, case_id)
     orders = label_orders(count, settings.permutations, seed)
     seeds = range(seed, seed + len(orders))
     plans = [_Plan(*split_order(o, limit, s), s) for o, s in zip(orders, seeds, strict=True)]

@@ -42,7 +42,7 @@ NODES = [
 ]
 
 
-SECOND_ORDER = order_seed(0, repr(sample("a-case").box)) + 1  # of the case that `critiqued` critiques
+SECOND_ORDER = order_seed(0, "a-case") + 1  # of the case that `critiqued` critiques
 
 
 class LeakingBackend(EmbeddedCritic):
