@@ -42,12 +42,14 @@ def open_default_memory(
     *,
     text_embedder: TextEmbedder | None = None,
     ucb: float = 0.5,
+    detector: Detector | None = None,
 ) -> Memory:
     """The memory in `folder`, or one in RAM if that is None. A new one gets the seed rules.
 
     image_embedder: `embedded` or `clip:NAME`.
     text_embedder: None for the default one.
     ucb: C of `memory.rule_memory`, the weight of the UCB bonus.
+    detector: that of the agent, for which the seed rules are weighed; None for the policy's own.
 
     Raises FileNotFoundError for a frozen memory that does not exist, ValueError if the memory was written with another
     embedder.
@@ -57,7 +59,7 @@ def open_default_memory(
     folder = None if folder is None else Path(folder)
     memory = open_memory(folder, text_embedder, embedder.name, embedder.dim, ucb, frozen)
     if not frozen:
-        add_seed_rules(memory.rules, text_embedder)
+        add_seed_rules(memory.rules, text_embedder, (detector or policy.detector).name)
     return memory
 
 
@@ -142,7 +144,9 @@ def open_default_agent(
         raise FileNotFoundError(f"{memory}: there is no memory here")
     with (
         Trace(trace, parts=parts) as records,
-        open_default_memory(memory, policy, frozen=memory is not None and not learns) as known,
+        open_default_memory(
+            memory, policy, frozen=memory is not None and not learns, detector=detector
+        ) as known,
     ):
         yield default_agent(
             policy, body, known,

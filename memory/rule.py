@@ -48,6 +48,11 @@ class Predicate:
         assert comparison in (">", "<")
         return Predicate(found["metric"], comparison, float(found["threshold"]), weight)
 
+    @property
+    def condition(self) -> str:
+        """The text that `parse` takes."""
+        return f"{self.metric} {self.comparison} {self.threshold:g}"
+
     def __post_init__(self) -> None:
         if self.comparison not in (">", "<"):
             raise ValueError(f"a predicate compares by '>' or '<', not {self.comparison!r}")

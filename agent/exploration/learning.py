@@ -45,6 +45,7 @@ __all__ = [
     "mine_rules",
     "ranks",
     "rescore",
+    "with_fitted_weights",
 ]
 
 Json = dict[str, Any]
@@ -178,7 +179,7 @@ def fit_rule_weights(
     admitted = [rule for rule in rules.all() if rule.state == "admitted" and rule.predicate]
     if not admitted:
         return WeightFit({}, None, None)
-    fitted = _with_fitted_weights(admitted, cases)
+    fitted = with_fitted_weights(admitted, cases)
     before, after = (
         evaluate_rules(backend, held_out, settings, [list(map(listed_rule, listed))] * len(held_out))
         for listed in (admitted, fitted.values())
@@ -299,7 +300,7 @@ def _rescore(
     return replace(case, scores=result.scores, failures=result.failures)
 
 
-def _with_fitted_weights(rules: Sequence[Rule], cases: Sequence[Explored]) -> dict[str, Rule]:
+def with_fitted_weights(rules: Sequence[Rule], cases: Sequence[Explored]) -> dict[str, Rule]:
     """The rules with weights fitted on the cases, by the id of the rule that each would replace."""
     start = np.array([rule.predicate.weight for rule in rules if rule.predicate])
     fitted = fit_weights(

@@ -125,11 +125,16 @@ def add(
             "have one.",
         ),
     ] = None,
-    weight: Annotated[float, typer.Option(min=0.0, help="Weight of --when; seed rules have 0.3 to 2.")] = 1.0,
+    weight: Annotated[
+        float, typer.Option(min=0.0, help="Weight of --when; the the seed rules have 13.2 together.")
+    ] = 1.0,
     tag: Annotated[
         list[str] | None,
         typer.Option(metavar="TAG", help="When the rule matters most, such as facing:side; repeatable."),
     ] = None,
+    detector: Annotated[
+        str, typer.Option(help="The critic's detector, for which a new memory's seed rules are weighed.")
+    ] = "blazepose",
     text_embedder: TextEmbedder = None,
     as_json: Json = False,
 ) -> None:
@@ -147,7 +152,7 @@ def add(
     rule = Rule.create(sentence, tag or [], Provenance("person", "person", None), predicate, "admitted")
     embedder = load_text_embedder(text_embedder)
     with open_to_write(folder, embedder) as (_, rules):
-        add_seed_rules(rules, embedder)
+        add_seed_rules(rules, embedder, detector)
         added = rules.add([rule], reason := "written by hand")
         if not added and {known.rule_id: known.state for known in rules.all()}[rule.rule_id] != "admitted":
             rules.set_state(rule.rule_id, "admitted", reason, None)

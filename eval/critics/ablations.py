@@ -201,7 +201,9 @@ class AgentBench:
         }
 
     def _open_memory(self, folder: Path | None, frozen: bool, ucb: float = UCB) -> Memory:
-        return open_default_memory(folder, self.policy, frozen, text_embedder=self.embedder, ucb=ucb)
+        return open_default_memory(
+            folder, self.policy, frozen, text_embedder=self.embedder, ucb=ucb, detector=self.detector
+        )
 
     def _build(
         self, variant: AgentVariant, memory: Memory, backend: VLMBackend | None = None

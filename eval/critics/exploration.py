@@ -222,7 +222,10 @@ def explore_calibration(
     cases, held_out = ([labelled[row] for row in parts[part]] for part in ("explore", "admit"))
     exploration = Exploration(memory, fingerprint, cases, held_out, propose)
     saved = exploration.saved_report()
-    with open_default_memory(memory, policy, frozen=False, ucb=settings.ucb) as opened, ExitStack() as stack:
+    with (
+        open_default_memory(memory, policy, frozen=False, ucb=settings.ucb, detector=detector) as opened,
+        ExitStack() as stack,
+    ):
         trial = trial_name(backend.name, [case.sample.id for case in held_out])
         waiting = pending_rules(opened.rules, trial)
         if saved is not None:

@@ -259,7 +259,9 @@ class Demo:
         else:
             with (
                 self._timed("explore"),
-                open_default_memory(memory_folder, self.policy, frozen=False) as memory,
+                open_default_memory(
+                    memory_folder, self.policy, frozen=False, detector=self.detector
+                ) as memory,
             ):
                 exploration.run(agent_with(memory), self.stage)
         memory = self._open.enter_context(open_default_memory(memory_folder, self.policy, frozen=True))
