@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "console",
     "escaped",
-    "foreign",
+    "escaped_text",
     "print_estimate",
     "print_json",
     "print_message",
@@ -45,7 +45,7 @@ def print_message(line: str) -> None:
 def escaped(text: str) -> str:
     """The text with "\\x1b" in place of an escape character, and so on for every other character that does not print.
 
-    File names, memories and the comments of models are foreign: their control codes could rewrite what a terminal
+    File names, memories and the comments of models are untrusted: their control codes could rewrite what a terminal
     shows, for example a rule that is about to be admitted. Line breaks and tabs are kept.
     """
     return "".join(
@@ -56,8 +56,8 @@ def escaped(text: str) -> str:
     )
 
 
-def foreign(text: str) -> Text:
-    """A foreign text in a table, escaped; nothing in it is markup."""
+def escaped_text(text: str) -> Text:
+    """An untrusted text in a table, escaped; nothing in it is markup."""
     from rich.text import Text
 
     return Text(escaped(text))

@@ -9,7 +9,7 @@ from typing import Any
 from rich.panel import Panel
 from rich.table import Table
 
-from cli.console import foreign
+from cli.console import escaped_text
 from memory.ledger import RuleLedger
 from memory.rule import Rule, StateChange
 
@@ -49,14 +49,14 @@ def rule_table(rows: Sequence[Json]) -> Table:
     )
     for row in rows:
         cells = (
-            foreign(row["id"][:8]),
+            escaped_text(row["id"][:8]),
             row["state"],
             f"{row['successes']}/{row['uses']}",
             _number(row["weight"], ".2f"),
             _number(row["gain"], "+.4f"),
         )
         texts = (row["text"], _test(row["predicate"]), row["history"][-1]["reason"])
-        table.add_row(*cells, *map(foreign, texts))
+        table.add_row(*cells, *map(escaped_text, texts))
     return table
 
 
@@ -67,7 +67,7 @@ def rule_panel(row: Json) -> Panel:
         lines.append(f"measurement: {_test(predicate)}, weight {predicate['weight']:g}")
     lines.append(f"{origin['kind']} by {origin['backend']}, from case {origin['case_id'] or '-'}")
     lines += [f"{change['state']}: {change['reason']}" for change in row["history"]]
-    return Panel(foreign("\n".join(lines)), title=foreign(row["id"]), title_align="left")
+    return Panel(escaped_text("\n".join(lines)), title=escaped_text(row["id"]), title_align="left")
 
 
 def _test(predicate: Json | None) -> str:

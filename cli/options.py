@@ -85,7 +85,9 @@ Boxes = Annotated[
 ]
 AcceptAnyBox = Annotated[
     bool,
-    typer.Option("--anyway", help="Also accept boxes in which the detector has a confidence below 0.2."),
+    typer.Option(
+        "--accept-any-box", help="Also accept boxes in which the detector has a confidence below 0.2."
+    ),
 ]
 Focal = Annotated[
     float | None,

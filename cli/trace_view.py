@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from agent.tracing.reading import CritiqueRecords
-from cli.console import foreign
+from cli.console import escaped_text
 from eval.report.trace.requests import requests_of, requests_table, summary
 from eval.report.trace.tables import StepTable, call_tables, step_table
 
@@ -24,13 +24,13 @@ NOT_SHOWN = ("text", "thinking")  # of a request
 
 def show_case(critique: CritiqueRecords) -> Iterator[RenderableType]:
     """The tables of all nodes, in the order in which they ran."""
-    yield foreign(f"case {critique.case}, trace {critique.trace}")
+    yield escaped_text(f"case {critique.case}, trace {critique.trace}")
     for record in critique.records:
         yield from map(_rendered, call_tables(record))
         yield _rendered(step_table(record))
         if requests := requests_of(record):
             yield _rendered(requests_table(requests))
-    yield foreign(summary(critique.records))
+    yield escaped_text(summary(critique.records))
 
 
 def case_json(critique: CritiqueRecords) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def case_json(critique: CritiqueRecords) -> dict[str, Any]:
 
 
 def _rendered(found: StepTable) -> Table:
-    table = Table(*found.columns, title=foreign(found.title), title_justify="left", title_style="bold")
+    table = Table(*found.columns, title=escaped_text(found.title), title_justify="left", title_style="bold")
     for row in found.rows:
-        table.add_row(*map(foreign, row))
+        table.add_row(*map(escaped_text, row))
     return table

@@ -5,7 +5,7 @@ plug-ins, and some of these quote the refused request. So each line of a trace i
 each reason for a missing score or measurement before it is stored or printed. Reasons are redacted first and cut to
 length afterwards, because no pattern finds half of a secret.
 
-The texts come from strangers, and Python's `re` cannot be interrupted: no pattern here takes more than linear time, and
+The texts are untrusted, and Python's `re` cannot be interrupted: no pattern here takes more than linear time, and
 a reason is cut before it is redacted, too.
 
 Secrets are found in any case of their letters, because host names lose theirs, and behind JSON's escapes, which whoever

@@ -48,7 +48,7 @@ NOT_NEGATIVE = (
     "lora_rank",
 )
 RESERVED = ("output_dir", "seed", "use_cpu", "resume_from_checkpoint")  # set by the caller of the trainer
-HUB = (  # a stranger's recipe must not upload weights, nor may a token be in a file
+HUB = (  # an untrusted recipe must not upload weights, nor may a token be in a file
     "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision", "push_to_hub",
     "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token",
 )  # fmt: skip

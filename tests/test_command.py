@@ -78,7 +78,7 @@ INVALID_OPTIONS = {
         ["predict", "photo.png", "--out", "texts"],
         "line 1 of texts/manifest.jsonl",
     ),
-    "a box of low confidence": (["predict", "photo.png", "--box", "9,9,80,99"], "--anyway"),
+    "a box of low confidence": (["predict", "photo.png", "--box", "9,9,80,99"], "--accept-any-box"),
     "a photograph without people": (["predict", "photo.png"], "--box"),
     "an unknown format": (["predict", "photo.png", "--save", "npz,fbx"], "npz, obj, glb, bvh, not fbx"),
     "an unknown detector": (["predict", "photo.png", "--detector", "yolo"], "transformers"),
@@ -118,11 +118,11 @@ INVALID_OPTIONS = {
     ),
     "one sample": (["predict", "photo.png", "--samples", "1"], "samples"),
     "an unknown backend": (
-        ["critique", "photo.png", "--box", "9,9,80,99", "--anyway", "--backend", "oracle"],
+        ["critique", "photo.png", "--box", "9,9,80,99", "--accept-any-box", "--backend", "oracle"],
         "oracle",
     ),
     "a missing memory": (
-        ["critique", "photo.png", "--box", "9,9,80,99", "--anyway", "--memory", "none"],
+        ["critique", "photo.png", "--box", "9,9,80,99", "--accept-any-box", "--memory", "none"],
         "no memory",
     ),
     "a missing policy": (["predict", "photo.png", "--policy", "elsewhere"], "no policy"),
@@ -236,7 +236,7 @@ def test_predict_writes_the_files_that_it_prints(photo, policy, tmp_path, monkey
         photo,
         "--box",
         "10,10,80,110",
-        "--anyway",
+        "--accept-any-box",
         "--samples",
         2,
         "--policy",
@@ -322,7 +322,16 @@ def test_critique_takes_the_people_of_a_keypoint_file(
 def test_predict_reports_an_unreadable_file_and_continues(photo, policy, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.jpg").write_text("hello")
     out_folder = tmp_path / "o"
-    words = ("predict", tmp_path / "bad.jpg", photo, "--box", "10,10,80,110", "--anyway", "--samples", 2)
+    words = (
+        "predict",
+        tmp_path / "bad.jpg",
+        photo,
+        "--box",
+        "10,10,80,110",
+        "--accept-any-box",
+        "--samples",
+        2,
+    )
     words = (*words, "--policy", policy, "--out", out_folder, "--save", "obj,bvh", "--json")
     code, out, err = call(monkeypatch, capsys, *words)
     assert code == 0
@@ -341,7 +350,7 @@ def test_predict_reports_an_unreadable_file_and_continues(photo, policy, tmp_pat
 def test_predict_reports_a_video(policy, tmp_path, monkeypatch, capsys):
     frames = [Image.new("RGB", (90, 120), (grey, grey, grey)) for grey in (30, 90, 150)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
-    words = ("predict", tmp_path / "clip.gif", "--box", "10,10,80,110", "--anyway", "--samples", 2)
+    words = ("predict", tmp_path / "clip.gif", "--box", "10,10,80,110", "--accept-any-box", "--samples", 2)
     words = (*words, "--policy", policy, "--out", tmp_path / "o", "--save", "bvh", "--every", 2, "--json")
     code, out, err = call(monkeypatch, capsys, *words)
     assert code == 0

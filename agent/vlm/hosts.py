@@ -62,7 +62,7 @@ def _attributes(item: object) -> Iterator[tuple[str, Any]]:
     yield from dict(getattr(item, "__dict__", None) or {}).items()
     yield from dict(getattr(item, "__pydantic_private__", None) or {}).items()
     for name in (*CLIENT_NAMES, *ADDRESS_NAMES):
-        # a property of a foreign class
+        # a property of another package's class
         try:
             yield name, getattr(item, name)
         except Exception:  # noqa: BLE001

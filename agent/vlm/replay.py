@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from agent.vlm.protocol import Capabilities, Part, Reply, VLMBackend, checked_reply
 from agent.vlm.wrappers.wrapper import Wrapper, question_key
-from common.reading.foreign_files import reason_in_a_line
+from common.reading.untrusted_files import reason_in_a_line
 from common.reading.validate import members, numbers
 from common.redaction import writable
 from common.storage.files import PathLike

@@ -136,7 +136,7 @@ class Summary:
 
     def add(self, outcome: Outcome) -> None:
         people = outcome.record["people"] if outcome.record else []
-        reasons = [*(outcome.record or {"said": []})["said"], *filter(None, [outcome.reason])]
+        reasons = [*(outcome.record or {"messages": []})["messages"], *filter(None, [outcome.reason])]
         self.pictures += not outcome.ends_video
         self.people += len(people)
         self.failures += outcome.record is None
@@ -204,7 +204,9 @@ class Summary:
         if outcome.frame is not None:
             picture["frame"] = outcome.frame
         if outcome.record is not None:
-            self.answer["messages"] += [{**picture, "message": said} for said in outcome.record["said"]]
+            self.answer["messages"] += [
+                {**picture, "message": message} for message in outcome.record["messages"]
+            ]
         if outcome.record is None:
             self.answer["failed"].append({**picture, "reason": outcome.reason})
             return

@@ -56,7 +56,7 @@ def trace(
 
 @contextmanager
 def _damage_named(run: Path) -> Iterator[None]:
-    """A trace may be a stranger's: values of other types than the program writes."""
+    """A trace is untrusted: its values may have other types than the program writes."""
     try:
         yield
     except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:

@@ -97,7 +97,7 @@ def view(
     model = load_body(body)
     if what.is_dir() or what.suffix == ".npz":
         sampling = {
-            "--box": box, "--anyway": accept_any_box, "--focal": focal, "--center": center, "--camera": camera,
+            "--box": box, "--accept-any-box": accept_any_box, "--focal": focal, "--center": center, "--camera": camera,
             "--keypoints": keypoints, "--policy": policy, "--against": against,
         }  # fmt: skip
         _refuse(sampling, f"is for photographs, for which bodies are sampled; {what} holds bodies")

@@ -196,7 +196,7 @@ def _confidence_warning(title: str, detector: Detector, box: Box, confidence: fl
         )
     return (
         f"{title}: the detector {detector.name} sees no person in the box {describe_box(box)} (confidence "
-        f"{confidence:.2f}, below {MIN_CONFIDENCE}); --anyway accepts the box"
+        f"{confidence:.2f}, below {MIN_CONFIDENCE}); --accept-any-box accepts the box"
     )
 
 

@@ -53,8 +53,8 @@ class Predictor:
             found, messages = run.find(photo, source.title(), run.models.policy.detector)
             record = {
                 "name": source.name,
-                "stamp": fingerprint,
-                "said": messages,
+                "fingerprint": fingerprint,
+                "messages": messages,
                 "photo": str(source.path.resolve()),
                 "camera": run.describe_camera(photo),
                 **self._write(source.name, run.sample(found)),

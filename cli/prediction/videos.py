@@ -134,11 +134,11 @@ class _VideoPrediction:
         found: list[list[DetectedPerson]] = []
         messages: list[list[str]] = []
         for frame in frames:
-            people, said = self.run.find(frame.photo, self.source.title(frame.index), detector)
+            people, notes = self.run.find(frame.photo, self.source.title(frame.index), detector)
             found.append(people)
-            messages.append(said)
+            messages.append(notes)
         posed = iter(self.run.sample([person for people in found for person in people]))
-        return [([next(posed) for _ in people], said) for people, said in zip(found, messages, strict=True)]
+        return [([next(posed) for _ in people], notes) for people, notes in zip(found, messages, strict=True)]
 
     def _write_frame(self, frame: _Frame, people: Sequence[Person], messages: list[str]) -> Outcome:
         name = self._name(frame.index)
@@ -148,8 +148,8 @@ class _VideoPrediction:
             return Outcome(self.source, frame.index, None, reason_of(error))
         record: Record = {
             "name": name,
-            "stamp": self.fingerprint,
-            "said": messages,
+            "fingerprint": self.fingerprint,
+            "messages": messages,
             "time_s": frame.time_s,
             "camera": self.run.describe_camera(frame.photo),
             "people": written,
@@ -186,7 +186,7 @@ class _VideoPrediction:
                     "duration_s": round(person.motion.duration_s, 6),
                 }
             )
-        whole: Record = {"name": name, "stamp": self.fingerprint, "said": [], "people": []}
+        whole: Record = {"name": name, "fingerprint": self.fingerprint, "messages": [], "people": []}
         whole |= {"frames": timing.num_frames, "motions": motions}
         if moving:
             whole["overlay"] = str(write_overlay_video(run, self.source, video, records, moving, stage))

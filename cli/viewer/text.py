@@ -1,4 +1,4 @@
-"""The texts of the page's panel, as HTML. Comments and file names are foreign: they are escaped."""
+"""The texts of the page's panel, as HTML. Comments and file names are untrusted and are escaped."""
 
 from __future__ import annotations
 

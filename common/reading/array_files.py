@@ -7,7 +7,7 @@ An `.npz` of a body model is read array by array without pickles; the object arr
 loaded. Data sets store required values in object arrays (mmhuman3d's `smpl` is a pickled dictionary), and
 `restricted_npz` passes these to the restricted unpickler.
 
-A file is a stranger's: whatever is wrong with it is a ValueError that names it, and what it unfolds to is limited by
+A file is untrusted: whatever is wrong with it is a ValueError that names it, and what it unfolds to is limited by
 its size, before anything is decoded.
 """
 

@@ -1,4 +1,4 @@
-"""Opens image files of strangers with Pillow: every fault is a ValueError, and the size is limited before decoding.
+"""Opens untrusted image files with Pillow: every fault is a ValueError, and the size is limited before decoding.
 
 A file of a few kilobytes can name any size, and decoding takes up to 16 bytes per pixel. Pillow refuses more than 178
 megapixels. That much is read only from a JPEG, which can be decoded at reduced size (`Image.draft`).

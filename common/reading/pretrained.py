@@ -1,6 +1,6 @@
 """Checkpoints of our models in folders: config.json and model.safetensors, as transformers writes them.
 
-They are read without transformers: a checkpoint may be a stranger's, and `from_pretrained` also takes pickles, weights
+They are read without transformers: a checkpoint is untrusted, and `from_pretrained` also takes pickles, weights
 from outside the folder, adapters, and settings of quantization and attention that load other code.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from common.finite import check_weights
-from common.reading.foreign_files import reason_in_a_line
+from common.reading.untrusted_files import reason_in_a_line
 from common.reading.validate import parse_json
 from common.reading.yaml_fields import Limits, check_limits, checked_fields, shown
 from common.storage.files import PathLike

@@ -164,7 +164,7 @@ def parse_json(path: PathLike, kind: str) -> Any:
 def existing_image(folder: PathLike, image: str) -> Path:
     """The file of an image that a record names. Raises FlawedRecord if there is none in the folder.
 
-    Neither a name nor a link must lead out of the folder, whose images are copied: both may be a stranger's. The folder
+    Neither a name nor a link must lead out of the folder, whose images are copied: both are untrusted. The folder
     itself may be a link.
     """
     path = Path(folder) / image

@@ -57,7 +57,7 @@ def refuse_other_file(path: PathLike, start: bytes) -> None:
 class Manifest:
     """Records of finished items by name, one JSON line per item; of two records with one name the later one counts.
 
-    A record has a `name`, and a `stamp`: the fingerprint of the inputs that the item was made from. Write it after the
+    A record has a `name`, and the `fingerprint` of the inputs that the item was made from. Write it after the
     item's own files are complete. Memory holds only the position of each line, a few bytes per item.
 
     Raises ValueError, and leaves the file unchanged, if a complete line is not such a record: the file is not a
@@ -86,10 +86,10 @@ class Manifest:
     ) -> None:
         self._file.close()
 
-    def find(self, name: str, stamp: str) -> Record | None:
-        """The record of this name, if it has this stamp."""
+    def find(self, name: str, fingerprint: str) -> Record | None:
+        """The record of this name, if it has this fingerprint."""
         found, position = self._positions.get(name, ("", 0))
-        if found != stamp:
+        if found != fingerprint:
             return None
         self._file.seek(position)
         return json.loads(self._file.readline())
@@ -98,26 +98,26 @@ class Manifest:
         position = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
-        self._positions[record["name"]] = (record["stamp"], position)
+        self._positions[record["name"]] = (record["fingerprint"], position)
 
     def _index(self) -> None:
         position = 0
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break
-            name, stamp = self._name_and_stamp(line, number)
-            self._positions[name] = (stamp, position)
+            name, fingerprint = self._name_and_fingerprint(line, number)
+            self._positions[name] = (fingerprint, position)
             position += len(line)
         self._file.truncate(position)
 
-    def _name_and_stamp(self, line: bytes, number: int) -> tuple[str, str]:
+    def _name_and_fingerprint(self, line: bytes, number: int) -> tuple[str, str]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
         match record:
-            case {"name": str(name), "stamp": str(stamp)}:
-                return name, stamp
+            case {"name": str(name), "fingerprint": str(fingerprint)}:
+                return name, fingerprint
         raise ValueError(
             f"line {number} of {self._path} is not the record of a finished item; remove the file to compute its items "
             "again"

@@ -1,7 +1,7 @@
 """SQLite files, used only if they hold what they are taken for.
 
-A file may be another program's, or a stranger's: a view or a trigger in place of a table runs SQL of its own, which may
-never end or take all memory.
+A file may be another program's, and is untrusted: a view or a trigger in place of a table runs SQL of its own, which
+may never end or take all memory.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from common.reading.foreign_files import damage_named
 from common.reading.image_files import open_image
+from common.reading.untrusted_files import damage_named
 from common.reading.validate import FlawedRecord, existing_image, read_json, require
 from common.storage.files import PathLike, atomic_folder
 from common.storage.fingerprint import digest

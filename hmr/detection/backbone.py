@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.hub import hub_access
-from common.reading.foreign_files import reason_in_a_line
+from common.reading.untrusted_files import reason_in_a_line
 from common.storage.fingerprint import digest, file_digest
 from hmr.detection.encoder import EncoderHeads, EncoderOutput
 from hmr.detection.feature_cache import FeatureCache

@@ -20,7 +20,7 @@ __all__ = ["BASES", "find_device", "load_policy", "load_reader"]
 _ASSETS = Path(__file__).parents[1] / "assets"
 SHIPPED_POLICY = _ASSETS / "policy"
 BASES = {"shipped": SHIPPED_POLICY, "studio": _ASSETS / "studio_policy"}
-# A checkpoint may be a stranger's: it must not choose a plug-in, or models that are then downloaded.
+# A checkpoint is untrusted: it must not choose a plug-in, or models that are then downloaded.
 _DETECTORS = ("embedded", "simulated")
 
 

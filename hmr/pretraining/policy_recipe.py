@@ -28,7 +28,7 @@ __all__ = ["PolicyRecipe", "read_policy_recipe", "run_fingerprint"]
 RESERVED_ARGUMENTS = {  # of TrainingArguments, set here
     "output_dir", "seed", "remove_unused_columns", "label_names", "prediction_loss_only", "resume_from_checkpoint",
     "num_train_epochs", "train_sampling_strategy",
-    # a stranger's recipe must not upload weights, nor may a token be in a file
+    # an untrusted recipe must not upload weights, nor may a token be in a file
     "hub_model_id", "hub_token", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision", "push_to_hub",
 }  # fmt: skip
 # Arguments that do not change the weights. Those of evaluation are not among them: it draws noise, as training does.

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from common.reading.foreign_files import damage_named
 from common.reading.image_files import open_image
+from common.reading.untrusted_files import damage_named
 from common.reading.validate import require
 from common.storage.files import PathLike, atomic_path, write_text
 from common.storage.fingerprint import digest

@@ -37,7 +37,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from common.failures import ScoresMissing
-from common.reading.foreign_files import damage_named
+from common.reading.untrusted_files import damage_named
 from common.reading.validate import require
 from common.storage.files import PathLike, atomic_path, delete_partial_files, write_bytes, write_text
 from hmr.types import Sample

@@ -385,7 +385,7 @@ def test_a_person_is_written_and_printed_before_the_next_one_is_critiqued(
     pixels = np.random.default_rng(0).integers(0, 255, (120, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     tiny_policy.save_pretrained(tmp_path / "policy")
-    boxes = ("--box", "5,5,40,110", "--box", "45,5,85,110", "--anyway")
+    boxes = ("--box", "5,5,40,110", "--box", "45,5,85,110", "--accept-any-box")
     places = ("--policy", tmp_path / "policy", "--out", tmp_path / "out")
     code, _, err = call(
         monkeypatch, capsys, "critique", tmp_path / "photo.png", *boxes, *places, "--samples", "2"

@@ -218,7 +218,16 @@ def test_a_memory_explored_with_another_detector_is_reported_by_critique(
 
     photo = tmp_path / "photo.png"
     Image.fromarray(np.zeros((96, 96, 3), np.uint8)).save(photo)
-    options = (photo, "--box", "20,10,70,90", "--anyway", "--samples", 3, "--policy", tmp_path / "policy")
+    options = (
+        photo,
+        "--box",
+        "20,10,70,90",
+        "--accept-any-box",
+        "--samples",
+        3,
+        "--policy",
+        tmp_path / "policy",
+    )
     options = (*options, "--memory", found["memory"], "--out", tmp_path / "judged", "--json")
     for words, reported in (((), False), (("--detector", "embedded"), True)):  # by default that of the memory
         code, _, err = call(monkeypatch, capsys, "critique", *options, *words)

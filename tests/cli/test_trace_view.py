@@ -240,7 +240,7 @@ def hostile(value):
     return HOSTILE if isinstance(value, str) else value
 
 
-def test_foreign_text_is_shown_escaped():
+def test_untrusted_text_is_shown_escaped():
     for record in RECORDS:
         text = shown([{**hostile(record), "node": record["node"]}])
         assert "\x1b" not in text

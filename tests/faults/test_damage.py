@@ -215,7 +215,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def predict(photos: Path, base: Path) -> Job:
-    words = (photos, "--box", "10,8,200,300", "--anyway", "--samples", 2)
+    words = (photos, "--box", "10,8,200,300", "--accept-any-box", "--samples", 2)
     return Job(("predict", *words, "--policy", base, "--out", "OUT"))
 
 

@@ -86,7 +86,7 @@ def job_of(name: str, base: Path, inputs: Path) -> Job:
     if name == "predict":
         for number in range(3):
             save_photo(inputs / f"{number}.png", seed=number)
-        words = (inputs, "--box", "10,8,50,60", "--anyway", "--samples", 2)
+        words = (inputs, "--box", "10,8,50,60", "--accept-any-box", "--samples", 2)
         return Job(("predict", *words, "--policy", base, "--out", "OUT"))
     if name == "explore":
         return Job(("explore", "--images", 4, "--samples", 4, "--policy", base, "--out", "OUT"))

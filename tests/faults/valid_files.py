@@ -37,7 +37,7 @@ RANKINGS: tuple[dict[str, Any], ...] = (
     {"group": "a-0", "photo": "a.jpg", "hypotheses": "a-0.npz", "person": 0, "size": 4},
     {"judge": "1", "group": "a-0", "order": [[3], [0, 1], [2]]},
 )
-MANIFEST = tuple({"name": f"{number}.png", "stamp": "1", "people": []} for number in range(40))
+MANIFEST = tuple({"name": f"{number}.png", "fingerprint": "1", "people": []} for number in range(40))
 RECORDING: tuple[dict[str, Any], ...] = (
     {"recording": FORMAT, "backend": "a", "revision": "1", "capabilities": {"images": True, "concurrency": 2}},
     *[

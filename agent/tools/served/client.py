@@ -65,7 +65,7 @@ def _server(command: str, deadline_s: float) -> Iterator[list[CritiqueTool]]:
     with ExitStack() as opened:
         portal = opened.enter_context(start_blocking_portal())
         errors = opened.enter_context(_StderrEnd())
-        # The server and its answers are foreign: whatever goes wrong here is told with the command.
+        # The server and its answers are untrusted: whatever goes wrong here is reported with the command.
         try:
             client = portal.wrap_async_context_manager(_client(words, errors.file))
             connected = client.__enter__()

@@ -1,6 +1,6 @@
 """The contract with a critique tool of an MCP server (docs/guides/mcp.md): the case as JSON, and its evidence.
 
-Sent are numbers only: no photograph, no name of a file and no id. Whatever comes back is data of a stranger. Its texts
+Sent are numbers only: no photograph, no name of a file and no id. Whatever comes back is untrusted. Its texts
 become part of prompts, so they are cut to a length and lose their control characters, and its metric gets a prefix, so
 that it cannot take the place of another tool's.
 """

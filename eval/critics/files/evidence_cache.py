@@ -51,7 +51,7 @@ class EvidenceCache:
             return Evidence.from_json(record["evidence"])
         evidence = tool.measure(case)
         with self._lock:
-            self._entries.add({"name": key, "stamp": source_digest, "evidence": evidence.to_json()})
+            self._entries.add({"name": key, "fingerprint": source_digest, "evidence": evidence.to_json()})
         return evidence
 
 

@@ -91,7 +91,7 @@ def critique_with_cache(
                 new.append(critique := next(critiques))
                 verdicts.append(CriticVerdict.of(critique))
                 if _is_complete(critique):
-                    name = {"name": group.sample.id, "stamp": fingerprint}
+                    name = {"name": group.sample.id, "fingerprint": fingerprint}
                     cache.add({**name, **asdict(verdicts[-1])})
             else:
                 verdicts.append(CriticVerdict.from_json(record))

@@ -1,7 +1,7 @@
 """Writes the report of a run: one HTML file with its pictures, charts, style and scripts inside, that requests nothing.
 
 The page's content security policy allows no request and no script but the ones written here, which it names by their
-hashes. Text that a model wrote is foreign: jinja escapes it, and the scripts insert it as text, never as markup.
+hashes. Text that a model wrote is untrusted: jinja escapes it, and the scripts insert it as text, never as markup.
 
 Cases are JSON, one element each, so that the page parses only the case that is shown; the scripts come after the first
 case, so that it is shown before the others are read. Charts are drawn by plotly.js's

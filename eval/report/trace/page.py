@@ -1,6 +1,6 @@
 """Writes the trace of a run as one HTML page, with its style and pictures inside, no script, and no request.
 
-Everything in a trace is foreign text (of models, servers and files), so jinja escapes all of it. The page is bounded:
+Everything in a trace is untrusted text (of models, servers and files), so jinja escapes all of it. The page is bounded:
 critiques by the caller, steps, requests and characters of a reply by the limits here; what is left out is counted.
 
 Pictures of a critique, and the texts and pictures of its questions, come from the run's folder, where a command has

@@ -80,7 +80,9 @@ def test_a_box_far_larger_than_the_photograph_is_rejected(box):
 
 def test_a_box_without_a_person_is_rejected_unless_any_box_is_accepted():
     detector = FixedDetector(confidences={BOX: 0.1})
-    with pytest.raises(NobodyFound, match=r"^a.png: the detector fixed sees no person.*10,8,50,60.*--anyway"):
+    with pytest.raises(
+        NobodyFound, match=r"^a.png: the detector fixed sees no person.*10,8,50,60.*--accept-any-box"
+    ):
         find_people(PHOTO, "a.png", detector, [BOX])
     people, messages = find_people(PHOTO, "a.png", detector, [BOX], accept_any_box=True)
     assert [(person.sample.box, person.detection.confidence) for person in people] == [(BOX, 0.1)]

@@ -161,7 +161,7 @@ def test_a_photograph_without_people_is_recorded_with_the_reason(models, tmp_pat
         (outcome,) = predict(models, tmp_path / "out", photo, settings=settings)
         assert outcome.earlier == earlier
         assert outcome.record["people"] == []
-        assert "--box" in outcome.record["said"][0]
+        assert "--box" in outcome.record["messages"][0]
 
 
 def test_several_people_are_drawn_over_one_photograph(models, tmp_path):

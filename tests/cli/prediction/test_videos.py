@@ -151,7 +151,7 @@ def test_a_failed_video_is_reported_with_the_reason_of_the_failure(tmp_path, cap
     source = Source(tmp_path / "clip.gif", "clip")
     summary = Summary(single=True, collect=False)
     camera = {"focal_px": 1.0, "center_px": [1.0, 1.0], "is_estimated": True}
-    summary.add(Outcome(source, 0, {"people": [], "said": ["somebody is uncertain"], "camera": camera}))
+    summary.add(Outcome(source, 0, {"people": [], "messages": ["somebody is uncertain"], "camera": camera}))
     summary.add(Outcome(source, None, None, "the motion cannot be written"))
     with pytest.raises(ValueError, match="the motion cannot be written"):
         summary.check()

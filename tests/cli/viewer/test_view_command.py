@@ -176,7 +176,7 @@ def test_policies_side_by_side_in_a_browser(tiny_policy, tmp_path: Path):
     photo = save_photo(tmp_path / "one.png")
     for name in ("base", "aligned"):
         tiny_policy.save_pretrained(tmp_path / name)
-    words = (photo, "--box", "5,5,85,115", "--anyway", "--samples", 2, "--detector", "embedded")
+    words = (photo, "--box", "5,5,85,115", "--accept-any-box", "--samples", 2, "--detector", "embedded")
     given = (*words, "--policy", tmp_path / "base", "--against", tmp_path / "aligned")
     with serving(*given) as (_, url), browser_page(url) as (page, _):
         page.get_by_text("Denoising step").wait_for()

@@ -1,4 +1,4 @@
-"""Images of strangers: refused with one sentence, before they take memory."""
+"""Untrusted images: refused with one sentence, before they take memory."""
 
 import io
 

@@ -5,8 +5,8 @@ import pytest
 from common.storage.jsonl import BLOCK_BYTES, Manifest, end_of_whole_lines, open_for_append
 
 
-def record(name: str, stamp: str, value: int) -> dict:
-    return {"name": name, "stamp": stamp, "value": value}
+def record(name: str, fingerprint: str, value: int) -> dict:
+    return {"name": name, "fingerprint": fingerprint, "value": value}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_record_without_its_end_is_cut_even_if_it_is_the_only_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["[]", "{}", "garbage", '{"name": 3, "stamp": "1"}', "3", "\x00\xff", "[" * 100_000]
+    "line", ["[]", "{}", "garbage", '{"name": 3, "fingerprint": "1"}', "3", "\x00\xff", "[" * 100_000]
 )
 def test_a_file_that_is_not_a_manifest_is_refused_and_unchanged(tmp_path, line):
     path = tmp_path / "m.jsonl"

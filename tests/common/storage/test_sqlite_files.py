@@ -1,4 +1,4 @@
-"""Databases of other programs and of strangers: refused before a row is read, and left as they are."""
+"""Databases of other programs and untrusted ones: refused before a row is read, and left as they are."""
 
 import sqlite3
 from contextlib import closing

@@ -88,7 +88,7 @@ def test_an_error_of_the_tool_is_quoted_in_one_short_line(tools, case):
     assert reason(tools["raises"], case).startswith(beginning)
 
 
-def test_foreign_text_is_cut_and_has_no_control_characters(tools, case):
+def test_untrusted_text_is_cut_and_has_no_control_characters(tools, case):
     found = run_tool(tools["hostile_text"], case)
     assert isinstance(found, Evidence)
     assert found.metric == "served_reprojection_percent_of_box_x"

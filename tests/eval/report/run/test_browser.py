@@ -73,7 +73,7 @@ def test_everything_is_drawn_without_a_request_or_a_message(page: Page) -> None:
     assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
 
 
-def test_foreign_text_is_text(page: Page) -> None:
+def test_untrusted_text_is_text(page: Page) -> None:
     page.keyboard.press("j")
     expect(page.locator("#chosen .comment")).to_have_text(INJECTED)
     assert page.evaluate("window.injected") is None

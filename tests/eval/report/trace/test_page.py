@@ -123,7 +123,7 @@ class Text(HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_loads_nothing_and_foreign_text_stays_text(monkeypatch, capsys, tmp_path: Path):
+def test_the_page_loads_nothing_and_untrusted_text_stays_text(monkeypatch, capsys, tmp_path: Path):
     html = page(monkeypatch, capsys, write_trace(tmp_path))
     parsed = Text(html)
     assert "script" not in parsed.names

@@ -1,4 +1,4 @@
-"""Checkpoints that a stranger wrote: a wrong config or other weights are named, and nothing else is read or loaded."""
+"""Untrusted checkpoints: a wrong config or other weights are named, and nothing else is read or loaded."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def test_settings_of_transformers_that_load_other_code_are_not_read(folder: Path
     edit(
         folder,
         quantization_config={"quant_method": "bitsandbytes"},
-        _attn_implementation="a-stranger/kernel",
+        _attn_implementation="somebody/kernel",
         dtype="foo",
     )
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
