@@ -10,10 +10,38 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "DETECTORS", "MAX_GROUP", "MAX_SAMPLES", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes",
-    "CameraFile", "Center", "DetectorOrExplored", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile",
-    "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase", "Seed",
-    "Skeleton", "Ucb", "config_file", "file_to_write", "output_folder", "policy_folder",
+    "DETECTORS",
+    "MAX_GROUP",
+    "MAX_SAMPLES",
+    "MODELS",
+    "WORKERS",
+    "AcceptAnyBox",
+    "BasePolicy",
+    "BodyFile",
+    "Boxes",
+    "CameraFile",
+    "Center",
+    "DetectorOrExplored",
+    "DetectorSpec",
+    "Device",
+    "Focal",
+    "Json",
+    "KeypointFile",
+    "MemoryOrExplore",
+    "MemoryOrSeedRules",
+    "Motion",
+    "Out",
+    "PhotoDetector",
+    "PolicyDir",
+    "PolicyOrBase",
+    "Seed",
+    "Skeleton",
+    "Ucb",
+    "WithoutTool",
+    "config_file",
+    "file_to_write",
+    "output_folder",
+    "policy_folder",
 ]  # fmt: skip
 
 WORKERS = os.cpu_count() or 1  # processes that render scenes
@@ -176,6 +204,9 @@ DETECTORS = (
     "plug-in."
 )
 DetectorSpec = Annotated[str, typer.Option(metavar="SPEC", rich_help_panel=MODELS, help=DETECTORS)]
+WithoutTool = Annotated[
+    list[str] | None, typer.Option(metavar="TOOL", help="Tool to remove from the agent; repeatable.")
+]
 PhotoDetector = Annotated[
     str | None,
     typer.Option(

@@ -22,6 +22,7 @@ from cli.options import (
     Motion,
     PolicyOrBase,
     Seed,
+    WithoutTool,
     config_file,
     output_folder,
     policy_folder,
@@ -136,6 +137,7 @@ def align(
     out: AlignedPolicy = Path("runs/align"),
     critic: Critic = "embedded",
     penalty: Penalties = None,
+    without_tool: WithoutTool = None,
     method: Method = None,
     fit_first: FitFirst = False,
     rounds: NumRounds = 1,
@@ -178,7 +180,7 @@ def align(
         fit=read_alignment(FIT) if fit_first else None,
         motion=motion, memory=memory, detector=critics,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
-        penalties=parse_penalties(penalty or []), trace=trace,
+        penalties=parse_penalties(penalty or []), without_tools=tuple(without_tool or ()), trace=trace,
     )  # fmt: skip
     model = load_policy(policy_folder(policy, base), device, policys)
     if dry_run:

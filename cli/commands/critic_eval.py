@@ -36,6 +36,7 @@ from cli.options import (
     PolicyOrBase,
     Seed,
     Ucb,
+    WithoutTool,
     policy_folder,
 )
 from common.storage.locks import single_run
@@ -63,9 +64,6 @@ Without = Annotated[
         metavar="NAMES",
         help="Parts to remove from the agent: rules, prototypes or reflection, separated by commas.",
     ),
-]
-WithoutTool = Annotated[
-    list[str] | None, typer.Option(metavar="TOOL", help="Tool to remove from the agent; repeatable.")
 ]
 Images = Annotated[
     int,

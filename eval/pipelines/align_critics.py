@@ -13,7 +13,7 @@ from agent.tracing.records import Trace
 from agent.vlm import VLMBackend
 from agent.vlm.options import open_backend
 from common.progress import Stage
-from eval.critics.ablations import AGENT, AgentBench
+from eval.critics.ablations import AgentBench, AgentVariant
 from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.groups import LabelledGroup, LabelledSet, draw_groups, labelled_scenes
 from eval.critics.reference_critics.baselines import fitted_hmr_scorer
@@ -76,7 +76,8 @@ def open_scorer(
     )  # fmt: skip
     if settings.base_critic == HMR_SCORER:
         return fitted_hmr_scorer(bench)
-    agent = stack.enter_context(bench.agent(AGENT))
+    variant = AgentVariant(without_tools=frozenset(settings.without_tools))
+    agent = stack.enter_context(bench.agent(variant))
     if settings.trace:
         agent = replace(agent, trace=stack.enter_context(Trace(out / TRACE)))
     return PenalisedAgent(agent, settings.penalties) if settings.penalties else agent

@@ -23,6 +23,7 @@ from agent.vlm.options import BackendOptions
 from common.reading.yaml_fields import read_fields
 from common.redaction import redact
 from common.storage.files import PathLike
+from eval.critics.ablations import AgentVariant
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.synthetic.splits import Gap, gap_of
 from memory.folder import store_path
@@ -79,6 +80,7 @@ class AlignSettings:
     backend: Sequence[str] = ()  # settings of the backend, each FIELD=VALUE
     critique: Mapping[str, Any] = field(default_factory=dict)  # fields of CritiqueSettings
     penalties: Mapping[str, float] = field(default_factory=dict)  # of the agent (`rl.scorers.penalties`)
+    without_tools: tuple[str, ...] = ()  # that the agent lacks, in exploration and in scoring
     trace: bool = False  # whether the agent's steps are written
 
     def __post_init__(self) -> None:
@@ -93,6 +95,8 @@ class AlignSettings:
             raise ValueError(f"--trace applies to critics that use a backend; {self.critic} does not")
         if self.penalties:
             raise ValueError(f"--penalty applies to critics that use a backend; {self.critic} does not")
+        if self.without_tools:
+            raise ValueError(f"--without-tool applies to critics that use a backend; {self.critic} does not")
         if self.backend or self.critique:
             raise ValueError(f"--set applies to critics that use a backend; {self.critic} does not")
 
@@ -163,7 +167,8 @@ class AlignSettings:
         return srcc
 
     def check_critic(self) -> None:
-        """Raises ValueError for an unknown critic and an impossible SRCC, FileNotFoundError for a missing memory."""
+        """Raises ValueError for an unknown critic or tool and an impossible SRCC, FileNotFoundError for a missing
+        memory."""
         if self.base_critic.startswith(NOISY_READING):
             Reading.parse(self.base_critic)
         elif self.uses_truth:
@@ -171,6 +176,7 @@ class AlignSettings:
         names = backend_names()
         if self.uses_backend and self.base_critic.partition(":")[0] not in names:
             raise ValueError(f"no critic {self.critic!r}; there are: {', '.join([*names, *KINDS])}")
+        AgentVariant(without_tools=frozenset(self.without_tools))
         if self.uses_backend and self.memory is not None and not store_path(self.memory).is_file():
             raise FileNotFoundError(f"{self.memory}: there is no memory here")
 

@@ -41,6 +41,7 @@ class Arm:
         keypoints, the reading behind the agent's 3D joints, or the truth, either of the images (`align labels`) or of
         as many scenes of the base's own domain.
     penalties: subtracted from the agent's scores (`rl.scorers.penalties`).
+    without_tools: that the agent lacks.
     search: what the critic scores instead of samples.
     policy_gradient: learns by it instead, from as many critiques; `alignment` and `rounds` then have no effect.
     after: starts from the policy of this arm, instead of the base; its steps and critiques come in addition.
@@ -50,6 +51,7 @@ class Arm:
     alignment: Mapping[str, Any]
     critic: str = "embedded"
     penalties: Mapping[str, float] | None = None
+    without_tools: tuple[str, ...] = ()
     imitates: Literal["averaged", "fit", "reading", "align labels", "train labels"] | None = None
     images: int = 1600  # of the split to align on, one critique each
     group_size: int = 20
@@ -79,12 +81,13 @@ class Arm:
         return replace(self, alignment=alignment, after=after)
 
     def inputs(self) -> dict[str, Any]:
-        """Its fields as JSON, for the keys of results; without `after` and `penalties` as before arms had them, so that
-        their results are found again."""
+        """Its fields as JSON, for the keys of results; without `after`, `penalties` and `without_tools` as before arms
+        had them, so that their results are found again."""
         fields = dataclasses.asdict(self)
         for arm in (fields, fields["after"] or {}):
-            if arm.get("penalties") is None:
-                arm.pop("penalties", None)
+            for name in ("penalties", "without_tools"):
+                if not arm.get(name):
+                    arm.pop(name, None)
         return {name: value for name, value in fields.items() if (name, value) != ("after", None)}
 
     @property
@@ -141,6 +144,10 @@ FINALS = {
     **_scored_by("embedded", "embedded"),
     "hmr-scorer, dpo": Arm(DPO, "hmr-scorer"),  # ADHMR's critic, loss, beta and rate
     "hmr-scorer, policy-gradient": replace(METHODS["policy-gradient"], critic="hmr-scorer"),
+    # an agent that knows nothing of the shipped policy, whose estimate these tools read
+    "embedded without reading, policy-gradient": replace(
+        METHODS["policy-gradient"], without_tools=("depth_order", "pose_reading")
+    ),
     "embedded, dpo": Arm(DPO),
     "embedded, sft": Arm(BEST),
     "pseudo-labels, averaged": Arm(RESAMPLE, imitates="averaged"),

@@ -89,7 +89,7 @@ class StudySeed:
     out: Path
     stage: Stage
     opened: ExitStack
-    critics: dict[str, Scorer] = field(default_factory=dict)
+    critics: dict[tuple[str, ...], Scorer] = field(default_factory=dict)
 
     def base(self, scale: float = 1.0) -> Report:
         """The base policy with its starting noise multiplied by `scale`; picks are made only at scale 1."""
@@ -208,6 +208,8 @@ class StudySeed:
             folder = folder.with_name(f"{folder.name}-{policy.digest()}")
         if arm.penalties:
             folder = folder.with_name(f"{folder.name}-{json_digest(arm.penalties, 8)}")
+        if arm.without_tools:
+            folder = folder.with_name("-without-".join((folder.name, *arm.without_tools)))
         tick = self.stage(f"seed {self.seed}: {len(samples)} groups in {folder.name}", len(samples))
         parts = []
         for start in range(0, len(samples), PART):
@@ -221,25 +223,30 @@ class StudySeed:
 
     def _arms_critic(self, arm: Arm) -> Scorer:
         """Its critic, with its penalties."""
-        scorer = self._critic(arm.critic)
+        scorer = self._critic(arm.critic, arm.without_tools)
         if not arm.penalties:
             return scorer
         agent = agent_of(scorer)
         assert agent is not None, "only an agent has measurements to penalise"
         return PenalisedAgent(agent, arm.penalties)
 
-    def _critic(self, critic: str) -> Scorer:
+    def _critic(self, critic: str, without_tools: tuple[str, ...] = ()) -> Scorer:
         """The critic, whose scores are shuffled later if its name says so."""
-        rounds = Rounds(group_size=PICK_GROUP, seed=self.seed)
-        settings = dataclasses.replace(_settings(critic), calibration=self.sizes.calibration, rounds=rounds)
-        if settings.base_critic not in self.critics:
-            self.critics[settings.base_critic] = open_scorer(
+        settings = dataclasses.replace(
+            _settings(critic),
+            calibration=self.sizes.calibration,
+            rounds=Rounds(group_size=PICK_GROUP, seed=self.seed),
+            without_tools=without_tools,
+        )
+        key = (settings.base_critic, *without_tools)
+        if key not in self.critics:
+            self.critics[key] = open_scorer(
                 self.policy, self.images.body, settings,
                 scenes=self.images.scenes(self.to_align, settings.uses_truth), out=self.out / "critics",
                 stage=self.stage, stack=self.opened, detector=self.images.detector,
                 calibration=lambda: self.images.calibration(self.sizes.calibration),
             )  # fmt: skip
-        return self.critics[settings.base_critic]
+        return self.critics[key]
 
     @property
     def _detector(self) -> Detector:

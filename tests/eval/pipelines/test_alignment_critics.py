@@ -199,6 +199,11 @@ WRONG = {
         ["--critic", "hmr-scorer", "--penalty", "imbalance_mm=1"],
         "--penalty applies to critics that use a backend; hmr-scorer does not",
     ),
+    "no tool to remove": (["--without-tool", "sextant"], "its tools are reprojection"),
+    "no tools to remove": (
+        ["--critic", "hmr-scorer", "--without-tool", "pose_reading"],
+        "--without-tool applies to critics that use a backend; hmr-scorer does not",
+    ),
     "nobody to set": (
         ["--critic", "noisy-truth:1", "--set", "permutations=1"],
         "--set applies to critics that use a backend; noisy-truth:1 does not",
@@ -267,3 +272,19 @@ def test_a_reward_can_be_shuffled(align: Align, tmp_path: Path) -> None:
     )
     assert align("out", "--critic", f"shuffled:reward:{tmp_path / 'rewards.py'}:near")[0] == 0
     assert record_of(tmp_path / "out")["scorer"].startswith("raw(1*near")
+
+
+@pytest.mark.slow
+def test_a_removed_tool_measures_nothing(align: Align, memory: Path, tmp_path: Path) -> None:
+    removed = ("pose_reading", "depth_order")
+    words = [word for tool in removed for word in ("--without-tool", tool)]
+    assert align("out", "--memory", memory, "--trace", *words)[0] == 0
+    assert record_of(tmp_path / "out")["without_tools"] == list(removed)
+    measured = {
+        item["tool"]
+        for critique in read_trace(tmp_path / "out", limit=9).critiques
+        for record in critique.records
+        for item in record.get("outputs", {}).get("evidence", [])
+    }
+    assert "joint_limits" in measured
+    assert not measured & set(removed)
