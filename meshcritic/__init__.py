@@ -88,9 +88,9 @@ if TYPE_CHECKING:
     from rl.policy_adapter import Draws, PolicyAdapter
     from rl.preferences.build import build_preferences, load_preferences
     from rl.preferences.ray_actors import RayActors, build_preferences_by_actors
+    from rl.preferences.search import Search, SearchSettings
     from rl.scorers.penalties import PenalisedAgent
     from rl.scorers.rewards import RewardMix
-    from rl.search import Search, SearchSettings
     from rl.trainer import GroupPreferenceTrainer, align
 
 __all__ = [

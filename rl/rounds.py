@@ -47,27 +47,26 @@ from hmr.types import Detector, Sample, Scorer
 from rl.config import GroupPreferenceConfig, check_loss_of_search, training_fields
 from rl.monitoring.training_log import log_callback
 from rl.policy_adapter import PolicyAdapter
-from rl.preferences.build import build_preferences, load_preferences
+from rl.preferences.build import Rescore, build_preferences, load_preferences
 from rl.preferences.proposers import PolicySamples, Proposer
+from rl.preferences.search import SearchSettings, check_policy_of_search, search_for
 from rl.preferences.tables import content_of
 from rl.preferences.tensors import GroupTensors
 from rl.preflight import run_preflight
-from rl.search import SearchSettings, check_policy_of_search, search_for
 from rl.trainer import CallbackFactory, align
 
 __all__ = ["Rounds", "align_in_rounds", "align_once", "checked_alignment", "finished_policy"]
 
 TABLE_IMAGES = 4  # in a table of hypotheses
 Policy = TypeVar("Policy", DiffusionPolicy, PolicyAdapter)
-Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups with other scores
 
 
 @dataclass(frozen=True)
 class Rounds:
     """Number of rounds, and how the groups of each are sampled.
 
-    search: hypotheses of a search (`rl.search`) with the policy of the round, in place of samples of that policy.
-        `group_size` is then the search's, and `noise_scale` a field of the search.
+    search: hypotheses of a search (`rl.preferences.search`) with the policy of the round, in place of samples of that
+        policy. `group_size` is then the search's, and `noise_scale` a field of the search.
     """
 
     count: int = 1

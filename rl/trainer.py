@@ -103,9 +103,8 @@ class GroupPreferenceTrainer(Trainer):
         self.prediction = X0Prediction(model) if args.spread_weight else None
         has_bodies = isinstance(model, DiffusionPolicy) and isinstance(train_dataset, Dataset)
         if args.spread_steps and has_bodies and not self.is_fsdp_enabled:
-            self.add_callback(
-                SpreadCallback(self, cast(DiffusionPolicy, model), cast(Dataset, train_dataset))
-            )
+            policy, dataset = cast(DiffusionPolicy, model), cast(Dataset, train_dataset)
+            self.add_callback(SpreadCallback(policy, dataset, args, self.averaged_weights, self.record))
         self._metrics = {prefix: defaultdict[str, list[Tensor]](list) for prefix in ("", "eval_")}
 
     # -- the step --------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
     python -m benchmarks.alignment.search_proposals [--base studio] [--images 200] [--skip 0] [--out DIR]
 
-The settings of `rl.search.SearchSettings` were chosen with it on the alignment split, whose truth is kept for this
-measurement only. The detection is the embedded detector's, with the shipped policy's reading of 3D joints. Columns are
-means over images of MPJPE in mm (docs/reference/measures.md): of all hypotheses, of the best, and of the one nearest to
-the reading, which a critic without any other evidence would choose. `--out` keeps the scenes.
+The settings of `rl.preferences.search.SearchSettings` were chosen with it on the alignment split, whose truth is kept
+for this measurement only. The detection is the embedded detector's, with the shipped policy's reading of 3D joints.
+Columns are means over images of MPJPE in mm (docs/reference/measures.md): of all hypotheses, of the best, and of the
+one nearest to the reading, which a critic without any other evidence would choose. `--out` keeps the scenes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import GAPS, draw_split
 from hmr.synthetic.store import read_labelled
 from hmr.types import Box, Detection, Labelled, Sample
-from rl.search import Search, SearchSettings
+from rl.preferences.search import Search, SearchSettings
 
 GROUP = 10
 JOINTS = (0.0, 1.0, 10.0)

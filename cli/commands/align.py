@@ -211,8 +211,8 @@ def _detectors(detector: str | None, photos: Path | None) -> tuple[str | None, s
 
 def _rounds(count: int, group_size: int, seed: int, method: str | None) -> Rounds:
     from eval.pipelines.align_settings import SEARCH
+    from rl.preferences.search import SearchSettings
     from rl.rounds import Rounds
-    from rl.search import SearchSettings
 
     search = SearchSettings.of_size(group_size) if method == SEARCH else None
     return Rounds(count, group_size, seed, search=search)

@@ -93,8 +93,8 @@ def agent_of(scorer: Scorer) -> CritiqueAgent | None:
 def detector_of_search(
     policy: DiffusionPolicy, body: Body, scorer: Scorer, detector: Detector | None
 ) -> Detector | None:
-    """What a search (`rl.search`) reads the images with; None: what its agent does. Other critics read none, so their
-    search has `detector`, or else the policy's, with the 3D joints that an agent would have."""
+    """What a search (`rl.preferences.search`) reads the images with; None: what its agent does. Other critics read
+    none, so their search has `detector`, or else the policy's, with the 3D joints that an agent would have."""
     if agent_of(scorer) is not None:
         return None
     return WithJoints3D(detector or policy.detector, load_reader(str(policy.device)), body)

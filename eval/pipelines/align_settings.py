@@ -69,7 +69,7 @@ class AlignSettings:
     rounds: Rounds = field(default_factory=Rounds)
     alignment: dict[str, Any] = field(default_factory=dict)  # fields of rl.config.GroupPreferenceConfig
     policy_gradient: PolicyGradientConfig | None = None  # instead of `alignment` and `rounds`
-    # training arguments of `rl.labels.keypoint_fit`, which comes before the scores; None: it does not
+    # training arguments of `rl.keypoint_fit`, which comes before the scores; None: it does not
     fit: dict[str, Any] | None = None
     motion: Path | None = None
     memory: Path | None = None  # an explored one; None: explore first

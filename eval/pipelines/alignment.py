@@ -5,7 +5,7 @@ the splits (`hmr.synthetic.splits.GAPS`): `wild-train` for the shipped one, `str
 learns does so on the calibration split of the base's own domain alone, as in `eval.critics.comparison`. If the training
 arguments set `replay_weight`, labelled scenes of that domain are replayed beside the images (`rl.labels.body_labels`).
 With `AlignSettings.fit` the policy is first aligned to the keypoints of the same images, in the folder `fit`
-(`rl.labels.keypoint_fit`). The output folder holds the scenes, the memory, every round (`rl.rounds`), curves.svg and
+(`rl.keypoint_fit`). The output folder holds the scenes, the memory, every round (`rl.rounds`), curves.svg and
 alignment.json, which records all inputs. The training arguments and the critic (name, settings, file, memory) are
 checked, and the folder is claimed (`eval.pipelines.align_claim`), before anything is drawn, explored or scored.
 """
@@ -39,7 +39,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split
 from hmr.synthetic.store import read_samples, set_digest
 from hmr.types import Detector, Sample, Scorer
-from rl.labels.keypoint_fit import align_to_keypoints, checked_fit
+from rl.keypoint_fit import align_to_keypoints, checked_fit
 from rl.monitoring.training_log import read_logs
 from rl.policy_gradient.align import align_by_policy_gradient, check_policy_gradient, update_folders
 from rl.preferences.build import build_preferences, load_preferences, shuffle_scores

@@ -25,7 +25,7 @@ from common.storage.files import CONFIGS
 from eval.pipelines.align_settings import AlignSettings, read_alignment
 from rl.imitation import LABEL_EPOCHS, steps_on_labels
 from rl.policy_gradient.config import PolicyGradientConfig, read_policy_gradient
-from rl.search import SearchSettings
+from rl.preferences.search import SearchSettings
 
 __all__ = ["ARMS", "BASE", "CEILING", "SETS", "Arm"]
 

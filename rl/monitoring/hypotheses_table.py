@@ -15,14 +15,16 @@ experiment trackers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from datasets import Dataset
 from jaxtyping import Float, UInt8
+from torch import nn
 from transformers import TrainerCallback
 
 from common.seeding import derive_generator
@@ -33,14 +35,25 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
 from hmr.render.overlay import montage, overlay, panel, score_color, side_view, zoom
 from hmr.types import BodyParams, Hypotheses, Sample
+from rl.config import GroupPreferenceConfig
 from rl.preferences.tensors import GroupTensors
-from rl.trainer import GroupPreferenceTrainer
 from rl.types import PreferenceGroup
 
 __all__ = ["HypothesesTable"]
 
 CROP_SCALE = 1.35  # of the crop, relative to the box
 SIZE = 224  # pixels of a view
+
+
+@runtime_checkable
+class MonitoredTrainer(Protocol):
+    """The members of `rl.trainer.GroupPreferenceTrainer` that a table needs."""
+
+    args: GroupPreferenceConfig
+    policy: nn.Module
+    train_dataset: Any  # `GroupTensors`
+
+    def averaged_weights(self) -> AbstractContextManager[None]: ...
 
 
 class HypothesesTable(TrainerCallback):
@@ -52,7 +65,7 @@ class HypothesesTable(TrainerCallback):
 
     def __init__(
         self,
-        trainer: GroupPreferenceTrainer,
+        trainer: MonitoredTrainer,
         body: Body,
         samples: Mapping[str, Sample],
         dataset: Dataset,

@@ -8,8 +8,9 @@ measurement uses the same noise, so two differ by the policy alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -24,10 +25,8 @@ from hmr.metrics.errors import spread_mm
 from hmr.policy.condition import unpack_points
 from hmr.policy.policy import DiffusionPolicy, Features
 from hmr.types import NUM_JOINTS, BodyParams, Hypotheses
+from rl.config import GroupPreferenceConfig
 from rl.preferences.tensors import features_of
-
-if TYPE_CHECKING:
-    from rl.trainer import GroupPreferenceTrainer
 
 __all__ = ["SpreadCallback", "SpreadMonitor", "estimated_visibility", "spread_by_visibility"]
 
@@ -62,10 +61,20 @@ def spread_by_visibility(
 
 class SpreadCallback(TrainerCallback):
     """Logs the spread of the averaged policy before the first step and after every `spread_steps` steps, on the first
-    `spread_images` rows of `dataset`."""
+    `spread_images` rows of `dataset`.
 
-    def __init__(self, trainer: GroupPreferenceTrainer, policy: DiffusionPolicy, dataset: Dataset) -> None:
-        self.trainer, args = trainer, trainer.args
+    averaged_weights, record: those of `rl.trainer.GroupPreferenceTrainer`.
+    """
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        dataset: Dataset,
+        args: GroupPreferenceConfig,
+        averaged_weights: Callable[[], AbstractContextManager[None]],
+        record: Callable[[dict[str, Tensor], Literal[""]], None],
+    ) -> None:
+        self.averaged_weights, self.record = averaged_weights, record
         features = features_of(dataset.select(range(min(args.spread_images, len(dataset)))))
         self.monitor = SpreadMonitor(policy, features, len(dataset[0]["scores"]), args.seed)
 
@@ -78,8 +87,8 @@ class SpreadCallback(TrainerCallback):
             self._measure()
 
     def _measure(self) -> None:
-        with self.trainer.averaged_weights():
-            self.trainer.record(self.monitor.measure(), "")
+        with self.averaged_weights():
+            self.record(self.monitor.measure(), "")
 
 
 def estimated_visibility(condition: Float[Tensor, "images channels"]) -> Bool[Tensor, "images 24"]:

@@ -42,11 +42,10 @@ from rl.policy_gradient.chain import chain_steps
 from rl.policy_gradient.checkpoint import CHECKPOINTS, remove_checkpoints, resume, save_checkpoint
 from rl.policy_gradient.config import PolicyGradientConfig
 from rl.policy_gradient.updates import PolicyGradient
-from rl.preferences.build import describe_set, identity_of, load_preferences, score_groups
+from rl.preferences.build import Rescore, describe_set, identity_of, load_preferences, score_groups
 from rl.preferences.proposers import PolicySamples, Proposal
 from rl.preferences.shards import SHARD_PATTERN, UNFINISHED, RowPosition, image_sha256
 from rl.preferences.tensors import tensors_from_preferences
-from rl.rounds import Rescore
 from rl.scorers.identity import scorer_digest
 from rl.types import PreferenceGroup
 

@@ -56,6 +56,7 @@ from rl.scorers.rewards import ScoresInParts
 from rl.types import PreferenceGroup
 
 __all__ = [
+    "Rescore",
     "UnavailableGroups",
     "build_preferences",
     "describe_set",
@@ -71,6 +72,7 @@ __all__ = [
 FORMAT = 1
 MAX_UNAVAILABLE = 8  # groups in a row without an answer, not counting those in flight
 Settings = dict[str, Any]  # the manifest
+Rescore = Callable[[Dataset, int], Dataset]  # (groups, seed) -> the same groups with other scores
 
 
 def build_preferences(
@@ -90,7 +92,7 @@ def build_preferences(
     """Propose hypotheses for each image, score them, and write the rows under `out`; returns `out`.
 
     group_size, noise_scale: of `PolicySamples`, which samples the hypotheses from the policy.
-    proposer: makes the hypotheses instead and decides on their number, such as `rl.search.Search`.
+    proposer: makes the hypotheses instead and decides on their number, such as `rl.preferences.search.Search`.
     in_flight: number of groups scored at once, in threads of this process, for a scorer that waits for a server.
     progress: called with the number of rows finished since its last call, including those of an earlier run.
 

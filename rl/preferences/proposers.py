@@ -1,9 +1,9 @@
 """Proposers: where the hypotheses of a preference group come from.
 
-| proposer                     | hypotheses                                                                          |
-|------------------------------|-------------------------------------------------------------------------------------|
-| `PolicySamples` (default)    | samples of the policy                                                               |
-| `rl.search.Search`           | samples, samples guided by a detection, and bodies changed by rule                  |
+| proposer                       | hypotheses                                                                        |
+|--------------------------------|-----------------------------------------------------------------------------------|
+| `PolicySamples` (default)      | samples of the policy                                                             |
+| `rl.preferences.search.Search` | samples, samples guided by a detection, and bodies changed by rule                |
 
 All losses but `resample` compare the policy's likelihood of a hypothesis with that of the policy that sampled it, so
 they need `PolicySamples`.

@@ -45,7 +45,7 @@ class PenalisedAgent:
 
     @property
     def body(self) -> Body:
-        """A search (`rl.search`) reads images as the critic does."""
+        """A search (`rl.preferences.search`) reads images as the critic does."""
         return self.agent.body
 
     @property

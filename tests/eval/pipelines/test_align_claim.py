@@ -12,8 +12,8 @@ from eval.pipelines.align_settings import AlignSettings
 from hmr.policy.checkpoint import load_policy
 from hmr.policy.policy import DiffusionPolicy
 from rl.policy_gradient.config import PolicyGradientConfig
+from rl.preferences.search import SearchSettings
 from rl.rounds import Rounds
-from rl.search import SearchSettings
 from tests.command import call
 
 TRAINING = {"loss_type": "resample", "max_steps": 6, "learning_rate": 0.01}

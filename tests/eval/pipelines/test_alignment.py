@@ -126,7 +126,7 @@ def test_keypoints_come_before_the_scores(
     assert (record["base_policy"], record["fitted_policy"]) == (tiny_policy.digest(), fitted)
     made_from = json.loads((tmp_path / "round-0" / "policy" / "made_from.json").read_text())
     assert made_from["policy"] == fitted
-    monkeypatch.setattr("rl.labels.keypoint_fit.fitted_to_keypoints", None)  # called no more
+    monkeypatch.setattr("rl.keypoint_fit.fitted_to_keypoints", None)  # called no more
     assert run() == record
     for fit, message in (
         ({"loss": "resample"}, "loss"),

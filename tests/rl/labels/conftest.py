@@ -1,11 +1,10 @@
 import pytest
 
 from hmr.body.model import Body
-from hmr.synthetic.recipe import STREET
-from hmr.synthetic.scenes import SceneMaker
 from hmr.types import Sample
+from tests.rl.street_scenes import street_samples
 
 
 @pytest.fixture(scope="module")
 def samples(body: Body) -> list[Sample]:
-    return [scene.labelled.sample for scene in SceneMaker(body, STREET, seed=5).chunk(0, 3)]
+    return street_samples(body)

@@ -13,7 +13,7 @@ from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
 from rl.imitation import groups_of_labels
 from rl.labels.pseudo_labels import averaged_groups, fitted_to_keypoints, read_by
-from tests.rl.labels.stored_detections import StoredDetections
+from tests.rl.street_scenes import StoredDetections
 
 
 def silent(done: int) -> None:

@@ -16,10 +16,10 @@ from agent.vlm.protocol import Reply
 from hmr.body.model import load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Scorer
+from rl.preferences.search import SearchSettings, search_for
 from rl.scorers.identity import scorer_digest
 from rl.scorers.penalties import PenalisedAgent, parse_penalties
 from rl.scorers.rewards import RewardMix, ScoresInParts
-from rl.search import SearchSettings, search_for
 from tests.agent.critique_case import TOOLS, group, make_agent, sample, spoiled_group
 
 CONSENSUS, LIMITS = "group_consensus_mm", "joint_limit_excess_deg"

@@ -24,8 +24,8 @@ from rl.config import GroupPreferenceConfig
 from rl.policy_adapter import DiffusionPolicyAdapter
 from rl.preferences.build import build_preferences, load_preferences
 from rl.preferences.proposers import PolicySamples
+from rl.preferences.search import Search, SearchSettings, search_for
 from rl.rounds import Rounds, align_in_rounds, checked_alignment
-from rl.search import Search, SearchSettings, search_for
 from rl.trainer import align
 from rl.types import PreferenceGroup
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import rl.labels.keypoint_fit
+import rl.keypoint_fit
 import rl.rounds
 from common.progress import Tick
 from hmr.body.model import Body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.types import Sample
+from rl.keypoint_fit import align_to_keypoints
 from rl.labels.body_labels import BodyLabels
-from rl.labels.keypoint_fit import align_to_keypoints
-from tests.rl.labels.stored_detections import StoredDetections
+from tests.rl.street_scenes import StoredDetections, street_samples
 
 TRAINING = {
     "loss_type": "resample", "train_estimate": True, "max_steps": 10, "per_device_train_batch_size": 3,
@@ -23,9 +23,14 @@ TRAINING = {
 
 
 @pytest.fixture
+def samples(body: Body) -> list[Sample]:
+    return street_samples(body)
+
+
+@pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
-    for module, name in ((rl.labels.keypoint_fit, "fitted_to_keypoints"), (rl.rounds, "align")):
+    for module, name in ((rl.keypoint_fit, "fitted_to_keypoints"), (rl.rounds, "align")):
         original = getattr(module, name)
 
         def counting(*words, original=original, name=name, **more):
