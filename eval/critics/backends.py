@@ -38,6 +38,7 @@ from eval.critics.comparison import (
 from eval.critics.files.prices import Price
 from eval.critics.files.result_files import group_fields, group_row, write_rows
 from eval.critics.files.verdict_cache import CriticVerdict
+from eval.critics.kinds import AGENT_ALONE
 from hmr.policy.policy import DiffusionPolicy
 
 __all__ = [
@@ -131,7 +132,7 @@ def evaluate_backends(
     backends: by spec; each is opened for its turn only, because two local models may not fit in memory together.
     Raises ValueError for settings of another critic than the agent.
     """
-    if settings.critic != "agent":
+    if settings.choice != AGENT_ALONE:
         raise ValueError(
             f"several backends compare the critic agent, not {settings.critic}; give one --backend"
         )

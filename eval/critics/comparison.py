@@ -17,25 +17,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from agent.agreement import group_spearman
 from agent.context import CritiqueSettings
-from agent.tools import load_tools
 from agent.vlm import VLMBackend
 from common.progress import Stage
 from common.storage.files import PathLike
 from eval.benchmark.intervals import Interval, difference_interval
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
-from eval.critics.ablations import AGENT, COMPONENTS, AgentBench, AgentVariant, metrics_of
+from eval.critics.ablations import AGENT, AgentBench, AgentVariant, metrics_of
 from eval.critics.agreement import CriticAgreement, by_group, critic_agreement, short_name
 from eval.critics.exploration import UCB, check_ucb, load_other_detector
 from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.files.result_files import write_critics
 from eval.critics.files.verdict_cache import CriticVerdict
 from eval.critics.groups import CriticImages, LabelledGroup, LabelledSet, draw_groups, labelled_scenes
+from eval.critics.kinds import (
+    AGENT_ALONE,
+    CONSENSUS,
+    CRITICS,
+    GREEDY,
+    HMR_SCORER,
+    RANDOM,
+    RANK_NET,
+    Critic,
+    CriticChoice,
+    all_variants,
+)
 from eval.critics.reference_critics.baselines import (
     fitted_hmr_scorer,
     fitted_rank_net,
@@ -51,7 +62,6 @@ from memory.folder import store_path
 from memory.vectors.embed import load_text_embedder
 
 __all__ = [
-    "CRITICS",
     "CriticComparison",
     "CriticEvalSettings",
     "CriticResult",
@@ -64,13 +74,7 @@ __all__ = [
     "rho_difference",
 ]
 
-# "peers": the agent and all critics but its own variants; "all": these too, and each metric alone
-SEVERAL = ("peers", "all")
-CRITICS = ("agent", "greedy", "true-detections", "hmr-scorer", "ranknet", "consensus", "random", *SEVERAL)
-ON_CPU = ("hmr-scorer", *SEVERAL)  # HMR-Scorer keeps its features and its network there
-FITTED = ("hmr-scorer", "ranknet", *SEVERAL)  # on the calibration split, even if the agent is given a memory
-USES_DETECTOR = ("agent", "greedy", "ranknet", *SEVERAL)
-CONSENSUS = "group_consensus_mm"
+CONSENSUS_METRIC = "group_consensus_mm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ class CriticEvalSettings:
     """Settings of `meshcritic critic-eval`. Raises ValueError for an unknown critic and for settings that do not apply
     to it, FileNotFoundError for a missing folder."""
 
-    critic: str = "agent"
+    critic: str = "agent"  # a key of `eval.critics.kinds.CRITICS`
     base: str = "shipped"  # a key of `hmr.synthetic.splits.GAPS`, which decides on the splits
     ablation: AgentVariant = AGENT
     images: int = 100
@@ -98,14 +102,14 @@ class CriticEvalSettings:
         gap_of(self.base)
         if self.critic not in CRITICS:
             raise ValueError(f"no critic is called {self.critic!r}; there are {', '.join(CRITICS)}")
-        if self.critic != "agent" and self.ablation != AGENT:
+        if self.choice != AGENT_ALONE and self.ablation != AGENT:
             raise ValueError(
                 f"components can be removed from the agent only, not from the critic {self.critic!r}"
             )
         if self.motion is not None and not self.motion.exists():
             raise FileNotFoundError(f"{self.motion}: there is no such folder of AMASS npz files")
         check_ucb(self.ucb)
-        if self.detector != EmbeddedDetector.name and self.critic not in USES_DETECTOR:
+        if self.detector != EmbeddedDetector.name and not self.choice.uses_detector:
             raise ValueError(f"--detector applies to critics that use a detector; {self.critic} does not")
         if self.memory is not None:
             self._check_memory(self.memory)
@@ -113,13 +117,17 @@ class CriticEvalSettings:
     def _check_memory(self, memory: Path) -> None:
         if not store_path(memory).is_file():
             raise FileNotFoundError(f"{memory}: there is no memory here")
-        if self.critic == "greedy" or self.ucb != UCB:
+        if self.choice.agent == GREEDY or self.ucb != UCB:
             raise ValueError("the exploration of a given memory cannot be changed; leave out --memory")
+
+    @property
+    def choice(self) -> CriticChoice:
+        return CRITICS[self.critic]
 
     @property
     def learns_on_lab(self) -> bool:
         """Whether any requested critic learns on the calibration scenes of this run."""
-        return self.memory is None or self.critic in FITTED
+        return self.memory is None or self.choice.fits_baseline
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class CriticResult:
 class CriticComparison:
     """Results of all requested critics on one benchmark."""
 
-    critics: Mapping[str, CriticResult]
+    critics: Mapping[Critic, CriticResult]
     evidence: Mapping[str, CriticResult]  # each metric of the tools as a critic; empty without `all`
     benchmark: str  # content hash of the test scenes
     calibration: str | None  # of the calibration scenes; None if no critic learned on them
@@ -150,13 +158,13 @@ class CriticComparison:
         """The result of a single critic at the top level; several critics by name, with each metric alone."""
         hashes = {name: getattr(self, name) for name in ("benchmark", "calibration", "base_policy")}
         if len(self.critics) == 1:
-            ((name, result),) = self.critics.items()
-            return {"critic": name, **result.to_json(), **hashes}
-        tables = {
-            "critics": {name: result.to_json() for name, result in self.critics.items()},
-            "evidence": {name: result.to_json() for name, result in self.evidence.items()},
+            (result,) = self.critics.values()
+            return {"critic": result.name, **result.to_json(), **hashes}
+        tables = {"critics": self.critics, "evidence": self.evidence}
+        by_name = {
+            key: {result.name: result.to_json() for result in table.values()} for key, table in tables.items()
         }
-        return {**tables, **hashes}
+        return {**by_name, **hashes}
 
 
 def evaluate_critics(
@@ -201,7 +209,7 @@ def open_bench(
     images: CriticImages | None = None,
 ) -> Iterator[OpenedBench]:
     """Draws the groups of the settings, using what is cached in `out`; arguments and errors: `evaluate_critics`."""
-    if settings.critic in ON_CPU and policy.device.type != "cpu":
+    if HMR_SCORER in settings.choice.baselines and policy.device.type != "cpu":  # its features are kept there
         raise ValueError(f"--critic {settings.critic} fits hmr-scorer, which needs --device cpu")
     images = images or _scenes(policy, settings, out, stage, workers)
 
@@ -261,50 +269,45 @@ class _Evaluation:
     def __init__(self, bench: AgentBench, settings: CriticEvalSettings) -> None:
         self.bench, self.settings = bench, settings
 
-    def run(self) -> tuple[dict[str, CriticResult], dict[str, CriticResult]]:
+    def run(self) -> tuple[dict[Critic, CriticResult], dict[str, CriticResult]]:
         """Results by critic, the agent first; and by metric of the tools if all critics were requested."""
-        requested = self.settings.critic
-        verdicts = {variant.name: self._critique(variant) for variant in self._variants()}
-        scored = {
-            name: self._scored(found, lambda verdict: verdict.scores) for name, found in verdicts.items()
+        choice = self.settings.choice
+        scored: dict[Critic, list[ScoredGroup]] = {
+            variant: self._scored(found, lambda verdict: verdict.scores)
+            for variant, found in self.verdicts.items()
         }
-        alone: dict[str, list[ScoredGroup]] = {}
-        if requested in ("ranknet", "consensus", *SEVERAL):
-            measured = verdicts.get(AGENT.name) or self.bench.measure(self.bench.tests)
-            if requested != "consensus":
-                scored["ranknet"] = self._rank_net(measured)
-            if requested != "ranknet":
-                scored["consensus"] = self._scored(measured, partial(metric_scores, metric=CONSENSUS))
-            if requested == "all":
-                alone = {
-                    metric: self._scored(measured, partial(metric_scores, metric=metric))
-                    for metric in metrics_of(measured)
-                }
-        if requested in ("hmr-scorer", *SEVERAL):
-            scored["hmr-scorer"] = self._hmr_scorer()
-        if requested in ("random", *SEVERAL):
-            scored["random"] = [random_scores(group, self.settings.seed) for group in self.bench.tests]
-        write_critics(self.bench.out / "critics.parquet", {**scored, **alone})
-        reference = scored.get(AGENT.name)
+        baselines = {  # in the order of results
+            RANK_NET: self._rank_net,
+            CONSENSUS: partial(self._metric, CONSENSUS_METRIC),
+            HMR_SCORER: self._hmr_scorer,
+            RANDOM: self._random,
+        }
+        scored |= {critic: scores() for critic, scores in baselines.items() if critic in choice.baselines}
+        metrics = metrics_of(self.measured) if choice.in_parts else []
+        alone = {metric: self._metric(metric) for metric in metrics}
+        by_name = {critic.name: groups for critic, groups in scored.items()}
+        write_critics(self.bench.out / "critics.parquet", {**by_name, **alone})
+        reference = scored.get(AGENT)
         return (
-            {name: critic_result(name, groups, reference) for name, groups in scored.items()},
+            {critic: critic_result(critic.name, groups, reference) for critic, groups in scored.items()},
             {name: critic_result(name, groups, reference) for name, groups in alone.items()},
         )
 
-    def _variants(self) -> Iterator[AgentVariant]:
-        requested = self.settings.critic
-        if requested == "agent":
-            yield self.settings.ablation
-        if requested in SEVERAL:
-            yield AGENT
-        if requested == "all":
-            yield from (AgentVariant(without=frozenset({part})) for part in COMPONENTS)
-        if requested == "greedy" or (requested == "all" and self.settings.memory is None):
-            yield AgentVariant(greedy=True)
-        if requested == "all":
-            yield from (AgentVariant(without_tools=frozenset({tool.name})) for tool in load_tools())
-        if requested in ("true-detections", "all"):
-            yield AgentVariant(true_detections=True)
+    @cached_property
+    def verdicts(self) -> dict[AgentVariant, list[CriticVerdict]]:
+        """Of the requested variants of the agent."""
+        choice = self.settings.choice
+        if choice.in_parts:
+            variants = all_variants(with_greedy=self.settings.memory is None)
+        else:
+            agent = self.settings.ablation if choice == AGENT_ALONE else choice.agent
+            variants = [agent] if agent else []
+        return {variant: self._critique(variant) for variant in variants}
+
+    @cached_property
+    def measured(self) -> list[CriticVerdict]:
+        """With the evidence that baselines read."""
+        return self.verdicts.get(AGENT) or self.bench.measure(self.bench.tests)
 
     def _critique(self, variant: AgentVariant) -> list[CriticVerdict]:
         groups = self.bench.tests
@@ -312,12 +315,19 @@ class _Evaluation:
             tick = self.bench.stage(f"scoring {len(groups)} groups: {variant.name}", len(groups))
             return self.bench.critique(variant.name, agent, groups, tick)
 
-    def _rank_net(self, verdicts: Sequence[CriticVerdict]) -> list[ScoredGroup]:
+    def _rank_net(self) -> list[ScoredGroup]:
+        tests = self.measured
         lab = self.bench.part("explore", "admit")
         measured = self.bench.measure(lab)
         metrics = metrics_of(measured)
         network = fitted_rank_net(lab, measured, metrics, self.settings.seed)
-        return self._scored(verdicts, lambda verdict: rank_net_scores(network, verdict, metrics))
+        return self._scored(tests, lambda verdict: rank_net_scores(network, verdict, metrics))
+
+    def _metric(self, metric: str) -> list[ScoredGroup]:
+        return self._scored(self.measured, partial(metric_scores, metric=metric))
+
+    def _random(self) -> list[ScoredGroup]:
+        return [random_scores(group, self.settings.seed) for group in self.bench.tests]
 
     def _scored(
         self, verdicts: Sequence[CriticVerdict], scores: Callable[[CriticVerdict], Sequence[float | None]]
@@ -339,9 +349,10 @@ class _Evaluation:
 def critic_result(
     name: str, groups: Sequence[ScoredGroup], reference: Sequence[ScoredGroup] | None
 ) -> CriticResult:
-    """A critic's agreements, and the lead of `reference`, the agent's scores of the same groups, over it."""
+    """A critic's agreements, and the lead of `reference` over it: the agent's scores of the same groups, which has no
+    lead over itself."""
     agreements = {error: critic_agreement(groups, error) for error in ERROR_METRICS}
-    if reference is None or name == AGENT.name:
+    if reference is None or reference is groups:
         return CriticResult(name, agreements, None)
     return CriticResult(
         name, agreements, {error: rho_difference(reference, groups, error) for error in ERROR_METRICS}

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from eval.benchmark.protocol import ERROR_METRICS
-from eval.critics.ablations import AGENT, COMPONENTS, AgentVariant
-from eval.critics.comparison import CriticComparison, CriticEvalSettings, CriticResult
+from eval.critics.ablations import AGENT, AgentVariant
+from eval.critics.comparison import CriticComparison, CriticEvalSettings
+from eval.critics.kinds import BASELINES, PARTS, TRUE_DETECTIONS, Critic
 from eval.tables import paper
 from eval.tables.table import Claim, Column, ResultTable, TableRow
 
 __all__ = ["ablation_table", "critic_table"]
 
-OTHERS = ("hmr-scorer", "ranknet", "consensus", "random")
 MPJPE = ERROR_METRICS[0]
-WITH_TRUTH = AgentVariant(true_detections=True).name
 
 
 def critic_table(found: CriticComparison, settings: CriticEvalSettings, data: str = "") -> ResultTable:
     """Table 3. data: as in `ResultTable`."""
-    names = [AGENT.name, *OTHERS]
     return ResultTable(
         "table-3",
         "Critics: agreement with the true errors within a group",
@@ -27,16 +25,14 @@ def critic_table(found: CriticComparison, settings: CriticEvalSettings, data: st
         _COLUMNS,
         paper.CRITIC_COLUMNS,
         paper.CRITIC_SOURCE,
-        [_row(found.critics[name], paper.CRITICS.get(name, {})) for name in names],
-        [_claim(found, name) for name in OTHERS],
+        [_row(found, critic, paper.CRITICS) for critic in (AGENT, *BASELINES)],
+        [_claim(found, critic) for critic in BASELINES],
         data,
     )
 
 
 def ablation_table(found: CriticComparison, settings: CriticEvalSettings, data: str = "") -> ResultTable:
     """Table 4. data: as in `ResultTable`."""
-    parts = [AgentVariant(without=frozenset({part})).name for part in COMPONENTS]
-    names = [name for name in found.critics if name not in OTHERS]
     return ResultTable(
         "table-4",
         "The agent without its parts",
@@ -44,8 +40,12 @@ def ablation_table(found: CriticComparison, settings: CriticEvalSettings, data: 
         _COLUMNS,
         (Column("srcc_mean", "SRCC", 3),),
         paper.CRITIC_SOURCE,
-        [_row(found.critics[name], paper.ABLATIONS.get(name, {})) for name in names],
-        [_claim(found, name) for name in parts],
+        [
+            _row(found, critic, paper.ABLATIONS)
+            for critic in found.critics
+            if isinstance(critic, AgentVariant)
+        ],
+        [_claim(found, critic) for critic in PARTS],
         data,
     )
 
@@ -59,18 +59,19 @@ _COLUMNS = (
 )
 
 
-def _row(result: CriticResult, theirs: Mapping[str, float]) -> TableRow:
+def _row(found: CriticComparison, critic: Critic, theirs: Mapping[Critic, Mapping[str, float]]) -> TableRow:
+    result = found.critics[critic]
     cells = {
         f"srcc_{error.removesuffix('_mm')}": agreement.srcc for error, agreement in result.agreements.items()
     }
     first = result.agreements[MPJPE]
     cells |= {"krcc_mpjpe": first.krcc, "plcc_mpjpe": first.plcc}
-    return TableRow(result.name, cells, theirs, uses_truth=result.name == WITH_TRUTH)
+    return TableRow(critic.name, cells, theirs.get(critic, {}), uses_truth=critic == TRUE_DETECTIONS)
 
 
-def _claim(found: CriticComparison, other: str) -> Claim:
+def _claim(found: CriticComparison, other: Critic) -> Claim:
     lead = found.critics[other].agent_lead
-    return Claim(f"the agent is above {other} (SRCC with MPJPE)", lead[MPJPE] if lead else None, 3)
+    return Claim(f"the agent is above {other.name} (SRCC with MPJPE)", lead[MPJPE] if lead else None, 3)
 
 
 def _protocol(found: CriticComparison, settings: CriticEvalSettings, data: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from eval.critics.ablations import AGENT, AgentVariant
+from eval.critics.kinds import HMR_SCORER, Critic
 from eval.tables.table import Column
 
 __all__ = [
@@ -46,11 +48,11 @@ CRITIC_COLUMNS = (
     Column("srcc_pa_mpjpe", "SRCC PA-MPJPE", 3),
     Column("plcc_mpjpe", "PLCC MPJPE", 3),
 )
-CRITICS: Mapping[str, Mapping[str, float]] = {
-    "agent": {"srcc_pve": 0.605, "srcc_mpjpe": 0.615, "srcc_pa_mpjpe": 0.528, "plcc_mpjpe": 0.697},
-    "hmr-scorer": {"srcc_pve": 0.578, "srcc_mpjpe": 0.588, "srcc_pa_mpjpe": 0.489, "plcc_mpjpe": 0.627},
+CRITICS: Mapping[Critic, Mapping[str, float]] = {
+    AGENT: {"srcc_pve": 0.605, "srcc_mpjpe": 0.615, "srcc_pa_mpjpe": 0.528, "plcc_mpjpe": 0.697},
+    HMR_SCORER: {"srcc_pve": 0.578, "srcc_mpjpe": 0.588, "srcc_pa_mpjpe": 0.489, "plcc_mpjpe": 0.627},
 }
-ABLATIONS: Mapping[str, Mapping[str, float]] = {
-    "agent": {"srcc_mean": 0.597},
-    "agent without reflection": {"srcc_mean": 0.534},
+ABLATIONS: Mapping[Critic, Mapping[str, float]] = {
+    AGENT: {"srcc_mean": 0.597},
+    AgentVariant(without=frozenset({"reflection"})): {"srcc_mean": 0.534},
 }

@@ -22,10 +22,11 @@ from agent.vlm.embedded.violations import violation
 from cli.commands.critic_eval import Critic
 from eval.benchmark.protocol import ERROR_METRICS, ScoredGroup
 from eval.critics.ablations import AGENT, AgentVariant, equal_rules, metrics_of
-from eval.critics.comparison import CRITICS, CriticEvalSettings, critic_result, evaluate_critics
+from eval.critics.comparison import CriticEvalSettings, critic_result, evaluate_critics
 from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.files.verdict_cache import CriticVerdict
 from eval.critics.groups import LabelledGroup, draw_groups, labelled_scenes
+from eval.critics.kinds import BASELINES, CRITICS
 from eval.critics.reference_critics.baselines import metric_scores, random_scores
 from eval.critics.table import critic_table
 from hmr.body.model import Body
@@ -328,7 +329,7 @@ def test_a_given_memory_is_used_without_exploration(tiny_policy: DiffusionPolicy
     given = dataclasses.replace(SMALL, memory=folder)
     found = evaluate_critics(tiny_policy, EmbeddedCritic(), given, tmp_path, silent)
     assert found.calibration is None
-    assert found.critics["agent"] == made.critics["agent"]
+    assert found.critics[AGENT] == made.critics[AGENT]
     rank_net = dataclasses.replace(given, critic="ranknet")
     found = evaluate_critics(tiny_policy, EmbeddedCritic(), rank_net, tmp_path, silent)
     assert found.calibration == made.calibration  # the network is fitted on them even with a given memory
@@ -352,7 +353,7 @@ def test_an_agent_without_all_components_gives_scores(tiny_policy: DiffusionPoli
 def test_all_critics_are_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: Path):
     settings = dataclasses.replace(SMALL, critic="all", calibration=8)
     found = evaluate_critics(tiny_policy, EmbeddedCritic(), settings, tmp_path, silent)
-    names = list(found.critics)
+    names = [critic.name for critic in found.critics]
     assert names[0] == "agent"
     assert {"agent without rules", "agent greedy", "hmr-scorer", "ranknet", "consensus", "random"} <= set(
         names
@@ -365,9 +366,7 @@ def test_all_critics_are_in_one_table(tiny_policy: DiffusionPolicy, tmp_path: Pa
     assert critic_table(found).row_count == len(found.critics) + len(found.evidence)
     settings = dataclasses.replace(settings, critic="peers")
     peers = evaluate_critics(tiny_policy, EmbeddedCritic(), settings, tmp_path, silent)
-    assert peers.critics == {
-        name: found.critics[name] for name in ("agent", "hmr-scorer", "ranknet", "consensus", "random")
-    }
+    assert peers.critics == {critic: found.critics[critic] for critic in (AGENT, *BASELINES)}
     assert not peers.evidence
 
 

@@ -17,6 +17,7 @@ import torch
 from common.progress import Tick
 from eval.benchmark.annotated.annotated_errors import EvaluationBodies
 from eval.critics.comparison import CriticComparison, CriticEvalSettings
+from eval.critics.kinds import CONSENSUS
 from eval.study.images import StudyImages
 from eval.study.prepared import PRESETS, PreparedImages, PreparedSets, read_sets
 from eval.tables import run
@@ -202,7 +203,7 @@ def test_critics_are_compared_on_people_with_fits(data, tiny_policy, smpl, tmp_p
     compared = found.to_compare(3, PEOPLE)
     assert compared is not None
     assert comparison.benchmark == compared.tests.digest
-    consensus = comparison.critics["consensus"].agreements["mpjpe_mm"].srcc
+    consensus = comparison.critics[CONSENSUS].agreements["mpjpe_mm"].srcc
     assert consensus is not None
     assert -1 <= consensus.mean <= 1
 

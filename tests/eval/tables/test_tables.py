@@ -15,7 +15,9 @@ from common.storage.versions import versions
 from eval.benchmark.intervals import Interval
 from eval.benchmark.measures.body_measures import BODY_MEASURES
 from eval.benchmark.protocol import ERROR_METRICS, Report, ScoredGroup
+from eval.critics.ablations import AGENT
 from eval.critics.comparison import CriticComparison, CriticEvalSettings, critic_result
+from eval.critics.kinds import BASELINES, PARTS
 from eval.study.arms import BASE
 from eval.study.runs import StudyRuns
 from eval.tables.alignment import (
@@ -193,9 +195,9 @@ def test_tables_3_and_4_show_the_agent_others_and_its_parts():
     right, wrong = groups(4.0, 3.0, 2.0, 1.0), groups(1.0, 2.0, 3.0, 4.0)
     others = ("hmr-scorer", "ranknet", "consensus", "random")
     parts = [f"agent without {part}" for part in ("rules", "prototypes", "reflection")]
-    critics = {name: critic_result(name, wrong, right) for name in (*others, *parts)}
+    critics = {critic: critic_result(critic.name, wrong, right) for critic in (*BASELINES, *PARTS)}
     found = CriticComparison(
-        critics={"agent": critic_result("agent", right, right), **critics},
+        critics={AGENT: critic_result("agent", right, right), **critics},
         evidence={}, benchmark="b", calibration=None, base_policy="p",
     )  # fmt: skip
     settings = CriticEvalSettings(critic="all", base="studio", images=10, samples=4)
