@@ -61,7 +61,7 @@ class Predictor:
             }
         except ITEM_FAILURES as error:
             return Outcome(source, None, None, reason_of(error))
-        run.manifest.add(record)
+        run.finish(record)
         return Outcome(source, None, record)
 
     def _write(self, name: str, people: Sequence[Person]) -> Record:

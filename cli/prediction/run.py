@@ -95,10 +95,18 @@ class PredictionRun:
         record = self.manifest.find(name, fingerprint)
         if record is None:
             return None
-        entries = (*record["people"], *record.get("motions", ()))
-        files = [file for entry in entries for file in entry["files"]]
-        files += [record["overlay"]] if "overlay" in record else []
-        return record if all(Path(file).exists() for file in files) else None
+        return record if all(file.exists() for file in _files_of(record)) else None
+
+    def finish(self, record: Record) -> None:
+        """Record an item whose files are written, and delete those of an earlier run that are not its own any more, as
+        of people who were found then."""
+        earlier = self.manifest.last(record["name"])
+        if earlier is not None:
+            own, folder = {file.resolve() for file in _files_of(record)}, self.out.resolve()
+            for file in _files_of(earlier):
+                if file.resolve() not in own and file.resolve().is_relative_to(folder):
+                    file.unlink(missing_ok=True)
+        self.manifest.add(record)
 
     def find(self, photo: Photo, title: str, detector: Detector) -> tuple[list[DetectedPerson], list[str]]:
         """The people of a picture, and messages about rejected boxes and uncertain people."""
@@ -137,3 +145,10 @@ def reason_of(error: Exception) -> str:
     if concerns_every_file(error):
         raise error
     return sentence_of(error)
+
+
+def _files_of(record: Record) -> list[Path]:
+    entries = (*record["people"], *record.get("motions", ()))
+    files = [file for entry in entries for file in entry["files"]]
+    files += [record["overlay"]] if "overlay" in record else []
+    return [Path(file) for file in files]

@@ -71,7 +71,7 @@ class _VideoPrediction:
         except ITEM_FAILURES as error:
             yield Outcome(source, None, None, reason_of(error))
             return
-        run.manifest.add(whole)
+        run.finish(whole)
         yield Outcome(source, None, whole)
 
     def _earlier(self, whole: Record) -> Iterator[Outcome]:
@@ -154,7 +154,7 @@ class _VideoPrediction:
             "camera": self.run.describe_camera(frame.photo),
             "people": written,
         }
-        self.run.manifest.add(record)
+        self.run.finish(record)
         return Outcome(self.source, frame.index, record)
 
     def _write(self, name: str, person: Person) -> Record:

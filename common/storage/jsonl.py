@@ -88,10 +88,14 @@ class Manifest:
 
     def find(self, name: str, fingerprint: str) -> Record | None:
         """The record of this name, if it has this fingerprint."""
-        found, position = self._positions.get(name, ("", 0))
-        if found != fingerprint:
+        found, _ = self._positions.get(name, ("", 0))
+        return self.last(name) if found == fingerprint else None
+
+    def last(self, name: str) -> Record | None:
+        """The last record of this name, whatever it was made from."""
+        if name not in self._positions:
             return None
-        self._file.seek(position)
+        self._file.seek(self._positions[name][1])
         return json.loads(self._file.readline())
 
     def add(self, record: Record) -> None:

@@ -237,3 +237,21 @@ def test_a_photograph_is_predicted_again_when_the_detector_has_other_weights(mod
     with torch.no_grad():
         next(models.policy.detector.encoder.parameters()).add_(0.1)
     assert [outcome.earlier for outcome in predict(models, tmp_path / "out", photo)] == [False]
+
+
+def test_files_of_people_who_are_not_found_any_more_are_deleted(models, tmp_path):
+    """Other files stay, also one beside the output folder that a changed manifest names."""
+    photo, out = save_photo(tmp_path / "a.png"), tmp_path / "out"
+    two = dataclasses.replace(QUICK, boxes=(BOX, Box(20.0, 8.0, 60.0, 60.0)))
+    predict(models, out, photo, settings=two)
+    assert {path.name for path in out.iterdir()} > {"a-1-overlay.png", "a-1.npz", "a-people.png"}
+    (out / "notes.txt").touch()
+    (tmp_path / "mine.npz").touch()
+    manifest = out / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace("a-1-group.png", "../mine.npz"))
+    predict(models, out, photo)
+    left = {path.name for path in out.iterdir()}
+    assert left == {
+        "a-0-overlay.png", "a-0-group.png", "a-0.npz", "a-1-group.png", "manifest.jsonl", "notes.txt",
+    }  # fmt: skip
+    assert (tmp_path / "mine.npz").exists()
