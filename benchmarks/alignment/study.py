@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cli.console import stages
 from eval.report.curves import write_alignment_curves
-from eval.study.arms import ARMS, BASE, SETS
+from eval.study.arms import BASE, SETS, all_arms, ceiling_arm
 from eval.study.images import SceneImages
 from eval.study.study import GAP, VALIDATION, Sizes, policy_folder, run_study
 from eval.study.study_table import markdown, to_json
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--arm",
         action="append",
-        choices=list(ARMS),
+        choices=[arm.name for arm in all_arms()],
         help="an arm of any set, repeatable; default: all of the set",
     )
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
@@ -63,21 +63,21 @@ def main() -> None:
         options.images, options.samples, options.calibration, options.align_images, options.steps,
         not options.no_picks, references=not options.no_references,
     )  # fmt: skip
-    policy, arms = (
-        load_policy(options.policy),
-        {name: ARMS[name] for name in options.arm or SETS[options.set]},
-    )
+    policy, arms = load_policy(options.policy), SETS[options.set]()
+    if options.arm:
+        known = {which.name: (which, arm) for which, arm in all_arms().items()}
+        arms = dict(known[name] for name in options.arm)
     with stages() as stage:
         seeds = range(options.first_seed, options.first_seed + options.seeds)
         gap = replace(GAP, test=VALIDATION) if options.validation else GAP
         images = SceneImages.of(policy, gap, sizes.test, options.out / "scenes", stage)
-        runs = run_study(policy, arms, seeds, sizes, options.out, stage, images=images)
+        runs = run_study(policy, arms, seeds, sizes, options.out, stage, ceiling_arm(), images)
     print(json.dumps(to_json(runs), indent=1) if options.json else markdown(runs))
     if options.curves:
         logs = {}
-        for name, arm in arms.items():
-            folder = policy_folder(options.out, name, sizes.fit(arm), sizes, options.first_seed)
-            logs |= read_logs(folder, name)
+        for which, arm in arms.items():
+            folder = policy_folder(options.out, which.name, sizes.fit(arm), sizes, options.first_seed)
+            logs |= read_logs(folder, which.name)
         write_alignment_curves(options.curves, logs)
 
 

@@ -17,8 +17,10 @@ ceiling read the ground truth: those rows are upper bounds, not results.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cache
 from typing import Any, Literal
 
 from common.storage.files import CONFIGS
@@ -27,7 +29,10 @@ from rl.imitation import LABEL_EPOCHS, steps_on_labels
 from rl.policy_gradient.config import PolicyGradientConfig, read_policy_gradient
 from rl.preferences.search import SearchSettings
 
-__all__ = ["ARMS", "BASE", "CEILING", "SETS", "Arm"]
+__all__ = [
+    "ADHMR", "BASE", "CEILING", "DPO", "EMBEDDED", "NARROWED", "OURS", "SETS", "SFT", "UNALIGNED", "Arm", "ArmId",
+    "Method", "all_arms", "ceiling_arm", "controls", "finals", "methods", "recipe",
+]  # fmt: skip
 
 BASE = "studio"  # of `hmr.policy.checkpoint.BASES`; `hmr.synthetic.splits.GAPS` has its splits
 
@@ -100,30 +105,47 @@ class Arm:
         return AlignSettings(self.critic, base=BASE).uses_truth
 
 
-RESAMPLE = read_alignment(CONFIGS / "align_resample.yaml")
-STEPS = RESAMPLE["max_steps"]
-DPO = {**read_alignment(CONFIGS / "align_adhmr.yaml"), "max_steps": STEPS}
-BEST = {**RESAMPLE, "temperature": 0.01}  # the best-scored hypothesis of a group, nearly always
+class Method(StrEnum):
+    """Ways to learn from scores, compared in all sets."""
 
-GRADIENT = replace(
-    read_policy_gradient(CONFIGS / "align_policy_gradient.yaml"),
-    updates=40,
-    images_per_update=40,
-    group_size=20,
-)
+    RESAMPLE = "resample"
+    SEARCH = "search"
+    POLICY_GRADIENT = "policy-gradient"
 
-# Methods to learn from scores, compared in all sets.
-METHODS = {
-    "resample": Arm(RESAMPLE, rounds=4),
-    "search": Arm(read_alignment(CONFIGS / "align_search.yaml"), rounds=4, search=SearchSettings()),
-    "policy-gradient": Arm(RESAMPLE, policy_gradient=GRADIENT),
+
+@dataclass(frozen=True)
+class ArmId:
+    """Which arm of a study, or which of its bounds; equal if the names are.
+
+    name: of its results, in `--arm`, JSON, file names and the tables of the study: stored results are found by it.
+    paper_title: in the paper's tables, if it is another one. is_control: methods are compared with it, if it was run.
+    """
+
+    name: str
+    paper_title: str = field(default="", compare=False)
+    is_control: bool = field(default=False, compare=False)
+
+    @property
+    def title(self) -> str:
+        return self.paper_title or self.name
+
+
+# The bounds.
+UNALIGNED = ArmId("base")
+NARROWED = ArmId("the base at its spread")
+CEILING = ArmId("labels", "supervised on the same images' truth (ceiling)")
+
+# The arms that are named elsewhere.
+EMBEDDED = {
+    Method.RESAMPLE: ArmId("embedded, resample", "ours: agent, resample in four rounds"),
+    Method.SEARCH: ArmId("embedded, search", "ours: agent, search"),
+    Method.POLICY_GRADIENT: ArmId("embedded, policy-gradient", "ours: agent, policy gradient"),
 }
-
-
-def _scored_by(critic: str, label: str) -> dict[str, Arm]:
-    """Every method with the scores of one critic."""
-    return {f"{label}, {method}": replace(arm, critic=critic) for method, arm in METHODS.items()}
-
+OURS = EMBEDDED[Method.POLICY_GRADIENT]
+ADHMR = ArmId("hmr-scorer, dpo", "ADHMR's recipe: HMR-Scorer, DPO", is_control=True)
+DPO = ArmId("embedded, dpo", "agent, DPO", is_control=True)
+SFT = ArmId("pseudo-labels, averaged", "supervised on pseudo-labels (averaged groups)", is_control=True)
+FIT = ArmId("pseudo-labels, fit", is_control=True)
 
 # In standard deviations of the group, where the agent's scores have 1.
 PENALTIES = {
@@ -133,64 +155,119 @@ PENALTIES = {
     "reprojection_percent_of_box": 0.6,
 }
 
-CEILING = Arm(RESAMPLE, imitates="align labels", epochs=LABEL_EPOCHS).with_images(1600)
-CEILINGS = {
-    f"labels, {epochs} epochs": replace(CEILING, epochs=epochs).with_images(1600)
-    for epochs in (4, 8, 16, 32, 64)
-}
-FIT = Arm(RESAMPLE, imitates="fit")
 
-FINALS = {
-    **_scored_by("embedded", "embedded"),
-    "hmr-scorer, dpo": Arm(DPO, "hmr-scorer"),  # ADHMR's critic, loss, beta and rate
-    "hmr-scorer, policy-gradient": replace(METHODS["policy-gradient"], critic="hmr-scorer"),
-    # an agent that knows nothing of the shipped policy, whose estimate these tools read
-    "embedded without reading, policy-gradient": replace(
-        METHODS["policy-gradient"], without_tools=("depth_order", "pose_reading")
-    ),
-    "embedded, dpo": Arm(DPO),
-    "embedded, sft": Arm(BEST),
-    "pseudo-labels, averaged": Arm(RESAMPLE, imitates="averaged"),
-    "pseudo-labels, fit": FIT,
-    "pseudo-labels, reading": Arm(RESAMPLE, imitates="reading"),
-    "studio labels": Arm(RESAMPLE, imitates="train labels"),
-    "shuffled, resample": replace(METHODS["resample"], critic="shuffled"),
-    **_scored_by("noisy-truth:1", "truth"),
+# -- recipes -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def recipe(name: str) -> Mapping[str, Any]:
+    """The fields of `configs/align_NAME.yaml`, with the steps of `resample`."""
+    fields = read_alignment(CONFIGS / f"align_{name}.yaml")
+    return fields if name == "resample" else {**fields, "max_steps": recipe("resample")["max_steps"]}
+
+
+@cache
+def _gradient() -> PolicyGradientConfig:
+    published = read_policy_gradient(CONFIGS / "align_policy_gradient.yaml")
+    return replace(published, updates=40, images_per_update=40, group_size=20)
+
+
+def methods() -> dict[Method, Arm]:
+    return {
+        Method.RESAMPLE: Arm(recipe("resample"), rounds=4),
+        Method.SEARCH: Arm(recipe("search"), rounds=4, search=SearchSettings()),
+        Method.POLICY_GRADIENT: Arm(recipe("resample"), policy_gradient=_gradient()),
+    }
+
+
+def ceiling_arm() -> Arm:
+    return Arm(recipe("resample"), imitates="align labels", epochs=LABEL_EPOCHS).with_images(1600)
+
+
+def _fit() -> Arm:
+    return Arm(recipe("resample"), imitates="fit")
+
+
+# -- sets --------------------------------------------------------------------------------------------------------
+
+
+def _scored_by(critic: str, label: str) -> dict[ArmId, Arm]:
+    """Every method with the scores of one critic."""
+    return {ArmId(f"{label}, {name}"): replace(arm, critic=critic) for name, arm in methods().items()}
+
+
+def finals() -> dict[ArmId, Arm]:
+    resample, gradient = recipe("resample"), methods()[Method.POLICY_GRADIENT]
+    best = {**resample, "temperature": 0.01}  # the best-scored hypothesis of a group, nearly always
+    return {
+        **{EMBEDDED[method]: arm for method, arm in methods().items()},
+        ADHMR: Arm(recipe("adhmr"), "hmr-scorer"),  # ADHMR's critic, loss, beta and rate
+        ArmId("hmr-scorer, policy-gradient", is_control=True): replace(gradient, critic="hmr-scorer"),
+        # an agent that knows nothing of the shipped policy, whose estimate these tools read
+        ArmId("embedded without reading, policy-gradient", is_control=True): replace(
+            gradient, without_tools=("depth_order", "pose_reading")
+        ),
+        DPO: Arm(recipe("adhmr")),
+        ArmId("embedded, sft", is_control=True): Arm(best),
+        SFT: Arm(resample, imitates="averaged"),
+        FIT: _fit(),
+        ArmId("pseudo-labels, reading", is_control=True): Arm(resample, imitates="reading"),
+        ArmId("studio labels", is_control=True): Arm(resample, imitates="train labels"),
+        ArmId("shuffled, resample", is_control=True): replace(methods()[Method.RESAMPLE], critic="shuffled"),
+        **_scored_by("noisy-truth:1", "truth"),
+    }
+
+
+def fitted() -> dict[ArmId, Arm]:
+    """What scores add to a policy that has imitated a fit to its keypoints."""
+    fit, ceiling = _fit(), ceiling_arm()
+    gradient = replace(methods()[Method.POLICY_GRADIENT], after=fit)
+    return {
+        FIT: fit,
+        **{
+            arm: replace(made, after=fit)
+            for arm, made in _scored_by("embedded", "fit, then embedded").items()
+        },
+        ArmId("fit, then embedded with penalties, policy-gradient"): replace(gradient, penalties=PENALTIES),
+        ArmId("fit, then fit", is_control=True): replace(fit, after=fit),
+        ArmId("labels, then labels"): replace(ceiling, after=ceiling),  # the ceiling with twice the steps
+        ArmId("fit, then shuffled, policy-gradient", is_control=True): replace(gradient, critic="shuffled"),
+        ArmId("fit, then truth, policy-gradient"): replace(gradient, critic="noisy-truth:1"),
+    }
+
+
+def critics() -> dict[ArmId, Arm]:
+    return {
+        **{EMBEDDED[method]: arm for method, arm in methods().items()},
+        **_scored_by("noisy-reading:1", "reading 1"),
+        **{
+            name: arm
+            for srcc in (0.8, 0.6, 0.4)
+            for kind, suffix in (("independent", ""), ("shared", ":shared"))
+            for name, arm in _scored_by(f"noisy-reading:{srcc:g}{suffix}", f"reading {srcc:g} {kind}").items()
+        },
+    }
+
+
+def ceilings() -> dict[ArmId, Arm]:
+    return {
+        ArmId(f"labels, {epochs} epochs"): replace(ceiling_arm(), epochs=epochs).with_images(1600)
+        for epochs in (4, 8, 16, 32, 64)
+    }
+
+
+SETS: Mapping[str, Callable[[], dict[ArmId, Arm]]] = {
+    "finals": finals,
+    "fitted": fitted,
+    "critics": critics,
+    "ceilings": ceilings,
 }
 
-# What scores add to a policy that has imitated a fit to its keypoints.
-FITTED = {
-    "pseudo-labels, fit": FIT,
-    **{
-        f"fit, then {name}": replace(arm, after=FIT)
-        for name, arm in _scored_by("embedded", "embedded").items()
-    },
-    "fit, then embedded with penalties, policy-gradient": replace(
-        METHODS["policy-gradient"], penalties=PENALTIES, after=FIT
-    ),
-    "fit, then fit": replace(FIT, after=FIT),
-    "labels, then labels": replace(CEILING, after=CEILING),  # the ceiling with twice the steps
-    "fit, then shuffled, policy-gradient": replace(METHODS["policy-gradient"], critic="shuffled", after=FIT),
-    "fit, then truth, policy-gradient": replace(
-        METHODS["policy-gradient"], critic="noisy-truth:1", after=FIT
-    ),
-}
 
-CRITICS = {
-    **_scored_by("embedded", "embedded"),
-    **_scored_by("noisy-reading:1", "reading 1"),
-    **{
-        name: arm
-        for srcc in (0.8, 0.6, 0.4)
-        for kind, suffix in (("independent", ""), ("shared", ":shared"))
-        for name, arm in _scored_by(f"noisy-reading:{srcc:g}{suffix}", f"reading {srcc:g} {kind}").items()
-    },
-}
+def all_arms() -> dict[ArmId, Arm]:
+    return {name: arm for arms in SETS.values() for name, arm in arms().items()}
 
-SETS: dict[str, dict[str, Arm]] = {
-    "finals": FINALS,
-    "fitted": FITTED,
-    "critics": CRITICS,
-    "ceilings": CEILINGS,
-}
-ARMS = {name: arm for arms in SETS.values() for name, arm in arms.items()}
+
+def controls() -> list[ArmId]:
+    """What the methods are compared with, if it was run."""
+    return [arm for arm in all_arms() if arm.is_control]

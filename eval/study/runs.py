@@ -34,22 +34,16 @@ from eval.benchmark.headroom import headroom_measures, recovered_share
 from eval.benchmark.intervals import Interval, bootstrap_mean, bootstrap_ratio
 from eval.benchmark.measures.body_measures import BODY_MEASURES, FIRST
 from eval.benchmark.protocol import Report
+from eval.study.arms import NARROWED, UNALIGNED, ArmId, controls
 
-__all__ = ["CEILING_NAME", "CONTROLS", "FLAT", "NARROWED", "SCALES", "StudyRuns", "Values", "at_spread"]
+__all__ = ["FLAT", "SCALES", "StudyRuns", "Values", "at_spread"]
 
 Values = Float[np.ndarray, "seeds images"]
-CEILING_NAME = "labels"
 SCALES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)  # of the base's starting noise
-NARROWED = "the base at its spread"
 MPJPE, PA_MPJPE = "mpjpe_mm", "pa_mpjpe_mm"
 PA = "pa_"  # before the name of a reduction of MPJPE: the same of PA-MPJPE
 REDUCTIONS = ("mean", "hyp0", "averaged", "min20", "pick20")  # of MPJPE, besides the minimum over M
 FLAT = ("spread_visible_mm", "spread_occluded_mm", "calibration_80")
-CONTROLS = (  # what the methods are compared with, if it was run
-    "hmr-scorer, dpo", "hmr-scorer, policy-gradient", "embedded, dpo", "embedded, sft", "pseudo-labels, averaged",
-    "pseudo-labels, fit", "pseudo-labels, reading", "studio labels", "shuffled, resample", "fit, then fit",
-    "fit, then shuffled, policy-gradient",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,11 +51,11 @@ class StudyRuns:
     """Reports in the order of seeds: one per arm and seed and of the ceiling, and for the base one per seed and scale,
     of SCALES, from 1 down to the spread of the narrowest arm."""
 
-    arms: dict[str, list[Report]]
+    arms: dict[ArmId, list[Report]]
     ceiling: list[Report]
     bases: list[list[Report]]
     made_from: dict[str, Any]  # the base policy's digest, the benchmark's, and M
-    uses_truth: frozenset[str] = frozenset()  # the arms that do
+    uses_truth: frozenset[ArmId] = frozenset()  # the arms that do
     truth: Report | None = None  # plausibility and agreement of the true bodies
 
     @property
@@ -88,7 +82,7 @@ class StudyRuns:
         """Whether the base was measured with less noise, so that there is a base at the spread of every arm."""
         return min(map(len, self.bases)) > 1
 
-    def of(self, arm: str, measure: str) -> Values:
+    def of(self, arm: ArmId, measure: str) -> Values:
         return np.stack([_values(report, measure) for report in self.arms[arm]])
 
     def base(self, measure: str, scale: int = 0) -> Values:
@@ -103,7 +97,7 @@ class StudyRuns:
         images = len(self.bases[0][0].sample_ids)
         return np.full((1, images), np.nan) if self.truth is None else _values(self.truth, measure)[None]
 
-    def narrowed(self, arm: str, measure: str) -> Values:
+    def narrowed(self, arm: ArmId, measure: str) -> Values:
         """The base at the spread of the arm, seed by seed."""
         pairs = zip(self.bases, self.arms[arm], strict=True)
         return np.stack([at_spread(scales, report.spread_mm(), measure) for scales, report in pairs])
@@ -113,33 +107,33 @@ class StudyRuns:
         groups = [group for scales in self.bases for group in scales[0].groups]
         return mean_agreement([(group.scores, group.errors_mm[MPJPE].tolist()) for group in groups]).srcc
 
-    def baselines(self, arm: str) -> list[str]:
+    def baselines(self, arm: ArmId) -> list[ArmId]:
         """What an arm is compared with."""
         narrowed = [NARROWED] if self.has_narrower_bases else []
-        return ["base", *narrowed, *(name for name in CONTROLS if name in self.arms and name != arm)]
+        return [UNALIGNED, *narrowed, *(each for each in controls() if each in self.arms and each != arm)]
 
-    def recovered(self, arm: str, measure: str) -> Interval | None:
+    def recovered(self, arm: ArmId, measure: str) -> Interval | None:
         return self._share(self.of(arm, measure), measure)
 
-    def recovered_at_spread(self, arm: str, measure: str) -> Interval | None:
+    def recovered_at_spread(self, arm: ArmId, measure: str) -> Interval | None:
         """By the base at the spread of the arm."""
         return self._share(self.narrowed(arm, measure), measure)
 
     def _share(self, values: Values, measure: str) -> Interval | None:
         return recovered_share(self.base(measure), values, self.top(measure))
 
-    def minus_base(self, arm: str, measure: str) -> Interval | None:
+    def minus_base(self, arm: ArmId, measure: str) -> Interval | None:
         return bootstrap_mean(self.of(arm, measure) - self.base(measure))
 
-    def minus_narrowed(self, arm: str, measure: str) -> Interval | None:
+    def minus_narrowed(self, arm: ArmId, measure: str) -> Interval | None:
         return bootstrap_mean(self.of(arm, measure) - self.narrowed(arm, measure))
 
-    def percent_less(self, arm: str, baseline: str, measure: str) -> Interval | None:
+    def percent_less(self, arm: ArmId, baseline: ArmId, measure: str) -> Interval | None:
         """100 (baseline - arm) / baseline, of the means: above 0 the error of the arm is lower."""
         if baseline == NARROWED:
             theirs = self.narrowed(arm, measure)
         else:
-            theirs = self.base(measure) if baseline == "base" else self.of(baseline, measure)
+            theirs = self.base(measure) if baseline == UNALIGNED else self.of(baseline, measure)
         return bootstrap_ratio(100 * (theirs - self.of(arm, measure)), theirs)
 
 

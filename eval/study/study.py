@@ -34,9 +34,9 @@ from eval.benchmark.protocol import Report
 from eval.benchmark.report_cache import cached_report, load_report, save_report
 from eval.pipelines.align_critics import agent_of, detector_of_search, open_scorer
 from eval.pipelines.align_settings import AlignSettings
-from eval.study.arms import BASE, CEILING, Arm
+from eval.study.arms import BASE, CEILING, Arm, ArmId
 from eval.study.images import Evaluation, SceneImages, StudyImages, StudyPolicy
-from eval.study.runs import CEILING_NAME, SCALES, StudyRuns
+from eval.study.runs import SCALES, StudyRuns
 from hmr.policy.checkpoint import load_reader
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import GAPS
@@ -111,8 +111,8 @@ class StudySeed:
             reports.append(self.base(scale))
         return reports
 
-    def arm(self, name: str, arm: Arm) -> Report:
-        arm = self.sizes.fit(arm)
+    def arm(self, which: ArmId, arm: Arm) -> Report:
+        arm, name = self.sizes.fit(arm), which.name
         inputs = {"arm": arm.inputs()}
         return self._report(name, inputs, self.sizes.picks, lambda: self._aligned(name, arm))
 
@@ -258,12 +258,12 @@ class StudySeed:
 
 def run_study(
     policy: DiffusionPolicy,
-    arms: Mapping[str, Arm],
+    arms: Mapping[ArmId, Arm],
     seeds: Sequence[int],
     sizes: Sizes,
     out: Path,
     stage: Stage,
-    ceiling: Arm | None = CEILING,
+    ceiling: Arm | None,
     images: StudyImages | None = None,
 ) -> StudyRuns:
     """Run the ceiling, unless it is None, and every arm with every seed, seed by seed.
@@ -273,10 +273,10 @@ def run_study(
     images = images or SceneImages.of(policy, GAP, sizes.test, out / "scenes", stage)
     ceilings = [] if ceiling is None else [ceiling]
     to_align = max(sizes.fit(arm).images for arm in (*ceilings, *arms.values()))
-    marked = frozenset(name for name, arm in arms.items() if arm.uses_truth)
+    marked = frozenset(which for which, arm in arms.items() if arm.uses_truth)
     made_from = {"base policy": policy.digest(), "benchmark": images.digest(), "M": sizes.samples}
     runs = StudyRuns(
-        {name: [] for name in arms},
+        {which: [] for which in arms},
         [],
         [],
         made_from,
@@ -287,9 +287,9 @@ def run_study(
         with ExitStack() as opened:
             run = StudySeed(policy, images, sizes, to_align, seed, out, stage, opened)
             run.base()  # first, because it fails at once if the tests cannot be evaluated
-            for name, arm in arms.items():
-                runs.arms[name].append(run.arm(name, arm))
-            runs.ceiling.extend(run.arm(CEILING_NAME, each) for each in ceilings)
+            for which, arm in arms.items():
+                runs.arms[which].append(run.arm(which, arm))
+            runs.ceiling.extend(run.arm(CEILING, each) for each in ceilings)
             runs.bases.append(run.scales([reports[-1] for reports in runs.arms.values()]))
     return runs
 

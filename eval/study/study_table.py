@@ -16,7 +16,8 @@ from eval.benchmark.intervals import Interval
 from eval.benchmark.measures.body_measures import BODY_MEASURES, FIRST
 from eval.benchmark.measures.image_agreement import AGREEMENT
 from eval.benchmark.measures.plausibility import PLAUSIBILITY
-from eval.study.runs import CEILING_NAME, CONTROLS, FLAT, NARROWED, SCALES, StudyRuns, Values
+from eval.study.arms import CEILING, NARROWED, UNALIGNED, ArmId
+from eval.study.runs import FLAT, SCALES, StudyRuns, Values
 
 __all__ = ["markdown", "to_json"]
 
@@ -40,10 +41,11 @@ def to_json(runs: StudyRuns) -> dict[str, Any]:
         **sizes,
         "agent_srcc": runs.agent_srcc(),
         "recovered": {
-            arm: {name: _as_list(runs.recovered(arm, name)) for name in runs.headline} for arm in runs.arms
+            arm.name: {name: _as_list(runs.recovered(arm, name)) for name in runs.headline}
+            for arm in runs.arms
         },
         "recovered_at_spread": {
-            arm: {name: _as_list(runs.recovered_at_spread(arm, name)) for name in runs.headline}
+            arm.name: {name: _as_list(runs.recovered_at_spread(arm, name)) for name in runs.headline}
             for arm in runs.arms
         },
         "plausibility": _beside_base(runs, PLAUSIBILITY),
@@ -51,14 +53,14 @@ def to_json(runs: StudyRuns) -> dict[str, Any]:
         "base": {name: _mean(runs.base(name)) for name in measures},
         "ceiling": {name: _mean(runs.top(name)) for name in measures},
         "truth": {name: _mean(runs.true(name)) for name in BODY_MEASURES},
-        "arms": {arm: _arm_json(runs, arm, measures) for arm in runs.arms},
+        "arms": {arm.name: _arm_json(runs, arm, measures) for arm in runs.arms},
     }
 
 
 def _beside_base(runs: StudyRuns, metrics: Sequence[str]) -> dict[str, Any]:
     """Each metric of each arm beside the base and the base at the arm's spread."""
     return {
-        arm: {
+        arm.name: {
             name: {
                 "value": _mean(runs.of(arm, name)),
                 "base": _mean(runs.base(name)),
@@ -71,13 +73,13 @@ def _beside_base(runs: StudyRuns, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _arm_json(runs: StudyRuns, arm: str, measures: Sequence[str]) -> dict[str, Any]:
+def _arm_json(runs: StudyRuns, arm: ArmId, measures: Sequence[str]) -> dict[str, Any]:
     return {
         "uses_truth": arm in runs.uses_truth,
         "mean": {name: _mean(runs.of(arm, name)) for name in measures},
         "minus_base": {name: _as_list(runs.minus_base(arm, name)) for name in measures},
         "percent_less": {
-            baseline: {name: _as_list(runs.percent_less(arm, baseline, name)) for name in runs.errors}
+            baseline.name: {name: _as_list(runs.percent_less(arm, baseline, name)) for name in runs.errors}
             for baseline in runs.baselines(arm)
         },
     }
@@ -106,17 +108,17 @@ def _error_table(runs: StudyRuns) -> list[str]:
 
     lines = _header("", "uses truth", *shown)
     for number in range(min(map(len, runs.bases))):
-        title = "base" + f", noise x {SCALES[number]:g}" * (number > 0)
+        title = UNALIGNED.name + f", noise x {SCALES[number]:g}" * (number > 0)
         lines.append(bound(title, "no", lambda name, number=number: runs.base(name, number)))
-    lines.append(bound(f"{CEILING_NAME} (ceiling)", "yes", runs.top))
+    lines.append(bound(f"{CEILING.name} (ceiling)", "yes", runs.top))
     for arm in runs.arms:
         cells = (
             f"{_number(name, runs.of(arm, name))}, {_format(runs.minus_base(arm, name), _digits(name))}"
             for name in shown
         )
-        lines.append(_line([arm, "yes" if arm in runs.uses_truth else "no", *cells]))
+        lines.append(_line([arm.name, "yes" if arm in runs.uses_truth else "no", *cells]))
         if runs.has_narrower_bases:
-            lines.append(bound(NARROWED, "no", lambda name, arm=arm: runs.narrowed(arm, name)))
+            lines.append(bound(NARROWED.name, "no", lambda name, arm=arm: runs.narrowed(arm, name)))
     return lines
 
 
@@ -124,22 +126,22 @@ def _recovered_table(runs: StudyRuns) -> list[str]:
     lines = _header("recovered headroom", "uses truth", *runs.headline)
     for arm in runs.arms:
         cells = (_format(runs.recovered(arm, name), 2) for name in runs.headline)
-        lines.append(_line([arm, "yes" if arm in runs.uses_truth else "no", *cells]))
+        lines.append(_line([arm.name, "yes" if arm in runs.uses_truth else "no", *cells]))
     return lines
 
 
 def _body_table(runs: StudyRuns) -> list[str]:
     """Plausibility and agreement of the first hypotheses; differences from the base at the arm's spread."""
     lines = _header(f"first {FIRST} hypotheses", *BODY_MEASURES)
-    lines.append(_line(["base", *(_number(name, runs.base(name)) for name in BODY_MEASURES)]))
-    lines.append(_line([CEILING_NAME, *(_number(name, runs.top(name)) for name in BODY_MEASURES)]))
+    lines.append(_line([UNALIGNED.name, *(_number(name, runs.base(name)) for name in BODY_MEASURES)]))
+    lines.append(_line([CEILING.name, *(_number(name, runs.top(name)) for name in BODY_MEASURES)]))
     lines.append(_line(["the true bodies", *(_number(name, runs.true(name)) for name in BODY_MEASURES)]))
     for arm in runs.arms:
         cells = (
             f"{_number(name, runs.of(arm, name))}, {_format(runs.minus_narrowed(arm, name), _digits(name))}"
             for name in BODY_MEASURES
         )
-        lines.append(_line([arm, *cells]))
+        lines.append(_line([arm.name, *cells]))
     return lines
 
 
@@ -147,11 +149,11 @@ def _baseline_table(runs: StudyRuns) -> list[str]:
     compared = (*runs.headline, "pick20")
     lines = _header("", "less, in % of", *compared)
     for arm in runs.arms:
-        if arm in CONTROLS or arm in runs.uses_truth:
+        if arm.is_control or arm in runs.uses_truth:
             continue
         for baseline in runs.baselines(arm):
             cells = (_format(runs.percent_less(arm, baseline, name), 1) for name in compared)
-            lines.append(_line([arm, baseline, *cells]))
+            lines.append(_line([arm.name, baseline.name, *cells]))
     return lines
 
 

@@ -9,14 +9,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from common.storage.files import CONFIGS
 from eval.benchmark.headroom import recovered_share
 from eval.benchmark.intervals import Interval, bootstrap_mean
 from eval.benchmark.protocol import Report
 from eval.benchmark.tables import METRIC_NAMES
-from eval.pipelines.align_settings import read_alignment
-from eval.study.arms import FINALS, METHODS, STEPS, Arm
-from eval.study.runs import CEILING_NAME, StudyRuns
+from eval.study.arms import (
+    ADHMR,
+    CEILING,
+    DPO,
+    EMBEDDED,
+    OURS,
+    SFT,
+    UNALIGNED,
+    Arm,
+    ArmId,
+    finals,
+    recipe,
+)
+from eval.study.runs import StudyRuns
 from eval.tables import paper
 from eval.tables.sizes import TableSizes
 from eval.tables.table import Claim, Column, ResultTable, TableRow
@@ -24,43 +34,26 @@ from eval.tables.variants import variant_arms
 
 __all__ = ["alignment_table", "arms_of", "headroom_table", "training_table", "variants_table"]
 
-# The paper's group loss with our bound; without one it diverges (the row `loss linear` of table 5).
-GROUP_LOSS = {**read_alignment(CONFIGS / "align_clip.yaml"), "max_steps": STEPS}
 MPJPE, PA_MPJPE = "mpjpe_mm", "pa_mpjpe_mm"
-OURS = "embedded, policy-gradient"
-MORE = "embedded, policy-gradient, more images"
-ADHMR = "hmr-scorer, dpo"
-SFT = "pseudo-labels, averaged"
-DPO = "embedded, dpo"
-GROUP_HMR_SCORER = "hmr-scorer, group loss"
-GROUP_AGENT = "embedded, group loss"
-TITLES = {
-    "base": "base",
-    ADHMR: "ADHMR's recipe: HMR-Scorer, DPO",
-    GROUP_AGENT: "agent, the paper's group loss, bounded",
-    OURS: "ours: agent, policy gradient",
-    MORE: "ours, more unlabelled images",
-    "embedded, search": "ours: agent, search",
-    "embedded, resample": "ours: agent, resample in four rounds",
-    SFT: "supervised on pseudo-labels (averaged groups)",
-    DPO: "agent, DPO",
-    GROUP_HMR_SCORER: "HMR-Scorer, the paper's group loss, bounded",
-    CEILING_NAME: "supervised on the same images' truth (ceiling)",
-}
+MORE = ArmId("embedded, policy-gradient, more images", "ours, more unlabelled images")
+GROUP_AGENT = ArmId("embedded, group loss", "agent, the paper's group loss, bounded")
+GROUP_HMR_SCORER = ArmId("hmr-scorer, group loss", "HMR-Scorer, the paper's group loss, bounded")
 
 
-def arms_of(sizes: TableSizes) -> dict[str, Arm]:
-    """Every arm that the tables show, by name, with the images of `sizes`."""
+def arms_of(sizes: TableSizes) -> dict[ArmId, Arm]:
+    """Every arm that the tables show, with the images of `sizes`."""
+    known = finals()
+    group_loss = recipe("clip")  # with our bound; without one it diverges (the row `loss linear` of table 5)
     arms = {
-        OURS: METHODS["policy-gradient"],
-        ADHMR: FINALS[ADHMR],
-        GROUP_AGENT: Arm(GROUP_LOSS),
-        GROUP_HMR_SCORER: Arm(GROUP_LOSS, "hmr-scorer"),
-        DPO: FINALS[DPO],
-        SFT: FINALS[SFT],
-        **{f"embedded, {name}": METHODS[name] for name in sizes.methods},
+        OURS: known[OURS],
+        ADHMR: known[ADHMR],
+        GROUP_AGENT: Arm(group_loss),
+        GROUP_HMR_SCORER: Arm(group_loss, "hmr-scorer"),
+        DPO: known[DPO],
+        SFT: known[SFT],
+        **{EMBEDDED[method]: known[EMBEDDED[method]] for method in sizes.methods},
     }
-    sized = {name: arm.with_images(sizes.align) for name, arm in arms.items()}
+    sized = {which: arm.with_images(sizes.align) for which, arm in arms.items()}
     return {**sized, MORE: _with_more_images(sized[OURS], sizes.more)}
 
 
@@ -81,37 +74,39 @@ class _Runs:
     data: str
 
     @property
-    def rows(self) -> list[str]:
+    def rows(self) -> list[ArmId]:
         """Those that were run: the ceiling needs labels."""
-        return ["base", *self.runs.arms, *([CEILING_NAME] if self.runs.ceiling else [])]
+        return [UNALIGNED, *self.runs.arms, *([CEILING] if self.runs.ceiling else [])]
 
-    def values(self, row: str, metric: str, reduction: str) -> Float[np.ndarray, "seeds images"]:
+    def values(self, row: ArmId, metric: str, reduction: str) -> Float[np.ndarray, "seeds images"]:
         return np.stack([report.values[metric][reduction] for report in self._reports(row)])
 
-    def _reports(self, row: str) -> list[Report]:
-        if row == "base":
+    def _reports(self, row: ArmId) -> list[Report]:
+        if row == UNALIGNED:
             return [scales[0] for scales in self.runs.bases]
-        return self.runs.ceiling if row == CEILING_NAME else self.runs.arms[row]
+        return self.runs.ceiling if row == CEILING else self.runs.arms[row]
 
-    def row(self, name: str, columns: Mapping[str, tuple[str, str]], theirs: Mapping[str, float]) -> TableRow:
-        cells = {key: bootstrap_mean(self.values(name, *where)) for key, where in columns.items()}
-        uses_truth = name == CEILING_NAME or name in self.runs.uses_truth
-        return TableRow(TITLES.get(name, name), cells, theirs, uses_truth)
+    def row(
+        self, which: ArmId, columns: Mapping[str, tuple[str, str]], theirs: Mapping[str, float]
+    ) -> TableRow:
+        cells = {key: bootstrap_mean(self.values(which, *where)) for key, where in columns.items()}
+        uses_truth = which == CEILING or which in self.runs.uses_truth
+        return TableRow(which.title, cells, theirs, uses_truth)
 
-    def from_base(self, name: str, reductions: Sequence[str]) -> dict[str, Interval | None]:
+    def from_base(self, row: ArmId, reductions: Sequence[str]) -> dict[str, Interval | None]:
         """Paired differences of MPJPE from the base, below 0 where this row is better; none for the base itself."""
-        if name == "base":
+        if row == UNALIGNED:
             return {}
         return {
             f"from_base_{key}": bootstrap_mean(
-                self.values(name, MPJPE, key) - self.values("base", MPJPE, key)
+                self.values(row, MPJPE, key) - self.values(UNALIGNED, MPJPE, key)
             )
             for key in reductions
         }
 
-    def claim(self, better: str, worse: str) -> Claim:
+    def claim(self, better: ArmId, worse: ArmId) -> Claim:
         count = 100 if 100 in self.sizes.counts else self.sizes.study.samples
-        sentence = f"{TITLES[better]} is below {TITLES[worse]} (MPJPE, minimum over {count}, mm)"
+        sentence = f"{better.title} is below {worse.title} (MPJPE, minimum over {count}, mm)"
         less_mm = self.values(worse, MPJPE, f"min{count}") - self.values(better, MPJPE, f"min{count}")
         return Claim(sentence, bootstrap_mean(less_mm))
 
@@ -119,8 +114,8 @@ class _Runs:
         self,
         name: str,
         title: str,
-        rows: Mapping[str, Mapping[str, float]],
-        claims: Sequence[tuple[str, str]],
+        rows: Mapping[ArmId, Mapping[str, float]],
+        claims: Sequence[tuple[ArmId, ArmId]],
         paper_columns: Sequence[Column],
         paper_source: str,
     ) -> ResultTable:
@@ -172,19 +167,19 @@ def alignment_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = 
     """
     theirs = paper.ALIGNMENT
     rows = {
-        "base": theirs["base"],
+        UNALIGNED: theirs["base"],
         ADHMR: theirs["adhmr"],
         GROUP_AGENT: theirs["ours"],
-        **{name: {} for name in (OURS, *(f"embedded, {method}" for method in sizes.methods))},
+        **{arm: {} for arm in (OURS, *(EMBEDDED[method] for method in sizes.methods))},
         MORE: theirs["more"],
-        CEILING_NAME: {},
+        CEILING: {},
     }
     claims = [
-        (ADHMR, "base"),
+        (ADHMR, UNALIGNED),
         (GROUP_AGENT, ADHMR),
         (OURS, ADHMR),
         (MORE, OURS),
-        (CEILING_NAME, OURS),
+        (CEILING, OURS),
     ]
     title = "Alignment on images without labels"
     shown = (paper.ALIGNMENT_COLUMNS, paper.ALIGNMENT_SOURCE)
@@ -195,7 +190,7 @@ def training_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "
     """Table 2: what the critic and the loss contribute."""
     theirs = paper.TRAINING
     rows = {
-        "base": theirs["base"],
+        UNALIGNED: theirs["base"],
         SFT: theirs["sft"],
         GROUP_HMR_SCORER: theirs["group loss, hmr-scorer"],
         DPO: theirs["dpo, agent"],
@@ -211,14 +206,14 @@ def variants_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "
     """Table 5: the arms of `eval.tables.variants` between the base and the ceiling, with paired differences from the
     base."""
     given = _Runs(runs, sizes, about, data)
-    rows = {name: {} for name in ("base", *variant_arms(sizes, with_truth=True), CEILING_NAME)}
+    rows = {which: {} for which in (UNALIGNED, *variant_arms(sizes, with_truth=True), CEILING)}
     table = given.table("table-5", "Losses, rounds, group sizes and critics", rows, (), (), "")
     changed = ("hyp0", "averaged", f"min{sizes.study.samples}")
     columns = [Column(f"from_base_{key}", f"MPJPE from the base, {_title(key)}") for key in changed]
-    names = [name for name in rows if name in given.rows]
+    shown = [which for which in rows if which in given.rows]
     with_changes = [
-        replace(row, cells={**row.cells, **given.from_base(name, changed)})
-        for name, row in zip(names, table.rows, strict=True)
+        replace(row, cells={**row.cells, **given.from_base(which, changed)})
+        for which, row in zip(shown, table.rows, strict=True)
     ]
     return replace(table, columns=[*table.columns, *columns], rows=with_changes)
 
@@ -230,19 +225,19 @@ def headroom_table(runs: StudyRuns, sizes: TableSizes, about: str, data: str = "
     where = {"hyp0": "hypothesis 0", "averaged": "averaged pose", f"min{samples}": f"minimum over {samples}"}
     rows = [
         TableRow(
-            TITLES.get(name, name),
+            which.title,
             {
                 key: recovered_share(
-                    given.values("base", MPJPE, key),
-                    given.values(name, MPJPE, key),
-                    given.values(CEILING_NAME, MPJPE, key),
+                    given.values(UNALIGNED, MPJPE, key),
+                    given.values(which, MPJPE, key),
+                    given.values(CEILING, MPJPE, key),
                 )
                 for key in where
             },
-            uses_truth=name in runs.uses_truth,
+            uses_truth=which in runs.uses_truth,
         )
-        for name in runs.arms
-        if name != MORE
+        for which in runs.arms
+        if which != MORE
     ]
     return ResultTable(
         "headroom",

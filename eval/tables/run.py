@@ -11,7 +11,7 @@ from common.progress import Stage
 from common.storage.fingerprint import digest
 from eval.benchmark.annotated.annotated_errors import EvaluationBodies
 from eval.critics.comparison import CriticComparison, CriticEvalSettings, evaluate_critics
-from eval.study.arms import BASE, CEILING, Arm
+from eval.study.arms import BASE, Arm, ArmId, ceiling_arm
 from eval.study.images import SceneImages
 from eval.study.prepared import PreparedImages, PreparedSets
 from eval.study.runs import StudyRuns
@@ -55,7 +55,7 @@ def run_tables(
     found: list[ResultTable] = []
     if set(ALIGNMENTS) & set(tables):
         images = SceneImages.of(policy, GAP, sizes.study.test, out / "study" / "scenes", stage)
-        ceiling = CEILING.with_images(sizes.align)
+        ceiling = ceiling_arm().with_images(sizes.align)
         arms = _arms(tables, sizes, with_truth=True)
         runs = run_study(policy, arms, sizes.seeds, sizes.study, out / "study", stage, ceiling, images)
         found += _alignment_tables(tables, runs, sizes, images.protocol())
@@ -111,7 +111,7 @@ def _prepared_alignments(
     stage: Stage,
     print_line: Callable[[str], None],
 ) -> list[ResultTable]:
-    ceiling = CEILING.with_images(sizes.align)
+    ceiling = ceiling_arm().with_images(sizes.align)
     if reason := images.without_labels(sizes.align):
         print_line(f"no ceiling and no headroom on {images.tests}: {reason}")
         ceiling = None
@@ -142,7 +142,7 @@ def _prepared_critics(
     return _critic_tables(tables, comparison, settings, compared.tests.name)
 
 
-def _arms(tables: Sequence[int], sizes: TableSizes, with_truth: bool) -> dict[str, Arm]:
+def _arms(tables: Sequence[int], sizes: TableSizes, with_truth: bool) -> dict[ArmId, Arm]:
     of_the_paper = arms_of(sizes) if (set(ALIGNMENTS) - {OURS}) & set(tables) else {}
     return {**of_the_paper, **(variant_arms(sizes, with_truth) if OURS in tables else {})}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from eval.study.arms import Method
 from eval.study.study import Sizes
 
 __all__ = ["FULL", "QUICK", "TableSizes"]
@@ -16,7 +17,7 @@ MIN_PEOPLE = 8  # two halves of four rounds
 @dataclass(frozen=True)
 class TableSizes:
     """study: of the alignments. align, more: images of the split to align on, and those of the row with more images.
-    critic_images: groups on which critics are compared. methods: arms of `eval.study.arms.METHODS` beside the first.
+    critic_images: groups on which critics are compared. methods: of the agent's arms beside the policy gradient.
     whole_sets: whether results are of all people of a real data set, instead of as many as of the open benchmark.
     """
 
@@ -25,7 +26,7 @@ class TableSizes:
     more: int
     critic_images: int
     seeds: Sequence[int]
-    methods: Sequence[str] = ()
+    methods: Sequence[Method] = ()
     whole_sets: bool = False
 
     @property
@@ -57,6 +58,6 @@ FULL = TableSizes(
     more=3200,
     critic_images=300,
     seeds=(0, 1, 2, 3, 4),
-    methods=("search", "resample"),
+    methods=(Method.SEARCH, Method.RESAMPLE),
     whole_sets=True,
 )

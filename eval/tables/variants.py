@@ -15,8 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common.storage.files import CONFIGS
-from eval.pipelines.align_settings import read_alignment
-from eval.study.arms import METHODS, RESAMPLE, STEPS, Arm
+from eval.study.arms import Arm, ArmId, Method, methods, recipe
 from eval.tables.sizes import TableSizes
 from rl.config import LOSS_TYPES
 
@@ -31,22 +30,23 @@ CRITICS = {
 }
 
 
-def variant_arms(sizes: TableSizes, with_truth: bool) -> dict[str, Arm]:
+def variant_arms(sizes: TableSizes, with_truth: bool) -> dict[ArmId, Arm]:
     """By row, with the images of `sizes`. with_truth: also the critics that read the truth of scenes."""
-    one_round = Arm(RESAMPLE)
+    one_round, known = Arm(recipe("resample")), methods()
     arms = {
         **{f"loss {loss}": _of_loss(loss) for loss in LOSS_TYPES},
-        "resample in four rounds": METHODS["resample"],
-        "policy gradient": METHODS["policy-gradient"],
+        "resample in four rounds": known[Method.RESAMPLE],
+        "policy gradient": known[Method.POLICY_GRADIENT],
         **{f"resample, groups of {size}": replace(one_round, group_size=size) for size in GROUP_SIZES},
         **{f"resample, {name}": replace(one_round, critic=critic) for name, critic in CRITICS.items()},
     }
     return {
-        name: arm.with_images(sizes.align) for name, arm in arms.items() if with_truth or not arm.uses_truth
+        ArmId(name): arm.with_images(sizes.align)
+        for name, arm in arms.items()
+        if with_truth or not arm.uses_truth
     }
 
 
 def _of_loss(loss: str) -> Arm:
-    own = CONFIGS / f"align_{loss}.yaml"
-    recipe = read_alignment(own if own.exists() else CONFIGS / "align_clip.yaml")
-    return Arm({**recipe, "loss_type": loss, "max_steps": STEPS})
+    own = (CONFIGS / f"align_{loss}.yaml").exists()
+    return Arm({**recipe(loss if own else "clip"), "loss_type": loss})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 __all__ = ["exploration", "groups", "keypoints_first", "tables"]
 
@@ -54,7 +53,7 @@ def tables(policy: str, out: str) -> None:
     """`meshcritic tables --table 1` with two arms at the smallest sizes."""
     from common.stopping import ended_by_signals
     from common.storage.locks import single_run
-    from eval.study.arms import METHODS
+    from eval.study.arms import Arm, ArmId, Method, methods
     from eval.study.study import Sizes
     from eval.tables import alignment, run
     from eval.tables.sizes import TableSizes
@@ -62,25 +61,25 @@ def tables(policy: str, out: str) -> None:
     from hmr.policy.checkpoint import load_policy
 
     training = {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0}
-    small = replace(METHODS["resample"], rounds=1, group_size=3)
-    gradient = METHODS["policy-gradient"]
-    assert gradient.policy_gradient
-    update = replace(gradient.policy_gradient, group_size=3, minibatches=1, inner_epochs=1)
-    METHODS["policy-gradient"] = replace(gradient, policy_gradient=update)
+    small = replace(methods()[Method.RESAMPLE], rounds=1, group_size=3)
     study = Sizes(test=2, samples=4, calibration=8, steps=2, picks=False, minima=(2,), references=False)
     sizes = TableSizes(study, align=2, more=4, critic_images=3, seeds=(0,))
     arms_of = alignment.arms_of
 
-    def arms(sizes: TableSizes) -> dict[str, Any]:
-        return {
-            name: replace(
-                arm, critic="noisy-truth:0.8", group_size=3, alignment={**arm.alignment, **training}
-            )
-            for name, arm in arms_of(sizes).items()
-        }
+    def small_arm(arm: Arm) -> Arm:
+        gradient = arm.policy_gradient
+        if gradient:
+            gradient = replace(gradient, group_size=3, minibatches=1, inner_epochs=1)
+        alignment = {**arm.alignment, **training}
+        critic = "noisy-truth:0.8"
+        return replace(arm, critic=critic, group_size=3, alignment=alignment, policy_gradient=gradient)
+
+    def arms(sizes: TableSizes) -> dict[ArmId, Arm]:
+        return {which: small_arm(arm) for which, arm in arms_of(sizes).items()}
 
     alignment.arms_of = run.arms_of = arms
-    run.CEILING = replace(small, imitates="align labels", rounds=1)
+    ceiling = replace(small, imitates="align labels", rounds=1)
+    run.ceiling_arm = lambda: ceiling
     with ended_by_signals(), single_run(out):
         found = run.run_tables(
             load_policy(policy), [2], sizes, Path(out), lambda title, total: lambda done, note="": None, 1

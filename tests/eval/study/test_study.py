@@ -6,6 +6,8 @@ import dataclasses
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +22,20 @@ from eval.benchmark.measures.body_measures import BODY_MEASURES
 from eval.benchmark.measures.plausibility import PLAUSIBILITY
 from eval.benchmark.protocol import Report, ScoredGroup
 from eval.study import images
-from eval.study.arms import ARMS, CEILING, CRITICS, FINALS, METHODS, Arm
+from eval.study.arms import (
+    DPO,
+    EMBEDDED,
+    FIT,
+    SETS,
+    Arm,
+    ArmId,
+    Method,
+    all_arms,
+    ceiling_arm,
+    critics,
+    finals,
+    methods,
+)
 from eval.study.runs import StudyRuns, at_spread
 from eval.study.study import Sizes, run_study
 from eval.study.study_table import markdown, to_json
@@ -34,9 +49,9 @@ SIZES = Sizes(test=2, samples=4, calibration=4, picks=False)
 
 
 ARMS_OF_TRUTH = {
-    "one": TRUTH,
-    "same groups": Arm({**TINY, "loss_type": "clip"}, "noisy-truth:1", images=2, group_size=3),
-    "two rounds": Arm(TINY, "noisy-truth:0.5", images=2, group_size=3, rounds=2),
+    ArmId("one"): TRUTH,
+    ArmId("same groups"): Arm({**TINY, "loss_type": "clip"}, "noisy-truth:1", images=2, group_size=3),
+    ArmId("two rounds"): Arm(TINY, "noisy-truth:0.5", images=2, group_size=3, rounds=2),
 }
 
 
@@ -106,10 +121,12 @@ def test_seeds_taken_apart_are_one_study_in_one_folder(
     tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path
 ) -> None:
     for seed in (0, 1):
-        run_study(tiny_policy, {"one": TRUTH}, [seed], SIZES, tmp_path / str(seed), _silent, TOP)
+        run_study(tiny_policy, {ArmId("one"): TRUTH}, [seed], SIZES, tmp_path / str(seed), _silent, TOP)
     shutil.copytree(tmp_path / "1", tmp_path / "0", dirs_exist_ok=True)
     calls.clear()
-    merged = to_json(run_study(tiny_policy, {"one": TRUTH}, [0, 1], SIZES, tmp_path / "0", _silent, TOP))
+    merged = to_json(
+        run_study(tiny_policy, {ArmId("one"): TRUTH}, [0, 1], SIZES, tmp_path / "0", _silent, TOP)
+    )
     assert merged["seeds"] == 2
     assert not {"evaluate_policy", "align", "score_group"} & set(+calls)
 
@@ -119,9 +136,9 @@ def test_the_critic_picks_and_the_control_has_its_scores(
     tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path
 ) -> None:
     arms = {
-        "embedded": Arm(TINY, images=2, group_size=3),
-        "shuffled": Arm(TINY, "shuffled", images=2, group_size=3),
-        "shuffled in rounds": Arm(TINY, "shuffled", images=2, group_size=3, rounds=2),
+        ArmId("embedded"): Arm(TINY, images=2, group_size=3),
+        ArmId("shuffled"): Arm(TINY, "shuffled", images=2, group_size=3),
+        ArmId("shuffled in rounds"): Arm(TINY, "shuffled", images=2, group_size=3, rounds=2),
     }
     sizes = Sizes(test=2, samples=20, calibration=4)
     told = to_json(run_study(tiny_policy, arms, [0], sizes, tmp_path, _silent, TOP))
@@ -141,7 +158,7 @@ def test_bodies_are_imitated_in_place_of_groups_and_only_the_ceiling_reads_the_t
     tiny_policy: DiffusionPolicy, calls: Counter[str], tmp_path: Path
 ) -> None:
     kinds = ("averaged", "fit", "reading", "train labels")
-    arms = {kind: Arm(IMITATION, imitates=kind, images=3) for kind in kinds}
+    arms = {ArmId(kind): Arm(IMITATION, imitates=kind, images=3) for kind in kinds}
     sizes = Sizes(test=2, samples=4, align=2, steps=1, picks=False)
     runs = run_study(tiny_policy, arms, [0], sizes, tmp_path, _silent, TOP)
     assert calls["align"] == len(kinds) + 1
@@ -165,9 +182,9 @@ def test_arms_that_start_from_another_one_share_its_policy(
 ) -> None:
     start = Arm(IMITATION, imitates="fit", images=2)
     arms = {
-        "fit": Arm(IMITATION, imitates="fit", images=2, after=start),
-        "scores": Arm(IMITATION, "noisy-truth:1", images=2, group_size=3, after=start),
-        "rounds": Arm(IMITATION, "noisy-truth:1", images=2, group_size=3, rounds=2, after=start),
+        ArmId("fit"): Arm(IMITATION, imitates="fit", images=2, after=start),
+        ArmId("scores"): Arm(IMITATION, "noisy-truth:1", images=2, group_size=3, after=start),
+        ArmId("rounds"): Arm(IMITATION, "noisy-truth:1", images=2, group_size=3, rounds=2, after=start),
     }
     run_study(tiny_policy, arms, [0], dataclasses.replace(SIZES, steps=2), tmp_path, _silent, ceiling=None)
     assert calls["align"] == 1 + 1 + 1 + 2
@@ -179,26 +196,26 @@ def test_arms_that_start_from_another_one_share_its_policy(
     assert groups.name.startswith("noisy-truth-1-4-G3-seed-0-")  # then the digest of the start
     calls.clear()
     sizes = dataclasses.replace(SIZES, steps=1)  # the start has as many steps too
-    run_study(tiny_policy, {"fit": arms["fit"]}, [0], sizes, tmp_path, _silent, ceiling=None)
+    run_study(tiny_policy, {ArmId("fit"): arms[ArmId("fit")]}, [0], sizes, tmp_path, _silent, ceiling=None)
     assert calls["align"] == 2
 
 
 def test_an_arm_is_as_large_as_what_it_starts_from() -> None:
-    arm = ARMS["fit, then embedded, policy-gradient"]
+    arm = all_arms()[ArmId("fit, then embedded, policy-gradient")]
     smaller = Sizes(align=100, steps=50).fit(arm)
     assert smaller.after is not None
     assert (smaller.images, smaller.after.images) == (100, 100)
     assert (smaller.alignment["max_steps"], smaller.after.alignment["max_steps"]) == (50, 50)
     assert not arm.uses_truth
-    assert dataclasses.replace(arm, after=CEILING).uses_truth
+    assert dataclasses.replace(arm, after=ceiling_arm()).uses_truth
     assert "after" in arm.inputs()
-    assert "after" not in ARMS["pseudo-labels, fit"].inputs()
+    assert "after" not in all_arms()[FIT].inputs()
 
 
 def test_every_arm_can_be_configured_and_costs_as_much(tmp_path: Path) -> None:
     from rl.config import GroupPreferenceConfig
 
-    for arm in (*ARMS.values(), CEILING):
+    for arm in (*all_arms().values(), ceiling_arm()):
         config = GroupPreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **arm.alignment)
         steps = math.ceil(arm.epochs * 1600 / 128) if arm.epochs else 800
         assert (arm.images, arm.group_size, config.max_steps) == (1600, 20, steps)
@@ -207,14 +224,34 @@ def test_every_arm_can_be_configured_and_costs_as_much(tmp_path: Path) -> None:
             assert (arm.policy_gradient.critiques, arm.policy_gradient.group_size) == (1600, 20)
         if arm.search:
             assert arm.search.group_size == 20
-    assert {name for name, arm in FINALS.items() if arm.uses_truth} == {f"truth, {name}" for name in METHODS}
-    assert {name for name, arm in CRITICS.items() if not arm.uses_truth} == {
-        f"embedded, {name}" for name in METHODS
+    assert {which.name for which, arm in finals().items() if arm.uses_truth} == {
+        f"truth, {name}" for name in Method
     }
-    assert CEILING.uses_truth
-    assert len(CRITICS) == len(METHODS) * (
+    assert {which for which, arm in critics().items() if not arm.uses_truth} == {*EMBEDDED.values()}
+    assert ceiling_arm().uses_truth
+    assert len(critics()) == len(Method) * (
         1 + 1 + 2 * 3
     )  # the agent, the exact reading, three SRCCs of each kind
+
+
+def test_an_arm_of_several_sets_is_the_same_in_all() -> None:
+    found: dict[ArmId, tuple[str, bool, object]] = {}
+    for arms in SETS.values():
+        for which, arm in arms().items():
+            shown = (which.title, which.is_control, arm.inputs())
+            assert found.setdefault(which, shown) == shown
+
+
+@pytest.mark.slow
+def test_no_file_is_read_before_an_arm_is_needed() -> None:
+    code = (
+        "import sys; opened = []\n"
+        "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
+        "import eval.tables.run, benchmarks.alignment.study\n"
+        "print([path for path in opened if path.endswith('.yaml')])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def _report(spread_mm: float, errors_mm: list[float], groups: tuple[ScoredGroup, ...] = ()) -> Report:
@@ -263,11 +300,11 @@ def test_the_tables_of_a_study_by_hand() -> None:
     base = _report(100, [300, 100], (scored,))
     arm, top = _report(100, [240, 80]), _report(100, [180, 60])
     runs = StudyRuns(
-        {"ours": [arm, arm], "embedded, dpo": [base, base]},
+        {ArmId("ours"): [arm, arm], DPO: [base, base]},
         [top, top],
         [[base, base], [base, base]],
         {"M": 100},
-        frozenset({"ours"}),
+        frozenset({ArmId("ours")}),
         _report(0, [50, 10]),
     )
     told = to_json(runs)
@@ -304,14 +341,14 @@ def test_the_tables_of_a_study_by_hand() -> None:
 def test_the_ceiling_sees_every_image_equally_often(images: int, steps: int):
     """More passes learn the images by heart, so that labels of fewer images do not get more steps each."""
     for sizes in (Sizes(align=images), Sizes(align=images, steps=800)):
-        sized = sizes.fit(CEILING)
+        sized = sizes.fit(ceiling_arm())
         assert (sized.images, sized.alignment["max_steps"]) == (images, steps)
 
 
 @pytest.mark.parametrize(("images", "size", "updates"), [(1600, 40, 40), (400, 40, 10), (2, 2, 1)])
 def test_every_method_has_one_critique_per_image(images, size, updates):
-    for arm in METHODS.values():
+    for arm in methods().values():
         assert arm.with_images(images).images == images
-    settings = METHODS["policy-gradient"].with_images(images).policy_gradient
+    settings = methods()[Method.POLICY_GRADIENT].with_images(images).policy_gradient
     assert settings is not None
     assert (settings.images_per_update, settings.updates) == (size, updates)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from eval.study.arms import METHODS, Arm
+from eval.study.arms import Arm, ArmId, Method, methods
 from eval.study.study import Sizes
 from eval.tables import run
 from eval.tables.alignment import arms_of
@@ -22,25 +22,26 @@ SIZES = TableSizes(STUDY, align=2, more=4, critic_images=3, seeds=(0,))
 
 def use_small_arms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of tables 1 and 2 with the embedded critic, because HMR-Scorer takes a minute to learn."""
-    gradient = METHODS["policy-gradient"]
-    assert gradient.policy_gradient
-    updates = replace(
-        gradient.policy_gradient, images_per_update=2, group_size=3, minibatches=1, inner_epochs=1
-    )
-    monkeypatch.setitem(METHODS, "policy-gradient", replace(gradient, policy_gradient=updates))
-    rounds = replace(METHODS["resample"], rounds=2)  # of one image each
-    monkeypatch.setitem(METHODS, "resample", rounds)
 
-    def small(arms: dict[str, Arm]) -> dict[str, Arm]:
-        return {
-            name: replace(arm, group_size=3, alignment={**arm.alignment, **STEPS})
-            for name, arm in arms.items()
-        }
-
-    def of_the_paper(sizes: TableSizes) -> dict[str, Arm]:
-        return {name: replace(arm, critic="embedded") for name, arm in small(arms_of(sizes)).items()}
+    def of_the_paper(sizes: TableSizes) -> dict[ArmId, Arm]:
+        return {which: replace(arm, critic="embedded") for which, arm in _small(arms_of(sizes)).items()}
 
     monkeypatch.setattr(run, "arms_of", of_the_paper)
-    monkeypatch.setattr(run, "variant_arms", lambda sizes, with_truth: small(variant_arms(sizes, with_truth)))
-    ceiling = replace(METHODS["resample"], rounds=1, group_size=3, imitates="align labels")
-    monkeypatch.setattr(run, "CEILING", ceiling)
+    monkeypatch.setattr(
+        run, "variant_arms", lambda sizes, with_truth: _small(variant_arms(sizes, with_truth))
+    )
+    ceiling = replace(methods()[Method.RESAMPLE], rounds=1, group_size=3, imitates="align labels")
+    monkeypatch.setattr(run, "ceiling_arm", lambda: ceiling)
+
+
+def _small(arms: dict[ArmId, Arm]) -> dict[ArmId, Arm]:
+    return {which: _small_arm(arm) for which, arm in arms.items()}
+
+
+def _small_arm(arm: Arm) -> Arm:
+    """With at most two rounds, of one image each."""
+    gradient = arm.policy_gradient
+    if gradient:
+        gradient = replace(gradient, group_size=3, minibatches=1, inner_epochs=1)
+    alignment, rounds = {**arm.alignment, **STEPS}, min(arm.rounds, 2)
+    return replace(arm, group_size=3, alignment=alignment, rounds=rounds, policy_gradient=gradient)

@@ -18,16 +18,12 @@ from eval.benchmark.protocol import ERROR_METRICS, Report, ScoredGroup
 from eval.critics.ablations import AGENT
 from eval.critics.comparison import CriticComparison, CriticEvalSettings, critic_result
 from eval.critics.kinds import BASELINES, PARTS
-from eval.study.arms import BASE
+from eval.study.arms import ADHMR, BASE, DPO, EMBEDDED, OURS, SFT
 from eval.study.runs import StudyRuns
 from eval.tables.alignment import (
-    ADHMR,
-    DPO,
     GROUP_AGENT,
     GROUP_HMR_SCORER,
     MORE,
-    OURS,
-    SFT,
     alignment_table,
     arms_of,
     headroom_table,
@@ -181,7 +177,7 @@ def test_every_arm_has_as_many_images_but_the_one_with_more(sizes):
     assert (more.updates, more.minibatches) == (ours.updates, ours.minibatches)
     assert more.critiques == sizes.more
     for name in sizes.methods:
-        gradient = arms[f"embedded, {name}"].policy_gradient
+        gradient = arms[EMBEDDED[name]].policy_gradient
         assert gradient is None or gradient.critiques == sizes.align
 
 
@@ -272,7 +268,7 @@ def test_a_miniature_run_goes_on_where_a_killed_one_stopped(tiny_policy, tmp_pat
 
     def killed(title: str, total: int):
         def tick(done: int, note: str = "", /) -> None:
-            if DPO in title:
+            if DPO.name in title:
                 raise KeyboardInterrupt
 
         return tick
