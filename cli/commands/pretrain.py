@@ -11,10 +11,21 @@ from typing import Annotated
 import typer
 
 from cli.console import print_json, print_message, stages
-from cli.options import Json, Out, config_file, output_folder
+from cli.options import MODELS, Json, Out, config_file, output_folder
 from common.storage.locks import single_run
 
 __all__ = ["pretrain"]
+
+PeoplesBody = Annotated[
+    Path | None,
+    typer.Option(
+        "--body",
+        metavar="FILE",
+        rich_help_panel=MODELS,
+        help="SMPL, SMPL-H or SMPL-X body model, .npz or .pkl, of the simulated and the rendered people; the policy of "
+        "--from must have been trained with it. Default: that of the recipe, or else the embedded body model.",
+    ),
+]
 
 
 def pretrain(
@@ -27,6 +38,7 @@ def pretrain(
             "--from", metavar="FOLDER", help="Checkpoint with the initial weights. Default: random weights."
         ),
     ] = None,
+    body: PeoplesBody = None,
     out: Out = Path("runs/pretrain"),
     encoder: Annotated[
         bool,
@@ -53,7 +65,8 @@ def pretrain(
     from hmr.pretraining.policy_recipe import read_policy_recipe
     from hmr.pretraining.policy_training import pretrain_policy
 
-    changes = {"start_from": str(start_from)} if start_from else {}
+    given = {"start_from": start_from, "body": body}
+    changes = {name: str(path) for name, path in given.items() if path}
     with single_run(out), scene_progress() as progress:
         if encoder:
             recipe = read_encoder_recipe(config, **changes)

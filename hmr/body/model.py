@@ -32,10 +32,10 @@ from common.reading.array_files import read_arrays
 from common.reading.validate import fits_float32
 from common.seeding import one_thread
 from common.storage.files import PathLike
-from common.storage.fingerprint import weights_digest
+from common.storage.fingerprint import file_digest, weights_digest
 from hmr.types import JOINT_NAMES, NUM_BETAS, NUM_JOINTS, BodyParams, Posed
 
-__all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "load_body"]
+__all__ = ["EMBEDDED_BODY", "REGIONS", "Body", "body_fingerprint", "load_body"]
 
 MAX_EXTENT_M = 10.0  # a template in centimetres has an extent of about 170
 EMBEDDED_BODY = Path(__file__).parents[1] / "assets" / "body.npz"
@@ -217,6 +217,14 @@ def load_body(path: PathLike | None = None) -> Body:
     if path is None:
         return Body(_embedded_arrays(), "embedded")
     return Body(_read_body(Path(path)))
+
+
+def body_fingerprint(path: PathLike | None) -> dict[str, str]:
+    """The entry `body` of a fingerprint: the digest of the file that `load_body` reads.
+
+    The embedded body has no entry: records that are older than the choice of a body have none either.
+    """
+    return {} if path is None else {"body": file_digest(Path(path))}
 
 
 @lru_cache(maxsize=1)

@@ -145,7 +145,7 @@ class DiffusionPolicy(PreTrainedModel):
         if (distance_mm := self.distance_mm(body)) >= SAME_BODY_MM:
             raise ValueError(
                 f"this policy was trained with another body: at rest its joints are {distance_mm:.0f} mm from those of "
-                f"{body.name}, which scenes are drawn with and hypotheses scored with; give a policy of that body"
+                f"{body.name}, which scenes are drawn with and hypotheses scored with; give its body or another policy"
             )
 
     @torch.no_grad()

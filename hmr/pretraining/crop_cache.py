@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from common.storage.files import PathLike, atomic_path
 from common.storage.fingerprint import json_digest
-from hmr.body.model import Body
+from hmr.body.model import Body, body_fingerprint
 from hmr.images.crops import crop_image
 from hmr.policy.parametrization import geometry_of, vector_from_params
 from hmr.synthetic.recipe import SceneRecipe
@@ -80,13 +80,14 @@ class CropCache:
     crop_scale: float
     motion: Path | None = None  # a folder of AMASS npz files in place of the built-in poses
     backdrops: Path | None = None  # a folder of photographs without people in place of painted walls
+    body: Path | None = None  # file of the body model that people are drawn with; None: the embedded one
 
     @property
     def mask_size(self) -> int:
         return self.crop_size // 4
 
     def digest(self) -> str:
-        """Folders are identified by their files. Raises FileNotFoundError for a missing one."""
+        """Folders and body models are identified by their files. Raises FileNotFoundError for a missing one."""
         fields = {
             **dataclasses.asdict(self),
             "recipe": self.recipe.to_json(),
@@ -95,6 +96,7 @@ class CropCache:
         for name in ("motion", "backdrops"):
             if (folder := fields.pop(name)) is not None:
                 fields[name] = folder_fingerprint(folder)
+        fields |= body_fingerprint(fields.pop("body"))
         return json_digest(fields, length=12)
 
 
@@ -114,8 +116,8 @@ def make_crops(
 ) -> Path:
     """The folder of this cache under `root`, written if it is not complete. Only one process may call it at a time.
 
-    progress: receives the number of crops written. Raises FileNotFoundError if `motion` or `backdrops` is missing, and
-    ValueError if it holds no files.
+    progress: receives the number of crops written. Raises FileNotFoundError if `motion`, `backdrops` or `body` is
+    missing, and ValueError if it holds no files.
     """
     folder = Path(root) / f"person-crops-{cache.recipe.name}-{cache.digest()}"
     if (folder / "targets.npz").exists():
@@ -142,7 +144,7 @@ def make_crops(
 def _crop_chunk(
     cache: CropCache, chunk: int
 ) -> tuple[UInt8[np.ndarray, "scenes side side 3"], dict[str, np.ndarray]]:
-    maker = scene_maker(cache.recipe, cache.seed, cache.motion, cache.backdrops)
+    maker = scene_maker(cache.recipe, cache.seed, cache.motion, cache.backdrops, cache.body)
     images, rows = [], []
     for scene in maker.chunk(chunk, min(CHUNK, cache.count - chunk * CHUNK)):
         box = scene.labelled.sample.box.square(cache.crop_scale)

@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from common.reading.yaml_fields import checked_fields, fields_of, read_fields
 from common.storage.files import PathLike
+from common.storage.fingerprint import file_digest
 from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig
 from hmr.pretraining.crop_cache import CropCache
 from hmr.pretraining.policy_recipe import FREE_ARGUMENTS, RESERVED_ARGUMENTS
@@ -46,6 +47,7 @@ class EncoderRecipe:
     """
 
     recipe: str = "lab"
+    body: str | None = None  # file of an SMPL, SMPL-H or SMPL-X body model in place of the embedded one
     motion: str | None = None  # a folder of AMASS npz files in place of the built-in poses
     backdrops: str | None = None  # a folder of photographs without people in place of painted walls
     start_from: str | None = None  # folder of a checkpoint to continue; keeps its architecture
@@ -88,6 +90,7 @@ class EncoderRecipe:
             encoder.crop_scale,
             Path(self.motion) if self.motion else None,
             Path(self.backdrops) if self.backdrops else None,
+            Path(self.body) if self.body else None,
         )
 
 
@@ -108,7 +111,8 @@ def read_encoder_recipe(path: PathLike, **changes: Any) -> EncoderRecipe:
 
 
 def run_fingerprint(recipe: EncoderRecipe, encoder: PersonEncoder, processes: int) -> dict[str, Any]:
-    """Everything that determines the weights of a run that starts with this encoder; folders are identified by content.
+    """Everything that determines the weights of a run that starts with this encoder; folders and the body model are
+    identified by content.
 
     It includes the number of processes, because the batch of a step grows with it.
     """
@@ -116,6 +120,7 @@ def run_fingerprint(recipe: EncoderRecipe, encoder: PersonEncoder, processes: in
     fields["training"] = {name: v for name, v in recipe.training.items() if name not in FREE_ARGUMENTS}
     for name in ("motion", "backdrops"):
         fields[name] = fields[name] and folder_fingerprint(Path(fields[name]))
+    fields["body"] = recipe.body and file_digest(Path(recipe.body))
     fields["start_from"] = recipe.start_from and encoder.digest()
     crops = [recipe.crops(encoder.config, held_out=held_out).digest() for held_out in (False, True)]
     return {**fields, "backbone": encoder.config.backbone, "crops": crops, "processes": processes}

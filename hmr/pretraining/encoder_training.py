@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from common.reading.pretrained import save_compact
 from common.storage.files import PathLike, write_text
 from common.storage.fingerprint import claim_run
+from hmr.body.model import load_body
 from hmr.detection.encoder import EncoderOutput
 from hmr.detection.person_encoder import PersonEncoder, PersonEncoderConfig, load_encoder
 from hmr.pretraining.augmentation import as_floats, augment
@@ -57,8 +58,9 @@ def train_encoder(
     progress: receives a title, the number of scenes drawn and their total.
 
     Raises ValueError for values that the encoder or transformers refuses, and if `out` holds another run;
-    FileNotFoundError for a missing folder. Both are raised before anything is drawn.
+    FileNotFoundError for a missing folder or body model. Both are raised before anything is drawn.
     """
+    load_body(recipe.body)  # a file that is no body model is refused before the folder is claimed
     out, encoder = Path(out), _starting_encoder(recipe)
     module = EncoderLoss(encoder, recipe)
     arguments = stage_arguments(recipe.training, out, recipe.seed, LABEL)

@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from common.reading.yaml_fields import checked_fields, fields_of, read_fields
 from common.storage.files import PathLike
+from common.storage.fingerprint import file_digest
 from hmr.detection.person_encoder import load_encoder
 from hmr.policy.policy import DiffusionPolicy, DiffusionPolicyConfig
 from hmr.pretraining.losses import LossWeights
@@ -51,6 +52,7 @@ class PolicyRecipe:
     Raises ValueError for an unknown field of a section and a value that is not allowed.
     """
 
+    body: str | None = None  # file of an SMPL, SMPL-H or SMPL-X body model in place of the embedded one
     motion: str | None = None  # a folder of AMASS npz files in place of the built-in poses
     start_from: str | None = None  # folder of a checkpoint to continue; keeps its architecture and statistics
     seed: int = 1
@@ -103,7 +105,8 @@ def read_policy_recipe(path: PathLike, **changes: Any) -> PolicyRecipe:
 
 
 def run_fingerprint(recipe: PolicyRecipe, policy: DiffusionPolicy, processes: int) -> dict[str, Any]:
-    """Everything that determines the weights of a run that starts with this policy; folders are identified by content.
+    """Everything that determines the weights of a run that starts with this policy; folders and the body model are
+    identified by content.
 
     It includes `max_steps` for every schedule, because a stage starts with the result of the one before, and the number
     of processes, because the batch of a step grows with it.
@@ -114,7 +117,10 @@ def run_fingerprint(recipe: PolicyRecipe, policy: DiffusionPolicy, processes: in
     if recipe.rendered.scenes:
         encoder = load_encoder(recipe.rendered.encoder)
         fields["rendered"]["encoder"] = encoder.digest()
-        fields["rendered"]["crops"] = [crops.digest() for crops in recipe.rendered.crops(encoder)]
+        fields["rendered"]["crops"] = [
+            crops.digest() for crops in recipe.rendered.crops(encoder, recipe.body)
+        ]
+    fields["body"] = recipe.body and file_digest(Path(recipe.body))
     fields["motion"] = recipe.motion and folder_fingerprint(Path(recipe.motion))
     fields["start_from"] = recipe.start_from and policy.digest()
     return {**fields, "processes": processes}

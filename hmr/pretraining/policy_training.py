@@ -62,8 +62,9 @@ def pretrain_policy(
 
     progress: receives a title, the number of scenes done and their total.
 
-    Raises ValueError for values that the policy or transformers refuses, and if `out` holds another run;
-    FileNotFoundError for a missing folder. Both are raised before anything is drawn.
+    Raises ValueError for values that the policy or transformers refuses, for a checkpoint that was trained with another
+    body, and if `out` holds another run; FileNotFoundError for a missing folder or body model. Both are raised before
+    anything is drawn.
     """
     out = Path(out)
     policy = _starting_policy(recipe)
@@ -81,13 +82,12 @@ def pretrain_policy(
     if recipe.rendered.scenes:
         with PartialState().main_process_first():  # the others find the finished readings
             encoder = load_encoder(recipe.rendered.encoder)
-            rendered = read_rendered_people(recipe.rendered, encoder, cache, workers, progress)
+            rendered = read_rendered_people(recipe.rendered, encoder, cache, workers, progress, recipe.body)
     people = _People(recipe, policy.feedback.points, rendered)
     held_out = people.draw(HELD_OUT, 0, recipe.held_out)
     if recipe.start_from is None:
-        policy.fit_to(
-            load_body(), held_out.vector.mean(dim=0), held_out.vector.std(dim=0).clamp_min(recipe.min_std)
-        )
+        mean, std = held_out.vector.mean(dim=0), held_out.vector.std(dim=0)
+        policy.fit_to(load_body(recipe.body), mean, std.clamp_min(recipe.min_std))
     history = {stage: _run(stage, policy, recipe, arguments[stage], people, held_out) for stage in arguments}
     if PartialState().is_main_process:
         save_compact(policy, out)
@@ -101,9 +101,10 @@ def _starting_policy(recipe: PolicyRecipe) -> DiffusionPolicy:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)  # the same initial weights in every process and run
             policy = DiffusionPolicy(DiffusionPolicyConfig(**recipe.policy))
-        policy.feedback.fit_to(load_body())
+        policy.feedback.fit_to(load_body(recipe.body))
         return policy
     policy = load_policy(Path(recipe.start_from)).float()
+    policy.require_body(load_body(recipe.body))
     for key, value in recipe.policy.items():
         if key in CHANGEABLE:
             setattr(policy.config, key, value)

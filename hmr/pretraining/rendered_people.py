@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -55,10 +56,13 @@ class RenderedRecipe:
         if not 0 < self.share <= 1 or self.seed < 0:
             raise ValueError("share must be above 0 and at most 1, and seed at least 0")
 
-    def crops(self, encoder: PersonEncoder) -> list[CropCache]:
+    def crops(self, encoder: PersonEncoder, body: str | None = None) -> list[CropCache]:
+        """body: file of the body model that people are drawn with; None: the embedded one."""
         size, scale = encoder.config.crop_size, encoder.config.crop_scale
+        file = Path(body) if body else None
         return [
-            CropCache(RECIPES[name], self.seed, count, size, scale) for name, count in self.scenes.items()
+            CropCache(RECIPES[name], self.seed, count, size, scale, body=file)
+            for name, count in self.scenes.items()
         ]
 
 
@@ -68,13 +72,15 @@ def read_rendered_people(
     cache: PathLike,
     workers: int = 1,
     progress: Progress | None = None,
+    body: str | None = None,
 ) -> SimulatedPeople:
     """The people of the recipe's scenes as `encoder` reads them, followed by their mirror images.
 
     Scenes and readings are kept under `cache`; only one process may call this at a time. progress: receives a title,
-    the number of scenes done and their total.
+    the number of scenes done and their total. body: file of the body model that people are drawn with; None: the
+    embedded one.
     """
-    parts = [read_crops(crops, encoder, cache, workers, progress) for crops in recipe.crops(encoder)]
+    parts = [read_crops(crops, encoder, cache, workers, progress) for crops in recipe.crops(encoder, body)]
     people = SimulatedPeople.cat(parts)
     return SimulatedPeople.cat([people, mirrored(people)])
 

@@ -95,6 +95,7 @@ def draw_split(
     *,
     motion: PathLike | None = None,
     backdrops: PathLike | None = None,
+    body: PathLike | None = None,
     uses_truth: bool = False,
     workers: int = 1,
     progress: Progress | None = None,
@@ -105,6 +106,7 @@ def draw_split(
         scenes: number of scenes; None: the size of the split.
         motion: a folder of AMASS npz files, whose poses replace those of the built-in sampler.
         backdrops: a folder of photographs without people, which replace the painted backgrounds.
+        body: file of the body model that people are drawn with; None: the embedded one, whose scenes are the benchmark.
         uses_truth: keep the ground truth of `wild-train` or `street-align`, for oracle runs, in a folder with another
             name.
 
@@ -116,6 +118,8 @@ def draw_split(
     split = SPLITS[name]
     count = scenes or split.scenes
     sources = "".join(f"-{Path(folder).name}" for folder in (motion, backdrops) if folder)
+    if body:
+        sources += f"-{Path(body).stem}"
     suffix = "-uses-truth" if uses_truth and not split.truth else ""
     folder = Path(root) / f"{name}-{count}{sources}{suffix}"
     return make_scenes(
@@ -125,6 +129,7 @@ def draw_split(
         count,
         motion,
         backdrops,
+        body=body,
         keep_truth=split.truth or uses_truth,
         workers=workers,
         progress=progress,

@@ -1,6 +1,6 @@
 """A set of scenes on disk, with the ground truth in a separate file.
 
-    FOLDER/set.json          recipe, seed, count, content hash
+    FOLDER/set.json          recipe, seed, count, digest of the body model if it is not the embedded one, content hash
     FOLDER/samples.parquet   id, JPEG, box, estimated camera: what is known of a wild image; in `studio` and `street`
                              also the detection of the simulated detector
     FOLDER/truth.parquet     parameters, true camera, joints, visibility, mask; absent in `wild-train`
@@ -29,7 +29,7 @@ from common.reading.image_files import open_image
 from common.reading.untrusted_files import damage_named
 from common.reading.validate import require
 from common.storage.files import PathLike, atomic_path, write_text
-from common.storage.fingerprint import digest
+from common.storage.fingerprint import digest, file_digest
 from hmr.synthetic.recipe import SceneRecipe
 from hmr.synthetic.scenes import CHUNK, Scene
 from hmr.synthetic.workers import in_order, scene_maker
@@ -95,26 +95,29 @@ def make_scenes(
     motion: PathLike | None = None,
     backdrops: PathLike | None = None,
     *,
+    body: PathLike | None = None,
     keep_truth: bool = True,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> Path:
     """Write a set of scenes, unless `folder` holds the same set already. Returns the folder.
 
+    body: file of the body model that people are drawn with; None: the embedded one.
     keep_truth: write the ground truth; if false, it is never written.
     progress: receives the number of scenes drawn.
 
     `set.json` is written last, so a killed run leaves no incomplete set. Raises ValueError if `folder` holds another
-    set, FileNotFoundError if `motion` or `backdrops` is missing.
+    set, FileNotFoundError if `motion`, `backdrops` or `body` is missing.
     """
     folder = Path(folder)
-    motion, backdrops = (Path(source) if source else None for source in (motion, backdrops))
+    motion, backdrops, body = (Path(source) if source else None for source in (motion, backdrops, body))
     wanted = {
         "recipe": recipe.to_json(),
         "seed": seed,
         "count": count,
         "motion": motion and folder_fingerprint(motion),
         "backdrops": backdrops and folder_fingerprint(backdrops),
+        "body": body and file_digest(body),
         "truth": keep_truth,
     }
     if (folder / "set.json").exists():
@@ -124,7 +127,7 @@ def make_scenes(
         raise ValueError(f"{folder} already holds another set of scenes; remove it or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     samples, truths = [], []
-    make = functools.partial(_rows_of_chunk, recipe, seed, count, motion, backdrops)
+    make = functools.partial(_rows_of_chunk, recipe, seed, count, motion, backdrops, body)
     for sample_rows, truth_rows in in_order(make, -(-count // CHUNK), workers):
         samples += sample_rows
         truths += truth_rows
@@ -190,9 +193,16 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def _rows_of_chunk(
-    recipe: SceneRecipe, seed: int, count: int, motion: Path | None, backdrops: Path | None, chunk: int
+    recipe: SceneRecipe,
+    seed: int,
+    count: int,
+    motion: Path | None,
+    backdrops: Path | None,
+    body: Path | None,
+    chunk: int,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    scenes = scene_maker(recipe, seed, motion, backdrops).chunk(chunk, min(CHUNK, count - chunk * CHUNK))
+    maker = scene_maker(recipe, seed, motion, backdrops, body)
+    scenes = maker.chunk(chunk, min(CHUNK, count - chunk * CHUNK))
     return [_sample_row(scene) for scene in scenes], [_truth_row(scene.labelled) for scene in scenes]
 
 

@@ -55,11 +55,15 @@ def _start_worker() -> None:
 
 @functools.lru_cache(maxsize=4)
 def scene_maker(
-    recipe: SceneRecipe, seed: int, motion: Path | None = None, backdrops: Path | None = None
+    recipe: SceneRecipe,
+    seed: int,
+    motion: Path | None = None,
+    backdrops: Path | None = None,
+    body: Path | None = None,
 ) -> SceneMaker:
     """The `SceneMaker` of a process, cached between its chunks."""
     return SceneMaker(
-        load_body(),
+        load_body(body),
         recipe,
         seed,
         load_amass(motion) if motion else None,

@@ -5,6 +5,8 @@
 
 import dataclasses
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +24,18 @@ VIEW_PX = 96
 @cache
 def larger_body() -> Body:
     """Another model: the embedded body, three tenths larger."""
+    return Body(_larger_arrays(), "larger")
+
+
+def write_larger_body(folder: Path) -> Path:
+    """The same model as a user's SMPL file, whose layout it has."""
+    np.savez_compressed(folder / "larger.npz", **_larger_arrays())
+    return folder / "larger.npz"
+
+
+def _larger_arrays() -> dict[str, Any]:
     arrays = read_arrays(EMBEDDED_BODY, ARRAYS)
-    scaled = {name: arrays[name] * 1.3 for name in ("v_template", "shapedirs", "posedirs")}
-    return Body({**arrays, **scaled}, "larger")
+    return arrays | {name: arrays[name] * 1.3 for name in ("v_template", "shapedirs", "posedirs")}
 
 
 @cache

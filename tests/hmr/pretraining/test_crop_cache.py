@@ -13,6 +13,7 @@ from hmr.pretraining.crop_cache import CropCache, CropDataset, make_crops
 from hmr.synthetic.amass import load_amass
 from hmr.synthetic.recipe import LAB
 from hmr.types import BodyParams
+from tests.agent.tools.tool_case import write_larger_body
 
 BUILT_IN = CropCache(LAB, 9, 4, 64, 1.2)
 
@@ -50,6 +51,18 @@ def test_folders_count_by_what_is_in_them(clips: Path, walls: Path):
     Image.new("RGB", (260, 300)).save(walls / "black.png")
     after = [cache.digest() for cache in caches]
     assert [one == two for one, two in zip(before, after, strict=True)] == [True, True, False, False]
+
+
+def test_crops_of_another_body_are_another_cache(tmp_path: Path):
+    file = write_larger_body(tmp_path)
+    larger = dataclasses.replace(BUILT_IN, count=1, body=file)
+    embedded = dataclasses.replace(larger, body=None)
+    assert larger.digest() != embedded.digest()
+    legs_m = [
+        float(CropDataset(make_crops(cache, tmp_path)).targets["pose_m"][0, [1, 4]].diff(dim=0).norm())
+        for cache in (larger, embedded)
+    ]
+    assert legs_m[0] == pytest.approx(1.3 * legs_m[1], rel=1e-3)
 
 
 def test_crops_are_posed_from_a_folder_of_motion(clips: Path, body: Body, tmp_path: Path):

@@ -14,9 +14,10 @@ from hmr.pretraining.encoder_recipe import (
 )
 from hmr.pretraining.stages import stage_arguments
 from hmr.synthetic.splits import SPLITS
+from tests.agent.tools.tool_case import write_larger_body
 
 REFUSED = {
-    "an unknown field": ("sceens: 3", "unknown sceens; allowed are backdrops, ema_decay"),
+    "an unknown field": ("sceens: 3", "unknown sceens; allowed are backdrops, body, ema_decay"),
     "an unknown recipe": ("recipe: moon", "no recipe is called 'moon'; there are lab, wild"),
     "an unknown loss": ("losses: {foo: 1}", "losses: unknown foo; allowed are depths, keypoints"),
     "losses that are a number": ("losses: 3", "losses takes dict[str, typing.Any], not 3"),
@@ -86,7 +87,7 @@ def test_the_shipped_recipe_is_readable(tmp_path: Path):
     assert arguments.max_steps == recipe.training["max_steps"]
 
 
-def test_logging_and_data_loading_are_not_in_the_fingerprint(tiny_encoder):
+def test_logging_and_data_loading_are_not_in_the_fingerprint(tiny_encoder, tmp_path):
     stage = {"max_steps": 4, "use_cpu": True, "report_to": "none", "logging_steps": 2}
     recipe = EncoderRecipe(training=stage)
     fingerprint = run_fingerprint(recipe, tiny_encoder, 1)
@@ -105,6 +106,7 @@ def test_logging_and_data_loading_are_not_in_the_fingerprint(tiny_encoder):
             {"losses": EncoderLossWeights(mask=2.0)},
             {"training": stage | {"max_steps": 5}},
             {"start_from": "an encoder"},
+            {"body": str(write_larger_body(tmp_path))},
         )
     ]
     assert all(run_fingerprint(other, tiny_encoder, 1) != fingerprint for other in others)

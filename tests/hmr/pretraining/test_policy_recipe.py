@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.storage.fingerprint import file_digest, has_fingerprint, write_fingerprint
 from hmr.policy.checkpoint import BASES, load_policy
 from hmr.pretraining.losses import LossWeights
 from hmr.pretraining.policy_recipe import PolicyRecipe, read_policy_recipe, run_fingerprint
@@ -14,7 +15,7 @@ from hmr.pretraining.stages import stage_arguments
 
 RECIPES = sorted(Path("configs").glob("pretrain_*.yaml"))
 REFUSED = {
-    "an unknown field": ("poool: 3", "unknown poool; allowed are denoiser, detectors"),
+    "an unknown field": ("poool: 3", "unknown poool; allowed are body, denoiser, detectors"),
     "an unknown loss": ("losses: {foo: 1}", "losses: unknown foo; allowed are denoise, regression"),
     "an unknown probability": ("people: {hats: 1.0}", "people: unknown hats; allowed are any_tilt"),
     "an unknown field of the policy": ("policy: {depht: 4}", "policy: unknown depht; allowed are alignment"),
@@ -65,12 +66,26 @@ def test_a_shipped_recipe_is_readable(recipe: Path, tmp_path: Path):
 def test_the_studio_policy_was_trained_by_its_recipe():
     recorded = json.loads((BASES["studio"] / "training.json").read_text())["recipe"]
     recipe = dataclasses.asdict(read_policy_recipe("configs/pretrain_studio_policy.yaml"))
-    assert recorded == json.loads(json.dumps(recipe))
+    assert {"body": None, **recorded} == json.loads(json.dumps(recipe))  # it is older than the field
     assert load_policy(BASES["studio"]).detector.name == "simulated"
 
 
 def test_there_is_a_recipe():
     assert RECIPES
+
+
+def test_the_body_counts_by_its_content_and_the_embedded_one_as_before(tiny_policy, tmp_path):
+    """A record that is older than the field is one of the embedded body."""
+    write_fingerprint(tmp_path, {"seed": 1})
+    file = tmp_path / "body.npz"
+    for content in (b"one", b"two"):
+        file.write_bytes(content)
+        fingerprint = run_fingerprint(PolicyRecipe(body=str(file)), tiny_policy, 1)
+        assert fingerprint["body"] == file_digest(file)
+        assert not has_fingerprint(tmp_path, {"seed": 1, "body": fingerprint["body"]})
+    assert has_fingerprint(
+        tmp_path, {"seed": 1, "body": run_fingerprint(PolicyRecipe(), tiny_policy, 1)["body"]}
+    )
 
 
 def test_logging_and_data_loading_are_not_in_the_fingerprint(tiny_policy):

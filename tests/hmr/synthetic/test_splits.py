@@ -1,5 +1,6 @@
 """The open benchmark: its splits share no scene, a small size begins a large one, wild-train has no truth."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from common.storage.fingerprint import file_digest
+from hmr.body.model import EMBEDDED_BODY
 from hmr.policy.checkpoint import BASES
 from hmr.synthetic.splits import GAPS, SPLITS, calibration_parts, draw_split, refuse_seed_of_split
-from hmr.synthetic.store import read_samples, read_truth, set_digest
+from hmr.synthetic.store import read_labelled, read_samples, read_truth, set_digest
+from tests.agent.tools.tool_case import write_larger_body
 
 
 def test_no_two_splits_draw_from_the_same_stream():
@@ -80,6 +84,29 @@ def test_photographs_stand_behind_the_bodies_where_a_folder_is_given(tmp_path: P
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match="no photographs"):
         draw_split("lab-test", tmp_path / "other", 1, backdrops=tmp_path / "bare")
+
+
+def test_scenes_of_another_body_are_a_set_of_its_own(tmp_path: Path):
+    file = write_larger_body(tmp_path)
+    embedded, larger = (draw_split("lab-test", tmp_path, 1, body=body) for body in (None, file))
+    assert (embedded.name, larger.name) == ("lab-test-1", "lab-test-1-larger")
+    assert json.loads((larger / "set.json").read_text())["body"] == file_digest(file)
+    height_m = [
+        float(read_labelled(folder)[0].truth.joints_cam_m[:, 1].std()) for folder in (embedded, larger)
+    ]
+    assert height_m[1] > 1.2 * height_m[0]
+    assert draw_split("lab-test", tmp_path, 1, body=file) == larger
+    file.write_bytes(EMBEDDED_BODY.read_bytes())
+    with pytest.raises(ValueError, match="another set"):
+        draw_split("lab-test", tmp_path, 1, body=file)
+
+
+def test_a_set_from_before_bodies_could_be_chosen_is_of_the_embedded_one(tmp_path: Path):
+    folder = draw_split("lab-test", tmp_path, 1)
+    recorded = json.loads((folder / "set.json").read_text())
+    del recorded["body"]
+    (folder / "set.json").write_text(json.dumps(recorded))
+    assert draw_split("lab-test", tmp_path, 1) == folder
 
 
 def test_two_motions_of_one_name_are_two_sets(tmp_path: Path):
