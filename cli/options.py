@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,36 +11,10 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
-    "DETECTORS",
-    "MAX_GROUP",
-    "MAX_SAMPLES",
-    "MODELS",
-    "WORKERS",
-    "AcceptAnyBox",
-    "BasePolicy",
-    "BodyFile",
-    "Boxes",
-    "CameraFile",
-    "Center",
-    "DetectorOrExplored",
-    "DetectorSpec",
-    "Device",
-    "Focal",
-    "Json",
-    "KeypointFile",
-    "MemoryOrExplore",
-    "MemoryOrSeedRules",
-    "Motion",
-    "Out",
-    "PhotoDetector",
-    "PolicyDir",
-    "PolicyOrBase",
-    "Seed",
-    "Skeleton",
-    "Ucb",
-    "WithoutTool",
-    "config_file",
-    "file_to_write",
+    "DETECTORS", "MAX_GROUP", "MAX_SAMPLES", "MODELS", "WORKERS", "AcceptAnyBox", "BasePolicy", "BodyFile", "Boxes",
+    "CameraFile", "Center", "DetectorOrExplored", "DetectorSpec", "Device", "Focal", "Json", "KeypointFile",
+    "MemoryOrExplore", "MemoryOrSeedRules", "Motion", "Out", "PhotoDetector", "PolicyDir", "PolicyOrBase",
+    "SceneBodyFile", "Seed", "Skeleton", "Ucb", "WithoutTool", "body_option", "config_file", "file_to_write",
     "output_folder",
     "policy_folder",
 ]  # fmt: skip
@@ -93,6 +68,11 @@ def policy_folder(policy: Path | None, base: str) -> Path:
     if base not in BASES:
         raise ValueError(f"no base policy is called {base!r}; there are {', '.join(BASES)}")
     return policy or BASES[base]
+
+
+def body_option(body: Path | None) -> str:
+    """`--body` with its value, for a command that a message names, after a space; empty for the embedded body."""
+    return f" --body {shlex.quote(str(body))}" if body else ""
 
 
 def _first_file(*paths: Path) -> Path | None:
@@ -188,6 +168,10 @@ Device = Annotated[
     str,
     typer.Option(rich_help_panel=MODELS, help="Device that the policy runs on: cpu, cuda, cuda:N or mps."),
 ]
+SCENES_BODY = (
+    "SMPL, SMPL-H or SMPL-X body model, .npz or .pkl, of which scenes are drawn and hypotheses scored. The policy must "
+    "have been trained with it (meshcritic pretrain --body). Default: the embedded body model."
+)
 BodyFile = Annotated[
     Path | None,
     typer.Option(
@@ -196,6 +180,9 @@ BodyFile = Annotated[
         rich_help_panel=MODELS,
         help="SMPL, SMPL-H or SMPL-X body model, .npz or .pkl. Default: the embedded body model.",
     ),
+]
+SceneBodyFile = Annotated[
+    Path | None, typer.Option("--body", metavar="FILE", rich_help_panel=MODELS, help=SCENES_BODY)
 ]
 DETECTORS = (
     "Detector of people and keypoints: blazepose (for photographs), embedded (for rendered people), simulated (stored "

@@ -21,8 +21,10 @@ from cli.options import (
     MemoryOrExplore,
     Motion,
     PolicyOrBase,
+    SceneBodyFile,
     Seed,
     WithoutTool,
+    body_option,
     config_file,
     output_folder,
     policy_folder,
@@ -158,6 +160,7 @@ def align(
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
     device: Device = "cpu",
+    body: SceneBodyFile = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -178,7 +181,7 @@ def align(
         critic=critic, base=base, images=images, calibration=calibration,
         rounds=_rounds(rounds, group_size, seed, method), **_method(config, method, base),
         fit=read_alignment(FIT) if fit_first else None,
-        motion=motion, memory=memory, detector=critics,
+        motion=motion, body=body, memory=memory, detector=critics,
         max_calls=max_calls, reply_cache=reply_cache, backend=backend_settings, critique=critique_settings,
         penalties=parse_penalties(penalty or []), without_tools=tuple(without_tool or ()), trace=trace,
     )  # fmt: skip
@@ -268,6 +271,7 @@ def _align(
     print_message(f"{out} has policy {aligned.digest()}, aligned from {base.digest()}{warning}")
     print_message(f"learning curves: {out / 'curves.svg'}")
     if photographs is None:
-        print_message(f"to evaluate: meshcritic evaluate --policy {out} --split {settings.gap.test}")
+        option = body_option(settings.body)
+        print_message(f"to evaluate: meshcritic evaluate --policy {out} --split {settings.gap.test}{option}")
     else:
         print_message(f"before and after: {out / 'photos.html'}, {out / 'photos.json'}")

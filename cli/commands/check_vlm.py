@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ import typer
 
 from cli.backend_flags import BackendSet, DryRunFlag, MaxCalls, Record, ReplyCacheFile
 from cli.console import console, print_estimate, print_message, stages
-from cli.options import Json, MemoryOrSeedRules, PolicyDir, output_folder
+from cli.options import MODELS, Json, MemoryOrSeedRules, PolicyDir, output_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["check_vlm"]
 
+PlantedBody = Annotated[
+    Path | None,
+    typer.Option(
+        "--body",
+        metavar="FILE",
+        rich_help_panel=MODELS,
+        help="SMPL, SMPL-H or SMPL-X body model, .npz or .pkl, of the people in the pictures and of the bodies that "
+        "are scored. Default: the embedded body model.",
+    ),
+]
 SHEET_CAPTION = "Each hypothesis with its score and name, the best first"
 
 
@@ -55,6 +65,7 @@ def check_vlm(
     record: Record = None,
     reply_cache: ReplyCacheFile = None,
     policy: PolicyDir = None,
+    body: PlantedBody = None,
     as_json: Json = False,
 ) -> None:
     """Check whether a backend ranks bodies with planted faults below the true body.
@@ -66,25 +77,31 @@ def check_vlm(
     from agent.types import require_scores
     from agent.vlm.options import BackendOptions, open_backend
     from eval.critics.planted_faults import PlantedScores, planted_groups
-    from hmr.body.model import load_body
+    from hmr.body.model import body_fingerprint, load_body
     from hmr.policy.checkpoint import load_policy
 
     options = BackendOptions(spec, settings or (), dry_run, max_calls, record, reply_cache)
-    critique_settings, body = CritiqueSettings(pictures=pictures), load_body()
+    critique_settings, model = CritiqueSettings(pictures=pictures), load_body(body)
     trace = out / "trace.jsonl" if out and not dry_run else None
     with (
         open_backend(options) as opened,
         open_default_agent(
-            load_policy(policy), body, memory, backend=opened.backend, settings=critique_settings, trace=trace
+            load_policy(policy),
+            model,
+            memory,
+            backend=opened.backend,
+            settings=critique_settings,
+            trace=trace,
         ) as agent,
     ):
-        groups = planted_groups(body, scenes)
+        groups = planted_groups(model, scenes)
         critiques = _critiques(agent, groups)
     if opened.dry_run:
         print_estimate(opened.dry_run, as_json)
         return
     scored = [PlantedScores.of(group, critique) for group, critique in zip(groups, critiques, strict=True)]
-    _report(agent, groups, scored, [critique.trace_id for critique in critiques], out, as_json)
+    traces = [critique.trace_id for critique in critiques]
+    _report(agent, groups, scored, traces, body_fingerprint(body), out, as_json)
     require_scores(critiques)
 
 
@@ -105,14 +122,15 @@ def _report(
     groups: Sequence[PlantedGroup],
     scored: Sequence[PlantedScores],
     traces: Sequence[str],
+    body: Mapping[str, str],
     out: Path | None,
     as_json: bool,
 ) -> None:
     from eval.critics.planted_faults import fault_report
 
     found = fault_report(scored)
-    backend = {"backend": agent.backend.name, "revision": agent.backend.revision}
-    answer = json.dumps({**backend, **found.to_json(), "scenes": [item.to_json() for item in scored]})
+    made_from = {"backend": agent.backend.name, "revision": agent.backend.revision, **body}
+    answer = json.dumps({**made_from, **found.to_json(), "scenes": [item.to_json() for item in scored]})
     if out is not None:
         _save(out, answer, groups, scored, traces, agent)
     if as_json:

@@ -27,13 +27,13 @@ from cli.options import (
     MODELS,
     WORKERS,
     BasePolicy,
-    BodyFile,
     Device,
     Json,
     MemoryOrExplore,
     Motion,
     Out,
     PolicyOrBase,
+    SceneBodyFile,
     Seed,
     Ucb,
     WithoutTool,
@@ -137,7 +137,7 @@ def critic_eval(
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
     device: Device = "cpu",
-    body: BodyFile = None,
+    body: SceneBodyFile = None,
     seed: Seed = 0,
     out: Out = Path("runs/critic-eval"),
     as_json: Json = False,
@@ -159,16 +159,14 @@ def critic_eval(
     removed = [name.strip() for name in (without or "").split(",") if name.strip()]
     eval_settings = CriticEvalSettings(
         critic=critic, ablation=AgentVariant(frozenset(removed), frozenset(without_tool or ())), images=images,
-        samples=samples, calibration=calibration, seed=seed, motion=motion, memory=memory, ucb=ucb,
-        detector=detector or "embedded", rules_per_case=rules_per_case, critique=critique_settings, base=base,
+        samples=samples, calibration=calibration, seed=seed, motion=motion, body=body, memory=memory,
+        ucb=ucb, detector=detector or "embedded", rules_per_case=rules_per_case, critique=critique_settings, base=base,
     )  # fmt: skip
     folder = policy_folder(policy, base)
     if rankings:
         _refuse_options_of_scenes(values)
         model = partial(_photo_policy, folder, device, detector, memory)
-        _with_people(eval_settings, options, prices, rankings, model, body, out, as_json)
-    elif body:
-        raise ValueError("--body applies to --rankings; synthetic scenes have the embedded body")
+        _with_people(eval_settings, options, prices, rankings, model, out, as_json)
     elif dry_run:
         _print_estimates(eval_settings, options, folder, device, as_json)
     elif len(options) > 1 or prices:
@@ -255,7 +253,6 @@ def _with_people(
     prices: Path | None,
     rankings: Path,
     load_model: Callable[[], DiffusionPolicy],
-    body_file: Path | None,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -271,7 +268,7 @@ def _with_people(
     from hmr.body.model import load_body
 
     found, table = read_rankings(rankings), read_prices(prices) if prices else {}
-    body = load_body(body_file)
+    body = load_body(settings.body)
     groups = [read_group(group, body) for group in found.groups.values()]
     backends = {name: partial(open_backend, each) for name, each in _names(options).items()}
     with single_run(out), report_lost_questions(), stages() as stage:
@@ -303,9 +300,12 @@ def _names(options: Sequence[BackendOptions]) -> dict[str, BackendOptions]:
 
 
 def _settings_json(settings: CriticEvalSettings) -> dict[str, Any]:
+    from hmr.body.model import body_fingerprint
+
     names = ("base", "images", "samples", "seed", "ucb", "detector", "rules_per_case", "critique")
     values = {name: getattr(settings, name) for name in names}
-    return {**values, "motion": settings.motion.name if settings.motion else None}
+    motion = settings.motion.name if settings.motion else None
+    return {**values, "motion": motion, **body_fingerprint(settings.body)}
 
 
 def _run_settings(settings: CriticEvalSettings, backends: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cli.options import (
     Motion,
     Out,
     PolicyOrBase,
+    SceneBodyFile,
     Seed,
     policy_folder,
 )
@@ -49,6 +50,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "cpu",
+    body: SceneBodyFile = None,
     sampling: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,6 +97,7 @@ def evaluate(
     from eval.benchmark.baselines import DETERMINISTIC, OTHER, evaluate_with_baselines
     from eval.benchmark.intervals import MIN_IMAGES
     from eval.benchmark.tables import baseline_table, rich_table
+    from hmr.body.model import body_fingerprint
     from hmr.policy.checkpoint import BASES, load_policy
 
     model = load_policy(policy_folder(policy, base), device, detector)
@@ -107,13 +110,13 @@ def evaluate(
     with single_run(out), stages() as stage:
         result = evaluate_with_baselines(
             model, split, images=images, samples=samples, seed=seed, out=out, stage=stage,
-            motion=motion, backdrops=backdrops, workers=WORKERS, against=other,
+            motion=motion, backdrops=backdrops, body=body, workers=WORKERS, against=other,
         )  # fmt: skip
         answer = {
             **result.to_json(),
             "split": split, "images": images, "samples": samples, "seed": seed, "detector": model.detector.name,
             "sampler": asdict(sampler), "motion": motion and motion.name,
-            "backdrops": backdrops and backdrops.name, "versions": versions(),
+            "backdrops": backdrops and backdrops.name, **body_fingerprint(body), "versions": versions(),
         }  # fmt: skip
         write_text(out / RESULT, json.dumps(answer, indent=1))
     if as_json:

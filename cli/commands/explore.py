@@ -31,8 +31,10 @@ from cli.options import (
     Json,
     Out,
     PolicyOrBase,
+    SceneBodyFile,
     Seed,
     Ucb,
+    body_option,
     output_folder,
     policy_folder,
 )
@@ -85,6 +87,7 @@ def explore(
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
     device: Device = "cpu",
+    body: SceneBodyFile = None,
     seed: Seed = 0,
     out: Out = Path("runs/explore"),
     as_json: Json = False,
@@ -104,7 +107,8 @@ def explore(
         backend, settings, dry_run, max_calls, record, reply_cache
     )
     explore_settings = ExploreSettings(
-        base=base, images=images, samples=samples, seed=seed, ucb=ucb, detector=detector, critique=critique_settings,
+        base=base, images=images, samples=samples, seed=seed, ucb=ucb, detector=detector, body=body,
+        critique=critique_settings,
     )  # fmt: skip
     memory, reviewer = memory or out / "memory", _reviewer(review, dry_run)
     with open_backend(options.keeping_replies_in(out)) as opened:
@@ -131,7 +135,7 @@ def explore(
     if as_json:
         print_json({"memory": str(memory), **found})
     else:
-        _print_report(found, memory, detector)
+        _print_report(found, memory, detector, body)
 
 
 def _reviewer(point: str | None, dry_run: bool) -> RuleReviewer | None:
@@ -158,7 +162,7 @@ def _output_folders(out: Path, memory: Path, dry_run: bool) -> Iterator[tuple[Pa
         yield Path(temporary), copy
 
 
-def _print_report(found: dict[str, Any], memory: Path, detector: str) -> None:
+def _print_report(found: dict[str, Any], memory: Path, detector: str, body: Path | None = None) -> None:
     print_message(
         f"{found['cases']} cases explored, {found['skipped']} by an earlier run; SRCC with the true errors "
         f"{_rho(found['srcc'])}"
@@ -179,7 +183,7 @@ def _print_report(found: dict[str, Any], memory: Path, detector: str) -> None:
             f"backend gave no score; their weights and states are unchanged, and the same command tries again"
         )
     option = "" if detector == "embedded" else f" --detector {shlex.quote(detector)}"
-    print_message(f"to use it: meshcritic critique photo.jpg --memory {memory}{option}")
+    print_message(f"to use it: meshcritic critique photo.jpg --memory {memory}{option}{body_option(body)}")
 
 
 def _rho(value: float | None) -> str:

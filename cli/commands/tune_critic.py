@@ -16,7 +16,9 @@ from cli.options import (
     BasePolicy,
     Json,
     PolicyOrBase,
+    SceneBodyFile,
     Seed,
+    body_option,
     config_file,
     output_folder,
     policy_folder,
@@ -76,6 +78,7 @@ def tune_critic(
     dry_run: OnlyPrepare = False,
     policy: PolicyOrBase = None,
     base: BasePolicy = "shipped",
+    body: SceneBodyFile = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +105,8 @@ def tune_critic(
     with single_run(out), stages() as progress:
         training_cases = prepare_training_cases(
             found, memory, sampler,
-            settings=tuning, local=local, out=out, stage=progress, base=base, calibration=calibration, workers=WORKERS,
+            settings=tuning, local=local, out=out, stage=progress, base=base, calibration=calibration, body=body,
+            workers=WORKERS,
         )  # fmt: skip
         _print_stats(training_cases.stats)
         if dry_run:
@@ -121,7 +125,8 @@ def tune_critic(
     if as_json:
         print((out / "tuning.json").read_text())
         return
-    print_message(f"to use it: meshcritic critique photo.jpg --backend local:{tuned.found.adapter}")
+    adapter = tuned.found.adapter
+    print_message(f"to use it: meshcritic critique photo.jpg --backend local:{adapter}{body_option(body)}")
 
 
 def _print_stats(stats: ConversationStats) -> None:

@@ -162,13 +162,16 @@ def evaluate_with_baselines(
     stage: Stage,
     motion: Path | None = None,
     backdrops: Path | None = None,
+    body: Path | None = None,
     workers: int = 1,
     against: DiffusionPolicy | None = None,
 ) -> BaselineComparison:
     """Draw the split's scenes (once) and evaluate all policies with the same starting noise. against: another policy.
 
-    Raises ValueError for an unknown split and a folder without photographs, FileNotFoundError for a missing folder of
-    motion or backdrops.
+    body: file of the body model of scenes and hypotheses; None: the embedded one.
+
+    Raises ValueError for an unknown split, a policy that was trained with another body and a folder without
+    photographs, FileNotFoundError for a missing body model or folder of motion or backdrops.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
@@ -176,18 +179,27 @@ def evaluate_with_baselines(
         raise FileNotFoundError(f"{motion}: there is no such folder of AMASS npz files")
     if backdrops is not None and not backdrops.is_dir():
         raise FileNotFoundError(f"{backdrops}: there is no such folder of photographs")
+    model = load_body(body)
+    others = {} if against is None else {OTHER: against}
+    for each in (policy, *others.values()):
+        each.require_body(model)
     tick = stage(f"drawing {images} scenes", images)
     folder = draw_split(
-        split, Path(out), images, motion=motion, backdrops=backdrops, workers=workers, progress=tick
+        split,
+        Path(out),
+        images,
+        motion=motion,
+        backdrops=backdrops,
+        body=body,
+        workers=workers,
+        progress=tick,
     )
-    labelled, body = read_labelled(folder), load_body()
-    reports = {}
-    others: dict[str, Policy] = {} if against is None else {OTHER: against}
-    for name, evaluated in {**policies_to_compare(policy, body), **others}.items():
+    labelled, reports = read_labelled(folder), {}
+    for name, evaluated in {**policies_to_compare(policy, model), **others}.items():
         ticks = stage(f"evaluating the {name}", images)
         reports[name] = evaluate_policy(
             evaluated,
-            body,
+            model,
             labelled,
             num_samples=samples,
             group_size=min(GROUP_SIZE, samples),

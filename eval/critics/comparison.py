@@ -54,7 +54,7 @@ from eval.critics.reference_critics.baselines import (
     random_scores,
     rank_net_scores,
 )
-from hmr.body.model import load_body
+from hmr.body.model import body_fingerprint, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.policy.policy import DiffusionPolicy
 from hmr.synthetic.splits import draw_split, gap_of
@@ -92,6 +92,7 @@ class CriticEvalSettings:
     )
     seed: int = 0
     motion: Path | None = None
+    body: Path | None = None  # file of the body model of scenes and hypotheses; None: the embedded one
     memory: Path | None = None
     ucb: float = UCB
     detector: str = EmbeddedDetector.name
@@ -233,7 +234,12 @@ def open_bench(
             tests=tests,
             out=out,
             stage=stage,
-            fingerprint={"policy": policy.digest(), "scenes": lab, "samples": settings.samples},
+            fingerprint={
+                "policy": policy.digest(),
+                "scenes": lab,
+                "samples": settings.samples,
+                **body_fingerprint(settings.body),
+            },
             memory=settings.memory,
             seed=settings.seed,
             ucb=settings.ucb,
@@ -247,18 +253,23 @@ def open_bench(
 def _scenes(
     policy: DiffusionPolicy, settings: CriticEvalSettings, out: Path, stage: Stage, workers: int
 ) -> CriticImages:
-    """The scenes of the settings: of the test split, and of the calibration split."""
+    """The scenes of the settings: of the test split, and of the calibration split. Raises ValueError for a policy that
+    was trained with another body."""
+    body = load_body(settings.body)
+    policy.require_body(body)
 
     def drawn(split: str, count: int, motion: Path | None) -> LabelledSet:
         tick = stage(f"drawing {count} scenes of {split}", count)
-        folder = draw_split(split, out / "scenes", count, motion=motion, workers=workers, progress=tick)
+        folder = draw_split(
+            split, out / "scenes", count, motion=motion, body=settings.body, workers=workers, progress=tick
+        )
         return labelled_scenes(folder)
 
     gap = gap_of(settings.base)
     return CriticImages(
         drawn(gap.test, settings.images, settings.motion),
         drawn(gap.calibration, settings.calibration, None),
-        load_body(),
+        body,
         load_other_detector(settings.detector, policy),
     )
 

@@ -38,7 +38,7 @@ from common.storage.files import PathLike, write_text
 from common.storage.locks import single_run
 from eval.benchmark.protocol import noise_generator
 from eval.critics.error_calibration import GROUPS_PER_CASE, calibrate_errors
-from hmr.body.model import load_body
+from hmr.body.model import body_fingerprint, load_body
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.detection.loading import load_detector
 from hmr.policy.checkpoint import load_reader
@@ -83,7 +83,8 @@ class Exploration:
         saved = json.loads(path.read_text(encoding="utf-8"))
         before, now = saved["made_from"], dict(self.fingerprint)
         if names := _different(before, now):
-            was, wanted = before.get(names[0], "unknown"), now[names[0]]
+            default = "the embedded one" if names[0] == "body" else "unknown"
+            was, wanted = (made_from.get(names[0], default) for made_from in (before, now))
             raise ValueError(
                 f"{self.folder} was explored with {names[0]} = {was}, but this run has {wanted}; "
                 "remove it or choose another folder"
@@ -155,9 +156,12 @@ def detector_name(detector: Detector | None) -> str:
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The entries of a fingerprint that another one has with other values. The body is the first: all scenes differ
+    with it."""
     grown = before.get("images", math.inf) < now.get("images", 0)
     free = ("images", "scenes") if grown else ()
-    return [name for name, value in now.items() if name not in free and before.get(name) != value]
+    names = [name for name in dict.fromkeys(("body", *now)) if name not in free]
+    return [name for name in names if before.get(name) != now.get(name)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +174,7 @@ class ExploreSettings:
     seed: int = 0
     ucb: float = UCB
     detector: str = EmbeddedDetector.name
+    body: Path | None = None  # file of the body model of scenes and hypotheses; None: the embedded one
     critique: Json = field(default_factory=dict)  # fields of CritiqueSettings that differ from the defaults
 
     def __post_init__(self) -> None:
@@ -204,14 +209,16 @@ def explore_calibration(
 
     An exploration that is finished is not repeated, but tries the rules that were added to the quarantine since.
 
-    Raises ValueError for a memory that was explored with other settings or models, ScoresMissing if cases were left and
-    none of them got a score.
+    Raises ValueError for a policy that was trained with another body and a memory that was explored with other settings
+    or models, ScoresMissing if cases were left and none of them got a score.
     """
-    out, memory, body = Path(out), Path(memory), load_body()
+    out, memory, body = Path(out), Path(memory), load_body(settings.body)
     policy.require_body(body)
     detector = load_other_detector(settings.detector, policy)
     tick = stage(f"drawing {settings.images} scenes of {settings.split}", settings.images)
-    scenes = draw_split(settings.split, out / "scenes", settings.images, workers=workers, progress=tick)
+    scenes = draw_split(
+        settings.split, out / "scenes", settings.images, body=settings.body, workers=workers, progress=tick
+    )
     fingerprint = _fingerprint(settings, scenes, policy, detector, backend)
     labelled, parts = read_labelled(scenes), calibration_parts(settings.images)
 
@@ -255,8 +262,11 @@ def _fingerprint(
     detector: Detector | None,
     backend: VLMBackend,
 ) -> Json:
+    fields = dataclasses.asdict(settings)
+    del fields["body"]
     return {
-        **dataclasses.asdict(settings),
+        **fields,
+        **body_fingerprint(settings.body),
         DETECTOR: detector_name(detector),
         "scenes": set_digest(scenes),
         "policy": policy.digest(),

@@ -14,6 +14,7 @@ from typing import Any
 from common.storage.files import write_text
 from common.storage.fingerprint import differences, read_fingerprint
 from eval.pipelines.align_settings import AlignSettings
+from hmr.body.model import body_fingerprint
 from hmr.policy.policy import DiffusionPolicy
 from rl.preferences.shards import SHARD_PATTERN, UNFINISHED
 
@@ -73,6 +74,7 @@ def _settings_of_run(policy: DiffusionPolicy, settings: AlignSettings, images: i
         "shuffled": settings.shuffled,
         "base": settings.base,
         "motion": settings.motion and settings.motion.name,
+        **body_fingerprint(settings.body),
         "policy": policy.digest(),
         "detector": policy.detector.name,
     }

@@ -18,7 +18,7 @@ from eval.critics.files.evidence_cache import EvidenceCache
 from eval.critics.groups import LabelledGroup, LabelledSet, draw_groups, labelled_scenes
 from eval.critics.reference_critics.baselines import fitted_hmr_scorer
 from eval.pipelines.align_settings import HMR_SCORER, REWARD, AlignSettings
-from hmr.body.model import Body
+from hmr.body.model import Body, body_fingerprint
 from hmr.policy.checkpoint import load_reader
 from hmr.policy.joints_3d import WithJoints3D
 from hmr.policy.policy import DiffusionPolicy
@@ -155,10 +155,12 @@ def _calibration_groups(
     size, seed = settings.rounds.group_size, settings.rounds.seed
     tick = stage(f"groups of {size} on {labelled.name}", len(labelled.cases))
     groups = draw_groups(policy, body, labelled, size=size, seed=seed, cache=out / "groups", progress=tick)
-    return groups, {"policy": policy.digest(), "scenes": labelled.digest, "samples": size}
+    made_from = {"policy": policy.digest(), "scenes": labelled.digest, "samples": size}
+    return groups, {**made_from, **body_fingerprint(settings.body)}
 
 
 def _calibration_scenes(settings: AlignSettings, out: Path, stage: Stage) -> LabelledSet:
     split = settings.gap.calibration
     tick = stage(f"drawing {settings.calibration} scenes of {split}", settings.calibration)
-    return labelled_scenes(draw_split(split, out / "scenes", settings.calibration, progress=tick))
+    scenes = draw_split(split, out / "scenes", settings.calibration, body=settings.body, progress=tick)
+    return labelled_scenes(scenes)

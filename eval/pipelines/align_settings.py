@@ -24,6 +24,7 @@ from common.reading.yaml_fields import read_fields
 from common.redaction import redact
 from common.storage.files import PathLike
 from eval.critics.ablations import AgentVariant
+from hmr.body.model import body_fingerprint
 from hmr.detection.embedded import EmbeddedDetector
 from hmr.synthetic.splits import Gap, gap_of
 from memory.folder import store_path
@@ -72,6 +73,7 @@ class AlignSettings:
     # training arguments of `rl.keypoint_fit`, which comes before the scores; None: it does not
     fit: dict[str, Any] | None = None
     motion: Path | None = None
+    body: Path | None = None  # file of the body model of scenes and hypotheses; None: the embedded one
     memory: Path | None = None  # an explored one; None: explore first
     replayed: int = 512  # labelled scenes, if the training arguments set replay_weight
     detector: str = EmbeddedDetector.name  # of the critic
@@ -184,7 +186,10 @@ class AlignSettings:
         names = ("motion", "memory", "reply_cache")
         paths = {name: path and path.name for name in names for path in [getattr(self, name)]}
         backend = [redact(pair) for pair in self.backend]  # a plug-in's setting may be a secret
-        return {**dataclasses.asdict(self), **paths, "backend": backend, "uses_truth": self.uses_truth}
+        fields = dataclasses.asdict(self)
+        del fields["body"]
+        inputs = {**paths, "backend": backend, **body_fingerprint(self.body)}
+        return {**fields, **inputs, "uses_truth": self.uses_truth}
 
 
 def read_alignment(path: PathLike) -> dict[str, Any]:

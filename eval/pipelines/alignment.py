@@ -46,7 +46,7 @@ from rl.preferences.build import build_preferences, load_preferences, shuffle_sc
 from rl.preferences.tables import row_blocks
 from rl.rounds import align_in_rounds, checked_alignment
 
-__all__ = ["check_settings", "count_calls", "run_alignment"]
+__all__ = ["check_settings", "count_calls", "load_alignment_body", "run_alignment"]
 
 
 def check_settings(policy: DiffusionPolicy, settings: AlignSettings, out: Path) -> None:
@@ -58,6 +58,14 @@ def check_settings(policy: DiffusionPolicy, settings: AlignSettings, out: Path) 
         check_policy_gradient(policy, settings.policy_gradient, settings.images)
     else:
         checked_alignment(policy, with_replay_file(policy, settings, out), settings.rounds, settings.images)
+
+
+def load_alignment_body(policy: DiffusionPolicy, settings: AlignSettings) -> Body:
+    """The body of the settings. Raises ValueError if the policy was trained with another one, and what `load_body`
+    raises."""
+    body = load_body(settings.body)
+    policy.require_body(body)
+    return body
 
 
 def run_alignment(
@@ -72,15 +80,15 @@ def run_alignment(
 
     people: aligned on instead of scenes, with the policy's detector for the critic too.
 
-    Raises ValueError, before anything is drawn, for an unknown critic, invalid training arguments and a folder of a run
-    with others; later if the backend stops answering before all groups are scored, which the same call resumes.
+    Raises ValueError, before anything is drawn, for an unknown critic, invalid training arguments, a policy that was
+    trained with another body and a folder of a run with other settings; later if the backend stops answering before all
+    groups are scored, which the same call resumes.
     """
     out = Path(out)
     check_settings(policy, settings, out)
+    body = load_alignment_body(policy, settings)
     images = settings.images if people is None else None
     check_folder(policy, settings, out, images)
-    body = load_body()
-    policy.require_body(body)
     detector = _critics_detector(policy, settings, people)
     rescore = shuffle_scores if settings.shuffled else None
     with ExitStack() as stack:
@@ -108,8 +116,9 @@ def run_alignment(
             rounds = replace(settings.rounds, in_flight=_in_flight(scorer))
             reading = detector_of_search(start, body, scorer, detector) if rounds.search else None
             aligned = align_in_rounds(
-                start, scorer, samples, out, alignment, rounds, stage, rescore=rescore, detector=reading
-            )
+                start, scorer, samples, out, alignment, rounds, stage,
+                rescore=rescore, detector=reading, body=body,
+            )  # fmt: skip
     _write_record(out, settings, detector, scorer, policy, start, aligned, scenes)
     write_alignment_curves(out / "curves.svg", read_logs(out))
     return aligned
@@ -165,16 +174,16 @@ def count_calls(
     """Count the calls that a run in an empty folder makes to its backend, exploration included. No backend is called
     and no file is kept.
 
-    The number of rounds does not change the count. Raises ValueError for an unknown critic or one without a backend,
-    FileNotFoundError for a missing memory.
+    The number of rounds does not change the count. Raises ValueError for an unknown critic, one without a backend and a
+    policy that was trained with another body, FileNotFoundError for a missing memory or body model.
     """
     settings.check_critic()
     if not settings.uses_backend:
         raise ValueError(f"--dry-run counts the calls to a backend; {settings.critic} makes none")
+    body = load_alignment_body(policy, settings)
     with ExitStack() as stack:
         out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         opened = stack.enter_context(open_backend(settings.backend_options(dry_run=True)))
-        body = load_body()
         detector = _critics_detector(policy, settings, people)
         scenes, samples = _samples_to_align(settings, out, stage, workers, people)
         scorer = open_scorer(
@@ -230,6 +239,7 @@ def _scenes_to_align(settings: AlignSettings, out: Path, stage: Stage, workers: 
         out / "scenes",
         settings.images,
         motion=settings.motion,
+        body=settings.body,
         uses_truth=settings.uses_truth,
         workers=workers,
         progress=stage(title, settings.images),

@@ -36,7 +36,7 @@ from common.storage.files import PathLike, write_text
 from common.storage.fingerprint import digest
 from common.storage.versions import versions
 from eval.benchmark.protocol import noise_generator
-from hmr.body.model import load_body
+from hmr.body.model import Body, body_fingerprint, load_body
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render.raster import RasterRenderer
 from hmr.synthetic.splits import calibration_parts, draw_split, gap_of
@@ -83,20 +83,25 @@ def prepare_training_cases(
     stage: Stage,
     base: str = "shipped",
     calibration: int = 128,
+    body: Path | None = None,
     workers: int = 1,
 ) -> TrainingCases:
     """Questions about the cases in `memory` that are among the first `calibration` scenes of the calibration split of
     `base`, a key of `hmr.synthetic.splits.GAPS`.
 
+    body: file of the body model that the memory was explored with; None: the embedded one.
+
     Raises FileNotFoundError for a missing memory, ValueError for one without explored cases, explored with another
-    policy, or explored on other scenes, and for settings that TRL or peft rejects, before anything is drawn.
+    policy or body, or explored on other scenes, and for settings that TRL or peft rejects, before anything is drawn.
     """
     memory, out = Path(memory), Path(out)
-    explored, explored_from = _explored(memory, policy)
+    model = load_body(body)
+    policy.require_body(model)
+    explored, explored_from = _explored(memory, policy, body)
     run_preflight(settings)
     split = gap_of(base).calibration
     tick = stage(f"drawing {calibration} scenes of {split}", calibration)
-    scenes = draw_split(split, out / "scenes", calibration, workers=workers, progress=tick)
+    scenes = draw_split(split, out / "scenes", calibration, body=body, workers=workers, progress=tick)
     labelled = read_labelled(scenes)
     cases = [labelled[row] for row in calibration_parts(calibration)["explore"]]
     if not (cases := [case for case in cases if case.sample.id in explored]):
@@ -107,13 +112,14 @@ def prepare_training_cases(
     question_settings = QuestionSettings(
         settings.label_orders, local.max_images, local.comment_chars, settings.seed
     )
-    writer = _Writer(found, policy, explored_from, question_settings, local, out / "questions")
+    writer = _Writer(found, policy, model, explored_from, question_settings, local, out / "questions")
     tick, paths = stage(f"questions about {len(cases)} explored cases", len(cases)), []
     for done, case in enumerate(cases, start=1):
         paths.append(writer.write(case, explored[case.sample.id]))
         tick(done)
     conversations = load_conversations(paths)
     fingerprint = {"scenes": set_digest(scenes), "policy": policy.digest(), "memory": memory.name}
+    fingerprint |= body_fingerprint(body)
     return TrainingCases(conversations, ConversationStats.of(conversations), fingerprint)
 
 
@@ -156,6 +162,7 @@ class _Writer:
         self,
         found: FoundModel,
         policy: DiffusionPolicy,
+        body: Body,
         explored_from: Json,
         question_settings: QuestionSettings,
         local: LocalSettings,
@@ -168,7 +175,7 @@ class _Writer:
             folder,
         )
         self.chat_encoder = ChatEncoder(load_processor(found), local.image_side_px)
-        self.body, self.renderer = load_body(), RasterRenderer()
+        self.body, self.renderer = body, RasterRenderer()
         inputs = [QUESTION_FORMAT, load_prompt("score").version, found.revision, local.image_side_px]
         self.key = json.dumps([*inputs, dataclasses.asdict(question_settings)])
 
@@ -191,7 +198,7 @@ class _Writer:
         return self.policy.sample(self.policy.encode([sample]), count, noise)[0]
 
 
-def _explored(memory: Path, policy: DiffusionPolicy) -> tuple[dict[str, Json], Json]:
+def _explored(memory: Path, policy: DiffusionPolicy, body: Path | None) -> tuple[dict[str, Json], Json]:
     """The record of every explored case by its id, and the fingerprint of the exploration."""
     with open_store(memory) as store:
         ledger = RuleLedger(store)
@@ -204,6 +211,8 @@ def _explored(memory: Path, policy: DiffusionPolicy) -> tuple[dict[str, Json], J
         raise ValueError(
             f"{memory} was explored with the policy {fingerprint['policy']}, but --policy is {policy.digest()}"
         )
+    if fingerprint.get("body") != body_fingerprint(body).get("body"):
+        raise ValueError(f"{memory} was explored with another body; give the --body of its exploration")
     return explored, fingerprint
 
 

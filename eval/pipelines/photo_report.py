@@ -21,7 +21,7 @@ from common.storage.versions import versions
 from eval.benchmark.intervals import difference_interval
 from eval.benchmark.measures.unlabelled import MEASURES, Measures, measure_unlabelled
 from eval.report.run import Change, PersonPictures, ReportData, alignment_charts, draw_person, write_report
-from hmr.body.model import Body, load_body
+from hmr.body.model import Body
 from hmr.detection.photo_people.folder import PhotoPeople
 from hmr.policy.policy import DiffusionPolicy
 from hmr.render import load_renderer
@@ -80,12 +80,12 @@ class _Person:
 
 
 def write_photo_report(
-    report: PhotoReport, base: DiffusionPolicy, aligned: DiffusionPolicy, out: Path, stage: Stage
+    report: PhotoReport, base: DiffusionPolicy, aligned: DiffusionPolicy, body: Body, out: Path, stage: Stage
 ) -> None:
     """Write both files to `out`."""
     count = len(report.held_out) + len(report.aligned_on)
     tick, people = stage(f"{count} people before and after alignment", count), []
-    for person in _compare(report, base, aligned):
+    for person in _compare(report, base, aligned, body):
         people.append(person)
         tick(len(people))
     changes = _changes(people)
@@ -108,8 +108,10 @@ def write_photo_report(
     write_report(out / "photos.html", page)
 
 
-def _compare(report: PhotoReport, base: DiffusionPolicy, aligned: DiffusionPolicy) -> Iterator[_Person]:
-    body, renderer = load_body(), load_renderer()
+def _compare(
+    report: PhotoReport, base: DiffusionPolicy, aligned: DiffusionPolicy, body: Body
+) -> Iterator[_Person]:
+    renderer = load_renderer()
     for part, people in ((HELD_OUT, report.held_out), (ALIGNED_ON, report.aligned_on)):
         for sample in people:
             groups = [_group(policy, sample, report.rounds) for policy in (base, aligned)]

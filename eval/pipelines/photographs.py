@@ -24,7 +24,7 @@ from common.seeding import derive_seed
 from common.storage.fingerprint import file_digest
 from eval.pipelines.align_claim import check_folder
 from eval.pipelines.align_settings import HMR_SCORER, AlignSettings
-from eval.pipelines.alignment import check_settings, count_calls, run_alignment
+from eval.pipelines.alignment import check_settings, count_calls, load_alignment_body, run_alignment
 from eval.pipelines.photo_report import PhotoReport, write_photo_report
 from hmr.detection.keypoints.file_detector import KeypointFileDetector
 from hmr.detection.keypoints.files import read_annotations
@@ -55,10 +55,11 @@ def align_on_photographs(
 
     policy: with the detector for the photographs, which is then replaced by one that does not read people twice.
 
-    Raises ValueError for settings that need a truth or scenes, and what the search, `read_annotations` and
-    `run_alignment` raise.
+    Raises ValueError for settings that need a truth or scenes, and what `load_alignment_body`, the search,
+    `read_annotations` and `run_alignment` raise.
     """
     _check(policy, settings, out)
+    body = load_alignment_body(policy, settings)
     check_folder(policy, settings, out, images=None)
     lines: list[str] = []
     people = _find(policy, photographs, out, stage, lines)
@@ -75,7 +76,7 @@ def align_on_photographs(
         rounds=settings.rounds,
         messages=tuple(lines),
     )
-    write_photo_report(report, policy, aligned, out, stage)
+    write_photo_report(report, policy, aligned, body, out, stage)
     return aligned
 
 
@@ -87,6 +88,7 @@ def count_calls_on_photographs(
     with tempfile.TemporaryDirectory() as empty:
         out = Path(empty)
         _check(policy, settings, out)
+        load_alignment_body(policy, settings)  # its errors come before the search
         people = _find(policy, photographs, out, stage, [])
         _, aligned_on = map(PhotoPeople, split_people(people.people, settings.rounds.seed))
         run = _with_seed_rules(replace(settings, images=len(aligned_on)), policy, out)

@@ -30,8 +30,9 @@ def with_replay(
     split = settings.gap.train
     tick = stage(f"drawing {settings.replayed} scenes of {split} to replay", settings.replayed)
     scenes = draw_split(
-        split, out / "scenes", settings.replayed, motion=settings.motion, workers=workers, progress=tick
-    )
+        split, out / "scenes", settings.replayed,
+        motion=settings.motion, body=settings.body, workers=workers, progress=tick,
+    )  # fmt: skip
     true_labels(policy, read_labelled(scenes)).save(file)
     return alignment
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ from agent.vlm.local.model_loading import find_model
 from common.seeding import derive_generator
 from eval.benchmark.protocol import noise_generator
 from eval.pipelines.critic_tuning import prepare_training_cases
+from hmr.body.model import EMBEDDED_BODY
 from hmr.policy.checkpoint import load_policy
 from hmr.synthetic.splits import calibration_parts, draw_split
 from hmr.synthetic.store import read_labelled
 from memory.store import MemoryStore
 from rl.critic_tuning.config import TuningSettings
+from tests.agent.tools.tool_case import write_larger_body
 from tests.agent.vlm.tiny_vlm import tiny_qwen3_vl
 from tests.command import call
 
@@ -158,6 +161,20 @@ def test_a_memory_without_training_data_is_rejected_in_one_sentence(
     assert (code, out) == (2, "")
     assert reason in err
     assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_memory_of_another_body_is_rejected(model, policy, tiny_policy, tmp_path, monkeypatch, capsys):
+    (tmp_path / "memory").mkdir()
+    memory = explored_elsewhere(tmp_path / "memory", tiny_policy.digest())
+    asked = words(model, memory, tmp_path / "out", "--policy", policy)
+    smpl = shutil.copy(EMBEDDED_BODY, tmp_path / "smpl.npz")
+    for file, reason in (
+        (smpl, f"{memory} was explored with another body; give the --body of its exploration"),
+        (write_larger_body(tmp_path), "this policy was trained with another body"),
+    ):
+        code, _, err = call(monkeypatch, capsys, *asked, "--body", file)
+        assert (code, reason in err, err.count("\n")) == (2, True, 1), err
     assert not (tmp_path / "out").exists()
 
 

@@ -339,5 +339,3 @@ def test_options_of_scenes_are_refused_with_rankings(ranked: Path, monkeypatch, 
         code, _, err = call(monkeypatch, capsys, "critic-eval", "--rankings", ranked, *given)
         assert code == 2
         assert f"{given[0]} applies to synthetic scenes" in err
-    code, _, err = call(monkeypatch, capsys, "critic-eval", "--body", ranked)
-    assert (code, "--body applies to --rankings" in err) == (2, True)

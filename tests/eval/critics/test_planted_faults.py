@@ -19,6 +19,7 @@ from hmr.body.joint_limits import limit_excess_rad
 from hmr.body.model import load_body
 from hmr.metrics.errors import mpjpe_mm
 from hmr.types import JOINT_NAMES, BodyParams
+from tests.agent.tools.tool_case import larger_body
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +136,10 @@ def test_a_group_without_all_its_scores_has_no_ranking():
     assert json.loads(json.dumps(unscored.to_json()))["scores"] == {"truth": None, "bent_limb": 1.0}
 
 
-def test_another_body_is_refused():
-    body = load_body()
-    other = object.__new__(type(body))
-    other.__dict__ = {**body.__dict__, "name": "smpl"}
-    with pytest.raises(ValueError, match="not with smpl"):
-        planted_groups(other, 1)
+def test_another_body_has_a_set_of_its_own(groups):
+    (other,) = planted_groups(larger_body(), 1)
+    assert other.names == groups[0].names
+    assert other.sample.id != groups[0].sample.id
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,14 @@ OTHERS = {
     "training.max_steps 6, not 7": replace(RESAMPLE, alignment={**TRAINING, "max_steps": 7}),
     "shuffled false, not true": replace(RESAMPLE, critic="shuffled:noisy-truth:1"),
 }
+
+
+def test_another_body_is_another_run(tiny_policy: DiffusionPolicy, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "smpl.npz").write_bytes(b"a body")
+    other = replace(RESAMPLE, body=tmp_path / "smpl.npz")
+    with pytest.raises(ValueError, match=r"\(body null, not "):
+        claim_folder(tiny_policy, other, out, images=2)
+    assert "body" not in json.loads((out / "settings.json").read_text())  # folders from before stay valid
 
 
 @pytest.fixture
