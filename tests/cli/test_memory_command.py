@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from agent.seed_rules import load_seed_rules
+from agent.seed_rules import load_seed_rules, load_seed_weights
 from cli.commands.memory import memory
 from memory.ledger import RuleLedger
 from memory.prototype_memory import Prototype, PrototypeMemory
@@ -253,6 +253,16 @@ def test_a_new_memory_has_the_seed_rules_too(tmp_path):
     call("add", tmp_path / "new", "No predicate.")
     assert set(states(tmp_path / "new").values()) == {"admitted"}
     assert len(states(tmp_path / "new")) == len(load_seed_rules()) + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "weights"), [((), load_seed_weights("blazepose")), (("--detector", "embedded"), None)]
+)
+def test_seed_rules_are_weighed_for_the_detector(tmp_path, words, weights):
+    call("add", tmp_path / "new", "No predicate.", *words)
+    with MemoryStore(tmp_path / "new" / "memory.sqlite") as store:
+        known = {rule.rule_id for rule in RuleLedger(store).all()}
+    assert known > {rule.rule_id for rule in load_seed_rules(weights)}
 
 
 @pytest.mark.parametrize(
