@@ -57,8 +57,9 @@ def load_seed_rules(weights: Weights | None = None) -> list[Rule]:
 
 
 def load_seed_weights(detector: str) -> Weights | None:
-    """The weights that were fitted to what this detector reports; None if there are none."""
-    found: Weights | None = _all_weights().get(detector)
+    """The weights that were fitted to what this detector reports, or another variant of it (`blazepose:heavy`); None if
+    there are none."""
+    found: Weights | None = _all_weights().get(detector.partition(":")[0])
     return found
 
 

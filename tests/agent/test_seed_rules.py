@@ -66,7 +66,8 @@ def test_weights_must_be_of_all_rules():
         load_seed_rules({})
 
 
-def test_no_weights_are_known_for_other_detectors():
+def test_variants_of_a_detector_share_its_weights_and_others_have_none():
+    assert load_seed_weights("blazepose:heavy") == load_seed_weights("blazepose")
     assert load_seed_weights("embedded") is None
 
 
